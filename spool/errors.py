@@ -1,0 +1,46 @@
+"""The spool's error tree: everything the durable store raises is a `SpoolError`.
+
+Errors of SQLite and of the operating system are translated into this tree in `spool.database.translate`.
+Each message says what happened, to what, and what to do.
+"""
+
+
+class SpoolError(Exception):
+    """Base of all errors of the spool."""
+
+
+class SpoolUnavailable(SpoolError):
+    """The spool cannot take or give anything at the moment: it is closed, closing, or its disk fails."""
+
+
+class SpoolFull(SpoolError):
+    """The quota or the disk has no room for this record; nothing of it was kept.
+
+    `used_bytes` and `limit_bytes` say how full the spool is; `limit_bytes` is None when the disk, not the
+    quota, was the limit.
+    """
+
+    def __init__(self, message: str, *, used_bytes: int, limit_bytes: int | None) -> None:
+        super().__init__(message)
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+
+
+class SpoolLocked(SpoolError):
+    """Another process owns the spool directory."""
+
+
+class UnsuitableDirectory(SpoolError):
+    """The spool directory cannot hold a spool: a network file system, not writable, or not a directory."""
+
+
+class SchemaTooNew(SpoolError):
+    """The database was written by a newer callspool; this one refuses to guess what it means."""
+
+
+class CorruptPayload(SpoolError):
+    """A stored chunk is missing or does not match its checksum."""
+
+
+class CorruptDatabase(SpoolError):
+    """SQLite says that the database file is malformed or not a database."""

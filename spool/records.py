@@ -1,0 +1,324 @@
+"""Plain data of the spool: records, deliveries, their states, and the legal transitions between these.
+
+All times are integer milliseconds since the Unix epoch (UTC), all sizes bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Form(StrEnum):
+    """Which part of a record a delivery carries."""
+
+    WHOLE = "whole"
+    """The call log as it came, in one piece."""
+    CORE = "core"
+    """The small record of a large call log: everything a dashboard needs at once."""
+    DETAIL = "detail"
+    """The large rest of a large call log."""
+    NOTICE = "notice"
+    """A note to an endpoint that an object of this record lies in a bucket."""
+
+
+class Lane(StrEnum):
+    """Deliveries of different lanes never wait for each other's slots."""
+
+    CORE = "core"
+    """Wholes, cores and notices: small, and sent at once."""
+    DETAIL = "detail"
+    """Details: large, and drained when the network and the destination allow."""
+
+
+class Fragment(StrEnum):
+    """A stored part of a record's payload.
+
+    A small record has one BODY. A large one has BASE, DERIVED and REST, each a run of JSON members without
+    the braces around them, so that joining them makes any form of the record and nothing is stored twice.
+    """
+
+    BODY = "body"
+    BASE = "base"
+    DERIVED = "derived"
+    REST = "rest"
+
+
+class DeliveryState(IntEnum):
+    """Where a delivery stands. The numbers are stored; the first three are the queue."""
+
+    READY = 0
+    """May be sent as soon as it is due."""
+    WAITING = 1
+    """An earlier delivery, of this call or of this record, must end first."""
+    HELD = 2
+    """Set aside with its reason until that is gone: a refused token, or a core that is a dead letter."""
+    DEAD = 3
+    """A dead letter: not tried again by itself, payload and reason kept."""
+    DELIVERED = 4
+    """Confirmed by the destination."""
+    EXPIRED = 5
+    """Given up by an expiry that the operator configured."""
+    DISCARDED = 6
+    """Given up by an operator's order."""
+
+    @property
+    def queued(self) -> bool:
+        """Whether the delivery is still to be made without anyone's order."""
+        return self <= DeliveryState.HELD
+
+    @property
+    def ended(self) -> bool:
+        """Whether the delivery needs its payload no more."""
+        return self >= DeliveryState.DELIVERED
+
+
+LEGAL_TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
+    DeliveryState.READY: frozenset(DeliveryState) - {DeliveryState.READY, DeliveryState.WAITING},
+    DeliveryState.WAITING: frozenset(
+        {DeliveryState.READY, DeliveryState.HELD, DeliveryState.EXPIRED, DeliveryState.DISCARDED}
+    ),
+    DeliveryState.HELD: frozenset(DeliveryState) - {DeliveryState.HELD, DeliveryState.DELIVERED},
+    DeliveryState.DEAD: frozenset(
+        {DeliveryState.READY, DeliveryState.WAITING, DeliveryState.DELIVERED, DeliveryState.DISCARDED}
+    ),
+    DeliveryState.DELIVERED: frozenset(),
+    DeliveryState.EXPIRED: frozenset(),
+    DeliveryState.DISCARDED: frozenset(),
+}
+"""From each state, where a delivery may go. A DEAD one may be found delivered by an attempt that was under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFragment:
+    """How a fragment lies in the spool: `chunks` zstd frames that hold `raw_bytes` in `stored_bytes`."""
+
+    chunks: int
+    raw_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An accepted call log. `digest` is the SHA-256 of the decoded body without its token."""
+
+    record_id: int
+    uid: str
+    """Unique among all spools: the spool's own id and `record_id`. Shown outside, part of every key."""
+    call_id: str
+    agent_id: str | None
+    event: str
+    environment: str | None
+    digest: bytes
+    raw_bytes: int
+    stored_bytes: int
+    accepted_at: int
+    token_id: int | None
+    """Names the agent's own token in the spool's token table; never the token itself."""
+    first_chunk: int
+    fragments: Mapping[Fragment, StoredFragment]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryKey:
+    """Names one delivery in this spool."""
+
+    record_id: int
+    destination: str
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One form of a record, owed to one destination, as the dispatcher and the uploaders see it."""
+
+    record: Record
+    destination: str
+    form: Form
+    lane: Lane
+    attempts: int
+    """How many attempts have failed."""
+    due_at: int
+    """Not to be tried before this time."""
+    first_failed_at: int | None
+    """When the first of the failed attempts failed."""
+    location: str | None = None
+    """For a notice: where the object lies that it tells of, as the object's delivery reported it."""
+
+    @property
+    def key(self) -> DeliveryKey:
+        """What names this delivery in the spool."""
+        return DeliveryKey(self.record.record_id, self.destination, self.form)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in every attempt, through restarts; different for every other delivery of any spool."""
+        return f"{self.record.uid}-{self.form}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A delivery that a new record owes to a destination."""
+
+    destination: str
+    form: Form
+    lane: Lane
+    ordered: bool = True
+    """Whether it waits its turn among the deliveries of its call; objects in a bucket do not."""
+    after: str | None = None
+    """A destination whose delivery of this record must end first (a notice waits for its object)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A checked call log that is to be accepted.
+
+    `fragments` holds, for each fragment, the pieces whose concatenation is its raw bytes; they must not change
+    until `accept` returns. `superseded_by` names an event: when a record of the same call with that event
+    was accepted before, this one is recorded but owed to nobody.
+    """
+
+    call_id: str
+    agent_id: str | None
+    event: str
+    environment: str | None
+    digest: bytes
+    raw_bytes: int
+    token: str | None
+    fragments: Mapping[Fragment, Sequence[Buffer]]
+    deliveries: tuple[NewDelivery, ...]
+    superseded_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What `accept` made of a record, told after it is durable."""
+
+    uid: str
+    stored_bytes: int
+    raw_bytes: int
+    digest: bytes
+    duplicate: bool
+    """An accepted record had the same call id, event and digest: nothing was stored."""
+    superseded: bool
+    """A later event of the call was accepted before: recorded, and not sent."""
+    ready: tuple[Delivery, ...]
+    """The new deliveries that may be sent at once."""
+    two_phase: bool
+    """Whether the accepted record (the first one, for a duplicate) is stored as core and detail."""
+
+
+# What a settled attempt does to its delivery ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The destination confirmed it; `location` says where it lies, if that is of use to a notice."""
+
+    location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAt:
+    """Try again at `due_at`. `counted` is false where the attempt says nothing about this record."""
+
+    due_at: int
+    error: str
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Set aside until `Queue.release` names the same token: the destination refuses what it authenticates by."""
+
+    error: str
+    token_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Make it a dead letter with this reason."""
+
+    error: str
+
+
+Settlement = Delivered | RetryAt | Hold | Bury
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A page of the queue: what may be sent now, and when the next one is due (None: nothing is left)."""
+
+    deliveries: tuple[Delivery, ...]
+    next_due_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCounts:
+    """How the deliveries of one destination and lane stand.
+
+    `owed`, `delivered`, `expired` and `discarded` only grow; the others are levels.
+    """
+
+    owed: int = 0
+    ready: int = 0
+    waiting: int = 0
+    held: int = 0
+    dead: int = 0
+    delivered: int = 0
+    expired: int = 0
+    discarded: int = 0
+    queued_bytes: int = 0
+    """Raw bytes of the records whose delivery is queued."""
+
+    @property
+    def queued(self) -> int:
+        """Deliveries still to be made."""
+        return self.ready + self.waiting + self.held
+
+    @property
+    def unaccounted(self) -> int:
+        """Zero, unless a delivery was lost: promise 2."""
+        return self.owed - self.queued - self.dead - self.delivered - self.expired - self.discarded
+
+
+@dataclass(frozen=True, slots=True)
+class TracedDelivery:
+    """One delivery of a record as a person sees it."""
+
+    destination: str
+    form: Form
+    lane: Lane
+    state: DeliveryState
+    attempts: int
+    due_at: int
+    settled_at: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TracedRecord:
+    """One record of a call as a person sees it, receipts included."""
+
+    record: Record
+    superseded: bool
+    settled_at: int | None
+    deliveries: tuple[TracedDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStats:
+    """The spool at one moment, read from memory: asking costs nothing."""
+
+    used_bytes: int
+    """Database pages in use, write-ahead log and staging files."""
+    limit_bytes: int
+    lanes: Mapping[tuple[str, Lane], LaneCounts]
+    """Every destination that was ever owed something, those that the configuration no longer has included."""
+    oldest_pending: Mapping[tuple[str, Lane], int]
+    """When the oldest record with a queued delivery was accepted; lanes with none are missing."""
+    unaccounted: int
+    """Deliveries owed that are neither queued, ended nor dead, by independent counts. Must be 0."""
+    failure: str | None
+    """Why the spool cannot take records at the moment, if so."""

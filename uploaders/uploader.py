@@ -1,0 +1,140 @@
+"""What an uploader is, and what it may ask of the world: the interfaces of this package.
+
+An uploader delivers to one kind of destination. It gets one delivery and a way to read that delivery's payload,
+makes one attempt, and says what came of it. It keeps no queue, decides no retry time and never raises for what
+a destination or a network does: that is an outcome.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from spool.records import Delivery, DeliveryKey, Due, Fragment, Lane, Record, Settlement
+
+
+class Scope(StrEnum):
+    """What an outcome speaks about besides the delivery that met it."""
+
+    RECORD = "record"
+    """Only this delivery."""
+    CREDENTIAL = "credential"
+    """Everything that this destination authenticates by the same token."""
+    DESTINATION = "destination"
+    """Everything for this destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The destination has it for certain. `location` says where, if a notice is to tell of it."""
+
+    location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """It may work later. `after_seconds` is the destination's own wish (Retry-After).
+
+    `give_up_after_seconds` bounds how long this one reason is worth retrying; None leaves that to the policy.
+    """
+
+    reason: str
+    scope: Scope = Scope.RECORD
+    after_seconds: float | None = None
+    give_up_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The destination will not have it. With scope RECORD a dead letter; otherwise a pause with a probe.
+
+    `too_large` says that size alone was the reason.
+    """
+
+    reason: str
+    scope: Scope = Scope.RECORD
+    too_large: bool = False
+
+
+Outcome = Delivered | RetryLater | Refused
+
+
+class PayloadReader(Protocol):
+    """Reads the payload of records, verified, one chunk at a time, holding nothing between chunks."""
+
+    def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
+        """The stored zstd frames of a fragment, in order; each is a complete frame of at most 1 MiB raw.
+
+        Raises `spool.errors.CorruptPayload` when a chunk is missing or does not match its checksum.
+        """
+        ...
+
+    async def token(self, token_id: int) -> str | None:
+        """The agent's own token by its id; None once it was overwritten."""
+        ...
+
+
+class Uploader(Protocol):
+    """Delivers to one destination."""
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Make one attempt. Cancelling it is safe: the delivery is then still owed."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and files. No attempt is under way when this is called."""
+        ...
+
+
+class Queue(Protocol):
+    """What the dispatcher asks of the spool."""
+
+    async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
+        """The oldest `limit` deliveries that may be sent now, in commit order.
+
+        Deliveries that are being attempted are still among them: claims live in the dispatcher's memory.
+        """
+        ...
+
+    async def settle(self, delivery: Delivery, settlement: Settlement) -> tuple[Delivery, ...]:
+        """Write what an attempt did; returns, once that is durable, the deliveries that it freed."""
+        ...
+
+    async def release(
+        self, destination: str, token_id: int | None, *, limit: int | None = None
+    ) -> tuple[Delivery, ...]:
+        """Free what `Hold` set aside for this token, the oldest first, at most `limit`.
+
+        Returns the first of the freed ones; the others are found by `due`.
+        """
+        ...
+
+    async def wake(self, destination: str, *, now: int) -> None:
+        """Make every delivery that is ready but not yet due, due now: the destination answers again."""
+        ...
+
+
+class DispatchObserver(Protocol):
+    """Hears what the dispatcher does, for metrics and logs."""
+
+    def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
+        """An attempt ended: `outcome` is delivered, retry, held or dead."""
+        ...
+
+    def destination_changed(self, destination: str, up: bool, reason: str) -> None:
+        """A destination began or ceased to take deliveries."""
+        ...
+
+
+__all__ = [
+    "Delivered",
+    "DeliveryKey",
+    "DispatchObserver",
+    "Outcome",
+    "PayloadReader",
+    "Queue",
+    "Refused",
+    "RetryLater",
+    "Scope",
+    "Uploader",
+]
