@@ -1,0 +1,51 @@
+# syntax=docker/dockerfile:1
+# Two stages: the first installs the locked dependencies (each checked against its hash) and builds the project's
+# wheel; the second holds the interpreter, that environment, and neither pip nor a build tool.
+ARG PYTHON_IMAGE=python:3.12-slim
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+
+# The dependencies first: they change less often than the source, so that a rebuild finds them in the cache.
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv --without-pip /opt/callspool \
+    && python -m pip --python /opt/callspool/bin/python install --require-hashes --requirement requirements.lock \
+    && python -m pip install --require-hashes --requirement requirements-build.lock
+
+COPY . .
+RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && python -m pip --python /opt/callspool/bin/python install --no-deps --no-index /wheels/*.whl
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="callspool" \
+      org.opencontainers.image.description="A durable ingest gateway for the call logs of AI voice agents" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+# A fixed number, so that a volume keeps its owner through rebuilds and Kubernetes can see that it is not root.
+RUN groupadd --gid 10001 callspool \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/callspool --shell /usr/sbin/nologin callspool \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/callspool
+
+COPY --from=build /opt/callspool /opt/callspool
+
+# Probes and scrapers reach the admin listener from outside. The intake stays on the loopback address, which
+# a sidecar shares with its agent; set CALLSPOOL_INTAKE_LISTEN=0.0.0.0:7717 where the agent is another host.
+ENV PATH=/opt/callspool/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    CALLSPOOL_SPOOL_DIR=/var/lib/callspool \
+    CALLSPOOL_ADMIN_LISTEN=0.0.0.0:7718
+
+USER 10001:10001
+WORKDIR /var/lib/callspool
+VOLUME /var/lib/callspool
+EXPOSE 7717 7718
+STOPSIGNAL SIGTERM
+
+# http.client, because urllib would ask a proxy that the environment names. The port follows the setting.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, sys; from http.client import HTTPConnection as C; c = C('127.0.0.1', int(os.environ['CALLSPOOL_ADMIN_LISTEN'].rpartition(':')[2]), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+
+ENTRYPOINT ["callspool"]
+CMD ["run"]
