@@ -1,0 +1,168 @@
+"""A posted call log: what the gateway must know of it, and its bytes as they came, without the agent's token."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from mmap import mmap
+from typing import Final
+
+import msgspec
+
+from gateway.calllog.errors import CallLogError, Fault
+from gateway.calllog.nonfinite import Scratch
+from gateway.calllog.toplevel import Member, TopLevel, is_literal, scan
+from spool.records import Buffer
+
+DEFAULT_EVENT: Final = "call_log"
+"""The event of a call log that names none in `wcall_event`."""
+REFERENCE_EVENT: Final = "s3_reference"
+"""The event of a note that the call log itself lies in a bucket."""
+MAX_NAME_LENGTH: Final = 512
+"""Characters of an id, event or environment that are kept beside the body; a longer call_id is refused."""
+
+_TOKEN: Final = "token"
+_decode_text = msgspec.json.Decoder(str).decode
+_is_number = re.compile(rb"-?[0-9]").match
+
+
+@dataclass(frozen=True)
+class CallLog:
+    """One checked call log. Its values are views into the posted body, which must outlive it."""
+
+    call_id: str
+    """The `call_id`; one that came as a number is named by its literal text."""
+    agent_id: str | None
+    event: str
+    """`wcall_event`, or `DEFAULT_EVENT`; of a reference to a bucket `REFERENCE_EVENT`."""
+    environment: str | None
+    token: str | None
+    """The top-level `token`. One that is neither text nor a number is of no use, and dropped."""
+    pieces: tuple[Buffer, ...]
+    """The decoded document without its `token`; their concatenation is valid JSON."""
+    raw_bytes: int
+    """The length of all pieces."""
+    nonfinite_numbers: int
+    """How many NaN and Infinity were replaced by null."""
+    top: TopLevel = field(repr=False, compare=False)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The SHA-256 of the pieces, computed when first asked for: about 10 ms for 15 MB, so in a thread."""
+        digest = hashlib.sha256()
+        for piece in self.pieces:
+            digest.update(piece)
+        return digest.digest()
+
+    @cached_property
+    def members(self) -> Mapping[str, Member]:
+        """The top-level members without `token`, in the order of the document; the last one of duplicates."""
+        last = {member.name: member for member in self.top.members() if member.name != _TOKEN}
+        return {member.name: member for member in sorted(last.values(), key=_index)}
+
+
+def parse(body: Buffer | mmap, *, scratch: Scratch = bytearray) -> CallLog:
+    """Check a decoded body and take it as a call log.
+
+    Nothing is copied, unless the body holds non-finite numbers: `scratch` then gives the buffer for the copy.
+    Raises `CallLogError` when it is not a JSON object in UTF-8 with a usable `call_id`.
+    """
+    return call_log_of(scan(body, scratch))
+
+
+def call_log_of(top: TopLevel) -> CallLog:
+    """The call log whose top level was scanned. Raises `CallLogError` without a usable `call_id`."""
+    values = top.values
+    call_id = _call_id(values.get("call_id"))
+    event = REFERENCE_EVENT if is_reference(values) else _text(values.get("wcall_event")) or DEFAULT_EVENT
+    token = None
+    pieces: tuple[Buffer, ...] = (top.text,)
+    if _TOKEN in values:
+        token = _credential(values[_TOKEN])
+        pieces = tuple(filter(len, _without_token(top)))
+    return CallLog(
+        call_id,
+        _text(values.get("agent_id")),
+        event,
+        _text(values.get("environment")),
+        token,
+        pieces,
+        sum(map(len, pieces)),
+        top.nonfinite_numbers,
+        top,
+    )
+
+
+def is_reference(values: Mapping[str, msgspec.Raw]) -> bool:
+    """Whether these are the members of a note that a call log lies in a bucket."""
+    return is_literal(values.get("s3_reference"), b"true") and "s3_key" in values
+
+
+def text_of(raw: msgspec.Raw | None) -> str | None:
+    """The value as text; None where it is missing or not a string."""
+    if raw is None:
+        return None
+    try:
+        return _decode_text(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _text(raw: msgspec.Raw | None) -> str | None:
+    """A text that is kept beside the body, cut to a length that an index and a file name can bear."""
+    text = text_of(raw)
+    return text[:MAX_NAME_LENGTH] if text else None
+
+
+def _call_id(raw: msgspec.Raw | None) -> str:
+    """The call id as text. Raises `CallLogError` where there is none that could name a call."""
+    if raw is None or is_literal(raw, b"null"):
+        raise CallLogError(
+            Fault.NO_CALL_ID, "The call log has no call_id.", "Set the top-level field call_id to the call's id."
+        )
+    call_id = text_of(raw)
+    literal = memoryview(raw)
+    if call_id is None and len(literal) <= MAX_NAME_LENGTH and _is_number(literal):
+        call_id = bytes(literal).decode()
+    if call_id is None:
+        raise _bad_call_id("neither text nor a number, or holds half of a surrogate pair")
+    if not call_id.strip():
+        raise CallLogError(Fault.NO_CALL_ID, "The call_id is empty.", "Set call_id to the call's id.")
+    if len(call_id) > MAX_NAME_LENGTH:
+        raise _bad_call_id(f"longer than {MAX_NAME_LENGTH} characters")
+    return call_id
+
+
+def _bad_call_id(what: str) -> CallLogError:
+    hint = f"Set call_id to a text of 1 to {MAX_NAME_LENGTH} characters, or to a number."
+    return CallLogError(Fault.BAD_CALL_ID, f"The call_id is {what}.", hint)
+
+
+def _credential(raw: msgspec.Raw) -> str | None:
+    """The token as the text that a header can carry; None where it cannot be one."""
+    literal = memoryview(raw)
+    if _is_number(literal):
+        return bytes(literal).decode()
+    return text_of(raw) or None
+
+
+def _without_token(top: TopLevel) -> Iterator[memoryview]:
+    """The document with each member named `token` cut out, together with one adjacent comma and its whitespace."""
+    text = memoryview(top.text)
+    members = top.members()
+    kept_until = 0
+    kept_a_member = False
+    for member, following in zip(members, [*members[1:], None], strict=True):
+        if member.name != _TOKEN:
+            kept_a_member = True
+            continue
+        cut_from = members[member.index - 1].end if kept_a_member else member.start
+        cut_to = following.start if following and not kept_a_member else member.end
+        yield text[kept_until : max(cut_from, kept_until)]
+        kept_until = cut_to
+    yield text[kept_until:]
+
+
+def _index(member: Member) -> int:
+    return member.index
