@@ -1,0 +1,150 @@
+"""The catalogue of settings: their keys, variables, defaults and meanings, read from the models themselves."""
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Annotated, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
+from config.masking import MASK
+from config.settings import Settings
+from config.shortcuts import SHORTCUTS, shortcut_variable
+from config.values import Shown, Variable
+
+PREFIX = "CALLSPOOL_"
+CONFIG_VARIABLE = "CALLSPOOL_CONFIG"
+"""Names the TOML file, like `--config`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as documentation and messages name it."""
+
+    path: tuple[str, ...]
+    """Where it stands: section and field, or the fields below a destination."""
+    key: str
+    """How people name it."""
+    variable: str | None
+    """Its environment variable."""
+    default: str
+    """Its default as people write it; empty where a value must be given."""
+    meaning: str
+    secret: bool
+
+
+@cache
+def scalar_settings() -> tuple[Setting, ...]:
+    """Every setting outside the destinations, in the order of the models."""
+    return tuple(_below_sections())
+
+
+@cache
+def destination_settings() -> tuple[Setting, ...]:
+    """Every setting of every type of destination."""
+    return tuple(setting for model in DESTINATION_TYPES for setting in _below_destination(model))
+
+
+@cache
+def variables() -> frozenset[str]:
+    """Every environment variable that callspool knows."""
+    scalars = {setting.variable for setting in scalar_settings() if setting.variable}
+    shortcuts = {variable for shortcut in SHORTCUTS for variable in shortcut.fields}
+    return frozenset(scalars | shortcuts | {CONFIG_VARIABLE})
+
+
+def shown(value: object, field: FieldInfo) -> str:
+    """A checked value as people write it; secrets masked, `none` for no value."""
+    if value is None:
+        return "none"
+    if isinstance(value, SecretStr):
+        return MASK
+    for marker in field.metadata:
+        if isinstance(marker, Shown):
+            return str(marker.format(value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether the values of this field may never be shown."""
+    return _mentions(field.annotation, SecretStr)
+
+
+def nested_model(field: FieldInfo) -> type[BaseModel] | None:
+    """The table that this field holds; None for a value."""
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def fields_in_order(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields of a table as TOML wants them written: values first, tables below them."""
+    yield from ((name, field) for name, field in model.model_fields.items() if nested_model(field) is None)
+    yield from ((name, field) for name, field in model.model_fields.items() if nested_model(field) is not None)
+
+
+def _below_sections() -> Iterator[Setting]:
+    defaults = Settings()
+    for section, section_field in Settings.model_fields.items():
+        model = nested_model(section_field)
+        if model is None:
+            continue
+        table = getattr(defaults, section)
+        for name, field in model.model_fields.items():
+            named = next((marker.name for marker in field.metadata if isinstance(marker, Variable)), None)
+            yield Setting(
+                path=(section, name),
+                key=f"{section}.{name}",
+                variable=named or f"{PREFIX}{section}_{name}".upper(),
+                default=shown(getattr(table, name), field),
+                meaning=_one_line(field.description),
+                secret=is_secret(field),
+            )
+
+
+def _below_destination(model: type[DestinationTable]) -> Iterator[Setting]:
+    kind = type_name(model)
+    for path, field, default in _fields_below(model, ()):
+        yield Setting(
+            path=path,
+            key=f"destinations[type={kind}].{'.'.join(path)}",
+            variable=shortcut_variable(kind, path[0]) if len(path) == 1 else None,
+            default=default,
+            meaning=_one_line(field.description),
+            secret=is_secret(field),
+        )
+
+
+def _fields_below(
+    model: type[BaseModel], above: tuple[str, ...], defaults: BaseModel | None = None
+) -> Iterator[tuple[tuple[str, ...], FieldInfo, str]]:
+    """The values below a table: their path, their field, and their default as people write it."""
+    for name, field in fields_in_order(model):
+        nested = nested_model(field)
+        if nested is not None:
+            yield from _fields_below(nested, (*above, name), field.get_default(call_default_factory=True))
+        else:
+            yield (*above, name), field, _default_of(field, name, defaults)
+
+
+def _default_of(field: FieldInfo, name: str, defaults: BaseModel | None) -> str:
+    if defaults is not None:
+        return shown(getattr(defaults, name), field)
+    if field.is_required():
+        return ""
+    return shown(field.get_default(call_default_factory=True, validated_data={}), field)
+
+
+def _mentions(annotation: object, wanted: type) -> bool:
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return any(_mentions(argument, wanted) for argument in get_args(annotation))
+    return annotation is wanted
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())

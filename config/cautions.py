@@ -1,0 +1,39 @@
+"""What is allowed but should be looked at: pure advice about checked settings."""
+
+from collections.abc import Iterator
+from urllib.parse import parse_qsl, urlsplit
+
+from config.addresses import is_loopback
+from config.destinations import HttpDestination
+from config.masking import names_secret
+from config.settings import Settings
+
+
+def cautions(settings: Settings) -> tuple[str, ...]:
+    """One sentence for each thing that an operator should know before the start."""
+    return tuple(_of_listeners(settings)) + tuple(
+        sentence
+        for destination in settings.destinations
+        if isinstance(destination, HttpDestination)
+        for sentence in _of_endpoint(destination, settings)
+    )
+
+
+def _of_listeners(settings: Settings) -> Iterator[str]:
+    if not settings.intake.listen.loopback and settings.intake.token is None:
+        yield (
+            f"intake.listen = {settings.intake.listen} can be reached from other machines, "
+            "and without intake.token it takes posts from anyone"
+        )
+
+
+def _of_endpoint(destination: HttpDestination, settings: Settings) -> Iterator[str]:
+    key = f"destinations[{destination.name}]"
+    parts = urlsplit(destination.url)
+    secret = next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if names_secret(name)), None)
+    if secret is not None:
+        yield f"{key}.url seems to carry a secret in its query ({secret}); servers write queries into their logs"
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        yield f"{key}.url is not https: tokens and call logs cross the network readable by anyone on the way"
+    if destination.max_request_bytes < settings.split.core_max_bytes:
+        yield f"{key}.max_request_bytes is less than split.core_max_bytes: a core may be too large to be delivered"

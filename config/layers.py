@@ -1,0 +1,76 @@
+"""The layers that settings come from, and one path through all of them.
+
+A layer is a tree of tables and values as TOML has them. Each value's path leads to where it came from, so that a
+message can name the file or the variable.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_NAME = re.compile("[a-z0-9-]{1,32}")
+
+KeyPath = tuple[str | int, ...]
+"""A way through tables (by key) and arrays (by index)."""
+
+Tree = dict[str, Any]
+"""Tables and values, unchecked: what TOML's own reader returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A tree of values and the origin of each."""
+
+    tree: Tree = field(default_factory=dict)
+    origins: Mapping[KeyPath, str] = field(default_factory=dict)
+
+
+def value_at(tree: object, path: KeyPath) -> object:
+    """What lies at a path; None where nothing does."""
+    for step in path:
+        if isinstance(tree, dict) and isinstance(step, str):
+            tree = tree.get(step)
+        elif isinstance(tree, list) and isinstance(step, int) and step < len(tree):
+            tree = tree[step]
+        else:
+            return None
+    return tree
+
+
+def paths_of_values(tree: object, above: KeyPath = ()) -> Iterator[KeyPath]:
+    """The path of every value below a tree; tables and arrays themselves are left out."""
+    if isinstance(tree, dict):
+        for key, below in tree.items():
+            yield from paths_of_values(below, (*above, key))
+    elif isinstance(tree, list):
+        for index, below in enumerate(tree):
+            yield from paths_of_values(below, (*above, index))
+    else:
+        yield above
+
+
+def first_value(layers: Sequence[Layer], path: KeyPath) -> object:
+    """The value at a path in the first layer that has one."""
+    return next((value for layer in layers if (value := value_at(layer.tree, path)) is not None), None)
+
+
+def first_origin(layers: Sequence[Layer], path: KeyPath) -> str | None:
+    """Where the value at a path came from; for a table, where a value below it did."""
+    for layer in layers:
+        for known, origin in layer.origins.items():
+            if known[: len(path)] == path:
+                return origin
+    return None
+
+
+def readable(path: KeyPath, layers: Sequence[Layer]) -> str:
+    """A path as people write it: `intake.listen`, `destinations[endpoint].retry.max`."""
+    text = ""
+    for depth, step in enumerate(path):
+        if isinstance(step, int):
+            name = first_value(layers, (*path[: depth + 1], "name"))
+            text += f"[{name if isinstance(name, str) and _NAME.fullmatch(name) else step}]"
+        else:
+            text += f".{step}" if text else step
+    return text

@@ -1,0 +1,206 @@
+"""Every setting of callspool, with its default, its rule and one line that says what it is for.
+
+Frozen plain data. Sizes are bytes, durations seconds. A setting outside `destinations` has exactly one
+environment variable: CALLSPOOL_<SECTION>_<FIELD>, or the name given here by `Variable`.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.addresses import ListenAddress
+from config.destinations import Destination, checked_token
+from config.units import DAY, GIB, HOUR, KB, MIB, MINUTE, format_size
+from config.values import (
+    Choice,
+    Directory,
+    Duration,
+    Listen,
+    OptionalDuration,
+    OptionalSize,
+    Size,
+    Table,
+    Variable,
+    Wait,
+)
+
+
+class LogLevel(StrEnum):
+    """The least severe messages that are logged."""
+
+    DEBUG = "debug"
+    """Every step."""
+    INFO = "info"
+    """What changes: start, stop, a destination that fails or recovers."""
+    WARNING = "warning"
+    """What an operator should look at."""
+    ERROR = "error"
+    """What failed."""
+
+
+class LogFormat(StrEnum):
+    """How messages are written to standard error."""
+
+    AUTO = "auto"
+    """`console` at a terminal, `json` otherwise."""
+    JSON = "json"
+    """One JSON object a line."""
+    CONSOLE = "console"
+    """Coloured text."""
+
+
+def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own type here
+    """16 MiB, or a smaller memory budget: who sets only the budget need not know of this setting."""
+    budget: int = checked.get("memory_budget", 16 * MIB)
+    return min(16 * MIB, budget)
+
+
+class IntakeSettings(Table):
+    """The listener that agents post to."""
+
+    listen: Listen = ListenAddress("127.0.0.1", 7717)
+    """Where agents post to."""
+    token: SecretStr | None = None
+    """Required from agents, as `x-pype-token` or as a bearer; without it every post is taken."""
+    batch_max_lines: Annotated[int, Field(ge=1)] = 10_000
+    """The most call logs in one NDJSON batch."""
+    memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB
+    """Memory for the bodies of all posts together; when it is used up, posts wait."""
+    inline_max: Size = Field(default_factory=_default_inline_max)
+    """Posts up to this size are read into memory, larger ones onto the disk; at most the memory budget."""
+    memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
+    """How long a post waits for memory before it is answered 503."""
+    progress_timeout: Duration = 10.0
+    """A post that sends no byte for so long is cut off."""
+    header_timeout: Duration = 10.0
+    """For the headers of a request to arrive in full."""
+    body_max: OptionalSize = None
+    """The largest post as it is sent; above it the answer is 413."""
+    decoded_max: Size = 4 * GIB
+    """The largest post after decompression."""
+    decoded_ratio_max: Annotated[int, Field(ge=1)] = 1000
+    """A post may not decompress to more than so many times its size."""
+    upload_url_ttl: Duration = 15 * MINUTE
+    """How long an address given by get-upload-url can be used."""
+    duplicate_window: Wait = DAY
+    """A post that repeats one this recent is acknowledged and not stored again; 0 turns that off."""
+
+    @field_validator("token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        return checked_token(token)
+
+    @field_validator("inline_max")
+    @classmethod
+    def _budget_holds_one_post(cls, inline: int, info: ValidationInfo) -> int:
+        budget = info.data.get("memory_budget", inline)
+        if inline > budget:
+            raise ValueError(f"should be at most intake.memory_budget ({format_size(budget)})")
+        return inline
+
+
+class AdminSettings(Table):
+    """The listener for people and scrapers: metrics, health, status page."""
+
+    listen: Listen = ListenAddress("127.0.0.1", 7718)
+    """Where metrics, health and the status page are served."""
+
+
+class SpoolSettings(Table):
+    """The durable store."""
+
+    dir: Directory = Path("callspool-data/spool")
+    """The directory of the spool, on a local file system; one process owns it."""
+    max_bytes: OptionalSize = None
+    """The most the spool may take, log and staging included; by default 10 GiB or 80 % of the free space at the
+    first start, whichever is less."""
+    compression_level: Annotated[int, Field(ge=1, le=19)] = 1
+    """zstd level of stored call logs, 1 (fast) to 19 (small)."""
+    receipts_max: Annotated[int, Field(ge=0)] = 100_000
+    """The most receipts of delivered records to keep."""
+    receipts_keep: Duration = DAY
+    """How long a receipt is kept."""
+    expire_after: OptionalDuration = None
+    """Records older than this are given up even if undelivered; by default never."""
+
+
+class SplitSettings(Table):
+    """When a call log is sent in two phases."""
+
+    two_phase_threshold: Annotated[Size, Variable("CALLSPOOL_TWO_PHASE_THRESHOLD")] = 4 * MIB
+    """A call log is split when 4/3 of its compressed size reaches this."""
+    two_phase_raw_threshold: Annotated[Size, Variable("CALLSPOOL_TWO_PHASE_RAW_THRESHOLD")] = 5 * MIB
+    """A call log is split when its plain size exceeds this."""
+    core_max_bytes: Annotated[Size, Variable("CALLSPOOL_CORE_MAX_BYTES")] = 500 * KB
+    """The largest core; what does not fit moves to the detail."""
+
+
+class ShutdownSettings(Table):
+    """How the gateway stops."""
+
+    deadline: Duration = 25.0
+    """The longest a stop may take; what is undelivered then stays in the spool."""
+    quiet: Wait = 2.0
+    """Intake closes once no post came for so long, so that an agent that stops too can hand over its log."""
+    call_max_age: Duration = 2 * HOUR
+    """A started call older than this is no longer waited for."""
+
+
+class LogSettings(Table):
+    """What is logged, to standard error."""
+
+    level: Annotated[LogLevel, Choice] = LogLevel.INFO
+    """The least severe messages to log: `debug`, `info`, `warning` or `error`."""
+    format: Annotated[LogFormat, Choice] = LogFormat.AUTO
+    """`json`, `console`, or `auto`: console at a terminal, JSON otherwise."""
+
+
+class Settings(BaseSettings):
+    """All settings. Built from its arguments alone; `config.loader` adds the file and the environment."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+    intake: IntakeSettings = Field(default_factory=IntakeSettings)
+    """The listener that agents post to."""
+    admin: AdminSettings = Field(default_factory=AdminSettings)
+    """The listener for people and scrapers."""
+    spool: SpoolSettings = Field(default_factory=SpoolSettings)
+    """The durable store."""
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    """When a call log is sent in two phases."""
+    shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
+    """How the gateway stops."""
+    log: LogSettings = Field(default_factory=LogSettings)
+    """What is logged."""
+    destinations: tuple[Destination, ...] = ()
+    """Where call logs are delivered to."""
+
+    @field_validator("admin")
+    @classmethod
+    def _listeners_differ(cls, admin: AdminSettings, info: ValidationInfo) -> AdminSettings:
+        intake = info.data.get("intake")
+        if intake is not None and intake.listen == admin.listen and admin.listen.port:
+            raise PydanticCustomError("conflict", "should differ from intake.listen", {"field": "listen"})
+        return admin
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments only: the library's own reading of the environment knows no unknown variables."""
+        return (init_settings,)

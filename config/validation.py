@@ -1,0 +1,85 @@
+"""Turns what pydantic says about a tree into problems that name a key, its value and what would be right."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from config.catalogue import is_secret, nested_model
+from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
+from config.layers import KeyPath, Layer, first_origin, first_value, readable
+from config.masking import MASK, mask_address
+from config.problems import Problem, did_you_mean
+from config.settings import Settings
+
+_LONGEST_VALUE = 80
+
+_ADVICE = {
+    "missing": "should be given",
+    "model_type": "should be a table",
+    "model_attributes_type": "should be a table",
+    "tuple_type": "should be an array of tables: [[destinations]]",
+    "string_pattern_mismatch": "should be 1 to 32 of the characters a to z, 0 to 9 and -",
+    "path_not_file": "should be the path of a file that exists",
+}
+
+
+def problems_of(error: ValidationError, layers: Sequence[Layer]) -> Iterator[Problem]:
+    """Every problem that a check of these layers found; the first layer wins over the others."""
+    for details in error.errors(include_url=False, include_input=False):
+        yield _problem(details, layers)
+
+
+def _problem(details: ErrorDetails, layers: Sequence[Layer]) -> Problem:
+    path = _path(details)
+    origin = first_origin(layers, path)
+    key = readable(path, layers)
+    if details["type"] == "extra_forbidden":
+        return Problem(key, did_you_mean(str(path[-1]), _fields_of(path[:-1], layers)), MASK, origin)
+    return Problem(key, _advice(details), _shown(path, layers), origin)
+
+
+def _path(details: ErrorDetails) -> KeyPath:
+    """Where the value lies in the tree: without the member of the union, with the field that a rule names."""
+    location = tuple(details["loc"])
+    if location[:1] == ("destinations",) and len(location) > 2:
+        location = location[:2] + location[3:]
+    if details["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return (*location, "type")
+    field = details.get("ctx", {}).get("field")
+    return (*location, field) if field else location
+
+
+def _advice(details: ErrorDetails) -> str:
+    kind = details["type"]
+    if kind in _ADVICE:
+        return _ADVICE[kind]
+    if kind.startswith("union_tag"):
+        return f"should be one of: {', '.join(type_name(model) for model in DESTINATION_TYPES)}"
+    return details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+
+
+def _shown(path: KeyPath, layers: Sequence[Layer]) -> str | None:
+    value = first_value(layers, path)
+    if value is None or isinstance(value, dict | list):
+        return None
+    field = _fields_of(path[:-1], layers).get(str(path[-1]))
+    if field is None or is_secret(field):
+        return MASK
+    text = json.dumps(mask_address(value) if isinstance(value, str) else value, default=str, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo]:
+    """The fields of the table at a path; none where the settings have no such table."""
+    model: type[BaseModel] | None = Settings
+    for depth, step in enumerate(path):
+        if isinstance(step, int):
+            tag = first_value(layers, (*path[: depth + 1], "type"))
+            model = next((each for each in DESTINATION_TYPES if type_name(each) == tag), DestinationTable)
+        elif step != "destinations":
+            field = model.model_fields.get(step) if model else None
+            model = nested_model(field) if field else None
+    return model.model_fields if model else {}

@@ -1,0 +1,91 @@
+"""The types of settings: how a value is read from a file or a variable, and how it is shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from config.addresses import ListenAddress, check_endpoint, parse_listen
+from config.masking import mask_address
+from config.units import format_duration, format_size, parse_duration, parse_size
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """Names the environment variable of a setting, where it is not CALLSPOOL_<SECTION>_<FIELD>."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Generic[T]):
+    """How a value of this type is written for people."""
+
+    format: Callable[[T], str]
+
+
+class Table(BaseModel):
+    """A table of settings: frozen, without unknown keys, each field documented by the text below it.
+
+    Defaults are checked like given values, so that a rule between two fields holds when only one was given.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+
+def _or_none(parse: Callable[[object], T]) -> Callable[[object], T | None]:
+    """Reads `none` and `off` as no value, so that a variable can undo what a file sets."""
+
+    def read(value: object) -> T | None:
+        if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "off")):
+            return None
+        return parse(value)
+
+    return read
+
+
+def _lowered(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _endpoint(value: object) -> object:
+    return check_endpoint(value) if isinstance(value, str) else value
+
+
+def format_path(path: Path) -> str:
+    """A path with `./` before it where it depends on the working directory."""
+    return str(path) if path.is_absolute() or str(path).startswith(".") else f"./{path}"
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0), Shown(format_size)]
+"""Bytes, at least one."""
+OptionalSize = Annotated[
+    Annotated[int, Field(gt=0)] | None, BeforeValidator(_or_none(parse_size)), Shown(format_size)
+]
+"""Bytes, or no limit."""
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0), Shown(format_duration)]
+"""Seconds, more than none."""
+Wait = Annotated[float, BeforeValidator(parse_duration), Field(ge=0), Shown(format_duration)]
+"""Seconds, perhaps none at all."""
+OptionalDuration = Annotated[
+    Annotated[float, Field(gt=0)] | None, BeforeValidator(_or_none(parse_duration)), Shown(format_duration)
+]
+"""Seconds, or never."""
+Listen = Annotated[ListenAddress, BeforeValidator(parse_listen), Shown(str)]
+"""Where to listen."""
+Endpoint = Annotated[str, BeforeValidator(_endpoint), Shown(mask_address)]
+"""The URL of an endpoint."""
+Directory = Annotated[Path, Shown(format_path)]
+"""A directory, made when it is needed."""
+Choice = BeforeValidator(_lowered)
+"""Beside a StrEnum: upper case and blanks around the word do not matter."""
