@@ -1,0 +1,169 @@
+import base64
+import gzip
+import io
+import json
+import random
+import zlib
+from collections.abc import AsyncIterator
+
+import pytest
+import zstandard
+
+from spool.errors import CorruptPayload
+from spool.records import Delivery, Form, Fragment, Record
+from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
+from uploaders.bodies import TooLarge, decompress
+from uploaders.encoding import AUTO_PLAIN_BYTES, EncodedBody, Encoding, encode
+
+LIMIT = 64 << 20
+
+
+def unzstd(data: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
+
+
+def decoded(body: EncodedBody) -> bytes:
+    """What an endpoint makes of the body."""
+    data = body.data.read()
+    assert len(data) == body.size
+    if body.content_encoding == "gzip":
+        return gzip.decompress(data)
+    if body.content_encoding == "zstd":
+        return unzstd(data)
+    if data.startswith(b'{"compressed": true'):
+        return gzip.decompress(base64.b64decode(json.loads(data)["data"], validate=True))
+    return data
+
+
+def words(length: int, seed: int = 1) -> bytes:
+    """Text that compresses about two to one, as transcripts do."""
+    return random.Random(seed).randbytes((length + 1) // 2).hex()[:length].encode()
+
+
+def a_large_delivery(payloads: Payloads, rest_bytes: int, form: Form = Form.DETAIL) -> Delivery:
+    rest = b'"telemetry_data": "' + words(rest_bytes) + b'"'
+    return a_delivery(a_record(payloads, fragments=large_fragments(rest)), form)
+
+
+@pytest.mark.parametrize("rest_bytes", [0, 1, 2, 3, 1000, 70_000, 3 << 20])
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_every_encoding_decodes_to_the_document(encoding: Encoding, rest_bytes: int) -> None:
+    """A body decodes to exactly the joined document, whatever its size and encoding, on and off the event loop."""
+    payloads = Payloads()
+    delivery = a_large_delivery(payloads, rest_bytes)
+    plain = decoded(await encode(delivery, payloads.frames, Encoding.IDENTITY, max_bytes=LIMIT))
+    assert json.loads(plain)["telemetry_data"] == words(rest_bytes).decode()
+    assert decoded(await encode(delivery, payloads.frames, encoding, max_bytes=LIMIT)) == plain
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_encoding_twice_gives_the_same_bytes(encoding: Encoding) -> None:
+    """Every attempt at a delivery sends the same bytes under the same key."""
+    payloads = Payloads()
+    delivery = a_large_delivery(payloads, 2 << 20)
+    first = await encode(delivery, payloads.frames, encoding, max_bytes=LIMIT)
+    second = await encode(delivery, payloads.frames, encoding, max_bytes=LIMIT)
+    assert first.data.read() == second.data.read()
+
+
+async def test_gzip_carries_no_time() -> None:
+    """The gzip header's modification time is zero."""
+    payloads = Payloads()
+    body = await encode(a_large_delivery(payloads, 100), payloads.frames, Encoding.GZIP, max_bytes=LIMIT)
+    assert body.data.read()[4:8] == bytes(4)
+
+
+async def test_zstd_sends_the_stored_frames_untouched() -> None:
+    """Frames that are stored compressed are not compressed again: they stand in the body as they are."""
+    payloads = Payloads()
+    delivery = a_large_delivery(payloads, 3 << 20)
+    body = (await encode(delivery, payloads.frames, Encoding.ZSTD, max_bytes=LIMIT)).data.read()
+    stored = [frame async for frame in payloads.frames(delivery.record, Fragment.REST)]
+    assert len(stored) == 4
+    assert b"".join(stored) in body
+
+
+@pytest.mark.parametrize(
+    ("raw_bytes", "enveloped"), [(2000, False), (AUTO_PLAIN_BYTES, False), (AUTO_PLAIN_BYTES + 1, True)]
+)
+async def test_auto_is_plain_up_to_10_kb_and_the_envelope_above(raw_bytes: int, enveloped: bool) -> None:
+    """The default encoding does what the SDK does."""
+    payloads = Payloads()
+    delivery = a_delivery(a_record(payloads, fragments={Fragment.BODY: b"{" + b" " * (raw_bytes - 2) + b"}"}))
+    body = await encode(delivery, payloads.frames, Encoding.AUTO, max_bytes=LIMIT)
+    assert ("compressed" in json.loads(body.data.read())) is enveloped
+    assert body.content_encoding is None
+
+
+async def test_the_envelope_tells_its_sizes() -> None:
+    """The envelope names the raw length, the length of its base64, and what the one is to the other."""
+    payloads = Payloads()
+    delivery = a_large_delivery(payloads, 100_000, Form.CORE)
+    delivery = a_large_delivery(payloads, 100_000)
+    plain = (await encode(delivery, payloads.frames, Encoding.IDENTITY, max_bytes=LIMIT)).size
+    envelope = json.loads(
+        (await encode(delivery, payloads.frames, Encoding.ENVELOPE, max_bytes=LIMIT)).data.read()
+    )
+    assert envelope["original_size"] == plain
+    assert envelope["compressed_size"] == len(envelope["data"])
+    assert envelope["compression_ratio"] == round(len(envelope["data"]) / plain, 4)
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_the_limit_is_exact(encoding: Encoding) -> None:
+    """A body of exactly the limit is made, one byte less is too large."""
+    payloads = Payloads()
+    record = a_record(payloads, fragments={Fragment.BODY: random.Random(5).randbytes(40_000).hex().encode()})
+    size = (await encode(a_delivery(record), payloads.frames, encoding, max_bytes=LIMIT)).size
+    smallest = size
+    if encoding not in {Encoding.IDENTITY, Encoding.ZSTD}:
+        with pytest.raises(TooLarge) as caught:
+            await encode(a_delivery(record), payloads.frames, encoding, max_bytes=size // 2)
+        assert caught.value.max_bytes == size // 2
+        return
+    assert (await encode(a_delivery(record), payloads.frames, encoding, max_bytes=smallest)).size == smallest
+    with pytest.raises(TooLarge):
+        await encode(a_delivery(record), payloads.frames, encoding, max_bytes=smallest - 1)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "most_frames"), [(Encoding.IDENTITY, 0), (Encoding.ZSTD, 4), (Encoding.GZIP, 8)]
+)
+async def test_a_body_that_cannot_fit_is_given_up_early(encoding: Encoding, most_frames: int) -> None:
+    """Reading stops as soon as the limit is passed, so a giant costs no more than a body of the limit."""
+    payloads = Payloads()
+    delivery = a_large_delivery(payloads, 12 << 20)
+    payloads.frames_read = 0
+    with pytest.raises(TooLarge):
+        await encode(delivery, payloads.frames, encoding, max_bytes=1 << 20)
+    assert payloads.frames_read <= most_frames
+
+
+async def test_a_body_the_fast_compressor_leaves_too_large_is_made_smaller() -> None:
+    """Before a body counts as too large, the slower and smaller compressor has been tried."""
+    payloads = Payloads()
+    turn = json.dumps({"system": words(4000).decode(), "spans": [words(60, seed).decode() for seed in range(90)]})
+    body = b"[" + b",".join([turn.encode()] * 60) + b"]"
+    delivery = a_delivery(a_record(payloads, fragments={Fragment.BODY: body}))
+    fast = (await encode(delivery, payloads.frames, Encoding.GZIP, max_bytes=LIMIT)).size
+    smaller = await encode(delivery, payloads.frames, Encoding.GZIP, max_bytes=fast - 1)
+    assert smaller.size < fast
+    assert zlib.decompress(smaller.data.read(), 31) == body
+
+
+@pytest.mark.parametrize("frame", [b"", b"not a frame", b"\x28\xb5\x2f\xfd\x20\x05\x29\x00\x00hel"])
+async def test_a_broken_frame_is_a_corrupt_payload(frame: bytes) -> None:
+    """A frame that cannot be decompressed is reported as corrupt, never sent in part."""
+
+    async def frames(_record: Record, _fragment: Fragment) -> AsyncIterator[bytes]:
+        yield frame
+
+    with pytest.raises(CorruptPayload):
+        await encode(a_delivery(), frames, Encoding.IDENTITY, max_bytes=LIMIT)
+
+
+def test_a_frame_that_claims_to_be_huge_is_not_believed() -> None:
+    """A frame whose header claims more than a chunk can hold is refused before memory is given for it."""
+    bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
+    with pytest.raises(CorruptPayload, match="claims"):
+        decompress(bomb)

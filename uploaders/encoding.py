@@ -1,0 +1,105 @@
+"""Request bodies: a form of a record as identity, gzip, zstd or the Whispey envelope, in one bounded buffer.
+
+What is done with the bytes is in `uploaders.bodies`; this file moves frames from the spool into a body, off the
+event loop where that takes long, and picks the encoding. The same delivery always gives the same bytes.
+
+Measured on 16 MB of varied call log text, one core: zlib -1 197 ms, 6.9 MB; zlib -6 584 ms, 6.2 MB; ISA-L level 2
+55 ms, 6.5 MB. So gzip is made by ISA-L, and only a body that is too large like that is made once more by zlib -9
+(a repetitive LiveKit log: 0.9 MB instead of 1.5 MB), because the alternative is a dead letter.
+"""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from spool.records import Delivery, Fragment, Record
+from uploaders.bodies import Body, EnvelopeBody, GzipBody, IdentityBody, TooLarge, ZstdBody
+from uploaders.deflate import fast_gzip, small_gzip
+from uploaders.forms import pieces_of, raw_bytes_of
+
+AUTO_PLAIN_BYTES = 10 * 1024
+"""Up to here the SDK sends plain JSON, and above it the envelope; an endpoint knows both."""
+
+INLINE_BYTES = 64 * 1024
+"""A body of this raw size is made in under half a millisecond: less than what a thread costs the event loop."""
+
+Frames = Callable[[Record, Fragment], AsyncIterator[bytes]]
+"""`PayloadReader.frames`."""
+
+
+class Encoding(StrEnum):
+    """How a request carries its document."""
+
+    AUTO = "auto"
+    """Plain up to 10 KB, the envelope above: what every Whispey endpoint takes."""
+    IDENTITY = "identity"
+    """Plain JSON."""
+    GZIP = "gzip"
+    """`Content-Encoding: gzip`."""
+    ZSTD = "zstd"
+    """`Content-Encoding: zstd`: the stored frames as they are."""
+    ENVELOPE = "envelope"
+    """JSON around the base64 of the gzip, as the SDK does it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBody:
+    """A body ready to be sent, and the `Content-Encoding` to send it with (None: none)."""
+
+    data: io.BytesIO
+    content_encoding: str | None
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.data.getbuffer().nbytes
+
+
+async def encode(delivery: Delivery, frames: Frames, encoding: Encoding, *, max_bytes: int) -> EncodedBody:
+    """The body of one delivery, at most `max_bytes` long.
+
+    Raises `TooLarge` as soon as it would become longer, having held no more than `max_bytes` and one frame;
+    `CorruptPayload` as `frames` does, or when a frame cannot be decompressed; `BadLocation` for a notice
+    without an object.
+    """
+    raw_bytes = raw_bytes_of(delivery)
+    if encoding is Encoding.AUTO:
+        encoding = Encoding.IDENTITY if raw_bytes <= AUTO_PLAIN_BYTES else Encoding.ENVELOPE
+    if encoding is Encoding.IDENTITY and raw_bytes > max_bytes:
+        raise TooLarge(max_bytes)
+    bodies = _bodies(encoding, max_bytes)
+    for body in bodies[:-1]:
+        try:
+            return await _fill(body, delivery, frames, inline=raw_bytes <= INLINE_BYTES)
+        except TooLarge:
+            continue
+    return await _fill(bodies[-1], delivery, frames, inline=raw_bytes <= INLINE_BYTES)
+
+
+def _bodies(encoding: Encoding, max_bytes: int) -> tuple[Body, ...]:
+    """The ways to make this encoding, the cheapest first; the next one is tried when a body became too large."""
+    if encoding is Encoding.IDENTITY:
+        return (IdentityBody(max_bytes),)
+    if encoding is Encoding.ZSTD:
+        return (ZstdBody(max_bytes),)
+    kind = GzipBody if encoding is Encoding.GZIP else EnvelopeBody
+    return (kind(max_bytes, fast_gzip()), kind(max_bytes, small_gzip()))
+
+
+async def _fill(body: Body, delivery: Delivery, frames: Frames, *, inline: bool) -> EncodedBody:
+    for piece in pieces_of(delivery):
+        if isinstance(piece, bytes):
+            body.add_literal(piece)
+            continue
+        async for frame in frames(delivery.record, piece):
+            if inline:
+                body.add_frame(frame)
+            else:
+                await asyncio.to_thread(body.add_frame, frame)
+    if not inline:
+        await asyncio.to_thread(body.finish)
+    else:
+        body.finish()
+    return EncodedBody(body.buffer, body.content_encoding)
