@@ -1,0 +1,77 @@
+"""The benchmark's command line: `python -m bench`, or `make bench`.
+
+One run: callspool and the bare handler in turn, round after round, then the tables and a JSON document.
+"""
+
+import datetime
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.environment import on_disk
+from bench.options import Options
+from bench.processes import ServerFailed
+from bench.scenarios import run
+from bench.sizes import SIZES, Size, chosen
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def _sizes(_context: click.Context, _parameter: click.Parameter, names: str) -> tuple[Size, ...]:
+    try:
+        return chosen(names)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="One short round: shows that everything works, not how fast.")
+@click.option("--rounds", type=click.IntRange(1, 50), help="How often each load is repeated.  [default: 3]")
+@click.option("--seconds", type=click.FloatRange(0.2, 60), help="How long each load lasts.  [default: 5]")
+@click.option(
+    "--sizes", callback=_sizes, default=",".join(size.name for size in SIZES), show_default=True, help="Which sizes."
+)
+@click.option("--backlog", type=click.IntRange(1, 1000), help="15 MB call logs to be drained.  [default: 30]")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_RESULTS,
+    help="Where spools lie meanwhile; must be on a disk.  [default: bench/results]",
+)
+@click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Where the figures go.")
+def main(
+    *,
+    quick: bool,
+    rounds: int | None,
+    seconds: float | None,
+    sizes: tuple[Size, ...],
+    backlog: int | None,
+    folder: Path,
+    result: Path | None,
+) -> None:
+    """Measure callspool beside a bare aiohttp handler that reads a body and answers."""
+    console = Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not on_disk(folder):
+        message = f"{folder} is in memory, where an fsync costs nothing; name a folder on a disk with --folder"
+        raise click.UsageError(message)
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    options = Options(
+        sizes=sizes,
+        rounds=rounds or (1 if quick else 3),
+        seconds=seconds or (1.0 if quick else 5.0),
+        backlog=backlog or (4 if quick else 30),
+        folder=folder,
+        result=result or folder / f"{now}.json",
+    )
+    try:
+        run(options, console)
+    except (ServerFailed, TimeoutError) as error:
+        console.print(f"[red]The benchmark ended early:[/red] {error}", highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

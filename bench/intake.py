@@ -1,0 +1,58 @@
+"""How many posts a second are acknowledged, how soon, and what memory that takes.
+
+The endpoint is down meanwhile, so that nothing but the way from the socket to the disk is measured.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.latency import Latency
+from bench.load import Measured
+from bench.memory import Memory, PeakMemory
+from bench.processes import free_port, run_python
+from bench.servers import bare, callspool
+from bench.sizes import Size
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeRound:
+    """One load on one server that was started for it."""
+
+    server: str
+    size: str
+    load: Measured
+    idle: Memory
+    peak: Memory
+
+
+def measure(server: str, size: Size, bodies: Sequence[Path], folder: Path, *, seconds: float) -> IntakeRound:
+    """Start the server ("callspool" or "bare"), post bodies of this size to it, and remove what it stored."""
+    folder.mkdir(parents=True)
+    starting = callspool(folder, endpoint_port=free_port()) if server == "callspool" else bare(folder)
+    try:
+        with contextlib.ExitStack() as stack:
+            running = stack.enter_context(starting)
+            memory = stack.enter_context(PeakMemory(running.process.pid))
+            load = post(running.intake_port, bodies, connections=size.connections, seconds=seconds)
+        return IntakeRound(server, size.name, load, memory.idle, memory.peak)
+    finally:
+        shutil.rmtree(folder / "spool", ignore_errors=True)
+
+
+def post(
+    port: int, bodies: Sequence[Path], *, connections: int, seconds: float, max_posts: int = 1_000_000
+) -> Measured:
+    """Run the load generator in its own process, with a fifth of the time to warm up."""
+    arguments = [
+        *("--port", str(port), "--connections", str(connections), "--max-posts", str(max_posts)),
+        *("--seconds", str(seconds), "--warmup", str(seconds / 5)),
+    ]
+    for body in bodies:
+        arguments += ["--body", str(body)]
+    told = json.loads(run_python("bench.load", *arguments, timeout=2 * seconds + 120))
+    statuses = {int(status): count for status, count in told.pop("statuses").items()}
+    return Measured(latency=Latency(**told.pop("latency")), statuses=statuses, **told)

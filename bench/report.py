@@ -1,0 +1,94 @@
+"""The tables that a person reads, and the JSON document that holds everything."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.environment import Environment
+from bench.figures import Figure, IntakeComparison, IntakeFigures
+from bench.memory import Memory
+
+_MEBIBYTE = 2**20
+
+
+def print_environment(console: Console, environment: Environment) -> None:
+    """One line that says where the figures come from."""
+    packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
+    console.print(
+        f"Python {environment.python} on {environment.processors} processors, spool on {environment.file_system}; "
+        f"{packages}; commit {environment.commit}",
+        style="dim",
+        highlight=False,
+    )
+
+
+def print_intake(console: Console, comparisons: Sequence[IntakeComparison]) -> None:
+    """Durable posts beside posts that a bare handler reads and forgets."""
+    table = Table(title="Acknowledged posts (callspool: each one on disk)", title_justify="left")
+    table.add_column("call log")
+    table.add_column("server")
+    for heading in ("posts/s", "MB/s", "ack p50 ms", "ack p99 ms", "memory MiB", "anonymous MiB"):
+        table.add_column(heading, justify="right")
+    table.add_column("of bare", justify="right", style="bold")
+    for one in comparisons:
+        table.add_row(one.size, "callspool", *_cells(one.callspool), _percent(one.ratio))
+        table.add_row("", "bare aiohttp", *_cells(one.bare), "", style="dim", end_section=True)
+    console.print(table)
+    for one in comparisons:
+        refused = one.callspool.refused + one.bare.refused
+        if refused:
+            console.print(f"{one.size}: {refused} posts were refused; see the statuses in the JSON", style="red")
+
+
+def save(path: Path, content: dict[str, object]) -> None:
+    """Write the document; dataclasses become objects, figures that are not known become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def number(value: float) -> str:
+    """A figure with three digits that mean something; a dash where it is not known."""
+    if math.isnan(value):
+        return "-"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def with_range(figure: Figure) -> str:
+    """The median, and the lowest and highest of the rounds when there was more than one."""
+    if figure.low == figure.high or math.isnan(figure.median):
+        return number(figure.median)
+    return f"{number(figure.median)} [dim]({number(figure.low)}-{number(figure.high)})[/dim]"
+
+
+def memory(value: Memory) -> tuple[str, str]:
+    """Resident and anonymous memory in MiB."""
+    anonymous = math.nan if value.anonymous is None else value.anonymous / _MEBIBYTE
+    return number(value.resident / _MEBIBYTE), number(anonymous)
+
+
+def _cells(figures: IntakeFigures) -> tuple[str, ...]:
+    rates = (figures.posts_per_second, figures.megabytes_per_second, figures.ack_p50, figures.ack_p99)
+    return (*map(with_range, rates), *memory(figures.peak))
+
+
+def _percent(ratio: Figure) -> str:
+    return "-" if math.isnan(ratio.median) else f"{ratio.median:.0%}"
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

@@ -1,0 +1,69 @@
+"""What one run does, in its order: bodies, interleaved intake rounds, delivery, tables, the JSON document."""
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.environment import describe
+from bench.figures import compare
+from bench.intake import IntakeRound, measure
+from bench.options import Options
+from bench.report import print_environment, print_intake, save
+from bench.sizes import Size, write_bodies
+
+SERVERS = ("bare", "callspool")
+"""Within a round they take turns, so that a slow minute of the machine slows both."""
+
+
+def run(options: Options, console: Console) -> None:
+    """Measure, print and save; `ServerFailed` or TimeoutError when a server does not do its part."""
+    environment = describe(options.folder)
+    print_environment(console, environment)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=options.folder) as name, _progress(console) as progress:
+        folder = Path(name)
+        bodies = _bodies(options, folder / "bodies", progress)
+        rounds = _intake(options, bodies, folder, progress)
+    comparisons = [compare(rounds, size.name) for size in options.sizes]
+    print_intake(console, comparisons)
+    save(options.result, {"environment": environment, "options": options, "intake": comparisons, "rounds": rounds})
+    console.print(f"All figures: {options.result}", highlight=False)
+
+
+def _bodies(options: Options, folder: Path, progress: Progress) -> dict[str, tuple[Path, ...]]:
+    task = progress.add_task("call logs", total=len(options.sizes))
+    bodies = {}
+    for size in options.sizes:
+        bodies[size.name] = write_bodies(size, folder)
+        progress.advance(task)
+    return bodies
+
+
+def _intake(
+    options: Options, bodies: dict[str, tuple[Path, ...]], folder: Path, progress: Progress
+) -> list[IntakeRound]:
+    task = progress.add_task("intake", total=options.rounds * len(options.sizes) * len(SERVERS))
+    rounds = []
+    for repeat in range(1, options.rounds + 1):
+        for size in options.sizes:
+            for server in SERVERS:
+                progress.update(task, description=f"round {repeat}: {size.name}, {server}")
+                rounds.append(_one(server, size, bodies[size.name], folder / f"{repeat}", options))
+                progress.advance(task)
+    progress.update(task, description="intake")
+    return rounds
+
+
+def _one(server: str, size: Size, bodies: tuple[Path, ...], folder: Path, options: Options) -> IntakeRound:
+    return measure(server, size, bodies, folder / f"{server}-{size.body_bytes}", seconds=options.seconds)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=console, refresh_per_second=2, transient=True)

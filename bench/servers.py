@@ -1,0 +1,48 @@
+"""The servers that are measured, each started as a process of its own."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.processes import free_port, server
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that is ready for posts."""
+
+    process: subprocess.Popen[bytes]
+    intake_port: int
+    admin_port: int
+
+
+@contextlib.contextmanager
+def bare(folder: Path) -> Iterator[Running]:
+    """The ceiling: an aiohttp handler that reads the body and answers."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.ceiling", "--port", str(port)]
+    with server(command, ready=(port, "/readyz"), log=folder / "bare.log") as process:
+        yield Running(process, port, port)
+
+
+@contextlib.contextmanager
+def callspool(folder: Path, *, endpoint_port: int) -> Iterator[Running]:
+    """The gateway with its default settings and one endpoint, its spool in this folder.
+
+    Nothing needs to listen on the endpoint's port: then everything that is acknowledged stays in the spool.
+    """
+    intake_port, admin_port = free_port(), free_port()
+    environment = {
+        "CALLSPOOL_SPOOL_DIR": str(folder / "spool"),
+        "CALLSPOOL_INTAKE_LISTEN": f"127.0.0.1:{intake_port}",
+        "CALLSPOOL_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
+        "CALLSPOOL_ENDPOINT_URL": f"http://127.0.0.1:{endpoint_port}/dev/send-call-log",
+        "CALLSPOOL_ENDPOINT_TOKEN": "bench-token",
+    }
+    command = [str(Path(sys.executable).with_name("callspool")), "run"]
+    log = folder / "callspool.log"
+    with server(command, ready=(admin_port, "/readyz"), log=log, environment=environment) as process:
+        yield Running(process, intake_port, admin_port)
