@@ -87,9 +87,7 @@ def _not_json(what: str, position: int) -> CallLogError:
 def _scan(text: memoryview) -> list[Span]:
     position = _blank(text, 0)
     if text[position] != _OPEN_OBJECT:
-        raise CallLogError(
-            Fault.NOT_AN_OBJECT, "The body is not a JSON object.", "Send the call log as an object."
-        )
+        raise CallLogError(Fault.NOT_AN_OBJECT, "The body is not a JSON object.", "Send the call log as an object.")
     spans: list[Span] = []
     position = _blank(text, position + 1)
     while spans or text[position] != _CLOSE_OBJECT:

@@ -8,7 +8,7 @@ names the byte that is wrong.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Final
@@ -23,6 +23,7 @@ from spool.records import Buffer
 
 _LARGE: Final = 64 * 1024
 """From here on the first decoding notes duplicate keys, because a second one would cost more than that."""
+_COMPACT_COLON: Final = 2
 _BEFORE_MEMBER = re.compile(rb"[ \t\n\r{,]*+").match
 _KEY = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL).match
 _COLON = re.compile(rb"[ \t\n\r:]*+").match
@@ -60,6 +61,21 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     end: int
 
     @property
+    def size(self) -> int:
+        """Bytes of `pieces`."""
+        return self.end - self.start if self.compact else self.key_end - self.start + 1 + self.end - self.value_start
+
+    @property
+    def compact(self) -> bool:
+        """Whether there is no more whitespace around the colon than `json.dumps` writes."""
+        return self.value_start - self.key_end <= _COMPACT_COLON
+
+    @property
+    def pieces(self) -> tuple[Buffer, ...]:
+        """The member as it came, but for excessive whitespace around its colon."""
+        return (self.text[self.start : self.end],) if self.compact else (self.key, b":", self.value)
+
+    @property
     def key(self) -> memoryview:
         """The key as it came, with its quotes and escapes."""
         return self.text[self.start : self.key_end]
@@ -79,14 +95,16 @@ class TopLevel:
     values: Mapping[str, msgspec.Raw]
     """Each top-level key with its value; the last one of duplicates."""
     nonfinite_numbers: int = 0
-    spans: tuple[Span, ...] | None = field(default=None, repr=False)
-    """Where the members lie, if the scanner had to look for them already."""
+    found: Sequence[tuple[str, msgspec.Raw]] | None = field(default=None, repr=False)
+    """All members with duplicates, where the decoder noted them at once."""
+    spans: Sequence[Span] | None = field(default=None, repr=False)
+    """Where the members lie, if the scanner had to look for them."""
 
     def members(self) -> list[Member]:
         """All members in the order of the document, duplicates included."""
         view = memoryview(self.text)
         if self.spans is None:
-            return _walk(view)
+            return _walk(view, self.found or _all_members(self.text))
         return [Member(_name(view, span), view, index, *span) for index, span in enumerate(self.spans)]
 
 
@@ -102,7 +120,7 @@ def scan(body: Buffer | mmap, scratch: Scratch = bytearray) -> TopLevel:
         text = memoryview(text)[offset:]
     check_utf8(text, offset=offset)
     try:
-        return TopLevel(text, _decode(text))
+        return _decode(text)
     except (msgspec.DecodeError, RecursionError):
         return _scan_slowly(memoryview(text), offset, scratch)
 
@@ -112,10 +130,15 @@ def is_literal(raw: msgspec.Raw | None, literal: bytes) -> bool:
     return raw is not None and len(view := memoryview(raw)) == len(literal) and bytes(view) == literal
 
 
-def _decode(text: bytes | memoryview) -> Mapping[str, msgspec.Raw]:
+def _decode(text: bytes | memoryview, nonfinite_numbers: int = 0) -> TopLevel:
     if len(text) < _LARGE:
-        return _decode_last(text)
-    return {occurrence.name: raw for occurrence, raw in _decode_all(text).items()}
+        return TopLevel(text, _decode_last(text), nonfinite_numbers)
+    found = _all_members(text)
+    return TopLevel(text, dict(found), nonfinite_numbers, found)
+
+
+def _all_members(text: bytes | memoryview) -> list[tuple[str, msgspec.Raw]]:
+    return [(occurrence.name, raw) for occurrence, raw in _decode_all(text).items()]
 
 
 def _scan_slowly(text: memoryview, offset: int, scratch: Scratch) -> TopLevel:
@@ -124,13 +147,13 @@ def _scan_slowly(text: memoryview, offset: int, scratch: Scratch) -> TopLevel:
     if found := find_nonfinite(text):
         replaced = replace_by_null(text, found, scratch)
         try:
-            return TopLevel(replaced, _decode(replaced), len(found))
+            return _decode(replaced, len(found))
         except (msgspec.DecodeError, RecursionError):
             scan_object(text, offset=offset)
             text = replaced
-    spans = tuple(scan_object(text, offset=offset))
+    spans = scan_object(text, offset=offset)
     values = {_name(text, span): msgspec.Raw(text[span.value_start : span.value_end]) for span in spans}
-    return TopLevel(text, values, len(found), spans)
+    return TopLevel(text, values, len(found), spans=spans)
 
 
 def _name(text: memoryview, span: Span) -> str:
@@ -139,16 +162,16 @@ def _name(text: memoryview, span: Span) -> str:
     return name
 
 
-def _walk(text: memoryview) -> list[Member]:
+def _walk(text: memoryview, found: Sequence[tuple[str, msgspec.Raw]]) -> list[Member]:
     """Find each member by stepping over the raw values, whose lengths the decoder knows."""
     members: list[Member] = []
     position = 0
-    for index, (occurrence, raw) in enumerate(_decode_all(text).items()):
+    for index, (name, raw) in enumerate(found):
         start = _end(_BEFORE_MEMBER(text, position))
         key_end = _end(_KEY(text, start))
         value_start = _end(_COLON(text, key_end))
         position = value_start + len(memoryview(raw))
-        members.append(Member(occurrence.name, text, index, start, key_end, value_start, position))
+        members.append(Member(name, text, index, start, key_end, value_start, position))
     return members
 
 
