@@ -189,6 +189,8 @@ class NewRecord:
     fragments: Mapping[Fragment, Sequence[Buffer]]
     deliveries: tuple[NewDelivery, ...]
     superseded_by: str | None = None
+    upload_key_hash: bytes | None = None
+    """The upload address that this came through; it is marked as used in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,20 @@ class TracedRecord:
     superseded: bool
     settled_at: int | None
     deliveries: tuple[TracedDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A one-time address that was given to an agent for a PUT. Only the hash of its key is kept."""
+
+    s3_key: str
+    call_id: str
+    token: str | None
+    expires_at: int
+    record_uid: str | None
+    """The record that came through it; None until then."""
+    digest: bytes | None
+    """The digest of that record."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,167 @@
+"""Accepting a record: the one operation that turns a checked call log into something durable and owed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spool import statements
+from spool.order import Sibling, place
+from spool.payloads import Frame
+from spool.records import (
+    Accepted,
+    Delivery,
+    DeliveryState,
+    Fragment,
+    NewDelivery,
+    NewRecord,
+    Record,
+    StoredFragment,
+)
+from spool.rows import encode_fragments, uid_of
+from spool.writer import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A payload that is ready to be accepted.
+
+    `frames` are those still to be written, from `next_chunk` on; with `loose` the earlier ones of the range that
+    begins at `first_chunk` are in the spool already.
+    """
+
+    first_chunk: int
+    next_chunk: int
+    frames: Sequence[Frame]
+    fragments: Mapping[Fragment, StoredFragment]
+    loose: bool
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all frames."""
+        return sum(fragment.stored_bytes for fragment in self.fragments.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The operation itself: give it to the writer."""
+
+    new: NewRecord
+    stored: Stored
+    spool_id: str
+    destination_ids: Mapping[str, int]
+    now: int
+    duplicates_since: int
+    """An ended record that was accepted before this time is no original any more."""
+
+    def __call__(self, transaction: Transaction) -> Accepted:
+        """Recognise a duplicate; otherwise write chunks, record and deliveries."""
+        earlier = transaction.execute(statements.EARLIER_OF_CALL, (self.new.call_id,)).fetchall()
+        original = self._original(transaction, earlier)
+        if original is not None:
+            return self._duplicate_of(transaction, original)
+        superseded = any(event == self.new.superseded_by for _, event, *_ in earlier)
+        record = self._write_record(transaction, superseded=superseded)
+        ready = () if superseded else self._owe(transaction, record, first_of_call=not earlier)
+        if self.new.upload_key_hash is not None:
+            _mark_used(transaction, self.new.upload_key_hash, record)
+        return Accepted(
+            record.uid,
+            record.stored_bytes,
+            record.raw_bytes,
+            record.digest,
+            False,
+            superseded,
+            ready,
+            self._two_phase,
+        )
+
+    @property
+    def _two_phase(self) -> bool:
+        return Fragment.BODY not in self.stored.fragments
+
+    def _original(
+        self, transaction: Transaction, earlier: Sequence[tuple[int, str, bytes, int | None, int]]
+    ) -> int | None:
+        for record_id, event, digest, settled_at, accepted_at in earlier:
+            if digest != self.new.digest or event != self.new.event:
+                continue
+            if settled_at is not None and accepted_at < self.duplicates_since:
+                continue
+            if transaction.execute(statements.GIVEN_UP, (record_id,)).fetchone() is None:
+                return record_id
+        return None
+
+    # Chunks of a duplicate, or of a record that is owed to nobody, stay loose, and maintenance deletes them.
+
+    def _duplicate_of(self, transaction: Transaction, record_id: int) -> Accepted:
+        row = transaction.execute(statements.READ_RECORD, (record_id,)).fetchone()
+        if self.stored.loose:
+            pass  # Its chunks stay loose, and are deleted by maintenance.
+        uid, raw_bytes, stored_bytes = uid_of(self.spool_id, record_id), row[6], row[7]
+        two_phase = f'"{Fragment.BODY}"' not in row[11]
+        return Accepted(uid, stored_bytes, raw_bytes, self.new.digest, True, False, (), two_phase)
+
+    def _write_record(self, transaction: Transaction, *, superseded: bool) -> Record:
+        new, stored = self.new, self.stored
+        owed = bool(new.deliveries) and not superseded
+        token_id = transaction.tokens.use(transaction.connection, new.token) if new.token and owed else None
+        if owed:
+            write_frames(transaction, stored.frames, stored.next_chunk)
+            if stored.loose:
+                transaction.execute(statements.FORGET_LOOSE_CHUNKS, (stored.first_chunk,))
+        settled_at = None if owed else self.now
+        values = (
+            new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes, stored.stored_bytes,
+            self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments), superseded, settled_at,
+        )  # fmt: skip
+        record_id = transaction.execute(statements.ADD_RECORD, values).lastrowid
+        assert record_id is not None  # sqlite3 types lastrowid for statements that insert nothing
+        return Record(
+            record_id, uid_of(self.spool_id, record_id), new.call_id, new.agent_id, new.event, new.environment,
+            new.digest, new.raw_bytes, stored.stored_bytes, self.now, token_id, stored.first_chunk, stored.fragments,
+        )  # fmt: skip
+
+    def _owe(self, transaction: Transaction, record: Record, *, first_of_call: bool) -> tuple[Delivery, ...]:
+        planned = [(delivery, self._sibling(delivery)) for delivery in self.new.deliveries]
+        record_siblings = [sibling for _, sibling in planned]
+        ready = []
+        for delivery, one in planned:
+            if first_of_call and len(planned) == 1:
+                state = DeliveryState.READY
+            else:
+                state = place(transaction, record.call_id, record.record_id, one, record_siblings)
+            values = (
+                record.record_id, one.destination_id, one.form, one.lane, state, one.ordered,
+                one.after_destination_id, self.now,
+            )  # fmt: skip
+            transaction.execute(statements.ADD_DELIVERY, values)
+            transaction.counters.owe(one.destination_id, one.lane, state, record.raw_bytes)
+            if state is DeliveryState.READY:
+                ready.append(Delivery(record, delivery.destination, one.form, one.lane, 0, self.now, None))
+        return tuple(ready)
+
+    def _sibling(self, delivery: NewDelivery) -> Sibling:
+        after = self.destination_ids[delivery.after] if delivery.after else None
+        return Sibling(
+            self.destination_ids[delivery.destination],
+            delivery.form,
+            delivery.lane,
+            DeliveryState.READY,
+            delivery.ordered,
+            after,
+            None,
+        )
+
+
+def write_frames(transaction: Transaction, frames: Sequence[Frame], first_chunk: int) -> None:
+    """Write frames as chunks with consecutive ids."""
+    for chunk_id, frame in enumerate(frames, first_chunk):
+        transaction.execute(statements.ADD_CHUNK, (chunk_id, frame.crc32, frame.data))
+
+
+def _mark_used(transaction: Transaction, key_hash: bytes, record: Record) -> None:
+    """The upload's address is spent, and so is the token that came with it."""
+    transaction.execute(statements.MARK_UPLOAD_USED, (record.uid, record.digest, key_hash))
+    row = transaction.execute(statements.UPLOAD_TOKEN, (key_hash,)).fetchone()
+    if row is not None:
+        transaction.execute(statements.FORGET_UPLOAD_TOKEN, (key_hash,))
+        transaction.tokens.release(row[0])

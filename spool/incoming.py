@@ -1,0 +1,91 @@
+"""Large payloads on their way in: compressed off the event loop, written in bounded transactions.
+
+A payload that compresses to at most `GROUP_HEAVY_BYTES` is written in the transaction that accepts its record. A
+larger one is written batch by batch before that, in a range of chunks that is registered as loose, so that a crash
+leaves nothing that would have to be searched for.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from spool import statements
+from spool.acceptance import Stored, write_frames
+from spool.payloads import Frame, FrameWriter, chunk_count
+from spool.records import Buffer, Fragment, StoredFragment
+from spool.writer import GROUP_HEAVY_BYTES, Transaction
+
+
+@dataclass(slots=True)
+class Incoming:
+    """One payload, compressed a batch at a time. `next_batch` may run in any thread, one call at a time."""
+
+    first_chunk: int
+    chunks: int
+    frames: Iterator[tuple[Fragment, Frame]]
+    loose: bool = False
+    _written: int = 0
+    _sizes: dict[Fragment, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, fragments: Mapping[Fragment, Sequence[Buffer]], first_chunk: int, level: int) -> "Incoming":
+        """The payload of `fragments`, whose chunks begin at `first_chunk`."""
+        return cls(first_chunk, total_chunks(fragments), _frames(fragments, FrameWriter(level)))
+
+    def next_batch(self) -> tuple[list[Frame], bool]:
+        """Up to `GROUP_HEAVY_BYTES` of frames, and whether these were the last."""
+        batch: list[Frame] = []
+        byte_count = 0
+        for fragment, frame in self.frames:
+            batch.append(frame)
+            byte_count += len(frame.data)
+            sizes = self._sizes.setdefault(fragment, [0, 0, 0])
+            sizes[0] += 1
+            sizes[1] += frame.raw_bytes
+            sizes[2] += len(frame.data)
+            if byte_count >= GROUP_HEAVY_BYTES:
+                break
+        return batch, sum(sizes[0] for sizes in self._sizes.values()) == self.chunks
+
+    def stored(self, last_batch: list[Frame]) -> Stored:
+        """The whole payload, of which `last_batch` is still to be written."""
+        fragments = {fragment: StoredFragment(*sizes) for fragment, sizes in self._sizes.items()}
+        return Stored(self.first_chunk, self.first_chunk + self._written, last_batch, fragments, self.loose)
+
+    def add_batch(self, batch: list[Frame]) -> "AddBatch":
+        """The operation that writes a batch which is not the last."""
+        operation = AddBatch(
+            self.first_chunk + self._written,
+            batch,
+            None if self.loose else (self.first_chunk, self.first_chunk + self.chunks - 1),
+        )
+        self._written += len(batch)
+        self.loose = True
+        return operation
+
+
+@dataclass(frozen=True, slots=True)
+class AddBatch:
+    """Write frames of a payload that is still coming in; the first batch registers the range as loose."""
+
+    first_chunk: int
+    frames: list[Frame]
+    loose_range: tuple[int, int] | None
+
+    def __call__(self, transaction: Transaction) -> None:
+        """One bounded transaction."""
+        if self.loose_range is not None:
+            transaction.execute(statements.ADD_LOOSE_CHUNKS, self.loose_range)
+        write_frames(transaction, self.frames, self.first_chunk)
+
+
+def total_chunks(fragments: Mapping[Fragment, Sequence[Buffer]]) -> int:
+    """How many chunks the raw pieces of all fragments make."""
+    return sum(chunk_count(sum(map(len, pieces))) for pieces in fragments.values())
+
+
+def _frames(
+    fragments: Mapping[Fragment, Sequence[Buffer]], frame_writer: FrameWriter
+) -> Iterator[tuple[Fragment, Frame]]:
+    for fragment, pieces in fragments.items():
+        for frame in frame_writer.frames(pieces):
+            yield fragment, frame

@@ -1,0 +1,159 @@
+"""What the spool does for itself beside its work: deleting what nothing needs, giving back space, recounting."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from spool import statements
+from spool.database import PAGE_SIZE
+from spool.errors import SpoolError
+from spool.reading import Reader
+from spool.records import Lane
+from spool.rows import Row
+from spool.settling import DeleteLooseChunks
+from spool.writer import Transaction, Writer
+
+EVERY_SECONDS = 5.0
+ROWS_PER_STEP = 500
+PAGES_PER_STEP = 256
+KEEP_FREE_BYTES = 64 << 20
+"""Free pages up to this are kept for the payloads to come; a page that is given back must be allocated again."""
+RECOUNT_SHARE = 0.01
+"""A recount may take this share of the time: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLimits:
+    """How long receipts are kept, in milliseconds, and how many at most."""
+
+    keep: int
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReceipts:
+    """Delete receipts that are too old or too many, at most `ROWS_PER_STEP`; returns how many were deleted."""
+
+    older_than: int
+    too_many: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """The oldest first."""
+        if self.too_many > 0:
+            rows = transaction.execute(statements.OLDEST_RECEIPTS, (min(self.too_many, ROWS_PER_STEP),)).fetchall()
+        else:
+            rows = transaction.execute(statements.OLD_RECEIPTS, (self.older_than, ROWS_PER_STEP)).fetchall()
+        for (record_id,) in rows:
+            transaction.execute(statements.DELETE_DELIVERIES, (record_id,))
+            transaction.execute(statements.DELETE_RECORD, (record_id,))
+        return len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeUploads:
+    """Delete upload addresses that expired before `before`, with the tokens that only they use."""
+
+    before: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """At most `ROWS_PER_STEP`."""
+        rows = transaction.execute(statements.EXPIRED_UPLOADS, (self.before, ROWS_PER_STEP)).fetchall()
+        for key_hash, token_id in rows:
+            if token_id is not None:
+                transaction.tokens.release(token_id)
+            transaction.execute(statements.DELETE_UPLOAD, (key_hash,))
+        return len(rows)
+
+
+def give_back_space(transaction: Transaction) -> bool:
+    """Return a bounded number of free pages to the file system; whether there are more than are worth keeping."""
+    free = transaction.execute("PRAGMA freelist_count").fetchone()[0]
+    if free * PAGE_SIZE <= KEEP_FREE_BYTES:
+        return False
+    # Stepped to its end: each step of the statement frees one page.
+    transaction.execute(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})").fetchall()
+    return True
+
+
+class Maintenance:
+    """A task beside the work. Each of its steps is small, and goes through the writer like any post."""
+
+    def __init__(
+        self, writer: Writer, reader: Reader, receipts: ReceiptLimits, clock: Callable[[], int], upload_keep: int
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._receipts = receipts
+        self._upload_keep = upload_keep
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._next_recount = 0.0
+        self.incoming: set[int] = set()
+        """First chunks of the payloads that are coming in."""
+        self.oldest: Mapping[tuple[str, Lane], int] = {}
+        self.unaccounted = 0
+        self.failure: str | None = None
+        """Why the last round did not end, if so."""
+
+    def chunks_are_loose(self) -> None:
+        """There is something to delete."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Make rounds until cancelled: every `EVERY_SECONDS`, and at once when chunks are loose."""
+        while True:
+            try:
+                await self.round()
+                self.failure = None
+            except SpoolError as error:
+                self.failure = str(error)
+            try:
+                await asyncio.wait_for(self._wake.wait(), EVERY_SECONDS)
+            except TimeoutError:
+                continue
+            self._wake.clear()
+
+    async def round(self) -> None:
+        """Everything once."""
+        while await self._writer.submit(DeleteLooseChunks(frozenset(self.incoming))):
+            continue
+        while await self._writer.submit(give_back_space):
+            continue
+        await self._purge()
+        await self._look()
+
+    async def _purge(self) -> None:
+        now = self._clock()
+        too_many = await self._reader.count_receipts() - self._receipts.at_most
+        deleted = ROWS_PER_STEP
+        while deleted == ROWS_PER_STEP:
+            deleted = await self._writer.submit(PurgeReceipts(now - self._receipts.keep, too_many))
+            too_many -= deleted
+        await self._writer.submit(PurgeUploads(now - self._upload_keep))
+
+    async def _look(self) -> None:
+        """Read what `stats` tells: the oldest of each lane, and whether the books are right."""
+        oldest = {}
+        for destination_id, lane in self._writer.transaction.counters.image:
+            accepted_at = await self._reader.oldest(destination_id, lane)
+            if accepted_at is not None:
+                oldest[self._reader.names.names[destination_id], lane] = accepted_at
+        self.oldest = oldest
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._next_recount:
+            started = loop.time()
+            self.unaccounted = unaccounted(*await self._reader.recount())
+            self._next_recount = loop.time() + (loop.time() - started) / RECOUNT_SHARE
+
+
+def unaccounted(counters: list[Row], counted: list[Row]) -> int:
+    """Deliveries owed that are neither ended nor among the open ones that were counted, over all lanes.
+
+    Shortages and surpluses add up, so that they cannot hide each other.
+    """
+    missing: dict[tuple[int, str], int] = {}
+    for destination_id, lane, owed, _, _, _, _, delivered, expired, discarded, _ in counters:
+        missing[destination_id, lane] = owed - delivered - expired - discarded
+    for destination_id, lane, _, count in counted:
+        missing[destination_id, lane] = missing.get((destination_id, lane), 0) - count
+    return sum(abs(count) for count in missing.values())

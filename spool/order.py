@@ -1,0 +1,112 @@
+"""Promise 4: which delivery waits for which, and which ones the end of a delivery frees.
+
+- Core-lane deliveries of a call to a destination go one after the other, in commit order.
+- A detail waits for its own core and for whatever was accepted earlier for the call; nothing waits for a detail but
+  later details.
+- A notice waits for its object and for its own record's core; objects in a bucket (`ordered` false) wait for nothing.
+- A dead letter blocks nobody, but a detail whose core is dead is held with it, and so is a notice whose object is.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from spool import statements
+from spool.records import DeliveryState, Form, Lane
+from spool.statements import HELD_FOR_CORE
+from spool.writer import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """A delivery among all those of one record, as the order sees it."""
+
+    destination_id: int
+    form: Form
+    lane: Lane
+    state: DeliveryState
+    ordered: bool
+    after_destination_id: int | None
+    held_for: int | None
+
+
+def siblings_of(transaction: Transaction, record_id: int) -> list[Sibling]:
+    """All deliveries of a record."""
+    return [
+        Sibling(destination_id, Form(form), Lane(lane), DeliveryState(state), bool(ordered), after, held_for)
+        for destination_id, form, lane, state, ordered, after, held_for in transaction.execute(
+            statements.DELIVERIES_OF_RECORD, (record_id,)
+        )
+    ]
+
+
+def place(
+    transaction: Transaction, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]
+) -> DeliveryState:
+    """Where a delivery that has not been sent belongs: READY, WAITING, or HELD with a dead one of its own record."""
+    ahead = [other.state for other in record if _goes_first(other, one)]
+    if DeliveryState.DEAD in ahead:
+        return DeliveryState.HELD
+    if any(state.queued for state in ahead):
+        return DeliveryState.WAITING
+    if one.ordered and one.form is not Form.NOTICE and _earlier_queued(transaction, call_id, record_id, one):
+        return DeliveryState.WAITING
+    return DeliveryState.READY
+
+
+def _goes_first(other: Sibling, one: Sibling) -> bool:
+    """Whether `other`, of the same record, must end before `one` is sent."""
+    if one.after_destination_id == other.destination_id and other.form is not Form.NOTICE:
+        return True
+    own_core = other.destination_id == one.destination_id and other.form is Form.CORE
+    return own_core and one.ordered and one.form in (Form.DETAIL, Form.NOTICE)
+
+
+def _earlier_queued(transaction: Transaction, call_id: str, record_id: int, one: Sibling) -> bool:
+    earlier = transaction.execute(
+        statements.EARLIER_QUEUED,
+        {"call_id": call_id, "record_id": record_id, "destination": one.destination_id, "lane": one.lane},
+    )
+    return earlier.fetchone() is not None
+
+
+def replace_waiting(transaction: Transaction, call_id: str, record_id: int) -> list[tuple[int, Sibling]]:
+    """After a delivery of this record ended, find new places for what waited for it.
+
+    Returns the deliveries that became READY, with their records' ids.
+    """
+    freed: list[tuple[int, Sibling]] = []
+    for later_id, raw_bytes in transaction.execute(statements.LATER_OF_CALL, (call_id, record_id)).fetchall():
+        record = siblings_of(transaction, later_id)
+        for one in record:
+            if not _waits(one):
+                continue
+            state = place(transaction, call_id, later_id, one, record)
+            if state is one.state:
+                continue
+            _put(transaction, later_id, one, state, raw_bytes)
+            if state is DeliveryState.READY:
+                freed.append((later_id, one))
+    return freed
+
+
+def _waits(one: Sibling) -> bool:
+    with_its_core = one.state is DeliveryState.HELD and one.held_for == HELD_FOR_CORE
+    return one.state is DeliveryState.WAITING or with_its_core
+
+
+def _put(transaction: Transaction, record_id: int, one: Sibling, state: DeliveryState, raw_bytes: int) -> None:
+    held = state is DeliveryState.HELD
+    transaction.execute(
+        statements.SET_STATE,
+        (
+            state,
+            None,
+            HELD_FOR_CORE if held else None,
+            "held with a dead letter of its record" if held else None,
+            None,
+            record_id,
+            one.destination_id,
+            one.form,
+        ),
+    )
+    transaction.counters.move(one.destination_id, one.lane, one.state, state, raw_bytes)

@@ -1,0 +1,87 @@
+"""Payloads: the raw pieces of a fragment become independent zstd frames, and frames are read back verified.
+
+Each frame holds at most `FRAME_RAW_BYTES` and carries zstd's own checksum of what it holds, so that the
+concatenation of a fragment's frames is a valid `.zst`. A CRC-32 beside each stored frame verifies it without
+decompressing.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import zstandard
+
+from spool.records import Buffer, Fragment, StoredFragment
+
+FRAME_RAW_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A stored frame: `data` is a complete zstd frame that holds `raw_bytes`."""
+
+    data: bytes
+    raw_bytes: int
+    crc32: int
+
+
+class FrameWriter:
+    """Compresses pieces into frames. Not for use by two threads at once: it keeps zstd's working memory."""
+
+    def __init__(self, level: int = 1) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+
+    def frame(self, raw: Buffer) -> Frame:
+        """One frame that holds `raw`."""
+        data = self._compressor.compress(raw)
+        return Frame(data, len(raw), crc32(data))
+
+    def frames(self, pieces: Iterable[Buffer]) -> Iterator[Frame]:
+        """The frames of a fragment, in order. Whoever iterates decides how many are alive at a time."""
+        for raw in cut(pieces, FRAME_RAW_BYTES):
+            yield self.frame(raw)
+
+
+def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Buffer]:
+    """The concatenation of `pieces` in slices of `size` bytes, the last one shorter; copies as little as it can."""
+    parts: list[Buffer] = []
+    missing = size
+    for piece in pieces:
+        view = memoryview(piece)
+        while len(view) >= missing:
+            parts.append(view[:missing])
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
+            view = view[missing:]
+            parts, missing = [], size
+        if len(view):
+            parts.append(view)
+            missing -= len(view)
+    if parts:
+        yield parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def chunk_count(raw_bytes: int) -> int:
+    """How many frames hold `raw_bytes`."""
+    return -(-raw_bytes // FRAME_RAW_BYTES)
+
+
+def described(frames: Sequence[Frame]) -> StoredFragment:
+    """How these frames lie in the spool."""
+    return StoredFragment(
+        len(frames), sum(frame.raw_bytes for frame in frames), sum(len(frame.data) for frame in frames)
+    )
+
+
+def stored_size(fragments: Iterable[StoredFragment]) -> int:
+    """Bytes of all stored frames of these fragments."""
+    return sum(fragment.stored_bytes for fragment in fragments)
+
+
+def chunk_range(first_chunk: int, fragments: Mapping[Fragment, StoredFragment], wanted: Fragment) -> range:
+    """The chunk ids of one fragment: fragments lie one after the other, from `first_chunk` on."""
+    start = first_chunk
+    for fragment, stored in fragments.items():
+        if fragment == wanted:
+            return range(start, start + stored.chunks)
+        start += stored.chunks
+    return range(start, start)

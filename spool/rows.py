@@ -1,0 +1,52 @@
+"""From rows of the database to plain data, in the order of `statements.RECORD_COLUMNS` and `DELIVERY_COLUMNS`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from spool.records import Delivery, Form, Fragment, Lane, Record, StoredFragment
+
+Row = Sequence[Any]
+"""A row as SQLite gives it: its columns have the types of the schema."""
+
+RECORD_WIDTH = 12
+
+_decode_fragments = msgspec.json.Decoder(dict[Fragment, tuple[int, int, int]]).decode
+
+
+def encode_fragments(fragments: Mapping[Fragment, StoredFragment]) -> str:
+    """As the `fragments` column holds them: chunks, raw bytes and stored bytes of each, in the order of chunks."""
+    return ",".join(
+        f'"{name}":[{stored.chunks},{stored.raw_bytes},{stored.stored_bytes}]' for name, stored in fragments.items()
+    ).join("{}")
+
+
+def record_of(row: Row, spool_id: str) -> Record:
+    """The record in the first `RECORD_WIDTH` columns."""
+    record_id = row[0]
+    fragments = {name: StoredFragment(*sizes) for name, sizes in _decode_fragments(row[11]).items()}
+    return Record(
+        record_id, uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9],
+        row[10], fragments,
+    )  # fmt: skip
+
+
+def uid_of(spool_id: str, record_id: int) -> str:
+    """What names a record outside its spool."""
+    return f"{spool_id}-{record_id}"
+
+
+def delivery_of(row: Row, spool_id: str, destinations: Mapping[int, str]) -> Delivery:
+    """The delivery in the columns behind the record's."""
+    destination_id, form, lane, attempts, due_at, first_failed_at, location = row[RECORD_WIDTH:]
+    return Delivery(
+        record_of(row, spool_id),
+        destinations[destination_id],
+        Form(form),
+        Lane(lane),
+        attempts,
+        due_at,
+        first_failed_at,
+        location,
+    )

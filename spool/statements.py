@@ -1,0 +1,176 @@
+"""Every SQL statement of the spool but the schema, named; a comment says why it is so where that is not plain."""
+
+from spool.records import DeliveryState
+
+_READY, _WAITING, _HELD, _DEAD = (
+    int(state) for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.DEAD)
+)
+HELD_FOR_CORE = 0
+"""`held_for` of a detail whose core is a dead letter; it blocks nobody, like the dead core itself."""
+HELD_FOR_SHARED_TOKEN = -1
+"""`held_for` where the destination refuses the token that all its deliveries share."""
+
+# Start-up and quota
+
+READ_META = "SELECT value FROM meta WHERE name = ?"
+WRITE_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+ADD_DESTINATION = "INSERT INTO destinations (name) VALUES (?) ON CONFLICT (name) DO NOTHING"
+ALL_DESTINATIONS = "SELECT destination_id, name FROM destinations"
+LAST_CHUNK = "SELECT max(chunk_id) FROM chunks"
+LAST_LOOSE_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
+
+# Counters: one update per destination and lane and transaction
+
+COUNTER_COLUMNS = "owed, ready, waiting, held, dead, delivered, expired, discarded, queued_bytes"
+ALL_COUNTERS = f"SELECT destination_id, lane, {COUNTER_COLUMNS} FROM counters"
+ADD_TO_COUNTERS = (
+    f"INSERT INTO counters (destination_id, lane, {COUNTER_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) "
+    "ON CONFLICT (destination_id, lane) DO UPDATE SET "
+    + ", ".join(f"{column} = {column} + excluded.{column}" for column in COUNTER_COLUMNS.split(", "))
+)
+RECOUNT_OPEN = (
+    "SELECT destination_id, lane, state, count(*) FROM deliveries WHERE state <= 3 GROUP BY destination_id, lane, state"
+)
+OLDEST_IN_STATE = (
+    "SELECT r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
+    "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND d.state <= 3 ORDER BY d.record_id LIMIT 1"
+)
+
+# Tokens
+
+USE_TOKEN = (
+    "INSERT INTO tokens (token_hash, value, uses) VALUES (?, ?, 0) "
+    "ON CONFLICT (token_hash) DO UPDATE SET uses = uses RETURNING token_id"
+)
+ADD_TOKEN_USES = "UPDATE tokens SET uses = uses + ? WHERE token_id = ? RETURNING uses"
+# The value is overwritten in place before its row goes: a deleted row's bytes may stay in the page.
+OVERWRITE_TOKEN = "UPDATE tokens SET value = replace(hex(zeroblob(length(value))), '00', '0') WHERE token_id = ?"
+DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"
+READ_TOKEN = "SELECT value FROM tokens WHERE token_id = ?"
+
+# Accepting
+
+# The newest 256: a call has a handful of records; one that has thousands must not slow every post of it.
+EARLIER_OF_CALL = (
+    "SELECT record_id, event, digest, settled_at, accepted_at FROM records WHERE call_id = ? "
+    "ORDER BY record_id DESC LIMIT 256"
+)
+ADD_CHUNK = "INSERT INTO chunks (chunk_id, crc32, frame) VALUES (?, ?, ?)"
+ADD_RECORD = (
+    "INSERT INTO records (call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, "
+    "token_id, first_chunk, fragments, superseded, settled_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+ADD_DELIVERY = (
+    "INSERT INTO deliveries (record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at) "
+    "VALUES (?,?,?,?,?,?,?,?)"
+)
+ADD_LOOSE_CHUNKS = "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?)"
+FORGET_LOOSE_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
+GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIMIT 1"
+
+# Records and deliveries as plain rows (spool.rows makes objects of them)
+
+RECORD_COLUMNS = (
+    "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
+    "r.accepted_at, r.token_id, r.first_chunk, r.fragments"
+)
+DELIVERY_COLUMNS = (
+    "d.destination_id, d.form, d.lane, d.attempts, d.due_at, d.first_failed_at, "
+    "(SELECT o.location FROM deliveries o WHERE o.record_id = d.record_id "
+    "AND o.destination_id = d.after_destination_id AND o.location IS NOT NULL)"
+)
+READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM records r WHERE r.record_id = ?"
+READ_DELIVERY = (
+    f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
+    "WHERE d.record_id = ? AND d.destination_id = ? AND d.form = ?"
+)
+TRACE_RECORDS = (
+    f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.call_id = ? "
+    "ORDER BY r.record_id DESC LIMIT 256"
+)
+TRACE_DELIVERIES = (
+    "SELECT destination_id, form, lane, state, attempts, due_at, settled_at, error FROM deliveries "
+    "WHERE record_id = ? ORDER BY lane, destination_id, form"
+)
+
+# The queue
+
+# In commit order, straight from the index: most of a backlog is due, since an outage is the destination's and
+# not each delivery's. What is due later than the longest possible wait was written by a clock that ran ahead.
+DUE = (
+    f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
+    f"WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = {_READY} AND d.state <= 3 "
+    "AND NOT (d.due_at BETWEEN :now + 1 AND :horizon) ORDER BY d.record_id LIMIT :limit"
+)
+NEXT_DUE = (
+    f"SELECT min(due_at) FROM deliveries WHERE destination_id = :destination AND lane = :lane "
+    f"AND state = {_READY} AND state <= 3 AND due_at BETWEEN :now + 1 AND :horizon"
+)
+DELIVERY_STATE = "SELECT state FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
+SET_STATE = (
+    "UPDATE deliveries SET state = ?, settled_at = ?, held_for = ?, error = ?, location = coalesce(?, location) "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+POSTPONE = (
+    "UPDATE deliveries SET due_at = ?, attempts = attempts + ?, "
+    "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ? "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+WAKE = (
+    f"UPDATE deliveries SET due_at = :now WHERE destination_id = :destination AND lane = :lane "
+    f"AND state = {_READY} AND state <= 3 AND due_at > :now"
+)
+HELD_FOR = (
+    "SELECT record_id, form FROM deliveries WHERE destination_id = ? AND lane = ? "
+    f"AND state = {_HELD} AND state <= 3 AND held_for = ? ORDER BY record_id LIMIT ?"
+)
+DELIVERIES_OF_RECORD = (
+    "SELECT destination_id, form, lane, state, ordered, after_destination_id, held_for FROM deliveries "
+    "WHERE record_id = ?"
+)
+# A delivery waits for queued ones of earlier records of its call: core after core, detail after both.
+# What is held with a dead core waits with it and blocks nobody.
+EARLIER_QUEUED = (
+    "SELECT 1 FROM records r JOIN deliveries d USING (record_id) "
+    "WHERE r.call_id = :call_id AND r.record_id < :record_id "
+    "AND r.settled_at IS NULL AND d.destination_id = :destination AND d.ordered "
+    f"AND d.state <= {_HELD} AND NOT (d.state = {_HELD} AND d.held_for = {HELD_FOR_CORE}) "
+    "AND (d.lane = 'core' OR :lane = 'detail') LIMIT 1"
+)
+LATER_OF_CALL = (
+    "SELECT record_id, raw_bytes FROM records WHERE call_id = ? AND record_id >= ? AND settled_at IS NULL "
+    "ORDER BY record_id LIMIT 256"
+)
+OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND state <= 3 LIMIT 1"
+MAKE_RECEIPT = "UPDATE records SET settled_at = ?, token_id = NULL WHERE record_id = ?"
+
+# Reading payloads
+
+READ_CHUNKS = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN ? AND ? ORDER BY chunk_id"
+
+# Maintenance
+
+DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"
+ALL_LOOSE_CHUNKS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk"
+OLD_RECEIPTS = (
+    "SELECT record_id FROM records WHERE settled_at IS NOT NULL AND settled_at < ? ORDER BY settled_at LIMIT ?"
+)
+OLDEST_RECEIPTS = "SELECT record_id FROM records WHERE settled_at IS NOT NULL ORDER BY settled_at LIMIT ?"
+DELETE_DELIVERIES = "DELETE FROM deliveries WHERE record_id = ?"
+DELETE_RECORD = "DELETE FROM records WHERE record_id = ?"
+COUNT_RECEIPTS = "SELECT count(*) FROM records WHERE settled_at IS NOT NULL"
+
+# Upload addresses
+
+ADD_UPLOAD = "INSERT INTO uploads (key_hash, s3_key, call_id, token_id, expires_at) VALUES (?,?,?,?,?)"
+READ_UPLOAD = (
+    "SELECT s3_key, call_id, (SELECT value FROM tokens t WHERE t.token_id = u.token_id), expires_at, record_uid, "
+    "digest FROM uploads u WHERE {} = ?"
+)
+READ_UPLOAD_BY_HASH = READ_UPLOAD.format("key_hash")
+READ_UPLOAD_BY_S3_KEY = READ_UPLOAD.format("s3_key")
+MARK_UPLOAD_USED = "UPDATE uploads SET record_uid = ?, digest = ? WHERE key_hash = ?"
+UPLOAD_TOKEN = "SELECT token_id FROM uploads WHERE key_hash = ? AND token_id IS NOT NULL"
+FORGET_UPLOAD_TOKEN = "UPDATE uploads SET token_id = NULL WHERE key_hash = ?"
+EXPIRED_UPLOADS = "SELECT key_hash, token_id FROM uploads WHERE expires_at < ? LIMIT ?"
+DELETE_UPLOAD = "DELETE FROM uploads WHERE key_hash = ?"

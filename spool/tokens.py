@@ -1,0 +1,54 @@
+"""The agents' own tokens: one table, counted uses, overwritten when nothing needs them any more (promise 9)."""
+
+import sqlite3
+from hashlib import sha256
+
+from spool import statements
+
+_KNOWN_TOKENS = 1024
+
+
+class TokenBook:
+    """Tokens and how many records and upload addresses use each. For the writer's thread only."""
+
+    def __init__(self) -> None:
+        self._ids: dict[bytes, int] = {}
+        self._changes: dict[int, int] = {}
+
+    def use(self, connection: sqlite3.Connection, token: str) -> int:
+        """One more use of `token`; returns its id."""
+        token_hash = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        token_id = self._ids.get(token_hash)
+        if token_id is None:
+            row = connection.execute(statements.USE_TOKEN, (token_hash, token)).fetchone()
+            token_id = int(row[0])
+            if len(self._ids) >= _KNOWN_TOKENS:
+                self._ids.clear()
+            self._ids[token_hash] = token_id
+        self._changes[token_id] = self._changes.get(token_id, 0) + 1
+        return token_id
+
+    def release(self, token_id: int) -> None:
+        """One use less."""
+        self._changes[token_id] = self._changes.get(token_id, 0) - 1
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Write this transaction's changes; a token that nothing uses is overwritten, then deleted."""
+        for token_id, change in self._changes.items():
+            row = connection.execute(statements.ADD_TOKEN_USES, (change, token_id)).fetchone()
+            if row is not None and row[0] <= 0:
+                connection.execute(statements.OVERWRITE_TOKEN, (token_id,))
+                connection.execute(statements.DELETE_TOKEN, (token_id,))
+                self._forget(token_id)
+
+    def committed(self) -> None:
+        """The transaction is durable."""
+        self._changes.clear()
+
+    def rolled_back(self) -> None:
+        """The transaction came to nothing; ids that it gave out are forgotten with it."""
+        self._changes.clear()
+        self._ids.clear()
+
+    def _forget(self, token_id: int) -> None:
+        self._ids = {token_hash: known for token_hash, known in self._ids.items() if known != token_id}
