@@ -36,9 +36,7 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
     names = [item.get("name") for item in destinations if isinstance(item, dict)]
     for name, count in Counter(name for name in names if isinstance(name, str)).items():
         if count > 1:
-            yield Problem(
-                key="destinations", value=f'"{name}"', advice=f"{count} have this name: each needs its own"
-            )
+            yield Problem(key="destinations", value=f'"{name}"', advice=f"{count} have this name: each needs its own")
     for shortcut in SHORTCUTS:
         yield from _idle(shortcut, environment, destinations)
     if not destinations:

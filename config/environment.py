@@ -36,7 +36,7 @@ def environment_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
     known = variables()
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known and not _is_kubernetes_link(name, environment):
-            yield Problem(key=name, value=MASK, advice=did_you_mean(name, known))
+            yield Problem(key=name, value=MASK, advice=did_you_mean(name, sorted(known), prefix=PREFIX))
     for name in _secret_variables():
         if environment.get(name) == "":
             advice = "is set but empty, which would quietly turn it off: give it a value, or unset it"

@@ -32,7 +32,8 @@ class InvalidConfiguration(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def did_you_mean(unknown: str, known: Iterable[str]) -> str:
-    """Advice about an unknown name: the nearest known one, if any is near."""
-    near = difflib.get_close_matches(unknown, list(known), n=1, cutoff=0.6)
-    return f"is unknown; did you mean {near[0]}?" if near else "is unknown"
+def did_you_mean(unknown: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Advice about an unknown name: the nearest known one, if any is near. A shared prefix makes no two names near."""
+    tails = [name.removeprefix(prefix) for name in known]
+    near = difflib.get_close_matches(unknown.removeprefix(prefix), tails, n=1, cutoff=0.6)
+    return f"is unknown; did you mean {prefix}{near[0]}?" if near else "is unknown"

@@ -16,6 +16,9 @@ from config.settings import Settings
 
 _LONGEST_VALUE = 80
 
+_CONSEQUENCE = "default_factory_not_called"
+"""A default that depends on other fields could not be made, because one of those is wrong: told already."""
+
 _ADVICE = {
     "missing": "should be given",
     "model_type": "should be a table",
@@ -29,7 +32,8 @@ _ADVICE = {
 def problems_of(error: ValidationError, layers: Sequence[Layer]) -> Iterator[Problem]:
     """Every problem that a check of these layers found; the first layer wins over the others."""
     for details in error.errors(include_url=False, include_input=False):
-        yield _problem(details, layers)
+        if details["type"] != _CONSEQUENCE:
+            yield _problem(details, layers)
 
 
 def _problem(details: ErrorDetails, layers: Sequence[Layer]) -> Problem:

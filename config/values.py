@@ -69,9 +69,7 @@ def format_path(path: Path) -> str:
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0), Shown(format_size)]
 """Bytes, at least one."""
-OptionalSize = Annotated[
-    Annotated[int, Field(gt=0)] | None, BeforeValidator(_or_none(parse_size)), Shown(format_size)
-]
+OptionalSize = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_or_none(parse_size)), Shown(format_size)]
 """Bytes, or no limit."""
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0), Shown(format_duration)]
 """Seconds, more than none."""

@@ -1,0 +1,132 @@
+"""Tests of what a file, variables and options make together."""
+
+from pathlib import Path
+
+import pytest
+
+from config.destinations import FileDestination, HttpDestination, TokenMode
+from config.loader import load
+from tests.config.conftest import WriteFile, problems
+
+ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
+
+
+def test_a_variable_wins_over_the_file_and_the_file_over_the_default(write_file: WriteFile) -> None:
+    """Defaults, then the file, then the environment: the later wins, and each value's origin is known."""
+    file = write_file('[intake]\nbatch_max_lines = 5\nmemory_wait = "1s"\n')
+    loaded = load(file, {**ENDPOINT, "CALLSPOOL_INTAKE_BATCH_MAX_LINES": "7"})
+    assert loaded.settings.intake.batch_max_lines == 7
+    assert loaded.settings.intake.memory_wait == 1.0
+    assert loaded.settings.intake.inline_max == 16 * 1024**2
+    assert loaded.origins["intake", "batch_max_lines"] == "CALLSPOOL_INTAKE_BATCH_MAX_LINES"
+    assert loaded.origins["intake", "memory_wait"] == str(file)
+    assert ("intake", "inline_max") not in loaded.origins
+
+
+def test_the_file_can_be_named_by_a_variable(write_file: WriteFile) -> None:
+    """CALLSPOOL_CONFIG stands for --config; the option wins."""
+    file = write_file('[log]\nlevel = "debug"\n')
+    assert load(None, {**ENDPOINT, "CALLSPOOL_CONFIG": str(file)}).settings.log.level == "debug"
+    other = file.with_name("other.toml")
+    other.write_text('[log]\nlevel = "error"\n')
+    assert load(other, {**ENDPOINT, "CALLSPOOL_CONFIG": str(file)}).settings.log.level == "error"
+
+
+def test_an_endpoint_variable_alone_is_a_destination() -> None:
+    """No file is needed: one URL makes a destination that is sent the agent's own token."""
+    (destination,) = load(None, ENDPOINT).settings.destinations
+    assert isinstance(destination, HttpDestination)
+    assert (destination.name, destination.url) == ("endpoint", ENDPOINT["CALLSPOOL_ENDPOINT_URL"])
+    assert destination.token_mode is TokenMode.FORWARD
+
+
+def test_an_endpoint_token_replaces_the_agents() -> None:
+    """CALLSPOOL_ENDPOINT_TOKEN is what the endpoint is sent."""
+    (destination,) = load(None, {**ENDPOINT, "CALLSPOOL_ENDPOINT_TOKEN": "t0ken"}).settings.destinations
+    assert isinstance(destination, HttpDestination)
+    assert destination.token is not None
+    assert destination.token.get_secret_value() == "t0ken"
+    assert destination.token_mode is TokenMode.REPLACE
+
+
+def test_the_endpoint_variables_add_to_a_destination_of_that_name(write_file: WriteFile) -> None:
+    """A destination called endpoint in the file keeps its other settings and takes the variables' values."""
+    file = write_file(
+        '[[destinations]]\nname = "other"\ntype = "file"\npath = "x"\n'
+        '[[destinations]]\nname = "endpoint"\ntype = "http"\nurl = "https://old/"\nlarge = "whole"\n'
+    )
+    loaded = load(file, ENDPOINT)
+    _, destination = loaded.settings.destinations
+    assert isinstance(destination, HttpDestination)
+    assert (destination.url, destination.large) == (ENDPOINT["CALLSPOOL_ENDPOINT_URL"], "whole")
+    assert loaded.origins["destinations", 1, "url"] == "CALLSPOOL_ENDPOINT_URL"
+    assert loaded.origins["destinations", 1, "large"] == str(file)
+
+
+def test_local_adds_a_file_destination() -> None:
+    """--local delivers into ./callspool-data/delivered, with or without other destinations."""
+    (local,) = load(None, {}, local=True).settings.destinations
+    assert isinstance(local, FileDestination)
+    assert (local.name, local.path) == ("local", Path("callspool-data/delivered"))
+    assert [each.name for each in load(None, ENDPOINT, local=True).settings.destinations] == ["endpoint", "local"]
+
+
+def test_without_a_destination_the_settings_are_refused_and_the_way_out_is_named() -> None:
+    """A gateway that delivers nowhere does not start; the message says what to set."""
+    found = problems(None, local=False)
+    assert list(found) == ["destinations"]
+    assert "CALLSPOOL_ENDPOINT_URL" in found["destinations"].advice
+    assert "--local" in found["destinations"].advice
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    """Compose files pass variables on that nobody set: they are empty, and the default holds."""
+    environment = {**ENDPOINT, "CALLSPOOL_INTAKE_LISTEN": "", "CALLSPOOL_CONFIG": ""}
+    assert str(load(None, environment).settings.intake.listen) == "127.0.0.1:7717"
+
+
+def test_what_kubernetes_puts_into_containers_is_not_ours() -> None:
+    """A Service named callspool makes Kubernetes set CALLSPOOL_* variables: those are passed over, there only."""
+    links = {
+        "CALLSPOOL_SERVICE_HOST": "10.0.0.1",
+        "CALLSPOOL_SERVICE_PORT_INTAKE": "7717",
+        "CALLSPOOL_PORT": "tcp://10.0.0.1:7717",
+        "CALLSPOOL_PORT_7717_TCP_ADDR": "10.0.0.1",
+        "CALLSPOOL_ADMIN_SERVICE_PORT": "7718",
+    }
+    load(None, {**ENDPOINT, **links, "KUBERNETES_SERVICE_HOST": "10.0.0.2"})
+    assert set(problems(None, links)) == set(links)
+
+
+@pytest.mark.parametrize(
+    ("url", "caution"),
+    [
+        ("https://host/x?code=abc", "secret in its query (code)"),
+        ("http://host/x", "not https"),
+    ],
+)
+def test_a_doubtful_endpoint_is_allowed_with_a_caution(url: str, caution: str) -> None:
+    """What may be meant so is not refused, but said, and never with the secret itself."""
+    (said,) = load(None, {"CALLSPOOL_ENDPOINT_URL": url}).cautions
+    assert caution in said
+    assert "abc" not in said
+
+
+def test_an_open_intake_without_a_token_is_allowed_with_a_caution() -> None:
+    """Whoever can reach the intake can post to it: said, unless a token guards it."""
+    open_to_all = {**ENDPOINT, "CALLSPOOL_INTAKE_LISTEN": "0.0.0.0:7717"}
+    (said,) = load(None, open_to_all).cautions
+    assert "takes posts from anyone" in said
+    assert load(None, {**open_to_all, "CALLSPOOL_INTAKE_TOKEN": "t"}).cautions == ()
+
+
+def test_a_core_larger_than_a_request_is_allowed_with_a_caution(write_file: WriteFile) -> None:
+    """An endpoint that takes less than a core gets said so before a core becomes a dead letter."""
+    file = write_file('[[destinations]]\nname="a"\ntype="http"\nurl="https://h"\nmax_request_bytes="400KB"\n')
+    (said,) = load(file, {}).cautions
+    assert "destinations[a].max_request_bytes" in said
+
+
+def test_an_http_endpoint_on_this_machine_needs_no_caution() -> None:
+    """Plain HTTP that never leaves the machine is nothing to say a word about."""
+    assert load(None, {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/x"}).cautions == ()
