@@ -5,7 +5,7 @@ makes one attempt, and says what came of it. It keeps no queue, decides no retry
 a destination or a network does: that is an outcome.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -126,9 +126,29 @@ class DispatchObserver(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class DestinationStatus:
+    """How a destination does at one moment, for people and for metrics."""
+
+    name: str
+    type: str
+    """The kind of destination, as the configuration calls it; empty where it no longer is configured."""
+    configured: bool
+    """False for a destination that the configuration no longer has but that is still owed deliveries."""
+    up: bool
+    """Whether it takes deliveries; one that was never tried counts as up."""
+    reason: str
+    """Why it is down; empty while it is up."""
+    retry_at: int | None
+    """When it is tried again while it is down."""
+    in_flight: Mapping[Lane, int]
+    """Attempts under way in each lane."""
+
+
 __all__ = [
     "Delivered",
     "DeliveryKey",
+    "DestinationStatus",
     "DispatchObserver",
     "Outcome",
     "PayloadReader",
