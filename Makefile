@@ -77,7 +77,7 @@ bench: $(READY) ## Measure callspool beside a bare aiohttp handler (options: mak
 lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=--upgrade: the newest)
 	@tool="$$(mktemp -d)"; trap 'rm -rf "$$tool"' EXIT; \
 	"$(PYTHON)" -m venv "$$tool"; \
-	"$$tool/bin/pip" install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
+	"$$tool/bin/pip" install -qq --disable-pip-version-check uv==$(UV_VERSION); \
 	index="$${PIP_INDEX_URL:-$$("$$tool/bin/pip" config get global.index-url 2>/dev/null || true)}"; \
 	if [[ -n $$index ]]; then export UV_DEFAULT_INDEX="$$index"; fi; \
 	compile() { "$$tool/bin/uv" pip compile --universal --python-version 3.11 --generate-hashes \

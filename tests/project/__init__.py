@@ -1,0 +1,1 @@
+"""Rules about the project itself: its files, its locks, its examples and its documentation."""

@@ -1,0 +1,51 @@
+"""The commands of the repository: make's targets, what CI runs, and what a commit is checked by."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.project.repository import ROOT, text
+
+TARGETS = re.findall(r"^\.PHONY: (\S+)$", text("Makefile"), re.MULTILINE)
+
+
+def test_make_alone_lists_every_target_with_its_help():
+    """`make` is the table of contents: no target is missing, none is without a line."""
+    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
+    lines = dict(re.findall(r"^  make (\S+) +(\S.*)$", told, re.MULTILINE))
+    assert sorted(lines) == sorted(TARGETS)
+
+
+def test_the_targets_that_people_are_told_of_exist():
+    """What CONTRIBUTING.md and the README tell to run with make can be run."""
+    told = set()
+    for name in ("CONTRIBUTING.md", "README.md"):
+        if (ROOT / name).exists():
+            told |= set(re.findall(r"(?:`|^    )make ([a-z]+)", text(name), re.MULTILINE))
+    assert told
+    assert told <= set(TARGETS)
+
+
+def test_ci_runs_what_a_developer_runs():
+    """.ci/run is `make test`, so that passing here means passing there."""
+    assert re.findall(r"^(?!#|set|cd).+$", text(".ci/run"), re.MULTILINE) == ["exec make test"]
+
+
+@pytest.mark.parametrize("python", ["/nonexistent/python3", "false"])
+def test_a_missing_or_old_python_is_told_of_clearly(tmp_path, python):
+    """Set-up with no suitable Python fails with a sentence that says what is needed."""
+    for name in ("Makefile", "requirements.lock", "requirements-dev.lock", "requirements-build.lock", "pyproject.toml"):
+        (tmp_path / name).write_text(text(name), encoding="utf-8")
+    command = ["make", "setup", f"PYTHON={python}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stderr
+
+
+def test_hooks_run_only_what_the_setup_installs():
+    """No pre-commit hook fetches anything: each runs a program from .venv."""
+    entries = re.findall(r"^ +entry: (\S+)", text(".pre-commit-config.yaml"), re.MULTILINE)
+    assert entries
+    assert all(entry.startswith(".venv/bin/") for entry in entries)
+    assert re.findall(r"- repo: (\S+)", text(".pre-commit-config.yaml")) == ["local"]

@@ -1,0 +1,39 @@
+"""The examples under deploy/ and the image: they name only settings and metrics that exist."""
+
+import re
+
+import pytest
+import yaml
+
+from config.catalogue import variables
+from tests.project.repository import text, tracked
+
+EXAMPLES = [path for path in tracked() if path.parts[0] == "deploy" or path.name == "Dockerfile"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=str)
+def test_an_example_names_only_settings_that_exist(path):
+    """Every CALLSPOOL_ variable in an example is known to the configuration, which refuses unknown ones."""
+    assert set(re.findall(r"\bCALLSPOOL_[A-Z0-9_]+", text(path))) <= variables()
+
+
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.suffix in {".yml", ".yaml"}], ids=str)
+def test_an_example_is_valid_yaml(path):
+    """Every example can be read."""
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(text(path)))
+
+
+def test_the_image_runs_as_a_number_and_stops_by_sigterm():
+    """Kubernetes can verify that it is not root, and a stop reaches the drain."""
+    assert re.search(r"^USER \d+:\d+$", text("Dockerfile"), re.MULTILINE)
+    assert re.search(r"^STOPSIGNAL SIGTERM$", text("Dockerfile"), re.MULTILINE)
+    assert re.search(r"^VOLUME /var/lib/callspool$", text("Dockerfile"), re.MULTILINE)
+
+
+def test_the_image_is_built_from_nothing_but_what_it_needs():
+    """.dockerignore starts from nothing, and names all that the Dockerfile's build reads."""
+    lines = text(".dockerignore").splitlines()
+    assert lines[1] == "*"
+    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert {"gateway", "spool", "uploaders", "config", "pyproject.toml", "README.md", "LICENSE"} <= kept
+    assert {"requirements.lock", "requirements-build.lock"} <= kept
