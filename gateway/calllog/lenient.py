@@ -53,6 +53,22 @@ def read_object(kind: type[Shape], raw: Readable) -> Shape:
     return whole
 
 
+def read_elements(raw: Readable) -> list[msgspec.Raw] | None:
+    """The elements of a JSON array as they came; None when it is no array that can be read."""
+    try:
+        return _elements(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def read_members(raw: Readable) -> dict[str, msgspec.Raw] | None:
+    """The members of a JSON object as they came, the last of duplicates; None when it is none that can be read."""
+    try:
+        return _members(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 def without_lone_surrogates(raw: Readable) -> bytes | None:
     """A copy of a JSON value with U+FFFD for each half of a surrogate pair; None when it has none or is too large."""
     view = memoryview(raw)
@@ -62,18 +78,12 @@ def without_lone_surrogates(raw: Readable) -> bytes | None:
 
 
 def _each(kind: type[Shape], raw: Readable) -> list[Shape] | None:
-    try:
-        elements = _elements(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return [read_object(kind, element) for element in elements]
+    elements = read_elements(raw)
+    return None if elements is None else [read_object(kind, element) for element in elements]
 
 
 def _field_by_field(kind: type[Shape], raw: Readable) -> Shape:
-    try:
-        values = _members(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return kind()
+    values = read_members(raw) or {}
     fitting = {}
     for field in msgspec.structs.fields(kind):
         if field.encode_name in values and (value := _field(field.type, values[field.encode_name])) is not None:
