@@ -1,0 +1,124 @@
+"""Logging: one set-up for our own messages and for those of libraries.
+
+Everything goes to standard error, as JSON lines or, at a terminal, as coloured text; times are UTC in ISO 8601.
+Secrets are kept out of messages where they are written; what is masked here is the second line of defence.
+"""
+
+import logging
+import re
+import sys
+from enum import StrEnum
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+MASK = "***"
+
+_SECRET_KEY = re.compile(
+    r"(?:^|[_.-])(?:token|secret|password|passwd|authorization|api[_-]?key|cookie|credentials?|signature)$",
+    re.IGNORECASE,
+)
+_SECRET_NAME = r"[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)|sig|code|key"
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(://)[^/?#@\s]+@"), rf"\1{MASK}@"),
+    (re.compile(rf"([?&;](?:{_SECRET_NAME})=)[^&;#\s\"'<>]+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (
+        re.compile(
+            r"((?:authorization|x-pype-token|x-api-key|cookie|token|api_?key|password|secret)[\"']?\s*[:=]\s*)"
+            r"(?!(?:bearer|basic)\s+\*)(?:\"[^\"]*\"|'[^']*'|[^\s\"',;}&]+)",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+)
+
+
+class LogStyle(StrEnum):
+    """How messages are written."""
+
+    AUTO = "auto"
+    """CONSOLE at a terminal, JSON otherwise."""
+    JSON = "json"
+    """One JSON object a line."""
+    CONSOLE = "console"
+    """Coloured text, one message a line."""
+
+
+def configure_logging(level: str = "info", style: str = LogStyle.AUTO, stream: TextIO | None = None) -> None:
+    """Send every message of at least `level` to `stream` (standard error), in this style. Replaces what was set.
+
+    Access logs of the web server are left out: posts are counted by metrics, not written down one by one.
+    """
+    target = sys.stderr if stream is None else stream
+    as_text = style == LogStyle.CONSOLE or (style == LogStyle.AUTO and target.isatty())
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_described(),
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                redact,
+                _renderer(as_text=as_text, colors=target.isatty()),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_described(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Mask what looks like a secret, by the name of its key or by its form within a text."""
+    return {key: _redacted(key, value) for key, value in event_dict.items()}
+
+
+def redact_text(text: str) -> str:
+    """A text with tokens, credentials and secrets of queries masked."""
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _redacted(key: object, value: object) -> object:
+    if isinstance(key, str) and isinstance(value, str | bytes) and _SECRET_KEY.search(key):
+        return MASK
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, bytes | BaseException):
+        return redact_text(str(value))
+    if isinstance(value, dict):
+        return {name: _redacted(name, below) for name, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(key, below) for below in value]
+    return value
+
+
+def _described() -> list[Processor]:
+    """What every message gets: its context, level, logger and time."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.stdlib.PositionalArgumentsFormatter(),
+    ]
+
+
+def _renderer(*, as_text: bool, colors: bool) -> Processor:
+    if as_text:
+        return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return structlog.processors.JSONRenderer()
