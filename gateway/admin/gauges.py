@@ -1,0 +1,97 @@
+"""The metrics that are read when they are asked for: backlog, spool, destinations.
+
+All of one scrape comes from one snapshot of the spool, so that its figures agree with each other.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from gateway.admin.sources import Sources
+from spool.records import SpoolStats
+
+
+class GaugeCollector(Collector):
+    """Reads the gauges from the spool and the dispatcher; while the spool is not open its gauges are missing."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges without values, so that registering reads nothing."""
+        yield from (_backlog_records(), _backlog_bytes(), _oldest_pending(), _dead_records())
+        yield from (_spool_bytes(), _spool_limit(), _unaccounted(), _destination_up())
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The gauges as they are now."""
+        stats = self._sources.spool()
+        if stats is not None:
+            yield from _of_lanes(stats, self._sources.clock())
+            yield from _of_spool(stats)
+        up = _destination_up()
+        for destination in self._sources.destinations():
+            if destination.configured:
+                up.add_metric((destination.name,), float(destination.up))
+        yield up
+
+
+def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:
+    records, size, oldest, dead = _backlog_records(), _backlog_bytes(), _oldest_pending(), _dead_records()
+    dead_by_destination: dict[str, int] = {}
+    for (destination, lane), counts in sorted(stats.lanes.items()):
+        labels = (destination, lane.value)
+        records.add_metric(labels, counts.queued)
+        size.add_metric(labels, counts.queued_bytes)
+        accepted_at = stats.oldest_pending.get((destination, lane))
+        oldest.add_metric(labels, 0.0 if accepted_at is None else max(0, now - accepted_at) / 1000)
+        dead_by_destination[destination] = dead_by_destination.get(destination, 0) + counts.dead
+    for destination, count in dead_by_destination.items():
+        dead.add_metric((destination,), count)
+    yield from (records, size, oldest, dead)
+
+
+def _of_spool(stats: SpoolStats) -> Iterator[GaugeMetricFamily]:
+    used, limit, unaccounted = _spool_bytes(), _spool_limit(), _unaccounted()
+    used.add_metric((), stats.used_bytes)
+    limit.add_metric((), stats.limit_bytes)
+    unaccounted.add_metric((), stats.unaccounted)
+    yield from (used, limit, unaccounted)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"callspool_{name}", meaning, labels=labels)
+
+
+def _backlog_records() -> GaugeMetricFamily:
+    return _gauge("backlog_records", "Deliveries still to be made.", "destination", "lane")
+
+
+def _backlog_bytes() -> GaugeMetricFamily:
+    return _gauge("backlog_bytes", "Raw bytes of the records still to be delivered.", "destination", "lane")
+
+
+def _oldest_pending() -> GaugeMetricFamily:
+    meaning = "Age of the oldest record still to be delivered; 0 if there is none."
+    return _gauge("oldest_pending_seconds", meaning, "destination", "lane")
+
+
+def _dead_records() -> GaugeMetricFamily:
+    return _gauge("dead_records", "Deliveries that are dead letters.", "destination")
+
+
+def _spool_bytes() -> GaugeMetricFamily:
+    return _gauge("spool_bytes", "Bytes that the spool takes on disk, write-ahead log and staging included.")
+
+
+def _spool_limit() -> GaugeMetricFamily:
+    return _gauge("spool_limit_bytes", "Bytes that the spool may take at most.")
+
+
+def _unaccounted() -> GaugeMetricFamily:
+    meaning = "Deliveries owed that are neither queued nor dead nor ended, by independent counts. Must be 0."
+    return _gauge("unaccounted_records", meaning)
+
+
+def _destination_up() -> GaugeMetricFamily:
+    return _gauge("destination_up", "1 while the destination takes deliveries, else 0.", "destination")

@@ -1,0 +1,78 @@
+"""What the admin side asks of the rest of the gateway: the narrow interfaces it reads from."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from spool.records import SpoolStats, TracedRecord
+from uploaders.uploader import DestinationStatus
+
+
+class Phase(StrEnum):
+    """Where the gateway stands between its start and its end."""
+
+    STARTING = "starting"
+    """Not yet able to take posts."""
+    RUNNING = "running"
+    """Takes posts, as far as the spool can."""
+    STOPPING = "stopping"
+    """Takes no new posts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """The phase of the gateway, and what it is waiting for or why it stops."""
+
+    phase: Phase
+    reasons: tuple[str, ...] = ()
+
+
+class SpoolSource(Protocol):
+    """Reads the spool's figures from memory."""
+
+    def __call__(self) -> SpoolStats | None:
+        """The spool at this moment; None while it is not open."""
+        ...
+
+
+class TraceSource(Protocol):
+    """Looks up what came of a call."""
+
+    def __call__(self, call_id: str) -> Awaitable[tuple[TracedRecord, ...]]:
+        """The records of a call, the oldest first; none if it is unknown.
+
+        Raises `spool.errors.SpoolError` where the spool cannot be read.
+        """
+        ...
+
+
+class DestinationSource(Protocol):
+    """Reads from memory how the destinations do."""
+
+    def __call__(self) -> tuple[DestinationStatus, ...]:
+        """Every destination, in the order of the configuration; those only the spool knows come last."""
+        ...
+
+
+class LifecycleSource(Protocol):
+    """Reads the phase of the gateway."""
+
+    def __call__(self) -> Lifecycle:
+        """The phase at this moment."""
+        ...
+
+
+Clock = Callable[[], int]
+"""Milliseconds since the Unix epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Everything that the admin side reads."""
+
+    spool: SpoolSource
+    trace: TraceSource
+    destinations: DestinationSource
+    lifecycle: LifecycleSource
+    clock: Clock

@@ -1,0 +1,177 @@
+"""The trace of a call: what came of its records, shaped for people and for JSON.
+
+Pure: the same document is served by the intake, served by the admin API, and read by the command line.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import msgspec
+
+from spool.records import DeliveryState, Form, Fragment, TracedDelivery, TracedRecord
+
+
+class Stage(StrEnum):
+    """How far a record has come, the most pressing first."""
+
+    SUPERSEDED = "superseded"
+    """A later event of the call had been accepted before: recorded, and sent to nobody."""
+    DEAD = "dead"
+    """At least one delivery is a dead letter."""
+    HELD = "held"
+    """At least one delivery is set aside until its reason is gone."""
+    QUEUED = "queued"
+    """Accepted, and not yet at every destination."""
+    CORE_SENT = "core_sent"
+    """Every destination has the core; a detail or a notice is still to be sent."""
+    GIVEN_UP = "given_up"
+    """At least one delivery expired or was discarded; nothing is left to be sent."""
+    DELIVERED = "delivered"
+    """Everything is delivered."""
+
+
+class DeliveryTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """One delivery. Times are ISO 8601 in UTC."""
+
+    destination: str
+    form: str
+    lane: str
+    state: str
+    attempts: int
+    """How many attempts have failed."""
+    next_attempt_at: str | None
+    """When it is tried next; None unless it is ready."""
+    settled_at: str | None
+    """When it was delivered or given up."""
+    error: str | None
+
+
+class RecordTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """One record of the call. Times are ISO 8601 in UTC, sizes bytes."""
+
+    record_id: str
+    event: str
+    agent_id: str | None
+    environment: str | None
+    accepted_at: str
+    upload_method: str
+    """`single` or `two_phase`."""
+    sha256: str
+    raw_bytes: int
+    stored_bytes: int
+    stage: Stage
+    where: str
+    """Where it is now, in a sentence."""
+    core_sent_at: str | None
+    """When the last destination had the core (or the whole); None while one has not."""
+    detail_sent_at: str | None
+    """When the last destination had the detail; None while one has not, or if there is none."""
+    deliveries: tuple[DeliveryTrace, ...]
+
+
+class CallTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the spool knows of a call, in the order of acceptance."""
+
+    call_id: str
+    records: tuple[RecordTrace, ...]
+
+
+def trace_of(call_id: str, records: tuple[TracedRecord, ...]) -> CallTrace:
+    """The trace of a call from what the spool tells of it; without records if it knows none."""
+    return CallTrace(call_id=call_id, records=tuple(_record(record) for record in records))
+
+
+def instant(milliseconds: int) -> str:
+    """A time in ISO 8601, UTC, with milliseconds: `2025-01-31T12:00:00.000Z`."""
+    at = datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _record(traced: TracedRecord) -> RecordTrace:
+    record = traced.record
+    stage = stage_of(traced)
+    return RecordTrace(
+        record_id=record.uid,
+        event=record.event,
+        agent_id=record.agent_id,
+        environment=record.environment,
+        accepted_at=instant(record.accepted_at),
+        upload_method="single" if _is_whole(traced) else "two_phase",
+        sha256=record.digest.hex(),
+        raw_bytes=record.raw_bytes,
+        stored_bytes=record.stored_bytes,
+        stage=stage,
+        where=_where(stage, traced.deliveries),
+        core_sent_at=_sent_at(traced.deliveries, Form.WHOLE, Form.CORE),
+        detail_sent_at=_sent_at(traced.deliveries, Form.DETAIL),
+        deliveries=tuple(_delivery(delivery) for delivery in traced.deliveries),
+    )
+
+
+def stage_of(traced: TracedRecord) -> Stage:
+    """How far a record has come, by its deliveries."""
+    states = {delivery.state for delivery in traced.deliveries}
+    if traced.superseded:
+        return Stage.SUPERSEDED
+    if DeliveryState.DEAD in states:
+        return Stage.DEAD
+    if DeliveryState.HELD in states:
+        return Stage.HELD
+    if any(state.queued for state in states):
+        return Stage.QUEUED if _sent_at(traced.deliveries, Form.WHOLE, Form.CORE) is None else Stage.CORE_SENT
+    if states - {DeliveryState.DELIVERED}:
+        return Stage.GIVEN_UP
+    return Stage.DELIVERED
+
+
+def _is_whole(traced: TracedRecord) -> bool:
+    """Whether it is stored in one piece; of a receipt, which has no fragments left, its deliveries tell."""
+    if traced.record.fragments:
+        return Fragment.REST not in traced.record.fragments
+    return all(delivery.form is Form.WHOLE for delivery in traced.deliveries)
+
+
+def _sent_at(deliveries: tuple[TracedDelivery, ...], *forms: Form) -> str | None:
+    wanted = [delivery for delivery in deliveries if delivery.form in forms]
+    times = [
+        each.settled_at for each in wanted if each.state is DeliveryState.DELIVERED and each.settled_at is not None
+    ]
+    return instant(max(times)) if times and len(times) == len(wanted) else None
+
+
+def _delivery(delivery: TracedDelivery) -> DeliveryTrace:
+    return DeliveryTrace(
+        destination=delivery.destination,
+        form=delivery.form.value,
+        lane=delivery.lane.value,
+        state=delivery.state.name.lower(),
+        attempts=delivery.attempts,
+        next_attempt_at=instant(delivery.due_at) if delivery.state is DeliveryState.READY else None,
+        settled_at=None if delivery.settled_at is None else instant(delivery.settled_at),
+        error=delivery.error,
+    )
+
+
+def _where(stage: Stage, deliveries: tuple[TracedDelivery, ...]) -> str:
+    match stage:
+        case Stage.SUPERSEDED:
+            return "not sent: a later event of the call was accepted before it"
+        case Stage.DEAD:
+            return f"dead letter: {_told(deliveries, DeliveryState.DEAD)}"
+        case Stage.HELD:
+            return f"held: {_told(deliveries, DeliveryState.HELD)}"
+        case Stage.QUEUED | Stage.CORE_SENT:
+            return f"in the spool: {_told(deliveries, DeliveryState.READY, DeliveryState.WAITING)} to be sent"
+        case Stage.GIVEN_UP:
+            return f"given up: {_told(deliveries, DeliveryState.EXPIRED, DeliveryState.DISCARDED)}"
+        case Stage.DELIVERED:
+            return "delivered" if deliveries else "accepted; owed to no destination"
+
+
+def _told(deliveries: tuple[TracedDelivery, ...], *states: DeliveryState) -> str:
+    """The deliveries in these states: `core to endpoint (why)`, joined by commas."""
+    return ", ".join(
+        f"{each.form} to {each.destination}{f' ({each.error})' if each.error else ''}"
+        for each in deliveries
+        if each.state in states
+    )
