@@ -45,9 +45,7 @@ def pieces_of(delivery: Delivery) -> tuple[Piece, ...]:
 def raw_bytes_of(delivery: Delivery) -> int:
     """The length of that document in bytes, known without reading the payload."""
     fragments = delivery.record.fragments
-    return sum(
-        len(piece) if isinstance(piece, bytes) else fragments[piece].raw_bytes for piece in pieces_of(delivery)
-    )
+    return sum(len(piece) if isinstance(piece, bytes) else fragments[piece].raw_bytes for piece in pieces_of(delivery))
 
 
 def parse_location(location: str | None) -> tuple[str, str]:

@@ -101,9 +101,7 @@ async def test_the_envelope_tells_its_sizes() -> None:
     delivery = a_large_delivery(payloads, 100_000, Form.CORE)
     delivery = a_large_delivery(payloads, 100_000)
     plain = (await encode(delivery, payloads.frames, Encoding.IDENTITY, max_bytes=LIMIT)).size
-    envelope = json.loads(
-        (await encode(delivery, payloads.frames, Encoding.ENVELOPE, max_bytes=LIMIT)).data.read()
-    )
+    envelope = json.loads((await encode(delivery, payloads.frames, Encoding.ENVELOPE, max_bytes=LIMIT)).data.read())
     assert envelope["original_size"] == plain
     assert envelope["compressed_size"] == len(envelope["data"])
     assert envelope["compression_ratio"] == round(len(envelope["data"]) / plain, 4)
@@ -126,9 +124,7 @@ async def test_the_limit_is_exact(encoding: Encoding) -> None:
         await encode(a_delivery(record), payloads.frames, encoding, max_bytes=smallest - 1)
 
 
-@pytest.mark.parametrize(
-    ("encoding", "most_frames"), [(Encoding.IDENTITY, 0), (Encoding.ZSTD, 4), (Encoding.GZIP, 8)]
-)
+@pytest.mark.parametrize(("encoding", "most_frames"), [(Encoding.IDENTITY, 0), (Encoding.ZSTD, 4), (Encoding.GZIP, 8)])
 async def test_a_body_that_cannot_fit_is_given_up_early(encoding: Encoding, most_frames: int) -> None:
     """Reading stops as soon as the limit is passed, so a giant costs no more than a body of the limit."""
     payloads = Payloads()

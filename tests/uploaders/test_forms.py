@@ -106,9 +106,7 @@ async def test_a_notice_tells_of_the_object() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "location", [None, "", "s3://", "s3://bucket", "s3://bucket/", "s3:///key", "file:///x/y"]
-)
+@pytest.mark.parametrize("location", [None, "", "s3://", "s3://bucket", "s3://bucket/", "s3:///key", "file:///x/y"])
 def test_a_notice_without_an_object_is_refused(location: str | None) -> None:
     """Only s3://bucket/key is a location that a notice can tell of."""
     with pytest.raises(BadLocation):

@@ -22,9 +22,7 @@ HOUR = 3_600_000
 POLICY = RetryPolicy(initial=1, maximum=300, give_up_after=24 * 3600)
 
 
-@pytest.mark.parametrize(
-    ("failures", "bound"), [(0, 1), (1, 2), (2, 4), (8, 256), (9, 300), (64, 300), (100_000, 300)]
-)
+@pytest.mark.parametrize(("failures", "bound"), [(0, 1), (1, 2), (2, 4), (8, 256), (9, 300), (64, 300), (100_000, 300)])
 def test_the_wait_doubles_up_to_the_maximum(failures: int, bound: float) -> None:
     """The bound of the wait doubles with each failure, stays at the maximum, and never overflows."""
     assert backoff_seconds(POLICY, failures, 0.0) == 0
@@ -70,9 +68,7 @@ def test_probes_wait_a_minute_then_longer() -> None:
         ("Sun, 15 Jun 99999 15:06:49 GMT", None),
     ],
 )
-def test_retry_after_is_read_in_both_forms_and_garbage_is_ignored(
-    value: str | None, seconds: float | None
-) -> None:
+def test_retry_after_is_read_in_both_forms_and_garbage_is_ignored(value: str | None, seconds: float | None) -> None:
     """Retry-After is seconds or a date, capped at an hour; anything else counts as absent."""
     assert parse_retry_after(value, NOW) == seconds
 
@@ -162,7 +158,5 @@ def test_what_an_outcome_does_to_its_delivery(
 ) -> None:
     """Each outcome leads to one settlement, decided by the delivery's history and the policy alone."""
     delivery = a_delivery(a_record(token_id=7), **fields)
-    settled = decide(
-        outcome, delivery, NOW, POLICY, jitter=0.5, destination_succeeded_since_first_failure=others_pass
-    )
+    settled = decide(outcome, delivery, NOW, POLICY, jitter=0.5, destination_succeeded_since_first_failure=others_pass)
     assert settled == expected

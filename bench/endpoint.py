@@ -1,0 +1,310 @@
+"""An endpoint that behaves as Whispey's does, for tests and benchmarks: a real HTTP server on loopback.
+
+In a test:            async with Endpoint() as endpoint: ... endpoint.url, endpoint.arrivals
+As a process:         python -m bench.endpoint --port 0 --journal FILE     (prints its URL first)
+Faults while it runs: POST /_fault {"kind": "status", "status": 503, "retry_after": "2", "times": 3}
+
+It takes plain JSON, the envelope, and gzip or zstd bodies; answers 413 above 6 MB, 404 "Call log not found" to a
+detail whose core it has not taken, 400 without an idempotency key, 401 for a wrong token where one is set.
+"""
+
+import argparse
+import asyncio
+import base64
+import gzip
+import hashlib
+import io
+import json
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import zstandard
+from aiohttp import web
+
+MAX_REQUEST_BYTES = 6 * 1024 * 1024
+PATH = "/dev/send-call-log"
+TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What to do instead of answering well, for so many requests (None: until it is changed).
+
+    `kind` is none, status, hang (no answer until changed), reset (the connection is cut), redirect or
+    success_false. `only` restricts it to one kind of record: whole, core, detail or notice.
+    """
+
+    kind: str = "none"
+    status: int = 500
+    body: str = '{"error": "made to fail"}'
+    retry_after: str | None = None
+    times: int | None = None
+    only: str | None = None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request as it arrived and was answered."""
+
+    call_id: str
+    kind: str
+    key: str
+    token: str | None
+    sha256: str
+    """Of the decoded document."""
+    raw_bytes: int
+    sent_bytes: int
+    encoding: str
+    at: float
+    """`time.monotonic()`, comparable among the processes of one machine."""
+    status: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """A decoded request before it is answered."""
+
+    document: bytes
+    members: Mapping[str, msgspec.Raw]
+    encoding: str
+    sent_bytes: int
+
+
+@dataclass
+class Endpoint:
+    """The server, and what arrived at it. With a journal, arrivals are written there and not kept."""
+
+    token: str | None = None
+    port: int = 0
+    journal: Path | None = None
+    tls: ssl.SSLContext | None = None
+    keep_documents: bool = True
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    fault: Fault = Fault()
+    arrivals: list[Arrival] = field(default_factory=list)
+    """Every request that was understood, in order of arrival, refused ones included."""
+    documents: dict[str, bytes] = field(default_factory=dict)
+    """The accepted documents by idempotency key."""
+    conflicts: list[str] = field(default_factory=list)
+    """Keys that came with two different documents: always a defect of the sender."""
+    headers: list[Mapping[str, str]] = field(default_factory=list)
+    connections: set[int] = field(default_factory=set)
+    """One entry for every TCP connection that carried a request."""
+
+    def __post_init__(self) -> None:
+        self._cores: set[str] = set()
+        self._digests: dict[str, str] = {}
+        self._changed = asyncio.Event()
+        self._released = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://localhost:{self.port}{PATH}"
+
+    @property
+    def accepted(self) -> list[Arrival]:
+        return [arrival for arrival in self.arrivals if arrival.status < 300]
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen; after a `stop`, on the same port as before."""
+        app = web.Application()
+        app.router.add_post("/_fault", self._set_fault)
+        app.router.add_post("/{path:.*}", self._receive)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, auto_decompress=False)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "localhost", self.port, ssl_context=self.tls, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Refuse connections from now on, and release what hangs."""
+        self.set_fault(Fault())
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def set_fault(self, fault: Fault) -> None:
+        """Behave like this from the next request on; what hangs is let go."""
+        self.fault = fault
+        self._released.set()
+        self._released = asyncio.Event()
+        self._tell()
+
+    async def wait_for(self, count: int, *, deadline: float = 10.0) -> list[Arrival]:
+        """Wait until so many requests were accepted; returns them."""
+        await self.wait_until(lambda: len(self.accepted) >= count, deadline=deadline)
+        return self.accepted
+
+    async def wait_until(self, condition: Callable[[], bool], *, deadline: float = 10.0) -> None:
+        """Wait until this holds; looked at whenever a request comes in or is answered."""
+        async with asyncio.timeout(deadline):
+            while not condition():
+                await self._changed.wait()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _set_fault(self, request: web.Request) -> web.Response:
+        self.set_fault(Fault(**await request.json()))
+        return web.json_response({"success": True})
+
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(request.headers)
+        self.connections.add(id(request.transport))
+        self._tell()
+        body = await self._read(request)
+        if body is None:
+            return web.Response(status=413, text="Request Entity Too Large")
+        try:
+            decoded = await asyncio.to_thread(decode, body, request.headers.get("Content-Encoding", "identity"))
+        except ValueError as error:
+            return web.json_response({"success": False, "error": str(error)}, status=400)
+        fault = self._take_fault(kind_of(decoded.members))
+        answer = await self._fail(fault, request) if fault else self._answer(request, decoded)
+        self._note(request, decoded, answer.status)
+        return answer
+
+    async def _read(self, request: web.Request) -> bytes | None:
+        """The whole body, or None when it is above the limit; the rest is then read and dropped, as a proxy does."""
+        body = bytearray()
+        async for chunk in request.content.iter_any():
+            if len(body) <= self.max_request_bytes:
+                body += chunk
+        return bytes(body) if len(body) <= self.max_request_bytes else None
+
+    def _take_fault(self, kind: str) -> Fault | None:
+        fault = self.fault
+        if fault.kind == "none" or fault.only not in {None, kind}:
+            return None
+        if fault.times is not None:
+            left = replace(fault, times=fault.times - 1)
+            self.fault = left if left.times else Fault()
+        return fault
+
+    async def _fail(self, fault: Fault, request: web.Request) -> web.Response:
+        headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+        if fault.kind == "hang":
+            await self._released.wait()
+        if fault.kind in {"hang", "reset"}:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=599)
+        if fault.kind == "redirect":
+            return web.Response(status=302, headers={"Location": "https://login.example/sso?ticket=s3cr3t"})
+        if fault.kind == "success_false":
+            return web.Response(text='{"success": false, "error": "not stored"}', content_type="application/json")
+        return web.Response(status=fault.status, text=fault.body, content_type="application/json", headers=headers)
+
+    def _answer(self, request: web.Request, decoded: Request) -> web.Response:
+        if self.token is not None and request.headers.get("x-pype-token") != self.token:
+            return web.json_response({"success": False, "error": "Invalid token"}, status=401)
+        if "Idempotency-Key" not in request.headers:
+            return web.json_response({"success": False, "error": "no idempotency key"}, status=400)
+        call_id, kind = call_id_of(decoded.members), kind_of(decoded.members)
+        if kind in {"detail", "notice"} and call_id not in self._cores:
+            return web.json_response({"success": False, "error": "Call log not found"}, status=404)
+        if kind in {"core", "whole"}:
+            self._cores.add(call_id)
+        return web.json_response({"success": True, "call_id": call_id})
+
+    def _note(self, request: web.Request, decoded: Request, status: int) -> None:
+        key, digest = request.headers.get("Idempotency-Key", ""), hashlib.sha256(decoded.document).hexdigest()
+        if self._digests.setdefault(key, digest) != digest:
+            self.conflicts.append(key)
+        arrival = Arrival(
+            call_id=call_id_of(decoded.members),
+            kind=kind_of(decoded.members),
+            key=key,
+            token=request.headers.get("x-pype-token"),
+            sha256=digest,
+            raw_bytes=len(decoded.document),
+            sent_bytes=decoded.sent_bytes,
+            encoding=decoded.encoding,
+            at=time.monotonic(),
+            status=status,
+        )
+        if self.journal is not None:
+            with self.journal.open("a") as journal:
+                journal.write(json.dumps(asdict(arrival)) + "\n")
+        else:
+            self.arrivals.append(arrival)
+        if self.keep_documents and status < 300:
+            self.documents[key] = decoded.document
+        self._tell()
+
+
+def decode(body: bytes, encoding: str) -> Request:
+    """What the sender meant. Raises `ValueError` for anything that is not a JSON object in a known encoding."""
+    try:
+        document = decompress(body, encoding)
+        members = TOP_LEVEL.decode(document)
+        if members.get("compressed") == msgspec.Raw(b"true"):
+            encoding = "envelope"
+            data = msgspec.json.decode(members["data"], type=str)
+            document = gzip.decompress(base64.b64decode(data, validate=True))
+            members = TOP_LEVEL.decode(document)
+    except (OSError, EOFError, zstandard.ZstdError, msgspec.DecodeError, KeyError) as error:
+        raise ValueError(f"not a call log: {error}") from error
+    return Request(document, members, encoding, len(body))
+
+
+def decompress(body: bytes, encoding: str) -> bytes:
+    if encoding == "gzip":
+        return gzip.decompress(body)
+    if encoding == "zstd":
+        reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
+        return reader.read()
+    if encoding != "identity":
+        raise ValueError(f"unknown encoding {encoding!r}")
+    return body
+
+
+def kind_of(members: Mapping[str, Any]) -> str:
+    if "s3_reference" in members:
+        return "notice"
+    if "update_type" in members:
+        return "detail"
+    return "core" if "telemetry_summary" in members or "summary_metrics" in members else "whole"
+
+
+def call_id_of(members: Mapping[str, msgspec.Raw]) -> str:
+    return str(msgspec.json.decode(members.get("call_id", msgspec.Raw(b'""'))))
+
+
+async def serve(endpoint: Endpoint) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with endpoint:
+        print(endpoint.url, flush=True)
+        await stopped.wait()
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="bench.endpoint", description="An endpoint for tests and benchmarks")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--journal", type=Path, help="append what arrives to this file, one JSON object a line")
+    parser.add_argument("--token", help="the only x-pype-token to accept")
+    options = parser.parse_args(arguments)
+    asyncio.run(serve(Endpoint(options.token, options.port, options.journal, keep_documents=False)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

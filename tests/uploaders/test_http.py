@@ -1,0 +1,335 @@
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from bench.endpoint import Endpoint, Fault
+from spool.errors import CorruptPayload
+from spool.records import Delivery, Form, Fragment
+from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
+from tests.uploaders.proxy import Proxy
+from uploaders.encoding import Encoding
+from uploaders.http import HttpOptions, HttpUploader
+from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
+
+TOKEN = "pk_live_secret-token"
+
+
+@asynccontextmanager
+async def an_uploader(url: str, payloads: Payloads, **options: Any) -> AsyncIterator[HttpUploader]:
+    uploader = HttpUploader(HttpOptions(url, **options), payloads, lambda: ACCEPTED_AT)
+    try:
+        yield uploader
+    finally:
+        await uploader.close()
+
+
+async def deliver(url: str, payloads: Payloads, delivery: Delivery, **options: Any) -> Outcome:
+    async with an_uploader(url, payloads, **options) as uploader:
+        return await uploader.deliver(delivery)
+
+
+def a_payload(rest_bytes: int = 1000) -> tuple[Payloads, Callable[[Form], Delivery]]:
+    payloads = Payloads({7: TOKEN})
+    record = a_record(
+        payloads, token_id=7, fragments=large_fragments(b'"telemetry_data": "' + b"s" * rest_bytes + b'"')
+    )
+    return payloads, lambda form: a_delivery(record, form, location="s3://b/k" if form is Form.NOTICE else None)
+
+
+async def test_two_phases_and_a_notice_arrive_in_order() -> None:
+    """Core, detail and notice reach one address with the record's key, token and length, over one connection."""
+    payloads, delivery = a_payload()
+    async with Endpoint(token=TOKEN) as endpoint, an_uploader(endpoint.url, payloads) as uploader:
+        for form in (Form.CORE, Form.DETAIL, Form.NOTICE):
+            assert await uploader.deliver(delivery(form)) == Delivered()
+        assert [(a.kind, a.key, a.call_id) for a in endpoint.accepted] == [
+            ("core", "spool1-1-core", "call-1"),
+            ("detail", "spool1-1-detail", "call-1"),
+            ("notice", "spool1-1-notice", "call-1"),
+        ]
+        assert len(endpoint.connections) == 1
+        for headers, arrival in zip(endpoint.headers, endpoint.arrivals, strict=True):
+            assert int(headers["Content-Length"]) == arrival.sent_bytes
+            assert headers["Content-Type"] == "application/json"
+            assert "Transfer-Encoding" not in headers
+            assert "Content-Encoding" not in headers
+            assert "Cookie" not in headers
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arrives_as"),
+    [
+        (Encoding.AUTO, "envelope"),
+        (Encoding.IDENTITY, "identity"),
+        (Encoding.GZIP, "gzip"),
+        (Encoding.ZSTD, "zstd"),
+        (Encoding.ENVELOPE, "envelope"),
+    ],
+)
+async def test_every_encoding_is_understood(encoding: Encoding, arrives_as: str) -> None:
+    """A detail of several frames arrives byte for byte in every encoding that an endpoint may take."""
+    payloads, delivery = a_payload(5 << 20)
+    async with Endpoint() as endpoint, an_uploader(endpoint.url, payloads, encoding=encoding) as uploader:
+        await uploader.deliver(delivery(Form.CORE))
+        assert await uploader.deliver(delivery(Form.DETAIL)) == Delivered()
+        document = json.loads(endpoint.documents["spool1-1-detail"])
+        assert document["telemetry_data"] == "s" * (5 << 20)
+        assert endpoint.arrivals[-1].encoding == arrives_as
+
+
+@pytest.mark.parametrize(
+    ("configured", "own", "sent"),
+    [("configured", 7, "configured"), (None, 7, TOKEN), ("configured", None, "configured"), (None, None, None)],
+)
+async def test_the_token_is_the_configured_one_or_the_records_own(
+    configured: str | None, own: int | None, sent: str | None
+) -> None:
+    """A configured token beats the agent's own; without either, none is sent."""
+    payloads = Payloads({7: TOKEN})
+    delivery = a_delivery(a_record(payloads, token_id=own))
+    async with Endpoint() as endpoint:
+        await deliver(endpoint.url, payloads, delivery, token=configured)
+        assert [arrival.token for arrival in endpoint.accepted] == [sent]
+
+
+async def test_a_token_that_is_no_longer_stored_makes_a_dead_letter() -> None:
+    """A record whose token was overwritten is set aside with what to do, without a request that must fail."""
+    async with Endpoint() as endpoint:
+        outcome = await deliver(endpoint.url, Payloads(), a_delivery(a_record(token_id=9)))
+        assert endpoint.headers == []
+    assert isinstance(outcome, Refused)
+    assert outcome.scope is Scope.RECORD
+    assert "set a token" in outcome.reason
+
+
+async def test_a_token_with_a_line_break_is_a_refused_token() -> None:
+    """A token that no header can carry pauses its deliveries instead of raising or splitting the request."""
+    payloads = Payloads({7: "a\r\nX-Evil: 1"})
+    async with Endpoint() as endpoint:
+        outcome = await deliver(endpoint.url, payloads, a_delivery(a_record(payloads, token_id=7)))
+        assert endpoint.headers == []
+    assert isinstance(outcome, Refused)
+    assert outcome.scope is Scope.CREDENTIAL
+
+
+async def test_a_detail_before_its_core_is_retried_for_a_day() -> None:
+    """404 "Call log not found" to a detail means not yet, and gives up by itself after a day."""
+    payloads, delivery = a_payload()
+    async with Endpoint() as endpoint:
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.DETAIL))
+    assert isinstance(outcome, RetryLater)
+    assert (outcome.scope, outcome.give_up_after_seconds) == (Scope.RECORD, 24 * 3600)
+    assert outcome.reason.startswith("HTTP 404: ")
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    """A redirect pauses the destination and is not followed; its target is told without the ticket in it."""
+    payloads, delivery = a_payload()
+    async with Endpoint(fault=Fault("redirect")) as endpoint:
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
+        assert len(endpoint.headers) == 1
+    assert isinstance(outcome, Refused)
+    assert outcome.scope is Scope.DESTINATION
+    assert "https://login.example/sso:" in outcome.reason
+    assert "s3cr3t" not in outcome.reason
+
+
+async def test_an_answer_of_any_size_is_read_only_at_its_beginning() -> None:
+    """A huge answer costs 64 KB of memory and its connection, not the delivery."""
+    payloads, delivery = a_payload()
+    async with Endpoint(fault=Fault("status", 400, body="no " * 5_000_000)) as endpoint:
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
+    assert isinstance(outcome, Refused)
+    assert len(outcome.reason) < 200
+
+
+async def test_a_body_above_the_endpoints_limit_is_refused_for_its_size() -> None:
+    """413 from the endpoint is a refusal for size alone, and says what to configure."""
+    payloads, delivery = a_payload(7 << 20)
+    async with Endpoint() as endpoint:
+        outcome = await deliver(
+            endpoint.url, payloads, delivery(Form.DETAIL), encoding=Encoding.IDENTITY, max_request_bytes=64 << 20
+        )
+    assert isinstance(outcome, Refused)
+    assert outcome.too_large
+    assert "S3" in outcome.reason
+
+
+async def test_a_body_above_our_own_limit_is_never_sent() -> None:
+    """What does not fit in max_request_bytes is refused for its size before any request."""
+    payloads, delivery = a_payload(3 << 20)
+    async with Endpoint() as endpoint:
+        outcome = await deliver(
+            endpoint.url, payloads, delivery(Form.DETAIL), encoding=Encoding.IDENTITY, max_request_bytes=1 << 20
+        )
+        assert endpoint.headers == []
+    assert isinstance(outcome, Refused)
+    assert outcome.too_large
+    assert "max_request_bytes = 1048576" in outcome.reason
+
+
+async def test_a_notice_without_an_object_is_a_dead_letter() -> None:
+    """A notice whose object's location is unknown can never be sent, and says so."""
+    outcome = await deliver("http://localhost:1/", Payloads(), a_delivery(form=Form.NOTICE))
+    assert isinstance(outcome, Refused)
+    assert "without an object" in outcome.reason
+
+
+async def test_a_corrupt_payload_passes_through() -> None:
+    """An unreadable payload is no outcome of a destination: the error reaches the caller."""
+    payloads, delivery = a_payload()
+    payloads.corrupt(1, Fragment.REST)
+    async with Endpoint() as endpoint:
+        with pytest.raises(CorruptPayload):
+            await deliver(endpoint.url, payloads, delivery(Form.DETAIL))
+
+
+async def test_a_silent_endpoint_is_given_up_in_time() -> None:
+    """No answer within the response time-out is a failure of this delivery alone."""
+    payloads, delivery = a_payload()
+    async with Endpoint(fault=Fault("hang")) as endpoint:
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), response_timeout=0.05)
+    assert outcome == RetryLater("no answer in time")
+
+
+async def test_a_cut_connection_is_a_failure_of_the_delivery() -> None:
+    """A connection that breaks before the answer is retried, and the destination goes on."""
+    payloads, delivery = a_payload()
+    async with Endpoint(fault=Fault("reset")) as endpoint:
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
+    assert isinstance(outcome, RetryLater)
+    assert outcome.scope is Scope.RECORD
+    assert "connection" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://localhost:{port}/dev/send-call-log?key=s3cr3t", "cannot connect"),
+        ("http://no-such-host.invalid/dev", "host name cannot be resolved"),
+        ("ftp://localhost/x", "not a valid HTTP URL"),
+        ("http://", "not a valid HTTP URL"),
+    ],
+)
+async def test_an_endpoint_that_cannot_be_reached_makes_the_destination_wait(url: str, words: str) -> None:
+    """Where no connection comes about, everything for the destination waits, and no secret of the URL is told."""
+    async with Endpoint() as endpoint:
+        port = endpoint.port
+    outcome = await deliver(url.format(port=port), Payloads(), a_delivery(form=Form.NOTICE, location="s3://b/k"))
+    assert isinstance(outcome, RetryLater)
+    assert outcome.scope is Scope.DESTINATION
+    assert words in outcome.reason
+    assert "s3cr3t" not in outcome.reason
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+async def test_a_private_authority_is_trusted_when_configured(
+    authority: trustme.CA, server_tls: ssl.SSLContext, tmp_path: Path
+) -> None:
+    """With ca_file, an endpoint whose certificate a private authority signed is delivered to."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    payloads, delivery = a_payload()
+    async with Endpoint(tls=server_tls) as endpoint:
+        assert endpoint.url.startswith("https://")
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), ca_file=tmp_path / "ca.pem")
+    assert outcome == Delivered()
+
+
+async def test_an_unknown_authority_is_not_trusted(server_tls: ssl.SSLContext) -> None:
+    """Without ca_file nothing is sent to an endpoint whose certificate nobody vouches for."""
+    payloads, delivery = a_payload()
+    async with Endpoint(tls=server_tls) as endpoint:
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
+        assert endpoint.headers == []
+    assert isinstance(outcome, RetryLater)
+    assert outcome.scope is Scope.DESTINATION
+    assert "set ca_file" in outcome.reason
+
+
+async def test_tls_to_a_plain_server_makes_the_destination_wait() -> None:
+    """A failed TLS handshake is the destination's fault, not the record's."""
+    payloads, delivery = a_payload()
+    async with Endpoint() as endpoint:
+        outcome = await deliver(endpoint.url.replace("http:", "https:"), payloads, delivery(Form.CORE))
+    assert isinstance(outcome, RetryLater)
+    assert outcome.scope is Scope.DESTINATION
+    assert outcome.reason.startswith("TLS failed")
+
+
+def test_a_missing_ca_file_is_an_error_at_once(tmp_path: Path) -> None:
+    """A ca_file that is not there is found when the uploader is made, not at the first delivery."""
+    with pytest.raises(FileNotFoundError):
+        HttpUploader(HttpOptions("https://localhost", ca_file=tmp_path / "none.pem"), Payloads(), lambda: 0)
+
+
+async def test_plain_requests_go_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY is used for an http endpoint."""
+    payloads, delivery = a_payload()
+    async with Endpoint() as endpoint, Proxy() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert await deliver(endpoint.url, payloads, delivery(Form.CORE)) == Delivered()
+        assert proxy.requests == [f"POST {endpoint.url}"]
+
+
+async def test_tls_goes_through_the_environments_proxy_end_to_end(
+    authority: trustme.CA, server_tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTPS_PROXY is asked to CONNECT, and TLS ends at the endpoint."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    payloads, delivery = a_payload()
+    async with Endpoint(tls=server_tls) as endpoint, Proxy() as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), ca_file=tmp_path / "ca.pem")
+        assert outcome == Delivered()
+        assert proxy.requests == [f"CONNECT localhost:{endpoint.port}"]
+
+
+@pytest.mark.parametrize("status", [407, 502])
+async def test_a_proxy_that_refuses_makes_the_destination_wait(
+    server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """A proxy's refusal is not the record's fault, and its password is not told."""
+    payloads, delivery = a_payload()
+    async with Endpoint(tls=server_tls) as endpoint, Proxy(refuse=status) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
+    assert outcome == RetryLater(f"the proxy refused to connect: HTTP {status}", Scope.DESTINATION)
+
+
+async def test_a_cancelled_attempt_can_be_made_again() -> None:
+    """Cancelling a request under way leaves the uploader usable, and the retry carries the same key."""
+    payloads, delivery = a_payload()
+    async with Endpoint(fault=Fault("hang")) as endpoint, an_uploader(endpoint.url, payloads) as uploader:
+        attempt = asyncio.create_task(uploader.deliver(delivery(Form.CORE)))
+        await endpoint.wait_until(lambda: len(endpoint.headers) == 1)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        endpoint.set_fault(Fault())
+        assert await uploader.deliver(delivery(Form.CORE)) == Delivered()
+        assert {headers["Idempotency-Key"] for headers in endpoint.headers} == {"spool1-1-core"}
+        assert endpoint.conflicts == []
+
+
+def test_options_do_not_show_their_token() -> None:
+    """Printing the options, as a log or a traceback may, does not tell the token."""
+    assert TOKEN not in repr(HttpOptions("http://localhost", token=TOKEN))

@@ -1,0 +1,82 @@
+"""A file that appears under its name only when it is whole and durable. Synchronous: run it in a thread.
+
+POSIX promises a file's content after its own fsync, and its name after the fsync of its directory; a new directory
+again needs the fsync of its parent.
+"""
+
+import os
+from io import FileIO
+from pathlib import Path
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+
+class DurableFile:
+    """Writes to a hidden temporary name beside `path`; `commit` makes it durable and gives it its name.
+
+    `root` is the directory above which nothing is made durable again and again. Left without `commit`, the temporary
+    file is removed. What a killed process left is overwritten by the next attempt, because the name is the same.
+    """
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self._root = root
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._file: FileIO | None = None
+
+    def open(self) -> None:
+        """Open it, making missing directories. Raises `OSError`."""
+        make_directories(self._path.parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = FileIO(os.open(self._partial, flags, FILE_MODE), "wb")
+
+    def write(self, data: bytes) -> None:
+        """Append all of `data`. Raises `OSError`."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._opened.write(rest) :]
+
+    def commit(self) -> None:
+        """Flush it to the disk, give it its name, and flush that too. Raises `OSError`.
+
+        The directories up to the root are flushed even when they were there: a killed process may have made them.
+        """
+        os.fsync(self._opened.fileno())
+        self._opened.close()
+        self._partial.replace(self._path)
+        directory = self._path.parent
+        while directory != self._root:
+            sync_directory(directory)
+            directory = directory.parent
+        sync_directory(self._root)
+
+    def discard(self) -> None:
+        """Remove what is not committed; without effect on what is."""
+        if self._file is not None:
+            self._file.close()
+            self._partial.unlink(missing_ok=True)
+
+    @property
+    def _opened(self) -> FileIO:
+        if self._file is None:
+            raise ValueError("the file is not open")
+        return self._file
+
+
+def make_directories(path: Path) -> None:
+    """Make `path` and its missing parents, each durable before the next. Raises `OSError`."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

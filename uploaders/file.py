@@ -1,0 +1,88 @@
+"""Delivers into a directory: one file for each form of a record.
+
+    DATE/CALL_ID/EVENT-UID.json               a whole
+    DATE/CALL_ID/EVENT-UID.core.json          a core
+    DATE/CALL_ID/EVENT-UID.detail.json.zst    a detail: the stored frames as they are
+
+DATE is the day (UTC) on which the record was accepted, ids are made safe for file names. A file appears whole and
+durable or not at all; delivering again replaces it by the same bytes. A notice has no place here and is refused.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from spool.records import Delivery, Form
+from uploaders.bodies import compress, decompress
+from uploaders.durable_file import DurableFile
+from uploaders.forms import pieces_of
+from uploaders.safe_names import safe_name
+from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ENDINGS = {Form.WHOLE: ".json", Form.CORE: ".core.json", Form.DETAIL: ".detail.json.zst"}
+
+
+class FileUploader:
+    """Delivers into `directory`, which is made when the first delivery comes."""
+
+    def __init__(self, directory: Path, payloads: PayloadReader) -> None:
+        self._directory = directory
+        self._payloads = payloads
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Write one file. A full or failing disk is the destination's fault: everything for it waits."""
+        if delivery.form not in ENDINGS:
+            return Refused(f"a directory takes no {delivery.form}")
+        try:
+            await self._write(delivery)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            return RetryLater(f"cannot write into {self._directory}: {reason}", Scope.DESTINATION)
+        return Delivered()
+
+    async def close(self) -> None:
+        """Nothing is kept open between deliveries."""
+
+    async def _write(self, delivery: Delivery) -> None:
+        file = DurableFile(self._directory, self._directory / path_of(delivery))
+        try:
+            await _in_thread(file.open)
+            async for part in self._parts(delivery):
+                await _in_thread(file.write, part)
+            await _in_thread(file.commit)
+        finally:
+            file.discard()
+
+    async def _parts(self, delivery: Delivery) -> AsyncIterator[bytes]:
+        """The content in parts of at most one frame."""
+        compressed = delivery.form is Form.DETAIL
+        for piece in pieces_of(delivery):
+            if isinstance(piece, bytes):
+                yield compress(piece) if compressed else piece
+                continue
+            async for frame in self._payloads.frames(delivery.record, piece):
+                yield frame if compressed else await _in_thread(decompress, frame)
+
+
+def path_of(delivery: Delivery) -> Path:
+    """Where a delivery's file lies, below the destination's directory."""
+    record = delivery.record
+    day = datetime.fromtimestamp(record.accepted_at / 1000, UTC).date().isoformat()
+    name = f"{safe_name(record.event)}-{safe_name(record.uid)}{ENDINGS[delivery.form]}"
+    return Path(day, safe_name(record.call_id), name)
+
+
+async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run it in a thread, and see its end even when cancelled: no file is closed while a thread writes to it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

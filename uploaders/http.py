@@ -1,0 +1,167 @@
+"""Delivers to an HTTP endpoint: wholes, cores (Phase 1), details (Phase 2) and notices, one POST each.
+
+One attempt is one request: it is never redirected and never repeated here. Its body is made first, in a buffer of at
+most `max_request_bytes`, so that it is sent with its length. Connections are kept and reused; proxies come from
+HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Limits: one URL for everything, no chunked bodies, no cookies.
+"""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from spool.records import Delivery
+from uploaders.answers import TOO_LARGE_ADVICE, Answer, judge
+from uploaders.bodies import TooLarge
+from uploaders.encoding import EncodedBody, Encoding, encode
+from uploaders.forms import BadLocation
+from uploaders.network_errors import NETWORK_ERRORS, outcome_of
+from uploaders.uploader import Outcome, PayloadReader, Refused, Scope
+
+RESPONSE_LIMIT_BYTES = 64 * 1024
+"""More of an answer than this is neither read nor kept."""
+
+KEEP_ALIVE_SECONDS = 4.0
+"""Shorter than the 5 s after which Node servers close an idle connection: a POST on a closed one would fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """How to reach one endpoint. Time-outs are seconds."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    """Sent as `x-pype-token`; None: each record's own token."""
+    encoding: Encoding = Encoding.AUTO
+    max_request_bytes: int = 6_000_000
+    """The endpoint takes 6 MB a request."""
+    ca_file: Path | None = None
+    """PEM certificates of authorities to trust besides the system's."""
+    connect_timeout: float = 10.0
+    response_timeout: float = 60.0
+    """From the end of the request to the answer, and between its parts."""
+    total_timeout: float = 300.0
+
+
+class MissingToken(Exception):
+    """A record's own token cannot be sent."""
+
+
+class HttpUploader:
+    """Delivers to one endpoint. `clock` gives milliseconds since the Unix epoch."""
+
+    def __init__(self, options: HttpOptions, payloads: PayloadReader, clock: Callable[[], int]) -> None:
+        """Raises `OSError` or `ssl.SSLError` when `ca_file` cannot be read."""
+        self._options = options
+        self._payloads = payloads
+        self._clock = clock
+        self._tls = ssl.create_default_context()
+        if options.ca_file is not None:
+            self._tls.load_verify_locations(cafile=options.ca_file)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Make one request and judge its answer. `CorruptPayload` passes through: no destination caused it."""
+        try:
+            token = await self._token(delivery)
+            body = await encode(
+                delivery,
+                self._payloads.frames,
+                self._options.encoding,
+                max_bytes=self._options.max_request_bytes,
+            )
+        except MissingToken as error:
+            return Refused(str(error))
+        except BadLocation as error:
+            return Refused(f"a notice without an object: {error}")
+        except TooLarge as error:
+            return Refused(self._too_large_reason(error), too_large=True)
+        if token is not None and not token.isprintable():
+            return Refused("the token has characters that no header may have", Scope.CREDENTIAL)
+        try:
+            return await self._post(delivery, body, token)
+        except NETWORK_ERRORS as error:
+            return outcome_of(error)
+
+    async def close(self) -> None:
+        """Close the kept connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
+        sent_bytes = body.size
+        async with self._connections().post(
+            self._options.url,
+            data=body.data,
+            headers=_headers(delivery, body, token),
+            allow_redirects=False,
+        ) as response:
+            answer = Answer(
+                response.status,
+                await _beginning(response),
+                response.headers.get("Retry-After"),
+                response.headers.get("Location"),
+            )
+        secrets = (token,) if token else ()
+        return judge(answer, delivery.form, sent_bytes=sent_bytes, now=self._clock(), secrets=secrets)
+
+    def _connections(self) -> aiohttp.ClientSession:
+        """Made at the first use, because it belongs to the running event loop."""
+        if self._session is None:
+            options = self._options
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_SECONDS),
+                timeout=aiohttp.ClientTimeout(
+                    total=options.total_timeout,
+                    sock_connect=options.connect_timeout,
+                    sock_read=options.response_timeout,
+                ),
+                trust_env=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def _token(self, delivery: Delivery) -> str | None:
+        """The configured token, or the record's own; None when the agent sent none. Raises `MissingToken`."""
+        if self._options.token is not None:
+            return self._options.token
+        token_id = delivery.record.token_id
+        if token_id is None:
+            return None
+        token = await self._payloads.token(token_id)
+        if token is None:
+            raise MissingToken("its own token is no longer stored: set a token for this destination, then requeue it")
+        return token
+
+    def _too_large_reason(self, error: TooLarge) -> str:
+        encoding = self._options.encoding
+        return f"longer than max_request_bytes = {error.max_bytes} as {encoding}: raise that, or {TOO_LARGE_ADVICE}"
+
+
+def _headers(delivery: Delivery, body: EncodedBody, token: str | None) -> dict[str, str]:
+    """`Accept-Encoding: identity`, because only the beginning of an answer is read and shown."""
+    headers = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": delivery.idempotency_key,
+        "Accept-Encoding": "identity",
+        "User-Agent": "callspool",
+    }
+    if body.content_encoding is not None:
+        headers["Content-Encoding"] = body.content_encoding
+    if token is not None:
+        headers["x-pype-token"] = token
+    return headers
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    while len(body) < RESPONSE_LIMIT_BYTES:
+        part = await response.content.read(RESPONSE_LIMIT_BYTES - len(body))
+        if not part:
+            break
+        body += part
+    return bytes(body)
