@@ -37,19 +37,25 @@ def measure(server: str, size: Size, bodies: Sequence[Path], folder: Path, *, se
         with contextlib.ExitStack() as stack:
             running = stack.enter_context(starting)
             memory = stack.enter_context(PeakMemory(running.process.pid))
-            load = post(running.intake_port, bodies, connections=size.connections, seconds=seconds)
+            load = post(running.intake_port, bodies, connections=size.connections, seconds=seconds, warmup=seconds / 5)
         return IntakeRound(server, size.name, load, memory.idle, memory.peak)
     finally:
         shutil.rmtree(folder / "spool", ignore_errors=True)
 
 
 def post(
-    port: int, bodies: Sequence[Path], *, connections: int, seconds: float, max_posts: int = 1_000_000
+    port: int,
+    bodies: Sequence[Path],
+    *,
+    connections: int,
+    seconds: float,
+    warmup: float,
+    max_posts: int = 1_000_000,
 ) -> Measured:
-    """Run the load generator in its own process, with a fifth of the time to warm up."""
+    """Run the load generator in its own process, against a server on this port."""
     arguments = [
         *("--port", str(port), "--connections", str(connections), "--max-posts", str(max_posts)),
-        *("--seconds", str(seconds), "--warmup", str(seconds / 5)),
+        *("--seconds", str(seconds), "--warmup", str(warmup)),
     ]
     for body in bodies:
         arguments += ["--body", str(body)]

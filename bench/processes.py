@@ -28,26 +28,26 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def server(
-    command: Sequence[str], *, ready: tuple[int, str], log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], *, ready: Callable[[], bool], log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends.
 
-    `ready` is the port and the path that answer 200 when it can be used. `environment` is added to the present
-    one, of which callspool's own settings are left out. It is stopped by SIGTERM, and by SIGKILL when that takes
-    longer than a minute.
+    `ready` says whether it can be used yet. `environment` is added to the present one, of which callspool's own
+    settings are left out. It is stopped by SIGTERM, and by SIGKILL when that takes longer than a minute.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CALLSPOOL_")}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-            env=inherited | dict(environment or {}),
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=inherited | dict(environment or {})
         )
+
+    def alive_and_ready() -> bool:
+        if process.poll() is not None:
+            raise ServerFailed(_told(f"ended with status {process.returncode}", command, log))
+        return ready()
+
     try:
-        port, path = ready
-        wait_until(lambda: _answers(process, port, path, log), f"{command[0]} is ready", _READY_SECONDS)
+        wait_until(alive_and_ready, f"{command[0]} is ready", _READY_SECONDS)
         yield process
         if process.poll() is not None:
             raise ServerFailed(_told(f"ended early with status {process.returncode}", command, log))
@@ -85,10 +85,8 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None
         time.sleep(0.02)
 
 
-def _answers(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> bool:
-    if process.poll() is not None:
-        arguments = process.args if isinstance(process.args, list) else []
-        raise ServerFailed(_told(f"ended with status {process.returncode}", arguments, log))
+def answers(port: int, path: str) -> bool:
+    """Whether GET of this path on the loopback address answers 200."""
     connection = HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", path)
@@ -99,6 +97,15 @@ def _answers(process: subprocess.Popen[bytes], port: int, path: str, log: Path) 
         connection.close()
 
 
-def _told(what: str, command: Sequence[object], log: Path) -> str:
+def listens(port: int) -> bool:
+    """Whether something takes connections on this loopback port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _told(what: str, command: Sequence[str], log: Path) -> str:
     tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-    return f"{' '.join(map(str, command))} {what}; the end of {log}:\n{tail}"
+    return f"{' '.join(command)} {what}; the end of {log}:\n{tail}"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.environment import Environment
-from bench.figures import Figure, IntakeComparison, IntakeFigures
+from bench.figures import DeliveryComparison, Figure, IntakeComparison, IntakeFigures
 from bench.memory import Memory
 
 _MEBIBYTE = 2**20
@@ -43,6 +43,36 @@ def print_intake(console: Console, comparisons: Sequence[IntakeComparison]) -> N
         refused = one.callspool.refused + one.bare.refused
         if refused:
             console.print(f"{one.size}: {refused} posts were refused; see the statuses in the JSON", style="red")
+
+
+def print_delivery(console: Console, delivery: DeliveryComparison) -> None:
+    """How soon a call is known at the endpoint while a backlog drains, and how fast it drains."""
+    table = Table(title="While a backlog of 15 MB call logs drains to the endpoint", title_justify="left")
+    table.add_column("call log")
+    for heading in (
+        "posts",
+        "ack p50 ms",
+        "ack p99 ms",
+        "core there p50 ms",
+        "p99 ms",
+        "straight there p50 ms",
+        "p99 ms",
+    ):
+        table.add_column(heading, justify="right")
+    for core in delivery.cores:
+        durations = (core.ack_p50, core.ack_p99, core.callspool_p50, core.callspool_p99)
+        straight = (core.direct_p50, core.direct_p99)
+        table.add_row(core.size, str(core.posts), *map(number, durations), *map(number, straight))
+    console.print(table)
+    resident, anonymous = memory(delivery.peak)
+    console.print(
+        f"Drained {with_range(delivery.callspool_megabytes_per_second)} MB/s of raw details, "
+        f"{_percent(delivery.ratio)} of a sender that has everything encoded beforehand "
+        f"({with_range(delivery.direct_megabytes_per_second)} MB/s); memory {resident} MiB, {anonymous} anonymous",
+        highlight=False,
+    )
+    if delivery.missing:
+        console.print(f"{delivery.missing} acknowledged posts did not arrive", style="bold red")
 
 
 def save(path: Path, content: dict[str, object]) -> None:

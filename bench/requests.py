@@ -1,5 +1,6 @@
 """HTTP requests that are rendered once and re-addressed in place for every post."""
 
+import re
 from dataclasses import dataclass
 
 PLACEHOLDER = b"bench-0000000000"
@@ -33,16 +34,16 @@ class Template:
 
 
 def render(body: bytes, *, path: str, headers: tuple[tuple[str, str], ...] = ()) -> Template:
-    """A POST of this JSON body over a connection that is kept open; ValueError when it lacks the placeholder."""
+    """A POST of this JSON body over a connection that is kept open; ValueError when it lacks the placeholder.
+
+    A header whose value holds the placeholder is numbered too, as an idempotency key must be.
+    """
     lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
     lines += [f"{name}: {value}" for name, value in headers]
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("ascii")
-    positions = []
-    found = body.find(PLACEHOLDER)
-    while found >= 0:
-        positions.append(len(head) + found + _PREFIX)
-        found = body.find(PLACEHOLDER, found + 1)
-    if not positions:
+    if PLACEHOLDER not in body:
         message = f"the body does not contain the call id {PLACEHOLDER.decode()}"
         raise ValueError(message)
-    return Template(bytearray(head + body), tuple(positions), len(body))
+    request = bytearray(head + body)
+    positions = tuple(found.start() + _PREFIX for found in re.finditer(re.escape(PLACEHOLDER), request))
+    return Template(request, positions, len(body))

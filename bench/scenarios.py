@@ -1,17 +1,20 @@
 """What one run does, in its order: bodies, interleaved intake rounds, delivery, tables, the JSON document."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.delivery import Drain, drain_callspool, drain_directly
+from bench.envelopes import write_envelopes
 from bench.environment import describe
-from bench.figures import compare
+from bench.figures import compare, compare_delivery
 from bench.intake import IntakeRound, measure
 from bench.options import Options
-from bench.report import print_environment, print_intake, save
-from bench.sizes import Size, write_bodies
+from bench.report import print_delivery, print_environment, print_intake, save
+from bench.sizes import LARGE, Size, write_bodies
 
 SERVERS = ("bare", "callspool")
 """Within a round they take turns, so that a slow minute of the machine slows both."""
@@ -22,19 +25,24 @@ def run(options: Options, console: Console) -> None:
     environment = describe(options.folder)
     print_environment(console, environment)
     with tempfile.TemporaryDirectory(prefix="run-", dir=options.folder) as name, _progress(console) as progress:
-        folder = Path(name)
-        bodies = _bodies(options, folder / "bodies", progress)
-        rounds = _intake(options, bodies, folder, progress)
-    comparisons = [compare(rounds, size.name) for size in options.sizes]
+        bodies = _bodies(options, Path(name) / "bodies", progress)
+        intake = _intake(options, bodies, Path(name), progress)
+        drains = _delivery(options, bodies, Path(name), progress)
+    comparisons = [compare(intake, size.name) for size in options.sizes]
+    delivery = compare_delivery(drains, options.sizes)
     print_intake(console, comparisons)
-    save(options.result, {"environment": environment, "options": options, "intake": comparisons, "rounds": rounds})
+    print_delivery(console, delivery)
+    figures = {"intake": comparisons, "delivery": delivery}
+    rounds = {"intake_rounds": intake, "delivery_rounds": drains}
+    save(options.result, {"environment": environment, "options": options, **figures, **rounds})
     console.print(f"All figures: {options.result}", highlight=False)
 
 
 def _bodies(options: Options, folder: Path, progress: Progress) -> dict[str, tuple[Path, ...]]:
-    task = progress.add_task("call logs", total=len(options.sizes))
+    sizes = dict.fromkeys((*options.sizes, LARGE))
+    task = progress.add_task("call logs", total=len(sizes))
     bodies = {}
-    for size in options.sizes:
+    for size in sizes:
         bodies[size.name] = write_bodies(size, folder)
         progress.advance(task)
     return bodies
@@ -53,6 +61,24 @@ def _intake(
                 progress.advance(task)
     progress.update(task, description="intake")
     return rounds
+
+
+def _delivery(options: Options, bodies: dict[str, tuple[Path, ...]], folder: Path, progress: Progress) -> list[Drain]:
+    task = progress.add_task("delivery", total=2 * options.rounds)
+    large = bodies[LARGE.name]
+    envelopes = write_envelopes(large[0].read_bytes(), options.backlog, folder / "envelopes")
+    probes = [(size, bodies[size.name][0]) for size in options.sizes]
+    drains = []
+    for repeat in range(1, options.rounds + 1):
+        progress.update(task, description=f"round {repeat}: drain, callspool")
+        place = folder / f"drain-{repeat}"
+        drains.append(drain_callspool(large, probes, options.backlog, place))
+        shutil.rmtree(place)
+        progress.update(task, description=f"round {repeat}: drain, direct", advance=1)
+        drains.append(drain_directly(envelopes, probes, folder / f"direct-{repeat}"))
+        progress.advance(task)
+    progress.update(task, description="delivery")
+    return drains
 
 
 def _one(server: str, size: Size, bodies: tuple[Path, ...], folder: Path, options: Options) -> IntakeRound:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import free_port, server
+from bench.processes import answers, free_port, listens, server
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ def bare(folder: Path) -> Iterator[Running]:
     """The ceiling: an aiohttp handler that reads the body and answers."""
     port = free_port()
     command = [sys.executable, "-m", "bench.ceiling", "--port", str(port)]
-    with server(command, ready=(port, "/readyz"), log=folder / "bare.log") as process:
+    with server(command, ready=lambda: answers(port, "/readyz"), log=folder / "bare.log") as process:
         yield Running(process, port, port)
 
 
@@ -44,5 +44,15 @@ def callspool(folder: Path, *, endpoint_port: int) -> Iterator[Running]:
     }
     command = [str(Path(sys.executable).with_name("callspool")), "run"]
     log = folder / "callspool.log"
-    with server(command, ready=(admin_port, "/readyz"), log=log, environment=environment) as process:
+    with server(command, ready=lambda: answers(admin_port, "/readyz"), log=log, environment=environment) as process:
         yield Running(process, intake_port, admin_port)
+
+
+@contextlib.contextmanager
+def endpoint(folder: Path, port: int) -> Iterator[Path]:
+    """The endpoint that records are delivered to; yields the journal of what arrived at it."""
+    journal = folder / "journal.jsonl"
+    journal.touch()
+    command = [sys.executable, "-m", "bench.endpoint", "--port", str(port), "--journal", str(journal)]
+    with server(command, ready=lambda: listens(port), log=folder / "endpoint.log"):
+        yield journal

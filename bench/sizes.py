@@ -16,14 +16,19 @@ class Size:
     connections: int
     variants: int
     """How many different bodies are posted in turn, so that no cache of one body flatters the figures."""
+    probes_per_second: float
+    """How often one is posted while a backlog drains."""
 
 
 SIZES = (
-    Size("2 KB", 2_000, connections=32, variants=8),
-    Size("500 KB", 500_000, connections=8, variants=4),
-    Size("15 MB", 15_000_000, connections=2, variants=2),
+    Size("2 KB", 2_000, connections=32, variants=8, probes_per_second=20),
+    Size("500 KB", 500_000, connections=8, variants=4, probes_per_second=4),
+    Size("15 MB", 15_000_000, connections=2, variants=2, probes_per_second=0.5),
 )
 """A short call, one with telemetry, and a typical one of five minutes with every turn's configuration in it."""
+
+LARGE = SIZES[-1]
+"""The size that a backlog is made of."""
 
 MakeBody = Callable[[Size, int], bytes]
 """Makes the body of a size and a seed, with the placeholder as its call id."""

@@ -1,0 +1,1 @@
+"""Tests of the benchmark: what it reports must be what was measured."""
