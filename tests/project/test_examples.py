@@ -7,6 +7,7 @@ import yaml
 
 from config.catalogue import variables
 from tests.project.repository import text, tracked
+from tests.project.surface import metrics
 
 EXAMPLES = [path for path in tracked() if path.parts[0] == "deploy" or path.name == "Dockerfile"]
 
@@ -15,6 +16,14 @@ EXAMPLES = [path for path in tracked() if path.parts[0] == "deploy" or path.name
 def test_an_example_names_only_settings_that_exist(path):
     """Every CALLSPOOL_ variable in an example is known to the configuration, which refuses unknown ones."""
     assert set(re.findall(r"\bCALLSPOOL_[A-Z0-9_]+", text(path))) <= variables()
+
+
+def test_the_alerts_watch_only_metrics_that_exist():
+    """An alert on a metric that nobody writes would never fire."""
+    rules = yaml.safe_load(text("deploy/prometheus/alerts.yml"))["groups"][0]["rules"]
+    watched = {name for rule in rules for name in re.findall(r"\bcallspool_\w+", rule["expr"])}
+    assert watched
+    assert watched <= metrics().keys()
 
 
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path.suffix in {".yml", ".yaml"}], ids=str)

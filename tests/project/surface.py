@@ -1,0 +1,49 @@
+"""What callspool shows to the outside, taken from the code itself: metrics, routes, commands."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import click
+
+from gateway.admin.app import build_admin_app
+from gateway.admin.events import RecentEvents
+from gateway.admin.gauges import GaugeCollector
+from gateway.admin.metrics import Metrics
+from gateway.admin.sources import Sources
+from gateway.intake.routes import Route
+
+INTAKE_PATHS = {
+    Route.SEND_CALL_LOG: "/send-call-log",
+    Route.UPLOAD_URL: "/get-upload-url",
+    Route.UPLOAD: "upload_url",
+    Route.CALLS: "/v1/calls",
+    Route.BATCH: "/v1/calls/batch",
+    Route.TRACE: "/v1/calls/{call_id}",
+}
+"""How people write each route of the intake."""
+
+# Asking what there is reads nothing, so that no spool and no destination need to be there.
+_NO_SOURCES = cast("Sources", None)
+
+
+def metrics() -> dict[str, str]:
+    """The name of every metric of ours as people write it, with its kind."""
+    families = [*Metrics().registry.collect(), *GaugeCollector(_NO_SOURCES).describe()]
+    names = {f"{family.name}_total" if family.type == "counter" else family.name: family.type for family in families}
+    return {name: kind for name, kind in names.items() if name.startswith("callspool_")}
+
+
+def admin_paths() -> list[str]:
+    """Every path of the admin listener; what a path says beyond a name, such as a pattern, is left out."""
+    app = build_admin_app(_NO_SOURCES, Metrics(), RecentEvents(clock=lambda: 0))
+    return sorted({resource.canonical for resource in app.router.resources()})
+
+
+def commands(group: click.Group, above: str = "callspool") -> Iterator[str]:
+    """Every command below a group, as people type it."""
+    for name, command in group.commands.items():
+        typed = f"{above} {name}"
+        if isinstance(command, click.Group):
+            yield from commands(command, typed)
+        else:
+            yield typed

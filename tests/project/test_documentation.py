@@ -1,0 +1,78 @@
+"""The documentation is complete: nothing that a person can set, call, ask or watch is missing from it."""
+
+import re
+
+import pytest
+
+from config.documentation import HEADER, destination_rows, setting_rows
+from gateway.cli import main
+from gateway.intake.routes import Route
+from tests.project.repository import ROOT, text, tracked
+from tests.project.surface import INTAKE_PATHS, admin_paths, commands, metrics
+
+DOCUMENTS = [
+    path
+    for path in tracked()
+    if path.suffix == ".md" and (path.name == "README.md" or path.parts[0] == "docs") and "decisions" not in path.parts
+]
+ALL = "\n".join(text(path) for path in DOCUMENTS)
+LINK = re.compile(r"\[[^\]]*\]\((?!https?://|mailto:|#)([^)#\s]+)[^)]*\)")
+
+
+def written_rows():
+    """The rows of every table in the documents that has the header of the settings."""
+    rows, inside = [], False
+    for line in ALL.splitlines():
+        inside = line.startswith("|") and (inside or line == HEADER[0])
+        if inside and line not in HEADER:
+            rows.append(line)
+    return rows
+
+
+def test_the_tables_of_settings_are_those_of_the_code():
+    """Names, defaults and meanings in the documents are generated; none is missing, none is left over."""
+    expected = [*setting_rows(), *destination_rows()]
+    wanted = "\n".join(["Write these tables:", *HEADER, *setting_rows(), "", *HEADER, *destination_rows()])
+    assert sorted(written_rows()) == sorted(expected), wanted
+
+
+@pytest.mark.parametrize("name", sorted(metrics()))
+def test_a_metric_is_documented(name):
+    """Every metric stands in the documents under its full name."""
+    assert re.search(rf"\b{name}\b", ALL)
+
+
+def test_no_document_names_a_metric_that_does_not_exist():
+    """A metric in the documents can be scraped."""
+    series = {f"{name}{end}" for name in metrics() for end in ("", "_bucket", "_sum", "_count")}
+    assert set(re.findall(r"\bcallspool_[a-z_]+[a-z]\b", ALL)) <= series
+
+
+@pytest.mark.parametrize("path", admin_paths())
+def test_a_path_of_the_admin_listener_is_documented(path):
+    """Every path that the admin listener answers stands in the documents."""
+    assert f"{path}`" in ALL or f"{path} " in ALL or f"{path}\n" in ALL
+
+
+def test_every_route_of_the_intake_has_a_name_for_people():
+    """A new route cannot be left out of the check below."""
+    assert set(INTAKE_PATHS) == set(Route) - {Route.NONE}
+
+
+@pytest.mark.parametrize("path", INTAKE_PATHS.values())
+def test_a_route_of_the_intake_is_documented(path):
+    """Every route that agents can post to stands in the documents."""
+    assert path in ALL
+
+
+@pytest.mark.parametrize("command", list(commands(main)))
+def test_a_command_is_documented(command):
+    """Every command stands in the documents as it is typed."""
+    assert command in ALL
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_a_link_to_a_file_leads_somewhere(path):
+    """Every relative link in a document names a file of the project."""
+    targets = LINK.findall(text(path))
+    assert not [target for target in targets if not (ROOT / path.parent / target).exists()]
