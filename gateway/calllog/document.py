@@ -37,9 +37,9 @@ class CallLog:
     event: str
     """`wcall_event`, or `DEFAULT_EVENT`; of a reference to a bucket `REFERENCE_EVENT`."""
     environment: str | None
-    token: str | None
+    token: str | None = field(repr=False)
     """The top-level `token`. One that is neither text nor a number is of no use, and dropped."""
-    pieces: tuple[Buffer, ...]
+    pieces: tuple[Buffer, ...] = field(repr=False)
     """The decoded document without its `token`; their concatenation is valid JSON."""
     raw_bytes: int
     """The length of all pieces."""

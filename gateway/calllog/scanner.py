@@ -52,8 +52,6 @@ def scan_object(text: memoryview, *, offset: int = 0) -> list[Span]:
         return _scan(text)
     except IndexError:
         raise _not_json("The JSON ends in the middle", len(text) + offset) from None
-    except _Unexpected as fault:
-        raise _not_json("The JSON is broken", fault.position + offset) from None
     except _TooDeep as fault:
         raise CallLogError(
             Fault.TOO_DEEP,
@@ -61,6 +59,8 @@ def scan_object(text: memoryview, *, offset: int = 0) -> list[Span]:
             "Flatten the deepest part of the call log.",
             fault.position + offset,
         ) from None
+    except _Unexpected as fault:
+        raise _not_json("The JSON is broken", fault.position + offset) from None
 
 
 class _Unexpected(Exception):

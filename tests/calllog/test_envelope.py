@@ -1,0 +1,129 @@
+"""What kind of body was posted, and what an envelope carries."""
+
+import base64
+import gzip
+import json
+import mmap
+
+import pytest
+
+from gateway.calllog.document import CallLog
+from gateway.calllog.envelope import Envelope, S3Reference, UploadUrlRequest, open_envelope, recognise
+from gateway.calllog.errors import CallLogError, Fault
+
+PACKED = gzip.compress(json.dumps({"call_id": "a", "x": [n * 7919 for n in range(999)]}).encode(), mtime=0)
+DATA = base64.b64encode(PACKED).decode()
+
+
+def packed_in(body: bytes | mmap.mmap) -> bytes:
+    envelope = recognise(body)
+    assert isinstance(envelope, Envelope)
+    return open_envelope(envelope)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"compressed": True, "data": DATA}),
+        json.dumps({"data": DATA, "compressed": True}),
+        json.dumps({"compression_ratio": 0.1, "original_size": 9, "compressed": True, "data": DATA}, indent=2),
+        json.dumps({"compressed": True, "data": DATA}).replace("/", "\\/"),
+        json.dumps({"compressed": True, "data": DATA}).replace(DATA[0], f"\\u{ord(DATA[0]):04x}"),
+        json.dumps({"compressed": True, "data": DATA, "compression_ratio": float("nan")}),
+    ],
+    ids=["as sent", "other order", "with sizes", "escaped slashes", "escaped letters", "with NaN"],
+)
+def test_envelope_gives_its_gzip_bytes(body: str) -> None:
+    """An envelope is recognised whatever the order of its keys, and its data decoded whatever its escapes."""
+    assert packed_in(body.encode()) == PACKED
+
+
+def test_envelope_in_a_mapping() -> None:
+    """An envelope is decoded straight from mapped memory."""
+    body = json.dumps({"compressed": True, "data": DATA}).encode()
+    with mmap.mmap(-1, len(body)) as mapped:
+        mapped.write(body)
+        assert packed_in(mapped) == PACKED
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DATA[:-1],
+        DATA[:-5],
+        DATA + "=",
+        DATA + "AAAA" if DATA.endswith("=") else DATA + "A",
+        "*" + DATA[1:],
+        DATA[:8] + "\n" + DATA[8:],
+        "é" + DATA,
+        "\ud800",
+        "",
+        None,
+        7,
+        {"a": DATA},
+    ],
+)
+def test_damaged_envelopes_are_refused(data: object) -> None:
+    """Data that is not the whole base64 of something is a bad envelope, and its error does not quote it."""
+    envelope = recognise(json.dumps({"compressed": True, "data": data}).encode())
+    assert isinstance(envelope, Envelope)
+    with pytest.raises(CallLogError) as caught:
+        open_envelope(envelope)
+    assert caught.value.code == Fault.BAD_ENVELOPE
+    assert not caught.value.unprocessable
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"call_id": "a", "wcall_event": "call_started"}, CallLog),
+        ({"call_id": "a"}, CallLog),
+        ({"call_id": "a", "compressed": True, "data": "x"}, CallLog),
+        ({"call_id": "a", "content_type": "application/json"}, UploadUrlRequest),
+        ({"content_type": "application/json", "call_id": 5}, UploadUrlRequest),
+        ({"call_id": "a", "content_type": "application/json", "agent_id": "b"}, CallLog),
+        ({"s3_reference": True, "s3_bucket": "b", "s3_key": "k", "call_id": "a", "agent_id": "g"}, S3Reference),
+        ({"s3_reference": "yes", "s3_key": "k", "call_id": "a"}, CallLog),
+        ({"s3_reference": True, "call_id": "a"}, CallLog),
+        ({"compressed": True, "data": "x"}, Envelope),
+        ({"compressed": True, "data": "x", "token": "t"}, Envelope),
+    ],
+)
+def test_kinds_are_told_by_their_members(body: dict[str, object], kind: type) -> None:
+    """Each kind of body is told by its top-level members alone; one with a call_id is never an envelope."""
+    assert type(recognise(json.dumps(body).encode())) is kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"compressed": 1, "data": "x"},
+        {"compressed": False, "data": "x"},
+        {"compressed": True},
+        {"content_type": "application/json"},
+        {"s3_reference": True, "s3_key": "k"},
+        {"call_id": None, "content_type": "application/json"},
+    ],
+)
+def test_what_names_no_call_is_refused(body: dict[str, object]) -> None:
+    """Whatever is no envelope needs a call_id."""
+    with pytest.raises(CallLogError) as caught:
+        recognise(json.dumps(body).encode())
+    assert caught.value.code == Fault.NO_CALL_ID
+
+
+def test_reference_says_where_the_object_lies() -> None:
+    """A reference carries bucket and key, and is itself a call log that can be spooled."""
+    body = json.dumps({"s3_reference": True, "s3_bucket": "b", "s3_key": "k/1", "call_id": "a", "agent_id": "g"})
+    reference = recognise(body.encode())
+    assert isinstance(reference, S3Reference)
+    assert (reference.bucket, reference.key) == ("b", "k/1")
+    assert (reference.call_log.call_id, reference.call_log.event) == ("a", "s3_reference")
+    assert b"".join(reference.call_log.pieces) == body.encode()
+
+
+def test_upload_request_says_for_what() -> None:
+    """A request for an upload address carries the call's id and the content type, where that is text."""
+    request = recognise(b'{"call_id": 12, "content_type": "application/json"}')
+    assert request == UploadUrlRequest("12", "application/json")
+    assert recognise(b'{"call_id": "a", "content_type": null}') == UploadUrlRequest("a", "")
