@@ -1,0 +1,66 @@
+"""What lately happened to destinations: kept for the status page, and written to the log.
+
+A bounded ring in memory; the log is the history.
+"""
+
+from collections import deque
+
+import msgspec
+import structlog
+
+from gateway.admin.sources import Clock
+from gateway.logs import redact_text
+from gateway.trace import instant
+from spool.records import Delivery
+
+_KEPT = 50
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that an operator may want to know."""
+
+    at: str
+    """ISO 8601 in UTC."""
+    level: str
+    """`info`, `warning` or `error`."""
+    text: str
+
+
+class RecentEvents:
+    """Keeps the newest events. Implements the dispatcher's observer."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._events: deque[Event] = deque(maxlen=_KEPT)
+        self._log = structlog.get_logger("callspool.destinations")
+
+    def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
+        """Tells of dead letters; other outcomes are the daily business that metrics count."""
+        if outcome != "dead":
+            return
+        call = delivery.record.call_id
+        self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
+        self._log.error(
+            "dead_letter",
+            destination=delivery.destination,
+            form=delivery.form.value,
+            call_id=call,
+            record_id=delivery.record.uid,
+            seconds=round(seconds, 3),
+        )
+
+    def destination_changed(self, destination: str, up: bool, reason: str) -> None:
+        """Tells that a destination fails or takes deliveries again."""
+        if up:
+            self._keep("info", f"{destination} takes deliveries again")
+            self._log.info("destination_up", destination=destination)
+        else:
+            self._keep("warning", f"{destination} takes no deliveries: {reason}")
+            self._log.warning("destination_down", destination=destination, reason=reason)
+
+    def recent(self) -> tuple[Event, ...]:
+        """The events that are kept, the newest first."""
+        return tuple(reversed(self._events))
+
+    def _keep(self, level: str, text: str) -> None:
+        self._events.append(Event(instant(self._clock()), level, redact_text(text)))

@@ -1,0 +1,22 @@
+"""Decides whether posts can be accepted. Pure; destinations have no part in it.
+
+A gateway whose endpoint is down is ready: keeping call logs meanwhile is what it is there for.
+"""
+
+from gateway.admin.sources import Lifecycle, Phase
+from gateway.humane import bytes_text
+from spool.records import SpoolStats
+
+
+def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]:
+    """Why posts cannot be accepted now; empty when they can."""
+    found: list[str] = []
+    if lifecycle.phase is not Phase.RUNNING:
+        found.extend(lifecycle.reasons or (f"the gateway is {lifecycle.phase}",))
+    if stats is None:
+        found.append("the spool is not open")
+    elif stats.failure is not None:
+        found.append(f"the spool cannot take records: {stats.failure}")
+    elif stats.used_bytes >= stats.limit_bytes:
+        found.append(f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}")
+    return tuple(found)

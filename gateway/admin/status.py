@@ -1,0 +1,152 @@
+"""The status of the gateway as one document, for the status page and the command line. Pure."""
+
+from importlib.metadata import version
+
+import msgspec
+
+from gateway.admin.events import Event
+from gateway.admin.readiness import obstacles
+from gateway.admin.sources import Lifecycle
+from gateway.logs import redact_text
+from gateway.trace import instant
+from spool.records import Lane, LaneCounts, SpoolStats
+from uploaders.uploader import DestinationStatus
+
+
+class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One lane of a destination: counts of deliveries."""
+
+    lane: str
+    ready: int
+    waiting: int
+    held: int
+    queued: int
+    """Still to be made: ready, waiting and held together."""
+    queued_bytes: int
+    in_flight: int
+    dead: int
+    delivered: int
+    expired: int
+    discarded: int
+    oldest_seconds: float | None
+    """Age of the oldest record still to be delivered."""
+
+
+class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One destination, with its lanes."""
+
+    name: str
+    type: str
+    """Empty where the configuration no longer has it."""
+    configured: bool
+    up: bool
+    reason: str
+    """Why it is down; empty while it is up."""
+    retry_at: str | None
+    dead: int
+    lanes: tuple[LaneStatus, ...]
+
+
+class SpoolReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The spool in bytes."""
+
+    used_bytes: int
+    limit_bytes: int
+    unaccounted: int
+    """Deliveries lost track of. Must be 0."""
+    failure: str | None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the status page shows. Times are ISO 8601 in UTC."""
+
+    version: str
+    now: str
+    phase: str
+    """`starting`, `running` or `stopping`."""
+    ready: bool
+    """Whether posts can be accepted."""
+    reasons: tuple[str, ...]
+    """Why posts cannot be accepted."""
+    spool: SpoolReport | None
+    """None while the spool is not open."""
+    destinations: tuple[DestinationReport, ...]
+    events: tuple[Event, ...]
+    """What lately happened, the newest first."""
+
+
+def status_of(
+    *,
+    now: int,
+    lifecycle: Lifecycle,
+    stats: SpoolStats | None,
+    destinations: tuple[DestinationStatus, ...],
+    events: tuple[Event, ...],
+) -> Status:
+    """The status at `now` (ms since the epoch)."""
+    found = obstacles(lifecycle, stats)
+    return Status(
+        version=version("callspool"),
+        now=instant(now),
+        phase=lifecycle.phase.value,
+        ready=not found,
+        reasons=tuple(redact_text(reason) for reason in found),
+        spool=None if stats is None else _spool(stats),
+        destinations=tuple(_destination(each, stats, now) for each in _with_forgotten(destinations, stats)),
+        events=events,
+    )
+
+
+def _spool(stats: SpoolStats) -> SpoolReport:
+    return SpoolReport(
+        used_bytes=stats.used_bytes,
+        limit_bytes=stats.limit_bytes,
+        unaccounted=stats.unaccounted,
+        failure=None if stats.failure is None else redact_text(stats.failure),
+    )
+
+
+def _with_forgotten(
+    destinations: tuple[DestinationStatus, ...], stats: SpoolStats | None
+) -> tuple[DestinationStatus, ...]:
+    """The destinations, and after them those that only the spool still owes something to."""
+    known = {each.name for each in destinations}
+    owed = {name for (name, _), counts in stats.lanes.items() if counts.queued or counts.dead} if stats else set()
+    return destinations + tuple(
+        DestinationStatus(name, "", configured=False, up=False, reason="not configured", retry_at=None, in_flight={})
+        for name in sorted(owed - known)
+    )
+
+
+def _destination(destination: DestinationStatus, stats: SpoolStats | None, now: int) -> DestinationReport:
+    lanes = tuple(_lane(destination, lane, stats, now) for lane in Lane)
+    return DestinationReport(
+        name=destination.name,
+        type=destination.type,
+        configured=destination.configured,
+        up=destination.up,
+        reason=redact_text(destination.reason),
+        retry_at=None if destination.retry_at is None else instant(destination.retry_at),
+        dead=sum(lane.dead for lane in lanes),
+        lanes=lanes,
+    )
+
+
+def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, now: int) -> LaneStatus:
+    key = (destination.name, lane)
+    counts = stats.lanes.get(key, LaneCounts()) if stats else LaneCounts()
+    oldest = stats.oldest_pending.get(key) if stats else None
+    return LaneStatus(
+        lane=lane.value,
+        ready=counts.ready,
+        waiting=counts.waiting,
+        held=counts.held,
+        queued=counts.queued,
+        queued_bytes=counts.queued_bytes,
+        in_flight=destination.in_flight.get(lane, 0),
+        dead=counts.dead,
+        delivered=counts.delivered,
+        expired=counts.expired,
+        discarded=counts.discarded,
+        oldest_seconds=None if oldest is None else max(0, now - oldest) / 1000,
+    )

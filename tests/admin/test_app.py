@@ -1,0 +1,183 @@
+"""Tests of health, status, traces and the page, over a real socket."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.admin.sources import Lifecycle, Phase
+from spool.errors import SpoolUnavailable
+from spool.records import DeliveryState, Form, SpoolStats
+from tests.admin.world import NOW, STATS, World, delivery, traced, traced_delivery
+
+
+async def test_health_depends_on_nothing(aiohttp_client: Callable) -> None:
+    """The process is healthy whatever the spool and the destinations do: a restart would not help them."""
+    world = World(stats=None, lifecycle=Lifecycle(Phase.STOPPING))
+    answer = await (await aiohttp_client(world.app)).get("/healthz")
+    assert (answer.status, await answer.json()) == (200, {"status": "ok", "reasons": []})
+
+
+@pytest.mark.parametrize(
+    ("lifecycle", "stats", "reasons"),
+    [
+        (Lifecycle(Phase.RUNNING), STATS, []),
+        (Lifecycle(Phase.STARTING, ("the spool is being checked",)), STATS, ["the spool is being checked"]),
+        (Lifecycle(Phase.STOPPING), STATS, ["the gateway is stopping"]),
+        (Lifecycle(Phase.RUNNING), None, ["the spool is not open"]),
+        (
+            Lifecycle(Phase.RUNNING),
+            replace(STATS, failure="I/O error at https://user:pw@host"),
+            ["the spool cannot take records: I/O error at https://***@host"],
+        ),
+        (
+            Lifecycle(Phase.RUNNING),
+            replace(STATS, used_bytes=STATS.limit_bytes),
+            ["the spool is full: 10.0 GB of 10.0 GB"],
+        ),
+        (
+            Lifecycle(Phase.STARTING),
+            None,
+            ["the gateway is starting", "the spool is not open"],
+        ),
+    ],
+)
+async def test_ready_means_that_posts_can_be_accepted(
+    aiohttp_client: Callable, lifecycle: Lifecycle, stats: SpoolStats | None, reasons: list[str]
+) -> None:
+    """Readiness is the phase and the spool, with every reason told; destinations have no part in it."""
+    world = World(stats=stats, lifecycle=lifecycle)
+    assert not world.destinations[0].up
+    client = await aiohttp_client(world.app)
+    answer = await client.get("/readyz")
+    assert answer.status == (503 if reasons else 200)
+    assert (await answer.json())["reasons"] == reasons
+    status = await (await client.get("/api/status")).json()
+    assert (status["ready"], status["reasons"]) == (not reasons, reasons)
+
+
+async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Callable) -> None:
+    """Backlog, age, attempts under way and dead letters stand by lane; forgotten destinations are not left out."""
+    answer = await (await aiohttp_client(World().app)).get("/api/status")
+    status = await answer.json()
+    assert answer.content_type == "application/json"
+    assert [(each["name"], each["configured"]) for each in status["destinations"]] == [
+        ("endpoint", True),
+        ("local", True),
+        ("gone", False),
+    ]
+    endpoint, local, gone = status["destinations"]
+    assert (endpoint["up"], endpoint["reason"], endpoint["dead"]) == (False, "503 Service Unavailable", 2)
+    assert endpoint["retry_at"] == "2026-01-01T00:00:30.000Z"
+    core, detail = endpoint["lanes"]
+    assert (core["lane"], core["queued"], core["in_flight"], core["oldest_seconds"]) == ("core", 10, 1, 90.0)
+    assert (detail["lane"], detail["queued"], detail["dead"], detail["queued_bytes"]) == ("detail", 40, 2, 480_000_000)
+    assert [lane["in_flight"] for lane in local["lanes"]] == [2, 1]
+    assert local["lanes"][0]["oldest_seconds"] is None
+    assert (gone["up"], gone["reason"], gone["lanes"][0]["queued"]) == (False, "not configured", 3)
+    assert status["spool"] == {
+        "used_bytes": 3_400_000_000,
+        "limit_bytes": 10_000_000_000,
+        "unaccounted": 0,
+        "failure": None,
+    }
+
+
+async def test_the_status_is_served_while_the_spool_is_not_open(aiohttp_client: Callable) -> None:
+    """A gateway that is starting shows its destinations, and that the spool is not open."""
+    world = World(stats=None, lifecycle=Lifecycle(Phase.STARTING))
+    status = await (await (await aiohttp_client(world.app)).get("/api/status")).json()
+    assert (status["spool"], status["phase"], len(status["destinations"])) == (None, "starting", 2)
+
+
+async def test_recent_events_are_told_newest_first_and_without_secrets(aiohttp_client: Callable) -> None:
+    """Outages, recoveries and dead letters are shown; the daily business is not; only the newest are kept."""
+    world = World()
+    for _ in range(60):
+        world.events.destination_changed("local", False, "disk")
+    world.events.destination_changed("endpoint", False, "https://h/x?token=hush refused")
+    world.events.attempted(delivery(), "delivered", 1.0)
+    world.events.attempted(delivery(), "retry", 1.0)
+    world.now = NOW + 1500
+    world.events.destination_changed("endpoint", True, "")
+    world.events.attempted(delivery(Form.DETAIL), "dead", 1.0)
+    events = (await (await (await aiohttp_client(world.app)).get("/api/status")).json())["events"]
+    assert len(events) == 50
+    assert [each["text"] for each in events[:3]] == [
+        "endpoint: the detail of call call-1 became a dead letter",
+        "endpoint takes deliveries again",
+        "endpoint takes no deliveries: https://h/x?token=*** refused",
+    ]
+    assert [each["level"] for each in events[:3]] == ["error", "info", "warning"]
+    assert events[0]["at"] == "2026-01-01T00:00:01.500Z"
+
+
+@pytest.mark.parametrize("call_id", ["call-1", "a/b c", "ünï"])
+async def test_a_call_can_be_looked_up_by_whatever_id_it_has(aiohttp_client: Callable, call_id: str) -> None:
+    """The trace of a call is found by its id, with any character in it."""
+    record = traced(traced_delivery(Form.WHOLE, DeliveryState.READY))
+    client = await aiohttp_client(World(calls={call_id: (record,)}).app)
+    answer = await client.get(f"/api/calls/{call_id}")
+    document = await answer.json()
+    assert (answer.status, document["call_id"], len(document["records"])) == (200, call_id, 1)
+
+
+async def test_an_unknown_call_is_404_with_a_hint(aiohttp_client: Callable) -> None:
+    """A call that the spool does not know is told from a failure, and why that may be is said."""
+    answer = await (await aiohttp_client(World().app)).get("/api/calls/nobody")
+    document = await answer.json()
+    assert (answer.status, document["success"], document["error"]["code"]) == (404, False, "unknown_call")
+    assert "Receipts" in document["error"]["hint"]
+
+
+async def test_a_spool_that_cannot_be_read_is_503(aiohttp_client: Callable) -> None:
+    """A failing spool is no reason to say that a call is unknown."""
+    answer = await (await aiohttp_client(World(trace_error=SpoolUnavailable("closing")).app)).get("/api/calls/x")
+    assert answer.status == 503
+    assert (await answer.json())["error"]["message"] == "closing"
+
+
+async def test_the_page_loads_nothing_from_elsewhere_and_runs_only_its_own_script(aiohttp_client: Callable) -> None:
+    """No address but its own, and a policy that names the one script and the one style by their hashes."""
+    answer = await (await aiohttp_client(World().app)).get("/")
+    html = await answer.text()
+    assert answer.content_type == "text/html"
+    assert not re.search(r"(?:src|href)\s*=\s*(?!\"api/)|https?://|@import|url\(", html)
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; connect-src 'self';")
+    for kind in ("script", "style"):
+        (text,) = re.findall(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}';" in policy
+    assert "innerHTML" not in html
+
+
+async def test_the_page_reads_only_fields_that_the_status_has(aiohttp_client: Callable) -> None:
+    """Every field that the script takes from the status exists there, so that renaming one breaks a test."""
+    world = World()
+    world.events.destination_changed("local", False, "disk")
+    client = await aiohttp_client(world.app)
+    html = await (await client.get("/")).text()
+    status = json.loads(await (await client.get("/api/status")).text())
+    fields = {
+        "status": status,
+        "spool": status["spool"],
+        "destination": status["destinations"][0],
+        "lane": status["destinations"][0]["lanes"][0],
+        "event": status["events"][0],
+    }
+    for name, document in fields.items():
+        used = set(re.findall(rf"\b{name}\.(\w+)", html))
+        assert used, name
+        assert used <= set(document), name
+
+
+async def test_no_answer_is_kept_by_caches(aiohttp_client: Callable) -> None:
+    """Every answer is of the moment."""
+    client = await aiohttp_client(World().app)
+    for path in ("/", "/metrics", "/healthz", "/readyz", "/api/status", "/api/calls/x"):
+        assert (await client.get(path)).headers["Cache-Control"] == "no-store", path

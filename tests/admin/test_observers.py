@@ -1,0 +1,42 @@
+"""Tests of passing on what the dispatcher does, and of numbers for people."""
+
+import pytest
+
+from gateway.admin.metrics import Metrics
+from gateway.admin.observers import Observers
+from gateway.humane import age_text, bytes_text, count_text
+from tests.admin.world import World, delivery
+
+
+def test_every_observer_hears_everything() -> None:
+    """What one observer hears, all hear."""
+    world, metrics = World(), Metrics()
+    observers = Observers(metrics, world.events)
+    observers.attempted(delivery(), "dead", 0.5)
+    observers.destination_changed("endpoint", False, "down")
+    labels = {"destination": "endpoint", "lane": "core", "outcome": "dead"}
+    assert metrics.registry.get_sample_value("callspool_deliveries_total", labels) == 1
+    assert len(world.events.recent()) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (99_960, "100 KB"), (999_600, "1.0 MB"), (10**19, "10000 PB")],
+)
+def test_sizes_have_a_unit_and_few_digits(count: int, text: str) -> None:
+    """A size is rounded to what a person can compare."""
+    assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.9, "0 s"), (59, "59 s"), (60, "1 min"), (3_660, "1 h 1 min"), (172_800, "2 d 0 h")],
+)
+def test_ages_have_their_largest_units(seconds: float | None, text: str) -> None:
+    """An age is told as a person would."""
+    assert age_text(seconds) == text
+
+
+def test_counts_have_their_thousands_apart() -> None:
+    """A large count can be read at a glance."""
+    assert count_text(1234567) == "1,234,567"

@@ -1,0 +1,131 @@
+"""A spool and destinations whose figures a test decides, read by the real admin application."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from gateway.admin.app import build_admin_app
+from gateway.admin.events import RecentEvents
+from gateway.admin.metrics import Metrics
+from gateway.admin.sources import Lifecycle, Phase, Sources
+from spool.errors import SpoolError
+from spool.records import (
+    Delivery,
+    DeliveryState,
+    Form,
+    Fragment,
+    Lane,
+    LaneCounts,
+    Record,
+    SpoolStats,
+    StoredFragment,
+    TracedDelivery,
+    TracedRecord,
+)
+from uploaders.uploader import DestinationStatus
+
+NOW = 1_767_225_600_000
+"""2026-01-01T00:00:00Z."""
+
+RECORD = Record(
+    record_id=7,
+    uid="spool-7",
+    call_id="call-1",
+    agent_id="agent",
+    event="call_ended",
+    environment="prod",
+    digest=bytes(32),
+    raw_bytes=12_000_000,
+    stored_bytes=2_400_000,
+    accepted_at=NOW - 5_000,
+    token_id=None,
+    first_chunk=1,
+    fragments={Fragment.BASE: StoredFragment(1, 1, 1), Fragment.REST: StoredFragment(1, 1, 1)},
+)
+
+STATS = SpoolStats(
+    used_bytes=3_400_000_000,
+    limit_bytes=10_000_000_000,
+    lanes={
+        ("endpoint", Lane.CORE): LaneCounts(owed=110, ready=6, waiting=3, held=1, delivered=100, queued_bytes=5_000),
+        ("endpoint", Lane.DETAIL): LaneCounts(owed=42, ready=40, dead=2, queued_bytes=480_000_000),
+        ("gone", Lane.CORE): LaneCounts(owed=3, ready=3, queued_bytes=6_000),
+    },
+    oldest_pending={("endpoint", Lane.CORE): NOW - 90_000, ("endpoint", Lane.DETAIL): NOW - 7_300_000},
+    unaccounted=0,
+    failure=None,
+)
+
+ENDPOINT_DOWN = DestinationStatus(
+    "endpoint",
+    "http",
+    configured=True,
+    up=False,
+    reason="503 Service Unavailable",
+    retry_at=NOW + 30_000,
+    in_flight={Lane.CORE: 1},
+)
+LOCAL_UP = DestinationStatus(
+    "local", "file", configured=True, up=True, reason="", retry_at=None, in_flight={Lane.CORE: 2, Lane.DETAIL: 1}
+)
+
+
+RUNNING = Lifecycle(Phase.RUNNING)
+
+
+@dataclass
+class World:
+    """What the admin side reads, for a test to change."""
+
+    stats: SpoolStats | None = STATS
+    destinations: tuple[DestinationStatus, ...] = (ENDPOINT_DOWN, LOCAL_UP)
+    lifecycle: Lifecycle = RUNNING
+    calls: Mapping[str, tuple[TracedRecord, ...]] = field(default_factory=dict)
+    trace_error: SpoolError | None = None
+    now: int = NOW
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics()
+        self.events = RecentEvents(lambda: self.now)
+        self.app = build_admin_app(self.sources, self.metrics, self.events)
+
+    @property
+    def sources(self) -> Sources:
+        return Sources(
+            spool=lambda: self.stats,
+            trace=self._trace,
+            destinations=lambda: self.destinations,
+            lifecycle=lambda: self.lifecycle,
+            clock=lambda: self.now,
+        )
+
+    async def _trace(self, call_id: str) -> tuple[TracedRecord, ...]:
+        if self.trace_error is not None:
+            raise self.trace_error
+        return self.calls.get(call_id, ())
+
+
+def delivery(form: Form = Form.CORE, destination: str = "endpoint", **of_record: object) -> Delivery:
+    """A delivery of the record, as the dispatcher tells of it."""
+    lane = Lane.DETAIL if form is Form.DETAIL else Lane.CORE
+    record = replace(RECORD, **of_record)  # type: ignore[arg-type]  # the test names fields of Record
+    return Delivery(record, destination, form, lane, attempts=0, due_at=0, first_failed_at=None)
+
+
+def traced(*deliveries: TracedDelivery, superseded: bool = False, fragments: object = None) -> TracedRecord:
+    """The record with these deliveries."""
+    record = RECORD if fragments is None else replace(RECORD, fragments=fragments)  # type: ignore[arg-type]  # a mapping
+    return TracedRecord(record, superseded=superseded, settled_at=None, deliveries=deliveries)
+
+
+def traced_delivery(
+    form: Form,
+    state: DeliveryState,
+    *,
+    destination: str = "endpoint",
+    settled_at: int | None = None,
+    error: str | None = None,
+) -> TracedDelivery:
+    """One delivery as the trace has it."""
+    lane = Lane.DETAIL if form is Form.DETAIL else Lane.CORE
+    attempts = 0 if error is None else 3
+    return TracedDelivery(destination, form, lane, state, attempts, NOW, settled_at, error)
