@@ -55,7 +55,7 @@ $(READY): $(LOCKS) pyproject.toml
 
 .PHONY: test
 test: $(READY) lint ## Check format, lint, types, import directions; run the tests with coverage
-	$(BIN)/pytest -q -n $(JOBS) --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 .PHONY: lint
 lint: $(READY) ## The static checks of `make test` alone

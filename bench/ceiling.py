@@ -8,6 +8,7 @@ HTTP library could do at best on the same machine in the same minute.
 
 import argparse
 import asyncio
+import importlib
 import importlib.util
 
 from aiohttp import web
@@ -46,9 +47,8 @@ def application() -> web.Application:
 def _loop() -> asyncio.AbstractEventLoop | None:
     if importlib.util.find_spec("uvloop") is None:
         return None
-    import uvloop  # noqa: PLC0415 - only where it is installed, as in the gateway
-
-    return uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+    return loop
 
 
 def main() -> None:
