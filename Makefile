@@ -62,7 +62,7 @@ lint: $(READY) ## The static checks of `make test` alone
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: format
 format: $(READY) ## Let ruff format the code and repair what it can
