@@ -116,9 +116,7 @@ class HttpDestination(DestinationTable):
     total_timeout: Duration = MINUTE
     """For one request in all."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
-    """A PEM file of certificate authorities to trust instead of the system's."""
-    proxy_from_environment: bool = True
-    """Whether HTTPS_PROXY, HTTP_PROXY and NO_PROXY are heeded."""
+    """A PEM file of certificate authorities to trust besides the system's."""
 
     @field_validator("token")
     @classmethod

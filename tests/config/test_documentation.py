@@ -73,7 +73,7 @@ def test_what_is_in_effect_is_listed_with_its_origin_and_without_secrets() -> No
     assert (maximum.value, maximum.origin) == ("10GiB", "CALLSPOOL_SPOOL_MAX_BYTES")
     assert listed["log.level"].origin == "default"
     assert listed["destinations[endpoint].token"].value == "***"
-    assert listed["destinations[endpoint].proxy_from_environment"].value == "true"
+    assert listed["destinations[endpoint].encoding"].value == "auto"
     assert listed["destinations[local].path"].value == "./callspool-data/delivered"
     assert listed["destinations[local].path"].origin == "--local"
     assert {setting.key for setting in scalar_settings()} <= set(listed)
