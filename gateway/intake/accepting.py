@@ -1,0 +1,108 @@
+"""The one path from a decoded body to a durable record."""
+
+from collections.abc import Sequence
+
+from gateway.calllog.envelope import Envelope, UploadUrlRequest
+from gateway.calllog.errors import CallLogError, Fault
+from gateway.intake.body import Body
+from gateway.intake.calls import ENDED, STARTED, OpenCalls
+from gateway.intake.decoding import ENVELOPE
+from gateway.intake.examining import Examined, Prepared, Reference, SizeRule, examine
+from gateway.intake.opening import BodyDecoder
+from gateway.intake.ports import Clock, IntakeObserver, RecordStore
+from gateway.intake.tokens import usable
+from gateway.intake.workers import Workers
+from gateway.routing import DestinationRoute, StoredAs, plan
+from spool.records import Accepted, NewRecord
+
+Opened = Prepared | Reference | UploadUrlRequest
+
+
+class Acceptor:
+    """Examines bodies and accepts call logs. For the event loop."""
+
+    def __init__(
+        self,
+        store: RecordStore,
+        destinations: Sequence[DestinationRoute],
+        rule: SizeRule,
+        workers: Workers,
+        decoder: BodyDecoder,
+        observer: IntakeObserver,
+        clock: Clock,
+    ) -> None:
+        self.open_calls = OpenCalls()
+        self._store = store
+        self._plans = {kind: plan(destinations, kind) for kind in StoredAs}
+        self._keeps_tokens = any(destination.forwards_token for destination in destinations)
+        self._rule = rule
+        self._workers = workers
+        self._decoder = decoder
+        self._observer = observer
+        self._clock = clock
+
+    async def examine(self, body: Body) -> Opened:
+        """What the body is; one that is an envelope becomes what it carries.
+
+        Raises `CallLogError`, and what decoding raises.
+        """
+        examined = await self._look_at(body)
+        if isinstance(examined, Envelope):
+            quoted = memoryview(examined.data)
+            if bytes(quoted[:1]) != b'"':
+                raise _bad_envelope("`data` is not a text")
+            body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE))
+            examined = await self._look_at(body)
+            if isinstance(examined, Envelope):
+                raise _bad_envelope("what it carries is an envelope again")
+        return examined
+
+    async def accept(
+        self, prepared: Prepared, agents_key: str | None, *, upload_key_hash: bytes | None = None
+    ) -> Accepted:
+        """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
+
+        Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
+        in memory for as long as it holds it.
+        """
+        call_log = prepared.call_log
+        token = (agents_key or usable(call_log.token)) if self._keeps_tokens else None
+        accepted = await self._store.accept(
+            NewRecord(
+                call_id=call_log.call_id,
+                agent_id=call_log.agent_id,
+                event=call_log.event,
+                environment=call_log.environment,
+                digest=prepared.digest,
+                raw_bytes=call_log.raw_bytes,
+                token=token,
+                fragments=prepared.fragments,
+                deliveries=self._plans[prepared.stored_as],
+                superseded_by=ENDED if call_log.event == STARTED else None,
+                upload_key_hash=upload_key_hash,
+            )
+        )
+        self._note(prepared, accepted)
+        return accepted
+
+    async def _look_at(self, body: Body) -> Examined:
+        if body.small:
+            return examine(body.data, body.scratch, self._rule)
+        return await self._workers.run(examine, body.data, body.scratch, self._rule)
+
+    def _note(self, prepared: Prepared, accepted: Accepted) -> None:
+        call_log = prepared.call_log
+        if not accepted.superseded:
+            self.open_calls.accepted(call_log.call_id, call_log.event, self._clock())
+        if not accepted.duplicate:
+            self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
+            if accepted.two_phase:
+                self._observer.two_phase()
+
+
+def _bad_envelope(what: str) -> CallLogError:
+    return CallLogError(
+        Fault.BAD_ENVELOPE,
+        f"The body says that it is compressed, but {what}.",
+        "Put the base64 of the gzipped call log into `data`, or post the call log itself.",
+    )

@@ -1,0 +1,173 @@
+"""NDJSON batches: one call log a line, one answer a line, in order.
+
+Many lines are on their way into the spool at once, so that they share commits; lines of the same call go one
+after the other, because their order is their meaning. The answers are written as soon as they are known, but
+reading never waits for the client to take them: a client may send everything before it reads anything. What it
+has not taken is kept, some 400 bytes a line, for at most twice `max_lines` lines.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from gateway.intake.accepting import Acceptor
+from gateway.intake.budget import MemoryBudget
+from gateway.intake.gate import Gate
+from gateway.intake.incoming import Incoming, invite
+from gateway.intake.line_replies import LineReplier
+from gateway.intake.lines import LINE_BYTES, Complete, LineReader, Pieces
+from gateway.intake.ports import IntakeObserver
+from gateway.intake.reading import BodyReader
+from gateway.intake.refusals import Refusal, stopping
+from gateway.intake.replies import Replier, Sender
+
+IN_FLIGHT_BYTES = 1 << 20
+BATCH_BYTES = LINE_BYTES + IN_FLIGHT_BYTES
+"""What a batch reserves, however long it is: the line being read, and those on their way into the spool."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How batches are read."""
+
+    max_lines: int = 10_000
+    """Call logs in one batch; those above it are answered with an error."""
+    progress_timeout: float = 10.0
+    """Seconds in which the client must send something, and take some of its answers once it has sent all."""
+
+
+class BatchRunner:
+    """Reads batches. For the event loop."""
+
+    def __init__(
+        self,
+        limits: BatchLimits,
+        budget: MemoryBudget,
+        reader: BodyReader,
+        lines: LineReader,
+        acceptor: Acceptor,
+        replier: Replier,
+        gate: Gate,
+        observer: IntakeObserver,
+    ) -> None:
+        self._limits = limits
+        self._budget = budget
+        self._reader = reader
+        self._lines = lines
+        self._acceptor = acceptor
+        self._replier = replier
+        self._gate = gate
+        self._observer = observer
+
+    async def run(self, request: web.BaseRequest, sender: Sender) -> web.StreamResponse:
+        """Take a batch and answer it. Raises what speaks against it before its first byte was read."""
+        if request.headers.get("Content-Encoding"):
+            # An encoded batch is decoded as a whole first; it is lines that make a batch, not its bytes.
+            body = await self._reader.read(request)
+            try:
+                return await self._answer(request, Complete(body.data), sender)
+            finally:
+                body.release()
+        size = min(request.content_length or BATCH_BYTES, BATCH_BYTES, self._budget.largest)
+        with await self._budget.reserve(size):
+            await invite(request)
+            return await self._answer(request, Incoming(request, self._limits.progress_timeout), sender)
+
+    async def _answer(self, request: web.BaseRequest, pieces: Pieces, sender: Sender) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        answers = _Answers(request, response, self._limits.progress_timeout)
+        writing = asyncio.create_task(answers.write_all())
+        try:
+            await self._read(pieces, self._replier_for(sender), answers)
+        finally:
+            answers.end()
+            await writing
+        return response
+
+    def _replier_for(self, sender: Sender) -> LineReplier:
+        return LineReplier(self._acceptor, self._replier, self._observer, sender, IN_FLIGHT_BYTES)
+
+    async def _read(self, pieces: Pieces, replier: LineReplier, answers: "_Answers") -> None:
+        number = taken = 0
+        try:
+            async for line in self._lines.lines(pieces):
+                number += 1
+                if line is None:
+                    continue
+                taken += 1
+                if taken > 2 * self._limits.max_lines:
+                    raise _too_many(self._limits.max_lines, "; this line and those behind it were not read")
+                if taken > self._limits.max_lines:
+                    answers.add(replier.refuse(number, line, _too_many(self._limits.max_lines)))
+                elif not self._gate.is_open:
+                    answers.add(replier.refuse(number, line, stopping()))
+                else:
+                    answers.add(await replier.reply(number, line))
+        except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
+            answers.add(replier.refuse(number + 1, None, error))
+            answers.closes = True
+
+
+class _Answers:
+    """The answers of one batch, on their way to the client in the order of its lines."""
+
+    def __init__(self, request: web.BaseRequest, response: web.StreamResponse, timeout: float) -> None:
+        self.closes = False
+        """Whether the connection ends with the batch, because the rest of it is not read."""
+        self._request = request
+        self._response = response
+        self._timeout = timeout
+        self._pending: deque[asyncio.Future[bytes] | None] = deque()
+        self._added = asyncio.Event()
+
+    def add(self, answer: "asyncio.Future[bytes]") -> None:
+        """The answer to the next line, known now or later."""
+        self._pending.append(answer)
+        self._added.set()
+
+    def end(self) -> None:
+        """No line comes any more."""
+        self._pending.append(None)
+        self._added.set()
+
+    async def write_all(self) -> None:
+        """Write until the end. When the client takes nothing, the connection ends, and every line is still awaited."""
+        try:
+            while data := await self._next():
+                async with asyncio.timeout(self._timeout):
+                    await self._response.write(data)
+            if self.closes:
+                self._response.force_close()
+            await self._response.write_eof()
+        except (ConnectionError, TimeoutError):
+            self._request.protocol.force_close()
+            while await self._next():
+                pass
+
+    async def _next(self) -> bytes:
+        """The next answers, those that are known together; empty at the end."""
+        known: list[bytes] = []
+        while not known:
+            while not self._pending:
+                self._added.clear()
+                await self._added.wait()
+            first = self._pending[0]
+            if first is None:
+                break
+            await asyncio.wait([first])
+            while self._pending and (answer := self._pending[0]) is not None and answer.done():
+                known.append(answer.result())
+                self._pending.popleft()
+        return b"".join(known)
+
+
+def _too_many(max_lines: int, more: str = "") -> Refusal:
+    return Refusal(
+        413,
+        "batch_too_long",
+        f"The batch has more than the {max_lines} call logs that this gateway takes in one{more}.",
+        "Send the rest in another batch.",
+    )

@@ -1,0 +1,179 @@
+"""One memory budget for all bodies in flight: a post reserves before it is read, and waits when there is no room.
+
+The rule that keeps it free of deadlocks: a post waits for memory once, before it holds any, and never again.
+What decoding needs beyond that is taken if it is free at that moment (`Reservation.try_grow`), and goes to a
+staging file otherwise.
+
+The rule that keeps it fair: an eighth of the budget is kept for small posts (at most `SMALL_POST_BYTES`). Small
+posts use the common part too, as long as no large one waits for it; large ones use only the common part. Within
+each of the two classes, memory is given in the order in which it was asked for. So a small post never waits
+behind a large one, and a stream of small ones cannot keep a large one waiting for ever.
+"""
+
+import asyncio
+from collections import deque
+from types import TracebackType
+
+SMALL_POST_BYTES = 64 * 1024
+_SMALL_SHARE = 8
+"""One part in so many of the budget is for small posts alone."""
+
+
+class BudgetExhausted(Exception):
+    """No memory became free within the time that a post may wait for it."""
+
+
+class _Waiter:
+    """A post in the queue; `granted` is resolved with its reservation."""
+
+    __slots__ = ("granted", "size")
+
+    def __init__(self, size: int, granted: "asyncio.Future[Reservation]") -> None:
+        self.size = size
+        self.granted = granted
+
+
+class Reservation:
+    """Bytes of the budget that one post holds until `release`. Only for the event loop's thread."""
+
+    __slots__ = ("_budget", "_common", "_share")
+
+    def __init__(self, budget: "MemoryBudget", *, share: int, common: int) -> None:
+        self._budget = budget
+        self._share = share
+        self._common = common
+
+    @property
+    def size(self) -> int:
+        """Bytes held now."""
+        return self._share + self._common
+
+    def try_grow(self, size: int) -> bool:
+        """Hold `size` bytes instead of fewer, if the common part has them at once; never overtakes a waiter."""
+        more = size - self.size
+        if more > 0:
+            if not self._budget._take_more(more):
+                return False
+            self._common += more
+        return True
+
+    def shrink(self, size: int) -> None:
+        """Give back all above `size` bytes, those of the common part first."""
+        common = min(self._common, max(0, self.size - size))
+        share = max(0, self._share - max(size - self._common + common, 0))
+        self._common -= common
+        self._share -= share
+        if common or share:
+            self._budget._give_back(share=share, common=common)
+
+    def handed_over(self) -> "Reservation":
+        """The same bytes as a reservation of its own; this one then holds nothing."""
+        taken = Reservation(self._budget, share=self._share, common=self._common)
+        self._share = self._common = 0
+        return taken
+
+    def release(self) -> None:
+        """Give everything back; harmless when repeated."""
+        self.shrink(0)
+
+    def __enter__(self) -> "Reservation":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class MemoryBudget:
+    """`total` bytes for all bodies in flight. Only for the event loop's thread."""
+
+    def __init__(self, total: int, *, wait_seconds: float = 3.0) -> None:
+        self._wait_seconds = wait_seconds
+        self._share_total = total // _SMALL_SHARE
+        self._common_total = total - self._share_total
+        self._share_used = 0
+        self._common_used = 0
+        self._small: deque[_Waiter] = deque()
+        self._large: deque[_Waiter] = deque()
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that posts hold now."""
+        return self._share_used + self._common_used
+
+    @property
+    def waiting(self) -> int:
+        """Posts that wait for memory now."""
+        return len(self._small) + len(self._large)
+
+    @property
+    def largest(self) -> int:
+        """The largest post that can be held in memory at all."""
+        return self._common_total
+
+    def try_reserve(self, size: int) -> Reservation | None:
+        """`size` bytes, at most `largest`, if they are free now and nobody of the same class waits for them."""
+        small = size <= SMALL_POST_BYTES
+        return None if (self._small if small else self._large) else self._grant(size)
+
+    async def reserve(self, size: int) -> Reservation:
+        """`size` bytes, after waiting for them if need be; `size` must be at most `largest`.
+
+        Raises `BudgetExhausted` when they did not become free in time. Cancelling it reserves nothing.
+        """
+        reservation = self.try_reserve(size)
+        if reservation is not None:
+            return reservation
+        queue = self._small if size <= SMALL_POST_BYTES else self._large
+        waiter = _Waiter(size, asyncio.get_running_loop().create_future())
+        queue.append(waiter)
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                return await asyncio.shield(waiter.granted)
+        except TimeoutError:
+            if waiter.granted.done():
+                return waiter.granted.result()
+            raise BudgetExhausted(f"no {size} bytes of memory became free in {self._wait_seconds:g} s") from None
+        except asyncio.CancelledError:
+            if waiter.granted.done():
+                waiter.granted.result().release()
+            raise
+        finally:
+            if not waiter.granted.done():
+                queue.remove(waiter)
+                waiter.granted.cancel()
+                self._wake()
+
+    def _grant(self, size: int) -> Reservation | None:
+        """`size` bytes from the part that this post may use now; queues are the caller's concern."""
+        small = size <= SMALL_POST_BYTES
+        if small and self._share_used + size <= self._share_total:
+            self._share_used += size
+            return Reservation(self, share=size, common=0)
+        if self._common_used + size <= self._common_total and not (small and self._large):
+            self._common_used += size
+            return Reservation(self, share=0, common=size)
+        return None
+
+    def _take_more(self, size: int) -> bool:
+        """Add `size` bytes of the common part to a reservation, unless a large post waits for them."""
+        if self._large or self._common_used + size > self._common_total:
+            return False
+        self._common_used += size
+        return True
+
+    def _give_back(self, *, share: int, common: int) -> None:
+        self._share_used -= share
+        self._common_used -= common
+        if self._large or self._small:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Serve both queues from their heads as far as memory goes, the large ones' first."""
+        for queue in (self._large, self._small):
+            while queue:
+                reservation = self._grant(queue[0].size)
+                if reservation is None:
+                    break
+                queue.popleft().granted.set_result(reservation)

@@ -1,0 +1,236 @@
+"""Undoing what a body is encoded in, piece by piece: gzip, zstd, deflate, and the base64 of an envelope.
+
+Each decoder takes an iterator of pieces and gives one, so that they can be put one after the other, hold little
+whatever the size, and can be stopped by whoever consumes them. All run in any thread; zlib and zstd let go of
+the interpreter while they work. Bytes that are not what they should be raise `Refusal` (400) with the offset in
+the data that this decoder was given.
+"""
+
+import binascii
+import contextlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import zstandard
+
+from gateway.intake.refusals import Refusal, bad_encoding, too_large
+
+Pieces = Iterator[bytes | memoryview]
+Decoder = Callable[[Pieces], Pieces]
+
+SLICE = 64 * 1024
+"""How much encoded data is given to a decoder at once."""
+_OUTPUT = 256 * 1024
+_ZSTD_SLICE = 512
+"""The zstd decoder cannot be told how much to give at most; 512 bytes of it can hold 16 MiB, and no more."""
+_ZSTD_WINDOW_MAX = 8 << 20
+"""The largest window that a sender of `Content-Encoding: zstd` may use (RFC 9659)."""
+_ZSTD_HEADER = 18
+"""The longest frame header (RFC 8878)."""
+_CODINGS_MAX = 4
+_USUAL_RATIO = 8
+_GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15
+_ESCAPE = 6
+"""The length of the longest escape in a JSON text, backslash-u and four digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingLimits:
+    """What a body may decode to.
+
+    Real call logs compress up to 100 to 1, so the ratio is far above that and counts only beyond the first MiB.
+    """
+
+    decoded_max: int = 4 << 30
+    decoded_ratio_max: int = 1000
+    ratio_free_bytes: int = 1 << 20
+
+
+def slices(data: memoryview | bytes) -> Iterator[memoryview]:
+    """`data` in slices that decoders can bear."""
+    view = memoryview(data)
+    return (view[start : start + SLICE] for start in range(0, len(view), SLICE))
+
+
+def expected_size(data: memoryview | bytes, decoders: Sequence[Decoder]) -> int:
+    """About what `data` decodes to, by what it says itself; a guess to reserve memory by, and no promise."""
+    guess = len(data) * _USUAL_RATIO
+    if decoders == (gunzip,):
+        return _gzip_size(bytes(data[-4:])) or guess
+    if decoders == ENVELOPE:
+        with contextlib.suppress(binascii.Error):
+            return _gzip_size(binascii.a2b_base64(data[-8:])[-4:]) or guess
+    if decoders == (unzstd,):
+        with contextlib.suppress(zstandard.ZstdError):
+            return max(zstandard.frame_content_size(bytes(data[:_ZSTD_HEADER])), 0) or guess
+    return guess
+
+
+def decoders_for(content_encoding: str) -> tuple[Decoder, ...]:
+    """The decoders that undo a Content-Encoding header, in the order in which they must work.
+
+    Raises `Refusal` (415) for a coding that is not known here, and for more than four of them.
+    """
+    names = [name.strip().lower() for name in content_encoding.split(",")]
+    codings = [name for name in names if name not in {"", "identity"}]
+    unknown = [name for name in codings if name not in _DECODERS]
+    if unknown or len(codings) > _CODINGS_MAX:
+        what = f"an encoding that is not known here: {unknown[0][:40]}" if unknown else "too many encodings"
+        raise Refusal(
+            415, "unknown_encoding", f"The body has {what}.", "Use gzip, zstd, deflate, or no Content-Encoding."
+        )
+    return tuple(_DECODERS[name] for name in reversed(codings))
+
+
+def decode(data: memoryview | bytes, decoders: Iterable[Decoder], limits: DecodingLimits) -> Pieces:
+    """Apply decoders one after the other, each within the limits.
+
+    Raises `Refusal`: 400 for wrong or truncated data and for a bomb, 413 above `decoded_max`.
+    """
+    pieces: Pieces = slices(data)
+    for decoder in decoders:
+        pieces = _bounded(decoder(pieces), len(data), limits)
+    return pieces
+
+
+def gunzip(pieces: Pieces) -> Pieces:
+    """Undo gzip; several members one after the other are one body, as RFC 1952 has it."""
+    return _inflate(pieces, _GZIP, "gzip")
+
+
+def inflate(pieces: Pieces) -> Pieces:
+    """Undo deflate, with the zlib header that RFC 9110 asks for or without, as some send it."""
+    for first in pieces:
+        if len(first):
+            has_header = len(first) > 1 and first[0] & 15 == 8 and (first[0] << 8 | first[1]) % 31 == 0
+            yield from _inflate(_again(first, pieces), _ZLIB if has_header else _RAW_DEFLATE, "deflate")
+            return
+    raise bad_encoding("The deflate data is empty", 0)
+
+
+def unzstd(pieces: Pieces) -> Pieces:
+    """Undo zstd; several frames one after the other are one body."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
+    frame, position = decompressor.decompressobj(), 0
+    for piece in pieces:
+        for start in range(0, len(piece), _ZSTD_SLICE):
+            data = bytes(piece[start : start + _ZSTD_SLICE])
+            position += len(data)
+            while data:
+                if frame.eof:
+                    frame = decompressor.decompressobj()
+                try:
+                    output = frame.decompress(data)
+                except zstandard.ZstdError as error:
+                    raise bad_encoding(f"The zstd data is wrong: {error}", position - len(data)) from None
+                yield output
+                data = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise bad_encoding("The zstd data ends too early", position)
+
+
+def unbase64(pieces: Pieces) -> Pieces:
+    """Undo base64 with padding."""
+    carried, position, ended = b"", 0, False
+    for piece in pieces:
+        data = carried + bytes(piece)
+        whole = len(data) // 4 * 4
+        if whole and ended:
+            raise bad_encoding("The base64 goes on after its end", position)
+        try:
+            yield binascii.a2b_base64(data[:whole], strict_mode=True)
+        except binascii.Error:
+            raise bad_encoding("The base64 is wrong", position) from None
+        ended = ended or data[:whole].endswith(b"=")
+        position += whole
+        carried = data[whole:]
+    if carried:
+        raise bad_encoding("The base64 ends too early", position)
+
+
+def unquote(pieces: Pieces) -> Pieces:
+    r"""The ASCII text of the inside of a JSON string; some encoders write `\/` or `\u002b` into base64."""
+    carried = b""
+    for piece in pieces:
+        data = carried + bytes(piece)
+        escape = data.rfind(b"\\", max(0, len(data) - _ESCAPE))
+        cut = len(data) if escape < 0 else escape
+        carried = data[cut:]
+        yield _unescape(data[:cut])
+    yield _unescape(carried)
+
+
+ENVELOPE: tuple[Decoder, ...] = (unquote, unbase64, gunzip)
+"""What undoes the inside of an envelope's `data`."""
+
+
+def _gzip_size(trailer: bytes) -> int:
+    """The length of what a gzip member holds, modulo 4 GiB: its last four bytes (RFC 1952)."""
+    return int.from_bytes(trailer, "little") if len(trailer) == 4 else 0
+
+
+def _unescape(text: bytes) -> bytes:
+    if b"\\" not in text:
+        return text
+    try:
+        return msgspec.json.decode(b'"%b"' % text, type=str).encode()
+    except msgspec.DecodeError:
+        raise bad_encoding("The base64 holds what does not belong there", 0) from None
+
+
+def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
+    decoder, position = zlib.decompressobj(window), 0
+    for piece in pieces:
+        data = piece
+        while True:
+            if decoder.eof:
+                if not data:
+                    break
+                if window != _GZIP:
+                    raise bad_encoding(f"The {name} data goes on after its end", position)
+                decoder = zlib.decompressobj(window)
+            try:
+                output = decoder.decompress(data, _OUTPUT)
+            except zlib.error as error:
+                raise bad_encoding(f"The {name} data is wrong: {error}", position) from None
+            yield output
+            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            position += len(data) - len(rest)
+            data = rest
+            if not data and len(output) < _OUTPUT:
+                break
+    if not decoder.eof:
+        raise bad_encoding(f"The {name} data ends too early", position)
+
+
+def _bounded(pieces: Pieces, encoded_size: int, limits: DecodingLimits) -> Pieces:
+    """Stop a decoder that gives more than anyone would send."""
+    ratio_limit = max(limits.ratio_free_bytes, limits.decoded_ratio_max * encoded_size)
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        if total > limits.decoded_max:
+            raise too_large(limits.decoded_max)
+        if total > ratio_limit:
+            raise Refusal(
+                400,
+                "decompression_bomb",
+                f"The body decodes to more than {limits.decoded_ratio_max} times its size.",
+                "Send the call log with less compression, or without.",
+            )
+        yield piece
+
+
+def _again(first: bytes | memoryview, rest: Pieces) -> Pieces:
+    yield first
+    yield from rest
+
+
+_DECODERS: dict[str, Decoder] = {
+    "gzip": gunzip,
+    "x-gzip": gunzip,
+    "deflate": inflate,
+    "zstd": unzstd,
+}

@@ -1,0 +1,67 @@
+"""The bytes of a request as they come in from the client, who may stop sending, go away, or send very slowly."""
+
+import asyncio
+
+from aiohttp import HttpVersion11, web
+from aiohttp.web_protocol import RequestPayloadError
+
+from gateway.intake.refusals import ClientGone, Refusal, stalled
+
+PROGRESS_BYTES = 64 * 1024
+"""What a body must advance by within each progress timeout; a client below 6.5 KB/s would hold memory for hours."""
+
+
+class Incoming:
+    """The pieces of one request's body. For one reader."""
+
+    __slots__ = ("_content", "_mark", "_received", "_timeout", "_waited")
+
+    def __init__(self, request: web.BaseRequest, progress_timeout: float) -> None:
+        self._content = request.content
+        self._timeout = progress_timeout
+        self._waited = 0.0
+        self._received = 0
+        self._mark = 0
+
+    async def next(self) -> bytes:
+        """The next piece, of at most some 100 KiB; empty at the end.
+
+        Raises `Refusal` (408) when the body does not advance by `PROGRESS_BYTES` within the progress timeout,
+        time that the reader itself takes not counted; `ClientGone` when the connection is.
+        """
+        try:
+            piece = self._content.read_nowait() if self._content.is_eof() else await self._wait()
+        except (ConnectionError, RequestPayloadError, RuntimeError) as error:
+            # RuntimeError is what a stream says whose connection went before anybody read from it.
+            raise ClientGone(str(error)) from None
+        self._received += len(piece)
+        if self._received - self._mark >= PROGRESS_BYTES:
+            self._mark, self._waited = self._received, 0.0
+        return piece
+
+    async def _wait(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._timeout - self._waited):
+                piece = await self._content.readany()
+        except TimeoutError:
+            raise stalled(self._timeout) from None
+        self._waited += loop.time() - started
+        return piece
+
+
+async def invite(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it to send its body. Everything that may refuse the request comes before this.
+
+    Raises `Refusal` (417) when it expects anything else, `ClientGone` when it is.
+    """
+    expected = request.headers.get("Expect")
+    if expected is None or request.version < HttpVersion11:
+        return
+    if expected.lower() != "100-continue":
+        raise Refusal(417, "unknown_expectation", "The Expect header is not known here.", "Leave it out.")
+    try:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    except ConnectionError as error:
+        raise ClientGone(str(error)) from None

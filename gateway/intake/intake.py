@@ -1,0 +1,80 @@
+"""The intake as a whole: its options, and its parts put together."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from gateway.intake.accepting import Acceptor
+from gateway.intake.batch import BatchLimits, BatchRunner
+from gateway.intake.budget import MemoryBudget
+from gateway.intake.decoding import DecodingLimits
+from gateway.intake.examining import SizeRule
+from gateway.intake.gate import Gate
+from gateway.intake.handler import IntakeHandler
+from gateway.intake.lines import LineReader
+from gateway.intake.opening import BodyDecoder
+from gateway.intake.ports import Clock, IntakeObserver, RecordStore
+from gateway.intake.protocol import ConnectionLimits
+from gateway.intake.reading import BodyLimits, BodyReader
+from gateway.intake.replies import Replier
+from gateway.intake.server import IntakeServer
+from gateway.intake.staging import StagingArea, StagingQuota
+from gateway.intake.tokens import IntakeToken
+from gateway.intake.uploads import UploadDesk
+from gateway.intake.workers import Workers
+from gateway.routing import DestinationRoute
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeOptions:
+    """Everything about the intake that an operator may choose. Sizes in bytes, times in seconds."""
+
+    staging_directory: Path
+    """Made and emptied by `gateway.intake.staging.prepare_directory`."""
+    host: str = "127.0.0.1"
+    port: int = 7717
+    """0: any free port."""
+    token: str | None = None
+    memory_budget: int = 64 << 20
+    memory_wait: float = 3.0
+    upload_url_lifetime: float = 900.0
+    bodies: BodyLimits = field(default_factory=BodyLimits)
+    decoding: DecodingLimits = field(default_factory=DecodingLimits)
+    batches: BatchLimits = field(default_factory=BatchLimits)
+    sizes: SizeRule = field(default_factory=SizeRule)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+
+class IntakeStore(RecordStore, StagingQuota, Protocol):
+    """All that the intake asks of the spool; `spool.store.Spool` fulfils it."""
+
+
+class Intake:
+    """The intake, wired. Made on the event loop; `executor` is shut down by its owner, after `server.stop`."""
+
+    def __init__(
+        self,
+        options: IntakeOptions,
+        store: IntakeStore,
+        destinations: Sequence[DestinationRoute],
+        observer: IntakeObserver,
+        clock: Clock,
+        executor: Executor,
+    ) -> None:
+        workers = Workers(executor)
+        staging = StagingArea(options.staging_directory, store, workers)
+        self.budget = MemoryBudget(options.memory_budget, wait_seconds=options.memory_wait)
+        decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, workers)
+        reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
+        acceptor = Acceptor(store, destinations, options.sizes, workers, decoder, observer, clock)
+        uploads = UploadDesk(store, clock, round(options.upload_url_lifetime * 1000))
+        replier = Replier(acceptor, uploads)
+        lines = LineReader(options.bodies.body_max, staging, workers)
+        self.open_calls = acceptor.open_calls
+        self.gate = Gate()
+        batch = BatchRunner(options.batches, self.budget, reader, lines, acceptor, replier, self.gate, observer)
+        token = IntakeToken(options.token)
+        handler = IntakeHandler(self.gate, token, reader, acceptor, uploads, replier, batch, store, observer)
+        self.server = IntakeServer(options.host, options.port, handler, self.gate, observer, options.connections)

@@ -1,0 +1,59 @@
+"""What the intake asks of the rest: the narrow interfaces that it owns, and others fulfil."""
+
+from typing import Protocol
+
+from spool.records import Accepted, NewRecord, TracedRecord, Upload
+
+
+class RecordStore(Protocol):
+    """The durable store, as the intake sees it. All methods may raise `spool.errors.SpoolError`."""
+
+    async def accept(self, record: NewRecord) -> Accepted:
+        """Make the record durable, and return only then."""
+        ...
+
+    async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
+        """All that is known of a call, in commit order; empty for an unknown one."""
+        ...
+
+    async def register_upload(
+        self, key_hash: bytes, s3_key: str, call_id: str, token: str | None, expires_at: int
+    ) -> None:
+        """Remember an upload address until some time after `expires_at`; durable on return."""
+        ...
+
+    async def find_upload(self, key_hash: bytes) -> Upload | None:
+        """The upload address with this hash of its key."""
+        ...
+
+    async def find_upload_by_s3_key(self, s3_key: str) -> Upload | None:
+        """The upload address that was given out under this name."""
+        ...
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def __call__(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        ...
+
+
+class IntakeObserver(Protocol):
+    """Hears what the intake does, on the event loop, for metrics."""
+
+    def posted(self, route: str, result: str) -> None:
+        """A request ended: `result` is accepted, duplicate, superseded, answered, gone, or the refusal's code."""
+        ...
+
+    def acknowledged(self, seconds: float) -> None:
+        """A call log was answered with 2xx this long after its headers were read."""
+        ...
+
+    def payload(self, raw: int, stored: int) -> None:
+        """A new record of `raw` bytes takes `stored` bytes in the spool."""
+        ...
+
+    def two_phase(self) -> None:
+        """A new record was split into core and detail."""
+        ...

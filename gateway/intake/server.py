@@ -1,0 +1,59 @@
+"""The intake's listener: opens early, lets posts in when told to, and stops without breaking one under way."""
+
+import asyncio
+
+from gateway.intake.gate import Gate
+from gateway.intake.ports import IntakeObserver
+from gateway.intake.protocol import ConnectionLimits, Handler, IntakeWebServer
+
+_BACKLOG = 2048
+"""Connections that wait to be accepted; the kernel caps it at net.core.somaxconn. The SDK opens one for each post."""
+_CLOSE_SECONDS = 2.0
+
+
+class IntakeServer:
+    """Listens on one address. For the event loop."""
+
+    def __init__(
+        self, host: str, port: int, handler: Handler, gate: Gate, observer: IntakeObserver, limits: ConnectionLimits
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._handler = handler
+        self._gate = gate
+        self._observer = observer
+        self._limits = limits
+        self._web: IntakeWebServer | None = None
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, which the system chose if it was told 0."""
+        assert self._listener is not None, "not started"
+        port: int = self._listener.sockets[0].getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Listen; posts are answered 503 until the gate is opened. Raises `OSError` if the address is taken."""
+        self._web = IntakeWebServer(self._handler, self._observer, self._limits)
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._web, self._host, self._port, backlog=_BACKLOG
+        )
+
+    async def stop(self, drain_seconds: float) -> int:
+        """Shut the gate, wait for the posts inside, and close every connection; new ones are told 503 meanwhile.
+
+        Returns how many posts were cut off because `drain_seconds` were over; none of them had been acknowledged.
+        """
+        self._gate.close()
+        if self._web is None or self._listener is None:
+            return 0
+        try:
+            async with asyncio.timeout(drain_seconds):
+                await self._gate.emptied()
+        except TimeoutError:
+            pass
+        cut_off = self._gate.inside
+        self._listener.close()
+        await self._web.shutdown(0 if cut_off else _CLOSE_SECONDS)
+        return cut_off

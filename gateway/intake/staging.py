@@ -1,0 +1,157 @@
+"""Staging: files beside the spool for bodies that must not be held in memory.
+
+A staged body is written as it comes in, then mapped, so that only the pages being looked at are in memory. The
+file goes when the post is done; one that a killed process left is removed at the next start. Nothing here is
+synced: a staged body is not acknowledged before the spool has its own durable copy. What is staged counts in the
+spool's quota.
+"""
+
+import contextlib
+import mmap
+import os
+import secrets
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from gateway.intake.budget import SMALL_POST_BYTES
+from gateway.intake.workers import Workers
+from spool.records import Buffer
+
+_SUFFIX = ".staged"
+_CLAIM_BYTES = 4 << 20
+"""What is claimed of the quota at once while a file of unknown length grows."""
+
+
+class StagingQuota(Protocol):
+    """Keeps account of the bytes in staging files; `spool.store.Spool` does. For the event loop only."""
+
+    def promise_staging(self, byte_count: int) -> None:
+        """Set so many bytes aside. Raises `spool.errors.SpoolFull` where the quota has no room for them."""
+        ...
+
+    def settle_staging(self, byte_count: int) -> None:
+        """So many bytes are gone again."""
+        ...
+
+
+class StagedFile:
+    """One file being filled, then mapped. Its methods block on the disk: call them in a worker thread.
+
+    Closing waits for a write that is under way: the number of a closed file may be another file's at once.
+    """
+
+    def __init__(self, staged: "Staged", path: Path) -> None:
+        self._staged = staged
+        self._path = path
+        self._lock = threading.Lock()
+        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.size = 0
+
+    def write(self, data: Buffer) -> None:
+        """Append `data`. Raises `SpoolFull` beyond the quota, `OSError` when the disk is full or broken."""
+        self._staged.need(len(data))
+        with self._lock:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._open_file(), view) :]
+        self.size += len(data)
+
+    def map(self) -> memoryview:
+        """Everything written so far, read-only; valid after `close` too, for as long as somebody holds it."""
+        with self._lock:
+            if not self.size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(self._open_file(), self.size, access=mmap.ACCESS_READ))
+
+    def scratch(self, size: int) -> mmap.mmap:
+        """A writable map of exactly `size` bytes; for a new file."""
+        self._staged.need(size)
+        with self._lock:
+            os.posix_fallocate(self._open_file(), 0, size)
+            return mmap.mmap(self._open_file(), size)
+
+    def close(self) -> None:
+        """Remove the file; harmless when repeated. Maps of it live on until nobody holds them."""
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+                self._path.unlink(missing_ok=True)
+
+    def _open_file(self) -> int:
+        if self._file is None:
+            raise ValueError("the staging file was closed: its post was given up")
+        return self._file
+
+
+class Staged:
+    """The staging files of one post, and the part of the quota that they take."""
+
+    __slots__ = ("_area", "_claimed", "_files", "_needed")
+
+    def __init__(self, area: "StagingArea") -> None:
+        self._area = area
+        self._claimed = 0
+        self._needed = 0
+        self._files: list[StagedFile] = []
+
+    def claim(self, size: int) -> None:
+        """Claim `size` bytes for what is about to come. For the event loop. Raises `SpoolFull`."""
+        self._area.quota.promise_staging(size)
+        self._claimed += size
+
+    def need(self, size: int) -> None:
+        """Make sure that `size` more bytes are claimed. For worker threads, one at a time. Raises `SpoolFull`."""
+        self._needed += size
+        missing = self._needed - self._claimed
+        if missing > 0:
+            self._area.workers.ask_loop(lambda: self.claim(max(missing, _CLAIM_BYTES)))
+
+    def file(self) -> StagedFile:
+        """A new, empty file that only this process's user can read. For worker threads."""
+        file = StagedFile(self, self._area.directory / f"{secrets.token_hex(8)}{_SUFFIX}")
+        self._files.append(file)
+        return file
+
+    def scratch(self, size: int) -> bytearray | mmap.mmap:
+        """A writable buffer for a changed copy of the body: in a file, unless it is small. For worker threads."""
+        return bytearray(size) if size <= SMALL_POST_BYTES else self.file().scratch(size)
+
+    def discard(self) -> None:
+        """Remove the files in a worker thread, because a large one takes its time, and give the quota back."""
+        if self._files:
+            files, self._files = self._files, []
+            self._area.workers.start(lambda: _close_all(files))
+        if self._claimed:
+            self._area.quota.settle_staging(self._claimed)
+            self._claimed = 0
+
+
+class StagingArea:
+    """Where bodies are staged, and what that counts in."""
+
+    def __init__(self, directory: Path, quota: StagingQuota, workers: Workers) -> None:
+        self.directory = directory
+        self.quota = quota
+        self.workers = workers
+
+    def begin(self) -> Staged:
+        """The staging files of a new post: none, until it makes some."""
+        return Staged(self)
+
+
+def prepare_directory(spool_directory: Path) -> Path:
+    """Make the staging directory of a spool, empty it of what a killed process left, and return its path."""
+    directory = spool_directory / "staging"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for leftover in directory.glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            leftover.unlink()
+    return directory
+
+
+def _close_all(files: Iterable[StagedFile]) -> None:
+    for file in files:
+        file.close()

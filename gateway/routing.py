@@ -1,0 +1,90 @@
+"""Which deliveries a record owes to whom: a function of the destinations and of how the record is stored."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from spool.records import Form, Lane, NewDelivery
+
+
+class RouteKind(StrEnum):
+    """What a destination is, as far as the plan depends on it."""
+
+    ENDPOINT = "endpoint"
+    """Takes requests one after the other, so that the deliveries of a call keep their order: http, file."""
+    BUCKET = "bucket"
+    """Takes objects, which wait for nothing: s3."""
+
+
+class Large(StrEnum):
+    """How a large call log goes to an endpoint."""
+
+    TWO_PHASE = "two_phase"
+    """The core at once, the detail when there is room for it."""
+    WHOLE = "whole"
+    """In one request."""
+    PRESIGNED = "presigned"
+    """In one piece, through an upload address that the endpoint gives."""
+
+
+class StoredAs(StrEnum):
+    """How a record is stored, which decides what can be made of it."""
+
+    SINGLE = "single"
+    """As it came: only a whole."""
+    TWO_PHASE = "two_phase"
+    """In fragments: core, detail, or whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationRoute:
+    """What the plan must know of a destination."""
+
+    name: str
+    kind: RouteKind = RouteKind.ENDPOINT
+    large: Large = Large.TWO_PHASE
+    """For an endpoint only."""
+    notifies: str | None = None
+    """For a bucket: the endpoint that gets the rest of the call log and is told where the detail lies.
+
+    None: the bucket stands alone and takes everything.
+    """
+    forwards_token: bool = False
+    """Whether it is sent the agent's own token."""
+
+
+def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple[NewDelivery, ...]:
+    """The deliveries that a new record owes, in the order of the destinations."""
+    bucket_of = {route.notifies: route.name for route in destinations if route.notifies is not None}
+    owed: list[NewDelivery] = []
+    for route in destinations:
+        if route.kind is RouteKind.BUCKET:
+            owed.extend(_to_bucket(route, stored_as))
+        else:
+            owed.extend(_to_endpoint(route, stored_as, bucket_of.get(route.name)))
+    return tuple(owed)
+
+
+def _to_endpoint(route: DestinationRoute, stored_as: StoredAs, bucket: str | None) -> Iterator[NewDelivery]:
+    """With a bucket, the endpoint is told of the detail's object instead of being sent the detail."""
+    if stored_as is StoredAs.SINGLE:
+        yield NewDelivery(route.name, Form.WHOLE, Lane.CORE)
+    elif route.large is not Large.TWO_PHASE:
+        yield NewDelivery(route.name, Form.WHOLE, Lane.DETAIL)
+    else:
+        yield NewDelivery(route.name, Form.CORE, Lane.CORE)
+        if bucket is None:
+            yield NewDelivery(route.name, Form.DETAIL, Lane.DETAIL)
+        else:
+            yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=bucket)
+
+
+def _to_bucket(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDelivery]:
+    """Beside an endpoint only the detail is an object; what is small is there already."""
+    alone = route.notifies is None
+    if stored_as is StoredAs.TWO_PHASE:
+        if alone:
+            yield NewDelivery(route.name, Form.CORE, Lane.CORE, ordered=False)
+        yield NewDelivery(route.name, Form.DETAIL, Lane.DETAIL, ordered=False)
+    elif alone:
+        yield NewDelivery(route.name, Form.WHOLE, Lane.CORE, ordered=False)
