@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.calllog.encoding import BYTE_ORDER_MARK, check_utf8
 from gateway.calllog.errors import CallLogError, Fault
-from gateway.calllog.nonfinite import Scratch, find_nonfinite, replace_by_null
+from gateway.calllog.nonfinite import Scratch, replace_by_null
 from gateway.calllog.scanner import Span, scan_object
 from spool.records import Buffer
 
@@ -144,16 +144,15 @@ def _all_members(text: bytes | memoryview) -> list[tuple[str, msgspec.Raw]]:
 def _scan_slowly(text: memoryview, offset: int, scratch: Scratch) -> TopLevel:
     if not text:
         raise CallLogError(Fault.NOT_JSON, "The body is empty.", "Send the call log as a JSON object.", offset)
-    if found := find_nonfinite(text):
-        replaced = replace_by_null(text, found, scratch)
+    finite, replaced = replace_by_null(text, scratch)
+    if replaced:
         try:
-            return _decode(replaced, len(found))
+            return _decode(finite, replaced)
         except (msgspec.DecodeError, RecursionError):
             scan_object(text, offset=offset)
-            text = replaced
-    spans = scan_object(text, offset=offset)
-    values = {_name(text, span): msgspec.Raw(text[span.value_start : span.value_end]) for span in spans}
-    return TopLevel(text, values, len(found), spans=spans)
+    spans = scan_object(finite, offset=offset)
+    values = {_name(finite, span): msgspec.Raw(finite[span.value_start : span.value_end]) for span in spans}
+    return TopLevel(finite, values, replaced, spans=spans)
 
 
 def _name(text: memoryview, span: Span) -> str:
