@@ -109,6 +109,10 @@ class Queue(Protocol):
         """
         ...
 
+    async def held_tokens(self, destination: str) -> tuple[int | None, ...]:
+        """The tokens for which `Hold` has set something aside: after a restart they are to be tried again."""
+        ...
+
     async def wake(self, destination: str, *, now: int) -> None:
         """Make every delivery that is ready but not yet due, due now: the destination answers again."""
         ...

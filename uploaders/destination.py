@@ -1,0 +1,266 @@
+"""One destination: its two lanes, its health and its paused tokens, and what an attempt's end means for them."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from spool.records import Bury, Delivery, Hold, Lane, RetryAt, Settlement
+from uploaders.attempt import Unreadable
+from uploaders.background import Tasks
+from uploaders.health import Change, DestinationHealth
+from uploaders.insisting import Insisting
+from uploaders.lane import LaneWorker
+from uploaders.retry import RetryPolicy, backoff_seconds, decide
+from uploaders.timer import TimerHandle
+from uploaders.token_pauses import TokenPauses
+from uploaders.uploader import (
+    DestinationStatus,
+    DispatchObserver,
+    Outcome,
+    Queue,
+    Refused,
+    Scope,
+    Uploader,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationPlan:
+    """How to deliver to one destination."""
+
+    uploader: Uploader
+    policy: RetryPolicy
+    concurrency: Mapping[Lane, int]
+    """Attempts under way at the same time in each lane; at least 1."""
+    shared_token: bool = False
+    """Whether all deliveries authenticate by one configured token, so that its refusal concerns them all."""
+    type: str = ""
+    """The kind of destination, as the configuration calls it; only shown."""
+
+
+class DestinationWorker:
+    """Delivers to one destination. Everything happens on the event loop, in answer to an event or a timer."""
+
+    def __init__(
+        self,
+        name: str,
+        plan: DestinationPlan,
+        queue: Queue,
+        insisting: Insisting,
+        observer: DispatchObserver,
+        freed: Callable[[tuple[Delivery, ...]], None],
+        pumped: Callable[[], None],
+    ) -> None:
+        self.freed = freed
+        self._name = name
+        self._plan = plan
+        self._queue = queue
+        self._insisting = insisting
+        self._observer = observer
+        self._pumped = pumped
+        self._health = DestinationHealth(plan.policy, insisting.jitter)
+        self._tokens = TokenPauses(plan.policy)
+        self._lanes = {
+            lane: LaneWorker(name, lane, plan.concurrency[lane], plan.uploader, queue, insisting, observer, self)
+            for lane in Lane
+        }
+        self._scheduled = False
+        self._stopped = False
+        self._alarm: tuple[int, TimerHandle] | None = None
+        self._chores = Tasks()
+
+    @property
+    def core_idle(self) -> bool:
+        """Whether no core delivery is under way, and none could be started now."""
+        core = self._lanes[Lane.CORE]
+        waits = not self._health.open and not self._health.may_probe(self._insisting.clock())
+        return core.idle or (waits and not core.busy)
+
+    @property
+    def status(self) -> DestinationStatus:
+        """How it does at this moment."""
+        return DestinationStatus(
+            name=self._name,
+            type=self._plan.type,
+            configured=True,
+            up=self._health.open,
+            reason=self._health.reason,
+            retry_at=self._health.retry_at,
+            in_flight={lane: worker.running for lane, worker in self._lanes.items()},
+        )
+
+    def start(self) -> None:
+        """Begin with what the spool has, deliveries that were held before this process began included."""
+        self._chores.spawn(self._resume_held())
+        self.changed()
+
+    def offer(self, delivery: Delivery) -> None:
+        """A delivery that may be sent now. Takes constant time."""
+        self._lanes[delivery.lane].buffer.offer(delivery, self._insisting.clock())
+        self.changed()
+
+    def changed(self) -> None:
+        """Look for something to start, once in this turn of the event loop."""
+        if not self._scheduled and not self._stopped:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    async def stop(self, grace: float) -> None:
+        """Start nothing more, wait up to `grace` seconds for what is under way, cancel the rest, close the uploader."""
+        self._stopped = True
+        if self._alarm is not None:
+            self._alarm[1].cancel()
+        await asyncio.gather(*(lane.stop(grace) for lane in self._lanes.values()))
+        await self._chores.cancel()
+        await self._plan.uploader.close()
+
+    # What the lanes ask ----------------------------------------------------------------------------------------
+
+    def admit(self, lane: LaneWorker, now: int) -> tuple[Delivery, bool] | None:
+        """See `LaneOwner.admit`. What is taken of a paused token is held on the way."""
+        while True:
+            probe = not self._health.open
+            delivery = self._take_probe(lane, now) if probe else lane.buffer.take()
+            if delivery is None:
+                return None
+            reason = self._tokens.hold_reason(delivery)
+            if reason is None:
+                if probe:
+                    self._health.probe_started()
+                return delivery, probe
+            lane.settle_soon(delivery, Hold(reason, delivery.record.token_id))
+
+    def conclude(self, delivery: Delivery, outcome: Outcome | Unreadable, *, probe: bool) -> Settlement:
+        """See `LaneOwner.conclude`."""
+        now, policy = self._insisting.clock(), self._plan.policy
+        if isinstance(outcome, Unreadable):
+            if probe:
+                self._health.probe_abandoned()
+            wait = backoff_seconds(policy, delivery.attempts, 1.0)
+            return Bury(outcome.reason) if outcome.lost else RetryAt(now + round(wait * 1000), outcome.reason, False)
+        if self._plan.shared_token and isinstance(outcome, Refused) and outcome.scope is Scope.CREDENTIAL:
+            outcome = replace(outcome, scope=Scope.DESTINATION)
+        self._learn(delivery, outcome, now, probe=probe)
+        settlement = decide(
+            outcome,
+            delivery,
+            now,
+            policy,
+            jitter=self._insisting.jitter(),
+            destination_succeeded_since_first_failure=(self._health.last_success_at or 0)
+            > (delivery.first_failed_at or now),
+        )
+        return self._put_back_what_met_a_closed_door(settlement, outcome, now)
+
+    # Health and tokens -----------------------------------------------------------------------------------------
+
+    def _learn(self, delivery: Delivery, outcome: Outcome, now: int, *, probe: bool) -> None:
+        change = self._health.attempt_ended(delivery.key, outcome, now, probe=probe)
+        if change is not None:
+            self._tell(change)
+        taken = self._tokens.attempt_ended(delivery, outcome, now)
+        token_id = delivery.record.token_id
+        if taken:
+            self._observer.destination_changed(self._name, True, f"{_named(token_id)} is taken again")
+            self._chores.spawn(self._release_all(token_id))
+        elif taken is False and isinstance(outcome, Refused):
+            reason = f"{_named(token_id)} is refused, its deliveries are held: {outcome.reason}"
+            self._observer.destination_changed(self._name, True, reason)
+
+    def _tell(self, change: Change) -> None:
+        self._observer.destination_changed(self._name, change.up, change.reason)
+        if change.wake:
+            self._chores.spawn(self._wake())
+
+    def _put_back_what_met_a_closed_door(self, settlement: Settlement, outcome: Outcome, now: int) -> Settlement:
+        """Not before the destination is tried again, even after a restart; and no dead letters at a wrong address."""
+        again_at = self._health.retry_at or now
+        if isinstance(settlement, RetryAt) and not settlement.counted:
+            return replace(settlement, due_at=max(settlement.due_at, again_at))
+        refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD and not outcome.too_large
+        if isinstance(settlement, Bury) and refused and self._health.refusing_everything:
+            return RetryAt(again_at, settlement.error, counted=False)
+        return settlement
+
+    def _take_probe(self, lane: LaneWorker, now: int) -> Delivery | None:
+        """One delivery, of the core lane if it has any, and not one that failed as a probe while others wait."""
+        if not self._health.may_probe(now):
+            return None
+        if lane.lane is Lane.DETAIL and self._lanes[Lane.CORE].buffer.may_have_waiting:
+            return None
+        fresh = lane.buffer.take_first(lambda delivery: not self._health.was_probed(delivery.key))
+        if fresh is not None or lane.buffer.wants_filling:
+            return fresh
+        self._health.forget_probed()
+        return lane.buffer.take()
+
+    # Work beside the lanes -------------------------------------------------------------------------------------
+
+    async def _wake(self) -> None:
+        now = self._insisting.clock()
+        await self._insisting.on(lambda: self._queue.wake(self._name, now=now), "waking a destination")
+        self._ask_again()
+
+    async def _resume_held(self) -> None:
+        tokens = await self._insisting.on(lambda: self._queue.held_tokens(self._name), "asking which tokens are held")
+        for token_id in tokens:
+            if self._plan.shared_token:
+                await self._release_all(token_id)
+            else:
+                self._tokens.resume(token_id, self._insisting.clock())
+        self.changed()
+
+    async def _release_all(self, token_id: int | None) -> None:
+        await self._release(token_id, None)
+        self._ask_again()
+
+    async def _release_probe(self, token_id: int | None) -> None:
+        freed = await self._release(token_id, 1)
+        self._tokens.released(token_id, freed)
+        self.freed(freed)
+        self.changed()
+
+    async def _release(self, token_id: int | None, limit: int | None) -> tuple[Delivery, ...]:
+        return await self._insisting.on(
+            lambda: self._queue.release(self._name, token_id, limit=limit), "releasing held deliveries"
+        )
+
+    def _ask_again(self) -> None:
+        for lane in self._lanes.values():
+            lane.buffer.ask_again()
+        self.changed()
+
+    # Events ----------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        now = self._insisting.clock()
+        for token_id in self._tokens.take_due(now):
+            self._chores.spawn(self._release_probe(token_id))
+        for lane in self._lanes.values():
+            lane.pump(now)
+        self._set_alarm(now)
+        self._pumped()
+
+    def _set_alarm(self, now: int) -> None:
+        """One timer, for the earliest of everything that time alone will make possible."""
+        times = [lane.buffer.next_due_at for lane in self._lanes.values()]
+        times += [self._health.retry_at, self._tokens.next_probe_at]
+        earliest = min((when for when in times if when is not None and when > now), default=None)
+        if self._alarm is not None:
+            if self._alarm[0] == earliest:
+                return
+            self._alarm[1].cancel()
+            self._alarm = None
+        if earliest is not None:
+            self._alarm = (earliest, self._insisting.timer.call_at(earliest, self._on_alarm))
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        self.changed()
+
+
+def _named(token_id: int | None) -> str:
+    return "the configured or missing token" if token_id is None else f"token {token_id}"

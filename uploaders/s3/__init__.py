@@ -1,0 +1,1 @@
+"""Delivers to S3 and to servers that speak its protocol."""

@@ -1,0 +1,177 @@
+"""What callspool asks of a bucket: each request as a method with plain data, and errors of this package.
+
+Every method raises `S3Failure` or one of its kinds.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uploaders.s3.client import S3Connection
+from uploaders.s3.cutting import Part
+from uploaders.s3.errors import BadCredentials, translated
+from uploaders.s3.metadata import RECORD_UID
+from uploaders.s3.options import S3Options, ServerSideEncryption
+from uploaders.s3.verification import Fingerprint, ObjectState, encoded_crc32, encoded_md5
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+READ_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What is stored beside an object's bytes."""
+
+    content_type: str
+    content_encoding: str | None
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPart:
+    """A part that the server has; `etag` without its quotes."""
+
+    size: int
+    etag: str
+
+
+class Bucket:
+    """One bucket, reached through a connection."""
+
+    def __init__(self, options: S3Options, connection: S3Connection) -> None:
+        self._options = options
+        self._connection = connection
+        self.name = options.bucket
+
+    async def put(self, key: str, part: Part, attributes: Attributes, *, only_new: bool) -> None:
+        """Store an object in one request; with `only_new`, raise `ObjectExists` instead of replacing one."""
+        async with self._request("PutObject") as client:
+            await client.put_object(
+                Bucket=self.name,
+                Key=key,
+                Body=part.data,
+                ContentMD5=encoded_md5(part.md5),
+                ChecksumCRC32=encoded_crc32(part.crc32),
+                **_only_new(only_new),
+                **self._stored(attributes),
+            )
+
+    async def head(self, key: str) -> ObjectState:
+        """What the server tells of an object. Raises `NoSuchObject`."""
+        async with self._request("HeadObject") as client:
+            told = await client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
+        record_uid = told.get("Metadata", {}).get(RECORD_UID)
+        return ObjectState(told["ContentLength"], _bare(told.get("ETag", "")), told.get("ChecksumCRC32"), record_uid)
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """The bytes of an object, in chunks. Raises `NoSuchObject`."""
+        async with self._request("GetObject") as client:
+            told = await client.get_object(Bucket=self.name, Key=key)
+            async with told["Body"] as stream:
+                while chunk := await stream.read(READ_BYTES):
+                    yield chunk
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is as good."""
+        async with self._request("DeleteObject") as client:
+            await client.delete_object(Bucket=self.name, Key=key)
+
+    # Uploads in parts ------------------------------------------------------------------------------------------
+
+    async def begin(self, key: str, attributes: Attributes) -> str:
+        """Begin an upload in parts; returns its id."""
+        async with self._request("CreateMultipartUpload") as client:
+            told = await client.create_multipart_upload(
+                Bucket=self.name,
+                Key=key,
+                ChecksumAlgorithm="CRC32",
+                ChecksumType="FULL_OBJECT",
+                **self._stored(attributes),
+            )
+        return told["UploadId"]
+
+    async def send_part(self, key: str, upload_id: str, part: Part) -> str:
+        """Send a part; returns its ETag without quotes. Raises `NoSuchUpload`."""
+        async with self._request("UploadPart") as client:
+            told = await client.upload_part(
+                Bucket=self.name,
+                Key=key,
+                UploadId=upload_id,
+                PartNumber=part.number,
+                Body=part.data,
+                ContentMD5=encoded_md5(part.md5),
+                ChecksumCRC32=encoded_crc32(part.crc32),
+            )
+        return _bare(told["ETag"])
+
+    async def parts(self, key: str, upload_id: str) -> dict[int, ListedPart]:
+        """The parts that the server has, by number. Raises `NoSuchUpload`."""
+        listed: dict[int, ListedPart] = {}
+        more, marker = True, 0
+        while more:
+            async with self._request("ListParts") as client:
+                told = await client.list_parts(
+                    Bucket=self.name, Key=key, UploadId=upload_id, PartNumberMarker=marker
+                )
+            page = {one["PartNumber"]: ListedPart(one["Size"], _bare(one["ETag"])) for one in told.get("Parts", ())}
+            listed |= page
+            marker = max(page, default=marker)
+            more = told.get("IsTruncated", False) and bool(page)
+        return listed
+
+    async def complete(
+        self, key: str, upload_id: str, etags: Sequence[str], sent: Fingerprint, *, only_new: bool
+    ) -> None:
+        """Make an object of the parts. Raises `NoSuchUpload`, and `ObjectExists` as `put` does."""
+        parts = [
+            {"PartNumber": number, "ETag": f'"{etag}"', "ChecksumCRC32": encoded_crc32(crc32)}
+            for number, (etag, crc32) in enumerate(zip(etags, sent.part_crc32s, strict=True), 1)
+        ]
+        async with self._request("CompleteMultipartUpload") as client:
+            await client.complete_multipart_upload(
+                Bucket=self.name,
+                Key=key,
+                UploadId=upload_id,
+                MultipartUpload={"Parts": parts},
+                ChecksumCRC32=encoded_crc32(sent.crc32),
+                ChecksumType="FULL_OBJECT",
+                MpuObjectSize=sent.size,
+                **_only_new(only_new),
+            )
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        """Give an upload up and free what its parts take. Raises `NoSuchUpload`."""
+        async with self._request("AbortMultipartUpload") as client:
+            await client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
+
+    async def uploads(self, key: str) -> tuple[str, ...]:
+        """The ids of the uploads under way for exactly this key, of the first thousand that begin like it."""
+        async with self._request("ListMultipartUploads") as client:
+            told = await client.list_multipart_uploads(Bucket=self.name, Prefix=key)
+        return tuple(one["UploadId"] for one in told.get("Uploads", ()) if one["Key"] == key)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _request(self, operation: str) -> AsyncIterator["S3Client"]:
+        client = await self._connection.client()
+        try:
+            with translated(operation):
+                yield client
+        except BadCredentials:
+            self._connection.renew(client)
+            raise
+
+    def _stored(self, attributes: Attributes) -> "PutObjectRequestTypeDef":
+        ...
+
+
+def _only_new(only_new: bool) -> dict[str, str]:
+    return {"IfNoneMatch": "*"} if only_new else {}
+
+
+def _bare(etag: str) -> str:
+    return etag.strip('"')

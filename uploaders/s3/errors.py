@@ -1,0 +1,152 @@
+"""What goes wrong at a bucket: the errors of this package, and the one place that translates botocore's into them.
+
+| what the server or the way to it says                         | outcome                                        |
+|----------------------------------------------------------------|------------------------------------------------|
+| SlowDown and other throttling, 429, 503, no space, unreachable | the whole destination waits                    |
+| other 5xx, time-outs, broken connections, damaged on the way   | this delivery is retried                       |
+| no, expired or wrong credentials                               | the destination is paused; asked for anew then |
+| access denied, no such bucket, another region, wrong clock     | the destination is paused, with what to fix    |
+| EntityTooLarge, 413                                            | refused for its size alone                     |
+| anything else that is about this object                        | refused: a dead letter                         |
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+from botocore import exceptions as botocore_errors
+from botocore.parsers import ResponseParserError
+
+from uploaders.network_errors import NETWORK_ERRORS
+from uploaders.network_errors import outcome_of as network_outcome
+from uploaders.reasons import excerpt
+from uploaders.s3.meanings import ADVICE, Meaning, meaning_of, permission_for
+from uploaders.uploader import Outcome, Refused, RetryLater, Scope
+
+
+class S3Failure(Exception):
+    """A request to the bucket came to nothing; `outcome` is what that means for the delivery, if nobody knows better.
+
+    `code` is the server's own word for it, where it answered.
+    """
+
+    def __init__(self, outcome: RetryLater | Refused, *, operation: str, code: str = "") -> None:
+        super().__init__(outcome.reason)
+        self.outcome: Outcome = outcome
+        self.operation = operation
+        self.code = code
+
+
+class NoSuchUpload(S3Failure):
+    """The server knows nothing of the multipart upload: completed, aborted, or expired."""
+
+
+class NoSuchObject(S3Failure):
+    """There is no object under the key."""
+
+
+class ObjectExists(S3Failure):
+    """There is an object under the key, and it was not to be replaced."""
+
+
+class NotSupported(S3Failure):
+    """The server does not know what was asked of it."""
+
+
+class BadCredentials(S3Failure):
+    """There are no credentials, or the server does not accept them: they are to be looked up anew."""
+
+
+class AccessDenied(S3Failure):
+    """The credentials are good, and may not do this. `permission` names what is missing."""
+
+    def __init__(self, outcome: RetryLater | Refused, *, operation: str, code: str = "") -> None:
+        super().__init__(outcome, operation=operation, code=code)
+        self.permission = permission_for(operation)
+
+
+_FAILURES: dict[Meaning, type[S3Failure]] = {
+    Meaning.NO_UPLOAD: NoSuchUpload,
+    Meaning.NO_OBJECT: NoSuchObject,
+    Meaning.EXISTS: ObjectExists,
+    Meaning.NOT_SUPPORTED: NotSupported,
+    Meaning.CREDENTIALS: BadCredentials,
+    Meaning.DENIED: AccessDenied,
+}
+
+_NO_CREDENTIALS = (
+    botocore_errors.NoCredentialsError,
+    botocore_errors.PartialCredentialsError,
+    botocore_errors.CredentialRetrievalError,
+    botocore_errors.MetadataRetrievalError,
+    botocore_errors.TokenRetrievalError,
+    botocore_errors.SSOError,
+    botocore_errors.ProfileNotFound,
+    botocore_errors.ConfigNotFound,
+    botocore_errors.ConfigParseError,
+    botocore_errors.InvalidConfigError,
+    botocore_errors.UnknownCredentialError,
+    botocore_errors.InfiniteLoopConfigError,
+    botocore_errors.RefreshWithMFAUnsupportedError,
+)
+
+TRANSLATED = (botocore_errors.BotoCoreError, botocore_errors.ClientError, ResponseParserError, *NETWORK_ERRORS)
+"""What a request may raise because of the server, the way to it, or the credentials."""
+
+
+@contextmanager
+def translated(operation: str) -> Iterator[None]:
+    """Raise this package's errors instead of those of the libraries from the block."""
+    try:
+        yield
+    except TRANSLATED as error:
+        raise translate(error, operation) from error
+
+
+def translate(error: Exception, operation: str) -> S3Failure:
+    """What a library's error means; `operation` is what was being done, as S3 calls it."""
+    if isinstance(error, botocore_errors.ClientError):
+        return _answered(error)
+    if isinstance(error, _NO_CREDENTIALS):
+        reason = f"{operation}: {type(error).__name__} ({ADVICE[Meaning.CREDENTIALS]})"
+        return BadCredentials(Refused(reason, Scope.DESTINATION), operation=operation)
+    if isinstance(error, botocore_errors.HTTPClientError | asyncio.TimeoutError | aiohttp.ClientError | OSError):
+        return S3Failure(_unanswered(error, operation), operation=operation)
+    if isinstance(error, ResponseParserError):
+        return S3Failure(RetryLater(f"{operation}: the answer is not one of S3"), operation=operation)
+    reason = f"{operation}: {type(error).__name__}: {excerpt(str(error))}"
+    return S3Failure(Refused(reason, Scope.DESTINATION), operation=operation)
+
+
+def _answered(error: botocore_errors.ClientError) -> S3Failure:
+    """From the server's code and status. HEAD has no body: its code is the status."""
+    told = error.response.get("Error", {})
+    code, operation = str(told.get("Code", "")), str(error.operation_name)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    meaning = meaning_of(operation, code, status)
+    text = f"{operation}: {code or f'HTTP {status}'}: {excerpt(str(told.get('Message', '')))}".removesuffix(": ")
+    advice = ADVICE.get(meaning, "").format(permission=permission_for(operation))
+    reason = f"{text} ({advice})" if advice else text
+    return _FAILURES.get(meaning, S3Failure)(_outcome(meaning, reason), operation=operation, code=code)
+
+
+def _outcome(meaning: Meaning, reason: str) -> RetryLater | Refused:
+    if meaning is Meaning.BUSY:
+        return RetryLater(reason, Scope.DESTINATION)
+    if meaning in {Meaning.CREDENTIALS, Meaning.DENIED, Meaning.SETTING, Meaning.NOT_SUPPORTED}:
+        return Refused(reason, Scope.DESTINATION)
+    if meaning is Meaning.TOO_LARGE:
+        return Refused(reason, too_large=True)
+    if meaning is Meaning.UNACCEPTABLE:
+        return Refused(reason)
+    return RetryLater(reason)
+
+
+def _unanswered(error: Exception, operation: str) -> RetryLater:
+    """Botocore wraps what aiohttp raised; that says more than its own kind does."""
+    cause = error.kwargs.get("error") if isinstance(error, botocore_errors.HTTPClientError) else error
+    if isinstance(cause, NETWORK_ERRORS):
+        outcome = network_outcome(cause)
+        return RetryLater(f"{operation}: {outcome.reason}", outcome.scope)
+    return RetryLater(f"{operation}: {type(cause or error).__name__}", Scope.DESTINATION)
