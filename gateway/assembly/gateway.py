@@ -1,0 +1,28 @@
+"""What a gateway is made of, as `gateway.lifecycle` starts and stops it."""
+
+from config.settings import Settings
+from gateway.admin.events import RecentEvents
+from gateway.admin.metrics import Metrics
+from gateway.assembly.service import build_service, now
+from gateway.lifecycle import Listen, StopRule
+from gateway.service import Service, Watchers
+
+
+class Assembly:
+    """A gateway that is still to be built, from checked settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.log_level = str(settings.log.level)
+        self.log_format = str(settings.log.format)
+        self.admin = Listen(settings.admin.listen.host, settings.admin.listen.port)
+        self.stop_rule = StopRule(settings.shutdown.deadline, settings.shutdown.quiet)
+        self.clock = now
+        self.watchers = Watchers(Metrics(), RecentEvents(now))
+
+    async def build(self) -> Service:
+        """Open the spool and wire everything to it; nothing listens or delivers yet.
+
+        Raises `spool.errors.SpoolError`, and `OSError` where a file or directory cannot be used.
+        """
+        return await build_service(self._settings, self.watchers)

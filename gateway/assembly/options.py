@@ -1,0 +1,105 @@
+"""From settings to the options of each part: durations to milliseconds where a part counts in these, no more."""
+
+from config.destinations import Destination, FileDestination, HttpDestination, LaneConcurrency, RetrySettings, TokenMode
+from config.settings import IntakeSettings, Settings, SplitSettings
+from gateway.intake.batch import BatchLimits
+from gateway.intake.decoding import DecodingLimits
+from gateway.intake.examining import SizeRule
+from gateway.intake.protocol import ConnectionLimits
+from gateway.intake.reading import BodyLimits
+from gateway.routing import DestinationRoute, Large
+from spool.records import Lane
+from spool.store import SpoolOptions
+from uploaders.encoding import Encoding
+from uploaders.http import HttpOptions
+from uploaders.retry import RetryPolicy
+
+
+def milliseconds(seconds: float) -> int:
+    """As the spool counts time."""
+    return round(seconds * 1000)
+
+
+def spool_options(settings: Settings) -> SpoolOptions:
+    """How the spool is kept."""
+    spool = settings.spool
+    return SpoolOptions(
+        directory=spool.dir.absolute(),
+        max_bytes=spool.max_bytes,
+        compression_level=spool.compression_level,
+        duplicate_window=milliseconds(settings.intake.duplicate_window),
+        receipts_keep=milliseconds(spool.receipts_keep),
+        receipts_max=spool.receipts_max,
+    )
+
+
+def body_limits(intake: IntakeSettings) -> BodyLimits:
+    """What is read of a body, and where to."""
+    return BodyLimits(intake.inline_max, intake.body_max, intake.progress_timeout)
+
+
+def decoding_limits(intake: IntakeSettings) -> DecodingLimits:
+    """What a body may decode to."""
+    return DecodingLimits(intake.decoded_max, intake.decoded_ratio_max)
+
+
+def batch_limits(intake: IntakeSettings) -> BatchLimits:
+    """What a batch may hold."""
+    return BatchLimits(intake.batch_max_lines, intake.progress_timeout)
+
+
+def connection_limits(intake: IntakeSettings) -> ConnectionLimits:
+    """How long a client may be silent."""
+    return ConnectionLimits(header_timeout=intake.header_timeout)
+
+
+def size_rule(split: SplitSettings, compression_level: int) -> SizeRule:
+    """Which call logs are split, and how."""
+    return SizeRule(
+        two_phase_threshold=split.two_phase_threshold,
+        two_phase_raw_threshold=split.two_phase_raw_threshold,
+        core_max_bytes=split.core_max_bytes,
+        compression_level=compression_level,
+    )
+
+
+def http_options(destination: HttpDestination) -> HttpOptions:
+    """How to reach an endpoint."""
+    return HttpOptions(
+        url=destination.url,
+        token=destination.token.get_secret_value() if replaces_token(destination) and destination.token else None,
+        encoding=Encoding(destination.encoding),
+        max_request_bytes=destination.max_request_bytes,
+        ca_file=destination.ca_file,
+        connect_timeout=destination.connect_timeout,
+        response_timeout=destination.total_timeout,
+        total_timeout=destination.total_timeout,
+    )
+
+
+def replaces_token(destination: HttpDestination) -> bool:
+    """Whether all requests carry the destination's own token."""
+    return destination.token_mode is TokenMode.REPLACE
+
+
+def retry_policy(retry: RetrySettings) -> RetryPolicy:
+    """How patient to be with a destination."""
+    return RetryPolicy(initial=retry.initial, maximum=retry.max, give_up_after=retry.give_up_after)
+
+
+def concurrency(lanes: LaneConcurrency) -> dict[Lane, int]:
+    """Attempts under way at once, by lane."""
+    return {Lane.CORE: lanes.core, Lane.DETAIL: lanes.detail}
+
+
+def destination_route(destination: Destination) -> DestinationRoute:
+    """What planning the deliveries of a record must know of a destination."""
+    match destination:
+        case HttpDestination():
+            return DestinationRoute(
+                destination.name,
+                large=Large(destination.large),
+                forwards_token=not replaces_token(destination),
+            )
+        case FileDestination():
+            return DestinationRoute(destination.name)

@@ -1,0 +1,166 @@
+"""The life of a gateway: the order in which its parts start and stop, signals, and the drain deadline.
+
+A sidecar gets its SIGTERM while its agent still talks. So a stop goes on accepting and delivering until no call is
+open, nothing was posted for a while and the core lane is empty, or until the deadline; a second signal ends it at
+once. What is undelivered then waits in the spool for the next start.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from aiohttp import web
+
+from gateway.admin.app import build_admin_app
+from gateway.admin.sources import Clock, Lifecycle, Phase, Sources
+from gateway.logs import configure_logging
+from gateway.service import Service, Watchers
+from gateway.summaries import summarize_forever
+from spool.errors import SpoolError
+from spool.records import SpoolStats, TracedRecord
+from uploaders.uploader import DestinationStatus
+
+LOOK_SECONDS = 0.1
+"""How often a stopping gateway looks whether it may end."""
+GRACE_SECONDS = 2.0
+"""For attempts and posts under way when a stop ends early, to be written down."""
+
+_log = structlog.get_logger("callspool")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """An address to listen on."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """How patient a stop is. All in seconds."""
+
+    deadline: float
+    """The longest a stop may take."""
+    quiet: float
+    """Without a post for so long, none is expected any more."""
+
+
+class Blueprint(Protocol):
+    """A gateway that is still to be built."""
+
+    log_level: str
+    log_format: str
+    admin: Listen
+    stop_rule: StopRule
+    clock: Clock
+    watchers: Watchers
+
+    async def build(self) -> Service:
+        """Open the spool and wire everything to it. Raises `SpoolError` or `OSError`."""
+        ...
+
+
+def serve(blueprint: Blueprint) -> int:
+    """Run a gateway until it is told to stop. Returns the exit code: 0, or 1 where it could not start."""
+    configure_logging(blueprint.log_level, blueprint.log_format)
+    return asyncio.run(Gateway(blueprint).run())
+
+
+class Gateway:
+    """One run of a gateway."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self._blueprint = blueprint
+        self._service: Service | None = None
+        self._lifecycle = Lifecycle(Phase.STARTING)
+        self._told_to_stop = asyncio.Event()
+        self._hurried = asyncio.Event()
+
+    async def run(self) -> int:
+        """Start, work, and stop on SIGTERM or SIGINT. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signal)
+        try:
+            async with self._admin():
+                service = await self._blueprint.build()
+                try:
+                    await self._work(service)
+                finally:
+                    await service.close()
+        except (SpoolError, OSError) as error:
+            _log.error("cannot_run", reason=str(error))
+            return 1
+        _log.info("stopped")
+        return 0
+
+    async def _work(self, service: Service) -> None:
+        self._service = service
+        if service.spool.warning:
+            _log.warning("spool_directory", reason=service.spool.warning)
+        await service.intake.start()
+        service.dispatcher.start()
+        service.gate.open()
+        self._lifecycle = Lifecycle(Phase.RUNNING)
+        _log.info("running", intake_port=service.intake.port, spool_bytes=service.spool.used_bytes)
+        summaries = asyncio.create_task(summarize_forever(service.spool.stats))
+        try:
+            await self._told_to_stop.wait()
+            await self._stop(service)
+        finally:
+            summaries.cancel()
+
+    async def _stop(self, service: Service) -> None:
+        """Drain what can be drained in time; then end the intake first, and what it feeds after it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._blueprint.stop_rule.deadline
+        self._lifecycle = Lifecycle(Phase.STOPPING, ("the gateway is stopping",))
+        _log.info("stopping", open_calls=service.calls.open_calls(self._blueprint.clock()))
+        while not self._hurried.is_set() and loop.time() < deadline - GRACE_SECONDS and not self._drained(service):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), LOOK_SECONDS)
+        left = 0.0 if self._hurried.is_set() else GRACE_SECONDS
+        cut_off = await service.intake.stop(left)
+        await service.dispatcher.stop(max(left, min(GRACE_SECONDS, deadline - loop.time())))
+        queued = sum(lane.queued for lane in service.spool.stats().lanes.values())
+        _log.info("drained", left_in_spool=queued, posts_cut_off=cut_off)
+
+    def _drained(self, service: Service) -> bool:
+        now = self._blueprint.clock()
+        last = service.calls.last_post_at
+        quiet = last is None or now - last >= self._blueprint.stop_rule.quiet * 1000
+        expecting = service.calls.open_calls(now) or service.gate.inside
+        return quiet and not expecting and service.dispatcher.core_idle()
+
+    def _signal(self) -> None:
+        (self._hurried if self._told_to_stop.is_set() else self._told_to_stop).set()
+
+    # The admin listener: up first and down last, so that it can say why the rest is not ---------------------------
+
+    @contextlib.asynccontextmanager
+    async def _admin(self) -> AsyncIterator[None]:
+        watchers, listen = self._blueprint.watchers, self._blueprint.admin
+        sources = Sources(self._stats, self._trace, self._destinations, lambda: self._lifecycle, self._blueprint.clock)
+        runner = web.AppRunner(build_admin_app(sources, watchers.metrics, watchers.events), access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, listen.host, listen.port, shutdown_timeout=1.0)
+            await site.start()
+            _log.info("starting", admin=site.name)
+            yield
+        finally:
+            await runner.cleanup()
+
+    def _stats(self) -> SpoolStats | None:
+        return self._service.spool.stats() if self._service else None
+
+    async def _trace(self, call_id: str) -> tuple[TracedRecord, ...]:
+        return await self._service.spool.trace(call_id) if self._service else ()
+
+    def _destinations(self) -> tuple[DestinationStatus, ...]:
+        return self._service.destinations() if self._service else ()
