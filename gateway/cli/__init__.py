@@ -1,0 +1,23 @@
+"""The command line: `callspool run`, `check-config`, `status`, `show`, `version`.
+
+`run` and `check-config` read the configuration; `status` and `show` ask a running gateway through its admin API.
+"""
+
+import click
+
+from gateway.cli.check_config import check_config
+from gateway.cli.exits import EPILOG
+from gateway.cli.run import run
+from gateway.cli.show import show
+from gateway.cli.status import status
+from gateway.cli.version import version
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="callspool", prog_name="callspool", message="%(prog)s %(version)s")
+def main() -> None:
+    """A durable ingest gateway for the call logs of AI voice agents."""
+
+
+for _command in (run, check_config, status, show, version):
+    main.add_command(_command)

@@ -1,0 +1,55 @@
+"""`callspool check-config`: the settings in effect, where each comes from, and whether endpoints answer."""
+
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from config.effective import DEFAULT, effective_settings
+from config.loader import Loaded
+from gateway.cli.configuration import configuration_options, loaded_or_exit
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain, output, plain, table
+
+
+@click.command("check-config", short_help="Show the settings in effect and where each comes from.")
+@configuration_options
+@click.option(
+    "--probe",
+    "with_probe",
+    is_flag=True,
+    help="Post marked test records to each HTTP destination: a core, then its detail.",
+)
+@click.option(
+    "--probe-token",
+    type=click.File(),
+    metavar="FILE",
+    help="Where the token for the probe stands (- for standard input), if the destination has none of its own.",
+)
+@click.option(
+    "--probe-agent-id", default="callspool-probe", show_default=True, help="The agent_id of the test records."
+)
+def check_config(
+    file: Path | None, *, local: bool, with_probe: bool, probe_token: TextIO | None, probe_agent_id: str
+) -> None:
+    """Show the settings in effect and where each comes from; secrets are masked."""
+    loaded = loaded_or_exit(file, local=local)
+    _show_settings(loaded)
+    for caution in loaded.cautions:
+        complain(f"caution: {caution}", style="yellow")
+    if with_probe:
+        from gateway.cli.probing import probe_all  # noqa: PLC0415  # without --probe no uploader is loaded
+
+        token = probe_token.read().strip() if probe_token else None
+        if not probe_all(loaded.settings, token=token, agent_id=probe_agent_id):
+            raise SystemExit(Exit.FAILED)
+
+
+def _show_settings(loaded: Loaded) -> None:
+    shown = table("Setting", "Value", "From")
+    for each in effective_settings(loaded):
+        given = each.origin != DEFAULT
+        shown.add_row(
+            plain(each.key), plain(each.value, "bold" if given else ""), plain(each.origin, "" if given else "dim")
+        )
+    output().print(shown)

@@ -1,0 +1,25 @@
+"""The exit codes of the command line: stable, so that scripts can tell the cases apart."""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What the exit code of a command means."""
+
+    OK = 0
+    """All is well."""
+    FAILED = 1
+    """The command ran and did not succeed."""
+    USAGE = 2
+    """The command line or the configuration is wrong."""
+    NO_GATEWAY = 3
+    """No gateway answers at the admin address."""
+    UNKNOWN_CALL = 4
+    """The spool knows no call of this id."""
+
+
+EPILOG = (
+    "Exit codes: 0 all is well; 1 the command did not succeed; 2 the command line or the configuration is wrong; "
+    "3 no gateway answers at the admin address; 4 the spool knows no such call."
+)
+"""Stands at the end of the help."""

@@ -1,0 +1,42 @@
+"""Writing for people: tables to standard output, complaints to standard error.
+
+Texts from elsewhere (call ids, reasons) are stripped of control characters: they could rewrite a terminal.
+"""
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+_PIPED_WIDTH = 160
+"""Columns where no terminal says how many there are: wide enough that nothing is folded in common cases."""
+
+
+def output() -> Console:
+    """Where results go."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+
+
+def complain(sentence: str, *, hint: str = "", style: str = "red") -> None:
+    """Say in one sentence on standard error what is wrong, and below it what to do."""
+    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    console.print(plain(sentence, style))
+    if hint:
+        console.print(plain(f"  {hint}", "dim"))
+
+
+def plain(value: object, style: str | Style = "") -> Text:
+    """A text without markup and without control characters."""
+    return Text("".join(each if each.isprintable() else "?" for each in str(value)), style=style)
+
+
+def table(*columns: str, numbers: Iterable[str] = ()) -> Table:
+    """An empty table; the columns named in `numbers` are aligned to the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    right = set(numbers)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made

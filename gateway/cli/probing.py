@@ -1,0 +1,69 @@
+"""Probes the HTTP destinations of a configuration and says what came of it."""
+
+import asyncio
+import ssl
+import time
+import uuid
+from dataclasses import replace
+
+from config.destinations import HttpDestination
+from config.settings import Settings
+from gateway.assembly.options import http_options
+from gateway.cli.output import complain, output, plain
+from gateway.probe import ProbeResult, Verdict, probe
+from uploaders.http import HttpOptions
+
+_SENTENCES = {
+    Verdict.KNOWS_PHASE_2: "takes cores, and knows Phase 2",
+    Verdict.DOUBTFUL: "takes cores and details, but takes the detail of a call that does not exist, too",
+    Verdict.REFUSES_PHASE_2: "takes cores, but does not know Phase 2",
+    Verdict.REFUSES_CORES: "did not take the core",
+}
+_OTHER_WAYS = 'set `large = "whole"` or `large = "presigned"` for this destination'
+_HINTS = {
+    Verdict.DOUBTFUL: f"Look whether the dashboard shows the test call once, with its detail; if not, {_OTHER_WAYS}.",
+    Verdict.REFUSES_PHASE_2: f"So that large call logs arrive, {_OTHER_WAYS}.",
+    Verdict.REFUSES_CORES: "Check the URL and the token; `--probe-token FILE` gives one where the agents bring theirs.",
+}
+_GOOD = frozenset({Verdict.KNOWS_PHASE_2, Verdict.DOUBTFUL})
+
+
+def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
+    """Probe each HTTP destination and tell of it; whether all of them took what they were sent."""
+    destinations = [each for each in settings.destinations if isinstance(each, HttpDestination)]
+    if not destinations:
+        complain("There is no HTTP destination to probe.", style="yellow")
+    taken = [_probe_one(each, token, agent_id) for each in destinations]
+    return all(taken)
+
+
+def _probe_one(destination: HttpDestination, token: str | None, agent_id: str) -> bool:
+    call_id = f"callspool-probe-{uuid.uuid4().hex[:12]}"
+    try:
+        result = asyncio.run(
+            probe(_options(destination, token), agent_id=agent_id, call_id=call_id, clock=_milliseconds)
+        )
+    except (OSError, ssl.SSLError) as error:
+        complain(f"{destination.name}: {destination.ca_file} cannot be used: {error}")
+        return False
+    _tell(destination.name, result)
+    return result.verdict in _GOOD
+
+
+def _tell(name: str, result: ProbeResult) -> None:
+    reason = f": {result.reason}" if result.reason else ""
+    sentence = f"{name} {_SENTENCES[result.verdict]}{reason} (test call {result.call_id})"
+    if result.verdict is Verdict.KNOWS_PHASE_2:
+        output().print(plain(sentence, "green"))
+    else:
+        complain(sentence, hint=_HINTS[result.verdict], style="yellow" if result.verdict in _GOOD else "red")
+
+
+def _options(destination: HttpDestination, token: str | None) -> HttpOptions:
+    """As the gateway would reach it; where it forwards the agents' tokens, the given one stands for these."""
+    options = http_options(destination)
+    return options if options.token is not None else replace(options, token=token)
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000

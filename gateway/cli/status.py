@@ -1,0 +1,113 @@
+"""`callspool status`: how a running gateway does."""
+
+import time
+
+import click
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from config.addresses import ListenAddress
+from gateway.admin.status import DestinationReport, LaneStatus, SpoolReport, Status
+from gateway.cli.admin_client import admin_option, ask
+from gateway.cli.asking import explained
+from gateway.cli.output import output, plain, table
+from gateway.humane import age_text, bytes_text, count_text
+
+_decode = msgspec.json.Decoder(Status).decode
+
+_NUMBERS = ("Backlog", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered")
+
+
+@click.command(short_help="Show how a running gateway does.")
+@admin_option
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks with --watch.",
+)
+def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: float) -> None:
+    """Show destinations, backlog and spool of a running gateway."""
+    if as_json and watch:
+        raise click.UsageError("--json and --watch do not go together.")
+    with explained():
+        if as_json:
+            click.echo(ask(address, "api", "status").decode())
+        elif watch:
+            _watch(address, interval)
+        else:
+            output().print(describe(_decode(ask(address, "api", "status"))))
+
+
+def describe(status: Status) -> RenderableType:
+    """The status as a page of text."""
+    lines = [_headline(status), _spool_line(status.spool), Text(), _destinations(status)]
+    if status.events:
+        lines += [Text(), plain("Recent events", "bold")]
+        styles = {"warning": "yellow", "error": "red"}
+        lines += [plain(f"{event.at}  {event.text}", styles.get(event.level, "")) for event in status.events[:5]]
+    return Group(*lines)
+
+
+def _watch(address: ListenAddress, interval: float) -> None:
+    console: Console = output()
+    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        try:
+            while True:
+                live.update(describe(_decode(ask(address, "api", "status"))), refresh=True)
+                time.sleep(interval)
+        except KeyboardInterrupt:
+            return
+
+
+def _headline(status: Status) -> Text:
+    word, style = ("ready", "bold green") if status.ready else (f"not ready ({status.phase})", "bold red")
+    headline = plain(f"callspool {status.version}  ").append(word, style)
+    if status.reasons:
+        headline.append_text(plain(f"  {'; '.join(status.reasons)}", "red"))
+    return headline
+
+
+def _spool_line(spool: SpoolReport | None) -> Text:
+    if spool is None:
+        return plain("spool: not open")
+    share = 100 * spool.used_bytes / max(1, spool.limit_bytes)
+    style = "red" if share >= 95 else "yellow" if share >= 80 else ""
+    line = plain(f"spool: {bytes_text(spool.used_bytes)} of {bytes_text(spool.limit_bytes)} ({share:.1f} %)", style)
+    if spool.unaccounted:
+        line.append(f"  {count_text(spool.unaccounted)} deliveries are unaccounted for", "bold red")
+    return line
+
+
+def _destinations(status: Status) -> RenderableType:
+    if not status.destinations:
+        return plain("no destinations")
+    shown = table("Destination", "State", "Lane", *_NUMBERS, numbers=_NUMBERS)
+    for destination in status.destinations:
+        for index, lane in enumerate(destination.lanes):
+            first = (plain(destination.name, "bold"), _state(destination)) if index == 0 else (Text(), Text())
+            shown.add_row(*first, plain(lane.lane), *_figures(lane))
+    return shown
+
+
+def _state(destination: DestinationReport) -> Text:
+    if not destination.configured:
+        return plain("not configured", "yellow")
+    return plain("up", "green") if destination.up else plain(f"down: {destination.reason}", "red")
+
+
+def _figures(lane: LaneStatus) -> tuple[Text, ...]:
+    return (
+        plain(count_text(lane.queued)),
+        plain(bytes_text(lane.queued_bytes)),
+        plain(age_text(lane.oldest_seconds)),
+        plain(count_text(lane.in_flight)),
+        plain(count_text(lane.held), "yellow" if lane.held else ""),
+        plain(count_text(lane.dead), "bold red" if lane.dead else ""),
+        plain(count_text(lane.delivered)),
+    )

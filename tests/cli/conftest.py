@@ -1,0 +1,76 @@
+"""What the tests of the command line share: an environment without our variables, and a running admin listener."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner, Result
+
+from gateway.cli import main
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def no_variables_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CALLSPOOL_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """Runs a command within this process."""
+
+    def run(*arguments: str, env: dict[str, str] | None = None, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(main, list(arguments), env=env, input=stdin)
+
+    return run
+
+
+class Server:
+    """A real server in a thread of its own, for commands that block."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._runners: list[web.AppRunner] = []
+
+    def run(self, coroutine: object) -> object:
+        future: Future[object] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # type: ignore[arg-type]
+        return future.result(timeout=10)
+
+    def serve(self, app: web.Application) -> str:
+        """Serves an application; returns its HOST:PORT."""
+        return str(self.run(self._serve(app)))
+
+    async def _serve(self, app: web.Application) -> str:
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self._runners.append(runner)
+        host, port = runner.addresses[0][:2]
+        return f"{host}:{port}"
+
+    async def _stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+
+    def close(self) -> None:
+        self.run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()

@@ -1,0 +1,193 @@
+"""Tests of the commands that ask a running gateway."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from aiohttp import web
+
+from gateway.admin.sources import Lifecycle, Phase
+from spool.errors import SpoolUnavailable
+from spool.records import DeliveryState, Form, SpoolStats
+from tests.admin.world import NOW, World, delivery, traced, traced_delivery
+from tests.cli.conftest import Cli, Server
+
+
+def rows(text: str) -> list[str]:
+    """The lines of a table, columns apart by one blank."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server) -> None:
+    """The table tells for each lane what the admin API tells, in numbers for people."""
+    world = World()
+    world.events.attempted(delivery(Form.DETAIL), "dead", 1.0)
+    result = cli("status", "--admin", server.serve(world.app))
+    assert result.exit_code == 0
+    assert "ready" in result.stdout
+    assert "spool: 3.4 GB of 10.0 GB (34.0 %)" in result.stdout
+    assert "endpoint: the detail of call call-1 became a dead letter" in result.stdout
+    shown = rows(result.stdout)
+    assert "endpoint down: 503 Service Unavailable core 10 5.0 KB 1 min 1 1 0 100" in shown
+    assert "detail 40 480 MB 2 h 1 min 0 0 2 0" in shown
+    assert "local up core 0 0 B - 2 0 0 0" in shown
+    assert "gone not configured core 3 6.0 KB - 0 0 0 0" in shown
+
+
+def test_status_says_what_is_wrong(cli: Cli, server: Server) -> None:
+    """A gateway that is not ready says why, and a lost delivery cannot be overlooked."""
+    full = World(stats=SpoolStats(10**10, 10**10, {}, {}, unaccounted=2, failure=None), destinations=())
+    result = cli("status", "--admin", server.serve(full.app))
+    assert "not ready (running)  the spool is full: 10.0 GB of 10.0 GB" in result.stdout
+    assert "2 deliveries are unaccounted for" in result.stdout
+    assert "no destinations" in result.stdout
+    starting = World(stats=None, lifecycle=Lifecycle(Phase.STARTING))
+    assert "spool: not open" in cli("status", "--admin", server.serve(starting.app)).stdout
+
+
+def test_status_as_json_is_the_answer_of_the_api(cli: Cli, server: Server) -> None:
+    """--json is for scripts: what the API says, as it says it; the address may come from the environment."""
+    address = server.serve(World().app)
+    result = cli("status", "--json", env={"CALLSPOOL_ADMIN_LISTEN": address})
+    assert json.loads(result.stdout)["destinations"][0]["name"] == "endpoint"
+
+
+def test_watching_goes_on_until_it_is_interrupted(server: Server) -> None:
+    """--watch asks again and again, and ends with Ctrl-C as with success."""
+    world = World()
+    asked = 0
+
+    async def count(_request: web.Request, handler: object) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            process.send_signal(signal.SIGINT)
+        return await handler(_request)  # type: ignore[operator]  # aiohttp's own handler type is private
+
+    world.app.middlewares.append(web.middleware(count))
+    command = [sys.executable, "-m", "gateway.cli", "status", "--watch", "--interval", "0.1", "--admin"]
+    address = server.serve(world.app)
+    process = subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")
+    assert asked >= 3
+    assert b"endpoint" in out
+
+
+def test_json_and_watch_exclude_each_other(cli: Cli) -> None:
+    """What makes no sense together is refused as wrong usage."""
+    result = cli("status", "--json", "--watch")
+    assert (result.exit_code, "do not go together" in result.stderr) == (2, True)
+
+
+def test_show_tells_what_came_of_a_call(cli: Cli, server: Server) -> None:
+    """Accepted, core sent, detail sent, where it is now, and each delivery with its reason."""
+    record = traced(
+        traced_delivery(Form.CORE, DeliveryState.DELIVERED, settled_at=NOW),
+        traced_delivery(Form.DETAIL, DeliveryState.READY, error="503 [red]busy"),
+    )
+    result = cli("show", "call 1/ü", "--admin", server.serve(World(calls={"call 1/ü": (record,)}).app))
+    assert result.exit_code == 0
+    shown = rows(result.stdout)
+    assert "accepted 2025-12-31T23:59:55.000Z" in shown
+    assert "core sent 2026-01-01T00:00:00.000Z" in shown
+    assert "detail sent not yet" in shown
+    assert "now in the spool: detail to endpoint (503 [red]busy) to be sent" in shown
+    assert "endpoint detail ready 3 2026-01-01T00:00:00.000Z - 503 [red]busy" in shown
+
+
+def test_show_tells_of_a_record_without_deliveries(cli: Cli, server: Server) -> None:
+    """A superseded record is shown with the reason why it was not sent."""
+    result = cli("show", "c", "--admin", server.serve(World(calls={"c": (traced(superseded=True),)}).app))
+    assert "a later event of the call was accepted before it" in result.stdout
+
+
+def test_what_is_shown_cannot_rewrite_the_terminal(cli: Cli, server: Server) -> None:
+    """Control characters in what endpoints or agents say are not passed on to a terminal."""
+    record = traced(traced_delivery(Form.CORE, DeliveryState.DEAD, error="\x1b[2Jgone\r\n"))
+    result = cli("show", "c", "--admin", server.serve(World(calls={"c": (record,)}).app))
+    assert "\x1b" not in result.stdout
+    assert "?[2Jgone??" in result.stdout
+
+
+def test_show_as_json_is_the_answer_of_the_api(cli: Cli, server: Server) -> None:
+    """--json is for scripts: what the API says, as it says it."""
+    record = traced(traced_delivery(Form.WHOLE, DeliveryState.READY))
+    result = cli("show", "c", "--json", "--admin", server.serve(World(calls={"c": (record,)}).app))
+    assert json.loads(result.stdout)["records"][0]["stage"] == "queued"
+
+
+def test_an_unknown_call_has_an_exit_code_of_its_own(cli: Cli, server: Server) -> None:
+    """Scripts can tell an unknown call from a failure."""
+    result = cli("show", "nobody", "--admin", server.serve(World().app))
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "knows no call of this id" in result.stderr
+
+
+def test_a_spool_that_cannot_be_read_is_a_failure(cli: Cli, server: Server) -> None:
+    """An error of the gateway is told in its own words."""
+    result = cli("show", "c", "--admin", server.serve(World(trace_error=SpoolUnavailable("it is closing")).app))
+    assert (result.exit_code, "it is closing" in result.stderr) == (1, True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "--watch"), ("show", "c")])
+def test_where_no_gateway_answers_the_way_out_is_named(cli: Cli, command: tuple[str, ...]) -> None:
+    """One sentence says that nothing answers and where, another what to do."""
+    address = f"127.0.0.1:{free_port()}"
+    result = cli(*command, "--admin", address)
+    assert (result.exit_code, result.stdout.strip()) == (3, "")
+    assert f"No gateway answers at {address}: Connection refused." in result.stderr
+    assert "callspool run" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, "<html>", "is no callspool gateway (HTTP 404)"),
+        (500, '{"error": "x"}', "is no callspool gateway (HTTP 500)"),
+        (200, "{}", "not that of this version"),
+    ],
+)
+def test_something_else_at_the_address_is_not_taken_for_a_gateway(
+    cli: Cli, server: Server, status: int, body: str, said: str
+) -> None:
+    """Another server at the admin address is recognised as such."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text=body)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    result = cli("status", "--admin", server.serve(app))
+    assert (result.exit_code, said in result.stderr) == (3, True)
+
+
+def test_a_gateway_that_listens_everywhere_is_asked_on_this_machine(cli: Cli, server: Server) -> None:
+    """0.0.0.0 is an address to listen at; asking goes to loopback."""
+    port = server.serve(World().app).partition(":")[2]
+    assert cli("status", "--admin", f"0.0.0.0:{port}").exit_code == 0
+
+
+def test_a_wrong_admin_address_is_wrong_usage(cli: Cli) -> None:
+    """An address that is none is refused with an example of one."""
+    result = cli("status", "--admin", "nowhere")
+    assert (result.exit_code, "HOST:PORT" in result.stderr) == (2, True)
+
+
+def test_the_installed_command_prints_its_version() -> None:
+    """The console script is installed and works as a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CALLSPOOL_")}
+    script = os.path.join(os.path.dirname(sys.executable), "callspool")  # noqa: PTH118,PTH120  # beside this python
+    done = subprocess.run([script, "version"], capture_output=True, timeout=60, check=True, env=environment)
+    assert done.stdout.startswith(b"callspool 0.")
+    assert done.stderr == b""

@@ -1,0 +1,179 @@
+"""Tests of the commands that read the configuration."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import structlog
+from click.testing import Result
+
+from bench.endpoint import Endpoint, Fault
+from gateway import lifecycle
+from gateway.assembly import Assembly
+from gateway.cli import main
+from gateway.cli.exits import EPILOG, Exit
+from tests.cli.conftest import Cli, Server
+
+URL = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log?code=hush"}
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Assembly]:
+    """Stands in for the life of the gateway: notes what would be served, and ends at once with exit code 7."""
+    assemblies: list[Assembly] = []
+
+    def serve(assembly: Assembly) -> int:
+        assemblies.append(assembly)
+        return 7
+
+    monkeypatch.setattr(lifecycle, "serve", serve)
+    return assemblies
+
+
+def test_check_config_shows_every_setting_its_value_and_its_origin(cli: Cli, tmp_path: Path) -> None:
+    """What is in effect is listed with where it comes from; secrets are masked."""
+    file = tmp_path / "c.toml"
+    file.write_text('[spool]\nmax_bytes = "1 GB"\n')
+    result = cli("check-config", "--config", str(file), "--local", env={**URL, "CALLSPOOL_INTAKE_TOKEN": "hush"})
+    assert result.exit_code == 0
+    shown = [line.split() for line in result.stdout.splitlines()]
+    assert ["spool.max_bytes", "1GB", str(file)] in shown
+    assert ["intake.token", "***", "CALLSPOOL_INTAKE_TOKEN"] in shown
+    assert ["log.level", "info", "default"] in shown
+    assert ["destinations[local].path", "./callspool-data/delivered", "--local"] in shown
+    assert "hush" not in result.output
+    assert "caution: destinations[endpoint].url seems to carry a secret" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_a_wrong_configuration_is_told_in_full(cli: Cli, served: list[Assembly], command: str) -> None:
+    """Every problem is on standard error, the exit code is 2, and nothing is started."""
+    result = cli(command, env={"CALLSPOOL_LOG_LEVEL": "loud", "CALLSPOOL_INTAKE_LISTN": "x"})
+    assert (result.exit_code, result.stdout, served) == (2, "", [])
+    assert "3 things are wrong" in result.stderr
+    for key in ("log.level", "CALLSPOOL_INTAKE_LISTN", "destinations"):
+        assert f"  {key}" in result.stderr
+
+
+def test_without_a_destination_nothing_starts_and_the_way_out_is_named(cli: Cli, served: list[Assembly]) -> None:
+    """A gateway that delivers nowhere is refused, with what to set."""
+    result = cli("run")
+    assert (result.exit_code, served) == (2, [])
+    assert "1 thing is wrong" in result.stderr
+    assert "CALLSPOOL_ENDPOINT_URL" in result.stderr
+
+
+def test_run_serves_the_settings_and_passes_on_the_exit_code(cli: Cli, served: list[Assembly]) -> None:
+    """The service gets the checked settings; cautions are logged; its exit code is the command's."""
+    result = cli("run", "--local", env={**URL, "CALLSPOOL_LOG_FORMAT": "json"})
+    assert result.exit_code == 7
+    (assembly,) = served
+    assert str(assembly.admin.port) == "7718"
+    (caution,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (caution["event"], caution["level"]) == ("caution", "warning")
+    assert "hush" not in result.stderr
+
+
+def probed(cli: Cli, server: Server, endpoint: Endpoint, *arguments: str, token: str | None = None) -> Result:
+    server.run(endpoint.start())
+    try:
+        environment = {"CALLSPOOL_ENDPOINT_URL": endpoint.url}
+        return cli("check-config", "--probe", *arguments, env=environment, stdin=token)
+    finally:
+        server.run(endpoint.stop())
+
+
+def test_a_probe_finds_an_endpoint_that_knows_phase_2(cli: Cli, server: Server) -> None:
+    """A pair of marked test records goes out, core then detail, and the endpoint's knowledge is told."""
+    endpoint = Endpoint()
+    result = probed(cli, server, endpoint, "--probe-agent-id", "agent-7")
+    assert result.exit_code == 0
+    assert "endpoint takes cores, and knows Phase 2 (test call callspool-probe-" in result.stdout
+    core, detail, stray = endpoint.arrivals
+    assert [core.kind, detail.kind, stray.status] == ["core", "detail", 404]
+    assert core.call_id == detail.call_id != stray.call_id
+    document = json.loads(next(iter(endpoint.documents.values())))
+    assert (document["agent_id"], document["metadata"]) == ("agent-7", {"callspool_probe": True})
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (Fault("status", 404, '{"error": "Call log not found"}', only="detail"), 0, "knows Phase 2"),
+        (Fault("status", 200, "{}", only="detail"), 0, "takes the detail of a call that does not exist, too"),
+        (Fault("status", 400, "what?", only="detail"), 1, "does not know Phase 2: HTTP 400: what?"),
+        (Fault("status", 401, "who?"), 1, "did not take the core: HTTP 401: who?"),
+        (Fault("redirect"), 1, "did not take the core: HTTP 302 redirects"),
+    ],
+)
+def test_a_probe_tells_what_an_endpoint_does(cli: Cli, server: Server, fault: Fault, code: int, said: str) -> None:
+    """Each way in which an endpoint can answer has its own sentence; the exit code is whether records arrive."""
+    result = probed(cli, server, Endpoint(fault=fault))
+    assert (result.exit_code, said in result.output) == (code, True), result.output
+
+
+def test_a_probe_can_be_given_the_token_that_agents_bring(cli: Cli, server: Server) -> None:
+    """Where the agents' tokens are forwarded, the probe takes one from a file and never from the command line."""
+    endpoint = Endpoint(token="agents-own")
+    result = probed(cli, server, endpoint, "--probe-token", "-", token="agents-own\n")
+    assert result.exit_code == 0
+    assert {arrival.token for arrival in endpoint.arrivals} == {"agents-own"}
+    assert "agents-own" not in result.output
+
+
+def test_a_probe_uses_the_destinations_own_token(cli: Cli, server: Server, tmp_path: Path) -> None:
+    """A token that replaces the agents' is what the probe sends."""
+    endpoint = Endpoint(token="ours")
+    server.run(endpoint.start())
+    file = tmp_path / "c.toml"
+    file.write_text(f'[[destinations]]\nname="a"\ntype="http"\nurl="{endpoint.url}"\ntoken="ours"\n')
+    try:
+        result = cli("check-config", "--probe", "--config", str(file))
+    finally:
+        server.run(endpoint.stop())
+    assert (result.exit_code, len(endpoint.accepted)) == (0, 2)
+
+
+def test_a_probe_with_unusable_certificates_says_so(cli: Cli, tmp_path: Path) -> None:
+    """A file that holds no certificates is named."""
+    broken = tmp_path / "ca.pem"
+    broken.write_text("no certificate")
+    file = tmp_path / "c.toml"
+    file.write_text(f'[[destinations]]\nname="a"\ntype="http"\nurl="https://127.0.0.1:9/"\nca_file="{broken}"\n')
+    result = cli("check-config", "--probe", "--config", str(file))
+    assert (result.exit_code, f"{broken} cannot be used" in result.stderr) == (1, True)
+
+
+def test_without_http_destinations_there_is_nothing_to_probe(cli: Cli) -> None:
+    """Asking to probe nothing is said, and no failure."""
+    result = cli("check-config", "--local", "--probe")
+    assert (result.exit_code, "no HTTP destination" in result.stderr) == (0, True)
+
+
+def test_every_exit_code_is_documented_in_the_help(cli: Cli) -> None:
+    """The help names each exit code."""
+    assert all(f"{code.value} " in EPILOG for code in Exit)
+    assert "3 no gateway answers" in " ".join(cli("--help").stdout.split())
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_and_option_says_what_it_is_for(cli: Cli, command: str) -> None:
+    """No command and no option is without a sentence of help."""
+    found = main.commands[command]
+    assert found.help
+    for parameter in found.params:
+        assert isinstance(parameter, click.Argument) or getattr(parameter, "help", None), parameter.name
+    assert cli(command, "--help").exit_code == 0
