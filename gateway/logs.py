@@ -61,6 +61,7 @@ def configure_logging(level: str = "info", style: str = LogStyle.AUTO, stream: T
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 redact,
+                _lead_with_the_event,
                 _renderer(as_text=as_text, colors=target.isatty()),
             ],
         )
@@ -84,6 +85,12 @@ def configure_logging(level: str = "info", style: str = LogStyle.AUTO, stream: T
 def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     """Mask what looks like a secret, by the name of its key or by its form within a text."""
     return {key: _redacted(key, value) for key, value in event_dict.items()}
+
+
+def _lead_with_the_event(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Time, level and event first: a line is read from its beginning."""
+    leading = {key: event_dict[key] for key in ("timestamp", "level", "event") if key in event_dict}
+    return leading | event_dict
 
 
 def redact_text(text: str) -> str:

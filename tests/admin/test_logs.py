@@ -44,6 +44,7 @@ def test_our_messages_and_those_of_libraries_are_json_lines_of_one_shape() -> No
     assert (ours["event"], ours["port"], ours["logger"], ours["level"]) == ("started", 7717, "callspool.x", "info")
     assert (theirs["event"], theirs["logger"]) == ("Error handling request", "aiohttp.server")
     for line in (ours, theirs):
+        assert list(line)[:3] == ["timestamp", "level", "event"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", str(line["timestamp"]))
 
 
