@@ -90,7 +90,7 @@ def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> Event
 def _lead_with_the_event(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     """Time, level and event first: a line is read from its beginning."""
     leading = {key: event_dict[key] for key in ("timestamp", "level", "event") if key in event_dict}
-    return leading | event_dict
+    return {**leading, **event_dict}
 
 
 def redact_text(text: str) -> str:
