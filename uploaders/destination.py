@@ -10,6 +10,7 @@ from uploaders.background import Tasks
 from uploaders.health import Change, DestinationHealth
 from uploaders.insisting import Insisting
 from uploaders.lane import LaneWorker
+from uploaders.patient_queue import PatientQueue
 from uploaders.retry import RetryPolicy, backoff_seconds, decide
 from uploaders.timer import TimerHandle
 from uploaders.token_pauses import TokenPauses
@@ -54,14 +55,14 @@ class DestinationWorker:
         self.freed = freed
         self._name = name
         self._plan = plan
-        self._queue = queue
+        self._queue = PatientQueue(queue, insisting)
         self._insisting = insisting
         self._observer = observer
         self._pumped = pumped
         self._health = DestinationHealth(plan.policy, insisting.jitter)
         self._tokens = TokenPauses(plan.policy)
         self._lanes = {
-            lane: LaneWorker(name, lane, plan.concurrency[lane], plan.uploader, queue, insisting, observer, self)
+            lane: LaneWorker(name, lane, plan.concurrency[lane], plan.uploader, self._queue, observer, self)
             for lane in Lane
         }
         self._scheduled = False
@@ -197,13 +198,11 @@ class DestinationWorker:
     # Work beside the lanes -------------------------------------------------------------------------------------
 
     async def _wake(self) -> None:
-        now = self._insisting.clock()
-        await self._insisting.on(lambda: self._queue.wake(self._name, now=now), "waking a destination")
+        await self._queue.wake(self._name)
         self._ask_again()
 
     async def _resume_held(self) -> None:
-        tokens = await self._insisting.on(lambda: self._queue.held_tokens(self._name), "asking which tokens are held")
-        for token_id in tokens:
+        for token_id in await self._queue.held_tokens(self._name):
             if self._plan.shared_token:
                 await self._release_all(token_id)
             else:
@@ -211,19 +210,14 @@ class DestinationWorker:
         self.changed()
 
     async def _release_all(self, token_id: int | None) -> None:
-        await self._release(token_id, None)
+        await self._queue.release(self._name, token_id)
         self._ask_again()
 
     async def _release_probe(self, token_id: int | None) -> None:
-        freed = await self._release(token_id, 1)
+        freed = await self._queue.release(self._name, token_id, limit=1)
         self._tokens.released(token_id, freed)
         self.freed(freed)
         self.changed()
-
-    async def _release(self, token_id: int | None, limit: int | None) -> tuple[Delivery, ...]:
-        return await self._insisting.on(
-            lambda: self._queue.release(self._name, token_id, limit=limit), "releasing held deliveries"
-        )
 
     def _ask_again(self) -> None:
         for lane in self._lanes.values():

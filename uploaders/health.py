@@ -142,14 +142,12 @@ class DestinationHealth:
             return probe_seconds(self._policy, self._probes)
         return backoff_seconds(self._policy, self._probes, self._jitter())
 
-    def _opened(self, now: int) -> Change | None:
+    def _opened(self, now: int) -> Change:
         """Wake what waits, so that the end of an outage costs no waiting.
 
         Not again within the longest wait when records failed by themselves: a few bad ones at the head of the queue
         would be woken by every success, and close it again each time.
         """
-        if self.open:
-            return None
         recently = self._woken_at is not None and now - self._woken_at < self._policy.maximum * 1000
         wake = not (self._closed_by_records and recently)
         if wake:

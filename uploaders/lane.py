@@ -12,8 +12,8 @@ from spool.records import Bury, Delivery, Hold, Lane, RetryAt, Settlement
 from uploaders.attempt import Unreadable, attempt
 from uploaders.background import Tasks
 from uploaders.due_buffer import DueBuffer
-from uploaders.insisting import Insisting
-from uploaders.uploader import DispatchObserver, Outcome, Queue, Uploader
+from uploaders.patient_queue import PatientQueue
+from uploaders.uploader import DispatchObserver, Outcome, Uploader
 
 MOST_UNSETTLED = 256
 """Attempts whose end is not written yet. While the spool's disk fails, no more than these can be sent twice."""
@@ -48,8 +48,7 @@ class LaneWorker:
         lane: Lane,
         slots: int,
         uploader: Uploader,
-        queue: Queue,
-        insisting: Insisting,
+        queue: PatientQueue,
         observer: DispatchObserver,
         owner: LaneOwner,
     ) -> None:
@@ -61,7 +60,6 @@ class LaneWorker:
         self._slots = slots
         self._uploader = uploader
         self._queue = queue
-        self._insisting = insisting
         self._observer = observer
         self._owner = owner
         self._unsettled = 0
@@ -117,7 +115,7 @@ class LaneWorker:
         await self._settle(delivery, settlement)
 
     async def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
-        freed = await self._insisting.on(lambda: self._queue.settle(delivery, settlement), "settling a delivery")
+        freed = await self._queue.settle(delivery, settlement)
         self._unsettled -= 1
         self.buffer.release(delivery.key)
         if isinstance(settlement, RetryAt):
@@ -127,12 +125,7 @@ class LaneWorker:
         self._owner.changed()
 
     async def _fill(self) -> None:
-        await self.buffer.fill(
-            lambda limit: self._insisting.on(
-                lambda: self._queue.due(self._name, self.lane, now=self._insisting.clock(), limit=limit),
-                "asking what is due",
-            )
-        )
+        await self.buffer.fill(lambda limit: self._queue.due(self._name, self.lane, limit=limit))
         self._owner.changed()
 
 

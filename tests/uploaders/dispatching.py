@@ -121,6 +121,7 @@ async def a_stage(
     detail_slots: int = 1,
     jitter: float = 0.5,
     shared_token: bool = False,
+    answer: Answer | None = None,
     queue: MemoryQueue | None = None,
     time: FakeTime | None = None,
 ) -> AsyncIterator[Stage]:
@@ -128,6 +129,7 @@ async def a_stage(
     time = time or FakeTime()
     queue = queue or MemoryQueue(time.clock)
     uploader, other, observed = ToldUploader(time), ToldUploader(time), Observed()
+    uploader.answer = answer or uploader.answer
     slots = {Lane.CORE: core_slots, Lane.DETAIL: detail_slots}
     dispatcher = Dispatcher(
         queue,

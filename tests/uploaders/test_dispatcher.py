@@ -22,7 +22,7 @@ from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.dispatcher import DestinationPlan, Dispatcher
 from uploaders.due_buffer import HIGH_WATER, PAGE
 from uploaders.lane import MOST_UNSETTLED
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater
+from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
 
 
 def names(count: int, start: int = 0) -> list[str]:
@@ -225,6 +225,26 @@ async def test_a_spool_that_cannot_be_read_counts_against_nobody() -> None:
         stage.uploader.answer = Delivered()
         await stage.time.advance(1)
         assert set(stage.queue.states()) == {"delivered"}
+
+
+async def test_a_probe_without_a_payload_gives_its_turn_to_another() -> None:
+    """A probe whose payload is corrupt says nothing about the destination: the next one finds out at once."""
+
+    async with a_stage() as stage:
+        stage.uploader.answer = RetryLater("cannot connect", Scope.DESTINATION)
+        await stage.post_all("corrupt", "a")
+
+        def corrupt(delivery: Delivery) -> Outcome:
+            if delivery.record.call_id == "corrupt":
+                raise CorruptPayload("chunk 7 is missing")
+            return RetryLater("cannot connect", Scope.DESTINATION)
+
+        stage.uploader.answer = corrupt
+        await stage.time.advance(1.5)
+        assert stage.queue.states() == ["dead", "ready"]
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(10)
+        assert stage.queue.states() == ["dead", "delivered"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), KeyError("x"), asyncio.CancelledError(), MemoryError()])

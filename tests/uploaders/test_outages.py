@@ -1,0 +1,436 @@
+"""The dispatcher when a destination fails, refuses, or comes back: with a fake clock, by the real parts."""
+
+import pytest
+
+from spool.records import Delivery, Form, Lane
+from tests.uploaders.dispatching import LONE_DETAIL, POLICY, WHOLE, Answer, Gate, Stage, a_stage
+from tests.uploaders.fake_time import FakeTime, turns
+from tests.uploaders.memory_queue import MemoryQueue
+from uploaders.retry import RetryPolicy
+from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
+
+REFUSED_CONNECTION = RetryLater("cannot connect: Connection refused", Scope.DESTINATION)
+TOKEN_REFUSED = Refused("HTTP 401: no such key", Scope.CREDENTIAL)
+WRONG_ADDRESS = Refused("HTTP 302 redirects to /login", Scope.DESTINATION)
+
+
+def only(*bad: str, answer: Outcome) -> Answer:
+    """This answer to these calls; the others are delivered."""
+    return lambda delivery: answer if delivery.record.call_id in bad else Delivered()
+
+
+def seconds(stage: Stage, since: int) -> list[float]:
+    return [(when - since) / 1000 for when in stage.uploader.times]
+
+
+async def test_an_outage_is_met_by_one_delivery_at_a_time() -> None:
+    """After the first refused connection everything waits; then one delivery at a time is the probe."""
+    async with a_stage(core_slots=1) as stage:
+        start = stage.time.now
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post_all("a", "b", "c")
+        assert stage.uploader.calls == ["a"]
+        assert not stage.dispatcher.status()[0].up
+        assert stage.dispatcher.status()[0].retry_at == start + 500
+        await stage.time.advance(7.5)
+        assert seconds(stage, start) == [0, 0.5, 1.5, 3.5, 7.5]
+        assert stage.observed.changes == [
+            ("endpoint", False, "backing off: cannot connect: Connection refused"),
+        ]
+
+
+async def test_the_end_of_an_outage_costs_no_waiting() -> None:
+    """The first success of a probe opens the destination, and everything is sent at that moment."""
+    async with a_stage() as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post_all(*[f"c{number}" for number in range(50)])
+        await stage.time.advance(7.4)
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(0.1)
+        await turns(1000)
+        assert stage.queue.states() == ["delivered"] * 50
+        assert stage.observed.changes[-1] == ("endpoint", True, "it takes deliveries again")
+
+
+async def test_what_met_an_outage_is_not_counted_against_it() -> None:
+    """An outage of days makes no dead letters, and no record's own waiting longer."""
+    async with a_stage(core_slots=4) as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post_all("a", "b", "c", "d")
+        await stage.time.advance(3 * 86400)
+        assert stage.queue.states() == ["ready"] * 4
+        assert {stage.queue.delivery(number).attempts for number in range(4)} == {0}
+        assert stage.queue.errors()[0] == REFUSED_CONNECTION.reason
+
+
+async def test_failed_probes_take_turns() -> None:
+    """A delivery that failed as a probe waits until the others have had their turn."""
+    async with a_stage() as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post_all("a", "b", "c")
+        await stage.time.advance(31.5)
+        assert stage.uploader.calls == ["a", "b", "c", "a", "b", "c", "a"]
+
+
+async def test_one_poison_record_does_not_keep_a_destination_closed() -> None:
+    """When the delivery that closed it fails every probe, the next one's turn opens it."""
+    async with a_stage() as stage:
+        stage.uploader.answer = only("poison", answer=REFUSED_CONNECTION)
+        await stage.post_all("poison", "a", "b")
+        await stage.time.advance(0.5)
+        assert stage.queue.states() == ["ready", "delivered", "delivered"]
+
+
+async def test_retry_after_is_honoured_by_both_lanes() -> None:
+    """No attempt of either lane is made before the time that was asked for, not even after a late success."""
+    async with a_stage(core_slots=2) as stage:
+        start = stage.time.now
+        slow = Gate()
+        stage.uploader.answer = lambda d: (
+            slow(d) if d.record.call_id == "slow" else RetryLater("HTTP 429", Scope.DESTINATION, 120)
+        )
+        await stage.post_all("slow", "a")
+        slow.open()
+        await turns()
+        assert stage.queue.states() == ["delivered", "ready"]
+        await stage.post("d", LONE_DETAIL)
+        await stage.post_all("b")
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(119.9)
+        assert seconds(stage, start) == [0, 0]
+        await stage.time.advance(0.1)
+        assert stage.queue.states() == ["delivered"] * 4
+
+
+async def test_a_later_answer_may_ask_for_a_longer_wait() -> None:
+    """Of several answers under way when a destination closes, the longest Retry-After counts."""
+    async with a_stage(core_slots=2) as stage:
+        start = stage.time.now
+        slow = Gate(RetryLater("HTTP 429", Scope.DESTINATION, 300))
+        stage.uploader.answer = lambda d: (
+            slow(d) if d.record.call_id == "slow" else RetryLater("HTTP 429", Scope.DESTINATION, 10)
+        )
+        await stage.post_all("slow", "a")
+        slow.open()
+        await turns()
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(299.9)
+        assert len(stage.uploader.given) == 2
+        await stage.time.advance(0.1)
+        assert seconds(stage, start)[2:] == [300, 300]
+
+
+async def test_a_probe_is_a_core_if_there_is_one() -> None:
+    """What a dashboard needs at once goes first, details wait for it; without cores a detail is the probe."""
+    async with a_stage() as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post("d", LONE_DETAIL)
+        await turns()
+        await stage.post("a", WHOLE)
+        await stage.time.advance(0.5)
+        assert [delivery.lane for delivery in stage.uploader.given] == [Lane.DETAIL, Lane.CORE]
+    async with a_stage() as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post("d", LONE_DETAIL)
+        await stage.time.advance(0.5)
+        assert [delivery.lane for delivery in stage.uploader.given] == [Lane.DETAIL, Lane.DETAIL]
+
+
+async def test_other_destinations_do_not_notice() -> None:
+    """An outage of one destination delays nothing for another."""
+    async with a_stage() as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post("a", WHOLE, WHOLE.__class__("other", Form.WHOLE, Lane.CORE))
+        await turns()
+        assert stage.queue.states("other") == ["delivered"]
+        assert [status.up for status in stage.dispatcher.status()] == [False, True]
+
+
+async def test_several_failing_in_a_row_close_the_destination() -> None:
+    """Five different deliveries failing without a success between mean the destination; four do not."""
+    async with a_stage() as stage:
+        stage.uploader.answer = RetryLater("HTTP 500")
+        await stage.post_all("a", "b", "c", "d")
+        assert stage.dispatcher.status()[0].up
+        await stage.post_all("e", "f", "g")
+        assert not stage.dispatcher.status()[0].up
+        assert stage.uploader.calls == ["a", "b", "c", "d", "e"]
+
+
+async def test_a_success_between_failures_keeps_it_open() -> None:
+    """Records that fail by themselves close nothing while others pass."""
+    async with a_stage() as stage:
+        stage.uploader.answer = only("a", "b", "d", "e", "f", answer=RetryLater("HTTP 500"))
+        await stage.post_all("a", "b", "c", "d", "e", "f")
+        assert stage.dispatcher.status()[0].up
+
+
+async def test_one_delivery_failing_often_closes_nothing() -> None:
+    """The same delivery failing again and again is one failure."""
+    async with a_stage() as stage:
+        stage.uploader.answer = RetryLater("HTTP 500")
+        await stage.post_all("a")
+        await stage.time.advance(3600)
+        assert len(stage.uploader.given) > 10
+        assert stage.dispatcher.status()[0].up
+
+
+async def test_details_that_come_too_early_close_nothing() -> None:
+    """ "Call log not found" is an answer of a destination in its right mind: cores go on."""
+    async with a_stage() as stage:
+        stage.uploader.answer = RetryLater("HTTP 404", give_up_after_seconds=86400)
+        for number in range(30):
+            await stage.post(f"d{number}", LONE_DETAIL)
+        await turns(500)
+        assert stage.dispatcher.status()[0].up
+        await stage.time.advance(86400 + 600)
+        assert set(stage.queue.states()) == {"dead"}
+
+
+async def test_an_outage_of_answers_is_no_reason_to_give_up() -> None:
+    """While everything fails with 5xx for days nothing becomes a dead letter, and its end wakes everything at once."""
+    async with a_stage() as stage:
+        stage.uploader.answer = RetryLater("HTTP 502")
+        await stage.post_all(*[f"c{number}" for number in range(20)])
+        await stage.time.advance(2 * 86400)
+        assert set(stage.queue.states()) == {"ready"}
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(150)
+        await turns(1000)
+        assert set(stage.queue.states()) == {"delivered"}
+
+
+async def test_bad_records_at_the_head_do_not_starve_the_others() -> None:
+    """Some records that always fail cost the others back-off, not delivery: a success does not wake them each time."""
+    async with a_stage() as stage:
+        bad = [f"bad{number}" for number in range(8)]
+        stage.uploader.answer = only(*bad, answer=RetryLater("HTTP 500"))
+        await stage.post_all(*bad)
+        await stage.post_all(*[f"good{number}" for number in range(50)])
+        await stage.time.advance(10)
+        await turns(1000)
+        assert stage.queue.states().count("delivered") == 50
+
+
+async def test_a_redirecting_destination_is_paused_and_probed() -> None:
+    """A wrong address pauses everything, loses nothing, is told once, and is probed after 1, 2, 4, 5 minutes."""
+    async with a_stage() as stage:
+        start = stage.time.now
+        stage.uploader.answer = WRONG_ADDRESS
+        await stage.post_all("a", "b", "c")
+        await stage.time.advance(60 + 120 + 240 + 300 + 300)
+        assert seconds(stage, start) == [0, 60, 180, 420, 720, 1020]
+        assert stage.observed.changes == [("endpoint", False, "paused: HTTP 302 redirects to /login")]
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(300)
+        assert stage.queue.states() == ["delivered"] * 3
+
+
+async def test_a_wrong_address_does_not_empty_the_queue_into_the_dead_letters() -> None:
+    """When everything is refused, only the first few become dead letters; the rest waits for a success."""
+    policy = RetryPolicy(refusals_before_pause=3)
+    async with a_stage(policy=policy) as stage:
+        stage.uploader.answer = Refused("HTTP 404: no such route")
+        await stage.post_all(*[f"c{number}" for number in range(10)])
+        assert stage.queue.states() == ["dead"] * 2 + ["ready"] * 8
+        await stage.time.advance(3600)
+        assert stage.queue.states() == ["dead"] * 2 + ["ready"] * 8
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(300)
+        assert stage.queue.states() == ["dead"] * 2 + ["delivered"] * 8
+
+
+async def test_an_early_detail_does_not_open_a_wrong_address() -> None:
+    """Where everything is refused, "not found" to a detail is no sign of life."""
+    async with a_stage(policy=RetryPolicy(refusals_before_pause=2)) as stage:
+        stage.uploader.answer = lambda d: (
+            Refused("HTTP 404") if d.lane is Lane.CORE else RetryLater("HTTP 404", give_up_after_seconds=86400)
+        )
+        await stage.post_all("a", "b")
+        await stage.post("d", LONE_DETAIL)
+        await stage.time.advance(600)
+        assert not stage.dispatcher.status()[0].up
+
+
+async def test_a_refused_probe_opens_a_destination_that_failed() -> None:
+    """A destination that refuses one record for its content answers again: the others need not wait."""
+    async with a_stage() as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post_all("bad", "a", "b")
+        stage.uploader.answer = lambda d: Delivered() if d.record.call_id == "b" else Refused("HTTP 422")
+        await stage.time.advance(0.5)
+        assert stage.queue.states() == ["dead", "dead", "delivered"]
+
+
+# Tokens ---------------------------------------------------------------------------------------------------------
+
+
+async def post_tokens(stage: Stage, **tokens: str | None) -> None:
+    """One call for each name, with this token."""
+    for call, token in tokens.items():
+        await stage.post(call, token=token)
+    await turns(200)
+
+
+def by_token(bad: int, answer: Outcome = TOKEN_REFUSED) -> Answer:
+    return lambda delivery: answer if delivery.record.token_id == bad else Delivered()
+
+
+async def test_a_refused_token_holds_its_own_deliveries_only() -> None:
+    """Deliveries of a refused token are held as they come up, after one request; other tokens pass."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad", b="good", c="bad", d=None, e="bad")
+        assert stage.queue.states() == ["held", "delivered", "held", "delivered", "held"]
+        assert stage.uploader.calls == ["a", "b", "d"]
+        assert stage.queue.errors()[2] == TOKEN_REFUSED.reason
+        assert stage.dispatcher.status()[0].up
+        ((name, up, reason),) = stage.observed.changes
+        assert (name, up) == ("endpoint", True)
+        assert "token 1 is refused" in reason
+
+
+async def test_a_refused_token_is_probed_with_one_delivery() -> None:
+    """After 1, 2, 4 and then every 5 minutes one held delivery is released and sent, the others stay held."""
+    async with a_stage() as stage:
+        start = stage.time.now
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad", b="bad", c="bad")
+        await stage.time.advance(60 + 120 + 240 + 300)
+        assert seconds(stage, start) == [0, 60, 180, 420, 720]
+        assert stage.queue.states() == ["held"] * 3
+        assert len(stage.observed.changes) == 1
+
+
+async def test_a_token_that_is_taken_again_frees_all_its_deliveries() -> None:
+    """The first probe that passes releases everything that was held for this token, at that moment."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, **{f"c{number}": "bad" for number in range(40)})
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(60)
+        await turns(1000)
+        assert stage.queue.states() == ["delivered"] * 40
+        assert stage.observed.changes[-1] == ("endpoint", True, "token 1 is taken again")
+
+
+@pytest.mark.parametrize("answer", [Refused("HTTP 422"), RetryLater("HTTP 404", give_up_after_seconds=60)])
+async def test_an_answer_about_the_record_means_the_token_is_taken(answer: Outcome) -> None:
+    """A destination that looks at the record has looked past the token."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad", b="bad")
+        stage.uploader.answer = only("a", answer=answer)
+        await stage.time.advance(60)
+        assert stage.queue.states()[1] == "delivered"
+
+
+async def test_a_probe_that_fails_for_another_reason_says_nothing_about_the_token() -> None:
+    """A time-out of the probe neither frees the token's deliveries nor makes its pause longer."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad", b="bad")
+        stage.uploader.answer = RetryLater("no answer in time")
+        await stage.time.advance(60)
+        assert stage.queue.states()[1] == "held"
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(60)
+        assert stage.queue.states() == ["delivered"] * 2
+
+
+async def test_with_nothing_held_the_next_delivery_is_the_probe() -> None:
+    """When an operator discarded what was held, the next delivery of the token finds out."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad")
+        stage.queue.entries.clear()
+        await stage.time.advance(3600)
+        assert stage.uploader.calls == ["a"]
+        stage.uploader.answer = Delivered()
+        await post_tokens(stage, b="bad", c="bad")
+        assert stage.queue.states() == ["delivered"] * 2
+
+
+async def test_a_probe_that_vanishes_does_not_pause_a_token_for_ever() -> None:
+    """If the released delivery never comes up, another one is released at the next time."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad", b="bad")
+        stage.uploader.answer = Delivered()
+        release = stage.queue.release
+
+        async def and_discard(
+            destination: str, token_id: int | None, *, limit: int | None = None
+        ) -> tuple[Delivery, ...]:
+            freed = await release(destination, token_id, limit=limit)
+            del stage.queue.entries[freed[0].key]
+            stage.queue.release = release  # type: ignore[method-assign]  # only the first release is disturbed
+            return (freed[0].__class__(**{**_fields(freed[0]), "destination": "gone"}),)
+
+        stage.queue.release = and_discard  # type: ignore[method-assign]  # an operator discards the probe in between
+        await stage.time.advance(60)
+        assert stage.queue.states() == ["held"]
+        await stage.time.advance(60)
+        assert stage.queue.states() == ["delivered"]
+
+
+def _fields(delivery: Delivery) -> dict[str, object]:
+    return {name: getattr(delivery, name) for name in delivery.__slots__}
+
+
+async def test_a_shared_token_pauses_the_destination() -> None:
+    """Where all deliveries share one configured token, its refusal pauses them all, without holding each."""
+    async with a_stage(shared_token=True) as stage:
+        stage.uploader.answer = TOKEN_REFUSED
+        await post_tokens(stage, a="one", b="two", c=None)
+        assert stage.uploader.calls == ["a"]
+        assert stage.queue.states() == ["ready"] * 3
+        assert stage.observed.changes == [("endpoint", False, "paused: HTTP 401: no such key")]
+        stage.uploader.answer = Delivered()
+        await stage.time.advance(60)
+        assert stage.queue.states() == ["delivered"] * 3
+
+
+async def held_before_a_restart() -> tuple[FakeTime, MemoryQueue]:
+    time = FakeTime()
+    queue = MemoryQueue(time.clock)
+    async with a_stage(queue=queue, time=time) as stage:
+        stage.uploader.answer = TOKEN_REFUSED
+        await post_tokens(stage, a="one", b="one", c="two")
+        assert queue.states() == ["held"] * 3
+    return time, queue
+
+
+async def test_what_was_held_before_a_restart_is_probed_at_once() -> None:
+    """A restart often follows a repair: one delivery of each held token is sent at the start."""
+    time, queue = await held_before_a_restart()
+    async with a_stage(queue=queue, time=time, answer=by_token(2)) as stage:
+        await turns(200)
+        assert queue.states() == ["delivered", "delivered", "held"]
+        assert stage.uploader.calls.count("c") == 1
+
+
+async def test_a_token_configured_since_frees_what_was_held_for_others() -> None:
+    """When a configured token replaces the agents' own, nothing held for these waits any longer."""
+    time, queue = await held_before_a_restart()
+    async with a_stage(queue=queue, time=time, shared_token=True):
+        await turns(200)
+        assert queue.states() == ["delivered"] * 3
+
+
+async def test_holding_a_backlog_needs_no_requests() -> None:
+    """A thousand deliveries of a refused token are set aside with one request among them."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, **{f"c{number}": "bad" for number in range(1000)})
+        await turns(5000)
+        assert set(stage.queue.states()) == {"held"}
+        assert len(stage.uploader.given) == 1
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    """A second at first, five minutes at most, a day until a record is given up, a minute to the first probe."""
+    policy = RetryPolicy()
+    assert (policy.initial, policy.maximum, policy.give_up_after) == (1, 300, 86400)
+    assert (policy.probe_initial, policy.probe_maximum) == (60, 300)
+    assert policy == POLICY

@@ -1,0 +1,45 @@
+import asyncio
+import time
+
+import pytest
+
+from uploaders.timer import LONGEST_SLEEP_SECONDS, LoopTimer, sleep_until
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def test_it_calls_at_the_time() -> None:
+    """A callback is made once its time has come, and time in the past is now."""
+    called = asyncio.Event()
+    LoopTimer(now).call_at(now() + 20, called.set)
+    assert not called.is_set()
+    await asyncio.wait_for(called.wait(), 5)
+    await asyncio.wait_for(sleep_until(LoopTimer(now), now() - 1000), 5)
+
+
+async def test_a_cancelled_call_is_not_made() -> None:
+    """Cancelling a sleep cancels its timer."""
+    handles: list[asyncio.TimerHandle] = []
+
+    class Noted(LoopTimer):
+        def call_at(self, when, callback):  # type: ignore[no-untyped-def]  # as the parent has it
+            handles.append(super().call_at(when, callback))
+            return handles[-1]
+
+    sleeping = asyncio.create_task(sleep_until(Noted(now), now() + 60_000))
+    await asyncio.sleep(0)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    assert handles[0].cancelled()
+
+
+async def test_a_clock_that_is_set_is_noticed_within_a_minute() -> None:
+    """However far away a time seems, the callee looks at the clock again within a minute."""
+    loop = asyncio.get_running_loop()
+    handle = LoopTimer(now).call_at(now() + 10**9, lambda: None)
+    assert isinstance(handle, asyncio.TimerHandle)
+    assert handle.when() - loop.time() <= LONGEST_SLEEP_SECONDS
+    handle.cancel()
