@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 
+import msgspec
+
 from gateway.calllog.document import CallLog
 from gateway.calllog.envelope import Envelope, S3Reference, UploadUrlRequest, recognise
 from gateway.calllog.split import CORE_MAX_BYTES, split
@@ -32,8 +34,7 @@ class SizeRule:
     """The spool's: the stored size is measured by compressing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A call log that is ready to be accepted."""
 
     call_log: CallLog

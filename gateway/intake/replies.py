@@ -1,8 +1,8 @@
 """What an examined document is answered with: the same for a post, for an upload, and for a line of a batch."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from gateway.calllog.envelope import UploadUrlRequest
@@ -16,8 +16,7 @@ from spool.records import Accepted
 _ANSWERED = "answered"
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(msgspec.Struct, frozen=True):
     """What is known of a sender besides the document."""
 
     agents_key: str | None

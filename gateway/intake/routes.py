@@ -1,9 +1,10 @@
 """Which route a request takes: a function of its method and path."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
+
+import msgspec
 
 from gateway.intake.refusals import Refusal
 
@@ -27,8 +28,7 @@ class Route(StrEnum):
     """Nothing that there is; a label, never matched."""
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """A route with what its path says."""
 
     route: Route

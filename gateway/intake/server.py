@@ -33,6 +33,11 @@ class IntakeServer:
         port: int = self._listener.sockets[0].getsockname()[1]
         return port
 
+    @property
+    def connected(self) -> int:
+        """How many clients are connected."""
+        return 0 if self._web is None else self._web.connected
+
     async def start(self) -> None:
         """Listen; posts are answered 503 until the gate is opened. Raises `OSError` if the address is taken."""
         self._web = IntakeWebServer(self._handler, self._observer, self._limits)

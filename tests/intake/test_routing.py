@@ -1,0 +1,68 @@
+"""Which deliveries a record owes."""
+
+import pytest
+
+from gateway.routing import DestinationRoute, Large, RouteKind, StoredAs, plan
+from spool.records import Form, Lane, NewDelivery
+
+ENDPOINT = DestinationRoute("endpoint")
+WHOLE = DestinationRoute("endpoint", large=Large.WHOLE)
+PRESIGNED = DestinationRoute("endpoint", large=Large.PRESIGNED)
+LONE_BUCKET = DestinationRoute("bucket", RouteKind.BUCKET)
+BUCKET = DestinationRoute("bucket", RouteKind.BUCKET, notifies="endpoint")
+OTHER = DestinationRoute("other")
+
+
+def to(name: str, form: Form, lane: Lane, **more: object) -> NewDelivery:
+    return NewDelivery(name, form, lane, **more)  # type: ignore[arg-type]  # a shorthand
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ([], []),
+        ([ENDPOINT], [to("endpoint", Form.WHOLE, Lane.CORE)]),
+        ([WHOLE], [to("endpoint", Form.WHOLE, Lane.CORE)]),
+        ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.CORE)]),
+        ([LONE_BUCKET], [to("bucket", Form.WHOLE, Lane.CORE, ordered=False)]),
+        ([BUCKET, ENDPOINT], [to("endpoint", Form.WHOLE, Lane.CORE)]),
+        ([ENDPOINT, OTHER], [to("endpoint", Form.WHOLE, Lane.CORE), to("other", Form.WHOLE, Lane.CORE)]),
+    ],
+)
+def test_a_record_in_one_piece_goes_whole_and_at_once(
+    routes: list[DestinationRoute], expected: list[NewDelivery]
+) -> None:
+    """A small record owes every destination the whole, in the core lane; a bucket beside an endpoint nothing."""
+    assert plan(routes, StoredAs.SINGLE) == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ([ENDPOINT], [to("endpoint", Form.CORE, Lane.CORE), to("endpoint", Form.DETAIL, Lane.DETAIL)]),
+        ([WHOLE], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        (
+            [LONE_BUCKET],
+            [
+                to("bucket", Form.CORE, Lane.CORE, ordered=False),
+                to("bucket", Form.DETAIL, Lane.DETAIL, ordered=False),
+            ],
+        ),
+        (
+            [BUCKET, ENDPOINT, OTHER],
+            [
+                to("bucket", Form.DETAIL, Lane.DETAIL, ordered=False),
+                to("endpoint", Form.CORE, Lane.CORE),
+                to("endpoint", Form.NOTICE, Lane.CORE, after="bucket"),
+                to("other", Form.CORE, Lane.CORE),
+                to("other", Form.DETAIL, Lane.DETAIL),
+            ],
+        ),
+    ],
+)
+def test_a_large_record_goes_as_its_destination_wants_it(
+    routes: list[DestinationRoute], expected: list[NewDelivery]
+) -> None:
+    """Core and detail, or the whole in the detail lane; with a bucket, its object and a notice of that."""
+    assert plan(routes, StoredAs.TWO_PHASE) == tuple(expected)

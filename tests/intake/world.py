@@ -1,0 +1,160 @@
+"""An intake over a real spool on a real socket, and agents that talk to it."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import zstandard
+
+from gateway.admin.metrics import Metrics
+from gateway.intake.intake import Intake, IntakeOptions
+from gateway.intake.staging import prepare_directory
+from gateway.routing import DestinationRoute
+from spool.records import Fragment, Record, TracedRecord
+from spool.store import Spool, SpoolOptions
+
+DEADLINE = 10.0
+ENDPOINT = DestinationRoute("endpoint", forwards_token=True)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an agent got back."""
+
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.raw)
+
+    @property
+    def code(self) -> str:
+        return str(self.json["error"]["code"])
+
+
+class MovingClock:
+    """Stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class World:
+    """The intake, its spool, and what a test asks of them."""
+
+    def __init__(self, spool: Spool, intake: Intake, metrics: Metrics, directory: Path, clock: "MovingClock") -> None:
+        self.spool = spool
+        self.intake = intake
+        self.metrics = metrics
+        self.staging = directory / "staging"
+        self.clock = clock
+
+    @property
+    def port(self) -> int:
+        return self.intake.server.port
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content_encoding: str | None = None,
+    ) -> Reply:
+        """One request on a connection of its own, as the SDK makes them. A dict goes as JSON."""
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+        if isinstance(body, bytes):
+            body = io.BytesIO(body)
+        sent = dict(headers or {})
+        if content_encoding is not None:
+            sent["Content-Encoding"] = content_encoding
+        url = path if path.startswith("http") else f"http://127.0.0.1:{self.port}{path}"
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
+            session.request(
+                method, url, data=body, headers=sent, skip_auto_headers=("Content-Type",), compress=None,
+                timeout=aiohttp.ClientTimeout(DEADLINE),
+            ) as response,
+        ):  # fmt: skip
+            return Reply(response.status, response.headers, await response.read())
+
+    async def post(self, body: Any, path: str = "/dev/send-call-log", **more: Any) -> Reply:
+        return await self.ask("POST", path, body, **more)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def send_raw(self, data: bytes) -> bytes:
+        """Send bytes as they are and read until the server closes the connection."""
+        reader, writer = await self.connect()
+        try:
+            writer.write(data)
+            async with asyncio.timeout(DEADLINE):
+                return await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async def only_record(self, call_id: str) -> TracedRecord:
+        records = await self.spool.trace(call_id)
+        assert len(records) == 1
+        return records[0]
+
+    async def stored(self, record: Record, fragment: Fragment = Fragment.BODY) -> bytes:
+        """The raw bytes of a fragment, read back from the spool."""
+        frames = [frame async for frame in self.spool.frames(record, fragment)]
+        return b"".join(zstandard.ZstdDecompressor().decompress(frame) for frame in frames)
+
+    def counted(self, route: str, result: str) -> float:
+        labels = {"route": route, "result": result}
+        return self.metrics.registry.get_sample_value("callspool_posts_total", labels) or 0.0
+
+    async def until(self, condition: Any) -> None:
+        """Wait until the condition holds."""
+        async with asyncio.timeout(DEADLINE):
+            while not condition():  # noqa: ASYNC110  # what it waits for happens in other threads and processes
+                await asyncio.sleep(0.005)
+
+    def staged_files(self) -> list[Path]:
+        return list(self.staging.iterdir())
+
+
+@asynccontextmanager
+async def running(
+    directory: Path,
+    *,
+    destinations: tuple[DestinationRoute, ...] = (ENDPOINT,),
+    spool_max: int | None = None,
+    **options: Any,
+) -> AsyncIterator[World]:
+    """A world whose intake takes posts; `options` are those of the intake."""
+    metrics = Metrics()
+    clock = MovingClock()
+    names = [destination.name for destination in destinations]
+    spool = await Spool.open(SpoolOptions(directory, max_bytes=spool_max), names, clock, metrics)
+    executor = ThreadPoolExecutor(2)
+    chosen = replace(IntakeOptions(prepare_directory(directory), port=0), **options)
+    intake = Intake(chosen, spool, destinations, metrics, clock, executor)
+    world = World(spool, intake, metrics, directory, clock)
+    await intake.server.start()
+    intake.gate.open()
+    try:
+        yield world
+    finally:
+        await intake.server.stop(DEADLINE)
+        executor.shutdown()
+        await spool.close()
