@@ -10,10 +10,7 @@ detail whose core it has not taken, 400 without an idempotency key, 401 for a wr
 
 import argparse
 import asyncio
-import base64
-import gzip
 import hashlib
-import io
 import json
 import signal
 import ssl
@@ -22,15 +19,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import msgspec
-import zstandard
 from aiohttp import web
+
+from bench.decoded import Request, call_id_of, decode, kind_of
 
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
 PATH = "/dev/send-call-log"
-TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True)
@@ -65,16 +61,6 @@ class Arrival:
     at: float
     """`time.monotonic()`, comparable among the processes of one machine."""
     status: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """A decoded request before it is answered."""
-
-    document: bytes
-    members: Mapping[str, msgspec.Raw]
-    encoding: str
-    sent_bytes: int
 
 
 @dataclass
@@ -247,44 +233,6 @@ class Endpoint:
         if self.keep_documents and status < 300:
             self.documents[key] = decoded.document
         self._tell()
-
-
-def decode(body: bytes, encoding: str) -> Request:
-    """What the sender meant. Raises `ValueError` for anything that is not a JSON object in a known encoding."""
-    try:
-        document = decompress(body, encoding)
-        members = TOP_LEVEL.decode(document)
-        if members.get("compressed") == msgspec.Raw(b"true"):
-            encoding = "envelope"
-            data = msgspec.json.decode(members["data"], type=str)
-            document = gzip.decompress(base64.b64decode(data, validate=True))
-            members = TOP_LEVEL.decode(document)
-    except (OSError, EOFError, zstandard.ZstdError, msgspec.DecodeError, KeyError) as error:
-        raise ValueError(f"not a call log: {error}") from error
-    return Request(document, members, encoding, len(body))
-
-
-def decompress(body: bytes, encoding: str) -> bytes:
-    if encoding == "gzip":
-        return gzip.decompress(body)
-    if encoding == "zstd":
-        reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
-        return reader.read()
-    if encoding != "identity":
-        raise ValueError(f"unknown encoding {encoding!r}")
-    return body
-
-
-def kind_of(members: Mapping[str, Any]) -> str:
-    if "s3_reference" in members:
-        return "notice"
-    if "update_type" in members:
-        return "detail"
-    return "core" if "telemetry_summary" in members or "summary_metrics" in members else "whole"
-
-
-def call_id_of(members: Mapping[str, msgspec.Raw]) -> str:
-    return str(msgspec.json.decode(members.get("call_id", msgspec.Raw(b'""'))))
 
 
 async def serve(endpoint: Endpoint) -> None:

@@ -76,6 +76,11 @@ class ToldUploader:
         self.closed = True
 
 
+def names(count: int, start: int = 0) -> list[str]:
+    """Call ids in their order."""
+    return [f"c{number:04}" for number in range(start, start + count)]
+
+
 class Gate:
     """An answer that is given when the test opens the gate."""
 
@@ -148,3 +153,13 @@ async def a_stage(
     await dispatcher.stop(0)
     assert uploader.closed
     assert len(asyncio.all_tasks()) == 1, "a task outlived the dispatcher"
+
+
+def only(*bad: str, answer: Outcome) -> Answer:
+    """This answer to these calls; the others are delivered."""
+    return lambda delivery: answer if delivery.record.call_id in bad else Delivered()
+
+
+def seconds(stage: Stage, since: int) -> list[float]:
+    """When attempts were made, after a moment."""
+    return [(when - since) / 1000 for when in stage.uploader.times]

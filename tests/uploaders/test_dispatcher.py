@@ -1,32 +1,19 @@
 import asyncio
-import time as wall
-from collections.abc import Iterable
 
-import pytest
-
-from spool.errors import CorruptPayload, SpoolUnavailable
-from spool.records import Delivery, Form, Lane, NewDelivery
+from spool.records import Form, Lane, NewDelivery
 from tests.uploaders.dispatching import (
     CORE,
     DETAIL,
     LONE_DETAIL,
-    POLICY,
     WHOLE,
     Gate,
-    Observed,
-    ToldUploader,
     a_stage,
+    names,
 )
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.dispatcher import DestinationPlan, Dispatcher
 from uploaders.due_buffer import HIGH_WATER, PAGE
-from uploaders.lane import MOST_UNSETTLED
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
-
-
-def names(count: int, start: int = 0) -> list[str]:
-    return [f"c{number:04}" for number in range(start, start + count)]
+from uploaders.uploader import Delivered, Refused, RetryLater
 
 
 async def test_an_offered_delivery_is_sent_without_asking_the_spool() -> None:
@@ -197,164 +184,12 @@ async def test_a_refused_record_is_a_dead_letter_and_blocks_nobody() -> None:
         assert stage.observed.changes == []
 
 
-async def test_an_unreadable_payload_is_a_dead_letter() -> None:
-    """A corrupt payload is set aside with its reason, and says nothing about the destination."""
-
-    def corrupt(_delivery: Delivery) -> Outcome:
-        raise CorruptPayload("chunk 7 is missing")
-
-    async with a_stage() as stage:
-        stage.uploader.answer = corrupt
-        await stage.post_all(*names(30))
-        assert set(stage.queue.states()) == {"dead"}
-        assert set(stage.queue.errors()) == {"chunk 7 is missing"}
-        assert stage.dispatcher.status()[0].up
-
-
-async def test_a_spool_that_cannot_be_read_counts_against_nobody() -> None:
-    """While the spool cannot give payloads, deliveries wait without a counted attempt."""
-
-    def unreadable(_delivery: Delivery) -> Outcome:
-        raise SpoolUnavailable("disk")
-
-    async with a_stage() as stage:
-        stage.uploader.answer = unreadable
-        await stage.post_all(*names(8))
-        assert {stage.queue.delivery(number).attempts for number in range(8)} == {0}
-        assert stage.dispatcher.status()[0].up
-        stage.uploader.answer = Delivered()
-        await stage.time.advance(1)
-        assert set(stage.queue.states()) == {"delivered"}
-
-
-async def test_a_probe_without_a_payload_gives_its_turn_to_another() -> None:
-    """A probe whose payload is corrupt says nothing about the destination: the next one finds out at once."""
-
-    async with a_stage() as stage:
-        stage.uploader.answer = RetryLater("cannot connect", Scope.DESTINATION)
-        await stage.post_all("corrupt", "a")
-
-        def corrupt(delivery: Delivery) -> Outcome:
-            if delivery.record.call_id == "corrupt":
-                raise CorruptPayload("chunk 7 is missing")
-            return RetryLater("cannot connect", Scope.DESTINATION)
-
-        stage.uploader.answer = corrupt
-        await stage.time.advance(1.5)
-        assert stage.queue.states() == ["dead", "ready"]
-        stage.uploader.answer = Delivered()
-        await stage.time.advance(10)
-        assert stage.queue.states() == ["dead", "delivered"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError("secret"), KeyError("x"), asyncio.CancelledError(), MemoryError()])
-async def test_an_uploader_that_raises_kills_nothing(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever an uploader raises is logged without its text, counted as a failed attempt, and the lane goes on."""
-
-    def raising(delivery: Delivery) -> Outcome:
-        if delivery.record.call_id == "bad":
-            raise error
-        return Delivered()
-
-    async with a_stage() as stage:
-        stage.uploader.answer = raising
-        await stage.post_all("bad", "good")
-        assert stage.queue.states() == ["ready", "delivered"]
-        assert stage.queue.delivery(0).attempts == 1
-        assert stage.queue.errors()[0] == f"the uploader failed unexpectedly: {type(error).__name__}"
-        stage.uploader.cancelled = 0
-    told = capsys.readouterr().out
-    assert "uploader_raised" in told
-    assert "secret" not in told
-
-
-async def test_a_spool_that_cannot_settle_causes_no_second_delivery() -> None:
-    """While the spool refuses to settle, the delivery stays claimed; it is settled when the spool works again."""
-    async with a_stage() as stage:
-        await stage.post_all("a")
-        stage.queue.failing = SpoolUnavailable("disk")
-        accepted = await stage.queue.accept(a_post("b"))
-        stage.dispatcher.offer(accepted.ready)
-        await turns()
-        stage.dispatcher.offer(accepted.ready)
-        await stage.time.advance(600)
-        assert stage.uploader.calls == ["a", "b"]
-        tries = stage.queue.calls.count("settle")
-        assert tries > 5
-        stage.queue.failing = None
-        await stage.time.advance(30)
-        assert stage.queue.states() == ["delivered", "delivered"]
-        assert stage.uploader.calls == ["a", "b"]
-
-
-async def test_a_failing_spool_bounds_what_may_be_sent_twice() -> None:
-    """Deliveries are not sent on and on while none of them can be settled."""
-    async with a_stage(core_slots=4) as stage:
-        stage.queue.gate.clear()
-        await stage.post_all(*names(MOST_UNSETTLED + 100))
-        await turns(3000)
-        assert MOST_UNSETTLED <= len(stage.uploader.given) <= MOST_UNSETTLED + 4
-        stage.queue.gate.set()
-        await turns(3000)
-        assert len(stage.uploader.given) == MOST_UNSETTLED + 100
-
-
-async def test_a_spool_that_cannot_be_asked_is_asked_again() -> None:
-    """A backlog is found even if the spool refuses to name it at first."""
-    time = FakeTime()
-    queue = MemoryQueue(time.clock)
-    await queue.accept(a_post("a"))
-    queue.failing = SpoolUnavailable("disk")
-    async with a_stage(queue=queue, time=time) as stage:
-        queue.failing = None
-        await time.advance(1)
-        assert stage.uploader.calls == ["a"]
-
-
 async def test_deliveries_of_unknown_destinations_are_left_alone() -> None:
     """What is owed to a destination that is no longer configured stays in the spool."""
     async with a_stage() as stage:
         await stage.post("a", NewDelivery("gone", Form.WHOLE, Lane.CORE))
         await turns()
         assert stage.queue.states("gone") == ["ready"]
-
-
-async def test_stopping_waits_for_attempts_and_their_settlements() -> None:
-    """What is under way is finished and written within the grace; nothing more is started."""
-    async with a_stage() as stage:
-        gate = Gate()
-        stage.uploader.answer = gate
-        await stage.post_all("a", "b")
-        stopping = asyncio.create_task(stage.dispatcher.stop(30))
-        await turns()
-        assert not stopping.done()
-        gate.open()
-        await stopping
-        assert stage.uploader.calls == ["a"]
-        assert stage.queue.states() == ["delivered", "ready"]
-        assert stage.uploader.closed
-
-
-async def test_stopping_cancels_what_takes_longer_than_the_grace() -> None:
-    """After the grace an attempt is cancelled; its delivery is still owed, uncounted."""
-    async with a_stage() as stage:
-        stage.uploader.answer = Gate()
-        await stage.post_all("a")
-        await stage.dispatcher.stop(0)
-        assert stage.uploader.cancelled == 1
-        assert stage.queue.states() == ["ready"]
-        assert stage.queue.delivery(0).attempts == 0
-
-
-async def test_stopping_ends_though_the_spool_refuses() -> None:
-    """A spool that cannot settle does not hold up a stop beyond its grace."""
-    async with a_stage() as stage:
-        await stage.post_all("a")
-        stage.queue.failing = SpoolUnavailable("disk")
-        stage.dispatcher.offer([stage.queue.delivery(0)])
-        await turns()
-        async with asyncio.timeout(5):
-            await stage.dispatcher.stop(0)
 
 
 async def test_core_idle_follows_the_core_lane_alone() -> None:
@@ -387,87 +222,3 @@ async def test_status_names_every_destination() -> None:
         endpoint, other = stage.dispatcher.status()
         assert (endpoint.name, endpoint.type, endpoint.up, endpoint.reason) == ("endpoint", "http", True, "")
         assert (other.name, other.type, other.configured, other.retry_at) == ("other", "file", True, None)
-
-
-async def test_a_defect_in_the_observer_is_told_and_harms_nobody_else(capsys: pytest.CaptureFixture[str]) -> None:
-    """An error outside the uploader is logged; its delivery stays claimed, and the lane goes on."""
-
-    class Broken(Observed):
-        def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-            if delivery.record.call_id == "a":
-                raise ZeroDivisionError
-            super().attempted(delivery, outcome, seconds)
-
-    time = FakeTime()
-    queue = MemoryQueue(time.clock)
-    uploader = ToldUploader(time)
-    plans = {"endpoint": DestinationPlan(uploader, POLICY, {Lane.CORE: 1, Lane.DETAIL: 1})}
-    dispatcher = Dispatcher(queue, plans, time.clock, lambda: 0.5, Broken(), time)
-    dispatcher.start()
-    for call in ("a", "b"):
-        dispatcher.offer((await queue.accept(a_post(call))).ready)
-    await turns()
-    assert queue.states() == ["ready", "delivered"]
-    await dispatcher.stop(0)
-    assert "ZeroDivisionError" in capsys.readouterr().out
-
-
-class InstantQueue:
-    """A queue whose spool is always empty and settles at once: what is left is the dispatcher's own cost."""
-
-    def __init__(self) -> None:
-        self.settled = 0
-        self.done = asyncio.Event()
-        self.expected = 0
-
-    async def due(self, *_: object, **__: object) -> object:
-        from spool.records import Due
-
-        return Due((), None)
-
-    async def held_tokens(self, _destination: str) -> tuple[int | None, ...]:
-        return ()
-
-    async def settle(self, _delivery: Delivery, _settlement: object) -> tuple[Delivery, ...]:
-        self.settled += 1
-        if self.settled == self.expected:
-            self.done.set()
-        return ()
-
-
-@pytest.mark.slow
-async def test_thousands_of_small_deliveries_a_second() -> None:
-    """The dispatcher's own cost allows 3,000 small deliveries a second on one core, with room to spare."""
-
-    class Trivial:
-        async def deliver(self, _delivery: Delivery) -> Outcome:
-            return Delivered()
-
-        async def close(self) -> None:
-            pass
-
-    memory = MemoryQueue(lambda: 0)
-    deliveries: list[Delivery] = []
-    for call in names(HIGH_WATER):
-        await memory.accept(a_post(call))
-    deliveries = [entry.delivery for entry in memory.entries.values()]
-    queue = InstantQueue()
-    plan = DestinationPlan(Trivial(), POLICY, {Lane.CORE: 16, Lane.DETAIL: 1})
-    dispatcher = Dispatcher(queue, {"endpoint": plan}, lambda: 0, lambda: 0.5, Observed(), FakeTime(0))  # type: ignore[arg-type]  # two of its calls are never made
-    dispatcher.start()
-    await turns()
-    best = 0.0
-    for _ in range(3):
-        best = max(best, await _rate(queue, dispatcher, deliveries))
-    await dispatcher.stop(0)
-    assert best > 3000, f"{best:.0f} deliveries a second"
-
-
-async def _rate(queue: InstantQueue, dispatcher: Dispatcher, deliveries: Iterable[Delivery]) -> float:
-    many = list(deliveries)
-    queue.expected = queue.settled + len(many)
-    queue.done.clear()
-    started = wall.perf_counter()
-    dispatcher.offer(many)
-    await asyncio.wait_for(queue.done.wait(), 30)
-    return len(many) / (wall.perf_counter() - started)

@@ -8,7 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bench.endpoint import Endpoint, Fault, decode
+from bench.decoded import decode
+from bench.endpoint import Endpoint, Fault
 
 CORE = {"call_id": "c1", "summary_metrics": {}, "telemetry_summary": {}}
 DETAIL = {"call_id": "c1", "update_type": "detailed_telemetry"}

@@ -1,46 +1,15 @@
-import asyncio
 import json
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
-import trustme
 
 from bench.endpoint import Endpoint, Fault
 from spool.errors import CorruptPayload
-from spool.records import Delivery, Form, Fragment
-from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
-from tests.uploaders.proxy import Proxy
+from spool.records import Form, Fragment
+from tests.uploaders.building import Payloads, a_delivery, a_record
+from tests.uploaders.sending import TOKEN, a_payload, an_uploader, deliver
 from uploaders.encoding import Encoding
-from uploaders.http import HttpOptions, HttpUploader
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
-
-TOKEN = "pk_live_secret-token"
-
-
-@asynccontextmanager
-async def an_uploader(url: str, payloads: Payloads, **options: Any) -> AsyncIterator[HttpUploader]:
-    uploader = HttpUploader(HttpOptions(url, **options), payloads, lambda: ACCEPTED_AT)
-    try:
-        yield uploader
-    finally:
-        await uploader.close()
-
-
-async def deliver(url: str, payloads: Payloads, delivery: Delivery, **options: Any) -> Outcome:
-    async with an_uploader(url, payloads, **options) as uploader:
-        return await uploader.deliver(delivery)
-
-
-def a_payload(rest_bytes: int = 1000) -> tuple[Payloads, Callable[[Form], Delivery]]:
-    payloads = Payloads({7: TOKEN})
-    record = a_record(
-        payloads, token_id=7, fragments=large_fragments(b'"telemetry_data": "' + b"s" * rest_bytes + b'"')
-    )
-    return payloads, lambda form: a_delivery(record, form, location="s3://b/k" if form is Form.NOTICE else None)
+from uploaders.http import HttpOptions
+from uploaders.uploader import Delivered, Refused, RetryLater, Scope
 
 
 async def test_two_phases_and_a_notice_arrive_in_order() -> None:
@@ -189,145 +158,6 @@ async def test_a_corrupt_payload_passes_through() -> None:
     async with Endpoint() as endpoint:
         with pytest.raises(CorruptPayload):
             await deliver(endpoint.url, payloads, delivery(Form.DETAIL))
-
-
-async def test_a_silent_endpoint_is_given_up_in_time() -> None:
-    """No answer within the response time-out is a failure of this delivery alone."""
-    payloads, delivery = a_payload()
-    async with Endpoint(fault=Fault("hang")) as endpoint:
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), response_timeout=0.05)
-    assert outcome == RetryLater("no answer in time")
-
-
-async def test_a_cut_connection_is_a_failure_of_the_delivery() -> None:
-    """A connection that breaks before the answer is retried, and the destination goes on."""
-    payloads, delivery = a_payload()
-    async with Endpoint(fault=Fault("reset")) as endpoint:
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
-    assert isinstance(outcome, RetryLater)
-    assert outcome.scope is Scope.RECORD
-    assert "connection" in outcome.reason
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("http://localhost:{port}/dev/send-call-log?key=s3cr3t", "cannot connect"),
-        ("http://no-such-host.invalid/dev", "host name cannot be resolved"),
-        ("ftp://localhost/x", "not a valid HTTP URL"),
-        ("http://", "not a valid HTTP URL"),
-    ],
-)
-async def test_an_endpoint_that_cannot_be_reached_makes_the_destination_wait(url: str, words: str) -> None:
-    """Where no connection comes about, everything for the destination waits, and no secret of the URL is told."""
-    async with Endpoint() as endpoint:
-        port = endpoint.port
-    outcome = await deliver(url.format(port=port), Payloads(), a_delivery(form=Form.NOTICE, location="s3://b/k"))
-    assert isinstance(outcome, RetryLater)
-    assert outcome.scope is Scope.DESTINATION
-    assert words in outcome.reason
-    assert "s3cr3t" not in outcome.reason
-
-
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def server_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
-
-
-async def test_a_private_authority_is_trusted_when_configured(
-    authority: trustme.CA, server_tls: ssl.SSLContext, tmp_path: Path
-) -> None:
-    """With ca_file, an endpoint whose certificate a private authority signed is delivered to."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    payloads, delivery = a_payload()
-    async with Endpoint(tls=server_tls) as endpoint:
-        assert endpoint.url.startswith("https://")
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), ca_file=tmp_path / "ca.pem")
-    assert outcome == Delivered()
-
-
-async def test_an_unknown_authority_is_not_trusted(server_tls: ssl.SSLContext) -> None:
-    """Without ca_file nothing is sent to an endpoint whose certificate nobody vouches for."""
-    payloads, delivery = a_payload()
-    async with Endpoint(tls=server_tls) as endpoint:
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
-        assert endpoint.headers == []
-    assert isinstance(outcome, RetryLater)
-    assert outcome.scope is Scope.DESTINATION
-    assert "set ca_file" in outcome.reason
-
-
-async def test_tls_to_a_plain_server_makes_the_destination_wait() -> None:
-    """A failed TLS handshake is the destination's fault, not the record's."""
-    payloads, delivery = a_payload()
-    async with Endpoint() as endpoint:
-        outcome = await deliver(endpoint.url.replace("http:", "https:"), payloads, delivery(Form.CORE))
-    assert isinstance(outcome, RetryLater)
-    assert outcome.scope is Scope.DESTINATION
-    assert outcome.reason.startswith("TLS failed")
-
-
-def test_a_missing_ca_file_is_an_error_at_once(tmp_path: Path) -> None:
-    """A ca_file that is not there is found when the uploader is made, not at the first delivery."""
-    with pytest.raises(FileNotFoundError):
-        HttpUploader(HttpOptions("https://localhost", ca_file=tmp_path / "none.pem"), Payloads(), lambda: 0)
-
-
-async def test_plain_requests_go_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY is used for an http endpoint."""
-    payloads, delivery = a_payload()
-    async with Endpoint() as endpoint, Proxy() as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("http_proxy", proxy.url)
-        assert await deliver(endpoint.url, payloads, delivery(Form.CORE)) == Delivered()
-        assert proxy.requests == [f"POST {endpoint.url}"]
-
-
-async def test_tls_goes_through_the_environments_proxy_end_to_end(
-    authority: trustme.CA, server_tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """HTTPS_PROXY is asked to CONNECT, and TLS ends at the endpoint."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    payloads, delivery = a_payload()
-    async with Endpoint(tls=server_tls) as endpoint, Proxy() as proxy:
-        monkeypatch.setenv("https_proxy", proxy.url)
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), ca_file=tmp_path / "ca.pem")
-        assert outcome == Delivered()
-        assert proxy.requests == [f"CONNECT localhost:{endpoint.port}"]
-
-
-@pytest.mark.parametrize("status", [407, 502])
-async def test_a_proxy_that_refuses_makes_the_destination_wait(
-    server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    """A proxy's refusal is not the record's fault, and its password is not told."""
-    payloads, delivery = a_payload()
-    async with Endpoint(tls=server_tls) as endpoint, Proxy(refuse=status) as proxy:
-        monkeypatch.setenv("https_proxy", proxy.url)
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE))
-    assert outcome == RetryLater(f"the proxy refused to connect: HTTP {status}", Scope.DESTINATION)
-
-
-async def test_a_cancelled_attempt_can_be_made_again() -> None:
-    """Cancelling a request under way leaves the uploader usable, and the retry carries the same key."""
-    payloads, delivery = a_payload()
-    async with Endpoint(fault=Fault("hang")) as endpoint, an_uploader(endpoint.url, payloads) as uploader:
-        attempt = asyncio.create_task(uploader.deliver(delivery(Form.CORE)))
-        await endpoint.wait_until(lambda: len(endpoint.headers) == 1)
-        attempt.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await attempt
-        endpoint.set_fault(Fault())
-        assert await uploader.deliver(delivery(Form.CORE)) == Delivered()
-        assert {headers["Idempotency-Key"] for headers in endpoint.headers} == {"spool1-1-core"}
-        assert endpoint.conflicts == []
 
 
 def test_options_do_not_show_their_token() -> None:
