@@ -9,7 +9,7 @@ HTTP library could do at best on the same machine in the same minute.
 import argparse
 import asyncio
 import importlib
-import importlib.util
+from importlib.metadata import requires
 
 from aiohttp import web
 
@@ -44,10 +44,15 @@ def application() -> web.Application:
     return app
 
 
-def _loop() -> asyncio.AbstractEventLoop | None:
-    if importlib.util.find_spec("uvloop") is None:
-        return None
-    loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+def loop_of_the_gateway() -> str:
+    """The event loop that the gateway runs on: uvloop where it depends on it, else that of asyncio."""
+    needed = requires("callspool") or []
+    return "uvloop" if any(line.startswith("uvloop") for line in needed) else "asyncio"
+
+
+def _new_loop(name: str) -> asyncio.AbstractEventLoop:
+    module = importlib.import_module(name)
+    loop: asyncio.AbstractEventLoop = module.new_event_loop()
     return loop
 
 
@@ -55,8 +60,10 @@ def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m bench.ceiling", description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
-    web.run_app(application(), host="127.0.0.1", port=port, access_log=None, print=None, loop=_loop())
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default=loop_of_the_gateway())
+    given = parser.parse_args()
+    loop = _new_loop(given.loop)
+    web.run_app(application(), host="127.0.0.1", port=given.port, access_log=None, print=None, loop=loop)
 
 
 if __name__ == "__main__":

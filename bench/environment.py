@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from bench.ceiling import loop_of_the_gateway
+
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -21,6 +23,7 @@ class Environment:
     processors: int
     memory_bytes: int
     file_system: str
+    event_loop: str
     packages: dict[str, str]
     commit: str
 
@@ -44,7 +47,8 @@ def describe(folder: Path) -> Environment:
         processors=os.cpu_count() or 0,
         memory_bytes=psutil.virtual_memory().total,
         file_system=file_system(folder),
-        packages={name: _version(name) for name in ("aiohttp", "msgspec", "zstandard", "isal", "uvloop")},
+        event_loop=loop_of_the_gateway(),
+        packages={name: _version(name) for name in ("aiohttp", "msgspec", "zstandard", "isal")},
         commit=_commit(),
     )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,8 @@ def print_environment(console: Console, environment: Environment) -> None:
     """One line that says where the figures come from."""
     packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
     console.print(
-        f"Python {environment.python} on {environment.processors} processors, spool on {environment.file_system}; "
-        f"{packages}; commit {environment.commit}",
+        f"Python {environment.python} ({environment.event_loop}) on {environment.processors} processors, "
+        f"spool on {environment.file_system}; {packages}; commit {environment.commit}",
         style="dim",
         highlight=False,
     )
@@ -29,15 +30,12 @@ def print_environment(console: Console, environment: Environment) -> None:
 
 def print_intake(console: Console, comparisons: Sequence[IntakeComparison]) -> None:
     """Durable posts beside posts that a bare handler reads and forgets."""
-    table = Table(title="Acknowledged posts (callspool: each one on disk)", title_justify="left")
-    table.add_column("call log")
-    table.add_column("server")
-    for heading in ("posts/s", "MB/s", "ack p50 ms", "ack p99 ms", "memory MiB", "anonymous MiB"):
-        table.add_column(heading, justify="right")
-    table.add_column("of bare", justify="right", style="bold")
+    table = _table("Acknowledged posts (callspool: each one on disk)", "call log", "server")
+    for heading in ("posts/s", "MB/s", "ack p50", "p99 ms", "MiB", "anon.", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in comparisons:
         table.add_row(one.size, "callspool", *_cells(one.callspool), _percent(one.ratio))
-        table.add_row("", "bare aiohttp", *_cells(one.bare), "", style="dim", end_section=True)
+        table.add_row("", "bare", *_cells(one.bare), "", style="dim", end_section=True)
     console.print(table)
     for one in comparisons:
         refused = one.callspool.refused + one.bare.refused
@@ -47,18 +45,9 @@ def print_intake(console: Console, comparisons: Sequence[IntakeComparison]) -> N
 
 def print_delivery(console: Console, delivery: DeliveryComparison) -> None:
     """How soon a call is known at the endpoint while a backlog drains, and how fast it drains."""
-    table = Table(title="While a backlog of 15 MB call logs drains to the endpoint", title_justify="left")
-    table.add_column("call log")
-    for heading in (
-        "posts",
-        "ack p50 ms",
-        "ack p99 ms",
-        "core there p50 ms",
-        "p99 ms",
-        "straight there p50 ms",
-        "p99 ms",
-    ):
-        table.add_column(heading, justify="right")
+    table = _table("While a backlog of 15 MB call logs drains to the endpoint", "call log")
+    for heading in ("posts", "ack p50", "p99 ms", "at endpoint p50", "p99 ms", "direct p50", "p99 ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for core in delivery.cores:
         durations = (core.ack_p50, core.ack_p99, core.callspool_p50, core.callspool_p99)
         straight = (core.direct_p50, core.direct_p99)
@@ -66,9 +55,9 @@ def print_delivery(console: Console, delivery: DeliveryComparison) -> None:
     console.print(table)
     resident, anonymous = memory(delivery.peak)
     console.print(
-        f"Drained {with_range(delivery.callspool_megabytes_per_second)} MB/s of raw details, "
+        f"Drained {with_spread(delivery.callspool_megabytes_per_second)} MB/s of raw details, "
         f"{_percent(delivery.ratio)} of a sender that has everything encoded beforehand "
-        f"({with_range(delivery.direct_megabytes_per_second)} MB/s); memory {resident} MiB, {anonymous} anonymous",
+        f"({with_spread(delivery.direct_megabytes_per_second)} MB/s); memory {resident} MiB, {anonymous} anonymous",
         highlight=False,
     )
     if delivery.missing:
@@ -90,11 +79,11 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def with_range(figure: Figure) -> str:
-    """The median, and the lowest and highest of the rounds when there was more than one."""
-    if figure.low == figure.high or math.isnan(figure.median):
+def with_spread(figure: Figure) -> str:
+    """The median, and by how many percent of it the rounds lay apart from their middle."""
+    if figure.low == figure.high or math.isnan(figure.median) or not figure.median:
         return number(figure.median)
-    return f"{number(figure.median)} [dim]({number(figure.low)}-{number(figure.high)})[/dim]"
+    return f"{number(figure.median)} [dim]±{(figure.high - figure.low) / 2 / figure.median:.0%}[/dim]"
 
 
 def memory(value: Memory) -> tuple[str, str]:
@@ -104,8 +93,16 @@ def memory(value: Memory) -> tuple[str, str]:
 
 
 def _cells(figures: IntakeFigures) -> tuple[str, ...]:
-    rates = (figures.posts_per_second, figures.megabytes_per_second, figures.ack_p50, figures.ack_p99)
-    return (*map(with_range, rates), *memory(figures.peak))
+    others = (figures.megabytes_per_second, figures.ack_p50, figures.ack_p99)
+    medians = (number(figure.median) for figure in others)
+    return (with_spread(figures.posts_per_second), *medians, *memory(figures.peak))
+
+
+def _table(title: str, *words: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in words:
+        table.add_column(heading, no_wrap=True)
+    return table
 
 
 def _percent(ratio: Figure) -> str:

@@ -12,7 +12,7 @@ from bench.intake import IntakeRound
 from bench.latency import quantile, summarize
 from bench.load import Measured
 from bench.memory import Memory
-from bench.report import number, print_delivery, print_intake, save, with_range
+from bench.report import number, print_delivery, print_intake, save, with_spread
 from bench.sizes import SIZES, chosen
 
 NO_MEMORY = Memory(0, None)
@@ -105,10 +105,10 @@ def test_a_number_shows_three_digits(value, shown):
     assert number(value) == shown
 
 
-def test_one_round_shows_no_range():
-    """A range is shown where there is one."""
-    assert with_range(Figure(2.0, 2.0, 2.0)) == "2.00"
-    assert "(1.00-3.00)" in with_range(Figure(2.0, 1.0, 3.0))
+def test_one_round_shows_no_spread():
+    """How far the rounds lay apart is shown where there were some."""
+    assert with_spread(Figure(2.0, 2.0, 2.0)) == "2.00"
+    assert "±50%" in with_spread(Figure(2.0, 1.0, 3.0))
 
 
 def test_the_tables_show_what_is_wrong(tmp_path):

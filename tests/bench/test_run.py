@@ -1,0 +1,25 @@
+"""One small run of the whole benchmark."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from bench.__main__ import main
+
+
+@pytest.mark.slow
+def test_a_run_measures_both_servers_and_loses_nothing(tmp_path):
+    """The benchmark works with callspool as it is: everything posted is acknowledged, and arrives."""
+    result = tmp_path / "result.json"
+    arguments = ["--sizes", "2 KB", "--rounds", "1", "--seconds", "0.3", "--backlog", "2"]
+    done = CliRunner().invoke(main, [*arguments, "--folder", str(tmp_path), "--json", str(result)])
+    assert done.exit_code == 0, done.output
+    told = json.loads(result.read_text())
+    size = told["intake"][0]
+    assert size["callspool"]["posts_per_second"]["median"] > 0
+    assert size["bare"]["posts_per_second"]["median"] > 0
+    assert (size["callspool"]["refused"], size["bare"]["refused"]) == (0, 0)
+    assert told["delivery"]["missing"] == 0
+    assert told["delivery"]["callspool_megabytes_per_second"]["median"] > 0
+    assert not list(tmp_path.glob("run-*")), "spools and bodies are removed"
