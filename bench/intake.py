@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.commits import Commits, commits_of
 from bench.latency import Latency
 from bench.load import Measured
 from bench.memory import Memory, PeakMemory
@@ -27,6 +28,8 @@ class IntakeRound:
     load: Measured
     idle: Memory
     peak: Memory
+    commits: Commits | None
+    """How posts shared commits; None for the bare handler, which has none."""
 
 
 def measure(server: str, size: Size, bodies: Sequence[Path], folder: Path, *, seconds: float) -> IntakeRound:
@@ -38,7 +41,8 @@ def measure(server: str, size: Size, bodies: Sequence[Path], folder: Path, *, se
             running = stack.enter_context(starting)
             memory = stack.enter_context(PeakMemory(running.process.pid))
             load = post(running.intake_port, bodies, connections=size.connections, seconds=seconds, warmup=seconds / 5)
-        return IntakeRound(server, size.name, load, memory.idle, memory.peak)
+            commits = commits_of(running.admin_port) if server == "callspool" else None
+        return IntakeRound(server, size.name, load, memory.idle, memory.peak, commits)
     finally:
         shutil.rmtree(folder / "spool", ignore_errors=True)
 

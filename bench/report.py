@@ -22,7 +22,8 @@ def print_environment(console: Console, environment: Environment) -> None:
     packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
     console.print(
         f"Python {environment.python} ({environment.event_loop}) on {environment.processors} processors, "
-        f"spool on {environment.file_system}; {packages}; commit {environment.commit}",
+        f"spool on {environment.file_system} (fsync {number(environment.fsync_ms)} ms); {packages}; "
+        f"commit {environment.commit}",
         style="dim",
         highlight=False,
     )

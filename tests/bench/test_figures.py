@@ -6,6 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
+from bench.commits import Commits, commits_told_by
 from bench.delivery import Drain
 from bench.figures import Figure, compare, compare_delivery, largest, over
 from bench.intake import IntakeRound
@@ -21,7 +22,7 @@ NO_MEMORY = Memory(0, None)
 def intake_round(server, posts, *, seconds=2.0, refused=0):
     """A round in which every post took 4 ms."""
     load = Measured(posts, seconds, 2000, refused, {202: posts}, summarize([4_000_000] * posts), 0.1)
-    return IntakeRound(server, "2 KB", load, NO_MEMORY, Memory(1 << 20, 1 << 19))
+    return IntakeRound(server, "2 KB", load, NO_MEMORY, Memory(1 << 20, 1 << 19), None)
 
 
 def drain(server, megabytes, core, *, missing=0):
@@ -139,3 +140,18 @@ def test_sizes_are_named_as_people_write_them():
     assert [size.name for size in chosen("15mb, 2 KB")] == ["15 MB", "2 KB"]
     with pytest.raises(ValueError, match="no size '3 KB'"):
         chosen("2KB,3 KB")
+
+
+def test_commits_are_read_from_the_metrics():
+    """The mean time and share of a commit come from the gateway's own sums and counts."""
+    exposition = (
+        "# TYPE callspool_commit_seconds histogram\n"
+        'callspool_commit_seconds_bucket{le="+Inf"} 4.0\n'
+        "callspool_commit_seconds_sum 0.008\n"
+        "callspool_commit_seconds_count 4.0\n"
+        "callspool_commit_batch_size_sum 64.0\n"
+        "callspool_commit_batch_size_count 4.0\n"
+    )
+    assert commits_told_by(exposition) == Commits(4, 2.0, 16.0)
+    assert commits_told_by("callspool_commit_seconds_count 0.0\n") == Commits(0, None, None)
+    assert commits_told_by("") == Commits(0, None, None)
