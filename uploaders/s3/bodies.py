@@ -6,10 +6,10 @@ or compressed again as one gzip member. At most one frame is held, and whatever 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 
-from spool.records import Delivery, Form, Fragment
+from spool.records import Delivery, Form
 from uploaders.bodies import compress, decompress
 from uploaders.deflate import Compressor, fast_gzip
 from uploaders.encoding import Frames
@@ -56,7 +56,7 @@ class ObjectBody:
             return self.raw_bytes + self.raw_bytes // 1024 + _GZIP_OVERHEAD
         return self.raw_bytes
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes, in chunks of about a frame. Raises what `frames` raises, and `CorruptPayload`."""
         if self.encoding is ObjectEncoding.ZSTD:
             async for piece, data in self._stored():
@@ -106,6 +106,3 @@ def object_body(
         pieces = (*pieces[:-1], member)
         raw_bytes += len(member) - 1
     return ObjectBody(stored, pieces, encoding, frames, raw_bytes)
-
-
-__all__ = ["CONTENT_TYPE", "Fragment", "ObjectBody", "object_body"]

@@ -3,31 +3,32 @@
 Every method raises `S3Failure` or one of its kinds.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING
 
+from uploaders.s3.attributes import (
+    Attributes,
+    Checksum,
+    ChecksumKind,
+    WholeChecksum,
+    only_new,
+    stored_parameters,
+)
 from uploaders.s3.client import S3Connection
 from uploaders.s3.cutting import Part
 from uploaders.s3.errors import BadCredentials, translated
 from uploaders.s3.metadata import RECORD_UID
-from uploaders.s3.options import S3Options, ServerSideEncryption
+from uploaders.s3.options import S3Options
 from uploaders.s3.verification import Fingerprint, ObjectState, encoded_crc32, encoded_md5
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
 
 READ_BYTES = 256 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What is stored beside an object's bytes."""
-
-    content_type: str
-    content_encoding: str | None
-    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,22 @@ class Bucket:
         self._connection = connection
         self.name = options.bucket
 
-    async def put(self, key: str, part: Part, attributes: Attributes, *, only_new: bool) -> None:
-        """Store an object in one request; with `only_new`, raise `ObjectExists` instead of replacing one."""
+    def called(self, name: str) -> "Bucket":
+        """Another bucket of the same server."""
+        return self if name == self.name else Bucket(changed(self._options, bucket=name), self._connection)
+
+    async def put(self, key: str, part: Part, attributes: Attributes, *, replace: bool) -> None:
+        """Store an object in one request; raises `ObjectExists` unless it may `replace` one."""
+        part.data.seek(0)
         async with self._request("PutObject") as client:
             await client.put_object(
                 Bucket=self.name,
                 Key=key,
                 Body=part.data,
                 ContentMD5=encoded_md5(part.md5),
-                ChecksumCRC32=encoded_crc32(part.crc32),
-                **_only_new(only_new),
-                **self._stored(attributes),
+                **self._checksum(part.crc32),
+                **only_new(not replace),
+                **stored_parameters(self._options, attributes),
             )
 
     async def head(self, key: str) -> ObjectState:
@@ -70,8 +76,8 @@ class Bucket:
         """The bytes of an object, in chunks. Raises `NoSuchObject`."""
         async with self._request("GetObject") as client:
             told = await client.get_object(Bucket=self.name, Key=key)
-            async with told["Body"] as stream:
-                while chunk := await stream.read(READ_BYTES):
+            async with told["Body"]:
+                async for chunk in told["Body"].iter_chunks(READ_BYTES):
                     yield chunk
 
     async def delete(self, key: str) -> None:
@@ -87,14 +93,14 @@ class Bucket:
             told = await client.create_multipart_upload(
                 Bucket=self.name,
                 Key=key,
-                ChecksumAlgorithm="CRC32",
-                ChecksumType="FULL_OBJECT",
-                **self._stored(attributes),
+                **self._checksum_kind(),
+                **stored_parameters(self._options, attributes),
             )
         return told["UploadId"]
 
     async def send_part(self, key: str, upload_id: str, part: Part) -> str:
         """Send a part; returns its ETag without quotes. Raises `NoSuchUpload`."""
+        part.data.seek(0)
         async with self._request("UploadPart") as client:
             told = await client.upload_part(
                 Bucket=self.name,
@@ -103,7 +109,7 @@ class Bucket:
                 PartNumber=part.number,
                 Body=part.data,
                 ContentMD5=encoded_md5(part.md5),
-                ChecksumCRC32=encoded_crc32(part.crc32),
+                **self._checksum(part.crc32),
             )
         return _bare(told["ETag"])
 
@@ -113,9 +119,7 @@ class Bucket:
         more, marker = True, 0
         while more:
             async with self._request("ListParts") as client:
-                told = await client.list_parts(
-                    Bucket=self.name, Key=key, UploadId=upload_id, PartNumberMarker=marker
-                )
+                told = await client.list_parts(Bucket=self.name, Key=key, UploadId=upload_id, PartNumberMarker=marker)
             page = {one["PartNumber"]: ListedPart(one["Size"], _bare(one["ETag"])) for one in told.get("Parts", ())}
             listed |= page
             marker = max(page, default=marker)
@@ -123,23 +127,22 @@ class Bucket:
         return listed
 
     async def complete(
-        self, key: str, upload_id: str, etags: Sequence[str], sent: Fingerprint, *, only_new: bool
+        self, key: str, upload_id: str, etags: Sequence[str], sent: Fingerprint, *, replace: bool
     ) -> None:
         """Make an object of the parts. Raises `NoSuchUpload`, and `ObjectExists` as `put` does."""
-        parts = [
-            {"PartNumber": number, "ETag": f'"{etag}"', "ChecksumCRC32": encoded_crc32(crc32)}
-            for number, (etag, crc32) in enumerate(zip(etags, sent.part_crc32s, strict=True), 1)
-        ]
+        parts: list[CompletedPartTypeDef] = []
+        for number, (etag, crc32) in enumerate(zip(etags, sent.part_crc32s, strict=True), 1):
+            parts.append({"PartNumber": number, "ETag": f'"{etag}"'})
+            if self._options.checksums:
+                parts[-1]["ChecksumCRC32"] = encoded_crc32(crc32)
         async with self._request("CompleteMultipartUpload") as client:
             await client.complete_multipart_upload(
                 Bucket=self.name,
                 Key=key,
                 UploadId=upload_id,
                 MultipartUpload={"Parts": parts},
-                ChecksumCRC32=encoded_crc32(sent.crc32),
-                ChecksumType="FULL_OBJECT",
-                MpuObjectSize=sent.size,
-                **_only_new(only_new),
+                **self._whole_checksum(sent),
+                **only_new(not replace),
             )
 
     async def abort(self, key: str, upload_id: str) -> None:
@@ -155,6 +158,21 @@ class Bucket:
 
     # ------------------------------------------------------------------------------------------------------------
 
+    def _checksum(self, crc32: int) -> Checksum:
+        return Checksum(ChecksumCRC32=encoded_crc32(crc32)) if self._options.checksums else Checksum()
+
+    def _checksum_kind(self) -> ChecksumKind:
+        if not self._options.checksums:
+            return ChecksumKind()
+        return ChecksumKind(ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+
+    def _whole_checksum(self, sent: Fingerprint) -> WholeChecksum:
+        if not self._options.checksums:
+            return WholeChecksum()
+        return WholeChecksum(
+            ChecksumCRC32=encoded_crc32(sent.crc32), ChecksumType="FULL_OBJECT", MpuObjectSize=sent.size
+        )
+
     @asynccontextmanager
     async def _request(self, operation: str) -> AsyncIterator["S3Client"]:
         client = await self._connection.client()
@@ -164,13 +182,6 @@ class Bucket:
         except BadCredentials:
             self._connection.renew(client)
             raise
-
-    def _stored(self, attributes: Attributes) -> "PutObjectRequestTypeDef":
-        ...
-
-
-def _only_new(only_new: bool) -> dict[str, str]:
-    return {"IfNoneMatch": "*"} if only_new else {}
 
 
 def _bare(etag: str) -> str:

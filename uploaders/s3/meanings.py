@@ -36,6 +36,8 @@ ADVICE = MappingProxyType(
         Meaning.CREDENTIALS: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role; "
         "they are looked up again without a restart",
         Meaning.DENIED: "allow {permission}; a bucket or key policy may forbid it, too",
+        Meaning.NOT_SUPPORTED: 'the server does not know it: try encryption = "none", no storage_class, '
+        "checksums = false",
         Meaning.TOO_LARGE: "the server takes no object of this size",
     }
 )
@@ -50,8 +52,7 @@ _CODES = MappingProxyType(
         Meaning.CREDENTIALS: "ExpiredToken ExpiredTokenException RequestExpired TokenRefreshRequired InvalidToken "
         "InvalidAccessKeyId InvalidClientTokenId UnrecognizedClientException SignatureDoesNotMatch InvalidSecurity "
         "InvalidIdentityToken IDPCommunicationError NotSignedUp",
-        Meaning.DENIED: "AccessDenied AccessDeniedException AccountProblem AllAccessDisabled "
-        "KMS.AccessDeniedException",
+        Meaning.DENIED: "AccessDenied AccessDeniedException AccountProblem AllAccessDisabled KMS.AccessDeniedException",
         Meaning.SETTING: "NoSuchBucket InvalidBucketName PermanentRedirect TemporaryRedirect Redirect "
         "AuthorizationHeaderMalformed IllegalLocationConstraintException RequestTimeTooSkewed InvalidStorageClass "
         "InvalidEncryptionAlgorithmError InvalidBucketState KMS.NotFoundException KMS.DisabledException "

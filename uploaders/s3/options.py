@@ -72,6 +72,8 @@ class S3Options:
     """How many parts of one object are in memory and under way at once."""
     if_none_match: bool = True
     """Whether a server is asked not to replace an object (`If-None-Match: *`); one that cannot is found out."""
+    checksums: bool = True
+    """Whether CRC-32 checksums go along (`x-amz-checksum-crc32`); without them a `Content-MD5` alone does."""
     ca_file: Path | None = None
     """PEM certificates of authorities to trust instead of the system's."""
     connect_timeout: float = 10.0

@@ -87,6 +87,3 @@ def encoded_crc32(crc32: int) -> str:
 def encoded_md5(digest: bytes) -> str:
     """As `Content-MD5` writes it."""
     return base64.b64encode(digest).decode()
-
-
-

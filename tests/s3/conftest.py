@@ -1,0 +1,58 @@
+"""Fixtures: S3 servers for the whole session, a bucket of one's own, a real spool with something to deliver."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.s3.building import Store, client_of, opened_store
+from tests.s3.servers import ACCESS_KEY, SECRET_KEY, Server, rclone, seaweedfs
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory) -> Iterator[Server]:
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory) -> Iterator[Server]:
+    with rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture
+def credentials(monkeypatch) -> None:
+    """The usual AWS chain finds these in the environment, and nothing of the machine's."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+
+
+@pytest.fixture
+async def bucket(weed, credentials) -> str:
+    """The name of an empty bucket of SeaweedFS."""
+    return await _new_bucket(weed)
+
+
+@pytest.fixture
+async def cloned_bucket(clone, credentials) -> str:
+    """The name of an empty bucket of rclone."""
+    return await _new_bucket(clone)
+
+
+@pytest.fixture
+async def store(tmp_path) -> AsyncIterator[Store]:
+    async with opened_store(tmp_path / "spool") as store:
+        yield store
+
+
+async def _new_bucket(server: Server) -> str:
+    name = f"bucket-{next(_numbers)}"
+    async with client_of(server) as client:
+        await client.create_bucket(Bucket=name)
+    return name

@@ -1,0 +1,168 @@
+"""Uploads in parts that go on where they stopped.
+
+Before a part is sent, its number, size and MD5 are in the ledger, after it its ETag. An attempt that finds an upload
+there asks the server for its parts, makes all parts anew from the spool (which costs no memory and little time) and
+sends those that the server does not have with the same bytes. An upload that the server does not know any more was
+completed, aborted or expired: whether the object is there decides.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from spool.records import DeliveryKey
+from uploaders.s3.bodies import ObjectBody
+from uploaders.s3.bucket import Bucket, ListedPart
+from uploaders.s3.cutting import Part, PartCutter
+from uploaders.s3.errors import NoSuchUpload
+from uploaders.s3.ledger import Ledger, PartProgress, UploadProgress
+from uploaders.s3.observer import S3Observer
+from uploaders.s3.parts import PartPlan
+from uploaders.s3.publishing import Publisher, Target
+from uploaders.s3.stale import StaleUploads
+from uploaders.s3.verification import Fingerprint
+
+
+@dataclass(slots=True)
+class _Sending:
+    """One upload while its parts are sent."""
+
+    progress: UploadProgress
+    listed: Mapping[int, ListedPart]
+    sent: Fingerprint = field(default_factory=Fingerprint)
+    etags: dict[int, str] = field(default_factory=dict)
+    resumed: int = 0
+
+
+class MultipartUploader:
+    """Works on one bucket, with at most `parts_at_once` parts of an object in memory. `clock` gives milliseconds."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        ledger: Ledger,
+        publisher: Publisher,
+        observer: S3Observer,
+        clock: Callable[[], int],
+        *,
+        parts_at_once: int,
+    ) -> None:
+        self._bucket = bucket
+        self._ledger = ledger
+        self._publisher = publisher
+        self._observer = observer
+        self._clock = clock
+        self._parts_at_once = parts_at_once
+        self._stale = StaleUploads(bucket, ledger, observer)
+
+    async def upload(self, key: DeliveryKey, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
+        """Send what is missing, make the object, prove it. Raises `S3Failure`, and what the body raises."""
+        progress = await self._progress(key, target, plan)
+        try:
+            return await self._go_on(target, body, progress)
+        except NoSuchUpload:
+            completed = await self._completed(target, body, progress)
+            if completed is not None:
+                return completed
+            await self._ledger.forget_upload(key)
+        return await self._go_on(target, body, await self._progress(key, target, plan))
+
+    async def _progress(self, key: DeliveryKey, target: Target, plan: PartPlan) -> UploadProgress:
+        """The upload that the ledger knows, if it is for this object; else a new one."""
+        found = await self._ledger.upload_progress(key)
+        if found is not None and (found.bucket, found.object_key) == (self._bucket.name, target.key):
+            return found
+        if found is not None:
+            await self._stale.abort(found)
+        await self._stale.abort_unknown(target)
+        upload_id = await self._bucket.begin(target.key, target.attributes)
+        begun = UploadProgress(key, self._bucket.name, target.key, upload_id, plan.part_bytes)
+        await self._ledger.begin_upload(begun)
+        return begun
+
+    async def _go_on(self, target: Target, body: ObjectBody, progress: UploadProgress) -> Fingerprint:
+        upload_id = progress.upload_id
+        listed = await self._bucket.parts(target.key, upload_id) if progress.parts else {}
+        sending = _Sending(progress, listed)
+        await self._send_all(target, body, sending)
+        if sending.resumed:
+            self._observer.parts_resumed(target.destination, sending.resumed)
+        etags = [etag for _, etag in sorted(sending.etags.items())]
+
+        async def complete(replace: bool) -> None:
+            await self._bucket.complete(target.key, upload_id, etags, sending.sent, replace=replace)
+
+        if not await self._publisher.publish(target, sending.sent, complete):
+            await self._stale.abort(progress)
+        return sending.sent
+
+    async def _send_all(self, target: Target, body: ObjectBody, sending: _Sending) -> None:
+        slots = asyncio.Semaphore(self._parts_at_once)
+        try:
+            async with aclosing(body.chunks()) as chunks, asyncio.TaskGroup() as tasks:
+                cutter = PartCutter(chunks, sending.progress.part_bytes)
+                while not cutter.exhausted:
+                    await slots.acquire()
+                    part = await cutter.next()
+                    sending.sent.add(part)
+                    if self._is_there(part, sending):
+                        slots.release()
+                        continue
+                    tasks.create_task(self._send(target, part, sending)).add_done_callback(lambda _: slots.release())
+                    del part
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+
+    def _is_there(self, part: Part, sending: _Sending) -> bool:
+        remembered = sending.progress.parts.get(part.number)
+        etag = finished_etag(part, remembered, sending.listed.get(part.number))
+        if etag is None:
+            return False
+        sending.etags[part.number] = etag
+        sending.resumed += 1
+        return True
+
+    async def _send(self, target: Target, part: Part, sending: _Sending) -> None:
+        key, number = sending.progress.delivery, part.number
+        await self._ledger.write_parts(key, {number: PartProgress(part.size, part.md5)})
+        started = self._clock()
+        etag = await self._bucket.send_part(target.key, sending.progress.upload_id, part)
+        await self._ledger.write_parts(key, {number: PartProgress(part.size, part.md5, etag)})
+        sending.etags[number] = etag
+        self._observer.part_sent(
+            target.destination,
+            part.size,
+            (self._clock() - started) / 1000,
+            repeated=number in sending.progress.parts,
+        )
+
+    async def _completed(self, target: Target, body: ObjectBody, progress: UploadProgress) -> Fingerprint | None:
+        """What the object comes to, if it is there and right; reads the payload only if there is an object."""
+        found = await self._publisher.find(target)
+        if found is None:
+            return None
+        expected = await fingerprint(body, progress.part_bytes)
+        return expected if await self._publisher.is_there(target, expected, found) else None
+
+
+def finished_etag(part: Part, remembered: PartProgress | None, listed: ListedPart | None) -> str | None:
+    """The ETag of a part that the server has with these bytes; None: it is to be sent.
+
+    ListParts tells no checksums. An ETag that is the part's MD5 proves it; one that is not, as under a KMS key, is as
+    good if it was the answer to these bytes.
+    """
+    if listed is None or listed.size != part.size:
+        return None
+    answered = remembered is not None and remembered.md5 == part.md5 and remembered.etag == listed.etag
+    return listed.etag if answered or listed.etag == part.md5.hex() else None
+
+
+async def fingerprint(body: ObjectBody, part_bytes: int) -> Fingerprint:
+    """What an object in parts of `part_bytes` comes to, without sending it."""
+    result = Fingerprint()
+    async with aclosing(body.chunks()) as chunks:
+        cutter = PartCutter(chunks, part_bytes)
+        while not cutter.exhausted:
+            result.add(await cutter.next())
+    return result

@@ -1,0 +1,120 @@
+"""Delivers to a bucket: small objects in one request, large ones in parts, each verified before it is delivered.
+
+    put, or parts and their completion ─▶ HEAD ─▶ size and checksum as sent? ─▶ delivered
+
+An attempt that is repeated finds out what the earlier one achieved: the same key, made of the record, is used again,
+`If-None-Match` refuses a second object under it, and parts that are there are not sent again. Limits: at most 5 TiB,
+no ACLs, no versioning of its own.
+"""
+
+from collections.abc import Callable
+from contextlib import aclosing
+
+from spool.records import Delivery, Form
+from uploaders.s3.attributes import Attributes
+from uploaders.s3.bodies import CONTENT_TYPE, ObjectBody, object_body
+from uploaders.s3.bucket import Bucket
+from uploaders.s3.client import S3Connection
+from uploaders.s3.cutting import PartCutter
+from uploaders.s3.errors import S3Failure
+from uploaders.s3.ledger import Ledger
+from uploaders.s3.metadata import metadata_of
+from uploaders.s3.multipart import MultipartUploader
+from uploaders.s3.observer import S3Observer, SilentObserver
+from uploaders.s3.options import Content, S3Options
+from uploaders.s3.parts import ObjectTooLarge, PartPlan, plan_parts
+from uploaders.s3.publishing import Publisher, Target
+from uploaders.s3.stale import StaleUploads
+from uploaders.s3.verification import Fingerprint
+from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused
+
+TIDY_MILLISECONDS = 10 * 60 * 1000
+"""How often abandoned uploads are looked for."""
+
+
+class S3Uploader:
+    """Delivers to one bucket. `clock` gives milliseconds since the Unix epoch."""
+
+    def __init__(
+        self,
+        options: S3Options,
+        payloads: PayloadReader,
+        ledger: Ledger,
+        clock: Callable[[], int],
+        observer: S3Observer | None = None,
+    ) -> None:
+        observer = observer or SilentObserver()
+        self._options = options
+        self._payloads = payloads
+        self._clock = clock
+        self._observer = observer
+        self._template = options.template()
+        self._connection = S3Connection(options)
+        self._bucket = Bucket(options, self._connection)
+        self._publisher = Publisher(self._bucket, observer, only_new=options.if_none_match)
+        self._multipart = MultipartUploader(
+            self._bucket, ledger, self._publisher, observer, clock, parts_at_once=options.parts_at_once
+        )
+        self._stale = StaleUploads(self._bucket, ledger, observer)
+        self._tidy_at = 0
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Make one attempt. Errors of the spool pass through: no destination caused them."""
+        if delivery.form is Form.NOTICE:
+            return Refused("a bucket takes no notice")
+        try:
+            body = await self._body(delivery)
+            plan = plan_parts(body.size_bound, self._options.part_bytes)
+        except ObjectTooLarge as error:
+            return Refused(str(error), too_large=True)
+        target = self._target(body)
+        started = self._clock()
+        try:
+            await self._tidy(delivery.destination)
+            sent = await self._upload(delivery, target, body, plan)
+        except S3Failure as failure:
+            return failure.outcome
+        seconds = (self._clock() - started) / 1000
+        self._observer.object_delivered(delivery.destination, sent.size, seconds, parts=sent.parts)
+        return Delivered(location=f"s3://{self._bucket.name}/{target.key}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connection.close()
+
+    async def _body(self, delivery: Delivery) -> ObjectBody:
+        options, token_id = self._options, delivery.record.token_id
+        wanted = options.token_in_whole and options.content is Content.WHOLE and delivery.form is not Form.CORE
+        token = await self._payloads.token(token_id) if wanted and token_id is not None else None
+        return object_body(delivery, options.encoding, options.content, self._payloads.frames, token=token)
+
+    def _target(self, body: ObjectBody) -> Target:
+        return Target(
+            body.delivery.destination,
+            self._template.key(body.delivery, body.form, body.content_encoding),
+            body.delivery.record.uid,
+            Attributes(CONTENT_TYPE, body.content_encoding, metadata_of(body)),
+        )
+
+    async def _upload(self, delivery: Delivery, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
+        if plan.multipart:
+            return await self._multipart.upload(delivery.key, target, body, plan)
+        return await self._put(target, body, plan)
+
+    async def _put(self, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
+        async with aclosing(body.chunks()) as chunks:
+            part = await PartCutter(chunks, plan.part_bytes).next()
+        sent = Fingerprint()
+        sent.add(part)
+
+        async def put(replace: bool) -> None:
+            await self._bucket.put(target.key, part, target.attributes, replace=replace)
+
+        await self._publisher.publish(target, sent, put)
+        return sent
+
+    async def _tidy(self, destination: str) -> None:
+        """Once after a start, and then now and again."""
+        if self._clock() >= self._tidy_at:
+            self._tidy_at = self._clock() + TIDY_MILLISECONDS
+            await self._stale.abort_abandoned(destination)
