@@ -2,7 +2,9 @@
 
 One attempt is one request: it is never redirected and never repeated here. Its body is made first, in a buffer of at
 most `max_request_bytes`, so that it is sent with its length. Connections are kept and reused; proxies come from
-HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Limits: one URL for everything, no chunked bodies, no cookies.
+HTTPS_PROXY, HTTP_PROXY and NO_PROXY as they were at the start.
+
+Limits: one URL for everything, no chunked bodies, no cookies.
 """
 
 import ssl
@@ -18,6 +20,7 @@ from uploaders.bodies import TooLarge
 from uploaders.encoding import EncodedBody, Encoding, encode
 from uploaders.forms import BadLocation
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
+from uploaders.proxies import proxy_for
 from uploaders.uploader import Outcome, PayloadReader, Refused, Scope
 
 RESPONSE_LIMIT_BYTES = 64 * 1024
@@ -60,6 +63,7 @@ class HttpUploader:
         self._tls = ssl.create_default_context()
         if options.ca_file is not None:
             self._tls.load_verify_locations(cafile=options.ca_file)
+        self._proxy = proxy_for(options.url)
         self._session: aiohttp.ClientSession | None = None
 
     async def deliver(self, delivery: Delivery) -> Outcome:
@@ -92,11 +96,14 @@ class HttpUploader:
             self._session = None
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
-        sent_bytes = body.size
+        sent_bytes, headers, proxy = body.size, _headers(delivery, body, token), self._proxy
+        if proxy is not None and not proxy.tunnels:
+            headers |= proxy.headers
         async with self._connections().post(
             self._options.url,
             data=body.data,
-            headers=_headers(delivery, body, token),
+            headers=headers,
+            proxy_headers=proxy.headers if proxy is not None and proxy.tunnels else None,
             allow_redirects=False,
         ) as response:
             answer = Answer(
@@ -119,7 +126,7 @@ class HttpUploader:
                     sock_connect=options.connect_timeout,
                     sock_read=options.response_timeout,
                 ),
-                trust_env=True,
+                proxy=self._proxy.url if self._proxy else None,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )

@@ -1,6 +1,7 @@
 """A tiny forward proxy for tests: CONNECT for https, absolute addresses for http; notes what it was asked."""
 
 import asyncio
+import re
 from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ class Proxy:
 
     def __init__(self, refuse: int | None = None) -> None:
         self.requests: list[str] = []
+        self.credentials: list[bytes] = []
+        """What was sent as Proxy-Authorization, still in base64."""
         self._refuse = refuse
         self._server: asyncio.Server | None = None
 
@@ -33,6 +36,7 @@ class Proxy:
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
             self.requests.append(f"{method} {target}")
+            self.credentials += re.findall(rb"(?i)proxy-authorization: basic (\S+)", head)
             if self._refuse is not None:
                 writer.write(f"HTTP/1.1 {self._refuse} No\r\nContent-Length: 0\r\n\r\n".encode())
             else:

@@ -1,5 +1,6 @@
 import asyncio
 import ssl
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.uploaders.building import Payloads, a_delivery
 from tests.uploaders.proxy import Proxy
 from tests.uploaders.sending import a_payload, an_uploader, deliver
 from uploaders.http import HttpOptions, HttpUploader
+from uploaders.proxies import proxy_for
 from uploaders.uploader import Delivered, RetryLater, Scope
 
 
@@ -104,13 +106,49 @@ def test_a_missing_ca_file_is_an_error_at_once(tmp_path: Path) -> None:
 
 
 async def test_plain_requests_go_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY is used for an http endpoint."""
+    """HTTP_PROXY is used for an http endpoint, with its credentials in every request of a kept connection."""
     payloads, delivery = a_payload()
     async with Endpoint() as endpoint, Proxy() as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("http_proxy", proxy.url)
-        assert await deliver(endpoint.url, payloads, delivery(Form.CORE)) == Delivered()
+        async with an_uploader(endpoint.url, payloads) as uploader:
+            for form in (Form.CORE, Form.DETAIL):
+                assert await uploader.deliver(delivery(form)) == Delivered()
         assert proxy.requests == [f"POST {endpoint.url}"]
+        assert proxy.credentials == [b64encode(b"user:pr0xy-password")]
+        assert [("Proxy-Authorization" in headers) for headers in endpoint.headers] == [True, True]
+
+
+@pytest.mark.parametrize("exempt", ["localhost", "*", "example.com,localhost"])
+async def test_no_proxy_is_respected(monkeypatch: pytest.MonkeyPatch, exempt: str) -> None:
+    """Hosts that NO_PROXY names are reached directly."""
+    payloads, delivery = a_payload()
+    async with Endpoint() as endpoint, Proxy() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", exempt)
+        assert await deliver(endpoint.url, payloads, delivery(Form.CORE)) == Delivered()
+        assert proxy.requests == []
+
+
+@pytest.mark.parametrize(
+    ("named", "url", "credentials"),
+    [
+        ("proxy.example:3128", "http://proxy.example:3128", None),
+        ("http://proxy.example:3128", "http://proxy.example:3128", None),
+        ("http://u:p%40ss@proxy.example:3128", "http://proxy.example:3128", b"u:p@ss"),
+        ("http://u@proxy.example:3128", "http://proxy.example:3128", b"u:"),
+    ],
+)
+def test_a_proxy_is_read_with_and_without_its_scheme_and_credentials(
+    monkeypatch: pytest.MonkeyPatch, named: str, url: str, credentials: bytes | None
+) -> None:
+    """Credentials in a proxy's address are taken out of it, so that no error can show them."""
+    monkeypatch.setenv("https_proxy", named)
+    proxy = proxy_for("https://endpoint.example/")
+    assert proxy is not None
+    assert str(proxy.url).rstrip("/") == url
+    assert proxy.headers == ({"Proxy-Authorization": f"Basic {b64encode(credentials).decode()}"} if credentials else {})
+    assert "Basic" not in repr(proxy)
+    assert proxy_for("http://endpoint.example/") is None
 
 
 async def test_tls_goes_through_the_environments_proxy_end_to_end(
@@ -124,6 +162,7 @@ async def test_tls_goes_through_the_environments_proxy_end_to_end(
         outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), ca_file=tmp_path / "ca.pem")
         assert outcome == Delivered()
         assert proxy.requests == [f"CONNECT localhost:{endpoint.port}"]
+        assert proxy.credentials == [b64encode(b"user:pr0xy-password")]
 
 
 @pytest.mark.parametrize("status", [407, 502])
