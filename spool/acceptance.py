@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from spool import statements
+from spool.errors import SpoolUnavailable
 from spool.order import Sibling, place
 from spool.payloads import Frame
 from spool.records import (
@@ -17,7 +18,7 @@ from spool.records import (
     StoredFragment,
 )
 from spool.rows import encode_fragments, uid_of
-from spool.writer import Transaction
+from spool.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,7 @@ class Acceptance:
         superseded = any(event == self.new.superseded_by for _, event, *_ in earlier)
         record = self._write_record(transaction, superseded=superseded)
         ready = () if superseded else self._owe(transaction, record, first_of_call=not earlier)
-        if self.new.upload_key_hash is not None:
-            _mark_used(transaction, self.new.upload_key_hash, record)
+        self._mark_upload_used(transaction, record.uid)
         return Accepted(
             record.uid,
             record.stored_bytes,
@@ -94,9 +94,8 @@ class Acceptance:
 
     def _duplicate_of(self, transaction: Transaction, record_id: int) -> Accepted:
         row = transaction.execute(statements.READ_RECORD, (record_id,)).fetchone()
-        if self.stored.loose:
-            pass  # Its chunks stay loose, and are deleted by maintenance.
         uid, raw_bytes, stored_bytes = uid_of(self.spool_id, record_id), row[6], row[7]
+        self._mark_upload_used(transaction, uid)
         two_phase = f'"{Fragment.BODY}"' not in row[11]
         return Accepted(uid, stored_bytes, raw_bytes, self.new.digest, True, False, (), two_phase)
 
@@ -105,9 +104,10 @@ class Acceptance:
         owed = bool(new.deliveries) and not superseded
         token_id = transaction.tokens.use(transaction.connection, new.token) if new.token and owed else None
         if owed:
-            write_frames(transaction, stored.frames, stored.next_chunk)
             if stored.loose:
+                still_loose(transaction, stored.first_chunk)
                 transaction.execute(statements.FORGET_LOOSE_CHUNKS, (stored.first_chunk,))
+            write_frames(transaction, stored.frames, stored.next_chunk)
         settled_at = None if owed else self.now
         values = (
             new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes, stored.stored_bytes,
@@ -139,6 +139,17 @@ class Acceptance:
                 ready.append(Delivery(record, delivery.destination, one.form, one.lane, 0, self.now, None))
         return tuple(ready)
 
+    def _mark_upload_used(self, transaction: Transaction, uid: str) -> None:
+        """The upload's address is spent, also by a duplicate, and so is the token that came with it."""
+        key_hash = self.new.upload_key_hash
+        if key_hash is None:
+            return
+        transaction.execute(statements.MARK_UPLOAD_USED, (uid, self.new.digest, key_hash))
+        row = transaction.execute(statements.UPLOAD_TOKEN, (key_hash,)).fetchone()
+        if row is not None:
+            transaction.execute(statements.FORGET_UPLOAD_TOKEN, (key_hash,))
+            transaction.tokens.release(row[0])
+
     def _sibling(self, delivery: NewDelivery) -> Sibling:
         after = self.destination_ids[delivery.after] if delivery.after else None
         return Sibling(
@@ -158,10 +169,7 @@ def write_frames(transaction: Transaction, frames: Sequence[Frame], first_chunk:
         transaction.execute(statements.ADD_CHUNK, (chunk_id, frame.crc32, frame.data))
 
 
-def _mark_used(transaction: Transaction, key_hash: bytes, record: Record) -> None:
-    """The upload's address is spent, and so is the token that came with it."""
-    transaction.execute(statements.MARK_UPLOAD_USED, (record.uid, record.digest, key_hash))
-    row = transaction.execute(statements.UPLOAD_TOKEN, (key_hash,)).fetchone()
-    if row is not None:
-        transaction.execute(statements.FORGET_UPLOAD_TOKEN, (key_hash,))
-        transaction.tokens.release(row[0])
+def still_loose(transaction: Transaction, first_chunk: int) -> None:
+    """Make sure that the chunks which were written ahead of their record are there."""
+    if transaction.execute(statements.IS_LOOSE, (first_chunk,)).fetchone() is None:
+        raise SpoolUnavailable("the payload's first part was deleted before its last part came; send it again")

@@ -2,51 +2,75 @@
 
 PASSIVE checkpoints never block a commit, but under steady load they never catch up either, and the log would
 grow without end (1.9 GB in 6 s were seen). So above a cap the writer is asked to reset the log between two
-groups, when a passive checkpoint has just left it little to do.
+groups, when a passive checkpoint has just left it little to do; and above a quarter more, whatever is left.
 """
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from spool.database import PAGE_SIZE
+from spool.database import PAGE_SIZE, connect, primary_code
 
-EVERY_BYTES = 8 << 20
 CAP_BYTES = 64 << 20
+SMALLEST_CAP_BYTES = 4 << 20
 IDLE_SECONDS = 2.0
+BUSY_SECONDS = 1.0
+"""How long to leave a log alone that could not be reset because of a reader."""
 
 
 class Checkpointer:
-    """Runs passive checkpoints whenever enough was written; tells when the log has to be reset."""
+    """Runs passive checkpoints whenever enough was written; tells when the log has to be reset.
 
-    def __init__(self, path: Path, failed: Callable[[str], None]) -> None:
+    `failed` is called, in this thread, with the reason why a checkpoint failed.
+    """
+
+    def __init__(self, path: Path, failed: Callable[[str], None], cap_bytes: int = CAP_BYTES) -> None:
         self._path = path
         self._failed = failed
+        self._cap_bytes = cap_bytes
+        self._every_bytes = cap_bytes // 8
+        self._connection: sqlite3.Connection | None = None
         self._unchecked_bytes = 0
+        self._log_bytes = 0
         self._wake = threading.Event()
         self._stopping = False
-        self.reset_due = False
-        """The log is above its cap: the writer should call `reset` between two groups."""
-        self.log_bytes = 0
-        """Size of the log as of the last checkpoint."""
+        self._reset_due = False
+        self._no_reset_before = 0.0
         self._thread = threading.Thread(target=self._run, name="spool-checkpoints", daemon=True)
         self._thread.start()
 
     def written(self, byte_count: int) -> None:
         """About `byte_count` more bytes lie in the log."""
         self._unchecked_bytes += byte_count
-        if self._unchecked_bytes >= EVERY_BYTES:
+        if self._unchecked_bytes >= self._every_bytes:
             self._wake.set()
 
-    def reset(self, connection: sqlite3.Connection) -> None:
-        """Finish the checkpoint on the writer's own connection, so that the next commit starts the log anew."""
+    def must_reset(self, file_bytes: int) -> bool:
+        """Whether the writer should call `reset` now; `file_bytes` is the size of the log's file."""
+        if not self._reset_due and not self._far_above_cap(file_bytes):
+            return False
+        return time.monotonic() >= self._no_reset_before
+
+    def reset(self, connection: sqlite3.Connection, file_bytes: int) -> None:
+        """Finish the checkpoint on the writer's own connection, so that the next commit starts the log anew.
+
+        The file keeps its size, for an overwritten log is synced faster than one that grows, unless it is far
+        above its cap. A reader in the way is waited for 100 ms; then it is tried again later.
+        """
+        mode = "TRUNCATE" if self._far_above_cap(file_bytes) else "RESTART"
+        self._reset_due = False
+        self._no_reset_before = time.monotonic() + BUSY_SECONDS
         connection.execute("PRAGMA busy_timeout = 100")
-        busy, pages, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-        connection.execute("PRAGMA busy_timeout = 2000")
-        self.reset_due = False
+        try:
+            busy, pages, _ = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        finally:
+            connection.execute("PRAGMA busy_timeout = 2000")
         if not busy:
-            self.log_bytes = pages * PAGE_SIZE
+            self._no_reset_before = 0.0
+            self._log_bytes = pages * PAGE_SIZE
 
     def stop(self) -> None:
         """End the thread; a checkpoint under way is finished first."""
@@ -54,30 +78,48 @@ class Checkpointer:
         self._wake.set()
         self._thread.join()
 
-    def _run(self) -> None:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA busy_timeout = 100")
-            while True:
-                busy = self._wake.wait(IDLE_SECONDS)
-                self._wake.clear()
-                if self._stopping:
-                    return
-                if busy or self._unchecked_bytes:
-                    self._unchecked_bytes = 0
-                    self._checkpoint(connection, "PASSIVE")
-                elif self.log_bytes > EVERY_BYTES:
-                    # Nobody writes: a moment's lock is nobody's delay, and the space is given back.
-                    self._checkpoint(connection, "TRUNCATE")
-        finally:
-            connection.close()
+    def _far_above_cap(self, file_bytes: int) -> bool:
+        return file_bytes > self._cap_bytes + self._cap_bytes // 4
 
-    def _checkpoint(self, connection: sqlite3.Connection, mode: str) -> None:
+    def _run(self) -> None:
+        while True:
+            woken = self._wake.wait(IDLE_SECONDS)
+            self._wake.clear()
+            if self._stopping:
+                self._disconnect()
+                return
+            if woken or self._unchecked_bytes:
+                self._unchecked_bytes = 0
+                self._checkpoint("PASSIVE")
+            elif self._log_bytes:
+                # Nobody writes: a moment's lock is nobody's delay, the space is given back, and the bytes of
+                # tokens that were deleted are gone from the log too.
+                self._checkpoint("TRUNCATE")
+
+    def _checkpoint(self, mode: str) -> None:
         try:
-            _, pages, done = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            if self._connection is None:
+                self._connection = _connect(self._path)
+            _, pages, done = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except sqlite3.Error as error:
-            self._failed(f"a checkpoint failed: {error}")
+            self._disconnect()
+            # On a full disk the log is as good as it was, and it is tried again after what is written next.
+            if primary_code(error) != sqlite3.SQLITE_FULL:
+                self._failed(f"a checkpoint failed: {error}")
             return
-        self.log_bytes = max(0, pages) * PAGE_SIZE
-        self.reset_due = self.log_bytes > CAP_BYTES and done > pages // 2
+        self._log_bytes = max(0, pages) * PAGE_SIZE
+        self._reset_due = self._log_bytes > self._cap_bytes and done > pages // 2
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):  # whatever it could still say was said by the checkpoint
+                self._connection.close()
+            self._connection = None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    # The checkpoint syncs the log before it copies, and the database after that.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA busy_timeout = 100")
+    return connection

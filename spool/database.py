@@ -7,18 +7,41 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from spool.errors import CorruptDatabase, SchemaTooNew, SpoolError, SpoolFull, SpoolUnavailable
+from spool.errors import CorruptDatabase, NotStorable, SchemaTooNew, SpoolError, SpoolFull, SpoolUnavailable
 
 PAGE_SIZE = 16384
 """Medians of three: 15 MB call logs 36, 41 and 45 a second with pages of 4, 8 and 16 KiB; 2 KB ones 9,000 to 9,300."""
 
 _FULL = {sqlite3.SQLITE_FULL}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_VALUES = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
+_DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL}
+
+
+def address_of(path: Path) -> str:
+    """What to connect to; nothing is made anew, should the file have been removed."""
+    return f"{path.absolute().as_uri()}?mode=rw"
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that the thread which uses it need not have made itself."""
+    return sqlite3.connect(
+        address_of(path), uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
     """The connection that writes. There is one; its thread owns it."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection = connect(path)
+    try:
+        _prepare_to_write(connection)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare_to_write(connection: sqlite3.Connection) -> None:
     # These two take effect on an empty file only, and only before the journal mode and any table.
     connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -34,7 +57,6 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout = 2000")
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA temp_store = MEMORY")
-    return connection
 
 
 def reader_pragmas() -> tuple[str, ...]:
@@ -63,21 +85,48 @@ def _migrations() -> Iterator[tuple[int, str]]:
             yield int(numbered[1]), entry.read_text("utf-8")
 
 
-def translate(error: sqlite3.Error, what: str) -> SpoolError:
-    """The spool's own error for one of SQLite's; `what` says what was being done."""
-    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+def log_of(path: Path) -> Path:
+    """The write-ahead log of a database."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 where the error is the Python module's own."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def distrusts_disk(error: sqlite3.Error) -> bool:
+    """Whether nothing that a connection believes about its files can be trusted any more."""
+    return primary_code(error) in _DISK
+
+
+def translate(error: Exception, what: str) -> SpoolError:
+    """The spool's own error for one of SQLite's or of binding a value; `what` says what was being done."""
+    if isinstance(error, UnicodeEncodeError):
+        return NotStorable(f"{what} failed: a text holds a lone surrogate ({error.reason}, at {error.start})")
+    if isinstance(error, OverflowError):
+        return NotStorable(f"{what} failed: a number has more than 64 bits")
+    if isinstance(error, sqlite3.Error):
+        return _translate_code(error, what)
+    return SpoolUnavailable(f"{what} failed: {error}; check the disk of the spool directory")
+
+
+def _translate_code(error: sqlite3.Error, what: str) -> SpoolError:
+    primary = primary_code(error)
     if primary in _FULL:
         return SpoolFull(f"the disk is full: {what} failed ({error}); free space on it", used_bytes=0, limit_bytes=None)
     if primary in _CORRUPT:
         return CorruptDatabase(f"the spool's database is damaged: {what} failed ({error})")
+    if primary in _VALUES:
+        return NotStorable(f"{what} failed: {error}")
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return SpoolUnavailable(f"{what} failed: {error} ({name}); check the disk of the spool directory")
 
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise the spool's errors instead of SQLite's from the block."""
+    """Raise the spool's errors instead of SQLite's and the operating system's from the block."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError, UnicodeEncodeError, OverflowError) as error:
         raise translate(error, what) from error

@@ -6,8 +6,10 @@ never opened outside SQLite (closing it would drop SQLite's own locks).
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +42,8 @@ def mounts(mountinfo: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
         return
     for line in mountinfo.read_text("utf-8", "surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        mount_point = before.split()[4].replace("\\040", " ")
+        # Spaces, tabs, newlines and backslashes are written as octal numbers.
+        mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
         yield Mount(mount_point, after.split()[0])
 
 
@@ -98,7 +101,10 @@ class DirectoryLock:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK_NAME
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UnsuitableDirectory(f"cannot open {self._path}: {error.strerror}") from error
 
     def acquire(self, timeout: float = 10.0) -> None:
         """Wait up to `timeout` seconds for a predecessor that is stopping; then raise `SpoolLocked`."""
@@ -111,8 +117,9 @@ class DirectoryLock:
                     raise SpoolLocked(self._explain(timeout)) from None
                 time.sleep(0.05)
             else:
-                os.ftruncate(self._descriptor, 0)
-                os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+                with suppress(OSError):  # for people only, and not worth a failed start on a full disk
+                    os.ftruncate(self._descriptor, 0)
+                    os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
                 return
 
     def release(self) -> None:

@@ -38,6 +38,13 @@ class SchemaTooNew(SpoolError):
     """The database was written by a newer callspool; this one refuses to guess what it means."""
 
 
+class NotStorable(SpoolError):
+    """A value that no retry can store: text with a lone surrogate, a number beyond 64 bits, a key that is taken.
+
+    It speaks of the one operation that met it; nothing of that was kept, and the spool goes on.
+    """
+
+
 class CorruptPayload(SpoolError):
     """A stored chunk is missing or does not match its checksum."""
 

@@ -6,13 +6,14 @@ leaves nothing that would have to be searched for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from spool import statements
-from spool.acceptance import Stored, write_frames
+from spool.acceptance import Stored, still_loose, write_frames
 from spool.payloads import Frame, FrameWriter, chunk_count
 from spool.records import Buffer, Fragment, StoredFragment
-from spool.writer import GROUP_HEAVY_BYTES, Transaction
+from spool.transaction import Transaction
+from spool.writer import GROUP_HEAVY_BYTES
 
 
 @dataclass(slots=True)
@@ -22,14 +23,17 @@ class Incoming:
     first_chunk: int
     chunks: int
     frames: Iterator[tuple[Fragment, Frame]]
+    sizes: dict[Fragment, list[int]]
+    """Chunks, raw bytes and stored bytes of each fragment, in the order of chunks, as far as they are compressed."""
     loose: bool = False
+    """Whether some of it is in the spool already."""
     _written: int = 0
-    _sizes: dict[Fragment, list[int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, fragments: Mapping[Fragment, Sequence[Buffer]], first_chunk: int, level: int) -> "Incoming":
         """The payload of `fragments`, whose chunks begin at `first_chunk`."""
-        return cls(first_chunk, total_chunks(fragments), _frames(fragments, FrameWriter(level)))
+        sizes = {fragment: [0, 0, 0] for fragment in fragments}
+        return cls(first_chunk, total_chunks(fragments), _frames(fragments, FrameWriter(level)), sizes)
 
     def next_batch(self) -> tuple[list[Frame], bool]:
         """Up to `GROUP_HEAVY_BYTES` of frames, and whether these were the last."""
@@ -38,26 +42,23 @@ class Incoming:
         for fragment, frame in self.frames:
             batch.append(frame)
             byte_count += len(frame.data)
-            sizes = self._sizes.setdefault(fragment, [0, 0, 0])
+            sizes = self.sizes[fragment]
             sizes[0] += 1
             sizes[1] += frame.raw_bytes
             sizes[2] += len(frame.data)
             if byte_count >= GROUP_HEAVY_BYTES:
                 break
-        return batch, sum(sizes[0] for sizes in self._sizes.values()) == self.chunks
+        return batch, sum(sizes[0] for sizes in self.sizes.values()) == self.chunks
 
     def stored(self, last_batch: list[Frame]) -> Stored:
         """The whole payload, of which `last_batch` is still to be written."""
-        fragments = {fragment: StoredFragment(*sizes) for fragment, sizes in self._sizes.items()}
+        fragments = {fragment: StoredFragment(*sizes) for fragment, sizes in self.sizes.items()}
         return Stored(self.first_chunk, self.first_chunk + self._written, last_batch, fragments, self.loose)
 
     def add_batch(self, batch: list[Frame]) -> "AddBatch":
         """The operation that writes a batch which is not the last."""
-        operation = AddBatch(
-            self.first_chunk + self._written,
-            batch,
-            None if self.loose else (self.first_chunk, self.first_chunk + self.chunks - 1),
-        )
+        whole = (self.first_chunk, self.first_chunk + self.chunks - 1)
+        operation = AddBatch(self.first_chunk + self._written, batch, whole, register=not self.loose)
         self._written += len(batch)
         self.loose = True
         return operation
@@ -69,12 +70,15 @@ class AddBatch:
 
     first_chunk: int
     frames: list[Frame]
-    loose_range: tuple[int, int] | None
+    loose_range: tuple[int, int]
+    register: bool
 
     def __call__(self, transaction: Transaction) -> None:
         """One bounded transaction."""
-        if self.loose_range is not None:
+        if self.register:
             transaction.execute(statements.ADD_LOOSE_CHUNKS, self.loose_range)
+        else:
+            still_loose(transaction, self.loose_range[0])
         write_frames(transaction, self.frames, self.first_chunk)
 
 

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from spool import statements
 from spool.database import PAGE_SIZE
-from spool.errors import SpoolError
+from spool.loose import DeleteLooseChunks
+from spool.order import FreeStuck
 from spool.reading import Reader
 from spool.records import Lane
 from spool.rows import Row
-from spool.settling import DeleteLooseChunks
-from spool.writer import Transaction, Writer
+from spool.transaction import Transaction
+from spool.writer import Writer
 
 EVERY_SECONDS = 5.0
 ROWS_PER_STEP = 500
@@ -31,22 +33,33 @@ class ReceiptLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class PurgeReceipts:
-    """Delete receipts that are too old or too many, at most `ROWS_PER_STEP`; returns how many were deleted."""
+class PurgeExcessReceipts:
+    """Delete receipts, the oldest first: `too_many`, and at most `ROWS_PER_STEP`; returns how many were deleted."""
 
-    older_than: int
     too_many: int
 
     def __call__(self, transaction: Transaction) -> int:
-        """The oldest first."""
-        if self.too_many > 0:
-            rows = transaction.execute(statements.OLDEST_RECEIPTS, (min(self.too_many, ROWS_PER_STEP),)).fetchall()
-        else:
-            rows = transaction.execute(statements.OLD_RECEIPTS, (self.older_than, ROWS_PER_STEP)).fetchall()
-        for (record_id,) in rows:
-            transaction.execute(statements.DELETE_DELIVERIES, (record_id,))
-            transaction.execute(statements.DELETE_RECORD, (record_id,))
-        return len(rows)
+        """One bounded transaction."""
+        return _purge(transaction, statements.OLDEST_RECEIPTS, (min(self.too_many, ROWS_PER_STEP),))
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOldReceipts:
+    """Delete receipts of records that ended before `before`, at most `ROWS_PER_STEP`; returns how many."""
+
+    before: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """One bounded transaction."""
+        return _purge(transaction, statements.OLD_RECEIPTS, (self.before, ROWS_PER_STEP))
+
+
+def _purge(transaction: Transaction, which: str, parameters: tuple[int, ...]) -> int:
+    rows = transaction.execute(which, parameters).fetchall()
+    for (record_id,) in rows:
+        transaction.execute(statements.DELETE_DELIVERIES, (record_id,))
+        transaction.execute(statements.DELETE_RECORD, (record_id,))
+    return len(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,36 +113,50 @@ class Maintenance:
         self._wake.set()
 
     async def run(self) -> None:
-        """Make rounds until cancelled: every `EVERY_SECONDS`, and at once when chunks are loose."""
+        """Until cancelled: a round every `EVERY_SECONDS`, and at once what chunks are loose."""
+        loop = asyncio.get_running_loop()
+        next_round = loop.time()
         while True:
             try:
-                await self.round()
+                await self._delete_loose_chunks()
+                if loop.time() >= next_round:
+                    next_round = loop.time() + EVERY_SECONDS
+                    await self.round()
                 self.failure = None
-            except SpoolError as error:
-                self.failure = str(error)
-            try:
-                await asyncio.wait_for(self._wake.wait(), EVERY_SECONDS)
-            except TimeoutError:
-                continue
+            except Exception as error:  # noqa: BLE001  # told in `failure`; whatever it is, the next round is made
+                self.failure = f"{type(error).__name__}: {error}"
+                next_round = loop.time() + EVERY_SECONDS
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(0.0, next_round - loop.time()))
             self._wake.clear()
 
     async def round(self) -> None:
-        """Everything once."""
-        while await self._writer.submit(DeleteLooseChunks(frozenset(self.incoming))):
-            continue
+        """Everything but loose chunks, once."""
         while await self._writer.submit(give_back_space):
             continue
         await self._purge()
+        await self._free_stuck()
         await self._look()
+
+    async def _delete_loose_chunks(self) -> None:
+        while await self._writer.submit(DeleteLooseChunks(frozenset(self.incoming))):
+            continue
 
     async def _purge(self) -> None:
         now = self._clock()
         too_many = await self._reader.count_receipts() - self._receipts.at_most
-        deleted = ROWS_PER_STEP
-        while deleted == ROWS_PER_STEP:
-            deleted = await self._writer.submit(PurgeReceipts(now - self._receipts.keep, too_many))
-            too_many -= deleted
-        await self._writer.submit(PurgeUploads(now - self._upload_keep))
+        while too_many > 0:
+            deleted = await self._writer.submit(PurgeExcessReceipts(too_many))
+            too_many -= deleted or too_many
+        while await self._writer.submit(PurgeOldReceipts(now - self._receipts.keep)) == ROWS_PER_STEP:
+            continue
+        while await self._writer.submit(PurgeUploads(now - self._upload_keep)) == ROWS_PER_STEP:
+            continue
+
+    async def _free_stuck(self) -> None:
+        for (destination_id, lane), counts in self._writer.transaction.counters.image.items():
+            if counts.waiting:
+                await self._writer.submit(FreeStuck(destination_id, lane))
 
     async def _look(self) -> None:
         """Read what `stats` tells: the oldest of each lane, and whether the books are right."""
@@ -142,18 +169,17 @@ class Maintenance:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._next_recount:
             started = loop.time()
-            self.unaccounted = unaccounted(*await self._reader.recount())
+            self.unaccounted = unaccounted(await self._reader.recount())
             self._next_recount = loop.time() + (loop.time() - started) / RECOUNT_SHARE
 
 
-def unaccounted(counters: list[Row], counted: list[Row]) -> int:
+def unaccounted(recount: list[Row]) -> int:
     """Deliveries owed that are neither ended nor among the open ones that were counted, over all lanes.
 
     Shortages and surpluses add up, so that they cannot hide each other.
     """
     missing: dict[tuple[int, str], int] = {}
-    for destination_id, lane, owed, _, _, _, _, delivered, expired, discarded, _ in counters:
-        missing[destination_id, lane] = owed - delivered - expired - discarded
-    for destination_id, lane, _, count in counted:
-        missing[destination_id, lane] = missing.get((destination_id, lane), 0) - count
+    for by_counters, destination_id, lane, count in recount:
+        lane_key = destination_id, lane
+        missing[lane_key] = missing.get(lane_key, 0) + (count if by_counters else -count)
     return sum(abs(count) for count in missing.values())

@@ -2,8 +2,9 @@
 
 - Core-lane deliveries of a call to a destination go one after the other, in commit order.
 - A detail waits for its own core and for whatever was accepted earlier for the call; nothing waits for a detail but
-  later details.
-- A notice waits for its object and for its own record's core; objects in a bucket (`ordered` false) wait for nothing.
+  later details, and the notice of it.
+- A notice waits for its object and for its own record's core; no core or detail waits for a notice, since it may be
+  waiting for a detail. Objects in a bucket (`ordered` false) wait for nothing.
 - A dead letter blocks nobody, but a detail whose core is dead is held with it, and so is a notice whose object is.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from spool import statements
 from spool.records import DeliveryState, Form, Lane
 from spool.statements import HELD_FOR_CORE
-from spool.writer import Transaction
+from spool.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def _goes_first(other: Sibling, one: Sibling) -> bool:
     if one.after_destination_id == other.destination_id and other.form is not Form.NOTICE:
         return True
     own_core = other.destination_id == one.destination_id and other.form is Form.CORE
-    return own_core and one.ordered and one.form in (Form.DETAIL, Form.NOTICE)
+    return own_core and (one.form is Form.NOTICE or (one.ordered and one.form is Form.DETAIL))
 
 
 def _earlier_queued(transaction: Transaction, call_id: str, record_id: int, one: Sibling) -> bool:
@@ -70,22 +71,46 @@ def _earlier_queued(transaction: Transaction, call_id: str, record_id: int, one:
 
 
 def replace_waiting(transaction: Transaction, call_id: str, record_id: int) -> list[tuple[int, Sibling]]:
-    """After a delivery of this record ended, find new places for what waited for it.
+    """After a delivery of this record moved, find new places for what waits because of it, in its own record and later.
 
     Returns the deliveries that became READY, with their records' ids.
     """
     freed: list[tuple[int, Sibling]] = []
     for later_id, raw_bytes in transaction.execute(statements.LATER_OF_CALL, (call_id, record_id)).fetchall():
-        record = siblings_of(transaction, later_id)
-        for one in record:
-            if not _waits(one):
-                continue
-            state = place(transaction, call_id, later_id, one, record)
-            if state is one.state:
-                continue
-            _put(transaction, later_id, one, state, raw_bytes)
-            if state is DeliveryState.READY:
-                freed.append((later_id, one))
+        freed += [(later_id, one) for one in _replace_in(transaction, call_id, later_id, raw_bytes)]
+    return freed
+
+
+@dataclass(frozen=True, slots=True)
+class FreeStuck:
+    """Give the oldest waiting deliveries of a lane new places, should nothing be ahead of them any more.
+
+    The end of a delivery frees what waits for it, but looks only so far through a call with thousands of records.
+    """
+
+    destination_id: int
+    lane: Lane
+    limit: int = 16
+
+    def __call__(self, transaction: Transaction) -> int:
+        """Returns how many deliveries were freed."""
+        oldest = transaction.execute(statements.OLDEST_WAITING, (self.destination_id, self.lane, self.limit))
+        return sum(len(_replace_in(transaction, *row)) for row in oldest.fetchall())
+
+
+def _replace_in(transaction: Transaction, call_id: str, record_id: int, raw_bytes: int) -> list[Sibling]:
+    """Find new places for what waits in one record; returns the deliveries that became READY."""
+    freed = []
+    record = siblings_of(transaction, record_id)
+    for one in record:
+        if not _waits(one):
+            continue
+        state = place(transaction, call_id, record_id, one, record)
+        if state is one.state:
+            continue
+        _put(transaction, record_id, one, state, raw_bytes)
+        if state is DeliveryState.READY:
+            freed.append(one)
     return freed
 
 

@@ -1,6 +1,8 @@
 """The quota: how many bytes the spool may take, and what is promised to posts that are on their way in."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spool.errors import SpoolFull
@@ -19,21 +21,36 @@ class Quota:
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
+        self.staged_bytes = 0
+        """What lies in staging files, by what `stage` and `unstage` were told."""
         self._promised = 0
 
-    def promise(self, byte_count: int, used_bytes: int) -> None:
-        """Set `byte_count` aside for a post on its way in, or raise `SpoolFull`."""
-        would_use = used_bytes + self._promised + byte_count
-        if would_use > self.limit_bytes:
+    @contextmanager
+    def promised(self, byte_count: int, used_bytes: int) -> Iterator[None]:
+        """Set `byte_count` aside for a post on its way in, or raise `SpoolFull`; afterwards its use is measured."""
+        self._check(byte_count, used_bytes)
+        self._promised += byte_count
+        try:
+            yield
+        finally:
+            self._promised -= byte_count
+
+    def stage(self, byte_count: int, used_bytes: int) -> None:
+        """Count so many bytes of a staging file, or raise `SpoolFull`."""
+        self._check(byte_count, used_bytes)
+        self.staged_bytes += byte_count
+
+    def unstage(self, byte_count: int) -> None:
+        """So many bytes of staging files are gone."""
+        self.staged_bytes -= byte_count
+
+    def _check(self, byte_count: int, used_bytes: int) -> None:
+        taken = used_bytes + self.staged_bytes + self._promised
+        if taken + byte_count > self.limit_bytes:
             raise SpoolFull(
-                f"the spool is full: {used_bytes} of {self.limit_bytes} bytes are used and {byte_count} more are "
+                f"the spool is full: {taken} of {self.limit_bytes} bytes are taken and {byte_count} more are "
                 "needed; it empties as deliveries succeed (see the status page for what holds them up), "
                 "or raise CALLSPOOL_SPOOL_MAX_BYTES",
-                used_bytes=used_bytes,
+                used_bytes=taken,
                 limit_bytes=self.limit_bytes,
             )
-        self._promised += byte_count
-
-    def settle(self, byte_count: int) -> None:
-        """The post is in, or came to nothing: what it uses is measured from now on."""
-        self._promised -= byte_count

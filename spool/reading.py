@@ -4,18 +4,18 @@ Each statement is a snapshot of its own; no snapshot is held while anything else
 keep the write-ahead log from being reset.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
-import aiosqlite
-
 from spool import statements
-from spool.database import reader_pragmas, translated
-from spool.errors import CorruptPayload
+from spool.errors import CorruptPayload, NotStorable
 from spool.payloads import chunk_range
+from spool.read_connection import ReadConnection, Value
 from spool.records import (
+    DeadLetter,
+    DeliveryKey,
     DeliveryState,
     Due,
     Form,
@@ -28,6 +28,7 @@ from spool.records import (
 )
 from spool.rows import RECORD_WIDTH, Row, delivery_of, record_of
 from spool.settling import Names
+from spool.statements import HELD_FOR_SHARED_TOKEN
 
 LONGEST_WAIT = 24 * 3600 * 1000
 """No delivery is ever postponed by more; what seems to be due later was written by a clock that ran ahead."""
@@ -35,111 +36,148 @@ CHUNKS_PER_READ = 4
 
 
 class Reader:
-    """Two reading connections: one for questions, one for payloads, so that neither waits for the other."""
+    """Three reading connections: for questions, for payloads and for counting, so that none waits for another."""
 
-    def __init__(self, questions: aiosqlite.Connection, payloads: aiosqlite.Connection, names: Names) -> None:
+    def __init__(
+        self, questions: ReadConnection, payloads: ReadConnection, counting: ReadConnection, names: Names
+    ) -> None:
         self._questions = questions
         self._payloads = payloads
+        self._counting = counting
         self.names = names
 
     @classmethod
     async def open(cls, path: Path, names: Names) -> "Reader":
-        """Open both connections."""
-        return cls(await _connect(path), await _connect(path), names)
+        """Open the connections; on an error none is left open."""
+        async with AsyncExitStack() as opened:
+            questions, payloads, counting = [await _opened(path, opened) for _ in range(3)]
+            opened.pop_all()
+        return cls(questions, payloads, counting, names)
 
     async def close(self) -> None:
-        """Close both connections."""
-        await self._questions.close()
-        await self._payloads.close()
+        """Close the connections; what is being read is finished first."""
+        for connection in (self._questions, self._payloads, self._counting):
+            await connection.close()
 
     async def due(self, destination_id: int, lane: Lane, *, now: int, limit: int) -> Due:
         """See `uploaders.uploader.Queue.due`."""
-        bounds = {"destination": destination_id, "lane": lane, "now": now, "horizon": now + LONGEST_WAIT}
-        rows = await self._ask(statements.DUE, {**bounds, "limit": limit})
+        bounds: dict[str, Value] = {
+            "destination": destination_id,
+            "lane": lane,
+            "now": now,
+            "horizon": now + LONGEST_WAIT,
+        }
+        rows = await self._questions.ask(statements.DUE, {**bounds, "limit": limit})
         deliveries = tuple(delivery_of(row, self.names.spool_id, self.names.names) for row in rows)
         if len(deliveries) == limit:
             return Due(deliveries, now)
-        next_due = await self._ask(statements.NEXT_DUE, bounds)
+        next_due = await self._questions.ask(statements.NEXT_DUE, bounds)
         return Due(deliveries, next_due[0][0])
+
+    async def held_tokens(self, destination_id: int) -> tuple[int | None, ...]:
+        """See `uploaders.uploader.Queue.held_tokens`."""
+        rows = await self._questions.ask(statements.HELD_TOKENS, (destination_id,))
+        return tuple(None if held_for == HELD_FOR_SHARED_TOKEN else held_for for (held_for,) in rows)
 
     async def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
         """The stored frames of a fragment, verified; raises `CorruptPayload`."""
         wanted = chunk_range(record.first_chunk, record.fragments, fragment)
         for start in range(wanted.start, wanted.stop, CHUNKS_PER_READ):
             stop = min(start + CHUNKS_PER_READ, wanted.stop)
-            with translated("reading a payload"):
-                rows = await self._payloads.execute_fetchall(statements.READ_CHUNKS, (start, stop - 1))
-            for expected, (chunk_id, checksum, frame) in _zip_longest(range(start, stop), rows):
-                if chunk_id != expected or crc32(frame) != checksum:
-                    raise CorruptPayload(
-                        f"chunk {expected} of record {record.uid} is "
-                        f"{'missing' if chunk_id != expected else 'damaged: its checksum differs'}"
-                    )
+            rows = await self._payloads.ask(statements.READ_CHUNKS, (start, stop - 1))
+            found = {chunk_id: (checksum, frame) for chunk_id, checksum, frame in rows}
+            for chunk_id in range(start, stop):
+                checksum, frame = found.get(chunk_id, (None, b""))
+                if crc32(frame) != checksum:
+                    reason = "missing" if checksum is None else "damaged: its checksum differs"
+                    raise CorruptPayload(f"chunk {chunk_id} of record {record.uid} is {reason}")
                 yield frame
 
     async def token(self, token_id: int) -> str | None:
         """The agent's own token by its id; None once it was overwritten."""
-        rows = await self._ask(statements.READ_TOKEN, (token_id,))
+        rows = await self._questions.ask(statements.READ_TOKEN, (token_id,))
         return rows[0][0] if rows else None
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """The newest 256 records of a call, the oldest first."""
-        rows = await self._ask(statements.TRACE_RECORDS, (call_id,))
+        try:
+            rows = await self._questions.ask(statements.TRACE_RECORDS, (call_id,))
+        except NotStorable:  # what cannot be stored was never accepted
+            return ()
         return tuple([await self._traced(row) for row in reversed(rows)])
+
+    async def dead(self, destination: str | None, limit: int, after: DeliveryKey | None) -> tuple[DeadLetter, ...]:
+        """See `spool.store.Spool.dead`."""
+        wanted = self.names.names if destination is None else [self.names.ids.get(destination)]
+        first = after.record_id if after else 0
+        letters: list[DeadLetter] = []
+        for destination_id in wanted:
+            for lane in Lane:
+                # A record has at most four forms; those of `after`'s own record may be on the page before.
+                bounds = (destination_id, lane, first, limit + len(Form))
+                rows = await self._questions.ask(statements.DEAD_LETTERS, bounds)
+                letters += [
+                    DeadLetter(record_of(row, self.names.spool_id), self._traced_delivery(row[RECORD_WIDTH:]))
+                    for row in rows
+                ]
+        page = sorted(
+            (letter for letter in letters if after is None or _place(letter.key) > _place(after)), key=_by_place
+        )
+        return tuple(page[:limit])
 
     async def upload(self, statement: str, key: bytes | str) -> Upload | None:
         """The upload address that `statement` finds by `key`."""
-        rows = await self._ask(statement, (key,))
+        rows = await self._questions.ask(statement, (key,))
         return Upload(*rows[0]) if rows else None
 
     async def oldest(self, destination_id: int, lane: Lane) -> int | None:
         """When the oldest record with a queued delivery there was accepted."""
         found = []
         for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD):
-            found += [row[0] for row in await self._ask(statements.OLDEST_IN_STATE, (destination_id, lane, int(state)))]
+            rows = await self._counting.ask(statements.OLDEST_IN_STATE, (destination_id, lane, int(state)))
+            found += [int(row[0]) for row in rows]
         return min(found, default=None)
 
-    async def recount(self) -> tuple[list[Row], list[Row]]:
-        """The counters and an independent count of open deliveries, both of one snapshot."""
-        with translated("recounting deliveries"):
-            await self._questions.execute("BEGIN")
-            try:
-                return await self._ask(statements.ALL_COUNTERS), await self._ask(statements.RECOUNT_OPEN)
-            finally:
-                await self._questions.execute("ROLLBACK")
+    async def recount(self) -> list[Row]:
+        """What is open by the counters beside what is open by the deliveries themselves, of one snapshot."""
+        return await self._counting.ask(statements.RECOUNT)
 
     async def count_receipts(self) -> int:
         """How many receipts are kept."""
-        rows = await self._ask(statements.COUNT_RECEIPTS)
+        rows = await self._counting.ask(statements.COUNT_RECEIPTS)
         return int(rows[0][0])
 
     async def _traced(self, row: Row) -> TracedRecord:
         record = record_of(row, self.names.spool_id)
         superseded, settled_at = row[RECORD_WIDTH:]
-        deliveries = tuple(
-            TracedDelivery(
-                self.names.names[destination_id], Form(form), Lane(lane), DeliveryState(state), attempts, due_at,
-                ended_at, error,
-            )
-            for destination_id, form, lane, state, attempts, due_at, ended_at, error in await self._ask(
-                statements.TRACE_DELIVERIES, (record.record_id,)
-            )
-        )  # fmt: skip
+        rows = await self._questions.ask(statements.TRACE_DELIVERIES, (record.record_id,))
+        deliveries = tuple(self._traced_delivery(delivery) for delivery in rows)
         return TracedRecord(record, bool(superseded), settled_at, deliveries)
 
-    async def _ask(self, statement: str, parameters: Any = ()) -> list[Row]:
-        with translated("reading from the spool"):
-            return list(await self._questions.execute_fetchall(statement, parameters))
+    def _traced_delivery(self, row: Row) -> TracedDelivery:
+        destination_id, form, lane, state, attempts, due_at, settled_at, error = row
+        return TracedDelivery(
+            self.names.names[destination_id],
+            Form(form),
+            Lane(lane),
+            DeliveryState(state),
+            attempts,
+            due_at,
+            settled_at,
+            error,
+        )
 
 
-async def _connect(path: Path) -> aiosqlite.Connection:
-    with translated("opening the spool for reading"):
-        connection = await aiosqlite.connect(path, isolation_level=None)
-        for pragma in reader_pragmas():
-            await connection.execute(pragma)
+async def _opened(path: Path, stack: AsyncExitStack) -> ReadConnection:
+    connection = await ReadConnection.open(path)
+    stack.push_async_callback(connection.close)
     return connection
 
 
-def _zip_longest(expected: Iterable[int], rows: Iterable[Row]) -> Iterable[tuple[int, Row]]:
-    found = {row[0]: row for row in rows}
-    return ((chunk_id, found.get(chunk_id, (None, 0, b""))) for chunk_id in expected)
+def _place(key: DeliveryKey) -> tuple[int, str, str]:
+    """Where a delivery stands in the list of dead letters."""
+    return key.record_id, key.destination, key.form
+
+
+def _by_place(letter: DeadLetter) -> tuple[int, str, str]:
+    return _place(letter.key)

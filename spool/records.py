@@ -77,17 +77,33 @@ class DeliveryState(IntEnum):
 LEGAL_TRANSITIONS: Mapping[DeliveryState, frozenset[DeliveryState]] = {
     DeliveryState.READY: frozenset(DeliveryState) - {DeliveryState.READY, DeliveryState.WAITING},
     DeliveryState.WAITING: frozenset(
-        {DeliveryState.READY, DeliveryState.HELD, DeliveryState.EXPIRED, DeliveryState.DISCARDED}
+        {
+            DeliveryState.READY,
+            DeliveryState.HELD,
+            DeliveryState.DELIVERED,
+            DeliveryState.EXPIRED,
+            DeliveryState.DISCARDED,
+        }
     ),
-    DeliveryState.HELD: frozenset(DeliveryState) - {DeliveryState.HELD, DeliveryState.DELIVERED},
+    DeliveryState.HELD: frozenset(DeliveryState) - {DeliveryState.HELD},
     DeliveryState.DEAD: frozenset(
-        {DeliveryState.READY, DeliveryState.WAITING, DeliveryState.DELIVERED, DeliveryState.DISCARDED}
+        {
+            DeliveryState.READY,
+            DeliveryState.WAITING,
+            DeliveryState.HELD,
+            DeliveryState.DELIVERED,
+            DeliveryState.DISCARDED,
+        }
     ),
     DeliveryState.DELIVERED: frozenset(),
     DeliveryState.EXPIRED: frozenset(),
     DeliveryState.DISCARDED: frozenset(),
 }
-"""From each state, where a delivery may go. A DEAD one may be found delivered by an attempt that was under way."""
+"""From each state, where a delivery may go.
+
+What has not ended may always be found DELIVERED, by an attempt that was under way when an order moved it. A DEAD
+detail that is replayed becomes HELD when its core is still dead.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +323,19 @@ class TracedRecord:
     superseded: bool
     settled_at: int | None
     deliveries: tuple[TracedDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A delivery that will not be tried again by itself, with the record whose payload it keeps."""
+
+    record: Record
+    delivery: TracedDelivery
+
+    @property
+    def key(self) -> DeliveryKey:
+        """What names it in orders, and as the place where the next page begins."""
+        return DeliveryKey(self.record.record_id, self.delivery.destination, self.delivery.form)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from spool import statements
 from spool.order import replace_waiting
-from spool.payloads import FRAME_RAW_BYTES
 from spool.records import (
+    LEGAL_TRANSITIONS,
     Bury,
     Delivered,
     Delivery,
@@ -20,7 +20,7 @@ from spool.records import (
 )
 from spool.rows import delivery_of
 from spool.statements import HELD_FOR_SHARED_TOKEN
-from spool.writer import Transaction
+from spool.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +42,27 @@ class Settle:
     now: int
 
     def __call__(self, transaction: Transaction) -> tuple[Delivery, ...]:
-        """Settling what has ended already changes nothing: an operator may have been faster."""
+        """What an order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing."""
         record, destination_id = self.delivery.record, self.names.ids[self.delivery.destination]
         row = transaction.execute(
             statements.DELIVERY_STATE, (record.record_id, destination_id, self.delivery.form)
         ).fetchone()
         old = DeliveryState(row[0]) if row is not None else DeliveryState.DISCARDED
-        if old.ended:
+        if old is not DeliveryState.READY and not isinstance(self.settlement, Delivered):
             return ()
         if isinstance(self.settlement, RetryAt):
             self._postpone(transaction, self.settlement, destination_id)
             return ()
-        new = self._move(transaction, destination_id, old)
-        if new is DeliveryState.HELD:
+        new, error, held_for, location = _target(self.settlement)
+        if new not in LEGAL_TRANSITIONS[old]:
             return ()
-        freed = self._free(transaction)
-        if new.ended:
-            _end_record(transaction, record, self.now)
-        return freed
+        settled_at = None if new is DeliveryState.HELD else self.now
+        transaction.execute(
+            statements.SET_STATE,
+            (new, settled_at, held_for, error, location, record.record_id, destination_id, self.delivery.form),
+        )
+        transaction.counters.move(destination_id, self.delivery.lane, old, new, record.raw_bytes)
+        return self._after(transaction, new)
 
     def _postpone(self, transaction: Transaction, retry: RetryAt, destination_id: int) -> None:
         transaction.execute(
@@ -76,24 +79,27 @@ class Settle:
             ),
         )
 
-    def _move(self, transaction: Transaction, destination_id: int, old: DeliveryState) -> DeliveryState:
-        new, error, held_for, location = _target(self.settlement)
-        settled_at = None if new is DeliveryState.HELD else self.now
-        record_id, form = self.delivery.record.record_id, self.delivery.form
-        transaction.execute(
-            statements.SET_STATE, (new, settled_at, held_for, error, location, record_id, destination_id, form)
-        )
-        transaction.counters.move(destination_id, self.delivery.lane, old, new, self.delivery.record.raw_bytes)
-        return new
-
-    def _free(self, transaction: Transaction) -> tuple[Delivery, ...]:
-        record = self.delivery.record
-        if not any(transaction.counters.waiting_or_held(known) for known in self.names.names):
+    def _after(self, transaction: Transaction, new: DeliveryState) -> tuple[Delivery, ...]:
+        if new is DeliveryState.HELD:  # what is set aside keeps its place in the order
             return ()
-        freed = replace_waiting(transaction, record.call_id, record.record_id)
-        return tuple(
-            _read(transaction, record_id, one.destination_id, one.form, self.names) for record_id, one in freed
-        )
+        freed = free_waiting(transaction, self.delivery.record, self.names)
+        if new.ended:
+            end_record(transaction, self.delivery.record, self.now)
+        return freed
+
+
+def free_waiting(transaction: Transaction, record: Record, names: Names) -> tuple[Delivery, ...]:
+    """After a delivery of `record` moved: put in their places those that wait; returns what may be sent now."""
+    if not any(transaction.counters.waiting_or_held(known) for known in names.names):
+        return ()
+    freed = replace_waiting(transaction, record.call_id, record.record_id)
+    return tuple(read_delivery(transaction, record_id, one.destination_id, one.form, names) for record_id, one in freed)
+
+
+def read_delivery(transaction: Transaction, record_id: int, destination_id: int, form: Form, names: Names) -> Delivery:
+    """A delivery as it is now."""
+    row = transaction.execute(statements.READ_DELIVERY, (record_id, destination_id, form)).fetchone()
+    return delivery_of(row, names.spool_id, names.names)
 
 
 def _target(settlement: Settlement) -> tuple[DeliveryState, str | None, int | None, str | None]:
@@ -111,20 +117,25 @@ def _held_for(token_id: int | None) -> int:
     return HELD_FOR_SHARED_TOKEN if token_id is None else token_id
 
 
-def _end_record(transaction: Transaction, record: Record, now: int) -> None:
+def end_record(transaction: Transaction, record: Record, now: int) -> None:
     """When nothing of a record is open any more: its payload and token go, a receipt stays."""
     if transaction.execute(statements.OPEN_IN_RECORD, (record.record_id,)).fetchone() is not None:
         return
-    chunks = sum(fragment.chunks for fragment in record.fragments.values())
+    chunks = record_chunks(record)
     last_chunk = record.first_chunk + chunks - 1
     if chunks == 1:
         transaction.execute(statements.DELETE_CHUNKS, (record.first_chunk, last_chunk))
-    else:
+    elif chunks:
         # Large payloads are deleted in steps, between which posts are committed.
         transaction.execute(statements.ADD_LOOSE_CHUNKS, (record.first_chunk, last_chunk))
     if record.token_id is not None:
         transaction.tokens.release(record.token_id)
     transaction.execute(statements.MAKE_RECEIPT, (now, record.record_id))
+
+
+def record_chunks(record: Record) -> int:
+    """How many chunks a record's payload has."""
+    return sum(fragment.chunks for fragment in record.fragments.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +153,10 @@ class Release:
         count, first = 0, []
         for lane in Lane:
             rows = transaction.execute(
-                statements.HELD_FOR, (destination_id, lane, held_for, self.limit - count)
+                statements.HELD_FOR, (destination_id, held_for, lane, self.limit - count)
             ).fetchall()
             for record_id, form in rows:
-                delivery = _read(transaction, record_id, destination_id, Form(form), self.names)
+                delivery = read_delivery(transaction, record_id, destination_id, Form(form), self.names)
                 transaction.execute(
                     statements.SET_STATE,
                     (DeliveryState.READY, None, None, None, None, record_id, destination_id, form),
@@ -160,39 +171,26 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """Make what is ready but not yet due, due now."""
+    """Make what is ready but not yet due, due now: at most `limit` deliveries of a lane, from record `first` on."""
 
     destination_id: int
+    lane: Lane
     now: int
+    first: int
+    limit: int
 
-    def __call__(self, transaction: Transaction) -> None:
-        """Both lanes."""
-        for lane in Lane:
-            transaction.execute(statements.WAKE, {"destination": self.destination_id, "lane": lane, "now": self.now})
-
-
-def _read(transaction: Transaction, record_id: int, destination_id: int, form: Form, names: Names) -> Delivery:
-    row = transaction.execute(statements.READ_DELIVERY, (record_id, destination_id, form)).fetchone()
-    return delivery_of(row, names.spool_id, names.names)
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteLooseChunks:
-    """Delete loose chunks in bounded steps; ranges in `busy` are still coming in. Returns whether any are left."""
-
-    busy: frozenset[int]
-    limit: int = 8 * (1 << 20) // FRAME_RAW_BYTES
-
-    def __call__(self, transaction: Transaction) -> bool:
-        """Delete from the oldest range."""
-        rows = transaction.execute(statements.ALL_LOOSE_CHUNKS).fetchall()
-        idle = [(first, last) for first, last in rows if first not in self.busy]
-        if not idle:
-            return False
-        first, last = idle[0]
-        stop = min(last, first + self.limit - 1)
-        transaction.execute(statements.DELETE_CHUNKS, (first, stop))
-        transaction.execute(statements.FORGET_LOOSE_CHUNKS, (first,))
-        if stop < last:
-            transaction.execute(statements.ADD_LOOSE_CHUNKS, (stop + 1, last))
-        return stop < last or len(idle) > 1
+    def __call__(self, transaction: Transaction) -> int | None:
+        """Returns the record to go on with, or None when that was all."""
+        found = transaction.execute(
+            statements.NOT_YET_DUE,
+            {
+                "destination": self.destination_id,
+                "lane": self.lane,
+                "now": self.now,
+                "first": self.first,
+                "limit": self.limit,
+            },
+        ).fetchall()
+        for record_id, form in found:
+            transaction.execute(statements.WAKE, (self.now, record_id, self.destination_id, form))
+        return int(found[-1][0]) if len(found) == self.limit else None

@@ -28,8 +28,10 @@ ADD_TO_COUNTERS = (
     "ON CONFLICT (destination_id, lane) DO UPDATE SET "
     + ", ".join(f"{column} = {column} + excluded.{column}" for column in COUNTER_COLUMNS.split(", "))
 )
-RECOUNT_OPEN = (
-    "SELECT destination_id, lane, state, count(*) FROM deliveries WHERE state <= 3 GROUP BY destination_id, lane, state"
+# One statement, hence one snapshot. What should be open by the counters comes first, what is open after it.
+RECOUNT = (
+    "SELECT 1, destination_id, lane, owed - delivered - expired - discarded FROM counters UNION ALL "
+    "SELECT 0, destination_id, lane, count(*) FROM deliveries WHERE state <= 3 GROUP BY destination_id, lane, state"
 )
 OLDEST_IN_STATE = (
     "SELECT r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
@@ -44,7 +46,10 @@ USE_TOKEN = (
 )
 ADD_TOKEN_USES = "UPDATE tokens SET uses = uses + ? WHERE token_id = ? RETURNING uses"
 # The value is overwritten in place before its row goes: a deleted row's bytes may stay in the page.
-OVERWRITE_TOKEN = "UPDATE tokens SET value = replace(hex(zeroblob(length(value))), '00', '0') WHERE token_id = ?"
+# As many bytes as before, so that it happens in place: length() counts characters, and stops at a NUL.
+OVERWRITE_TOKEN = (
+    "UPDATE tokens SET value = replace(hex(zeroblob(length(CAST(value AS BLOB)))), '00', '0') WHERE token_id = ?"
+)
 DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"
 READ_TOKEN = "SELECT value FROM tokens WHERE token_id = ?"
 
@@ -65,6 +70,7 @@ ADD_DELIVERY = (
     "VALUES (?,?,?,?,?,?,?,?)"
 )
 ADD_LOOSE_CHUNKS = "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?)"
+IS_LOOSE = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
 FORGET_LOOSE_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
 GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIMIT 1"
 
@@ -74,10 +80,11 @@ RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
     "r.accepted_at, r.token_id, r.first_chunk, r.fragments"
 )
+# A notice tells of the detail's object where a bucket has the core's too: 'detail' sorts behind 'core'.
 DELIVERY_COLUMNS = (
     "d.destination_id, d.form, d.lane, d.attempts, d.due_at, d.first_failed_at, "
     "(SELECT o.location FROM deliveries o WHERE o.record_id = d.record_id "
-    "AND o.destination_id = d.after_destination_id AND o.location IS NOT NULL)"
+    "AND o.destination_id = d.after_destination_id AND o.location IS NOT NULL ORDER BY o.lane DESC LIMIT 1)"
 )
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM records r WHERE r.record_id = ?"
 READ_DELIVERY = (
@@ -88,9 +95,9 @@ TRACE_RECORDS = (
     f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.call_id = ? "
     "ORDER BY r.record_id DESC LIMIT 256"
 )
+TRACED_COLUMNS = "d.destination_id, d.form, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.error"
 TRACE_DELIVERIES = (
-    "SELECT destination_id, form, lane, state, attempts, due_at, settled_at, error FROM deliveries "
-    "WHERE record_id = ? ORDER BY lane, destination_id, form"
+    f"SELECT {TRACED_COLUMNS} FROM deliveries d WHERE d.record_id = ? ORDER BY d.lane, d.destination_id, d.form"
 )
 
 # The queue
@@ -116,33 +123,63 @@ POSTPONE = (
     "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ? "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
-WAKE = (
-    f"UPDATE deliveries SET due_at = :now WHERE destination_id = :destination AND lane = :lane "
-    f"AND state = {_READY} AND state <= 3 AND due_at > :now"
+NOT_YET_DUE = (
+    f"SELECT record_id, form FROM deliveries WHERE destination_id = :destination AND lane = :lane "
+    f"AND state = {_READY} AND state <= 3 AND record_id >= :first AND due_at > :now ORDER BY record_id LIMIT :limit"
 )
+WAKE = "UPDATE deliveries SET due_at = ? WHERE record_id = ? AND destination_id = ? AND form = ?"
 HELD_FOR = (
-    "SELECT record_id, form FROM deliveries WHERE destination_id = ? AND lane = ? "
-    f"AND state = {_HELD} AND state <= 3 AND held_for = ? ORDER BY record_id LIMIT ?"
+    "SELECT record_id, form FROM deliveries WHERE destination_id = ? AND held_for = ? AND lane = ? "
+    f"AND state = {_HELD} ORDER BY record_id LIMIT ?"
+)
+HELD_TOKENS = (
+    f"SELECT DISTINCT held_for FROM deliveries WHERE destination_id = ? AND state = {_HELD} "
+    f"AND held_for <> {HELD_FOR_CORE}"
 )
 DELIVERIES_OF_RECORD = (
     "SELECT destination_id, form, lane, state, ordered, after_destination_id, held_for FROM deliveries "
     "WHERE record_id = ?"
 )
 # A delivery waits for queued ones of earlier records of its call: core after core, detail after both.
-# What is held with a dead core waits with it and blocks nobody.
+# What is held with a dead core waits with it and blocks nobody; nor does a notice, which may wait for a detail.
+# The newest 256 are enough: where an older one is still queued, those after it are too.
 EARLIER_QUEUED = (
-    "SELECT 1 FROM records r JOIN deliveries d USING (record_id) "
-    "WHERE r.call_id = :call_id AND r.record_id < :record_id "
-    "AND r.settled_at IS NULL AND d.destination_id = :destination AND d.ordered "
-    f"AND d.state <= {_HELD} AND NOT (d.state = {_HELD} AND d.held_for = {HELD_FOR_CORE}) "
+    "SELECT 1 FROM (SELECT record_id, settled_at FROM records WHERE call_id = :call_id AND record_id < :record_id "
+    "ORDER BY record_id DESC LIMIT 256) r CROSS JOIN deliveries d USING (record_id) "
+    "WHERE r.settled_at IS NULL AND d.destination_id = :destination AND d.ordered AND d.form <> 'notice' "
+    f"AND d.state <= {_HELD} AND NOT (d.state = {_HELD} AND d.held_for IS {HELD_FOR_CORE}) "
     "AND (d.lane = 'core' OR :lane = 'detail') LIMIT 1"
 )
+# Those that wait among the next 1024; what lies behind more than that is found by maintenance.
 LATER_OF_CALL = (
-    "SELECT record_id, raw_bytes FROM records WHERE call_id = ? AND record_id >= ? AND settled_at IS NULL "
-    "ORDER BY record_id LIMIT 256"
+    "SELECT record_id, raw_bytes FROM (SELECT record_id, raw_bytes, settled_at FROM records "
+    "WHERE call_id = ? AND record_id >= ? ORDER BY record_id LIMIT 1024) r WHERE settled_at IS NULL AND EXISTS ("
+    f"SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND (d.state = {_WAITING} "
+    f"OR (d.state = {_HELD} AND d.held_for = {HELD_FOR_CORE}))) LIMIT 256"
+)
+OLDEST_WAITING = (
+    "SELECT r.call_id, r.record_id, r.raw_bytes FROM deliveries d JOIN records r USING (record_id) "
+    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_WAITING} AND d.state <= 3 ORDER BY d.record_id LIMIT ?"
 )
 OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND state <= 3 LIMIT 1"
 MAKE_RECEIPT = "UPDATE records SET settled_at = ?, token_id = NULL WHERE record_id = ?"
+
+# Operators' orders
+
+DEAD_LETTERS = (
+    f"SELECT {RECORD_COLUMNS}, {TRACED_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
+    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_DEAD} AND d.state <= 3 AND d.record_id >= ? "
+    "ORDER BY d.record_id LIMIT ?"
+)
+REPLAY = (
+    "UPDATE deliveries SET state = ?, due_at = ?, held_for = ?, attempts = 0, first_failed_at = NULL, "
+    "settled_at = NULL, error = NULL WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+# The reason for which it was dead or held stays, for the trace.
+DISCARD = (
+    f"UPDATE deliveries SET state = {int(DeliveryState.DISCARDED)}, settled_at = ?, held_for = NULL "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
 
 # Reading payloads
 
@@ -151,7 +188,7 @@ READ_CHUNKS = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN 
 # Maintenance
 
 DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"
-ALL_LOOSE_CHUNKS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk"
+LOOSE_CHUNKS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk LIMIT ?"
 OLD_RECEIPTS = (
     "SELECT record_id FROM records WHERE settled_at IS NOT NULL AND settled_at < ? ORDER BY settled_at LIMIT ?"
 )
@@ -174,3 +211,31 @@ UPLOAD_TOKEN = "SELECT token_id FROM uploads WHERE key_hash = ? AND token_id IS 
 FORGET_UPLOAD_TOKEN = "UPDATE uploads SET token_id = NULL WHERE key_hash = ?"
 EXPIRED_UPLOADS = "SELECT key_hash, token_id FROM uploads WHERE expires_at < ? LIMIT ?"
 DELETE_UPLOAD = "DELETE FROM uploads WHERE key_hash = ?"
+
+# Progress of multipart uploads
+
+ADD_MULTIPART = (
+    "INSERT INTO multiparts (record_id, destination_id, form, bucket, object_key, upload_id, part_bytes) "
+    "VALUES (?,?,?,?,?,?,?)"
+)
+READ_MULTIPART = (
+    "SELECT bucket, object_key, upload_id, part_bytes FROM multiparts "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+WRITE_PART = (
+    "INSERT INTO multipart_parts (record_id, destination_id, form, number, size, md5, etag) VALUES (?,?,?,?,?,?,?) "
+    "ON CONFLICT (record_id, destination_id, form, number) DO UPDATE SET "
+    "size = excluded.size, md5 = excluded.md5, etag = excluded.etag"
+)
+READ_PARTS = (
+    "SELECT number, size, md5, etag FROM multipart_parts WHERE record_id = ? AND destination_id = ? AND form = ? "
+    "ORDER BY number"
+)
+DELETE_PARTS = "DELETE FROM multipart_parts WHERE record_id = ? AND destination_id = ? AND form = ?"
+DELETE_MULTIPART = "DELETE FROM multiparts WHERE record_id = ? AND destination_id = ? AND form = ?"
+# A delivery that is gone ended as well: its receipt was old.
+ABANDONED_MULTIPARTS = (
+    "SELECT m.record_id, m.form, m.bucket, m.object_key, m.upload_id, m.part_bytes FROM multiparts m "
+    "LEFT JOIN deliveries d USING (record_id, destination_id, form) "
+    "WHERE m.destination_id = ? AND (d.state IS NULL OR d.state > 3) ORDER BY m.record_id LIMIT ?"
+)

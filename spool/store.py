@@ -5,24 +5,30 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 """
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from spool import statements
+from spool import multipart, statements
 from spool.acceptance import Acceptance, Stored
-from spool.database import connect_writer, migrate, translated
+from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
+from spool.errors import SpoolUnavailable
 from spool.incoming import Incoming, total_chunks
 from spool.maintenance import Maintenance, ReceiptLimits
-from spool.payloads import FrameWriter, described
-from spool.quota import Quota, default_limit
+from spool.opening import prepare_database
+from spool.orders import Discard, Replay, steps
+from spool.payloads import Frame, FrameWriter, described
+from spool.progress import PartProgress, UploadProgress
+from spool.quota import Quota
 from spool.reading import Reader
 from spool.records import (
     Accepted,
+    DeadLetter,
+    Delivered,
     Delivery,
+    DeliveryKey,
     Due,
     Fragment,
     Lane,
@@ -33,14 +39,16 @@ from spool.records import (
     TracedRecord,
     Upload,
 )
-from spool.settling import Names, Release, Settle, Wake
-from spool.writer import CommitObserver, Transaction, Writer
+from spool.settling import Release, Settle, Wake, record_chunks
+from spool.transaction import Result, Transaction
+from spool.writer import CommitObserver, Writer
 
 INLINE_BYTES = 32 << 10
 """Smaller payloads are compressed at once (some 10 us each): less than a trip to another thread costs."""
 OVERHEAD_BYTES = 1024
 """What a record takes in the spool besides its payload, about."""
-RELEASE_STEP = 500
+ROWS_PER_STEP = 500
+"""Large orders to the queue are written in transactions of so many deliveries."""
 HOUR = 3600 * 1000
 
 
@@ -75,6 +83,8 @@ class Spool:
     ) -> None:
         self.warning = warning
         """What the operator should know about the directory, if anything."""
+        self.announce: Callable[[tuple[Delivery, ...]], None] = lambda _ready: None
+        """Told, on the event loop, of the deliveries of each record that became durable."""
         self._options = options
         self._clock = clock
         self._lock = lock
@@ -102,22 +112,29 @@ class Spool:
         await asyncio.to_thread(lock.acquire, options.lock_timeout)
         try:
             path = options.directory / DATABASE_NAME
-            start = await asyncio.to_thread(_prepare, path, options, tuple(destinations))
+            start = await asyncio.to_thread(prepare_database, path, options.max_bytes, tuple(destinations))
             reader = await Reader.open(path, start.names)
-            writer = Writer(path, asyncio.get_running_loop(), observer)
+            try:
+                with translated(f"opening the spool {path} for writing"):
+                    writer = Writer(path, asyncio.get_running_loop(), observer, start.log_cap_bytes)
+            except BaseException:
+                await reader.close()
+                raise
         except BaseException:
             lock.release()
             raise
         return cls(options, clock, lock, writer, reader, Quota(start.limit_bytes), start.next_chunk, warning)
 
     async def close(self) -> None:
-        """Write what was submitted and give the directory back."""
+        """Write what was submitted and give the directory back; a large payload on its way in is refused."""
         self._maintaining.cancel()
         await asyncio.gather(self._maintaining, return_exceptions=True)
-        self._compressors.shutdown(wait=False)
-        await self._reader.close()
-        await self._writer.close()
-        self._lock.release()
+        await asyncio.to_thread(self._compressors.shutdown)
+        try:
+            await self._reader.close()
+        finally:
+            await self._writer.close()
+            self._lock.release()
 
     # Intake ----------------------------------------------------------------------------------------------------
 
@@ -127,7 +144,7 @@ class Spool:
         When this returns, the commit that holds the record has been fsynced. Raises `SpoolFull` or
         `SpoolUnavailable`; then nothing of the record is kept.
         """
-        if new.raw_bytes <= INLINE_BYTES:
+        if sum(len(piece) for pieces in new.fragments.values() for piece in pieces) <= INLINE_BYTES:
             return await self._accept_small(new)
         return await self._accept_large(new)
 
@@ -141,32 +158,31 @@ class Spool:
         return await self._commit(new, Stored(first, first, frames, fragments, loose=False))
 
     async def _accept_large(self, new: NewRecord) -> Accepted:
-        loop = asyncio.get_running_loop()
         first = self._reserve_chunks(total_chunks(new.fragments))
         incoming = Incoming.of(new.fragments, first, self._options.compression_level)
-        promised = 0
         self._maintenance.incoming.add(first)
         try:
-            batch, last = await loop.run_in_executor(self._compressors, incoming.next_batch)
+            batch, last = await self._compressed(incoming)
             while not last:
                 byte_count = sum(len(frame.data) for frame in batch)
-                self._quota.promise(byte_count, self.used_bytes)
-                promised += byte_count
-                await self._writer.submit(incoming.add_batch(batch), byte_count)
-                self._quota.settle(byte_count)
-                promised -= byte_count
-                batch, last = await loop.run_in_executor(self._compressors, incoming.next_batch)
+                with self._quota.promised(byte_count, self.used_bytes):
+                    await uninterrupted(self._writer.submit(incoming.add_batch(batch), byte_count))
+                batch, last = await self._compressed(incoming)
             return await self._commit(new, incoming.stored(batch))
         finally:
-            self._quota.settle(promised)
             self._maintenance.incoming.discard(first)
             if incoming.loose:
                 self._maintenance.chunks_are_loose()
 
+    async def _compressed(self, incoming: Incoming) -> tuple[list[Frame], bool]:
+        try:
+            compressing = asyncio.get_running_loop().run_in_executor(self._compressors, incoming.next_batch)
+        except RuntimeError as error:
+            raise SpoolUnavailable("the spool is closed") from error
+        return await uninterrupted(compressing)
+
     async def _commit(self, new: NewRecord, stored: Stored) -> Accepted:
         byte_count = sum(len(frame.data) for frame in stored.frames)
-        promised = byte_count + OVERHEAD_BYTES
-        self._quota.promise(promised, self.used_bytes)
         now = self._clock()
         operation = Acceptance(
             new,
@@ -176,18 +192,23 @@ class Spool:
             now,
             now - self._options.duplicate_window,
         )
-        try:
-            return await self._writer.submit(operation, byte_count)
-        finally:
-            self._quota.settle(promised)
+        with self._quota.promised(byte_count + OVERHEAD_BYTES, self.used_bytes):
+            committing = self._writer.submit(operation, byte_count)
+            # What was submitted is committed, whether the sender still waits for it or not.
+            committing.add_done_callback(self._committed)
+            return await uninterrupted(committing)
+
+    def _committed(self, committing: "asyncio.Future[Accepted]") -> None:
+        if not committing.cancelled() and committing.exception() is None:
+            self.announce(committing.result().ready)
 
     def promise_staging(self, byte_count: int) -> None:
         """Count `byte_count` bytes of a staging file in the quota, or raise `SpoolFull`."""
-        self._quota.promise(byte_count, self.used_bytes)
+        self._quota.stage(byte_count, self.used_bytes)
 
     def settle_staging(self, byte_count: int) -> None:
         """That many bytes of staging files are gone."""
-        self._quota.settle(byte_count)
+        self._quota.unstage(byte_count)
 
     def _reserve_chunks(self, count: int) -> int:
         first = self._next_chunk
@@ -224,7 +245,7 @@ class Spool:
     async def settle(self, delivery: Delivery, settlement: Settlement) -> tuple[Delivery, ...]:
         """Write what an attempt did; returns, once that is durable, the deliveries that it freed."""
         freed = await self._writer.submit(Settle(delivery, settlement, self._reader.names, self._clock()))
-        if sum(fragment.chunks for fragment in delivery.record.fragments.values()) > 1:
+        if isinstance(settlement, Delivered) and record_chunks(delivery.record) > 1:
             self._maintenance.chunks_are_loose()
         return freed
 
@@ -235,7 +256,7 @@ class Spool:
         first: tuple[Delivery, ...] = ()
         left = limit
         while left is None or left > 0:
-            step = RELEASE_STEP if left is None else min(left, RELEASE_STEP)
+            step = ROWS_PER_STEP if left is None else min(left, ROWS_PER_STEP)
             count, freed = await self._writer.submit(Release(destination, token_id, step, self._reader.names))
             first = first or freed
             if count < step:
@@ -243,9 +264,17 @@ class Spool:
             left = None if left is None else left - count
         return first
 
+    async def held_tokens(self, destination: str) -> tuple[int | None, ...]:
+        """The tokens for which deliveries are held; None for the token that all deliveries there share."""
+        return await self._reader.held_tokens(self._reader.names.ids[destination])
+
     async def wake(self, destination: str, *, now: int) -> None:
         """Make every delivery that is ready but not yet due, due now."""
-        await self._writer.submit(Wake(self._reader.names.ids[destination], now))
+        for lane in Lane:
+            first: int | None = 0
+            while first is not None:
+                wake = Wake(self._reader.names.ids[destination], lane, now, first, ROWS_PER_STEP)
+                first = await self._writer.submit(wake)
 
     def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
         """The stored zstd frames of a fragment, verified; raises `CorruptPayload`."""
@@ -255,11 +284,68 @@ class Spool:
         """The agent's own token by its id; None once it was overwritten."""
         return await self._reader.token(token_id)
 
+    # Progress of multipart uploads (uploaders.s3.ledger.Ledger) -----------------------------------------------
+
+    async def upload_progress(self, key: DeliveryKey) -> UploadProgress | None:
+        """How far the multipart upload of a delivery has come; None when it has none."""
+        return await self._writer.submit(multipart.ReadProgress(key, self._reader.names.ids[key.destination]))
+
+    async def begin_upload(self, progress: UploadProgress) -> None:
+        """Remember a multipart upload that was begun, without parts; durable when this returns."""
+        destination_id = self._reader.names.ids[progress.delivery.destination]
+        await self._writer.submit(multipart.BeginProgress(progress, destination_id))
+
+    async def write_parts(self, key: DeliveryKey, parts: Mapping[int, PartProgress]) -> None:
+        """Remember parts of an upload as they are now; durable when this returns."""
+        await self._writer.submit(multipart.WriteParts(key, self._reader.names.ids[key.destination], parts))
+
+    async def forget_upload(self, key: DeliveryKey) -> None:
+        """Forget the multipart upload of a delivery."""
+        await self._writer.submit(multipart.ForgetProgress(key, self._reader.names.ids[key.destination]))
+
+    async def abandoned_uploads(self, destination: str) -> tuple[UploadProgress, ...]:
+        """Some multipart uploads whose deliveries ended without being delivered: they are to be aborted."""
+        return await self._writer.submit(multipart.FindAbandoned(destination, self._reader.names.ids[destination]))
+
     # What people and metrics ask -------------------------------------------------------------------------------
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """The newest 256 records of a call, receipts included, the oldest first."""
         return await self._reader.trace(call_id)
+
+    async def dead(
+        self, destination: str | None, *, limit: int, after: DeliveryKey | None = None
+    ) -> tuple[DeadLetter, ...]:
+        """A page of dead letters, of all destinations for None, in commit order.
+
+        `after` is the key of the last one of the page before; a page with fewer than `limit` is the last.
+        """
+        return await self._reader.dead(destination, limit, after)
+
+    # Operators' orders -----------------------------------------------------------------------------------------
+
+    async def replay(self, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
+        """Put dead letters back into the queue, in the order of their calls, as if never tried.
+
+        Idempotency keys stay; what was held with a dead letter goes on waiting for it. What is no dead letter (any
+        more) is passed over. Returns, once that is durable, the deliveries that may be sent at once.
+        """
+        ready: list[Delivery] = []
+        for step in steps(keys):
+            ready += await self._writer.submit(Replay(step, self._reader.names, self._clock()))
+        return tuple(ready)
+
+    async def discard(self, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
+        """Give up deliveries that have not ended: they count as discarded, and a record may end with its last.
+
+        A core that is discarded without its detail frees that to be sent. Returns, once that is durable, the
+        deliveries that were freed.
+        """
+        freed: list[Delivery] = []
+        for step in steps(keys):
+            freed += await self._writer.submit(Discard(step, self._reader.names, self._clock()))
+        self._maintenance.chunks_are_loose()
+        return tuple(freed)
 
     @property
     def used_bytes(self) -> int:
@@ -275,7 +361,7 @@ class Spool:
         }
         oldest = {key: at for key, at in self._maintenance.oldest.items() if lanes[key].queued}
         return SpoolStats(
-            self.used_bytes,
+            self.used_bytes + self._quota.staged_bytes,
             self._quota.limit_bytes,
             lanes,
             oldest,
@@ -284,34 +370,13 @@ class Spool:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    names: Names
-    limit_bytes: int
-    next_chunk: int
-
-
-def _prepare(path: Path, options: SpoolOptions, destinations: tuple[str, ...]) -> _Start:
-    """Bring the database up to date and read what a start needs; a handful of look-ups, whatever it holds."""
-    path.touch(0o600)
-    with translated(f"opening the spool {path}"):
-        connection = connect_writer(path)
-        try:
-            migrate(connection)
-            limit_bytes = options.max_bytes or default_limit(options.directory)
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(statements.WRITE_META, ("spool_id", secrets.token_hex(4)))
-            connection.execute(statements.WRITE_META, ("limit_bytes", limit_bytes))
-            connection.executemany(statements.ADD_DESTINATION, [(name,) for name in destinations])
-            connection.execute("COMMIT")
-            spool_id = connection.execute(statements.READ_META, ("spool_id",)).fetchone()[0]
-            first_limit = connection.execute(statements.READ_META, ("limit_bytes",)).fetchone()[0]
-            names = dict(connection.execute(statements.ALL_DESTINATIONS).fetchall())
-            last_chunks = [
-                connection.execute(statement).fetchone()[0] or 0
-                for statement in (statements.LAST_CHUNK, statements.LAST_LOOSE_CHUNK)
-            ]
-        finally:
-            connection.close()
-    ids = {name: destination_id for destination_id, name in names.items()}
-    return _Start(Names(spool_id, ids, names), options.max_bytes or first_limit, max(last_chunks) + 1)
+async def uninterrupted(future: "asyncio.Future[Result]") -> Result:
+    """Await what uses the caller's buffers or chunks: when the caller is cancelled, its end is waited for first."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if not future.done():
+            await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # seen, and of interest to nobody any more
+        raise

@@ -12,18 +12,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
-from spool.accounting import CounterBook
-from spool.checkpoints import Checkpointer
-from spool.database import PAGE_SIZE, connect_writer, translate
-from spool.errors import SpoolError, SpoolUnavailable
-from spool.tokens import TokenBook
-
-Result = TypeVar("Result")
+from spool.checkpoints import CAP_BYTES, Checkpointer
+from spool.database import PAGE_SIZE, connect_writer, distrusts_disk, log_of, translate
+from spool.errors import SpoolFull, SpoolUnavailable
+from spool.transaction import Operation, Result, Transaction
 
 GROUP_LIGHT_OPERATIONS = 512
 GROUP_HEAVY_BYTES = 4 << 20
@@ -32,6 +30,7 @@ HEAVY_BYTES = 256 << 10
 PAGES_PER_GROUP = 12
 """About how many pages a group of small records writes besides payloads; for the pace of checkpoints only."""
 REOPEN_SECONDS = 1.0
+WRITING = "writing to the spool"
 
 
 class CommitObserver(Protocol):
@@ -42,41 +41,13 @@ class CommitObserver(Protocol):
         ...
 
 
-class Transaction:
-    """What an operation may use: the connection and the books that are written with it."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.execute = connection.execute
-        self.counters = CounterBook(connection)
-        self.tokens = TokenBook()
-
-    def commit(self) -> None:
-        """Write the books and make all of it durable."""
-        self.counters.flush(self.connection)
-        self.tokens.flush(self.connection)
-        self.execute("COMMIT")
-        self.counters.committed()
-        self.tokens.committed()
-
-    def roll_back(self) -> None:
-        """Undo everything since BEGIN."""
-        if self.connection.in_transaction:
-            self.execute("ROLLBACK")
-        self.counters.rolled_back()
-        self.tokens.rolled_back()
-
-
-Operation = Callable[[Transaction], Result]
-
-
 @dataclass(slots=True)
 class _Request(Generic[Result]):
     operation: Operation[Result]
     byte_count: int
     future: asyncio.Future[Result]
     result: Result | None = None
-    error: BaseException | None = None
+    error: Exception | None = None
 
     def resolve(self) -> None:
         if self.future.done():
@@ -87,11 +58,25 @@ class _Request(Generic[Result]):
             self.future.set_result(self.result)  # type: ignore[arg-type]  # None only where Result allows it
 
 
+Group = list[_Request[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Setback:
+    """What made a transaction come to nothing; with `shared` it would be no better for any of its operations."""
+
+    error: Exception
+    shared: bool
+
+
 class Writer:
     """Owns the writing connection in a thread. Opens it at once; `close` ends it."""
 
-    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop, observer: CommitObserver) -> None:
+    def __init__(
+        self, path: Path, loop: asyncio.AbstractEventLoop, observer: CommitObserver, log_cap_bytes: int = CAP_BYTES
+    ) -> None:
         self._path = path
+        self._log_path = log_of(path)
         self._loop = loop
         self._observer = observer
         self._inbox: SimpleQueue[_Request[object] | None] = SimpleQueue()
@@ -103,16 +88,13 @@ class Writer:
         """Why nothing can be written at the moment, if so."""
         self.used_bytes = 0
         """Pages in use, times their size, as of the last commit; the log not included."""
+        self.log_bytes = 0
+        """Size of the write-ahead log's file as of the last commit."""
         self.transaction = Transaction(connect_writer(path))
         self._measure()
-        self.checkpointer = Checkpointer(path, self._checkpoint_failed)
+        self._checkpointer = Checkpointer(path, self._checkpoint_failed, log_cap_bytes)
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
-
-    @property
-    def log_bytes(self) -> int:
-        """Size of the write-ahead log as of the last checkpoint."""
-        return self.checkpointer.log_bytes
 
     def submit(self, operation: Operation[Result], byte_count: int = 0) -> "asyncio.Future[Result]":
         """Have `operation` run in a transaction; the future resolves once that is durable.
@@ -130,21 +112,27 @@ class Writer:
         if not self._closed:
             self._closed = True
             self._inbox.put(None)
-            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join)
 
     # The thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._abandon()
+
+    def _work(self) -> None:
         stopping = False
         while not stopping or self._light or self._heavy:
             stopping = self._collect(block=not (stopping or self._light or self._heavy)) or stopping
             group = self._take_group()
             if group:
                 self._write(group)
-                self._loop.call_soon_threadsafe(_resolve, group)
-            if self.checkpointer.reset_due:
+                self._tell(_resolve, group)
+            if self.failure is None and self._checkpointer.must_reset(self.log_bytes):
                 self._reset_log()
-        self.checkpointer.stop()
+        self._checkpointer.stop()
         self._finish()
 
     def _collect(self, *, block: bool) -> bool:
@@ -158,55 +146,58 @@ class Writer:
             return False
         return True
 
-    def _take_group(self) -> list[_Request[object]]:
+    def _take_group(self) -> Group:
         group = [self._light.popleft() for _ in range(min(len(self._light), GROUP_LIGHT_OPERATIONS))]
         heavy_bytes = 0
-        while self._heavy and heavy_bytes + self._heavy[0].byte_count <= max(
-            GROUP_HEAVY_BYTES, self._heavy[0].byte_count
-        ):
+        while self._heavy and (not heavy_bytes or heavy_bytes + self._heavy[0].byte_count <= GROUP_HEAVY_BYTES):
             heavy_bytes += self._heavy[0].byte_count
             group.append(self._heavy.popleft())
         return group
 
-    def _write(self, group: list[_Request[object]]) -> None:
+    def _write(self, group: Group) -> None:
         if self.failure is not None and not self._reopen():
-            for request in group:
-                request.error = SpoolUnavailable(f"the spool cannot write: {self.failure}")
+            _fail(group, SpoolUnavailable(f"the spool cannot write: {self.failure}"))
             return
-        error = self._transact(group)
-        if error is None:
+        setback = self._transact(group)
+        if setback is None:
             return
-        if len(group) == 1 or self.failure is not None:
-            for request in group:
-                request.error = error
+        if len(group) == 1 or setback.shared:
+            _fail(group, setback.error)
             return
         for request in group:
             self._write([request])
 
-    def _transact(self, group: list[_Request[object]]) -> BaseException | None:
+    def _transact(self, group: Group) -> _Setback | None:
         """Run a group in one transaction. Returns what made it come to nothing."""
         started = time.perf_counter()
         try:
-            self.transaction.execute("BEGIN IMMEDIATE")
+            self.transaction.begin()
             for request in group:
                 request.result = request.operation(self.transaction)
             self.transaction.commit()
         except sqlite3.Error as error:
-            return self._failed(translate(error, "writing to the spool"))
+            return self._set_back(error)
         except Exception as error:  # noqa: BLE001  # whatever an operation raises belongs to whoever submitted it
             self._roll_back()
-            return error
-        self._measure()
-        self.checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + sum(request.byte_count for request in group))
-        self._loop.call_soon_threadsafe(self._observer.committed, time.perf_counter() - started, len(group))
+            unstorable = isinstance(error, UnicodeEncodeError | OverflowError)
+            return _Setback(translate(error, WRITING) if unstorable else error, shared=False)
+        reason = self._measure()
+        if reason is not None:
+            self.failure = reason
+            return _Setback(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
+        self._checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + sum(request.byte_count for request in group))
+        self._tell(self._observer.committed, time.perf_counter() - started, len(group))
         return None
 
-    def _failed(self, error: SpoolError) -> SpoolError:
+    def _set_back(self, cause: sqlite3.Error) -> _Setback:
         """After an I/O error nothing that the connection believes can be trusted: it is reopened before the next."""
         self._roll_back()
-        if isinstance(error, SpoolUnavailable):
+        error = translate(cause, WRITING)
+        if distrusts_disk(cause):
             self.failure = str(error)
-        return error
+        if isinstance(error, SpoolFull):
+            error.used_bytes = self.used_bytes + self.log_bytes
+        return _Setback(error, shared=isinstance(error, SpoolUnavailable))
 
     def _roll_back(self) -> None:
         try:
@@ -222,28 +213,37 @@ class Writer:
         if time.monotonic() - self._last_reopen < REOPEN_SECONDS:
             return False
         self._last_reopen = time.monotonic()
+        before, self.failure = self.failure, None  # at once, so that what the checkpoints say from now on stays
         try:
             self.transaction.connection.close()
             self.transaction = Transaction(connect_writer(self._path))
             busy, _, _ = self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
-            self.failure = f"the spool's database does not open: {error}"
+            self.failure = f"the spool's database does not open: {error} (at first: {before})"
             return False
-        if busy:
-            return False
-        self.failure = None
-        return True
+        reason = before if busy else self._measure()
+        self.failure = reason or self.failure
+        return self.failure is None
 
-    def _measure(self) -> None:
-        pages = self.transaction.execute("PRAGMA page_count").fetchone()[0]
-        free = self.transaction.execute("PRAGMA freelist_count").fetchone()[0]
+    def _measure(self) -> str | None:
+        """See how much room is in use; returns why what was just committed cannot be relied on, if so."""
+        try:
+            pages = self.transaction.execute("PRAGMA page_count").fetchone()[0]
+            free = self.transaction.execute("PRAGMA freelist_count").fetchone()[0]
+            self.log_bytes = self._log_path.stat().st_size
+        except FileNotFoundError:
+            return f"{self._log_path} was removed while it was in use"
+        except (sqlite3.Error, OSError) as error:
+            return f"the size of the spool cannot be read: {error}"
         self.used_bytes = (pages - free) * PAGE_SIZE
+        return None
 
     def _reset_log(self) -> None:
         try:
-            self.checkpointer.reset(self.transaction.connection)
+            self._checkpointer.reset(self.transaction.connection, self.log_bytes)
         except sqlite3.Error as error:
-            self.failure = f"resetting the log failed: {error}"
+            if distrusts_disk(error):
+                self.failure = f"resetting the log failed: {error}"
 
     def _checkpoint_failed(self, reason: str) -> None:
         self.failure = reason
@@ -251,12 +251,30 @@ class Writer:
     def _finish(self) -> None:
         """Leave a database without a log behind, where the disk allows it; the log is as good."""
         try:
-            self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.transaction.connection.close()
         except sqlite3.Error as error:
             self.failure = f"closing the spool's database failed: {error}"
 
+    def _abandon(self) -> None:
+        """Nobody waits for ever for a thread that ended: there is nobody left, unless it ended by a mistake of ours."""
+        self._closed = True
+        while not self._inbox.empty():
+            self._collect(block=False)
+        left = [*self._light, *self._heavy]
+        _fail(left, SpoolUnavailable("the spool's writer has ended"))
+        self._tell(_resolve, left)
 
-def _resolve(group: list[_Request[object]]) -> None:
+    def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the event loop is closed, and everyone who waited on it is gone
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _fail(group: Group, error: Exception) -> None:
+    for request in group:
+        request.error = error
+
+
+def _resolve(group: Group) -> None:
     for request in group:
         request.resolve()

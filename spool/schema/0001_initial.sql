@@ -31,8 +31,9 @@ CREATE TABLE counters (
 ) STRICT, WITHOUT ROWID;
 
 -- The agents' own tokens, here and nowhere else; overwritten and deleted when nothing uses them any more.
+-- AUTOINCREMENT: whoever remembers an id must never find another agent's token under it.
 CREATE TABLE tokens (
-    token_id   INTEGER PRIMARY KEY,
+    token_id   INTEGER PRIMARY KEY AUTOINCREMENT,
     token_hash BLOB NOT NULL UNIQUE,
     value      TEXT NOT NULL,
     uses       INTEGER NOT NULL
@@ -92,6 +93,8 @@ CREATE TABLE deliveries (
 ) STRICT, WITHOUT ROWID;
 -- The queue and the dead letters: one lookup for the oldest of any state, one range for what is due.
 CREATE INDEX deliveries_open ON deliveries (destination_id, lane, state, record_id, due_at) WHERE state <= 3;
+-- What is set aside, by what for; costs nothing for all that is not.
+CREATE INDEX deliveries_held ON deliveries (destination_id, held_for, lane, record_id) WHERE state = 2;
 
 -- Addresses given to agents for a PUT. Only the hash of an address's key is kept.
 CREATE TABLE uploads (
@@ -103,6 +106,7 @@ CREATE TABLE uploads (
     record_uid TEXT,
     digest     BLOB
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX uploads_by_expiry ON uploads (expires_at);
 
 PRAGMA user_version = 1;
 COMMIT;

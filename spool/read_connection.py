@@ -1,0 +1,45 @@
+"""One reading connection, on a thread of its own: it can change nothing, and each question is a snapshot."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import aiosqlite
+
+from spool.database import address_of, reader_pragmas, translated
+from spool.errors import SpoolUnavailable
+from spool.rows import Row
+
+Value = str | bytes | int | None
+
+
+class ReadConnection:
+    """Answers one question after the other. Made by `open`."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path) -> "ReadConnection":
+        """Open the database, which must exist; on an error nothing is left open."""
+        with translated("opening the spool for reading"):
+            connection = await aiosqlite.connect(address_of(path), uri=True, isolation_level=None)
+            try:
+                for pragma in reader_pragmas():
+                    await connection.execute(pragma)
+            except BaseException:
+                await connection.close()
+                raise
+        return cls(connection)
+
+    async def ask(self, statement: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> list[Row]:
+        """The rows of one statement; raises the spool's errors."""
+        if self._closed:
+            raise SpoolUnavailable("the spool is closed")
+        with translated("reading from the spool"):
+            return list(await self._connection.execute_fetchall(statement, parameters))
+
+    async def close(self) -> None:
+        """Finish what was asked, and end the thread."""
+        self._closed = True
+        await self._connection.close()
