@@ -12,6 +12,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+SDK := .venv/.sdk
 LOCKS := requirements.lock requirements-dev.lock requirements-build.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
@@ -33,7 +34,7 @@ run: $(READY) ## Start callspool here; what it delivers lands in ./callspool-dat
 	@exec $(BIN)/callspool run --local
 
 .PHONY: setup
-setup: $(READY) ## Create .venv with the locked dependencies (the other targets do it when it is needed)
+setup: $(READY) $(SDK) ## Create .venv with the locked dependencies (the other targets do it when it is needed)
 
 # A .venv whose interpreter is gone or too old is made anew; otherwise only what changed is installed.
 $(READY): $(LOCKS) pyproject.toml
@@ -53,8 +54,13 @@ $(READY): $(LOCKS) pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# The SDK that the tests post with. What posts in it needs nothing of the agent framework that it asks for.
+$(SDK): requirements-sdk.lock $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@touch $@
+
 .PHONY: test
-test: $(READY) lint ## Check format, lint, types, import directions; run the tests with coverage
+test: $(READY) $(SDK) lint ## Check format, lint, types, import directions; run the tests with coverage
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 .PHONY: lint

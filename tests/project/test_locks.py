@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 from tests.project.repository import text
 
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-sdk.lock")
 
 
 @cache

@@ -1,0 +1,95 @@
+"""The Whispey SDK, unmodified, posts through the gateway as if that were its endpoint."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.calllogs import make_call_log
+from bench.endpoint import Endpoint
+from tests.system.gateway_process import GatewayProcess
+
+SDK = "4.2.11"
+KEY = "agents-key-77ab"
+AGENT = Path(__file__).with_name("sdk_agent.py")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the SDK's ways to send a call log, chosen by its size and by what the SDK is told."""
+
+    name: str
+    size: int
+    kinds: tuple[str, ...]
+    """What it becomes at the endpoint."""
+    says: str
+    """What the SDK's report of a success has, by which the way can be told."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+TWO_PHASES = ("core", "detail")
+WAYS = (
+    Way("plain", 5_000, ("whole",), "status"),
+    Way("envelope", 200_000, ("whole",), "status"),
+    Way("upload", 7_000_000, TWO_PHASES, "auto_triggered"),
+    Way("upload-and-reference", 7_000_000, TWO_PHASES, "status", {"WHISPEY_S3_AUTO_TRIGGER": "false"}),
+    Way("large-envelope", 7_000_000, TWO_PHASES, "status", {"WHISPEY_USE_S3": "false"}),
+)
+
+
+def installed_sdk() -> str | None:
+    try:
+        return version("whispey")
+    except PackageNotFoundError:
+        return None
+
+
+@pytest.mark.skipif(installed_sdk() != SDK, reason=f"whispey {SDK} is not installed: run `make setup`")
+@pytest.mark.slow
+async def test_the_sdk_succeeds_and_its_call_logs_arrive(tmp_path: Path) -> None:
+    """By each of its ways, the SDK reports success, and the endpoint gets what it sent, with its key in the header."""
+    async with Endpoint(token=KEY) as endpoint:
+        settings = {"CALLSPOOL_ENDPOINT_URL": endpoint.url}
+        async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+            reports = [await post_by_sdk(tmp_path, gateway, way) for way in WAYS]
+            await endpoint.wait_for(sum(len(way.kinds) for way in WAYS))
+            await gateway.delivered()
+            assert KEY not in gateway.log
+    assert {arrival.token for arrival in endpoint.arrivals} == {KEY}
+    for way, report in zip(WAYS, reports, strict=True):
+        assert report["result"]["success"] is True, way.name
+        assert way.says in report["result"], way.name
+        assert_arrived(endpoint, way, report["sent"])
+
+
+async def post_by_sdk(folder: Path, gateway: GatewayProcess, way: Way) -> Any:
+    """What the SDK returned, and what it says it sent."""
+    call_log, report = folder / "call.json", folder / "report.json"
+    call_log.write_bytes(make_call_log(way.size, seed=way.size, call_id=way.name))
+    where = {"WHISPEY_API_URL": f"{gateway.intake_url}/dev/send-call-log", "WHISPEY_API_KEY": KEY}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, AGENT, call_log, report,
+        env=os.environ | where | way.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return json.loads(report.read_bytes())
+
+
+def assert_arrived(endpoint: Endpoint, way: Way, sent: dict[str, Any]) -> None:
+    """What the endpoint has of the call is what the SDK sent, but for the key, which came in the header."""
+    arrivals = [arrival for arrival in endpoint.accepted if arrival.call_id == way.name]
+    assert tuple(arrival.kind for arrival in arrivals) == way.kinds
+    arrived: dict[str, Any] = {}
+    for arrival in arrivals:
+        arrived |= json.loads(endpoint.documents[arrival.key])
+    sent.pop("token", None)
+    assert {name: arrived.get(name) for name in sent} == sent
+    assert "token" not in arrived
