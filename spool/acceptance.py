@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from spool import statements
 from spool.errors import SpoolUnavailable
-from spool.order import Sibling, place
+from spool.order import Sibling, place, place_in_record
 from spool.payloads import Frame
 from spool.records import (
     Accepted,
@@ -55,13 +55,14 @@ class Acceptance:
 
     def __call__(self, transaction: Transaction) -> Accepted:
         """Recognise a duplicate; otherwise write chunks, record and deliveries."""
-        earlier = transaction.execute(statements.EARLIER_OF_CALL, (self.new.call_id,)).fetchall()
+        begins_call = transaction.begins_call(self.new.call_id)
+        earlier = [] if begins_call else _earlier(transaction, self.new.call_id)
         original = self._original(transaction, earlier)
         if original is not None:
             return self._duplicate_of(transaction, original)
         superseded = any(event == self.new.superseded_by for _, event, *_ in earlier)
         record = self._write_record(transaction, superseded=superseded)
-        ready = () if superseded else self._owe(transaction, record, first_of_call=not earlier)
+        ready = () if superseded else self._owe(transaction, record, begins_call=not earlier)
         self._mark_upload_used(transaction, record.uid)
         return Accepted(
             record.uid,
@@ -109,31 +110,32 @@ class Acceptance:
                 transaction.execute(statements.FORGET_LOOSE_CHUNKS, (stored.first_chunk,))
             write_frames(transaction, stored.frames, stored.next_chunk)
         settled_at = None if owed else self.now
+        record_id = transaction.new_record_id()
         values = (
-            new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes, stored.stored_bytes,
-            self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments), superseded, settled_at,
+            record_id, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
+            stored.stored_bytes, self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments),
+            superseded, settled_at,
         )  # fmt: skip
-        record_id = transaction.execute(statements.ADD_RECORD, values).lastrowid
-        assert record_id is not None  # sqlite3 types lastrowid for statements that insert nothing
+        transaction.records.add(values)
         return Record(
             record_id, uid_of(self.spool_id, record_id), new.call_id, new.agent_id, new.event, new.environment,
             new.digest, new.raw_bytes, stored.stored_bytes, self.now, token_id, stored.first_chunk, stored.fragments,
         )  # fmt: skip
 
-    def _owe(self, transaction: Transaction, record: Record, *, first_of_call: bool) -> tuple[Delivery, ...]:
+    def _owe(self, transaction: Transaction, record: Record, *, begins_call: bool) -> tuple[Delivery, ...]:
         planned = [(delivery, self._sibling(delivery)) for delivery in self.new.deliveries]
         record_siblings = [sibling for _, sibling in planned]
         ready = []
         for delivery, one in planned:
-            if first_of_call and len(planned) == 1:
-                state = DeliveryState.READY
+            if begins_call:
+                state = place_in_record(one, record_siblings)
             else:
                 state = place(transaction, record.call_id, record.record_id, one, record_siblings)
             values = (
                 record.record_id, one.destination_id, one.form, one.lane, state, one.ordered,
                 one.after_destination_id, self.now,
             )  # fmt: skip
-            transaction.execute(statements.ADD_DELIVERY, values)
+            transaction.deliveries.add(values)
             transaction.counters.owe(one.destination_id, one.lane, state, record.raw_bytes)
             if state is DeliveryState.READY:
                 ready.append(Delivery(record, delivery.destination, one.form, one.lane, 0, self.now, None))
@@ -163,10 +165,14 @@ class Acceptance:
         )
 
 
+def _earlier(transaction: Transaction, call_id: str) -> list[tuple[int, str, bytes, int | None, int]]:
+    return transaction.execute(statements.EARLIER_OF_CALL, (call_id,)).fetchall()
+
+
 def write_frames(transaction: Transaction, frames: Sequence[Frame], first_chunk: int) -> None:
     """Write frames as chunks with consecutive ids."""
     for chunk_id, frame in enumerate(frames, first_chunk):
-        transaction.execute(statements.ADD_CHUNK, (chunk_id, frame.crc32, frame.data))
+        transaction.chunks.add((chunk_id, frame.crc32, frame.data))
 
 
 def still_loose(transaction: Transaction, first_chunk: int) -> None:

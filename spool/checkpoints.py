@@ -2,7 +2,7 @@
 
 PASSIVE checkpoints never block a commit, but under steady load they never catch up either, and the log would
 grow without end (1.9 GB in 6 s were seen). So above a cap the writer is asked to reset the log between two
-groups, when a passive checkpoint has just left it little to do; and above a quarter more, whatever is left.
+groups, when a passive checkpoint has just left it little to do; and above half as much again, whatever is left.
 """
 
 import sqlite3
@@ -79,7 +79,7 @@ class Checkpointer:
         self._thread.join()
 
     def _far_above_cap(self, file_bytes: int) -> bool:
-        return file_bytes > self._cap_bytes + self._cap_bytes // 4
+        return file_bytes > self._cap_bytes + self._cap_bytes // 2
 
     def _run(self) -> None:
         while True:

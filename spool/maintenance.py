@@ -126,8 +126,10 @@ class Maintenance:
             except Exception as error:  # noqa: BLE001  # told in `failure`; whatever it is, the next round is made
                 self.failure = f"{type(error).__name__}: {error}"
                 next_round = loop.time() + EVERY_SECONDS
+            # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with the event.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.0, next_round - loop.time()))
+                async with asyncio.timeout_at(next_round):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def round(self) -> None:

@@ -44,12 +44,19 @@ def place(
     transaction: Transaction, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]
 ) -> DeliveryState:
     """Where a delivery that has not been sent belongs: READY, WAITING, or HELD with a dead one of its own record."""
+    state = place_in_record(one, record)
+    follows = state is DeliveryState.READY and one.ordered and one.form is not Form.NOTICE
+    if follows and _earlier_queued(transaction, call_id, record_id, one):
+        return DeliveryState.WAITING
+    return state
+
+
+def place_in_record(one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
+    """Where it belongs as far as the other deliveries of its own record decide that."""
     ahead = [other.state for other in record if _goes_first(other, one)]
     if DeliveryState.DEAD in ahead:
         return DeliveryState.HELD
     if any(state.queued for state in ahead):
-        return DeliveryState.WAITING
-    if one.ordered and one.form is not Form.NOTICE and _earlier_queued(transaction, call_id, record_id, one):
         return DeliveryState.WAITING
     return DeliveryState.READY
 

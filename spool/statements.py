@@ -1,5 +1,7 @@
 """Every SQL statement of the spool but the schema, named; a comment says why it is so where that is not plain."""
 
+from functools import cache
+
 from spool.records import DeliveryState
 
 _READY, _WAITING, _HELD, _DEAD = (
@@ -19,6 +21,8 @@ ALL_DESTINATIONS = "SELECT destination_id, name FROM destinations"
 LAST_CHUNK = "SELECT max(chunk_id) FROM chunks"
 LAST_LOOSE_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
 
+PAGES_IN_USE = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
+
 # Counters: one update per destination and lane and transaction
 
 COUNTER_COLUMNS = "owed, ready, waiting, held, dead, delivered, expired, discarded, queued_bytes"
@@ -31,11 +35,11 @@ ADD_TO_COUNTERS = (
 # One statement, hence one snapshot. What should be open by the counters comes first, what is open after it.
 RECOUNT = (
     "SELECT 1, destination_id, lane, owed - delivered - expired - discarded FROM counters UNION ALL "
-    "SELECT 0, destination_id, lane, count(*) FROM deliveries WHERE state <= 3 GROUP BY destination_id, lane, state"
+    "SELECT 0, destination_id, lane, count(*) FROM deliveries WHERE +state <= 3 GROUP BY destination_id, lane, state"
 )
 OLDEST_IN_STATE = (
     "SELECT r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
-    "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND d.state <= 3 ORDER BY d.record_id LIMIT 1"
+    "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND +d.state <= 3 ORDER BY d.record_id LIMIT 1"
 )
 
 # Tokens
@@ -60,15 +64,13 @@ EARLIER_OF_CALL = (
     "SELECT record_id, event, digest, settled_at, accepted_at FROM records WHERE call_id = ? "
     "ORDER BY record_id DESC LIMIT 256"
 )
-ADD_CHUNK = "INSERT INTO chunks (chunk_id, crc32, frame) VALUES (?, ?, ?)"
-ADD_RECORD = (
-    "INSERT INTO records (call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, "
-    "token_id, first_chunk, fragments, superseded, settled_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
+CHUNK_COLUMNS = "chunk_id, crc32, frame"
+NEW_RECORD_COLUMNS = (
+    "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
+    "first_chunk, fragments, superseded, settled_at"
 )
-ADD_DELIVERY = (
-    "INSERT INTO deliveries (record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at) "
-    "VALUES (?,?,?,?,?,?,?,?)"
-)
+NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
+LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
 ADD_LOOSE_CHUNKS = "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?)"
 IS_LOOSE = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
 FORGET_LOOSE_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
@@ -80,11 +82,11 @@ RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
     "r.accepted_at, r.token_id, r.first_chunk, r.fragments"
 )
-# A notice tells of the detail's object where a bucket has the core's too: 'detail' sorts behind 'core'.
+# A notice tells of the object of the detail, where a bucket has one of the core too.
 DELIVERY_COLUMNS = (
     "d.destination_id, d.form, d.lane, d.attempts, d.due_at, d.first_failed_at, "
     "(SELECT o.location FROM deliveries o WHERE o.record_id = d.record_id "
-    "AND o.destination_id = d.after_destination_id AND o.location IS NOT NULL ORDER BY o.lane DESC LIMIT 1)"
+    "AND o.destination_id = d.after_destination_id AND o.form <> 'core' AND o.location IS NOT NULL)"
 )
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM records r WHERE r.record_id = ?"
 READ_DELIVERY = (
@@ -106,12 +108,12 @@ TRACE_DELIVERIES = (
 # not each delivery's. What is due later than the longest possible wait was written by a clock that ran ahead.
 DUE = (
     f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
-    f"WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = {_READY} AND d.state <= 3 "
+    f"WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = {_READY} AND +d.state <= 3 "
     "AND NOT (d.due_at BETWEEN :now + 1 AND :horizon) ORDER BY d.record_id LIMIT :limit"
 )
 NEXT_DUE = (
     f"SELECT min(due_at) FROM deliveries WHERE destination_id = :destination AND lane = :lane "
-    f"AND state = {_READY} AND state <= 3 AND due_at BETWEEN :now + 1 AND :horizon"
+    f"AND state = {_READY} AND +state <= 3 AND due_at BETWEEN :now + 1 AND :horizon"
 )
 DELIVERY_STATE = "SELECT state FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
 SET_STATE = (
@@ -125,7 +127,7 @@ POSTPONE = (
 )
 NOT_YET_DUE = (
     f"SELECT record_id, form FROM deliveries WHERE destination_id = :destination AND lane = :lane "
-    f"AND state = {_READY} AND state <= 3 AND record_id >= :first AND due_at > :now ORDER BY record_id LIMIT :limit"
+    f"AND state = {_READY} AND +state <= 3 AND record_id >= :first AND due_at > :now ORDER BY record_id LIMIT :limit"
 )
 WAKE = "UPDATE deliveries SET due_at = ? WHERE record_id = ? AND destination_id = ? AND form = ?"
 HELD_FOR = (
@@ -159,16 +161,16 @@ LATER_OF_CALL = (
 )
 OLDEST_WAITING = (
     "SELECT r.call_id, r.record_id, r.raw_bytes FROM deliveries d JOIN records r USING (record_id) "
-    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_WAITING} AND d.state <= 3 ORDER BY d.record_id LIMIT ?"
+    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_WAITING} AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
 )
-OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND state <= 3 LIMIT 1"
+OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND +state <= 3 LIMIT 1"
 MAKE_RECEIPT = "UPDATE records SET settled_at = ?, token_id = NULL WHERE record_id = ?"
 
 # Operators' orders
 
 DEAD_LETTERS = (
     f"SELECT {RECORD_COLUMNS}, {TRACED_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
-    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_DEAD} AND d.state <= 3 AND d.record_id >= ? "
+    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_DEAD} AND +d.state <= 3 AND d.record_id >= ? "
     "ORDER BY d.record_id LIMIT ?"
 )
 REPLAY = (
@@ -239,3 +241,10 @@ ABANDONED_MULTIPARTS = (
     "LEFT JOIN deliveries d USING (record_id, destination_id, form) "
     "WHERE m.destination_id = ? AND (d.state IS NULL OR d.state > 3) ORDER BY m.record_id LIMIT ?"
 )
+
+
+@cache
+def known_calls(count: int) -> str:
+    """Which of `count` calls have a record: one look-up in the index for each, all in one statement."""
+    asked = ",".join(["(?)"] * count)
+    return f"SELECT column1 FROM (VALUES {asked}) WHERE EXISTS (SELECT 1 FROM records WHERE call_id = column1)"

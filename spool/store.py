@@ -193,7 +193,7 @@ class Spool:
             now - self._options.duplicate_window,
         )
         with self._quota.promised(byte_count + OVERHEAD_BYTES, self.used_bytes):
-            committing = self._writer.submit(operation, byte_count)
+            committing = self._writer.submit(operation, byte_count, new.call_id)
             # What was submitted is committed, whether the sender still waits for it or not.
             committing.add_done_callback(self._committed)
             return await uninterrupted(committing)

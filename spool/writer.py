@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol
 
+from spool import statements
 from spool.checkpoints import CAP_BYTES, Checkpointer
 from spool.database import PAGE_SIZE, connect_writer, distrusts_disk, log_of, translate
 from spool.errors import SpoolFull, SpoolUnavailable
@@ -46,6 +47,7 @@ class _Request(Generic[Result]):
     operation: Operation[Result]
     byte_count: int
     future: asyncio.Future[Result]
+    call_id: str | None
     result: Result | None = None
     error: Exception | None = None
 
@@ -96,15 +98,18 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation[Result], byte_count: int = 0) -> "asyncio.Future[Result]":
+    def submit(
+        self, operation: Operation[Result], byte_count: int = 0, call_id: str | None = None
+    ) -> "asyncio.Future[Result]":
         """Have `operation` run in a transaction; the future resolves once that is durable.
 
-        `byte_count` says how many payload bytes it writes. Raises `SpoolUnavailable` after `close`.
+        `byte_count` says how many payload bytes it writes, `call_id` which call it is about: those of a group are
+        looked up together. Raises `SpoolUnavailable` after `close`.
         """
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._inbox.put(_Request(operation, byte_count, future))  # type: ignore[arg-type]  # a queue of any results
+        self._inbox.put(_Request(operation, byte_count, future, call_id))  # type: ignore[arg-type]  # a queue of any results
         return future
 
     async def close(self) -> None:
@@ -171,7 +176,7 @@ class Writer:
         """Run a group in one transaction. Returns what made it come to nothing."""
         started = time.perf_counter()
         try:
-            self.transaction.begin()
+            self.transaction.begin([request.call_id for request in group if request.call_id is not None])
             for request in group:
                 request.result = request.operation(self.transaction)
             self.transaction.commit()
@@ -228,14 +233,13 @@ class Writer:
     def _measure(self) -> str | None:
         """See how much room is in use; returns why what was just committed cannot be relied on, if so."""
         try:
-            pages = self.transaction.execute("PRAGMA page_count").fetchone()[0]
-            free = self.transaction.execute("PRAGMA freelist_count").fetchone()[0]
+            (pages,) = self.transaction.execute(statements.PAGES_IN_USE).fetchone()
             self.log_bytes = self._log_path.stat().st_size
         except FileNotFoundError:
             return f"{self._log_path} was removed while it was in use"
         except (sqlite3.Error, OSError) as error:
             return f"the size of the spool cannot be read: {error}"
-        self.used_bytes = (pages - free) * PAGE_SIZE
+        self.used_bytes = pages * PAGE_SIZE
         return None
 
     def _reset_log(self) -> None:

@@ -92,7 +92,8 @@ CREATE TABLE deliveries (
     PRIMARY KEY (record_id, destination_id, form)
 ) STRICT, WITHOUT ROWID;
 -- The queue and the dead letters: one lookup for the oldest of any state, one range for what is due.
-CREATE INDEX deliveries_open ON deliveries (destination_id, lane, state, record_id, due_at) WHERE state <= 3;
+-- The plus keeps the planner from using "state <= 3" as a range instead of "state = 0": it would sort the whole lane.
+CREATE INDEX deliveries_open ON deliveries (destination_id, lane, state, record_id, due_at) WHERE +state <= 3;
 -- What is set aside, by what for; costs nothing for all that is not.
 CREATE INDEX deliveries_held ON deliveries (destination_id, held_for, lane, record_id) WHERE state = 2;
 

@@ -1,0 +1,49 @@
+"""Rows that are written together: one statement for many, instead of many statements.
+
+Each statement that the writer runs gives up Python's global lock and has to get it back from an event loop that is busy
+with posts; at 2 KB a post this, not SQLite, bounded how many were accepted. So the rows of a group are gathered,
+and written when something is read, or at the end.
+"""
+
+import sqlite3
+from functools import cache
+from itertools import chain
+
+LARGEST_STEP = 64
+
+
+@cache
+def statement_for(table: str, columns: tuple[str, ...], rows: int) -> str:
+    """The statement that inserts so many rows at once."""
+    row = f"({','.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {','.join([row] * rows)}"
+
+
+class Inserts:
+    """The rows that are still to be inserted into one table."""
+
+    def __init__(self, table: str, columns: str) -> None:
+        self._table = table
+        self._columns = tuple(columns.split(", "))
+        self._rows: list[tuple[object, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: tuple[object, ...]) -> None:
+        """One more row, its values in the order of the columns."""
+        self._rows.append(row)
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Insert all rows, in steps of powers of two, so that few different statements have to be prepared."""
+        rows, self._rows = self._rows, []
+        start = 0
+        while start < len(rows):
+            step = min(LARGEST_STEP, 1 << ((len(rows) - start).bit_length() - 1))
+            batch = rows[start : start + step]
+            connection.execute(statement_for(self._table, self._columns, step), tuple(chain.from_iterable(batch)))
+            start += step
+
+    def clear(self) -> None:
+        """Forget the rows: their transaction came to nothing."""
+        self._rows.clear()
