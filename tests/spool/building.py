@@ -1,0 +1,159 @@
+"""What the spool's tests share: records to accept, a clock to turn, and short ways of asking."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+from spool.directory import DATABASE_NAME
+from spool.records import (
+    Accepted,
+    Delivery,
+    DeliveryState,
+    Form,
+    Fragment,
+    Lane,
+    NewDelivery,
+    NewRecord,
+    TracedDelivery,
+)
+from spool.store import Spool, SpoolOptions
+from spool.transaction import Operation, Result
+
+NOW = 1_750_000_000_000
+HOUR = 3_600_000
+ENDPOINT, BUCKET = "endpoint", "bucket"
+
+WHOLE = NewDelivery(ENDPOINT, Form.WHOLE, Lane.CORE)
+CORE = NewDelivery(ENDPOINT, Form.CORE, Lane.CORE)
+DETAIL = NewDelivery(ENDPOINT, Form.DETAIL, Lane.DETAIL)
+OBJECT = NewDelivery(BUCKET, Form.DETAIL, Lane.DETAIL, ordered=False)
+NOTICE = NewDelivery(ENDPOINT, Form.NOTICE, Lane.CORE, after=BUCKET)
+
+_digests = count(1)
+
+
+class Clock:
+    """Time that a test turns, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Commits:
+    """Counts commits and the operations in them."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def committed(self, seconds: float, batch: int) -> None:
+        assert seconds >= 0
+        self.batches.append(batch)
+
+
+def a_digest() -> bytes:
+    return next(_digests).to_bytes(32, "big")
+
+
+def a_record(
+    call_id: str = "call",
+    *deliveries: NewDelivery,
+    body: bytes = b'{"call_id": "call"}',
+    fragments: dict[Fragment, list[bytes]] | None = None,
+    event: str = "call_ended",
+    digest: bytes | None = None,
+    token: str | None = None,
+    superseded_by: str | None = None,
+    upload_key_hash: bytes | None = None,
+) -> NewRecord:
+    """A record that is unlike every other one; with the given deliveries, or one WHOLE."""
+    if fragments is None:
+        fragments = {Fragment.BODY: [body]}
+    return NewRecord(
+        call_id=call_id,
+        agent_id="agent",
+        event=event,
+        environment=None,
+        digest=digest or a_digest(),
+        raw_bytes=sum(len(piece) for pieces in fragments.values() for piece in pieces),
+        token=token,
+        fragments=fragments,
+        deliveries=deliveries or (WHOLE,),
+        superseded_by=superseded_by,
+        upload_key_hash=upload_key_hash,
+    )
+
+
+def split_fragments(rest: bytes = b'"rest": 1') -> dict[Fragment, list[bytes]]:
+    return {Fragment.BASE: [b'"base": 1'], Fragment.DERIVED: [b'"derived": 1'], Fragment.REST: [rest]}
+
+
+@asynccontextmanager
+async def opened(
+    directory: Path,
+    *,
+    clock: Clock | None = None,
+    commits: Commits | None = None,
+    destinations: Iterable[str] = (ENDPOINT, BUCKET),
+    **options: int | float,
+) -> AsyncIterator[Spool]:
+    """A spool in `directory` that is closed afterwards."""
+    spool = await Spool.open(
+        SpoolOptions(directory, **options),  # type: ignore[arg-type]  # each option has its own type
+        destinations,
+        clock or Clock(),
+        commits or Commits(),
+    )
+    try:
+        yield spool
+    finally:
+        await spool.close()
+
+
+async def due(
+    spool: Spool, lane: Lane = Lane.CORE, *, destination: str = ENDPOINT, now: int = NOW, limit: int = 10_000
+) -> list[Delivery]:
+    return list((await spool.due(destination, lane, now=now, limit=limit)).deliveries)
+
+
+async def payload(spool: Spool, accepted: Accepted | Delivery, fragment: Fragment = Fragment.BODY) -> bytes:
+    """The stored frames of a fragment of the first ready delivery's record."""
+    delivery = accepted if isinstance(accepted, Delivery) else accepted.ready[0]
+    return b"".join([frame async for frame in spool.frames(delivery.record, fragment)])
+
+
+async def traced(spool: Spool, call_id: str = "call") -> list[TracedDelivery]:
+    """All deliveries of a call, the oldest record's first."""
+    return [delivery for record in await spool.trace(call_id) for delivery in record.deliveries]
+
+
+async def states(spool: Spool, call_id: str = "call") -> list[DeliveryState]:
+    return [delivery.state for delivery in await traced(spool, call_id)]
+
+
+async def write(spool: Spool, operation: Operation[Result]) -> Result:
+    """Run an operation of the test's own through the spool's writer."""
+    return await spool._writer.submit(operation)
+
+
+async def maintained(spool: Spool) -> None:
+    """One round of maintenance, now."""
+    await spool._maintenance._delete_loose_chunks()
+    await spool._maintenance.round()
+
+
+def looked_into(directory: Path) -> sqlite3.Connection:
+    """The database of a spool that is closed, or beside the spool for reading."""
+    return sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)
+
+
+def rows(directory: Path, statement: str) -> list[tuple[object, ...]]:
+    connection = looked_into(directory)
+    try:
+        return connection.execute(statement).fetchall()
+    finally:
+        connection.close()

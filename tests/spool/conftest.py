@@ -1,0 +1,25 @@
+"""A clock, an observer and an open spool."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from spool.store import Spool
+from tests.spool.building import Clock, Commits, opened
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def commits() -> Commits:
+    return Commits()
+
+
+@pytest.fixture
+async def spool(tmp_path: Path, clock: Clock, commits: Commits) -> AsyncIterator[Spool]:
+    async with opened(tmp_path, clock=clock, commits=commits) as spool:
+        yield spool
