@@ -27,7 +27,9 @@ from uploaders.uploader import DestinationStatus
 LOOK_SECONDS = 0.1
 """How often a stopping gateway looks whether it may end."""
 GRACE_SECONDS = 2.0
-"""For attempts and posts under way when a stop ends early, to be written down."""
+"""For posts and attempts under way at the end of a stop, to come to theirs."""
+SETTLE_SECONDS = 0.2
+"""For attempts that have just ended, to be written down, when there is no time for others."""
 
 _log = structlog.get_logger("callspool")
 
@@ -124,9 +126,9 @@ class Gateway:
         while not self._hurried.is_set() and loop.time() < deadline - GRACE_SECONDS and not self._drained(service):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurried.wait(), LOOK_SECONDS)
-        left = 0.0 if self._hurried.is_set() else GRACE_SECONDS
-        cut_off = await service.intake.stop(left)
-        await service.dispatcher.stop(max(left, min(GRACE_SECONDS, deadline - loop.time())))
+        cut_off = await service.intake.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
+        left = 0.0 if self._hurried.is_set() else deadline - loop.time()
+        await service.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))
         queued = sum(lane.queued for lane in service.spool.stats().lanes.values())
         _log.info("drained", left_in_spool=queued, posts_cut_off=cut_off)
 

@@ -56,7 +56,11 @@ class GatewayProcess:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self._give_back()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -64,11 +68,7 @@ class GatewayProcess:
             if self.alive:
                 await self.hurry()
         finally:
-            await self.kill()
-            if self._session is not None:
-                await self._session.close()
-            self._intake.close()
-            self._admin.close()
+            await self._give_back()
 
     # The process -----------------------------------------------------------------------------------------------
 
@@ -191,6 +191,13 @@ class GatewayProcess:
         await until(self._nothing_queued, "everything is delivered", deadline=deadline)
 
     # ------------------------------------------------------------------------------------------------------------
+
+    async def _give_back(self) -> None:
+        await self.kill()
+        if self._session is not None:
+            await self._session.close()
+        self._intake.close()
+        self._admin.close()
 
     def _admin_url(self, path: str) -> str:
         return f"http://127.0.0.1:{self._admin.number}{path}"

@@ -1,0 +1,76 @@
+"""How a gateway starts, and why it may refuse to."""
+
+import re
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from bench.calllogs import make_call_log
+from bench.endpoint import Endpoint
+from tests.system.arriving import acknowledged
+from tests.system.gateway_process import GatewayProcess
+
+
+@pytest.mark.slow
+async def test_a_spool_has_one_owner(tmp_path: Path) -> None:
+    """On a spool that another gateway owns, it gives up after a while, says whose it is and what to do, and ends 1."""
+    async with Endpoint() as endpoint, AsyncExitStack() as cleanup:
+        settings = {"CALLSPOOL_ENDPOINT_URL": endpoint.url, "CALLSPOOL_SPOOL_DIR": str(tmp_path / "spool")}
+        owner = await cleanup.enter_async_context(GatewayProcess(tmp_path / "owner", settings))
+        other = GatewayProcess(tmp_path / "other", settings)
+        cleanup.push_async_exit(other)
+        await other.spawn()
+        assert await other.ended(deadline=20) == 1
+        (told,) = other.events("cannot_run")
+        assert f"pid {owner.process.pid}" in told["reason"]
+        assert "CALLSPOOL_SPOOL_DIR" in told["reason"]
+        assert (await owner.post(make_call_log(2_000, seed=1))).status == 202
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, ["CALLSPOOL_ENDPOINT_URL", "--local"]),
+        (
+            {"CALLSPOOL_ENDPOINT_URL": "ftp://host", "CALLSPOOL_SPOOL_MAX_BITES": "1"},
+            ["CALLSPOOL_SPOOL_MAX_BYTES", "http"],
+        ),
+    ],
+    ids=["nowhere to deliver to", "two mistakes"],
+)
+async def test_what_cannot_work_does_not_start(tmp_path: Path, environment: dict[str, str], told: list[str]) -> None:
+    """Without a destination, or with wrong settings, it takes no posts, names what is to be set, and ends with 2."""
+    gateway = GatewayProcess(tmp_path / "gateway", environment)
+    async with AsyncExitStack() as cleanup:
+        cleanup.push_async_exit(gateway)
+        await gateway.spawn()
+        assert await gateway.ended() == 2
+    assert [words for words in told if words not in gateway.log] == []
+    assert not gateway.spool.exists()
+
+
+async def test_the_first_try_needs_nothing_else(tmp_path: Path) -> None:
+    """With --local, call logs land as files below callspool-data/delivered, large ones as core and packed detail."""
+    small, large = (make_call_log(size, seed=size, call_id=f"../{size}") for size in (2_000, 6_000_000))
+    async with GatewayProcess(tmp_path / "gateway", arguments=["--local"]) as gateway:
+        posted = [acknowledged(body, await gateway.post(body)) for body in (small, large)]
+        await gateway.delivered()
+    root = gateway.folder / "callspool-data" / "delivered"
+    files = {file.name: file for file in root.rglob("*") if file.is_file()}
+    names = [
+        f"call_ended-{posted[0].uid}.json",
+        *(f"call_ended-{posted[1].uid}.{end}" for end in ("core.json", "detail.json.zst")),
+    ]
+    assert sorted(files) == sorted(names)
+    whole, core, detail = (files[name] for name in names)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", file.parents[1].name) for file in files.values())
+    assert {file.parents[2] for file in files.values()} == {root}
+    assert whole.parent != core.parent == detail.parent
+    assert whole.read_bytes() == small
+    assert b'"summary_metrics":' in core.read_bytes()
+    with detail.open("rb") as stream:
+        assert (
+            b'"session_traces":' in zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True).read()
+        )

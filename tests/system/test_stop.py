@@ -1,0 +1,123 @@
+"""How a gateway stops: it goes on for the agent that still talks, ends when it may, and leaves the rest for a start."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from bench.calllogs import make_call_log
+from bench.endpoint import Endpoint, Fault
+from tests.system.arriving import acknowledged, assert_arrived
+from tests.system.gateway_process import GatewayProcess
+from tests.system.ports import ReservedPort
+from tests.system.waiting import until
+
+QUIET_SECONDS = 0.3
+SLACK_SECONDS = 1.5
+"""For what a stop does besides waiting, on a busy machine."""
+STARTED = b'{"call_id": "call-1", "wcall_event": "call_started"}'
+ENDED = make_call_log(2_000, seed=1, call_id="call-1")
+
+
+def a_gateway(folder: Path, endpoint: Endpoint, *, deadline: float = 60) -> GatewayProcess:
+    return GatewayProcess(
+        folder / "gateway",
+        {
+            "CALLSPOOL_ENDPOINT_URL": endpoint.url,
+            "CALLSPOOL_SHUTDOWN_QUIET": f"{QUIET_SECONDS}s",
+            "CALLSPOOL_SHUTDOWN_DEADLINE": f"{deadline}s",
+        },
+    )
+
+
+async def stopping(gateway: GatewayProcess) -> None:
+    """Send SIGTERM, and wait until it says that it is stopping."""
+    gateway.terminate()
+    await until(lambda: answers(gateway, 503), "/readyz answers 503", deadline=2)
+
+
+async def answers(gateway: GatewayProcess, status: int) -> bool:
+    return await gateway.ready() == status
+
+
+async def test_a_stop_waits_for_an_open_call(tmp_path: Path) -> None:
+    """Not ready at once, it still takes and delivers posts until the end of the open call came, and ends soon then."""
+    async with Endpoint() as endpoint, a_gateway(tmp_path, endpoint) as gateway:
+        assert (await gateway.post(STARTED)).status == 202
+        await stopping(gateway)
+        with pytest.raises(TimeoutError):
+            await gateway.ended(deadline=3 * QUIET_SECONDS)
+        ended = acknowledged(ENDED, await gateway.post(ENDED))
+        assert await gateway.ended(deadline=QUIET_SECONDS + SLACK_SECONDS) == 0
+        assert [arrival.call_id for arrival in endpoint.accepted] == ["call-1", "call-1"]
+    assert_arrived(endpoint, ended)
+    assert gateway.events("drained")[0]["left_in_spool"] == 0
+
+
+async def test_a_stop_ends_when_all_is_quiet(tmp_path: Path) -> None:
+    """Without open calls it ends as soon as nothing was posted for a moment, long before its deadline."""
+    async with Endpoint() as endpoint, a_gateway(tmp_path, endpoint) as gateway:
+        for _ in range(3):
+            await gateway.post(ENDED)
+        gateway.terminate()
+        assert await gateway.ended(deadline=QUIET_SECONDS + SLACK_SECONDS) == 0
+
+
+async def test_a_stop_ends_at_its_deadline(tmp_path: Path) -> None:
+    """A call that never ends is waited for until the deadline, not longer."""
+    async with Endpoint() as endpoint, a_gateway(tmp_path, endpoint, deadline=3) as gateway:
+        await gateway.post(STARTED)
+        gateway.terminate()
+        with pytest.raises(TimeoutError):
+            await gateway.ended(deadline=3 * QUIET_SECONDS)
+        assert await gateway.ended(deadline=3 + SLACK_SECONDS) == 0
+
+
+async def test_a_second_signal_ends_a_stop_at_once(tmp_path: Path) -> None:
+    """It does not wait for the open call then, nor for a delivery under way, which the next start makes again."""
+    async with Endpoint(fault=Fault("hang")) as endpoint, a_gateway(tmp_path, endpoint) as gateway:
+        started = acknowledged(STARTED, await gateway.post(STARTED))
+        await endpoint.wait_until(lambda: len(endpoint.headers) == 1)
+        await stopping(gateway)
+        gateway.terminate()
+        assert await gateway.ended(deadline=SLACK_SECONDS) == 0
+        assert gateway.events("drained")[0]["left_in_spool"] == 1
+        endpoint.set_fault(Fault())
+        await gateway.start()
+        await endpoint.wait_for(1)
+        assert endpoint.headers[0]["Idempotency-Key"] == endpoint.headers[1]["Idempotency-Key"] == started.keys[0]
+
+
+async def test_what_is_left_is_delivered_by_the_next_start(tmp_path: Path) -> None:
+    """A stop does not wait for an endpoint that is down; what it has for it is delivered after the next start."""
+    port = ReservedPort()
+    endpoint = Endpoint(port=port.number)
+    large = make_call_log(6_000_000, seed=2, call_id="call-2")
+    async with a_gateway(tmp_path, endpoint) as gateway:
+        posted = [acknowledged(body, await gateway.post(body)) for body in (ENDED, large)]
+        gateway.terminate()
+        assert await gateway.ended(deadline=QUIET_SECONDS + SLACK_SECONDS) == 0
+        assert gateway.events("drained")[0]["left_in_spool"] == 3
+        async with endpoint:
+            await gateway.start()
+            await endpoint.wait_for(3)
+            await gateway.delivered()
+    port.close()
+    for one in posted:
+        assert_arrived(endpoint, one)
+
+
+async def test_a_successor_waits_for_the_gateway_that_stops(tmp_path: Path) -> None:
+    """Started on the same spool while another one still stops, it takes over as soon as that one has ended."""
+    async with Endpoint() as endpoint, a_gateway(tmp_path, endpoint) as old, AsyncExitStack() as cleanup:
+        successor = GatewayProcess(tmp_path / "new", old.environment | {"CALLSPOOL_SPOOL_DIR": str(old.spool)})
+        cleanup.push_async_exit(successor)
+        await old.post(STARTED)
+        await stopping(old)
+        await successor.spawn()
+        await until(lambda: answers(successor, 503), "the successor says that it is not ready")
+        await old.post(ENDED)
+        assert await old.ended() == 0
+        await until(lambda: answers(successor, 200), "the successor is ready", deadline=5)
+        repeated = await successor.post(ENDED)
+        assert repeated.json["duplicate"] is True
