@@ -157,7 +157,7 @@ class EnvelopeBody(_BoundedBody):
         sizes = {
             "original_size": self._original_size,
             "compressed_size": self._compressed_size,
-            "compression_ratio": round(self._compressed_size / max(self._original_size, 1), 4),
+            "compression_ratio": _percent_saved(self._original_size, self._compressed_size),
         }
         self._write(b'", ' + json.dumps(sizes).encode()[1:])
         super().finish()
@@ -171,3 +171,8 @@ class EnvelopeBody(_BoundedBody):
     def _append(self, encoded: bytes) -> None:
         self._compressed_size += len(encoded)
         self._write(encoded)
+
+
+def _percent_saved(original_size: int, compressed_size: int) -> float:
+    """The envelope's `compression_ratio` as the SDK fills it in: by how many percent its text is the smaller one."""
+    return round((1 - compressed_size / max(original_size, 1)) * 100, 4)
