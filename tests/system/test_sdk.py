@@ -74,9 +74,10 @@ async def post_by_sdk(folder: Path, gateway: GatewayProcess, way: Way) -> Any:
     call_log, report = folder / "call.json", folder / "report.json"
     call_log.write_bytes(make_call_log(way.size, seed=way.size, call_id=way.name))
     where = {"WHISPEY_API_URL": f"{gateway.intake_url}/dev/send-call-log", "WHISPEY_API_KEY": KEY}
+    environment = {**os.environ, **where, **way.environment}
     process = await asyncio.create_subprocess_exec(
         sys.executable, AGENT, call_log, report,
-        env=os.environ | where | way.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
