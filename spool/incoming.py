@@ -5,7 +5,7 @@ larger one is written batch by batch before that, in a range of chunks that is r
 leaves nothing that would have to be searched for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spool import statements
@@ -22,7 +22,7 @@ class Incoming:
 
     first_chunk: int
     chunks: int
-    frames: Iterator[tuple[Fragment, Frame]]
+    frames: Generator[tuple[Fragment, Frame], None, None]
     sizes: dict[Fragment, list[int]]
     """Chunks, raw bytes and stored bytes of each fragment, in the order of chunks, as far as they are compressed."""
     loose: bool = False
@@ -54,6 +54,10 @@ class Incoming:
         """The whole payload, of which `last_batch` is still to be written."""
         fragments = {fragment: StoredFragment(*sizes) for fragment, sizes in self.sizes.items()}
         return Stored(self.first_chunk, self.first_chunk + self._written, last_batch, fragments, self.loose)
+
+    def close(self) -> None:
+        """Let go of the buffers that were given; a mapped file can be unmapped then."""
+        self.frames.close()
 
     def add_batch(self, batch: list[Frame]) -> "AddBatch":
         """The operation that writes a batch which is not the last."""
@@ -89,7 +93,7 @@ def total_chunks(fragments: Mapping[Fragment, Sequence[Buffer]]) -> int:
 
 def _frames(
     fragments: Mapping[Fragment, Sequence[Buffer]], frame_writer: FrameWriter
-) -> Iterator[tuple[Fragment, Frame]]:
+) -> Generator[tuple[Fragment, Frame], None, None]:
     for fragment, pieces in fragments.items():
         for frame in frame_writer.frames(pieces):
             yield fragment, frame

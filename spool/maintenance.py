@@ -88,6 +88,11 @@ def give_back_space(transaction: Transaction) -> bool:
     return True
 
 
+def scrub_tokens(transaction: Transaction) -> None:
+    """Clear what is left of deleted tokens in the database."""
+    transaction.tokens.scrub(transaction.connection)
+
+
 class Maintenance:
     """A task beside the work. Each of its steps is small, and goes through the writer like any post."""
 
@@ -137,6 +142,7 @@ class Maintenance:
         while await self._writer.submit(give_back_space):
             continue
         await self._purge()
+        await self._writer.submit(scrub_tokens)
         await self._free_stuck()
         await self._look()
 

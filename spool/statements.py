@@ -55,6 +55,11 @@ OVERWRITE_TOKEN = (
     "UPDATE tokens SET value = replace(hex(zeroblob(length(CAST(value AS BLOB)))), '00', '0') WHERE token_id = ?"
 )
 DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"
+ALL_TOKENS = "SELECT token_id, token_hash, value, uses FROM tokens ORDER BY token_id"
+CLEAR_TOKENS = "DELETE FROM tokens"
+ADD_TOKEN = "INSERT INTO tokens (token_id, token_hash, value, uses) VALUES (?, ?, ?, ?)"
+CLEAR_FREED_PAGES = "PRAGMA secure_delete = ON"
+LEAVE_FREED_PAGES = "PRAGMA secure_delete = FAST"
 READ_TOKEN = "SELECT value FROM tokens WHERE token_id = ?"
 
 # Accepting

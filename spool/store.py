@@ -7,6 +7,7 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +171,7 @@ class Spool:
                 batch, last = await self._compressed(incoming)
             return await self._commit(new, incoming.stored(batch))
         finally:
+            incoming.close()
             self._maintenance.incoming.discard(first)
             if incoming.loose:
                 self._maintenance.chunks_are_loose()
@@ -375,8 +377,9 @@ async def uninterrupted(future: "asyncio.Future[Result]") -> Result:
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        if not future.done():
-            await asyncio.wait([future])
+        while not future.done():
+            with suppress(asyncio.CancelledError):  # impatience changes nothing: it takes milliseconds
+                await asyncio.wait([future])
         if not future.cancelled():
             future.exception()  # seen, and of interest to nobody any more
         raise

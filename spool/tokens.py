@@ -1,6 +1,12 @@
-"""The agents' own tokens: one table, counted uses, overwritten when nothing needs them any more (promise 9)."""
+"""The agents' own tokens: one table, counted uses, overwritten when nothing needs them any more (promise 9).
+
+A table that fits into one page holds nothing of a deleted row. In a larger one, rows are copied from page to page as
+others come and go, and what is left of the copies is cleared by `scrub`, which maintenance calls.
+"""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 
 from spool import statements
@@ -14,6 +20,8 @@ class TokenBook:
     def __init__(self) -> None:
         self._ids: dict[bytes, int] = {}
         self._changes: dict[int, int] = {}
+        self._deleted = True
+        """Whether tokens were deleted since the last scrub; perhaps by the process before."""
 
     def use(self, connection: sqlite3.Connection, token: str) -> int:
         """One more use of `token`; returns its id."""
@@ -34,12 +42,26 @@ class TokenBook:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write this transaction's changes; a token that nothing uses is overwritten, then deleted."""
-        for token_id, change in self._changes.items():
-            row = connection.execute(statements.ADD_TOKEN_USES, (change, token_id)).fetchone()
-            if row is not None and row[0] <= 0:
-                connection.execute(statements.OVERWRITE_TOKEN, (token_id,))
-                connection.execute(statements.DELETE_TOKEN, (token_id,))
-                self._forget(token_id)
+        if not self._changes:
+            return
+        with _freed_pages_cleared(connection):
+            for token_id, change in self._changes.items():
+                row = connection.execute(statements.ADD_TOKEN_USES, (change, token_id)).fetchone()
+                if row is not None and row[0] <= 0:
+                    connection.execute(statements.OVERWRITE_TOKEN, (token_id,))
+                    connection.execute(statements.DELETE_TOKEN, (token_id,))
+                    self._forget(token_id)
+                    self._deleted = True
+
+    def scrub(self, connection: sqlite3.Connection) -> None:
+        """Write the table anew, if tokens were deleted since the last time, so that none is left in some gap."""
+        if not self._deleted:
+            return
+        rows = connection.execute(statements.ALL_TOKENS).fetchall()
+        with _freed_pages_cleared(connection):
+            connection.execute(statements.CLEAR_TOKENS)
+        connection.executemany(statements.ADD_TOKEN, rows)
+        self._deleted = False
 
     def committed(self) -> None:
         """The transaction is durable."""
@@ -48,7 +70,18 @@ class TokenBook:
     def rolled_back(self) -> None:
         """The transaction came to nothing; ids that it gave out are forgotten with it."""
         self._changes.clear()
+        self._deleted = True  # perhaps it was cleared by a scrub that came to nothing
         self._ids.clear()
 
     def _forget(self, token_id: int) -> None:
         self._ids = {token_hash: known for token_hash, known in self._ids.items() if known != token_id}
+
+
+@contextmanager
+def _freed_pages_cleared(connection: sqlite3.Connection) -> Iterator[None]:
+    """Overwrite whole pages that become free, too; for payloads that would cost as much as writing them."""
+    connection.execute(statements.CLEAR_FREED_PAGES)
+    try:
+        yield
+    finally:
+        connection.execute(statements.LEAVE_FREED_PAGES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spool.store import Spool
-from tests.spool.building import Clock, Commits, opened
+from tests.spool.building import BUCKET, ENDPOINT, Clock, Commits, opened
 
 
 @pytest.fixture
@@ -22,4 +22,11 @@ def commits() -> Commits:
 @pytest.fixture
 async def spool(tmp_path: Path, clock: Clock, commits: Commits) -> AsyncIterator[Spool]:
     async with opened(tmp_path, clock=clock, commits=commits) as spool:
+        yield spool
+
+
+@pytest.fixture
+async def order_spool(tmp_path: Path, clock: Clock) -> AsyncIterator[Spool]:
+    """A spool that knows a second endpoint."""
+    async with opened(tmp_path, clock=clock, destinations=(ENDPOINT, BUCKET, "other")) as spool:
         yield spool
