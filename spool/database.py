@@ -15,6 +15,7 @@ PAGE_SIZE = 16384
 _FULL = {sqlite3.SQLITE_FULL}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _VALUES = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL}
 
 
@@ -98,6 +99,11 @@ def primary_code(error: sqlite3.Error) -> int:
 def distrusts_disk(error: sqlite3.Error) -> bool:
     """Whether nothing that a connection believes about its files can be trusted any more."""
     return primary_code(error) in _DISK
+
+
+def concerns_everyone(error: sqlite3.Error) -> bool:
+    """Whether any other operation would have met it too, at that moment."""
+    return distrusts_disk(error) or primary_code(error) in _LOCKED
 
 
 def translate(error: Exception, what: str) -> SpoolError:

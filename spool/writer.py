@@ -20,7 +20,7 @@ from typing import Generic, Protocol
 
 from spool import statements
 from spool.checkpoints import CAP_BYTES, Checkpointer
-from spool.database import PAGE_SIZE, connect_writer, distrusts_disk, log_of, translate
+from spool.database import PAGE_SIZE, concerns_everyone, connect_writer, distrusts_disk, log_of, translate
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.transaction import Operation, Result, Transaction
 
@@ -202,7 +202,7 @@ class Writer:
             self.failure = str(error)
         if isinstance(error, SpoolFull):
             error.used_bytes = self.used_bytes + self.log_bytes
-        return _Setback(error, shared=isinstance(error, SpoolUnavailable))
+        return _Setback(error, shared=concerns_everyone(cause))
 
     def _roll_back(self) -> None:
         try:

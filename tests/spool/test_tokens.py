@@ -42,7 +42,7 @@ async def checkpointed(spool: Spool) -> None:
 
 def found_in(directory: Path, token: str) -> list[str]:
     """The files of a spool that hold 24 bytes of the token's end, or what is behind a NUL in it."""
-    wanted = {token.encode()[-24:], token.split("\0")[-1].encode()[-24:]}
+    wanted = {token.encode()[-24:], token.rpartition("\0")[2].encode()[-24:]}
     files = [path for path in directory.iterdir() if path.is_file()]
     return [path.name for path in files if any(part in path.read_bytes() for part in wanted)]
 
@@ -130,7 +130,7 @@ async def test_a_rolled_back_use_is_no_use(spool: Spool, tmp_path: Path) -> None
     assert isinstance(results[1], LookupError)
     assert rows(tmp_path, "SELECT uses FROM tokens") == [(2,)]
     with pytest.raises(LookupError):
-        await write(spool, lambda transaction: _use_another(transaction))
+        await write(spool, _use_another)
     accepted = await spool.accept(a_record("c", token="another"))
     assert await spool.token(accepted.ready[0].record.token_id or 0) == "another"
 
