@@ -106,9 +106,7 @@ def rclone(directory: Path) -> Iterator[Server]:
 @contextmanager
 def _running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=environment, preexec_fn=_end_with_parent
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, preexec_fn=_end_with_parent)
         try:
             yield process
         finally:

@@ -37,9 +37,10 @@ class OnlyNew(TypedDict, total=False):
 
 
 class Checksum(TypedDict, total=False):
-    """The checksum of what a request carries."""
+    """What a server checks the content of a request by: one of the two."""
 
     ChecksumCRC32: str
+    ContentMD5: str
 
 
 class ChecksumKind(TypedDict, total=False):

@@ -59,8 +59,7 @@ class Bucket:
                 Bucket=self.name,
                 Key=key,
                 Body=part.data,
-                ContentMD5=encoded_md5(part.md5),
-                **self._checksum(part.crc32),
+                **self._checksum(part),
                 **only_new(not replace),
                 **stored_parameters(self._options, attributes),
             )
@@ -108,8 +107,7 @@ class Bucket:
                 UploadId=upload_id,
                 PartNumber=part.number,
                 Body=part.data,
-                ContentMD5=encoded_md5(part.md5),
-                **self._checksum(part.crc32),
+                **self._checksum(part),
             )
         return _bare(told["ETag"])
 
@@ -158,8 +156,10 @@ class Bucket:
 
     # ------------------------------------------------------------------------------------------------------------
 
-    def _checksum(self, crc32: int) -> Checksum:
-        return Checksum(ChecksumCRC32=encoded_crc32(crc32)) if self._options.checksums else Checksum()
+    def _checksum(self, part: Part) -> Checksum:
+        if self._options.checksums:
+            return Checksum(ChecksumCRC32=encoded_crc32(part.crc32))
+        return Checksum(ContentMD5=encoded_md5(part.md5))
 
     def _checksum_kind(self) -> ChecksumKind:
         if not self._options.checksums:

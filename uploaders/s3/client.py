@@ -83,8 +83,8 @@ def client_config(options: S3Options) -> AioConfig:
         retries={"total_max_attempts": 1},
         max_pool_connections=64,
         user_agent_extra="callspool",
-        # Each body goes with its Content-MD5 and CRC-32, which every server checks that can: signing a SHA-256 of it,
-        # too, would hold up the event loop, and the default, a checksum behind the body, is refused by many servers.
+        # Each body goes with a checksum in a header. The default, a checksum behind the body, is refused by many
+        # servers, and to sign the SHA-256 of a part, too, would hold up the event loop.
         s3={"addressing_style": style, "payload_signing_enabled": False},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

@@ -101,7 +101,7 @@ class MultipartUploader:
         slots = asyncio.Semaphore(self._parts_at_once)
         try:
             async with aclosing(body.chunks()) as chunks, asyncio.TaskGroup() as tasks:
-                cutter = PartCutter(chunks, sending.progress.part_bytes)
+                cutter = PartCutter(chunks, sending.progress.part_bytes, with_md5=True)
                 while not cutter.exhausted:
                     await slots.acquire()
                     part = await cutter.next()
@@ -162,7 +162,7 @@ async def fingerprint(body: ObjectBody, part_bytes: int) -> Fingerprint:
     """What an object in parts of `part_bytes` comes to, without sending it."""
     result = Fingerprint()
     async with aclosing(body.chunks()) as chunks:
-        cutter = PartCutter(chunks, part_bytes)
+        cutter = PartCutter(chunks, part_bytes, with_md5=True)
         while not cutter.exhausted:
             result.add(await cutter.next())
     return result

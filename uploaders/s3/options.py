@@ -73,7 +73,7 @@ class S3Options:
     if_none_match: bool = True
     """Whether a server is asked not to replace an object (`If-None-Match: *`); one that cannot is found out."""
     checksums: bool = True
-    """Whether CRC-32 checksums go along (`x-amz-checksum-crc32`); without them a `Content-MD5` alone does."""
+    """Whether bodies go with a CRC-32 (`x-amz-checksum-crc32`); a `Content-MD5` is for servers that refuse that."""
     ca_file: Path | None = None
     """PEM certificates of authorities to trust instead of the system's."""
     connect_timeout: float = 10.0

@@ -1,5 +1,6 @@
 """Creates objects so that none but callspool's own is ever replaced, and proves each before it counts as delivered."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from zlib import crc32
@@ -81,7 +82,7 @@ class Publisher:
             raise S3Failure(RetryLater(reason), operation="HeadObject")
 
     async def _verdict(self, target: Target, sent: Fingerprint, found: ObjectState) -> Verdict:
-        verdict = compare(found, sent)
+        verdict = await asyncio.to_thread(compare, found, sent)
         if verdict is not Verdict.UNPROVEN:
             return verdict
         self._observer.read_back(target.destination, found.size)

@@ -103,9 +103,8 @@ class S3Uploader:
 
     async def _put(self, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
         async with aclosing(body.chunks()) as chunks:
-            part = await PartCutter(chunks, plan.part_bytes).next()
-        sent = Fingerprint()
-        sent.add(part)
+            part = await PartCutter(chunks, plan.part_bytes, with_md5=not self._options.checksums).next()
+        sent = Fingerprint.of_one(part)
 
         async def put(replace: bool) -> None:
             await self._bucket.put(target.key, part, target.attributes, replace=replace)

@@ -46,6 +46,13 @@ class Fingerprint:
     """Of the whole object."""
     part_md5s: list[bytes] = field(default_factory=list)
     part_crc32s: list[int] = field(default_factory=list)
+    only: Part | None = None
+    """The part of an object of one request: its MD5 is computed only if it is needed."""
+
+    @classmethod
+    def of_one(cls, part: Part) -> "Fingerprint":
+        """What an object of one request comes to."""
+        return cls(part.size, part.crc32, [], [part.crc32], part)
 
     def add(self, part: Part) -> None:
         """Take in the next part."""
@@ -57,12 +64,16 @@ class Fingerprint:
     @property
     def parts(self) -> int:
         """How many parts were taken in."""
-        return len(self.part_md5s)
+        return len(self.part_crc32s)
 
     def etags(self) -> frozenset[str]:
-        """The ETags that servers give such an object: of one request, and of an upload in parts."""
-        composite = f"{hashlib.md5(b''.join(self.part_md5s), usedforsecurity=False).hexdigest()}-{self.parts}"
-        return frozenset({composite, self.part_md5s[0].hex()} if self.parts == 1 else {composite})
+        """The ETags that servers give such an object: of one request, and of an upload in parts.
+
+        May take some milliseconds: an MD5 that was not needed so far is computed.
+        """
+        md5s = self.part_md5s if self.only is None else [self.only.md5]
+        composite = f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{self.parts}"
+        return frozenset({composite, md5s[0].hex()} if self.parts == 1 else {composite})
 
     def crc32s(self) -> frozenset[str]:
         """The CRC-32 checksums that servers give such an object: of all bytes, or made of those of the parts."""

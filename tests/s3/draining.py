@@ -1,0 +1,47 @@
+"""A process that drains a spool into a bucket: `python -m tests.s3.draining SPOOL ENDPOINT BUCKET [ENCODING]`.
+
+It prints each outcome, and the most memory that it ever had, in KiB.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from spool.records import Lane
+from tests.s3.building import now, opened_store
+from uploaders.s3.options import ObjectEncoding, S3Options
+from uploaders.s3.uploader import S3Uploader
+from uploaders.uploader import Delivered
+
+
+async def drain(spool: Path, options: S3Options) -> None:
+    async with opened_store(spool) as store:
+        uploader = S3Uploader(options, store.spool, store.spool, now)
+        due = await store.due(Lane.DETAIL)
+        # Two at once, as the detail lane has it.
+        slots = asyncio.Semaphore(2)
+
+        async def one(delivery):
+            async with slots:
+                outcome = await uploader.deliver(delivery)
+                if isinstance(outcome, Delivered):
+                    await store.delivered(delivery)
+                print(outcome, flush=True)
+
+        await asyncio.gather(*(one(delivery) for delivery in due))
+        await uploader.close()
+    print("peak", most_memory(), flush=True)
+
+
+def most_memory() -> int:
+    """In KiB. Not getrusage: that counts what the parent had when it made this process."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1])
+
+
+if __name__ == "__main__":
+    directory, endpoint, bucket, *rest = sys.argv[1:]
+    encoding = ObjectEncoding(rest[0]) if rest else ObjectEncoding.ZSTD
+    asyncio.run(
+        drain(Path(directory), S3Options(bucket=bucket, endpoint_url=endpoint, region="us-east-1", encoding=encoding))
+    )

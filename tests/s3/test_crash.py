@@ -1,0 +1,73 @@
+"""A gateway that is killed in the middle of an upload in parts goes on with the next part."""
+
+import asyncio
+
+import pytest
+
+from spool.records import Lane
+from tests.s3.building import MEBIBYTE, client_of, objects, opened_store, uploads
+from tests.s3.processes import DEADLINE_SECONDS, draining, finished
+from tests.s3.proxy import Fate, proxy_before
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("fate", [Fate.HOLD_BODY, Fate.HOLD_ANSWER])
+async def test_after_a_kill_no_finished_part_is_sent_again(tmp_path, weed, bucket, fate):
+    """Killed while a part is under way, or before its answer came, the next run sends what the server lacks alone."""
+    async with opened_store(tmp_path / "spool") as store:
+        await store.large(60 * MEBIBYTE)
+    async with proxy_before(weed.port) as proxy:
+        proxy.decide = lambda request: fate if request.part in {3, 4} else Fate.PASS
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+            for _ in range(2):
+                await asyncio.wait_for(proxy.held.get(), DEADLINE_SECONDS)
+            process.kill()
+            await process.wait()
+        (upload_id,) = await uploads(weed, bucket)
+        there = await _parts_there(weed, bucket, upload_id)
+        assert there == ({1, 2, 3, 4} if fate is Fate.HOLD_ANSWER else {1, 2})
+        proxy.requests.clear()
+        proxy.decide = lambda _: Fate.PASS
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+            lines = await finished(process)
+        assert lines[0].startswith("Delivered")
+        # 60 MiB of base64 are 45 MiB of frames and some.
+        assert sorted(proxy.parts) == [number for number in range(1, 7) if number not in there]
+    await _assert_whole(tmp_path / "spool", weed, bucket, 60 * MEBIBYTE)
+
+
+async def test_after_a_kill_behind_the_last_answer_nothing_is_sent_again(tmp_path, weed, bucket):
+    """Killed when the object was complete but its delivery not settled, the next run finds the object and is done."""
+    async with opened_store(tmp_path / "spool") as store:
+        await store.large(40 * MEBIBYTE)
+    async with proxy_before(weed.port) as proxy:
+        proxy.decide = lambda request: Fate.HOLD_ANSWER if request.completes else Fate.PASS
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+            await asyncio.wait_for(proxy.held.get(), DEADLINE_SECONDS)
+            process.kill()
+            await process.wait()
+        proxy.requests.clear()
+        proxy.decide = lambda _: Fate.PASS
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+            lines = await finished(process)
+        assert lines[0].startswith("Delivered")
+        assert proxy.parts == []
+    await _assert_whole(tmp_path / "spool", weed, bucket, 40 * MEBIBYTE)
+
+
+async def _parts_there(weed, bucket, upload_id):
+    async with client_of(weed) as client:
+        (upload,) = (await client.list_multipart_uploads(Bucket=bucket))["Uploads"]
+        listed = await client.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload_id)
+    return {part["PartNumber"] for part in listed.get("Parts", ())}
+
+
+async def _assert_whole(spool, weed, bucket, size):
+    from tests.s3.building import rest_of
+
+    (stored,) = await objects(weed, bucket)
+    assert stored.document.endswith(rest_of(size) + b"}")
+    assert await uploads(weed, bucket) == []
+    async with opened_store(spool) as store:
+        assert await store.due(Lane.DETAIL) == ()
