@@ -1,6 +1,9 @@
 """The one path from a decoded body to a durable record."""
 
+import logging
 from collections.abc import Sequence
+
+import structlog
 
 from gateway.calllog.envelope import Envelope, UploadUrlRequest
 from gateway.calllog.errors import CallLogError, Fault
@@ -14,6 +17,8 @@ from gateway.intake.tokens import usable
 from gateway.intake.workers import Workers
 from gateway.routing import DestinationRoute, StoredAs, plan
 from spool.records import Accepted, NewRecord
+
+_log = structlog.get_logger(__name__)
 
 Opened = Prepared | Reference | UploadUrlRequest
 
@@ -40,6 +45,8 @@ class Acceptor:
         self._decoder = decoder
         self._observer = observer
         self._clock = clock
+        # Asked once: at 2 KB a post, asking each time costs as much as checking the body.
+        self._tells_each = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
     async def examine(self, body: Body) -> Opened:
         """What the body is; one that is an envelope becomes what it carries.
@@ -98,6 +105,18 @@ class Acceptor:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
             if accepted.two_phase:
                 self._observer.two_phase()
+            if call_log.nonfinite_numbers:
+                self._observer.nonfinite_numbers(call_log.nonfinite_numbers)
+        if self._tells_each:
+            _log.debug(
+                "accepted",
+                call_id=call_log.call_id,
+                call_event=call_log.event,
+                record_id=accepted.uid,
+                raw_bytes=accepted.raw_bytes,
+                duplicate=accepted.duplicate,
+                superseded=accepted.superseded,
+            )
 
 
 def _bad_envelope(what: str) -> CallLogError:

@@ -3,7 +3,8 @@
 Many lines are on their way into the spool at once, so that they share commits; lines of the same call go one
 after the other, because their order is their meaning. The answers are written as soon as they are known, but
 reading never waits for the client to take them: a client may send everything before it reads anything. What it
-has not taken is kept, some 400 bytes a line, for at most twice `max_lines` lines.
+has not taken is kept, some 400 bytes a line, for at most twice as many lines as a
+batch may have.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ class BatchLimits:
     max_lines: int = 10_000
     """Call logs in one batch; those above it are answered with an error."""
     progress_timeout: float = 10.0
-    """Seconds in which the client must send something, and take some of its answers once it has sent all."""
+    """Seconds in which the client must send something and, once it has sent all, take some of its answers."""
 
 
 class BatchRunner:
@@ -82,9 +83,12 @@ class BatchRunner:
         writing = asyncio.create_task(answers.write_all())
         try:
             await self._read(pieces, self._replier_for(sender), answers)
-        finally:
             answers.end()
             await writing
+        except asyncio.CancelledError:
+            answers.give_up()
+            writing.cancel()
+            raise
         return response
 
     def _replier_for(self, sender: Sender) -> LineReplier:
@@ -99,7 +103,10 @@ class BatchRunner:
                     continue
                 taken += 1
                 if taken > 2 * self._limits.max_lines:
-                    raise _too_many(self._limits.max_lines, "; this line and those behind it were not read")
+                    last = _too_many(self._limits.max_lines, "; this line and those behind it were not read")
+                    answers.add(replier.refuse(number, line, last))
+                    answers.closes = True
+                    break
                 if taken > self._limits.max_lines:
                     answers.add(replier.refuse(number, line, _too_many(self._limits.max_lines)))
                 elif not self._gate.is_open:
@@ -109,6 +116,7 @@ class BatchRunner:
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
             answers.add(replier.refuse(number + 1, None, error))
             answers.closes = True
+            answers.abandons = isinstance(error, Refusal) and error.abandons
 
 
 class _Answers:
@@ -117,11 +125,15 @@ class _Answers:
     def __init__(self, request: web.BaseRequest, response: web.StreamResponse, timeout: float) -> None:
         self.closes = False
         """Whether the connection ends with the batch, because the rest of it is not read."""
+        self.abandons = False
+        """Whether it ends at once, because nobody is there to send the rest."""
         self._request = request
         self._response = response
         self._timeout = timeout
         self._pending: deque[asyncio.Future[bytes] | None] = deque()
         self._added = asyncio.Event()
+        self._ended = False
+        self._limit: asyncio.Timeout | None = None
 
     def add(self, answer: "asyncio.Future[bytes]") -> None:
         """The answer to the next line, known now or later."""
@@ -129,21 +141,33 @@ class _Answers:
         self._added.set()
 
     def end(self) -> None:
-        """No line comes any more."""
+        """No line comes any more: from now on the client has only so much time for each step."""
         self._pending.append(None)
         self._added.set()
+        self._ended = True
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
+
+    def give_up(self) -> None:
+        """End the connection, with what the client has not taken yet."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def write_all(self) -> None:
         """Write until the end. When the client takes nothing, the connection ends, and every line is still awaited."""
         try:
             while data := await self._next():
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._timeout if self._ended else None) as self._limit:
                     await self._response.write(data)
+                self._limit = None
             if self.closes:
                 self._response.force_close()
             await self._response.write_eof()
+            if self.abandons:
+                self._request.protocol.force_close()
         except (ConnectionError, TimeoutError):
-            self._request.protocol.force_close()
+            self._limit = None
+            self.give_up()
             while await self._next():
                 pass
 

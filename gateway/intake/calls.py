@@ -4,7 +4,7 @@ STARTED = "call_started"
 ENDED = "call_ended"
 _MOST = 10_000
 _OLDEST = 4 * 3600 * 1000
-"""Milliseconds: a call that is open for longer has lost its end."""
+"""Milliseconds; no call is remembered for longer."""
 
 
 class OpenCalls:
@@ -26,10 +26,10 @@ class OpenCalls:
         elif event == ENDED:
             self._started.pop(call_id, None)
 
-    def open_calls(self, now: int) -> int:
-        """How many calls are open."""
+    def open_calls(self, now: int, max_age: int = _OLDEST) -> int:
+        """How many calls are open; one that began more than `max_age` ago has lost its end, and is forgotten."""
         for call_id, started in list(self._started.items()):
-            if now - started <= _OLDEST:
+            if now - started <= max_age:
                 break
             del self._started[call_id]
         return len(self._started)

@@ -54,6 +54,10 @@ class IntakeObserver(Protocol):
         """A new record of `raw` bytes takes `stored` bytes in the spool."""
         ...
 
+    def nonfinite_numbers(self, count: int) -> None:
+        """A new record had so many NaN or Infinity, which are null now."""
+        ...
+
     def two_phase(self) -> None:
         """A new record was split into core and detail."""
         ...

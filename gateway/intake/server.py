@@ -8,7 +8,10 @@ from gateway.intake.protocol import ConnectionLimits, Handler, IntakeWebServer
 
 _BACKLOG = 2048
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn. The SDK opens one for each post."""
-_CLOSE_SECONDS = 2.0
+_CLOSE_SECONDS = 0.5
+"""For clients that were refused to read why, before their connections are reset."""
+_AT_ONCE = 0.01
+"""aiohttp takes 0 for no limit."""
 
 
 class IntakeServer:
@@ -60,5 +63,5 @@ class IntakeServer:
             pass
         cut_off = self._gate.inside
         self._listener.close()
-        await self._web.shutdown(0 if cut_off else _CLOSE_SECONDS)
+        await self._web.shutdown(_AT_ONCE if cut_off else _CLOSE_SECONDS)
         return cut_off

@@ -1,6 +1,7 @@
 """Clients that are slow, wait to be invited, or go away."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -41,7 +42,9 @@ async def test_a_dripping_body_is_cut_off(tmp_path) -> None:
 
         dripping = asyncio.create_task(drip())
         async with asyncio.timeout(DEADLINE):
-            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+            # A client that goes on sending may see its connection reset instead of the answer.
+            with contextlib.suppress(ConnectionResetError):
+                assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
         dripping.cancel()
         writer.close()
         assert world.counted("calls", "stalled") == 1

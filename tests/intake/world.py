@@ -14,11 +14,11 @@ import aiohttp
 import zstandard
 
 from gateway.admin.metrics import Metrics
-from gateway.intake.intake import Intake, IntakeOptions
 from gateway.intake.staging import prepare_directory
 from gateway.routing import DestinationRoute
 from spool.records import Fragment, Record, TracedRecord
 from spool.store import Spool, SpoolOptions
+from tests.intake.wiring import Intake, IntakeOptions
 
 DEADLINE = 10.0
 ENDPOINT = DestinationRoute("endpoint", forwards_token=True)
@@ -123,9 +123,9 @@ class World:
         labels = {"route": route, "result": result}
         return self.metrics.registry.get_sample_value("callspool_posts_total", labels) or 0.0
 
-    async def until(self, condition: Any) -> None:
+    async def until(self, condition: Any, seconds: float = DEADLINE) -> None:
         """Wait until the condition holds."""
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110  # what it waits for happens in other threads and processes
                 await asyncio.sleep(0.005)
 
@@ -147,7 +147,7 @@ async def running(
     names = [destination.name for destination in destinations]
     spool = await Spool.open(SpoolOptions(directory, max_bytes=spool_max), names, clock, metrics)
     executor = ThreadPoolExecutor(2)
-    chosen = replace(IntakeOptions(prepare_directory(directory), port=0), **options)
+    chosen = replace(IntakeOptions(prepare_directory(directory)), **options)
     intake = Intake(chosen, spool, destinations, metrics, clock, executor)
     world = World(spool, intake, metrics, directory, clock)
     await intake.server.start()

@@ -1,10 +1,9 @@
-"""The intake as a whole: its options, and its parts put together."""
+"""The intake put together as the assembly does it, with every option within reach of a test."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchLimits, BatchRunner
@@ -15,49 +14,42 @@ from gateway.intake.gate import Gate
 from gateway.intake.handler import IntakeHandler
 from gateway.intake.lines import LineReader
 from gateway.intake.opening import BodyDecoder
-from gateway.intake.ports import Clock, IntakeObserver, RecordStore
+from gateway.intake.ports import Clock, IntakeObserver
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.reading import BodyLimits, BodyReader
 from gateway.intake.replies import Replier
 from gateway.intake.server import IntakeServer
-from gateway.intake.staging import StagingArea, StagingQuota
+from gateway.intake.staging import StagingArea
 from gateway.intake.tokens import IntakeToken
 from gateway.intake.uploads import UploadDesk
 from gateway.intake.workers import Workers
 from gateway.routing import DestinationRoute
+from spool.store import Spool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class IntakeOptions:
-    """Everything about the intake that an operator may choose. Sizes in bytes, times in seconds."""
+    """What tests change about the intake. Sizes in bytes, times in seconds."""
 
     staging_directory: Path
-    """Made and emptied by `gateway.intake.staging.prepare_directory`."""
-    host: str = "127.0.0.1"
-    port: int = 7717
-    """0: any free port."""
     token: str | None = None
     memory_budget: int = 64 << 20
     memory_wait: float = 3.0
     upload_url_lifetime: float = 900.0
+    batch_max_lines: int = 10_000
     bodies: BodyLimits = field(default_factory=BodyLimits)
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
-    batches: BatchLimits = field(default_factory=BatchLimits)
     sizes: SizeRule = field(default_factory=SizeRule)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
-class IntakeStore(RecordStore, StagingQuota, Protocol):
-    """All that the intake asks of the spool; `spool.store.Spool` fulfils it."""
-
-
 class Intake:
-    """The intake, wired. Made on the event loop; `executor` is shut down by its owner, after `server.stop`."""
+    """The intake, wired, on a free port."""
 
     def __init__(
         self,
         options: IntakeOptions,
-        store: IntakeStore,
+        store: Spool,
         destinations: Sequence[DestinationRoute],
         observer: IntakeObserver,
         clock: Clock,
@@ -74,7 +66,16 @@ class Intake:
         lines = LineReader(options.bodies.body_max, staging, workers)
         self.open_calls = acceptor.open_calls
         self.gate = Gate()
-        batch = BatchRunner(options.batches, self.budget, reader, lines, acceptor, replier, self.gate, observer)
+        batch = BatchRunner(
+            BatchLimits(options.batch_max_lines, options.bodies.progress_timeout),
+            self.budget,
+            reader,
+            lines,
+            acceptor,
+            replier,
+            self.gate,
+            observer,
+        )
         token = IntakeToken(options.token)
         handler = IntakeHandler(self.gate, token, reader, acceptor, uploads, replier, batch, store, observer)
-        self.server = IntakeServer(options.host, options.port, handler, self.gate, observer, options.connections)
+        self.server = IntakeServer("127.0.0.1", 0, handler, self.gate, observer, options.connections)

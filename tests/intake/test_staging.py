@@ -1,0 +1,117 @@
+"""Staging files: private, counted, and gone afterwards."""
+
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gateway.intake.staging import StagingArea, prepare_directory
+from gateway.intake.workers import Workers
+from spool.errors import SpoolFull
+from tests.intake.bodies import call_log
+from tests.intake.world import running
+
+
+class Account:
+    """A quota of 10 MiB."""
+
+    def __init__(self) -> None:
+        self.promised = 0
+
+    def promise_staging(self, byte_count: int) -> None:
+        if self.promised + byte_count > 10 << 20:
+            raise SpoolFull("full", used_bytes=self.promised, limit_bytes=10 << 20)
+        self.promised += byte_count
+
+    def settle_staging(self, byte_count: int) -> None:
+        self.promised -= byte_count
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Workers]:
+    executor = ThreadPoolExecutor(2)
+    yield Workers(executor)
+    executor.shutdown()
+
+
+async def test_a_file_is_private_and_holds_what_was_written(tmp_path: Path, workers: Workers) -> None:
+    """Only the user of the process can read a staged body; its map outlives its file."""
+    staged = StagingArea(tmp_path, Account(), workers).begin()
+    file = await workers.run(staged.file)
+    await workers.run(file.write, b"abc" * 1000)
+    await workers.run(file.write, b"end")
+    [name] = os.listdir(tmp_path)
+    assert stat.S_IMODE(os.stat(tmp_path / name).st_mode) == 0o600
+    view = await workers.run(file.map)
+    staged.discard()
+    await workers.run(file.close)
+    assert os.listdir(tmp_path) == []
+    assert bytes(view) == b"abc" * 1000 + b"end"
+
+
+async def test_an_empty_file_maps_to_nothing(tmp_path: Path, workers: Workers) -> None:
+    """An empty body cannot be mapped and need not be."""
+    file = await workers.run(StagingArea(tmp_path, Account(), workers).begin().file)
+    assert bytes(file.map()) == b""
+    file.close()
+    file.close()
+    with pytest.raises(ValueError, match="given up"):
+        file.write(b"late")
+
+
+async def test_what_is_staged_counts_in_the_quota(tmp_path: Path, workers: Workers) -> None:
+    """Growth is claimed ahead, refused beyond the limit, and given back with the files."""
+    account = Account()
+    staged = StagingArea(tmp_path, account, workers).begin()
+    staged.claim(1 << 20)
+    file = await workers.run(staged.file)
+    await workers.run(file.write, bytes(1 << 20))
+    assert account.promised == 1 << 20
+    await workers.run(file.write, bytes(1))
+    assert account.promised == 5 << 20
+    await workers.run(staged.scratch, 100)
+    with pytest.raises(SpoolFull):
+        await workers.run(staged.scratch, 20 << 20)
+    staged.discard()
+    assert account.promised == 0
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """At the start the staging directory is private and holds no staged files; others are left alone."""
+    directory = prepare_directory(tmp_path)
+    (directory / "abc.staged").write_bytes(b"x")
+    (directory / "other").write_bytes(b"x")
+    assert prepare_directory(tmp_path) == directory
+    assert [path.name for path in directory.iterdir()] == ["other"]
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_failing_background_work_is_logged(workers: Workers, capsys: pytest.CaptureFixture[str]) -> None:
+    """Work that nobody waits for does not fail in silence."""
+
+    def fail() -> None:
+        raise OSError(errno.EIO, "broken disk")
+
+    workers.start(fail)
+    with pytest.raises(ZeroDivisionError):
+        await workers.run(lambda: workers.ask_loop(lambda: 1 // 0))
+    for _ in range(2):
+        await workers.run(os.getpid)
+    assert "broken disk" in capsys.readouterr().out
+
+
+async def test_a_disk_that_is_full_is_507(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk without room for a staging file refuses the post and keeps nothing of it."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with running(tmp_path, memory_budget=1 << 20) as world:
+        monkeypatch.setattr(os, "write", full)
+        reply = await world.post(call_log(size=2_000_000))
+        assert (reply.status, reply.code) == (507, "disk_full")
+        await world.until(lambda: not world.staged_files())

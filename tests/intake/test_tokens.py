@@ -1,0 +1,82 @@
+"""Which key travels with a call log."""
+
+import pytest
+
+from gateway.intake.tokens import usable
+from gateway.routing import DestinationRoute
+from tests.intake.bodies import call_log
+from tests.intake.world import World, running
+
+GATE = "gate-key"
+
+
+async def _kept_key(world: World) -> str | None:
+    token_id = (await world.only_record("call-1")).record.token_id
+    return None if token_id is None else await world.spool.token(token_id)
+
+
+@pytest.mark.parametrize(
+    ("intake_token", "headers", "in_document", "kept"),
+    [
+        (None, {}, None, None),
+        (None, {"x-pype-token": "header"}, None, "header"),
+        (None, {}, "document", "document"),
+        (None, {"x-pype-token": "header"}, "document", "header"),
+        (None, {"x-pype-token": ""}, "document", "document"),
+        (GATE, {"x-pype-token": GATE}, None, None),
+        (GATE, {"x-pype-token": GATE}, "document", "document"),
+        (GATE, {"x-pype-token": "agents", "Authorization": f"Bearer {GATE}"}, None, "agents"),
+        (GATE, {"Authorization": f"Bearer {GATE}"}, "document", "document"),
+    ],
+)
+async def test_the_agent_s_key(
+    tmp_path, intake_token: str | None, headers: dict[str, str], in_document: str | None, kept: str | None
+) -> None:
+    """The header wins over the document; the intake's own token never travels on."""
+    body = call_log(token=in_document) if in_document else call_log()
+    async with running(tmp_path, token=intake_token) as world:
+        assert (await world.post(body, headers=headers)).status == 202
+        assert await _kept_key(world) == kept
+
+
+async def test_without_a_destination_for_it_no_key_is_kept(tmp_path) -> None:
+    """A key that is forwarded to nobody is not stored."""
+    async with running(tmp_path, destinations=(DestinationRoute("file"),)) as world:
+        await world.post(call_log(token="document"), headers={"x-pype-token": "header"})
+        assert await _kept_key(world) is None
+
+
+async def test_the_key_is_no_part_of_a_call_log_s_identity(world: World) -> None:
+    """The same call log with another key is a duplicate, and its stored bytes hold no key."""
+    first = await world.post(call_log(token="one"))
+    second = await world.post(call_log(token="two"))
+    assert second.json["duplicate"] is True
+    assert second.json["sha256"] == first.json["sha256"]
+    assert b"token" not in await world.stored((await world.only_record("call-1")).record)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("abc", "abc"),
+        ("a b", "a b"),
+        (None, None),
+        ("", None),
+        ("x" * 9000, None),
+        ("a\r\nHost: b", None),
+        ("a\x00", None),
+        ("\udc80", None),
+    ],
+)
+def test_only_what_a_header_can_carry_is_a_key(key: str | None, expected: str | None) -> None:
+    """Anything that could not be sent, or could smuggle in a header, is no key."""
+    assert usable(key) == expected
+
+
+async def test_a_key_that_is_none_is_no_reason_to_lose_a_call_log(world: World) -> None:
+    """A header that cannot be a key is left out; the call log is accepted."""
+    body = call_log()
+    head = b"POST /v1/calls HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-pype-token: \xff\xfe\r\n"
+    answer = await world.send_raw(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert answer.startswith(b"HTTP/1.1 202 ")
+    assert await _kept_key(world) is None
