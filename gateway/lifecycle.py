@@ -17,7 +17,6 @@ from aiohttp import web
 
 from gateway.admin.app import build_admin_app
 from gateway.admin.sources import Clock, Lifecycle, Phase, Sources
-from gateway.logs import configure_logging
 from gateway.service import Service, Watchers
 from gateway.summaries import summarize_forever
 from spool.errors import SpoolError
@@ -50,13 +49,13 @@ class StopRule:
     """The longest a stop may take."""
     quiet: float
     """Without a post for so long, none is expected any more."""
+    call_max_age: float
+    """A call that began longer ago has lost its end."""
 
 
 class Blueprint(Protocol):
     """A gateway that is still to be built."""
 
-    log_level: str
-    log_format: str
     admin: Listen
     stop_rule: StopRule
     clock: Clock
@@ -69,7 +68,6 @@ class Blueprint(Protocol):
 
 def serve(blueprint: Blueprint) -> int:
     """Run a gateway until it is told to stop. Returns the exit code: 0, or 1 where it could not start."""
-    configure_logging(blueprint.log_level, blueprint.log_format)
     return asyncio.run(Gateway(blueprint).run())
 
 
@@ -122,7 +120,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._blueprint.stop_rule.deadline
         self._lifecycle = Lifecycle(Phase.STOPPING, ("the gateway is stopping",))
-        _log.info("stopping", open_calls=service.calls.open_calls(self._blueprint.clock()))
+        _log.info("stopping", open_calls=self._open_calls(service))
         while not self._hurried.is_set() and loop.time() < deadline - GRACE_SECONDS and not self._drained(service):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurried.wait(), LOOK_SECONDS)
@@ -132,11 +130,14 @@ class Gateway:
         queued = sum(lane.queued for lane in service.spool.stats().lanes.values())
         _log.info("drained", left_in_spool=queued, posts_cut_off=cut_off)
 
+    def _open_calls(self, service: Service) -> int:
+        return service.calls.open_calls(self._blueprint.clock(), round(self._blueprint.stop_rule.call_max_age * 1000))
+
     def _drained(self, service: Service) -> bool:
         now = self._blueprint.clock()
         last = service.calls.last_post_at
         quiet = last is None or now - last >= self._blueprint.stop_rule.quiet * 1000
-        expecting = service.calls.open_calls(now) or service.gate.inside
+        expecting = self._open_calls(service) or service.gate.inside
         return quiet and not expecting and service.dispatcher.core_idle()
 
     def _signal(self) -> None:

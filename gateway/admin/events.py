@@ -3,6 +3,7 @@
 A bounded ring in memory; the log is the history.
 """
 
+import logging
 from collections import deque
 
 import msgspec
@@ -14,6 +15,7 @@ from gateway.trace import instant
 from spool.records import Delivery
 
 _KEPT = 50
+_LOGGER = "callspool.destinations"
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -32,22 +34,17 @@ class RecentEvents:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=_KEPT)
-        self._log = structlog.get_logger("callspool.destinations")
+        self._log = structlog.get_logger(_LOGGER)
+        self._tells_each = logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG)
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-        """Tells of dead letters; other outcomes are the daily business that metrics count."""
-        if outcome != "dead":
-            return
-        call = delivery.record.call_id
-        self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
-        self._log.error(
-            "dead_letter",
-            destination=delivery.destination,
-            form=delivery.form.value,
-            call_id=call,
-            record_id=delivery.record.uid,
-            seconds=round(seconds, 3),
-        )
+        """Tells of dead letters; other outcomes are the daily business, of which only the debug level speaks."""
+        if outcome == "dead":
+            call = delivery.record.call_id
+            self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
+            self._log.error("dead_letter", **_described(delivery, seconds))
+        elif self._tells_each:
+            self._log.debug("attempted", outcome=outcome, **_described(delivery, seconds))
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
         """Tells that a destination fails or takes deliveries again."""
@@ -64,3 +61,13 @@ class RecentEvents:
 
     def _keep(self, level: str, text: str) -> None:
         self._events.append(Event(instant(self._clock()), level, redact_text(text)))
+
+
+def _described(delivery: Delivery, seconds: float) -> dict[str, object]:
+    return {
+        "destination": delivery.destination,
+        "form": delivery.form.value,
+        "call_id": delivery.record.call_id,
+        "record_id": delivery.record.uid,
+        "seconds": round(seconds, 3),
+    }

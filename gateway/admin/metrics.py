@@ -47,6 +47,11 @@ class Metrics:
         self._two_phase = Counter(
             "callspool_two_phase_total", "Call logs that were split into core and detail.", registry=self.registry
         )
+        self._nonfinite = Counter(
+            "callspool_nonfinite_numbers_total",
+            "NaN and Infinity in accepted call logs, sent on as null.",
+            registry=self.registry,
+        )
         self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
         self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
         self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
@@ -71,6 +76,10 @@ class Metrics:
         """A record of so many raw bytes was stored in so many."""
         self._payload.of("raw").inc(raw)
         self._payload.of("stored").inc(stored)
+
+    def nonfinite_numbers(self, count: int) -> None:
+        """A record had so many NaN or Infinity."""
+        self._nonfinite.inc(count)
 
     def two_phase(self) -> None:
         """A call log was split."""

@@ -13,10 +13,8 @@ class Assembly:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.log_level = str(settings.log.level)
-        self.log_format = str(settings.log.format)
         self.admin = Listen(settings.admin.listen.host, settings.admin.listen.port)
-        self.stop_rule = StopRule(settings.shutdown.deadline, settings.shutdown.quiet)
+        self.stop_rule = StopRule(settings.shutdown.deadline, settings.shutdown.quiet, settings.shutdown.call_max_age)
         self.clock = now
         self.watchers = Watchers(Metrics(), RecentEvents(now))
 

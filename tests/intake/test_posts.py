@@ -200,6 +200,7 @@ async def test_non_finite_numbers_become_null(world: World) -> None:
     stored = await world.stored((await world.only_record("small")).record)
     assert json.loads(stored) == {"call_id": "small", "a": None, "b": [None, None], "c": "NaN"}
     assert json.loads(await world.stored((await world.only_record("large")).record))["a"] is None
+    assert world.metrics.registry.get_sample_value("callspool_nonfinite_numbers_total") == 4
     await world.until(lambda: not world.staged_files())
 
 

@@ -34,6 +34,8 @@ async def test_messages_are_json_and_without_secrets(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in gateway.log.splitlines()]
     assert {"timestamp", "level", "event"} <= set.intersection(*(set(line) for line in lines))
     assert [line["event"] for line in lines if line["event"] in ORDER] == ORDER
+    told = {line["event"]: line["call_id"] for line in lines if "call_id" in line}
+    assert told == {"accepted": "call-1", "dead_letter": "call-1"}
     assert "HTTP 400: " in shown
     for secret in (ENDPOINTS_TOKEN, INTAKE_TOKEN, AGENTS_TOKEN, SECRET_IN_URL):
         assert secret not in gateway.log + shown
