@@ -4,6 +4,7 @@ import asyncio
 import time
 from bisect import bisect
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -26,7 +27,9 @@ MOST_IN_FLIGHT = SLOTS.core + SLOTS.detail + 2 * MOST_UNSETTLED
 
 
 @pytest.mark.slow
-async def test_nothing_acknowledged_is_lost_by_sigkill(tmp_path: Path) -> None:
+async def test_nothing_acknowledged_is_lost_by_sigkill(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Killed at random moments, it loses nothing acknowledged: all arrives, equal, in order, and hardly ever twice."""
     rng = Random(20)
     async with Endpoint() as endpoint:
@@ -47,7 +50,7 @@ async def test_nothing_acknowledged_is_lost_by_sigkill(tmp_path: Path) -> None:
         assert_arrived(endpoint, posted)
     assert at_last == {key for posted in agents.acknowledged for key in posted.keys} == endpoint.documents.keys()
     assert_in_order(agents, endpoint)
-    assert_hardly_ever_twice(endpoint, gateway.starts(), settled)
+    record_property("told", assert_hardly_ever_twice(endpoint, gateway.starts(), settled))
 
 
 async def _die_and_come_back(gateway: GatewayProcess, agents: Agents, rng: Random, copy: Path) -> set[str]:
@@ -92,8 +95,11 @@ def assert_in_order(agents: Agents, endpoint: Endpoint) -> None:
     assert core_lane == order
 
 
-def assert_hardly_ever_twice(endpoint: Endpoint, starts: list[float], settled: list[set[str]]) -> None:
-    """What came twice is what was in flight at a kill: taken by the endpoint, and not yet written down as delivered."""
+def assert_hardly_ever_twice(endpoint: Endpoint, starts: list[float], settled: list[set[str]]) -> str:
+    """What came twice is what was in flight at a kill: taken by the endpoint, and not yet written down as delivered.
+
+    Returns the figures, in a sentence.
+    """
     assert not endpoint.conflicts
     lives = [list[str]() for _ in starts]
     for arrival in endpoint.arrivals:
@@ -102,11 +108,11 @@ def assert_hardly_ever_twice(endpoint: Endpoint, starts: list[float], settled: l
     in_flight = [set(life) - known for life, known in zip(lives, settled, strict=False)]
     distinct = len(endpoint.documents)
     repeats = len(endpoint.arrivals) - distinct
-    sent = sum(arrival.sent_bytes for arrival in endpoint.arrivals) / 1e6
-    print(  # noqa: T201  # the number is to be told, and is read from the output of a run
-        f"{KILLS} kills, {distinct} deliveries of {sent:.0f} MB, {repeats} of them made twice; in flight at the kills: "
-        f"{sum(map(len, in_flight))}, at most {max(map(len, in_flight))} at one"
-    )
     assert repeats <= sum(map(len, in_flight))
     assert sum(map(len, in_flight)) >= KILLS // 2, "too few deliveries were under way when it was killed"
     assert max(map(len, in_flight)) <= MOST_IN_FLIGHT
+    sent = sum(arrival.sent_bytes for arrival in endpoint.arrivals) / 1e6
+    return (
+        f"{KILLS} kills, {distinct} deliveries of {sent:.0f} MB, {repeats} of them made twice; in flight at the kills: "
+        f"{sum(map(len, in_flight))}, at most {max(map(len, in_flight))} at one"
+    )
