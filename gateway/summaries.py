@@ -22,6 +22,7 @@ class Totals:
     delivered: int
     queued: int
     dead: int
+    expired: int
 
 
 def totals_of(stats: SpoolStats) -> Totals:
@@ -32,6 +33,7 @@ def totals_of(stats: SpoolStats) -> Totals:
         sum(lane.delivered for lane in lanes),
         sum(lane.queued for lane in lanes),
         sum(lane.dead for lane in lanes),
+        sum(lane.expired for lane in lanes),
     )
 
 
@@ -49,6 +51,7 @@ async def summarize_forever(stats: Callable[[], SpoolStats], every_seconds: floa
                 delivered=after.delivered - before.delivered,
                 queued=after.queued,
                 dead=after.dead,
+                expired=after.expired - before.expired,
                 spool=bytes_text(current.used_bytes),
             )
         before = after

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from spool import statements
 from spool.database import PAGE_SIZE
+from spool.expiry import Expire
 from spool.loose import DeleteLooseChunks
 from spool.order import FreeStuck
 from spool.reading import Reader
-from spool.records import Lane
+from spool.records import Delivery, Lane
 from spool.rows import Row
 from spool.transaction import Transaction
 from spool.writer import Writer
@@ -97,12 +98,21 @@ class Maintenance:
     """A task beside the work. Each of its steps is small, and goes through the writer like any post."""
 
     def __init__(
-        self, writer: Writer, reader: Reader, receipts: ReceiptLimits, clock: Callable[[], int], upload_keep: int
+        self,
+        writer: Writer,
+        reader: Reader,
+        receipts: ReceiptLimits,
+        clock: Callable[[], int],
+        upload_keep: int,
+        expire_after: int | None,
+        announce: Callable[[tuple[Delivery, ...]], None],
     ) -> None:
         self._writer = writer
         self._reader = reader
         self._receipts = receipts
         self._upload_keep = upload_keep
+        self._expire_after = expire_after
+        self._announce = announce
         self._clock = clock
         self._wake = asyncio.Event()
         self._next_recount = 0.0
@@ -141,6 +151,7 @@ class Maintenance:
         """Everything but loose chunks, once."""
         while await self._writer.submit(give_back_space):
             continue
+        await self._expire()
         await self._purge()
         await self._writer.submit(scrub_tokens)
         await self._free_stuck()
@@ -149,6 +160,14 @@ class Maintenance:
     async def _delete_loose_chunks(self) -> None:
         while await self._writer.submit(DeleteLooseChunks(frozenset(self.incoming))):
             continue
+
+    async def _expire(self) -> None:
+        expired = 1 if self._expire_after is not None else 0
+        while expired:
+            now = self._clock()
+            before = now - (self._expire_after or 0)
+            expired, freed = await self._writer.submit(Expire(before, now, self._reader.names))
+            self._announce(freed)
 
     async def _purge(self) -> None:
         now = self._clock()

@@ -187,6 +187,14 @@ DISCARD = (
     f"UPDATE deliveries SET state = {int(DeliveryState.DISCARDED)}, settled_at = ?, held_for = NULL "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
+EXPIRE = (
+    f"UPDATE deliveries SET state = {int(DeliveryState.EXPIRED)}, settled_at = ?, held_for = NULL "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+OLDEST_QUEUED = (
+    "SELECT d.record_id, d.form, r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
+    "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
+)
 
 # Reading payloads
 

@@ -62,6 +62,8 @@ class SpoolOptions:
     """The quota; None: what `spool.quota.default_limit` says at the first start."""
     compression_level: int = 1
     duplicate_window: int = 24 * HOUR
+    expire_after: int | None = None
+    """Deliveries of records older than this are given up; None: never."""
     receipts_keep: int = 24 * HOUR
     receipts_max: int = 100_000
     lock_timeout: float = 10.0
@@ -84,8 +86,8 @@ class Spool:
     ) -> None:
         self.warning = warning
         """What the operator should know about the directory, if anything."""
-        self.announce: Callable[[tuple[Delivery, ...]], None] = lambda _ready: None
-        """Told, on the event loop, of the deliveries of each record that became durable."""
+        self.listener: Callable[[tuple[Delivery, ...]], None] | None = None
+        """Told, on the event loop, of deliveries that may be sent: of each new record, and what an expiry freed."""
         self._options = options
         self._clock = clock
         self._lock = lock
@@ -96,7 +98,15 @@ class Spool:
         self._frame_writer = FrameWriter(options.compression_level)
         self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
         receipts = ReceiptLimits(options.receipts_keep, options.receipts_max)
-        self._maintenance = Maintenance(writer, reader, receipts, clock, upload_keep=24 * HOUR)
+        self._maintenance = Maintenance(
+            writer,
+            reader,
+            receipts,
+            clock,
+            upload_keep=24 * HOUR,
+            expire_after=options.expire_after,
+            announce=self._announce,
+        )
         self._maintaining = asyncio.create_task(self._maintenance.run(), name="spool-maintenance")
 
     @classmethod
@@ -202,7 +212,7 @@ class Spool:
 
     def _committed(self, committing: "asyncio.Future[Accepted]") -> None:
         if not committing.cancelled() and committing.exception() is None:
-            self.announce(committing.result().ready)
+            self._announce(committing.result().ready)
 
     def promise_staging(self, byte_count: int) -> None:
         """Count `byte_count` bytes of a staging file in the quota, or raise `SpoolFull`."""
@@ -211,6 +221,10 @@ class Spool:
     def settle_staging(self, byte_count: int) -> None:
         """That many bytes of staging files are gone."""
         self._quota.unstage(byte_count)
+
+    def _announce(self, ready: tuple[Delivery, ...]) -> None:
+        if self.listener is not None:
+            self.listener(ready)
 
     def _reserve_chunks(self, count: int) -> int:
         first = self._next_chunk

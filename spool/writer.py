@@ -84,6 +84,7 @@ class Writer:
         self._inbox: SimpleQueue[_Request[object] | None] = SimpleQueue()
         self._light: deque[_Request[object]] = deque()
         self._heavy: deque[_Request[object]] = deque()
+        self._in_hand: Group = []
         self._closed = False
         self._last_reopen = 0.0
         self.failure: str | None = None
@@ -131,10 +132,11 @@ class Writer:
         stopping = False
         while not stopping or self._light or self._heavy:
             stopping = self._collect(block=not (stopping or self._light or self._heavy)) or stopping
-            group = self._take_group()
-            if group:
-                self._write(group)
-                self._tell(_resolve, group)
+            self._in_hand = self._take_group()
+            if self._in_hand:
+                self._write(self._in_hand)
+                self._tell(_resolve, self._in_hand)
+                self._in_hand = []
             if self.failure is None and self._checkpointer.must_reset(self.log_bytes):
                 self._reset_log()
         self._checkpointer.stop()
@@ -265,7 +267,7 @@ class Writer:
         self._closed = True
         while not self._inbox.empty():
             self._collect(block=False)
-        left = [*self._light, *self._heavy]
+        left = [*self._in_hand, *self._light, *self._heavy]
         _fail(left, SpoolUnavailable("the spool's writer has ended"))
         self._tell(_resolve, left)
 

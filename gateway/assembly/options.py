@@ -28,6 +28,7 @@ def spool_options(settings: Settings) -> SpoolOptions:
         max_bytes=spool.max_bytes,
         compression_level=spool.compression_level,
         duplicate_window=milliseconds(settings.intake.duplicate_window),
+        expire_after=None if spool.expire_after is None else milliseconds(spool.expire_after),
         receipts_keep=milliseconds(spool.receipts_keep),
         receipts_max=spool.receipts_max,
     )

@@ -54,7 +54,7 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
     except BaseException:
         await spool.close()
         raise
-    spool.announce = dispatcher.offer
+    spool.listener = dispatcher.offer
     return Service(spool, dispatcher, intake, gate, calls, executor)
 
 

@@ -35,8 +35,11 @@ class Body:
         self._reservation = decoded._reservation
 
     def scratch(self, size: int) -> bytearray | mmap:
-        """A writable buffer of `size` bytes that lives as long as this body. For worker threads, unless small."""
-        return bytearray(size) if self.staged is None else self.staged.scratch(size)
+        """A writable buffer of `size` bytes that lives as long as this body. For worker threads, unless small.
+
+        A file, unless the body is small: the budget has no room for a second copy of it.
+        """
+        return bytearray(size) if self.small or self.staged is None else self.staged.scratch(size)
 
     def release(self) -> None:
         """Give back memory and files; harmless when repeated."""

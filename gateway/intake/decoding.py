@@ -102,12 +102,15 @@ def gunzip(pieces: Pieces) -> Pieces:
 
 def inflate(pieces: Pieces) -> Pieces:
     """Undo deflate, with the zlib header that RFC 9110 asks for or without, as some send it."""
-    for first in pieces:
-        if len(first):
-            has_header = len(first) > 1 and first[0] & 15 == 8 and (first[0] << 8 | first[1]) % 31 == 0
-            yield from _inflate(_again(first, pieces), _ZLIB if has_header else _RAW_DEFLATE, "deflate")
-            return
-    raise bad_encoding("The deflate data is empty", 0)
+    head = b""
+    for piece in pieces:
+        head += bytes(piece)
+        if len(head) > 1:
+            break
+    if not head:
+        raise bad_encoding("The deflate data is empty", 0)
+    has_header = len(head) > 1 and head[0] & 15 == 8 and (head[0] << 8 | head[1]) % 31 == 0
+    yield from _inflate(_again(head, pieces), _ZLIB if has_header else _RAW_DEFLATE, "deflate")
 
 
 def unzstd(pieces: Pieces) -> Pieces:
@@ -155,8 +158,7 @@ def unquote(pieces: Pieces) -> Pieces:
     carried = b""
     for piece in pieces:
         data = carried + bytes(piece)
-        escape = data.rfind(b"\\", max(0, len(data) - _ESCAPE))
-        cut = len(data) if escape < 0 else escape
+        cut = _before_open_escape(data)
         carried = data[cut:]
         yield _unescape(data[:cut])
     yield _unescape(carried)
@@ -169,6 +171,16 @@ ENVELOPE: tuple[Decoder, ...] = (unquote, unbase64, gunzip)
 def _gzip_size(trailer: bytes) -> int:
     """The length of what a gzip member holds, modulo 4 GiB: its last four bytes (RFC 1952)."""
     return int.from_bytes(trailer, "little") if len(trailer) == 4 else 0
+
+
+def _before_open_escape(text: bytes) -> int:
+    """Where the last escape begins, if it may go on behind the end of `text`; the length of `text` if not."""
+    last = text.rfind(b"\\", max(0, len(text) - _ESCAPE))
+    first = last
+    while first > 0 and text[first - 1] == ord("\\"):
+        first -= 1
+    in_pairs = (last - first) % 2 == 1
+    return len(text) if last < 0 or in_pairs else last
 
 
 def _unescape(text: bytes) -> bytes:
@@ -223,7 +235,7 @@ def _bounded(pieces: Pieces, encoded_size: int, limits: DecodingLimits) -> Piece
         yield piece
 
 
-def _again(first: bytes | memoryview, rest: Pieces) -> Pieces:
+def _again(first: bytes, rest: Pieces) -> Pieces:
     yield first
     yield from rest
 

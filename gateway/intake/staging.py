@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from gateway.intake.budget import SMALL_POST_BYTES
 from gateway.intake.workers import Workers
 from spool.records import Buffer
 
@@ -115,9 +114,9 @@ class Staged:
         self._files.append(file)
         return file
 
-    def scratch(self, size: int) -> bytearray | mmap.mmap:
-        """A writable buffer for a changed copy of the body: in a file, unless it is small. For worker threads."""
-        return bytearray(size) if size <= SMALL_POST_BYTES else self.file().scratch(size)
+    def scratch(self, size: int) -> mmap.mmap:
+        """A writable buffer in a new file, for a changed copy of the body. For worker threads."""
+        return self.file().scratch(size)
 
     def discard(self) -> None:
         """Remove the files in a worker thread, because a large one takes its time, and give the quota back."""

@@ -1,6 +1,7 @@
 """Threads for what would hold up the event loop: decoding, parsing and hashing large bodies, and staging files."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
@@ -18,6 +19,7 @@ class Workers:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.current_thread()
 
     async def run(
         self, function: Callable[Parameters, Result], *arguments: Parameters.args, **keywords: Parameters.kwargs
@@ -31,6 +33,7 @@ class Workers:
 
     def ask_loop(self, function: Callable[[], Result]) -> Result:
         """In a worker thread: have the event loop call the function, and wait for what it returns or raises."""
+        assert threading.current_thread() is not self._loop_thread, "the loop cannot wait for itself"
         answer: Future[Result] = Future()
 
         def call() -> None:

@@ -63,7 +63,7 @@ async def test_accepted_tells_what_was_stored(spool: Spool) -> None:
 async def test_what_may_be_sent_is_announced_even_when_nobody_waits(spool: Spool) -> None:
     """A record whose sender went away meanwhile is committed and announced like any other."""
     announced: asyncio.Queue[str] = asyncio.Queue()
-    spool.announce = lambda ready: announced.put_nowait(ready[0].record.call_id)
+    spool.listener = lambda ready: announced.put_nowait(ready[0].record.call_id)
     posting = asyncio.create_task(spool.accept(a_record("gone")))
     await asyncio.sleep(0)
     posting.cancel()

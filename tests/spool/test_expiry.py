@@ -1,0 +1,66 @@
+"""Giving up what could not be delivered in the time that the operator set."""
+
+from pathlib import Path
+
+from spool.records import Bury, Delivered, Delivery, DeliveryState, Lane
+from tests.spool.building import (
+    CORE,
+    DETAIL,
+    ENDPOINT,
+    HOUR,
+    WHOLE,
+    Clock,
+    a_record,
+    maintained,
+    opened,
+    split_fragments,
+)
+
+
+async def test_what_is_too_old_is_given_up_and_counted(tmp_path: Path, clock: Clock) -> None:
+    """Queued deliveries of records older than the limit expire in whatever state they wait; younger ones stay."""
+    async with opened(tmp_path, clock=clock, expire_after=HOUR) as spool:
+        await spool.accept(a_record("old", CORE, DETAIL, fragments=split_fragments()))
+        clock.now += HOUR // 2
+        await spool.accept(a_record("young"))
+        clock.now += HOUR // 2 + 1
+        await maintained(spool)
+        assert spool.stats().lanes[ENDPOINT, Lane.DETAIL].expired == 1
+        core = spool.stats().lanes[ENDPOINT, Lane.CORE]
+        assert (core.expired, core.ready, core.owed, core.unaccounted) == (1, 1, 2, 0)
+        assert [delivery.state for delivery in (await spool.trace("old"))[0].deliveries] == [DeliveryState.EXPIRED] * 2
+
+
+async def test_dead_letters_do_not_expire(tmp_path: Path, clock: Clock) -> None:
+    """A dead letter keeps its payload until somebody decides about it."""
+    async with opened(tmp_path, clock=clock, expire_after=HOUR) as spool:
+        accepted = await spool.accept(a_record("dead"))
+        await spool.settle(accepted.ready[0], Bury("refused"))
+        await spool.accept(a_record("other"))
+        clock.now += 2 * HOUR
+        await maintained(spool)
+        assert spool.stats().lanes[ENDPOINT, Lane.CORE].expired == 1
+        assert spool.stats().lanes[ENDPOINT, Lane.CORE].dead == 1
+
+
+async def test_an_expired_original_is_none(tmp_path: Path, clock: Clock) -> None:
+    """A post that repeats what was given up is accepted anew: promise 3."""
+    async with opened(tmp_path, clock=clock, expire_after=HOUR) as spool:
+        record = a_record("call", WHOLE)
+        await spool.accept(record)
+        clock.now += HOUR + 1
+        await maintained(spool)
+        assert spool.stats().lanes[ENDPOINT, Lane.CORE].expired == 1
+        assert not (await spool.accept(record)).duplicate
+
+
+async def test_an_attempt_that_ends_after_the_expiry_changes_nothing(tmp_path: Path, clock: Clock) -> None:
+    """What was given up while it was being sent stays given up, and is counted once."""
+    async with opened(tmp_path, clock=clock, expire_after=HOUR) as spool:
+        under_way: Delivery = (await spool.accept(a_record("call"))).ready[0]
+        clock.now += HOUR + 1
+        await maintained(spool)
+        assert spool.stats().lanes[ENDPOINT, Lane.CORE].expired == 1
+        assert await spool.settle(under_way, Delivered()) == ()
+        counts = spool.stats().lanes[ENDPOINT, Lane.CORE]
+        assert (counts.expired, counts.delivered, counts.unaccounted) == (1, 0, 0)
