@@ -204,6 +204,16 @@ async def test_non_finite_numbers_become_null(world: World) -> None:
     await world.until(lambda: not world.staged_files())
 
 
+@pytest.mark.parametrize("count", [10, 15_000, 100_000])
+async def test_a_copy_that_grows_is_made_where_there_is_room(world: World, count: int) -> None:
+    """Each null is longer than its NaN: the copy of a small body may be a large one."""
+    body = b'{"call_id": "call-1", "a": [%b]}' % b",".join([b"NaN"] * count)
+    assert (await world.post(ENCODERS["gzip"](body), content_encoding="gzip")).status == 202
+    stored = json.loads(await world.stored((await world.only_record("call-1")).record))
+    assert stored["a"] == [None] * count
+    await world.until(lambda: not world.staged_files())
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -38,18 +38,21 @@ async def workers() -> AsyncIterator[Workers]:
     executor.shutdown()
 
 
+def _files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
 async def test_a_file_is_private_and_holds_what_was_written(tmp_path: Path, workers: Workers) -> None:
     """Only the user of the process can read a staged body; its map outlives its file."""
     staged = StagingArea(tmp_path, Account(), workers).begin()
     file = await workers.run(staged.file)
     await workers.run(file.write, b"abc" * 1000)
     await workers.run(file.write, b"end")
-    [name] = os.listdir(tmp_path)
-    assert stat.S_IMODE(os.stat(tmp_path / name).st_mode) == 0o600
+    assert [stat.S_IMODE(path.stat().st_mode) for path in _files(tmp_path)] == [0o600]
     view = await workers.run(file.map)
     staged.discard()
     await workers.run(file.close)
-    assert os.listdir(tmp_path) == []
+    assert _files(tmp_path) == []
     assert bytes(view) == b"abc" * 1000 + b"end"
 
 
@@ -60,7 +63,7 @@ async def test_an_empty_file_maps_to_nothing(tmp_path: Path, workers: Workers) -
     file.close()
     file.close()
     with pytest.raises(ValueError, match="given up"):
-        file.write(b"late")
+        await workers.run(file.write, b"late")
 
 
 async def test_what_is_staged_counts_in_the_quota(tmp_path: Path, workers: Workers) -> None:
