@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from spool.records import Form, Fragment
-from tests.s3.building import MEBIBYTE, client_of, now, objects, options, rest_of, uploads
+from tests.s3.building import MEBIBYTE, client_of, now, objects, options, rest_of
 from tests.s3.hearing import Heard
 from uploaders.s3.options import ObjectEncoding
 from uploaders.s3.uploader import S3Uploader
-from uploaders.uploader import Delivered, Refused
+from uploaders.uploader import Delivered
 
 
 @pytest.fixture

@@ -1,0 +1,35 @@
+"""A member is put at the end of an object, wherever the stream is cut."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploaders.last_member import encoded_member, with_last_member
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+async def chunked(document, cuts):
+    edges = [0, *sorted(cut % (len(document) + 1) for cut in cuts), len(document)]
+    for begin, end in zip(edges, edges[1:], strict=False):
+        yield document[begin:end]
+
+
+@given(
+    members=st.dictionaries(st.text(), values, min_size=1),
+    cuts=st.lists(st.integers(0, 10_000)),
+    behind=st.text(" \t\r\n"),
+    indent=st.sampled_from([None, 1]),
+)
+async def test_any_object_cut_anywhere_gets_the_member_at_its_end(members, cuts, behind, indent):
+    """All bytes stay as they were; the member stands before the last brace."""
+    document = (json.dumps(members, indent=indent) + behind).encode()
+    member = encoded_member("\x00token", 'a"b')
+    result = b"".join([chunk async for chunk in with_last_member(chunked(document, cuts), member)])
+    end = document.rindex(b"}")
+    assert result == document[:end] + member + document[end:]
+    assert json.loads(result) == members | {"\x00token": 'a"b'}

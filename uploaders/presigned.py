@@ -1,0 +1,160 @@
+"""Delivers whole call logs through upload addresses that the endpoint gives: the SDK's own way for what is large.
+
+    POST .../get-upload-url ─▶ {"upload_url", "s3_key", "s3_bucket"?} ─▶ PUT upload_url ─▶ delivered
+
+The object's arrival starts its processing, which authenticates by the `token` in it; so the token is put back in, as
+the last member. Each attempt asks for an address of its own and uses it at once or not at all. The body streams from
+the spool with its length known beforehand, one frame in memory. A reference afterwards is a delivery of its own (a
+notice after this one), planned only where it is configured; the location that it needs is reported.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from spool.errors import SpoolError
+from spool.records import Delivery, Form
+from uploaders.answers import judge
+from uploaders.bodies import decompress
+from uploaders.connections import ConnectionOptions, Connections
+from uploaders.forms import pieces_of, raw_bytes_of
+from uploaders.last_member import encoded_member, with_last_member
+from uploaders.network_errors import NETWORK_ERRORS, outcome_of
+from uploaders.storage_answers import judge_upload
+from uploaders.upload_address import BadAddress, UploadAddress, address_request_url, parse_address
+from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
+
+CONTENT_TYPE = "application/json"
+"""Exactly so: the address was signed for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresignedOptions:
+    """How to reach one endpoint that gives upload addresses. Time-outs are seconds."""
+
+    url: str
+    """The endpoint; the address for addresses is made of it as the SDK does, unless that is set."""
+    address_url: str | None = None
+    """Where to ask for an upload address."""
+    token: str | None = field(default=None, repr=False)
+    """Sent as `x-pype-token` and put into the call log; None: each record's own token."""
+    ca_file: Path | None = None
+    """PEM certificates of authorities to trust besides the system's."""
+    connect_timeout: float = 10.0
+    response_timeout: float = 60.0
+    upload_timeout: float = 15 * 60.0
+    """For one upload in all."""
+
+    @property
+    def asked_url(self) -> str:
+        """Where to ask. Raises `ValueError` when it is neither set nor can be made."""
+        return self.address_url or address_request_url(self.url)
+
+
+class PresignedUploader:
+    """Delivers to one endpoint's storage. `clock` gives milliseconds since the Unix epoch."""
+
+    def __init__(self, options: PresignedOptions, payloads: PayloadReader, clock: Callable[[], int]) -> None:
+        """Raises `ValueError` for a URL of which none for addresses can be made, `OSError` for a bad `ca_file`."""
+        self._options = options
+        self._asked_url = options.asked_url
+        self._payloads = payloads
+        self._clock = clock
+        self._connections = Connections(
+            ConnectionOptions(
+                options.ca_file, options.connect_timeout, options.response_timeout, options.upload_timeout
+            )
+        )
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Ask for an address and use it. Whatever form is owed, the whole goes. Errors of the spool pass through."""
+        if delivery.form is Form.NOTICE:
+            return Refused("an upload address takes no notice")
+        whole = replace(delivery, form=Form.WHOLE)
+        token, lost = await self._token(delivery)
+        if lost:
+            return Refused("its own token is no longer stored: set a token for this destination, then requeue it")
+        if token is not None and not token.isprintable():
+            return Refused("the token has characters that no header may have", Scope.CREDENTIAL)
+        try:
+            address = await self._ask(whole, token)
+            return await self._put(whole, token, address) if isinstance(address, UploadAddress) else address
+        except NETWORK_ERRORS as error:
+            return outcome_of(error)
+
+    async def close(self) -> None:
+        """Close the kept connections."""
+        await self._connections.close()
+
+    async def _token(self, delivery: Delivery) -> tuple[str | None, bool]:
+        """The configured token or the record's own, and whether that is no longer stored."""
+        token_id = delivery.record.token_id
+        if self._options.token is not None or token_id is None:
+            return self._options.token, False
+        token = await self._payloads.token(token_id)
+        return token, token is None
+
+    async def _ask(self, delivery: Delivery, token: str | None) -> UploadAddress | RetryLater | Refused:
+        asked_at = self._clock()
+        body = json.dumps({"call_id": delivery.record.call_id, "content_type": CONTENT_TYPE}).encode()
+        headers = {"Content-Type": CONTENT_TYPE, "User-Agent": "callspool", "Accept-Encoding": "identity"}
+        if token is not None:
+            headers["x-pype-token"] = token
+        answer = await self._connections.request("POST", self._asked_url, headers, body)
+        if answer.status in {404, 405}:
+            return Refused("the endpoint gives no upload addresses (get-upload-url is not there)", Scope.DESTINATION)
+        judged = judge(answer, Form.WHOLE, sent_bytes=len(body), now=self._clock(), secrets=(token,) if token else ())
+        if not isinstance(judged, Delivered):
+            return judged
+        try:
+            return parse_address(answer.body, asked_at=asked_at, secure=self._asked_url.startswith("https:"))
+        except BadAddress as error:
+            return RetryLater(f"get-upload-url: {error}")
+
+    async def _put(self, delivery: Delivery, token: str | None, address: UploadAddress) -> Outcome:
+        if self._clock() >= address.valid_until:
+            return RetryLater("the upload address had expired before it could be used")
+        member = encoded_member("token", token) if token is not None else b""
+        document = _Document(self._plain(delivery), member)
+        headers = {
+            "Content-Type": CONTENT_TYPE,
+            "Content-Length": str(raw_bytes_of(delivery) + len(member)),
+            "User-Agent": "callspool",
+        }
+        try:
+            answer = await self._connections.request("PUT", address.url, headers, document.chunks())
+        except NETWORK_ERRORS:
+            # The client reports whatever ends the body as a broken connection.
+            if document.error is not None:
+                raise document.error from None
+            raise
+        return judge_upload(answer, address.location, now=self._clock())
+
+    async def _plain(self, delivery: Delivery) -> AsyncIterator[bytes]:
+        for piece in pieces_of(delivery):
+            if isinstance(piece, bytes):
+                yield piece
+                continue
+            async for frame in self._payloads.frames(delivery.record, piece):
+                yield await asyncio.to_thread(decompress, frame)
+
+
+class _Document:
+    """The body of one PUT; remembers the error of the spool that cut it short."""
+
+    def __init__(self, plain: AsyncIterator[bytes], member: bytes) -> None:
+        self._plain = plain
+        self._member = member
+        self.error: SpoolError | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The document, with the member at its end if there is one."""
+        document = with_last_member(self._plain, self._member) if self._member else self._plain
+        try:
+            async for chunk in document:
+                yield chunk
+        except SpoolError as error:
+            self.error = error
+            raise
