@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from spool.database import PAGE_SIZE, connect, primary_code
+from spool.database import PAGE_SIZE, SQLITE_ERRORS, connect, primary_code
 
 CAP_BYTES = 64 << 20
 SMALLEST_CAP_BYTES = 4 << 20
@@ -101,7 +101,7 @@ class Checkpointer:
             if self._connection is None:
                 self._connection = _connect(self._path)
             _, pages, done = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             self._disconnect()
             # On a full disk the log is as good as it was, and it is tried again after what is written next.
             if primary_code(error) != sqlite3.SQLITE_FULL:
@@ -112,7 +112,7 @@ class Checkpointer:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with suppress(sqlite3.Error):  # whatever it could still say was said by the checkpoint
+            with suppress(*SQLITE_ERRORS):  # whatever it could still say was said by the checkpoint
                 self._connection.close()
             self._connection = None
 

@@ -12,6 +12,9 @@ from spool.errors import CorruptDatabase, NotStorable, SchemaTooNew, SpoolError,
 PAGE_SIZE = 16384
 """Medians of three: 15 MB call logs 36, 41 and 45 a second with pages of 4, 8 and 16 KiB; 2 KB ones 9,000 to 9,300."""
 
+SQLITE_ERRORS = (sqlite3.Error, MemoryError)
+"""What the sqlite3 module raises for an error of SQLite; MemoryError stands for SQLITE_NOMEM."""
+
 _FULL = {sqlite3.SQLITE_FULL}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _VALUES = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
@@ -91,17 +94,17 @@ def log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-def primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: sqlite3.Error | MemoryError) -> int:
     """SQLite's primary result code; 0 where the error is the Python module's own."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def distrusts_disk(error: sqlite3.Error) -> bool:
+def distrusts_disk(error: sqlite3.Error | MemoryError) -> bool:
     """Whether nothing that a connection believes about its files can be trusted any more."""
     return primary_code(error) in _DISK
 
 
-def concerns_everyone(error: sqlite3.Error) -> bool:
+def concerns_everyone(error: sqlite3.Error | MemoryError) -> bool:
     """Whether any other operation would have met it too, at that moment."""
     return distrusts_disk(error) or primary_code(error) in _LOCKED
 

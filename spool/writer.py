@@ -20,7 +20,15 @@ from typing import Generic, Protocol
 
 from spool import statements
 from spool.checkpoints import CAP_BYTES, Checkpointer
-from spool.database import PAGE_SIZE, concerns_everyone, connect_writer, distrusts_disk, log_of, translate
+from spool.database import (
+    PAGE_SIZE,
+    SQLITE_ERRORS,
+    concerns_everyone,
+    connect_writer,
+    distrusts_disk,
+    log_of,
+    translate,
+)
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.transaction import Operation, Result, Transaction
 
@@ -98,6 +106,11 @@ class Writer:
         self._checkpointer = Checkpointer(path, self._checkpoint_failed, log_cap_bytes)
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def total_bytes(self) -> int:
+        """Pages in use and write-ahead log."""
+        return self.used_bytes + self.log_bytes
 
     def submit(
         self, operation: Operation[Result], byte_count: int = 0, call_id: str | None = None
@@ -182,7 +195,7 @@ class Writer:
             for request in group:
                 request.result = request.operation(self.transaction)
             self.transaction.commit()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             return self._set_back(error)
         except Exception as error:  # noqa: BLE001  # whatever an operation raises belongs to whoever submitted it
             self._roll_back()
@@ -196,7 +209,7 @@ class Writer:
         self._tell(self._observer.committed, time.perf_counter() - started, len(group))
         return None
 
-    def _set_back(self, cause: sqlite3.Error) -> _Setback:
+    def _set_back(self, cause: sqlite3.Error | MemoryError) -> _Setback:
         """After an I/O error nothing that the connection believes can be trusted: it is reopened before the next."""
         self._roll_back()
         error = translate(cause, WRITING)
@@ -209,7 +222,7 @@ class Writer:
     def _roll_back(self) -> None:
         try:
             self.transaction.roll_back()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             self.failure = f"rolling back failed: {error}"
 
     def _reopen(self) -> bool:
@@ -225,7 +238,7 @@ class Writer:
             self.transaction.connection.close()
             self.transaction = Transaction(connect_writer(self._path))
             busy, _, _ = self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"
             return False
         reason = before if busy else self._measure()
@@ -239,7 +252,7 @@ class Writer:
             self.log_bytes = self._log_path.stat().st_size
         except FileNotFoundError:
             return f"{self._log_path} was removed while it was in use"
-        except (sqlite3.Error, OSError) as error:
+        except (*SQLITE_ERRORS, OSError) as error:
             return f"the size of the spool cannot be read: {error}"
         self.used_bytes = pages * PAGE_SIZE
         return None
@@ -247,7 +260,7 @@ class Writer:
     def _reset_log(self) -> None:
         try:
             self._checkpointer.reset(self.transaction.connection, self.log_bytes)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             if distrusts_disk(error):
                 self.failure = f"resetting the log failed: {error}"
 
@@ -259,7 +272,7 @@ class Writer:
         try:
             self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.transaction.connection.close()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             self.failure = f"closing the spool's database failed: {error}"
 
     def _abandon(self) -> None:

@@ -1,23 +1,15 @@
 """What the spool's tests share: records to accept, a clock to turn, and short ways of asking."""
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 
 from spool.directory import DATABASE_NAME
-from spool.records import (
-    Accepted,
-    Delivery,
-    DeliveryState,
-    Form,
-    Fragment,
-    Lane,
-    NewDelivery,
-    NewRecord,
-    TracedDelivery,
-)
+from spool.figures import TracedDelivery
+from spool.records import Accepted, Buffer, Delivery, DeliveryState, Form, Fragment, Lane, NewDelivery, NewRecord
 from spool.store import Spool, SpoolOptions
 from spool.transaction import Operation, Result
 
@@ -63,7 +55,7 @@ def a_record(
     call_id: str = "call",
     *deliveries: NewDelivery,
     body: bytes = b'{"call_id": "call"}',
-    fragments: dict[Fragment, list[bytes]] | None = None,
+    fragments: Mapping[Fragment, Sequence[Buffer]] | None = None,
     event: str = "call_ended",
     digest: bytes | None = None,
     token: str | None = None,
@@ -88,7 +80,7 @@ def a_record(
     )
 
 
-def split_fragments(rest: bytes = b'"rest": 1') -> dict[Fragment, list[bytes]]:
+def split_fragments(rest: Buffer = b'"rest": 1') -> dict[Fragment, list[Buffer]]:
     return {Fragment.BASE: [b'"base": 1'], Fragment.DERIVED: [b'"derived": 1'], Fragment.REST: [rest]}
 
 
@@ -157,3 +149,16 @@ def rows(directory: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement).fetchall()
     finally:
         connection.close()
+
+
+def checkpointed(directory: Path, mode: str = "TRUNCATE") -> None:
+    """What the background does after a while in which nobody writes."""
+    rows(directory, f"PRAGMA wal_checkpoint({mode})")
+
+
+async def becomes(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until it is true, for what other threads do; fail after `seconds`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ lock.acquire(0)
 print("owned", flush=True)
 sys.stdin.read()
 """
+
+
+@contextmanager
+def an_owner(directory: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that owns the directory until its standard input is closed."""
+    command = [sys.executable, "-c", OWNER, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "owned\n"
+        yield owner
 
 
 def mounted(*pairs: tuple[str, str]) -> Iterator[Mount]:
@@ -55,11 +66,7 @@ async def test_a_database_that_others_could_read_is_closed_to_them(tmp_path: Pat
 
 async def test_another_process_is_the_owner_until_it_ends(tmp_path: Path) -> None:
     """Opening a directory that a process owns names that process; after its end, however it came, it is free."""
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "owned\n"
+    with an_owner(tmp_path) as owner:
         with pytest.raises(SpoolLocked, match=f"pid {owner.pid}"):
             async with opened(tmp_path, lock_timeout=0.0):
                 pass
@@ -71,12 +78,8 @@ async def test_another_process_is_the_owner_until_it_ends(tmp_path: Path) -> Non
 
 async def test_a_start_waits_for_the_predecessor_that_is_stopping(tmp_path: Path) -> None:
     """Within its time-out a start waits for the lock instead of giving up at once."""
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as owner:
-        assert owner.stdout is not None
+    with an_owner(tmp_path) as owner:
         assert owner.stdin is not None
-        assert owner.stdout.readline() == "owned\n"
         owner.stdin.close()
         async with opened(tmp_path, lock_timeout=30.0) as spool:
             assert (await spool.accept(a_record())).ready
@@ -114,7 +117,7 @@ def test_a_directory_that_cannot_be_written_is_unsuitable(tmp_path: Path, monkey
 def test_a_lock_that_cannot_be_made_is_unsuitable(tmp_path: Path) -> None:
     """A lock file that cannot be opened is told as such."""
     (tmp_path / "spool.lock").mkdir()
-    with pytest.raises(UnsuitableDirectory, match="spool.lock"):
+    with pytest.raises(UnsuitableDirectory, match=r"spool\.lock"):
         DirectoryLock(tmp_path)
 
 
@@ -141,7 +144,7 @@ def test_what_goes_with_the_container_is_warned_of(
 
 def test_without_knowledge_of_mounts_nothing_is_refused(tmp_path: Path) -> None:
     """Where the kernel does not say what is mounted, the directory is taken as it is."""
-    assert prepare_directory(tmp_path, lambda: mounted()) is None
+    assert prepare_directory(tmp_path, mounted) is None
     assert list(mounts(tmp_path / "missing")) == []
 
 

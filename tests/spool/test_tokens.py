@@ -18,6 +18,8 @@ from tests.spool.building import (
     NOW,
     Clock,
     a_record,
+    becomes,
+    checkpointed,
     due,
     maintained,
     opened,
@@ -35,11 +37,6 @@ TOKENS = [
 ]
 
 
-async def checkpointed(spool: Spool) -> None:
-    """What the background does after a few seconds in which nobody writes."""
-    await asyncio.to_thread(spool._writer._checkpointer._checkpoint, "TRUNCATE")
-
-
 def found_in(directory: Path, token: str) -> list[str]:
     """The files of a spool that hold 24 bytes of the token's end, or what is behind a NUL in it."""
     wanted = {token.encode()[-24:], token.rpartition("\0")[2].encode()[-24:]}
@@ -53,11 +50,11 @@ async def test_a_token_is_gone_with_the_last_delivery(spool: Spool, tmp_path: Pa
     await spool.accept(a_record("c", CORE, DETAIL, fragments=split_fragments(), token=token))
     (core,) = await due(spool)
     (detail,) = await spool.settle(core, Delivered())
-    await checkpointed(spool)
+    checkpointed(tmp_path)
     assert found_in(tmp_path, token) == [DATABASE_NAME]
     assert await spool.token(detail.record.token_id or 0) == token
     await spool.settle(detail, Delivered())
-    await checkpointed(spool)
+    checkpointed(tmp_path)
     assert found_in(tmp_path, token) == []
     assert await spool.token(detail.record.token_id or 0) is None
 
@@ -72,13 +69,13 @@ async def test_moved_rows_leave_no_copies(spool: Spool, tmp_path: Path) -> None:
     for delivery in deliveries[::2]:
         await spool.settle(delivery, Delivered())
     await maintained(spool)
-    await checkpointed(spool)
+    checkpointed(tmp_path)
     assert [token for token in tokens[::2] if found_in(tmp_path, token)] == []
     assert [await spool.token(one.record.token_id or 0) for one in deliveries[1::2]] == tokens[1::2]
     for delivery in deliveries[1::2]:
         await spool.settle(delivery, Delivered())
     await maintained(spool)
-    await checkpointed(spool)
+    checkpointed(tmp_path)
     assert [token for token in tokens if found_in(tmp_path, token)] == []
 
 
@@ -87,10 +84,7 @@ async def test_a_log_at_rest_is_emptied(spool: Spool, tmp_path: Path, monkeypatc
     accepted = await spool.accept(a_record(token="plain-secret-4711"))
     await spool.settle(accepted.ready[0], Delivered())
     spool._maintaining.cancel()
-    deadline = asyncio.get_running_loop().time() + 30
-    while log_of(tmp_path / DATABASE_NAME).stat().st_size:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.05)
+    await becomes(lambda: log_of(tmp_path / DATABASE_NAME).stat().st_size == 0)
     assert found_in(tmp_path, "plain-secret-4711") == []
 
 

@@ -1,0 +1,235 @@
+"""Maintenance: receipts by age and number, loose chunks, expired addresses, free space, and a round that fails."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from spool import maintenance
+from spool.database import PAGE_SIZE
+from spool.directory import DATABASE_NAME
+from spool.loose import DeleteLooseChunks
+from spool.maintenance import give_back_space, unaccounted
+from spool.records import Bury, Delivered, Fragment, Lane
+from spool.store import Spool
+from spool.transaction import Transaction
+from tests.spool.building import (
+    ENDPOINT,
+    HOUR,
+    NOW,
+    Clock,
+    a_record,
+    becomes,
+    checkpointed,
+    due,
+    maintained,
+    opened,
+    payload,
+    rows,
+    write,
+)
+
+MIB = 1 << 20
+
+
+async def delivered(spool: Spool, *call_ids: str) -> None:
+    for call_id in call_ids:
+        accepted = await spool.accept(a_record(call_id))
+        await spool.settle(accepted.ready[0], Delivered())
+
+
+async def test_old_receipts_go(spool: Spool, clock: Clock, tmp_path: Path) -> None:
+    """A receipt is kept for 24 hours after its record ended; what is still owed or dead is kept for ever."""
+    await delivered(spool, "old")
+    dead = await spool.accept(a_record("dead"))
+    await spool.settle(dead.ready[0], Bury("400"))
+    await spool.accept(a_record("queued"))
+    clock.now += 20 * HOUR
+    await delivered(spool, "young")
+    clock.now += 5 * HOUR
+    await maintained(spool)
+    assert rows(tmp_path, "SELECT call_id FROM records ORDER BY record_id") == [("dead",), ("queued",), ("young",)]
+    assert rows(tmp_path, "SELECT count(*) FROM deliveries") == [(3,)]
+
+
+@pytest.mark.parametrize("step", [1, 2, 500], ids=lambda step: f"{step} a step")
+async def test_receipts_are_at_most_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Above the cap the oldest receipts go, whatever their age, in steps of any size."""
+    monkeypatch.setattr(maintenance, "ROWS_PER_STEP", step)
+    async with opened(tmp_path, receipts_max=3) as spool:
+        await delivered(spool, *(f"c{number}" for number in range(8)))
+        await spool.accept(a_record("queued"))
+        await maintained(spool)
+        left = rows(tmp_path, "SELECT call_id FROM records ORDER BY record_id")
+        assert left == [("c5",), ("c6",), ("c7",), ("queued",)]
+        assert spool.stats().unaccounted == 0
+        assert spool.stats().lanes[ENDPOINT, Lane.CORE].delivered == 8
+
+
+async def test_many_expired_addresses_go_in_one_round(
+    spool: Spool, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Addresses are deleted a day after they expired, however many; younger ones stay."""
+    monkeypatch.setattr(maintenance, "ROWS_PER_STEP", 3)
+    for number in range(8):
+        await spool.register_upload(b"old%d" % number, f"old{number}", "c", None, NOW)
+    await spool.register_upload(b"young", "young", "c", None, NOW + 5 * HOUR)
+    clock.now += 25 * HOUR
+    await maintained(spool)
+    assert rows(tmp_path, "SELECT s3_key FROM uploads") == [("young",)]
+
+
+async def test_a_delivered_giant_is_deleted_in_the_background(spool: Spool, tmp_path: Path) -> None:
+    """Settling a giant is quick; its chunks go in bounded steps, at once and not at the next round."""
+    accepted = await spool.accept(a_record("c", body=os.urandom(20 * MIB)))
+    await spool.settle(accepted.ready[0], Delivered())
+    await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)], seconds=4)
+    assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(0,)]
+
+
+async def test_loose_chunks_are_deleted_by_bounded_steps(spool: Spool, tmp_path: Path) -> None:
+    """A step deletes up to its limit over several ranges, passes over those coming in, and says if any are left."""
+
+    def prepare(transaction: Transaction) -> None:
+        for first, last in ((10, 12), (20, 20), (30, 49), (60, 61)):
+            transaction.execute("INSERT INTO loose_chunks VALUES (?, ?)", (first, last))
+            for chunk_id in range(first, last + 1):
+                transaction.execute("INSERT INTO chunks VALUES (?, 0, x'')", (chunk_id,))
+
+    def left() -> list[tuple[object, ...]]:
+        return rows(tmp_path, "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY 1")
+
+    spool._maintaining.cancel()
+    await write(spool, prepare)
+    step = DeleteLooseChunks(frozenset({20}), limit=8)
+    assert await write(spool, step) is True
+    assert left() == [(20, 20), (35, 49), (60, 61)]
+    assert await write(spool, step) is True
+    assert await write(spool, step) is True
+    assert left() == [(20, 20), (60, 61)]
+    assert await write(spool, step) is False
+    assert left() == [(20, 20)]
+    assert rows(tmp_path, "SELECT chunk_id FROM chunks") == [(20,)]
+    assert await write(spool, DeleteLooseChunks(frozenset())) is False
+    assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(0,)]
+
+
+async def test_what_a_crash_left_loose_is_deleted_after_the_start(tmp_path: Path) -> None:
+    """Chunks of a payload whose record never came are deleted in the background, and their ids not used again."""
+    async with opened(tmp_path) as spool:
+        spool._maintaining.cancel()
+
+        def half(transaction: Transaction) -> None:
+            transaction.execute("INSERT INTO loose_chunks VALUES (5, 99)")
+            transaction.execute("INSERT INTO chunks VALUES (5, 0, x''), (6, 0, x'')")
+
+        await write(spool, half)
+    async with opened(tmp_path) as spool:
+        accepted = await spool.accept(a_record("next"))
+        assert accepted.ready[0].record.first_chunk == 100
+        await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)])
+        assert rows(tmp_path, "SELECT chunk_id FROM chunks") == [(100,)]
+        assert await payload(spool, accepted)
+
+
+async def test_a_spool_that_emptied_gives_its_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free pages beyond a reserve are returned to the file system, a bounded number a step."""
+    monkeypatch.setattr(maintenance, "KEEP_FREE_BYTES", 4 * MIB)
+    async with opened(tmp_path) as spool:
+        accepted = await spool.accept(a_record("c", body=os.urandom(24 * MIB)))
+        checkpointed(tmp_path)
+        full = (tmp_path / DATABASE_NAME).stat().st_size
+        await spool.settle(accepted.ready[0], Delivered())
+        await spool._maintenance._delete_loose_chunks()
+        free = await write(spool, free_pages)
+        assert await write(spool, give_back_space) is True
+        assert free - await write(spool, free_pages) == maintenance.PAGES_PER_STEP
+        await maintained(spool)
+        assert 0 < await write(spool, free_pages) * PAGE_SIZE <= 4 * MIB
+        checkpointed(tmp_path)
+        assert (tmp_path / DATABASE_NAME).stat().st_size < full - 19 * MIB
+        assert await write(spool, give_back_space) is False
+
+
+def free_pages(transaction: Transaction) -> int:
+    return int(transaction.execute("PRAGMA freelist_count").fetchone()[0])
+
+
+async def test_free_pages_are_used_again(tmp_path: Path) -> None:
+    """A spool with a steady flow does not grow."""
+    async with opened(tmp_path) as spool:
+        sizes = []
+        for number in range(6):
+            accepted = await spool.accept(a_record(f"c{number}", body=os.urandom(6 * MIB)))
+            await spool.settle(accepted.ready[0], Delivered())
+            await maintained(spool)
+            checkpointed(tmp_path)
+            sizes.append((tmp_path / DATABASE_NAME).stat().st_size)
+        assert max(sizes) - sizes[0] < MIB
+
+
+async def test_a_round_that_fails_is_told_and_made_again(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong in a round, its reason can be seen, and the next rounds are made."""
+    rounds = asyncio.Queue[int]()
+
+    async def fail() -> None:
+        rounds.put_nowait(1)
+        raise LookupError("not today")
+
+    monkeypatch.setattr(maintenance, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(spool._maintenance, "round", fail)
+    monkeypatch.setattr(spool._maintenance, "_next_recount", 0.0)
+    spool._maintaining.cancel()
+    task = asyncio.create_task(spool._maintenance.run())
+    for _ in range(3):
+        await asyncio.wait_for(rounds.get(), 10)
+    assert spool._maintenance.failure == "LookupError: not today"
+    monkeypatch.undo()
+    monkeypatch.setattr(maintenance, "EVERY_SECONDS", 0.01)
+    await becomes(lambda: spool._maintenance.failure is None)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_closing_ends_maintenance_that_was_just_woken(tmp_path: Path) -> None:
+    """A cancellation that comes together with a wake-up is not lost."""
+    for _ in range(20):
+        async with opened(tmp_path) as spool:
+            await asyncio.sleep(0)
+            spool._maintenance.chunks_are_loose()
+            await asyncio.wait_for(spool.close(), 20)
+
+
+@pytest.mark.parametrize(
+    ("recount", "expected"),
+    [
+        pytest.param([], 0, id="nothing"),
+        pytest.param([(1, 1, "core", 5), (0, 1, "core", 2), (0, 1, "core", 3)], 0, id="all there"),
+        pytest.param([(1, 1, "core", 5), (0, 1, "core", 3)], 2, id="two lost"),
+        pytest.param([(1, 1, "core", 5), (0, 1, "core", 6)], 1, id="one too many"),
+        pytest.param([(1, 1, "core", 1), (0, 2, "core", 1)], 2, id="a shortage and a surplus do not hide each other"),
+    ],
+)
+def test_what_is_unaccounted_for(recount: list[tuple[int, int, str, int]], expected: int) -> None:
+    """The difference between the books and the deliveries that are there, over all lanes."""
+    assert unaccounted(recount) == expected
+
+
+async def test_a_lost_delivery_is_seen(spool: Spool) -> None:
+    """Promise 2: a delivery that vanishes shows in the gauge that must read 0."""
+    await spool.accept(a_record("c"))
+    await maintained(spool)
+    assert spool.stats().unaccounted == 0
+    await write(spool, lambda transaction: transaction.execute("DELETE FROM deliveries") and None)
+    spool._maintenance._next_recount = 0.0
+    await maintained(spool)
+    assert spool.stats().unaccounted == 1
+
+
+async def test_frames_may_be_given_up_half_way(spool: Spool) -> None:
+    """A reader that stops early holds nothing: the log can be reset, and the spool closed."""
+    await spool.accept(a_record("c", body=os.urandom(8 * MIB)))
+    (delivery,) = await due(spool)
+    frames = spool.frames(delivery.record, Fragment.BODY)
+    assert await anext(frames)

@@ -1,0 +1,315 @@
+"""The writer: shared commits that are on disk, failures of one operation alone, ends that leave nobody waiting."""
+
+import asyncio
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from spool import writer as spool_writer
+from spool.database import log_of
+from spool.directory import DATABASE_NAME
+from spool.errors import NotStorable, SpoolFull, SpoolUnavailable
+from spool.records import Delivered, Lane
+from spool.store import Spool, SpoolOptions
+from spool.transaction import Transaction
+from tests.spool.building import ENDPOINT, NOW, Commits, a_record, due, looked_into, maintained, opened, write
+
+ACCEPTING = """
+import asyncio, sys
+from pathlib import Path
+from tests.spool.building import a_record, opened
+
+async def main():
+    async with opened(Path(sys.argv[1])) as spool:
+        for number in range(int(sys.argv[2])):
+            await spool.accept(a_record(f"c{number}"))
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def files_no_larger_than(byte_count: int) -> Iterator[None]:
+    """Let every write of this process beyond `byte_count` of a file fail, as on a disk with an error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (byte_count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def without_maintenance(spool: Spool) -> None:
+    """Let nobody write but the test."""
+    spool._maintaining.cancel()
+    await asyncio.gather(spool._maintaining, return_exceptions=True)
+    await write(spool, lambda _: None)  # behind what maintenance had submitted
+
+
+def log_size(directory: Path) -> int:
+    return log_of(directory / DATABASE_NAME).stat().st_size
+
+
+async def accepted_again(spool: Spool, call_id: str) -> None:
+    """Try until the spool takes a record again, as a sender would, for at most 20 s."""
+    deadline = asyncio.get_running_loop().time() + 20
+    while asyncio.get_running_loop().time() < deadline:
+        with suppress(SpoolUnavailable):
+            await spool.accept(a_record(call_id))
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the spool did not recover")
+
+
+async def test_posts_share_commits(spool: Spool, commits: Commits) -> None:
+    """Posts that come in together are committed together, each once."""
+    await without_maintenance(spool)
+    commits.batches.clear()
+    await asyncio.gather(*(spool.accept(a_record(f"c{number}")) for number in range(300)))
+    await asyncio.sleep(0)
+    assert sum(commits.batches) == 300
+    assert len(commits.batches) < 30
+
+
+async def test_large_posts_do_not_share_more_than_a_bounded_commit(spool: Spool, commits: Commits) -> None:
+    """Heavy operations are committed a few at a time, so that light ones between them do not wait long."""
+    await without_maintenance(spool)
+    go_on = threading.Event()
+    started = threading.Event()
+    futures = [spool._writer.submit(lambda _: started.set() or go_on.wait(10))]
+    await asyncio.to_thread(started.wait, 10)
+    futures += [spool._writer.submit(lambda _: True, byte_count) for byte_count in (3 << 20, 1 << 20, 2 << 20, 9 << 20)]
+    futures += [spool._writer.submit(lambda _: True) for _ in range(5)]
+    commits.batches.clear()
+    go_on.set()
+    assert all(await asyncio.gather(*futures))
+    await asyncio.sleep(0)
+    # What held them up; all light ones with 3 and 1 MiB; 2 MiB; 9 MiB, which is more than the bound by itself.
+    assert commits.batches == [1, 7, 1, 1]
+
+
+async def test_commits_are_synced_in_full(spool: Spool) -> None:
+    """The writing connection runs with synchronous=FULL: a commit returns after the sync of the log."""
+    assert await write(spool, lambda transaction: transaction.execute("PRAGMA synchronous").fetchone()) == (2,)
+    assert await write(spool, lambda transaction: transaction.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_each_acknowledgement_follows_a_sync(tmp_path: Path) -> None:
+    """As seen by the kernel: a process that accepts one record after the other syncs once for each."""
+    trace, count = tmp_path / "trace", 25
+    command = ["strace", "-f", "-e", "trace=fdatasync,fsync", "-o", str(trace), sys.executable, "-c", ACCEPTING]
+    subprocess.run([*command, str(tmp_path / "spool"), str(count)], check=True, timeout=120)
+    syncs = Counter(line.split("(")[0].split()[-1] for line in trace.read_text().splitlines() if "sync(" in line)
+    assert syncs["fdatasync"] + syncs["fsync"] >= count
+
+
+async def test_a_failing_operation_takes_nobody_with_it(spool: Spool) -> None:
+    """Of a group, exactly those operations fail that fail alone; the others are durable, each once."""
+
+    def fail(transaction: Transaction) -> None:
+        transaction.execute("INSERT INTO meta (name, value) VALUES ('half', 1)")
+        raise LookupError("not today")
+
+    tasks = [spool.accept(a_record(f"c{number}")) for number in range(10)]
+    failing = [write(spool, fail) for _ in range(3)]
+    results = await asyncio.gather(*tasks[:5], *failing, *tasks[5:], return_exceptions=True)
+    assert [type(result).__name__ for result in results] == ["Accepted"] * 5 + ["LookupError"] * 3 + ["Accepted"] * 5
+    assert len(await due(spool)) == 10
+    assert spool.stats().lanes[ENDPOINT, Lane.CORE].owed == 10
+    assert await write(spool, lambda transaction: transaction.execute("SELECT count(*) FROM meta").fetchone()) == (2,)
+
+
+async def test_a_key_that_is_taken_fails_its_operation_only(spool: Spool) -> None:
+    """A second upload address with the same key is NotStorable, and the spool goes on."""
+    await spool.register_upload(b"hash", "key", "c", None, NOW)
+    registered, accepted = await asyncio.gather(
+        spool.register_upload(b"hash", "other", "c", None, NOW), spool.accept(a_record()), return_exceptions=True
+    )
+    assert isinstance(registered, NotStorable)
+    assert not isinstance(accepted, BaseException)
+    assert spool.stats().failure is None
+
+
+async def test_a_mistake_in_sql_fails_its_operation_only(spool: Spool) -> None:
+    """An error that says nothing about the disk leaves the connection trusted."""
+    wrong, accepted = await asyncio.gather(
+        write(spool, lambda transaction: transaction.execute("SELECT nothing")),
+        spool.accept(a_record()),
+        return_exceptions=True,
+    )
+    assert isinstance(wrong, SpoolUnavailable)
+    assert not isinstance(accepted, BaseException)
+    assert spool.stats().failure is None
+
+
+async def test_a_full_disk_is_told_as_such_and_over_when_there_is_room(spool: Spool) -> None:
+    """SQLITE_FULL is SpoolFull without a limit; what is small still goes in, and nothing has to be reopened."""
+    pages = await write(spool, lambda transaction: transaction.execute("PRAGMA page_count").fetchone()[0])
+    await write(spool, lambda transaction: transaction.execute(f"PRAGMA max_page_count = {pages + 20}"))
+    large, small = await asyncio.gather(
+        spool.accept(a_record("large", body=bytes(range(256)) * 100)),
+        spool.accept(a_record("small")),
+        return_exceptions=True,
+    )
+    assert not isinstance(large, BaseException)
+    incompressible = b"".join(number.to_bytes(4, "big") for number in range(0, 1 << 31, 1 << 12))
+    refused, small = await asyncio.gather(
+        spool.accept(a_record("huge", body=incompressible)), spool.accept(a_record("s2")), return_exceptions=True
+    )
+    assert isinstance(refused, SpoolFull)
+    assert refused.limit_bytes is None
+    assert refused.used_bytes > 0
+    assert not isinstance(small, BaseException)
+    assert spool.stats().failure is None
+    await write(spool, lambda transaction: transaction.execute("PRAGMA max_page_count = 1000000"))
+    assert (await spool.accept(a_record("huge again", body=incompressible))).ready
+
+
+async def test_a_lock_of_another_process_fails_a_group_once(spool: Spool, tmp_path: Path) -> None:
+    """While somebody else holds the write lock, all that wait are refused together, and go in afterwards."""
+    await write(spool, lambda transaction: transaction.execute("PRAGMA busy_timeout = 50").fetchall())
+    other = looked_into(tmp_path)
+    other.execute("BEGIN IMMEDIATE")
+    started = asyncio.get_running_loop().time()
+    results = await asyncio.gather(*(spool.accept(a_record(f"c{n}")) for n in range(200)), return_exceptions=True)
+    assert asyncio.get_running_loop().time() - started < 5, "each operation waited for the lock on its own"
+    assert {type(result) for result in results} == {SpoolUnavailable}
+    other.execute("ROLLBACK")
+    other.close()
+    assert (await spool.accept(a_record())).ready
+    assert spool.stats().failure is None
+
+
+async def test_after_a_disk_error_the_spool_is_reopened(spool: Spool, tmp_path: Path) -> None:
+    """A write error refuses posts and says why; when the disk is well again, posts and books go on."""
+    await spool.accept(a_record("before"))
+    with files_no_larger_than(log_size(tmp_path)):
+        for number in range(3):
+            with pytest.raises(SpoolUnavailable, match="disk"):
+                await spool.accept(a_record(f"lost{number}"))
+        assert spool.stats().failure is not None
+        with pytest.raises(SpoolUnavailable):
+            await spool.register_upload(b"hash", "key", "c", None, NOW)
+    await accepted_again(spool, "after")
+    assert spool.stats().failure is None
+    assert [one.record.call_id for one in await due(spool)] == ["before", "after"]
+    assert spool.stats().lanes[ENDPOINT, Lane.CORE].owed == 2
+    await maintained(spool)
+    assert spool.stats().unaccounted == 0
+
+
+async def test_a_reopened_spool_began_with_a_whole_checkpoint(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first acknowledgement after a failure, everything committed is in the database itself."""
+    await without_maintenance(spool)
+    await spool.accept(a_record("before"))
+    in_database: list[int] = []
+    original = spool_writer.Writer._measure
+
+    def look(writer: spool_writer.Writer) -> str | None:
+        in_database.append(log_size(tmp_path))
+        return original(writer)
+
+    spool._writer.failure = "as if an fsync had failed"
+    monkeypatch.setattr(spool_writer.Writer, "_measure", look)
+    await spool.accept(a_record("after"))
+    assert in_database[0] == 0
+
+
+async def test_reopening_is_tried_once_a_second(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst of posts on a failing disk does not reopen the database for each."""
+    attempts = 0
+
+    def fail(path: Path) -> sqlite3.Connection:
+        nonlocal attempts
+        attempts += 1
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(spool_writer, "connect_writer", fail)
+    spool._writer.failure = "as if an fsync had failed"
+    for number in range(50):
+        with pytest.raises(SpoolUnavailable):
+            await spool.accept(a_record(f"c{number}"))
+    assert attempts <= 3
+
+
+async def test_a_failing_spool_can_be_closed(tmp_path: Path) -> None:
+    """Closing while the disk fails ends, answers everyone, and gives the directory back."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("before"))
+        limit = log_size(tmp_path)
+        with files_no_larger_than(limit):
+            posts = [asyncio.ensure_future(spool.accept(a_record(f"c{number}"))) for number in range(20)]
+            await asyncio.sleep(0)
+            await asyncio.wait_for(spool.close(), 30)
+        results = await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), 10)
+        assert {type(result) for result in results} == {SpoolUnavailable}
+    async with opened(tmp_path, lock_timeout=0.0) as spool:
+        assert [one.record.call_id for one in await due(spool)] == ["before"]
+
+
+async def test_a_log_that_was_removed_is_noticed(tmp_path: Path) -> None:
+    """Commits into a file that nobody will find again are not acknowledged."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("before"))
+        log_of(tmp_path / DATABASE_NAME).unlink()
+        for _ in range(2):
+            with pytest.raises(SpoolUnavailable):
+                await spool.accept(a_record("lost"))
+        assert "removed" in (spool.stats().failure or "")
+
+
+async def test_what_was_submitted_before_the_end_is_written(tmp_path: Path) -> None:
+    """`close` writes what waits, and refuses what comes later."""
+    async with opened(tmp_path) as spool:
+        writing = [spool._writer.submit(lambda _: "written") for _ in range(1000)]
+    assert {future.result() for future in writing} == {"written"}
+    with pytest.raises(SpoolUnavailable, match="closed"):
+        spool._writer.submit(lambda _: None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_nobody_waits_for_a_thread_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the thread ever end by a mistake of its own, its callers are told, and later ones refused."""
+    async with opened(tmp_path) as spool:
+        accepted = await spool.accept(a_record("before"))
+
+        def break_down(_writer: spool_writer.Writer) -> str | None:
+            raise AssertionError("a mistake in the writer")
+
+        monkeypatch.setattr(spool_writer.Writer, "_measure", break_down)
+        with pytest.raises(SpoolUnavailable, match="ended"):
+            await asyncio.wait_for(spool.settle(accepted.ready[0], Delivered()), 10)
+        with pytest.raises(SpoolUnavailable, match="closed"):
+            await spool.accept(a_record("after"))
+
+
+async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> None:
+    """A commit that ends after everyone is gone is a commit nevertheless."""
+
+    async def submit_and_leave() -> Spool:
+        spool = await Spool.open(SpoolOptions(tmp_path), [ENDPOINT], lambda: NOW, Commits())
+        await without_maintenance(spool)
+        await spool._reader.close()
+        spool._writer.submit(lambda transaction: transaction.execute("INSERT INTO meta VALUES ('left', 1)") and None)
+        return spool
+
+    spool = await asyncio.to_thread(lambda: asyncio.run(submit_and_leave()))
+    spool._writer._inbox.put(None)
+    await asyncio.to_thread(spool._writer._thread.join, 10)
+    spool._compressors.shutdown()
+    spool._lock.release()
+    connection = looked_into(tmp_path)
+    assert connection.execute("SELECT value FROM meta WHERE name = 'left'").fetchone() == (1,)
+    connection.close()
