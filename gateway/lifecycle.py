@@ -20,7 +20,7 @@ from gateway.admin.sources import Clock, Lifecycle, Phase, Sources
 from gateway.service import Service, Watchers
 from gateway.summaries import summarize_forever
 from spool.errors import SpoolError
-from spool.records import SpoolStats, TracedRecord
+from spool.figures import SpoolStats, TracedRecord
 from uploaders.uploader import DestinationStatus
 
 LOOK_SECONDS = 0.1

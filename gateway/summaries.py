@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.humane import bytes_text
-from spool.records import SpoolStats
+from spool.figures import SpoolStats
 
 EVERY_SECONDS = 60.0
 

@@ -8,7 +8,8 @@ from enum import StrEnum
 
 import msgspec
 
-from spool.records import DeliveryState, Form, Fragment, TracedDelivery, TracedRecord
+from spool.figures import TracedDelivery, TracedRecord
+from spool.records import DeliveryState, Form, Fragment
 
 
 class Stage(StrEnum):

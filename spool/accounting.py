@@ -8,7 +8,8 @@ import sqlite3
 from collections.abc import Mapping
 
 from spool import statements
-from spool.records import DeliveryState, Lane, LaneCounts
+from spool.figures import LaneCounts
+from spool.records import DeliveryState, Lane
 
 _OWED = 0
 _STATE_COLUMN = {state: 1 + int(state) for state in DeliveryState}

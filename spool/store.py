@@ -6,27 +6,22 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from spool import multipart, statements
-from spool.acceptance import Acceptance, Stored
 from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
-from spool.errors import SpoolUnavailable
-from spool.incoming import Incoming, total_chunks
+from spool.figures import DeadLetter, SpoolStats, TracedRecord
 from spool.maintenance import Maintenance, ReceiptLimits
 from spool.opening import prepare_database
 from spool.orders import Discard, Replay, steps
-from spool.payloads import Frame, FrameWriter, described
 from spool.progress import PartProgress, UploadProgress
 from spool.quota import Quota
 from spool.reading import Reader
+from spool.receiving import Receiver
 from spool.records import (
     Accepted,
-    DeadLetter,
     Delivered,
     Delivery,
     DeliveryKey,
@@ -36,12 +31,10 @@ from spool.records import (
     NewRecord,
     Record,
     Settlement,
-    SpoolStats,
-    TracedRecord,
     Upload,
 )
 from spool.settling import Release, Settle, Wake, record_chunks
-from spool.transaction import Result, Transaction
+from spool.transaction import Transaction
 from spool.writer import CommitObserver, Writer
 
 INLINE_BYTES = 32 << 10
@@ -88,15 +81,11 @@ class Spool:
         """What the operator should know about the directory, if anything."""
         self.listener: Callable[[tuple[Delivery, ...]], None] | None = None
         """Told, on the event loop, of deliveries that may be sent: of each new record, and what an expiry freed."""
-        self._options = options
         self._clock = clock
         self._lock = lock
         self._writer = writer
         self._reader = reader
         self._quota = quota
-        self._next_chunk = next_chunk
-        self._frame_writer = FrameWriter(options.compression_level)
-        self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
         receipts = ReceiptLimits(options.receipts_keep, options.receipts_max)
         self._maintenance = Maintenance(
             writer,
@@ -106,6 +95,17 @@ class Spool:
             upload_keep=24 * HOUR,
             expire_after=options.expire_after,
             announce=self._announce,
+        )
+        self._receiver = Receiver(
+            writer,
+            quota,
+            self._maintenance,
+            reader.names,
+            clock,
+            next_chunk=next_chunk,
+            compression_level=options.compression_level,
+            duplicate_window=options.duplicate_window,
+            accepted=lambda accepted: self._announce(accepted.ready),
         )
         self._maintaining = asyncio.create_task(self._maintenance.run(), name="spool-maintenance")
 
@@ -140,7 +140,7 @@ class Spool:
         """Write what was submitted and give the directory back; a large payload on its way in is refused."""
         self._maintaining.cancel()
         await asyncio.gather(self._maintaining, return_exceptions=True)
-        await asyncio.to_thread(self._compressors.shutdown)
+        await asyncio.to_thread(self._receiver.close)
         try:
             await self._reader.close()
         finally:
@@ -155,64 +155,7 @@ class Spool:
         When this returns, the commit that holds the record has been fsynced. Raises `SpoolFull` or
         `SpoolUnavailable`; then nothing of the record is kept.
         """
-        if sum(len(piece) for pieces in new.fragments.values() for piece in pieces) <= INLINE_BYTES:
-            return await self._accept_small(new)
-        return await self._accept_large(new)
-
-    async def _accept_small(self, new: NewRecord) -> Accepted:
-        frames, fragments = [], {}
-        for fragment, pieces in new.fragments.items():
-            own = list(self._frame_writer.frames(pieces))
-            fragments[fragment] = described(own)
-            frames += own
-        first = self._reserve_chunks(len(frames))
-        return await self._commit(new, Stored(first, first, frames, fragments, loose=False))
-
-    async def _accept_large(self, new: NewRecord) -> Accepted:
-        first = self._reserve_chunks(total_chunks(new.fragments))
-        incoming = Incoming.of(new.fragments, first, self._options.compression_level)
-        self._maintenance.incoming.add(first)
-        try:
-            batch, last = await self._compressed(incoming)
-            while not last:
-                byte_count = sum(len(frame.data) for frame in batch)
-                with self._quota.promised(byte_count, self.used_bytes):
-                    await uninterrupted(self._writer.submit(incoming.add_batch(batch), byte_count))
-                batch, last = await self._compressed(incoming)
-            return await self._commit(new, incoming.stored(batch))
-        finally:
-            incoming.close()
-            self._maintenance.incoming.discard(first)
-            if incoming.loose:
-                self._maintenance.chunks_are_loose()
-
-    async def _compressed(self, incoming: Incoming) -> tuple[list[Frame], bool]:
-        try:
-            compressing = asyncio.get_running_loop().run_in_executor(self._compressors, incoming.next_batch)
-        except RuntimeError as error:
-            raise SpoolUnavailable("the spool is closed") from error
-        return await uninterrupted(compressing)
-
-    async def _commit(self, new: NewRecord, stored: Stored) -> Accepted:
-        byte_count = sum(len(frame.data) for frame in stored.frames)
-        now = self._clock()
-        operation = Acceptance(
-            new,
-            stored,
-            self._reader.names.spool_id,
-            self._reader.names.ids,
-            now,
-            now - self._options.duplicate_window,
-        )
-        with self._quota.promised(byte_count + OVERHEAD_BYTES, self.used_bytes):
-            committing = self._writer.submit(operation, byte_count, new.call_id)
-            # What was submitted is committed, whether the sender still waits for it or not.
-            committing.add_done_callback(self._committed)
-            return await uninterrupted(committing)
-
-    def _committed(self, committing: "asyncio.Future[Accepted]") -> None:
-        if not committing.cancelled() and committing.exception() is None:
-            self._announce(committing.result().ready)
+        return await self._receiver.accept(new)
 
     def promise_staging(self, byte_count: int) -> None:
         """Count `byte_count` bytes of a staging file in the quota, or raise `SpoolFull`."""
@@ -225,11 +168,6 @@ class Spool:
     def _announce(self, ready: tuple[Delivery, ...]) -> None:
         if self.listener is not None:
             self.listener(ready)
-
-    def _reserve_chunks(self, count: int) -> int:
-        first = self._next_chunk
-        self._next_chunk += count
-        return first
 
     # Upload addresses ------------------------------------------------------------------------------------------
 
@@ -366,7 +304,7 @@ class Spool:
     @property
     def used_bytes(self) -> int:
         """Pages in use and write-ahead log. Free pages of the database are used again and do not count."""
-        return self._writer.used_bytes + self._writer.log_bytes
+        return self._writer.total_bytes
 
     def stats(self) -> SpoolStats:
         """The spool at this moment, from memory."""
@@ -384,16 +322,3 @@ class Spool:
             self._maintenance.unaccounted,
             self._writer.failure,
         )
-
-
-async def uninterrupted(future: "asyncio.Future[Result]") -> Result:
-    """Await what uses the caller's buffers or chunks: when the caller is cancelled, its end is waited for first."""
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            with suppress(asyncio.CancelledError):  # impatience changes nothing: it takes milliseconds
-                await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # seen, and of interest to nobody any more
-        raise

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.admin.sources import Sources
-from spool.records import SpoolStats
+from spool.figures import SpoolStats
 
 
 class GaugeCollector(Collector):

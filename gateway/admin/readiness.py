@@ -5,7 +5,7 @@ A gateway whose endpoint is down is ready: keeping call logs meanwhile is what i
 
 from gateway.admin.sources import Lifecycle, Phase
 from gateway.humane import bytes_text
-from spool.records import SpoolStats
+from spool.figures import SpoolStats
 
 
 def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]:

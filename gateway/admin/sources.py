@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from spool.records import SpoolStats, TracedRecord
+from spool.figures import SpoolStats, TracedRecord
 from uploaders.uploader import DestinationStatus
 
 

@@ -9,7 +9,8 @@ from gateway.admin.readiness import obstacles
 from gateway.admin.sources import Lifecycle
 from gateway.logs import redact_text
 from gateway.trace import instant
-from spool.records import Lane, LaneCounts, SpoolStats
+from spool.figures import LaneCounts, SpoolStats
+from spool.records import Lane
 from uploaders.uploader import DestinationStatus
 
 

@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from spool.records import Accepted, NewRecord, TracedRecord, Upload
+from spool.figures import TracedRecord
+from spool.records import Accepted, NewRecord, Upload
 
 
 class RecordStore(Protocol):

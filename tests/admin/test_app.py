@@ -11,7 +11,8 @@ import pytest
 
 from gateway.admin.sources import Lifecycle, Phase
 from spool.errors import SpoolUnavailable
-from spool.records import DeliveryState, Form, SpoolStats
+from spool.figures import SpoolStats
+from spool.records import DeliveryState, Form
 from tests.admin.world import NOW, STATS, World, delivery, traced, traced_delivery
 
 

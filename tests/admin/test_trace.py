@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.trace import Stage, instant, trace_of
-from spool.records import DeliveryState, Form, Fragment, StoredFragment, TracedDelivery
+from spool.figures import TracedDelivery
+from spool.records import DeliveryState, Form, Fragment, StoredFragment
 from tests.admin.world import NOW, traced, traced_delivery
 
 READY, WAITING, HELD, DEAD = DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.DEAD

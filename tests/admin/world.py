@@ -8,19 +8,8 @@ from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.sources import Lifecycle, Phase, Sources
 from spool.errors import SpoolError
-from spool.records import (
-    Delivery,
-    DeliveryState,
-    Form,
-    Fragment,
-    Lane,
-    LaneCounts,
-    Record,
-    SpoolStats,
-    StoredFragment,
-    TracedDelivery,
-    TracedRecord,
-)
+from spool.figures import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
+from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
 from uploaders.uploader import DestinationStatus
 
 NOW = 1_767_225_600_000

@@ -12,7 +12,8 @@ from aiohttp import web
 
 from gateway.admin.sources import Lifecycle, Phase
 from spool.errors import SpoolUnavailable
-from spool.records import DeliveryState, Form, SpoolStats
+from spool.figures import SpoolStats
+from spool.records import DeliveryState, Form
 from tests.admin.world import NOW, World, delivery, traced, traced_delivery
 from tests.cli.conftest import Cli, Server
 

@@ -14,7 +14,7 @@ from spool.errors import SpoolUnavailable
 from tests.intake.bodies import call_log, envelope, raw_deflate
 from tests.intake.world import World, running
 
-GZIPPED = gzip.compress(call_log(size=5_000))
+GZIPPED = gzip.compress(call_log(size=5_000), mtime=0)
 ZSTD = zstandard.ZstdCompressor().compress(call_log(size=5_000))
 
 

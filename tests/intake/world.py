@@ -16,7 +16,8 @@ import zstandard
 from gateway.admin.metrics import Metrics
 from gateway.intake.staging import prepare_directory
 from gateway.routing import DestinationRoute
-from spool.records import Fragment, Record, TracedRecord
+from spool.figures import TracedRecord
+from spool.records import Fragment, Record
 from spool.store import Spool, SpoolOptions
 from tests.intake.wiring import Intake, IntakeOptions
 

@@ -308,7 +308,7 @@ async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> 
     spool = await asyncio.to_thread(lambda: asyncio.run(submit_and_leave()))
     spool._writer._inbox.put(None)
     await asyncio.to_thread(spool._writer._thread.join, 10)
-    spool._compressors.shutdown()
+    spool._receiver.close()
     spool._lock.release()
     connection = looked_into(tmp_path)
     assert connection.execute("SELECT value FROM meta WHERE name = 'left'").fetchone() == (1,)

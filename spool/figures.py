@@ -1,0 +1,89 @@
+"""What people and metrics see of a spool: figures, and what became of records. Plain data, like `spool.records`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spool.records import DeliveryKey, DeliveryState, Form, Lane, Record
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCounts:
+    """How the deliveries of one destination and lane stand.
+
+    `owed`, `delivered`, `expired` and `discarded` only grow; the others are levels.
+    """
+
+    owed: int = 0
+    ready: int = 0
+    waiting: int = 0
+    held: int = 0
+    dead: int = 0
+    delivered: int = 0
+    expired: int = 0
+    discarded: int = 0
+    queued_bytes: int = 0
+    """Raw bytes of the records whose delivery is queued."""
+
+    @property
+    def queued(self) -> int:
+        """Deliveries still to be made."""
+        return self.ready + self.waiting + self.held
+
+    @property
+    def unaccounted(self) -> int:
+        """Zero, unless a delivery was lost: promise 2."""
+        return self.owed - self.queued - self.dead - self.delivered - self.expired - self.discarded
+
+
+@dataclass(frozen=True, slots=True)
+class TracedDelivery:
+    """One delivery of a record as a person sees it."""
+
+    destination: str
+    form: Form
+    lane: Lane
+    state: DeliveryState
+    attempts: int
+    due_at: int
+    settled_at: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TracedRecord:
+    """One record of a call as a person sees it, receipts included."""
+
+    record: Record
+    superseded: bool
+    settled_at: int | None
+    deliveries: tuple[TracedDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A delivery that will not be tried again by itself, with the record whose payload it keeps."""
+
+    record: Record
+    delivery: TracedDelivery
+
+    @property
+    def key(self) -> DeliveryKey:
+        """What names it in orders, and as the place where the next page begins."""
+        return DeliveryKey(self.record.record_id, self.delivery.destination, self.delivery.form)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStats:
+    """The spool at one moment, read from memory: asking costs nothing."""
+
+    used_bytes: int
+    """Database pages in use, write-ahead log and staging files."""
+    limit_bytes: int
+    lanes: Mapping[tuple[str, Lane], LaneCounts]
+    """Every destination that was ever owed something, those that the configuration no longer has included."""
+    oldest_pending: Mapping[tuple[str, Lane], int]
+    """When the oldest record with a queued delivery was accepted; lanes with none are missing."""
+    unaccounted: int
+    """Deliveries owed that are neither queued, ended nor dead, by independent counts. Must be 0."""
+    failure: str | None
+    """Why the spool cannot take records at the moment, if so."""

@@ -1,0 +1,144 @@
+"""Receiving records: their payloads are compressed, promised in the quota, and given to the writer."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Protocol
+
+from spool.acceptance import Acceptance, Stored
+from spool.errors import SpoolUnavailable
+from spool.incoming import Incoming, total_chunks
+from spool.payloads import Frame, FrameWriter, described
+from spool.quota import Quota
+from spool.records import Accepted, NewRecord
+from spool.settling import Names
+from spool.transaction import Result
+from spool.writer import Writer
+
+INLINE_BYTES = 32 << 10
+"""Smaller payloads are compressed at once (some 10 us each): less than a trip to another thread costs."""
+OVERHEAD_BYTES = 1024
+"""What a record takes in the spool besides its payload, about."""
+
+
+class IncomingRanges(Protocol):
+    """Knows which loose chunks are still coming in, so that these are not deleted."""
+
+    incoming: set[int]
+
+    def chunks_are_loose(self) -> None:
+        """There is something to delete."""
+        ...
+
+
+class Receiver:
+    """Accepts records. For the event loop; `close` after the last one."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        quota: Quota,
+        ranges: IncomingRanges,
+        names: Names,
+        clock: Callable[[], int],
+        *,
+        next_chunk: int,
+        compression_level: int,
+        duplicate_window: int,
+        accepted: Callable[[Accepted], None],
+    ) -> None:
+        self._writer = writer
+        self._quota = quota
+        self._ranges = ranges
+        self._names = names
+        self._clock = clock
+        self._next_chunk = next_chunk
+        self._level = compression_level
+        self._duplicate_window = duplicate_window
+        self._accepted = accepted
+        self._frame_writer = FrameWriter(compression_level)
+        self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
+
+    def close(self) -> None:
+        """Wait for what is being compressed; a large payload on its way in is refused."""
+        self._compressors.shutdown()
+
+    async def accept(self, new: NewRecord) -> Accepted:
+        """See `spool.store.Spool.accept`."""
+        if sum(len(piece) for pieces in new.fragments.values() for piece in pieces) <= INLINE_BYTES:
+            return await self._accept_small(new)
+        return await self._accept_large(new)
+
+    async def _accept_small(self, new: NewRecord) -> Accepted:
+        frames, fragments = [], {}
+        for fragment, pieces in new.fragments.items():
+            own = list(self._frame_writer.frames(pieces))
+            fragments[fragment] = described(own)
+            frames += own
+        first = self._reserve_chunks(len(frames))
+        return await self._commit(new, Stored(first, first, frames, fragments, loose=False))
+
+    async def _accept_large(self, new: NewRecord) -> Accepted:
+        first = self._reserve_chunks(total_chunks(new.fragments))
+        incoming = Incoming.of(new.fragments, first, self._level)
+        self._ranges.incoming.add(first)
+        try:
+            batch, last = await self._compressed(incoming)
+            while not last:
+                byte_count = sum(len(frame.data) for frame in batch)
+                with self._quota.promised(byte_count, self._writer.total_bytes):
+                    await uninterrupted(self._writer.submit(incoming.add_batch(batch), byte_count))
+                batch, last = await self._compressed(incoming)
+            return await self._commit(new, incoming.stored(batch))
+        finally:
+            incoming.close()
+            self._ranges.incoming.discard(first)
+            if incoming.loose:
+                self._ranges.chunks_are_loose()
+
+    async def _compressed(self, incoming: Incoming) -> tuple[list[Frame], bool]:
+        try:
+            compressing = asyncio.get_running_loop().run_in_executor(self._compressors, incoming.next_batch)
+        except RuntimeError as error:
+            raise SpoolUnavailable("the spool is closed") from error
+        return await uninterrupted(compressing)
+
+    async def _commit(self, new: NewRecord, stored: Stored) -> Accepted:
+        byte_count = sum(len(frame.data) for frame in stored.frames)
+        now = self._clock()
+        operation = Acceptance(
+            new,
+            stored,
+            self._names.spool_id,
+            self._names.ids,
+            now,
+            now - self._duplicate_window,
+        )
+        with self._quota.promised(byte_count + OVERHEAD_BYTES, self._writer.total_bytes):
+            committing = self._writer.submit(operation, byte_count, new.call_id)
+            # What was submitted is committed, whether the sender still waits for it or not.
+            committing.add_done_callback(self._committed)
+            return await uninterrupted(committing)
+
+    def _committed(self, committing: "asyncio.Future[Accepted]") -> None:
+        if not committing.cancelled() and committing.exception() is None:
+            self._accepted(committing.result())
+
+    def _reserve_chunks(self, count: int) -> int:
+        first = self._next_chunk
+        self._next_chunk += count
+        return first
+
+
+async def uninterrupted(future: "asyncio.Future[Result]") -> Result:
+    """Await what uses the caller's buffers or chunks: when the caller is cancelled, its end is waited for first."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with suppress(asyncio.CancelledError):  # impatience changes nothing: it takes milliseconds
+                await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # seen, and of interest to nobody any more
+        raise
