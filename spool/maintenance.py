@@ -84,8 +84,9 @@ def give_back_space(transaction: Transaction) -> bool:
     free = transaction.execute("PRAGMA freelist_count").fetchone()[0]
     if free * PAGE_SIZE <= KEEP_FREE_BYTES:
         return False
-    # Stepped to its end: each step of the statement frees one page.
-    transaction.execute(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})").fetchall()
+    for _ in range(min(PAGES_PER_STEP, free)):
+        # Whatever number it is given, the sqlite3 module steps this statement once, and each step frees one page.
+        transaction.execute("PRAGMA incremental_vacuum(1)")
     return True
 
 

@@ -132,6 +132,13 @@ async def write(spool: Spool, operation: Operation[Result]) -> Result:
     return await spool._writer.submit(operation)
 
 
+async def without_maintenance(spool: Spool) -> None:
+    """Let nobody write but the test."""
+    spool._maintaining.cancel()
+    await asyncio.gather(spool._maintaining, return_exceptions=True)
+    await write(spool, lambda _: None)  # behind what maintenance had submitted
+
+
 async def maintained(spool: Spool) -> None:
     """One round of maintenance, now."""
     await spool._maintenance._delete_loose_chunks()
@@ -153,7 +160,11 @@ def rows(directory: Path, statement: str) -> list[tuple[object, ...]]:
 
 def checkpointed(directory: Path, mode: str = "TRUNCATE") -> None:
     """What the background does after a while in which nobody writes."""
-    rows(directory, f"PRAGMA wal_checkpoint({mode})")
+    for _ in range(1000):
+        ((busy, _, _),) = rows(directory, f"PRAGMA wal_checkpoint({mode})")
+        if not busy:
+            return
+    raise AssertionError("something was always in the way of the checkpoint")
 
 
 async def becomes(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -31,6 +31,7 @@ from tests.spool.building import (
     a_record,
     due,
     split_fragments,
+    without_maintenance,
     write,
 )
 
@@ -279,6 +280,7 @@ async def test_a_call_with_thousands_of_waiting_records_is_freed_one_by_one(spoo
 
 async def test_what_is_stuck_is_freed_by_maintenance(spool: Spool) -> None:
     """A delivery that waits although nothing is ahead of it any more is found and becomes due."""
+    await without_maintenance(spool)
     await spool.accept(a_record("c"))
     await spool.accept(a_record("c"))
     (first,) = await due(spool)

@@ -21,7 +21,18 @@ from spool.errors import NotStorable, SpoolFull, SpoolUnavailable
 from spool.records import Delivered, Lane
 from spool.store import Spool, SpoolOptions
 from spool.transaction import Transaction
-from tests.spool.building import ENDPOINT, NOW, Commits, a_record, due, looked_into, maintained, opened, write
+from tests.spool.building import (
+    ENDPOINT,
+    NOW,
+    Commits,
+    a_record,
+    due,
+    looked_into,
+    maintained,
+    opened,
+    without_maintenance,
+    write,
+)
 
 ACCEPTING = """
 import asyncio, sys
@@ -46,13 +57,6 @@ def files_no_larger_than(byte_count: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-async def without_maintenance(spool: Spool) -> None:
-    """Let nobody write but the test."""
-    spool._maintaining.cancel()
-    await asyncio.gather(spool._maintaining, return_exceptions=True)
-    await write(spool, lambda _: None)  # behind what maintenance had submitted
 
 
 def log_size(directory: Path) -> int:
