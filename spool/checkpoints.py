@@ -33,6 +33,7 @@ class Checkpointer:
         self._cap_bytes = cap_bytes
         self._every_bytes = cap_bytes // 8
         self._connection: sqlite3.Connection | None = None
+        self._one_at_a_time = threading.Lock()
         self._unchecked_bytes = 0
         self._log_bytes = 0
         self._wake = threading.Event()
@@ -58,8 +59,13 @@ class Checkpointer:
         """Finish the checkpoint on the writer's own connection, so that the next commit starts the log anew.
 
         The file keeps its size, for an overwritten log is synced faster than one that grows, unless it is far
-        above its cap. A reader in the way is waited for 100 ms; then it is tried again later.
+        above its cap. A reader in the way is waited for 100 ms; then it is tried again later. A checkpoint that is
+        under way is waited for: SQLite would refuse a second one at once.
         """
+        with self._one_at_a_time:
+            self._reset(connection, file_bytes)
+
+    def _reset(self, connection: sqlite3.Connection, file_bytes: int) -> None:
         mode = "TRUNCATE" if self._far_above_cap(file_bytes) else "RESTART"
         self._reset_due = False
         self._no_reset_before = time.monotonic() + BUSY_SECONDS
@@ -100,7 +106,8 @@ class Checkpointer:
         try:
             if self._connection is None:
                 self._connection = _connect(self._path)
-            _, pages, done = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            with self._one_at_a_time:
+                _, pages, done = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except SQLITE_ERRORS as error:
             self._disconnect()
             # On a full disk the log is as good as it was, and it is tried again after what is written next.
