@@ -1,6 +1,7 @@
 """NDJSON batches: a line for a line."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 from typing import Any
@@ -137,6 +138,15 @@ async def test_a_line_for_which_the_spool_has_no_room_spoils_no_other(tmp_path) 
         await world.until(lambda: not world.staged_files())
 
 
+async def test_a_line_that_outgrows_the_quota_at_its_end_spoils_no_other(tmp_path) -> None:
+    """The last part of a staged line is written when the line is complete; that may be what is too much."""
+    lines = [call_log("a"), call_log("b", other="x" * ((4 << 20) + 50_000)), call_log("c")]
+    async with running(tmp_path, spool_max=6_000_000) as world:
+        answers = _answers(await world.post(b"\n".join(lines), BATCH))
+        assert [each["status"] for each in answers] == [202, 507, 202]
+        await world.until(lambda: not world.staged_files())
+
+
 async def test_lines_above_the_count_are_refused(tmp_path) -> None:
     """Beyond max_lines each line is told so; beyond twice that the batch ends with a last answer."""
     async with running(tmp_path, batch_max_lines=3) as world:
@@ -183,6 +193,19 @@ async def test_a_batch_ends_when_the_gateway_stops(world: World) -> None:
         writer.write(chunk(call_log("b") + b"\n") + b"0\r\n\r\n")
         assert b'{"line":2,"status":503' in await reader.read()
     writer.close()
+
+
+async def test_a_batch_that_does_not_end_is_cut_off_by_a_stop(world: World) -> None:
+    """A batch whose client goes on for ever ends with the drain time, and what it had is answered or accepted."""
+    reader, writer = await world.connect()
+    writer.write(HEAD + b"Content-Length: 100000\r\n\r\n" + call_log("a") + b"\n{")
+    async with asyncio.timeout(DEADLINE):
+        await reader.readuntil(b'"phase_2_started":false}\n')
+        assert await world.intake.server.stop(0.05) == 1
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+    writer.close()
+    assert world.intake.budget.used_bytes == 0
 
 
 async def test_an_unexpected_error_is_the_line_s_own(world: World, monkeypatch) -> None:

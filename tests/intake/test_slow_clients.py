@@ -184,6 +184,23 @@ async def test_posts_wait_for_memory_and_then_give_up(tmp_path) -> None:
         assert (await waiting).status == 202
 
 
+async def test_many_large_posts_share_a_small_budget(tmp_path) -> None:
+    """Posts that together need many times the budget are all taken, one after the other, and never exceed it."""
+    async with running(tmp_path, memory_budget=2 << 20, memory_wait=DEADLINE) as world:
+        budget, most = world.intake.budget, 0
+
+        async def post(number: int) -> int:
+            nonlocal most
+            status = (await world.post(call_log(str(number), size=700_000 if number % 2 else 100))).status
+            most = max(most, budget.used_bytes)
+            return status
+
+        statuses = await asyncio.gather(*(post(number) for number in range(40)))
+        assert statuses == [202] * 40
+        assert 0 < most <= 2 << 20
+        assert budget.used_bytes == 0
+
+
 async def test_a_stop_waits_for_posts_inside(world: World, monkeypatch) -> None:
     """Stopping refuses new posts with 503, finishes those inside, and says that none was cut off."""
     accept, release, entered = world.spool.accept, asyncio.Event(), asyncio.Event()
