@@ -174,10 +174,15 @@ class DestinationWorker:
             self._chores.spawn(self._wake())
 
     def _put_back_what_met_a_closed_door(self, settlement: Settlement, outcome: Outcome, now: int) -> Settlement:
-        """Not before the destination is tried again, even after a restart; and no dead letters at a wrong address."""
+        """Not before the destination is tried again; and no dead letters at a wrong address.
+
+        What asked for time gets it after a restart too. A refusal does not outlive the process: whoever corrects the
+        address or the token restarts, and need not wait.
+        """
         again_at = self._health.retry_at or now
         if isinstance(settlement, RetryAt) and not settlement.counted:
-            return replace(settlement, due_at=max(settlement.due_at, again_at))
+            due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
+            return replace(settlement, due_at=due_at)
         refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD and not outcome.too_large
         if isinstance(settlement, Bury) and refused and self._health.refusing_everything:
             return RetryAt(again_at, settlement.error, counted=False)

@@ -213,6 +213,15 @@ async def test_a_redirecting_destination_is_paused_and_probed() -> None:
         assert stage.queue.states() == ["delivered"] * 3
 
 
+async def test_a_refusal_does_not_outlive_the_process() -> None:
+    """Who corrects a wrong address and starts again need not wait: what it refused is due at once."""
+    async with a_stage() as stage:
+        stage.uploader.answer = WRONG_ADDRESS
+        await stage.post_all("a", "b", "c")
+        due = await stage.queue.due("endpoint", Lane.CORE, now=stage.time.now, limit=10)
+        assert len(due.deliveries) == 3
+
+
 async def test_a_wrong_address_does_not_empty_the_queue_into_the_dead_letters() -> None:
     """When everything is refused, only the first few become dead letters; the rest waits for a success."""
     policy = RetryPolicy(refusals_before_pause=3)
