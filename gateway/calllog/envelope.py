@@ -1,6 +1,5 @@
-"""What kind of body was posted, told by its top-level members; and the envelope of compressed call logs."""
+"""What kind of body was posted, told by its top-level members. What an envelope carries is decoded by the intake."""
 
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
@@ -8,7 +7,6 @@ from mmap import mmap
 import msgspec
 
 from gateway.calllog.document import CallLog, call_log_of, is_reference, text_of
-from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.nonfinite import Scratch
 from gateway.calllog.toplevel import is_literal, scan
 from spool.records import Buffer
@@ -62,40 +60,6 @@ def recognise(body: Buffer | mmap, *, scratch: Scratch = bytearray) -> Posted:
     if is_reference(values):
         return _reference(call_log, values)
     return call_log
-
-
-def open_envelope(envelope: Envelope) -> bytes:
-    """The gzip bytes that the envelope carries; they are not looked at.
-
-    Raises `CallLogError` (bad_envelope) when its data is not the base64, with padding and nothing else, of
-    something.
-    """
-    quoted = memoryview(envelope.data)
-    try:
-        if bytes(quoted[:1]) != b'"':
-            raise _bad_envelope("is not a text")
-        compressed = _decode_base64(quoted)
-    except (binascii.Error, ValueError):
-        raise _bad_envelope("is not valid base64, or was cut off") from None
-    if not compressed:
-        raise _bad_envelope("is empty")
-    return compressed
-
-
-def _decode_base64(quoted: memoryview) -> bytes:
-    try:
-        return binascii.a2b_base64(quoted[1:-1], strict_mode=True)
-    except binascii.Error:
-        # A JSON text may hold escapes, and some encoders write every slash as \/.
-        return binascii.a2b_base64(msgspec.json.decode(quoted, type=str), strict_mode=True)
-
-
-def _bad_envelope(what: str) -> CallLogError:
-    return CallLogError(
-        Fault.BAD_ENVELOPE,
-        f"The body says that it is compressed, but its `data` {what}.",
-        "Put the base64 of the gzipped call log into `data`, or post the call log itself.",
-    )
 
 
 def _reference(call_log: CallLog, values: Mapping[str, msgspec.Raw]) -> S3Reference:

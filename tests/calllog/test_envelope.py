@@ -1,4 +1,4 @@
-"""What kind of body was posted, and what an envelope carries."""
+"""What kind of body was posted."""
 
 import base64
 import gzip
@@ -8,7 +8,7 @@ import mmap
 import pytest
 
 from gateway.calllog.document import CallLog
-from gateway.calllog.envelope import Envelope, S3Reference, UploadUrlRequest, open_envelope, recognise
+from gateway.calllog.envelope import Envelope, S3Reference, UploadUrlRequest, recognise
 from gateway.calllog.errors import CallLogError, Fault
 
 PACKED = gzip.compress(json.dumps({"call_id": "a", "x": [n * 7919 for n in range(999)]}).encode(), mtime=0)
@@ -18,7 +18,7 @@ DATA = base64.b64encode(PACKED).decode()
 def packed_in(body: bytes | mmap.mmap) -> bytes:
     envelope = recognise(body)
     assert isinstance(envelope, Envelope)
-    return open_envelope(envelope)
+    return base64.b64decode(json.loads(bytes(envelope.data)))
 
 
 @pytest.mark.parametrize(
@@ -33,44 +33,17 @@ def packed_in(body: bytes | mmap.mmap) -> bytes:
     ],
     ids=["as sent", "other order", "with sizes", "escaped slashes", "escaped letters", "with NaN"],
 )
-def test_envelope_gives_its_gzip_bytes(body: str) -> None:
-    """An envelope is recognised whatever the order of its keys, and its data decoded whatever its escapes."""
+def test_envelope_gives_its_data(body: str) -> None:
+    """An envelope is recognised whatever the order of its keys, and its data is the text as it came."""
     assert packed_in(body.encode()) == PACKED
 
 
 def test_envelope_in_a_mapping() -> None:
-    """An envelope is decoded straight from mapped memory."""
+    """The data is a view into mapped memory."""
     body = json.dumps({"compressed": True, "data": DATA}).encode()
     with mmap.mmap(-1, len(body)) as mapped:
         mapped.write(body)
         assert packed_in(mapped) == PACKED
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        DATA[:-1],
-        DATA[:-5],
-        DATA + "=",
-        DATA + "AAAA" if DATA.endswith("=") else DATA + "A",
-        "*" + DATA[1:],
-        DATA[:8] + "\n" + DATA[8:],
-        "é" + DATA,
-        "\ud800",
-        "",
-        None,
-        7,
-        {"a": DATA},
-    ],
-)
-def test_damaged_envelopes_are_refused(data: object) -> None:
-    """Data that is not the whole base64 of something is a bad envelope, and its error does not quote it."""
-    envelope = recognise(json.dumps({"compressed": True, "data": data}).encode())
-    assert isinstance(envelope, Envelope)
-    with pytest.raises(CallLogError) as caught:
-        open_envelope(envelope)
-    assert caught.value.code == Fault.BAD_ENVELOPE
-    assert not caught.value.unprocessable
 
 
 @pytest.mark.parametrize(
