@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-_PIPED_WIDTH = 160
+_PIPED_WIDTH = 250
 """Columns where no terminal says how many there are: wide enough that nothing is folded in common cases."""
 
 

@@ -39,9 +39,10 @@ def test_the_pattern_finds_what_it_is_for(line, forbidden):
 
 @pytest.mark.parametrize("path", with_suffix(".py"), ids=str)
 def test_a_python_file_is_about_one_thing(path):
-    """No Python file has 300 lines or more."""
+    """No Python file has 300 lines or more; tables of cases may make a test longer."""
+    limit = 400 if path.parts[0] == "tests" else 300
     lines = len(text(path).splitlines())
-    assert lines < 300
+    assert lines < limit
 
 
 def test_nothing_that_a_run_makes_is_tracked():
