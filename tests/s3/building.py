@@ -15,7 +15,7 @@ from typing import Any
 import aioboto3
 import zstandard
 
-from spool.records import Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
+from spool.records import Bury, Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from spool.store import Spool, SpoolOptions
 from tests.s3.servers import ACCESS_KEY, SECRET_KEY, Server
 from uploaders.s3.client import client_config
@@ -96,6 +96,11 @@ class Store:
     async def delivered(self, delivery: Delivery) -> None:
         """Settle it as delivered."""
         await self.spool.settle(delivery, Delivered())
+
+    async def discarded(self, delivery: Delivery) -> None:
+        """Give it up, as an operator may with a dead letter."""
+        await self.spool.settle(delivery, Bury("given up"))
+        await self.spool.discard([delivery.key])
 
 
 @asynccontextmanager

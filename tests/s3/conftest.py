@@ -1,12 +1,15 @@
 """Fixtures: S3 servers for the whole session, a bucket of one's own, a real spool with something to deliver."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
-from tests.s3.building import Store, client_of, opened_store
+from tests.s3.building import Store, client_of, now, opened_store
+from tests.s3.hearing import Heard
 from tests.s3.servers import ACCESS_KEY, SECRET_KEY, Server, rclone, seaweedfs
+from uploaders.s3.options import S3Options
+from uploaders.s3.uploader import S3Uploader
 
 _numbers = itertools.count(1)
 
@@ -43,6 +46,31 @@ async def bucket(weed, credentials) -> str:
 async def cloned_bucket(clone, credentials) -> str:
     """The name of an empty bucket of rclone."""
     return await _new_bucket(clone)
+
+
+@pytest.fixture
+def a_bucket(credentials) -> Callable[[Server], Awaitable[str]]:
+    """Makes a bucket of a server and returns its name."""
+    return _new_bucket
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+async def made(store, heard, credentials) -> AsyncIterator[Callable[[S3Options], S3Uploader]]:
+    """Makes uploaders over the store, and closes them."""
+    uploaders = []
+
+    def make(chosen: S3Options) -> S3Uploader:
+        uploaders.append(S3Uploader(chosen, store.spool, store.spool, now, heard))
+        return uploaders[-1]
+
+    yield make
+    for one in uploaders:
+        await one.close()
 
 
 @pytest.fixture

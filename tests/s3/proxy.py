@@ -119,7 +119,8 @@ async def _connection(proxy: Proxy, port: int, reader: asyncio.StreamReader, wri
         fate = proxy.decide(request)
         length = int(request.headers.get("content-length", 0))
         if isinstance(fate, Answer):
-            await _skip(reader, length)
+            if "expect" not in request.headers:
+                await _skip(reader, length)
             writer.write(fate.encoded())
             await writer.drain()
             return

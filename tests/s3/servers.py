@@ -81,7 +81,7 @@ def seaweedfs(directory: Path) -> Iterator[Server]:
         program("weed"), "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         "-master.telemetry=false", *(f"-{name}={port}" for name, port in zip(names, ports, strict=False)),
         "-s3", f"-s3.port={ports[6]}", f"-s3.port.grpc={ports[7]}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-s3.autoCreateBucket=false", f"-s3.config={config}", "-volume.max=200", "-master.volumeSizeLimitMB=64",
+        "-s3.autoCreateBucket=false", f"-s3.config={config}", "-volume.max=5000", "-master.volumeSizeLimitMB=64",
     ]  # fmt: skip
     environment = os.environ | {"WEED_S3_SSE_KEY": "k", "WEED_S3_SSE_KEK_PASSPHRASE": "p"}
     with _running(command, directory / "weed.log", environment) as process:
@@ -106,7 +106,13 @@ def rclone(directory: Path) -> Iterator[Server]:
 @contextmanager
 def _running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, preexec_fn=_end_with_parent)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call that takes no lock
+        )
         try:
             yield process
         finally:

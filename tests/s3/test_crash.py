@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from spool.records import Lane
-from tests.s3.building import MEBIBYTE, client_of, objects, opened_store, uploads
+from tests.s3.building import MEBIBYTE, client_of, objects, opened_store, rest_of, uploads
 from tests.s3.processes import DEADLINE_SECONDS, draining, finished
 from tests.s3.proxy import Fate, proxy_before
 
@@ -64,8 +64,6 @@ async def _parts_there(weed, bucket, upload_id):
 
 
 async def _assert_whole(spool, weed, bucket, size):
-    from tests.s3.building import rest_of
-
     (stored,) = await objects(weed, bucket)
     assert stored.document.endswith(rest_of(size) + b"}")
     assert await uploads(weed, bucket) == []

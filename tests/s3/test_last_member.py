@@ -1,8 +1,9 @@
 """A member is put at the end of an object, wherever the stream is cut."""
 
 import json
+from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uploaders.last_member import encoded_member, with_last_member
@@ -15,10 +16,11 @@ values = st.recursive(
 
 async def chunked(document, cuts):
     edges = [0, *sorted(cut % (len(document) + 1) for cut in cuts), len(document)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         yield document[begin:end]
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     members=st.dictionaries(st.text(), values, min_size=1),
     cuts=st.lists(st.integers(0, 10_000)),

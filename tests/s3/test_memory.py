@@ -21,4 +21,3 @@ async def test_draining_takes_less_than_150_mib(tmp_path, weed, bucket, sizes, e
     assert len(outcomes) == len(sizes)
     assert all(outcome.startswith("Delivered") for outcome in outcomes)
     assert int(peak.split()[1]) < LIMIT_KIB
-    print(peak)

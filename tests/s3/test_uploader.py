@@ -1,45 +1,25 @@
-"""Delivering to a real bucket: what lies there afterwards, and that it is proven."""
+"""Delivering to a real bucket: what lies there afterwards."""
 
 import json
 
 import pytest
 
-from tests.s3.building import MEBIBYTE, client_of, now, objects, options, rest_of
-from tests.s3.hearing import Heard
-from uploaders.s3.options import ObjectEncoding
-from uploaders.s3.uploader import S3Uploader
-from uploaders.uploader import Delivered
-
-
-@pytest.fixture
-def heard():
-    return Heard()
-
-
-@pytest.fixture
-async def made(store, heard):
-    """Makes uploaders over the store, and closes them."""
-    uploaders = []
-
-    def make(chosen):
-        uploaders.append(S3Uploader(chosen, store.spool, store.spool, now, heard))
-        return uploaders[-1]
-
-    yield make
-    for one in uploaders:
-        await one.close()
+from spool.records import Form, Fragment
+from tests.s3.building import MEBIBYTE, objects, options, rest_of
+from tests.uploaders.building import a_delivery
+from uploaders.s3.options import Content, ObjectEncoding, ServerSideEncryption
+from uploaders.uploader import Delivered, Refused
 
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])
 @pytest.mark.parametrize("encoding", ObjectEncoding)
 @pytest.mark.parametrize("size", [100_000, 20 * MEBIBYTE], ids=["put", "parts"])
 async def test_an_object_holds_the_detail_with_every_value_as_it_came(
-    store, made, request, heard, dialect, encoding, size
+    store, made, request, heard, a_bucket, dialect, encoding, size
 ):
     """Whatever its encoding and size, on both dialects, an object decodes to the detail's JSON, and was proven."""
     server = request.getfixturevalue(dialect)
-    request.getfixturevalue("credentials")
-    name = await _bucket(server, f"{encoding}-{size}")
+    name = await a_bucket(server)
     delivery = await store.large(size)
     outcome = await made(options(server, name, encoding=encoding)).deliver(delivery)
     (stored,) = await objects(server, name)
@@ -50,7 +30,97 @@ async def test_an_object_holds_the_detail_with_every_value_as_it_came(
     assert heard.delivered == 1
 
 
-async def _bucket(server, name):
-    async with client_of(server) as client:
-        await client.create_bucket(Bucket=name)
-    return name
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize(
+    ("dialect", "size", "read_back"),
+    [
+        ("weed", 100_000, False),
+        ("weed", 12 * MEBIBYTE, False),
+        ("clone", 100_000, False),
+        ("clone", 12 * MEBIBYTE, True),
+    ],
+)
+async def test_what_a_server_tells_suffices_or_the_object_is_read_back(
+    store, made, request, heard, a_bucket, dialect, size, read_back, checksums
+):
+    """A CRC-32 or an ETag made of MD5s proves an object; where neither is told, its bytes are read back."""
+    server = request.getfixturevalue(dialect)
+    uploader = made(options(server, await a_bucket(server), checksums=checksums))
+    assert isinstance(await uploader.deliver(await store.large(size)), Delivered)
+    assert bool(heard.bytes_read_back) == read_back
+
+
+async def test_an_object_says_what_it_is(store, made, weed, bucket):
+    """Metadata holds the call, the digest of its log, the raw size and the version, in ASCII whatever the id."""
+    delivery = await store.large(1000, call_id="Anruf/ü\n" + "x" * 600)
+    await made(options(weed, bucket)).deliver(delivery)
+    (stored,) = await objects(weed, bucket)
+    told = stored.headers["Metadata"]
+    assert told["call-id"].startswith("Anruf%2F%C3%BC%0Axxx")
+    assert len(told["call-id"]) <= 512
+    assert told["call-log-sha256"] == delivery.record.digest.hex()
+    assert told["raw-bytes"] == str(len(stored.document))
+    assert told["callspool-record"] == delivery.record.uid
+    assert told["form"] == "detail"
+    assert told["callspool-version"]
+
+
+@pytest.mark.parametrize(
+    ("encryption", "told"), [(ServerSideEncryption.AES256, "AES256"), (ServerSideEncryption.NONE, None)]
+)
+@pytest.mark.parametrize("size", [1000, 9 * MEBIBYTE], ids=["put", "parts"])
+async def test_the_server_is_asked_to_encrypt(store, made, weed, bucket, encryption, told, size):
+    """By default every object is encrypted with AES256, and only where that is switched off it is not."""
+    uploader = made(options(weed, bucket, encryption=encryption, encoding=ObjectEncoding.PLAIN))
+    await uploader.deliver(await store.large(size))
+    (stored,) = await objects(weed, bucket)
+    assert stored.headers.get("ServerSideEncryption") == told
+
+
+async def test_a_bucket_alone_takes_cores_and_wholes_too(store, made, weed, bucket):
+    """Each form of a record is an object of its own, and the same values are in them."""
+    uploader = made(options(weed, bucket, prefix="calls"))
+    large, small = await store.large(1000), await store.small(b'{"call_id": "small", "n": 2.50}')
+    core = a_delivery(large.record, Form.CORE, destination=large.destination)
+    for delivery in (large, core, small):
+        assert isinstance(await uploader.deliver(delivery), Delivered)
+    found = {stored.key.partition(".")[2]: stored.document for stored in await objects(weed, bucket)}
+    assert set(found) == {"detail.json.zst", "core.json.zst", "json.zst"}
+    assert json.loads(found["core.json.zst"]) == {"call_id": "large", "n": 1.1, "summary_metrics": {"total_turns": 2}}
+    assert found["json.zst"] == b'{"call_id": "small", "n": 2.50}'
+    assert all(stored.key.startswith("calls/") for stored in await objects(weed, bucket))
+
+
+@pytest.mark.parametrize(("wanted", "token"), [(True, b',"token":"agent\'s"'), (False, b"")])
+@pytest.mark.parametrize("encoding", [ObjectEncoding.PLAIN, ObjectEncoding.ZSTD])
+async def test_a_whole_is_what_a_function_of_the_bucket_expects(store, made, weed, bucket, wanted, token, encoding):
+    """As `whole` the detail's object holds the call log, and the agent's token only where that is wanted."""
+    delivery = await store.large(1000, token="agent's")
+    chosen = options(weed, bucket, content=Content.WHOLE, encoding=encoding, token_in_whole=wanted)
+    assert isinstance(await made(chosen).deliver(delivery), Delivered)
+    (stored,) = await objects(weed, bucket)
+    assert stored.document == b'{"call_id": "large", "n": 1.10,' + rest_of(1000) + token + b"}"
+    assert stored.headers["Metadata"]["raw-bytes"] == str(len(stored.document))
+
+
+async def test_what_can_never_be_an_object_is_refused(store, made, weed, bucket, monkeypatch):
+    """A notice is none, and what is larger than S3 takes is refused for its size before anything is sent."""
+    uploader = made(options(weed, bucket))
+    small = await store.small()
+    notice = a_delivery(small.record, Form.NOTICE)
+    assert await uploader.deliver(notice) == Refused("a bucket takes no notice")
+    huge = await store.accept({Fragment.BODY: [b"{}"]}, Form.WHOLE)
+    object.__setattr__(huge.record.fragments[Fragment.BODY], "stored_bytes", 6 << 40)
+    outcome = await uploader.deliver(huge)
+    assert isinstance(outcome, Refused)
+    assert outcome.too_large
+    assert await objects(weed, bucket) == []
+
+
+async def test_the_bucket_is_addressed_by_path_at_a_server_of_ones_own():
+    """Path style follows `endpoint_url`, unless it is chosen."""
+    from uploaders.s3.options import S3Options
+
+    assert not S3Options("b").addresses_by_path
+    assert S3Options("b", endpoint_url="http://127.0.0.1:1").addresses_by_path
+    assert not S3Options("b", endpoint_url="http://127.0.0.1:1", path_style=False).addresses_by_path

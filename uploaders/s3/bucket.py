@@ -3,11 +3,14 @@
 Every method raises `S3Failure` or one of its kinds.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from dataclasses import replace as changed
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from botocore.parsers import ResponseParserError
 
 from uploaders.s3.attributes import (
     Attributes,
@@ -27,6 +30,8 @@ from uploaders.s3.verification import Fingerprint, ObjectState, encoded_crc32, e
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
+
+T = TypeVar("T")
 
 READ_BYTES = 256 * 1024
 
@@ -68,8 +73,9 @@ class Bucket:
         """What the server tells of an object. Raises `NoSuchObject`."""
         async with self._request("HeadObject") as client:
             told = await client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
+            size = _required(told.get("ContentLength"), "Content-Length")
         record_uid = told.get("Metadata", {}).get(RECORD_UID)
-        return ObjectState(told["ContentLength"], _bare(told.get("ETag", "")), told.get("ChecksumCRC32"), record_uid)
+        return ObjectState(size, _bare(told.get("ETag", "")), told.get("ChecksumCRC32"), record_uid)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """The bytes of an object, in chunks. Raises `NoSuchObject`."""
@@ -95,7 +101,7 @@ class Bucket:
                 **self._checksum_kind(),
                 **stored_parameters(self._options, attributes),
             )
-        return told["UploadId"]
+            return _required(told.get("UploadId"), "UploadId")
 
     async def send_part(self, key: str, upload_id: str, part: Part) -> str:
         """Send a part; returns its ETag without quotes. Raises `NoSuchUpload`."""
@@ -109,7 +115,7 @@ class Bucket:
                 Body=part.data,
                 **self._checksum(part),
             )
-        return _bare(told["ETag"])
+            return _bare(_required(told.get("ETag"), "ETag"))
 
     async def parts(self, key: str, upload_id: str) -> dict[int, ListedPart]:
         """The parts that the server has, by number. Raises `NoSuchUpload`."""
@@ -178,10 +184,18 @@ class Bucket:
         client = await self._connection.client()
         try:
             with translated(operation):
-                yield client
+                async with asyncio.timeout(self._options.request_timeout):
+                    yield client
         except BadCredentials:
             self._connection.renew(client)
             raise
+
+
+def _required(told: T | None, name: str) -> T:
+    """What an answer must hold: a proxy's or another server's page may come with a 200, too."""
+    if told is None:
+        raise ResponseParserError(f"there is no {name} in the answer")
+    return told
 
 
 def _bare(etag: str) -> str:

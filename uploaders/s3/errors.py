@@ -10,11 +10,9 @@
 | anything else that is about this object                        | refused: a dead letter                         |
 """
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import aiohttp
 from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError
 
@@ -91,6 +89,8 @@ _NO_CREDENTIALS = (
     botocore_errors.RefreshWithMFAUnsupportedError,
 )
 
+_ON_THE_WAY = (botocore_errors.ConnectionError, botocore_errors.HTTPClientError, *NETWORK_ERRORS)
+
 TRANSLATED = (botocore_errors.BotoCoreError, botocore_errors.ClientError, ResponseParserError, *NETWORK_ERRORS)
 """What a request may raise because of the server, the way to it, or the credentials."""
 
@@ -111,7 +111,7 @@ def translate(error: Exception, operation: str) -> S3Failure:
     if isinstance(error, _NO_CREDENTIALS):
         reason = f"{operation}: {type(error).__name__} ({ADVICE[Meaning.CREDENTIALS]})"
         return BadCredentials(Refused(reason, Scope.DESTINATION), operation=operation)
-    if isinstance(error, botocore_errors.HTTPClientError | asyncio.TimeoutError | aiohttp.ClientError | OSError):
+    if isinstance(error, _ON_THE_WAY):
         return S3Failure(_unanswered(error, operation), operation=operation)
     if isinstance(error, ResponseParserError):
         return S3Failure(RetryLater(f"{operation}: the answer is not one of S3"), operation=operation)
@@ -145,7 +145,7 @@ def _outcome(meaning: Meaning, reason: str) -> RetryLater | Refused:
 
 def _unanswered(error: Exception, operation: str) -> RetryLater:
     """Botocore wraps what aiohttp raised; that says more than its own kind does."""
-    cause = error.kwargs.get("error") if isinstance(error, botocore_errors.HTTPClientError) else error
+    cause = error.kwargs.get("error") if isinstance(error, botocore_errors.BotoCoreError) else error
     if isinstance(cause, NETWORK_ERRORS):
         outcome = network_outcome(cause)
         return RetryLater(f"{operation}: {outcome.reason}", outcome.scope)

@@ -79,6 +79,8 @@ class S3Options:
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     """Between two parts of an answer, and from the end of a request to its answer."""
+    request_timeout: float = 300.0
+    """For one request in all, with its body: a server that ceases to read must not hold a slot for ever."""
 
     def __post_init__(self) -> None:
         """Find out before the first delivery what can never work."""

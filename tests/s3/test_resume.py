@@ -1,0 +1,284 @@
+"""Uploads that were interrupted: what is sent again, what is not, and what is given up."""
+
+import pytest
+
+from spool.progress import PartProgress, UploadProgress
+from spool.records import Delivered as SettledAsDelivered
+from tests.s3 import building
+from tests.s3.building import DESTINATION, MEBIBYTE, client_of, objects, uploads
+from tests.s3.proxy import Answer, Fate, proxy_before
+from uploaders.s3.bucket import ListedPart
+from uploaders.s3.cutting import PartCutter
+from uploaders.s3.multipart import finished_etag
+from uploaders.s3.options import ObjectEncoding
+from uploaders.uploader import Delivered, RetryLater
+
+SIZE = 25 * MEBIBYTE
+"""Of noise: 19 MiB of frames, which are four parts."""
+
+
+def options(server, bucket, **changes):
+    """With the smallest parts, so that a few MiB are several."""
+    return building.options(server, bucket, **({"part_bytes": 5 * MEBIBYTE} | changes))
+
+
+@pytest.fixture
+async def proxied(weed):
+    async with proxy_before(weed.port) as proxy:
+        yield proxy
+
+
+def lose(condition):
+    """Lose every answer to a request that the condition holds for; the HTTP client may repeat one by itself."""
+    return lambda request: Fate.LOSE_ANSWER if condition(request) else Fate.PASS
+
+
+@pytest.mark.parametrize("encoding", ObjectEncoding)
+async def test_a_second_attempt_sends_only_what_is_missing(store, made, weed, bucket, proxied, heard, encoding):
+    """A part that the server refused is sent again, those that it has are not."""
+    delivery = await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, encoding=encoding, parts_at_once=1))
+    proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 3 else Fate.PASS
+    first = await uploader.deliver(delivery)
+    assert isinstance(first, RetryLater)
+    assert proxied.parts == [1, 2, 3]
+    proxied.decide = lambda _: Fate.PASS
+    assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert proxied.parts[3:5] == [3, 4]
+    assert 1 not in proxied.parts[3:]
+    assert 2 not in proxied.parts[3:]
+    assert heard.resumed == 2
+    assert [repeated for _, repeated in heard.parts][2] is True
+    assert len(await objects(weed, bucket)) == 1
+    assert await uploads(weed, bucket) == []
+
+
+async def test_a_part_whose_answer_was_lost_is_not_sent_again(store, made, weed, bucket, proxied):
+    """The server has the part though nobody was told: its MD5 as ETag proves that."""
+    delivery = await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
+    proxied.decide = lose(lambda request: request.part == 2)
+    assert isinstance(await uploader.deliver(delivery), RetryLater)
+    proxied.requests.clear()
+    proxied.decide = lambda _: Fate.PASS
+    assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert proxied.parts == [3, 4]
+
+
+@pytest.mark.parametrize("dialect", ["weed", "clone"])
+async def test_a_completion_whose_answer_was_lost_is_found(store, made, request, a_bucket, heard, dialect):
+    """The upload is gone and the object is there: it is compared, and nothing is sent again."""
+    server = request.getfixturevalue(dialect)
+    bucket = await a_bucket(server)
+    delivery = await store.large(SIZE)
+    async with proxy_before(server.port) as proxy:
+        uploader = made(options(server, bucket, endpoint_url=proxy.endpoint))
+        proxy.decide = lose(lambda one: one.completes)
+        assert isinstance(await uploader.deliver(delivery), RetryLater)
+        proxy.requests.clear()
+        proxy.decide = lambda _: Fate.PASS
+        assert isinstance(await uploader.deliver(delivery), Delivered)
+        assert proxy.parts == []
+    assert len(await objects(server, bucket)) == 1
+
+
+@pytest.mark.parametrize("dialect", ["weed", "clone"])
+async def test_a_put_whose_answer_was_lost_is_no_second_object(store, made, request, a_bucket, dialect):
+    """The second PUT meets the first one's object under the same key, and that is delivered."""
+    server = request.getfixturevalue(dialect)
+    bucket = await a_bucket(server)
+    delivery = await store.large(100_000)
+    async with proxy_before(server.port) as proxy:
+        uploader = made(options(server, bucket, endpoint_url=proxy.endpoint))
+        proxy.decide = lose(lambda one: one.method == "PUT")
+        assert isinstance(await uploader.deliver(delivery), RetryLater)
+        proxy.decide = lambda _: Fate.PASS
+        assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert len(await objects(server, bucket)) == 1
+
+
+async def test_an_upload_that_the_server_lost_starts_over(store, made, weed, bucket, proxied):
+    """When neither upload nor object is there, all parts are sent again, in the same attempt."""
+    delivery = await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
+    proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 3 else Fate.PASS
+    await uploader.deliver(delivery)
+    await _abort_all(weed, bucket)
+    proxied.decide = lambda _: Fate.PASS
+    proxied.requests.clear()
+    assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert proxied.parts == [1, 2, 3, 4]
+
+
+async def test_an_upload_that_vanishes_under_way_ends_the_attempt_if_it_does_so_twice(
+    store, made, weed, bucket, proxied
+):
+    """A server that forgets every upload does not keep an attempt going for ever."""
+    delivery = await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
+    proxied.decide = lambda request: Answer(404, "NoSuchUpload") if request.part == 2 else Fate.PASS
+    assert isinstance(await uploader.deliver(delivery), RetryLater)
+    begun = [one for one in proxied.requests if one.method == "POST" and "uploads" in one.target]
+    assert len(begun) == 2
+
+
+async def test_an_object_of_strangers_is_not_replaced(store, made, weed, bucket):
+    """Where something else lies under the key, the delivery becomes a dead letter that says so."""
+    for size in (1000, 9 * MEBIBYTE):
+        delivery = await store.large(size)
+        uploader = made(options(weed, bucket, encoding=ObjectEncoding.PLAIN))
+        await uploader.deliver(delivery)
+        (stored,) = await objects(weed, bucket)
+        async with client_of(weed) as client:
+            await client.put_object(Bucket=bucket, Key=stored.key, Body=b"not callspool's")
+        outcome = await uploader.deliver(delivery)
+        assert "not callspool's lies at s3://" in outcome.reason
+        (kept,) = await objects(weed, bucket)
+        assert kept.data == b"not callspool's"
+        async with client_of(weed) as client:
+            await client.delete_object(Bucket=bucket, Key=stored.key)
+
+
+@pytest.mark.parametrize("size", [1000, 9 * MEBIBYTE], ids=["put", "parts"])
+async def test_an_object_of_ones_own_with_other_bytes_is_replaced(store, made, weed, bucket, size):
+    """What an older version made of the same record gives way."""
+    delivery = await store.large(size)
+    uploader = made(options(weed, bucket, encoding=ObjectEncoding.PLAIN))
+    await uploader.deliver(delivery)
+    (stored,) = await objects(weed, bucket)
+    async with client_of(weed) as client:
+        await client.put_object(Bucket=bucket, Key=stored.key, Body=b"older", Metadata=stored.headers["Metadata"])
+    assert isinstance(await uploader.deliver(delivery), Delivered)
+    (replaced,) = await objects(weed, bucket)
+    assert replaced.data == stored.data
+
+
+@pytest.mark.parametrize("answer", [Answer(501, "NotImplemented"), Answer(405, "MethodNotAllowed")])
+async def test_a_server_without_if_none_match_is_found_out_once(store, made, weed, bucket, proxied, answer):
+    """A refused condition is left out, and not tried again with the next object."""
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
+    proxied.decide = lambda request: answer if "if-none-match" in request.headers else Fate.PASS
+    for _ in range(2):
+        assert isinstance(await uploader.deliver(await store.large(1000)), Delivered)
+    assert [("if-none-match" in one.headers) for one in proxied.requests if one.method == "PUT"] == [True, False, False]
+
+
+async def test_abandoned_uploads_are_aborted(store, made, weed, bucket, proxied, heard):
+    """An upload whose delivery was given up is aborted at the server at the next start, and then forgotten."""
+    delivery = await store.large(SIZE)
+    chosen = options(weed, bucket, endpoint_url=proxied.endpoint)
+    proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 3 else Fate.PASS
+    await made(chosen).deliver(delivery)
+    await store.discarded(delivery)
+    proxied.decide = lambda request: Answer(500, "InternalError") if request.method == "DELETE" else Fate.PASS
+    await made(chosen).deliver(await store.large(1000))
+    assert (heard.aborted, heard.not_aborted) == (0, 1)
+    proxied.decide = lambda _: Fate.PASS
+    await made(chosen).deliver(await store.large(1000))
+    assert (heard.aborted, heard.not_aborted) == (1, 1)
+    assert await uploads(weed, bucket) == []
+    assert await store.spool.abandoned_uploads(DESTINATION) == ()
+
+
+async def test_an_upload_whose_id_was_never_written_down_is_aborted(store, made, weed, bucket, proxied, heard):
+    """When the gateway was killed between the server's answer and the ledger, the next attempt clears up."""
+    delivery = await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
+    proxied.decide = lose(lambda request: request.method == "POST" and "uploads" in request.target)
+    assert isinstance(await uploader.deliver(delivery), RetryLater)
+    assert len(await uploads(weed, bucket)) == 1
+    proxied.decide = lambda _: Fate.PASS
+    assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert heard.aborted == 1
+    assert await uploads(weed, bucket) == []
+
+
+async def test_a_server_that_lists_no_uploads_takes_objects_all_the_same(store, made, weed, bucket, proxied, heard):
+    """Without the permission to look for lost uploads, they are left to the bucket's lifecycle."""
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
+    proxied.decide = lambda one: Answer(403, "AccessDenied") if one.method == "GET" else Fate.PASS
+    assert isinstance(await uploader.deliver(await store.large(12 * MEBIBYTE)), Delivered)
+    assert heard.not_aborted == 1
+
+
+async def test_another_key_or_bucket_begins_another_upload(store, made, weed, a_bucket, proxied, heard):
+    """When the configuration changed in between, the old upload is aborted where it was begun."""
+    old, new = await a_bucket(weed), await a_bucket(weed)
+    delivery = await store.large(SIZE)
+    proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 3 else Fate.PASS
+    await made(options(weed, old, endpoint_url=proxied.endpoint)).deliver(delivery)
+    assert isinstance(await made(options(weed, new)).deliver(delivery), Delivered)
+    assert (await uploads(weed, old), heard.aborted) == ([], 1)
+    assert len(await objects(weed, new)) == 1
+
+
+async def test_the_progress_ends_with_the_delivery(store, made, weed, bucket):
+    """Until it is settled the ledger remembers the upload, and afterwards nothing of it is left."""
+    delivery = await store.large(SIZE)
+    await made(options(weed, bucket)).deliver(delivery)
+    progress = await store.spool.upload_progress(delivery.key)
+    assert sorted(progress.parts) == [1, 2, 3, 4]
+    assert all(part.etag for part in progress.parts.values())
+    await store.spool.settle(delivery, SettledAsDelivered())
+    assert await store.spool.upload_progress(delivery.key) is None
+
+
+async def test_parts_are_written_down_before_they_are_sent(store, made, weed, bucket, proxied):
+    """What was begun and never answered is known afterwards, with its size and MD5 and without an ETag."""
+    delivery = await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
+    proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 2 else Fate.PASS
+    await uploader.deliver(delivery)
+    progress = await store.spool.upload_progress(delivery.key)
+    assert (progress.bucket, progress.part_bytes) == (bucket, 5 * MEBIBYTE)
+    assert progress.parts[1].etag == progress.parts[1].md5.hex()
+    assert progress.parts[2].etag is None
+    assert (progress.parts[2].size, len(progress.parts[2].md5)) == (5 * MEBIBYTE, 16)
+
+
+async def test_the_ledger_forgets_and_begins_anew(store):
+    """A new upload of a delivery takes the place of the old one with all its parts; forgetting is repeatable."""
+    delivery = await store.large(1000)
+    for upload_id in ("first", "second"):
+        await store.spool.begin_upload(UploadProgress(delivery.key, "b", "k", upload_id, 8 * MEBIBYTE))
+        await store.spool.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16)})
+        await store.spool.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16, "etag")})
+        progress = await store.spool.upload_progress(delivery.key)
+        assert (progress.upload_id, progress.parts) == (upload_id, {1: PartProgress(5, b"m" * 16, "etag")})
+    for _ in range(2):
+        await store.spool.forget_upload(delivery.key)
+        assert await store.spool.upload_progress(delivery.key) is None
+
+
+@pytest.mark.parametrize(
+    ("remembered", "listed", "finished"),
+    [
+        (None, None, False),
+        (("m", "kms"), None, False),
+        (None, (3, "m"), True),
+        (("m", None), (3, "m"), True),
+        (("m", None), (3, "kms"), False),
+        (("m", "kms"), (3, "kms"), True),
+        (("m", "kms"), (3, "other"), False),
+        (("other", "kms"), (3, "kms"), False),
+        (("m", "kms"), (4, "kms"), False),
+    ],
+    ids=str,
+)
+async def test_a_part_is_finished_only_if_these_bytes_are_there(remembered, listed, finished):
+    """By the MD5 as ETag, or by the ETag that answered these bytes where it is no MD5; the size must be right."""
+
+    async def chunks():
+        yield b"abc"
+
+    part = await PartCutter(chunks(), 10, with_md5=True).next()
+    md5 = {"m": part.md5, "other": bytes(16)}
+    before = PartProgress(3, md5[remembered[0]], remembered[1]) if remembered else None
+    there = ListedPart(listed[0], part.md5.hex() if listed[1] == "m" else listed[1]) if listed else None
+    assert (finished_etag(part, before, there) is not None) == finished
+
+
+async def _abort_all(server, bucket):
+    async with client_of(server) as client:
+        for one in (await client.list_multipart_uploads(Bucket=bucket))["Uploads"]:
+            await client.abort_multipart_upload(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])
