@@ -66,6 +66,8 @@ def shown(value: object, field: FieldInfo) -> str:
     for marker in field.metadata:
         if isinstance(marker, Shown):
             return str(marker.format(value))
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value.value if isinstance(value, Enum) else value)
 
 

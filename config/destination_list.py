@@ -6,6 +6,7 @@ from typing import Any
 
 from config.layers import KeyPath, Layer
 from config.masking import MASK
+from config.notify import notify_problems, to_be_notified
 from config.problems import Problem
 from config.shortcuts import LOCAL_NAME, LOCAL_PATH, LOCAL_TYPE, SHORTCUTS, Shortcut
 
@@ -23,6 +24,9 @@ def with_shortcuts(file: Layer, environment: Mapping[str, str], *, local: bool) 
     origins: dict[KeyPath, str] = dict(file.origins)
     for shortcut in SHORTCUTS:
         _apply(shortcut, environment, destinations, origins)
+    for shortcut in SHORTCUTS:
+        if environment.get(shortcut.introduced_by):
+            _notify(shortcut, destinations, origins)
     if local:
         _append(destinations, origins, "--local", name=LOCAL_NAME, type=LOCAL_TYPE, path=str(LOCAL_PATH))
     return Layer({**file.tree, "destinations": destinations}, origins)
@@ -37,6 +41,7 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
     for name, count in Counter(name for name in names if isinstance(name, str)).items():
         if count > 1:
             yield Problem(key="destinations", value=f'"{name}"', advice=f"{count} have this name: each needs its own")
+    yield from notify_problems(layer)
     for shortcut in SHORTCUTS:
         yield from _idle(shortcut, environment, destinations)
     if not destinations:
@@ -44,7 +49,7 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
             key="destinations",
             advice=(
                 "there is none: set CALLSPOOL_ENDPOINT_URL to the URL that your agents post to now, "
-                "or add [[destinations]] to the file, or try it out with --local"
+                "or CALLSPOOL_S3_BUCKET, or add [[destinations]] to the file, or try it out with --local"
             ),
         )
 
@@ -62,6 +67,19 @@ def _apply(
     values = {field: environment[name] for field, name in given.items()}
     destinations[index] = {**destinations[index], **values}
     origins.update({("destinations", index, field): name for field, name in given.items()})
+
+
+def _notify(shortcut: Shortcut, destinations: list[Any], origins: dict[KeyPath, str]) -> None:
+    """The destination of a shortcut notifies the shortcuts' own endpoint, or else the only one that waits for it."""
+    index = next(at for at, item in enumerate(destinations) if _is(shortcut, item))
+    if shortcut.notifies is None or "notify" in destinations[index]:
+        return
+    names = to_be_notified(destinations)
+    usual = [each.name for each in SHORTCUTS if each.type == shortcut.notifies and each.name in names]
+    chosen = usual or (names if len(names) == 1 else [])
+    if chosen:
+        destinations[index] = {**destinations[index], "notify": chosen[0]}
+        origins["destinations", index, "notify"] = shortcut.introduced_by
 
 
 def _append(destinations: list[Any], origins: dict[KeyPath, str], origin: str, **fields: str) -> None:

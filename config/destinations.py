@@ -6,11 +6,18 @@ alone can add one, a row in `config.shortcuts`.
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from config.units import DAY, MB, MINUTE, format_duration
+from config.destination_table import DestinationTable, LaneConcurrency, RetrySettings
+from config.s3_destination import S3Destination
+from config.units import MB, MINUTE
 from config.values import Choice, Directory, Duration, Endpoint, Shown, Size, Table, format_path
+
+SEND_PATH = "/send-call-log"
+"""What the SDK replaces in a URL to ask for an upload address."""
 
 
 class TokenMode(StrEnum):
@@ -48,42 +55,15 @@ class Large(StrEnum):
     """In one piece, to an upload address that the endpoint gives."""
 
 
-class RetrySettings(Table):
-    """When a failed delivery is tried again, and for how long."""
+class PresignedSettings(Table):
+    """With `large = "presigned"`: how large call logs go through upload addresses."""
 
-    initial: Duration = 1.0
-    """The wait after the first failure; it doubles with each further one."""
-    max: Duration = 5 * MINUTE
-    """The longest wait between two attempts."""
-    give_up_after: Duration = DAY
-    """So long after its first failure a delivery becomes a dead letter."""
-
-    @field_validator("max")
-    @classmethod
-    def _max_holds_initial(cls, longest: float, info: ValidationInfo) -> float:
-        if longest < info.data.get("initial", 0):
-            raise ValueError(f"should be at least `initial` ({format_duration(info.data['initial'])})")
-        return longest
-
-
-class LaneConcurrency(Table):
-    """How many deliveries of each lane are under way at once; a lane never waits for the other's slots."""
-
-    core: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Wholes, cores and notices under way at once."""
-    detail: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Details under way at once."""
-
-
-class DestinationTable(Table):
-    """What every destination has."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-    """Names the destination in metrics and in the spool: a to z, 0 to 9 and `-`, at most 32; keep it for good."""
-    type: str
-    """Selects the model; each one narrows it to its own word."""
-    retry: RetrySettings = Field(default_factory=RetrySettings)
-    """When a failed delivery is tried again."""
+    address_url: Endpoint | None = Field(default=None, repr=False)
+    """Where to ask for an upload address; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
+    reference: bool = False
+    """Whether the endpoint is told of each upload; by default not, since the object's arrival starts its processing."""
+    timeout: Duration = 15 * MINUTE
+    """For one upload in all."""
 
 
 def _default_token_mode(
@@ -117,6 +97,8 @@ class HttpDestination(DestinationTable):
     """For one request in all."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust besides the system's."""
+    presigned: PresignedSettings = Field(default_factory=PresignedSettings)
+    """How large call logs go through upload addresses."""
 
     @field_validator("token")
     @classmethod
@@ -130,6 +112,15 @@ class HttpDestination(DestinationTable):
             raise ValueError("needs `token` to be set")
         return mode
 
+    @field_validator("presigned")
+    @classmethod
+    def _addresses_can_be_asked_for(cls, presigned: PresignedSettings, info: ValidationInfo) -> PresignedSettings:
+        wanted = info.data.get("large") is Large.PRESIGNED and presigned.address_url is None
+        if wanted and "url" in info.data and SEND_PATH not in urlsplit(info.data["url"]).path:
+            advice = f"should be given: it cannot be made of a `url` without {SEND_PATH}"
+            raise PydanticCustomError("conflict", "{advice}", {"field": "address_url", "advice": advice})
+        return presigned
+
 
 class FileDestination(DestinationTable):
     """A directory that delivered call logs are written into."""
@@ -142,10 +133,10 @@ class FileDestination(DestinationTable):
     """Files written at once, for each lane."""
 
 
-Destination = Annotated[HttpDestination | FileDestination, Field(discriminator="type")]
+Destination = Annotated[HttpDestination | S3Destination | FileDestination, Field(discriminator="type")]
 """Any configured destination."""
 
-DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (HttpDestination, FileDestination)
+DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (HttpDestination, S3Destination, FileDestination)
 """The members of `Destination`, in the order of their documentation."""
 
 
@@ -174,7 +165,9 @@ __all__ = [
     "HttpDestination",
     "LaneConcurrency",
     "Large",
+    "PresignedSettings",
     "RetrySettings",
+    "S3Destination",
     "TokenMode",
     "checked_token",
     "type_name",

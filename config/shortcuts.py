@@ -26,6 +26,8 @@ class Shortcut:
     introduced_by: str
     fields: Mapping[str, str]
     """From each variable to the field that it sets."""
+    notifies: str | None = None
+    """The type of the destinations one of which it notifies, unless the file says whom."""
 
 
 SHORTCUTS: tuple[Shortcut, ...] = (
@@ -34,6 +36,19 @@ SHORTCUTS: tuple[Shortcut, ...] = (
         type="http",
         introduced_by="CALLSPOOL_ENDPOINT_URL",
         fields=MappingProxyType({"CALLSPOOL_ENDPOINT_URL": "url", "CALLSPOOL_ENDPOINT_TOKEN": "token"}),
+    ),
+    Shortcut(
+        name="s3",
+        type="s3",
+        introduced_by="CALLSPOOL_S3_BUCKET",
+        fields=MappingProxyType(
+            {
+                "CALLSPOOL_S3_BUCKET": "bucket",
+                "CALLSPOOL_S3_ENDPOINT_URL": "endpoint_url",
+                "CALLSPOOL_S3_PREFIX": "prefix",
+            }
+        ),
+        notifies="http",
     ),
 )
 """In the order in which they add destinations."""

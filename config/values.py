@@ -54,6 +54,12 @@ def _or_none(parse: Callable[[object], T]) -> Callable[[object], T | None]:
     return read
 
 
+def _word(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isprintable() and value and " " not in value):
+        raise ValueError("should be one or more visible ASCII characters, without blanks")
+    return value
+
+
 def _lowered(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
@@ -85,5 +91,7 @@ Endpoint = Annotated[str, BeforeValidator(_endpoint), Shown(mask_address)]
 """The URL of an endpoint."""
 Directory = Annotated[Path, Shown(format_path)]
 """A directory, made when it is needed."""
+OptionalName = Annotated[str | None, BeforeValidator(_or_none(_word))]
+"""A word of visible ASCII characters, or none."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

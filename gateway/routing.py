@@ -44,6 +44,8 @@ class DestinationRoute:
     kind: RouteKind = RouteKind.ENDPOINT
     large: Large = Large.TWO_PHASE
     """For an endpoint only."""
+    referenced: bool = False
+    """With PRESIGNED: whether the endpoint is told of each upload."""
     notifies: str | None = None
     """For a bucket: the endpoint that gets the rest of the call log and is told where the detail lies.
 
@@ -71,6 +73,8 @@ def _to_endpoint(route: DestinationRoute, stored_as: StoredAs, bucket: str | Non
         yield NewDelivery(route.name, Form.WHOLE, Lane.CORE)
     elif route.large is not Large.TWO_PHASE:
         yield NewDelivery(route.name, Form.WHOLE, Lane.DETAIL)
+        if route.large is Large.PRESIGNED and route.referenced:
+            yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=route.name)
     else:
         yield NewDelivery(route.name, Form.CORE, Lane.CORE)
         if bucket is None:

@@ -6,6 +6,7 @@ kept, which makes a count 0.5 us instead of 1.6 us.
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 
+from gateway.admin.upload_metrics import UploadMetrics
 from spool.records import Delivery, Lane
 
 _ACK_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -25,6 +26,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left this one without types
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.uploads = UploadMetrics(self.registry)
         self._posts = _Counters(
             Counter("callspool_posts_total", "Posts by route and result.", ("route", "result"), registry=self.registry)
         )

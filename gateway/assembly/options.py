@@ -1,7 +1,16 @@
 """From settings to the options of each part: durations to milliseconds where a part counts in these, no more."""
 
-from config.destinations import Destination, FileDestination, HttpDestination, LaneConcurrency, RetrySettings, TokenMode
+from config.destinations import (
+    Destination,
+    FileDestination,
+    HttpDestination,
+    LaneConcurrency,
+    RetrySettings,
+    S3Destination,
+    TokenMode,
+)
 from config.settings import IntakeSettings, Settings, SplitSettings
+from gateway.assembly.s3_options import s3_route
 from gateway.intake.batch import BatchLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.examining import SizeRule
@@ -12,6 +21,7 @@ from spool.records import Lane
 from spool.store import SpoolOptions
 from uploaders.encoding import Encoding
 from uploaders.http import HttpOptions
+from uploaders.presigned import PresignedOptions
 from uploaders.retry import RetryPolicy
 
 
@@ -68,7 +78,7 @@ def http_options(destination: HttpDestination) -> HttpOptions:
     """How to reach an endpoint."""
     return HttpOptions(
         url=destination.url,
-        token=destination.token.get_secret_value() if replaces_token(destination) and destination.token else None,
+        token=_own_token(destination),
         encoding=Encoding(destination.encoding),
         max_request_bytes=destination.max_request_bytes,
         ca_file=destination.ca_file,
@@ -76,6 +86,23 @@ def http_options(destination: HttpDestination) -> HttpOptions:
         response_timeout=destination.total_timeout,
         total_timeout=destination.total_timeout,
     )
+
+
+def presigned_options(destination: HttpDestination) -> PresignedOptions:
+    """How to reach an endpoint that gives upload addresses."""
+    return PresignedOptions(
+        url=destination.url,
+        address_url=destination.presigned.address_url,
+        token=_own_token(destination),
+        ca_file=destination.ca_file,
+        connect_timeout=destination.connect_timeout,
+        response_timeout=destination.total_timeout,
+        upload_timeout=destination.presigned.timeout,
+    )
+
+
+def _own_token(destination: HttpDestination) -> str | None:
+    return destination.token.get_secret_value() if replaces_token(destination) and destination.token else None
 
 
 def replaces_token(destination: HttpDestination) -> bool:
@@ -100,7 +127,10 @@ def destination_route(destination: Destination) -> DestinationRoute:
             return DestinationRoute(
                 destination.name,
                 large=Large(destination.large),
+                referenced=destination.presigned.reference,
                 forwards_token=not replaces_token(destination),
             )
+        case S3Destination():
+            return s3_route(destination)
         case FileDestination():
             return DestinationRoute(destination.name)

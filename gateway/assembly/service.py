@@ -4,10 +4,11 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from config.destinations import Destination, FileDestination, HttpDestination
+from config.destinations import Destination, FileDestination, HttpDestination, Large, S3Destination
 from config.settings import Settings
 from gateway.admin.observers import Observers
 from gateway.assembly import options
+from gateway.assembly.s3_options import s3_options
 from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchRunner
 from gateway.intake.budget import MemoryBudget
@@ -25,9 +26,12 @@ from gateway.intake.uploads import UploadDesk
 from gateway.intake.workers import Workers
 from gateway.service import Service, Watchers
 from spool.store import Spool
+from uploaders.by_size import BySizeUploader
 from uploaders.dispatcher import DestinationPlan, Dispatcher
 from uploaders.file import FileUploader
 from uploaders.http import HttpUploader
+from uploaders.presigned import PresignedUploader
+from uploaders.s3.uploader import S3Uploader
 from uploaders.uploader import Uploader
 
 INTAKE_THREADS = 2
@@ -61,7 +65,7 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
 def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> Dispatcher:
     plans = {
         destination.name: DestinationPlan(
-            uploader=_build_uploader(destination, spool),
+            uploader=_build_uploader(destination, spool, watchers),
             policy=options.retry_policy(destination.retry),
             concurrency=options.concurrency(destination.concurrency),
             shared_token=isinstance(destination, HttpDestination) and options.replaces_token(destination),
@@ -74,12 +78,21 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> D
     return Dispatcher(spool, plans, now, random.random, observer)
 
 
-def _build_uploader(destination: Destination, spool: Spool) -> Uploader:
+def _build_uploader(destination: Destination, spool: Spool, watchers: Watchers) -> Uploader:
     match destination:
         case HttpDestination():
-            return HttpUploader(options.http_options(destination), spool, now)
+            return _build_http_uploader(destination, spool)
+        case S3Destination():
+            return S3Uploader(s3_options(destination), spool, spool, now, watchers.metrics.uploads)
         case FileDestination():
             return FileUploader(destination.path.absolute(), spool)
+
+
+def _build_http_uploader(destination: HttpDestination, spool: Spool) -> Uploader:
+    posting = HttpUploader(options.http_options(destination), spool, now)
+    if destination.large is not Large.PRESIGNED:
+        return posting
+    return BySizeUploader(posting, PresignedUploader(options.presigned_options(destination), spool, now))
 
 
 def _build_intake(

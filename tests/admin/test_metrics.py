@@ -34,6 +34,12 @@ PUBLISHED = {
     "callspool_commit_batch_size": set(),
     "callspool_unaccounted_records": set(),
     "callspool_destination_up": {"destination"},
+    "callspool_large_payloads_total": {"destination"},
+    "callspool_upload_seconds": {"destination"},
+    "callspool_upload_bytes_total": {"destination"},
+    "callspool_upload_parts_total": {"destination", "result"},
+    "callspool_uploads_aborted_total": {"destination", "result"},
+    "callspool_upload_read_back_bytes_total": {"destination"},
 }
 """The names and labels that dashboards and alerts build on."""
 
@@ -48,6 +54,13 @@ def count_everything(metrics: Metrics) -> None:
     metrics.attempted(delivery(Form.DETAIL), "delivered", 2.5)
     metrics.destination_changed("endpoint", False, "down")
     metrics.committed(0.002, 16)
+    metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=False)
+    metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=True)
+    metrics.uploads.parts_resumed("s3", 3)
+    metrics.uploads.object_delivered("s3", 40_000_000, 2.0, parts=5)
+    metrics.uploads.object_delivered("s3", 1_000, 0.1, parts=1)
+    metrics.uploads.uploads_aborted("s3", 2, failed=1)
+    metrics.uploads.read_back("s3", 1_000)
 
 
 async def scrape(client: TestClient) -> tuple[str, Samples]:
@@ -116,6 +129,16 @@ async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: C
         ("callspool_unaccounted_records", {}, 0),
         ("callspool_destination_up", {"destination": "endpoint"}, 0),
         ("callspool_destination_up", {"destination": "local"}, 1),
+        ("callspool_large_payloads_total", {"destination": "s3"}, 1),
+        ("callspool_upload_seconds_sum", {"destination": "s3"}, 2.1),
+        ("callspool_upload_seconds_count", {"destination": "s3"}, 2),
+        ("callspool_upload_bytes_total", {"destination": "s3"}, 40_001_000),
+        ("callspool_upload_parts_total", {"destination": "s3", "result": "sent"}, 1),
+        ("callspool_upload_parts_total", {"destination": "s3", "result": "repeated"}, 1),
+        ("callspool_upload_parts_total", {"destination": "s3", "result": "resumed"}, 3),
+        ("callspool_uploads_aborted_total", {"destination": "s3", "result": "aborted"}, 2),
+        ("callspool_uploads_aborted_total", {"destination": "s3", "result": "failed"}, 1),
+        ("callspool_upload_read_back_bytes_total", {"destination": "s3"}, 1_000),
     ],
 )
 async def test_a_metric_says_what_happened_and_how_things_stand(

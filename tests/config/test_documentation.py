@@ -13,6 +13,9 @@ from config.loader import load
 STABLE_VARIABLES = {
     "CALLSPOOL_ENDPOINT_URL": "destinations[type=http].url",
     "CALLSPOOL_ENDPOINT_TOKEN": "destinations[type=http].token",
+    "CALLSPOOL_S3_BUCKET": "destinations[type=s3].bucket",
+    "CALLSPOOL_S3_ENDPOINT_URL": "destinations[type=s3].endpoint_url",
+    "CALLSPOOL_S3_PREFIX": "destinations[type=s3].prefix",
     "CALLSPOOL_SPOOL_DIR": "spool.dir",
     "CALLSPOOL_INTAKE_LISTEN": "intake.listen",
     "CALLSPOOL_ADMIN_LISTEN": "admin.listen",

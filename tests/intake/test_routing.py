@@ -8,6 +8,7 @@ from spool.records import Form, Lane, NewDelivery
 ENDPOINT = DestinationRoute("endpoint")
 WHOLE = DestinationRoute("endpoint", large=Large.WHOLE)
 PRESIGNED = DestinationRoute("endpoint", large=Large.PRESIGNED)
+REFERENCED = DestinationRoute("endpoint", large=Large.PRESIGNED, referenced=True)
 LONE_BUCKET = DestinationRoute("bucket", RouteKind.BUCKET)
 BUCKET = DestinationRoute("bucket", RouteKind.BUCKET, notifies="endpoint")
 OTHER = DestinationRoute("other")
@@ -24,6 +25,7 @@ def to(name: str, form: Form, lane: Lane, **more: object) -> NewDelivery:
         ([ENDPOINT], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([WHOLE], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.CORE)]),
+        ([REFERENCED], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([LONE_BUCKET], [to("bucket", Form.WHOLE, Lane.CORE, ordered=False)]),
         ([BUCKET, ENDPOINT], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([ENDPOINT, OTHER], [to("endpoint", Form.WHOLE, Lane.CORE), to("other", Form.WHOLE, Lane.CORE)]),
@@ -42,6 +44,13 @@ def test_a_record_in_one_piece_goes_whole_and_at_once(
         ([ENDPOINT], [to("endpoint", Form.CORE, Lane.CORE), to("endpoint", Form.DETAIL, Lane.DETAIL)]),
         ([WHOLE], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
         ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        (
+            [REFERENCED],
+            [
+                to("endpoint", Form.WHOLE, Lane.DETAIL),
+                to("endpoint", Form.NOTICE, Lane.CORE, after="endpoint"),
+            ],
+        ),
         (
             [LONE_BUCKET],
             [

@@ -1,0 +1,189 @@
+"""Tests of the settings of buckets, and of who notifies whom."""
+
+import pytest
+from pydantic import ValidationError
+
+from config.destinations import HttpDestination, S3Destination
+from config.loader import load
+from config.s3_destination import Encryption, ObjectContent, ObjectEncoding
+from config.units import MIB
+from tests.config.conftest import WriteFile, problems
+from uploaders.s3.keys import KeyTemplate
+
+ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
+BUCKET = {"CALLSPOOL_S3_BUCKET": "calls"}
+HTTP = '[[destinations]]\nname = "{name}"\ntype = "http"\nurl = "https://host/dev/send-call-log"\n'
+S3 = '[[destinations]]\nname = "{name}"\ntype = "s3"\nbucket = "calls"\n'
+
+
+def bucket(**fields: object) -> S3Destination:
+    return S3Destination.model_validate({"name": "s3", "type": "s3", "bucket": "calls", **fields})
+
+
+def loaded_bucket(environment: dict[str, str], file: object = None) -> S3Destination:
+    (found,) = [
+        each
+        for each in load(file, environment).settings.destinations  # type: ignore[arg-type]  # a path or None
+        if isinstance(each, S3Destination)
+    ]
+    return found
+
+
+def test_a_bucket_needs_a_name_alone() -> None:
+    """Everything else has a default that suits Amazon S3, encrypted, in a folder of its own."""
+    found = bucket()
+    assert (found.prefix, found.notify, found.endpoint_url, found.path_style) == ("callspool", None, None, None)
+    assert (found.object, found.encoding) == (ObjectContent.DETAIL, ObjectEncoding.ZSTD)
+    assert (found.encryption, found.part_size) == (Encryption.AES256, 8 * MIB)
+
+
+def test_a_bucket_variable_alone_is_a_destination() -> None:
+    """CALLSPOOL_S3_BUCKET adds a destination named s3 that stands alone; the other variables add to it."""
+    more = {"CALLSPOOL_S3_ENDPOINT_URL": "http://127.0.0.1:9000", "CALLSPOOL_S3_PREFIX": "a/b/"}
+    found = loaded_bucket({**BUCKET, **more})
+    assert (found.name, found.bucket, found.notify) == ("s3", "calls", None)
+    assert (found.endpoint_url, found.prefix) == ("http://127.0.0.1:9000", "a/b")
+
+
+def test_beside_an_endpoint_the_bucket_of_the_variable_notifies_it() -> None:
+    """Both variables together mean: the core to the endpoint, the detail to the bucket, a notice of it."""
+    loaded = load(None, {**ENDPOINT, **BUCKET})
+    assert [each.name for each in loaded.settings.destinations] == ["endpoint", "s3"]
+    assert loaded_bucket({**ENDPOINT, **BUCKET}).notify == "endpoint"
+    assert loaded.origins["destinations", 1, "notify"] == "CALLSPOOL_S3_BUCKET"
+
+
+@pytest.mark.parametrize(
+    ("text", "notified"),
+    [
+        (HTTP.format(name="a"), "a"),
+        (HTTP.format(name="a") + HTTP.format(name="b"), None),
+        (HTTP.format(name="a") + HTTP.format(name="endpoint"), "endpoint"),
+        (HTTP.format(name="a") + 'large = "presigned"\n', None),
+        (HTTP.format(name="a") + S3.format(name="s3") + 'notify = "none"\n', None),
+        (HTTP.format(name="a") + S3.format(name="s3"), "a"),
+    ],
+)
+def test_the_bucket_of_the_variable_notifies_only_where_there_is_no_doubt(
+    write_file: WriteFile, text: str, notified: str | None
+) -> None:
+    """The endpoint of the variables or the only one there is; a file that says otherwise wins."""
+    assert loaded_bucket(BUCKET, write_file(text)).notify == notified
+
+
+def test_only_the_variable_that_names_the_bucket_decides_about_the_notice(write_file: WriteFile) -> None:
+    """A bucket that the file has by itself notifies nobody unless the file says so."""
+    file = write_file(HTTP.format(name="a") + S3.format(name="s3"))
+    assert loaded_bucket({"CALLSPOOL_S3_PREFIX": "p"}, file).notify is None
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (S3.format(name="s3") + 'notify = "a"', "should be the name of an http destination: there is none"),
+        (
+            HTTP.format(name="a") + S3.format(name="s3") + 'notify = "s3"',
+            "should be the name of an http destination: a",
+        ),
+        (HTTP.format(name="a") + 'large = "whole"\n' + S3.format(name="s3") + 'notify = "a"', 'large = "two_phase"'),
+        (
+            HTTP.format(name="a") + S3.format(name="one") + 'notify = "a"\n' + S3.format(name="s3") + 'notify = "a"',
+            "one already does: one",
+        ),
+    ],
+)
+def test_a_notice_that_could_not_be_sent_is_a_problem(write_file: WriteFile, text: str, advice: str) -> None:
+    """`notify` names an endpoint that waits for notices, and no endpoint has two buckets."""
+    found = problems(write_file(text))["destinations[s3].notify"]
+    assert advice in found.advice
+
+
+def test_a_variable_without_a_bucket_is_a_problem() -> None:
+    """A prefix for no bucket is never silently without effect."""
+    assert "CALLSPOOL_S3_BUCKET" in problems(None, {"CALLSPOOL_S3_PREFIX": "x"})["CALLSPOOL_S3_PREFIX"].advice
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bucket": "s3://calls"},
+        {"bucket": "x"},
+        {"prefix": "/a"},
+        {"prefix": "a/../b"},
+        {"key": "{call_id}"},
+        {"key": "{record}"},
+        {"kms_key_id": "k"},
+        {"storage_class": "two words"},
+        {"token_in_whole": True},
+        {"part_size": "4MiB"},
+        {"part_size": "6GiB"},
+        {"parts_at_once": 0},
+        {"encryption": "rot13"},
+        {"endpoint_url": "127.0.0.1:9000"},
+    ],
+)
+def test_a_bucket_that_could_not_work_is_refused(fields: dict[str, object]) -> None:
+    """No combination that could not work is taken."""
+    with pytest.raises(ValidationError):
+        bucket(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"encryption": "AES256"},
+        {"encryption": "kms", "kms_key_id": "alias/calls"},
+        {"object": "whole", "token_in_whole": True},
+        {"prefix": "", "key": "{record_id}"},
+        {"path_style": True, "region": "eu-central-1", "storage_class": "STANDARD_IA"},
+    ],
+)
+def test_what_a_bucket_can_be_told(fields: dict[str, object]) -> None:
+    """Case does not matter where it carries no meaning, and settings that belong together are taken together."""
+    assert bucket(**fields)
+
+
+@pytest.mark.parametrize("prefix", ["", "a", "a/b", "x" * 600])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "{date}/{call_id}/{event}-{record_id}", "{record_id}", "{record_id}/{event}", "{record_id}-{event}",
+        "{call_id}", "{", "{}", "{x}", "/{record_id}", "a//{record_id}", "../{record_id}", "{record_id}/..",
+        "a\nb{record_id}", "{record_id}-tail", "ü/{record_id}", "{call_id}{agent_id}" * 9 + "{record_id}",
+    ],
+)  # fmt: skip
+def test_the_settings_take_the_keys_that_the_uploader_takes(prefix: str, key: str) -> None:
+    """What passes the check of the settings can be used, and what the uploader would refuse is told before."""
+
+    def taken_by_the_uploader() -> bool:
+        try:
+            KeyTemplate(f"{prefix}/" if prefix else "", key)
+        except ValueError:
+            return False
+        return True
+
+    try:
+        bucket(prefix=prefix, key=key)
+    except ValidationError:
+        assert not taken_by_the_uploader()
+    else:
+        assert taken_by_the_uploader()
+
+
+def http(**fields: object) -> HttpDestination:
+    return HttpDestination.model_validate({"name": "a", "type": "http", "large": "presigned", **fields})
+
+
+def test_upload_addresses_are_asked_for_where_they_can_be() -> None:
+    """The address to ask at is made of the endpoint's URL; where it cannot be, it is to be given."""
+    assert http(url="https://host/dev/send-call-log").presigned.address_url is None
+    given = http(url="https://host/x", presigned={"address_url": "https://host/y"})
+    assert given.presigned.address_url == "https://host/y"
+    assert http(url="https://host/x", large="whole").presigned.reference is False
+
+
+def test_an_endpoint_that_cannot_be_asked_for_addresses_is_a_problem(write_file: WriteFile) -> None:
+    """The setting that is missing is named."""
+    text = HTTP.format(name="a").replace("send-call-log", "logs") + 'large = "presigned"\n'
+    found = problems(write_file(text))
+    assert "/send-call-log" in found["destinations[a].presigned.address_url"].advice
