@@ -1,7 +1,7 @@
 """What the spool does for itself beside its work: deleting what nothing needs, giving back space, recounting."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -121,8 +121,12 @@ class Maintenance:
         """First chunks of the payloads that are coming in."""
         self.oldest: Mapping[tuple[str, Lane], int] = {}
         self.unaccounted = 0
-        self.failure: str | None = None
-        """Why the last round did not end, if so."""
+        self._failures: dict[str, str] = {}
+
+    @property
+    def failure(self) -> str | None:
+        """What could not be done when it was tried last, and why; None when all is well."""
+        return "; ".join(self._failures.values()) or None
 
     def chunks_are_loose(self) -> None:
         """There is something to delete."""
@@ -133,15 +137,10 @@ class Maintenance:
         loop = asyncio.get_running_loop()
         next_round = loop.time()
         while True:
-            try:
-                await self._delete_loose_chunks()
-                if loop.time() >= next_round:
-                    next_round = loop.time() + EVERY_SECONDS
-                    await self.round()
-                self.failure = None
-            except Exception as error:  # noqa: BLE001  # told in `failure`; whatever it is, the next round is made
-                self.failure = f"{type(error).__name__}: {error}"
+            await self._attempt("deleting payloads", self._delete_loose_chunks)
+            if loop.time() >= next_round:
                 next_round = loop.time() + EVERY_SECONDS
+                await self.round()
             # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with the event.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_round):
@@ -149,14 +148,28 @@ class Maintenance:
             self._wake.clear()
 
     async def round(self) -> None:
-        """Everything but loose chunks, once."""
+        """Everything but loose chunks, once. What fails keeps nothing else from being done."""
+        await self._attempt("giving back space", self._give_back_space)
+        await self._attempt("expiring deliveries", self._expire)
+        await self._attempt("deleting receipts and upload addresses", self._purge)
+        await self._attempt("clearing tokens", self._scrub_tokens)
+        await self._attempt("freeing deliveries", self._free_stuck)
+        await self._attempt("recounting", self._look)
+
+    async def _attempt(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001  # told in `failure`; whatever it is, it is tried again
+            self._failures[what] = f"{what} failed: {error}"
+        else:
+            self._failures.pop(what, None)
+
+    async def _give_back_space(self) -> None:
         while await self._writer.submit(give_back_space):
             continue
-        await self._expire()
-        await self._purge()
+
+    async def _scrub_tokens(self) -> None:
         await self._writer.submit(scrub_tokens)
-        await self._free_stuck()
-        await self._look()
 
     async def _delete_loose_chunks(self) -> None:
         while await self._writer.submit(DeleteLooseChunks(frozenset(self.incoming))):

@@ -72,11 +72,6 @@ def described(frames: Sequence[Frame]) -> StoredFragment:
     )
 
 
-def stored_size(fragments: Iterable[StoredFragment]) -> int:
-    """Bytes of all stored frames of these fragments."""
-    return sum(fragment.stored_bytes for fragment in fragments)
-
-
 def chunk_range(first_chunk: int, fragments: Mapping[Fragment, StoredFragment], wanted: Fragment) -> range:
     """The chunk ids of one fragment: fragments lie one after the other, from `first_chunk` on."""
     start = first_chunk

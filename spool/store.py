@@ -306,6 +306,11 @@ class Spool:
         """Pages in use and write-ahead log. Free pages of the database are used again and do not count."""
         return self._writer.total_bytes
 
+    @property
+    def maintenance_failure(self) -> str | None:
+        """What the spool could not do for itself when it tried last, and why: it may grow, or figures may be old."""
+        return self._maintenance.failure
+
     def stats(self) -> SpoolStats:
         """The spool at this moment, from memory."""
         names = self._reader.names.names

@@ -143,6 +143,7 @@ async def maintained(spool: Spool) -> None:
     """One round of maintenance, now."""
     await spool._maintenance._delete_loose_chunks()
     await spool._maintenance.round()
+    assert spool.maintenance_failure is None
 
 
 def looked_into(directory: Path) -> sqlite3.Connection:

@@ -170,27 +170,28 @@ async def test_free_pages_are_used_again(tmp_path: Path) -> None:
         assert max(sizes) - sizes[0] < MIB
 
 
-async def test_a_round_that_fails_is_told_and_made_again(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong in a round, its reason can be seen, and the next rounds are made."""
-    rounds = asyncio.Queue[int]()
+async def test_what_fails_is_told_and_keeps_nothing_else_from_being_done(
+    spool: Spool, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that fails, for whatever reason, can be seen and is tried again; the others are done meanwhile."""
 
-    async def fail() -> None:
-        rounds.put_nowait(1)
+    def fail(_transaction: Transaction) -> bool:
         raise LookupError("not today")
 
-    monkeypatch.setattr(maintenance, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(spool._maintenance, "round", fail)
-    monkeypatch.setattr(spool._maintenance, "_next_recount", 0.0)
-    await without_maintenance(spool)
-    task = asyncio.create_task(spool._maintenance.run())
-    for _ in range(3):
-        await asyncio.wait_for(rounds.get(), 10)
-    assert spool._maintenance.failure == "LookupError: not today"
-    monkeypatch.undo()
-    monkeypatch.setattr(maintenance, "EVERY_SECONDS", 0.01)
-    await becomes(lambda: spool._maintenance.failure is None)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await delivered(spool, "old")
+    clock.now += 25 * HOUR
+    with monkeypatch.context() as patched:
+        patched.setattr(maintenance, "give_back_space", fail)
+        patched.setattr(DeleteLooseChunks, "__call__", lambda _, transaction: fail(transaction))
+        patched.setattr(maintenance, "EVERY_SECONDS", 0.01)
+        spool._maintenance.chunks_are_loose()
+        await becomes(lambda: len(spool._maintenance._failures) == 2, seconds=20)
+        await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM records") == [(0,)])
+        assert spool.maintenance_failure is not None
+        assert "giving back space failed: not today" in spool.maintenance_failure
+    spool._maintenance.chunks_are_loose()
+    await becomes(lambda: spool.maintenance_failure is None)
+    assert spool.stats().failure is None, "posts can be accepted all the same"
 
 
 async def test_closing_ends_maintenance_that_was_just_woken(tmp_path: Path) -> None:

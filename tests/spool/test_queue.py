@@ -1,5 +1,6 @@
 """The queue: pages of what is due, what a settlement writes, holding and releasing, waking."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,21 @@ async def test_what_people_see_of_a_call_is_in_commit_order(spool: Spool) -> Non
     assert len(shown) == 256
     assert shown == sorted(shown)
     assert shown[-1] == 257
+
+
+async def test_what_is_settled_is_not_due_any_more_whatever_is_counted_meanwhile(spool: Spool) -> None:
+    """A recount beside the queue shows nobody an old state: no delivery is handed out after it was settled."""
+    await asyncio.gather(*(spool.accept(a_record(f"c{number}")) for number in range(400)))
+
+    async def count() -> None:
+        while True:
+            await spool._reader.recount()
+
+    counting = asyncio.create_task(count())
+    seen: list[str] = []
+    while page := await due(spool, limit=5):
+        seen += [one.record.call_id for one in page]
+        await asyncio.gather(*(spool.settle(one, Delivered()) for one in page))
+    counting.cancel()
+    await asyncio.gather(counting, return_exceptions=True)
+    assert seen == [f"c{number}" for number in range(400)]
