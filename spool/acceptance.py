@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 from spool import statements
 from spool.errors import SpoolUnavailable
-from spool.order import Sibling, place, place_in_record
+from spool.order import Sibling, place, place_in_record, planned
 from spool.payloads import Frame
 from spool.records import (
     Accepted,
     Delivery,
     DeliveryState,
     Fragment,
-    NewDelivery,
     NewRecord,
     Record,
     StoredFragment,
@@ -123,20 +122,14 @@ class Acceptance:
         )  # fmt: skip
 
     def _owe(self, transaction: Transaction, record: Record, *, begins_call: bool) -> tuple[Delivery, ...]:
-        planned = [(delivery, self._sibling(delivery)) for delivery in self.new.deliveries]
-        record_siblings = [sibling for _, sibling in planned]
+        record_siblings = [planned(delivery, self.destination_ids) for delivery in self.new.deliveries]
         ready = []
-        for delivery, one in planned:
+        for delivery, one in zip(self.new.deliveries, record_siblings, strict=True):
             if begins_call:
                 state = place_in_record(one, record_siblings)
             else:
                 state = place(transaction, record.call_id, record.record_id, one, record_siblings)
-            values = (
-                record.record_id, one.destination_id, one.form, one.lane, state, one.ordered,
-                one.after_destination_id, self.now,
-            )  # fmt: skip
-            transaction.deliveries.add(values)
-            transaction.counters.owe(one.destination_id, one.lane, state, record.raw_bytes)
+            owe(transaction, record, one, state, self.now)
             if state is DeliveryState.READY:
                 ready.append(Delivery(record, delivery.destination, one.form, one.lane, 0, self.now, None))
         return tuple(ready)
@@ -152,17 +145,14 @@ class Acceptance:
             transaction.execute(statements.FORGET_UPLOAD_TOKEN, (key_hash,))
             transaction.tokens.release(row[0])
 
-    def _sibling(self, delivery: NewDelivery) -> Sibling:
-        after = self.destination_ids[delivery.after] if delivery.after else None
-        return Sibling(
-            self.destination_ids[delivery.destination],
-            delivery.form,
-            delivery.lane,
-            DeliveryState.READY,
-            delivery.ordered,
-            after,
-            None,
-        )
+
+def owe(transaction: Transaction, record: Record, one: Sibling, state: DeliveryState, now: int) -> None:
+    """Write a new delivery of a record, in the state that its place demands."""
+    values = (
+        record.record_id, one.destination_id, one.form, one.lane, state, one.ordered, one.after_destination_id, now,
+    )  # fmt: skip
+    transaction.deliveries.add(values)
+    transaction.counters.owe(one.destination_id, one.lane, state, record.raw_bytes)
 
 
 def _earlier(transaction: Transaction, call_id: str) -> list[tuple[int, str, bytes, int | None, int]]:

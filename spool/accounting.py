@@ -44,6 +44,14 @@ class CounterBook:
         if state.queued:
             changes[_QUEUED_BYTES] += raw_bytes
 
+    def disown(self, destination_id: int, lane: Lane, state: DeliveryState, raw_bytes: int) -> None:
+        """A delivery in `state` is owed no more: others took its place."""
+        changes = self._of(destination_id, lane)
+        changes[_OWED] -= 1
+        changes[_STATE_COLUMN[state]] -= 1
+        if state.queued:
+            changes[_QUEUED_BYTES] -= raw_bytes
+
     def move(self, destination_id: int, lane: Lane, old: DeliveryState, new: DeliveryState, raw_bytes: int) -> None:
         """A delivery goes from one state to another."""
         changes = self._of(destination_id, lane)

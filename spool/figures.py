@@ -10,7 +10,8 @@ from spool.records import DeliveryKey, DeliveryState, Form, Lane, Record
 class LaneCounts:
     """How the deliveries of one destination and lane stand.
 
-    `owed`, `delivered`, `expired` and `discarded` only grow; the others are levels.
+    `delivered`, `expired` and `discarded` only grow, and so does `owed`, but for deliveries whose place was taken by
+    others (`spool.records.Divert`); the others are levels.
     """
 
     owed: int = 0

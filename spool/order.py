@@ -8,13 +8,15 @@
 - A dead letter blocks nobody, but a detail whose core is dead is held with it, and so is a notice whose object is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from spool import statements
-from spool.records import DeliveryState, Form, Lane
+from spool.records import DeliveryState, Form, Lane, NewDelivery
 from spool.statements import HELD_FOR_CORE
 from spool.transaction import Transaction
+
+_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,12 @@ class Sibling:
     ordered: bool
     after_destination_id: int | None
     held_for: int | None
+
+
+def planned(new: NewDelivery, destination_ids: Mapping[str, int]) -> Sibling:
+    """A delivery that is still to be owed, READY until it has its place."""
+    after = None if new.after is None else destination_ids[new.after]
+    return Sibling(destination_ids[new.destination], new.form, new.lane, DeliveryState.READY, new.ordered, after, None)
 
 
 def siblings_of(transaction: Transaction, record_id: int) -> list[Sibling]:
@@ -66,7 +74,7 @@ def _goes_first(other: Sibling, one: Sibling) -> bool:
     if one.after_destination_id == other.destination_id and other.form is not Form.NOTICE:
         return True
     own_core = other.destination_id == one.destination_id and other.form is Form.CORE
-    return own_core and (one.form is Form.NOTICE or (one.ordered and one.form is Form.DETAIL))
+    return own_core and (one.form is Form.NOTICE or (one.ordered and one.form in _DETAILS))
 
 
 def _earlier_queued(transaction: Transaction, call_id: str, record_id: int, one: Sibling) -> bool:

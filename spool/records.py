@@ -19,6 +19,8 @@ class Form(StrEnum):
     """The small record of a large call log: everything a dashboard needs at once."""
     DETAIL = "detail"
     """The large rest of a large call log."""
+    REDUCED = "reduced"
+    """The detail without most of its spans, for an endpoint that takes no more."""
     NOTICE = "notice"
     """A note to an endpoint that an object of this record lies in a bucket."""
 
@@ -29,7 +31,7 @@ class Lane(StrEnum):
     CORE = "core"
     """Wholes, cores and notices: small, and sent at once."""
     DETAIL = "detail"
-    """Details: large, and drained when the network and the destination allow."""
+    """Details, reduced ones, and wholes that are large: drained when the network and the destination allow."""
 
 
 class Fragment(StrEnum):
@@ -261,7 +263,20 @@ class Bury:
     error: str
 
 
-Settlement = Delivered | RetryAt | Hold | Bury
+@dataclass(frozen=True, slots=True)
+class Divert:
+    """The destination refuses it like this: others of the same record are owed from now on, to whomever.
+
+    With `keep` it becomes a dead letter with `error` besides; without, they take its place and it is owed no more.
+    What is owed already is not owed twice.
+    """
+
+    error: str
+    to: tuple[NewDelivery, ...]
+    keep: bool
+
+
+Settlement = Delivered | RetryAt | Hold | Bury | Divert
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from spool.records import (
     Lane,
     Record,
     RetryAt,
-    Settlement,
 )
 from spool.rows import delivery_of
 from spool.statements import HELD_FOR_SHARED_TOKEN
@@ -37,7 +36,7 @@ class Settle:
     """Write what an attempt did to its delivery; returns the deliveries that its end freed."""
 
     delivery: Delivery
-    settlement: Settlement
+    settlement: Delivered | RetryAt | Hold | Bury
     names: Names
     now: int
 
@@ -102,15 +101,13 @@ def read_delivery(transaction: Transaction, record_id: int, destination_id: int,
     return delivery_of(row, names.spool_id, names.names)
 
 
-def _target(settlement: Settlement) -> tuple[DeliveryState, str | None, int | None, str | None]:
+def _target(settlement: Delivered | Hold | Bury) -> tuple[DeliveryState, str | None, int | None, str | None]:
     """The state that a settlement leads to, with the error, what it is held for, and the location."""
     if isinstance(settlement, Delivered):
         return DeliveryState.DELIVERED, None, None, settlement.location
     if isinstance(settlement, Hold):
         return DeliveryState.HELD, settlement.error, _held_for(settlement.token_id), None
-    if isinstance(settlement, Bury):
-        return DeliveryState.DEAD, settlement.error, None, None
-    raise TypeError(f"{type(settlement).__name__} moves a delivery nowhere")
+    return DeliveryState.DEAD, settlement.error, None, None
 
 
 def _held_for(token_id: int | None) -> int:

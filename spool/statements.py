@@ -130,6 +130,7 @@ POSTPONE = (
     "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ? "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
+DISOWN = "DELETE FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
 NOT_YET_DUE = (
     f"SELECT record_id, form FROM deliveries WHERE destination_id = :destination AND lane = :lane "
     f"AND state = {_READY} AND +state <= 3 AND record_id >= :first AND due_at > :now ORDER BY record_id LIMIT :limit"

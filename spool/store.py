@@ -12,6 +12,7 @@ from pathlib import Path
 from spool import multipart, statements
 from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
+from spool.diverting import MoveOn
 from spool.figures import DeadLetter, SpoolStats, TracedRecord
 from spool.maintenance import Maintenance, ReceiptLimits
 from spool.opening import prepare_database
@@ -25,6 +26,7 @@ from spool.records import (
     Delivered,
     Delivery,
     DeliveryKey,
+    Divert,
     Due,
     Fragment,
     Lane,
@@ -34,7 +36,7 @@ from spool.records import (
     Upload,
 )
 from spool.settling import Release, Settle, Wake, record_chunks
-from spool.transaction import Transaction
+from spool.transaction import Operation, Transaction
 from spool.writer import CommitObserver, Writer
 
 INLINE_BYTES = 32 << 10
@@ -198,8 +200,14 @@ class Spool:
 
     async def settle(self, delivery: Delivery, settlement: Settlement) -> tuple[Delivery, ...]:
         """Write what an attempt did; returns, once that is durable, the deliveries that it freed."""
-        freed = await self._writer.submit(Settle(delivery, settlement, self._reader.names, self._clock()))
-        if isinstance(settlement, Delivered) and record_chunks(delivery.record) > 1:
+        names, now = self._reader.names, self._clock()
+        operation: Operation[tuple[Delivery, ...]]
+        if isinstance(settlement, Divert):
+            operation = MoveOn(delivery, settlement, names, now)
+        else:
+            operation = Settle(delivery, settlement, names, now)
+        freed = await self._writer.submit(operation)
+        if isinstance(settlement, Delivered | Divert) and record_chunks(delivery.record) > 1:
             self._maintenance.chunks_are_loose()
         return freed
 
