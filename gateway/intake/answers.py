@@ -57,7 +57,8 @@ class Answer(web.StreamResponse):
             self._protocol.force_close()
 
 
-class _Accepted(msgspec.Struct):
+class _Accepted(msgspec.Struct, kw_only=True):
+    success: bool = True
     call_id: str
     record_id: str
     upload_method: str
@@ -65,7 +66,6 @@ class _Accepted(msgspec.Struct):
     sha256: str
     raw_bytes: int
     stored_bytes: int
-    success: bool = True
     phase_1_complete: bool = False
     """Always false: an answer tells of the acceptance, and the phases come after it. The SDK reads the field."""
     phase_2_started: bool = False
@@ -77,54 +77,54 @@ class _Error(msgspec.Struct):
     hint: str
 
 
-class _Refused(msgspec.Struct):
-    error: _Error
+class _Refused(msgspec.Struct, kw_only=True):
     success: bool = False
+    error: _Error
 
 
-class _Reference(msgspec.Struct):
+class _Reference(msgspec.Struct, kw_only=True):
+    success: bool = True
     call_id: str
     record_id: str
-    success: bool = True
     duplicate: bool = True
     """What the reference tells of came in before it, by the upload address."""
 
 
-class _UploadAddress(msgspec.Struct):
+class _UploadAddress(msgspec.Struct, kw_only=True):
+    success: bool = True
     upload_url: str
     s3_key: str
     s3_bucket: str
-    success: bool = True
 
 
 def accepted(call_id: str, record: Accepted) -> bytes:
     """The body for a call log that is durable."""
     return _encode(
         _Accepted(
-            call_id,
-            record.uid,
-            "two_phase" if record.two_phase else "single",
-            record.duplicate,
-            record.digest.hex(),
-            record.raw_bytes,
-            record.stored_bytes,
+            call_id=call_id,
+            record_id=record.uid,
+            upload_method="two_phase" if record.two_phase else "single",
+            duplicate=record.duplicate,
+            sha256=record.digest.hex(),
+            raw_bytes=record.raw_bytes,
+            stored_bytes=record.stored_bytes,
         )
     )
 
 
 def refused(refusal: Refusal) -> bytes:
     """The body for a request that was refused."""
-    return _encode(_Refused(_Error(refusal.code, refusal.message, refusal.hint)))
+    return _encode(_Refused(error=_Error(refusal.code, refusal.message, refusal.hint)))
 
 
 def referenced(call_id: str, record_uid: str) -> bytes:
     """The body for a reference to a call log that was uploaded here."""
-    return _encode(_Reference(call_id, record_uid))
+    return _encode(_Reference(call_id=call_id, record_id=record_uid))
 
 
 def upload_address(url: str, s3_key: str, bucket: str) -> bytes:
     """The body for a request for an upload address, in the names that the SDK reads."""
-    return _encode(_UploadAddress(url, s3_key, bucket))
+    return _encode(_UploadAddress(upload_url=url, s3_key=s3_key, s3_bucket=bucket))
 
 
 def refusal_answer(refusal: Refusal) -> Answer:
