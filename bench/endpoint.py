@@ -4,8 +4,9 @@ In a test:            async with Endpoint() as endpoint: ... endpoint.url, endpo
 As a process:         python -m bench.endpoint --port 0 --journal FILE     (prints its URL first)
 Faults while it runs: POST /_fault {"kind": "status", "status": 503, "retry_after": "2", "times": 3}
 
-It takes plain JSON, the envelope, and gzip or zstd bodies; answers 413 above 6 MB, 404 "Call log not found" to a
-detail whose core it has not taken, 400 without an idempotency key, 401 for a wrong token where one is set.
+It takes plain JSON, the envelope, and gzip or zstd bodies, and gives upload addresses (bench.storage); answers 413
+above 6 MB, 404 "Call log not found" to a detail whose core it has not taken, 400 without an idempotency key, 401 for a
+wrong token where one is set.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from typing import Self
 
 from aiohttp import web
 
-from bench.decoded import Request, call_id_of, decode, kind_of
+from bench.decoded import TOP_LEVEL, Request, call_id_of, decode, kind_of
+from bench.storage import FOLDER, Storage
 
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
 PATH = "/dev/send-call-log"
@@ -83,6 +85,7 @@ class Endpoint:
     headers: list[Mapping[str, str]] = field(default_factory=list)
     connections: set[int] = field(default_factory=set)
     """One entry for every TCP connection that carried a request."""
+    storage: Storage = field(default_factory=Storage)
 
     def __post_init__(self) -> None:
         self._cores: set[str] = set()
@@ -110,6 +113,8 @@ class Endpoint:
         """Listen; after a `stop`, on the same port as before."""
         app = web.Application()
         app.router.add_post("/_fault", self._set_fault)
+        app.router.add_post("/{path:.*}/get-upload-url", self._give_address)
+        app.router.add_put(FOLDER + "{key:.+}", self._take_upload)
         app.router.add_post("/{path:.*}", self._receive)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, auto_decompress=False)
         await self._runner.setup()
@@ -149,6 +154,18 @@ class Endpoint:
     async def _set_fault(self, request: web.Request) -> web.Response:
         self.set_fault(Fault(**await request.json()))
         return web.json_response({"success": True})
+
+    async def _give_address(self, request: web.Request) -> web.Response:
+        return await self.storage.give(request, self.token)
+
+    async def _take_upload(self, request: web.Request) -> web.Response:
+        """The object's arrival starts its processing: from then on the call is known."""
+        answer = await self.storage.take(request)
+        if answer.status == 200:
+            document = self.storage.objects[request.match_info["key"]]
+            self._cores.add(call_id_of(TOP_LEVEL.decode(document)))
+        self._tell()
+        return answer
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers)
