@@ -1,0 +1,140 @@
+"""`callspool s3 setup` and `callspool s3 check`, against real servers."""
+
+import json
+
+import pytest
+
+from gateway.s3_commands.check import check
+from gateway.s3_commands.policy import least_policy
+from gateway.s3_commands.setup import apply_setup, plan_setup
+from tests.s3.building import client_of, objects, options, uploads
+from tests.s3.proxy import Answer, Fate, proxy_before
+from uploaders.s3.meanings import permission_for
+from uploaders.s3.options import ServerSideEncryption
+
+STEPS = ["put and verify", "send in parts and verify", "list parts and abort", "find lost uploads", "delete"]
+
+
+@pytest.mark.parametrize("dialect", ["weed", "clone"])
+async def test_a_check_proves_everything_and_leaves_nothing(request, a_bucket, dialect):
+    """Where all is well every step says so, and neither object nor upload stays behind."""
+    server = request.getfixturevalue(dialect)
+    bucket = await a_bucket(server)
+    results = await check(options(server, bucket, prefix="calls"))
+    assert [(one.name, one.ok, one.detail) for one in results] == [(name, True, "") for name in STEPS]
+    assert (await objects(server, bucket), await uploads(server, bucket)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("key", "failing", "permission"),
+    [
+        ("reader", {"put and verify", "send in parts and verify", "list parts and abort", "delete"}, "s3:PutObject"),
+        (
+            "writer",
+            {"put and verify", "send in parts and verify", "find lost uploads"},
+            "s3:GetObject and s3:ListBucket",
+        ),
+    ],
+)
+async def test_a_check_says_which_permission_is_missing(weed, bucket, monkeypatch, key, failing, permission):
+    """Credentials that may not do everything fail exactly the steps that need more, and the first one says what."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"{key}-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{key}-secret")
+    results = await check(options(weed, bucket))
+    assert {one.name for one in results if not one.ok} >= failing - {"list parts and abort"}
+    assert results[0].permission == permission
+    assert permission in results[0].detail
+
+
+async def test_a_check_that_fails_half_way_aborts_its_upload(weed, bucket):
+    """An upload whose part was refused does not stay behind at the server."""
+    async with proxy_before(weed.port) as proxy:
+        proxy.decide = lambda one: Answer(403, "AccessDenied") if one.part else Fate.PASS
+        results = await check(options(weed, bucket, endpoint_url=proxy.endpoint))
+    assert [one.name for one in results if not one.ok] == ["send in parts and verify"]
+    assert await uploads(weed, bucket) == []
+
+
+async def test_without_a_server_every_step_says_why(weed, bucket):
+    """Nothing is raised when nobody listens."""
+    results = await check(options(weed, bucket, endpoint_url="http://127.0.0.1:1"))
+    assert all("cannot connect" in one.detail and one.permission is None for one in results)
+
+
+def test_the_plan_shows_what_would_be_sent(weed):
+    """Expiry after seven days and abort after one, on the folder alone; encryption; no public access."""
+    expiry, encryption, public = plan_setup(options(weed, "b", prefix="calls"))
+    assert json.loads(expiry.configuration) == {
+        "ID": "callspool:calls/",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "calls/"},
+        "Expiration": {"Days": 7},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+    }
+    assert json.loads(encryption.configuration) == {
+        "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+    }
+    assert set(json.loads(public.configuration).values()) == {True}
+    assert "calls/ after 7 days" in expiry.purpose
+
+
+@pytest.mark.parametrize(("key_id", "told"), [(None, {}), ("key-1", {"KMSMasterKeyID": "key-1"})])
+def test_a_bucket_with_a_kms_key_encrypts_by_it(weed, key_id, told):
+    """The bucket's default follows the destination's encryption."""
+    chosen = options(weed, "b", encryption=ServerSideEncryption.KMS, kms_key_id=key_id)
+    (rule,) = json.loads(plan_setup(chosen)[1].configuration)["Rules"]
+    assert rule == {
+        "ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"} | told,
+        "BucketKeyEnabled": True,
+    }
+
+
+async def test_setup_is_applied_and_other_rules_stay(weed, bucket):
+    """Applying twice leaves one rule of ours beside those of others; what a server does not know is told."""
+    other = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 30}}
+    async with client_of(weed) as client:
+        await client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [other]})
+        for days in (7, 9):
+            results = await apply_setup(options(weed, bucket, prefix="calls"), expire_days=days)
+            assert [(one.name, one.ok) for one in results] == [
+                ("expiry", True),
+                ("encryption", True),
+                ("public access", False),
+            ]
+            assert results[2].detail == "PutPublicAccessBlock: this server does not know it"
+        rules = (await client.get_bucket_lifecycle_configuration(Bucket=bucket))["Rules"]
+        assert {rule["ID"]: rule["Expiration"]["Days"] for rule in rules} == {"theirs": 30, "callspool:calls/": 9}
+        assert (await client.get_bucket_encryption(Bucket=bucket))["ServerSideEncryptionConfiguration"]["Rules"]
+
+
+async def test_a_bucket_without_any_rules_gets_its_first(weed, bucket):
+    """That there is no lifecycle configuration yet is no failure."""
+    results = await apply_setup(options(weed, bucket))
+    assert results[0].ok
+
+
+async def test_setup_says_which_permission_is_missing(weed, bucket, monkeypatch):
+    """Credentials that may only read change nothing, and each step that knows says what to allow."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "reader-secret")
+    results = await apply_setup(options(weed, bucket))
+    assert not any(one.ok for one in results)
+    assert results[1].permission == "s3:PutEncryptionConfiguration"
+
+
+@pytest.mark.parametrize(
+    "operation", ["PutObject", "HeadObject", "ListParts", "AbortMultipartUpload", "ListMultipartUploads"]
+)
+def test_the_least_policy_allows_what_a_denial_names(operation):
+    """Whatever permission a refusal may name for delivering is in the policy that the docs show."""
+    allowed = {action for one in least_policy("b", "calls/")["Statement"] for action in one["Action"]}
+    assert set(permission_for(operation).split(" and ")) <= allowed
+
+
+def test_the_least_policy_is_about_one_folder_and_grows_by_what_is_asked_for():
+    """Objects of the folder alone; deleting only for the check, changing the bucket only for the setup."""
+    objects_of, bucket_of = least_policy("b", "calls/")["Statement"]
+    assert (objects_of["Resource"], bucket_of["Resource"]) == ("arn:aws:s3:::b/calls/*", "arn:aws:s3:::b")
+    assert "s3:DeleteObject" not in objects_of["Action"]
+    more = {action for one in least_policy("b", "", check=True, setup=True)["Statement"] for action in one["Action"]}
+    assert {"s3:DeleteObject", "s3:PutLifecycleConfiguration"} <= more

@@ -1,0 +1,93 @@
+"""What a bucket is set up with, once: expiry, encryption, no public access.
+
+Each change raises `S3Failure`: `NotSupported` where the server does not know such a thing.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uploaders.s3.client import S3Connection
+from uploaders.s3.errors import S3Failure, translated
+from uploaders.s3.options import S3Options, ServerSideEncryption
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import (
+        LifecycleRuleOutputTypeDef,
+        LifecycleRuleTypeDef,
+        LifecycleRuleUnionTypeDef,
+        PublicAccessBlockConfigurationTypeDef,
+        ServerSideEncryptionByDefaultTypeDef,
+        ServerSideEncryptionConfigurationTypeDef,
+    )
+
+_NO_RULES = "NoSuchLifecycleConfiguration"
+
+
+def lifecycle_rule(options: S3Options, *, expire_days: int, abort_days: int) -> "LifecycleRuleTypeDef":
+    """Objects of the folder expire, and so do uploads that were begun there and never ended."""
+    return {
+        "ID": f"callspool:{options.folder}"[:255],
+        "Status": "Enabled",
+        "Filter": {"Prefix": options.folder},
+        "Expiration": {"Days": expire_days},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": abort_days},
+    }
+
+
+def default_encryption(options: S3Options) -> "ServerSideEncryptionConfigurationTypeDef":
+    """With the configured key, else with the server's own (AES256)."""
+    if options.encryption is not ServerSideEncryption.KMS:
+        return {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
+    by_default: ServerSideEncryptionByDefaultTypeDef = {"SSEAlgorithm": "aws:kms"}
+    if options.kms_key_id is not None:
+        by_default["KMSMasterKeyID"] = options.kms_key_id
+    return {"Rules": [{"ApplyServerSideEncryptionByDefault": by_default, "BucketKeyEnabled": True}]}
+
+
+def public_access_block() -> "PublicAccessBlockConfigurationTypeDef":
+    """No object of the bucket is ever public."""
+    return {
+        "BlockPublicAcls": True,
+        "IgnorePublicAcls": True,
+        "BlockPublicPolicy": True,
+        "RestrictPublicBuckets": True,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """Changes one bucket."""
+
+    bucket: str
+    connection: S3Connection
+
+    async def add_lifecycle_rule(self, rule: "LifecycleRuleTypeDef") -> None:
+        """Add the rule, in place of an earlier one with its id; all other rules of the bucket stay."""
+        others: list[LifecycleRuleUnionTypeDef] = [one for one in await self._rules() if one.get("ID") != rule["ID"]]
+        client = await self.connection.client()
+        with translated("PutBucketLifecycleConfiguration"):
+            await client.put_bucket_lifecycle_configuration(
+                Bucket=self.bucket, LifecycleConfiguration={"Rules": [*others, rule]}
+            )
+
+    async def set_encryption(self, configuration: "ServerSideEncryptionConfigurationTypeDef") -> None:
+        """Encrypt by default what comes without a wish of its own."""
+        client = await self.connection.client()
+        with translated("PutBucketEncryption"):
+            await client.put_bucket_encryption(Bucket=self.bucket, ServerSideEncryptionConfiguration=configuration)
+
+    async def block_public_access(self, configuration: "PublicAccessBlockConfigurationTypeDef") -> None:
+        """Refuse whatever would make objects public."""
+        client = await self.connection.client()
+        with translated("PutPublicAccessBlock"):
+            await client.put_public_access_block(Bucket=self.bucket, PublicAccessBlockConfiguration=configuration)
+
+    async def _rules(self) -> "list[LifecycleRuleOutputTypeDef]":
+        client = await self.connection.client()
+        try:
+            with translated("GetBucketLifecycleConfiguration"):
+                return (await client.get_bucket_lifecycle_configuration(Bucket=self.bucket)).get("Rules", [])
+        except S3Failure as failure:
+            if failure.code == _NO_RULES:
+                return []
+            raise
