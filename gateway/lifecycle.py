@@ -108,7 +108,9 @@ class Gateway:
         service.gate.open()
         self._lifecycle = Lifecycle(Phase.RUNNING)
         _log.info("running", intake_port=service.intake.port, spool_bytes=service.spool.used_bytes)
-        summaries = asyncio.create_task(summarize_forever(service.spool.stats))
+        summaries = asyncio.create_task(
+            summarize_forever(service.spool.stats, lambda: service.spool.maintenance_failure)
+        )
         try:
             await self._told_to_stop.wait()
             await self._stop(service)
@@ -123,7 +125,8 @@ class Gateway:
         _log.info("stopping", open_calls=self._open_calls(service))
         while not self._hurried.is_set() and loop.time() < deadline - GRACE_SECONDS and not self._drained(service):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurried.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._hurried.wait()
         cut_off = await service.intake.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         left = 0.0 if self._hurried.is_set() else deadline - loop.time()
         await service.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))

@@ -37,8 +37,10 @@ def totals_of(stats: SpoolStats) -> Totals:
     )
 
 
-async def summarize_forever(stats: Callable[[], SpoolStats], every_seconds: float = EVERY_SECONDS) -> None:
-    """Log a summary every minute in which something happened or waits, until cancelled."""
+async def summarize_forever(
+    stats: Callable[[], SpoolStats], trouble: Callable[[], str | None], every_seconds: float = EVERY_SECONDS
+) -> None:
+    """Log a summary every minute in which something happened or waits, and what is in `trouble`, until cancelled."""
     before = totals_of(stats())
     while True:
         await asyncio.sleep(every_seconds)
@@ -55,3 +57,6 @@ async def summarize_forever(stats: Callable[[], SpoolStats], every_seconds: floa
                 spool=bytes_text(current.used_bytes),
             )
         before = after
+        reason = trouble()
+        if reason is not None:
+            _log.warning("maintenance_failed", reason=reason)

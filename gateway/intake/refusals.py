@@ -8,7 +8,7 @@ import errno
 
 from gateway.calllog.errors import CallLogError
 from gateway.intake.budget import BudgetExhausted
-from spool.errors import SpoolError, SpoolFull
+from spool.errors import NotStorable, SpoolError, SpoolFull
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -114,6 +114,10 @@ def translate(error: Exception) -> Refusal | None:
             return error
         case CallLogError():
             return Refusal(422 if error.unprocessable else 400, error.code, error.message, error.hint)
+        case NotStorable():
+            return Refusal(
+                422, "not_storable", str(error), "Correct the value that it names; sending it again is no use."
+            )
         case SpoolFull(limit_bytes=None):
             return _full("disk_full", str(error))
         case SpoolFull():
