@@ -114,10 +114,6 @@ def translate(error: Exception) -> Refusal | None:
             return error
         case CallLogError():
             return Refusal(422 if error.unprocessable else 400, error.code, error.message, error.hint)
-        case NotStorable():
-            return Refusal(
-                422, "not_storable", str(error), "Correct the value that it names; sending it again is no use."
-            )
         case SpoolFull(limit_bytes=None):
             return _full("disk_full", str(error))
         case SpoolFull():
@@ -129,6 +125,8 @@ def translate(error: Exception) -> Refusal | None:
 
 
 def _unavailable(error: Exception) -> Refusal | None:
+    if isinstance(error, NotStorable):
+        return Refusal(422, "not_storable", str(error), "Correct what it names; sending it again as it is is no use.")
     if isinstance(error, SpoolError):
         hint = "Keep the call log and send it again later."
         return Refusal(503, "spool_unavailable", str(error), hint, retry_after=5)
