@@ -1,0 +1,113 @@
+"""Each kind of uploader with something real to deliver to, as the conformance suite sees it."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from bench.endpoint import Endpoint
+from spool.records import Form
+from tests.s3.building import Store, objects, options
+from tests.s3.presigning import presigning
+from tests.s3.servers import Server, free_ports
+from tests.uploaders.building import ACCEPTED_AT, Payloads
+from uploaders.file import FileUploader
+from uploaders.http import HttpOptions, HttpUploader
+from uploaders.presigned import PresignedOptions, PresignedUploader
+from uploaders.s3.uploader import S3Uploader
+from uploaders.uploader import Uploader
+
+KINDS = ("file", "http", "s3", "presigned")
+
+
+@dataclass
+class Subject:
+    """One uploader, and a way to look at what arrived."""
+
+    uploader: Uploader
+    forms: frozenset[Form]
+    """What it delivers."""
+    arrived: Callable[[], Awaitable[list[bytes]]]
+    """The documents at the destination, in any order; one that came twice under one key counts once."""
+    unreachable: Uploader
+    """The same kind, with nobody to deliver to."""
+
+
+@asynccontextmanager
+async def subject(
+    kind: str, payloads: Payloads, tmp_path: Path, weed: Server, bucket: str, store: Store
+) -> AsyncIterator[Subject]:
+    """The uploader of this kind, closed at the end."""
+    async with AsyncExitStack() as stack:
+        if kind == "file":
+            made = _file(payloads, tmp_path)
+        elif kind == "http":
+            made = _http(payloads, await stack.enter_async_context(Endpoint()))
+        elif kind == "presigned":
+            made = await stack.enter_async_context(_presigned(payloads))
+        else:
+            made = _s3(payloads, weed, bucket, store)
+        try:
+            yield made
+        finally:
+            await made.uploader.close()
+            await made.unreachable.close()
+
+
+def _file(payloads: Payloads, tmp_path: Path) -> Subject:
+    directory = tmp_path / "delivered"
+
+    async def arrived() -> list[bytes]:
+        return [_decoded(path.name, path.read_bytes()) for path in directory.rglob("*.json*")]
+
+    (tmp_path / "blocked").write_bytes(b"a file where the directory should be")
+    forms = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
+    return Subject(FileUploader(directory, payloads), forms, arrived, FileUploader(tmp_path / "blocked", payloads))
+
+
+def _http(payloads: Payloads, endpoint: Endpoint) -> Subject:
+    async def arrived() -> list[bytes]:
+        return list(endpoint.documents.values())
+
+    uploader, unreachable = (
+        HttpUploader(HttpOptions(url), payloads, lambda: ACCEPTED_AT) for url in (endpoint.url, _nobody())
+    )
+    return Subject(uploader, frozenset(Form), arrived, unreachable)
+
+
+@asynccontextmanager
+async def _presigned(payloads: Payloads) -> AsyncIterator[Subject]:
+    async with presigning() as endpoint:
+
+        async def arrived() -> list[bytes]:
+            return list({json.loads(body)["call_id"]: body for _, body in endpoint.put}.values())
+
+        uploader, unreachable = (
+            PresignedUploader(PresignedOptions(url), payloads, lambda: ACCEPTED_AT) for url in (endpoint.url, _nobody())
+        )
+        yield Subject(uploader, frozenset({Form.WHOLE}), arrived, unreachable)
+
+
+def _s3(payloads: Payloads, weed: Server, bucket: str, store: Store) -> Subject:
+    async def arrived() -> list[bytes]:
+        return [stored.document for stored in await objects(weed, bucket)]
+
+    uploader, unreachable = (
+        S3Uploader(chosen, payloads, store.spool, lambda: ACCEPTED_AT)
+        for chosen in (options(weed, bucket), options(weed, bucket, endpoint_url=_nobody()))
+    )
+    return Subject(uploader, frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), arrived, unreachable)
+
+
+def _nobody() -> str:
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}/dev/send-call-log"
+
+
+def _decoded(name: str, data: bytes) -> bytes:
+    if not name.endswith(".zst"):
+        return data
+    return zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()

@@ -1,0 +1,116 @@
+"""What every uploader does, whatever it delivers to: file, HTTP, S3, and upload addresses."""
+
+import asyncio
+import json
+
+import pytest
+
+from spool.errors import CorruptPayload
+from spool.records import Form, Fragment
+from tests.s3.building import DESTINATION, MEBIBYTE
+from tests.s3.conformance import KINDS, subject
+from tests.uploaders.building import Payloads, a_delivery, a_record
+from tests.uploaders.sending import TOKEN
+from uploaders.uploader import Delivered, Refused, RetryLater, Scope
+
+REST = b'"telemetry_data": {"spans": [1, 2.50, 1e400], "text": "' + b"~" * 2 * MEBIBYTE + b'"}'
+
+
+@pytest.fixture
+def payloads():
+    return Payloads({7: TOKEN})
+
+
+@pytest.fixture(params=KINDS)
+async def tested(request, payloads, tmp_path, weed, bucket, store):
+    async with subject(request.param, payloads, tmp_path, weed, bucket, store) as made:
+        yield made
+
+
+@pytest.fixture
+def deliveries(payloads):
+    """Every form of one large record; the detail last, since an endpoint wants the core first."""
+    fragments = {
+        Fragment.BASE: b'"call_id": "call-1", "n": 1.10',
+        Fragment.DERIVED: b'"summary_metrics": {"total_turns": 2}',
+        Fragment.REST: REST,
+    }
+    record = a_record(payloads, token_id=7, fragments=fragments)
+    location = {Form.NOTICE: "s3://bucket/key"}
+    return {
+        form: a_delivery(record, form, destination=DESTINATION, location=location.get(form))
+        for form in (Form.WHOLE, Form.CORE, Form.DETAIL, Form.NOTICE)
+    }
+
+
+async def test_what_it_calls_delivered_is_there_with_every_value_as_it_came(tested, deliveries):
+    """After Delivered, the document of that form is at the destination, numbers and all."""
+    expected = {
+        Form.WHOLE: b'{"call_id": "call-1", "n": 1.10,' + REST,
+        Form.CORE: b'{"call_id": "call-1", "n": 1.10,"summary_metrics": {"total_turns": 2}}',
+        Form.DETAIL: b'{"call_id": "call-1", "update_type": "detailed_telemetry",' + REST,
+    }
+    for form, beginning in expected.items():
+        if form in tested.forms:
+            assert isinstance(await tested.uploader.deliver(deliveries[form]), Delivered)
+            assert any(document.startswith(beginning) for document in await tested.arrived())
+
+
+async def test_delivering_again_makes_no_second_one(tested, deliveries):
+    """An attempt whose success nobody wrote down is repeated without harm."""
+    for _ in range(2):
+        assert isinstance(await tested.uploader.deliver(deliveries[Form.WHOLE]), Delivered)
+    (document,) = await tested.arrived()
+    assert json.loads(document.replace(b"1e400", b"0"))["call_id"] == "call-1"
+
+
+async def test_an_attempt_that_is_cancelled_may_be_made_again(tested, deliveries):
+    """Cancelling at any moment leaves nothing behind that keeps the next attempt from delivering."""
+    for steps in (1, 5, 20, 60):
+        attempt = asyncio.ensure_future(tested.uploader.deliver(deliveries[Form.WHOLE]))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+    assert isinstance(await tested.uploader.deliver(deliveries[Form.WHOLE]), Delivered)
+    assert len(await tested.arrived()) == 1
+
+
+async def test_many_deliveries_at_once_all_arrive(tested, payloads):
+    """Attempts do not disturb each other."""
+    records = [a_record(payloads, number, token_id=7) for number in range(10, 18)]
+    outcomes = await asyncio.gather(
+        *(tested.uploader.deliver(a_delivery(record, destination=DESTINATION)) for record in records)
+    )
+    assert all(isinstance(outcome, Delivered) for outcome in outcomes)
+    call_ids = {json.loads(document)["call_id"] for document in await tested.arrived()}
+    assert call_ids == {record.call_id for record in records}
+
+
+async def test_a_destination_that_is_not_there_is_an_outcome(tested, deliveries):
+    """Nobody to deliver to is a reason for the whole destination to wait, and shows no token."""
+    outcome = await tested.unreachable.deliver(deliveries[Form.WHOLE])
+    assert (type(outcome), outcome.scope) == (RetryLater, Scope.DESTINATION)
+    assert outcome.reason
+    assert TOKEN not in outcome.reason
+
+
+async def test_a_damaged_payload_is_told_as_the_spools_own_error(tested, payloads, deliveries):
+    """No destination is blamed for what the spool cannot give, and nothing is delivered."""
+    payloads.corrupt(1, Fragment.REST)
+    with pytest.raises(CorruptPayload):
+        await tested.uploader.deliver(deliveries[Form.WHOLE])
+    assert await tested.arrived() == []
+
+
+async def test_a_form_that_it_does_not_deliver_is_refused(tested, deliveries):
+    """A notice goes where notices are understood; elsewhere it is refused and not lost in silence."""
+    await tested.uploader.deliver(deliveries[Form.CORE])
+    outcome = await tested.uploader.deliver(deliveries[Form.NOTICE])
+    assert isinstance(outcome, Delivered if Form.NOTICE in tested.forms else Refused)
+
+
+async def test_it_may_be_closed_before_it_was_used(tested):
+    """Closing gives back what there is, even if that is nothing, and twice is as good as once."""
+    for _ in range(2):
+        await tested.uploader.close()
