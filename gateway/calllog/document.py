@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from mmap import mmap
 from typing import Final
 
@@ -47,17 +46,24 @@ class CallLog:
     """How many NaN and Infinity were replaced by null."""
     top: TopLevel = field(repr=False, compare=False)
 
-    @cached_property
+    @property
     def digest(self) -> bytes:
-        """The SHA-256 of the pieces, computed when first asked for: about 10 ms for 15 MB, so in a thread."""
+        """The SHA-256 of the pieces, computed each time it is asked for: about 10 ms for 15 MB, so in a thread.
+
+        Not cached here: up to Python 3.11 a cached_property has one lock for all instances, so that threads that hash
+        different call logs would wait for each other.
+        """
         digest = hashlib.sha256()
         for piece in self.pieces:
             digest.update(piece)
         return digest.digest()
 
-    @cached_property
+    @property
     def members(self) -> Mapping[str, Member]:
-        """The top-level members without `token`, in the order of the document; the last one of duplicates."""
+        """The top-level members without `token`, in the order of the document; the last one of duplicates.
+
+        Made anew each time it is asked for.
+        """
         last = {member.name: member for member in self.top.members() if member.name != _TOKEN}
         return {member.name: member for member in sorted(last.values(), key=_index)}
 
