@@ -28,6 +28,8 @@ from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, Retry
 
 CONTENT_TYPE = "application/json"
 """Exactly so: the address was signed for it."""
+CALL_LOG_FORMS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
+"""In whose stead the whole goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class PresignedUploader:
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Ask for an address and use it. Whatever form is owed, the whole goes. Errors of the spool pass through."""
-        if delivery.form is Form.NOTICE:
-            return Refused("an upload address takes no notice")
+        if delivery.form not in CALL_LOG_FORMS:
+            return Refused(f"an upload address takes no {delivery.form}")
         whole = replace(delivery, form=Form.WHOLE)
         token, lost = await self._token(delivery)
         if lost:

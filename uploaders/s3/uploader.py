@@ -28,6 +28,8 @@ from uploaders.s3.stale import StaleUploads
 from uploaders.s3.verification import Fingerprint
 from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused
 
+OBJECT_FORMS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
+"""What may be an object."""
 TIDY_MILLISECONDS = 10 * 60 * 1000
 """How often abandoned uploads are looked for."""
 
@@ -60,8 +62,8 @@ class S3Uploader:
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one attempt. Errors of the spool pass through: no destination caused them."""
-        if delivery.form is Form.NOTICE:
-            return Refused("a bucket takes no notice")
+        if delivery.form not in OBJECT_FORMS:
+            return Refused(f"a bucket takes no {delivery.form}")
         try:
             body = await self._body(delivery)
             plan = plan_parts(body.size_bound, self._options.part_bytes)
