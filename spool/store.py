@@ -5,19 +5,18 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable
 
-from spool import multipart, statements
+from spool import statements
 from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
 from spool.diverting import MoveOn
 from spool.figures import DeadLetter, SpoolStats, TracedRecord
+from spool.ledger import MultipartLedger
 from spool.maintenance import Maintenance, ReceiptLimits
 from spool.opening import prepare_database
+from spool.options import HOUR, SpoolOptions
 from spool.orders import Discard, Replay, steps
-from spool.progress import PartProgress, UploadProgress
 from spool.quota import Quota
 from spool.reading import Reader
 from spool.receiving import Receiver
@@ -45,24 +44,8 @@ OVERHEAD_BYTES = 1024
 """What a record takes in the spool besides its payload, about."""
 ROWS_PER_STEP = 500
 """Large orders to the queue are written in transactions of so many deliveries."""
-HOUR = 3600 * 1000
 
-
-@dataclass(frozen=True, slots=True)
-class SpoolOptions:
-    """How a spool is kept. Times in milliseconds, sizes in bytes."""
-
-    directory: Path
-    max_bytes: int | None = None
-    """The quota; None: what `spool.quota.default_limit` says at the first start."""
-    compression_level: int = 1
-    duplicate_window: int = 24 * HOUR
-    expire_after: int | None = None
-    """Deliveries of records older than this are given up; None: never."""
-    receipts_keep: int = 24 * HOUR
-    receipts_max: int = 100_000
-    lock_timeout: float = 10.0
-    """Seconds to wait for another process that owns the directory."""
+__all__ = ["Spool", "SpoolOptions"]
 
 
 class Spool:
@@ -98,6 +81,8 @@ class Spool:
             expire_after=options.expire_after,
             announce=self._announce,
         )
+        self.ledger = MultipartLedger(writer, reader.names)
+        """Remembers how far multipart uploads have come (uploaders.s3.ledger.Ledger)."""
         self._receiver = Receiver(
             writer,
             quota,
@@ -245,29 +230,6 @@ class Spool:
     async def token(self, token_id: int) -> str | None:
         """The agent's own token by its id; None once it was overwritten."""
         return await self._reader.token(token_id)
-
-    # Progress of multipart uploads (uploaders.s3.ledger.Ledger) -----------------------------------------------
-
-    async def upload_progress(self, key: DeliveryKey) -> UploadProgress | None:
-        """How far the multipart upload of a delivery has come; None when it has none."""
-        return await self._writer.submit(multipart.ReadProgress(key, self._reader.names.ids[key.destination]))
-
-    async def begin_upload(self, progress: UploadProgress) -> None:
-        """Remember a multipart upload that was begun, without parts; durable when this returns."""
-        destination_id = self._reader.names.ids[progress.delivery.destination]
-        await self._writer.submit(multipart.BeginProgress(progress, destination_id))
-
-    async def write_parts(self, key: DeliveryKey, parts: Mapping[int, PartProgress]) -> None:
-        """Remember parts of an upload as they are now; durable when this returns."""
-        await self._writer.submit(multipart.WriteParts(key, self._reader.names.ids[key.destination], parts))
-
-    async def forget_upload(self, key: DeliveryKey) -> None:
-        """Forget the multipart upload of a delivery."""
-        await self._writer.submit(multipart.ForgetProgress(key, self._reader.names.ids[key.destination]))
-
-    async def abandoned_uploads(self, destination: str) -> tuple[UploadProgress, ...]:
-        """Some multipart uploads whose deliveries ended without being delivered: they are to be aborted."""
-        return await self._writer.submit(multipart.FindAbandoned(destination, self._reader.names.ids[destination]))
 
     # What people and metrics ask -------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ def _build_uploader(destination: Destination, spool: Spool, watchers: Watchers) 
         case HttpDestination():
             return _build_http_uploader(destination, spool)
         case S3Destination():
-            return S3Uploader(s3_options(destination), spool, spool, now, watchers.metrics.uploads)
+            return S3Uploader(s3_options(destination), spool, spool.ledger, now, watchers.metrics.uploads)
         case FileDestination():
             return FileUploader(destination.path.absolute(), spool)
 

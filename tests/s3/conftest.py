@@ -65,7 +65,7 @@ async def made(store, heard, credentials) -> AsyncIterator[Callable[[S3Options],
     uploaders = []
 
     def make(chosen: S3Options) -> S3Uploader:
-        uploaders.append(S3Uploader(chosen, store.spool, store.spool, now, heard))
+        uploaders.append(S3Uploader(chosen, store.spool, store.spool.ledger, now, heard))
         return uploaders[-1]
 
     yield make

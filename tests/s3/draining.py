@@ -16,7 +16,7 @@ from uploaders.uploader import Delivered
 
 async def drain(spool: Path, options: S3Options) -> None:
     async with opened_store(spool) as store:
-        uploader = S3Uploader(options, store.spool, store.spool, now)
+        uploader = S3Uploader(options, store.spool, store.spool.ledger, now)
         due = await store.due(Lane.DETAIL)
         # Two at once, as the detail lane has it.
         slots = asyncio.Semaphore(2)
