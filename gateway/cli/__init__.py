@@ -1,6 +1,6 @@
-"""The command line: `callspool run`, `check-config`, `status`, `show`, `version`.
+"""The command line: `callspool run`, `check-config`, `status`, `show`, `s3 setup`, `s3 check`, `version`.
 
-`run` and `check-config` read the configuration; `status` and `show` ask a running gateway through its admin API.
+`run`, `check-config` and `s3` read the configuration; `status` and `show` ask a running gateway through its admin API.
 """
 
 import click
@@ -8,6 +8,7 @@ import click
 from gateway.cli.check_config import check_config
 from gateway.cli.exits import EPILOG
 from gateway.cli.run import run
+from gateway.cli.s3 import s3
 from gateway.cli.show import show
 from gateway.cli.status import status
 from gateway.cli.version import version
@@ -19,5 +20,5 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, version):
+for _command in (run, check_config, status, show, s3, version):
     main.add_command(_command)

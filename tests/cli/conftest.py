@@ -11,6 +11,9 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from gateway.cli import main
+from tests.s3.conftest import bucket, credentials, weed
+
+__all__ = ["bucket", "credentials", "weed"]
 
 Cli = Callable[..., Result]
 

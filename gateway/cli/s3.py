@@ -1,0 +1,127 @@
+"""`callspool s3 setup` and `callspool s3 check`: what a bucket needs, and whether it works."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from config.s3_destination import S3Destination
+from config.settings import Settings
+from gateway.cli.configuration import configuration_options, loaded_or_exit
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain, output, plain, table
+
+if TYPE_CHECKING:
+    from gateway.s3_commands.steps import StepResult
+
+EXPIRE_DAYS = 7
+"""So long objects are kept, unless told otherwise."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(short_help="Prepare a bucket, and prove that it works.")
+def s3() -> None:
+    """Prepare a bucket for what is delivered to it, and prove that it works."""
+
+
+def _destination_option(command: Command) -> Command:
+    return click.option(
+        "--destination", metavar="NAME", help="Which bucket, where the configuration has several s3 destinations."
+    )(command)
+
+
+@s3.command(short_help="Show what the bucket needs; --apply sets it.")
+@configuration_options
+@_destination_option
+@click.option("--apply", "with_apply", is_flag=True, help="Make the changes, with the credentials of this shell.")
+@click.option(
+    "--expire-days",
+    type=click.IntRange(min=1),
+    default=EXPIRE_DAYS,
+    show_default=True,
+    help="Days after which objects are deleted.",
+)
+@click.option("--whole-bucket", is_flag=True, help="Let objects of the whole bucket expire, where there is no prefix.")
+def setup(
+    file: Path | None, *, local: bool, destination: str | None, with_apply: bool, expire_days: int, whole_bucket: bool
+) -> None:
+    """Show what the bucket needs: expiry, encryption, no public access, and the least policy for the gateway."""
+    bucket = _chosen(loaded_or_exit(file, local=local).settings, destination)
+    if not with_apply:
+        _show_plan(bucket, expire_days)
+    elif not bucket.prefix and not whole_bucket:
+        complain(
+            f"{bucket.name} has no prefix: everything in the bucket {bucket.bucket} would expire.",
+            hint="Set `prefix`, or say --whole-bucket if nothing else lies in this bucket.",
+        )
+        raise SystemExit(Exit.USAGE)
+    else:
+        _apply(bucket, expire_days)
+
+
+@s3.command(short_help="Prove with small objects that everything works.")
+@configuration_options
+@_destination_option
+def check(file: Path | None, *, local: bool, destination: str | None) -> None:
+    """Put, verify, send in parts, list, abort and delete small objects; say which permission is missing."""
+    bucket = _chosen(loaded_or_exit(file, local=local).settings, destination)
+    # The other commands start without loading the S3 client, which takes long.
+    from gateway.assembly.s3_options import s3_options  # noqa: PLC0415  # see above
+    from gateway.s3_commands.check import check as proven  # noqa: PLC0415  # see above
+
+    _tell(bucket, asyncio.run(proven(s3_options(bucket))))
+
+
+def _chosen(settings: Settings, name: str | None) -> S3Destination:
+    """The s3 destination of this name, or the only one; ends the command where that is not clear."""
+    buckets = {each.name: each for each in settings.destinations if isinstance(each, S3Destination)}
+    if name is None and len(buckets) == 1:
+        return next(iter(buckets.values()))
+    if name in buckets:
+        return buckets[name]
+    if buckets:
+        complain("Say which bucket.", hint=f"--destination with one of: {', '.join(buckets)}")
+    else:
+        complain("The configuration has no s3 destination.", hint="Set CALLSPOOL_S3_BUCKET, or add one to the file.")
+    raise SystemExit(Exit.USAGE)
+
+
+def _show_plan(bucket: S3Destination, expire_days: int) -> None:
+    # The other commands start without loading the S3 client, which takes long.
+    from gateway.assembly.s3_options import s3_options  # noqa: PLC0415  # see above
+    from gateway.s3_commands.policy import least_policy  # noqa: PLC0415  # see above
+    from gateway.s3_commands.setup import plan_setup  # noqa: PLC0415  # see above
+
+    options, console = s3_options(bucket), output()
+    for step in plan_setup(options, expire_days=expire_days):
+        console.print(plain(f"{step.name}: {step.purpose} ({step.operation})", "bold"))
+        click.echo(step.configuration)
+    console.print(plain("the least policy for the gateway, with what `callspool s3 check` needs", "bold"))
+    click.echo(json.dumps(least_policy(options.bucket, options.folder, check=True), indent=2))
+    complain(f"Nothing was changed. --apply sets all but the policy for {bucket.bucket}.", style="yellow")
+
+
+def _apply(bucket: S3Destination, expire_days: int) -> None:
+    # The other commands start without loading the S3 client, which takes long.
+    from gateway.assembly.s3_options import s3_options  # noqa: PLC0415  # see above
+    from gateway.s3_commands.setup import apply_setup  # noqa: PLC0415  # see above
+
+    _tell(bucket, asyncio.run(apply_setup(s3_options(bucket), expire_days=expire_days)))
+
+
+def _tell(bucket: S3Destination, results: "Sequence[StepResult]") -> None:
+    """A line for each step; exit code 1 if one of them failed."""
+    shown = table("Step", "Result", "Why not")
+    for result in results:
+        word, style = ("works", "green") if result.ok else ("failed", "bold red")
+        shown.add_row(plain(result.name), plain(word, style), plain(result.detail))
+    output().print(plain(f"{bucket.name}: bucket {bucket.bucket}", "bold"), shown, sep="\n")
+    missing = sorted({result.permission for result in results if result.permission})
+    if missing:
+        complain(f"Missing permissions: {', '.join(missing)}.")
+    if not all(result.ok for result in results):
+        raise SystemExit(Exit.FAILED)
