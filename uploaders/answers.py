@@ -29,11 +29,14 @@ from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
 NOT_FOUND_GIVE_UP_SECONDS = 24 * 3600.0
 """How long a detail is sent again while its core is not known there."""
 
-TOO_LARGE_ADVICE = 'let details go to an S3 bucket, or set large = "presigned" for this destination'
+TOO_LARGE_ADVICE = (
+    "let details go to an S3 bucket, or set when_too_large of this destination to "
+    '"presigned", "s3", "critical" or "top_n"'
+)
 
 _NOT_FOUND = "call log not found"
 _TOO_LARGE = "request entity too large"
-_FOLLOWERS = frozenset({Form.DETAIL, Form.NOTICE})
+_FOLLOWERS = frozenset({Form.DETAIL, Form.REDUCED, Form.NOTICE})
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

@@ -9,6 +9,7 @@ from uploaders.attempt import Unreadable
 from uploaders.background import Tasks
 from uploaders.health import Change, DestinationHealth
 from uploaders.insisting import Insisting
+from uploaders.ladder import Step, settle_too_large
 from uploaders.lane import LaneWorker
 from uploaders.patient_queue import PatientQueue
 from uploaders.retry import RetryPolicy, backoff_seconds, decide
@@ -35,6 +36,8 @@ class DestinationPlan:
     """Attempts under way at the same time in each lane; at least 1."""
     shared_token: bool = False
     """Whether all deliveries authenticate by one configured token, so that its refusal concerns them all."""
+    when_too_large: tuple[Step, ...] = ()
+    """How what is refused for its size goes on; without a step it becomes a dead letter."""
     type: str = ""
     """The kind of destination, as the configuration calls it; only shown."""
 
@@ -142,6 +145,8 @@ class DestinationWorker:
         if self._plan.shared_token and isinstance(outcome, Refused) and outcome.scope is Scope.CREDENTIAL:
             outcome = replace(outcome, scope=Scope.DESTINATION)
         self._learn(delivery, outcome, now, probe=probe)
+        if isinstance(outcome, Refused) and outcome.too_large and outcome.scope is Scope.RECORD:
+            return settle_too_large(self._plan.when_too_large, delivery, outcome.reason)
         settlement = decide(
             outcome,
             delivery,
@@ -183,7 +188,7 @@ class DestinationWorker:
         if isinstance(settlement, RetryAt) and not settlement.counted:
             due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
             return replace(settlement, due_at=due_at)
-        refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD and not outcome.too_large
+        refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD
         if isinstance(settlement, Bury) and refused and self._health.refusing_everything:
             return RetryAt(again_at, settlement.error, counted=False)
         return settlement

@@ -6,6 +6,7 @@ here reads a payload, so a form costs the same to describe whether it is 2 KB or
     whole   BODY, or {BASE,REST}
     core    BODY, or {BASE,DERIVED}
     detail  {"call_id":..,"update_type":"detailed_telemetry",REST}
+    reduced  the same: `uploaders.reduction` then leaves out of it what is not to be sent
     notice  {"s3_reference":true,"s3_bucket":..,"s3_key":..,"call_id":..,"agent_id":..,"environment":..}
 """
 
@@ -17,6 +18,8 @@ from spool.records import Delivery, Form, Fragment, Record
 
 Piece = bytes | Fragment
 """Literal JSON, or a fragment that stands for its raw bytes."""
+
+_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
 
 
 class BadLocation(ValueError):
@@ -32,10 +35,10 @@ def pieces_of(delivery: Delivery) -> tuple[Piece, ...]:
     record = delivery.record
     if delivery.form is Form.NOTICE:
         return (_notice(record, delivery.location),)
-    if _is_stored(record, Fragment.BODY) and delivery.form is not Form.DETAIL:
+    if _is_stored(record, Fragment.BODY) and delivery.form not in _DETAILS:
         return (Fragment.BODY,)
     _require_fragments(record, delivery.form)
-    if delivery.form is Form.DETAIL:
+    if delivery.form in _DETAILS:
         opening = {"call_id": record.call_id, "update_type": "detailed_telemetry"}
         return _object(record, (json.dumps(opening).encode()[1:-1], Fragment.REST))
     second = Fragment.REST if delivery.form is Form.WHOLE else Fragment.DERIVED
@@ -53,7 +56,7 @@ def parse_location(location: str | None) -> tuple[str, str]:
     scheme, separator, rest = (location or "").partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not separator or not bucket or not key:
-        raise BadLocation(f"expected a location like s3://bucket/key, got {location!r}")
+        raise BadLocation(f"a notice without an object: expected a location like s3://bucket/key, got {location!r}")
     return bucket, key
 
 
@@ -89,7 +92,7 @@ def _is_stored(record: Record, fragment: Fragment) -> bool:
 
 def _require_fragments(record: Record, form: Form) -> None:
     """A document made of glue alone would overwrite a call with nothing; better a dead letter with a reason."""
-    needed = (Fragment.REST,) if form is Form.DETAIL else (Fragment.BASE,)
+    needed = (Fragment.REST,) if form in _DETAILS else (Fragment.BASE,)
     if not any(fragment in record.fragments for fragment in needed):
         names = ", ".join(sorted(record.fragments)) or "nothing"
         raise CorruptPayload(f"record {record.uid} has no {needed[0]} to make its {form} from: it has {names}")

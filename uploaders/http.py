@@ -1,4 +1,4 @@
-"""Delivers to an HTTP endpoint: wholes, cores (Phase 1), details (Phase 2) and notices, one POST each.
+"""Delivers to an HTTP endpoint: wholes, cores (Phase 1), details (Phase 2, full or reduced) and notices, one POST each.
 
 One attempt is one request: it is never redirected and never repeated here. Its body is made first, in a buffer of at
 most `max_request_bytes`, so that it is sent with its length. Connections are kept and reused; proxies come from
@@ -14,14 +14,15 @@ from pathlib import Path
 
 import aiohttp
 
-from spool.records import Delivery
+from spool.records import Delivery, Form
 from uploaders.answers import TOO_LARGE_ADVICE, Answer, judge
 from uploaders.bodies import TooLarge
-from uploaders.encoding import EncodedBody, Encoding, encode
+from uploaders.encoding import EncodedBody, Encoding, encode, encode_text
 from uploaders.forms import BadLocation
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
 from uploaders.proxies import proxy_for
-from uploaders.uploader import Outcome, PayloadReader, Refused, Scope
+from uploaders.reduction import NotReducible, Reduction, reduced_document
+from uploaders.uploader import Outcome, PayloadReader, Refused, RetryLater, Scope
 
 RESPONSE_LIMIT_BYTES = 64 * 1024
 """More of an answer than this is neither read nor kept."""
@@ -40,6 +41,8 @@ class HttpOptions:
     encoding: Encoding = Encoding.AUTO
     max_request_bytes: int = 6_000_000
     """The endpoint takes 6 MB a request."""
+    reduction: Reduction | None = None
+    """How details are reduced, where they are."""
     ca_file: Path | None = None
     """PEM certificates of authorities to trust besides the system's."""
     connect_timeout: float = 10.0
@@ -70,16 +73,11 @@ class HttpUploader:
         """Make one request and judge its answer. `CorruptPayload` passes through: no destination caused it."""
         try:
             token = await self._token(delivery)
-            body = await encode(
-                delivery,
-                self._payloads.frames,
-                self._options.encoding,
-                max_bytes=self._options.max_request_bytes,
-            )
-        except MissingToken as error:
+            body = await self._body(delivery)
+        except (MissingToken, NotReducible, BadLocation) as error:
             return Refused(str(error))
-        except BadLocation as error:
-            return Refused(f"a notice without an object: {error}")
+        except OSError as error:
+            return RetryLater(f"no room to reduce the detail: {error.strerror or type(error).__name__}")
         except TooLarge as error:
             return Refused(self._too_large_reason(error), too_large=True)
         if token is not None and not token.isprintable():
@@ -94,6 +92,15 @@ class HttpUploader:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def _body(self, delivery: Delivery) -> EncodedBody:
+        frames, encoding, limit = self._payloads.frames, self._options.encoding, self._options.max_request_bytes
+        if delivery.form is not Form.REDUCED:
+            return await encode(delivery, frames, encoding, max_bytes=limit)
+        if self._options.reduction is None:
+            raise NotReducible("this destination reduces no details any more: requeue the full one instead")
+        document = await reduced_document(delivery, frames, self._options.reduction)
+        return await encode_text(document, encoding, max_bytes=limit)
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
         sent_bytes, headers, proxy = body.size, _headers(delivery, body, token), self._proxy

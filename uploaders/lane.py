@@ -8,7 +8,7 @@ import asyncio
 from typing import Protocol
 
 from spool import records
-from spool.records import Bury, Delivery, Hold, Lane, RetryAt, Settlement
+from spool.records import Bury, Delivery, Divert, Hold, Lane, RetryAt, Settlement
 from uploaders.attempt import Unreadable, attempt
 from uploaders.background import Tasks
 from uploaders.due_buffer import DueBuffer
@@ -134,4 +134,6 @@ def _label(settlement: Settlement) -> str:
         return "delivered"
     if isinstance(settlement, Hold):
         return "held"
+    if isinstance(settlement, Divert):
+        return "diverted"
     return "dead" if isinstance(settlement, Bury) else "retry"

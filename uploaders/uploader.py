@@ -122,7 +122,7 @@ class DispatchObserver(Protocol):
     """Hears what the dispatcher does, for metrics and logs."""
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-        """An attempt ended: `outcome` is delivered, retry, held or dead."""
+        """An attempt ended: `outcome` is delivered, retry, held, dead, or diverted (it goes on in another way)."""
         ...
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:

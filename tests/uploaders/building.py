@@ -11,7 +11,7 @@ from spool.records import Delivery, Form, Fragment, Lane, Record, StoredFragment
 FRAME_BYTES = 1 << 20
 ACCEPTED_AT = 1_750_000_000_000
 
-LANE_OF = {Form.WHOLE: Lane.CORE, Form.CORE: Lane.CORE, Form.NOTICE: Lane.CORE, Form.DETAIL: Lane.DETAIL}
+LANE_OF = {form: Lane.DETAIL if form in {Form.DETAIL, Form.REDUCED} else Lane.CORE for form in Form}
 
 
 class Payloads:

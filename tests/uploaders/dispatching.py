@@ -9,6 +9,7 @@ from spool.records import Delivery, Form, Lane, NewDelivery
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.dispatcher import DestinationPlan, Dispatcher
+from uploaders.ladder import Step
 from uploaders.retry import RetryPolicy
 from uploaders.uploader import Delivered, Outcome
 
@@ -126,6 +127,7 @@ async def a_stage(
     detail_slots: int = 1,
     jitter: float = 0.5,
     shared_token: bool = False,
+    when_too_large: tuple[Step, ...] = (),
     answer: Answer | None = None,
     queue: MemoryQueue | None = None,
     time: FakeTime | None = None,
@@ -139,7 +141,7 @@ async def a_stage(
     dispatcher = Dispatcher(
         queue,
         {
-            "endpoint": DestinationPlan(uploader, policy, slots, shared_token, "http"),
+            "endpoint": DestinationPlan(uploader, policy, slots, shared_token, when_too_large, "http"),
             "other": DestinationPlan(other, policy, slots, type="file"),
         },
         time.clock,

@@ -12,6 +12,7 @@ from spool.records import (
     Delivery,
     DeliveryKey,
     DeliveryState,
+    Divert,
     Due,
     Form,
     Fragment,
@@ -85,9 +86,11 @@ class MemoryQueue:
         await self.gate.wait()
         self._enter("settled")
         self.settlements.append((delivery.key, settlement))
-        entry = self.entries[delivery.key]
-        if entry.state.ended:
+        entry = self.entries.get(delivery.key)
+        if entry is None or entry.state.ended:
             return ()
+        if isinstance(settlement, Divert):
+            return self._divert(entry, delivery, settlement)
         if isinstance(settlement, RetryAt):
             self._postpone(entry, settlement)
             return ()
@@ -179,6 +182,20 @@ class MemoryQueue:
             first_failed_at=first if retry.counted else old.first_failed_at,
         )
 
+    def _divert(self, entry: Entry, delivery: Delivery, divert: Divert) -> tuple[Delivery, ...]:
+        if entry.state is not DeliveryState.READY or entry.delivery.lane is not delivery.lane:
+            return ()
+        if divert.keep:
+            entry.state, entry.error = DeliveryState.DEAD, divert.error
+        else:
+            del self.entries[delivery.key]
+        for planned in divert.to:
+            added = Delivery(delivery.record, planned.destination, planned.form, planned.lane, 0, self._clock(), None)
+            if added.key not in self.entries:
+                self.entries[added.key] = Entry(added, planned)
+        call_id = delivery.record.call_id
+        return self._replace(other for other in self.entries.values() if other.delivery.record.call_id == call_id)
+
     def _tell_notices(self, ended: Entry, location: str) -> None:
         for entry in self._entries_of(ended.delivery.record):
             if entry.planned.after == ended.delivery.destination:
@@ -221,7 +238,7 @@ def _goes_first(other: Entry, one: Entry) -> bool:
     if one.planned.after == other.delivery.destination and other.planned.form is not Form.NOTICE:
         return True
     own_core = other.delivery.destination == one.delivery.destination and other.planned.form is Form.CORE
-    return own_core and one.planned.ordered and one.planned.form in {Form.DETAIL, Form.NOTICE}
+    return own_core and one.planned.ordered and one.planned.form in {Form.DETAIL, Form.REDUCED, Form.NOTICE}
 
 
 def _target(settlement: Settlement) -> tuple[DeliveryState, str | None, int | str | None]:

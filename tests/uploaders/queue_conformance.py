@@ -13,6 +13,7 @@ from spool.records import (
     Bury,
     Delivered,
     Delivery,
+    Divert,
     Form,
     Fragment,
     Hold,
@@ -246,3 +247,31 @@ async def test_settling_twice_changes_nothing(queue: AcceptingQueue) -> None:
     assert await queue.settle(delivery, RetryAt(NOW, "500")) == ()
     assert await queue.settle(delivery, Bury("400")) == ()
     assert await due(queue, now=FAR) == []
+
+
+async def test_what_is_diverted_goes_on_in_its_new_form(queue: AcceptingQueue) -> None:
+    """The deliveries that take another one's place are due in it, in their order, and each once."""
+    await queue.accept(a_post("c", CORE, DETAIL))
+    await queue.accept(a_post("c", CORE, DETAIL))
+    for _ in range(2):
+        (core,) = await due(queue)
+        await queue.settle(core, Delivered())
+    (detail,) = await due(queue, Lane.DETAIL)
+    reduced = Divert("413", (NewDelivery(ENDPOINT, Form.REDUCED, Lane.DETAIL),), keep=True)
+    assert named(await queue.settle(detail, reduced)) == [("c", Form.REDUCED)]
+    assert await queue.settle(detail, reduced) == ()
+    (smaller,) = await due(queue, Lane.DETAIL)
+    (second,) = await queue.settle(smaller, Delivered())
+    assert second.record.record_id != detail.record.record_id
+
+
+async def test_what_is_diverted_to_a_bucket_is_followed_by_its_notice(queue: AcceptingQueue) -> None:
+    """A detail that goes on as an object is owed to its destination no more, but the notice of the object is."""
+    await queue.accept(a_post("c", CORE, DETAIL))
+    (core,) = await due(queue)
+    (detail,) = await queue.settle(core, Delivered())
+    (in_bucket,) = await queue.settle(detail, Divert("413", (OBJECT, NOTICE), keep=False))
+    assert (in_bucket.destination, in_bucket.form) == (BUCKET, Form.DETAIL)
+    assert await due(queue) + await due(queue, Lane.DETAIL) == []
+    (notice,) = await queue.settle(in_bucket, Delivered("s3://bucket/key"))
+    assert (notice.form, notice.location) == (Form.NOTICE, "s3://bucket/key")
