@@ -10,11 +10,12 @@ from pathlib import Path
 from zlib import crc32
 
 from spool import statements
+from spool.addresses import Upload
 from spool.errors import CorruptPayload, NotStorable
 from spool.figures import DeadLetter, TracedDelivery, TracedRecord
 from spool.payloads import chunk_range
 from spool.read_connection import ReadConnection, Value
-from spool.records import DeliveryKey, DeliveryState, Due, Form, Fragment, Lane, Record, Upload
+from spool.records import DeliveryKey, DeliveryState, Due, Form, Fragment, Lane, Record
 from spool.rows import RECORD_WIDTH, Row, delivery_of, record_of
 from spool.settling import Names
 from spool.statements import HELD_FOR_SHARED_TOKEN

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from spool import statements
+from spool.addresses import Upload
 from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
 from spool.diverting import MoveOn
@@ -32,7 +33,6 @@ from spool.records import (
     NewRecord,
     Record,
     Settlement,
-    Upload,
 )
 from spool.settling import Release, Settle, Wake, record_chunks
 from spool.transaction import Operation, Transaction

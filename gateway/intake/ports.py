@@ -2,8 +2,9 @@
 
 from typing import Protocol
 
+from spool.addresses import Upload
 from spool.figures import TracedRecord
-from spool.records import Accepted, NewRecord, Upload
+from spool.records import Accepted, NewRecord
 
 
 class RecordStore(Protocol):

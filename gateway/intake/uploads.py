@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.intake.ports import Clock, RecordStore
 from gateway.intake.refusals import Refusal
-from spool.records import Upload
+from spool.addresses import Upload
 
 BUCKET = "callspool"
 """What stands in `s3_bucket`: the SDK repeats it in its reference, and nobody else reads it."""
