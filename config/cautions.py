@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlsplit
 
 from config.addresses import is_loopback
-from config.destinations import HttpDestination
+from config.destinations import Destination, HttpDestination, S3Destination
 from config.masking import names_secret
 from config.settings import Settings
 
@@ -12,10 +12,7 @@ from config.settings import Settings
 def cautions(settings: Settings) -> tuple[str, ...]:
     """One sentence for each thing that an operator should know before the start."""
     return tuple(_of_listeners(settings)) + tuple(
-        sentence
-        for destination in settings.destinations
-        if isinstance(destination, HttpDestination)
-        for sentence in _of_endpoint(destination, settings)
+        sentence for destination in settings.destinations for sentence in _of_destination(destination, settings)
     )
 
 
@@ -24,6 +21,22 @@ def _of_listeners(settings: Settings) -> Iterator[str]:
         yield (
             f"intake.listen = {settings.intake.listen} can be reached from other machines, "
             "and without intake.token it takes posts from anyone"
+        )
+
+
+def _of_destination(destination: Destination, settings: Settings) -> Iterator[str]:
+    if isinstance(destination, HttpDestination):
+        yield from _of_endpoint(destination, settings)
+    elif isinstance(destination, S3Destination):
+        yield from _of_bucket(destination)
+
+
+def _of_bucket(destination: S3Destination) -> Iterator[str]:
+    parts = urlsplit(destination.endpoint_url or "")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        yield (
+            f"destinations[{destination.name}].endpoint_url is not https: "
+            "call logs cross the network readable by anyone on the way"
         )
 
 

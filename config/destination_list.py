@@ -9,6 +9,7 @@ from config.masking import MASK
 from config.notify import notify_problems, to_be_notified
 from config.problems import Problem
 from config.shortcuts import LOCAL_NAME, LOCAL_PATH, LOCAL_TYPE, SHORTCUTS, Shortcut
+from config.too_large import bucket_problems
 
 
 def with_shortcuts(file: Layer, environment: Mapping[str, str], *, local: bool) -> Layer:
@@ -42,6 +43,7 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
         if count > 1:
             yield Problem(key="destinations", value=f'"{name}"', advice=f"{count} have this name: each needs its own")
     yield from notify_problems(layer)
+    yield from bucket_problems(layer)
     for shortcut in SHORTCUTS:
         yield from _idle(shortcut, environment, destinations)
     if not destinations:

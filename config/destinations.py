@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from config.destination_table import DestinationTable, LaneConcurrency, RetrySettings
 from config.s3_destination import S3Destination
+from config.too_large import REDUCTIONS, DetailSent, WayOn, WaysOn
 from config.units import MB, MINUTE
 from config.values import Choice, Directory, Duration, Endpoint, Shown, Size, Table, format_path
 
@@ -56,7 +57,7 @@ class Large(StrEnum):
 
 
 class PresignedSettings(Table):
-    """With `large = "presigned"`: how large call logs go through upload addresses."""
+    """How large call logs go through upload addresses."""
 
     address_url: Endpoint | None = Field(default=None, repr=False)
     """Where to ask for an upload address; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
@@ -70,6 +71,18 @@ def _default_token_mode(
     checked: dict[str, Any],
 ) -> TokenMode:  # Any: pydantic's own type here
     return TokenMode.REPLACE if checked.get("token") else TokenMode.FORWARD
+
+
+def _default_ways_on(checked: dict[str, Any]) -> tuple[WayOn, ...]:  # Any: pydantic's own type here
+    """Who says where upload addresses are asked for, has them."""
+    presigned = checked.get("presigned")
+    in_two_phases = checked.get("large") is Large.TWO_PHASE and checked.get("detail") is not DetailSent.NONE
+    return (WayOn.PRESIGNED,) if in_two_phases and presigned and presigned.address_url else ()
+
+
+def _has_no_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> bool:  # Any: pydantic's own type
+    """Whether it is neither given nor can be made of the URL."""
+    return presigned.address_url is None and "url" in checked and SEND_PATH not in urlsplit(checked["url"]).path
 
 
 class HttpDestination(DestinationTable):
@@ -89,6 +102,10 @@ class HttpDestination(DestinationTable):
     """How large call logs go: `two_phase`, `whole` or `presigned`."""
     max_request_bytes: Size = 6 * MB
     """The largest request body that the endpoint takes."""
+    detail: Annotated[DetailSent, Choice] = DetailSent.FULL
+    """What it gets of details: `full`, `critical` (slow or failed spans, tool calls), `top_n` (slowest spans), `none`."""
+    top_n: Annotated[int, Field(ge=1)] = 100
+    """For `top_n`: how many of the slowest spans stay."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
     """Requests under way at once, for each lane."""
     connect_timeout: Duration = 10.0
@@ -99,6 +116,9 @@ class HttpDestination(DestinationTable):
     """A PEM file of certificate authorities to trust besides the system's."""
     presigned: PresignedSettings = Field(default_factory=PresignedSettings)
     """How large call logs go through upload addresses."""
+    when_too_large: WaysOn = Field(default_factory=_default_ways_on)
+    """Where a refused detail goes: `presigned`, then `s3` or reduced to `critical` or `top_n`, then a dead letter.
+    By default `presigned` if `presigned.address_url` is set."""
 
     @field_validator("token")
     @classmethod
@@ -115,11 +135,29 @@ class HttpDestination(DestinationTable):
     @field_validator("presigned")
     @classmethod
     def _addresses_can_be_asked_for(cls, presigned: PresignedSettings, info: ValidationInfo) -> PresignedSettings:
-        wanted = info.data.get("large") is Large.PRESIGNED and presigned.address_url is None
-        if wanted and "url" in info.data and SEND_PATH not in urlsplit(info.data["url"]).path:
+        if info.data.get("large") is Large.PRESIGNED and _has_no_address_url(presigned, info.data):
             advice = f"should be given: it cannot be made of a `url` without {SEND_PATH}"
             raise PydanticCustomError("conflict", "{advice}", {"field": "address_url", "advice": advice})
         return presigned
+
+    @field_validator("detail")
+    @classmethod
+    def _only_two_phases_have_details(cls, detail: DetailSent, info: ValidationInfo) -> DetailSent:
+        if detail is not DetailSent.FULL and info.data.get("large", Large.TWO_PHASE) is not Large.TWO_PHASE:
+            raise ValueError('needs `large = "two_phase"`')
+        return detail
+
+    @field_validator("when_too_large")
+    @classmethod
+    def _ways_can_be_gone(cls, ways: tuple[WayOn, ...], info: ValidationInfo) -> tuple[WayOn, ...]:
+        checked = info.data
+        if ways and checked.get("large", Large.TWO_PHASE) is not Large.TWO_PHASE:
+            raise ValueError('needs `large = "two_phase"`')
+        if REDUCTIONS.intersection(ways) and checked.get("detail", DetailSent.FULL) is not DetailSent.FULL:
+            raise ValueError('needs `detail = "full"` to reduce what is refused')
+        if WayOn.PRESIGNED in ways and "presigned" in checked and _has_no_address_url(checked["presigned"], checked):
+            raise ValueError(f"needs `presigned.address_url`: it cannot be made of a `url` without {SEND_PATH}")
+        return ways
 
 
 class FileDestination(DestinationTable):
@@ -160,6 +198,7 @@ __all__ = [
     "DESTINATION_TYPES",
     "Destination",
     "DestinationTable",
+    "DetailSent",
     "Encoding",
     "FileDestination",
     "HttpDestination",
@@ -169,6 +208,7 @@ __all__ = [
     "RetrySettings",
     "S3Destination",
     "TokenMode",
+    "WayOn",
     "checked_token",
     "type_name",
 ]

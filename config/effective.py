@@ -45,5 +45,10 @@ def _below(table: BaseModel, key: str, path: KeyPath, loaded: Loaded) -> Iterato
         if nested_model(field) is not None:
             yield from _below(value, f"{key}.{name}", (*path, name), loaded)
         else:
-            origin = loaded.origins.get((*path, name), DEFAULT)
+            origin = _origin(loaded, (*path, name))
             yield EffectiveSetting(f"{key}.{name}", shown(value, field), origin)
+
+
+def _origin(loaded: Loaded, path: KeyPath) -> str:
+    """Where a value came from; for a list, where its first one did."""
+    return loaded.origins.get(path) or loaded.origins.get((*path, 0), DEFAULT)

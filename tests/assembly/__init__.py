@@ -1,0 +1,1 @@
+"""Tests of what the assembly makes of the settings."""

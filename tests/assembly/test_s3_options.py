@@ -1,0 +1,88 @@
+"""From the settings of a destination to the options of its uploader: nothing is lost on the way."""
+
+from dataclasses import fields
+
+import pytest
+from pydantic import SecretStr
+
+from config.destinations import HttpDestination
+from config.s3_destination import S3Destination
+from gateway.assembly.options import destination_route, presigned_options
+from gateway.assembly.s3_options import s3_options
+from gateway.routing import Large, RouteKind
+from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
+
+NO_SETTINGS_OF_THE_UPLOADER = {"name", "type", "notify", "concurrency", "retry"}
+URL = "https://host/dev/send-call-log"
+
+
+def bucket(**settings: object) -> S3Destination:
+    return S3Destination.model_validate({"name": "s3", "type": "s3", "bucket": "calls", **settings})
+
+
+def endpoint(**settings: object) -> HttpDestination:
+    return HttpDestination.model_validate({"name": "a", "type": "http", "url": URL, **settings})
+
+
+CASES = [
+    ({"bucket": "other"}, "bucket", "other"),
+    ({"prefix": "a/b"}, "prefix", "a/b"),
+    ({"key": "{record_id}"}, "key", "{record_id}"),
+    ({"endpoint_url": "http://127.0.0.1:9"}, "endpoint_url", "http://127.0.0.1:9"),
+    ({"region": "eu-central-1"}, "region", "eu-central-1"),
+    ({"profile": "calls"}, "profile", "calls"),
+    ({"path_style": True}, "path_style", True),
+    ({"encryption": "kms"}, "encryption", ServerSideEncryption.KMS),
+    ({"encryption": "none"}, "encryption", ServerSideEncryption.NONE),
+    ({"encryption": "kms", "kms_key_id": "k"}, "kms_key_id", "k"),
+    ({"storage_class": "STANDARD_IA"}, "storage_class", "STANDARD_IA"),
+    ({"object": "whole"}, "content", Content.WHOLE),
+    ({"object": "whole", "token_in_whole": True}, "token_in_whole", True),
+    ({"encoding": "plain"}, "encoding", ObjectEncoding.PLAIN),
+    ({"encoding": "gzip"}, "encoding", ObjectEncoding.GZIP),
+    ({"part_size": "16MiB"}, "part_bytes", 16 << 20),
+    ({"parts_at_once": 4}, "parts_at_once", 4),
+    ({"if_none_match": False}, "if_none_match", False),
+    ({"checksums": False}, "checksums", False),
+    ({"connect_timeout": "3s"}, "connect_timeout", 3.0),
+    ({"read_timeout": "7s"}, "read_timeout", 7.0),
+    ({"request_timeout": "9s"}, "request_timeout", 9.0),
+]
+
+
+@pytest.mark.parametrize(("settings", "option", "value"), CASES, ids=lambda value: str(value)[:40])
+def test_a_setting_of_a_bucket_reaches_its_option(settings: dict[str, object], option: str, value: object) -> None:
+    """Each setting changes exactly what it is for."""
+    assert getattr(s3_options(bucket(**settings)), option) == value
+    assert getattr(s3_options(bucket()), option) != value or option == "bucket"
+
+
+def test_every_setting_and_every_option_of_a_bucket_is_among_them() -> None:
+    """A setting that leads nowhere, or an option that nobody can set, is found out."""
+    assert {name for settings, *_ in CASES for name in settings} | {"ca_file"} | NO_SETTINGS_OF_THE_UPLOADER == set(
+        S3Destination.model_fields
+    )
+    assert {option for _, option, _ in CASES} | {"ca_file"} == {field.name for field in fields(S3Options)}
+
+
+def test_what_nobody_sets_is_as_the_uploader_would_have_it() -> None:
+    """The defaults of both agree, but for the folder, which keeps the lifecycle rule away from other objects."""
+    assert s3_options(bucket()) == S3Options(bucket="calls", prefix="callspool")
+
+
+def test_a_bucket_has_its_place_in_the_plan() -> None:
+    """It notifies whom the settings name, and keeps tokens only where its objects hold them."""
+    route = destination_route(bucket(notify="a"))
+    assert (route.kind, route.notifies, route.forwards_token) == (RouteKind.BUCKET, "a", False)
+    assert destination_route(bucket(object="whole", token_in_whole=True)).forwards_token
+
+
+def test_an_endpoint_that_gives_addresses_is_reached_as_its_settings_say() -> None:
+    """Addresses are asked for with the endpoint's own token, time-outs and authorities."""
+    presigned = {"address_url": "https://host/x", "timeout": "2m", "reference": True}
+    settings = endpoint(large="presigned", token=SecretStr("t"), total_timeout="5s", presigned=presigned)
+    options = presigned_options(settings)
+    assert (options.url, options.asked_url, options.token) == (URL, "https://host/x", "t")
+    assert (options.response_timeout, options.upload_timeout) == (5.0, 120.0)
+    route = destination_route(settings)
+    assert (route.large, route.referenced, route.forwards_token) == (Large.PRESIGNED, True, False)
