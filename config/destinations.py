@@ -103,7 +103,8 @@ class HttpDestination(DestinationTable):
     max_request_bytes: Size = 6 * MB
     """The largest request body that the endpoint takes."""
     detail: Annotated[DetailSent, Choice] = DetailSent.FULL
-    """What it gets of details: `full`, `critical` (slow or failed spans, tool calls), `top_n` (slowest spans), `none`."""
+    """What it gets of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest spans)
+    or `none`."""
     top_n: Annotated[int, Field(ge=1)] = 100
     """For `top_n`: how many of the slowest spans stay."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
