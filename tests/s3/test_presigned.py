@@ -9,6 +9,7 @@ from spool.errors import CorruptPayload
 from spool.records import Form, Fragment
 from tests.s3.building import MEBIBYTE, client_of, objects
 from tests.s3.presigning import presigning
+from tests.s3.servers import free_ports
 from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
 from tests.uploaders.sending import TOKEN
 from uploaders.presigned import PresignedOptions, PresignedUploader
@@ -174,6 +175,37 @@ async def test_a_damaged_payload_is_no_fault_of_the_network():
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
         with pytest.raises(CorruptPayload):
             await uploader.deliver(delivery)
+
+
+async def test_a_storage_that_is_not_there_is_an_outcome():
+    """An address that nobody answers at is asked for again later."""
+    payloads, delivery = a_large_one()
+    async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
+        (port,) = free_ports(1)
+        endpoint.tell = lambda: {"upload_url": f"http://127.0.0.1:{port}/b/k", "s3_key": "k"}
+        outcome = await uploader.deliver(delivery)
+        assert isinstance(outcome, RetryLater)
+        assert "cannot connect" in outcome.reason
+
+
+async def test_both_requests_go_through_the_proxy_of_the_environment(monkeypatch):
+    """The endpoint and the storage are reached by HTTP_PROXY, with its credentials."""
+    payloads, delivery = a_large_one()
+    async with presigning() as endpoint:
+        address = endpoint.url.removeprefix("http://").partition("/")[0]
+        monkeypatch.setenv("http_proxy", f"http://user:password@{address}")
+        monkeypatch.setenv("no_proxy", "")
+        endpoint.tell = lambda: {"upload_url": "http://storage.invalid/b/k", "s3_key": "k"}
+        async with an_uploader("http://endpoint.invalid/dev/send-call-log", payloads) as uploader:
+            assert await uploader.deliver(delivery) == Delivered("s3://b/k")
+        ((asked, _),), ((put, _),) = endpoint.asked, endpoint.put
+        assert asked["Proxy-Authorization"] == put["Proxy-Authorization"] == "Basic dXNlcjpwYXNzd29yZA=="
+
+
+def test_authorities_that_cannot_be_read_are_told_at_once(tmp_path):
+    """A missing `ca_file` is found when the uploader is made."""
+    with pytest.raises(OSError, match="No such file"):
+        PresignedUploader(PresignedOptions("http://h/send-call-log", ca_file=tmp_path / "no.pem"), Payloads(), int)
 
 
 async def test_what_cannot_go_this_way_is_refused():

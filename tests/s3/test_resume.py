@@ -201,6 +201,35 @@ async def test_a_server_that_lists_no_uploads_takes_objects_all_the_same(store, 
     assert heard.not_aborted == 1
 
 
+async def test_an_upload_that_comes_too_late_is_aborted(store, made, weed, bucket, heard):
+    """When the object turns out to be there at the end, it stays, and the parts sent in vain are given up."""
+    delivery = await store.large(SIZE)
+    uploader = made(options(weed, bucket))
+    await uploader.deliver(delivery)
+    await store.spool.ledger.forget_upload(delivery.key)
+    assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert heard.aborted == 1
+    assert await uploads(weed, bucket) == []
+    assert await store.spool.ledger.upload_progress(delivery.key) is None
+
+
+async def test_an_abandoned_upload_that_the_server_lost_is_forgotten(store, made, weed, bucket, heard):
+    """What a lifecycle rule aborted before is as good as aborted."""
+    delivery = await store.large(1000)
+    await store.spool.ledger.begin_upload(UploadProgress(delivery.key, bucket, "key", "unknown-upload", 5 * MEBIBYTE))
+    await store.discarded(delivery)
+    await made(options(weed, bucket)).deliver(await store.large(1000))
+    assert await store.spool.ledger.abandoned_uploads(DESTINATION) == ()
+    assert (heard.aborted, heard.not_aborted) == (0, 0)
+
+
+async def test_a_server_that_goes_silent_does_not_hold_a_slot_for_ever(store, made, weed, bucket, proxied):
+    """A request has its time, with its body; then the delivery is tried again later."""
+    proxied.decide = lambda one: Fate.HOLD_BODY if one.method == "PUT" else Fate.PASS
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, request_timeout=0.3))
+    assert await uploader.deliver(await store.large(MEBIBYTE)) == RetryLater("PutObject: no answer in time")
+
+
 async def test_another_key_or_bucket_begins_another_upload(store, made, weed, a_bucket, proxied, heard):
     """When the configuration changed in between, the old upload is aborted where it was begun."""
     old, new = await a_bucket(weed), await a_bucket(weed)

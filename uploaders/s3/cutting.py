@@ -4,13 +4,12 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import md5
 
 from isal import isal_zlib
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Part:
     """One part of an object, in memory, and what its bytes come to."""
 
@@ -22,15 +21,19 @@ class Part:
     crc32_so_far: int
     """Of all bytes from the first part to the end of this one."""
 
-    @cached_property
+    _md5: bytes | None = field(default=None, repr=False)
+
+    @property
     def md5(self) -> bytes:
         """What S3 calls `Content-MD5`: it finds errors of transfer, and is no protection against forgery.
 
         Computed when first asked for, 2 ms a MiB: half of what an object of one request costs otherwise, for nothing
         where the server knows CRC-32.
         """
-        with self.data.getbuffer() as view:
-            return md5(view, usedforsecurity=False).digest()
+        if self._md5 is None:
+            with self.data.getbuffer() as view:
+                self._md5 = md5(view, usedforsecurity=False).digest()
+        return self._md5
 
 
 class PartCutter:
