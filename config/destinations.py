@@ -156,6 +156,8 @@ class HttpDestination(DestinationTable):
             raise ValueError('needs `large = "two_phase"`')
         if REDUCTIONS.intersection(ways) and checked.get("detail", DetailSent.FULL) is not DetailSent.FULL:
             raise ValueError('needs `detail = "full"` to reduce what is refused')
+        if WayOn.S3 in ways and checked.get("detail") is DetailSent.NONE:
+            raise ValueError('needs details to be sent: with `detail = "none"` there are none that could go on')
         if WayOn.PRESIGNED in ways and "presigned" in checked and _has_no_address_url(checked["presigned"], checked):
             raise ValueError(f"needs `presigned.address_url`: it cannot be made of a `url` without {SEND_PATH}")
         return ways

@@ -46,6 +46,10 @@ class DestinationRoute:
     """For an endpoint only."""
     referenced: bool = False
     """With PRESIGNED: whether the endpoint is told of each upload."""
+    detail: Form | None = Form.DETAIL
+    """With TWO_PHASE: whether it is sent details in full or reduced; None: it is sent none."""
+    overflows: bool = False
+    """With TWO_PHASE: whether the bucket that notifies it gets only the details that it refuses as too large."""
     notifies: str | None = None
     """For a bucket: the endpoint that gets the rest of the call log and is told where the detail lies.
 
@@ -57,11 +61,13 @@ class DestinationRoute:
 
 def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple[NewDelivery, ...]:
     """The deliveries that a new record owes, in the order of the destinations."""
-    bucket_of = {route.notifies: route.name for route in destinations if route.notifies is not None}
+    sent_first = {route.name for route in destinations if route.overflows}
+    buckets = [route for route in destinations if route.notifies is not None and route.notifies not in sent_first]
+    bucket_of = {route.notifies: route.name for route in buckets}
     owed: list[NewDelivery] = []
     for route in destinations:
         if route.kind is RouteKind.BUCKET:
-            owed.extend(_to_bucket(route, stored_as))
+            owed.extend([] if route.notifies in sent_first else _to_bucket(route, stored_as))
         else:
             owed.extend(_to_endpoint(route, stored_as, bucket_of.get(route.name)))
     return tuple(owed)
@@ -77,10 +83,10 @@ def _to_endpoint(route: DestinationRoute, stored_as: StoredAs, bucket: str | Non
             yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=route.name)
     else:
         yield NewDelivery(route.name, Form.CORE, Lane.CORE)
-        if bucket is None:
-            yield NewDelivery(route.name, Form.DETAIL, Lane.DETAIL)
-        else:
+        if bucket is not None:
             yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=bucket)
+        elif route.detail is not None:
+            yield NewDelivery(route.name, route.detail, Lane.DETAIL)
 
 
 def _to_bucket(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDelivery]:

@@ -3,6 +3,7 @@
 Pure: the same document is served by the intake, served by the admin API, and read by the command line.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -103,8 +104,8 @@ def _record(traced: TracedRecord) -> RecordTrace:
         stored_bytes=record.stored_bytes,
         stage=stage,
         where=_where(stage, traced.deliveries),
-        core_sent_at=_sent_at(traced.deliveries, Form.WHOLE, Form.CORE),
-        detail_sent_at=_sent_at(traced.deliveries, Form.DETAIL),
+        core_sent_at=_core_sent_at(traced.deliveries),
+        detail_sent_at=_detail_sent_at(traced.deliveries),
         deliveries=tuple(_delivery(delivery) for delivery in traced.deliveries),
     )
 
@@ -119,7 +120,7 @@ def stage_of(traced: TracedRecord) -> Stage:
     if DeliveryState.HELD in states:
         return Stage.HELD
     if any(state.queued for state in states):
-        return Stage.QUEUED if _sent_at(traced.deliveries, Form.WHOLE, Form.CORE) is None else Stage.CORE_SENT
+        return Stage.QUEUED if _core_sent_at(traced.deliveries) is None else Stage.CORE_SENT
     if states - {DeliveryState.DELIVERED}:
         return Stage.GIVEN_UP
     return Stage.DELIVERED
@@ -132,8 +133,22 @@ def _is_whole(traced: TracedRecord) -> bool:
     return all(delivery.form is Form.WHOLE for delivery in traced.deliveries)
 
 
-def _sent_at(deliveries: tuple[TracedDelivery, ...], *forms: Form) -> str | None:
-    wanted = [delivery for delivery in deliveries if delivery.form in forms]
+def _core_sent_at(deliveries: tuple[TracedDelivery, ...]) -> str | None:
+    return _sent_at([each for each in deliveries if each.form is Form.CORE or _is_only_whole(each, deliveries)])
+
+
+def _detail_sent_at(deliveries: tuple[TracedDelivery, ...]) -> str | None:
+    """A whole counts where it went after the core, because the detail was too large."""
+    details = {Form.DETAIL, Form.REDUCED, Form.WHOLE}
+    return _sent_at([each for each in deliveries if each.form in details and not _is_only_whole(each, deliveries)])
+
+
+def _is_only_whole(one: TracedDelivery, deliveries: tuple[TracedDelivery, ...]) -> bool:
+    cores = {each.destination for each in deliveries if each.form is Form.CORE}
+    return one.form is Form.WHOLE and one.destination not in cores
+
+
+def _sent_at(wanted: Sequence[TracedDelivery]) -> str | None:
     times = [
         each.settled_at for each in wanted if each.state is DeliveryState.DELIVERED and each.settled_at is not None
     ]

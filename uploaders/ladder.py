@@ -25,9 +25,11 @@ class Step:
     """Whether it is made of a record's detail, which a record in one piece has not."""
 
 
-def upload(destination: str) -> Step:
-    """The whole, through an upload address that the same destination gives."""
-    return Step((NewDelivery(destination, Form.WHOLE, Lane.DETAIL),), keep=False, of_details=False)
+def upload(destination: str, *, referenced: bool = False) -> Step:
+    """The whole, through an upload address that the same destination gives; `referenced`: and a notice of it."""
+    whole = NewDelivery(destination, Form.WHOLE, Lane.DETAIL)
+    notice = NewDelivery(destination, Form.NOTICE, Lane.CORE, after=destination)
+    return Step((whole, notice) if referenced else (whole,), keep=False, of_details=False)
 
 
 def to_bucket(destination: str, bucket: str) -> Step:

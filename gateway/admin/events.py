@@ -38,9 +38,14 @@ class RecentEvents:
         self._tells_each = logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG)
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-        """Tells of dead letters; other outcomes are the daily business, of which only the debug level speaks."""
-        if outcome == "dead":
-            call = delivery.record.call_id
+        """Tells of dead letters and of what was too large; of the daily business only the debug level speaks."""
+        call = delivery.record.call_id
+        if outcome == "diverted":
+            self._keep(
+                "warning", f"{delivery.destination}: the {delivery.form} of call {call} is too large, and goes on"
+            )
+            self._log.warning("too_large", **_described(delivery, seconds))
+        elif outcome == "dead":
             self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
             self._log.error("dead_letter", **_described(delivery, seconds))
         elif self._tells_each:

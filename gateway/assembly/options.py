@@ -2,12 +2,14 @@
 
 from config.destinations import (
     Destination,
+    DetailSent,
     FileDestination,
     HttpDestination,
     LaneConcurrency,
     RetrySettings,
     S3Destination,
     TokenMode,
+    WayOn,
 )
 from config.settings import IntakeSettings, Settings, SplitSettings
 from gateway.assembly.s3_options import s3_route
@@ -17,12 +19,19 @@ from gateway.intake.examining import SizeRule
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.reading import BodyLimits
 from gateway.routing import DestinationRoute, Large
-from spool.records import Lane
+from spool.records import Form, Lane
 from spool.store import SpoolOptions
 from uploaders.encoding import Encoding
 from uploaders.http import HttpOptions
 from uploaders.presigned import PresignedOptions
 from uploaders.retry import RetryPolicy
+
+_FORM_OF_DETAILS = {
+    DetailSent.FULL: Form.DETAIL,
+    DetailSent.CRITICAL: Form.REDUCED,
+    DetailSent.TOP_N: Form.REDUCED,
+    DetailSent.NONE: None,
+}
 
 
 def milliseconds(seconds: float) -> int:
@@ -128,6 +137,8 @@ def destination_route(destination: Destination) -> DestinationRoute:
                 destination.name,
                 large=Large(destination.large),
                 referenced=destination.presigned.reference,
+                detail=_FORM_OF_DETAILS[destination.detail],
+                overflows=WayOn.S3 in destination.when_too_large,
                 forwards_token=not replaces_token(destination),
             )
         case S3Destination():

@@ -3,12 +3,15 @@
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 from config.destinations import Destination, FileDestination, HttpDestination, Large, S3Destination
 from config.settings import Settings
 from gateway.admin.observers import Observers
 from gateway.assembly import options
 from gateway.assembly.s3_options import s3_options
+from gateway.assembly.too_large import ladder, reduction, takes_uploads
 from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchRunner
 from gateway.intake.budget import MemoryBudget
@@ -64,10 +67,11 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
 def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> Dispatcher:
     plans = {
         destination.name: DestinationPlan(
-            uploader=_build_uploader(destination, spool, watchers),
+            uploader=_build_uploader(destination, settings, spool, watchers),
             policy=options.retry_policy(destination.retry),
             concurrency=options.concurrency(destination.concurrency),
             shared_token=isinstance(destination, HttpDestination) and options.replaces_token(destination),
+            when_too_large=ladder(destination, settings.destinations),
             type=destination.type,
         )
         for destination in settings.destinations
@@ -77,10 +81,10 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> D
     return Dispatcher(spool, plans, now, random.random, observer)
 
 
-def _build_uploader(destination: Destination, spool: Spool, watchers: Watchers) -> Uploader:
+def _build_uploader(destination: Destination, settings: Settings, spool: Spool, watchers: Watchers) -> Uploader:
     match destination:
         case HttpDestination():
-            return _build_http_uploader(destination, spool)
+            return _build_http_uploader(destination, settings.spool.dir.absolute(), spool)
         case S3Destination():
             # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
             from uploaders.s3.uploader import S3Uploader  # noqa: PLC0415  # see above
@@ -90,9 +94,10 @@ def _build_uploader(destination: Destination, spool: Spool, watchers: Watchers) 
             return FileUploader(destination.path.absolute(), spool)
 
 
-def _build_http_uploader(destination: HttpDestination, spool: Spool) -> Uploader:
-    posting = HttpUploader(options.http_options(destination), spool, now)
-    if destination.large is not Large.PRESIGNED:
+def _build_http_uploader(destination: HttpDestination, scratch: Path, spool: Spool) -> Uploader:
+    http_options = replace(options.http_options(destination), reduction=reduction(destination, scratch))
+    posting = HttpUploader(http_options, spool, now)
+    if destination.large is not Large.PRESIGNED and not takes_uploads(destination):
         return posting
     return BySizeUploader(posting, PresignedUploader(options.presigned_options(destination), spool, now))
 

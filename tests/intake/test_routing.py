@@ -12,6 +12,9 @@ REFERENCED = DestinationRoute("endpoint", large=Large.PRESIGNED, referenced=True
 LONE_BUCKET = DestinationRoute("bucket", RouteKind.BUCKET)
 BUCKET = DestinationRoute("bucket", RouteKind.BUCKET, notifies="endpoint")
 OTHER = DestinationRoute("other")
+REDUCED = DestinationRoute("endpoint", detail=Form.REDUCED)
+CORES_ONLY = DestinationRoute("endpoint", detail=None)
+OVERFLOWING = DestinationRoute("endpoint", overflows=True)
 
 
 def to(name: str, form: Form, lane: Lane, **more: object) -> NewDelivery:
@@ -43,6 +46,20 @@ def test_a_record_in_one_piece_goes_whole_and_at_once(
     [
         ([ENDPOINT], [to("endpoint", Form.CORE, Lane.CORE), to("endpoint", Form.DETAIL, Lane.DETAIL)]),
         ([WHOLE], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        ([REDUCED], [to("endpoint", Form.CORE, Lane.CORE), to("endpoint", Form.REDUCED, Lane.DETAIL)]),
+        ([CORES_ONLY], [to("endpoint", Form.CORE, Lane.CORE)]),
+        (
+            [BUCKET, CORES_ONLY],
+            [
+                to("bucket", Form.DETAIL, Lane.DETAIL, ordered=False),
+                to("endpoint", Form.CORE, Lane.CORE),
+                to("endpoint", Form.NOTICE, Lane.CORE, after="bucket"),
+            ],
+        ),
+        (
+            [BUCKET, OVERFLOWING],
+            [to("endpoint", Form.CORE, Lane.CORE), to("endpoint", Form.DETAIL, Lane.DETAIL)],
+        ),
         ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
         (
             [REFERENCED],
