@@ -83,6 +83,15 @@ def test_core_and_detail_have_their_own_times() -> None:
     assert record.detail_sent_at == "2026-01-01T00:00:02.000Z"
 
 
+@pytest.mark.parametrize("form", [Form.WHOLE, Form.REDUCED])
+def test_what_goes_in_place_of_a_detail_counts_as_one(form: Form) -> None:
+    """A whole or a reduced detail after a core is when the detail was sent; the core has its own time."""
+    instead = traced_delivery(form, DELIVERED, settled_at=NOW + 2000)
+    (record,) = trace_of("call-1", (traced(CORE_SENT, instead),)).records
+    assert record.core_sent_at == "2026-01-01T00:00:00.000Z"
+    assert record.detail_sent_at == "2026-01-01T00:00:02.000Z"
+
+
 def test_only_a_ready_delivery_has_a_next_attempt() -> None:
     """What waits for something else has no time of its next attempt."""
     deliveries = (traced_delivery(Form.CORE, READY), traced_delivery(Form.DETAIL, WAITING))

@@ -122,6 +122,22 @@ async def test_a_reduced_detail_that_is_too_large_is_one_more_dead_letter(tmp_pa
         await assert_accounted(gateway)
 
 
+async def test_a_refused_call_log_is_uploaded_where_that_is_allowed(tmp_path: Path) -> None:
+    """The whole takes the place of the detail, which is owed no more: no dead letter, and all is delivered."""
+    settings = 'when_too_large = ["presigned", "critical"]'
+    async with an_endpoint(413) as endpoint, a_gateway(tmp_path, endpoint, settings) as gateway:
+        await post(gateway, "large")
+        await gateway.delivered()
+        found = await deliveries(gateway, "large")
+        assert {form: each["state"] for form, each in found.items()} == {"core": "delivered", "whole": "delivered"}
+        (record,) = await gateway.trace("large")
+        assert (record["stage"], record["detail_sent_at"] is not None) == ("delivered", True)
+        await assert_accounted(gateway)
+        (whole,) = endpoint.storage.objects.values()
+    assert json.loads(whole)["call_id"] == "large"
+    assert len(whole) > TAKES_BYTES
+
+
 async def _dead(gateway: GatewayProcess, count: int) -> bool:
     return bool((await gateway.destination())["dead"] == count)
 
