@@ -11,7 +11,8 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,8 +67,30 @@ class DrainComparison:
 
 def measure(folder: Path, *, rounds: int, sizes: tuple[DrainSize, ...] = SIZES) -> tuple[DrainComparison, ...]:
     """Start a server below `folder`, which must be on a disk, and measure every size."""
-    with tempfile.TemporaryDirectory(prefix="drain-s3-", dir=folder) as name, seaweedfs(Path(name)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="drain-s3-", dir=folder) as name,
+        seaweedfs(Path(name)) as server,
+        _cores_apart(server.pid),
+    ):
         return tuple(asyncio.run(_compare(Path(name), server, size, rounds)) for size in sizes)
+
+
+@contextmanager
+def _cores_apart(server: int) -> Iterator[None]:
+    """Half of the cores for the server, half for the senders, as if the server had a machine of its own.
+
+    On the same cores whatever a sender does besides sending would be taken from the server's speed, too.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    if half:
+        for thread in Path(f"/proc/{server}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cores[:half])
+        os.sched_setaffinity(0, cores[half:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 async def _compare(folder: Path, server: Server, size: DrainSize, rounds: int) -> DrainComparison:

@@ -6,6 +6,7 @@ import pytest
 
 from spool.records import Form, Fragment
 from tests.s3.building import MEBIBYTE, objects, options, rest_of
+from tests.s3.proxy import proxy_before
 from tests.uploaders.building import a_delivery
 from uploaders.s3.options import Content, ObjectEncoding, ServerSideEncryption
 from uploaders.uploader import Delivered, Refused
@@ -124,3 +125,13 @@ async def test_the_bucket_is_addressed_by_path_at_a_server_of_ones_own():
     assert not S3Options("b").addresses_by_path
     assert S3Options("b", endpoint_url="http://127.0.0.1:1").addresses_by_path
     assert not S3Options("b", endpoint_url="http://127.0.0.1:1", path_style=False).addresses_by_path
+
+
+@pytest.mark.parametrize(("size", "asks"), [(100_000, False), (4 * MEBIBYTE, True), (12 * MEBIBYTE, True)])
+async def test_only_a_large_body_asks_before_it_is_sent(store, made, weed, bucket, size, asks):
+    """A small object costs no extra round trip; with a large one a refusal is heard before the body went."""
+    async with proxy_before(weed.port) as proxy:
+        await made(options(weed, bucket, endpoint_url=proxy.endpoint)).deliver(await store.large(size))
+    puts = [one for one in proxy.requests if one.method == "PUT"]
+    assert puts
+    assert all(("expect" in one.headers) == asks for one in puts)

@@ -5,12 +5,14 @@ are refreshed by botocore; others are read again after the server refused them.
 """
 
 import asyncio
+import io
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
+from botocore.handlers import add_expect_header
 
 from uploaders.s3.errors import translated
 from uploaders.s3.options import S3Options
@@ -19,7 +21,17 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
 DEFAULT_REGION = "us-east-1"
+AT_ONCE_BYTES = 1 << 20
+"""A body up to this goes out at once. For a larger one the server is asked first, so that a refusal is heard before
+the body breaks the connection."""
 _MODELS = ("service-2", "endpoint-rule-set-1")
+
+
+class _Sent(TypedDict):
+    """What botocore's event tells of a request, as far as it is looked at."""
+
+    body: object
+    headers: dict[str, str]
 
 
 class S3Connection:
@@ -62,7 +74,7 @@ class S3Connection:
         await asyncio.to_thread(_load_models, core)
         session = aioboto3.Session(botocore_session=core)
         region = self._options.region or session.region_name or DEFAULT_REGION
-        return await self._stack.enter_async_context(
+        client = await self._stack.enter_async_context(
             session.client(
                 "s3",
                 region_name=region,
@@ -71,6 +83,9 @@ class S3Connection:
                 config=client_config(self._options),
             )
         )
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-call.s3", _ask_before_large_bodies)
+        return client
 
 
 def client_config(options: S3Options) -> AioConfig:
@@ -89,6 +104,13 @@ def client_config(options: S3Options) -> AioConfig:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+
+
+def _ask_before_large_bodies(params: _Sent, **_: object) -> None:
+    """Botocore asks before every body (`Expect: 100-continue`), which takes a round trip even for 2 KB."""
+    body = params.get("body")
+    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes > AT_ONCE_BYTES:
+        params["headers"]["Expect"] = "100-continue"
 
 
 def _load_models(session: AioSession) -> None:
