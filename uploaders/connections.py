@@ -47,16 +47,19 @@ class Connections:
         self._proxies: dict[str, Proxy | None] = {}
 
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str], data: BytesIO | bytes | AsyncIterator[bytes]
+        self, method: str, url: str | URL, headers: Mapping[str, str], data: BytesIO | bytes | AsyncIterator[bytes]
     ) -> Answer:
-        """Send one request, with `url` as it is, and read the beginning of its answer. Raises `NETWORK_ERRORS`."""
-        proxy = self._proxy(url)
+        """Send one request and read the beginning of its answer. Raises `uploaders.network_errors.NETWORK_ERRORS`.
+
+        A `url` of text is quoted where it must be; a signed one comes as an encoded `URL`, which stays as it is.
+        """
+        proxy = self._proxy(str(url))
         sent = dict(headers)
         if proxy is not None and not proxy.tunnels:
             sent |= proxy.headers
         async with self._opened().request(
             method,
-            URL(url, encoded=True),
+            url,
             data=data,
             headers=sent,
             proxy=proxy.url if proxy else None,

@@ -7,28 +7,19 @@ HTTPS_PROXY, HTTP_PROXY and NO_PROXY as they were at the start.
 Limits: one URL for everything, no chunked bodies, no cookies.
 """
 
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
-
 from spool.records import Delivery, Form
-from uploaders.answers import TOO_LARGE_ADVICE, Answer, judge
+from uploaders.answers import TOO_LARGE_ADVICE, judge
 from uploaders.bodies import TooLarge
+from uploaders.connections import ConnectionOptions, Connections
 from uploaders.encoding import EncodedBody, Encoding, encode, encode_text
 from uploaders.forms import BadLocation
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
-from uploaders.proxies import proxy_for
 from uploaders.reduction import NotReducible, Reduction, reduced_document
 from uploaders.uploader import Outcome, PayloadReader, Refused, RetryLater, Scope
-
-RESPONSE_LIMIT_BYTES = 64 * 1024
-"""More of an answer than this is neither read nor kept."""
-
-KEEP_ALIVE_SECONDS = 4.0
-"""Shorter than the 5 s after which Node servers close an idle connection: a POST on a closed one would fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +54,9 @@ class HttpUploader:
         self._options = options
         self._payloads = payloads
         self._clock = clock
-        self._tls = ssl.create_default_context()
-        if options.ca_file is not None:
-            self._tls.load_verify_locations(cafile=options.ca_file)
-        self._proxy = proxy_for(options.url)
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections(
+            ConnectionOptions(options.ca_file, options.connect_timeout, options.response_timeout, options.total_timeout)
+        )
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one request and judge its answer. `CorruptPayload` passes through: no destination caused it."""
@@ -89,9 +78,7 @@ class HttpUploader:
 
     async def close(self) -> None:
         """Close the kept connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._connections.close()
 
     async def _body(self, delivery: Delivery) -> EncodedBody:
         frames, encoding, limit = self._payloads.frames, self._options.encoding, self._options.max_request_bytes
@@ -103,41 +90,10 @@ class HttpUploader:
         return await encode_text(document, encoding, max_bytes=limit)
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
-        sent_bytes, headers, proxy = body.size, _headers(delivery, body, token), self._proxy
-        if proxy is not None and not proxy.tunnels:
-            headers |= proxy.headers
-        async with self._connections().post(
-            self._options.url,
-            data=body.data,
-            headers=headers,
-            proxy_headers=proxy.headers if proxy is not None and proxy.tunnels else None,
-            allow_redirects=False,
-        ) as response:
-            answer = Answer(
-                response.status,
-                await _beginning(response),
-                response.headers.get("Retry-After"),
-                response.headers.get("Location"),
-            )
+        sent_bytes, headers = body.size, _headers(delivery, body, token)
+        answer = await self._connections.request("POST", self._options.url, headers, body.data)
         secrets = (token,) if token else ()
         return judge(answer, delivery.form, sent_bytes=sent_bytes, now=self._clock(), secrets=secrets)
-
-    def _connections(self) -> aiohttp.ClientSession:
-        """Made at the first use, because it belongs to the running event loop."""
-        if self._session is None:
-            options = self._options
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_SECONDS),
-                timeout=aiohttp.ClientTimeout(
-                    total=options.total_timeout,
-                    sock_connect=options.connect_timeout,
-                    sock_read=options.response_timeout,
-                ),
-                proxy=self._proxy.url if self._proxy else None,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-            )
-        return self._session
 
     async def _token(self, delivery: Delivery) -> str | None:
         """The configured token, or the record's own; None when the agent sent none. Raises `MissingToken`."""
@@ -169,13 +125,3 @@ def _headers(delivery: Delivery, body: EncodedBody, token: str | None) -> dict[s
     if token is not None:
         headers["x-pype-token"] = token
     return headers
-
-
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    while len(body) < RESPONSE_LIMIT_BYTES:
-        part = await response.content.read(RESPONSE_LIMIT_BYTES - len(body))
-        if not part:
-            break
-        body += part
-    return bytes(body)

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from yarl import URL
+
 from spool.errors import SpoolError
 from spool.records import Delivery, Form
 from uploaders.answers import judge
@@ -126,7 +128,7 @@ class PresignedUploader:
             "User-Agent": "callspool",
         }
         try:
-            answer = await self._connections.request("PUT", address.url, headers, document.chunks())
+            answer = await self._connections.request("PUT", URL(address.url, encoded=True), headers, document.chunks())
         except NETWORK_ERRORS:
             # The client reports whatever ends the body as a broken connection.
             if document.error is not None:
