@@ -25,6 +25,7 @@ from bench.sizes import Size
 ENDPOINT_PATH = "/dev/send-call-log"
 _DRAIN_SECONDS = 300.0
 _FIRST_PROBE = 1_000_000
+_PROBE_SECONDS = 30.0
 _DIRECT_REPEATS = 3
 """The ceiling is several times as fast as a drain; repeated, it lasts long enough for some probes."""
 _ENDPOINT_LIMIT = 6_000_000
@@ -84,6 +85,9 @@ def drain_directly(envelopes: Sequence[Path], probes: Sequence[tuple[Size, Path]
     with endpoint(folder, port) as path:
         journal = Journal(path)
         with _probing(port, ENDPOINT_PATH, small) as posted:
+            if small:
+                # A fast sender would be done before the probe's process has started.
+                wait_until(lambda: _probed(journal), "the first probe has arrived", _PROBE_SECONDS)
             repeat = ["--port", str(port), "--repeat", str(_DIRECT_REPEATS)]
             run_python("bench.envelopes", *repeat, *map(str, envelopes), timeout=_DRAIN_SECONDS)
         missing = _missing_after_a_while(journal, posted)
@@ -113,6 +117,11 @@ def _probing(port: int, path: str, bodies: Sequence[tuple[Size, Path]]) -> Itera
     finally:
         process.kill()
         process.wait()
+
+
+def _probed(journal: Journal) -> bool:
+    journal.read()
+    return call_id(_FIRST_PROBE) in journal.first_of_call()
 
 
 def _has(journal: Journal, details: set[str]) -> bool:
