@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from bench.drain_s3 import QUICK_SIZES
+from bench.drain_s3 import SIZES as DRAIN_SIZES
 from bench.environment import on_disk
 from bench.options import Options
 from bench.processes import ServerFailed
@@ -40,6 +42,7 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, names: str) -> 
     default=_RESULTS,
     help="Where spools lie meanwhile; must be on a disk.  [default: bench/results]",
 )
+@click.option("--s3/--no-s3", "with_buckets", default=True, help="Whether to drain to a bucket, too.")
 @click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Where the figures go.")
 def main(
     *,
@@ -49,6 +52,7 @@ def main(
     sizes: tuple[Size, ...],
     backlog: int | None,
     folder: Path,
+    with_buckets: bool,
     result: Path | None,
 ) -> None:
     """Measure callspool beside a bare aiohttp handler that reads a body and answers."""
@@ -64,6 +68,7 @@ def main(
         seconds=seconds or (1.0 if quick else 5.0),
         backlog=backlog or (4 if quick else 30),
         folder=folder,
+        buckets=(QUICK_SIZES if quick else DRAIN_SIZES) if with_buckets else (),
         result=result or folder / f"{now}.json",
     )
     try:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.drain_s3 import DrainSize
 from bench.sizes import Size
 
 
@@ -17,5 +18,7 @@ class Options:
     """How many large call logs wait in the spool when the drain begins."""
     folder: Path
     """Spools, bodies and logs lie below it while the run lasts. Must be on a disk."""
+    buckets: tuple[DrainSize, ...]
+    """What is drained to a bucket; empty: nothing is."""
     result: Path
     """Where the JSON document goes."""

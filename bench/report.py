@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bench.drain_s3 import DrainComparison
 from bench.environment import Environment
 from bench.figures import DeliveryComparison, Figure, IntakeComparison, IntakeFigures
 from bench.memory import Memory
@@ -63,6 +64,16 @@ def print_delivery(console: Console, delivery: DeliveryComparison) -> None:
     )
     if delivery.missing:
         console.print(f"{delivery.missing} acknowledged posts did not arrive", style="bold red")
+
+
+def print_buckets(console: Console, comparisons: Sequence[DrainComparison]) -> None:
+    """Draining to a bucket beside the S3 library's own upload of the same stored bytes."""
+    table = _table("Drained to a bucket, MB/s of stored bytes", "call log")
+    for heading in ("callspool", "upload_fileobj", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in comparisons:
+        table.add_row(one.size, with_spread(one.callspool), with_spread(one.upload_fileobj), _percent(one.ratio))
+    console.print(table)
 
 
 def save(path: Path, content: dict[str, object]) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench import drain_s3
 from bench.delivery import Drain, drain_callspool, drain_directly
 from bench.envelopes import write_envelopes
 from bench.environment import describe
 from bench.figures import compare, compare_delivery
 from bench.intake import IntakeRound, measure
 from bench.options import Options
-from bench.report import print_delivery, print_environment, print_intake, save
+from bench.report import print_buckets, print_delivery, print_environment, print_intake, save
 from bench.sizes import LARGE, Size, write_bodies
 
 SERVERS = ("bare", "callspool")
@@ -32,7 +33,10 @@ def run(options: Options, console: Console) -> None:
     delivery = compare_delivery(drains, options.sizes)
     print_intake(console, comparisons)
     print_delivery(console, delivery)
-    figures = {"intake": comparisons, "delivery": delivery}
+    buckets = drain_s3.measure(options.folder, rounds=options.rounds, sizes=options.buckets) if options.buckets else ()
+    if buckets:
+        print_buckets(console, buckets)
+    figures = {"intake": comparisons, "delivery": delivery, "buckets": buckets}
     rounds = {"intake_rounds": intake, "delivery_rounds": drains}
     save(options.result, {"environment": environment, "options": options, **figures, **rounds})
     console.print(f"All figures: {options.result}", highlight=False)

@@ -12,7 +12,7 @@ from bench.__main__ import main
 def test_a_run_measures_both_servers_and_loses_nothing(tmp_path):
     """The benchmark works with callspool as it is: everything posted is acknowledged, and arrives."""
     result = tmp_path / "result.json"
-    arguments = ["--sizes", "2 KB", "--rounds", "1", "--seconds", "0.3", "--backlog", "2"]
+    arguments = ["--sizes", "2 KB", "--rounds", "1", "--seconds", "0.3", "--backlog", "2", "--no-s3"]
     done = CliRunner().invoke(main, [*arguments, "--folder", str(tmp_path), "--json", str(result)])
     assert done.exit_code == 0, done.output
     told = json.loads(result.read_text())
