@@ -83,8 +83,8 @@ class S3Destination(DestinationTable):
     """The storage class of objects, such as `STANDARD_IA`; by default the bucket's own."""
     part_size: Size = 8 * MIB
     """Objects from 8 MiB on are sent in parts of this size, 5 MiB to 5 GiB; each is in memory while it is sent."""
-    parts_at_once: Annotated[int, Field(ge=1, le=64)] = 2
-    """Parts of one object under way at once."""
+    parts_at_once: Annotated[int, Field(ge=1, le=64)] = 4
+    """Parts in memory at once, being made or under way, over all objects of this destination."""
     if_none_match: bool = True
     """Whether the server is asked not to replace an object; one that does not know how is found out."""
     checksums: bool = True

@@ -41,7 +41,7 @@ CASES = [
     ({"encoding": "plain"}, "encoding", ObjectEncoding.PLAIN),
     ({"encoding": "gzip"}, "encoding", ObjectEncoding.GZIP),
     ({"part_size": "16MiB"}, "part_bytes", 16 << 20),
-    ({"parts_at_once": 4}, "parts_at_once", 4),
+    ({"parts_at_once": 6}, "parts_at_once", 6),
     ({"if_none_match": False}, "if_none_match", False),
     ({"checksums": False}, "checksums", False),
     ({"connect_timeout": "3s"}, "connect_timeout", 3.0),

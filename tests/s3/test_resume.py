@@ -1,7 +1,10 @@
 """Uploads that were interrupted: what is sent again, what is not, and what is given up."""
 
+import asyncio
+
 import pytest
 
+from spool.errors import CorruptPayload
 from spool.progress import PartProgress, UploadProgress
 from spool.records import Delivered as SettledAsDelivered
 from tests.s3 import building
@@ -199,6 +202,31 @@ async def test_a_server_that_lists_no_uploads_takes_objects_all_the_same(store, 
     proxied.decide = lambda one: Answer(403, "AccessDenied") if one.method == "GET" else Fate.PASS
     assert isinstance(await uploader.deliver(await store.large(12 * MEBIBYTE)), Delivered)
     assert heard.not_aborted == 1
+
+
+async def test_attempts_that_failed_keep_no_place_of_others(store, made, weed, bucket, proxied, monkeypatch):
+    """A payload that cannot be read, or a cancelled attempt, gives back the only place that parts have."""
+    broken, good = await store.large(SIZE), await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
+    frames = store.spool.frames
+
+    async def damaged(record, fragment):
+        async for frame in frames(record, fragment):
+            yield frame
+            if record == broken.record:
+                raise CorruptPayload("made to fail")
+
+    monkeypatch.setattr(store.spool, "frames", damaged)
+    with pytest.raises(CorruptPayload):
+        await uploader.deliver(broken)
+    cancelled = asyncio.ensure_future(uploader.deliver(good))
+    proxied.decide = lambda one: Fate.HOLD_BODY if one.part == 2 else Fate.PASS
+    await asyncio.wait_for(proxied.held.get(), 60)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    proxied.decide = lambda _: Fate.PASS
+    async with asyncio.timeout(60):
+        assert isinstance(await uploader.deliver(good), Delivered)
 
 
 async def test_an_upload_that_comes_too_late_is_aborted(store, made, weed, bucket, heard):

@@ -36,7 +36,11 @@ class _Sending:
 
 
 class MultipartUploader:
-    """Works on one bucket, with at most `parts_at_once` parts of an object in memory. `clock` gives milliseconds."""
+    """Works on one bucket, with at most `parts_at_once` parts in memory, whatever the number of objects.
+
+    Each part takes its place before it is made and gives it back when it is sent, so objects never wait for each
+    other's ends. `clock` gives milliseconds.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class MultipartUploader:
         self._publisher = publisher
         self._observer = observer
         self._clock = clock
-        self._parts_at_once = parts_at_once
+        self._slots = asyncio.Semaphore(parts_at_once)
         self._stale = StaleUploads(bucket, ledger, observer)
 
     async def upload(self, key: DeliveryKey, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
@@ -98,21 +102,27 @@ class MultipartUploader:
         return sending.sent
 
     async def _send_all(self, target: Target, body: ObjectBody, sending: _Sending) -> None:
-        slots = asyncio.Semaphore(self._parts_at_once)
         try:
             async with aclosing(body.chunks()) as chunks, asyncio.TaskGroup() as tasks:
                 cutter = PartCutter(chunks, sending.progress.part_bytes, with_md5=True)
                 while not cutter.exhausted:
-                    await slots.acquire()
-                    part = await cutter.next()
-                    sending.sent.add(part)
-                    if self._is_there(part, sending):
-                        slots.release()
-                        continue
-                    tasks.create_task(self._send(target, part, sending)).add_done_callback(lambda _: slots.release())
-                    del part
+                    await self._take(target, cutter, sending, tasks)
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
+
+    async def _take(self, target: Target, cutter: PartCutter, sending: _Sending, tasks: asyncio.TaskGroup) -> None:
+        """Make the next part and have it sent, in one of the places that all objects share."""
+        await self._slots.acquire()
+        task = None
+        try:
+            part = await cutter.next()
+            sending.sent.add(part)
+            if not self._is_there(part, sending):
+                task = tasks.create_task(self._send(target, part, sending))
+                task.add_done_callback(lambda _: self._slots.release())
+        finally:
+            if task is None:
+                self._slots.release()
 
     def _is_there(self, part: Part, sending: _Sending) -> bool:
         remembered = sending.progress.parts.get(part.number)

@@ -68,8 +68,8 @@ class S3Options:
     """Whether an object with `content` WHOLE holds the agent's token, as its last member `token`."""
     encoding: ObjectEncoding = ObjectEncoding.ZSTD
     part_bytes: int = DEFAULT_PART_BYTES
-    parts_at_once: int = 2
-    """How many parts of one object are in memory and under way at once."""
+    parts_at_once: int = 4
+    """How many parts are in memory at once, being made or under way, over all objects."""
     if_none_match: bool = True
     """Whether a server is asked not to replace an object (`If-None-Match: *`); one that cannot is found out."""
     checksums: bool = True
