@@ -96,4 +96,4 @@ async def _part() -> Part:
     async def chunks() -> AsyncIterator[bytes]:
         yield _CONTENT
 
-    return await PartCutter(chunks(), len(_CONTENT), with_md5=True).next()
+    return await PartCutter(chunks(), len(_CONTENT), size_bound=len(_CONTENT), with_md5=True).next()

@@ -27,7 +27,7 @@ async def cut(data, size):
         yield b""
         yield data
 
-    cutter, parts = PartCutter(chunks(), size, with_md5=True), []
+    cutter, parts = PartCutter(chunks(), size, size_bound=len(data), with_md5=True), []
     while not cutter.exhausted:
         parts.append(await cutter.next())
     return parts

@@ -39,12 +39,14 @@ class Part:
 class PartCutter:
     """Takes chunks and gives parts of `part_bytes`, the last one shorter. An empty object has one empty part.
 
-    `with_md5`: whether each part's MD5 will be asked for, and is better computed in a thread.
+    `size_bound`: there are at most so many bytes. `with_md5`: whether each part's MD5 will be asked for, and is better
+    computed in a thread.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes], part_bytes: int, *, with_md5: bool) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], part_bytes: int, *, size_bound: int, with_md5: bool) -> None:
         self._chunks = chunks
         self._part_bytes = part_bytes
+        self._left = size_bound
         self._with_md5 = with_md5
         self._rest = memoryview(b"")
         self._number = 0
@@ -54,12 +56,14 @@ class PartCutter:
 
     async def next(self) -> Part:
         """The next part. Must not be called once `exhausted`; raises what the chunks raise."""
-        data = io.BytesIO()
+        data = _room_for(min(self._part_bytes, self._left))
         while (room := self._part_bytes - data.tell()) > 0:
             if not self._rest and not await self._refill():
                 break
             data.write(self._rest[:room])
             self._rest = self._rest[room:]
+        data.truncate()
+        self._left -= data.tell()
         if not self._rest:
             await self._refill()
         self._number += 1
@@ -75,6 +79,16 @@ class PartCutter:
                 return True
         self.exhausted = True
         return False
+
+
+def _room_for(size: int) -> io.BytesIO:
+    """Memory of that size at once. Grown bit by bit, parts of two large objects took up to 20 MiB more."""
+    data = io.BytesIO()
+    if size > 0:
+        data.seek(size - 1)
+        data.write(b" ")
+        data.seek(0)
+    return data
 
 
 def _sealed(number: int, data: io.BytesIO, crc32_before: int, *, with_md5: bool) -> Part:

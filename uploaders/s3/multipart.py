@@ -104,7 +104,8 @@ class MultipartUploader:
     async def _send_all(self, target: Target, body: ObjectBody, sending: _Sending) -> None:
         try:
             async with aclosing(body.chunks()) as chunks, asyncio.TaskGroup() as tasks:
-                cutter = PartCutter(chunks, sending.progress.part_bytes, with_md5=True)
+                part_bytes = sending.progress.part_bytes
+                cutter = PartCutter(chunks, part_bytes, size_bound=body.size_bound, with_md5=True)
                 while not cutter.exhausted:
                     await self._take(target, cutter, sending, tasks)
         except ExceptionGroup as failed:
@@ -172,7 +173,7 @@ async def fingerprint(body: ObjectBody, part_bytes: int) -> Fingerprint:
     """What an object in parts of `part_bytes` comes to, without sending it."""
     result = Fingerprint()
     async with aclosing(body.chunks()) as chunks:
-        cutter = PartCutter(chunks, part_bytes, with_md5=True)
+        cutter = PartCutter(chunks, part_bytes, size_bound=body.size_bound, with_md5=True)
         while not cutter.exhausted:
             result.add(await cutter.next())
     return result

@@ -105,7 +105,9 @@ class S3Uploader:
 
     async def _put(self, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
         async with aclosing(body.chunks()) as chunks:
-            part = await PartCutter(chunks, plan.part_bytes, with_md5=not self._options.checksums).next()
+            with_md5 = not self._options.checksums
+            cutter = PartCutter(chunks, plan.part_bytes, size_bound=plan.total_bytes, with_md5=with_md5)
+            part = await cutter.next()
         sent = Fingerprint.of_one(part)
 
         async def put(replace: bool) -> None:
