@@ -87,6 +87,7 @@ def _not_json(what: str, position: int) -> CallLogError:
 def _scan(text: memoryview) -> list[Span]:
     position = _blank(text, 0)
     if text[position] != _OPEN_OBJECT:
+        _end_at(text, _value(text, position))
         raise CallLogError(Fault.NOT_AN_OBJECT, "The body is not a JSON object.", "Send the call log as an object.")
     spans: list[Span] = []
     position = _blank(text, position + 1)
@@ -100,9 +101,14 @@ def _scan(text: memoryview) -> list[Span]:
         position = _blank(text, position + 1)
     if text[position] != _CLOSE_OBJECT:
         raise _Unexpected(position)
-    if (end := _blank(text, position + 1)) != len(text):
-        raise _Unexpected(end)
+    _end_at(text, position + 1)
     return spans
+
+
+def _end_at(text: memoryview, position: int) -> None:
+    """Nothing but blanks may stand behind the document."""
+    if (end := _blank(text, position)) != len(text):
+        raise _Unexpected(end)
 
 
 def _value(text: memoryview, position: int) -> int:

@@ -85,6 +85,16 @@ def test_other_json_is_not_an_object(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "position"),
+    [(b"hello", 0), (b" nope", 1), (b"[1,]", 3), (b"[1] x", 4), (b'"a', 2), (b"<html>", 0), (b"\x00", 0), (b"[", 1)],
+)
+def test_what_is_no_json_at_all_is_told_with_its_position(body: bytes, position: int) -> None:
+    """A body that is not even JSON is not taken for JSON of another kind: the first wrong byte is named."""
+    fault = fault_of(body)
+    assert (fault.code, fault.position) == (Fault.NOT_JSON, position)
+
+
+@pytest.mark.parametrize(
     ("body", "code"),
     [
         (b"{}", Fault.NO_CALL_ID),

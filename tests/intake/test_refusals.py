@@ -23,7 +23,7 @@ ZSTD = zstandard.ZstdCompressor().compress(call_log(size=5_000))
     [
         (b"", 400, "not_json"),
         (b"{", 400, "not_json"),
-        (b"hello", 400, "not_an_object"),
+        (b"hello", 400, "not_json"),
         (b'{"call_id": "a"} x', 400, "not_json"),
         (b'{"call_id": "a", "n": 01}', 400, "not_json"),
         (b"[]", 400, "not_an_object"),
