@@ -88,3 +88,5 @@ class SpoolStats:
     """Deliveries owed that are neither queued, ended nor dead, by independent counts. Must be 0."""
     failure: str | None
     """Why the spool cannot take records at the moment, if so."""
+    shortage: str | None = None
+    """That the disk was full when it was last written to, if so: what is small may still go in."""

@@ -296,4 +296,5 @@ class Spool:
             oldest,
             self._maintenance.unaccounted,
             self._writer.failure,
+            self._writer.disk.shortage,
         )

@@ -27,12 +27,19 @@ class Transaction:
         self._new_calls: set[str] = set()
         row = connection.execute(statements.LAST_RECORD).fetchone()
         self._last_record_id = int(row[0]) if row else 0
+        self._changes_before = 0
+
+    @property
+    def changed_something(self) -> bool:
+        """Whether anything was written since `begin`; maintenance often finds nothing to do."""
+        return self.connection.total_changes != self._changes_before
 
     def begin(self, calls: Collection[str] = ()) -> None:
         """Take the write lock at once: a transaction that began by reading could not always become a writing one.
 
         `calls` are those that the operations of this transaction are about, looked up together.
         """
+        self._changes_before = self.connection.total_changes
         self.connection.execute("BEGIN IMMEDIATE")
         self._new_calls = set(calls)
         asked = list(self._new_calls)

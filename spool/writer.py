@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Generic, Protocol
+from typing import Protocol
 
 from spool import statements
 from spool.checkpoints import CAP_BYTES, Checkpointer
@@ -29,7 +29,9 @@ from spool.database import (
     log_of,
     translate,
 )
+from spool.disk_space import DiskSpace
 from spool.errors import SpoolFull, SpoolUnavailable
+from spool.requests import Group, Request, fail, resolve
 from spool.transaction import Operation, Result, Transaction
 
 GROUP_LIGHT_OPERATIONS = 512
@@ -43,32 +45,11 @@ WRITING = "writing to the spool"
 
 
 class CommitObserver(Protocol):
-    """Hears of every durable commit, on the event loop."""
+    """Hears of every durable commit that changed something, on the event loop."""
 
     def committed(self, seconds: float, batch: int) -> None:
         """A transaction with `batch` operations took `seconds` from BEGIN to the end of its fsync."""
         ...
-
-
-@dataclass(slots=True)
-class _Request(Generic[Result]):
-    operation: Operation[Result]
-    byte_count: int
-    future: asyncio.Future[Result]
-    call_id: str | None
-    result: Result | None = None
-    error: Exception | None = None
-
-    def resolve(self) -> None:
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)  # type: ignore[arg-type]  # None only where Result allows it
-
-
-Group = list[_Request[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +70,17 @@ class Writer:
         self._log_path = log_of(path)
         self._loop = loop
         self._observer = observer
-        self._inbox: SimpleQueue[_Request[object] | None] = SimpleQueue()
-        self._light: deque[_Request[object]] = deque()
-        self._heavy: deque[_Request[object]] = deque()
+        self._inbox: SimpleQueue[Request[object] | None] = SimpleQueue()
+        self._light: deque[Request[object]] = deque()
+        self._heavy: deque[Request[object]] = deque()
         self._in_hand: Group = []
         self._closed = False
         self._last_reopen = 0.0
+        self.disk = DiskSpace(path.parent)
         self.failure: str | None = None
         """Why nothing can be written at the moment, if so."""
-        self.used_bytes = 0
-        """Pages in use, times their size, as of the last commit; the log not included."""
-        self.log_bytes = 0
-        """Size of the write-ahead log's file as of the last commit."""
+        self.used_bytes, self.log_bytes = 0, 0
+        """Pages in use, times their size, and the size of the write-ahead log's file, as of the last commit."""
         self.transaction = Transaction(connect_writer(path))
         self._measure()
         self._checkpointer = Checkpointer(path, self._checkpoint_failed, log_cap_bytes)
@@ -123,7 +103,7 @@ class Writer:
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._inbox.put(_Request(operation, byte_count, future, call_id))  # type: ignore[arg-type]  # a queue of any results
+        self._inbox.put(Request(operation, byte_count, future, call_id))  # type: ignore[arg-type]  # a queue of any results
         return future
 
     async def close(self) -> None:
@@ -148,7 +128,7 @@ class Writer:
             self._in_hand = self._take_group()
             if self._in_hand:
                 self._write(self._in_hand)
-                self._tell(_resolve, self._in_hand)
+                self._tell(resolve, self._in_hand)
                 self._in_hand = []
             if self.failure is None and self._checkpointer.must_reset(self.log_bytes):
                 self._reset_log()
@@ -176,13 +156,13 @@ class Writer:
 
     def _write(self, group: Group) -> None:
         if self.failure is not None and not self._reopen():
-            _fail(group, SpoolUnavailable(f"the spool cannot write: {self.failure}"))
+            fail(group, SpoolUnavailable(f"the spool cannot write: {self.failure}"))
             return
         setback = self._transact(group)
         if setback is None:
             return
         if len(group) == 1 or setback.shared:
-            _fail(group, setback.error)
+            fail(group, setback.error)
             return
         for request in group:
             self._write([request])
@@ -205,8 +185,10 @@ class Writer:
         if reason is not None:
             self.failure = reason
             return _Setback(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
-        self._checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + sum(request.byte_count for request in group))
-        self._tell(self._observer.committed, time.perf_counter() - started, len(group))
+        if self.transaction.changed_something:
+            self.disk.sufficed()
+            self._checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + sum(request.byte_count for request in group))
+            self._tell(self._observer.committed, time.perf_counter() - started, len(group))
         return None
 
     def _set_back(self, cause: sqlite3.Error | MemoryError) -> _Setback:
@@ -216,6 +198,7 @@ class Writer:
         if distrusts_disk(cause):
             self.failure = str(error)
         if isinstance(error, SpoolFull):
+            self.disk.ran_out(str(error))
             error.used_bytes = self.used_bytes + self.log_bytes
         return _Setback(error, shared=concerns_everyone(cause))
 
@@ -281,19 +264,9 @@ class Writer:
         while not self._inbox.empty():
             self._collect(block=False)
         left = [*self._in_hand, *self._light, *self._heavy]
-        _fail(left, SpoolUnavailable("the spool's writer has ended"))
-        self._tell(_resolve, left)
+        fail(left, SpoolUnavailable("the spool's writer has ended"))
+        self._tell(resolve, left)
 
     def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the event loop is closed, and everyone who waited on it is gone
             self._loop.call_soon_threadsafe(callback, *arguments)
-
-
-def _fail(group: Group, error: Exception) -> None:
-    for request in group:
-        request.error = error
-
-
-def _resolve(group: Group) -> None:
-    for request in group:
-        request.resolve()

@@ -1,6 +1,7 @@
 """The writer: shared commits that are on disk, failures of one operation alone, ends that leave nobody waiting."""
 
 import asyncio
+import os
 import resource
 import shutil
 import sqlite3
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from spool import disk_space
 from spool import writer as spool_writer
 from spool.database import log_of
 from spool.directory import DATABASE_NAME
@@ -89,10 +91,15 @@ async def test_large_posts_do_not_share_more_than_a_bounded_commit(spool: Spool,
     await without_maintenance(spool)
     go_on = threading.Event()
     started = threading.Event()
-    futures = [spool._writer.submit(lambda _: started.set() or go_on.wait(10))]
+
+    def write_a_little(transaction: Transaction) -> bool:
+        transaction.execute("UPDATE meta SET value = value WHERE name = 'spool_id'")
+        return True
+
+    futures = [spool._writer.submit(lambda one: started.set() or (go_on.wait(10) and write_a_little(one)))]
     await asyncio.to_thread(started.wait, 10)
-    futures += [spool._writer.submit(lambda _: True, byte_count) for byte_count in (3 << 20, 1 << 20, 2 << 20, 9 << 20)]
-    futures += [spool._writer.submit(lambda _: True) for _ in range(5)]
+    futures += [spool._writer.submit(write_a_little, byte_count) for byte_count in (3 << 20, 1 << 20, 2 << 20, 9 << 20)]
+    futures += [spool._writer.submit(write_a_little) for _ in range(5)]
     commits.batches.clear()
     go_on.set()
     assert all(await asyncio.gather(*futures))
@@ -175,8 +182,34 @@ async def test_a_full_disk_is_told_as_such_and_over_when_there_is_room(spool: Sp
     assert refused.used_bytes > 0
     assert not isinstance(small, BaseException)
     assert spool.stats().failure is None
+    assert "the disk is full" in str(spool.stats().shortage)
     await write(spool, lambda transaction: transaction.execute("PRAGMA max_page_count = 1000000"))
     assert (await spool.accept(a_record("huge again", body=incompressible))).ready
+    assert spool.stats().shortage is None
+
+
+async def test_a_shortage_is_over_when_the_disk_has_room_again(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to post for it: after a while what the disk says itself is believed again."""
+    pages = await write(spool, lambda transaction: transaction.execute("PRAGMA page_count").fetchone()[0])
+    await write(spool, lambda transaction: transaction.execute(f"PRAGMA max_page_count = {pages + 5}"))
+    with pytest.raises(SpoolFull):
+        await spool.accept(a_record("huge", body=os.urandom(1 << 20)))
+    assert spool.stats().shortage is not None
+    monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0)
+    assert spool.stats().shortage is None
+
+
+async def test_what_changes_nothing_is_no_commit(spool: Spool, commits: Commits) -> None:
+    """Maintenance that finds nothing to do is not among the commits that metrics speak of."""
+    await without_maintenance(spool)
+    commits.batches.clear()
+    await write(spool, lambda transaction: transaction.execute("SELECT 1").fetchone())
+    await write(spool, lambda transaction: transaction.execute("UPDATE meta SET value = value WHERE name = 'none'"))
+    await asyncio.sleep(0)
+    assert commits.batches == []
+    await spool.accept(a_record())
+    await asyncio.sleep(0)
+    assert commits.batches == [1]
 
 
 async def test_a_lock_of_another_process_fails_a_group_once(spool: Spool, tmp_path: Path) -> None:
