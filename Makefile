@@ -56,7 +56,8 @@ $(READY): $(LOCKS) pyproject.toml
 
 # The SDK that the tests post with. What posts in it needs nothing of the agent framework that it asks for.
 $(SDK): requirements-sdk.lock $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $< \
+	    2> .venv/install.err || { cat .venv/install.err >&2; exit 1; }
 	@touch $@
 
 .PHONY: test

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
+import uvloop
 from aiohttp import web
 
 from gateway.admin.app import build_admin_app
@@ -68,7 +69,7 @@ class Blueprint(Protocol):
 
 def serve(blueprint: Blueprint) -> int:
     """Run a gateway until it is told to stop. Returns the exit code: 0, or 1 where it could not start."""
-    return asyncio.run(Gateway(blueprint).run())
+    return uvloop.run(Gateway(blueprint).run())
 
 
 class Gateway:

@@ -284,10 +284,8 @@ class Spool:
     def stats(self) -> SpoolStats:
         """The spool at this moment, from memory."""
         names = self._reader.names.names
-        lanes = {
-            (names[destination_id], lane): counts
-            for (destination_id, lane), counts in self._writer.transaction.counters.image.items()
-        }
+        image = self._writer.transaction.counters.image
+        lanes = {(names[destination], lane): counts for (destination, lane), counts in image.items()}
         oldest = {key: at for key, at in self._maintenance.oldest.items() if lanes[key].queued}
         return SpoolStats(
             self.used_bytes + self._quota.staged_bytes,

@@ -184,7 +184,7 @@ def _before_open_escape(text: bytes) -> int:
 
 
 def _unescape(text: bytes) -> bytes:
-    if b"\\" not in text:
+    if b"\\" not in text and b'"' not in text:
         return text
     try:
         return msgspec.json.decode(b'"%b"' % text, type=str).encode()

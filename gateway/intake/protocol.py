@@ -12,10 +12,7 @@ from gateway.intake.refusals import Refusal, internal
 from gateway.intake.routes import Route
 
 RECEIVE_BYTES = 64 * 1024
-"""What is read from a socket at once, and about half of what a connection holds before its body is asked for.
-
-These bytes are in no budget: with the most connections that there may be, they are what the budget leaves out.
-"""
+"""What aiohttp holds of a body that nobody has asked for yet, before it makes the sender wait."""
 _LEAST_SERVER_ERROR = 500
 
 
@@ -31,7 +28,7 @@ class ConnectionLimits:
     keepalive_timeout: float = 75.0
     """For those of each later one."""
     connections_max: int = 1024
-    """A client above it is answered 503; each connection may hold some 128 KiB that no budget knows of."""
+    """A client above it is answered 503; each connection may hold up to 256 KB, one read, that no budget knows of."""
 
 
 class IntakeProtocol(web.RequestHandler):
@@ -55,9 +52,6 @@ class IntakeProtocol(web.RequestHandler):
         """A client connected."""
         super().connection_made(transport)
         self._server.connected += 1
-        if hasattr(transport, "max_size"):
-            # asyncio's own transports read 256 KiB at once, before anybody could make them wait.
-            transport.max_size = RECEIVE_BYTES
         self._headers_due = self._loop.call_later(self._server.limits.header_timeout, self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
