@@ -18,6 +18,8 @@ UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
 # Test processes; more than the cores only makes them wait for each other.
 JOBS ?= 2
+# How long `make prove` takes: full, or small.
+BUDGET ?= full
 
 define NEEDS_PYTHON
 callspool needs Python 3.11 or newer; "$(PYTHON)" is not one.
@@ -63,6 +65,10 @@ $(SDK): requirements-sdk.lock $(READY)
 .PHONY: test
 test: $(READY) $(SDK) lint ## Check format, lint, types, import directions; run the tests with coverage
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+
+.PHONY: prove
+prove: $(READY) $(SDK) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)
+	PROVE_BUDGET=$(BUDGET) $(BIN)/pytest -n $(JOBS) --dist worksteal -m prove
 
 .PHONY: lint
 lint: $(READY) ## The static checks of `make test` alone
