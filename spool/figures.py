@@ -61,8 +61,8 @@ class TracedRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A delivery that will not be tried again by itself, with the record whose payload it keeps."""
+class OpenDelivery:
+    """A delivery that has not ended, queued or a dead letter, with the record whose payload it keeps."""
 
     record: Record
     delivery: TracedDelivery
@@ -71,6 +71,12 @@ class DeadLetter:
     def key(self) -> DeliveryKey:
         """What names it in orders, and as the place where the next page begins."""
         return DeliveryKey(self.record.record_id, self.delivery.destination, self.delivery.form)
+
+    @property
+    def since(self) -> int:
+        """Since when it is as it is: a dead letter since it became one, any other since its record was accepted."""
+        settled_at = self.delivery.settled_at
+        return self.record.accepted_at if settled_at is None else settled_at
 
 
 @dataclass(frozen=True, slots=True)

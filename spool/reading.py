@@ -4,7 +4,7 @@ Each statement is a snapshot of its own; no snapshot is held while anything else
 keep the write-ahead log from being reset.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from zlib import crc32
@@ -12,10 +12,10 @@ from zlib import crc32
 from spool import statements
 from spool.addresses import Upload
 from spool.errors import CorruptPayload, NotStorable
-from spool.figures import DeadLetter, TracedDelivery, TracedRecord
+from spool.figures import OpenDelivery, TracedDelivery, TracedRecord
 from spool.payloads import chunk_range
 from spool.read_connection import ReadConnection, Value
-from spool.records import DeliveryKey, DeliveryState, Due, Form, Fragment, Lane, Record
+from spool.records import DeliveryState, Due, Form, Fragment, Lane, Record
 from spool.rows import RECORD_WIDTH, Row, delivery_of, record_of
 from spool.settling import Names
 from spool.statements import HELD_FOR_SHARED_TOKEN
@@ -96,24 +96,12 @@ class Reader:
             return ()
         return tuple([await self._traced(row) for row in reversed(rows)])
 
-    async def dead(self, destination: str | None, limit: int, after: DeliveryKey | None) -> tuple[DeadLetter, ...]:
-        """See `spool.store.Spool.dead`."""
-        wanted = self.names.names if destination is None else [self.names.ids.get(destination)]
-        first = after.record_id if after else 0
-        letters: list[DeadLetter] = []
-        for destination_id in wanted:
-            for lane in Lane:
-                # A record has at most four forms; those of `after`'s own record may be on the page before.
-                bounds = (destination_id, lane, first, limit + len(Form))
-                rows = await self._questions.ask(statements.DEAD_LETTERS, bounds)
-                letters += [
-                    DeadLetter(record_of(row, self.names.spool_id), self._traced_delivery(row[RECORD_WIDTH:]))
-                    for row in rows
-                ]
-        page = sorted(
-            (letter for letter in letters if after is None or _place(letter.key) > _place(after)), key=_by_place
-        )
-        return tuple(page[:limit])
+    async def find(self, statement: str, parameters: Sequence[Value]) -> list[OpenDelivery]:
+        """The deliveries that `statement` names, which begins with the columns of a record and those of a trace."""
+        rows = await self._questions.ask(statement, parameters)
+        return [
+            OpenDelivery(record_of(row, self.names.spool_id), self._traced_delivery(row[RECORD_WIDTH:])) for row in rows
+        ]
 
     async def upload(self, statement: str, key: bytes | str) -> Upload | None:
         """The upload address that `statement` finds by `key`."""
@@ -162,12 +150,3 @@ async def _opened(path: Path, stack: AsyncExitStack) -> ReadConnection:
     connection = await ReadConnection.open(path)
     stack.push_async_callback(connection.close)
     return connection
-
-
-def _place(key: DeliveryKey) -> tuple[int, str, str]:
-    """Where a delivery stands in the list of dead letters."""
-    return key.record_id, key.destination, key.form
-
-
-def _by_place(letter: DeadLetter) -> tuple[int, str, str]:
-    return _place(letter.key)

@@ -4,9 +4,7 @@ from functools import cache
 
 from spool.records import DeliveryState
 
-_READY, _WAITING, _HELD, _DEAD = (
-    int(state) for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.DEAD)
-)
+_READY, _WAITING, _HELD = (int(state) for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD))
 HELD_FOR_CORE = 0
 """`held_for` of a detail whose core is a dead letter; it blocks nobody, like the dead core itself."""
 HELD_FOR_SHARED_TOKEN = -1
@@ -172,22 +170,8 @@ OLDEST_WAITING = (
 OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND +state <= 3 LIMIT 1"
 MAKE_RECEIPT = "UPDATE records SET settled_at = ?, token_id = NULL WHERE record_id = ?"
 
-# Operators' orders
+# Expiry
 
-DEAD_LETTERS = (
-    f"SELECT {RECORD_COLUMNS}, {TRACED_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
-    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_DEAD} AND +d.state <= 3 AND d.record_id >= ? "
-    "ORDER BY d.record_id LIMIT ?"
-)
-REPLAY = (
-    "UPDATE deliveries SET state = ?, due_at = ?, held_for = ?, attempts = 0, first_failed_at = NULL, "
-    "settled_at = NULL, error = NULL WHERE record_id = ? AND destination_id = ? AND form = ?"
-)
-# The reason for which it was dead or held stays, for the trace.
-DISCARD = (
-    f"UPDATE deliveries SET state = {int(DeliveryState.DISCARDED)}, settled_at = ?, held_for = NULL "
-    "WHERE record_id = ? AND destination_id = ? AND form = ?"
-)
 EXPIRE = (
     f"UPDATE deliveries SET state = {int(DeliveryState.EXPIRED)}, settled_at = ?, held_for = NULL "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"

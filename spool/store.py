@@ -12,12 +12,12 @@ from spool.addresses import Upload
 from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
 from spool.diverting import MoveOn
-from spool.figures import DeadLetter, SpoolStats, TracedRecord
+from spool.figures import SpoolStats, TracedRecord
 from spool.ledger import MultipartLedger
 from spool.maintenance import Maintenance, ReceiptLimits
 from spool.opening import prepare_database
 from spool.options import HOUR, SpoolOptions
-from spool.orders import Discard, Replay, steps
+from spool.orders.desk import Orders
 from spool.quota import Quota
 from spool.reading import Reader
 from spool.receiving import Receiver
@@ -25,7 +25,6 @@ from spool.records import (
     Accepted,
     Delivered,
     Delivery,
-    DeliveryKey,
     Divert,
     Due,
     Fragment,
@@ -38,10 +37,6 @@ from spool.settling import Release, Settle, Wake, record_chunks
 from spool.transaction import Operation, Transaction
 from spool.writer import CommitObserver, Writer
 
-INLINE_BYTES = 32 << 10
-"""Smaller payloads are compressed at once (some 10 us each): less than a trip to another thread costs."""
-OVERHEAD_BYTES = 1024
-"""What a record takes in the spool besides its payload, about."""
 ROWS_PER_STEP = 500
 """Large orders to the queue are written in transactions of so many deliveries."""
 
@@ -65,7 +60,8 @@ class Spool:
         self.warning = warning
         """What the operator should know about the directory, if anything."""
         self.listener: Callable[[tuple[Delivery, ...]], None] | None = None
-        """Told, on the event loop, of deliveries that may be sent: of each new record, and what an expiry freed."""
+        """Told, on the event loop, of deliveries that may be sent: of each new record, and what an expiry or an order
+        freed."""
         self._clock = clock
         self._lock = lock
         self._writer = writer
@@ -83,6 +79,8 @@ class Spool:
         )
         self.ledger = MultipartLedger(writer, reader.names)
         """Remembers how far multipart uploads have come (uploaders.s3.ledger.Ledger)."""
+        self.orders = Orders(writer, reader, clock, self._announce, self._maintenance.chunks_are_loose)
+        """What operators ask and decide about deliveries that have not ended."""
         self._receiver = Receiver(
             writer,
             quota,
@@ -153,6 +151,7 @@ class Spool:
         self._quota.unstage(byte_count)
 
     def _announce(self, ready: tuple[Delivery, ...]) -> None:
+        """Tell whoever delivers."""
         if self.listener is not None:
             self.listener(ready)
 
@@ -164,6 +163,7 @@ class Spool:
         """Remember an address that is given to an agent; durable when this returns."""
 
         def add(transaction: Transaction) -> None:
+            """One row, and one more use of the token."""
             token_id = transaction.tokens.use(transaction.connection, token) if token else None
             transaction.execute(statements.ADD_UPLOAD, (key_hash, s3_key, call_id, token_id, expires_at))
 
@@ -236,40 +236,6 @@ class Spool:
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """The newest 256 records of a call, receipts included, the oldest first."""
         return await self._reader.trace(call_id)
-
-    async def dead(
-        self, destination: str | None, *, limit: int, after: DeliveryKey | None = None
-    ) -> tuple[DeadLetter, ...]:
-        """A page of dead letters, of all destinations for None, in commit order.
-
-        `after` is the key of the last one of the page before; a page with fewer than `limit` is the last.
-        """
-        return await self._reader.dead(destination, limit, after)
-
-    # Operators' orders -----------------------------------------------------------------------------------------
-
-    async def replay(self, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
-        """Put dead letters back into the queue, in the order of their calls, as if never tried.
-
-        Idempotency keys stay; what was held with a dead letter goes on waiting for it. What is no dead letter (any
-        more) is passed over. Returns, once that is durable, the deliveries that may be sent at once.
-        """
-        ready: list[Delivery] = []
-        for step in steps(keys):
-            ready += await self._writer.submit(Replay(step, self._reader.names, self._clock()))
-        return tuple(ready)
-
-    async def discard(self, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
-        """Give up deliveries that have not ended: they count as discarded, and a record may end with its last.
-
-        A core that is discarded without its detail frees that to be sent. Returns, once that is durable, the
-        deliveries that were freed.
-        """
-        freed: list[Delivery] = []
-        for step in steps(keys):
-            freed += await self._writer.submit(Discard(step, self._reader.names, self._clock()))
-        self._maintenance.chunks_are_loose()
-        return tuple(freed)
 
     @property
     def used_bytes(self) -> int:

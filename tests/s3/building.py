@@ -100,7 +100,7 @@ class Store:
     async def discarded(self, delivery: Delivery) -> None:
         """Give it up, as an operator may with a dead letter."""
         await self.spool.settle(delivery, Bury("given up"))
-        await self.spool.discard([delivery.key])
+        await self.spool.orders.discard([delivery.key])
 
 
 @asynccontextmanager

@@ -8,8 +8,20 @@ from itertools import count
 from pathlib import Path
 
 from spool.directory import DATABASE_NAME
-from spool.figures import TracedDelivery
-from spool.records import Accepted, Buffer, Delivery, DeliveryState, Form, Fragment, Lane, NewDelivery, NewRecord
+from spool.figures import OpenDelivery, TracedDelivery
+from spool.orders.selection import Selection
+from spool.records import (
+    Accepted,
+    Buffer,
+    Delivery,
+    DeliveryKey,
+    DeliveryState,
+    Form,
+    Fragment,
+    Lane,
+    NewDelivery,
+    NewRecord,
+)
 from spool.store import Spool, SpoolOptions
 from spool.transaction import Operation, Result
 
@@ -125,6 +137,24 @@ async def traced(spool: Spool, call_id: str = "call") -> list[TracedDelivery]:
 
 async def states(spool: Spool, call_id: str = "call") -> list[DeliveryState]:
     return [delivery.state for delivery in await traced(spool, call_id)]
+
+
+async def replay(spool: Spool, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
+    """Replay; returns what may be sent because of it."""
+    return (await spool.orders.replay(keys)).ready
+
+
+async def discard(spool: Spool, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
+    """Give up; returns what may be sent because of it."""
+    return (await spool.orders.discard(keys)).ready
+
+
+async def dead(
+    spool: Spool, destination: str | None, *, limit: int, after: DeliveryKey | None = None
+) -> tuple[OpenDelivery, ...]:
+    """A page of dead letters."""
+    page = await spool.orders.find(Selection(destination=destination), limit=limit, after=after)
+    return page.found
 
 
 async def write(spool: Spool, operation: Operation[Result]) -> Result:

@@ -31,8 +31,11 @@ from tests.spool.building import (
     WHOLE,
     Clock,
     a_record,
+    dead,
+    discard,
     due,
     opened,
+    replay,
     split_fragments,
     states,
     traced,
@@ -85,7 +88,7 @@ async def test_the_refused_detail_is_kept_and_a_reduced_one_owed(spool: Spool) -
     assert await by_form(spool) == {
         (ENDPOINT, Form.CORE): DELIVERED, (ENDPOINT, Form.DETAIL): DEAD, (ENDPOINT, Form.REDUCED): READY,
     }  # fmt: skip
-    (letter,) = await spool.dead(ENDPOINT, limit=9)
+    (letter,) = await dead(spool, ENDPOINT, limit=9)
     assert (letter.delivery.form, letter.delivery.error) == (Form.DETAIL, "413")
     await spool.settle(reduced, Delivered())
     assert counts(spool) == LaneCounts(owed=2, dead=1, delivered=1)
@@ -97,7 +100,7 @@ async def test_the_payload_stays_while_the_full_detail_is_a_dead_letter(spool: S
     detail = await a_detail(spool)
     (reduced,) = await spool.settle(detail, TO_REDUCED)
     await spool.settle(reduced, Delivered())
-    (again,) = await spool.replay([detail.key])
+    (again,) = await replay(spool, [detail.key])
     assert [frame async for frame in spool.frames(again.record, next(iter(again.record.fragments)))]
     await spool.settle(again, Delivered())
     (record,) = await spool.trace("call")
@@ -178,7 +181,7 @@ async def test_a_dead_letter_refused_again_diverts_no_second_time(spool: Spool) 
     detail = await a_detail(spool)
     (reduced,) = await spool.settle(detail, TO_REDUCED)
     await spool.settle(reduced, Delivered())
-    (again,) = await spool.replay([detail.key])
+    (again,) = await replay(spool, [detail.key])
     assert await spool.settle(again, TO_REDUCED) == ()
     assert await by_form(spool) == {
         (ENDPOINT, Form.CORE): DELIVERED, (ENDPOINT, Form.DETAIL): DEAD, (ENDPOINT, Form.REDUCED): DELIVERED,
@@ -190,7 +193,7 @@ async def test_a_dead_letter_refused_again_diverts_no_second_time(spool: Spool) 
 async def test_what_an_operator_gave_up_is_not_diverted(spool: Spool, divert: Divert) -> None:
     """An order during the attempt wins over its end."""
     detail = await a_detail(spool, NewDelivery(BUCKET, Form.CORE, Lane.CORE, ordered=False))
-    await spool.discard([detail.key])
+    await discard(spool, [detail.key])
     before = await by_form(spool)
     assert await spool.settle(detail, divert) == ()
     assert await by_form(spool) == before
@@ -228,7 +231,7 @@ async def test_a_reduced_detail_waits_for_its_core(spool: Spool) -> None:
     assert (await by_form(spool))[ENDPOINT, Form.REDUCED] is WAITING
     await spool.settle(core, Bury("400"))
     assert (await by_form(spool))[ENDPOINT, Form.REDUCED] is HELD
-    (again,) = await spool.replay([core.key])
+    (again,) = await replay(spool, [core.key])
     (reduced,) = await spool.settle(again, Delivered())
     assert reduced.form is Form.REDUCED
 

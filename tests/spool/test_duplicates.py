@@ -15,6 +15,7 @@ from tests.spool.building import (
     Clock,
     a_digest,
     a_record,
+    discard,
     due,
     opened,
     rows,
@@ -85,7 +86,7 @@ async def test_a_dead_letter_is_an_original(spool: Spool) -> None:
 async def test_a_discarded_original_does_not_count(spool: Spool) -> None:
     """What an operator gave up may be sent in again."""
     accepted = await spool.accept(a_record("c", digest=SAME))
-    await spool.discard([accepted.ready[0].key])
+    await discard(spool, [accepted.ready[0].key])
     again = await spool.accept(a_record("c", digest=SAME))
     assert not again.duplicate
     assert again.uid != accepted.uid
@@ -94,7 +95,7 @@ async def test_a_discarded_original_does_not_count(spool: Spool) -> None:
 async def test_a_partly_discarded_original_does_not_count(spool: Spool) -> None:
     """A record of which a part was given up was not delivered whole."""
     accepted = await spool.accept(a_record("c", CORE, DETAIL, fragments=split_fragments(), digest=SAME))
-    await spool.discard([DeliveryKey(accepted.ready[0].record.record_id, ENDPOINT, Form.DETAIL)])
+    await discard(spool, [DeliveryKey(accepted.ready[0].record.record_id, ENDPOINT, Form.DETAIL)])
     assert await states(spool, "c") == [DeliveryState.READY, DeliveryState.DISCARDED]
     assert not (await spool.accept(a_record("c", digest=SAME))).duplicate
 

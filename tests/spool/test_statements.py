@@ -11,10 +11,13 @@ from spool import statements
 from spool.database import connect_writer
 from spool.directory import DATABASE_NAME
 from spool.opening import prepare_database
+from spool.orders import statements as order_statements
 
 OPEN, HELD, PRIMARY_KEY, BY_ID = "deliveries_open", "deliveries_held", "PRIMARY KEY", "INTEGER PRIMARY KEY"
 LANE = "(destination_id=? AND lane=? AND state=?)"
 LANE_FROM = "(destination_id=? AND lane=? AND state=? AND record_id>?)"
+
+NAMED = {**vars(statements), **vars(order_statements)}
 
 PLANS = {
     # name of the statement: parts that its plan must have, in this order
@@ -23,7 +26,9 @@ PLANS = {
     "NOT_YET_DUE": [f"COVERING INDEX {OPEN} {LANE_FROM}"],
     "OLDEST_IN_STATE": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],
     "OLDEST_WAITING": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],
-    "DEAD_LETTERS": [f"INDEX {OPEN} {LANE_FROM}", f"r USING {BY_ID}"],
+    "OPEN_IN_STATE": [f"INDEX {OPEN} {LANE_FROM}", f"r USING {BY_ID}"],
+    "OPEN_OF_CALL": ["INDEX records_by_call (call_id=? AND rowid>?)", f"d USING {PRIMARY_KEY} (record_id=?)"],
+    "OPEN_OF_RECORD": [f"r USING {BY_ID}", f"d USING {PRIMARY_KEY} (record_id=?)"],
     "HELD_FOR": [f"INDEX {HELD} (destination_id=? AND held_for=? AND lane=?)"],
     "HELD_TOKENS": [f"INDEX {HELD} (destination_id=?)"],
     "EARLIER_OF_CALL": ["INDEX records_by_call (call_id=?)"],
@@ -75,7 +80,7 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
 @pytest.mark.parametrize("name", PLANS)
 def test_the_plan_goes_by_its_index(connection: sqlite3.Connection, name: str) -> None:
     """The named lookups happen, in this order, and nothing of a large table is scanned or sorted."""
-    plan = plan_of(connection, getattr(statements, name))
+    plan = plan_of(connection, NAMED[name])
     at = 0
     for part in PLANS[name]:
         found = [position for position, line in enumerate(plan) if position >= at and part in line]
@@ -95,7 +100,7 @@ def test_the_recount_reads_nothing_but_the_index(connection: sqlite3.Connection)
 
 def test_every_statement_is_one_that_sqlite_understands(connection: sqlite3.Connection) -> None:
     """Each named statement fits the schema, also those that are seldom run."""
-    named = {name: text for name, text in vars(statements).items() if name.isupper() and isinstance(text, str)}
+    named = {name: text for name, text in NAMED.items() if name.isupper() and isinstance(text, str)}
     runnable = {name: text for name, text in named.items() if re.match(r"(SELECT|INSERT|UPDATE|DELETE) ", text)}
     assert len(runnable) > 50
     for name, text in runnable.items():

@@ -1,0 +1,1 @@
+"""Operators' orders: finding deliveries that have not ended, and deciding what becomes of them."""

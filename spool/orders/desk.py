@@ -1,0 +1,84 @@
+"""`Orders`: what operators ask and decide about deliveries that have not ended; `Spool.orders`.
+
+Every order is written in bounded transactions, between which posts are committed. What such a step did is durable;
+an order that is interrupted is given again, and goes on with what is left.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+
+from spool.orders.discard import Discard
+from spool.orders.find import find
+from spool.orders.replay import Replay
+from spool.orders.selection import Ordered, Page, Selection, place_of, together
+from spool.reading import Reader
+from spool.records import Delivery, DeliveryKey
+from spool.transaction import Operation
+from spool.writer import Writer
+
+KEYS_PER_STEP = 100
+"""An order about many deliveries is written in transactions of this many, between which posts are committed."""
+
+Keys = tuple[DeliveryKey, ...]
+
+
+class Orders:
+    """For the event loop. What an order frees is announced like a new record's deliveries."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        clock: Callable[[], int],
+        announce: Callable[[tuple[Delivery, ...]], None],
+        chunks_are_loose: Callable[[], None],
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._announce = announce
+        self._chunks_are_loose = chunks_are_loose
+
+    async def find(self, selection: Selection, *, limit: int, after: DeliveryKey | None = None) -> Page:
+        """The next page of what `selection` takes, in commit order; at most `limit` deliveries are looked at."""
+        return await find(self._reader, selection, limit, after)
+
+    async def replay(self, keys: Iterable[DeliveryKey]) -> Ordered:
+        """Put dead letters back into the queue, in the order of their calls, as if never tried.
+
+        Idempotency keys stay; what was held with a dead letter goes on waiting for it. What is no dead letter (any
+        more) is passed over.
+        """
+        names = self._reader.names
+        return await self._in_steps(keys, lambda step: Replay(step, names, self._clock()))
+
+    async def discard(self, keys: Iterable[DeliveryKey]) -> Ordered:
+        """Give up deliveries that have not ended: they count as discarded, and a record may end with its last.
+
+        A core that is discarded without its detail frees that to be sent.
+        """
+        names = self._reader.names
+        done = await self._in_steps(keys, lambda step: Discard(step, names, self._clock()))
+        self._chunks_are_loose()
+        return done
+
+    async def _in_steps(self, keys: Iterable[DeliveryKey], operation: Callable[[Keys], Operation[Ordered]]) -> Ordered:
+        """Submit the order a transaction's worth at a time; announce what each step freed."""
+        done: list[Ordered] = []
+        for step in steps(keys):
+            done.append(await self._writer.submit(operation(step)))
+            self._announce(done[-1].ready)
+        return together(done)
+
+
+def steps(keys: Iterable[DeliveryKey]) -> list[Keys]:
+    """The keys of an order, without repetitions, in commit order, about a transaction's worth at a time.
+
+    Those of one record stay together: a core that is given up a step before its detail would let that be sent.
+    """
+    parts: list[list[DeliveryKey]] = []
+    for _, of_record in groupby(sorted(set(keys), key=place_of), key=lambda key: key.record_id):
+        if not parts or len(parts[-1]) >= KEYS_PER_STEP:
+            parts.append([])
+        parts[-1].extend(of_record)
+    return [tuple(part) for part in parts]
