@@ -72,7 +72,7 @@ class S3Destination(DestinationTable):
     object: Annotated[ObjectContent, Choice] = ObjectContent.DETAIL
     """What the object of a large call log holds: its `detail`, or the `whole` call log."""
     token_in_whole: bool = False
-    """Whether a `whole` object of a large call log carries the agent's token, as the SDK's own uploads do."""
+    """With `object = "whole"`: whether each whole carries the agent's token, as the SDK's own uploads do."""
     encoding: Annotated[ObjectEncoding, Choice] = ObjectEncoding.ZSTD
     """`zstd` (as stored in the spool: costs nothing), `gzip`, or `plain` JSON."""
     encryption: Annotated[Encryption, Choice] = Encryption.AES256

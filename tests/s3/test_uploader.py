@@ -104,6 +104,19 @@ async def test_a_whole_is_what_a_function_of_the_bucket_expects(store, made, wee
     assert stored.headers["Metadata"]["raw-bytes"] == str(len(stored.document))
 
 
+@pytest.mark.parametrize("encoding", ObjectEncoding)
+@pytest.mark.parametrize("size", [0, 3 * MEBIBYTE])
+async def test_a_whole_stored_in_one_piece_gets_the_token_as_well(store, made, weed, bucket, encoding, size):
+    """However a call log is stored, the token becomes its last member and every other byte stays as it came."""
+    body = b'{"call_id": "small", "text": "' + b"}" * size + b'"'
+    delivery = await store.small(body + b"} \n", token="agent's")
+    chosen = options(weed, bucket, content=Content.WHOLE, encoding=encoding, token_in_whole=True)
+    assert isinstance(await made(chosen).deliver(delivery), Delivered)
+    (stored,) = await objects(weed, bucket)
+    assert stored.document == body + b',"token":"agent\'s"} \n'
+    assert stored.headers["Metadata"]["raw-bytes"] == str(len(stored.document))
+
+
 async def test_what_can_never_be_an_object_is_refused(store, made, weed, bucket, monkeypatch):
     """A notice is none, and what is larger than S3 takes is refused for its size before anything is sent."""
     uploader = made(options(weed, bucket))

@@ -5,7 +5,6 @@ or compressed again as one gzip member. At most one frame is held, and whatever 
 """
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -14,12 +13,15 @@ from uploaders.bodies import compress, decompress
 from uploaders.deflate import Compressor, fast_gzip
 from uploaders.encoding import Frames
 from uploaders.forms import Piece, pieces_of, raw_bytes_of
+from uploaders.last_member import encoded_member, with_last_member
 from uploaders.s3.options import Content, ObjectEncoding
 
 CONTENT_TYPE = "application/json"
 _CONTENT_ENCODINGS = {ObjectEncoding.ZSTD: "zstd", ObjectEncoding.GZIP: "gzip", ObjectEncoding.PLAIN: None}
 _GZIP_OVERHEAD = 1024
 """More than header and trailer; incompressible input grows by 5 bytes for every 16 KB or more."""
+_FRAME_OVERHEAD = 128
+"""More than a frame of zstd has around its blocks; incompressible input grows by less than 1 in 256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class ObjectBody:
     frames: Frames
     raw_bytes: int
     """The length of the JSON document."""
+    last_member: bytes = b""
+    """What is put in before the last brace of a call log that is stored in one piece, with its comma."""
 
     @property
     def form(self) -> Form:
@@ -45,9 +49,12 @@ class ObjectBody:
 
     @property
     def size_bound(self) -> int:
-        """The object is at most so long. Exact, but for gzip, whose length is known only when it is made."""
+        """The object is at most so long. Exact, but for what is compressed anew: gzip, and what has a `last_member`."""
         if self.encoding is ObjectEncoding.ZSTD:
             fragments = self.delivery.record.fragments
+            if self.last_member:
+                frames = 1 + sum(fragment.chunks for fragment in fragments.values())
+                return self.raw_bytes + self.raw_bytes // 256 + frames * _FRAME_OVERHEAD
             return sum(
                 len(compress(piece)) if isinstance(piece, bytes) else fragments[piece].stored_bytes
                 for piece in self.pieces
@@ -58,7 +65,10 @@ class ObjectBody:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes, in chunks of about a frame. Raises what `frames` raises, and `CorruptPayload`."""
-        if self.encoding is ObjectEncoding.ZSTD:
+        if self.encoding is ObjectEncoding.ZSTD and self.last_member:
+            async for data in self._plain():
+                yield await asyncio.to_thread(compress, data)
+        elif self.encoding is ObjectEncoding.ZSTD:
             async for piece, data in self._stored():
                 yield compress(data) if isinstance(piece, bytes) else data
         elif self.encoding is ObjectEncoding.GZIP:
@@ -77,11 +87,18 @@ class ObjectBody:
             async for frame in self.frames(self.delivery.record, piece):
                 yield piece, frame
 
-    async def _plain(self) -> AsyncIterator[bytes]:
+    def _plain(self) -> AsyncIterator[bytes]:
+        """The JSON document."""
+        decoded = self._decoded()
+        return with_last_member(decoded, self.last_member) if self.last_member else decoded
+
+    async def _decoded(self) -> AsyncIterator[bytes]:
+        """The document as the spool has it."""
         async for piece, data in self._stored():
             yield data if isinstance(piece, bytes) else await asyncio.to_thread(decompress, data)
 
     async def _gzip(self, compressor: Compressor) -> AsyncIterator[bytes]:
+        """The document as one gzip member."""
         async for data in self._plain():
             compressed = await asyncio.to_thread(compressor.compress, data)
             if compressed:
@@ -92,7 +109,7 @@ class ObjectBody:
 def object_body(
     delivery: Delivery, encoding: ObjectEncoding, content: Content, frames: Frames, *, token: str | None = None
 ) -> ObjectBody:
-    """What the object of a delivery holds; a `token` becomes the last member of a whole that is made of fragments.
+    """What the object of a delivery holds; a `token` becomes the last member of its document.
 
     Raises `CorruptPayload` and `BadLocation` as `pieces_of` does.
     """
@@ -100,9 +117,9 @@ def object_body(
     if delivery.form is Form.DETAIL and content is Content.WHOLE:
         stored = replace(delivery, form=Form.WHOLE)
     pieces = pieces_of(stored)
-    raw_bytes = raw_bytes_of(stored)
-    if token is not None and pieces[-1] == b"}":
-        member = f',"token":{json.dumps(token)}}}'.encode()
-        pieces = (*pieces[:-1], member)
-        raw_bytes += len(member) - 1
-    return ObjectBody(stored, pieces, encoding, frames, raw_bytes)
+    member = b"" if token is None else encoded_member("token", token)
+    raw_bytes = raw_bytes_of(stored) + len(member)
+    if pieces[-1] == b"}" and member:
+        # Made of fragments: frames pass as they are stored, with longer glue at the end.
+        return ObjectBody(stored, (*pieces[:-1], member + b"}"), encoding, frames, raw_bytes)
+    return ObjectBody(stored, pieces, encoding, frames, raw_bytes, member)

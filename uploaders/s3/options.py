@@ -65,7 +65,7 @@ class S3Options:
     storage_class: str | None = None
     content: Content = Content.DETAIL
     token_in_whole: bool = False
-    """Whether an object with `content` WHOLE holds the agent's token, as its last member `token`."""
+    """With `content` WHOLE: whether each whole holds the agent's token, as its last member `token`."""
     encoding: ObjectEncoding = ObjectEncoding.ZSTD
     part_bytes: int = DEFAULT_PART_BYTES
     parts_at_once: int = 4
