@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlsplit
 
 from config.addresses import is_loopback
-from config.destinations import Destination, HttpDestination, S3Destination
+from config.destinations import Destination, HttpDestination, PresignedDestination, S3Destination
 from config.masking import names_secret
 from config.settings import Settings
 
@@ -25,8 +25,11 @@ def _of_listeners(settings: Settings) -> Iterator[str]:
 
 
 def _of_destination(destination: Destination, settings: Settings) -> Iterator[str]:
-    if isinstance(destination, HttpDestination):
-        yield from _of_endpoint(destination, settings)
+    if isinstance(destination, HttpDestination | PresignedDestination):
+        yield from _of_endpoint(destination)
+        yield from _of_uploads(destination)
+        if isinstance(destination, HttpDestination):
+            yield from _of_requests(destination, settings)
     elif isinstance(destination, S3Destination):
         yield from _of_bucket(destination)
 
@@ -40,7 +43,7 @@ def _of_bucket(destination: S3Destination) -> Iterator[str]:
         )
 
 
-def _of_endpoint(destination: HttpDestination, settings: Settings) -> Iterator[str]:
+def _of_endpoint(destination: HttpDestination | PresignedDestination) -> Iterator[str]:
     key = f"destinations[{destination.name}]"
     parts = urlsplit(destination.url)
     secret = next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if names_secret(name)), None)
@@ -48,5 +51,21 @@ def _of_endpoint(destination: HttpDestination, settings: Settings) -> Iterator[s
         yield f"{key}.url seems to carry a secret in its query ({secret}); servers write queries into their logs"
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         yield f"{key}.url is not https: tokens and call logs cross the network readable by anyone on the way"
+
+
+def _of_uploads(destination: HttpDestination | PresignedDestination) -> Iterator[str]:
+    """The answer of an address that is asked for in clear may name any place to upload to."""
+    parts = urlsplit(destination.presigned.address_url or "")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        yield (
+            f"destinations[{destination.name}].presigned.address_url is not https: tokens cross the network readable "
+            "by anyone on the way, who could also say where call logs are uploaded to"
+        )
+
+
+def _of_requests(destination: HttpDestination, settings: Settings) -> Iterator[str]:
     if destination.max_request_bytes < settings.split.core_max_bytes:
-        yield f"{key}.max_request_bytes is less than split.core_max_bytes: a core may be too large to be delivered"
+        yield (
+            f"destinations[{destination.name}].max_request_bytes is less than split.core_max_bytes: "
+            "a core may be too large to be delivered"
+        )

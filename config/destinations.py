@@ -6,28 +6,24 @@ alone can add one, a row in `config.shortcuts`.
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationInfo, field_validator
 
 from config.destination_table import DestinationTable, LaneConcurrency, RetrySettings
+from config.endpoint_table import (
+    SEND_PATH,
+    EndpointTable,
+    PresignedSettings,
+    TokenMode,
+    checked_token,
+    has_no_address_url,
+    require_address_url,
+)
+from config.presigned_destination import PresignedDestination
 from config.s3_destination import S3Destination
 from config.too_large import REDUCTIONS, DetailSent, WayOn, WaysOn
-from config.units import MB, MINUTE
-from config.values import Choice, Directory, Duration, Endpoint, Shown, Size, Table, format_path
-
-SEND_PATH = "/send-call-log"
-"""What the SDK replaces in a URL to ask for an upload address."""
-
-
-class TokenMode(StrEnum):
-    """Which token a destination gets."""
-
-    FORWARD = "forward"
-    """The one that the agent sent."""
-    REPLACE = "replace"
-    """The destination's own."""
+from config.units import MB
+from config.values import Choice, Directory, Size
 
 
 class Encoding(StrEnum):
@@ -56,23 +52,6 @@ class Large(StrEnum):
     """In one piece, to an upload address that the endpoint gives."""
 
 
-class PresignedSettings(Table):
-    """How large call logs go through upload addresses."""
-
-    address_url: Endpoint | None = Field(default=None, repr=False)
-    """Where to ask for an upload address; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
-    reference: bool = False
-    """Whether the endpoint is told of each upload; by default not, since the object's arrival starts its processing."""
-    timeout: Duration = 15 * MINUTE
-    """For one upload in all."""
-
-
-def _default_token_mode(
-    checked: dict[str, Any],
-) -> TokenMode:  # Any: pydantic's own type here
-    return TokenMode.REPLACE if checked.get("token") else TokenMode.FORWARD
-
-
 def _default_ways_on(checked: dict[str, Any]) -> tuple[WayOn, ...]:  # Any: pydantic's own type here
     """Who says where upload addresses are asked for, has them."""
     presigned = checked.get("presigned")
@@ -80,22 +59,11 @@ def _default_ways_on(checked: dict[str, Any]) -> tuple[WayOn, ...]:  # Any: pyda
     return (WayOn.PRESIGNED,) if in_two_phases and presigned and presigned.address_url else ()
 
 
-def _has_no_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> bool:  # Any: pydantic's own type
-    """Whether it is neither given nor can be made of the URL."""
-    return presigned.address_url is None and "url" in checked and SEND_PATH not in urlsplit(checked["url"]).path
-
-
-class HttpDestination(DestinationTable):
+class HttpDestination(EndpointTable):
     """An HTTP endpoint that takes call logs."""
 
     type: Literal["http"]
     """`http`: an endpoint that takes call logs as JSON."""
-    url: Endpoint = Field(repr=False)
-    """Where call logs are posted, with its path, such as `https://host/dev/send-call-log`."""
-    token: SecretStr | None = None
-    """Sent as `x-pype-token` in place of the agent's own."""
-    token_mode: Annotated[TokenMode, Choice] = Field(default_factory=_default_token_mode)
-    """`forward` the agent's token or `replace` it; by default `replace` where `token` is set."""
     encoding: Annotated[Encoding, Choice] = Encoding.AUTO
     """`auto` (plain up to 10 KB, the envelope above), `identity`, `gzip`, `zstd` or `envelope`."""
     large: Annotated[Large, Choice] = Large.TWO_PHASE
@@ -109,36 +77,17 @@ class HttpDestination(DestinationTable):
     """For `top_n`: how many of the slowest spans stay."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
     """Requests under way at once, for each lane."""
-    connect_timeout: Duration = 10.0
-    """For establishing a connection, TLS included."""
-    total_timeout: Duration = MINUTE
-    """For one request in all."""
-    ca_file: Annotated[FilePath | None, Shown(format_path)] = None
-    """A PEM file of certificate authorities to trust besides the system's."""
     presigned: PresignedSettings = Field(default_factory=PresignedSettings)
     """How large call logs go through upload addresses."""
     when_too_large: WaysOn = Field(default_factory=_default_ways_on)
     """Where a refused detail goes: `presigned`, then `s3` or reduced to `critical` or `top_n`, then a dead letter.
     By default `presigned` if `presigned.address_url` is set."""
 
-    @field_validator("token")
-    @classmethod
-    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        return checked_token(token)
-
-    @field_validator("token_mode")
-    @classmethod
-    def _replace_needs_a_token(cls, mode: TokenMode, info: ValidationInfo) -> TokenMode:
-        if mode is TokenMode.REPLACE and "token" in info.data and info.data["token"] is None:
-            raise ValueError("needs `token` to be set")
-        return mode
-
     @field_validator("presigned")
     @classmethod
     def _addresses_can_be_asked_for(cls, presigned: PresignedSettings, info: ValidationInfo) -> PresignedSettings:
-        if info.data.get("large") is Large.PRESIGNED and _has_no_address_url(presigned, info.data):
-            advice = f"should be given: it cannot be made of a `url` without {SEND_PATH}"
-            raise PydanticCustomError("conflict", "{advice}", {"field": "address_url", "advice": advice})
+        if info.data.get("large") is Large.PRESIGNED:
+            require_address_url(presigned, info.data)
         return presigned
 
     @field_validator("detail")
@@ -158,7 +107,7 @@ class HttpDestination(DestinationTable):
             raise ValueError('needs `detail = "full"` to reduce what is refused')
         if WayOn.S3 in ways and checked.get("detail") is DetailSent.NONE:
             raise ValueError('needs details to be sent: with `detail = "none"` there are none that could go on')
-        if WayOn.PRESIGNED in ways and "presigned" in checked and _has_no_address_url(checked["presigned"], checked):
+        if WayOn.PRESIGNED in ways and "presigned" in checked and has_no_address_url(checked["presigned"], checked):
             raise ValueError(f"needs `presigned.address_url`: it cannot be made of a `url` without {SEND_PATH}")
         return ways
 
@@ -174,10 +123,17 @@ class FileDestination(DestinationTable):
     """Files written at once, for each lane."""
 
 
-Destination = Annotated[HttpDestination | S3Destination | FileDestination, Field(discriminator="type")]
+Destination = Annotated[
+    HttpDestination | PresignedDestination | S3Destination | FileDestination, Field(discriminator="type")
+]
 """Any configured destination."""
 
-DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (HttpDestination, S3Destination, FileDestination)
+DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (
+    HttpDestination,
+    PresignedDestination,
+    S3Destination,
+    FileDestination,
+)
 """The members of `Destination`, in the order of their documentation."""
 
 
@@ -185,16 +141,6 @@ def type_name(model: type[DestinationTable]) -> str:
     """The word that selects this model: the only value of its `type`."""
     (word,) = model.model_fields["type"].annotation.__args__  # type: ignore[union-attr]  # a Literal has it
     return str(word)
-
-
-def checked_token(token: SecretStr | None) -> SecretStr | None:
-    """A token that can stand in an HTTP header. Raises ValueError, without the token, for any other."""
-    if token is None:
-        return None
-    text = token.get_secret_value()
-    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
-        raise ValueError("should be one or more visible ASCII characters, without blanks around them")
-    return token
 
 
 __all__ = [
@@ -207,6 +153,7 @@ __all__ = [
     "HttpDestination",
     "LaneConcurrency",
     "Large",
+    "PresignedDestination",
     "PresignedSettings",
     "RetrySettings",
     "S3Destination",

@@ -12,6 +12,8 @@ class RouteKind(StrEnum):
 
     ENDPOINT = "endpoint"
     """Takes requests one after the other, so that the deliveries of a call keep their order: http, file."""
+    UPLOADS = "uploads"
+    """Takes every call log whole, through an upload address: presigned."""
     BUCKET = "bucket"
     """Takes objects, which wait for nothing: s3."""
 
@@ -45,7 +47,7 @@ class DestinationRoute:
     large: Large = Large.TWO_PHASE
     """For an endpoint only."""
     referenced: bool = False
-    """With PRESIGNED: whether the endpoint is told of each upload."""
+    """With PRESIGNED, or for UPLOADS: whether the endpoint is told of each upload."""
     detail: Form | None = Form.DETAIL
     """With TWO_PHASE: whether it is sent details in full or reduced; None: it is sent none."""
     overflows: bool = False
@@ -68,6 +70,8 @@ def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple
     for route in destinations:
         if route.kind is RouteKind.BUCKET:
             owed.extend([] if route.notifies in sent_first else _to_bucket(route, stored_as))
+        elif route.kind is RouteKind.UPLOADS:
+            owed.extend(_uploaded(route, Lane.CORE if stored_as is StoredAs.SINGLE else Lane.DETAIL))
         else:
             owed.extend(_to_endpoint(route, stored_as, bucket_of.get(route.name)))
     return tuple(owed)
@@ -77,16 +81,23 @@ def _to_endpoint(route: DestinationRoute, stored_as: StoredAs, bucket: str | Non
     """With a bucket, the endpoint is told of the detail's object instead of being sent the detail."""
     if stored_as is StoredAs.SINGLE:
         yield NewDelivery(route.name, Form.WHOLE, Lane.CORE)
-    elif route.large is not Large.TWO_PHASE:
+    elif route.large is Large.PRESIGNED:
+        yield from _uploaded(route, Lane.DETAIL)
+    elif route.large is Large.WHOLE:
         yield NewDelivery(route.name, Form.WHOLE, Lane.DETAIL)
-        if route.large is Large.PRESIGNED and route.referenced:
-            yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=route.name)
     else:
         yield NewDelivery(route.name, Form.CORE, Lane.CORE)
         if bucket is not None:
             yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=bucket)
         elif route.detail is not None:
             yield NewDelivery(route.name, route.detail, Lane.DETAIL)
+
+
+def _uploaded(route: DestinationRoute, lane: Lane) -> Iterator[NewDelivery]:
+    """The whole, and a notice of it where that is wanted."""
+    yield NewDelivery(route.name, Form.WHOLE, lane)
+    if route.referenced:
+        yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=route.name)
 
 
 def _to_bucket(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDelivery]:

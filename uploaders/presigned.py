@@ -11,27 +11,26 @@ notice after this one), planned only where it is configured; the location that i
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from yarl import URL
 
 from spool.errors import SpoolError
-from spool.records import Delivery, Form
+from spool.records import Delivery, Form, Lane
 from uploaders.answers import judge
 from uploaders.bodies import decompress
 from uploaders.connections import ConnectionOptions, Connections
 from uploaders.forms import pieces_of, raw_bytes_of
 from uploaders.last_member import encoded_member, with_last_member
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
+from uploaders.object_observer import ObjectObserver
 from uploaders.storage_answers import judge_upload
 from uploaders.upload_address import BadAddress, UploadAddress, address_request_url, parse_address
 from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 
 CONTENT_TYPE = "application/json"
 """Exactly so: the address was signed for it."""
-CALL_LOG_FORMS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
-"""In whose stead the whole goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +59,15 @@ class PresignedOptions:
 class PresignedUploader:
     """Delivers to one endpoint's storage. `clock` gives milliseconds since the Unix epoch."""
 
-    def __init__(self, options: PresignedOptions, payloads: PayloadReader, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, options: PresignedOptions, payloads: PayloadReader, clock: Callable[[], int], observer: ObjectObserver
+    ) -> None:
         """Raises `ValueError` for a URL of which none for addresses can be made, `OSError` for a bad `ca_file`."""
         self._options = options
         self._asked_url = options.asked_url
         self._payloads = payloads
         self._clock = clock
+        self._observer = observer
         self._connections = Connections(
             ConnectionOptions(
                 options.ca_file, options.connect_timeout, options.response_timeout, options.upload_timeout
@@ -73,18 +75,16 @@ class PresignedUploader:
         )
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Ask for an address and use it. Whatever form is owed, the whole goes. Errors of the spool pass through."""
-        if delivery.form not in CALL_LOG_FORMS:
+        """Ask for an address and use it. Errors of the spool pass through."""
+        if delivery.form is not Form.WHOLE:
             return Refused(f"an upload address takes no {delivery.form}")
-        whole = replace(delivery, form=Form.WHOLE)
         token, lost = await self._token(delivery)
         if lost:
             return Refused("its own token is no longer stored: set a token for this destination, then requeue it")
         if token is not None and not token.isprintable():
             return Refused("the token has characters that no header may have", Scope.CREDENTIAL)
         try:
-            address = await self._ask(whole, token)
-            return await self._put(whole, token, address) if isinstance(address, UploadAddress) else address
+            return await self._upload(delivery, token)
         except NETWORK_ERRORS as error:
             return outcome_of(error)
 
@@ -101,6 +101,7 @@ class PresignedUploader:
         return token, token is None
 
     async def _ask(self, delivery: Delivery, token: str | None) -> UploadAddress | RetryLater | Refused:
+        """An address for this call log, or why there is none."""
         asked_at = self._clock()
         body = json.dumps({"call_id": delivery.record.call_id, "content_type": CONTENT_TYPE}).encode()
         headers = {"Content-Type": CONTENT_TYPE, "User-Agent": "callspool", "Accept-Encoding": "identity"}
@@ -117,16 +118,25 @@ class PresignedUploader:
         except BadAddress as error:
             return RetryLater(f"get-upload-url: {error}")
 
-    async def _put(self, delivery: Delivery, token: str | None, address: UploadAddress) -> Outcome:
+    async def _upload(self, delivery: Delivery, token: str | None) -> Outcome:
+        """Ask, put, and tell of what arrived."""
+        started = self._clock()
+        address = await self._ask(delivery, token)
+        if not isinstance(address, UploadAddress):
+            return address
         if self._clock() >= address.valid_until:
             return RetryLater("the upload address had expired before it could be used")
         member = encoded_member("token", token) if token is not None else b""
-        document = _Document(self._plain(delivery), member)
-        headers = {
-            "Content-Type": CONTENT_TYPE,
-            "Content-Length": str(raw_bytes_of(delivery) + len(member)),
-            "User-Agent": "callspool",
-        }
+        size = raw_bytes_of(delivery) + len(member)
+        outcome = await self._put(_Document(self._plain(delivery), member), size, address)
+        if isinstance(outcome, Delivered):
+            seconds = (self._clock() - started) / 1000
+            self._observer.object_delivered(delivery.destination, size, seconds, large=delivery.lane is Lane.DETAIL)
+        return outcome
+
+    async def _put(self, document: "_Document", size: int, address: UploadAddress) -> Outcome:
+        """One PUT with its length, so that nothing is sent in chunks: storage servers refuse these."""
+        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size), "User-Agent": "callspool"}
         try:
             answer = await self._connections.request("PUT", URL(address.url, encoded=True), headers, document.chunks())
         except NETWORK_ERRORS:
@@ -137,6 +147,7 @@ class PresignedUploader:
         return judge_upload(answer, address.location, now=self._clock())
 
     async def _plain(self, delivery: Delivery) -> AsyncIterator[bytes]:
+        """The call log as JSON, a frame at a time."""
         for piece in pieces_of(delivery):
             if isinstance(piece, bytes):
                 yield piece

@@ -1,4 +1,4 @@
-"""The metrics of uploads to buckets."""
+"""The metrics of uploads: to buckets, and through upload addresses."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -8,25 +8,25 @@ _DESTINATION = ("destination",)
 
 
 class UploadMetrics:
-    """Counts and times uploads to buckets. Implements the observer of `uploaders.s3`."""
+    """Counts and times uploads. Implements the observers of `uploaders.s3` and of `uploaders.presigned`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._large = Counter(
             "callspool_large_payloads_total",
-            "Objects too large for one request that were delivered to a bucket in parts.",
+            "Details and large wholes that were delivered as objects, to a bucket or through an upload address.",
             _DESTINATION,
             registry=registry,
         )
         self._seconds = Histogram(
             "callspool_upload_seconds",
-            "How long an object took to be sent to a bucket and verified.",
+            "How long an object took to be sent and confirmed, by a bucket or through an upload address.",
             _DESTINATION,
             registry=registry,
             buckets=_UPLOAD_BOUNDS,
         )
         self._bytes = Counter(
             "callspool_upload_bytes_total",
-            "Bytes of the objects that were delivered to a bucket, as they are stored there.",
+            "Bytes of the objects that were delivered, as they are stored there.",
             _DESTINATION,
             registry=registry,
         )
@@ -65,11 +65,11 @@ class UploadMetrics:
         """So many parts were there already."""
         self._parts.labels(destination, "resumed").inc(count)
 
-    def object_delivered(self, destination: str, size: int, seconds: float, *, parts: int) -> None:
-        """An object was sent and verified."""
+    def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:
+        """An object was sent and confirmed."""
         self._seconds.labels(destination).observe(seconds)
         self._bytes.labels(destination).inc(size)
-        if parts > 1:
+        if large:
             self._large.labels(destination).inc()
 
     def uploads_aborted(self, destination: str, count: int, *, failed: int) -> None:

@@ -1,16 +1,20 @@
 """From settings to the options of each part: durations to milliseconds where a part counts in these, no more."""
 
+from dataclasses import replace
+
 from config.destinations import (
     Destination,
     DetailSent,
     FileDestination,
     HttpDestination,
     LaneConcurrency,
+    PresignedDestination,
     RetrySettings,
     S3Destination,
     TokenMode,
     WayOn,
 )
+from config.endpoint_table import EndpointTable
 from config.settings import IntakeSettings, Settings, SplitSettings
 from gateway.assembly.s3_options import s3_route
 from gateway.intake.batch import BatchLimits
@@ -18,7 +22,7 @@ from gateway.intake.decoding import DecodingLimits
 from gateway.intake.examining import SizeRule
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.reading import BodyLimits
-from gateway.routing import DestinationRoute, Large
+from gateway.routing import DestinationRoute, Large, RouteKind
 from spool.records import Form, Lane
 from spool.store import SpoolOptions
 from uploaders.encoding import Encoding
@@ -83,13 +87,11 @@ def size_rule(split: SplitSettings, compression_level: int) -> SizeRule:
     )
 
 
-def http_options(destination: HttpDestination) -> HttpOptions:
-    """How to reach an endpoint."""
+def posting_options(destination: EndpointTable) -> HttpOptions:
+    """How to post to an endpoint: what all of them have."""
     return HttpOptions(
         url=destination.url,
         token=_own_token(destination),
-        encoding=Encoding(destination.encoding),
-        max_request_bytes=destination.max_request_bytes,
         ca_file=destination.ca_file,
         connect_timeout=destination.connect_timeout,
         response_timeout=destination.total_timeout,
@@ -97,7 +99,16 @@ def http_options(destination: HttpDestination) -> HttpOptions:
     )
 
 
-def presigned_options(destination: HttpDestination) -> PresignedOptions:
+def http_options(destination: HttpDestination) -> HttpOptions:
+    """How to post call logs to an endpoint."""
+    return replace(
+        posting_options(destination),
+        encoding=Encoding(destination.encoding),
+        max_request_bytes=destination.max_request_bytes,
+    )
+
+
+def presigned_options(destination: HttpDestination | PresignedDestination) -> PresignedOptions:
     """How to reach an endpoint that gives upload addresses."""
     return PresignedOptions(
         url=destination.url,
@@ -110,11 +121,12 @@ def presigned_options(destination: HttpDestination) -> PresignedOptions:
     )
 
 
-def _own_token(destination: HttpDestination) -> str | None:
+def _own_token(destination: EndpointTable) -> str | None:
+    """The destination's own token, where it replaces the agents'."""
     return destination.token.get_secret_value() if replaces_token(destination) and destination.token else None
 
 
-def replaces_token(destination: HttpDestination) -> bool:
+def replaces_token(destination: EndpointTable) -> bool:
     """Whether all requests carry the destination's own token."""
     return destination.token_mode is TokenMode.REPLACE
 
@@ -139,6 +151,13 @@ def destination_route(destination: Destination) -> DestinationRoute:
                 referenced=destination.presigned.reference,
                 detail=_FORM_OF_DETAILS[destination.detail],
                 overflows=WayOn.S3 in destination.when_too_large,
+                forwards_token=not replaces_token(destination),
+            )
+        case PresignedDestination():
+            return DestinationRoute(
+                destination.name,
+                RouteKind.UPLOADS,
+                referenced=destination.presigned.reference,
                 forwards_token=not replaces_token(destination),
             )
         case S3Destination():

@@ -3,15 +3,13 @@
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
 
-from config.destinations import Destination, FileDestination, HttpDestination, Large, S3Destination
+from config.endpoint_table import EndpointTable
 from config.settings import Settings
 from gateway.admin.observers import Observers
 from gateway.assembly import options
-from gateway.assembly.s3_options import s3_options
-from gateway.assembly.too_large import ladder, reduction, takes_uploads
+from gateway.assembly.too_large import ladder
+from gateway.assembly.uploaders import UploaderFactory
 from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchRunner
 from gateway.intake.budget import MemoryBudget
@@ -29,12 +27,7 @@ from gateway.intake.uploads import UploadDesk
 from gateway.intake.workers import Workers
 from gateway.service import Service, Watchers
 from spool.store import Spool
-from uploaders.by_size import BySizeUploader
 from uploaders.dispatcher import DestinationPlan, Dispatcher
-from uploaders.file import FileUploader
-from uploaders.http import HttpUploader
-from uploaders.presigned import PresignedUploader
-from uploaders.uploader import Uploader
 
 INTAKE_THREADS = 2
 """Threads that decode, hash and split large bodies: as many as there are cores on the smallest machines."""
@@ -65,12 +58,13 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
 
 
 def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> Dispatcher:
+    uploaders = UploaderFactory(spool, settings.spool.dir.absolute(), watchers.metrics, now)
     plans = {
         destination.name: DestinationPlan(
-            uploader=_build_uploader(destination, settings, spool, watchers),
+            uploader=uploaders.make(destination),
             policy=options.retry_policy(destination.retry),
             concurrency=options.concurrency(destination.concurrency),
-            shared_token=isinstance(destination, HttpDestination) and options.replaces_token(destination),
+            shared_token=isinstance(destination, EndpointTable) and options.replaces_token(destination),
             when_too_large=ladder(destination, settings.destinations),
             type=destination.type,
         )
@@ -79,27 +73,6 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> D
     observer = Observers(watchers.metrics, watchers.events)
     # Jitter needs no unpredictability, only spread.
     return Dispatcher(spool, plans, now, random.random, observer)
-
-
-def _build_uploader(destination: Destination, settings: Settings, spool: Spool, watchers: Watchers) -> Uploader:
-    match destination:
-        case HttpDestination():
-            return _build_http_uploader(destination, settings.spool.dir.absolute(), spool)
-        case S3Destination():
-            # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
-            from uploaders.s3.uploader import S3Uploader  # noqa: PLC0415  # see above
-
-            return S3Uploader(s3_options(destination), spool, spool.ledger, now, watchers.metrics.uploads)
-        case FileDestination():
-            return FileUploader(destination.path.absolute(), spool)
-
-
-def _build_http_uploader(destination: HttpDestination, scratch: Path, spool: Spool) -> Uploader:
-    http_options = replace(options.http_options(destination), reduction=reduction(destination, scratch))
-    posting = HttpUploader(http_options, spool, now)
-    if destination.large is not Large.PRESIGNED and not takes_uploads(destination):
-        return posting
-    return BySizeUploader(posting, PresignedUploader(options.presigned_options(destination), spool, now))
 
 
 def _build_intake(

@@ -57,8 +57,8 @@ def count_everything(metrics: Metrics) -> None:
     metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=False)
     metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=True)
     metrics.uploads.parts_resumed("s3", 3)
-    metrics.uploads.object_delivered("s3", 40_000_000, 2.0, parts=5)
-    metrics.uploads.object_delivered("s3", 1_000, 0.1, parts=1)
+    metrics.uploads.object_delivered("s3", 40_000_000, 2.0, large=True)
+    metrics.uploads.object_delivered("s3", 1_000, 0.1, large=False)
     metrics.uploads.uploads_aborted("s3", 2, failed=1)
     metrics.uploads.read_back("s3", 1_000)
 

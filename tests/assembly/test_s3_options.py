@@ -5,9 +5,9 @@ from dataclasses import fields
 import pytest
 from pydantic import SecretStr
 
-from config.destinations import HttpDestination
+from config.destinations import HttpDestination, PresignedDestination
 from config.s3_destination import S3Destination
-from gateway.assembly.options import destination_route, presigned_options
+from gateway.assembly.options import destination_route, posting_options, presigned_options
 from gateway.assembly.s3_options import s3_options
 from gateway.routing import Large, RouteKind
 from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
@@ -77,12 +77,28 @@ def test_a_bucket_has_its_place_in_the_plan() -> None:
     assert destination_route(bucket(object="whole", token_in_whole=True)).forwards_token
 
 
-def test_an_endpoint_that_gives_addresses_is_reached_as_its_settings_say() -> None:
+@pytest.mark.parametrize("kind", ["http", "presigned"])
+def test_an_endpoint_that_gives_addresses_is_reached_as_its_settings_say(kind: str) -> None:
     """Addresses are asked for with the endpoint's own token, time-outs and authorities."""
     presigned = {"address_url": "https://host/x", "timeout": "2m", "reference": True}
-    settings = endpoint(large="presigned", token=SecretStr("t"), total_timeout="5s", presigned=presigned)
+    given = {"url": URL, "token": SecretStr("t"), "total_timeout": "5s", "presigned": presigned}
+    settings = endpoint(large="presigned", **given) if kind == "http" else uploads(**given)
     options = presigned_options(settings)
     assert (options.url, options.asked_url, options.token) == (URL, "https://host/x", "t")
     assert (options.response_timeout, options.upload_timeout) == (5.0, 120.0)
     route = destination_route(settings)
-    assert (route.large, route.referenced, route.forwards_token) == (Large.PRESIGNED, True, False)
+    assert (route.referenced, route.forwards_token) == (True, False)
+    assert (route.kind, route.large) == (
+        (RouteKind.ENDPOINT, Large.PRESIGNED) if kind == "http" else (RouteKind.UPLOADS, Large.TWO_PHASE)
+    )
+    notices = posting_options(settings)
+    assert (notices.url, notices.token, notices.total_timeout) == (URL, "t", 5.0)
+
+
+def test_what_is_uploaded_carries_the_agents_token() -> None:
+    """So it is kept, unless the destination has one of its own."""
+    assert destination_route(uploads(url=URL)).forwards_token
+
+
+def uploads(**settings: object) -> PresignedDestination:
+    return PresignedDestination.model_validate({"name": "a", "type": "presigned", **settings})

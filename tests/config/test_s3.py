@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from config.destinations import HttpDestination, S3Destination
+from config.destinations import S3Destination
 from config.loader import load
 from config.s3_destination import Encryption, ObjectContent, ObjectEncoding
 from config.units import MIB
@@ -60,6 +60,7 @@ def test_beside_an_endpoint_the_bucket_of_the_variable_notifies_it() -> None:
         (HTTP.format(name="a") + HTTP.format(name="b"), None),
         (HTTP.format(name="a") + HTTP.format(name="endpoint"), "endpoint"),
         (HTTP.format(name="a") + 'large = "presigned"\n', None),
+        (HTTP.format(name="a").replace('"http"', '"presigned"'), None),
         (HTTP.format(name="a") + S3.format(name="s3") + 'notify = "none"\n', None),
         (HTTP.format(name="a") + S3.format(name="s3"), "a"),
     ],
@@ -177,22 +178,3 @@ def test_a_bucket_over_a_readable_line_is_allowed_with_a_caution(url: str, said:
     """Signatures protect credentials, not call logs; on this machine there is nobody on the way."""
     cautions = load(None, {**BUCKET, "CALLSPOOL_S3_ENDPOINT_URL": url}).cautions
     assert any("destinations[s3].endpoint_url is not https" in each for each in cautions) is said
-
-
-def http(**fields: object) -> HttpDestination:
-    return HttpDestination.model_validate({"name": "a", "type": "http", "large": "presigned", **fields})
-
-
-def test_upload_addresses_are_asked_for_where_they_can_be() -> None:
-    """The address to ask at is made of the endpoint's URL; where it cannot be, it is to be given."""
-    assert http(url="https://host/dev/send-call-log").presigned.address_url is None
-    given = http(url="https://host/x", presigned={"address_url": "https://host/y"})
-    assert given.presigned.address_url == "https://host/y"
-    assert http(url="https://host/x", large="whole").presigned.reference is False
-
-
-def test_an_endpoint_that_cannot_be_asked_for_addresses_is_a_problem(write_file: WriteFile) -> None:
-    """The setting that is missing is named."""
-    text = HTTP.format(name="a").replace("send-call-log", "logs") + 'large = "presigned"\n'
-    found = problems(write_file(text))
-    assert "/send-call-log" in found["destinations[a].presigned.address_url"].advice

@@ -9,6 +9,8 @@ ENDPOINT = DestinationRoute("endpoint")
 WHOLE = DestinationRoute("endpoint", large=Large.WHOLE)
 PRESIGNED = DestinationRoute("endpoint", large=Large.PRESIGNED)
 REFERENCED = DestinationRoute("endpoint", large=Large.PRESIGNED, referenced=True)
+UPLOADS = DestinationRoute("endpoint", RouteKind.UPLOADS)
+TOLD_OF_UPLOADS = DestinationRoute("endpoint", RouteKind.UPLOADS, referenced=True)
 LONE_BUCKET = DestinationRoute("bucket", RouteKind.BUCKET)
 BUCKET = DestinationRoute("bucket", RouteKind.BUCKET, notifies="endpoint")
 OTHER = DestinationRoute("other")
@@ -29,6 +31,11 @@ def to(name: str, form: Form, lane: Lane, **more: object) -> NewDelivery:
         ([WHOLE], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([REFERENCED], [to("endpoint", Form.WHOLE, Lane.CORE)]),
+        ([UPLOADS], [to("endpoint", Form.WHOLE, Lane.CORE)]),
+        (
+            [TOLD_OF_UPLOADS],
+            [to("endpoint", Form.WHOLE, Lane.CORE), to("endpoint", Form.NOTICE, Lane.CORE, after="endpoint")],
+        ),
         ([LONE_BUCKET], [to("bucket", Form.WHOLE, Lane.CORE, ordered=False)]),
         ([BUCKET, ENDPOINT], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([ENDPOINT, OTHER], [to("endpoint", Form.WHOLE, Lane.CORE), to("other", Form.WHOLE, Lane.CORE)]),
@@ -61,6 +68,11 @@ def test_a_record_in_one_piece_goes_whole_and_at_once(
             [to("endpoint", Form.CORE, Lane.CORE), to("endpoint", Form.DETAIL, Lane.DETAIL)],
         ),
         ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        ([UPLOADS], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        (
+            [TOLD_OF_UPLOADS],
+            [to("endpoint", Form.WHOLE, Lane.DETAIL), to("endpoint", Form.NOTICE, Lane.CORE, after="endpoint")],
+        ),
         (
             [REFERENCED],
             [

@@ -17,6 +17,7 @@ from tests.uploaders.building import ACCEPTED_AT, Payloads
 from uploaders.file import FileUploader
 from uploaders.http import HttpOptions, HttpUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader
+from uploaders.s3.observer import SilentObserver
 from uploaders.s3.uploader import S3Uploader
 from uploaders.uploader import Uploader
 
@@ -86,7 +87,8 @@ async def _presigned(payloads: Payloads) -> AsyncIterator[Subject]:
             return list({json.loads(body)["call_id"]: body for _, body in endpoint.put}.values())
 
         uploader, unreachable = (
-            PresignedUploader(PresignedOptions(url), payloads, lambda: ACCEPTED_AT) for url in (endpoint.url, _nobody())
+            PresignedUploader(PresignedOptions(url), payloads, lambda: ACCEPTED_AT, SilentObserver())
+            for url in (endpoint.url, _nobody())
         )
         yield Subject(uploader, frozenset({Form.WHOLE}), arrived, unreachable)
 

@@ -2,12 +2,14 @@
 
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from spool.errors import CorruptPayload
-from spool.records import Form, Fragment
+from spool.records import Form, Fragment, Lane
 from tests.s3.building import MEBIBYTE, client_of, objects
+from tests.s3.hearing import Heard
 from tests.s3.presigning import presigning
 from tests.s3.servers import free_ports
 from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
@@ -20,8 +22,8 @@ WHOLE = b'{"call_id": "call-1", "n": 1.10,' + REST + b',"token":"' + TOKEN.encod
 
 
 @asynccontextmanager
-async def an_uploader(url, payloads, clock=lambda: ACCEPTED_AT, **options):
-    uploader = PresignedUploader(PresignedOptions(url, **options), payloads, clock)
+async def an_uploader(url, payloads, clock=lambda: ACCEPTED_AT, heard=None, **options):
+    uploader = PresignedUploader(PresignedOptions(url, **options), payloads, clock, heard or Heard())
     try:
         yield uploader
     finally:
@@ -205,20 +207,37 @@ async def test_both_requests_go_through_the_proxy_of_the_environment(monkeypatch
 def test_authorities_that_cannot_be_read_are_told_at_once(tmp_path):
     """A missing `ca_file` is found when the uploader is made."""
     with pytest.raises(OSError, match="No such file"):
-        PresignedUploader(PresignedOptions("http://h/send-call-log", ca_file=tmp_path / "no.pem"), Payloads(), int)
+        PresignedUploader(
+            PresignedOptions("http://h/send-call-log", ca_file=tmp_path / "no.pem"), Payloads(), int, Heard()
+        )
 
 
 async def test_what_cannot_go_this_way_is_refused():
-    """A notice is no call log, a token that is gone cannot be sent, and one that no header takes neither."""
+    """Only wholes go, a token that is gone cannot be sent, and one that no header takes neither."""
     payloads, delivery = a_large_one()
-    notice = a_delivery(delivery.record, Form.NOTICE)
     async with an_uploader("http://127.0.0.1:1/send-call-log", payloads) as uploader:
-        assert isinstance(await uploader.deliver(notice), Refused)
+        for form in (Form.NOTICE, Form.CORE, Form.DETAIL):
+            outcome = await uploader.deliver(a_delivery(delivery.record, form))
+            assert outcome == Refused(f"an upload address takes no {form}")
         payloads.tokens[7] = "two\nlines"
         assert (await uploader.deliver(delivery)).scope is Scope.CREDENTIAL
         payloads.tokens.clear()
         assert (await uploader.deliver(delivery)).scope is Scope.RECORD
         assert isinstance(await uploader.deliver(a_delivery()), RetryLater)
+
+
+@pytest.mark.parametrize(("lane", "large"), [(Lane.DETAIL, True), (Lane.CORE, False)])
+async def test_what_arrived_is_told_with_its_size(lane, large):
+    """Only a confirmed upload is told of, with the bytes that lie there and whether it came in the detail lane."""
+    payloads, delivery = a_large_one()
+    heard = Heard()
+    async with presigning() as endpoint, an_uploader(endpoint.url, payloads, heard=heard) as uploader:
+        endpoint.put_status = 500
+        await uploader.deliver(replace(delivery, lane=lane))
+        assert heard.sizes == []
+        endpoint.put_status = 200
+        await uploader.deliver(replace(delivery, lane=lane))
+    assert heard.sizes == [(len(WHOLE), large)]
 
 
 async def test_a_real_storage_takes_the_upload(weed, bucket):

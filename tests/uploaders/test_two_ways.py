@@ -4,8 +4,11 @@ import pytest
 
 from spool.records import Delivery, Form, Lane
 from tests.uploaders.building import a_delivery
-from uploaders.by_size import BySizeUploader
+from uploaders.two_ways import TwoWaysUploader
 from uploaders.uploader import Delivered, Outcome
+
+LARGE = frozenset({Lane.DETAIL})
+EVERYTHING = frozenset(Lane)
 
 
 class Noting:
@@ -27,27 +30,30 @@ class Noting:
 
 
 @pytest.mark.parametrize(
-    ("form", "lane", "is_large"),
+    ("form", "lane", "uploaded_by"),
     [
-        (Form.WHOLE, Lane.DETAIL, True),
-        (Form.WHOLE, Lane.CORE, False),
-        (Form.CORE, Lane.CORE, False),
-        (Form.DETAIL, Lane.DETAIL, False),
-        (Form.NOTICE, Lane.CORE, False),
+        (Form.WHOLE, Lane.DETAIL, {LARGE, EVERYTHING}),
+        (Form.WHOLE, Lane.CORE, {EVERYTHING}),
+        (Form.CORE, Lane.CORE, set()),
+        (Form.DETAIL, Lane.DETAIL, set()),
+        (Form.NOTICE, Lane.CORE, set()),
     ],
 )
-async def test_only_a_large_whole_goes_by_the_second(form: Form, lane: Lane, is_large: bool) -> None:
-    """Notices, small ones, and what was split before the setting was changed go by the first."""
-    small, large = Noting(), Noting()
+@pytest.mark.parametrize("lanes", [LARGE, EVERYTHING], ids=["large", "everything"])
+async def test_only_wholes_of_these_lanes_are_uploaded(
+    form: Form, lane: Lane, uploaded_by: set[frozenset[Lane]], lanes: frozenset[Lane]
+) -> None:
+    """Notices, and what was split before the setting was changed, are posted."""
+    posting, uploading = Noting(), Noting()
     delivery = a_delivery(form=form, lane=lane)
-    assert await BySizeUploader(small, large).deliver(delivery) == Delivered()
-    assert (large if is_large else small).delivered == [delivery]
-    assert (small if is_large else large).delivered == []
+    assert await TwoWaysUploader(posting, uploading, lanes).deliver(delivery) == Delivered()
+    used, unused = (uploading, posting) if lanes in uploaded_by else (posting, uploading)
+    assert (used.delivered, unused.delivered) == ([delivery], [])
 
 
 async def test_both_are_closed_whatever_happens() -> None:
     """A connection that cannot be closed keeps no other open."""
-    small, large = Noting(fails=True), Noting()
+    posting, uploading = Noting(fails=True), Noting()
     with pytest.raises(OSError, match="stuck"):
-        await BySizeUploader(small, large).close()
-    assert (small.closed, large.closed) == (True, True)
+        await TwoWaysUploader(posting, uploading, LARGE).close()
+    assert (posting.closed, uploading.closed) == (True, True)

@@ -2,8 +2,10 @@
 
 from typing import Protocol
 
+from uploaders.object_observer import ObjectObserver
 
-class S3Observer(Protocol):
+
+class S3Observer(ObjectObserver, Protocol):
     """Hears what the uploader does. Sizes in bytes, durations in seconds."""
 
     def part_sent(self, destination: str, size: int, seconds: float, *, repeated: bool) -> None:
@@ -12,10 +14,6 @@ class S3Observer(Protocol):
 
     def parts_resumed(self, destination: str, count: int) -> None:
         """An upload went on: so many parts were there already and were not sent again."""
-        ...
-
-    def object_delivered(self, destination: str, size: int, seconds: float, *, parts: int) -> None:
-        """An object was sent, in so many parts, and verified."""
         ...
 
     def uploads_aborted(self, destination: str, count: int, *, failed: int) -> None:
@@ -36,7 +34,7 @@ class SilentObserver:
     def parts_resumed(self, destination: str, count: int) -> None:
         """Nothing."""
 
-    def object_delivered(self, destination: str, size: int, seconds: float, *, parts: int) -> None:
+    def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:
         """Nothing."""
 
     def uploads_aborted(self, destination: str, count: int, *, failed: int) -> None:

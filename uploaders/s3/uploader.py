@@ -10,7 +10,7 @@ no ACLs, no versioning of its own.
 from collections.abc import Callable
 from contextlib import aclosing
 
-from spool.records import Delivery, Form
+from spool.records import Delivery, Form, Lane
 from uploaders.s3.attributes import Attributes
 from uploaders.s3.bodies import CONTENT_TYPE, ObjectBody, object_body
 from uploaders.s3.bucket import Bucket
@@ -77,7 +77,7 @@ class S3Uploader:
         except S3Failure as failure:
             return failure.outcome
         seconds = (self._clock() - started) / 1000
-        self._observer.object_delivered(delivery.destination, sent.size, seconds, parts=sent.parts)
+        self._observer.object_delivered(delivery.destination, sent.size, seconds, large=delivery.lane is Lane.DETAIL)
         return Delivered(location=f"s3://{self._bucket.name}/{target.key}")
 
     async def close(self) -> None:
