@@ -72,14 +72,20 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date; raise `SchemaTooNew` for one that a newer callspool wrote."""
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     migrations = dict(_migrations())
-    if found > max(migrations):
+    newest = newest_version()
+    if found > newest:
         raise SchemaTooNew(
-            f"the spool's schema has version {found}, this callspool knows up to {max(migrations)}; "
+            f"the spool's schema has version {found}, this callspool knows up to {newest}; "
             "run the callspool that wrote it or a newer one (nothing was changed)"
         )
     for version in sorted(migrations):
         if version > found:
             connection.executescript(migrations[version])
+
+
+def newest_version() -> int:
+    """The version of the schema that this callspool writes."""
+    return max(version for version, _ in _migrations())
 
 
 def _migrations() -> Iterator[tuple[int, str]]:

@@ -17,6 +17,10 @@ from spool.errors import SpoolLocked, UnsuitableDirectory
 
 DATABASE_NAME = "spool.db"
 LOCK_NAME = "spool.lock"
+STAGING_NAME = "staging"
+"""Where bodies are kept that are still coming in; what a killed process left there is removed at the next start."""
+ASIDE_PREFIX = "aside-"
+"""What the directories are called into which damaged databases are moved."""
 
 NETWORK_FILE_SYSTEMS = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "coda", "glusterfs", "lustre", "beegfs", "gfs2",
@@ -94,6 +98,25 @@ def _in_container() -> bool:
     return (
         Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() or "KUBERNETES_SERVICE_HOST" in os.environ
     )
+
+
+def is_owned(directory: Path) -> bool:
+    """Whether a process owns the spool in this directory at the moment. Changes nothing."""
+    try:
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UnsuitableDirectory(
+            f"cannot open {directory / LOCK_NAME}: {error.strerror}; do this as the user that the gateway runs as"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class DirectoryLock:

@@ -8,15 +8,26 @@
 - A dead letter blocks nobody, but a detail whose core is dead is held with it, and so is a notice whose object is.
 """
 
+import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from spool import statements
 from spool.records import DeliveryState, Form, Lane, NewDelivery
+from spool.rows import Row
 from spool.statements import HELD_FOR_CORE
 from spool.transaction import Transaction
 
 _DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
+
+
+class Asked(Protocol):
+    """What the order is asked of: a transaction, or a connection that only reads."""
+
+    def execute(self, statement: str, parameters: Row | Mapping[str, object] = (), /) -> sqlite3.Cursor:
+        """Run one statement."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +49,18 @@ def planned(new: NewDelivery, destination_ids: Mapping[str, int]) -> Sibling:
     return Sibling(destination_ids[new.destination], new.form, new.lane, DeliveryState.READY, new.ordered, after, None)
 
 
-def siblings_of(transaction: Transaction, record_id: int) -> list[Sibling]:
+def siblings_of(transaction: Asked, record_id: int) -> list[Sibling]:
     """All deliveries of a record."""
-    return [
-        Sibling(destination_id, Form(form), Lane(lane), DeliveryState(state), bool(ordered), after, held_for)
-        for destination_id, form, lane, state, ordered, after, held_for in transaction.execute(
-            statements.DELIVERIES_OF_RECORD, (record_id,)
-        )
-    ]
+    return [sibling_of(row) for row in transaction.execute(statements.DELIVERIES_OF_RECORD, (record_id,))]
 
 
-def place(
-    transaction: Transaction, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]
-) -> DeliveryState:
+def sibling_of(row: Row) -> Sibling:
+    """A delivery as the order sees it, from the columns of `statements.DELIVERIES_OF_RECORD`."""
+    destination_id, form, lane, state, ordered, after, held_for = row
+    return Sibling(destination_id, Form(form), Lane(lane), DeliveryState(state), bool(ordered), after, held_for)
+
+
+def place(transaction: Asked, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
     """Where a delivery that has not been sent belongs: READY, WAITING, or HELD with a dead one of its own record."""
     state = place_in_record(one, record)
     follows = state is DeliveryState.READY and one.ordered and one.form is not Form.NOTICE
@@ -77,7 +87,7 @@ def _goes_first(other: Sibling, one: Sibling) -> bool:
     return own_core and (one.form is Form.NOTICE or (one.ordered and one.form in _DETAILS))
 
 
-def _earlier_queued(transaction: Transaction, call_id: str, record_id: int, one: Sibling) -> bool:
+def _earlier_queued(transaction: Asked, call_id: str, record_id: int, one: Sibling) -> bool:
     earlier = transaction.execute(
         statements.EARLIER_QUEUED,
         {"call_id": call_id, "record_id": record_id, "destination": one.destination_id, "lane": one.lane},

@@ -15,6 +15,11 @@ RECORD_WIDTH = 12
 _decode_fragments = msgspec.json.Decoder(dict[Fragment, tuple[int, int, int]]).decode
 
 
+def decode_fragments(text: str) -> dict[Fragment, StoredFragment]:
+    """What the `fragments` column says. Raises `msgspec.DecodeError` for what this spool would not have written."""
+    return {name: StoredFragment(*sizes) for name, sizes in _decode_fragments(text).items()}
+
+
 def encode_fragments(fragments: Mapping[Fragment, StoredFragment]) -> str:
     """As the `fragments` column holds them: chunks, raw bytes and stored bytes of each, in the order of chunks."""
     return ",".join(
@@ -25,7 +30,7 @@ def encode_fragments(fragments: Mapping[Fragment, StoredFragment]) -> str:
 def record_of(row: Row, spool_id: str) -> Record:
     """The record in the first `RECORD_WIDTH` columns."""
     record_id = row[0]
-    fragments = {name: StoredFragment(*sizes) for name, sizes in _decode_fragments(row[11]).items()}
+    fragments = decode_fragments(row[11])
     return Record(
         record_id, uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9],
         row[10], fragments,

@@ -1,12 +1,14 @@
-"""The command line: `callspool run`, `check-config`, `status`, `show`, `s3 setup`, `s3 check`, `version`.
+"""The command line: `callspool run`, `check-config`, `status`, `show`, `s3 setup`, `s3 check`, `fsck`, `version`.
 
-`run`, `check-config` and `s3` read the configuration; `status` and `show` ask a running gateway through its admin API.
+`run`, `check-config`, `s3` and `fsck` read the configuration; `status` and `show` ask a running gateway through its
+admin API.
 """
 
 import click
 
 from gateway.cli.check_config import check_config
 from gateway.cli.exits import EPILOG
+from gateway.cli.fsck import fsck
 from gateway.cli.run import run
 from gateway.cli.s3 import s3
 from gateway.cli.show import show
@@ -20,5 +22,5 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, s3, version):
+for _command in (run, check_config, status, show, s3, fsck, version):
     main.add_command(_command)

@@ -16,10 +16,12 @@ class Exit(IntEnum):
     """No gateway answers at the admin address."""
     UNKNOWN_CALL = 4
     """The spool knows no call of this id."""
+    UNSOUND = 5
+    """The spool has something that needs attention."""
 
 
 EPILOG = (
     "Exit codes: 0 all is well; 1 the command did not succeed; 2 the command line or the configuration is wrong; "
-    "3 no gateway answers at the admin address; 4 the spool knows no such call."
+    "3 no gateway answers at the admin address; 4 the spool knows no such call; 5 the spool needs attention."
 )
 """Stands at the end of the help."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.intake.workers import Workers
+from spool.directory import STAGING_NAME
 from spool.records import Buffer
 
 _SUFFIX = ".staged"
@@ -143,7 +144,7 @@ class StagingArea:
 
 def prepare_directory(spool_directory: Path) -> Path:
     """Make the staging directory of a spool, empty it of what a killed process left, and return its path."""
-    directory = spool_directory / "staging"
+    directory = spool_directory / STAGING_NAME
     directory.mkdir(mode=0o700, exist_ok=True)
     for leftover in directory.glob(f"*{_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,109 @@
+"""`callspool fsck`: whether everything in a spool is as it should be."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain, output, plain, table
+from gateway.cli.progress_bar import progress_bar
+from gateway.cli.spool_directory import spool_directory, spool_option
+from spool.directory import is_owned
+from spool.errors import SpoolError
+from spool.fsck import Finding, Severity, check
+
+SHOWN_OF_A_KIND = 10
+"""More of the same are counted, and listed with --json."""
+
+_STYLES = {Severity.NOTE: "dim", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
+_WORST_FIRST = list(reversed(Severity))
+
+
+class FindingReport(msgspec.Struct, frozen=True):
+    """A finding as JSON."""
+
+    severity: str
+    kind: str
+    where: str
+    text: str
+    advice: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All of a check as JSON."""
+
+    directory: str
+    gateway_running: bool
+    sound: bool
+    """Whether nothing needs attention: notes may be there."""
+    findings: tuple[FindingReport, ...]
+
+
+@click.command(short_help="Check everything in a spool, changing nothing.")
+@click.argument("directory", required=False, type=click.Path(path_type=Path, file_okay=False))
+@spool_option
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
+def fsck(directory: Path | None, file: Path | None, *, as_json: bool) -> None:
+    """Check everything in a spool: files, pages, payloads, deliveries, their order, and the books.
+
+    Nothing is changed, and a gateway may be running. DIRECTORY is the configured spool, unless another one is named.
+    """
+    spool = spool_directory(directory, file)
+    try:
+        live = is_owned(spool)
+        with progress_bar() as tell:
+            findings = check(spool, tell)
+    except SpoolError as error:
+        complain(f"{error}.")
+        raise SystemExit(Exit.USAGE) from None
+    sound = all(finding.severity is Severity.NOTE for finding in findings)
+    if as_json:
+        click.echo(_as_json(spool, findings, live=live, sound=sound))
+    else:
+        output().print(describe(spool, findings, live=live))
+    if not sound:
+        raise SystemExit(Exit.UNSOUND)
+
+
+def describe(directory: Path, findings: Sequence[Finding], *, live: bool) -> RenderableType:
+    """The findings as a table, the worst first, and below it what to do about each kind."""
+    headline = plain(f"{directory}  ", "bold").append(*_verdict(findings))
+    if live:
+        headline.append("  (a gateway is running)", "dim")
+    if not findings:
+        return headline
+    ordered = sorted(findings, key=lambda each: (_WORST_FIRST.index(each.severity), each.kind))
+    shown = table("How bad", "What", "Where", "Finding")
+    advised = table("What", "What to do")
+    for kind, group in groupby(ordered, key=lambda each: each.kind):
+        alike = list(group)
+        style = _STYLES[alike[0].severity]
+        for each in alike[:SHOWN_OF_A_KIND]:
+            shown.add_row(plain(each.severity, style), plain(kind, style), plain(each.where), plain(each.text))
+        if len(alike) > SHOWN_OF_A_KIND:
+            left = plain(f"and {len(alike) - SHOWN_OF_A_KIND:,} more like these", "dim")
+            shown.add_row(plain(alike[0].severity, style), plain(kind, style), left, Text())
+        advised.add_row(plain(kind, style), plain(alike[0].advice))
+    return Group(headline, Text(), shown, Text(), advised)
+
+
+def _verdict(findings: Sequence[Finding]) -> tuple[str, str]:
+    errors = sum(each.severity is Severity.ERROR for each in findings)
+    warnings = sum(each.severity is Severity.WARNING for each in findings)
+    if errors:
+        return f"not sound: {errors:,} {'error' if errors == 1 else 'errors'}", "bold red"
+    if warnings:
+        return f"needs attention: {warnings:,} {'warning' if warnings == 1 else 'warnings'}", "bold yellow"
+    return "sound", "bold green"
+
+
+def _as_json(directory: Path, findings: Sequence[Finding], *, live: bool, sound: bool) -> str:
+    reports = tuple(
+        FindingReport(each.severity.value, each.kind.value, each.where, each.text, each.advice) for each in findings
+    )
+    return msgspec.json.format(msgspec.json.encode(Report(str(directory), live, sound, reports))).decode()

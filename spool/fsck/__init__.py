@@ -1,0 +1,75 @@
+"""`check`: whether everything in a spool is as it should be, without changing a byte of it.
+
+Works beside a running gateway and where none runs, also on what a crash or a damaged disk left. Whatever it meets
+becomes a finding; it raises only where there is no spool to look at.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from spool.directory import DATABASE_NAME, is_owned
+from spool.errors import UnsuitableDirectory
+from spool.fsck.books import check_books
+from spool.fsck.chunks import check_frames, check_layout, check_readable
+from spool.fsck.deliveries import check_deliveries
+from spool.fsck.files import check_files
+from spool.fsck.findings import RULES, Finding, Kind, Rule, Severity
+from spool.fsck.inspection import Inspection, Tell, inspecting
+from spool.fsck.structure import DAMAGE, check_pages, check_version, unreadable
+
+__all__ = ["RULES", "Finding", "Kind", "Rule", "Severity", "Tell", "check"]
+
+BOOKS = "records, deliveries and counters"
+
+
+def check(directory: Path, tell: Tell = lambda _what, _done, _total: None) -> tuple[Finding, ...]:
+    """All findings about the spool in `directory`; none for a sound one.
+
+    `tell` hears of progress. Raises `UnsuitableDirectory` where there is no spool, or it may not be looked into.
+    """
+    live = is_owned(directory)
+    if not (directory / DATABASE_NAME).exists():
+        raise UnsuitableDirectory(f"there is no spool in {directory}: {DATABASE_NAME} is missing")
+    findings = list(check_files(directory, live=live))
+    try:
+        with inspecting(directory, live=live, tell=tell) as inspection:
+            findings += _check_database(inspection)
+    except sqlite3.Error as error:
+        findings.append(unreadable("database", error))
+    if is_owned(directory) != live:
+        raise UnsuitableDirectory(f"a gateway started or stopped in {directory} meanwhile; check again")
+    return tuple(findings)
+
+
+def _check_database(inspection: Inspection) -> list[Finding]:
+    other_version = check_version(inspection)
+    if other_version is not None:
+        return [other_version]
+    findings: list[Finding] = []
+    layout = None
+    inspection.tell(BOOKS, 0, 0)
+    # One snapshot, so that the figures of a running gateway agree with each other.
+    inspection.connection.execute("BEGIN")
+    try:
+        findings += _readable("deliveries", lambda: check_deliveries(inspection))
+        findings += _readable("books", lambda: check_books(inspection))
+        layout = check_readable(inspection, findings)
+    finally:
+        with suppress(sqlite3.Error):  # a snapshot of a damaged database may be gone already
+            inspection.connection.execute("COMMIT")
+    inspection.tell(BOOKS, 1, 1)
+    if layout is not None:
+        findings += check_layout(layout, live=inspection.live)
+        findings += check_frames(inspection, layout)
+    findings += _readable("pages", lambda: check_pages(inspection))
+    return findings
+
+
+def _readable(what: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """What was found until the database could not be read on."""
+    try:
+        yield from look()
+    except DAMAGE as error:
+        yield unreadable(what, error)

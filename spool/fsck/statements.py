@@ -1,0 +1,48 @@
+"""What a check asks of the database, named; all of it reads only."""
+
+from spool.statements import COUNTER_COLUMNS
+
+META = "SELECT name FROM meta"
+LARGEST_RECORD = "SELECT max(record_id) FROM records"
+SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
+
+OPEN_RECORDS = (
+    "SELECT record_id, call_id, first_chunk, fragments, stored_bytes FROM records WHERE settled_at IS NULL "
+    "ORDER BY first_chunk"
+)
+CHUNK_IDS = "SELECT chunk_id FROM chunks ORDER BY chunk_id"
+CHUNKS_BETWEEN = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN ? AND ? ORDER BY chunk_id"
+LOOSE = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk"
+
+# All of a record's deliveries lie side by side, so this needs no sorting.
+DELIVERIES = (
+    "SELECT d.record_id, r.call_id, r.record_id IS NULL, r.settled_at IS NOT NULL, d.destination_id, "
+    "n.name, d.form, d.lane, d.state, d.ordered, d.after_destination_id, d.held_for, d.settled_at, d.attempts "
+    "FROM deliveries d LEFT JOIN records r USING (record_id) LEFT JOIN destinations n USING (destination_id) "
+    "ORDER BY d.record_id"
+)
+OPEN_WITHOUT_DELIVERY = (
+    "SELECT record_id, call_id FROM records r WHERE settled_at IS NULL AND NOT EXISTS "
+    "(SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND +d.state <= 3)"
+)
+
+COUNTERS = f"SELECT destination_id, lane, {COUNTER_COLUMNS} FROM counters"
+DESTINATIONS = "SELECT destination_id, name FROM destinations"
+COUNTED = (
+    "SELECT d.destination_id, d.lane, d.state, count(*), sum(r.raw_bytes) FROM deliveries d "
+    "JOIN records r USING (record_id) GROUP BY d.destination_id, d.lane, d.state"
+)
+
+TOKENS = "SELECT token_id, uses FROM tokens"
+TOKEN_USES = (
+    "SELECT token_id, count(*) FROM (SELECT token_id FROM records UNION ALL SELECT token_id FROM uploads) "
+    "WHERE token_id IS NOT NULL GROUP BY token_id"
+)
+WITHOUT_TOKEN = (
+    "SELECT record_id, call_id FROM records r WHERE token_id IS NOT NULL AND NOT EXISTS "
+    "(SELECT 1 FROM tokens t WHERE t.token_id = r.token_id)"
+)
+STRAY_PARTS = (
+    "SELECT DISTINCT p.record_id, p.destination_id, p.form FROM multipart_parts p LEFT JOIN multiparts m "
+    "USING (record_id, destination_id, form) WHERE m.record_id IS NULL"
+)
