@@ -108,6 +108,13 @@ class AdminSettings(Table):
 
     listen: Listen = ListenAddress("127.0.0.1", 7718)
     """Where metrics, health and the status page are served."""
+    token: SecretStr | None = None
+    """Required from whoever gives orders or reads call logs here, as a bearer; without it, only this machine may."""
+
+    @field_validator("token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        return checked_token(token)
 
 
 class SpoolSettings(Table):

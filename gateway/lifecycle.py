@@ -58,6 +58,7 @@ class Blueprint(Protocol):
     """A gateway that is still to be built."""
 
     admin: Listen
+    admin_token: str | None
     stop_rule: StopRule
     clock: Clock
     watchers: Watchers
@@ -152,8 +153,16 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _admin(self) -> AsyncIterator[None]:
         watchers, listen = self._blueprint.watchers, self._blueprint.admin
-        sources = Sources(self._stats, self._trace, self._destinations, lambda: self._lifecycle, self._blueprint.clock)
-        runner = web.AppRunner(build_admin_app(sources, watchers.metrics, watchers.events), access_log=None)
+        sources = Sources(
+            self._stats,
+            self._trace,
+            self._destinations,
+            lambda: self._lifecycle,
+            lambda: self._service.desk if self._service else None,
+            self._blueprint.clock,
+        )
+        app = build_admin_app(sources, watchers.metrics, watchers.events, self._blueprint.admin_token)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, listen.host, listen.port, shutdown_timeout=1.0)

@@ -9,6 +9,7 @@ from gateway.admin.metrics import Metrics
 from gateway.intake.calls import OpenCalls
 from gateway.intake.gate import Gate
 from gateway.intake.server import IntakeServer
+from gateway.orders.desk import OrderDesk
 from spool.store import Spool
 from uploaders.dispatcher import Dispatcher
 from uploaders.uploader import DestinationStatus
@@ -31,6 +32,7 @@ class Service:
     intake: IntakeServer
     gate: Gate
     calls: OpenCalls
+    desk: OrderDesk
     executor: ThreadPoolExecutor
 
     def destinations(self) -> tuple[DestinationStatus, ...]:

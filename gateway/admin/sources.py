@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.orders.desk import OrderDesk
 from spool.figures import SpoolStats, TracedRecord
 from uploaders.uploader import DestinationStatus
 
@@ -55,6 +56,14 @@ class DestinationSource(Protocol):
         ...
 
 
+class DeskSource(Protocol):
+    """Knows where orders are taken."""
+
+    def __call__(self) -> OrderDesk | None:
+        """The desk; None while the spool is not open."""
+        ...
+
+
 class LifecycleSource(Protocol):
     """Reads the phase of the gateway."""
 
@@ -69,10 +78,11 @@ Clock = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Everything that the admin side reads."""
+    """Everything that the admin side reads, and whom it takes orders to."""
 
     spool: SpoolSource
     trace: TraceSource
     destinations: DestinationSource
     lifecycle: LifecycleSource
+    desk: DeskSource
     clock: Clock

@@ -14,6 +14,7 @@ class Assembly:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.admin = Listen(settings.admin.listen.host, settings.admin.listen.port)
+        self.admin_token = settings.admin.token.get_secret_value() if settings.admin.token else None
         self.stop_rule = StopRule(settings.shutdown.deadline, settings.shutdown.quiet, settings.shutdown.call_max_age)
         self.clock = now
         self.watchers = Watchers(Metrics(), RecentEvents(now))

@@ -25,6 +25,7 @@ from gateway.intake.staging import StagingArea, prepare_directory
 from gateway.intake.tokens import IntakeToken
 from gateway.intake.uploads import UploadDesk
 from gateway.intake.workers import Workers
+from gateway.orders.desk import OrderDesk
 from gateway.service import Service, Watchers
 from spool.store import Spool
 from uploaders.dispatcher import DestinationPlan, Dispatcher
@@ -54,7 +55,7 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
         await spool.close()
         raise
     spool.listener = dispatcher.offer
-    return Service(spool, dispatcher, intake, gate, calls, executor)
+    return Service(spool, dispatcher, intake, gate, calls, OrderDesk(spool.orders, now), executor)
 
 
 def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> Dispatcher:

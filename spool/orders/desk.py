@@ -39,6 +39,11 @@ class Orders:
         self._announce = announce
         self._chunks_are_loose = chunks_are_loose
 
+    @property
+    def spool_id(self) -> str:
+        """What this spool is called in the ids of its records."""
+        return self._reader.names.spool_id
+
     async def find(self, selection: Selection, *, limit: int, after: DeliveryKey | None = None) -> Page:
         """The next page of what `selection` takes, in commit order; at most `limit` deliveries are looked at."""
         return await find(self._reader, selection, limit, after)

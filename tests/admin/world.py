@@ -7,6 +7,7 @@ from gateway.admin.app import build_admin_app
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.sources import Lifecycle, Phase, Sources
+from gateway.orders.desk import OrderDesk
 from spool.errors import SpoolError
 from spool.figures import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
 from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
@@ -70,12 +71,14 @@ class World:
     lifecycle: Lifecycle = RUNNING
     calls: Mapping[str, tuple[TracedRecord, ...]] = field(default_factory=dict)
     trace_error: SpoolError | None = None
+    desk: OrderDesk | None = None
+    token: str | None = None
     now: int = NOW
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
         self.events = RecentEvents(lambda: self.now)
-        self.app = build_admin_app(self.sources, self.metrics, self.events)
+        self.app = build_admin_app(self.sources, self.metrics, self.events, self.token)
 
     @property
     def sources(self) -> Sources:
@@ -84,6 +87,7 @@ class World:
             trace=self._trace,
             destinations=lambda: self.destinations,
             lifecycle=lambda: self.lifecycle,
+            desk=lambda: self.desk,
             clock=lambda: self.now,
         )
 

@@ -1,0 +1,166 @@
+"""Orders about dead letters over a real socket, to a real spool."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spool.records import Delivered, DeliveryState, Lane
+from tests.admin.desk import Desk, at_the_desk
+from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, states
+
+DEAD, HELD, READY, WAITING, DISCARDED = (
+    DeliveryState.DEAD,
+    DeliveryState.HELD,
+    DeliveryState.READY,
+    DeliveryState.WAITING,
+    DeliveryState.DISCARDED,
+)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[Desk]:
+    async with at_the_desk(tmp_path, aiohttp_client) as made:
+        yield made
+
+
+async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(desk: Desk) -> None:
+    """The list tells which call, where to, what, why, since when, how often it failed and how large it is."""
+    await desk.buried("call 1", reason="HTTP 400: token=hush is wrong")
+    desk.clock.now += HOUR
+    (letter,) = (await desk.list())["deliveries"]
+    assert letter["key"] == f"{letter['record_id']}/core/{ENDPOINT}"
+    assert letter["idempotency_key"] == f"{letter['record_id']}-core"
+    told = ("call_id", "destination", "form", "state", "reason", "attempts", "age_seconds", "bytes")
+    document = b'{"base": 1,"derived": 1}'
+    expected = ("call 1", ENDPOINT, "core", "dead", "HTTP 400: token=*** is wrong", 0, 3600.0, len(document))
+    assert tuple(letter[name] for name in told) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        pytest.param({}, ["a", "b", "c"], id="all"),
+        pytest.param({"destination": BUCKET}, ["c"], id="destination"),
+        pytest.param({"destination": "nobody"}, [], id="unknown destination"),
+        pytest.param({"form": "core"}, ["a", "b"], id="form"),
+        pytest.param({"reason": "http 400"}, ["a", "c"], id="reason"),
+        pytest.param({"older_than": "1800"}, ["a"], id="older"),
+        pytest.param({"newer_than": "1800"}, ["b", "c"], id="newer"),
+        pytest.param({"target": "b"}, ["b"], id="call"),
+        pytest.param({"state": "held"}, ["a", "b"], id="held with its core"),
+        pytest.param({"state": ["dead", "queued"], "target": "a"}, ["a", "a"], id="several states"),
+    ],
+)
+async def test_filters_narrow_the_list(desk: Desk, query: dict[str, Any], found: list[str]) -> None:
+    """Each filter alone selects what it says, in commit order."""
+    await desk.buried("a", reason="HTTP 400: no")
+    desk.clock.now += HOUR
+    await desk.buried("b", reason="HTTP 413")
+    await desk.buried("c", OBJECT, reason="HTTP 400")
+    assert [one["call_id"] for one in (await desk.list(**query))["deliveries"]] == found
+
+
+async def test_a_record_or_one_of_its_deliveries_can_be_named(desk: Desk) -> None:
+    """A record id stands for all its deliveries, a key for one; another spool's ids are calls that nobody knows."""
+    letter = await desk.buried("a")
+    uid = letter.record.uid
+    both = {"state": ["dead", "held"]}
+    assert len((await desk.list(target=uid, **both))["deliveries"]) == 2
+    assert len((await desk.list(target=f"{uid}/detail", **both))["deliveries"]) == 1
+    assert len((await desk.list(target=f"{uid}/core/{ENDPOINT}", **both))["deliveries"]) == 1
+    assert (await desk.list(target=f"{uid}/core/{BUCKET}", **both))["deliveries"] == []
+    assert (await desk.list(target="00000000-1", **both))["deliveries"] == []
+
+
+async def test_pages_join_to_the_whole_list(desk: Desk) -> None:
+    """The cursor of one page begins the next; pages are bounded, and none is lost or shown twice."""
+    for number in range(7):
+        await desk.buried(f"c{number}", reason="even" if number % 2 == 0 else "odd")
+    for query in ({}, {"reason": "even"}):
+        seen, cursor, pages = [], "", 0
+        while cursor is not None:
+            page = await desk.list(limit=2, **query, **({"cursor": cursor} if cursor else {}))
+            assert len(page["deliveries"]) <= 2
+            seen += [one["call_id"] for one in page["deliveries"]]
+            cursor, pages = page["cursor"], pages + 1
+        assert seen == [f"c{number}" for number in range(0, 7, 2 if query else 1)]
+        assert pages == 4
+
+
+async def test_an_order_is_carried_out_step_by_step(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is bounded and durable; the cursor leads through all of them, and a dry run changes nothing."""
+    monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
+    for number in range(5):
+        await desk.buried(f"c{number}")
+    for dry_run, done in ((True, 0), (False, 5)):
+        steps, cursor = [], None
+        while not steps or cursor is not None:
+            steps.append(await desk.order("replay", dry_run=dry_run, **({"cursor": cursor} if cursor else {})))
+            cursor = steps[-1]["cursor"]
+        assert [step["matched"] for step in steps] == [2, 2, 1]
+        assert sum(step["done"] for step in steps) == done
+        assert sum(step["matched_bytes"] for step in steps) == 5 * len(b'{"base": 1,"derived": 1}')
+    assert await states(desk.spool, "c3") == [READY, WAITING]
+
+
+async def test_an_order_that_broke_off_goes_on_when_it_is_given_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step did stays done; the same order from its beginning finds only what is left."""
+    monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
+    for number in range(3):
+        await desk.buried(f"c{number}")
+    first = await desk.order("replay")
+    again = await desk.order("replay")
+    assert [(step["matched"], step["done"]) for step in (first, again)] == [(2, 2), (1, 1)]
+
+
+async def test_discarding_a_core_discards_what_is_held_with_it(desk: Desk) -> None:
+    """The detail of a discarded core is not sent to an endpoint that never had the core."""
+    await desk.buried("a")
+    assert await states(desk.spool, "a") == [DEAD, HELD]
+    step = await desk.order("discard", {"target": "a"})
+    assert (step["matched"], step["done"]) == (1, 2)
+    assert await states(desk.spool, "a") == [DISCARDED, DISCARDED]
+    assert all(lane.unaccounted == 0 for lane in desk.spool.stats().lanes.values())
+
+
+async def test_what_is_replayed_goes_in_the_order_of_its_call(desk: Desk) -> None:
+    """Of two dead letters of a call the later one waits for the earlier one, with the keys that they had."""
+    letters = [await desk.buried("a", reason="x") for _ in range(2)]
+    await desk.order("replay")
+    (first,) = (await desk.spool.due(ENDPOINT, Lane.CORE, now=NOW, limit=9)).deliveries
+    freed = await desk.spool.settle(first, Delivered())
+    keys = [first.idempotency_key, *(one.idempotency_key for one in freed if one.lane is Lane.CORE)]
+    assert keys == [letter.idempotency_key for letter in letters]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("replay", b"{", "truncated"),
+        ("replay", b"{}", "select"),
+        ("replay", b'{"select": {"states": ["lost"]}}', "there is no state 'lost': say ready"),
+        ("replay", b'{"select": {"form": "half"}}', "there is no form 'half': say whole"),
+        ("replay", b'{"select": {"older_than": 1e99}}', "is no span of time"),
+        ("replay", b'{"select": {"detination": "x"}}', "detination"),
+        ("replay", b'{"select": {}, "cursor": "x"}', "the cursor 'x' is not one"),
+    ],
+)
+async def test_an_order_that_cannot_be_meant_is_refused(desk: Desk, name: str, body: bytes, said: str) -> None:
+    """Nothing is guessed: a wrong word is named, with the right ones, and nothing changes."""
+    await desk.buried("a")
+    headers = {"Content-Type": "application/json"}
+    answer = await desk.client.post(f"/api/orders/{name}", data=body, headers=headers)
+    document = await answer.json()
+    assert (answer.status, document["error"]["code"]) == (400, "bad_request")
+    assert said in document["error"]["message"]
+    assert (await states(desk.spool, "a"))[0] is DEAD
+
+
+async def test_an_order_that_is_too_long_is_refused(desk: Desk) -> None:
+    """An order is bounded like everything else."""
+    answer = await desk.client.post("/api/orders/replay", json={"select": {"reason": "x" * 70_000}})
+    assert (answer.status, (await answer.json())["error"]["code"]) == (413, "too_large")
