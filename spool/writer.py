@@ -33,6 +33,7 @@ from spool.disk_space import DiskSpace
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.requests import Group, Request, fail, resolve
 from spool.transaction import Operation, Result, Transaction
+from spool.write_points import WritePoint, reach
 
 GROUP_LIGHT_OPERATIONS = 512
 GROUP_HEAVY_BYTES = 4 << 20
@@ -172,9 +173,12 @@ class Writer:
         started = time.perf_counter()
         try:
             self.transaction.begin([request.call_id for request in group if request.call_id is not None])
+            reach(WritePoint.BEGUN, group)
             for request in group:
                 request.result = request.operation(self.transaction)
+            reach(WritePoint.WRITTEN, group)
             self.transaction.commit()
+            reach(WritePoint.COMMITTED, group)
         except SQLITE_ERRORS as error:
             return self._set_back(error)
         except Exception as error:  # noqa: BLE001  # whatever an operation raises belongs to whoever submitted it
@@ -242,7 +246,9 @@ class Writer:
 
     def _reset_log(self) -> None:
         try:
+            reach(WritePoint.RESETTING)
             self._checkpointer.reset(self.transaction.connection, self.log_bytes)
+            reach(WritePoint.RESET)
         except SQLITE_ERRORS as error:
             if distrusts_disk(error):
                 self.failure = f"resetting the log failed: {error}"

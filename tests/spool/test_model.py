@@ -1,0 +1,348 @@
+"""The spool against its model: random posts, attempts, orders, crashes and restarts; both agree on all of it."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from spool.records import (
+    Accepted,
+    Bury,
+    Delivered,
+    Delivery,
+    DeliveryKey,
+    DeliveryState,
+    Divert,
+    Form,
+    Fragment,
+    Hold,
+    Lane,
+    NewDelivery,
+    RetryAt,
+    Settlement,
+)
+from spool.store import Spool, SpoolOptions
+from spool.write_points import WritePoint
+from tests.budget import budgeted
+from tests.spool.building import (
+    BUCKET,
+    CORE,
+    DETAIL,
+    ENDPOINT,
+    HOUR,
+    NOTICE,
+    OBJECT,
+    WHOLE,
+    Clock,
+    Commits,
+    a_record,
+    maintained,
+    rows,
+    without_maintenance,
+)
+from tests.spool.crash_images import Camera
+from tests.spool.model import Kept, Model
+from tests.spool.test_payloads import decoded
+
+T = TypeVar("T")
+CALLS = ("a", "b")
+LARGE_WHOLE = NewDelivery(ENDPOINT, Form.WHOLE, Lane.DETAIL)
+REDUCED = NewDelivery(ENDPOINT, Form.REDUCED, Lane.DETAIL)
+PLANS = ((WHOLE,), (CORE, DETAIL), (CORE, OBJECT, NOTICE), (OBJECT,), (LARGE_WHOLE,))
+DIVERSIONS = ((OBJECT, NOTICE), (REDUCED,), (LARGE_WHOLE,))
+TOKENS = (None, "t", "u")
+DESTINATIONS = (ENDPOINT, BUCKET)
+FOR_EVER = 1000 * HOUR
+EXPIRE_AFTER = 5 * HOUR
+LARGE = 5 << 20
+
+crashes = st.sampled_from([None, None, None, WritePoint.BEGUN, WritePoint.WRITTEN, WritePoint.COMMITTED])
+some = st.integers(0, 30)
+camera = Camera()
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    """Whatever is done to the spool is done to the model."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.root = Path(tempfile.mkdtemp())
+        self.loop = asyncio.new_event_loop()
+        self.clock, self.model, self.runs = Clock(), Model(), 0
+        self.directory = self.root / "0"
+        self.attempted: dict[DeliveryKey, Delivery] = {}
+        """Whatever was ever handed out: an attempt may end after an order, or a restart."""
+        self.run(self.open())
+
+    def teardown(self) -> None:
+        try:
+            self.run(self.payloads_are_there())
+            self.run(maintained(self.spool))
+            self.books_are_right()
+            self.run(self.spool.close())
+        finally:
+            self.loop.close()
+            shutil.rmtree(self.root)
+
+    def run(self, work: Awaitable[T]) -> T:
+        async def within() -> T:
+            async with asyncio.timeout(60):
+                return await work
+
+        return self.loop.run_until_complete(within())
+
+    async def open(self) -> None:
+        options = SpoolOptions(
+            self.directory, duplicate_window=FOR_EVER, receipts_keep=FOR_EVER, expire_after=EXPIRE_AFTER
+        )
+        self.spool = await Spool.open(options, DESTINATIONS, self.clock, Commits())
+        await without_maintenance(self.spool)
+
+    def write(self, crash: WritePoint | None, work: Callable[[], Awaitable[T]], became: Callable[[T], None]) -> None:
+        """Do it to the spool. `became` does it to the model, unless a crash came before it was durable."""
+        self.runs += 1
+        image = self.root / str(self.runs)
+        if crash is None:
+            became(self.run(work()))
+            return
+        with camera.armed(crash, self.directory, image):
+            result = self.run(work())
+        if crash is WritePoint.COMMITTED or not camera.pictures:
+            became(result)
+        if camera.pictures:
+            self.run(self.spool.close())
+            shutil.rmtree(self.directory)
+            self.directory = image
+            self.run(self.open())
+
+    # What agents do
+
+    @rule(
+        call_id=st.sampled_from(CALLS), plan=st.sampled_from(PLANS), token=st.sampled_from(TOKENS),
+        event=st.sampled_from(["call_started", "call_ended"]), large=st.integers(0, 12).map(lambda one: one == 0),
+        crash=crashes,
+    )  # fmt: skip
+    def post(
+        self, call_id: str, plan: tuple[NewDelivery, ...], token: str | None, event: str, large: bool,
+        crash: WritePoint | None,
+    ) -> None:  # fmt: skip
+        body = os.urandom(LARGE if large else 8 + len(self.model.records))
+        self.accept(call_id, event, os.urandom(32), body, plan, token, crash)
+
+    @precondition(lambda self: self.model.records)
+    @rule(which=some, crash=crashes)
+    def post_again(self, which: int, crash: WritePoint | None) -> None:
+        old = self.model.records[which % len(self.model.records)]
+        self.accept(old.call_id, old.event, old.digest, old.body, (WHOLE,), old.token, crash)
+
+    def accept(
+        self, call_id: str, event: str, digest: bytes, body: bytes, plan: tuple[NewDelivery, ...], token: str | None,
+        crash: WritePoint | None,
+    ) -> None:  # fmt: skip
+        new = a_record(
+            call_id, *plan, body=body, event=event, digest=digest, token=token,
+            superseded_by="call_ended" if event == "call_started" else None,
+        )  # fmt: skip
+        original = self.model.original_of(call_id, event, digest)
+        superseded = event == "call_started" and any(
+            (one.call_id, one.event) == (call_id, "call_ended") for one in self.model.records
+        )
+        record = Kept(
+            len(self.model.records) + 1, call_id, event, digest, token, self.clock.now, body, superseded
+        )  # fmt: skip
+
+        def became(accepted: Accepted) -> None:
+            assert accepted.duplicate is (original is not None)
+            if original is None:
+                assert accepted.superseded is superseded
+                self.model.accept(record, plan, self.clock.now)
+            self.handed_out(accepted.ready)
+
+        self.write(crash, lambda: self.spool.accept(new), became)
+
+    # What destinations do
+
+    def handed_out(self, deliveries: tuple[Delivery, ...]) -> None:
+        """Whatever the spool hands out may be sent, by the model too."""
+        for delivery in deliveries:
+            one = self.model.find(delivery.key)
+            assert one is not None
+            assert one.state is DeliveryState.READY
+            self.attempted[delivery.key] = delivery
+
+    def settle(self, which: int, crash: WritePoint | None, settlement: Callable[[Delivery], Settlement]) -> None:
+        delivery = list(self.attempted.values())[which % len(self.attempted)]
+        done, token = settlement(delivery), self.model.records[delivery.record.record_id - 1].token
+
+        def became(freed: tuple[Delivery, ...]) -> None:
+            before = self.model.find(delivery.key)
+            place = (delivery.destination, delivery.lane)
+            self.model.settle(delivery.key, done, token, self.clock.now)
+            if before is not None and self.model.find(delivery.key) is not before:
+                self.model.moved_on.append(place)
+            self.handed_out(freed)
+
+        self.write(crash, lambda: self.spool.settle(delivery, done), became)
+
+    @precondition(lambda self: self.attempted)
+    @rule(which=some, crash=crashes)
+    def deliver(self, which: int, crash: WritePoint | None) -> None:
+        self.settle(which, crash, lambda _: Delivered("somewhere"))
+
+    @precondition(lambda self: self.attempted)
+    @rule(which=some, crash=crashes, kind=st.integers(0, 3))
+    def fail(self, which: int, crash: WritePoint | None, kind: int) -> None:
+        later = self.clock.now + HOUR
+        kinds: tuple[Callable[[Delivery], Settlement], ...] = (
+            lambda _: RetryAt(later, "500"),
+            lambda _: RetryAt(later, "503", counted=False),
+            lambda delivery: Hold("401", delivery.record.token_id),
+            lambda _: Bury("400"),
+        )
+        self.settle(which, crash, kinds[kind])
+
+    @precondition(lambda self: any(key.form is Form.DETAIL for key in self.attempted))
+    @rule(which=some, crash=crashes, to=st.sampled_from(DIVERSIONS), keep=st.booleans())
+    def move_on(self, which: int, crash: WritePoint | None, to: tuple[NewDelivery, ...], keep: bool) -> None:
+        details = [key for key in self.attempted if key.form is Form.DETAIL and key.destination == ENDPOINT]
+        if details:
+            chosen = list(self.attempted).index(details[which % len(details)])
+            self.settle(chosen, crash, lambda _: Divert("413", to, keep))
+
+    # What operators and time do
+
+    @precondition(lambda self: any(record.owed for record in self.model.records))
+    @rule(chosen=st.lists(some, min_size=1, max_size=3), crash=crashes, discard=st.booleans())
+    def order(self, chosen: list[int], crash: WritePoint | None, discard: bool) -> None:
+        known = [
+            DeliveryKey(record.number, one.plan.destination, one.plan.form) for record, one in self.model.each()
+        ]  # fmt: skip
+        keys = sorted(
+            {known[one % len(known)] for one in chosen}, key=lambda key: (key.record_id, key.destination, key.form)
+        )
+
+        def replayed(ready: tuple[Delivery, ...]) -> None:
+            self.model.replay(keys, self.clock.now)
+            self.handed_out(ready)
+
+        def discarded(freed: tuple[Delivery, ...]) -> None:
+            those = [one for key in keys if (one := self.model.find(key)) is not None and not one.state.ended]
+            self.model.give_up(those, DeliveryState.DISCARDED)
+            self.handed_out(freed)
+
+        if discard:
+            self.write(crash, lambda: self.spool.discard(keys), discarded)
+        else:
+            self.write(crash, lambda: self.spool.replay(keys), replayed)
+
+    @rule(destination=st.sampled_from(DESTINATIONS), held_for=st.sampled_from(["shared", "t", "u"]), crash=crashes)
+    def release(self, destination: str, held_for: str, crash: WritePoint | None) -> None:
+        token_ids = {one.record.token_id for one in self.attempted.values()} - {None}
+        of_token = {self.run(self.spool.token(one)): one for one in token_ids if one is not None}
+        if held_for != "shared" and held_for not in of_token:
+            return
+        token_id = None if held_for == "shared" else of_token[held_for]
+
+        def became(freed: tuple[Delivery, ...]) -> None:
+            self.model.release(destination, held_for)
+            self.handed_out(freed)
+
+        self.write(crash, lambda: self.spool.release(destination, token_id), became)
+
+    @rule(hours=st.integers(1, 4))
+    def time_passes(self, hours: int) -> None:
+        self.clock.now += hours * HOUR
+        self.run(maintained(self.spool))
+        too_old = self.clock.now - EXPIRE_AFTER
+        those = [one for record, one in self.model.each() if record.accepted_at < too_old and one.state.queued]
+        self.model.give_up(those, DeliveryState.EXPIRED)
+
+    @rule()
+    def restart(self) -> None:
+        self.run(self.spool.close())
+        self.run(self.open())
+
+    # What must hold
+
+    @invariant()
+    def places_are_right(self) -> None:
+        """Every acknowledged record is where the model has it, and what is due is what may be sent, in order."""
+        for call_id in CALLS:
+            found = [
+                {(one.destination, one.form): (one.state, one.attempts) for one in record.deliveries}
+                for record in self.run(self.spool.trace(call_id))
+            ]
+            assert found == [
+                {(one.plan.destination, one.plan.form): (one.state, one.attempts) for one in record.owed}
+                for record in self.model.records
+                if record.call_id == call_id
+            ]
+        for destination in DESTINATIONS:
+            for lane in Lane:
+                page = self.run(self.spool.due(destination, lane, now=self.clock.now, limit=1000)).deliveries
+                assert [(one.record.record_id, one.form) for one in page] == self.due_by_the_model(destination, lane)
+                self.handed_out(page)
+
+    def due_by_the_model(self, destination: str, lane: Lane) -> list[tuple[int, Form]]:
+        due = [
+            (record.number, one.plan.form)
+            for record, one in self.model.each()
+            if (one.plan.destination, one.plan.lane, one.state) == (destination, lane, DeliveryState.READY)
+            and one.due_at <= self.clock.now
+        ]
+        return sorted(due)
+
+    @invariant()
+    def books_are_right(self) -> None:
+        """The counters are what the model counts."""
+        lanes = {key: counts for key, counts in self.spool.stats().lanes.items() if counts.owed}
+        assert lanes == {key: counts for key, counts in self.model.counts().items() if counts.owed}
+
+    async def payloads_are_there(self) -> None:
+        """Whatever has not ended can be read, and is what was posted; of the rest nothing is left but receipts."""
+        tokens = set()
+        for call_id in CALLS:
+            kept = [record for record in self.model.records if record.call_id == call_id]
+            for record, traced in zip(kept, await self.spool.trace(call_id), strict=True):
+                if record.over:
+                    continue
+                tokens.add(record.token)
+                frames = [frame async for frame in self.spool.frames(traced.record, Fragment.BODY)]
+                assert decoded(b"".join(frames)) == record.body
+        await maintained(self.spool)
+        assert rows(self.directory, "SELECT count(*) FROM tokens WHERE uses > 0") == [(len(tokens - {None}),)]
+        open_chunks = sum(-(-len(record.body) // (1 << 20)) for record in self.model.records if not record.over)
+        assert rows(self.directory, "SELECT count(*) FROM chunks") == [(open_chunks,)]
+        assert self.spool.stats().unaccounted == 0
+
+
+CHECKS = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
+
+
+def test_the_spool_does_what_its_model_does() -> None:
+    """Some runs of the model; `make prove` has many."""
+    sized = settings(max_examples=15, stateful_step_count=30, deadline=None, suppress_health_check=CHECKS)
+    run_state_machine_as_test(SpoolMachine, settings=sized)
+
+
+@pytest.mark.prove
+def test_the_spool_does_what_its_model_does_for_long() -> None:
+    """Many more and longer runs of the same."""
+    examples = budgeted(small=15, full=400)
+    sized = settings(max_examples=examples, stateful_step_count=60, deadline=None, suppress_health_check=CHECKS)
+    run_state_machine_as_test(SpoolMachine, settings=sized)
