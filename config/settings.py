@@ -53,6 +53,15 @@ class LogFormat(StrEnum):
     """Coloured text."""
 
 
+class WhenFull(StrEnum):
+    """What is done about a call log that the spool's quota has no room for."""
+
+    REFUSE = "refuse"
+    """It is answered 507; everything that is in the spool stays."""
+    EXPIRE_DETAILS = "expire_details"
+    """The oldest details are given up for it, counted as expired; never a core."""
+
+
 def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own type here
     """16 MiB, or a smaller memory budget: who sets only the budget need not know of this setting."""
     budget: int = checked.get("memory_budget", 16 * MIB)
@@ -125,6 +134,10 @@ class SpoolSettings(Table):
     max_bytes: OptionalSize = None
     """The most the spool may take, log and staging included; by default 10 GiB or 80 % of the free space at the
     first start, whichever is less."""
+    reserve_for_cores: OptionalSize = None
+    """The part of `max_bytes` that large call logs leave to small ones; by default a twentieth, at most half of it."""
+    when_full: Annotated[WhenFull, Choice] = WhenFull.REFUSE
+    """`refuse` what does not fit, or `expire_details`: give up the oldest details for it, never cores."""
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     """zstd level of stored call logs, 1 (fast) to 19 (small)."""
     receipts_max: Annotated[int, Field(ge=0)] = 100_000
@@ -133,6 +146,14 @@ class SpoolSettings(Table):
     """How long a receipt is kept."""
     expire_after: OptionalDuration = None
     """Records older than this are given up even if undelivered; by default never."""
+
+    @field_validator("reserve_for_cores")
+    @classmethod
+    def _reserve_is_a_part(cls, reserve: int | None, info: ValidationInfo) -> int | None:
+        limit = info.data.get("max_bytes")
+        if reserve is not None and limit is not None and 2 * reserve > limit:
+            raise ValueError(f"should be at most half of spool.max_bytes ({format_size(limit)})")
+        return reserve
 
 
 class SplitSettings(Table):

@@ -22,6 +22,11 @@ class Watchers:
     metrics: Metrics
     events: RecentEvents
 
+    def details_given_up(self, count: int, payload_bytes: int) -> None:
+        """Details were given up because the spool was full."""
+        self.metrics.details_given_up(count)
+        self.events.details_given_up(count, payload_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Service:

@@ -96,3 +96,10 @@ class SpoolStats:
     """Why the spool cannot take records at the moment, if so."""
     shortage: str | None = None
     """That the disk was full when it was last written to, if so: what is small may still go in."""
+    reserve_bytes: int = 0
+    """The last part of the limit, which only records without details may use."""
+
+    @property
+    def full_of_details(self) -> bool:
+        """Whether only what owes no detail may still go in, by the quota."""
+        return self.limit_bytes - self.reserve_bytes <= self.used_bytes

@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
 from spool.acceptance import Acceptance, Stored
 from spool.errors import SpoolUnavailable
 from spool.incoming import Incoming, total_chunks
+from spool.making_room import RoomMaker
 from spool.payloads import Frame, FrameWriter, described
 from spool.quota import Quota
-from spool.records import Accepted, NewRecord
+from spool.records import Accepted, Lane, NewRecord
 from spool.settling import Names
 from spool.transaction import Result
 from spool.writer import Writer
@@ -47,6 +48,7 @@ class Receiver:
         compression_level: int,
         duplicate_window: int,
         accepted: Callable[[Accepted], None],
+        room: RoomMaker | None,
     ) -> None:
         self._writer = writer
         self._quota = quota
@@ -57,12 +59,19 @@ class Receiver:
         self._level = compression_level
         self._duplicate_window = duplicate_window
         self._accepted = accepted
+        self._room = room
+        """Gives details up for what does not fit; None where everything in the spool stays."""
         self._frame_writer = FrameWriter(compression_level)
         self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
 
     def close(self) -> None:
         """Wait for what is being compressed; a large payload on its way in is refused."""
         self._compressors.shutdown()
+
+    def make_room_soon(self, byte_count: int) -> None:
+        """Begin to make room for so much, if that is wanted and needed; nothing is waited for."""
+        if self._room is not None:
+            self._room.make_soon(byte_count)
 
     async def accept(self, new: NewRecord) -> Accepted:
         """See `spool.store.Spool.accept`."""
@@ -87,7 +96,7 @@ class Receiver:
             batch, last = await self._compressed(incoming)
             while not last:
                 byte_count = sum(len(frame.data) for frame in batch)
-                with self._quota.promised(byte_count, self._writer.total_bytes):
+                with await self._promised(byte_count, new):
                     await uninterrupted(self._writer.submit(incoming.add_batch(batch), byte_count))
                 batch, last = await self._compressed(incoming)
             return await self._commit(new, incoming.stored(batch))
@@ -115,11 +124,18 @@ class Receiver:
             now,
             now - self._duplicate_window,
         )
-        with self._quota.promised(byte_count + OVERHEAD_BYTES, self._writer.total_bytes):
+        with await self._promised(byte_count + OVERHEAD_BYTES, new):
             committing = self._writer.submit(operation, byte_count, new.call_id)
             # What was submitted is committed, whether the sender still waits for it or not.
             committing.add_done_callback(self._committed)
             return await uninterrupted(committing)
+
+    async def _promised(self, byte_count: int, new: NewRecord) -> AbstractContextManager[None]:
+        """The quota's promise of so many bytes; what owes nothing to the detail lane may use the reserve for cores."""
+        reserve = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
+        if self._room is not None:
+            await self._room.make(byte_count, reserve=reserve)
+        return self._quota.promised(byte_count, self._writer.total_bytes, reserve=reserve)
 
     def _committed(self, committing: "asyncio.Future[Accepted]") -> None:
         if not committing.cancelled() and committing.exception() is None:

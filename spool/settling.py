@@ -114,10 +114,10 @@ def _held_for(token_id: int | None) -> int:
     return HELD_FOR_SHARED_TOKEN if token_id is None else token_id
 
 
-def end_record(transaction: Transaction, record: Record, now: int) -> None:
-    """When nothing of a record is open any more: its payload and token go, a receipt stays."""
+def end_record(transaction: Transaction, record: Record, now: int) -> bool:
+    """When nothing of a record is open any more: its payload and token go, a receipt stays. Returns whether."""
     if transaction.execute(statements.OPEN_IN_RECORD, (record.record_id,)).fetchone() is not None:
-        return
+        return False
     chunks = record_chunks(record)
     last_chunk = record.first_chunk + chunks - 1
     if chunks == 1:
@@ -128,6 +128,7 @@ def end_record(transaction: Transaction, record: Record, now: int) -> None:
     if record.token_id is not None:
         transaction.tokens.release(record.token_id)
     transaction.execute(statements.MAKE_RECEIPT, (now, record.record_id))
+    return True
 
 
 def record_chunks(record: Record) -> int:

@@ -74,7 +74,11 @@ NEW_RECORD_COLUMNS = (
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
-ADD_LOOSE_CHUNKS = "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?)"
+# A record's rest may be loose before all of its payload is, and that may be deleted as far as there.
+ADD_LOOSE_CHUNKS = (
+    "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?) "
+    "ON CONFLICT (first_chunk) DO UPDATE SET last_chunk = max(last_chunk, excluded.last_chunk)"
+)
 IS_LOOSE = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
 FORGET_LOOSE_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
 GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIMIT 1"
@@ -180,6 +184,11 @@ OLDEST_QUEUED = (
     "SELECT d.record_id, d.form, r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
     "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
 )
+OLDEST_DETAILS = (
+    "SELECT record_id FROM deliveries WHERE destination_id = ? AND lane = ? AND state = ? AND +state <= 3 "
+    "AND record_id > ? AND form IN ('detail', 'reduced') ORDER BY record_id LIMIT ?"
+)
+SET_FRAGMENTS = "UPDATE records SET fragments = ?, stored_bytes = ? WHERE record_id = ?"
 
 # Reading payloads
 

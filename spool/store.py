@@ -15,10 +15,11 @@ from spool.diverting import MoveOn
 from spool.figures import SpoolStats, TracedRecord
 from spool.ledger import MultipartLedger
 from spool.maintenance import Maintenance, ReceiptLimits
-from spool.opening import prepare_database
-from spool.options import HOUR, SpoolOptions
+from spool.making_room import RoomMaker
+from spool.opening import Start, prepare_database
+from spool.options import HOUR, SpoolOptions, WhenFull
 from spool.orders.desk import Orders
-from spool.quota import Quota
+from spool.quota import Quota, reserve_of
 from spool.reading import Reader
 from spool.receiving import Receiver
 from spool.records import (
@@ -53,8 +54,7 @@ class Spool:
         lock: DirectoryLock,
         writer: Writer,
         reader: Reader,
-        quota: Quota,
-        next_chunk: int,
+        start: Start,
         warning: str | None,
     ) -> None:
         self.warning = warning
@@ -66,7 +66,8 @@ class Spool:
         self._lock = lock
         self._writer = writer
         self._reader = reader
-        self._quota = quota
+        reserve = reserve_of(start.limit_bytes, options.reserve_for_cores)
+        self._quota = Quota(start.limit_bytes, reserve, self._waited)
         receipts = ReceiptLimits(options.receipts_keep, options.receipts_max)
         self._maintenance = Maintenance(
             writer,
@@ -81,16 +82,19 @@ class Spool:
         """Remembers how far multipart uploads have come (uploaders.s3.ledger.Ledger)."""
         self.orders = Orders(writer, reader, clock, self._announce, self._maintenance.chunks_are_loose)
         """What operators ask and decide about deliveries that have not ended."""
+        self.room = RoomMaker(writer, self._quota, reader.names, self._maintenance, clock, self._announce)
+        """Gives details up for what does not fit, where the options want that."""
         self._receiver = Receiver(
             writer,
-            quota,
+            self._quota,
             self._maintenance,
             reader.names,
             clock,
-            next_chunk=next_chunk,
+            next_chunk=start.next_chunk,
             compression_level=options.compression_level,
             duplicate_window=options.duplicate_window,
             accepted=lambda accepted: self._announce(accepted.ready),
+            room=self.room if options.when_full is WhenFull.EXPIRE_DETAILS else None,
         )
         self._maintaining = asyncio.create_task(self._maintenance.run(), name="spool-maintenance")
 
@@ -119,12 +123,13 @@ class Spool:
         except BaseException:
             lock.release()
             raise
-        return cls(options, clock, lock, writer, reader, Quota(start.limit_bytes), start.next_chunk, warning)
+        return cls(options, clock, lock, writer, reader, start, warning)
 
     async def close(self) -> None:
         """Write what was submitted and give the directory back; a large payload on its way in is refused."""
         self._maintaining.cancel()
         await asyncio.gather(self._maintaining, return_exceptions=True)
+        await self.room.close()
         await asyncio.to_thread(self._receiver.close)
         try:
             await self._reader.close()
@@ -143,12 +148,21 @@ class Spool:
         return await self._receiver.accept(new)
 
     def promise_staging(self, byte_count: int) -> None:
-        """Count `byte_count` bytes of a staging file in the quota, or raise `SpoolFull`."""
+        """Count `byte_count` bytes of a staging file in the quota, or raise `SpoolFull`.
+
+        Who calls this cannot wait: where details may be given up, that begins, and the sender's next try finds room.
+        """
+        self._receiver.make_room_soon(byte_count)
         self._quota.stage(byte_count, self.used_bytes)
 
     def settle_staging(self, byte_count: int) -> None:
         """That many bytes of staging files are gone."""
         self._quota.unstage(byte_count)
+
+    def _waited(self) -> int | None:
+        """For how many milliseconds the oldest record that is still owed has waited, as maintenance saw last."""
+        oldest = min(self._maintenance.oldest.values(), default=None)
+        return None if oldest is None else max(0, self._clock() - oldest)
 
     def _announce(self, ready: tuple[Delivery, ...]) -> None:
         """Tell whoever delivers."""
@@ -261,4 +275,5 @@ class Spool:
             self._maintenance.unaccounted,
             self._writer.failure,
             self._writer.disk.shortage,
+            self._quota.reserve_bytes,
         )

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from gateway.admin.sources import Clock
+from gateway.humane import bytes_text
 from gateway.logs import redact_text
 from gateway.trace import instant
 from spool.records import Delivery
@@ -59,6 +60,12 @@ class RecentEvents:
         else:
             self._keep("warning", f"{destination} takes no deliveries: {reason}")
             self._log.warning("destination_down", destination=destination, reason=reason)
+
+    def details_given_up(self, count: int, payload_bytes: int) -> None:
+        """Tells that details were given up because the spool was full."""
+        text = f"the spool is full: {count} of the oldest details ({bytes_text(payload_bytes)}) were given up for room"
+        self._keep("warning", text)
+        self._log.warning("details_given_up", deliveries=count, payload_bytes=payload_bytes)
 
     def recent(self) -> tuple[Event, ...]:
         """The events that are kept, the newest first."""

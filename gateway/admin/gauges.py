@@ -21,7 +21,7 @@ class GaugeCollector(Collector):
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The gauges without values, so that registering reads nothing."""
         yield from (_backlog_records(), _backlog_bytes(), _oldest_pending(), _dead_records())
-        yield from (_spool_bytes(), _spool_limit(), _unaccounted(), _destination_up())
+        yield from (_spool_bytes(), _spool_limit(), _spool_reserve(), _unaccounted(), _destination_up())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges as they are now."""
@@ -52,11 +52,12 @@ def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:
 
 
 def _of_spool(stats: SpoolStats) -> Iterator[GaugeMetricFamily]:
-    used, limit, unaccounted = _spool_bytes(), _spool_limit(), _unaccounted()
+    used, limit, reserve, unaccounted = _spool_bytes(), _spool_limit(), _spool_reserve(), _unaccounted()
     used.add_metric((), stats.used_bytes)
     limit.add_metric((), stats.limit_bytes)
+    reserve.add_metric((), stats.reserve_bytes)
     unaccounted.add_metric((), stats.unaccounted)
-    yield from (used, limit, unaccounted)
+    yield from (used, limit, reserve, unaccounted)
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
@@ -86,6 +87,10 @@ def _spool_bytes() -> GaugeMetricFamily:
 
 def _spool_limit() -> GaugeMetricFamily:
     return _gauge("spool_limit_bytes", "Bytes that the spool may take at most.")
+
+
+def _spool_reserve() -> GaugeMetricFamily:
+    return _gauge("spool_reserve_bytes", "The last bytes below the limit, which large call logs leave to small ones.")
 
 
 def _unaccounted() -> GaugeMetricFamily:

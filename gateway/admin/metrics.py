@@ -54,6 +54,11 @@ class Metrics:
             "NaN and Infinity in accepted call logs, sent on as null.",
             registry=self.registry,
         )
+        self._given_up = Counter(
+            "callspool_details_given_up_total",
+            "Details that were given up to make room in a full spool (spool.when_full).",
+            registry=self.registry,
+        )
         self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
         self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
         self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
@@ -82,6 +87,10 @@ class Metrics:
     def nonfinite_numbers(self, count: int) -> None:
         """A record had so many NaN or Infinity."""
         self._nonfinite.inc(count)
+
+    def details_given_up(self, count: int) -> None:
+        """So many details were given up for room."""
+        self._given_up.inc(count)
 
     def two_phase(self) -> None:
         """A call log was split."""

@@ -53,6 +53,10 @@ class SpoolReport(msgspec.Struct, frozen=True, kw_only=True):
 
     used_bytes: int
     limit_bytes: int
+    reserve_bytes: int
+    """The last part of the limit, which large call logs leave to small ones."""
+    full_of_details: bool
+    """Whether large call logs are refused, because only the reserve is left."""
     unaccounted: int
     """Deliveries lost track of. Must be 0."""
     failure: str | None
@@ -102,6 +106,8 @@ def _spool(stats: SpoolStats) -> SpoolReport:
     return SpoolReport(
         used_bytes=stats.used_bytes,
         limit_bytes=stats.limit_bytes,
+        reserve_bytes=stats.reserve_bytes,
+        full_of_details=stats.full_of_details,
         unaccounted=stats.unaccounted,
         failure=None if stats.failure is None else redact_text(stats.failure),
     )

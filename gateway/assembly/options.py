@@ -23,8 +23,8 @@ from gateway.intake.examining import SizeRule
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.reading import BodyLimits
 from gateway.routing import DestinationRoute, Large, RouteKind
+from spool.options import SpoolOptions, WhenFull
 from spool.records import Form, Lane
-from spool.store import SpoolOptions
 from uploaders.encoding import Encoding
 from uploaders.http import HttpOptions
 from uploaders.presigned import PresignedOptions
@@ -49,6 +49,8 @@ def spool_options(settings: Settings) -> SpoolOptions:
     return SpoolOptions(
         directory=spool.dir.absolute(),
         max_bytes=spool.max_bytes,
+        reserve_for_cores=spool.reserve_for_cores,
+        when_full=WhenFull(spool.when_full),
         compression_level=spool.compression_level,
         duplicate_window=milliseconds(settings.intake.duplicate_window),
         expire_after=None if spool.expire_after is None else milliseconds(spool.expire_after),

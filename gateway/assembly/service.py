@@ -55,6 +55,7 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
         await spool.close()
         raise
     spool.listener = dispatcher.offer
+    spool.room.gave_up = watchers.details_given_up
     return Service(spool, dispatcher, intake, gate, calls, OrderDesk(spool.orders, now), executor)
 
 

@@ -79,6 +79,8 @@ def _spool_line(spool: SpoolReport | None) -> Text:
     share = 100 * spool.used_bytes / max(1, spool.limit_bytes)
     style = "red" if share >= 95 else "yellow" if share >= 80 else ""
     line = plain(f"spool: {bytes_text(spool.used_bytes)} of {bytes_text(spool.limit_bytes)} ({share:.1f} %)", style)
+    if spool.full_of_details:
+        line.append("  large call logs are refused: what is left is kept for cores", "bold yellow")
     if spool.unaccounted:
         line.append(f"  {count_text(spool.unaccounted)} deliveries are unaccounted for", "bold red")
     return line

@@ -83,6 +83,8 @@ async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Ca
     assert status["spool"] == {
         "used_bytes": 3_400_000_000,
         "limit_bytes": 10_000_000_000,
+        "reserve_bytes": 500_000_000,
+        "full_of_details": False,
         "unaccounted": 0,
         "failure": None,
     }

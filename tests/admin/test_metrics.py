@@ -30,6 +30,8 @@ PUBLISHED = {
     "callspool_dead_records": {"destination"},
     "callspool_spool_bytes": set(),
     "callspool_spool_limit_bytes": set(),
+    "callspool_spool_reserve_bytes": set(),
+    "callspool_details_given_up_total": set(),
     "callspool_commit_seconds": set(),
     "callspool_commit_batch_size": set(),
     "callspool_unaccounted_records": set(),
@@ -50,6 +52,7 @@ def count_everything(metrics: Metrics) -> None:
     metrics.acknowledged(0.004)
     metrics.payload(1000, 200)
     metrics.two_phase()
+    metrics.details_given_up(3)
     metrics.attempted(delivery(Form.DETAIL), "retry", 1.5)
     metrics.attempted(delivery(Form.DETAIL), "delivered", 2.5)
     metrics.destination_changed("endpoint", False, "down")
@@ -126,6 +129,8 @@ async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: C
         ("callspool_dead_records", {"destination": "gone"}, 0),
         ("callspool_spool_bytes", {}, 3_400_000_000),
         ("callspool_spool_limit_bytes", {}, 10_000_000_000),
+        ("callspool_spool_reserve_bytes", {}, 500_000_000),
+        ("callspool_details_given_up_total", {}, 3),
         ("callspool_unaccounted_records", {}, 0),
         ("callspool_destination_up", {"destination": "endpoint"}, 0),
         ("callspool_destination_up", {"destination": "local"}, 1),

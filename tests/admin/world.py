@@ -43,6 +43,7 @@ STATS = SpoolStats(
     oldest_pending={("endpoint", Lane.CORE): NOW - 90_000, ("endpoint", Lane.DETAIL): NOW - 7_300_000},
     unaccounted=0,
     failure=None,
+    reserve_bytes=500_000_000,
 )
 
 ENDPOINT_DOWN = DestinationStatus(

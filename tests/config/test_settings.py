@@ -93,6 +93,8 @@ def test_a_smaller_memory_budget_lowers_the_default_of_inline_max() -> None:
         {"intake": {"token": "two words "}},
         {"intake": {"token": ""}},
         {"spool": {"compression_level": 20}},
+        {"spool": {"max_bytes": "10MB", "reserve_for_cores": "6MB"}},
+        {"spool": {"when_full": "forget"}},
         {"shutdown": {"deadline": 0}},
         {"log": {"level": "loud"}},
         {"admin": {"listen": "127.0.0.1:7717"}},

@@ -103,7 +103,7 @@ async def opened(
     clock: Clock | None = None,
     commits: Commits | None = None,
     destinations: Iterable[str] = (ENDPOINT, BUCKET),
-    **options: int | float,
+    **options: float | str,
 ) -> AsyncIterator[Spool]:
     """A spool in `directory` that is closed afterwards."""
     spool = await Spool.open(

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spool.payloads import FRAME_RAW_BYTES, Frame, FrameWriter, chunk_count, chunk_range, cut
+from spool.receiving import INLINE_BYTES
 from spool.records import Fragment, StoredFragment
-from spool.store import INLINE_BYTES, Spool
+from spool.store import Spool
 from tests.spool.building import a_record, opened, payload
 
 MIB = 1 << 20

@@ -23,6 +23,8 @@ PLANS = {
     # name of the statement: parts that its plan must have, in this order
     "DUE": [f"INDEX {OPEN} {LANE}", f"r USING {BY_ID}", f"o USING {PRIMARY_KEY}"],
     "NEXT_DUE": [f"COVERING INDEX {OPEN} {LANE}"],
+    "OLDEST_DETAILS": [f"COVERING INDEX {OPEN} {LANE_FROM}"],
+    "SET_FRAGMENTS": [BY_ID],
     "NOT_YET_DUE": [f"COVERING INDEX {OPEN} {LANE_FROM}"],
     "OLDEST_IN_STATE": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],
     "OLDEST_WAITING": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],

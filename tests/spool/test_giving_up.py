@@ -1,0 +1,146 @@
+"""A full spool that may give details up: the oldest go, are counted, and leave everything else as it was."""
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+
+from spool.errors import SpoolFull
+from spool.options import WhenFull
+from spool.records import Accepted, Bury, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery
+from spool.store import Spool
+from tests.spool.building import (
+    BUCKET,
+    CORE,
+    DETAIL,
+    ENDPOINT,
+    NOTICE,
+    OBJECT,
+    a_record,
+    becomes,
+    due,
+    maintained,
+    opened,
+    payload,
+    rows,
+    split_fragments,
+    states,
+)
+
+MIB = 1 << 20
+EXPIRE = WhenFull.EXPIRE_DETAILS
+LARGE_WHOLE = NewDelivery(ENDPOINT, Form.WHOLE, Lane.DETAIL)
+
+
+async def accept_large(spool: Spool, call_id: str, *deliveries: NewDelivery, size: int = MIB) -> Accepted:
+    return await spool.accept(a_record(call_id, *deliveries, fragments=split_fragments(os.urandom(size))))
+
+
+async def outcome(post: Awaitable[Accepted]) -> type:
+    """The type of what a post came to."""
+    (result,) = await asyncio.gather(post, return_exceptions=True)
+    return type(result)
+
+
+async def test_the_oldest_details_make_room_for_new_records(tmp_path: Path) -> None:
+    """Everything is accepted; the oldest details are expired and counted, and every core is still there to be sent."""
+    told: list[tuple[int, int]] = []
+    async with opened(tmp_path, max_bytes=30 * MIB, when_full=EXPIRE) as spool:
+        spool.room.gave_up = lambda deliveries, payload_bytes: told.append((deliveries, payload_bytes))
+        for number in range(45):
+            await accept_large(spool, f"c{number}", CORE, DETAIL)
+            assert spool.stats().used_bytes <= 30 * MIB
+        await maintained(spool)
+        counts = spool.stats().lanes[ENDPOINT, Lane.DETAIL]
+        assert 20 < counts.expired < 45
+        assert counts.expired + counts.queued == 45
+        assert sum(deliveries for deliveries, _ in told) == counts.expired
+        assert sum(payload_bytes for _, payload_bytes in told) >= counts.expired * MIB
+        cores = await due(spool)
+        assert [core.record.call_id for core in cores] == [f"c{number}" for number in range(45)]
+        expired = [number for number in range(45) if DeliveryState.EXPIRED in await states(spool, f"c{number}")]
+        assert expired == list(range(counts.expired)), "not the oldest ones"
+        for core in cores:
+            assert await payload(spool, core, Fragment.BASE)
+            await spool.settle(core, Delivered())
+        await maintained(spool)
+        details = await due(spool, Lane.DETAIL)
+        assert len(details) == 45 - counts.expired
+        for detail in details:
+            assert await payload(spool, detail, Fragment.REST)
+            await spool.settle(detail, Delivered())
+        await maintained(spool)
+        assert spool.stats().unaccounted == 0
+    assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM loose_chunks)") == [(0, 0)]
+
+
+async def test_by_default_nothing_is_given_up(tmp_path: Path) -> None:
+    """Without the policy a full spool refuses and keeps all it has."""
+    async with opened(tmp_path, max_bytes=24 * MIB) as spool:
+        posts = (accept_large(spool, f"c{number}", CORE, DETAIL) for number in range(45))
+        results = [await outcome(post) for post in posts]
+        assert SpoolFull in results
+        assert spool.stats().lanes[ENDPOINT, Lane.DETAIL].expired == 0
+
+
+async def test_what_may_not_be_given_up_stays(tmp_path: Path) -> None:
+    """Wholes, dead letters, and details whose rest one of these needs stay; when there is nothing else, it is full."""
+    async with opened(tmp_path, max_bytes=24 * MIB, when_full=EXPIRE) as spool:
+        dead = (await accept_large(spool, "dead", DETAIL)).ready[0]
+        await spool.settle(dead, Bury("too large"))
+        await accept_large(spool, "shared", CORE, DETAIL, NewDelivery(BUCKET, Form.WHOLE, Lane.DETAIL))
+        await accept_large(spool, "only", LARGE_WHOLE)
+        posts = (accept_large(spool, f"c{number}", LARGE_WHOLE) for number in range(40))
+        assert SpoolFull in [await outcome(post) for post in posts]
+        assert await states(spool, "dead") == [DeliveryState.DEAD]
+        assert await states(spool, "only") == [DeliveryState.READY]
+        assert DeliveryState.EXPIRED not in await states(spool, "shared")
+        assert await payload(spool, dead, Fragment.REST)
+
+
+async def test_a_notice_goes_with_the_object_that_will_not_come(tmp_path: Path) -> None:
+    """It would tell of nothing; the core stays."""
+    async with opened(tmp_path, max_bytes=24 * MIB, when_full=EXPIRE) as spool:
+        for number in range(40):
+            await accept_large(spool, f"c{number}", CORE, OBJECT, NOTICE)
+        first = {one.form: one.state for one in (await spool.trace("c0"))[0].deliveries}
+        expired = DeliveryState.EXPIRED
+        assert first == {Form.CORE: DeliveryState.READY, Form.DETAIL: expired, Form.NOTICE: expired}
+        await maintained(spool)
+        assert spool.stats().unaccounted == 0
+
+
+async def test_a_detail_under_way_may_be_given_up(tmp_path: Path) -> None:
+    """An attempt that ends after it changes nothing, and its core is sent all the same."""
+    async with opened(tmp_path, max_bytes=24 * MIB, when_full=EXPIRE) as spool:
+        core = (await accept_large(spool, "first", CORE, DETAIL)).ready[0]
+        (under_way,) = await spool.settle(core, Delivered())
+        for number in range(40):
+            await accept_large(spool, f"c{number}", CORE, DETAIL)
+        assert await spool.settle(under_way, Delivered()) == ()
+        assert await states(spool, "first") == [DeliveryState.DELIVERED, DeliveryState.EXPIRED]
+        await maintained(spool)
+        assert spool.stats().unaccounted == 0
+
+
+async def test_posts_that_make_room_together_do_not_give_up_more_than_needed(tmp_path: Path) -> None:
+    """Many that come in at once wait for each other's room instead of each making its own."""
+    async with opened(tmp_path, max_bytes=40 * MIB, when_full=EXPIRE) as spool:
+        for number in range(40):
+            await accept_large(spool, f"old{number}", CORE, DETAIL)
+        before = spool.stats().lanes[ENDPOINT, Lane.DETAIL].expired
+        await asyncio.gather(*(accept_large(spool, f"new{number}", CORE, DETAIL) for number in range(8)))
+        assert spool.stats().lanes[ENDPOINT, Lane.DETAIL].expired - before <= 24
+
+
+async def test_room_for_a_staging_file_is_made_for_its_next_try(tmp_path: Path) -> None:
+    """Who cannot wait is refused, and what it needs becomes free meanwhile."""
+    async with opened(tmp_path, max_bytes=30 * MIB, when_full=EXPIRE) as spool:
+        for number in range(40):
+            await accept_large(spool, f"c{number}", CORE, DETAIL)
+        with pytest.raises(SpoolFull):
+            spool.promise_staging(10 * MIB)
+        await becomes(lambda: spool._quota.fits(10 * MIB, spool.used_bytes))
+        spool.promise_staging(10 * MIB)
