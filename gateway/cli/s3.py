@@ -115,7 +115,7 @@ def _apply(bucket: S3Destination, expire_days: int) -> None:
 
 def _tell(bucket: S3Destination, results: "Sequence[StepResult]") -> None:
     """A line for each step; exit code 1 if one of them failed."""
-    shown = table("Step", "Result", "Why not")
+    shown = table("Step", "Result", "Remarks")
     for result in results:
         word, style = ("works", "green") if result.ok else ("failed", "bold red")
         shown.add_row(plain(result.name), plain(word, style), plain(result.detail))

@@ -33,6 +33,7 @@ CHECK_ACTIONS = ("s3:DeleteObject",)
 SETUP_ACTIONS = (
     "s3:GetLifecycleConfiguration",
     "s3:PutLifecycleConfiguration",
+    "s3:GetEncryptionConfiguration",
     "s3:PutEncryptionConfiguration",
     "s3:PutBucketPublicAccessBlock",
 )

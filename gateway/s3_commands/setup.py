@@ -4,11 +4,16 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from gateway.s3_commands.steps import StepResult, result_of
-from uploaders.s3.administration import Administration, default_encryption, lifecycle_rule, public_access_block
+from uploaders.s3.administration import Administration, lifecycle_rule, public_access_block
 from uploaders.s3.client import S3Connection
+from uploaders.s3.default_encryption import default_encryption
 from uploaders.s3.options import S3Options
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import ServerSideEncryptionConfigurationTypeDef
 
 EXPIRE_DAYS = 7
 ABORT_DAYS = 1
@@ -24,7 +29,8 @@ class SetupStep:
     """As the S3 API calls it."""
     configuration: str
     """Its configuration as indented JSON, as it would be sent."""
-    apply: Callable[[Administration], Awaitable[None]]
+    apply: Callable[[Administration], Awaitable[str | None]]
+    """Makes it; returns what is to be known of it besides, if anything."""
 
 
 def plan_setup(options: S3Options, *, expire_days: int = EXPIRE_DAYS) -> tuple[SetupStep, ...]:
@@ -46,7 +52,7 @@ def plan_setup(options: S3Options, *, expire_days: int = EXPIRE_DAYS) -> tuple[S
             "encrypt whatever comes without a wish of its own",
             "PutBucketEncryption",
             _shown(encryption),
-            lambda bucket: bucket.set_encryption(encryption),
+            lambda bucket: _encrypt(bucket, encryption),
         ),
         SetupStep(
             "public access",
@@ -71,6 +77,12 @@ async def apply_setup(options: S3Options, *, expire_days: int = EXPIRE_DAYS) -> 
         )
     finally:
         await connection.close()
+
+
+async def _encrypt(bucket: Administration, wanted: "ServerSideEncryptionConfigurationTypeDef") -> str | None:
+    """Set it, or say what was kept."""
+    kept = await bucket.set_encryption(wanted)
+    return None if kept is None else f"kept as it is, which is stronger: {kept}"
 
 
 def _shown(configuration: object) -> str:

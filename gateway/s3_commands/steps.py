@@ -18,14 +18,14 @@ class StepResult:
     """What a policy must allow so that this step works, where it is known to be missing."""
 
 
-async def result_of(name: str, work: Callable[[], Awaitable[None]]) -> StepResult:
-    """Do it; whatever the server or the way to it says becomes part of the result."""
+async def result_of(name: str, work: Callable[[], Awaitable[str | None]]) -> StepResult:
+    """Do it; whatever the server or the way to it says becomes part of the result, and so does what the work says."""
     try:
-        await work()
+        told = await work()
     except AccessDenied as denied:
         return StepResult(name, False, str(denied), denied.permission)
     except NotSupported as failure:
         return StepResult(name, False, f"{failure.operation}: this server does not know it")
     except S3Failure as failure:
         return StepResult(name, False, str(failure))
-    return StepResult(name, True)
+    return StepResult(name, True, told or "")

@@ -9,6 +9,7 @@ from gateway.s3_commands.policy import least_policy
 from gateway.s3_commands.setup import apply_setup, plan_setup
 from tests.s3.building import client_of, objects, options, uploads
 from tests.s3.proxy import Answer, Fate, proxy_before
+from uploaders.s3.default_encryption import default_encryption, stronger_than
 from uploaders.s3.meanings import permission_for
 from uploaders.s3.options import ServerSideEncryption
 
@@ -107,6 +108,66 @@ async def test_setup_is_applied_and_other_rules_stay(weed, bucket):
         assert (await client.get_bucket_encryption(Bucket=bucket))["ServerSideEncryptionConfiguration"]["Rules"]
 
 
+KMS = {"SSEAlgorithm": "aws:kms"}
+OWN_KEY = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "key-1"}
+TWO_LAYERS = {"SSEAlgorithm": "aws:kms:dsse"}
+WITH_KEY = {"encryption": ServerSideEncryption.KMS, "kms_key_id": "key-2"}
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen", "kept"),
+    [
+        (KMS, {}, "aws:kms"),
+        (OWN_KEY, {}, "aws:kms with the key key-1"),
+        (OWN_KEY, {"encryption": ServerSideEncryption.NONE}, "aws:kms with the key key-1"),
+        (OWN_KEY, {"encryption": ServerSideEncryption.KMS}, "aws:kms with the key key-1"),
+        (TWO_LAYERS, WITH_KEY, "aws:kms:dsse"),
+        (OWN_KEY, WITH_KEY, None),
+        (KMS, WITH_KEY, None),
+        ({"SSEAlgorithm": "AES256"}, WITH_KEY, None),
+        ({"SSEAlgorithm": "AES256"}, {}, None),
+        ({}, {}, None),
+    ],
+)
+def test_what_is_stronger_is_recognised(weed, found, chosen, kept):
+    """A KMS key is stronger than the server's own keys, a chosen key than the account's, two layers than one."""
+    rules = [{"ApplyServerSideEncryptionByDefault": found}] if found else [{"BucketKeyEnabled": True}]
+    assert stronger_than(default_encryption(options(weed, "b", **chosen)), {"Rules": rules}) == kept
+
+
+async def test_setup_keeps_what_is_stronger_and_says_so(weed, bucket):
+    """With the setting aes256 a bucket that encrypts by a KMS key goes on doing so."""
+    stronger = {"Rules": [{"ApplyServerSideEncryptionByDefault": OWN_KEY}]}
+    async with client_of(weed) as client:
+        await client.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration=stronger)
+        results = await apply_setup(options(weed, bucket))
+        told = await client.get_bucket_encryption(Bucket=bucket)
+    assert (results[1].ok, results[1].detail) == (
+        True,
+        "kept as it is, which is stronger: aws:kms with the key key-1",
+    )
+    (rule,) = told["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"] == OWN_KEY
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "permission"),
+    [
+        (Answer(403, "AccessDenied"), False, "s3:GetEncryptionConfiguration"),
+        (Answer(404, "ServerSideEncryptionConfigurationNotFoundError"), True, None),
+        (Answer(501, "NotImplemented"), True, None),
+    ],
+)
+async def test_nothing_is_set_that_might_be_weaker(weed, bucket, answer, ok, permission):
+    """Where the bucket's encryption may not be looked at it is not replaced; where there is none, it is set."""
+    async with proxy_before(weed.port) as proxy:
+        proxy.decide = lambda one: answer if one.method == "GET" and "?encryption" in one.target else Fate.PASS
+        results = await apply_setup(options(weed, bucket, endpoint_url=proxy.endpoint))
+    sent = [one.method for one in proxy.requests if "?encryption" in one.target]
+    assert (results[1].ok, results[1].permission) == (ok, permission)
+    assert sent == (["GET", "PUT"] if ok else ["GET"])
+
+
 async def test_a_bucket_without_any_rules_gets_its_first(weed, bucket):
     """That there is no lifecycle configuration yet is no failure."""
     results = await apply_setup(options(weed, bucket))
@@ -119,7 +180,7 @@ async def test_setup_says_which_permission_is_missing(weed, bucket, monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "reader-secret")
     results = await apply_setup(options(weed, bucket))
     assert not any(one.ok for one in results)
-    assert results[1].permission == "s3:PutEncryptionConfiguration"
+    assert results[1].permission == "s3:GetEncryptionConfiguration"
 
 
 @pytest.mark.parametrize(

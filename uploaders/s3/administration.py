@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uploaders.s3.client import S3Connection
-from uploaders.s3.errors import S3Failure, translated
-from uploaders.s3.options import S3Options, ServerSideEncryption
+from uploaders.s3.default_encryption import stronger_than
+from uploaders.s3.errors import NotSupported, S3Failure, translated
+from uploaders.s3.options import S3Options
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import (
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
         LifecycleRuleTypeDef,
         LifecycleRuleUnionTypeDef,
         PublicAccessBlockConfigurationTypeDef,
-        ServerSideEncryptionByDefaultTypeDef,
+        ServerSideEncryptionConfigurationOutputTypeDef,
         ServerSideEncryptionConfigurationTypeDef,
     )
 
 _NO_RULES = "NoSuchLifecycleConfiguration"
+_NO_ENCRYPTION = "ServerSideEncryptionConfigurationNotFoundError"
 
 
 def lifecycle_rule(options: S3Options, *, expire_days: int, abort_days: int) -> "LifecycleRuleTypeDef":
@@ -32,16 +34,6 @@ def lifecycle_rule(options: S3Options, *, expire_days: int, abort_days: int) -> 
         "Expiration": {"Days": expire_days},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": abort_days},
     }
-
-
-def default_encryption(options: S3Options) -> "ServerSideEncryptionConfigurationTypeDef":
-    """With the configured key, else with the server's own (AES256)."""
-    if options.encryption is not ServerSideEncryption.KMS:
-        return {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]}
-    by_default: ServerSideEncryptionByDefaultTypeDef = {"SSEAlgorithm": "aws:kms"}
-    if options.kms_key_id is not None:
-        by_default["KMSMasterKeyID"] = options.kms_key_id
-    return {"Rules": [{"ApplyServerSideEncryptionByDefault": by_default, "BucketKeyEnabled": True}]}
 
 
 def public_access_block() -> "PublicAccessBlockConfigurationTypeDef":
@@ -70,11 +62,19 @@ class Administration:
                 Bucket=self.bucket, LifecycleConfiguration={"Rules": [*others, rule]}
             )
 
-    async def set_encryption(self, configuration: "ServerSideEncryptionConfigurationTypeDef") -> None:
-        """Encrypt by default what comes without a wish of its own."""
+    async def set_encryption(self, configuration: "ServerSideEncryptionConfigurationTypeDef") -> str | None:
+        """Encrypt by default what comes without a wish of its own, unless that would weaken what the bucket has.
+
+        Returns what was kept, None where the configuration was set.
+        """
+        found = await self._encryption()
+        kept = None if found is None else stronger_than(configuration, found)
+        if kept is not None:
+            return kept
         client = await self.connection.client()
         with translated("PutBucketEncryption"):
             await client.put_bucket_encryption(Bucket=self.bucket, ServerSideEncryptionConfiguration=configuration)
+        return None
 
     async def block_public_access(self, configuration: "PublicAccessBlockConfigurationTypeDef") -> None:
         """Refuse whatever would make objects public."""
@@ -82,7 +82,22 @@ class Administration:
         with translated("PutPublicAccessBlock"):
             await client.put_public_access_block(Bucket=self.bucket, PublicAccessBlockConfiguration=configuration)
 
+    async def _encryption(self) -> "ServerSideEncryptionConfigurationOutputTypeDef | None":
+        """What the bucket encrypts by now; None: nothing, or the server cannot say."""
+        client = await self.connection.client()
+        try:
+            with translated("GetBucketEncryption"):
+                told = await client.get_bucket_encryption(Bucket=self.bucket)
+        except NotSupported:
+            return None
+        except S3Failure as failure:
+            if failure.code == _NO_ENCRYPTION:
+                return None
+            raise
+        return told["ServerSideEncryptionConfiguration"]
+
     async def _rules(self) -> "list[LifecycleRuleOutputTypeDef]":
+        """The lifecycle rules that the bucket has."""
         client = await self.connection.client()
         try:
             with translated("GetBucketLifecycleConfiguration"):

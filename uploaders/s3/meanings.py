@@ -86,6 +86,7 @@ _PERMISSIONS = MappingProxyType(
         "DeleteObject": "s3:DeleteObject",
         "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
         "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+        "GetBucketEncryption": "s3:GetEncryptionConfiguration",
         "PutBucketEncryption": "s3:PutEncryptionConfiguration",
         "PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
     }
