@@ -47,6 +47,7 @@ def _or_none(parse: Callable[[object], T]) -> Callable[[object], T | None]:
     """Reads `none` and `off` as no value, so that a variable can undo what a file sets."""
 
     def read(value: object) -> T | None:
+        """No value, or what the word stands for otherwise."""
         if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "off")):
             return None
         return parse(value)
@@ -55,16 +56,19 @@ def _or_none(parse: Callable[[object], T]) -> Callable[[object], T | None]:
 
 
 def _word(value: object) -> object:
+    """The value, if it is not a text that people would have to quote."""
     if isinstance(value, str) and not (value.isascii() and value.isprintable() and value and " " not in value):
         raise ValueError("should be one or more visible ASCII characters, without blanks")
     return value
 
 
 def _lowered(value: object) -> object:
+    """A text as enums write it; anything else is left to be refused."""
     return value.strip().lower() if isinstance(value, str) else value
 
 
 def _endpoint(value: object) -> object:
+    """A text that is a URL; anything else is left to be refused."""
     return check_endpoint(value) if isinstance(value, str) else value
 
 

@@ -30,12 +30,13 @@ from uploaders.http import HttpOptions
 from uploaders.presigned import PresignedOptions
 from uploaders.retry import RetryPolicy
 
-_FORM_OF_DETAILS = {
+FORM_OF_DETAILS = {
     DetailSent.FULL: Form.DETAIL,
     DetailSent.CRITICAL: Form.REDUCED,
     DetailSent.TOP_N: Form.REDUCED,
     DetailSent.NONE: None,
 }
+"""None: no detail is owed."""
 
 
 def milliseconds(seconds: float) -> int:
@@ -151,7 +152,7 @@ def destination_route(destination: Destination) -> DestinationRoute:
                 destination.name,
                 large=Large(destination.large),
                 referenced=destination.presigned.reference,
-                detail=_FORM_OF_DETAILS[destination.detail],
+                detail=FORM_OF_DETAILS[destination.detail],
                 overflows=WayOn.S3 in destination.when_too_large,
                 forwards_token=not replaces_token(destination),
             )

@@ -6,7 +6,7 @@ from config.s3_destination import Encryption, S3Destination
 from gateway.routing import DestinationRoute, RouteKind
 from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
 
-_ENCRYPTION = MappingProxyType(
+ENCRYPTION = MappingProxyType(
     {
         Encryption.AES256: ServerSideEncryption.AES256,
         Encryption.KMS: ServerSideEncryption.KMS,
@@ -25,7 +25,7 @@ def s3_options(destination: S3Destination) -> S3Options:
         region=destination.region,
         profile=destination.profile,
         path_style=destination.path_style,
-        encryption=_ENCRYPTION[destination.encryption],
+        encryption=ENCRYPTION[destination.encryption],
         kms_key_id=destination.kms_key_id,
         storage_class=destination.storage_class,
         content=Content(destination.object),

@@ -44,6 +44,7 @@ def reduction(destination: HttpDestination, directory: Path) -> Reduction | None
         return None
 
     def reduce(detail: Buffer) -> Sequence[Buffer]:
+        """The detail by this policy; its errors become the uploader's own."""
         try:
             return reduce_detail(detail, policy)
         except CallLogError as error:

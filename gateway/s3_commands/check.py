@@ -50,19 +50,23 @@ class _Check:
         yield await result_of("delete", self._delete)
 
     async def _put(self) -> None:
+        """An object in one request."""
         target, part = self._target("put"), await _part()
 
         async def put(replace: bool) -> None:
+            """Make the object."""
             await self._bucket.put(target.key, part, target.attributes, replace=replace)
 
         await self._publisher.publish(target, Fingerprint.of_one(part), put)
 
     async def _send_in_parts(self) -> None:
+        """An object of one part."""
         target, part, sent = self._target("parts"), await _part(), Fingerprint()
         sent.add(part)
         upload_id = await self._bucket.begin(target.key, target.attributes)
 
         async def complete(replace: bool) -> None:
+            """Make the object of its part."""
             await self._bucket.complete(target.key, upload_id, [etag], sent, replace=replace)
 
         try:
@@ -75,25 +79,32 @@ class _Check:
             raise
 
     async def _abort(self) -> None:
+        """An upload in parts that is given up."""
         target = self._target("aborted")
         upload_id = await self._bucket.begin(target.key, target.attributes)
         await self._bucket.parts(target.key, upload_id)
         await self._bucket.abort(target.key, upload_id)
 
     async def _find_lost(self) -> None:
+        """What is done before each upload in parts."""
         await self._bucket.uploads(self._target("none").key)
 
     async def _delete(self) -> None:
+        """Leave nothing behind."""
         for name in ("put", "parts"):
             await self._bucket.delete(self._target(name).key)
 
     def _target(self, name: str) -> Target:
+        """Where an object of this check belongs."""
         key = f"{self._folder}callspool-check/{self._uid}-{name}.json"
         return Target("check", key, self._uid, Attributes(CONTENT_TYPE, None, {RECORD_UID: self._uid}))
 
 
 async def _part() -> Part:
+    """The content of every object."""
+
     async def chunks() -> AsyncIterator[bytes]:
+        """All of it at once."""
         yield _CONTENT
 
     return await PartCutter(chunks(), len(_CONTENT), size_bound=len(_CONTENT), with_md5=True).next()

@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 import pytest
 
+from bench.s3_server import Server
 from gateway.cli.s3 import s3
 from tests.cli.conftest import Cli
-from tests.s3.servers import Server
 
 TWO = """
     [[destinations]]

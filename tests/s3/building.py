@@ -15,9 +15,9 @@ from typing import Any
 import aioboto3
 import zstandard
 
+from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server
 from spool.records import Bury, Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from spool.store import Spool, SpoolOptions
-from tests.s3.servers import ACCESS_KEY, SECRET_KEY, Server
 from uploaders.s3.client import client_config
 from uploaders.s3.options import S3Options
 

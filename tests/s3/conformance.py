@@ -9,10 +9,10 @@ from pathlib import Path
 import zstandard
 
 from bench.endpoint import Endpoint
+from bench.s3_server import Server, free_ports
 from spool.records import Form
 from tests.s3.building import Store, objects, options
 from tests.s3.presigning import presigning
-from tests.s3.servers import Server, free_ports
 from tests.uploaders.building import ACCEPTED_AT, Payloads
 from uploaders.file import FileUploader
 from uploaders.http import HttpOptions, HttpUploader

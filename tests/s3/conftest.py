@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
+from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server, seaweedfs
 from tests.s3.building import Store, client_of, now, opened_store
 from tests.s3.hearing import Heard
-from tests.s3.servers import ACCESS_KEY, SECRET_KEY, Server, rclone, seaweedfs
+from tests.s3.rclone import rclone
 from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
 

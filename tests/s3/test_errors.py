@@ -5,9 +5,9 @@ import pytest
 from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError
 
+from bench.s3_server import free_ports
 from tests.s3.building import MEBIBYTE, options
 from tests.s3.proxy import Answer, Fate, proxy_before
-from tests.s3.servers import free_ports
 from uploaders.s3.errors import (
     AccessDenied,
     BadCredentials,

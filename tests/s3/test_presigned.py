@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from bench.s3_server import free_ports
 from spool.errors import CorruptPayload
 from spool.records import Form, Fragment, Lane
 from tests.s3.building import MEBIBYTE, client_of, objects
 from tests.s3.hearing import Heard
 from tests.s3.presigning import presigning
-from tests.s3.servers import free_ports
 from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
 from tests.uploaders.sending import TOKEN
 from uploaders.presigned import PresignedOptions, PresignedUploader

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.calllogs import make_call_log
+from bench.s3_server import Server
 from tests.s3.building import objects
-from tests.s3.servers import Server
 from tests.system.arriving import Acknowledged, acknowledged
 from tests.system.gateway_process import GatewayProcess
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.s3_server import Server
 from tests.s3.building import objects, uploads
 from tests.s3.proxy import Fate, proxy_before
-from tests.s3.servers import Server
 from tests.system.buckets import configured, members, post
 
 HUGE = 44_000_000

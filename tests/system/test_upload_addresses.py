@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bench.endpoint import Endpoint
+from bench.s3_server import Server
 from bench.storage import Storage
 from tests.s3.building import client_of, objects
-from tests.s3.servers import Server
 from tests.system.buckets import configured, members, post
 
 SMALL, LARGE = 2_000, 8_000_000

@@ -23,12 +23,8 @@ class StaleUploads:
 
     async def abort(self, progress: UploadProgress) -> None:
         """Abort one and forget it; one that the server does not know is as good. Raises `S3Failure`."""
-        try:
-            await self._bucket.called(progress.bucket).abort(progress.object_key, progress.upload_id)
-        except NoSuchUpload:
-            pass
-        else:
-            self._observer.uploads_aborted(progress.delivery.destination, 1, failed=0)
+        bucket = self._bucket.called(progress.bucket)
+        await self._abort(bucket, progress.object_key, progress.upload_id, progress.delivery.destination)
         await self._ledger.forget_upload(progress.delivery)
 
     async def abort_unknown(self, target: Target) -> None:
@@ -38,10 +34,7 @@ class StaleUploads:
         """
         try:
             for upload_id in await self._bucket.uploads(target.key):
-                await self._bucket.abort(target.key, upload_id)
-                self._observer.uploads_aborted(target.destination, 1, failed=0)
-        except NoSuchUpload:
-            return
+                await self._abort(self._bucket, target.key, upload_id, target.destination)
         except S3Failure as failure:
             if isinstance(failure.outcome, RetryLater):
                 raise
@@ -54,3 +47,11 @@ class StaleUploads:
                 await self.abort(progress)
             except S3Failure:
                 self._observer.uploads_aborted(destination, 0, failed=1)
+
+    async def _abort(self, bucket: Bucket, key: str, upload_id: str, destination: str) -> None:
+        """Abort one at the server."""
+        try:
+            await bucket.abort(key, upload_id)
+        except NoSuchUpload:
+            return  # completed, aborted or expired there: nothing is left to abort, and nothing to count
+        self._observer.uploads_aborted(destination, 1, failed=0)

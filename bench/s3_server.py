@@ -1,4 +1,4 @@
-"""S3 servers that the tests start on loopback: SeaweedFS, and rclone as a second dialect."""
+"""A real S3 server on loopback, SeaweedFS, for tests and benchmarks; and what starting any such server takes."""
 
 import ctypes
 import json
@@ -11,10 +11,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench.processes import ServerFailed
 
 ACCESS_KEY = "loopback-key"
 SECRET_KEY = "loopback-secret"
@@ -44,7 +46,7 @@ _IDENTITIES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Server:
     """A running S3 server."""
 
@@ -57,7 +59,8 @@ class Server:
 def program(name: str) -> str:
     """The path of a program that the development dependencies bring along."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    assert found, f"{name} is not installed: make setup"
+    if found is None:
+        raise ServerFailed(f"{name} is not installed: make setup")
     return found
 
 
@@ -84,27 +87,25 @@ def seaweedfs(directory: Path) -> Iterator[Server]:
         "-s3.autoCreateBucket=false", f"-s3.config={config}", "-volume.max=5000", "-master.volumeSizeLimitMB=64",
     ]  # fmt: skip
     environment = os.environ | {"WEED_S3_SSE_KEY": "k", "WEED_S3_SSE_KEK_PASSPHRASE": "p"}
-    with _running(command, directory / "weed.log", environment) as process:
-        _wait_until_answered(process, ports[6], directory / "weed.log")
-        yield Server("seaweedfs", f"http://127.0.0.1:{ports[6]}", ports[6], process.pid)
+    with answering("seaweedfs", command, ports[6], directory / "weed.log", environment) as server:
+        yield server
 
 
 @contextmanager
-def rclone(directory: Path) -> Iterator[Server]:
-    """`rclone serve s3`: buckets are directories below `directory`; it ignores If-None-Match."""
-    (port,) = free_ports(1)
-    command = [
-        program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}",
-        "--config", str(directory / "rclone.conf"), str(directory),
-    ]  # fmt: skip
-    (directory / "rclone.conf").touch()
-    with _running(command, directory / "rclone.log", dict(os.environ)) as process:
-        _wait_until_answered(process, port, directory / "rclone.log")
-        yield Server("rclone", f"http://127.0.0.1:{port}", port, process.pid)
+def answering(
+    dialect: str, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Run an S3 server until the block ends, from when it answers at this port. Raises `ServerFailed`."""
+    with _running(command, log, environment) as process:
+        _wait_until_answered(process, port, log)
+        yield Server(dialect, f"http://127.0.0.1:{port}", port, process.pid)
 
 
 @contextmanager
-def _running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, killed at the end of the block; None as environment: that of this process."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -136,6 +137,6 @@ def _wait_until_answered(process: subprocess.Popen[bytes], port: int, log: Path)
             if error.code in {400, 403}:
                 return
         except OSError:
-            pass
+            pass  # nobody listens yet: that is what is waited for
         time.sleep(POLL_SECONDS)
-    raise AssertionError(f"the server is not ready: {log.read_text()[-2000:]}")
+    raise ServerFailed(f"the server is not ready: {log.read_text()[-2000:]}")

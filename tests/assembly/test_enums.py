@@ -1,0 +1,38 @@
+"""The settings repeat words of the parts that they are for, since they import nothing of ours: both say the same."""
+
+from enum import StrEnum
+
+import pytest
+
+from config import destinations, s3_destination
+from config.too_large import DetailSent
+from gateway import routing
+from gateway.assembly.options import FORM_OF_DETAILS
+from gateway.assembly.s3_options import ENCRYPTION
+from uploaders import encoding
+from uploaders.s3 import options
+
+
+@pytest.mark.parametrize(
+    ("setting", "own"),
+    [
+        (destinations.Encoding, encoding.Encoding),
+        (destinations.Large, routing.Large),
+        (s3_destination.ObjectContent, options.Content),
+        (s3_destination.ObjectEncoding, options.ObjectEncoding),
+    ],
+)
+def test_both_know_the_same_words(setting: type[StrEnum], own: type[StrEnum]) -> None:
+    """A word that only one of them knows could not be configured, or would fail at the start."""
+    assert {each.name: each.value for each in setting} == {each.name: each.value for each in own}
+
+
+def test_every_encryption_stands_for_one_of_the_uploaders() -> None:
+    """People write words, S3 has its own: each belongs to exactly one of the other kind."""
+    assert set(ENCRYPTION) == set(s3_destination.Encryption)
+    assert sorted(ENCRYPTION.values()) == sorted(options.ServerSideEncryption)
+
+
+def test_everything_that_may_be_sent_of_details_has_its_form() -> None:
+    """None is forgotten."""
+    assert set(FORM_OF_DETAILS) == set(DetailSent)
