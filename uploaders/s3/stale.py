@@ -35,6 +35,8 @@ class StaleUploads:
         try:
             for upload_id in await self._bucket.uploads(target.key):
                 await self._abort(self._bucket, target.key, upload_id, target.destination)
+        except NoSuchUpload:
+            return  # some servers answer a list of none like this (rclone does)
         except S3Failure as failure:
             if isinstance(failure.outcome, RetryLater):
                 raise
