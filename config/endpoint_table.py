@@ -52,8 +52,12 @@ class EndpointTable(DestinationTable):
     """`forward` the agent's token or `replace` it; by default `replace` where `token` is set."""
     connect_timeout: Duration = 10.0
     """For establishing a connection, TLS included."""
-    total_timeout: Duration = MINUTE
-    """For one request in all."""
+    send_timeout: Duration = 20.0
+    """So long the endpoint may take no more of a request that is being sent."""
+    first_byte_timeout: Duration = 45.0
+    """From the end of a request to the status and headers of its answer."""
+    total_timeout: Duration = 2 * MINUTE
+    """For one request in all, but for the time that a bandwidth limit makes it wait."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust besides the system's."""
 

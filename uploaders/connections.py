@@ -5,15 +5,16 @@ A request is never redirected and never repeated here; no cookies are kept.
 
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
 from uploaders.answers import Answer
+from uploaders.deadlines import Deadlines, Phase, Timeouts
 from uploaders.proxies import Proxy, proxy_for
+from uploaders.request_body import Pace, RequestBody
 
 RESPONSE_LIMIT_BYTES = 64 * 1024
 """More of an answer than this is neither read nor kept."""
@@ -24,14 +25,11 @@ KEEP_ALIVE_SECONDS = 4.0
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How to connect. Time-outs are seconds."""
+    """How to connect, and how long to wait."""
 
-    ca_file: Path | None
+    ca_file: Path | None = None
     """PEM certificates of authorities to trust besides the system's."""
-    connect_timeout: float
-    response_timeout: float
-    """From the end of the request to the answer, and between its parts."""
-    total_timeout: float
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 class Connections:
@@ -47,27 +45,38 @@ class Connections:
         self._proxies: dict[str, Proxy | None] = {}
 
     async def request(
-        self, method: str, url: str | URL, headers: Mapping[str, str], data: BytesIO | bytes | AsyncIterator[bytes]
+        self,
+        method: str,
+        url: str | URL,
+        headers: Mapping[str, str],
+        data: bytes | memoryview | AsyncIterator[bytes],
+        *,
+        pace: Pace | None = None,
     ) -> Answer:
         """Send one request and read the beginning of its answer. Raises `uploaders.network_errors.NETWORK_ERRORS`.
 
         A `url` of text is quoted where it must be; a signed one comes as an encoded `URL`, which stays as it is.
+        `pace` holds the body back.
         """
         proxy = self._proxy(str(url))
         sent = dict(headers)
         if proxy is not None and not proxy.tunnels:
             sent |= proxy.headers
-        async with self._opened().request(
-            method,
-            url,
-            data=data,
-            headers=sent,
-            proxy=proxy.url if proxy else None,
-            proxy_headers=proxy.headers if proxy is not None and proxy.tunnels else None,
-            allow_redirects=False,
-        ) as response:
-            told = response.headers
-            return Answer(response.status, await _beginning(response), told.get("Retry-After"), told.get("Location"))
+        session = self._opened()
+        async with (
+            Deadlines(self._options.timeouts) as deadlines,
+            session.request(
+                method,
+                url,
+                data=RequestBody(data, headers["Content-Type"], deadlines, pace),
+                headers=sent,
+                proxy=proxy.url if proxy else None,
+                proxy_headers=proxy.headers if proxy is not None and proxy.tunnels else None,
+                allow_redirects=False,
+            ) as response,
+        ):
+            deadlines.begin(Phase.ANSWER)
+            return await _answer_of(response)
 
     async def close(self) -> None:
         """Close them all."""
@@ -77,14 +86,9 @@ class Connections:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            options = self._options
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_SECONDS),
-                timeout=aiohttp.ClientTimeout(
-                    total=options.total_timeout,
-                    sock_connect=options.connect_timeout,
-                    sock_read=options.response_timeout,
-                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
@@ -99,11 +103,19 @@ class Connections:
         return self._proxies[origin]
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
+async def _answer_of(response: aiohttp.ClientResponse) -> Answer:
+    """What is looked at of a response, having read no more of it than that."""
+    body, told = bytearray(), response.headers
     while len(body) < RESPONSE_LIMIT_BYTES:
         part = await response.content.read(RESPONSE_LIMIT_BYTES - len(body))
         if not part:
             break
         body += part
-    return bytes(body)
+    return Answer(
+        response.status,
+        bytes(body),
+        told.get("Retry-After"),
+        told.get("Location"),
+        response.content_type if "Content-Type" in told else None,
+        whole=response.content.at_eof(),
+    )

@@ -15,6 +15,7 @@ from spool.records import Delivery, Form
 from uploaders.answers import TOO_LARGE_ADVICE, judge
 from uploaders.bodies import TooLarge
 from uploaders.connections import ConnectionOptions, Connections
+from uploaders.deadlines import Timeouts
 from uploaders.encoding import EncodedBody, Encoding, encode, encode_text
 from uploaders.forms import BadLocation
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
@@ -24,7 +25,7 @@ from uploaders.uploader import Outcome, PayloadReader, Refused, RetryLater, Scop
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """How to reach one endpoint. Time-outs are seconds."""
+    """How to reach one endpoint."""
 
     url: str
     token: str | None = field(default=None, repr=False)
@@ -36,10 +37,7 @@ class HttpOptions:
     """How details are reduced, where they are."""
     ca_file: Path | None = None
     """PEM certificates of authorities to trust besides the system's."""
-    connect_timeout: float = 10.0
-    response_timeout: float = 60.0
-    """From the end of the request to the answer, and between its parts."""
-    total_timeout: float = 300.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 class MissingToken(Exception):
@@ -54,9 +52,7 @@ class HttpUploader:
         self._options = options
         self._payloads = payloads
         self._clock = clock
-        self._connections = Connections(
-            ConnectionOptions(options.ca_file, options.connect_timeout, options.response_timeout, options.total_timeout)
-        )
+        self._connections = Connections(ConnectionOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one request and judge its answer. `CorruptPayload` passes through: no destination caused it."""
@@ -91,7 +87,7 @@ class HttpUploader:
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
         sent_bytes, headers = body.size, _headers(delivery, body, token)
-        answer = await self._connections.request("POST", self._options.url, headers, body.data)
+        answer = await self._connections.request("POST", self._options.url, headers, body.data.getbuffer())
         secrets = (token,) if token else ()
         return judge(answer, delivery.form, sent_bytes=sent_bytes, now=self._clock(), secrets=secrets)
 

@@ -8,6 +8,7 @@ import asyncio
 
 import aiohttp
 
+from uploaders.deadlines import Phase, TimedOut
 from uploaders.uploader import RetryLater, Scope
 
 NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
@@ -25,9 +26,18 @@ _UNREACHABLE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], .
 )
 """No connection came about; the first row that fits counts, so the particular stand before the general."""
 
+_SILENT = {
+    Phase.SEND: "it took no more of the request",
+    Phase.FIRST_BYTE: "it took the request and did not answer",
+    Phase.ANSWER: "its answer did not come to an end",
+}
+"""What the peer did in the phase in which a time-out struck."""
+
 
 def outcome_of(error: Exception) -> RetryLater:
     """Names the failure without addresses or headers: both may hold secrets."""
+    if isinstance(error, TimedOut):
+        return _timed_out(error)
     unreachable = _unreachable_reason(error)
     if unreachable is not None:
         return RetryLater(unreachable, Scope.DESTINATION)
@@ -35,7 +45,17 @@ def outcome_of(error: Exception) -> RetryLater:
         return RetryLater("no answer in time")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return RetryLater("the connection was closed before an answer came")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return RetryLater("what it answered is not HTTP")
     return RetryLater(f"the connection broke: {_detail(error)}")
+
+
+def _timed_out(error: TimedOut) -> RetryLater:
+    """Says which time-out struck, and what the peer was doing."""
+    within = f"within {error.seconds:g} s ({error.setting})"
+    if error.phase is Phase.CONNECT:
+        return RetryLater(f"no connection {within}", Scope.DESTINATION)
+    return RetryLater(f"{_SILENT[error.phase]} {within}")
 
 
 def _unreachable_reason(error: Exception) -> str | None:

@@ -21,6 +21,7 @@ from spool.records import Delivery, Form, Lane
 from uploaders.answers import judge
 from uploaders.bodies import decompress
 from uploaders.connections import ConnectionOptions, Connections
+from uploaders.deadlines import Timeouts
 from uploaders.forms import pieces_of, raw_bytes_of
 from uploaders.last_member import encoded_member, with_last_member
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
@@ -35,7 +36,7 @@ CONTENT_TYPE = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class PresignedOptions:
-    """How to reach one endpoint that gives upload addresses. Time-outs are seconds."""
+    """How to reach one endpoint that gives upload addresses."""
 
     url: str
     """The endpoint; the address for addresses is made of it as the SDK does, unless that is set."""
@@ -45,10 +46,8 @@ class PresignedOptions:
     """Sent as `x-pype-token` and put into the call log; None: each record's own token."""
     ca_file: Path | None = None
     """PEM certificates of authorities to trust besides the system's."""
-    connect_timeout: float = 10.0
-    response_timeout: float = 60.0
-    upload_timeout: float = 15 * 60.0
-    """For one upload in all."""
+    timeouts: Timeouts = field(default_factory=lambda: Timeouts(total=15 * 60.0))
+    """Those of one upload; asking for its address takes no longer."""
 
     @property
     def asked_url(self) -> str:
@@ -68,11 +67,7 @@ class PresignedUploader:
         self._payloads = payloads
         self._clock = clock
         self._observer = observer
-        self._connections = Connections(
-            ConnectionOptions(
-                options.ca_file, options.connect_timeout, options.response_timeout, options.upload_timeout
-            )
-        )
+        self._connections = Connections(ConnectionOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Ask for an address and use it. Errors of the spool pass through."""

@@ -25,6 +25,7 @@ from gateway.intake.reading import BodyLimits
 from gateway.routing import DestinationRoute, Large, RouteKind
 from spool.options import SpoolOptions, WhenFull
 from spool.records import Form, Lane
+from uploaders.deadlines import Timeouts
 from uploaders.encoding import Encoding
 from uploaders.http import HttpOptions
 from uploaders.presigned import PresignedOptions
@@ -96,9 +97,7 @@ def posting_options(destination: EndpointTable) -> HttpOptions:
         url=destination.url,
         token=_own_token(destination),
         ca_file=destination.ca_file,
-        connect_timeout=destination.connect_timeout,
-        response_timeout=destination.total_timeout,
-        total_timeout=destination.total_timeout,
+        timeouts=_timeouts(destination, destination.total_timeout),
     )
 
 
@@ -118,9 +117,14 @@ def presigned_options(destination: HttpDestination | PresignedDestination) -> Pr
         address_url=destination.presigned.address_url,
         token=_own_token(destination),
         ca_file=destination.ca_file,
-        connect_timeout=destination.connect_timeout,
-        response_timeout=destination.total_timeout,
-        upload_timeout=destination.presigned.timeout,
+        timeouts=_timeouts(destination, destination.presigned.timeout, "presigned.timeout"),
+    )
+
+
+def _timeouts(destination: EndpointTable, total: float, total_name: str = "total_timeout") -> Timeouts:
+    """How long one request may take; `total_name` is the setting that bounds all of it."""
+    return Timeouts(
+        destination.connect_timeout, destination.send_timeout, destination.first_byte_timeout, total, total_name
     )
 
 

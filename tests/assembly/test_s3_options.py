@@ -10,6 +10,7 @@ from config.s3_destination import S3Destination
 from gateway.assembly.options import destination_route, posting_options, presigned_options
 from gateway.assembly.s3_options import s3_options
 from gateway.routing import Large, RouteKind
+from uploaders.deadlines import Timeouts
 from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
 
 NO_SETTINGS_OF_THE_UPLOADER = {"name", "type", "notify", "concurrency", "retry"}
@@ -81,18 +82,20 @@ def test_a_bucket_has_its_place_in_the_plan() -> None:
 def test_an_endpoint_that_gives_addresses_is_reached_as_its_settings_say(kind: str) -> None:
     """Addresses are asked for with the endpoint's own token, time-outs and authorities."""
     presigned = {"address_url": "https://host/x", "timeout": "2m", "reference": True}
-    given = {"url": URL, "token": SecretStr("t"), "total_timeout": "5s", "presigned": presigned}
+    given = {"url": URL, "token": SecretStr("t"), "first_byte_timeout": "5s", "presigned": presigned}
     settings = endpoint(large="presigned", **given) if kind == "http" else uploads(**given)
     options = presigned_options(settings)
     assert (options.url, options.asked_url, options.token) == (URL, "https://host/x", "t")
-    assert (options.response_timeout, options.upload_timeout) == (5.0, 120.0)
+    assert options.timeouts == Timeouts(
+        connect=10.0, send=20.0, first_byte=5.0, total=120.0, total_name="presigned.timeout"
+    )
     route = destination_route(settings)
     assert (route.referenced, route.forwards_token) == (True, False)
     assert (route.kind, route.large) == (
         (RouteKind.ENDPOINT, Large.PRESIGNED) if kind == "http" else (RouteKind.UPLOADS, Large.TWO_PHASE)
     )
     notices = posting_options(settings)
-    assert (notices.url, notices.token, notices.total_timeout) == (URL, "t", 5.0)
+    assert (notices.url, notices.token, notices.timeouts) == (URL, "t", Timeouts(first_byte=5.0))
 
 
 def test_what_is_uploaded_carries_the_agents_token() -> None:

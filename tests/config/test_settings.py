@@ -43,7 +43,8 @@ def test_an_http_destination_has_the_defaults_of_its_endpoint() -> None:
     destination = http()
     assert destination.max_request_bytes == 6 * MB
     assert destination.concurrency == LaneConcurrency(core=8, detail=2)
-    assert (destination.connect_timeout, destination.total_timeout) == (10.0, 60.0)
+    assert (destination.connect_timeout, destination.send_timeout) == (10.0, 20.0)
+    assert (destination.first_byte_timeout, destination.total_timeout) == (45.0, 120.0)
     retry = destination.retry
     assert (retry.initial, retry.max, retry.give_up_after) == (1.0, 300.0, 86_400.0)
 

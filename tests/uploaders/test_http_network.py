@@ -11,17 +11,18 @@ from spool.records import Form
 from tests.uploaders.building import Payloads, a_delivery
 from tests.uploaders.proxy import Proxy
 from tests.uploaders.sending import a_payload, an_uploader, deliver
+from uploaders.deadlines import Timeouts
 from uploaders.http import HttpOptions, HttpUploader
 from uploaders.proxies import proxy_for
 from uploaders.uploader import Delivered, RetryLater, Scope
 
 
 async def test_a_silent_endpoint_is_given_up_in_time() -> None:
-    """No answer within the response time-out is a failure of this delivery alone."""
+    """No answer within the time-out for it is a failure of this delivery alone."""
     payloads, delivery = a_payload()
     async with Endpoint(fault=Fault("hang")) as endpoint:
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), response_timeout=0.05)
-    assert outcome == RetryLater("no answer in time")
+        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), timeouts=Timeouts(first_byte=0.05))
+    assert outcome == RetryLater("it took the request and did not answer within 0.05 s (first_byte_timeout)")
 
 
 async def test_a_cut_connection_is_a_failure_of_the_delivery() -> None:
