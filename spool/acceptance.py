@@ -16,7 +16,7 @@ from spool.records import (
     Record,
     StoredFragment,
 )
-from spool.rows import encode_fragments, uid_of
+from spool.rows import checksum_of, encode_fragments, record_of, uid_of
 from spool.transaction import Transaction
 
 
@@ -93,11 +93,12 @@ class Acceptance:
     # Chunks of a duplicate, or of a record that is owed to nobody, stay loose, and maintenance deletes them.
 
     def _duplicate_of(self, transaction: Transaction, record_id: int) -> Accepted:
-        row = transaction.execute(statements.READ_RECORD, (record_id,)).fetchone()
-        uid, raw_bytes, stored_bytes = uid_of(self.spool_id, record_id), row[6], row[7]
-        self._mark_upload_used(transaction, uid)
-        two_phase = f'"{Fragment.BODY}"' not in row[11]
-        return Accepted(uid, stored_bytes, raw_bytes, self.new.digest, True, False, (), two_phase)
+        record = record_of(transaction.execute(statements.READ_RECORD, (record_id,)).fetchone(), self.spool_id)
+        self._mark_upload_used(transaction, record.uid)
+        two_phase = Fragment.BODY not in record.fragments
+        return Accepted(
+            record.uid, record.stored_bytes, record.raw_bytes, self.new.digest, True, False, (), two_phase
+        )  # fmt: skip
 
     def _write_record(self, transaction: Transaction, *, superseded: bool) -> Record:
         new, stored = self.new, self.stored
@@ -110,12 +111,11 @@ class Acceptance:
             write_frames(transaction, stored.frames, stored.next_chunk)
         settled_at = None if owed else self.now
         record_id = transaction.new_record_id()
-        values = (
+        row = (
             record_id, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
-            stored.stored_bytes, self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments),
-            superseded, settled_at,
+            stored.stored_bytes, self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments), None,
         )  # fmt: skip
-        transaction.records.add(values)
+        transaction.records.add((*row[:12], superseded, settled_at, None, checksum_of(row)))
         return Record(
             record_id, uid_of(self.spool_id, record_id), new.call_id, new.agent_id, new.event, new.environment,
             new.digest, new.raw_bytes, stored.stored_bytes, self.now, token_id, stored.first_chunk, stored.fragments,

@@ -19,6 +19,7 @@ from spool.records import DeliveryState, Due, Form, Fragment, Lane, Record
 from spool.rows import RECORD_WIDTH, Row, delivery_of, record_of
 from spool.settling import Names
 from spool.statements import HELD_FOR_SHARED_TOKEN
+from spool.tokens import hash_of
 
 LONGEST_WAIT = 24 * 3600 * 1000
 """No delivery is ever postponed by more; what seems to be due later was written by a clock that ran ahead."""
@@ -84,9 +85,14 @@ class Reader:
                 yield frame
 
     async def token(self, token_id: int) -> str | None:
-        """The agent's own token by its id; None once it was overwritten."""
+        """The agent's own token by its id; None once it was overwritten. Raises `CorruptPayload` for a damaged one."""
         rows = await self._questions.ask(statements.READ_TOKEN, (token_id,))
-        return rows[0][0] if rows else None
+        if not rows:
+            return None
+        value, stored_hash = rows[0]
+        if hash_of(value) != stored_hash:
+            raise CorruptPayload(f"token {token_id} does not match its hash")
+        return str(value)
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """The newest 256 records of a call, the oldest first."""

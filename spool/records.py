@@ -123,7 +123,8 @@ class Record:
 
     record_id: int
     uid: str
-    """Unique among all spools: the spool's own id and `record_id`. Shown outside, part of every key."""
+    """Unique among all spools: the id of the spool that accepted it, and its number there. Shown outside, part of
+    every key."""
     call_id: str
     agent_id: str | None
     event: str
@@ -136,6 +137,8 @@ class Record:
     """Names the agent's own token in the spool's token table; never the token itself."""
     first_chunk: int
     fragments: Mapping[Fragment, StoredFragment]
+    damaged: bool = False
+    """What is stored of it does not match its checksum: nothing of it may be delivered."""
 
 
 @dataclass(frozen=True, slots=True)

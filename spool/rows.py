@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -10,7 +11,7 @@ from spool.records import Delivery, Form, Fragment, Lane, Record, StoredFragment
 Row = Sequence[Any]
 """A row as SQLite gives it: its columns have the types of the schema."""
 
-RECORD_WIDTH = 12
+RECORD_WIDTH = 14
 
 _decode_fragments = msgspec.json.Decoder(dict[Fragment, tuple[int, int, int]]).decode
 
@@ -27,13 +28,21 @@ def encode_fragments(fragments: Mapping[Fragment, StoredFragment]) -> str:
     ).join("{}")
 
 
+def checksum_of(row: Row) -> int:
+    """Of a record's columns up to `origin`; without its token, which is taken away when the record ends."""
+    return crc32(repr((*row[:9], *row[10:13])).encode("utf-8", "surrogatepass"))
+
+
 def record_of(row: Row, spool_id: str) -> Record:
-    """The record in the first `RECORD_WIDTH` columns."""
-    record_id = row[0]
-    fragments = decode_fragments(row[11])
+    """The record in the first `RECORD_WIDTH` columns; what does not match its checksum is told as damaged."""
+    record_id, damaged = row[0], row[13] is not None and row[13] != checksum_of(row)
+    try:
+        fragments = decode_fragments(row[11])
+    except (msgspec.DecodeError, TypeError):
+        fragments, damaged = {}, True
     return Record(
-        record_id, uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9],
-        row[10], fragments,
+        record_id, row[12] or uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7],
+        row[8], row[9], row[10], fragments, damaged,
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ CLEAR_TOKENS = "DELETE FROM tokens"
 ADD_TOKEN = "INSERT INTO tokens (token_id, token_hash, value, uses) VALUES (?, ?, ?, ?)"
 CLEAR_FREED_PAGES = "PRAGMA secure_delete = ON"
 LEAVE_FREED_PAGES = "PRAGMA secure_delete = FAST"
-READ_TOKEN = "SELECT value FROM tokens WHERE token_id = ?"
+READ_TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
 
 # Accepting
 
@@ -70,7 +70,7 @@ EARLIER_OF_CALL = (
 CHUNK_COLUMNS = "chunk_id, crc32, frame"
 NEW_RECORD_COLUMNS = (
     "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
-    "first_chunk, fragments, superseded, settled_at"
+    "first_chunk, fragments, superseded, settled_at, origin, checksum"
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
@@ -87,7 +87,7 @@ GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIM
 
 RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
-    "r.accepted_at, r.token_id, r.first_chunk, r.fragments"
+    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum"
 )
 # A notice tells of the object of the detail, where a bucket has one of the core too.
 DELIVERY_COLUMNS = (

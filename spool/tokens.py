@@ -25,7 +25,7 @@ class TokenBook:
 
     def use(self, connection: sqlite3.Connection, token: str) -> int:
         """One more use of `token`; returns its id."""
-        token_hash = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        token_hash = hash_of(token)
         token_id = self._ids.get(token_hash)
         if token_id is None:
             row = connection.execute(statements.USE_TOKEN, (token_hash, token)).fetchone()
@@ -75,6 +75,11 @@ class TokenBook:
 
     def _forget(self, token_id: int) -> None:
         self._ids = {token_hash: known for token_hash, known in self._ids.items() if known != token_id}
+
+
+def hash_of(token: str) -> bytes:
+    """What a token is found by; a stored one that does not match it is damaged."""
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 @contextmanager

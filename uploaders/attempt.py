@@ -26,6 +26,8 @@ class Unreadable:
 
 async def attempt(uploader: Uploader, delivery: Delivery, *, cancelled_by_us: asyncio.Event) -> Outcome | Unreadable:
     """Make one attempt. Raises only `CancelledError`, and that only when `cancelled_by_us` is set."""
+    if delivery.record.damaged:
+        return Unreadable(f"what is stored about record {delivery.record.uid} does not match its checksum", lost=True)
     try:
         return await uploader.deliver(delivery)
     except CorruptPayload as error:

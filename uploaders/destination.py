@@ -140,8 +140,10 @@ class DestinationWorker:
         if isinstance(outcome, Unreadable):
             if probe:
                 self._health.probe_abandoned()
+            if outcome.lost:
+                return Bury(f"corrupt: {outcome.reason}")
             wait = backoff_seconds(policy, delivery.attempts, 1.0)
-            return Bury(outcome.reason) if outcome.lost else RetryAt(now + round(wait * 1000), outcome.reason, False)
+            return RetryAt(now + round(wait * 1000), outcome.reason, False)
         if self._plan.shared_token and isinstance(outcome, Refused) and outcome.scope is Scope.CREDENTIAL:
             outcome = replace(outcome, scope=Scope.DESTINATION)
         self._learn(delivery, outcome, now, probe=probe)

@@ -111,7 +111,7 @@ class LaneWorker:
         self._unsettled += 1
         settlement = self._owner.conclude(delivery, outcome, probe=probe)
         self._owner.changed()
-        self._observer.attempted(delivery, _label(settlement), loop.time() - started)
+        self._observer.attempted(delivery, _label(settlement, outcome), loop.time() - started)
         await self._settle(delivery, settlement)
 
     async def _settle(self, delivery: Delivery, settlement: Settlement) -> None:
@@ -129,7 +129,10 @@ class LaneWorker:
         self._owner.changed()
 
 
-def _label(settlement: Settlement) -> str:
+def _label(settlement: Settlement, outcome: Outcome | Unreadable) -> str:
+    """What came of an attempt, in the words of `DispatchObserver.attempted`."""
+    if isinstance(outcome, Unreadable) and outcome.lost:
+        return "corrupt"
     if isinstance(settlement, records.Delivered):
         return "delivered"
     if isinstance(settlement, Hold):

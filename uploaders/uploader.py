@@ -122,7 +122,8 @@ class DispatchObserver(Protocol):
     """Hears what the dispatcher does, for metrics and logs."""
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-        """An attempt ended: `outcome` is delivered, retry, held, dead, or diverted (it goes on in another way)."""
+        """An attempt ended: `outcome` is delivered, retry, held, dead, diverted (it goes on in another way), or corrupt
+        (dead, for what the spool has of it is damaged)."""
         ...
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:

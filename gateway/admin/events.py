@@ -46,6 +46,9 @@ class RecentEvents:
                 "warning", f"{delivery.destination}: the {delivery.form} of call {call} is too large, and goes on"
             )
             self._log.warning("too_large", **_described(delivery, seconds))
+        elif outcome == "corrupt":
+            self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} is damaged in the spool")
+            self._log.error("corrupt_payload", **_described(delivery, seconds))
         elif outcome == "dead":
             self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
             self._log.error("dead_letter", **_described(delivery, seconds))

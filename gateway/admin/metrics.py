@@ -33,7 +33,7 @@ class Metrics:
         self._deliveries = _Counters(
             Counter(
                 "callspool_deliveries_total",
-                "Attempts to deliver, by what came of them: delivered, retry, held, diverted or dead.",
+                "Attempts to deliver, by what came of them: delivered, retry, held, diverted, dead or corrupt.",
                 ("destination", "lane", "outcome"),
                 registry=self.registry,
             )
@@ -97,7 +97,7 @@ class Metrics:
         self._two_phase.inc()
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-        """An attempt ended: `outcome` is delivered, retry, held, diverted or dead."""
+        """An attempt ended: `outcome` is one of those in `DispatchObserver.attempted`."""
         lane = delivery.lane
         self._deliveries.of(delivery.destination, lane.value, outcome).inc()
         child = self._delivery_children.get((delivery.destination, lane))

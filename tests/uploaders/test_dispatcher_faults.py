@@ -24,7 +24,7 @@ async def test_an_unreadable_payload_is_a_dead_letter() -> None:
         stage.uploader.answer = corrupt
         await stage.post_all(*names(30))
         assert set(stage.queue.states()) == {"dead"}
-        assert set(stage.queue.errors()) == {"chunk 7 is missing"}
+        assert set(stage.queue.errors()) == {"corrupt: chunk 7 is missing"}
         assert stage.dispatcher.status()[0].up
 
 
