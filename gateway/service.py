@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.intake.calls import OpenCalls
+from gateway.intake.examiner import Examiner
 from gateway.intake.gate import Gate
 from gateway.intake.server import IntakeServer
 from gateway.orders.desk import OrderDesk
@@ -38,6 +39,7 @@ class Service:
     gate: Gate
     calls: OpenCalls
     desk: OrderDesk
+    examiner: Examiner
     executor: ThreadPoolExecutor
 
     def destinations(self) -> tuple[DestinationStatus, ...]:
@@ -49,6 +51,7 @@ class Service:
 
     async def close(self) -> None:
         """Give everything back, when nothing listens or delivers any more."""
+        await self.examiner.close()
         await self.spool.close()
         await asyncio.to_thread(self.executor.shutdown)
 

@@ -45,6 +45,8 @@ class Fragment(StrEnum):
     BASE = "base"
     DERIVED = "derived"
     REST = "rest"
+    CALL_ID = "call_id"
+    """Of a large record whose `call_id` came as a number: that, as it came."""
 
 
 class DeliveryState(IntEnum):

@@ -39,8 +39,7 @@ def pieces_of(delivery: Delivery) -> tuple[Piece, ...]:
         return (Fragment.BODY,)
     _require_fragments(record, delivery.form)
     if delivery.form in _DETAILS:
-        opening = {"call_id": record.call_id, "update_type": "detailed_telemetry"}
-        return _object(record, (json.dumps(opening).encode()[1:-1], Fragment.REST))
+        return _detail(record)
     second = Fragment.REST if delivery.form is Form.WHOLE else Fragment.DERIVED
     return _object(record, (Fragment.BASE, second))
 
@@ -58,6 +57,15 @@ def parse_location(location: str | None) -> tuple[str, str]:
     if scheme != "s3" or not separator or not bucket or not key:
         raise BadLocation(f"a notice without an object: expected a location like s3://bucket/key, got {location!r}")
     return bucket, key
+
+
+def _detail(record: Record) -> tuple[Piece, ...]:
+    """The detail, with the `call_id` as it came: one that was a number is stored for this."""
+    if not _is_stored(record, Fragment.CALL_ID):
+        opening = {"call_id": record.call_id, "update_type": "detailed_telemetry"}
+        return _object(record, (json.dumps(opening).encode()[1:-1], Fragment.REST))
+    pieces = _object(record, (b'"update_type": "detailed_telemetry"', Fragment.REST))
+    return (b'{"call_id": ', Fragment.CALL_ID, b", ", *pieces[1:])
 
 
 def _object(record: Record, runs: Sequence[Piece]) -> tuple[Piece, ...]:

@@ -14,6 +14,7 @@ from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchRunner
 from gateway.intake.budget import MemoryBudget
 from gateway.intake.calls import OpenCalls
+from gateway.intake.examiner import Examiner
 from gateway.intake.gate import Gate
 from gateway.intake.handler import IntakeHandler
 from gateway.intake.lines import LineReader
@@ -50,13 +51,16 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
         dispatcher = _build_dispatcher(settings, spool, watchers)
         executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
         gate = Gate()
-        intake, calls = _build_intake(settings, spool, watchers, gate, Workers(executor))
+        workers = Workers(executor)
+        examiner = Examiner(workers)
+        intake, calls = _build_intake(settings, spool, watchers, gate, workers, examiner)
     except BaseException:
         await spool.close()
         raise
     spool.listener = dispatcher.offer
     spool.room.gave_up = watchers.details_given_up
-    return Service(spool, dispatcher, intake, gate, calls, OrderDesk(spool.orders, now), executor)
+    desk = OrderDesk(spool.orders, now)
+    return Service(spool, dispatcher, intake, gate, calls, desk, examiner, executor)
 
 
 def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> Dispatcher:
@@ -78,7 +82,7 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> D
 
 
 def _build_intake(
-    settings: Settings, spool: Spool, watchers: Watchers, gate: Gate, workers: Workers
+    settings: Settings, spool: Spool, watchers: Watchers, gate: Gate, workers: Workers, examiner: Examiner
 ) -> tuple[IntakeServer, OpenCalls]:
     intake, metrics = settings.intake, watchers.metrics
     budget = MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
@@ -87,7 +91,7 @@ def _build_intake(
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     routes = [options.destination_route(destination) for destination in settings.destinations]
     rule = options.size_rule(settings.split, settings.spool.compression_level)
-    acceptor = Acceptor(spool, routes, rule, workers, decoder, metrics, now)
+    acceptor = Acceptor(spool, routes, rule, workers, examiner, decoder, metrics, now)
     desk = UploadDesk(spool, now, options.milliseconds(intake.upload_url_ttl))
     replier = Replier(acceptor, desk)
     lines = LineReader(intake.body_max, staging, workers)

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.nonfinite import Scratch
+from gateway.calllog.pieces import Slice, buffers
 from gateway.calllog.toplevel import Member, TopLevel, is_literal, scan
 from spool.records import Buffer
 
@@ -28,23 +29,30 @@ _is_number = re.compile(rb"-?[0-9]").match
 
 @dataclass(frozen=True)
 class CallLog:
-    """One checked call log. Its values are views into the posted body, which must outlive it."""
+    """One checked call log. Its values lie in the posted body, which must outlive it."""
 
     call_id: str
     """The `call_id`; one that came as a number is named by its literal text."""
+    named_by_text: bool
+    """Whether the `call_id` came as a text; otherwise it was a number."""
     agent_id: str | None
     event: str
     """`wcall_event`, or `DEFAULT_EVENT`; of a reference to a bucket `REFERENCE_EVENT`."""
     environment: str | None
     token: str | None = field(repr=False)
     """The top-level `token`. One that is neither text nor a number is of no use, and dropped."""
-    pieces: tuple[Buffer, ...] = field(repr=False)
-    """The decoded document without its `token`; their concatenation is valid JSON."""
+    slices: tuple[Slice, ...] = field(repr=False)
+    """The decoded document without its `token`: slices of `top.text` whose concatenation is valid JSON."""
     raw_bytes: int
-    """The length of all pieces."""
+    """The length of all slices."""
     nonfinite_numbers: int
     """How many NaN and Infinity were replaced by null."""
     top: TopLevel = field(repr=False, compare=False)
+
+    @property
+    def pieces(self) -> tuple[Buffer, ...]:
+        """The bytes of the slices, as views."""
+        return buffers(self.top.text, self.slices)
 
     @property
     def digest(self) -> bytes:
@@ -83,18 +91,19 @@ def call_log_of(top: TopLevel) -> CallLog:
     call_id = _call_id(values.get("call_id"))
     event = REFERENCE_EVENT if is_reference(values) else _text(values.get("wcall_event")) or DEFAULT_EVENT
     token = None
-    pieces: tuple[Buffer, ...] = (top.text,)
+    slices: tuple[Slice, ...] = (Slice(0, len(top.text)),)
     if _TOKEN in values:
         token = _credential(values[_TOKEN])
-        pieces = tuple(filter(len, _without_token(top)))
+        slices = tuple(kept for kept in _without_token(top) if kept.size)
     return CallLog(
         call_id,
+        text_of(values["call_id"]) is not None,
         _text(values.get("agent_id")),
         event,
         _text(values.get("environment")),
         token,
-        pieces,
-        sum(map(len, pieces)),
+        slices,
+        sum(kept.size for kept in slices),
         top.nonfinite_numbers,
         top,
     )
@@ -153,9 +162,8 @@ def _credential(raw: msgspec.Raw) -> str | None:
     return text_of(raw) or None
 
 
-def _without_token(top: TopLevel) -> Iterator[memoryview]:
+def _without_token(top: TopLevel) -> Iterator[Slice]:
     """The document with each member named `token` cut out, together with one adjacent comma and its whitespace."""
-    text = memoryview(top.text)
     members = top.members()
     kept_until = 0
     kept_a_member = False
@@ -165,9 +173,9 @@ def _without_token(top: TopLevel) -> Iterator[memoryview]:
             continue
         cut_from = members[member.index - 1].end if kept_a_member else member.start
         cut_to = following.start if following and not kept_a_member else member.end
-        yield text[kept_until : max(cut_from, kept_until)]
+        yield Slice(kept_until, max(cut_from, kept_until))
         kept_until = cut_to
-    yield text[kept_until:]
+    yield Slice(kept_until, len(top.text))
 
 
 def _index(member: Member) -> int:

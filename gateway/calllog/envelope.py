@@ -8,9 +8,11 @@ import msgspec
 
 from gateway.calllog.document import CallLog, call_log_of, is_reference, text_of
 from gateway.calllog.nonfinite import Scratch
-from gateway.calllog.toplevel import is_literal, scan
+from gateway.calllog.pieces import Slice
+from gateway.calllog.toplevel import TopLevel, is_literal, scan
 from spool.records import Buffer
 
+_DATA = "data"
 _UPLOAD_URL_REQUEST = {"call_id", "content_type"}
 
 
@@ -21,8 +23,13 @@ class Envelope:
     A body with a `call_id` of its own is a call log, whatever else it holds, and never an envelope.
     """
 
-    data: msgspec.Raw = field(repr=False)
-    """The JSON string as it came, a view into the body."""
+    top: TopLevel = field(repr=False)
+
+    @property
+    def data(self) -> Slice:
+        """Where in `top.text` the JSON string lies that holds what it carries."""
+        member = next(member for member in reversed(self.top.members()) if member.name == _DATA)
+        return Slice(member.value_start, member.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +59,8 @@ def recognise(body: Buffer | mmap, *, scratch: Scratch = bytearray) -> Posted:
     """
     top = scan(body, scratch)
     values = top.values
-    if "call_id" not in values and is_literal(values.get("compressed"), b"true") and "data" in values:
-        return Envelope(values["data"])
+    if "call_id" not in values and is_literal(values.get("compressed"), b"true") and _DATA in values:
+        return Envelope(top)
     if len(values) == len(_UPLOAD_URL_REQUEST) and values.keys() == _UPLOAD_URL_REQUEST:
         return UploadUrlRequest(call_log_of(top).call_id, text_of(values["content_type"]) or "")
     call_log = call_log_of(top)

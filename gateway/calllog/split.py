@@ -7,7 +7,7 @@ from gateway.calllog.deferral import choose_deferred, name_deferred
 from gateway.calllog.derived import TELEMETRY, TURNS, derive
 from gateway.calllog.document import CallLog
 from gateway.calllog.fragments import join_members
-from spool.records import Buffer
+from gateway.calllog.pieces import Piece
 
 CORE_MAX_BYTES: Final = 500_000
 """The largest core that an endpoint is sent."""
@@ -24,11 +24,13 @@ class SplitCallLog:
     Core = {base, derived}, detail = {call_id, update_type, rest}, whole = {base, rest}.
     """
 
-    base: tuple[Buffer, ...]
+    text: bytes | memoryview
+    """The document that the slices are slices of."""
+    base: tuple[Piece, ...]
     """The members that stay in the core, as they came."""
     derived: bytes
     """What is added to the core: summaries, a made transcript, the names of deferred fields."""
-    rest: tuple[Buffer, ...]
+    rest: tuple[Piece, ...]
     """The members that move to the detail, as they came."""
 
 
@@ -49,6 +51,7 @@ def split(call_log: CallLog, *, core_max_bytes: int = CORE_MAX_BYTES) -> SplitCa
         derived = derived + b"," + names if derived else names
     moved = _MOVED.union(member.name for member in deferred)
     return SplitCallLog(
+        call_log.top.text,
         join_members(member for member in staying if member.name not in moved),
         derived,
         join_members(member for name, member in members.items() if name in moved),

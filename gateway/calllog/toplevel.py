@@ -18,6 +18,7 @@ import msgspec
 from gateway.calllog.encoding import BYTE_ORDER_MARK, check_utf8
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.nonfinite import Scratch, replace_by_null
+from gateway.calllog.pieces import Piece, Slice
 from gateway.calllog.scanner import Span, scan_object
 from spool.records import Buffer
 
@@ -71,9 +72,11 @@ class Member(msgspec.Struct, frozen=True, gc=False):
         return self.value_start - self.key_end <= _COMPACT_COLON
 
     @property
-    def pieces(self) -> tuple[Buffer, ...]:
+    def pieces(self) -> tuple[Piece, ...]:
         """The member as it came, but for excessive whitespace around its colon."""
-        return (self.text[self.start : self.end],) if self.compact else (self.key, b":", self.value)
+        if self.compact:
+            return (Slice(self.start, self.end),)
+        return (Slice(self.start, self.key_end), b":", Slice(self.value_start, self.end))
 
     @property
     def key(self) -> memoryview:

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import structlog
 
-from gateway.calllog.envelope import Envelope, UploadUrlRequest
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.intake.body import Body
 from gateway.intake.calls import ENDED, STARTED, OpenCalls
 from gateway.intake.decoding import ENVELOPE
-from gateway.intake.examining import Examined, Prepared, Reference, SizeRule, examine
+from gateway.intake.examiner import Examiner
+from gateway.intake.examining import About, EnvelopeFound, Examined, SizeRule, UploadUrlRequestFound, examine
 from gateway.intake.opening import BodyDecoder
 from gateway.intake.ports import Clock, IntakeObserver, RecordStore
+from gateway.intake.prepared import AddressRequest, Opened, Prepared, prepared
 from gateway.intake.tokens import usable
 from gateway.intake.workers import Workers
 from gateway.routing import DestinationRoute, StoredAs, plan
@@ -20,7 +21,8 @@ from spool.records import Accepted, NewRecord
 
 _log = structlog.get_logger(__name__)
 
-Opened = Prepared | Reference | UploadUrlRequest
+_IN_PROCESS_BYTES = 4 << 20
+"""A staged body above this is examined in another process: below it, the interpreter is held for 2.5 ms at most."""
 
 
 class Acceptor:
@@ -32,6 +34,7 @@ class Acceptor:
         destinations: Sequence[DestinationRoute],
         rule: SizeRule,
         workers: Workers,
+        examiner: Examiner,
         decoder: BodyDecoder,
         observer: IntakeObserver,
         clock: Clock,
@@ -42,6 +45,7 @@ class Acceptor:
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)
         self._rule = rule
         self._workers = workers
+        self._examiner = examiner
         self._decoder = decoder
         self._observer = observer
         self._clock = clock
@@ -54,64 +58,69 @@ class Acceptor:
         Raises `CallLogError`, and what decoding raises.
         """
         examined = await self._look_at(body)
-        if isinstance(examined, Envelope):
-            quoted = memoryview(examined.data)
+        if isinstance(examined.finding, EnvelopeFound):
+            quoted = memoryview(examined.text)[examined.finding.data.start : examined.finding.data.end]
             if bytes(quoted[:1]) != b'"':
                 raise _bad_envelope("`data` is not a text")
             body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE))
             examined = await self._look_at(body)
-            if isinstance(examined, Envelope):
+            if isinstance(examined.finding, EnvelopeFound):
                 raise _bad_envelope("what it carries is an envelope again")
-        return examined
+        if isinstance(examined.finding, UploadUrlRequestFound):
+            return AddressRequest(examined.finding.call_id)
+        return prepared(examined.finding, examined.text)
 
     async def accept(
-        self, prepared: Prepared, agents_key: str | None, *, upload_key_hash: bytes | None = None
+        self, call_log: Prepared, agents_key: str | None, *, upload_key_hash: bytes | None = None
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
-        call_log = prepared.call_log
-        token = (agents_key or usable(call_log.token)) if self._keeps_tokens else None
+        about = call_log.about
+        token = (agents_key or usable(about.token)) if self._keeps_tokens else None
         accepted = await self._store.accept(
             NewRecord(
-                call_id=call_log.call_id,
-                agent_id=call_log.agent_id,
-                event=call_log.event,
-                environment=call_log.environment,
-                digest=prepared.digest,
-                raw_bytes=call_log.raw_bytes,
+                call_id=about.call_id,
+                agent_id=about.agent_id,
+                event=about.event,
+                environment=about.environment,
+                digest=call_log.digest,
+                raw_bytes=about.raw_bytes,
                 token=token,
-                fragments=prepared.fragments,
-                deliveries=self._plans[prepared.stored_as],
-                superseded_by=ENDED if call_log.event == STARTED else None,
+                fragments=call_log.fragments,
+                deliveries=self._plans[call_log.stored_as],
+                superseded_by=ENDED if about.event == STARTED else None,
                 upload_key_hash=upload_key_hash,
             )
         )
-        self._note(prepared, accepted)
+        self._note(about, accepted)
         return accepted
 
     async def _look_at(self, body: Body) -> Examined:
+        """Examine it where that holds up nobody: here, in a thread, or in the other process."""
         if body.small:
             return examine(body.data, body.scratch, self._rule)
+        if body.file is not None and len(body.data) > _IN_PROCESS_BYTES:
+            return await self._examiner.examine(body.file, body.new_file, self._rule)
         return await self._workers.run(examine, body.data, body.scratch, self._rule)
 
-    def _note(self, prepared: Prepared, accepted: Accepted) -> None:
-        call_log = prepared.call_log
+    def _note(self, about: About, accepted: Accepted) -> None:
+        """Tell what was accepted to whoever counts."""
         if not accepted.superseded:
-            self.open_calls.accepted(call_log.call_id, call_log.event, self._clock())
+            self.open_calls.accepted(about.call_id, about.event, self._clock())
         if not accepted.duplicate:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
             if accepted.two_phase:
                 self._observer.two_phase()
-            if call_log.nonfinite_numbers:
-                self._observer.nonfinite_numbers(call_log.nonfinite_numbers)
+            if about.nonfinite_numbers:
+                self._observer.nonfinite_numbers(about.nonfinite_numbers)
         if self._tells_each:
             _log.debug(
                 "accepted",
-                call_id=call_log.call_id,
-                call_event=call_log.event,
+                call_id=about.call_id,
+                call_event=about.event,
                 record_id=accepted.uid,
                 raw_bytes=accepted.raw_bytes,
                 duplicate=accepted.duplicate,
@@ -120,6 +129,7 @@ class Acceptor:
 
 
 def _bad_envelope(what: str) -> CallLogError:
+    """The sender's fault: an envelope with nothing of use in it."""
     return CallLogError(
         Fault.BAD_ENVELOPE,
         f"The body says that it is compressed, but {what}.",

@@ -3,23 +3,29 @@
 from mmap import mmap
 
 from gateway.intake.budget import SMALL_POST_BYTES, Reservation
-from gateway.intake.staging import Staged
+from gateway.intake.staging import Staged, StagedFile
 
 
 class Body:
     """The bytes of one posted document, decoded.
 
     `data` is valid until `release`; views into it that others still hold stay valid after it, but are counted
-    nowhere then. `staged` takes what must be written beside it; a small body has none.
+    nowhere then. `staged` takes what must be written beside it; a small body has none. `file` is the one that `data`
+    is a map of, if it is.
     """
 
-    __slots__ = ("_reservation", "data", "staged")
+    __slots__ = ("_reservation", "data", "file", "staged")
 
     def __init__(
-        self, data: bytes | bytearray | memoryview, reservation: Reservation | None, staged: Staged | None
+        self,
+        data: bytes | bytearray | memoryview,
+        reservation: Reservation | None,
+        staged: Staged | None,
+        file: StagedFile | None = None,
     ) -> None:
         self.data = data
         self.staged = staged
+        self.file = file
         self._reservation = reservation
 
     @property
@@ -32,6 +38,7 @@ class Body:
         self.release()
         self.data = decoded.data
         self.staged = decoded.staged
+        self.file = decoded.file
         self._reservation = decoded._reservation
 
     def scratch(self, size: int) -> bytearray | mmap:
@@ -41,9 +48,15 @@ class Body:
         """
         return bytearray(size) if self.small or self.staged is None else self.staged.scratch(size)
 
+    def new_file(self, size: int) -> StagedFile:
+        """A file of `size` bytes that lives as long as this body, which must not be small. For worker threads."""
+        assert self.staged is not None, "only a small body has nothing staged"
+        return self.staged.new_file(size)
+
     def release(self) -> None:
         """Give back memory and files; harmless when repeated."""
         self.data = b""
+        self.file = None
         if self._reservation is not None:
             self._reservation.release()
             self._reservation = None

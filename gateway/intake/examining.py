@@ -1,17 +1,18 @@
-"""Looking at a decoded body: what it is, and, if it is a call log, in which fragments it is to be stored.
+"""Looking at a decoded body: what it is, and, if it is a call log, in which pieces it is to be stored.
 
-Pure and synchronous: for a large body it runs in a worker thread. Decoding a giant's top level holds the
-interpreter (0.35 s for 1 GB), which is why all of it stands behind the one function `examine`.
+Pure and synchronous. Decoding the top level of a giant holds the interpreter (0.35 s for 1 GB), so that `examine` runs
+in a process of its own for these (`gateway.intake.examiner`): what it finds is therefore plain data without views.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from mmap import mmap
 
 import msgspec
 
 from gateway.calllog.document import CallLog
 from gateway.calllog.envelope import Envelope, S3Reference, UploadUrlRequest, recognise
+from gateway.calllog.pieces import Piece, Slice
 from gateway.calllog.split import CORE_MAX_BYTES, split
 from gateway.routing import StoredAs
 from spool.payloads import FRAME_RAW_BYTES, FrameWriter, chunk_count
@@ -34,34 +35,67 @@ class SizeRule:
     """The spool's: the stored size is measured by compressing."""
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """A call log that is ready to be accepted."""
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is kept of a call log beside its bytes; each field as `gateway.calllog.document.CallLog` has it."""
 
-    call_log: CallLog
+    call_id: str
+    agent_id: str | None
+    event: str
+    environment: str | None
+    token: str | None = field(repr=False)
+    raw_bytes: int
+    nonfinite_numbers: int
+
+
+class CallLogFound(msgspec.Struct, frozen=True, tag=True):
+    """A call log, or a note that one lies in a bucket."""
+
+    about: About
     digest: bytes
-    fragments: Mapping[Fragment, Sequence[Buffer]]
     stored_as: StoredAs
+    pieces: Mapping[Fragment, tuple[Piece, ...]]
+    """Their slices are of `Examined.text`."""
+    is_reference: bool
+    s3_key: str | None
+    """Of a reference: the name of the object."""
+
+
+class EnvelopeFound(msgspec.Struct, frozen=True, tag=True):
+    """A compressed call log."""
+
+    data: Slice
+    """Where the JSON string lies that holds it."""
+
+
+class UploadUrlRequestFound(msgspec.Struct, frozen=True, tag=True):
+    """A request for an upload address."""
+
+    call_id: str
+
+
+Finding = CallLogFound | EnvelopeFound | UploadUrlRequestFound
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """A note that the call log lies in a bucket, ready to be accepted like one."""
+class Examined:
+    """What a body is."""
 
-    prepared: Prepared
-    s3_key: str | None
-
-
-Examined = Prepared | Reference | Envelope | UploadUrlRequest
+    finding: Finding
+    text: bytes | memoryview
+    """What the finding's slices are slices of: the body without its byte order mark, or a copy in scratch."""
 
 
-def examine(data: Buffer, scratch: Callable[[int], bytearray | mmap], rule: SizeRule) -> Examined:
+def examine(data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], rule: SizeRule) -> Examined:
     """What a decoded body is. Raises `CallLogError` when it is nothing of use."""
     posted = recognise(data, scratch=scratch)
-    if isinstance(posted, CallLog):
-        return _prepare(posted, rule)
+    if isinstance(posted, Envelope):
+        return Examined(EnvelopeFound(posted.data), posted.top.text)
+    if isinstance(posted, UploadUrlRequest):
+        return Examined(UploadUrlRequestFound(posted.call_id), b"")
     if isinstance(posted, S3Reference):
-        return Reference(_prepare(posted.call_log, rule), posted.key)
-    return posted
+        return Examined(_found(posted.call_log, rule, posted), posted.call_log.top.text)
+    return Examined(_found(posted, rule, None), posted.top.text)
 
 
 def stored_as(call_log: CallLog, rule: SizeRule) -> StoredAs:
@@ -80,14 +114,35 @@ def stored_as(call_log: CallLog, rule: SizeRule) -> StoredAs:
 
 
 def _fits(stored: int, rule: SizeRule) -> bool:
+    """Whether so many stored bytes go in one piece."""
     return 4 * stored < 3 * rule.two_phase_threshold
 
 
-def _prepare(call_log: CallLog, rule: SizeRule) -> Prepared:
+def _found(call_log: CallLog, rule: SizeRule, reference: S3Reference | None) -> CallLogFound:
     """Decide, split and hash: all that costs time with the size of the call log."""
     kind = stored_as(call_log, rule)
-    if kind is StoredAs.SINGLE:
-        return Prepared(call_log, call_log.digest, {Fragment.BODY: call_log.pieces}, kind)
+    pieces = _in_fragments(call_log, rule) if kind is StoredAs.TWO_PHASE else {Fragment.BODY: call_log.slices}
+    about = About(
+        call_log.call_id,
+        call_log.agent_id,
+        call_log.event,
+        call_log.environment,
+        call_log.token,
+        call_log.raw_bytes,
+        call_log.nonfinite_numbers,
+    )
+    key = reference.key if reference else None
+    return CallLogFound(about, call_log.digest, kind, pieces, reference is not None, key)
+
+
+def _in_fragments(call_log: CallLog, rule: SizeRule) -> dict[Fragment, tuple[Piece, ...]]:
+    """The fragments of a large call log; one with a number for its `call_id` keeps that for its detail."""
     parts = split(call_log, core_max_bytes=rule.core_max_bytes)
-    fragments = {Fragment.BASE: parts.base, Fragment.DERIVED: (parts.derived,), Fragment.REST: parts.rest}
-    return Prepared(call_log, call_log.digest, fragments, kind)
+    fragments: dict[Fragment, tuple[Piece, ...]] = {
+        Fragment.BASE: parts.base,
+        Fragment.DERIVED: (parts.derived,),
+        Fragment.REST: parts.rest,
+    }
+    if not call_log.named_by_text:
+        fragments[Fragment.CALL_ID] = (call_log.call_id.encode(),)
+    return fragments

@@ -7,13 +7,12 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.calllog.envelope import UploadUrlRequest
 from gateway.intake.accepting import Acceptor
 from gateway.intake.answers import Answer, refusal_answer
 from gateway.intake.batch import BatchRunner
-from gateway.intake.examining import Prepared
 from gateway.intake.gate import Gate
 from gateway.intake.ports import IntakeObserver, RecordStore
+from gateway.intake.prepared import Prepared, call_id_of
 from gateway.intake.reading import BodyReader
 from gateway.intake.refusals import Refusal, internal, translate
 from gateway.intake.replies import Replier, Reply, Sender, accepted_reply, answered
@@ -99,11 +98,7 @@ class IntakeHandler:
         body = await self._reader.read(request)
         try:
             opened = await self._acceptor.examine(body)
-            if isinstance(opened, UploadUrlRequest):
-                call_id = opened.call_id
-            else:
-                call_id = (opened if isinstance(opened, Prepared) else opened.prepared).call_log.call_id
-            return await self._replier.give_address(call_id, self._sender(request, found))
+            return await self._replier.give_address(call_id_of(opened), self._sender(request, found))
         finally:
             body.release()
 
@@ -115,7 +110,7 @@ class IntakeHandler:
             if not isinstance(opened, Prepared):
                 raise Refusal(400, "not_a_call_log", "The uploaded document is no call log.", "PUT the call log.")
             claim.check_same(opened.digest)
-            key = usable(opened.call_log.token) or claim.upload.token
+            key = usable(opened.about.token) or claim.upload.token
             accepted = await self._acceptor.accept(opened, key, upload_key_hash=claim.key_hash)
             return accepted_reply(opened, accepted, _SUCCESS)
         finally:

@@ -6,11 +6,11 @@ import time
 import structlog
 
 from gateway.intake import answers
-from gateway.intake.accepting import Acceptor, Opened
+from gateway.intake.accepting import Acceptor
 from gateway.intake.body import Body
-from gateway.intake.examining import Prepared, Reference
 from gateway.intake.lines import Line
 from gateway.intake.ports import IntakeObserver
+from gateway.intake.prepared import Opened, call_id_of
 from gateway.intake.refusals import internal, translate
 from gateway.intake.replies import Replier, Sender
 from gateway.intake.routes import Route
@@ -57,7 +57,7 @@ class LineReplier:
             return self.refuse(number, line, error)
         self._lines += 1
         self._bytes += size
-        call_id = _call_id(opened)
+        call_id = call_id_of(opened)
         task = asyncio.create_task(self._finish(number, opened, started, self._last_of_call.get(call_id)))
         self._last_of_call[call_id] = task
         task.add_done_callback(lambda done: self._done(done, call_id, line, size))
@@ -97,12 +97,6 @@ class LineReplier:
         self._room.set()
         if self._last_of_call.get(call_id) is task:
             del self._last_of_call[call_id]
-
-
-def _call_id(opened: Opened) -> str:
-    if isinstance(opened, Prepared):
-        return opened.call_log.call_id
-    return opened.prepared.call_log.call_id if isinstance(opened, Reference) else opened.call_id
 
 
 def _numbered(number: int, status: int, body: bytes) -> bytes:

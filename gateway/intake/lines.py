@@ -121,7 +121,7 @@ class _GrowingLine:
     async def _body(self) -> Body | None:
         if self._file is not None:
             await self._write()
-            return Body(await self._workers.run(self._file.map), None, self._staged)
+            return Body(await self._workers.run(self._file.map), None, self._staged, self._file)
         if not self._data.strip(_BLANK):
             return None
         return Body(bytes(self._data), None, self._staging.begin() if self._size > SMALL_POST_BYTES else None)

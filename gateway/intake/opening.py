@@ -47,7 +47,7 @@ class BodyDecoder:
         staged = self._staging.begin()
         try:
             memory = expected if reservation else 0
-            decoded, in_memory = await self._workers.run(
+            decoded, file = await self._workers.run(
                 lambda: _collect(decode(view, decoders, self._limits), memory, staged.file)
             )
         except BaseException:
@@ -55,8 +55,8 @@ class BodyDecoder:
             staged.discard()
             raise
         if reservation is not None:
-            reservation.shrink(len(decoded) if in_memory else 0)
-        return Body(decoded, reservation, staged)
+            reservation.shrink(len(decoded) if file is None else 0)
+        return Body(decoded, reservation, staged, file)
 
     def _decode_inline(self, view: memoryview, decoders: tuple[Decoder, ...], expected: int) -> Body | None:
         """The decoded body, if it is as small as it says and memory is free for it; no thread is asked."""
@@ -80,16 +80,17 @@ class BodyDecoder:
         return self._budget.try_reserve(size)
 
 
-def _collect(pieces: Pieces, memory: int, new_file: Callable[[], StagedFile]) -> tuple[memoryview, bool]:
-    """All pieces as one, and whether that is in memory: up to `memory` bytes are, more goes to a file."""
+def _collect(pieces: Pieces, memory: int, new_file: Callable[[], StagedFile]) -> tuple[memoryview, StagedFile | None]:
+    """All pieces as one, and the file that this is a map of: up to `memory` bytes are in memory, more is not."""
     view = memoryview(bytearray(memory))
     filled = 0
     for piece in pieces:
         if filled + len(piece) > memory:
-            return _spill(view[:filled], piece, pieces, new_file()), False
+            file = new_file()
+            return _spill(view[:filled], piece, pieces, file), file
         view[filled : filled + len(piece)] = piece
         filled += len(piece)
-    return view[:filled], True
+    return view[:filled], None
 
 
 def _spill(head: memoryview, piece: bytes | memoryview, rest: Pieces, file: StagedFile) -> memoryview:

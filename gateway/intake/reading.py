@@ -114,7 +114,7 @@ class BodyReader:
                     await self._workers.run(file.write, data)
                     data = bytearray()
             await self._workers.run(file.write, data)
-            return Body(await self._workers.run(file.map), None, staged)
+            return Body(await self._workers.run(file.map), None, staged, file)
         except BaseException:
             staged.discard()
             raise

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import web
 
-from gateway.calllog.envelope import UploadUrlRequest
 from gateway.intake import answers
-from gateway.intake.accepting import Acceptor, Opened
-from gateway.intake.examining import Prepared, Reference
+from gateway.intake.accepting import Acceptor
+from gateway.intake.prepared import AddressRequest, Opened, Prepared, Reference
 from gateway.intake.refusals import Refusal
 from gateway.intake.uploads import UploadDesk
 from spool.records import Accepted
@@ -64,7 +63,7 @@ class Replier:
         """Accept a call log, or give an upload address. Raises `Refusal` and `SpoolError`."""
         if isinstance(opened, Prepared):
             return accepted_reply(opened, await self._acceptor.accept(opened, sender.agents_key), 202)
-        if isinstance(opened, UploadUrlRequest):
+        if isinstance(opened, AddressRequest):
             return await self.give_address(opened.call_id, sender)
         return await self._reply_to_reference(opened, sender)
 
@@ -76,7 +75,6 @@ class Replier:
 
     async def _reply_to_reference(self, reference: Reference, sender: Sender) -> Reply:
         """A reference to what was uploaded here tells nothing new; any other is for the endpoint to read."""
-        call_log = reference.prepared.call_log
         upload = await self._uploads.find_by_s3_key(reference.s3_key)
         if upload is None:
             accepted = await self._acceptor.accept(reference.prepared, sender.agents_key)
@@ -88,13 +86,13 @@ class Replier:
                 "The address that this s3_key belongs to was never used.",
                 "PUT the call log to its upload_url first, or post the call log itself.",
             )
-        return Reply(202, answers.referenced(call_log.call_id, upload.record_uid), "duplicate")
+        return Reply(202, answers.referenced(reference.prepared.about.call_id, upload.record_uid), "duplicate")
 
 
 def accepted_reply(prepared: Prepared, accepted: Accepted, status: int) -> Reply:
     """The answer to a call log that is durable."""
     result = "duplicate" if accepted.duplicate else "superseded" if accepted.superseded else "accepted"
-    return Reply(status, answers.accepted(prepared.call_log.call_id, accepted), result)
+    return Reply(status, answers.accepted(prepared.about.call_id, accepted), result)
 
 
 def _first(header: str | None) -> str:

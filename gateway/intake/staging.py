@@ -44,7 +44,7 @@ class StagedFile:
 
     def __init__(self, staged: "Staged", path: Path) -> None:
         self._staged = staged
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
         self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.size = 0
@@ -65,12 +65,17 @@ class StagedFile:
                 return memoryview(b"")
             return memoryview(mmap.mmap(self._open_file(), self.size, access=mmap.ACCESS_READ))
 
-    def scratch(self, size: int) -> mmap.mmap:
-        """A writable map of exactly `size` bytes; for a new file."""
+    def allocate(self, size: int) -> None:
+        """Make a new file exactly `size` bytes long. Raises as `write` does."""
         self._staged.need(size)
         with self._lock:
             os.posix_fallocate(self._open_file(), 0, size)
-            return mmap.mmap(self._open_file(), size)
+        self.size = size
+
+    def map_writable(self) -> mmap.mmap:
+        """A map of the file through which it is filled."""
+        with self._lock:
+            return mmap.mmap(self._open_file(), self.size)
 
     def close(self) -> None:
         """Remove the file; harmless when repeated. Maps of it live on until nobody holds them."""
@@ -78,7 +83,7 @@ class StagedFile:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
-                self._path.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
 
     def _open_file(self) -> int:
         if self._file is None:
@@ -115,9 +120,15 @@ class Staged:
         self._files.append(file)
         return file
 
+    def new_file(self, size: int) -> StagedFile:
+        """A new file of `size` bytes. For worker threads. Raises as `StagedFile.write` does."""
+        file = self.file()
+        file.allocate(size)
+        return file
+
     def scratch(self, size: int) -> mmap.mmap:
         """A writable buffer in a new file, for a changed copy of the body. For worker threads."""
-        return self.file().scratch(size)
+        return self.new_file(size).map_writable()
 
     def discard(self) -> None:
         """Remove the files in a worker thread, because a large one takes its time, and give the quota back."""

@@ -37,6 +37,7 @@ class Workers:
         answer: Future[Result] = Future()
 
         def call() -> None:
+            """In the loop's thread: call it, and hand over what comes of it."""
             try:
                 answer.set_result(function())
             except Exception as error:  # noqa: BLE001  # raised again in the thread that asked

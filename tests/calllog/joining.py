@@ -4,31 +4,31 @@ import json
 from collections.abc import Iterable
 
 from gateway.calllog.document import CallLog
+from gateway.calllog.pieces import Piece, buffers
 from gateway.calllog.split import SplitCallLog
-from spool.records import Buffer
 
 Pairs = list[tuple[str, object]]
 
 
-def joined(pieces: Iterable[Buffer]) -> bytes:
-    return b"".join(pieces)
+def joined(text: bytes | memoryview, pieces: Iterable[Piece]) -> bytes:
+    return b"".join(buffers(text, pieces))
 
 
 def body(call_log: CallLog) -> bytes:
-    return joined(call_log.pieces)
+    return b"".join(call_log.pieces)
 
 
 def core(split: SplitCallLog) -> bytes:
-    return _object(joined(split.base), split.derived)
+    return _object(joined(split.text, split.base), split.derived)
 
 
 def whole(split: SplitCallLog) -> bytes:
-    return _object(joined(split.base), joined(split.rest))
+    return _object(joined(split.text, split.base), joined(split.text, split.rest))
 
 
 def detail(split: SplitCallLog, call_id: str) -> bytes:
     head = json.dumps({"call_id": call_id, "update_type": "detailed_telemetry"})[1:-1].encode()
-    return _object(head, joined(split.rest))
+    return _object(head, joined(split.text, split.rest))
 
 
 def top_level(document: bytes) -> Pairs:

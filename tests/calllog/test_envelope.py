@@ -18,7 +18,7 @@ DATA = base64.b64encode(PACKED).decode()
 def packed_in(body: bytes | mmap.mmap) -> bytes:
     envelope = recognise(body)
     assert isinstance(envelope, Envelope)
-    return base64.b64decode(json.loads(bytes(envelope.data)))
+    return base64.b64decode(json.loads(bytes(memoryview(envelope.top.text)[envelope.data.start : envelope.data.end])))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gateway.calllog.document import CallLog, parse
+from gateway.calllog.pieces import Slice
 from gateway.calllog.split import CORE_MAX_BYTES, SplitCallLog, split
 from tests.calllog.joining import core, detail, joined, top_level, whole
 
@@ -112,7 +113,7 @@ def test_nothing_is_derived_from_nothing(members: dict[str, object]) -> None:
 def test_fragments_may_be_empty() -> None:
     """A call log with nothing to move and nothing to add has an empty rest and an empty derived."""
     _, parts = split_log({"b": 1})
-    assert (joined(parts.base), parts.derived, parts.rest) == (b'"call_id": "a", "b": 1', b"", ())
+    assert (joined(parts.text, parts.base), parts.derived, parts.rest) == (b'"call_id": "a", "b": 1', b"", ())
 
 
 def test_the_largest_other_members_move_when_the_core_is_too_long() -> None:
@@ -205,10 +206,22 @@ def test_update_type_of_the_agent_never_reaches_the_detail() -> None:
     assert members_of(detail(parts, "a"))["update_type"] == "detailed_telemetry"
 
 
-def test_values_are_views_into_the_posted_body() -> None:
+def test_values_are_slices_of_the_posted_body() -> None:
     """The parts that move are not copied."""
     call_log, parts = split_log({"telemetry_data": {"x": "x" * 100_000}, "b": 1})
-    assert all(isinstance(piece, memoryview) and piece.obj is call_log.top.text for piece in parts.rest)
+    assert all(isinstance(piece, Slice) for piece in parts.rest)
+    assert parts.text is call_log.top.text
+
+
+@pytest.mark.parametrize("value", ["v" * 5_000, "v"], ids=["large values", "small values"])
+def test_of_many_members_only_the_small_ones_are_copied(value: str) -> None:
+    """Two thousand members that stay, each beside one that moves: what is large remains a slice."""
+    members = {f"{name}{number}": value * (1 + (name == "m")) for number in range(2000) for name in "sm"}
+    call_log, parts = split_log(members, core_max_bytes=100_000)
+    copied = sum(len(piece) for piece in (*parts.base, *parts.rest) if isinstance(piece, bytes))
+    assert members_of(whole(parts)) == {"call_id": "a", **members}
+    assert copied < 5_000 * 4_000 / 10
+    assert len(call_log.pieces) == 1
 
 
 def test_duplicates_and_token_are_left_out_of_a_split() -> None:
@@ -216,7 +229,7 @@ def test_duplicates_and_token_are_left_out_of_a_split() -> None:
     posted = b'{"x": 1, "call_id": "a", "token": "t", "x": 2, "telemetry_data": 1, "telemetry_data": 2, "y": 3}'
     parts = split(parse(posted))
     assert core(parts) == b'{"call_id": "a","x": 2,"y": 3}'
-    assert joined(parts.rest) == b'"telemetry_data": 2'
+    assert joined(parts.text, parts.rest) == b'"telemetry_data": 2'
 
 
 def test_deferred_names_keep_their_escapes() -> None:

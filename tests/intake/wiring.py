@@ -9,6 +9,7 @@ from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchLimits, BatchRunner
 from gateway.intake.budget import MemoryBudget
 from gateway.intake.decoding import DecodingLimits
+from gateway.intake.examiner import Examiner
 from gateway.intake.examining import SizeRule
 from gateway.intake.gate import Gate
 from gateway.intake.handler import IntakeHandler
@@ -60,7 +61,8 @@ class Intake:
         self.budget = MemoryBudget(options.memory_budget, wait_seconds=options.memory_wait)
         decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, workers)
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
-        acceptor = Acceptor(store, destinations, options.sizes, workers, decoder, observer, clock)
+        self.examiner = Examiner(workers)
+        acceptor = Acceptor(store, destinations, options.sizes, workers, self.examiner, decoder, observer, clock)
         uploads = UploadDesk(store, clock, round(options.upload_url_lifetime * 1000))
         replier = Replier(acceptor, uploads)
         lines = LineReader(options.bodies.body_max, staging, workers)

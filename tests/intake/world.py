@@ -157,5 +157,6 @@ async def running(
         yield world
     finally:
         await intake.server.stop(DEADLINE)
+        await intake.examiner.close()
         executor.shutdown()
         await spool.close()

@@ -39,6 +39,16 @@ async def test_a_large_record_gives_each_form_with_its_values_as_they_came(form:
     assert raw_bytes_of(delivery) == len(expected)
 
 
+async def test_a_call_that_is_named_by_a_number_keeps_it() -> None:
+    """The call_id of a detail is of the type that was posted."""
+    payloads = Payloads()
+    fragments = {**large_fragments(), Fragment.CALL_ID: b"17"}
+    delivery = a_delivery(a_record(payloads, fragments=fragments), Form.DETAIL)
+    sent = await text_of(payloads, delivery)
+    assert sent == b'{"call_id": 17, "update_type": "detailed_telemetry","telemetry_data": {"spans": [1, 2.50]}}'
+    assert raw_bytes_of(delivery) == len(sent)
+
+
 @pytest.mark.parametrize("form", [Form.WHOLE, Form.CORE])
 async def test_a_small_record_is_its_body(form: Form) -> None:
     """A small record is sent as it came, without any glue."""

@@ -1,0 +1,151 @@
+"""The process that examines giants: what it finds, and what becomes of a post when it ends."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gateway.intake import examiner
+from gateway.intake.reading import BodyLimits
+from spool.records import Fragment
+from tests.intake.bodies import call_log, envelope, large_call_log
+from tests.intake.world import World, running
+from tests.system.waiting import until
+
+PARENT = """
+import asyncio, sys
+from concurrent.futures import ThreadPoolExecutor
+from gateway.intake.examiner import Examiner
+from gateway.intake.workers import Workers
+
+async def main():
+    examiner = Examiner(Workers(ThreadPoolExecutor(1)))
+    print((await examiner._start()).pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[World]:
+    """An intake that stages everything above 64 KiB."""
+    async with running(tmp_path, bodies=BodyLimits(inline_max=1 << 16)) as world:
+        yield world
+
+
+def _nothing_left(world: World) -> bool:
+    return not world.staged_files() and not world.intake.budget.used_bytes
+
+
+async def test_only_giants_need_the_process(small: World) -> None:
+    """It is started with the first body that is too large to be looked at here, and then kept."""
+    assert (await small.post(call_log("a"))).status == 202
+    assert (await small.post(call_log("b", size=3_000_000))).status == 202
+    assert small.intake.examiner.pid is None
+    assert (await small.post(large_call_log("c"))).status == 202
+    first = small.intake.examiner.pid
+    assert first is not None
+    assert (await small.post(envelope(large_call_log("d")))).status == 202
+    assert small.intake.examiner.pid == first
+    await small.until(lambda: _nothing_left(small))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "value"),
+    [(b"", "1.50"), (b"\xef\xbb\xbf", "1.50"), (b"\xef\xbb\xbf", "NaN")],
+    ids=["plain", "with a byte order mark", "with a mark and a number that is none"],
+)
+async def test_a_giant_is_stored_as_it_came(small: World, prefix: bytes, value: str) -> None:
+    """What another process found is stored byte for byte, but for the token, and null for what is no number."""
+    filling = b"x" * 5_300_000
+    body = b'%b{"call_id": 17, "token": "t", "n": %b, "telemetry_data": "%b"}' % (prefix, value.encode(), filling)
+    reply = await small.post(body)
+    assert (reply.status, reply.json["call_id"], reply.json["upload_method"]) == (202, "17", "two_phase")
+    record = (await small.only_record("17")).record
+    kept = value.replace("NaN", "null").encode()
+    assert await small.stored(record, Fragment.BASE) == b'"call_id": 17,"n": ' + kept
+    assert await small.stored(record, Fragment.REST) == b'"telemetry_data": "%b"' % filling
+    assert await small.stored(record, Fragment.CALL_ID) == b"17"
+    await small.until(lambda: _nothing_left(small))
+
+
+async def test_a_giant_that_is_wrong_is_refused_with_the_position(small: World) -> None:
+    """What the process finds wrong is told as if it had been found here, and the process lives on."""
+    body = large_call_log()
+    reply = await small.post(body[:-1])
+    assert (reply.status, reply.code) == (400, "not_json")
+    assert str(len(body) - 1) in reply.json["error"]["message"]
+    assert (await small.post(body)).status == 202
+    await small.until(lambda: _nothing_left(small))
+
+
+async def test_what_needs_too_much_memory_is_refused(small: World) -> None:
+    """A body of a million top-level members cannot exhaust the machine: 413, and the next post is taken."""
+    members = b",".join(b'"m%d":0' % number for number in range(900_000))
+    reply = await small.post(b'{"call_id":"a",%b}' % members)
+    assert (reply.status, reply.code) == (413, "too_complex")
+    pid = small.intake.examiner.pid
+    assert (await small.post(large_call_log())).status == 202
+    assert small.intake.examiner.pid == pid
+    await small.until(lambda: _nothing_left(small))
+
+
+async def test_a_post_survives_the_death_of_the_process(small: World) -> None:
+    """A process that is killed in the middle of an examination is replaced, and the post is taken."""
+    await small.post(large_call_log("a"))
+    pid = small.intake.examiner.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    posting = asyncio.create_task(small.post(large_call_log("b")))
+    await small.until(lambda: small.staged_files() and small.staged_files()[0].stat().st_size > 5_000_000)
+    os.kill(pid, signal.SIGKILL)
+    assert (await posting).status == 202
+    assert small.intake.examiner.pid not in {None, pid}
+    await small.until(lambda: _nothing_left(small))
+
+
+async def test_a_post_that_cannot_be_examined_is_503(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a second process ends too, the sender keeps its call log; the next giant gets another process."""
+    with monkeypatch.context() as patched:
+        patched.setattr(examiner, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+        reply = await small.post(large_call_log())
+        assert (reply.status, reply.code) == (503, "examiner_failed")
+        assert reply.headers["Retry-After"]
+        assert "status 3" in reply.json["error"]["message"]
+    assert (await small.post(large_call_log())).status == 202
+    await small.until(lambda: _nothing_left(small))
+
+
+async def test_a_quota_without_room_for_the_copy_is_507(tmp_path: Path) -> None:
+    """The copy that non-finite numbers need counts in the quota before it is made."""
+    body = b'{"call_id": "a", "n": [NaN], "telemetry_data": "%b"}' % (b"x" * 6_000_000)
+    async with running(tmp_path, spool_max=10_000_000, bodies=BodyLimits(inline_max=1 << 16)) as world:
+        reply = await world.post(body)
+        assert (reply.status, reply.code) == (507, "spool_full")
+        await world.until(lambda: _nothing_left(world))
+
+
+async def test_the_process_ends_with_its_parent() -> None:
+    """However the gateway ends, nothing of it stays: here by SIGKILL. SIGTERM alone does not end the process."""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-P", "-c", PARENT, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    process = psutil.Process(int(await parent.stdout.readline()))
+
+    async def listens() -> bool:
+        return "gateway.intake.examiner_process" in process.cmdline() and process.num_threads() > 1
+
+    async def gone() -> bool:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+    await until(listens, "the process works")
+    process.terminate()
+    assert process.is_running()
+    parent.kill()
+    await parent.wait()
+    await until(gone, "the process has ended")
