@@ -15,7 +15,7 @@ from spool.errors import CorruptPayload, NotStorable
 from spool.figures import OpenDelivery, TracedDelivery, TracedRecord
 from spool.payloads import chunk_range
 from spool.read_connection import ReadConnection, Value
-from spool.records import DeliveryState, Due, Form, Fragment, Lane, Record
+from spool.records import Delivery, DeliveryKey, DeliveryState, Due, Form, Fragment, Lane, Record
 from spool.rows import RECORD_WIDTH, Row, delivery_of, record_of
 from spool.settling import Names
 from spool.statements import HELD_FOR_SHARED_TOKEN
@@ -108,6 +108,12 @@ class Reader:
         return [
             OpenDelivery(record_of(row, self.names.spool_id), self._traced_delivery(row[RECORD_WIDTH:])) for row in rows
         ]
+
+    async def delivery(self, key: DeliveryKey) -> Delivery | None:
+        """The delivery that a key names, as an uploader sees it; None when there is none."""
+        parameters = (key.record_id, self.names.ids.get(key.destination), key.form)
+        rows = await self._questions.ask(statements.READ_DELIVERY, parameters)
+        return delivery_of(rows[0], self.names.spool_id, self.names.names) if rows else None
 
     async def upload(self, statement: str, key: bytes | str) -> Upload | None:
         """The upload address that `statement` finds by `key`."""

@@ -59,7 +59,7 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
         raise
     spool.listener = dispatcher.offer
     spool.room.gave_up = watchers.details_given_up
-    desk = OrderDesk(spool.orders, now)
+    desk = OrderDesk(spool, now)
     return Service(spool, dispatcher, intake, gate, calls, desk, examiner, executor)
 
 

@@ -1,12 +1,13 @@
-"""The command line: `callspool run`, `check-config`, `status`, `show`, `s3 setup`, `s3 check`, `fsck`, `version`.
+"""The command line: `callspool run`, `status`, `dead list` and the others.
 
-`run`, `check-config`, `s3` and `fsck` read the configuration; `status` and `show` ask a running gateway through its
-admin API.
+`run`, `check-config`, `s3` and `fsck` read the configuration; `status`, `show` and `dead` ask a running gateway through
+its admin API.
 """
 
 import click
 
 from gateway.cli.check_config import check_config
+from gateway.cli.dead import dead
 from gateway.cli.exits import EPILOG
 from gateway.cli.fsck import fsck
 from gateway.cli.run import run
@@ -22,5 +23,5 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, s3, fsck, version):
+for _command in (run, check_config, status, show, dead, s3, fsck, version):
     main.add_command(_command)

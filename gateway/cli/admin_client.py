@@ -1,21 +1,27 @@
-"""Asks the admin API of a running gateway. One request, no proxy, a short time-out."""
+"""Asks the admin API of a running gateway. One request at a time, no proxy, a short time-out."""
 
 import http.client
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import click
 
 from config.addresses import ListenAddress, parse_listen
 from config.settings import AdminSettings
 
-_TIMEOUT_SECONDS = 5.0
+TOKEN_VARIABLE = "CALLSPOOL_ADMIN_TOKEN"  # the name of one, and no secret
+_TIMEOUT_SECONDS = 15.0
+"""For the next byte of an answer: a step of an order waits for its commits."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listened at, not asked
 """Where to ask a gateway that listens on every interface."""
+BLOCK_BYTES = 1 << 20
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Query = Mapping[str, str | Sequence[str]]
 
 
 class NoGateway(Exception):
@@ -35,6 +41,7 @@ class _Address(click.ParamType[ListenAddress]):
     name = "HOST:PORT"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> ListenAddress:
+        """The address that was typed; ends the command where it is none."""
         try:
             return parse_listen(value)
         except ValueError as error:
@@ -55,29 +62,68 @@ def admin_option(command: Command) -> Command:
     )(command)
 
 
-def ask(address: ListenAddress, *path: str) -> bytes:
+def ask(address: ListenAddress, *path: str, query: Query | None = None) -> bytes:
     """The body of the answer to a GET of this path, whose parts may hold any character.
 
     Raises NoGateway when nothing answers, Refused for an answer that is an error of the gateway.
     """
+    return b"".join(download(address, *path, query=query))
+
+
+def tell(address: ListenAddress, document: bytes, *path: str) -> bytes:
+    """The body of the answer to a POST of this JSON document; raises like `ask`."""
+    headers = {"Content-Type": "application/json"}
+    with _answer(address, "POST", path, headers=headers, body=document) as response:
+        return response.read()
+
+
+def download(
+    address: ListenAddress, *path: str, query: Query | None = None, headers: Mapping[str, str] | None = None
+) -> Iterator[bytes]:
+    """The body of the answer to a GET, a block at a time; raises like `ask`."""
+    with _answer(address, "GET", path, query=query, headers=headers) as response:
+        while block := response.read(BLOCK_BYTES):
+            yield block
+
+
+@contextmanager
+def _answer(
+    address: ListenAddress,
+    method: str,
+    path: Sequence[str],
+    *,
+    query: Query | None = None,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Iterator[http.client.HTTPResponse]:
+    """An answer that is no error; whatever breaks until its body is read is told as NoGateway."""
     connection = http.client.HTTPConnection(
         _ANY_ADDRESS.get(address.host, address.host), address.port, timeout=_TIMEOUT_SECONDS
     )
+    target = "/" + "/".join(quote(part, safe="") for part in path)
+    if query:
+        target = f"{target}?{urlencode(query, doseq=True)}"
     try:
-        connection.request("GET", "/" + "/".join(quote(part, safe="") for part in path))
+        connection.request(method, target, body=body, headers={**_credentials(), **(headers or {})})
         response = connection.getresponse()
-        body = response.read()
+        if response.status != 200:
+            raise _refusal(address, response.status, response.read())
+        yield response
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NoGateway(f"No gateway answers at {address}: {reason}") from error
     finally:
         connection.close()
-    if response.status != 200:
-        raise _refusal(address, response.status, body)
-    return body
+
+
+def _credentials() -> dict[str, str]:
+    """The admin token, from the environment alone: a command line is seen by every process."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Refused:
+    """An error of the gateway as it words it; of something else, that it is something else."""
     try:
         error = json.loads(body)["error"]
         return Refused(str(error["code"]), str(error["message"]), str(error["hint"]))

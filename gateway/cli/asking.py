@@ -11,6 +11,8 @@ from gateway.cli.output import complain
 
 _START_HINT = "Start one with `callspool run`, or say where it is with --admin HOST:PORT."
 
+_UNKNOWN = ("unknown_call", "unknown_delivery")
+
 
 @contextmanager
 def explained() -> Iterator[None]:
@@ -22,7 +24,7 @@ def explained() -> Iterator[None]:
         raise SystemExit(Exit.NO_GATEWAY) from None
     except Refused as error:
         complain(str(error), hint=error.hint)
-        raise SystemExit(Exit.UNKNOWN_CALL if error.code == "unknown_call" else Exit.FAILED) from None
+        raise SystemExit(Exit.UNKNOWN_CALL if error.code in _UNKNOWN else Exit.FAILED) from None
     except msgspec.DecodeError as error:
         complain(f"The answer is not that of this version of callspool: {error}", hint="Compare `callspool version`.")
         raise SystemExit(Exit.NO_GATEWAY) from None

@@ -45,7 +45,7 @@ def describe(trace: CallTrace) -> RenderableType:
     for record in trace.records:
         parts += [Text(), _summary(record)]
         if record.deliveries:
-            parts += [Text(), _deliveries(record)]
+            parts += [Text(), deliveries_table(record)]
     return Group(*parts)
 
 
@@ -62,7 +62,8 @@ def _summary(record: RecordTrace) -> RenderableType:
     return shown
 
 
-def _deliveries(record: RecordTrace) -> RenderableType:
+def deliveries_table(record: RecordTrace) -> RenderableType:
+    """How each delivery of a record stands."""
     shown = table("Destination", "Form", "State", "Failed", "Next try", "Ended", "Reason", numbers=("Failed",))
     for each in record.deliveries:
         shown.add_row(

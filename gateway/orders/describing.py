@@ -1,12 +1,25 @@
 """A delivery that has not ended, shaped for people and for JSON. Pure."""
 
 from gateway.logs import redact_text
+from gateway.orders.advice import advice_for
 from gateway.orders.documents import DeliveryEntry
 from gateway.trace import instant
 from spool.errors import CorruptPayload
 from spool.figures import OpenDelivery
 from spool.records import Delivery, DeliveryState
 from uploaders.forms import BadLocation, raw_bytes_of
+
+_ADVICE = {
+    DeliveryState.READY: "Nothing: it is sent as soon as it is due.",
+    DeliveryState.WAITING: "Nothing: an earlier delivery, of this call or of this record, must end first.",
+    DeliveryState.HELD: "Retoken it (`callspool deliveries retoken`), or replay the dead core it is held with.",
+}
+
+
+def advice_about(found: OpenDelivery) -> str:
+    """What to do about a delivery as it stands."""
+    state = found.delivery.state
+    return advice_for(found.delivery.error) if state is DeliveryState.DEAD else _ADVICE[state]
 
 
 def entry_of(found: OpenDelivery, now: int) -> DeliveryEntry:

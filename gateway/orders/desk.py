@@ -6,31 +6,35 @@ has done what it has done, and given again it goes on with what is left.
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import structlog
 
-from gateway.orders.describing import delivery_of, document_bytes, entry_of
-from gateway.orders.documents import LARGEST_LIMIT, LIMIT, DeliveryPage, OrderRequest, OrderStep, Select
+from gateway.orders.describing import advice_about, delivery_of, document_bytes, entry_of
+from gateway.orders.documents import (
+    LARGEST_LIMIT,
+    LIMIT,
+    DeliveryPage,
+    DeliveryStory,
+    OrderName,
+    OrderRequest,
+    OrderStep,
+    Select,
+)
+from gateway.orders.payload import preview
 from gateway.orders.selecting import cursor_of, place_in, selection_of
+from gateway.trace import trace_of
+from spool.errors import CorruptPayload
 from spool.figures import OpenDelivery
-from spool.orders.desk import Orders
 from spool.orders.selection import DEAD, Ordered
-from spool.records import DeliveryKey, DeliveryState, Form
+from spool.records import Delivery, DeliveryKey, DeliveryState, Form
+from spool.store import Spool
+from uploaders.forms import BadLocation
+from uploaders.uploader import PayloadReader
 
 _log = structlog.get_logger("callspool.orders")
 
 _FOLLOWERS = (Form.DETAIL, Form.REDUCED, Form.NOTICE)
 """What is held with a core that is a dead letter."""
-
-
-class OrderName(StrEnum):
-    """What can be ordered."""
-
-    REPLAY = "replay"
-    """Send dead letters again."""
-    DISCARD = "discard"
-    """Give dead letters up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,18 @@ class _Rule:
     states: frozenset[DeliveryState]
 
 
+class UnknownDelivery(Exception):
+    """No delivery that has not ended has this key."""
+
+
 class OrderDesk:
     """Answers questions and takes orders about deliveries that have not ended. For the event loop."""
 
-    def __init__(self, orders: Orders, clock: Callable[[], int]) -> None:
-        self._orders = orders
+    def __init__(self, spool: Spool, clock: Callable[[], int]) -> None:
+        self.payloads: PayloadReader = spool
+        """Reads what deliveries carry."""
+        self._spool = spool
+        self._orders = spool.orders
         self._clock = clock
         self._rules = {
             OrderName.REPLAY: _Rule(self._replay, DEAD),
@@ -58,6 +69,28 @@ class OrderDesk:
         wanted = selection_of(select, self._orders.spool_id, now)
         page = await self._orders.find(wanted, limit=max(1, min(limit, LARGEST_LIMIT)), after=place_in(cursor))
         return DeliveryPage(deliveries=tuple(entry_of(found, now) for found in page.found), cursor=cursor_of(page.next))
+
+    async def story(self, key: str) -> DeliveryStory:
+        """Everything about the delivery that a key names. Raises `UnknownDelivery` and the spool's errors."""
+        found, now = await self._named(key), self._clock()
+        records = await self._spool.trace(found.record.call_id)
+        trace = trace_of(found.record.call_id, tuple(one for one in records if one.record == found.record))
+        shown, complete = await self._preview(found)
+        return DeliveryStory(
+            delivery=entry_of(found, now),
+            advice=advice_about(found),
+            record=trace.records[0],
+            preview=shown,
+            preview_complete=complete,
+        )
+
+    async def document(self, key: str) -> Delivery:
+        """The delivery that a key names, for reading its document. Raises `UnknownDelivery` and the spool's errors."""
+        found = await self._named(key)
+        delivery = await self._orders.read(found.key)
+        if delivery is None:
+            raise UnknownDelivery(key)
+        return delivery
 
     async def take(self, name: OrderName, request: OrderRequest) -> OrderStep:
         """Carry out one step of an order. Raises `BadSelection` and the spool's errors."""
@@ -74,6 +107,21 @@ class OrderDesk:
             done=done,
             cursor=cursor_of(page.next),
         )
+
+    async def _named(self, key: str) -> OpenDelivery:
+        wanted = selection_of(Select(states=("dead", "queued"), target=key), self._orders.spool_id, self._clock())
+        page = await self._orders.find(wanted, limit=LIMIT)
+        if wanted.record_id is None or len(page.found) != 1:
+            raise UnknownDelivery(key)
+        return page.found[0]
+
+    async def _preview(self, found: OpenDelivery) -> tuple[str | None, bool]:
+        """How its document begins; None where it cannot be read."""
+        delivery = await self._orders.read(found.key)
+        try:
+            return (None, False) if delivery is None else await preview(delivery, self.payloads)
+        except (CorruptPayload, BadLocation):
+            return None, False
 
     async def _replay(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
         return await self._orders.replay(_keys(found))

@@ -3,6 +3,8 @@
 Times are ISO 8601 in UTC, spans of time seconds, sizes bytes.
 """
 
+from enum import StrEnum
+
 import msgspec
 
 from gateway.trace import RecordTrace
@@ -10,6 +12,15 @@ from gateway.trace import RecordTrace
 LIMIT = 200
 """How many deliveries one request looks at, unless it asks for fewer: a request takes milliseconds, never long."""
 LARGEST_LIMIT = 500
+
+
+class OrderName(StrEnum):
+    """What can be ordered."""
+
+    REPLAY = "replay"
+    """Send dead letters again."""
+    DISCARD = "discard"
+    """Give dead letters up."""
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

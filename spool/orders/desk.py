@@ -48,6 +48,10 @@ class Orders:
         """The next page of what `selection` takes, in commit order; at most `limit` deliveries are looked at."""
         return await find(self._reader, selection, limit, after)
 
+    async def read(self, key: DeliveryKey) -> Delivery | None:
+        """A delivery as an uploader sees it, for reading its document; None when there is none."""
+        return await self._reader.delivery(key)
+
     async def replay(self, keys: Iterable[DeliveryKey]) -> Ordered:
         """Put dead letters back into the queue, in the order of their calls, as if never tried.
 

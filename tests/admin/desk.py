@@ -1,9 +1,9 @@
 """An admin application over a real spool, and short ways of asking it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp.test_utils import TestClient
 
@@ -13,23 +13,39 @@ from spool.store import Spool
 from tests.admin.world import World
 from tests.spool.building import CORE, DETAIL, Clock, a_record, opened, split_fragments
 
+AnyDesk = TypeVar("AnyDesk", bound="Desk")
+
 
 class Desk:
-    """A spool with its desk behind the admin listener, asked over a real socket."""
+    """A spool with its desk behind the admin listener."""
 
-    def __init__(self, spool: Spool, clock: Clock, client: TestClient) -> None:
+    def __init__(self, spool: Spool, clock: Clock) -> None:
         self.spool = spool
         self.clock = clock
-        self.client = client
+        self.desk = OrderDesk(spool, clock)
+        self.app = World(desk=self.desk).app
 
     async def buried(
-        self, call_id: str, *deliveries: NewDelivery, reason: str = "HTTP 400", token: str | None = None
+        self,
+        call_id: str,
+        *deliveries: NewDelivery,
+        reason: str = "HTTP 400",
+        token: str | None = None,
+        rest: bytes = b'"rest": 1',
     ) -> Delivery:
         """A record whose first delivery is a dead letter; a core with its detail unless told otherwise."""
-        new = a_record(call_id, *(deliveries or (CORE, DETAIL)), fragments=split_fragments(), token=token)
+        new = a_record(call_id, *(deliveries or (CORE, DETAIL)), fragments=split_fragments(rest), token=token)
         accepted = await self.spool.accept(new)
         await self.spool.settle(accepted.ready[0], Bury(reason))
         return accepted.ready[0]
+
+
+class AskedDesk(Desk):
+    """A desk that is asked over a real socket."""
+
+    def __init__(self, spool: Spool, clock: Clock) -> None:
+        super().__init__(spool, clock)
+        self.client: TestClient
 
     async def list(self, **query: Any) -> Any:
         """A page of deliveries."""
@@ -45,9 +61,8 @@ class Desk:
 
 
 @asynccontextmanager
-async def at_the_desk(directory: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[Desk]:
+async def at_the_desk(directory: Path, made: type[AnyDesk]) -> AsyncIterator[AnyDesk]:
     """A desk over a new spool."""
     clock = Clock()
     async with opened(directory, clock=clock) as spool:
-        client = await aiohttp_client(World(desk=OrderDesk(spool.orders, clock)).app)
-        yield Desk(spool, clock, client)
+        yield made(spool, clock)

@@ -1,14 +1,17 @@
 """Orders about dead letters over a real socket, to a real spool."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientError
 
-from spool.records import Delivered, DeliveryState, Lane
-from tests.admin.desk import Desk, at_the_desk
-from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, states
+from spool.records import Bury, Delivered, DeliveryState, Lane
+from tests.admin.desk import AskedDesk, at_the_desk
+from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, states, write
+from tests.spool.test_payloads import decoded
 
 DEAD, HELD, READY, WAITING, DISCARDED = (
     DeliveryState.DEAD,
@@ -20,12 +23,13 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[Desk]:
-    async with at_the_desk(tmp_path, aiohttp_client) as made:
+async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedDesk]:
+    async with at_the_desk(tmp_path, AskedDesk) as made:
+        made.client = await aiohttp_client(made.app)
         yield made
 
 
-async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(desk: Desk) -> None:
+async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(desk: AskedDesk) -> None:
     """The list tells which call, where to, what, why, since when, how often it failed and how large it is."""
     await desk.buried("call 1", reason="HTTP 400: token=hush is wrong")
     desk.clock.now += HOUR
@@ -53,7 +57,7 @@ async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(desk:
         pytest.param({"state": ["dead", "queued"], "target": "a"}, ["a", "a"], id="several states"),
     ],
 )
-async def test_filters_narrow_the_list(desk: Desk, query: dict[str, Any], found: list[str]) -> None:
+async def test_filters_narrow_the_list(desk: AskedDesk, query: dict[str, Any], found: list[str]) -> None:
     """Each filter alone selects what it says, in commit order."""
     await desk.buried("a", reason="HTTP 400: no")
     desk.clock.now += HOUR
@@ -62,7 +66,7 @@ async def test_filters_narrow_the_list(desk: Desk, query: dict[str, Any], found:
     assert [one["call_id"] for one in (await desk.list(**query))["deliveries"]] == found
 
 
-async def test_a_record_or_one_of_its_deliveries_can_be_named(desk: Desk) -> None:
+async def test_a_record_or_one_of_its_deliveries_can_be_named(desk: AskedDesk) -> None:
     """A record id stands for all its deliveries, a key for one; another spool's ids are calls that nobody knows."""
     letter = await desk.buried("a")
     uid = letter.record.uid
@@ -74,7 +78,7 @@ async def test_a_record_or_one_of_its_deliveries_can_be_named(desk: Desk) -> Non
     assert (await desk.list(target="00000000-1", **both))["deliveries"] == []
 
 
-async def test_pages_join_to_the_whole_list(desk: Desk) -> None:
+async def test_pages_join_to_the_whole_list(desk: AskedDesk) -> None:
     """The cursor of one page begins the next; pages are bounded, and none is lost or shown twice."""
     for number in range(7):
         await desk.buried(f"c{number}", reason="even" if number % 2 == 0 else "odd")
@@ -89,7 +93,7 @@ async def test_pages_join_to_the_whole_list(desk: Desk) -> None:
         assert pages == 4
 
 
-async def test_an_order_is_carried_out_step_by_step(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_is_carried_out_step_by_step(desk: AskedDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is bounded and durable; the cursor leads through all of them, and a dry run changes nothing."""
     monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
     for number in range(5):
@@ -106,7 +110,7 @@ async def test_an_order_is_carried_out_step_by_step(desk: Desk, monkeypatch: pyt
 
 
 async def test_an_order_that_broke_off_goes_on_when_it_is_given_again(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: AskedDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a step did stays done; the same order from its beginning finds only what is left."""
     monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
@@ -117,7 +121,7 @@ async def test_an_order_that_broke_off_goes_on_when_it_is_given_again(
     assert [(step["matched"], step["done"]) for step in (first, again)] == [(2, 2), (1, 1)]
 
 
-async def test_discarding_a_core_discards_what_is_held_with_it(desk: Desk) -> None:
+async def test_discarding_a_core_discards_what_is_held_with_it(desk: AskedDesk) -> None:
     """The detail of a discarded core is not sent to an endpoint that never had the core."""
     await desk.buried("a")
     assert await states(desk.spool, "a") == [DEAD, HELD]
@@ -127,7 +131,7 @@ async def test_discarding_a_core_discards_what_is_held_with_it(desk: Desk) -> No
     assert all(lane.unaccounted == 0 for lane in desk.spool.stats().lanes.values())
 
 
-async def test_what_is_replayed_goes_in_the_order_of_its_call(desk: Desk) -> None:
+async def test_what_is_replayed_goes_in_the_order_of_its_call(desk: AskedDesk) -> None:
     """Of two dead letters of a call the later one waits for the earlier one, with the keys that they had."""
     letters = [await desk.buried("a", reason="x") for _ in range(2)]
     await desk.order("replay")
@@ -149,7 +153,7 @@ async def test_what_is_replayed_goes_in_the_order_of_its_call(desk: Desk) -> Non
         ("replay", b'{"select": {}, "cursor": "x"}', "the cursor 'x' is not one"),
     ],
 )
-async def test_an_order_that_cannot_be_meant_is_refused(desk: Desk, name: str, body: bytes, said: str) -> None:
+async def test_an_order_that_cannot_be_meant_is_refused(desk: AskedDesk, name: str, body: bytes, said: str) -> None:
     """Nothing is guessed: a wrong word is named, with the right ones, and nothing changes."""
     await desk.buried("a")
     headers = {"Content-Type": "application/json"}
@@ -160,7 +164,58 @@ async def test_an_order_that_cannot_be_meant_is_refused(desk: Desk, name: str, b
     assert (await states(desk.spool, "a"))[0] is DEAD
 
 
-async def test_an_order_that_is_too_long_is_refused(desk: Desk) -> None:
+async def test_an_order_that_is_too_long_is_refused(desk: AskedDesk) -> None:
     """An order is bounded like everything else."""
     answer = await desk.client.post("/api/orders/replay", json={"select": {"reason": "x" * 70_000}})
     assert (answer.status, (await answer.json())["error"]["code"]) == (413, "too_large")
+
+
+async def test_the_story_of_a_delivery_is_whole(desk: AskedDesk) -> None:
+    """Reason, advice, the other deliveries of its record, and how its document begins, with secrets masked."""
+    secret = b'{"call_id": "a", "api_key": "hush"}'
+    accepted = await desk.spool.accept(a_record("a", body=secret))
+    await desk.spool.settle(accepted.ready[0], Bury("HTTP 413: (5 bytes were sent; do)"))
+    key = f"{accepted.uid}/whole/{ENDPOINT}"
+    told = await (await desk.client.get(f"/api/deliveries/{key}")).json()
+    assert (told["delivery"]["key"], told["record"]["stage"]) == (key, "dead")
+    assert "when_too_large" in told["advice"]
+    assert (told["preview"], told["preview_complete"]) == ('{"call_id": "a", "api_key": ***}', True)
+
+
+@pytest.mark.parametrize(("encoding", "compressed"), [("identity", False), ("gzip, zstd", True)])
+async def test_what_a_delivery_carries_can_be_read(desk: AskedDesk, encoding: str, compressed: bool) -> None:
+    """The document is the one that would be sent, larger than one block too, as it is or as zstd."""
+    letter = await desk.buried("a", rest=b'"rest": "' + b"x" * 3_000_000 + b'"')
+    key = f"{letter.record.uid}/detail/{ENDPOINT}"
+    headers = {"Accept-Encoding": encoding}
+    async with desk.client.get(f"/api/documents/{key}", headers=headers, auto_decompress=False) as answer:
+        body = await answer.read()
+        assert (answer.status, answer.headers.get("Content-Encoding")) == (200, "zstd" if compressed else None)
+    document = json.loads(decoded(body) if compressed else body)
+    assert (document["call_id"], document["update_type"], len(document["rest"])) == (
+        "a",
+        "detailed_telemetry",
+        3_000_000,
+    )
+
+
+async def test_a_delivery_that_is_not_there_is_404(desk: AskedDesk) -> None:
+    """A key of nothing, a call id, and what has ended are told from a failure."""
+    letter = await desk.buried("a")
+    await desk.order("discard", {"target": "a"})
+    for key in ("1/2", "a", f"{letter.record.uid}/core/{ENDPOINT}", f"{letter.record.uid}/half/{ENDPOINT}"):
+        for path in ("deliveries", "documents"):
+            answer = await desk.client.get(f"/api/{path}/{key}")
+            assert answer.status == (400 if "half" in key else 404)
+
+
+async def test_a_damaged_payload_is_told(desk: AskedDesk, tmp_path: Path) -> None:
+    """What cannot be read is an answer with advice; its story is told without a preview."""
+    letter = await desk.buried("a")
+    await write(desk.spool, lambda transaction: transaction.execute("UPDATE chunks SET crc32 = crc32 + 1"))
+    key = f"{letter.record.uid}/core/{ENDPOINT}"
+    answer = await desk.client.get(f"/api/documents/{key}")
+    assert answer.status == 200  # the glue before the damaged chunk had been sent
+    with pytest.raises(ClientError):
+        await answer.read()
+    assert (await (await desk.client.get(f"/api/deliveries/{key}")).json())["preview"] is None

@@ -5,6 +5,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TypeVar
 
 import pytest
 from aiohttp import web
@@ -16,6 +18,7 @@ from tests.s3.conftest import bucket, credentials, weed
 __all__ = ["bucket", "credentials", "weed"]
 
 Cli = Callable[..., Result]
+Entered = TypeVar("Entered")
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +46,7 @@ class Server:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._runners: list[web.AppRunner] = []
+        self._contexts = AsyncExitStack()
 
     def run(self, coroutine: object) -> object:
         future: Future[object] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # type: ignore[arg-type]
@@ -51,6 +55,10 @@ class Server:
     def serve(self, app: web.Application) -> str:
         """Serves an application; returns its HOST:PORT."""
         return str(self.run(self._serve(app)))
+
+    def enter(self, context: AbstractAsyncContextManager[Entered]) -> Entered:
+        """What the context gives, on the server's own loop, until the server is closed."""
+        return self.run(self._contexts.enter_async_context(context))  # type: ignore[return-value]  # of any coroutine
 
     async def _serve(self, app: web.Application) -> str:
         runner = web.AppRunner(app)
@@ -64,6 +72,7 @@ class Server:
     async def _stop(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
+        await self._contexts.aclose()
 
     def close(self) -> None:
         self.run(self._stop())

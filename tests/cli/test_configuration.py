@@ -1,13 +1,10 @@
 """Tests of the commands that read the configuration."""
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
-import structlog
 from click.testing import Result
 
 from bench.endpoint import Endpoint, Fault
@@ -20,14 +17,7 @@ from tests.cli.conftest import Cli, Server
 URL = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log?code=hush"}
 
 
-@pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ from spool.records import (
 from spool.store import Spool, SpoolOptions
 from spool.write_points import WritePoint
 from tests.budget import budgeted
+from tests.spool import building
 from tests.spool.building import (
     BUCKET,
     CORE,
@@ -246,9 +247,9 @@ class SpoolMachine(RuleBasedStateMachine):
             self.handed_out(freed)
 
         if discard:
-            self.write(crash, lambda: self.spool.discard(keys), discarded)
+            self.write(crash, lambda: building.discard(self.spool, keys), discarded)
         else:
-            self.write(crash, lambda: self.spool.replay(keys), replayed)
+            self.write(crash, lambda: building.replay(self.spool, keys), replayed)
 
     @rule(destination=st.sampled_from(DESTINATIONS), held_for=st.sampled_from(["shared", "t", "u"]), crash=crashes)
     def release(self, destination: str, held_for: str, crash: WritePoint | None) -> None:

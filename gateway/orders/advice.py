@@ -1,0 +1,62 @@
+"""What a dead letter's reason is about, and what to do: pure, from the texts that uploaders and the dispatcher write.
+
+The kinds are few, so that they can be labels of a metric; the texts are as many as endpoints find words.
+"""
+
+import re
+from enum import StrEnum
+
+
+class ReasonKind(StrEnum):
+    """What made a delivery a dead letter."""
+
+    TOO_LARGE = "too_large"
+    """Its size alone was refused."""
+    UNKNOWN_CALL = "unknown_call"
+    """A detail or a notice about a call that the endpoint never came to know."""
+    TOKEN = "token"  # a word, and no secret
+    """The token that it was to be sent with is gone, or cannot be sent."""
+    UNREADABLE = "unreadable"
+    """Its payload is damaged in the spool."""
+    WRONG_KIND = "wrong_kind"
+    """The destination takes nothing of this form."""
+    GIVEN_UP = "given_up"
+    """It failed for too long, while others passed."""
+    REFUSED = "refused"
+    """The destination will not have it."""
+    OTHER = "other"
+    """None of these."""
+
+
+_SIGNS = (
+    (ReasonKind.TOO_LARGE, r"bytes were sent;|longer than max_request_bytes|entity ?too ?large|no object of this size"),
+    (ReasonKind.UNKNOWN_CALL, r"call log not found"),
+    (ReasonKind.TOKEN, r"own token is no longer stored|the token has characters"),
+    (ReasonKind.UNREADABLE, r"\bchunk \d+ of record|a stored frame|has no \w+ to make its|a notice without an object"),
+    (ReasonKind.WRONG_KIND, r"\btakes no (whole|core|detail|reduced|notice)\b|reduces no details any more"),
+    (ReasonKind.GIVEN_UP, r"^given up after"),
+    (ReasonKind.REFUSED, r"\bHTTP 4\d\d"),
+)
+_KINDS = tuple((kind, re.compile(sign, re.IGNORECASE)) for kind, sign in _SIGNS)
+
+ADVICE = {
+    ReasonKind.TOO_LARGE: "Set when_too_large of the destination and replay, or reroute it to a bucket.",
+    ReasonKind.UNKNOWN_CALL: "See whether its core arrived there; replay the core first, then this.",
+    ReasonKind.TOKEN: "Give it a key with `callspool deliveries retoken`, then replay.",
+    ReasonKind.UNREADABLE: "Its payload cannot be read: look for what is wrong with the disk; discard what is lost.",
+    ReasonKind.WRONG_KIND: "Reroute it to a destination that takes it.",
+    ReasonKind.GIVEN_UP: "Replay it once the destination takes it; `callspool dead show` tells the last reason.",
+    ReasonKind.REFUSED: "Correct what the answer complains of, at the endpoint or in its settings, then replay.",
+    ReasonKind.OTHER: "Look at it with `callspool dead show`, then replay or discard it.",
+}
+"""What to do, by kind."""
+
+
+def kind_of(reason: str | None) -> ReasonKind:
+    """What this reason is about."""
+    return next((kind for kind, sign in _KINDS if sign.search(reason or "")), ReasonKind.OTHER)
+
+
+def advice_for(reason: str | None) -> str:
+    """What to do about this reason."""
+    return ADVICE[kind_of(reason)]

@@ -1,0 +1,179 @@
+"""Tests of `callspool dead`, against the admin application over a real spool."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import ordering
+from spool.records import DeliveryState
+from tests.admin.desk import Desk, at_the_desk
+from tests.admin.world import World
+from tests.cli.conftest import Cli, Server
+from tests.cli.test_asking import rows
+from tests.spool.building import ENDPOINT, states
+
+DEAD, HELD, READY, WAITING, DISCARDED = (
+    DeliveryState.DEAD,
+    DeliveryState.HELD,
+    DeliveryState.READY,
+    DeliveryState.WAITING,
+    DeliveryState.DISCARDED,
+)
+
+
+@pytest.fixture
+def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """A desk that the commands find by their environment."""
+    made = server.enter(at_the_desk(tmp_path / "spool", Desk))
+    monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
+    return made
+
+
+def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk: Desk) -> None:
+    """A row for each, and below them advice for each kind of reason."""
+    server.run(desk.buried("call 1", reason="HTTP 400: no agent"))
+    letter = server.run(desk.buried("call 2", reason="HTTP 413: (9 bytes were sent; do)"))
+    result = cli("dead", "list")
+    assert result.exit_code == 0, result.output
+    shown = rows(result.stdout)
+    assert f"{letter.record.uid} call 2 endpoint core 0 s 0 24 B HTTP 413: (9 bytes were sent; do)" in shown
+    assert any(line.startswith("1 too_large: Set when_too_large") for line in shown)
+    assert any(line.startswith("1 refused: Correct what") for line in shown)
+
+
+def test_a_table_is_cut_and_json_is_not(cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long table says that there is more; --json goes through all pages unless told how many."""
+    monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
+    for number in range(5):
+        server.run(desk.buried(f"c{number}"))
+    table = cli("dead", "list", "--limit", "3")
+    assert (table.stdout.count("HTTP 400"), "These are the first 3" in table.stderr) == (3, True)
+    every = [json.loads(line)["call_id"] for line in cli("dead", "list", "--json").stdout.splitlines()]
+    assert every == [f"c{number}" for number in range(5)]
+    assert len(cli("dead", "list", "--json", "--limit", "4").stdout.splitlines()) == 4
+
+
+def test_no_dead_letters_is_good_news(cli: Cli, desk: Desk) -> None:
+    """An empty list says so, and is no failure."""
+    result = cli("dead", "list", "--reason", "x")
+    assert (result.exit_code, result.stdout.strip()) == (0, "No dead letters.")
+
+
+def test_show_tells_the_whole_story(cli: Cli, server: Server, desk: Desk) -> None:
+    """Why, what to do, the other deliveries of the record, and how the document begins."""
+    letter = server.run(desk.buried("a", reason="HTTP 400: no agent"))
+    for target in ("a", letter.record.uid, f"{letter.record.uid}/core/{ENDPOINT}"):
+        result = cli("dead", "show", target)
+        shown = rows(result.stdout)
+        assert "reason HTTP 400: no agent" in shown, result.output
+        assert "endpoint detail held 0 - - held with a dead letter of its record" in shown
+        assert '{"base": 1,"derived": 1}' in result.stdout
+    assert json.loads(cli("dead", "show", "a", "--json").stdout)["delivery"]["call_id"] == "a"
+
+
+def test_a_payload_is_written_whole_or_not_at_all(cli: Cli, server: Server, desk: Desk, tmp_path: Path) -> None:
+    """--payload writes what would be sent into a file or to standard output."""
+    server.run(desk.buried("a"))
+    file = tmp_path / "a.json"
+    assert cli("dead", "show", "a", "--payload", str(file)).exit_code == 0
+    assert file.read_bytes() == b'{"base": 1,"derived": 1}'
+    assert cli("dead", "show", "a", "--payload", "-").stdout == '{"base": 1,"derived": 1}'
+    refused = cli("dead", "show", "a", "--payload", str(tmp_path / "a.json" / "b"))
+    assert (refused.exit_code, "cannot be written" in refused.stderr) == (1, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "spool"]
+
+
+def test_a_payload_is_of_one_delivery(cli: Cli, server: Server, desk: Desk) -> None:
+    """Where a target names several, their keys are told."""
+    letter = server.run(desk.buried("a"))
+    server.run(desk.buried("a"))
+    result = cli("dead", "show", "a", "--payload", "-")
+    assert (result.exit_code, f"{letter.record.uid}/core/{ENDPOINT}" in result.stderr) == (2, True)
+
+
+def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, desk: Desk) -> None:
+    """Scripts can tell it from a failure."""
+    result = cli("dead", "show", "nobody")
+    assert (result.exit_code, "callspool show CALL_ID" in result.stderr) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "after"),
+    [
+        pytest.param(("replay", "--all", "--dry-run"), "Would replay 3 dead letters, 72 B.", [DEAD, HELD], id="dry"),
+        pytest.param(("replay", "--all"), "Replayed 3 dead letters.", [READY, WAITING], id="replay"),
+        pytest.param(("replay", "a", "b"), "Replayed 2 dead letters.", [READY, WAITING], id="targets"),
+        pytest.param(("replay", "--reason", "other"), "Replayed 1 dead letter.", [DEAD, HELD], id="reason"),
+        pytest.param(("discard", "a"), "Discarded 2 deliveries.", [DISCARDED, DISCARDED], id="discard"),
+    ],
+)
+def test_orders_say_what_they_did(
+    cli: Cli, server: Server, desk: Desk, arguments: tuple[str, ...], said: str, after: list[DeliveryState]
+) -> None:
+    """Without a terminal nothing is asked back; counts are told, and a dry run changes nothing."""
+    for call_id, reason in (("a", "HTTP 400"), ("b", "HTTP 400"), ("c", "other")):
+        server.run(desk.buried(call_id, reason=reason))
+    result = cli("dead", *arguments)
+    assert (result.exit_code, said in result.stdout) == (0, True), result.output
+    assert server.run(states(desk.spool, "a")) == after
+
+
+@pytest.mark.parametrize(("answer", "after"), [("n\n", [DEAD, HELD]), ("y\n", [READY, WAITING])])
+def test_at_a_terminal_it_is_asked_back(
+    cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: str, after: list[DeliveryState]
+) -> None:
+    """A person is told how much it is about, and can still say no."""
+    monkeypatch.setattr(ordering, "is_a_terminal", lambda: True)
+    server.run(desk.buried("a"))
+    result = cli("dead", "replay", "a", stdin=answer)
+    assert "Replay 1 dead letter, 24 B?" in result.stderr
+    assert server.run(states(desk.spool, "a")) == after
+
+
+@pytest.mark.parametrize("order", ["replay", "discard"])
+def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, desk: Desk, order: str) -> None:
+    """An order without a selection is wrong usage, and changes nothing."""
+    server.run(desk.buried("a"))
+    result = cli("dead", order)
+    assert (result.exit_code, "--all" in result.stderr) == (2, True)
+    assert server.run(states(desk.spool, "a")) == [DEAD, HELD]
+
+
+def test_an_order_about_nothing_says_so(cli: Cli, desk: Desk) -> None:
+    """There was nothing to do, which is no failure."""
+    result = cli("dead", "replay", "nobody")
+    assert (result.exit_code, "nothing to replay" in result.stderr) == (0, True)
+
+
+def test_an_order_that_breaks_off_says_how_far_it_came(
+    cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done is told, and that the same command goes on."""
+    monkeypatch.setattr("gateway.orders.desk.LIMIT", 1)
+    for number in range(3):
+        server.run(desk.buried(f"c{number}"))
+    taken = ordering.tell
+
+    def interrupted(*asked: object) -> bytes:
+        """Ctrl-C comes when the second letter is to be replayed."""
+        if b"dry_run" not in asked[1] and b"cursor" in asked[1]:  # type: ignore[operator]  # bytes
+            raise KeyboardInterrupt
+        return taken(*asked)  # type: ignore[arg-type]  # as it was asked
+
+    monkeypatch.setattr(ordering, "tell", interrupted)
+    result = cli("dead", "replay", "--all")
+    assert (result.exit_code, "broke off after 1 dead letter." in result.stderr) == (1, True), result.output
+    monkeypatch.setattr(ordering, "tell", taken)
+    assert "Replayed 2 dead letters." in cli("dead", "replay", "--all").stdout
+
+
+def test_the_admin_token_comes_from_the_environment(
+    cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway with a token is asked with it; without it the way out is named, and the token is never shown."""
+    address = server.serve(World(desk=desk.desk, token="hush").app)
+    refused = cli("dead", "list", "--admin", address)
+    assert (refused.exit_code, "CALLSPOOL_ADMIN_TOKEN" in refused.stderr) == (1, True)
+    allowed = cli("dead", "list", "--admin", address, env={"CALLSPOOL_ADMIN_TOKEN": "hush"})
+    assert (allowed.exit_code, "hush" in allowed.output) == (0, False)
