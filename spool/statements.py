@@ -221,6 +221,14 @@ FORGET_UPLOAD_TOKEN = "UPDATE uploads SET token_id = NULL WHERE key_hash = ?"
 EXPIRED_UPLOADS = "SELECT key_hash, token_id FROM uploads WHERE expires_at < ? LIMIT ?"
 DELETE_UPLOAD = "DELETE FROM uploads WHERE key_hash = ?"
 
+# Circuit breakers
+
+READ_BREAKER = "SELECT cause, reason, since, retry_at, probes FROM breakers WHERE destination_id = ?"
+KEEP_BREAKER = (
+    "INSERT OR REPLACE INTO breakers (destination_id, cause, reason, since, retry_at, probes) VALUES (?,?,?,?,?,?)"
+)
+FORGET_BREAKER = "DELETE FROM breakers WHERE destination_id = ?"
+
 # Progress of multipart uploads
 
 ADD_MULTIPART = (

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from spool import statements
 from spool.addresses import Upload
+from spool.breakers import BreakerBook
 from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
 from spool.diverting import MoveOn
@@ -78,6 +79,8 @@ class Spool:
             expire_after=options.expire_after,
             announce=self._announce,
         )
+        self.breakers = BreakerBook(writer, reader.names.ids)
+        """Remembers which destinations take no deliveries (uploaders.uploader.BreakerMemory)."""
         self.ledger = MultipartLedger(writer, reader.names)
         """Remembers how far multipart uploads have come (uploaders.s3.ledger.Ledger)."""
         self.orders = Orders(writer, reader, clock, self._announce, self._maintenance.chunks_are_loose)

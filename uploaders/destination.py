@@ -1,4 +1,4 @@
-"""One destination: its two lanes, its health and its paused tokens, and what an attempt's end means for them."""
+"""One destination: its two lanes, its breaker and its paused tokens, and what an attempt's end means for them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from spool.records import Bury, Delivery, Hold, Lane, RetryAt, Settlement
 from uploaders.attempt import Unreadable
 from uploaders.background import Tasks
-from uploaders.health import Change, DestinationHealth
+from uploaders.breaker import Change, CircuitBreaker
+from uploaders.breaker_keeper import BreakerKeeper
 from uploaders.insisting import Insisting
 from uploaders.ladder import Step, settle_too_large
 from uploaders.lane import LaneWorker
 from uploaders.patient_queue import PatientQueue
-from uploaders.retry import RetryPolicy, backoff_seconds, decide
+from uploaders.retry import RetryPolicy, backoff_seconds, decide, put_back
 from uploaders.timer import TimerHandle
 from uploaders.token_pauses import TokenPauses
 from uploaders.uploader import (
@@ -62,7 +63,7 @@ class DestinationWorker:
         self._insisting = insisting
         self._observer = observer
         self._pumped = pumped
-        self._health = DestinationHealth(plan.policy, insisting.jitter)
+        self._breaker = CircuitBreaker(plan.policy, insisting.jitter)
         self._tokens = TokenPauses(plan.policy)
         self._lanes = {
             lane: LaneWorker(name, lane, plan.concurrency[lane], plan.uploader, self._queue, observer, self)
@@ -72,12 +73,14 @@ class DestinationWorker:
         self._stopped = False
         self._alarm: tuple[int, TimerHandle] | None = None
         self._chores = Tasks()
+        self._keeper = BreakerKeeper(name, self._breaker, self._queue, self._chores)
+        self._restored = False
 
     @property
     def core_idle(self) -> bool:
         """Whether no core delivery is under way, and none could be started now."""
         core = self._lanes[Lane.CORE]
-        waits = not self._health.open and not self._health.may_probe(self._insisting.clock())
+        waits = not self._breaker.closed and not self._breaker.may_probe(self._insisting.clock())
         return core.idle or (waits and not core.busy)
 
     @property
@@ -87,16 +90,18 @@ class DestinationWorker:
             name=self._name,
             type=self._plan.type,
             configured=True,
-            up=self._health.open,
-            reason=self._health.reason,
-            retry_at=self._health.retry_at,
+            up=self._breaker.closed,
+            reason=self._breaker.reason,
+            retry_at=self._breaker.retry_at,
             in_flight={lane: worker.running for lane, worker in self._lanes.items()},
+            breaker=self._breaker.state,
+            since=self._breaker.since,
+            refused_tokens=self._tokens.count,
         )
 
     def start(self) -> None:
         """Begin with what the spool has, deliveries that were held before this process began included."""
-        self._chores.spawn(self._resume_held())
-        self.changed()
+        self._chores.spawn(self._resume())
 
     def offer(self, delivery: Delivery) -> None:
         """A delivery that may be sent now. Takes constant time."""
@@ -108,6 +113,19 @@ class DestinationWorker:
         if not self._scheduled and not self._stopped:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._pump)
+
+    def retry_now(self) -> bool:
+        """End every wait, by an operator's order: one delivery is sent at once, and one of each refused token.
+
+        Success ends the outage or the pause, as ever. False where nothing waits.
+        """
+        now = self._insisting.clock()
+        waited = self._breaker.resume(now)
+        waited = self._tokens.probe_now(now) or waited
+        self._keeper.look()
+        if waited:
+            self._chores.spawn(self._wake())
+        return waited
 
     async def stop(self, grace: float) -> None:
         """Start nothing more, wait up to `grace` seconds for what is under way, cancel the rest, close the uploader."""
@@ -122,24 +140,25 @@ class DestinationWorker:
 
     def admit(self, lane: LaneWorker, now: int) -> tuple[Delivery, bool] | None:
         """See `LaneOwner.admit`. What is taken of a paused token is held on the way."""
-        while True:
-            probe = not self._health.open
+        while self._restored:
+            probe = not self._breaker.closed
             delivery = self._take_probe(lane, now) if probe else lane.buffer.take()
             if delivery is None:
                 return None
             reason = self._tokens.hold_reason(delivery)
             if reason is None:
                 if probe:
-                    self._health.probe_started()
+                    self._breaker.probe_started()
                 return delivery, probe
             lane.settle_soon(delivery, Hold(reason, delivery.record.token_id))
+        return None
 
     def conclude(self, delivery: Delivery, outcome: Outcome | Unreadable, *, probe: bool) -> Settlement:
         """See `LaneOwner.conclude`."""
         now, policy = self._insisting.clock(), self._plan.policy
         if isinstance(outcome, Unreadable):
             if probe:
-                self._health.probe_abandoned()
+                self._breaker.probe_abandoned()
             if outcome.lost:
                 return Bury(f"corrupt: {outcome.reason}")
             wait = backoff_seconds(policy, delivery.attempts, 1.0)
@@ -155,15 +174,17 @@ class DestinationWorker:
             now,
             policy,
             jitter=self._insisting.jitter(),
-            destination_succeeded_since_first_failure=(self._health.last_success_at or 0)
+            destination_succeeded_since_first_failure=(self._breaker.last_success_at or 0)
             > (delivery.first_failed_at or now),
         )
-        return self._put_back_what_met_a_closed_door(settlement, outcome, now)
+        again_at = self._breaker.retry_at or now
+        return put_back(settlement, outcome, now, again_at, refusing_everything=self._breaker.refusing_everything)
 
-    # Health and tokens -----------------------------------------------------------------------------------------
+    # Breaker and tokens ----------------------------------------------------------------------------------------
 
     def _learn(self, delivery: Delivery, outcome: Outcome, now: int, *, probe: bool) -> None:
-        change = self._health.attempt_ended(delivery.key, outcome, now, probe=probe)
+        change = self._breaker.attempt_ended(delivery.key, outcome, now, probe=probe)
+        self._keeper.look()
         if change is not None:
             self._tell(change)
         taken = self._tokens.attempt_ended(delivery, outcome, now)
@@ -180,31 +201,16 @@ class DestinationWorker:
         if change.wake:
             self._chores.spawn(self._wake())
 
-    def _put_back_what_met_a_closed_door(self, settlement: Settlement, outcome: Outcome, now: int) -> Settlement:
-        """Not before the destination is tried again; and no dead letters at a wrong address.
-
-        What asked for time gets it after a restart too. A refusal does not outlive the process: whoever corrects the
-        address or the token restarts, and need not wait.
-        """
-        again_at = self._health.retry_at or now
-        if isinstance(settlement, RetryAt) and not settlement.counted:
-            due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
-            return replace(settlement, due_at=due_at)
-        refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD
-        if isinstance(settlement, Bury) and refused and self._health.refusing_everything:
-            return RetryAt(again_at, settlement.error, counted=False)
-        return settlement
-
     def _take_probe(self, lane: LaneWorker, now: int) -> Delivery | None:
         """One delivery, of the core lane if it has any, and not one that failed as a probe while others wait."""
-        if not self._health.may_probe(now):
+        if not self._breaker.may_probe(now):
             return None
         if lane.lane is Lane.DETAIL and self._lanes[Lane.CORE].buffer.may_have_waiting:
             return None
-        fresh = lane.buffer.take_first(lambda delivery: not self._health.was_probed(delivery.key))
+        fresh = lane.buffer.take_first(lambda delivery: not self._breaker.was_probed(delivery.key))
         if fresh is not None or lane.buffer.wants_filling:
             return fresh
-        self._health.forget_probed()
+        self._breaker.forget_probed()
         return lane.buffer.take()
 
     # Work beside the lanes -------------------------------------------------------------------------------------
@@ -213,7 +219,13 @@ class DestinationWorker:
         await self._queue.wake(self._name)
         self._ask_again()
 
-    async def _resume_held(self) -> None:
+    async def _resume(self) -> None:
+        """Go on where the process before this one stopped; nothing is sent until that is known."""
+        change = await self._keeper.restore(self._insisting.clock())
+        if change is not None:
+            self._tell(change)
+        self._restored = True
+        self.changed()
         for token_id in await self._queue.held_tokens(self._name):
             if self._plan.shared_token:
                 await self._release_all(token_id)
@@ -253,7 +265,7 @@ class DestinationWorker:
     def _set_alarm(self, now: int) -> None:
         """One timer, for the earliest of everything that time alone will make possible."""
         times = [lane.buffer.next_due_at for lane in self._lanes.values()]
-        times += [self._health.retry_at, self._tokens.next_probe_at]
+        times += [self._breaker.retry_at, self._tokens.next_probe_at]
         earliest = min((when for when in times if when is not None and when > now), default=None)
         if self._alarm is not None:
             if self._alarm[0] == earliest:

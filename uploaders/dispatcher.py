@@ -68,6 +68,14 @@ class Dispatcher:
             finally:
                 self._drained.discard(pumped)
 
+    def retry_now(self, destination: str) -> bool | None:
+        """End what a destination waits for, by an operator's order: it is tried at once.
+
+        False where it waits for nothing, None where no destination is configured under this name.
+        """
+        worker = self._destinations.get(destination)
+        return None if worker is None else worker.retry_now()
+
     async def stop(self, grace: float) -> None:
         """Start nothing more; wait up to `grace` seconds for attempts and their settlements, then cancel them.
 

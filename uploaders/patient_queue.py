@@ -1,5 +1,6 @@
 """The queue as the dispatcher sees it: while the spool refuses, every call waits and is made again."""
 
+from spool.open_breaker import OpenBreaker
 from spool.records import Delivery, Due, Lane, Settlement
 from uploaders.insisting import Insisting
 from uploaders.uploader import Queue
@@ -33,6 +34,18 @@ class PatientQueue:
     async def held_tokens(self, destination: str) -> tuple[int | None, ...]:
         """See `Queue.held_tokens`."""
         return await self._insisting.on(lambda: self._queue.held_tokens(destination), "asking which tokens are held")
+
+    async def open_breaker(self, destination: str) -> OpenBreaker | None:
+        """See `BreakerMemory.read`."""
+        return await self._insisting.on(
+            lambda: self._queue.breakers.read(destination), "asking whether a destination was down"
+        )
+
+    async def keep_breaker(self, destination: str, breaker: OpenBreaker | None) -> None:
+        """See `BreakerMemory.keep`."""
+        await self._insisting.on(
+            lambda: self._queue.breakers.keep(destination, breaker), "keeping whether a destination is down"
+        )
 
     async def wake(self, destination: str) -> None:
         """See `Queue.wake`."""

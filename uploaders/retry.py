@@ -5,7 +5,7 @@ Times are milliseconds since the Unix epoch, `jitter` is in [0, 1).
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -91,6 +91,23 @@ def decide(
         return records.Bury(f"given up after {_spent_hours(delivery, now):.1f} h: {outcome.reason}")
     wait = max(backoff_seconds(policy, delivery.attempts, jitter), outcome.after_seconds or 0.0)
     return RetryAt(now + _milliseconds(wait), outcome.reason, counted=outcome.scope is not Scope.DESTINATION)
+
+
+def put_back(
+    settlement: Settlement, outcome: Outcome, now: int, again_at: int, *, refusing_everything: bool
+) -> Settlement:
+    """What `decide` said, changed for a delivery that met a closed door: `again_at` is when that is tried again.
+
+    Not before then; and no dead letters at a wrong address. What asked for time gets it after a restart too. A refusal
+    does not outlive the process: whoever corrects the address or the token restarts, and need not wait.
+    """
+    if isinstance(settlement, RetryAt) and not settlement.counted:
+        due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
+        return replace(settlement, due_at=due_at)
+    refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD
+    if isinstance(settlement, records.Bury) and refused and refusing_everything:
+        return RetryAt(again_at, settlement.error, counted=False)
+    return settlement
 
 
 def _decide_refused(outcome: Refused, delivery: Delivery, now: int, policy: RetryPolicy) -> Settlement:

@@ -33,6 +33,18 @@ class TokenPauses:
         """When the next probe is due; None when none is."""
         return min((p.retry_at for p in self._pauses.values() if p.retry_at is not None), default=None)
 
+    @property
+    def count(self) -> int:
+        """How many tokens are paused."""
+        return len(self._pauses)
+
+    def probe_now(self, now: int) -> bool:
+        """End every wait by an operator's order; False where no token is paused."""
+        for pause in self._pauses.values():
+            if pause.probe is None:
+                pause.retry_at, pause.probes = now, 0
+        return bool(self._pauses)
+
     def resume(self, token_id: int | None, now: int) -> None:
         """Deliveries of this token were held before this process began: probe it at once."""
         self._pauses.setdefault(token_id, _Pause("refused before the last start", now))

@@ -6,10 +6,11 @@ a destination or a network does: that is an outcome.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from spool.open_breaker import OpenBreaker
 from spool.records import Delivery, DeliveryKey, Due, Fragment, Lane, Record, Settlement
 
 
@@ -86,8 +87,25 @@ class Uploader(Protocol):
         ...
 
 
+class BreakerMemory(Protocol):
+    """Keeps open breakers through restarts. Both methods raise `SpoolError`."""
+
+    async def read(self, destination: str) -> OpenBreaker | None:
+        """What was kept last; None for a destination whose breaker is closed."""
+        ...
+
+    async def keep(self, destination: str, breaker: OpenBreaker | None) -> None:
+        """Remember it, or that it is closed; durable when this returns."""
+        ...
+
+
 class Queue(Protocol):
     """What the dispatcher asks of the spool."""
+
+    @property
+    def breakers(self) -> BreakerMemory:
+        """Where open breakers are kept."""
+        ...
 
     async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
         """The oldest `limit` deliveries that may be sent now, in commit order.
@@ -131,6 +149,17 @@ class DispatchObserver(Protocol):
         ...
 
 
+class BreakerState(StrEnum):
+    """Whether a destination is sent to."""
+
+    CLOSED = "closed"
+    """Deliveries flow."""
+    OPEN = "open"
+    """Nothing is sent until its time."""
+    HALF_OPEN = "half_open"
+    """One delivery is under way to find out."""
+
+
 @dataclass(frozen=True, slots=True)
 class DestinationStatus:
     """How a destination does at one moment, for people and for metrics."""
@@ -148,9 +177,18 @@ class DestinationStatus:
     """When it is tried again while it is down."""
     in_flight: Mapping[Lane, int]
     """Attempts under way in each lane."""
+    breaker: BreakerState = BreakerState.CLOSED
+    since: int | None = None
+    """Since when it is down."""
+    refused_tokens: int = 0
+    """How many tokens of agents it refuses; what needs them is held."""
+    slots: Mapping[Lane, int] = field(default_factory=dict)
+    """How many attempts may be under way in each lane, as it bears them now."""
 
 
 __all__ = [
+    "BreakerMemory",
+    "BreakerState",
     "Delivered",
     "DeliveryKey",
     "DestinationStatus",

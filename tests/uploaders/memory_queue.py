@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from spool.errors import SpoolError
+from spool.open_breaker import OpenBreaker
 from spool.records import (
     Accepted,
     Bury,
@@ -43,6 +44,26 @@ class Entry:
         return self.state.queued and self.held_for != CORE_IS_DEAD and self.planned.form is not Form.NOTICE
 
 
+class MemoryBreakers:
+    """The `BreakerMemory` protocol in memory; `keeps` is what was written, in order."""
+
+    def __init__(self, enter: Callable[[str], None]) -> None:
+        self.kept: dict[str, OpenBreaker] = {}
+        self.keeps: list[OpenBreaker | None] = []
+        self._enter = enter
+
+    async def read(self, destination: str) -> OpenBreaker | None:
+        self._enter("read_breaker")
+        return self.kept.get(destination)
+
+    async def keep(self, destination: str, breaker: OpenBreaker | None) -> None:
+        self._enter("keep_breaker")
+        self.keeps.append(breaker)
+        self.kept.pop(destination, None)
+        if breaker is not None:
+            self.kept[destination] = breaker
+
+
 class MemoryQueue:
     """Keeps everything; `failing` makes every call raise, `gate` holds settlements back until it is set."""
 
@@ -54,6 +75,7 @@ class MemoryQueue:
         self.due_gate = asyncio.Event()
         self.due_gate.set()
         self.calls: list[str] = []
+        self.breakers = MemoryBreakers(self._enter)
         self.settlements: list[tuple[DeliveryKey, Settlement]] = []
         self._clock = clock
         self._tokens: dict[str, int] = {}

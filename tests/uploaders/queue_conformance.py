@@ -8,6 +8,7 @@ The queue's clock must read `NOW` or earlier, and stand still or run in real tim
 from itertools import count
 from typing import Protocol
 
+from spool.open_breaker import OpenBreaker
 from spool.records import (
     Accepted,
     Bury,
@@ -275,3 +276,15 @@ async def test_what_is_diverted_to_a_bucket_is_followed_by_its_notice(queue: Acc
     assert await due(queue) + await due(queue, Lane.DETAIL) == []
     (notice,) = await queue.settle(in_bucket, Delivered("s3://bucket/key"))
     assert (notice.form, notice.location) == (Form.NOTICE, "s3://bucket/key")
+
+
+async def test_an_open_breaker_is_kept(queue: AcceptingQueue) -> None:
+    """What was kept last about a destination is read, apart from that of others; closed is nothing."""
+    first = OpenBreaker("backing off", "HTTP 503", NOW, NOW + 5, 0)
+    second = OpenBreaker("paused", 'it said "no"', NOW, FAR, 3)
+    for breaker in (first, second):
+        await queue.breakers.keep(ENDPOINT, breaker)
+    assert await queue.breakers.read(ENDPOINT) == second
+    assert await queue.breakers.read(BUCKET) is None
+    await queue.breakers.keep(ENDPOINT, None)
+    assert await queue.breakers.read(ENDPOINT) is None
