@@ -20,6 +20,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from spool.fsck import Severity, check
+from spool.orders.selection import Ordered
 from spool.records import (
     Accepted,
     Bury,
@@ -39,7 +41,6 @@ from spool.records import (
 from spool.store import Spool, SpoolOptions
 from spool.write_points import WritePoint
 from tests.budget import budgeted
-from tests.spool import building
 from tests.spool.building import (
     BUCKET,
     CORE,
@@ -96,6 +97,7 @@ class SpoolMachine(RuleBasedStateMachine):
             self.run(maintained(self.spool))
             self.books_are_right()
             self.run(self.spool.close())
+            assert [one for one in check(self.directory) if one.severity is not Severity.NOTE] == []
         finally:
             self.loop.close()
             shutil.rmtree(self.root)
@@ -237,19 +239,19 @@ class SpoolMachine(RuleBasedStateMachine):
             {known[one % len(known)] for one in chosen}, key=lambda key: (key.record_id, key.destination, key.form)
         )
 
-        def replayed(ready: tuple[Delivery, ...]) -> None:
+        def replayed(done: Ordered) -> None:
             self.model.replay(keys, self.clock.now)
-            self.handed_out(ready)
+            self.handed_out(done.ready)
 
-        def discarded(freed: tuple[Delivery, ...]) -> None:
+        def discarded(done: Ordered) -> None:
             those = [one for key in keys if (one := self.model.find(key)) is not None and not one.state.ended]
             self.model.give_up(those, DeliveryState.DISCARDED)
-            self.handed_out(freed)
+            self.handed_out(done.ready)
 
         if discard:
-            self.write(crash, lambda: building.discard(self.spool, keys), discarded)
+            self.write(crash, lambda: self.spool.orders.discard(keys), discarded)
         else:
-            self.write(crash, lambda: building.replay(self.spool, keys), replayed)
+            self.write(crash, lambda: self.spool.orders.replay(keys), replayed)
 
     @rule(destination=st.sampled_from(DESTINATIONS), held_for=st.sampled_from(["shared", "t", "u"]), crash=crashes)
     def release(self, destination: str, held_for: str, crash: WritePoint | None) -> None:
