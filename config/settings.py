@@ -19,6 +19,7 @@ from config.values import (
     Choice,
     Directory,
     Duration,
+    Files,
     Listen,
     OptionalDuration,
     OptionalSize,
@@ -167,6 +168,22 @@ class SplitSettings(Table):
     """The largest core; what does not fit moves to the detail."""
 
 
+class WhispeySettings(Table):
+    """Rescuing what the Whispey SDK leaves behind in its outbox."""
+
+    outbox: Files = ()
+    """The SDK's outbox files to empty into the spool, such as `/tmp/whispey_outbox.db`; several apart by `:`."""
+    outbox_interval: Annotated[Duration, Field(ge=0.2, le=3600)] = 5.0
+    """How often to look whether an outbox changed."""
+    outbox_token: SecretStr | None = None
+    """The agent's key for rows that hold none, because the SDK has it from its environment."""
+
+    @field_validator("outbox_token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        return checked_token(token)
+
+
 class ShutdownSettings(Table):
     """How the gateway stops."""
 
@@ -206,6 +223,8 @@ class Settings(BaseSettings):
     """The durable store."""
     split: SplitSettings = Field(default_factory=SplitSettings)
     """When a call log is sent in two phases."""
+    whispey: WhispeySettings = Field(default_factory=WhispeySettings)
+    """Rescuing what the Whispey SDK leaves behind."""
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     """How the gateway stops."""
     log: LogSettings = Field(default_factory=LogSettings)

@@ -1,5 +1,6 @@
 """The types of settings: how a value is read from a file or a variable, and how it is shown."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,15 @@ def _word(value: object) -> object:
     return value
 
 
+def _paths(value: object) -> object:
+    """Takes a text as a variable has it, apart by colons, for a list of paths."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _format_paths(paths: tuple[Path, ...]) -> str:
+    return os.pathsep.join(map(format_path, paths)) or "none"
+
+
 def _lowered(value: object) -> object:
     """A text as enums write it; anything else is left to be refused."""
     return value.strip().lower() if isinstance(value, str) else value
@@ -97,5 +107,7 @@ Directory = Annotated[Path, Shown(format_path)]
 """A directory, made when it is needed."""
 OptionalName = Annotated[str | None, BeforeValidator(_or_none(_word))]
 """A word of visible ASCII characters, or none."""
+Files = Annotated[tuple[Path, ...], BeforeValidator(_paths), Shown(_format_paths)]
+"""Paths of files that need not exist yet; in a variable apart by colons."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from gateway.admin.app import build_admin_app
 from gateway.admin.sources import Clock, Lifecycle, Phase, Sources
+from gateway.outbox.status import OutboxStatus
 from gateway.service import Service, Watchers
 from gateway.summaries import summarize_forever
 from spool.errors import SpoolError
@@ -108,6 +109,7 @@ class Gateway:
         await service.intake.start()
         service.dispatcher.start()
         service.gate.open()
+        service.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
         _log.info("running", intake_port=service.intake.port, spool_bytes=service.spool.used_bytes)
         summaries = asyncio.create_task(
@@ -129,6 +131,7 @@ class Gateway:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._hurried.wait()
+        await service.outboxes.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         cut_off = await service.intake.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         left = 0.0 if self._hurried.is_set() else deadline - loop.time()
         await service.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))
@@ -160,6 +163,7 @@ class Gateway:
             lambda: self._lifecycle,
             lambda: self._service.desk if self._service else None,
             self._blueprint.clock,
+            self._outboxes,
         )
         app = build_admin_app(sources, watchers.metrics, watchers.events, self._blueprint.admin_token)
         runner = web.AppRunner(app, access_log=None)
@@ -177,6 +181,9 @@ class Gateway:
 
     async def _trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         return await self._service.spool.trace(call_id) if self._service else ()
+
+    def _outboxes(self) -> tuple[OutboxStatus, ...]:
+        return self._service.outboxes.status() if self._service else ()
 
     def _destinations(self) -> tuple[DestinationStatus, ...]:
         return self._service.destinations() if self._service else ()

@@ -11,6 +11,7 @@ from gateway.intake.examiner import Examiner
 from gateway.intake.gate import Gate
 from gateway.intake.server import IntakeServer
 from gateway.orders.desk import OrderDesk
+from gateway.outbox.watch import OutboxWatch
 from spool.store import Spool
 from uploaders.dispatcher import Dispatcher
 from uploaders.uploader import DestinationStatus
@@ -41,6 +42,7 @@ class Service:
     desk: OrderDesk
     examiner: Examiner
     executor: ThreadPoolExecutor
+    outboxes: OutboxWatch
 
     def destinations(self) -> tuple[DestinationStatus, ...]:
         """How every destination does; those that only the spool still knows come last."""

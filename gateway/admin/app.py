@@ -68,6 +68,7 @@ class AdminHandlers:
                 lifecycle=sources.lifecycle(),
                 stats=sources.spool(),
                 destinations=sources.destinations(),
+                outboxes=sources.outboxes(),
                 events=self._events.recent(),
             )
         )

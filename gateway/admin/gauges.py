@@ -3,12 +3,13 @@
 All of one scrape comes from one snapshot of the spool, so that its figures agree with each other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.admin.sources import Sources
+from gateway.outbox.status import OutboxState, OutboxStatus
 from spool.figures import SpoolStats
 
 
@@ -22,6 +23,7 @@ class GaugeCollector(Collector):
         """The gauges without values, so that registering reads nothing."""
         yield from (_backlog_records(), _backlog_bytes(), _oldest_pending(), _dead_records())
         yield from (_spool_bytes(), _spool_limit(), _spool_reserve(), _unaccounted(), _destination_up())
+        yield from (_outbox_waiting(), _outbox_up())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges as they are now."""
@@ -34,6 +36,7 @@ class GaugeCollector(Collector):
             if destination.configured:
                 up.add_metric((destination.name,), float(destination.up))
         yield up
+        yield from _of_outboxes(self._sources.outboxes())
 
 
 def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:
@@ -58,6 +61,14 @@ def _of_spool(stats: SpoolStats) -> Iterator[GaugeMetricFamily]:
     reserve.add_metric((), stats.reserve_bytes)
     unaccounted.add_metric((), stats.unaccounted)
     yield from (used, limit, reserve, unaccounted)
+
+
+def _of_outboxes(outboxes: Iterable[OutboxStatus]) -> Iterator[GaugeMetricFamily]:
+    rows, up = _outbox_waiting(), _outbox_up()
+    for outbox in outboxes:
+        rows.add_metric((outbox.path,), outbox.rows)
+        up.add_metric((outbox.path,), float(outbox.state is not OutboxState.UNUSABLE))
+    yield from (rows, up)
 
 
 def _gauge(name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
@@ -100,3 +111,13 @@ def _unaccounted() -> GaugeMetricFamily:
 
 def _destination_up() -> GaugeMetricFamily:
     return _gauge("destination_up", "1 while the destination takes deliveries, else 0.", "destination")
+
+
+def _outbox_waiting() -> GaugeMetricFamily:
+    return _gauge(
+        "outbox_waiting_rows", "Rows in an outbox of the SDK: in use there, refused, or still to be taken.", "path"
+    )
+
+
+def _outbox_up() -> GaugeMetricFamily:
+    return _gauge("outbox_up", "0 while an outbox is damaged, foreign or closed to this user, else 1.", "path")

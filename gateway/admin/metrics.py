@@ -6,6 +6,7 @@ kept, which makes a count 0.5 us instead of 1.6 us.
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 
+from gateway.admin.outbox_metrics import OutboxMetrics
 from gateway.admin.upload_metrics import UploadMetrics
 from spool.records import Delivery, Lane
 
@@ -27,6 +28,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.uploads = UploadMetrics(self.registry)
+        self.outboxes = OutboxMetrics(self.registry)
         self._posts = _Counters(
             Counter("callspool_posts_total", "Posts by route and result.", ("route", "result"), registry=self.registry)
         )

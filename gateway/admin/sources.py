@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from gateway.orders.desk import OrderDesk
+from gateway.outbox.status import OutboxStatus
 from spool.figures import SpoolStats, TracedRecord
 from uploaders.uploader import DestinationStatus
 
@@ -72,6 +73,14 @@ class LifecycleSource(Protocol):
         ...
 
 
+class OutboxSource(Protocol):
+    """Reads from memory how the watched outboxes do."""
+
+    def __call__(self) -> tuple[OutboxStatus, ...]:
+        """Every outbox, in the order of the configuration."""
+        ...
+
+
 Clock = Callable[[], int]
 """Milliseconds since the Unix epoch."""
 
@@ -86,3 +95,4 @@ class Sources:
     lifecycle: LifecycleSource
     desk: DeskSource
     clock: Clock
+    outboxes: OutboxSource

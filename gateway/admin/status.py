@@ -8,6 +8,8 @@ from gateway.admin.events import Event
 from gateway.admin.readiness import obstacles
 from gateway.admin.sources import Lifecycle
 from gateway.logs import redact_text
+from gateway.outbox.rows import Outcome
+from gateway.outbox.status import OutboxStatus
 from gateway.trace import instant
 from spool.figures import LaneCounts, SpoolStats
 from spool.records import Lane
@@ -48,6 +50,21 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     lanes: tuple[LaneStatus, ...]
 
 
+class OutboxReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One outbox of the SDK; the counts are since the start."""
+
+    path: str
+    state: str
+    """`missing`, `watched`, `waiting` or `unusable`."""
+    reason: str
+    rows: int
+    """Rows that lie in it: in use by the SDK, refused, or still to be taken."""
+    rescued: int
+    duplicate: int
+    superseded: int
+    refused: int
+
+
 class SpoolReport(msgspec.Struct, frozen=True, kw_only=True):
     """The spool in bytes."""
 
@@ -76,6 +93,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     spool: SpoolReport | None
     """None while the spool is not open."""
     destinations: tuple[DestinationReport, ...]
+    outboxes: tuple[OutboxReport, ...]
     events: tuple[Event, ...]
     """What lately happened, the newest first."""
 
@@ -86,6 +104,7 @@ def status_of(
     lifecycle: Lifecycle,
     stats: SpoolStats | None,
     destinations: tuple[DestinationStatus, ...],
+    outboxes: tuple[OutboxStatus, ...],
     events: tuple[Event, ...],
 ) -> Status:
     """The status at `now` (ms since the epoch)."""
@@ -98,6 +117,7 @@ def status_of(
         reasons=tuple(redact_text(reason) for reason in found),
         spool=None if stats is None else _spool(stats),
         destinations=tuple(_destination(each, stats, now) for each in _with_forgotten(destinations, stats)),
+        outboxes=tuple(map(_outbox, outboxes)),
         events=events,
     )
 
@@ -110,6 +130,19 @@ def _spool(stats: SpoolStats) -> SpoolReport:
         full_of_details=stats.full_of_details,
         unaccounted=stats.unaccounted,
         failure=None if stats.failure is None else redact_text(stats.failure),
+    )
+
+
+def _outbox(outbox: OutboxStatus) -> OutboxReport:
+    return OutboxReport(
+        path=outbox.path,
+        state=outbox.state.value,
+        reason=redact_text(outbox.reason),
+        rows=outbox.rows,
+        rescued=outbox.outcomes.get(Outcome.RESCUED, 0),
+        duplicate=outbox.outcomes.get(Outcome.DUPLICATE, 0),
+        superseded=outbox.outcomes.get(Outcome.SUPERSEDED, 0),
+        refused=outbox.outcomes.get(Outcome.REFUSED, 0),
     )
 
 

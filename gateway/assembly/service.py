@@ -8,12 +8,12 @@ from config.endpoint_table import EndpointTable
 from config.settings import Settings
 from gateway.admin.observers import Observers
 from gateway.assembly import options
+from gateway.assembly.outbox import build_outboxes
 from gateway.assembly.too_large import ladder
 from gateway.assembly.uploaders import UploaderFactory
 from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchRunner
 from gateway.intake.budget import MemoryBudget
-from gateway.intake.calls import OpenCalls
 from gateway.intake.examiner import Examiner
 from gateway.intake.gate import Gate
 from gateway.intake.handler import IntakeHandler
@@ -27,6 +27,7 @@ from gateway.intake.tokens import IntakeToken
 from gateway.intake.uploads import UploadDesk
 from gateway.intake.workers import Workers
 from gateway.orders.desk import OrderDesk
+from gateway.outbox.taking import IntakeParts
 from gateway.service import Service, Watchers
 from spool.store import Spool
 from uploaders.dispatcher import DestinationPlan, Dispatcher
@@ -53,14 +54,15 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
         gate = Gate()
         workers = Workers(executor)
         examiner = Examiner(workers)
-        intake, calls = _build_intake(settings, spool, watchers, gate, workers, examiner)
+        intake, parts = _build_intake(settings, spool, watchers, gate, workers, examiner)
+        outboxes = build_outboxes(settings.whispey, parts, watchers.metrics.outboxes, now)
     except BaseException:
         await spool.close()
         raise
     spool.listener = dispatcher.offer
     spool.room.gave_up = watchers.details_given_up
-    desk = OrderDesk(spool, now)
-    return Service(spool, dispatcher, intake, gate, calls, desk, examiner, executor)
+    calls, desk = parts.acceptor.open_calls, OrderDesk(spool, now)
+    return Service(spool, dispatcher, intake, gate, calls, desk, examiner, executor, outboxes)
 
 
 def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> Dispatcher:
@@ -83,7 +85,7 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> D
 
 def _build_intake(
     settings: Settings, spool: Spool, watchers: Watchers, gate: Gate, workers: Workers, examiner: Examiner
-) -> tuple[IntakeServer, OpenCalls]:
+) -> tuple[IntakeServer, IntakeParts]:
     intake, metrics = settings.intake, watchers.metrics
     budget = MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
     staging = StagingArea(prepare_directory(settings.spool.dir.absolute()), spool, workers)
@@ -101,4 +103,4 @@ def _build_intake(
     server = IntakeServer(
         intake.listen.host, intake.listen.port, handler, gate, metrics, options.connection_limits(intake)
     )
-    return server, acceptor.open_calls
+    return server, IntakeParts(acceptor, budget, staging, workers, token, metrics)

@@ -1,7 +1,7 @@
 """The command line: `callspool run`, `status`, `dead list` and the others.
 
 `run`, `check-config`, `s3` and `fsck` read the configuration; `status`, `show` and `dead` ask a running gateway through
-its admin API.
+its admin API, `outbox import` posts to its intake.
 """
 
 import click
@@ -10,6 +10,7 @@ from gateway.cli.check_config import check_config
 from gateway.cli.dead import dead
 from gateway.cli.exits import EPILOG
 from gateway.cli.fsck import fsck
+from gateway.cli.outbox import outbox
 from gateway.cli.run import run
 from gateway.cli.s3 import s3
 from gateway.cli.show import show
@@ -23,5 +24,5 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, dead, s3, fsck, version):
+for _command in (run, check_config, status, show, dead, s3, fsck, outbox, version):
     main.add_command(_command)

@@ -37,7 +37,9 @@ class Refused(Exception):
         self.hint = hint
 
 
-class _Address(click.ParamType[ListenAddress]):
+class AddressType(click.ParamType[ListenAddress]):
+    """HOST:PORT on the command line."""
+
     name = "HOST:PORT"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> ListenAddress:
@@ -53,13 +55,18 @@ def admin_option(command: Command) -> Command:
     return click.option(
         "--admin",
         "address",
-        type=_Address(),
+        type=AddressType(),
         default=AdminSettings().listen,
         envvar="CALLSPOOL_ADMIN_LISTEN",
         show_envvar=True,
         show_default=True,
         help="Where the gateway's admin listener is.",
     )(command)
+
+
+def asked_at(address: ListenAddress) -> ListenAddress:
+    """Where to reach what listens at an address."""
+    return ListenAddress(_ANY_ADDRESS.get(address.host, address.host), address.port)
 
 
 def ask(address: ListenAddress, *path: str, query: Query | None = None) -> bytes:
@@ -97,9 +104,8 @@ def _answer(
     body: bytes | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """An answer that is no error; whatever breaks until its body is read is told as NoGateway."""
-    connection = http.client.HTTPConnection(
-        _ANY_ADDRESS.get(address.host, address.host), address.port, timeout=_TIMEOUT_SECONDS
-    )
+    asked = asked_at(address)
+    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=_TIMEOUT_SECONDS)
     target = "/" + "/".join(quote(part, safe="") for part in path)
     if query:
         target = f"{target}?{urlencode(query, doseq=True)}"

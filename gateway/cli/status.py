@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from config.addresses import ListenAddress
-from gateway.admin.status import DestinationReport, LaneStatus, SpoolReport, Status
+from gateway.admin.status import DestinationReport, LaneStatus, OutboxReport, SpoolReport, Status
 from gateway.cli.admin_client import admin_option, ask
 from gateway.cli.asking import explained
 from gateway.cli.output import output, plain, table
@@ -17,6 +17,7 @@ from gateway.humane import age_text, bytes_text, count_text
 
 _decode = msgspec.json.Decoder(Status).decode
 
+_OUTBOX_STYLES = {"missing": "dim", "waiting": "yellow", "unusable": "bold red"}
 _NUMBERS = ("Backlog", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered")
 
 
@@ -47,6 +48,7 @@ def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: floa
 def describe(status: Status) -> RenderableType:
     """The status as a page of text."""
     lines = [_headline(status), _spool_line(status.spool), Text(), _destinations(status)]
+    lines += [_outbox_line(outbox) for outbox in status.outboxes]
     if status.events:
         lines += [Text(), plain("Recent events", "bold")]
         styles = {"warning": "yellow", "error": "red"}
@@ -84,6 +86,18 @@ def _spool_line(spool: SpoolReport | None) -> Text:
     if spool.unaccounted:
         line.append(f"  {count_text(spool.unaccounted)} deliveries are unaccounted for", "bold red")
     return line
+
+
+def _outbox_line(outbox: OutboxReport) -> Text:
+    """What was taken out of an outbox of the SDK, and what stands in the way."""
+    line = plain(f"outbox {outbox.path}: ").append(outbox.state, _OUTBOX_STYLES.get(outbox.state, "green"))
+    line.append(
+        f"  {count_text(outbox.rescued)} rescued, {count_text(outbox.duplicate + outbox.superseded)} known already"
+    )
+    if outbox.refused:
+        line.append(f", {count_text(outbox.refused)} refused", "bold red")
+    line.append(f"; {count_text(outbox.rows)} in it" if outbox.rows else "")
+    return line.append_text(plain(f"  {outbox.reason}", "red")) if outbox.reason else line
 
 
 def _destinations(status: Status) -> RenderableType:

@@ -71,9 +71,17 @@ class Acceptor:
         return prepared(examined.finding, examined.text)
 
     async def accept(
-        self, call_log: Prepared, agents_key: str | None, *, upload_key_hash: bytes | None = None
+        self,
+        call_log: Prepared,
+        agents_key: str | None,
+        *,
+        upload_key_hash: bytes | None = None,
+        yields_to: str | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
+
+        With `yields_to` it is recorded, but sent to nobody, where the call has a record of that event already, as a
+        start has it that comes after its end.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
@@ -91,7 +99,7 @@ class Acceptor:
                 token=token,
                 fragments=call_log.fragments,
                 deliveries=self._plans[call_log.stored_as],
-                superseded_by=ENDED if about.event == STARTED else None,
+                superseded_by=ENDED if about.event == STARTED else yields_to,
                 upload_key_hash=upload_key_hash,
             )
         )

@@ -63,6 +63,8 @@ class _Accepted(msgspec.Struct, kw_only=True):
     record_id: str
     upload_method: str
     duplicate: bool
+    superseded: bool | msgspec.UnsetType = msgspec.UNSET
+    """True where it is recorded and sent to nobody; otherwise it is not there."""
     sha256: str
     raw_bytes: int
     stored_bytes: int
@@ -105,6 +107,7 @@ def accepted(call_id: str, record: Accepted) -> bytes:
             record_id=record.uid,
             upload_method="two_phase" if record.two_phase else "single",
             duplicate=record.duplicate,
+            superseded=True if record.superseded else msgspec.UNSET,
             sha256=record.digest.hex(),
             raw_bytes=record.raw_bytes,
             stored_bytes=record.stored_bytes,

@@ -15,7 +15,7 @@ from gateway.intake.ports import IntakeObserver, RecordStore
 from gateway.intake.prepared import Prepared, call_id_of
 from gateway.intake.reading import BodyReader
 from gateway.intake.refusals import Refusal, internal, translate
-from gateway.intake.replies import Replier, Reply, Sender, accepted_reply, answered
+from gateway.intake.replies import YIELDS_TO, Replier, Reply, Sender, accepted_reply, answered
 from gateway.intake.routes import Match, Route, match
 from gateway.intake.tokens import IntakeToken, usable
 from gateway.intake.uploads import UploadDesk
@@ -128,4 +128,4 @@ class IntakeHandler:
         return answered(msgspec.json.encode(trace_of(found.argument, records)))
 
     def _sender(self, request: web.BaseRequest, found: Match) -> Sender:
-        return Sender(self._token.agents_key(request), request, found.prefix)
+        return Sender(self._token.agents_key(request), request, found.prefix, request.headers.get(YIELDS_TO))

@@ -13,6 +13,8 @@ from gateway.intake.uploads import UploadDesk
 from spool.records import Accepted
 
 _ANSWERED = "answered"
+YIELDS_TO = "x-callspool-yields-to"
+"""The header by which a sender says which event of the call its call log must not replace."""
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -23,6 +25,8 @@ class Sender(msgspec.Struct, frozen=True):
     request: web.BaseRequest
     prefix: str
     """What the sender wrote before the path of the route."""
+    yields_to: str | None = None
+    """The event of the call that its call log must not replace, as the sender says."""
 
     @property
     def base_url(self) -> str:
@@ -62,7 +66,8 @@ class Replier:
     async def reply(self, opened: Opened, sender: Sender) -> Reply:
         """Accept a call log, or give an upload address. Raises `Refusal` and `SpoolError`."""
         if isinstance(opened, Prepared):
-            return accepted_reply(opened, await self._acceptor.accept(opened, sender.agents_key), 202)
+            accepted = await self._acceptor.accept(opened, sender.agents_key, yields_to=sender.yields_to)
+            return accepted_reply(opened, accepted, 202)
         if isinstance(opened, AddressRequest):
             return await self.give_address(opened.call_id, sender)
         return await self._reply_to_reference(opened, sender)

@@ -38,7 +38,10 @@ class IntakeToken:
 
     def agents_key(self, request: web.BaseRequest) -> str | None:
         """The agent's own key from the header, if it is one and not the intake's token."""
-        key = request.headers.get(HEADER)
+        return self.foreign(request.headers.get(HEADER))
+
+    def foreign(self, key: str | None) -> str | None:
+        """The key, if a header can carry it and it is not the intake's own token."""
         return None if key is None or self._equals(key) else usable(key)
 
     def _equals(self, presented: str | None) -> bool:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
+from gateway.outbox.rows import Outcome
 from spool.records import Form
 from tests.admin.world import ENDPOINT_DOWN, World, delivery
 
@@ -36,6 +37,10 @@ PUBLISHED = {
     "callspool_commit_batch_size": set(),
     "callspool_unaccounted_records": set(),
     "callspool_destination_up": {"destination"},
+    "callspool_outbox_rows_total": {"path", "outcome"},
+    "callspool_outbox_rescued_bytes_total": {"path"},
+    "callspool_outbox_waiting_rows": {"path"},
+    "callspool_outbox_up": {"path"},
     "callspool_large_payloads_total": {"destination"},
     "callspool_upload_seconds": {"destination"},
     "callspool_upload_bytes_total": {"destination"},
@@ -57,6 +62,7 @@ def count_everything(metrics: Metrics) -> None:
     metrics.attempted(delivery(Form.DETAIL), "delivered", 2.5)
     metrics.destination_changed("endpoint", False, "down")
     metrics.committed(0.002, 16)
+    metrics.outboxes.row_settled("/tmp/outbox.db", Outcome.RESCUED, 2000)
     metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=False)
     metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=True)
     metrics.uploads.parts_resumed("s3", 3)
@@ -132,6 +138,10 @@ async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: C
         ("callspool_spool_reserve_bytes", {}, 500_000_000),
         ("callspool_details_given_up_total", {}, 3),
         ("callspool_unaccounted_records", {}, 0),
+        ("callspool_outbox_rows_total", {"path": "/tmp/outbox.db", "outcome": "rescued"}, 1),
+        ("callspool_outbox_rescued_bytes_total", {"path": "/tmp/outbox.db"}, 2000),
+        ("callspool_outbox_waiting_rows", {"path": "/tmp/outbox.db"}, 2),
+        ("callspool_outbox_up", {"path": "/tmp/outbox.db"}, 0),
         ("callspool_destination_up", {"destination": "endpoint"}, 0),
         ("callspool_destination_up", {"destination": "local"}, 1),
         ("callspool_large_payloads_total", {"destination": "s3"}, 1),

@@ -8,6 +8,7 @@ from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.sources import Lifecycle, Phase, Sources
 from gateway.orders.desk import OrderDesk
+from gateway.outbox.status import OutboxState, OutboxStatus
 from spool.errors import SpoolError
 from spool.figures import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
 from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
@@ -69,6 +70,7 @@ class World:
 
     stats: SpoolStats | None = STATS
     destinations: tuple[DestinationStatus, ...] = (ENDPOINT_DOWN, LOCAL_UP)
+    outboxes: tuple[OutboxStatus, ...] = (OutboxStatus("/tmp/outbox.db", OutboxState.UNUSABLE, "damaged", 2),)
     lifecycle: Lifecycle = RUNNING
     calls: Mapping[str, tuple[TracedRecord, ...]] = field(default_factory=dict)
     trace_error: SpoolError | None = None
@@ -90,6 +92,7 @@ class World:
             lifecycle=lambda: self.lifecycle,
             desk=lambda: self.desk,
             clock=lambda: self.now,
+            outboxes=lambda: self.outboxes,
         )
 
     async def _trace(self, call_id: str) -> tuple[TracedRecord, ...]:

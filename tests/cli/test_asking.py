@@ -11,6 +11,8 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.sources import Lifecycle, Phase
+from gateway.outbox.rows import Outcome
+from gateway.outbox.status import OutboxState, OutboxStatus
 from spool.errors import SpoolUnavailable
 from spool.figures import SpoolStats
 from spool.records import DeliveryState, Form
@@ -37,6 +39,20 @@ def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server)
     assert "detail 40 480 MB 2 h 1 min 0 0 2 0" in shown
     assert "local up core 0 0 B - 2 0 0 0" in shown
     assert "gone not configured core 3 6.0 KB - 0 0 0 0" in shown
+
+
+def test_status_has_a_line_for_each_outbox(cli: Cli, server: Server) -> None:
+    """What was rescued from an outbox of the SDK is told, and why one cannot be used."""
+    counts = {Outcome.RESCUED: 1200, Outcome.DUPLICATE: 2, Outcome.SUPERSEDED: 1, Outcome.REFUSED: 4}
+    world = World(
+        outboxes=(
+            OutboxStatus("/tmp/a.db", OutboxState.WATCHED, "", 5, counts),
+            OutboxStatus("/tmp/b.db", OutboxState.UNUSABLE, "it is damaged", 0),
+        )
+    )
+    shown = rows(cli("status", "--admin", server.serve(world.app)).stdout)
+    assert "outbox /tmp/a.db: watched 1,200 rescued, 3 known already, 4 refused; 5 in it" in shown
+    assert "outbox /tmp/b.db: unusable 0 rescued, 0 known already it is damaged" in shown
 
 
 def test_status_says_what_is_wrong(cli: Cli, server: Server) -> None:

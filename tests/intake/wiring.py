@@ -24,6 +24,7 @@ from gateway.intake.staging import StagingArea
 from gateway.intake.tokens import IntakeToken
 from gateway.intake.uploads import UploadDesk
 from gateway.intake.workers import Workers
+from gateway.outbox.taking import IntakeParts
 from gateway.routing import DestinationRoute
 from spool.store import Spool
 
@@ -79,5 +80,6 @@ class Intake:
             observer,
         )
         token = IntakeToken(options.token)
+        self.parts = IntakeParts(acceptor, self.budget, staging, workers, token, observer)
         handler = IntakeHandler(self.gate, token, reader, acceptor, uploads, replier, batch, store, observer)
         self.server = IntakeServer("127.0.0.1", 0, handler, self.gate, observer, options.connections)

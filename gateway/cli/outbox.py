@@ -1,0 +1,158 @@
+"""`callspool outbox import FILE`: empty an outbox of the SDK into a running gateway, once."""
+
+import asyncio
+import os
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from config.addresses import ListenAddress
+from config.settings import IntakeSettings
+from gateway.cli.admin_client import AddressType, asked_at
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain, output, plain, table
+from gateway.humane import bytes_text, count_text
+from gateway.outbox.errors import OutboxError
+from gateway.outbox.file import OutboxFile
+from gateway.outbox.rows import Outcome, Survey
+
+_CONNECT_SECONDS = 5.0
+_MEANINGS = {
+    Outcome.RESCUED: ("rescued: durable in the gateway's spool", "green"),
+    Outcome.DUPLICATE: ("known already: its post had been accepted", ""),
+    Outcome.SUPERSEDED: ("recorded, not sent: an end without telemetry of a call whose end is known", ""),
+    Outcome.REFUSED: ("left there: holds no call log", "bold red"),
+}
+
+
+@click.group(short_help="Rescue what the SDK left in its outbox.")
+def outbox() -> None:
+    """Rescue call logs that the Whispey SDK left in its outbox."""
+
+
+@outbox.command("import", short_help="Empty an outbox file into a running gateway.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only show what would be taken; the file is not touched.")
+@click.option(
+    "--intake",
+    "address",
+    type=AddressType(),
+    default=IntakeSettings().listen,
+    envvar="CALLSPOOL_INTAKE_LISTEN",
+    show_envvar=True,
+    show_default=True,
+    help="Where the gateway's intake is.",
+)
+def import_outbox(file: Path, address: ListenAddress, *, dry_run: bool) -> None:
+    """Empty an outbox file of the SDK into a running gateway: each row is deleted there once it is durable.
+
+    An agent that runs beside is not disturbed. CALLSPOOL_INTAKE_TOKEN is the token of the intake, if it has one;
+    CALLSPOOL_WHISPEY_OUTBOX_TOKEN the agent's key for rows that hold none.
+    """
+    chosen = OutboxFile(file.absolute())
+    try:
+        survey = _survey(chosen)
+        _show(file, survey)
+        if dry_run:
+            complain("Nothing was changed.", style="yellow")
+        elif survey.ready:
+            _check_gateway(address)
+            _import(chosen, address, survey)
+    except OutboxError as error:
+        complain(f"{file} cannot be used: {error}.", hint="Nothing in it was changed.")
+        raise SystemExit(Exit.FAILED) from None
+
+
+def _survey(file: OutboxFile) -> Survey:
+    """What lies in it, found out without changing anything."""
+    stamp = file.stamp()
+    if stamp is None or not file.open(stamp, to_change=False):
+        return Survey()
+    try:
+        return file.survey(time.time())
+    finally:
+        file.close()
+
+
+def _show(file: Path, survey: Survey) -> None:
+    shown = table("Status", "Event", "Rows", numbers=("Rows",))
+    for status, event, count in survey.by_kind:
+        shown.add_row(plain(status), plain(event), plain(count_text(count)))
+    summary = f"{file}: {count_text(survey.ready)} rows to take ({bytes_text(survey.ready_bytes)})"
+    in_use = f", {count_text(survey.in_use)} that the SDK still works on" if survey.in_use else ""
+    output().print(plain(summary + in_use, "bold"))
+    if survey.by_kind:
+        output().print(shown)
+
+
+def _check_gateway(address: ListenAddress) -> None:
+    asked = asked_at(address)
+    try:
+        socket.create_connection((asked.host, asked.port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        complain(
+            f"No gateway answers at {address}: {error.strerror or error}.",
+            hint="Start one with `callspool run`, or say where it is with --intake HOST:PORT.",
+        )
+        raise SystemExit(Exit.NO_GATEWAY) from None
+
+
+class _Tally:
+    """Counts rows, and moves the bar. Implements the observer of `gateway.outbox`."""
+
+    def __init__(self, total: int) -> None:
+        self.outcomes: Counter[Outcome] = Counter()
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=output()
+        )
+        self._task = self.progress.add_task("taking rows", total=total)
+
+    def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:
+        """A row was taken, or will not be."""
+        self.outcomes[outcome] += 1
+        self.progress.advance(self._task)
+
+
+def _import(file: OutboxFile, address: ListenAddress, survey: Survey) -> None:
+    tally = _Tally(survey.ready)
+    if output().is_terminal:
+        with tally.progress:
+            obstacle = asyncio.run(_empty(file, address, tally))
+    else:
+        obstacle = asyncio.run(_empty(file, address, tally))
+    shown = table("Rows", "", numbers=("Rows",))
+    for outcome, (meaning, style) in _MEANINGS.items():
+        if tally.outcomes[outcome]:
+            shown.add_row(plain(count_text(tally.outcomes[outcome]), style), plain(meaning, style))
+    output().print(shown)
+    if obstacle is not None:
+        complain(
+            f"No more could be taken: {obstacle}", hint="Run the command again; what was taken is not taken twice."
+        )
+    if obstacle is not None or tally.outcomes[Outcome.REFUSED]:
+        raise SystemExit(Exit.FAILED)
+
+
+async def _empty(file: OutboxFile, address: ListenAddress, tally: _Tally) -> str | None:
+    """Take all rows that are free; why it ended early, if it did."""
+    # The other commands start without loading an HTTP client.
+    import aiohttp  # noqa: PLC0415  # see above
+
+    from gateway.outbox.posting import PostTaker  # noqa: PLC0415  # see above
+    from gateway.outbox.rescue import Rescuer  # noqa: PLC0415  # see above
+
+    stamp = file.stamp()
+    if stamp is None or not file.open(stamp):
+        return None
+    async with aiohttp.ClientSession(trust_env=False) as session:
+        token, key = os.environ.get("CALLSPOOL_INTAKE_TOKEN"), os.environ.get("CALLSPOOL_WHISPEY_OUTBOX_TOKEN")
+        taker = PostTaker(session, f"http://{asked_at(address)}/v1/calls", token=token, key=key)
+        try:
+            rescuer = Rescuer(file, taker, lambda: time.time_ns() // 1_000_000, tally)
+            return (await rescuer.empty(lambda: True)).obstacle
+        finally:
+            file.close()

@@ -1,0 +1,86 @@
+"""`callspool outbox import`: the same rescue from the command line, into a running gateway."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.exits import Exit
+from tests.intake.world import World, running
+from tests.outbox.sdk import rows, write
+
+FULL = {"call_id": "call-1", "wcall_event": "call_ended", "telemetry_data": {}}
+
+
+async def outbox_import(outbox: Path, world: World | None, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Run the command; its exit code, and what it said. Without a world no gateway is there."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CALLSPOOL_")}
+    address = f"127.0.0.1:{world.port if world else 9}"
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("callspool"), "outbox", "import", outbox, "--intake", address, *arguments,
+        env={**inherited, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, " ".join(output.decode().split()), errors.decode()
+
+
+async def test_an_outbox_is_emptied_into_a_running_gateway(tmp_path: Path) -> None:
+    """Rows are posted with their keys and deleted; what was posted before, and an exit row, replaces nothing."""
+    outbox = tmp_path / "outbox.db"
+    large = {**FULL, "call_id": "large", "x": "y" * 2_000_000}
+    write(outbox, payload={**FULL, "call_ended_reason": "completed"})
+    write(outbox, payload={"call_id": "call-1", "wcall_event": "call_ended"}, call_id="call-1")
+    write(outbox, payload=large, call_id="large", status="dead")
+    write(outbox, payload={**FULL, "call_id": "busy"}, call_id="busy", status="in_progress", claimed_at=9e9)
+    async with running(tmp_path / "spool", token="intake-token") as world:
+        sent = {**FULL, "call_ended_reason": "completed"}
+        assert (await world.post(sent, headers={"x-pype-token": "intake-token"})).status == 202
+        code, said, _ = await outbox_import(outbox, world, CALLSPOOL_INTAKE_TOKEN="intake-token")
+        assert (code, [status for _, status, _ in rows(outbox)]) == (Exit.OK, ["in_progress"])
+        assert "3 rows to take (2.0 MB), 1 that the SDK still works on" in said
+        for words in ("1 rescued", "1 known already", "1 recorded, not sent"):
+            assert words in said
+        record = (await world.only_record("large")).record
+        assert json.loads(await world.stored(record)) == {**large, "call_ended_reason": "completed"}
+        assert await world.spool.token(record.token_id or 0) == "agents-key-77ab"
+
+
+async def test_a_refused_row_and_a_wrong_token_are_told(tmp_path: Path) -> None:
+    """What is no call log stays behind and fails the command; so does a gateway that refuses the token."""
+    outbox = tmp_path / "outbox.db"
+    write(outbox, payload="{}")
+    async with running(tmp_path / "spool", token="intake-token") as world:
+        code, said, _ = await outbox_import(outbox, world)
+        assert (code, len(rows(outbox))) == (Exit.FAILED, 1)
+        assert "1 left there: holds no call log" in said
+        write(outbox, payload=FULL)
+        code, _, complaint = await outbox_import(outbox, world)
+        assert (code, len(rows(outbox))) == (Exit.FAILED, 2)
+        assert "token is missing or wrong" in complaint
+
+
+@pytest.mark.parametrize("arguments", [("--dry-run",), ()])
+async def test_without_a_gateway_nothing_is_touched(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A dry run needs no gateway and says what lies there; without --dry-run its absence is told."""
+    outbox = tmp_path / "outbox.db"
+    write(outbox, payload=FULL)
+    before = outbox.read_bytes()
+    code, said, complaint = await outbox_import(outbox, None, *arguments)
+    assert code == (Exit.OK if arguments else Exit.NO_GATEWAY)
+    assert "1 rows to take" in said
+    assert "pending call_ended 1" in said
+    assert ("Nothing was changed" if arguments else "No gateway answers") in complaint
+    assert outbox.read_bytes() == before
+
+
+async def test_a_file_that_is_no_outbox_is_refused(tmp_path: Path) -> None:
+    """The reason is told, and nothing in it was changed."""
+    outbox = tmp_path / "outbox.db"
+    outbox.write_text("no database" * 100)
+    code, _, complaint = await outbox_import(outbox, None)
+    assert code == Exit.FAILED
+    assert "cannot be used: it is damaged, or no SQLite file" in complaint

@@ -1,0 +1,60 @@
+"""An intake over a real spool, and what empties an outbox into it."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.outbox.file import OutboxFile
+from gateway.outbox.rescue import Remains, Rescuer
+from gateway.outbox.rows import Outcome
+from gateway.outbox.taking import SpoolTaker
+from spool.records import Fragment
+from tests.intake.world import World, running
+
+
+@dataclass
+class Rescue:
+    """An outbox, and the world that its rows go to. The world's clock is in milliseconds, the outbox's in seconds."""
+
+    world: World
+    outbox: Path
+    key: str | None = None
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.file = OutboxFile(self.outbox)
+        taker = SpoolTaker(self.world.intake.parts, self.key)
+        self.rescuer = Rescuer(self.file, taker, self.world.clock, self)
+
+    def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:
+        self.outcomes[outcome] += 1
+
+    @property
+    def now(self) -> float:
+        """Seconds, as rows have them."""
+        return self.world.clock.now / 1000
+
+    async def run(self) -> Remains:
+        """Empty the outbox once."""
+        stamp = self.file.stamp()
+        assert stamp is not None
+        assert self.file.open(stamp)
+        try:
+            return await self.rescuer.empty(lambda: True)
+        finally:
+            self.file.close()
+
+    async def stored(self, call_id: str) -> bytes:
+        """The only record of a call, as it lies in the spool."""
+        traced = await self.world.only_record(call_id)
+        return await self.world.stored(traced.record, Fragment.BODY)
+
+
+@asynccontextmanager
+async def rescuing(folder: Path, *, key: str | None = None, **options: Any) -> AsyncIterator[Rescue]:
+    """A rescue from `folder/outbox.db`; `options` are those of the intake's world."""
+    async with running(folder / "spool", **options) as world:
+        yield Rescue(world, folder / "outbox.db", key)
