@@ -145,7 +145,11 @@ class Gateway:
         now = self._blueprint.clock()
         last = service.calls.last_post_at
         quiet = last is None or now - last >= self._blueprint.stop_rule.quiet * 1000
-        expecting = self._open_calls(service) or service.gate.inside
+        stats = service.spool.stats()
+        if stats.failure is not None:  # nothing can be written down: neither the end of a call nor that of a delivery
+            return quiet and not service.gate.inside
+        takes_posts = stats.shortage is None and stats.used_bytes < stats.limit_bytes
+        expecting = service.gate.inside or (takes_posts and self._open_calls(service))
         return quiet and not expecting and service.dispatcher.core_idle()
 
     def _signal(self) -> None:

@@ -24,12 +24,19 @@ BUSY_SECONDS = 1.0
 class Checkpointer:
     """Runs passive checkpoints whenever enough was written; tells when the log has to be reset.
 
-    `failed` is called, in this thread, with the reason why a checkpoint failed.
+    `failed` is called, in this thread, with the reason why a checkpoint failed; `ran_out` where that is a full disk.
     """
 
-    def __init__(self, path: Path, failed: Callable[[str], None], cap_bytes: int = CAP_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        failed: Callable[[str], None],
+        ran_out: Callable[[str], None],
+        cap_bytes: int = CAP_BYTES,
+    ) -> None:
         self._path = path
         self._failed = failed
+        self._ran_out = ran_out
         self._cap_bytes = cap_bytes
         self._every_bytes = cap_bytes // 8
         self._connection: sqlite3.Connection | None = None
@@ -110,9 +117,12 @@ class Checkpointer:
                 _, pages, done = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except SQLITE_ERRORS as error:
             self._disconnect()
-            # On a full disk the log is as good as it was, and it is tried again after what is written next.
             if primary_code(error) != sqlite3.SQLITE_FULL:
                 self._failed(f"a checkpoint failed: {error}")
+            else:
+                # The log is as good as it was; it is tried again when there is room or the headroom was given up.
+                self._ran_out(f"the disk is full: a checkpoint failed ({error}); free space on it")
+                self._unchecked_bytes += 1
             return
         self._log_bytes = max(0, pages) * PAGE_SIZE
         self._reset_due = self._log_bytes > self._cap_bytes and done > pages // 2

@@ -84,7 +84,7 @@ class SpoolStats:
     """The spool at one moment, read from memory: asking costs nothing."""
 
     used_bytes: int
-    """Database pages in use, write-ahead log and staging files."""
+    """Database pages in use, write-ahead log, headroom and staging files."""
     limit_bytes: int
     lanes: Mapping[tuple[str, Lane], LaneCounts]
     """Every destination that was ever owed something, those that the configuration no longer has included."""
@@ -95,7 +95,7 @@ class SpoolStats:
     failure: str | None
     """Why the spool cannot take records at the moment, if so."""
     shortage: str | None = None
-    """That the disk was full when it was last written to, if so: what is small may still go in."""
+    """Why the disk has no room, if so: nothing large may go in, and nothing at all without its headroom."""
     reserve_bytes: int = 0
     """The last part of the limit, which only records without details may use."""
 

@@ -20,7 +20,8 @@ EVERY_SECONDS = 5.0
 ROWS_PER_STEP = 500
 PAGES_PER_STEP = 256
 KEEP_FREE_BYTES = 64 << 20
-"""Free pages up to this are kept for the payloads to come; a page that is given back must be allocated again."""
+"""Free pages up to this are kept for the payloads to come; a page that is given back must be allocated again. On a full
+disk none are: only what the disk itself has lets posts in again."""
 RECOUNT_SHARE = 0.01
 """A recount may take this share of the time: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
 
@@ -79,15 +80,21 @@ class PurgeUploads:
         return len(rows)
 
 
-def give_back_space(transaction: Transaction) -> bool:
-    """Return a bounded number of free pages to the file system; whether there are more than are worth keeping."""
-    free = transaction.execute("PRAGMA freelist_count").fetchone()[0]
-    if free * PAGE_SIZE <= KEEP_FREE_BYTES:
-        return False
-    for _ in range(min(PAGES_PER_STEP, free)):
-        # Whatever number it is given, the sqlite3 module steps this statement once, and each step frees one page.
-        transaction.execute("PRAGMA incremental_vacuum(1)")
-    return True
+@dataclass(frozen=True, slots=True)
+class GiveBackSpace:
+    """Return a bounded number of free pages to the file system; returns whether there are more than are to be kept."""
+
+    keep_bytes: int
+
+    def __call__(self, transaction: Transaction) -> bool:
+        """One bounded transaction."""
+        free = transaction.execute("PRAGMA freelist_count").fetchone()[0]
+        if free * PAGE_SIZE <= self.keep_bytes:
+            return False
+        for _ in range(min(PAGES_PER_STEP, free)):
+            # Whatever number it is given, the sqlite3 module steps this statement once, and each step frees one page.
+            transaction.execute("PRAGMA incremental_vacuum(1)")
+        return True
 
 
 def scrub_tokens(transaction: Transaction) -> None:
@@ -165,7 +172,8 @@ class Maintenance:
             self._failures.pop(what, None)
 
     async def _give_back_space(self) -> None:
-        while await self._writer.submit(give_back_space):
+        keep = 0 if self._writer.disk.shortage else KEEP_FREE_BYTES
+        while await self._writer.submit(GiveBackSpace(keep)):
             continue
 
     async def _scrub_tokens(self) -> None:

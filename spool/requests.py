@@ -32,6 +32,14 @@ Group = list[Request[object]]
 """Requests that share a transaction."""
 
 
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """What made a group's transaction come to nothing; with `shared` it would be no better for any of them alone."""
+
+    error: Exception
+    shared: bool
+
+
 def fail(group: Group, error: Exception) -> None:
     """None of them came to anything."""
     for request in group:

@@ -19,7 +19,7 @@ ALL_DESTINATIONS = "SELECT destination_id, name FROM destinations"
 LAST_CHUNK = "SELECT max(chunk_id) FROM chunks"
 LAST_LOOSE_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
 
-PAGES_IN_USE = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
+PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 
 # Counters: one update per destination and lane and transaction
 

@@ -12,6 +12,7 @@ from spool.addresses import Upload
 from spool.breakers import BreakerBook
 from spool.database import translated
 from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
+from spool.disk_space import DiskSpace, headroom_bytes, make_room_to_open
 from spool.diverting import MoveOn
 from spool.figures import SpoolStats, TracedRecord
 from spool.ledger import MultipartLedger
@@ -22,7 +23,7 @@ from spool.options import HOUR, SpoolOptions, WhenFull
 from spool.orders.desk import Orders
 from spool.quota import Quota, reserve_of
 from spool.reading import Reader
-from spool.receiving import Receiver
+from spool.receiving import OVERHEAD_BYTES, Receiver
 from spool.records import (
     Accepted,
     Delivered,
@@ -115,11 +116,13 @@ class Spool:
         await asyncio.to_thread(lock.acquire, options.lock_timeout)
         try:
             path = options.directory / DATABASE_NAME
+            make_room_to_open(options.directory)
             start = await asyncio.to_thread(prepare_database, path, options.max_bytes, tuple(destinations))
             reader = await Reader.open(path, start.names)
             try:
                 with translated(f"opening the spool {path} for writing"):
-                    writer = Writer(path, asyncio.get_running_loop(), observer, start.log_cap_bytes)
+                    disk = DiskSpace(options.directory, headroom_bytes(options.directory, start.limit_bytes))
+                    writer = Writer(path, asyncio.get_running_loop(), observer, disk, start.log_cap_bytes)
             except BaseException:
                 await reader.close()
                 raise
@@ -184,7 +187,7 @@ class Spool:
             token_id = transaction.tokens.use(transaction.connection, token) if token else None
             transaction.execute(statements.ADD_UPLOAD, (key_hash, s3_key, call_id, token_id, expires_at))
 
-        await self._writer.submit(add)
+        await self._writer.submit(add, OVERHEAD_BYTES)
 
     async def find_upload(self, key_hash: bytes) -> Upload | None:
         """The address whose key has this hash; None when there is none, or it expired a day ago."""
@@ -256,7 +259,7 @@ class Spool:
 
     @property
     def used_bytes(self) -> int:
-        """Pages in use and write-ahead log. Free pages of the database are used again and do not count."""
+        """Pages in use, write-ahead log and headroom. Free pages of the database are used again and do not count."""
         return self._writer.total_bytes
 
     @property

@@ -13,12 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from spool import statements
 from spool.checkpoints import CAP_BYTES, Checkpointer
 from spool.database import (
     PAGE_SIZE,
@@ -26,12 +24,12 @@ from spool.database import (
     concerns_everyone,
     connect_writer,
     distrusts_disk,
-    log_of,
     translate,
 )
 from spool.disk_space import DiskSpace
 from spool.errors import SpoolFull, SpoolUnavailable
-from spool.requests import Group, Request, fail, resolve
+from spool.requests import Group, Request, Setback, fail, resolve
+from spool.sizes import Sizes
 from spool.transaction import Operation, Result, Transaction
 from spool.write_points import WritePoint, reach
 
@@ -42,6 +40,8 @@ HEAVY_BYTES = 256 << 10
 PAGES_PER_GROUP = 12
 """About how many pages a group of small records writes besides payloads; for the pace of checkpoints only."""
 REOPEN_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""How often a full disk is looked at while nobody posts."""
 WRITING = "writing to the spool"
 
 
@@ -53,22 +53,18 @@ class CommitObserver(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Setback:
-    """What made a transaction come to nothing; with `shared` it would be no better for any of its operations."""
-
-    error: Exception
-    shared: bool
-
-
 class Writer:
     """Owns the writing connection in a thread. Opens it at once; `close` ends it."""
 
     def __init__(
-        self, path: Path, loop: asyncio.AbstractEventLoop, observer: CommitObserver, log_cap_bytes: int = CAP_BYTES
+        self,
+        path: Path,
+        loop: asyncio.AbstractEventLoop,
+        observer: CommitObserver,
+        disk: DiskSpace,
+        log_cap_bytes: int = CAP_BYTES,
     ) -> None:
         self._path = path
-        self._log_path = log_of(path)
         self._loop = loop
         self._observer = observer
         self._inbox: SimpleQueue[Request[object] | None] = SimpleQueue()
@@ -77,29 +73,30 @@ class Writer:
         self._in_hand: Group = []
         self._closed = False
         self._last_reopen = 0.0
-        self.disk = DiskSpace(path.parent)
+        self.disk = disk
         self.failure: str | None = None
         """Why nothing can be written at the moment, if so."""
-        self.used_bytes, self.log_bytes = 0, 0
-        """Pages in use, times their size, and the size of the write-ahead log's file, as of the last commit."""
+        self.sizes = Sizes(path)
         self.transaction = Transaction(connect_writer(path))
         self._measure()
-        self._checkpointer = Checkpointer(path, self._checkpoint_failed, log_cap_bytes)
+        self._checkpointer = Checkpointer(path, self._checkpoint_failed, self._checkpoint_ran_out, log_cap_bytes)
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
     @property
     def total_bytes(self) -> int:
-        """Pages in use and write-ahead log."""
-        return self.used_bytes + self.log_bytes
+        """Pages in use, write-ahead log, and headroom."""
+        sizes = self.sizes
+        return sizes.used_bytes + sizes.log_bytes + self.disk.taken_bytes(sizes.unmoved_bytes)
 
     def submit(
         self, operation: Operation[Result], byte_count: int = 0, call_id: str | None = None
     ) -> "asyncio.Future[Result]":
         """Have `operation` run in a transaction; the future resolves once that is durable.
 
-        `byte_count` says how many payload bytes it writes, `call_id` which call it is about: those of a group are
-        looked up together. Raises `SpoolUnavailable` after `close`.
+        `byte_count` says how many bytes it adds to the spool: what adds any is refused while the disk is full.
+        `call_id` says which call it is about: those of a group are looked up together. Raises `SpoolUnavailable` after
+        `close`.
         """
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
@@ -126,12 +123,14 @@ class Writer:
         stopping = False
         while not stopping or self._light or self._heavy:
             stopping = self._collect(block=not (stopping or self._light or self._heavy)) or stopping
+            if self.disk.shortage is not None:
+                self.disk.recover()
             self._in_hand = self._take_group()
             if self._in_hand:
                 self._write(self._in_hand)
                 self._tell(resolve, self._in_hand)
                 self._in_hand = []
-            if self.failure is None and self._checkpointer.must_reset(self.log_bytes):
+            if self.failure is None and self._checkpointer.must_reset(self.sizes.log_bytes):
                 self._reset_log()
         self._checkpointer.stop()
         self._finish()
@@ -139,7 +138,7 @@ class Writer:
     def _collect(self, *, block: bool) -> bool:
         """Sort what waits into light and heavy; returns whether the end was asked for."""
         try:
-            request = self._inbox.get(block=block)
+            request = self._inbox.get(block, None if self.disk.shortage is None else LOOK_SECONDS)
             while request is not None:
                 (self._heavy if request.byte_count >= HEAVY_BYTES else self._light).append(request)
                 request = self._inbox.get(block=False)
@@ -159,7 +158,10 @@ class Writer:
         if self.failure is not None and not self._reopen():
             fail(group, SpoolUnavailable(f"the spool cannot write: {self.failure}"))
             return
-        setback = self._transact(group)
+        group = self._admitted(group)
+        setback = self._transact(group) if group else None
+        if setback is not None and isinstance(setback.error, SpoolFull):
+            setback = self._make_do(group, setback)
         if setback is None:
             return
         if len(group) == 1 or setback.shared:
@@ -168,7 +170,29 @@ class Writer:
         for request in group:
             self._write([request])
 
-    def _transact(self, group: Group) -> _Setback | None:
+    def _admitted(self, group: Group) -> Group:
+        """What of a group may be written: on a full disk nothing that adds to the spool."""
+        adds = sum(request.byte_count for request in group)
+        if adds:
+            self.disk.keep(self.sizes.unmoved_bytes + adds)
+        if self.disk.shortage is None:
+            return group
+        refused = [one for one in group if one.byte_count and self.disk.refuses(large=one.byte_count >= HEAVY_BYTES)]
+        fail(refused, SpoolFull(self.disk.shortage, used_bytes=self.total_bytes, limit_bytes=None))
+        return [one for one in group if one.error is None]
+
+    def _make_do(self, group: Group, setback: Setback) -> Setback | None:
+        """After a group found no room: what adds nothing has the headroom now, and the log from its start."""
+        reason = str(setback.error)
+        if any(request.byte_count for request in group):
+            if len(group) == 1:  # which of several it was shows when each runs alone
+                self.disk.ran_out(reason, large=group[0].byte_count >= HEAVY_BYTES)
+            return setback
+        self.disk.give_up(reason)
+        self._reset_log()
+        return self._transact(group)
+
+    def _transact(self, group: Group) -> Setback | None:
         """Run a group in one transaction. Returns what made it come to nothing."""
         started = time.perf_counter()
         try:
@@ -184,27 +208,25 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # whatever an operation raises belongs to whoever submitted it
             self._roll_back()
             unstorable = isinstance(error, UnicodeEncodeError | OverflowError)
-            return _Setback(translate(error, WRITING) if unstorable else error, shared=False)
+            return Setback(translate(error, WRITING) if unstorable else error, shared=False)
         reason = self._measure()
         if reason is not None:
             self.failure = reason
-            return _Setback(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
+            return Setback(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
         if self.transaction.changed_something:
-            self.disk.sufficed()
             self._checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + sum(request.byte_count for request in group))
             self._tell(self._observer.committed, time.perf_counter() - started, len(group))
         return None
 
-    def _set_back(self, cause: sqlite3.Error | MemoryError) -> _Setback:
+    def _set_back(self, cause: sqlite3.Error | MemoryError) -> Setback:
         """After an I/O error nothing that the connection believes can be trusted: it is reopened before the next."""
         self._roll_back()
         error = translate(cause, WRITING)
         if distrusts_disk(cause):
             self.failure = str(error)
         if isinstance(error, SpoolFull):
-            self.disk.ran_out(str(error))
-            error.used_bytes = self.used_bytes + self.log_bytes
-        return _Setback(error, shared=concerns_everyone(cause))
+            error.used_bytes = self.total_bytes
+        return Setback(error, shared=concerns_everyone(cause))
 
     def _roll_back(self) -> None:
         try:
@@ -234,20 +256,12 @@ class Writer:
 
     def _measure(self) -> str | None:
         """See how much room is in use; returns why what was just committed cannot be relied on, if so."""
-        try:
-            (pages,) = self.transaction.execute(statements.PAGES_IN_USE).fetchone()
-            self.log_bytes = self._log_path.stat().st_size
-        except FileNotFoundError:
-            return f"{self._log_path} was removed while it was in use"
-        except (*SQLITE_ERRORS, OSError) as error:
-            return f"the size of the spool cannot be read: {error}"
-        self.used_bytes = pages * PAGE_SIZE
-        return None
+        return self.sizes.measure(self.transaction)
 
     def _reset_log(self) -> None:
         try:
             reach(WritePoint.RESETTING)
-            self._checkpointer.reset(self.transaction.connection, self.log_bytes)
+            self._checkpointer.reset(self.transaction.connection, self.sizes.log_bytes)
             reach(WritePoint.RESET)
         except SQLITE_ERRORS as error:
             if distrusts_disk(error):
@@ -256,13 +270,16 @@ class Writer:
     def _checkpoint_failed(self, reason: str) -> None:
         self.failure = reason
 
+    def _checkpoint_ran_out(self, reason: str) -> None:
+        """The log is as good, and whatever finds no room in it gives the headroom up; but it must not get longer."""
+        self.disk.ran_out(reason, large=True)
+
     def _finish(self) -> None:
         """Leave a database without a log behind, where the disk allows it; the log is as good."""
-        try:
+        with suppress(*SQLITE_ERRORS):
             self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with suppress(*SQLITE_ERRORS):
             self.transaction.connection.close()
-        except SQLITE_ERRORS as error:
-            self.failure = f"closing the spool's database failed: {error}"
 
     def _abandon(self) -> None:
         """Nobody waits for ever for a thread that ended: there is nobody left, unless it ended by a mistake of ours."""

@@ -18,7 +18,7 @@ def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]
     elif stats.failure is not None:
         found.append(f"the spool cannot take records: {stats.failure}")
     elif stats.shortage is not None:
-        found.append(f"the spool cannot take records of every size: {stats.shortage}")
+        found.append(f"the spool cannot take every record: {stats.shortage}")
     elif stats.used_bytes >= stats.limit_bytes:
         found.append(f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}")
     return tuple(found)

@@ -106,11 +106,12 @@ def test_what_a_failed_checkpoint_means(tmp_path: Path, error: int, told: bool) 
     path = tmp_path / DATABASE_NAME
     prepare_database(path, None, ["a"])
     failures: list[str] = []
-    checkpointer = Checkpointer(path, failures.append)
+    full: list[str] = []
+    checkpointer = Checkpointer(path, failures.append, full.append)
     checkpointer.stop()
     checkpointer._connection = sqlite3.connect(":memory:", factory=Failing)
     checkpointer._checkpoint("PASSIVE")
-    assert bool(failures) is told
+    assert (bool(failures), bool(full)) == (told, not told)
     checkpointer._checkpoint("PASSIVE")
     assert checkpointer._connection is not None
     assert len(failures) == told
@@ -123,7 +124,8 @@ def test_a_log_that_could_not_be_reset_is_left_alone_for_a_while(tmp_path: Path)
     prepare_database(path, None, ["a"])
     writer = connect_writer(path)
     failures: list[str] = []
-    checkpointer = Checkpointer(path, failures.append, cap_bytes=MIB)
+    full: list[str] = []
+    checkpointer = Checkpointer(path, failures.append, full.append, cap_bytes=MIB)
     try:
         assert not checkpointer.must_reset(MIB)
         assert checkpointer.must_reset(2 * MIB)
@@ -142,7 +144,7 @@ def test_a_log_that_could_not_be_reset_is_left_alone_for_a_while(tmp_path: Path)
     finally:
         checkpointer.stop()
         writer.close()
-    assert failures == []
+    assert failures == full == []
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -152,8 +154,9 @@ def test_a_database_that_does_not_open_is_told(tmp_path: Path, missing: bool) ->
     if not missing:
         prepare_database(path, None, ["a"])
     failures: list[str] = []
-    checkpointer = Checkpointer(path, failures.append)
+    full: list[str] = []
+    checkpointer = Checkpointer(path, failures.append, full.append)
     checkpointer.stop()
     checkpointer._checkpoint("PASSIVE")
     checkpointer._disconnect()
-    assert bool(failures) is missing
+    assert (bool(failures), full) == (missing, [])

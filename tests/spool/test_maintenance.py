@@ -10,7 +10,7 @@ from spool import maintenance
 from spool.database import PAGE_SIZE
 from spool.directory import DATABASE_NAME
 from spool.loose import DeleteLooseChunks
-from spool.maintenance import give_back_space, unaccounted
+from spool.maintenance import GiveBackSpace, unaccounted
 from spool.records import Bury, Delivered, Fragment, Lane
 from spool.store import Spool
 from spool.transaction import Transaction
@@ -144,13 +144,13 @@ async def test_a_spool_that_emptied_gives_its_space_back(tmp_path: Path, monkeyp
         await spool.settle(accepted.ready[0], Delivered())
         await spool._maintenance._delete_loose_chunks()
         free = await write(spool, free_pages)
-        assert await write(spool, give_back_space) is True
+        assert await write(spool, GiveBackSpace(4 * MIB)) is True
         assert free - await write(spool, free_pages) == maintenance.PAGES_PER_STEP
         await maintained(spool)
         assert 0 < await write(spool, free_pages) * PAGE_SIZE <= 4 * MIB
         checkpointed(tmp_path)
         assert (tmp_path / DATABASE_NAME).stat().st_size < full - 19 * MIB
-        assert await write(spool, give_back_space) is False
+        assert await write(spool, GiveBackSpace(4 * MIB)) is False
 
 
 def free_pages(transaction: Transaction) -> int:
@@ -181,7 +181,7 @@ async def test_what_fails_is_told_and_keeps_nothing_else_from_being_done(
     await delivered(spool, "old")
     clock.now += 25 * HOUR
     with monkeypatch.context() as patched:
-        patched.setattr(maintenance, "give_back_space", fail)
+        patched.setattr(GiveBackSpace, "__call__", lambda _, transaction: fail(transaction))
         patched.setattr(DeleteLooseChunks, "__call__", lambda _, transaction: fail(transaction))
         patched.setattr(maintenance, "EVERY_SECONDS", 0.01)
         spool._maintenance.chunks_are_loose()
@@ -195,12 +195,14 @@ async def test_what_fails_is_told_and_keeps_nothing_else_from_being_done(
 
 
 async def test_closing_ends_maintenance_that_was_just_woken(tmp_path: Path) -> None:
-    """A cancellation that comes together with a wake-up is not lost."""
-    for _ in range(20):
-        async with opened(tmp_path) as spool:
+    """A cancellation that comes together with a wake-up is not lost: the task is over, and the directory free."""
+    for _ in range(10):
+        async with opened(tmp_path, lock_timeout=0.0) as spool:
             await asyncio.sleep(0)
             spool._maintenance.chunks_are_loose()
-            await asyncio.wait_for(spool.close(), 20)
+            async with asyncio.timeout(20):
+                await spool.close()
+            assert spool._maintaining.cancelled()
 
 
 @pytest.mark.parametrize(

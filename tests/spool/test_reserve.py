@@ -75,7 +75,7 @@ async def test_a_spool_full_of_details_takes_and_forwards_cores(tmp_path: Path) 
             accepted = await spool.accept(a_record(f"small-{number}", body=os.urandom(100_000)))
             await spool.settle(accepted.ready[0], Delivered())
         with pytest.raises(SpoolFull):
-            await spool.accept(a_record("large", OBJECT, NOTICE, fragments=split_fragments(os.urandom(MIB))))
+            await spool.accept(a_record("large", OBJECT, NOTICE, fragments=split_fragments(os.urandom(7 * MIB))))
         await maintained(spool)
         counts = spool.stats().lanes[ENDPOINT, Lane.CORE]
         assert (counts.delivered, counts.queued) == (20, taken)

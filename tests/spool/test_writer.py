@@ -28,6 +28,7 @@ from tests.spool.building import (
     NOW,
     Commits,
     a_record,
+    becomes,
     due,
     looked_into,
     maintained,
@@ -163,7 +164,9 @@ async def test_a_mistake_in_sql_fails_its_operation_only(spool: Spool) -> None:
     assert spool.stats().failure is None
 
 
-async def test_a_full_disk_is_told_as_such_and_over_when_there_is_room(spool: Spool) -> None:
+async def test_a_full_disk_is_told_as_such_and_over_when_there_is_room(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQLITE_FULL is SpoolFull without a limit; what is small still goes in, and nothing has to be reopened."""
     pages = await write(spool, lambda transaction: transaction.execute("PRAGMA page_count").fetchone()[0])
     await write(spool, lambda transaction: transaction.execute(f"PRAGMA max_page_count = {pages + 20}"))
@@ -184,6 +187,7 @@ async def test_a_full_disk_is_told_as_such_and_over_when_there_is_room(spool: Sp
     assert spool.stats().failure is None
     assert "the disk is full" in str(spool.stats().shortage)
     await write(spool, lambda transaction: transaction.execute("PRAGMA max_page_count = 1000000"))
+    monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0)
     assert (await spool.accept(a_record("huge again", body=incompressible))).ready
     assert spool.stats().shortage is None
 
@@ -196,7 +200,7 @@ async def test_a_shortage_is_over_when_the_disk_has_room_again(spool: Spool, mon
         await spool.accept(a_record("huge", body=os.urandom(1 << 20)))
     assert spool.stats().shortage is not None
     monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0)
-    assert spool.stats().shortage is None
+    await becomes(lambda: spool.stats().shortage is None)
 
 
 async def test_what_changes_nothing_is_no_commit(spool: Spool, commits: Commits) -> None:

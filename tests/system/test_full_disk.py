@@ -1,7 +1,8 @@
 """A disk that fills up, and has room again."""
 
 import os
-import subprocess
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,32 +10,24 @@ import pytest
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
-from tests.system.gateway_process import GatewayProcess
+from tests.disks.mounting import remount, small_disk
+from tests.system.gateway_process import GatewayProcess, Reply
+from tests.system.waiting import until
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB; only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"mounting is not allowed here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "size=24m") as folder:
+        yield folder
 
 
 @pytest.mark.slow
-async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path, small_disk: Path) -> None:
+async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path, disk: Path) -> None:
     """Posts are answered 507 and kept by nobody, /readyz says why; with room again all that was accepted arrives."""
     async with Endpoint() as endpoint:
         await endpoint.stop()
         settings = {
-            "CALLSPOOL_SPOOL_DIR": str(small_disk / "spool"),
+            "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
             "CALLSPOOL_SPOOL_MAX_BYTES": "1GB",
             "CALLSPOOL_ENDPOINT_URL": endpoint.url,
             "CALLSPOOL_ENDPOINT_TOKEN": "key",
@@ -50,7 +43,7 @@ async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path
             assert 2 <= len(accepted) < 20
             assert await gateway.ready() == 503
             assert (await gateway.post(make_call_log(15_000_000, seed=99, call_id="refused"))).status == 507
-            subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+            remount(disk, "size=200m")
             assert (await gateway.post(make_call_log(15_000_000, seed=100, call_id="later"))).status == 202
             assert await gateway.ready() == 200
             await endpoint.start()
@@ -58,3 +51,53 @@ async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path
             await gateway.delivered()
             assert await gateway.metric("callspool_unaccounted_records") == 0
     assert {arrival.call_id for arrival in endpoint.accepted} == {*accepted, "later"}
+
+
+@pytest.mark.slow
+async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_path: Path, disk: Path) -> None:
+    """With no byte free and a call open, what waits is delivered once, posts are taken again, and a stop is quick."""
+    async with Endpoint() as endpoint:
+        await endpoint.stop()
+        settings = {
+            "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
+            "CALLSPOOL_SPOOL_MAX_BYTES": "1GB",
+            "CALLSPOOL_ENDPOINT_URL": endpoint.url,
+            "CALLSPOOL_ENDPOINT_TOKEN": "key",
+        }
+        async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+            accepted = [f"call-{number}" for number in range(30)]
+            for call_id in accepted:
+                assert (await gateway.post(make_call_log(300_000, seed=1, call_id=call_id))).status == 202
+            started = make_call_log(2_000, seed=1, call_id="open", event="call_started")
+            assert (await gateway.post(started)).status == 202
+            with (disk / "ballast").open("wb") as ballast:
+                os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free)
+            refused = await until_refused(gateway)
+            assert refused.json["error"]["code"] == "disk_full"
+            assert await gateway.ready() == 503
+            await endpoint.start()
+            await endpoint.wait_for(len(accepted) + 1, deadline=60)
+            await gateway.delivered()
+            await until(lambda: is_ready(gateway), "it takes posts again, with the disk as full as it was", deadline=60)
+            assert {arrival.call_id for arrival in endpoint.accepted} >= {*accepted, "open"}
+            assert len(endpoint.arrivals) == len(endpoint.documents), "something was delivered twice"
+            with (disk / "more").open("wb") as ballast:
+                os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free)
+            await until_refused(gateway)
+            asked = time.monotonic()
+            gateway.terminate()
+            assert await gateway.ended() == 0
+            assert time.monotonic() - asked < 15, "it waited for what it cannot take"
+
+
+async def is_ready(gateway: GatewayProcess) -> bool:
+    return await gateway.ready() == 200
+
+
+async def until_refused(gateway: GatewayProcess) -> Reply:
+    """Post until the log of the spool has no room left either; returns what the refused one was told."""
+    for number in range(500):
+        reply = await gateway.post(make_call_log(20_000, seed=number, call_id=f"filling-{number}"))
+        if reply.status == 507:
+            return reply
+    raise AssertionError("the disk was never full")

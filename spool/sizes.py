@@ -1,0 +1,34 @@
+"""How much room the database and its log take, as of the last commit."""
+
+from pathlib import Path
+
+from spool import statements
+from spool.database import PAGE_SIZE, SQLITE_ERRORS, log_of
+from spool.transaction import Transaction
+
+
+class Sizes:
+    """Measured by the writer's thread after each commit; for any thread to read. In bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.used_bytes = 0
+        """Pages in use, times their size."""
+        self.log_bytes = 0
+        """The size of the write-ahead log's file."""
+        self.unmoved_bytes = 0
+        """How much the database's file has to grow to take over what lies in the log."""
+        self._path = path
+        self._log_path = log_of(path)
+
+    def measure(self, transaction: Transaction) -> str | None:
+        """Look again; returns why what was just committed cannot be relied on, if so."""
+        try:
+            pages, free = transaction.execute(statements.PAGES).fetchone()
+            self.log_bytes = self._log_path.stat().st_size
+            self.unmoved_bytes = max(0, pages * PAGE_SIZE - self._path.stat().st_size)
+        except FileNotFoundError as missing:
+            return f"{missing.filename} was removed while it was in use"
+        except (*SQLITE_ERRORS, OSError) as error:
+            return f"the size of the spool cannot be read: {error}"
+        self.used_bytes = (pages - free) * PAGE_SIZE
+        return None

@@ -1,0 +1,36 @@
+"""Mounting what a test needs; where that is not allowed the test is skipped, and says so."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def mounted(folder: Path, *arguments: str | Path) -> Iterator[Path]:
+    """`mount` with these arguments onto `folder`, which is made; unmounted afterwards, whatever it came to."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *arguments, folder], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A file system in memory with these options, such as `size=24m`."""
+    with mounted(folder, "-t", "tmpfs", "-o", options, "tmpfs") as disk:
+        yield disk
+
+
+def remount(disk: Path, options: str) -> None:
+    """Change the options of what is mounted."""
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
