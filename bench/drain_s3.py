@@ -24,8 +24,9 @@ import aioboto3
 from bench.calllogs import make_call_log
 from bench.figures import Figure, over
 from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server, seaweedfs
+from spool.options import SpoolOptions
 from spool.records import Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
-from spool.store import Spool, SpoolOptions
+from spool.store import Spool
 from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
 

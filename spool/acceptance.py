@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from spool import statements
 from spool.errors import SpoolUnavailable
 from spool.order import Sibling, place, place_in_record, planned
-from spool.payloads import Frame
+from spool.payloads import Frame, FrameWriter, described
 from spool.records import (
     Accepted,
+    Buffer,
     Delivery,
     DeliveryState,
     Fragment,
@@ -41,42 +42,65 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Small:
+    """A payload that is compressed when it is written, in the writer's thread.
+
+    On the event loop it would cost a tenth of a 2 KB post, and give up Python's lock in the middle of it.
+    """
+
+    first_chunk: int
+    fragments: Mapping[Fragment, Sequence[Buffer]]
+    frame_writer: FrameWriter
+    """Used in the writer's thread alone."""
+
+    def compressed(self) -> Stored:
+        """As it is stored."""
+        frames: list[Frame] = []
+        fragments = {}
+        for fragment, pieces in self.fragments.items():
+            own = list(self.frame_writer.frames(pieces))
+            fragments[fragment] = described(own)
+            frames += own
+        return Stored(self.first_chunk, self.first_chunk, frames, fragments, loose=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a new record, with its payload, which need not be read back; a duplicate has none."""
+
+    accepted: Accepted
+    stored: Stored | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Acceptance:
     """The operation itself: give it to the writer."""
 
     new: NewRecord
-    stored: Stored
+    payload: Small | Stored
     spool_id: str
     destination_ids: Mapping[str, int]
     now: int
     duplicates_since: int
     """An ended record that was accepted before this time is no original any more."""
 
-    def __call__(self, transaction: Transaction) -> Accepted:
+    def __call__(self, transaction: Transaction) -> Taken:
         """Recognise a duplicate; otherwise write chunks, record and deliveries."""
-        begins_call = transaction.begins_call(self.new.call_id)
+        begins_call = transaction.known.begins_call(self.new.call_id)
         earlier = [] if begins_call else _earlier(transaction, self.new.call_id)
         original = self._original(transaction, earlier)
         if original is not None:
-            return self._duplicate_of(transaction, original)
+            return Taken(self._duplicate_of(transaction, original))
         superseded = any(event == self.new.superseded_by for _, event, *_ in earlier)
-        record = self._write_record(transaction, superseded=superseded)
+        stored = self.payload.compressed() if isinstance(self.payload, Small) else self.payload
+        record = self._write_record(transaction, stored, superseded=superseded)
         ready = () if superseded else self._owe(transaction, record, begins_call=not earlier)
         self._mark_upload_used(transaction, record.uid)
-        return Accepted(
-            record.uid,
-            record.stored_bytes,
-            record.raw_bytes,
-            record.digest,
-            False,
-            superseded,
-            ready,
-            self._two_phase,
+        two_phase = Fragment.BODY not in stored.fragments
+        accepted = Accepted(
+            record.uid, record.stored_bytes, record.raw_bytes, record.digest, False, superseded, ready, two_phase
         )
-
-    @property
-    def _two_phase(self) -> bool:
-        return Fragment.BODY not in self.stored.fragments
+        return Taken(accepted, stored)
 
     def _original(
         self, transaction: Transaction, earlier: Sequence[tuple[int, str, bytes, int | None, int]]
@@ -100,8 +124,8 @@ class Acceptance:
             record.uid, record.stored_bytes, record.raw_bytes, self.new.digest, True, False, (), two_phase
         )  # fmt: skip
 
-    def _write_record(self, transaction: Transaction, *, superseded: bool) -> Record:
-        new, stored = self.new, self.stored
+    def _write_record(self, transaction: Transaction, stored: Stored, *, superseded: bool) -> Record:
+        new = self.new
         owed = bool(new.deliveries) and not superseded
         token_id = transaction.tokens.use(transaction.connection, new.token) if new.token and owed else None
         if owed:
@@ -111,14 +135,15 @@ class Acceptance:
             write_frames(transaction, stored.frames, stored.next_chunk)
         settled_at = None if owed else self.now
         record_id = transaction.new_record_id()
+        stored_bytes = stored.stored_bytes
         row = (
             record_id, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
-            stored.stored_bytes, self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments), None,
+            stored_bytes, self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments), None,
         )  # fmt: skip
         transaction.records.add((*row[:12], superseded, settled_at, None, checksum_of(row)))
         return Record(
             record_id, uid_of(self.spool_id, record_id), new.call_id, new.agent_id, new.event, new.environment,
-            new.digest, new.raw_bytes, stored.stored_bytes, self.now, token_id, stored.first_chunk, stored.fragments,
+            new.digest, new.raw_bytes, stored_bytes, self.now, token_id, stored.first_chunk, stored.fragments,
         )  # fmt: skip
 
     def _owe(self, transaction: Transaction, record: Record, *, begins_call: bool) -> tuple[Delivery, ...]:
@@ -152,6 +177,7 @@ def owe(transaction: Transaction, record: Record, one: Sibling, state: DeliveryS
         record.record_id, one.destination_id, one.form, one.lane, state, one.ordered, one.after_destination_id, now,
     )  # fmt: skip
     transaction.deliveries.add(values)
+    transaction.known.forget_open(record.record_id)
     transaction.counters.owe(one.destination_id, one.lane, state, record.raw_bytes)
 
 

@@ -1,22 +1,19 @@
-"""Rows that are written together: one statement for many, instead of many statements.
+"""New rows that are written together: they are gathered, and written when something is read, or at the end.
 
-Each statement that the writer runs gives up Python's global lock and has to get it back from an event loop that is busy
-with posts; at 2 KB a post this, not SQLite, bounded how many were accepted. So the rows of a group are gathered,
-and written when something is read, or at the end.
+At 2 KB a post the hand-over of Python's lock at each statement, not SQLite, bounded how many were accepted.
 """
 
 import sqlite3
 from functools import cache
 from itertools import chain
 
-LARGEST_STEP = 64
+from spool.together import LARGEST_STEP, places
 
 
 @cache
 def statement_for(table: str, columns: tuple[str, ...], rows: int) -> str:
     """The statement that inserts so many rows at once."""
-    row = f"({','.join('?' * len(columns))})"
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {','.join([row] * rows)}"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places(rows, len(columns))}"
 
 
 class Inserts:

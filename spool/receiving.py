@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
-from spool.acceptance import Acceptance, Stored
+from spool.acceptance import Acceptance, Small, Stored, Taken
 from spool.errors import SpoolUnavailable
 from spool.incoming import Incoming, total_chunks
 from spool.making_room import RoomMaker
-from spool.payloads import Frame, FrameWriter, described
+from spool.payloads import Frame, FrameWriter
 from spool.quota import Quota
 from spool.records import Accepted, Lane, NewRecord
 from spool.settling import Names
@@ -18,7 +18,7 @@ from spool.transaction import Result
 from spool.writer import Writer
 
 INLINE_BYTES = 32 << 10
-"""Smaller payloads are compressed at once (some 10 us each): less than a trip to another thread costs."""
+"""Smaller payloads are compressed in the writer's thread (some 20 us each), which they are given to anyway."""
 OVERHEAD_BYTES = 1024
 """What a record takes in the spool besides its payload, about."""
 
@@ -47,7 +47,7 @@ class Receiver:
         next_chunk: int,
         compression_level: int,
         duplicate_window: int,
-        accepted: Callable[[Accepted], None],
+        taken: Callable[[Taken], None],
         room: RoomMaker | None,
     ) -> None:
         self._writer = writer
@@ -58,7 +58,7 @@ class Receiver:
         self._next_chunk = next_chunk
         self._level = compression_level
         self._duplicate_window = duplicate_window
-        self._accepted = accepted
+        self._taken = taken
         self._room = room
         """Gives details up for what does not fit; None where everything in the spool stays."""
         self._frame_writer = FrameWriter(compression_level)
@@ -75,18 +75,11 @@ class Receiver:
 
     async def accept(self, new: NewRecord) -> Accepted:
         """See `spool.store.Spool.accept`."""
-        if sum(len(piece) for pieces in new.fragments.values() for piece in pieces) <= INLINE_BYTES:
-            return await self._accept_small(new)
-        return await self._accept_large(new)
-
-    async def _accept_small(self, new: NewRecord) -> Accepted:
-        frames, fragments = [], {}
-        for fragment, pieces in new.fragments.items():
-            own = list(self._frame_writer.frames(pieces))
-            fragments[fragment] = described(own)
-            frames += own
-        first = self._reserve_chunks(len(frames))
-        return await self._commit(new, Stored(first, first, frames, fragments, loose=False))
+        byte_count = sum([len(piece) for pieces in new.fragments.values() for piece in pieces])
+        if byte_count > INLINE_BYTES:
+            return await self._accept_large(new)
+        first = self._reserve_chunks(total_chunks(new.fragments))
+        return await self._commit(new, Small(first, new.fragments, self._frame_writer), byte_count)
 
     async def _accept_large(self, new: NewRecord) -> Accepted:
         first = self._reserve_chunks(total_chunks(new.fragments))
@@ -99,7 +92,8 @@ class Receiver:
                 with await self._promised(byte_count, new):
                     await uninterrupted(self._writer.submit(incoming.add_batch(batch), byte_count))
                 batch, last = await self._compressed(incoming)
-            return await self._commit(new, incoming.stored(batch))
+            byte_count = sum(len(frame.data) for frame in batch)
+            return await self._commit(new, incoming.stored(batch), byte_count)
         finally:
             incoming.close()
             self._ranges.incoming.discard(first)
@@ -113,22 +107,21 @@ class Receiver:
             raise SpoolUnavailable("the spool is closed") from error
         return await uninterrupted(compressing)
 
-    async def _commit(self, new: NewRecord, stored: Stored) -> Accepted:
-        byte_count = sum(len(frame.data) for frame in stored.frames)
+    async def _commit(self, new: NewRecord, payload: Small | Stored, byte_count: int) -> Accepted:
         now = self._clock()
         operation = Acceptance(
             new,
-            stored,
+            payload,
             self._names.spool_id,
             self._names.ids,
             now,
             now - self._duplicate_window,
         )
         with await self._promised(byte_count + OVERHEAD_BYTES, new):
-            committing = self._writer.submit(operation, byte_count, new.call_id)
+            committing = self._writer.submit(operation, byte_count, call_id=new.call_id)
             # What was submitted is committed, whether the sender still waits for it or not.
             committing.add_done_callback(self._committed)
-            return await uninterrupted(committing)
+            return (await uninterrupted(committing)).accepted
 
     async def _promised(self, byte_count: int, new: NewRecord) -> AbstractContextManager[None]:
         """The quota's promise of so many bytes; what owes nothing to the detail lane may use the reserve for cores."""
@@ -137,9 +130,9 @@ class Receiver:
             await self._room.make(byte_count, reserve=reserve)
         return self._quota.promised(byte_count, self._writer.total_bytes, reserve=reserve)
 
-    def _committed(self, committing: "asyncio.Future[Accepted]") -> None:
+    def _committed(self, committing: "asyncio.Future[Taken]") -> None:
         if not committing.cancelled() and committing.exception() is None:
-            self._accepted(committing.result())
+            self._taken(committing.result())
 
     def _reserve_chunks(self, count: int) -> int:
         first = self._next_chunk

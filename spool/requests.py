@@ -15,6 +15,7 @@ class Request(Generic[Result]):
     byte_count: int
     future: asyncio.Future[Result]
     call_id: str | None
+    record_id: int | None
     result: Result | None = None
     error: Exception | None = None
 

@@ -42,26 +42,51 @@ class Settle:
 
     def __call__(self, transaction: Transaction) -> tuple[Delivery, ...]:
         """What an order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing."""
-        record, destination_id = self.delivery.record, self.names.ids[self.delivery.destination]
-        row = transaction.execute(
-            statements.DELIVERY_STATE, (record.record_id, destination_id, self.delivery.form)
-        ).fetchone()
-        old = DeliveryState(row[0]) if row is not None else DeliveryState.DISCARDED
-        if old is not DeliveryState.READY and not isinstance(self.settlement, Delivered):
+        destination_id = self.names.ids[self.delivery.destination]
+        old = self._state(transaction, destination_id)
+        if isinstance(self.settlement, Delivered):
+            return self._deliver(transaction, self.settlement, destination_id, old)
+        if old is not DeliveryState.READY:
             return ()
         if isinstance(self.settlement, RetryAt):
             self._postpone(transaction, self.settlement, destination_id)
             return ()
-        new, error, held_for, location = _target(self.settlement)
-        if new not in LEGAL_TRANSITIONS[old]:
+        return self._set_aside(transaction, self.settlement, destination_id)
+
+    def _state(self, transaction: Transaction, destination_id: int) -> DeliveryState:
+        """Where the delivery stands; what is gone counts as given up, like what is a receipt only."""
+        record_id, form = self.delivery.record.record_id, self.delivery.form
+        known = transaction.known.open_of(record_id)
+        if known is not None:
+            return known.get((destination_id, form), DeliveryState.DISCARDED)
+        row = transaction.execute(statements.DELIVERY_STATE, (record_id, destination_id, form)).fetchone()
+        return DeliveryState(row[0]) if row is not None else DeliveryState.DISCARDED
+
+    def _deliver(
+        self, transaction: Transaction, confirmed: Delivered, destination_id: int, old: DeliveryState
+    ) -> tuple[Delivery, ...]:
+        if DeliveryState.DELIVERED not in LEGAL_TRANSITIONS[old]:
             return ()
-        settled_at = None if new is DeliveryState.HELD else self.now
-        transaction.execute(
-            statements.SET_STATE,
-            (new, settled_at, held_for, error, location, record.record_id, destination_id, self.delivery.form),
-        )
-        transaction.counters.move(destination_id, self.delivery.lane, old, new, record.raw_bytes)
-        return self._after(transaction, new)
+        record, form = self.delivery.record, self.delivery.form
+        transaction.endings.delivered(record.record_id, destination_id, form, self.now, confirmed.location)
+        known = transaction.known.open_of(record.record_id)
+        if known is not None:
+            del known[destination_id, form]
+        transaction.counters.move(destination_id, self.delivery.lane, old, DeliveryState.DELIVERED, record.raw_bytes)
+        freed = free_waiting(transaction, record, self.names)
+        end_record(transaction, record, self.now)
+        return freed
+
+    def _set_aside(self, transaction: Transaction, reason: Hold | Bury, destination_id: int) -> tuple[Delivery, ...]:
+        """What is held keeps its place in the order; a dead letter frees what waits for it."""
+        delivery, old = self.delivery, DeliveryState.READY
+        held = isinstance(reason, Hold)
+        new = DeliveryState.HELD if held else DeliveryState.DEAD
+        key = (delivery.record.record_id, destination_id, delivery.form)
+        held_for = _held_for(reason.token_id) if isinstance(reason, Hold) else None
+        transaction.execute(statements.SET_STATE, (new, None if held else self.now, held_for, reason.error, None, *key))
+        transaction.counters.move(destination_id, delivery.lane, old, new, delivery.record.raw_bytes)
+        return () if held else free_waiting(transaction, delivery.record, self.names)
 
     def _postpone(self, transaction: Transaction, retry: RetryAt, destination_id: int) -> None:
         transaction.execute(
@@ -78,14 +103,6 @@ class Settle:
             ),
         )
 
-    def _after(self, transaction: Transaction, new: DeliveryState) -> tuple[Delivery, ...]:
-        if new is DeliveryState.HELD:  # what is set aside keeps its place in the order
-            return ()
-        freed = free_waiting(transaction, self.delivery.record, self.names)
-        if new.ended:
-            end_record(transaction, self.delivery.record, self.now)
-        return freed
-
 
 def free_waiting(transaction: Transaction, record: Record, names: Names) -> tuple[Delivery, ...]:
     """After a delivery of `record` moved: put in their places those that wait; returns what may be sent now."""
@@ -101,34 +118,28 @@ def read_delivery(transaction: Transaction, record_id: int, destination_id: int,
     return delivery_of(row, names.spool_id, names.names)
 
 
-def _target(settlement: Delivered | Hold | Bury) -> tuple[DeliveryState, str | None, int | None, str | None]:
-    """The state that a settlement leads to, with the error, what it is held for, and the location."""
-    if isinstance(settlement, Delivered):
-        return DeliveryState.DELIVERED, None, None, settlement.location
-    if isinstance(settlement, Hold):
-        return DeliveryState.HELD, settlement.error, _held_for(settlement.token_id), None
-    return DeliveryState.DEAD, settlement.error, None, None
-
-
 def _held_for(token_id: int | None) -> int:
     return HELD_FOR_SHARED_TOKEN if token_id is None else token_id
 
 
 def end_record(transaction: Transaction, record: Record, now: int) -> bool:
     """When nothing of a record is open any more: its payload and token go, a receipt stays. Returns whether."""
-    if transaction.execute(statements.OPEN_IN_RECORD, (record.record_id,)).fetchone() is not None:
+    if _is_open(transaction, record.record_id):
         return False
     chunks = record_chunks(record)
-    last_chunk = record.first_chunk + chunks - 1
-    if chunks == 1:
-        transaction.execute(statements.DELETE_CHUNKS, (record.first_chunk, last_chunk))
-    elif chunks:
-        # Large payloads are deleted in steps, between which posts are committed.
-        transaction.execute(statements.ADD_LOOSE_CHUNKS, (record.first_chunk, last_chunk))
+    if chunks:
+        transaction.endings.chunks(record.first_chunk, record.first_chunk + chunks - 1)
     if record.token_id is not None:
         transaction.tokens.release(record.token_id)
-    transaction.execute(statements.MAKE_RECEIPT, (now, record.record_id))
+    transaction.endings.receipt(record.record_id, now)
     return True
+
+
+def _is_open(transaction: Transaction, record_id: int) -> bool:
+    known = transaction.known.open_of(record_id)
+    if known is not None:
+        return bool(known)
+    return transaction.execute(statements.OPEN_IN_RECORD, (record_id,)).fetchone() is not None
 
 
 def record_chunks(record: Record) -> int:

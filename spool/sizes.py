@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from spool import statements
-from spool.database import PAGE_SIZE, SQLITE_ERRORS, log_of
+from spool.database import PAGE_SIZE, log_of
 from spool.transaction import Transaction
 
 
@@ -23,12 +22,11 @@ class Sizes:
     def measure(self, transaction: Transaction) -> str | None:
         """Look again; returns why what was just committed cannot be relied on, if so."""
         try:
-            pages, free = transaction.execute(statements.PAGES).fetchone()
             self.log_bytes = self._log_path.stat().st_size
-            self.unmoved_bytes = max(0, pages * PAGE_SIZE - self._path.stat().st_size)
+            self.unmoved_bytes = max(0, transaction.pages * PAGE_SIZE - self._path.stat().st_size)
         except FileNotFoundError as missing:
             return f"{missing.filename} was removed while it was in use"
-        except (*SQLITE_ERRORS, OSError) as error:
+        except OSError as error:
             return f"the size of the spool cannot be read: {error}"
-        self.used_bytes = (pages - free) * PAGE_SIZE
+        self.used_bytes = (transaction.pages - transaction.free_pages) * PAGE_SIZE
         return None

@@ -1,7 +1,5 @@
 """Every SQL statement of the spool but the schema, named; a comment says why it is so where that is not plain."""
 
-from functools import cache
-
 from spool.records import DeliveryState
 
 _READY, _WAITING, _HELD = (int(state) for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD))
@@ -19,7 +17,9 @@ ALL_DESTINATIONS = "SELECT destination_id, name FROM destinations"
 LAST_CHUNK = "SELECT max(chunk_id) FROM chunks"
 LAST_LOOSE_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
 
-PAGES = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
+# As two statements inside of a transaction: 6 us of each commit; as one of table functions after it: 21 us.
+PAGE_COUNT = "PRAGMA page_count"
+FREE_PAGES = "PRAGMA freelist_count"
 
 # Counters: one update per destination and lane and transaction
 
@@ -172,7 +172,6 @@ OLDEST_WAITING = (
     f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_WAITING} AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
 )
 OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND +state <= 3 LIMIT 1"
-MAKE_RECEIPT = "UPDATE records SET settled_at = ?, token_id = NULL WHERE record_id = ?"
 
 # Expiry
 
@@ -256,10 +255,3 @@ ABANDONED_MULTIPARTS = (
     "LEFT JOIN deliveries d USING (record_id, destination_id, form) "
     "WHERE m.destination_id = ? AND (d.state IS NULL OR d.state > 3) ORDER BY m.record_id LIMIT ?"
 )
-
-
-@cache
-def known_calls(count: int) -> str:
-    """Which of `count` calls have a record: one look-up in the index for each, all in one statement."""
-    asked = ",".join(["(?)"] * count)
-    return f"SELECT column1 FROM (VALUES {asked}) WHERE EXISTS (SELECT 1 FROM records WHERE call_id = column1)"

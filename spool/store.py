@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from spool import statements
+from spool.acceptance import Taken
 from spool.addresses import Upload
 from spool.breakers import BreakerBook
 from spool.database import translated
@@ -15,6 +16,7 @@ from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
 from spool.disk_space import DiskSpace, headroom_bytes, make_room_to_open
 from spool.diverting import MoveOn
 from spool.figures import SpoolStats, TracedRecord
+from spool.fresh import FreshPayloads
 from spool.ledger import MultipartLedger
 from spool.maintenance import Maintenance, ReceiptLimits
 from spool.making_room import RoomMaker
@@ -43,8 +45,6 @@ from spool.writer import CommitObserver, Writer
 ROWS_PER_STEP = 500
 """Large orders to the queue are written in transactions of so many deliveries."""
 
-__all__ = ["Spool", "SpoolOptions"]
-
 
 class Spool:
     """A spool directory, owned by this process. Made by `open`, ended by `close`."""
@@ -70,6 +70,7 @@ class Spool:
         self._reader = reader
         reserve = reserve_of(start.limit_bytes, options.reserve_for_cores)
         self._quota = Quota(start.limit_bytes, reserve, self._waited)
+        self._fresh = FreshPayloads()
         receipts = ReceiptLimits(options.receipts_keep, options.receipts_max)
         self._maintenance = Maintenance(
             writer,
@@ -97,7 +98,7 @@ class Spool:
             next_chunk=start.next_chunk,
             compression_level=options.compression_level,
             duplicate_window=options.duplicate_window,
-            accepted=lambda accepted: self._announce(accepted.ready),
+            taken=self._taken,
             room=self.room if options.when_full is WhenFull.EXPIRE_DETAILS else None,
         )
         self._maintaining = asyncio.create_task(self._maintenance.run(), name="spool-maintenance")
@@ -152,6 +153,10 @@ class Spool:
         `SpoolUnavailable`; then nothing of the record is kept.
         """
         return await self._receiver.accept(new)
+
+    def _taken(self, taken: Taken) -> None:
+        self._fresh.keep(taken)
+        self._announce(taken.accepted.ready)
 
     def promise_staging(self, byte_count: int) -> None:
         """Count `byte_count` bytes of a staging file in the quota, or raise `SpoolFull`.
@@ -211,7 +216,7 @@ class Spool:
             operation = MoveOn(delivery, settlement, names, now)
         else:
             operation = Settle(delivery, settlement, names, now)
-        freed = await self._writer.submit(operation)
+        freed = await self._writer.submit(operation, record_id=delivery.record.record_id)
         if isinstance(settlement, Delivered | Divert) and record_chunks(delivery.record) > 1:
             self._maintenance.chunks_are_loose()
         return freed
@@ -245,7 +250,7 @@ class Spool:
 
     def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
         """The stored zstd frames of a fragment, verified; raises `CorruptPayload`."""
-        return self._reader.frames(record, fragment)
+        return self._fresh.take(record.record_id, fragment) or self._reader.frames(record, fragment)
 
     async def token(self, token_id: int) -> str | None:
         """The agent's own token by its id; None once it was overwritten."""

@@ -42,16 +42,21 @@ class TokenBook:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write this transaction's changes; a token that nothing uses is overwritten, then deleted."""
-        if not self._changes:
-            return
+        unused = []
+        for token_id, change in self._changes.items():
+            row = connection.execute(statements.ADD_TOKEN_USES, (change, token_id)).fetchone()
+            if row is not None and row[0] <= 0:
+                unused.append(token_id)
+        if unused:
+            self._delete(connection, unused)
+
+    def _delete(self, connection: sqlite3.Connection, unused: list[int]) -> None:
         with _freed_pages_cleared(connection):
-            for token_id, change in self._changes.items():
-                row = connection.execute(statements.ADD_TOKEN_USES, (change, token_id)).fetchone()
-                if row is not None and row[0] <= 0:
-                    connection.execute(statements.OVERWRITE_TOKEN, (token_id,))
-                    connection.execute(statements.DELETE_TOKEN, (token_id,))
-                    self._forget(token_id)
-                    self._deleted = True
+            for token_id in unused:
+                connection.execute(statements.OVERWRITE_TOKEN, (token_id,))
+                connection.execute(statements.DELETE_TOKEN, (token_id,))
+                self._forget(token_id)
+        self._deleted = True
 
     def scrub(self, connection: sqlite3.Connection) -> None:
         """Write the table anew, if tokens were deleted since the last time, so that none is left in some gap."""

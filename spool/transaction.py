@@ -1,12 +1,14 @@
 """A transaction as operations see it: reading, writing, rows that are written together, and the books."""
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from spool import statements
 from spool.accounting import CounterBook
-from spool.inserts import LARGEST_STEP, Inserts
+from spool.endings import Endings
+from spool.inserts import Inserts
+from spool.lookups import LookUps
 from spool.rows import Row
 from spool.tokens import TokenBook
 
@@ -23,39 +25,38 @@ class Transaction:
         self.chunks = Inserts("chunks", statements.CHUNK_COLUMNS)
         self.records = Inserts("records", statements.NEW_RECORD_COLUMNS)
         self.deliveries = Inserts("deliveries", statements.NEW_DELIVERY_COLUMNS)
-        self._gathered = (self.chunks, self.records, self.deliveries)
-        self._new_calls: set[str] = set()
+        self.endings = Endings()
+        self.known = LookUps()
+        self._gathered = (self.chunks, self.records, self.deliveries, self.endings)
         row = connection.execute(statements.LAST_RECORD).fetchone()
         self._last_record_id = int(row[0]) if row else 0
         self._changes_before = 0
+        self.pages, self.free_pages = 0, 0
+        """How many the database has, as of the last commit."""
+        self.count_pages()
 
     @property
     def changed_something(self) -> bool:
         """Whether anything was written since `begin`; maintenance often finds nothing to do."""
         return self.connection.total_changes != self._changes_before
 
-    def begin(self, calls: Collection[str] = ()) -> None:
+    def begin(self, calls: Iterable[str] = (), records: Iterable[int] = ()) -> None:
         """Take the write lock at once: a transaction that began by reading could not always become a writing one.
 
-        `calls` are those that the operations of this transaction are about, looked up together.
+        `calls` and `records` are those that the operations of this transaction are about, looked up together.
         """
         self._changes_before = self.connection.total_changes
         self.connection.execute("BEGIN IMMEDIATE")
-        self._new_calls = set(calls)
-        asked = list(self._new_calls)
-        for start in range(0, len(asked), LARGEST_STEP):
-            self._new_calls.difference_update(_known(self.connection, asked[start : start + LARGEST_STEP]))
+        self.known.begin(self.connection, calls, records)
 
     def execute(self, statement: str, parameters: Row | Mapping[str, object] = ()) -> sqlite3.Cursor:
-        """Run one statement, after the rows that were added so far."""
+        """Run one statement, after what was gathered so far."""
         self._flush()
-        return self.connection.execute(statement, parameters)
-
-    def begins_call(self, call_id: str) -> bool:
-        """Whether no record of this call is known; true once for a call, for whoever asks adds one."""
-        new = call_id in self._new_calls
-        self._new_calls.discard(call_id)
-        return new
+        before = self.connection.total_changes
+        cursor = self.connection.execute(statement, parameters)
+        if self.connection.total_changes != before:
+            self.known.forget_open()
+        return cursor
 
     def new_record_id(self) -> int:
         """An id that no record ever had."""
@@ -67,9 +68,15 @@ class Transaction:
         self._flush()
         self.counters.flush(self.connection)
         self.tokens.flush(self.connection)
+        self.count_pages()
         self.connection.execute("COMMIT")
         self.counters.committed()
         self.tokens.committed()
+
+    def count_pages(self) -> None:
+        """See how many pages there are."""
+        (self.pages,) = self.connection.execute(statements.PAGE_COUNT).fetchone()
+        (self.free_pages,) = self.connection.execute(statements.FREE_PAGES).fetchone()
 
     def roll_back(self) -> None:
         """Undo everything since `begin`."""
@@ -88,11 +95,3 @@ class Transaction:
 
 Operation = Callable[[Transaction], Result]
 """Runs in the writer's thread. It may run again after a rollback, so it changes nothing but the transaction."""
-
-
-def _known(connection: sqlite3.Connection, calls: list[str]) -> list[str]:
-    """Those of these calls that have a record."""
-    rows = 1 << (len(calls) - 1).bit_length()
-    # Filled up with a call that is asked for anyway, so that few different statements have to be prepared.
-    asked = (*calls, *calls[:1] * (rows - len(calls)))
-    return [call_id for (call_id,) in connection.execute(statements.known_calls(rows), asked)]

@@ -90,18 +90,23 @@ class Writer:
         return sizes.used_bytes + sizes.log_bytes + self.disk.taken_bytes(sizes.unmoved_bytes)
 
     def submit(
-        self, operation: Operation[Result], byte_count: int = 0, call_id: str | None = None
+        self,
+        operation: Operation[Result],
+        byte_count: int = 0,
+        *,
+        call_id: str | None = None,
+        record_id: int | None = None,
     ) -> "asyncio.Future[Result]":
         """Have `operation` run in a transaction; the future resolves once that is durable.
 
         `byte_count` says how many bytes it adds to the spool: what adds any is refused while the disk is full.
-        `call_id` says which call it is about: those of a group are looked up together. Raises `SpoolUnavailable` after
-        `close`.
+        `call_id` or `record_id` says which call or record it is about: those of a group are looked up together. Raises
+        `SpoolUnavailable` after `close`.
         """
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._inbox.put(Request(operation, byte_count, future, call_id))  # type: ignore[arg-type]  # a queue of any results
+        self._inbox.put(Request(operation, byte_count, future, call_id, record_id))  # type: ignore[arg-type]  # a queue of any results
         return future
 
     async def close(self) -> None:
@@ -196,7 +201,10 @@ class Writer:
         """Run a group in one transaction. Returns what made it come to nothing."""
         started = time.perf_counter()
         try:
-            self.transaction.begin([request.call_id for request in group if request.call_id is not None])
+            self.transaction.begin(
+                [request.call_id for request in group if request.call_id is not None],
+                [request.record_id for request in group if request.record_id is not None],
+            )
             reach(WritePoint.BEGUN, group)
             for request in group:
                 request.result = request.operation(self.transaction)

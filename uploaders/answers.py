@@ -71,15 +71,14 @@ class Answer:
 
 def judge(answer: Answer, form: Form, *, sent_bytes: int, now: int, secrets: Sequence[str] = ()) -> Outcome:
     """What this answer to a delivery of this form means; `secrets` never appear in the reason."""
+    success = 200 <= answer.status < 300
+    doubt = _doubt(answer) if success else None
+    if success and doubt is None:
+        return Delivered()
     text = answer.body.decode(errors="replace")
     reason = f"HTTP {answer.status}: {excerpt(text, secrets)}".removesuffix(": ")
-    success = 200 <= answer.status < 300
-    if success:
-        doubt = _doubt(answer)
-        if doubt is None:
-            return Delivered()
-        if doubt is _Doubt.WEB_PAGE:
-            return Refused(f"{reason} ({doubt})", Scope.DESTINATION)
+    if doubt is _Doubt.WEB_PAGE:
+        return Refused(f"{reason} ({doubt})", Scope.DESTINATION)
     if form in _FOLLOWERS and (answer.status == 404 or _NOT_FOUND in text.lower()):
         return RetryLater(reason, give_up_after_seconds=NOT_FOUND_GIVE_UP_SECONDS)
     if success:

@@ -17,8 +17,9 @@ from gateway.admin.metrics import Metrics
 from gateway.intake.staging import prepare_directory
 from gateway.routing import DestinationRoute
 from spool.figures import TracedRecord
+from spool.options import SpoolOptions
 from spool.records import Fragment, Record
-from spool.store import Spool, SpoolOptions
+from spool.store import Spool
 from tests.intake.wiring import Intake, IntakeOptions
 
 DEADLINE = 10.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spool.directory import DATABASE_NAME
 from spool.figures import OpenDelivery, TracedDelivery
+from spool.options import SpoolOptions
 from spool.orders.selection import Selection
 from spool.records import (
     Accepted,
@@ -22,7 +23,7 @@ from spool.records import (
     NewDelivery,
     NewRecord,
 )
-from spool.store import Spool, SpoolOptions
+from spool.store import Spool
 from spool.transaction import Operation, Result
 
 NOW = 1_750_000_000_000

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from spool.fsck import Severity, check
+from spool.options import SpoolOptions
 from spool.orders.selection import Ordered
 from spool.records import (
     Accepted,
@@ -38,7 +39,7 @@ from spool.records import (
     RetryAt,
     Settlement,
 )
-from spool.store import Spool, SpoolOptions
+from spool.store import Spool
 from spool.write_points import WritePoint
 from tests.budget import budgeted
 from tests.spool.building import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spool import statements
+from spool import statements, together
 from spool.database import connect_writer
 from spool.directory import DATABASE_NAME
 from spool.opening import prepare_database
@@ -49,7 +49,6 @@ PLANS = {
     "POSTPONE": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "REPLAY": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "DISCARD": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
-    "MAKE_RECEIPT": [BY_ID],
     "READ_CHUNKS": [f"{BY_ID} (rowid>? AND rowid<?)"],
     "DELETE_CHUNKS": [f"{BY_ID} (rowid>? AND rowid<?)"],
     "ADD_TOKEN_USES": [BY_ID],
@@ -61,6 +60,16 @@ PLANS = {
     "READ_UPLOAD_BY_S3_KEY": ["(s3_key=?)"],
     "LAST_CHUNK": ["SEARCH chunks"],
     "LAST_LOOSE_CHUNK": ["SEARCH loose_chunks"],
+}
+
+
+FOR_MANY = {
+    # name of the function that makes a statement for so many rows: parts that its plan must have
+    "known_calls": ["INDEX records_by_call (call_id=?)"],
+    "open_of_records": [f"{PRIMARY_KEY} (record_id=?)"],
+    "end_delivered": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
+    "make_receipts": [BY_ID],
+    "delete_chunks": [BY_ID],
 }
 
 
@@ -91,6 +100,18 @@ def test_the_plan_goes_by_its_index(connection: sqlite3.Connection, name: str) -
     # A SCAN of the co-routine `r` reads the at most 1024 rows that its own search found.
     assert not [line for line in plan if line.startswith("SCAN") and line != "SCAN r"]
     assert not [line for line in plan if "TEMP B-TREE" in line]
+
+
+@pytest.mark.parametrize("count", [1, 64])
+@pytest.mark.parametrize("name", FOR_MANY)
+def test_many_rows_are_found_one_by_one(connection: sqlite3.Connection, name: str, count: int) -> None:
+    """A statement for many rows scans nothing but the rows that it was given."""
+    plan = plan_of(connection, getattr(together, name)(count))
+    for part in FOR_MANY[name]:
+        assert any(part in line for line in plan), plan
+    given = ("CONSTANT ROW", "column1", "ended", "(subquery", "-COL", "LIST")
+    scans = [line for line in plan if line.startswith("SCAN")]
+    assert not [line for line in scans if not any(word in line for word in given)], plan
 
 
 def test_the_recount_reads_nothing_but_the_index(connection: sqlite3.Connection) -> None:

@@ -20,8 +20,9 @@ from spool import writer as spool_writer
 from spool.database import log_of
 from spool.directory import DATABASE_NAME
 from spool.errors import NotStorable, SpoolFull, SpoolUnavailable
+from spool.options import SpoolOptions
 from spool.records import Delivered, Lane
-from spool.store import Spool, SpoolOptions
+from spool.store import Spool
 from spool.transaction import Transaction
 from tests.spool.building import (
     ENDPOINT,
