@@ -27,9 +27,11 @@ from tests.spool.building import (
     WHOLE,
     Clock,
     a_record,
+    discard,
     due,
     maintained,
     opened,
+    replay,
     rows,
     split_fragments,
     write,
@@ -84,7 +86,7 @@ async def one(spool: Spool, known: list[Delivery], what: str, which: object, cho
         known += await spool.settle(delivery, SETTLEMENTS[choice](delivery))
     elif what in ("replay", "discard"):
         key = DeliveryKey(1 + int(str(which)) % 8, ENDPOINT, (Form.CORE, Form.DETAIL)[int(str(which)) % 2])
-        known += await getattr(spool, what)([key])
+        known += await {"replay": replay, "discard": discard}[what](spool, [key])
     elif what == "release":
         for token_id in await spool.held_tokens(ENDPOINT):
             known += await spool.release(ENDPOINT, token_id)
