@@ -7,9 +7,9 @@ decompressing.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from zlib import crc32
 
 import zstandard
+from isal.isal_zlib import crc32
 
 from spool.records import Buffer, Fragment, StoredFragment
 

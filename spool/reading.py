@@ -7,7 +7,8 @@ keep the write-ahead log from being reset.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from spool import statements
 from spool.addresses import Upload

@@ -6,7 +6,7 @@ import pytest
 
 from spool.records import Form, Fragment
 from tests.s3.building import MEBIBYTE, objects, options, rest_of
-from tests.s3.proxy import proxy_before
+from tests.s3.proxy import Answer, Fate, proxy_before
 from tests.uploaders.building import a_delivery
 from uploaders.s3.options import Content, ObjectEncoding, ServerSideEncryption
 from uploaders.uploader import Delivered, Refused
@@ -140,11 +140,32 @@ async def test_the_bucket_is_addressed_by_path_at_a_server_of_ones_own():
     assert not S3Options("b", endpoint_url="http://127.0.0.1:1", path_style=False).addresses_by_path
 
 
-@pytest.mark.parametrize(("size", "asks"), [(100_000, False), (4 * MEBIBYTE, True), (12 * MEBIBYTE, True)])
-async def test_only_a_large_body_asks_before_it_is_sent(store, made, weed, bucket, size, asks):
-    """A small object costs no extra round trip; with a large one a refusal is heard before the body went."""
+@pytest.mark.parametrize("size", [100_000, 12 * MEBIBYTE], ids=["put", "parts"])
+async def test_an_answer_that_proves_the_object_is_enough(store, made, weed, bucket, size):
+    """A server that tells the checksum of what it stored is not asked for the object again."""
     async with proxy_before(weed.port) as proxy:
-        await made(options(weed, bucket, endpoint_url=proxy.endpoint)).deliver(await store.large(size))
-    puts = [one for one in proxy.requests if one.method == "PUT"]
-    assert puts
-    assert all(("expect" in one.headers) == asks for one in puts)
+        uploader = made(options(weed, bucket, endpoint_url=proxy.endpoint))
+        assert isinstance(await uploader.deliver(await store.large(size)), Delivered)
+    assert not [one for one in proxy.requests if one.method in {"HEAD", "GET"} and "uploads" not in one.target]
+
+
+async def test_only_a_large_body_asks_before_it_is_sent_and_only_while_that_may_be_refused(store, made, weed, bucket):
+    """At first and after a failure a refusal is heard before the body went; otherwise no round trip is lost."""
+    async with proxy_before(weed.port) as proxy:
+        uploader = made(options(weed, bucket, endpoint_url=proxy.endpoint))
+
+        async def asked(size: int, fate: Fate | Answer = Fate.PASS) -> bool:
+            proxy.requests.clear()
+            proxy.decide = lambda _: fate
+            await uploader.deliver(await store.large(size))
+            puts = [one for one in proxy.requests if one.method == "PUT"]
+            return any("expect" in one.headers for one in puts)
+
+        assert not await asked(100_000, Answer(503, "SlowDown"))
+        assert await asked(4 * MEBIBYTE)
+        assert not await asked(4 * MEBIBYTE)
+        assert not await asked(4 * MEBIBYTE, Answer(503, "SlowDown"))
+        assert await asked(4 * MEBIBYTE)
+        assert not await asked(4 * MEBIBYTE, Fate.LOSE_ANSWER)
+        assert await asked(4 * MEBIBYTE)
+        assert not await asked(12 * MEBIBYTE)

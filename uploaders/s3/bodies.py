@@ -30,6 +30,7 @@ class ObjectBody:
 
     delivery: Delivery
     pieces: tuple[Piece, ...]
+    """What its content is joined from; where stored frames pass as they are, the glue is frames, too."""
     encoding: ObjectEncoding
     frames: Frames
     raw_bytes: int
@@ -56,8 +57,7 @@ class ObjectBody:
                 frames = 1 + sum(fragment.chunks for fragment in fragments.values())
                 return self.raw_bytes + self.raw_bytes // 256 + frames * _FRAME_OVERHEAD
             return sum(
-                len(compress(piece)) if isinstance(piece, bytes) else fragments[piece].stored_bytes
-                for piece in self.pieces
+                len(piece) if isinstance(piece, bytes) else fragments[piece].stored_bytes for piece in self.pieces
             )
         if self.encoding is ObjectEncoding.GZIP:
             return self.raw_bytes + self.raw_bytes // 1024 + _GZIP_OVERHEAD
@@ -69,8 +69,8 @@ class ObjectBody:
             async for data in self._plain():
                 yield await asyncio.to_thread(compress, data)
         elif self.encoding is ObjectEncoding.ZSTD:
-            async for piece, data in self._stored():
-                yield compress(data) if isinstance(piece, bytes) else data
+            async for _, data in self._stored():
+                yield data
         elif self.encoding is ObjectEncoding.GZIP:
             async for data in self._gzip(fast_gzip()):
                 yield data
@@ -79,7 +79,7 @@ class ObjectBody:
                 yield data
 
     async def _stored(self) -> AsyncIterator[tuple[Piece, bytes]]:
-        """Each piece with its bytes: literal JSON, or one stored frame after the other."""
+        """Each piece with its bytes: the glue itself, or one stored frame after the other."""
         for piece in self.pieces:
             if isinstance(piece, bytes):
                 yield piece, piece
@@ -120,6 +120,8 @@ def object_body(
     member = b"" if token is None else encoded_member("token", token)
     raw_bytes = raw_bytes_of(stored) + len(member)
     if pieces[-1] == b"}" and member:
-        # Made of fragments: frames pass as they are stored, with longer glue at the end.
-        return ObjectBody(stored, (*pieces[:-1], member + b"}"), encoding, frames, raw_bytes)
+        # Made of fragments: there is glue at the end that can hold it.
+        pieces, member = (*pieces[:-1], member + b"}"), b""
+    if encoding is ObjectEncoding.ZSTD:
+        pieces = tuple(compress(piece) if isinstance(piece, bytes) else piece for piece in pieces)
     return ObjectBody(stored, pieces, encoding, frames, raw_bytes, member)

@@ -56,11 +56,14 @@ class Bucket:
         """Another bucket of the same server."""
         return self if name == self.name else Bucket(changed(self._options, bucket=name), self._connection)
 
-    async def put(self, key: str, part: Part, attributes: Attributes, *, replace: bool) -> None:
-        """Store an object in one request; raises `ObjectExists` unless it may `replace` one."""
+    async def put(self, key: str, part: Part, attributes: Attributes, *, replace: bool) -> str | None:
+        """Store an object in one request; raises `ObjectExists` unless it may `replace` one.
+
+        Returns the CRC-32 that the answer tells of what was stored, as S3 writes it, if it does.
+        """
         part.data.seek(0)
         async with self._request("PutObject") as client:
-            await client.put_object(
+            told = await client.put_object(
                 Bucket=self.name,
                 Key=key,
                 Body=part.data,
@@ -68,6 +71,7 @@ class Bucket:
                 **only_new(not replace),
                 **stored_parameters(self._options, attributes),
             )
+        return told.get("ChecksumCRC32")
 
     async def head(self, key: str) -> ObjectState:
         """What the server tells of an object. Raises `NoSuchObject`."""
@@ -132,15 +136,15 @@ class Bucket:
 
     async def complete(
         self, key: str, upload_id: str, etags: Sequence[str], sent: Fingerprint, *, replace: bool
-    ) -> None:
-        """Make an object of the parts. Raises `NoSuchUpload`, and `ObjectExists` as `put` does."""
+    ) -> str | None:
+        """Make an object of the parts; returns and raises what `put` does, and raises `NoSuchUpload`."""
         parts: list[CompletedPartTypeDef] = []
         for number, (etag, crc32) in enumerate(zip(etags, sent.part_crc32s, strict=True), 1):
             parts.append({"PartNumber": number, "ETag": f'"{etag}"'})
             if self._options.checksums:
                 parts[-1]["ChecksumCRC32"] = encoded_crc32(crc32)
         async with self._request("CompleteMultipartUpload") as client:
-            await client.complete_multipart_upload(
+            told = await client.complete_multipart_upload(
                 Bucket=self.name,
                 Key=key,
                 UploadId=upload_id,
@@ -148,6 +152,7 @@ class Bucket:
                 **self._whole_checksum(sent),
                 **only_new(not replace),
             )
+        return told.get("ChecksumCRC32")
 
     async def abort(self, key: str, upload_id: str) -> None:
         """Give an upload up and free what its parts take. Raises `NoSuchUpload`."""
@@ -163,16 +168,19 @@ class Bucket:
     # ------------------------------------------------------------------------------------------------------------
 
     def _checksum(self, part: Part) -> Checksum:
+        """What the server is to check a body by."""
         if self._options.checksums:
             return Checksum(ChecksumCRC32=encoded_crc32(part.crc32))
         return Checksum(ContentMD5=encoded_md5(part.md5))
 
     def _checksum_kind(self) -> ChecksumKind:
+        """What the begin of an upload in parts says of checksums to come."""
         if not self._options.checksums:
             return ChecksumKind()
         return ChecksumKind(ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
 
     def _whole_checksum(self, sent: Fingerprint) -> WholeChecksum:
+        """What the server is to check the joined parts by."""
         if not self._options.checksums:
             return WholeChecksum()
         return WholeChecksum(
@@ -181,6 +189,7 @@ class Bucket:
 
     @asynccontextmanager
     async def _request(self, operation: str) -> AsyncIterator["S3Client"]:
+        """A client for one request, whose errors become those of this package."""
         client = await self._connection.client()
         try:
             with translated(operation):

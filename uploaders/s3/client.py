@@ -7,7 +7,8 @@ are refreshed by botocore; others are read again after the server refused them.
 import asyncio
 import io
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Literal, TypedDict
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_REGION = "us-east-1"
 AT_ONCE_BYTES = 1 << 20
-"""A body up to this goes out at once. For a larger one the server is asked first, so that a refusal is heard before
-the body breaks the connection."""
+"""A body up to this goes out at once. Before a larger one the server is asked, unless it did what the last request
+wanted: a refusal is heard before the body breaks the connection, and while all is well no round trip is lost."""
 _MODELS = ("service-2", "endpoint-rule-set-1")
 
 
@@ -32,6 +33,12 @@ class _Sent(TypedDict):
 
     body: object
     headers: dict[str, str]
+
+
+class _Answered(Protocol):
+    """What botocore's event tells of an answer, as far as it is looked at."""
+
+    status_code: int
 
 
 class S3Connection:
@@ -43,6 +50,8 @@ class S3Connection:
         self._client: S3Client | None = None
         self._stack = AsyncExitStack()
         self._retired: list[AsyncExitStack] = []
+        self._asks = True
+        """Whether the server is asked before a large body: at first, and after every failure."""
 
     async def client(self) -> "S3Client":
         """The client. Raises `S3Failure` when the configured profile or authorities cannot be read."""
@@ -84,8 +93,24 @@ class S3Connection:
             )
         )
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        client.meta.events.register("before-call.s3", _ask_before_large_bodies)
+        client.meta.events.register("before-call.s3", self._ask_before_large_bodies)
+        client.meta.events.register("after-call.s3", self._answered)
+        client.meta.events.register("after-call-error.s3", self._failed)
         return client
+
+    def _ask_before_large_bodies(self, params: _Sent, **_: object) -> None:
+        """Botocore asks before every body (`Expect: 100-continue`), which takes a round trip even for 2 KB."""
+        body = params.get("body")
+        if self._asks and isinstance(body, io.BytesIO) and body.getbuffer().nbytes > AT_ONCE_BYTES:
+            params["headers"]["Expect"] = "100-continue"
+
+    def _answered(self, http_response: _Answered, **_: object) -> None:
+        """A server that does what it is told will take the next body, too."""
+        self._asks = http_response.status_code >= HTTPStatus.BAD_REQUEST
+
+    def _failed(self, **_: object) -> None:
+        """A broken connection may have been a refusal that was not heard."""
+        self._asks = True
 
 
 def client_config(options: S3Options) -> AioConfig:
@@ -104,13 +129,6 @@ def client_config(options: S3Options) -> AioConfig:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-
-
-def _ask_before_large_bodies(params: _Sent, **_: object) -> None:
-    """Botocore asks before every body (`Expect: 100-continue`), which takes a round trip even for 2 KB."""
-    body = params.get("body")
-    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes > AT_ONCE_BYTES:
-        params["headers"]["Expect"] = "100-continue"
 
 
 def _load_models(session: AioSession) -> None:

@@ -92,8 +92,11 @@ def _room_for(size: int) -> io.BytesIO:
 
 
 def _sealed(number: int, data: io.BytesIO, crc32_before: int, *, with_md5: bool) -> Part:
+    """The part, with its checksums."""
     with data.getbuffer() as view:
-        part = Part(number, data, len(view), isal_zlib.crc32(view), isal_zlib.crc32(view, crc32_before))
+        crc32 = isal_zlib.crc32(view)
+        # The first part is all bytes so far.
+        part = Part(number, data, len(view), crc32, crc32 if number == 1 else isal_zlib.crc32(view, crc32_before))
     if with_md5:
         part.md5  # noqa: B018 - it stays computed
     data.seek(0)

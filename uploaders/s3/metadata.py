@@ -11,13 +11,15 @@ from uploaders.s3.bodies import ObjectBody
 RECORD_UID = "callspool-record"
 """The record whose object it is; what tells an object of callspool's from any other."""
 LONGEST_VALUE = 512
+_VERSION = version("callspool")
+"""Looked up once: that reads a file."""
 
 
 def metadata_of(body: ObjectBody) -> dict[str, str]:
     """The call's id is percent-encoded (RFC 3986). The digest is that of the call log, without the agent's token."""
     record = body.delivery.record
     return {
-        "callspool-version": version("callspool"),
+        "callspool-version": _VERSION,
         RECORD_UID: record.uid,
         "form": body.form,
         "call-id": _ascii(record.call_id),

@@ -94,8 +94,9 @@ class MultipartUploader:
             self._observer.parts_resumed(target.destination, sending.resumed)
         etags = [etag for _, etag in sorted(sending.etags.items())]
 
-        async def complete(replace: bool) -> None:
-            await self._bucket.complete(target.key, upload_id, etags, sending.sent, replace=replace)
+        async def complete(replace: bool) -> str | None:
+            """Make the object of all parts."""
+            return await self._bucket.complete(target.key, upload_id, etags, sending.sent, replace=replace)
 
         if not await self._publisher.publish(target, sending.sent, complete):
             await self._stale.abort(progress)

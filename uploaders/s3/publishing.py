@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from zlib import crc32
+
+from isal.isal_zlib import crc32
 
 from uploaders.s3.attributes import Attributes
 from uploaders.s3.bucket import Bucket
 from uploaders.s3.errors import NoSuchObject, NotSupported, ObjectExists, S3Failure
 from uploaders.s3.observer import S3Observer
-from uploaders.s3.verification import Fingerprint, ObjectState, Verdict, compare
+from uploaders.s3.verification import Fingerprint, ObjectState, Verdict, compare, proves
 from uploaders.uploader import Refused, RetryLater
 
-Create = Callable[[bool], Awaitable[None]]
-"""Makes the object; its argument says whether one that is there may be replaced."""
+Create = Callable[[bool], Awaitable[str | None]]
+"""Makes the object; its argument says whether it may replace one. Returns the CRC-32 that the answer tells, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ class Publisher:
         Raises `S3Failure`: also when a stranger's object is in the way, or when the object is not what was sent.
         """
         try:
-            await self._create(create)
+            told_crc32 = await self._create(create)
         except ObjectExists:
             if await self.is_there(target, sent, await self._bucket.head(target.key)):
                 return False
-            await create(True)
-        await self._prove(target, sent)
+            told_crc32 = await create(True)
+        await self._prove(target, sent, told_crc32)
         return True
 
     async def find(self, target: Target) -> ObjectState | None:
@@ -67,21 +68,27 @@ class Publisher:
             raise S3Failure(Refused(reason), operation="HeadObject")
         return False
 
-    async def _create(self, create: Create) -> None:
+    async def _create(self, create: Create) -> str | None:
+        """Make it where none is, as far as the server knows how."""
         if not self._only_new:
             return await create(True)
         try:
-            await create(False)
+            return await create(False)
         except NotSupported:
-            await create(True)
+            told_crc32 = await create(True)
             self._only_new = False
+            return told_crc32
 
-    async def _prove(self, target: Target, sent: Fingerprint) -> None:
+    async def _prove(self, target: Target, sent: Fingerprint, told_crc32: str | None) -> None:
+        """By the answer itself, or else by asking for the object. Raises `S3Failure`."""
+        if proves(told_crc32, sent):
+            return
         if await self._verdict(target, sent, await self._bucket.head(target.key)) is not Verdict.MATCHES:
             reason = f"the object at s3://{self._bucket.name}/{target.key} is not what was sent"
             raise S3Failure(RetryLater(reason), operation="HeadObject")
 
     async def _verdict(self, target: Target, sent: Fingerprint, found: ObjectState) -> Verdict:
+        """What the server's figures say, or the bytes where these say nothing."""
         verdict = await asyncio.to_thread(compare, found, sent)
         if verdict is not Verdict.UNPROVEN:
             return verdict
@@ -89,6 +96,7 @@ class Publisher:
         return await self._read_back(target, sent)
 
     async def _read_back(self, target: Target, sent: Fingerprint) -> Verdict:
+        """What the bytes themselves say."""
         checksum = size = 0
         async for chunk in self._bucket.read(target.key):
             checksum, size = crc32(chunk, checksum), size + len(chunk)

@@ -1,6 +1,6 @@
 """Delivers to a bucket: small objects in one request, large ones in parts, each verified before it is delivered.
 
-    put, or parts and their completion ─▶ HEAD ─▶ size and checksum as sent? ─▶ delivered
+    put, or parts and their completion ─▶ checksum in the answer, else HEAD: as sent? ─▶ delivered
 
 An attempt that is repeated finds out what the earlier one achieved: the same key, made of the record, is used again,
 `If-None-Match` refuses a second object under it, and parts that are there are not sent again. Limits: at most 5 TiB,
@@ -110,8 +110,9 @@ class S3Uploader:
             part = await cutter.next()
         sent = Fingerprint.of_one(part)
 
-        async def put(replace: bool) -> None:
-            await self._bucket.put(target.key, part, target.attributes, replace=replace)
+        async def put(replace: bool) -> str | None:
+            """Make the object."""
+            return await self._bucket.put(target.key, part, target.attributes, replace=replace)
 
         await self._publisher.publish(target, sent, put)
         return sent

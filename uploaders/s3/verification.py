@@ -90,6 +90,15 @@ def compare(state: ObjectState, sent: Fingerprint) -> Verdict:
     return Verdict.MATCHES if state.etag in sent.etags() else Verdict.UNPROVEN
 
 
+def proves(told_crc32: str | None, sent: Fingerprint) -> bool:
+    """Whether the answer to the upload alone says that the object is what was sent, so that none need be asked for.
+
+    It tells no size: the server has got as many bytes as were announced, or it would have refused them. An ETag does
+    not suffice: that of an upload in parts is made of what the server was told of these.
+    """
+    return told_crc32 is not None and told_crc32 in sent.crc32s()
+
+
 def encoded_crc32(crc32: int) -> str:
     """As S3 writes it: base64 of the four bytes, the highest first."""
     return base64.b64encode(crc32.to_bytes(4, "big")).decode()
