@@ -1,11 +1,12 @@
 """Moving a refused delivery on: others of its record take its place, in the transaction in which it ends."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from spool import statements
 from spool.acceptance import owe
 from spool.order import Sibling, place, planned, siblings_of
-from spool.records import Delivery, DeliveryState, Divert
+from spool.records import Delivery, DeliveryState, Divert, Record
 from spool.settling import Names, end_record, free_waiting, read_delivery
 from spool.transaction import Transaction
 
@@ -56,17 +57,28 @@ class MoveOn:
         transaction.counters.disown(refused.destination_id, refused.lane, refused.state, record.raw_bytes)
 
     def _owe(self, transaction: Transaction, remaining: list[Sibling]) -> list[Delivery]:
-        """Owe what is not owed yet, each in its place; returns those that may be sent at once."""
-        record = self.delivery.record
+        """Owe what is not owed yet; returns what may be sent at once."""
         owed = {(one.destination_id, one.form) for one in remaining}
         wanted = [planned(new, self.names.ids) for new in self.divert.to]
         added = [one for one in wanted if (one.destination_id, one.form) not in owed]
-        ready = []
-        for one in added:
-            state = place(transaction, record.call_id, record.record_id, one, [*remaining, *added])
-            # What is to be held with a dead letter waits first: freeing what waits then finds that, as ever.
-            state = state if state is DeliveryState.READY else DeliveryState.WAITING
-            owe(transaction, record, one, state, self.now)
-            if state is DeliveryState.READY:
-                ready.append(read_delivery(transaction, record.record_id, one.destination_id, one.form, self.names))
-        return ready
+        return owe_in_place(transaction, self.delivery.record, remaining, added, self.names, self.now)
+
+
+def owe_in_place(
+    transaction: Transaction,
+    record: Record,
+    remaining: Sequence[Sibling],
+    added: Sequence[Sibling],
+    names: Names,
+    now: int,
+) -> list[Delivery]:
+    """Owe the `added` deliveries of a record, each in its place; returns those that may be sent at once."""
+    ready = []
+    for one in added:
+        state = place(transaction, record.call_id, record.record_id, one, [*remaining, *added])
+        # What is to be held with a dead letter waits first: freeing what waits then finds that, as ever.
+        state = state if state is DeliveryState.READY else DeliveryState.WAITING
+        owe(transaction, record, one, state, now)
+        if state is DeliveryState.READY:
+            ready.append(read_delivery(transaction, record.record_id, one.destination_id, one.form, names))
+    return ready

@@ -51,6 +51,10 @@ class Settle:
         if isinstance(self.settlement, RetryAt):
             self._postpone(transaction, self.settlement, destination_id)
             return ()
+        if self._has_another_token(transaction):
+            # The attempt was made with a key that was replaced meanwhile: it says nothing about the new one.
+            key = (self.delivery.record.record_id, destination_id, self.delivery.form)
+            return (read_delivery(transaction, *key, self.names),)
         return self._set_aside(transaction, self.settlement, destination_id)
 
     def _state(self, transaction: Transaction, destination_id: int) -> DeliveryState:
@@ -83,10 +87,15 @@ class Settle:
         held = isinstance(reason, Hold)
         new = DeliveryState.HELD if held else DeliveryState.DEAD
         key = (delivery.record.record_id, destination_id, delivery.form)
-        held_for = _held_for(reason.token_id) if isinstance(reason, Hold) else None
+        held_for = held_for_token(reason.token_id) if isinstance(reason, Hold) else None
         transaction.execute(statements.SET_STATE, (new, None if held else self.now, held_for, reason.error, None, *key))
         transaction.counters.move(destination_id, delivery.lane, old, new, delivery.record.raw_bytes)
         return () if held else free_waiting(transaction, delivery.record, self.names)
+
+    def _has_another_token(self, transaction: Transaction) -> bool:
+        """Whether an order gave the record another token since it was read for this attempt."""
+        row = transaction.execute(statements.RECORD_TOKEN, (self.delivery.record.record_id,)).fetchone()
+        return row is not None and row[0] != self.delivery.record.token_id
 
     def _postpone(self, transaction: Transaction, retry: RetryAt, destination_id: int) -> None:
         transaction.execute(
@@ -118,7 +127,8 @@ def read_delivery(transaction: Transaction, record_id: int, destination_id: int,
     return delivery_of(row, names.spool_id, names.names)
 
 
-def _held_for(token_id: int | None) -> int:
+def held_for_token(token_id: int | None) -> int:
+    """What stands in `held_for` of a delivery whose token is refused; None where it has none of its own."""
     return HELD_FOR_SHARED_TOKEN if token_id is None else token_id
 
 
@@ -158,7 +168,7 @@ class Release:
 
     def __call__(self, transaction: Transaction) -> tuple[int, tuple[Delivery, ...]]:
         """Free up to `limit`, the core lane first, the oldest first."""
-        destination_id, held_for = self.names.ids[self.destination], _held_for(self.token_id)
+        destination_id, held_for = self.names.ids[self.destination], held_for_token(self.token_id)
         count, first = 0, []
         for lane in Lane:
             rows = transaction.execute(

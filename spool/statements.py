@@ -96,6 +96,7 @@ DELIVERY_COLUMNS = (
     "AND o.destination_id = d.after_destination_id AND o.form <> 'core' AND o.location IS NOT NULL)"
 )
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM records r WHERE r.record_id = ?"
+RECORD_TOKEN = "SELECT token_id FROM records WHERE record_id = ?"
 READ_DELIVERY = (
     f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
     "WHERE d.record_id = ? AND d.destination_id = ? AND d.form = ?"

@@ -1,10 +1,10 @@
 """One destination: its two lanes, its breaker and its paused tokens, and what an attempt's end means for them."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from spool.records import Bury, Delivery, Hold, Lane, RetryAt, Settlement
+from spool.records import Bury, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
 from uploaders.attempt import Unreadable
 from uploaders.background import Tasks
 from uploaders.breaker import Change, CircuitBreaker
@@ -107,6 +107,18 @@ class DestinationWorker:
         """A delivery that may be sent now. Takes constant time."""
         self._lanes[delivery.lane].buffer.offer(delivery, self._insisting.clock())
         self.changed()
+
+    def withdraw(self, keys: Collection[DeliveryKey]) -> None:
+        """Forget deliveries that an order moved, as far as they are not being attempted, and ask anew what is due."""
+        for lane in self._lanes.values():
+            lane.buffer.withdraw(keys)
+        self._ask_again()
+
+    def probe_tokens(self, token_ids: Collection[int | None]) -> bool:
+        """Send one delivery of each of these tokens now, where it is paused; whether one of them is."""
+        paused = self._tokens.probe_now(self._insisting.clock(), token_ids)
+        self.changed()
+        return paused
 
     def changed(self) -> None:
         """Look for something to start, once in this turn of the event loop."""

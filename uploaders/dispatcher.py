@@ -5,9 +5,9 @@ a destination opens, and when a timer says that something became due.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from spool.records import Delivery
+from spool.records import Delivery, DeliveryKey
 from uploaders.destination import DestinationPlan, DestinationWorker
 from uploaders.insisting import Insisting
 from uploaders.timer import LoopTimer, Timer
@@ -53,6 +53,16 @@ class Dispatcher:
             destination = self._destinations.get(delivery.destination)
             if destination is not None:
                 destination.offer(delivery)
+
+    def withdraw(self, keys: Collection[DeliveryKey]) -> None:
+        """Forget deliveries that an order moved, as far as they are not being attempted; the spool is asked anew."""
+        for destination in self._destinations.values():
+            destination.withdraw(keys)
+
+    def probe_tokens(self, destination: str, token_ids: Collection[int | None]) -> bool:
+        """Send one held delivery of each of these tokens now; whether the destination has paused one of them."""
+        found = self._destinations.get(destination)
+        return found is not None and found.probe_tokens(token_ids)
 
     def core_idle(self) -> bool:
         """Whether no core, whole or notice is under way, and none could be started now."""

@@ -6,7 +6,7 @@ longer known, the spool is asked for a page whenever the buffer runs low.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from spool.records import Delivery, DeliveryKey, Due
 
@@ -92,6 +92,15 @@ class DueBuffer:
                 del self._waiting[index]
                 return delivery
         return None
+
+    def withdraw(self, keys: Collection[DeliveryKey]) -> None:
+        """An order moved these: forget those that wait here. What is being attempted stays claimed to its end."""
+        gone = {one.key for one in self._waiting if one.key in keys}
+        self._waiting = deque(one for one in self._waiting if one.key not in gone)
+        for key in gone:
+            self.release(key)
+        if self._filling:
+            self._ended_while_filling.update(keys)
 
     def release(self, key: DeliveryKey) -> None:
         """What became of this delivery is durable: the spool names it again only if it is due again."""

@@ -5,6 +5,7 @@ it is taken, all are. Other tokens are not affected. Times are milliseconds sinc
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from spool.records import Delivery, DeliveryKey
@@ -38,12 +39,13 @@ class TokenPauses:
         """How many tokens are paused."""
         return len(self._pauses)
 
-    def probe_now(self, now: int) -> bool:
-        """End every wait by an operator's order; False where no token is paused."""
-        for pause in self._pauses.values():
+    def probe_now(self, now: int, only: Collection[int | None] | None = None) -> bool:
+        """End every wait by an operator's order, or that of some tokens; False where none of them is paused."""
+        meant = [pause for token_id, pause in self._pauses.items() if only is None or token_id in only]
+        for pause in meant:
             if pause.probe is None:
                 pause.retry_at, pause.probes = now, 0
-        return bool(self._pauses)
+        return bool(meant)
 
     def resume(self, token_id: int | None, now: int) -> None:
         """Deliveries of this token were held before this process began: probe it at once."""

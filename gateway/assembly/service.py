@@ -9,6 +9,7 @@ from config.settings import Settings
 from gateway.admin.observers import Observers
 from gateway.assembly import options
 from gateway.assembly.outbox import build_outboxes
+from gateway.assembly.rerouting import takes
 from gateway.assembly.too_large import ladder
 from gateway.assembly.uploaders import UploaderFactory
 from gateway.intake.accepting import Acceptor
@@ -61,7 +62,8 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
         raise
     spool.listener = dispatcher.offer
     spool.room.gave_up = watchers.details_given_up
-    calls, desk = parts.acceptor.open_calls, OrderDesk(spool, now)
+    taken = {destination.name: takes(destination) for destination in settings.destinations}
+    calls, desk = parts.acceptor.open_calls, OrderDesk(spool, dispatcher, taken, now)
     return Service(spool, dispatcher, intake, gate, calls, desk, examiner, executor, outboxes)
 
 

@@ -1,13 +1,14 @@
 """The command line: `callspool run`, `status`, `dead list` and the others.
 
-`run`, `check-config`, `s3` and `fsck` read the configuration; `status`, `show` and `dead` ask a running gateway through
-its admin API, `outbox import` posts to its intake.
+`run`, `check-config`, `s3` and `fsck` read the configuration; `status`, `show`, `dead` and `deliveries` ask a running
+gateway through its admin API, `outbox import` posts to its intake.
 """
 
 import click
 
 from gateway.cli.check_config import check_config
 from gateway.cli.dead import dead
+from gateway.cli.deliveries import deliveries
 from gateway.cli.exits import EPILOG
 from gateway.cli.fsck import fsck
 from gateway.cli.outbox import outbox
@@ -24,5 +25,5 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, dead, s3, fsck, outbox, version):
+for _command in (run, check_config, status, show, dead, deliveries, s3, fsck, outbox, version):
     main.add_command(_command)

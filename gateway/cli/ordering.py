@@ -32,6 +32,8 @@ class Wording:
     done: str
     things: tuple[str, str]
     """One, and several."""
+    passed_over: str = "nothing was to be done"
+    """Why some of the selected may have been passed over."""
 
     def count(self, count: int) -> str:
         """So many of them."""
@@ -114,7 +116,9 @@ def _carry_out(
             raise
     output().print(plain(f"{wording.done} {wording.count(done)}.", "green"))
     if done < matched:
-        complain(f"{count_text(matched - done)} of the selected were passed over: nothing was to be done.", style="dim")
+        complain(
+            f"{count_text(matched - done)} of the selected were passed over: {wording.passed_over}.", style="yellow"
+        )
 
 
 def _steps(address: ListenAddress, name: OrderName, request: OrderRequest) -> Iterator[OrderStep]:

@@ -4,8 +4,9 @@ Nothing of an order is remembered between two steps: who gives it holds the curs
 has done what it has done, and given again it goes on with what is left.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -21,11 +22,11 @@ from gateway.orders.documents import (
     Select,
 )
 from gateway.orders.payload import preview
-from gateway.orders.selecting import cursor_of, place_in, selection_of
+from gateway.orders.selecting import BadSelection, cursor_of, place_in, selection_of
 from gateway.trace import trace_of
 from spool.errors import CorruptPayload
-from spool.figures import OpenDelivery
-from spool.orders.selection import DEAD, Ordered
+from spool.figures import OpenDelivery, TracedRecord
+from spool.orders.selection import DEAD, QUEUED, Ordered
 from spool.records import Delivery, DeliveryKey, DeliveryState, Form
 from spool.store import Spool
 from uploaders.forms import BadLocation
@@ -45,6 +46,27 @@ class _Rule:
     states: frozenset[DeliveryState]
 
 
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What deliveries a destination can be given that were planned for another."""
+
+    forms: frozenset[Form]
+    ordered: bool
+    """Whether it gets those of a call one after the other."""
+
+
+class Deliverer(Protocol):
+    """What must hear of an order at once, so that it does not send what it had in hand."""
+
+    def withdraw(self, keys: Collection[DeliveryKey]) -> None:
+        """These were moved: what is not being attempted is forgotten, and the spool asked anew."""
+        ...
+
+    def probe_tokens(self, destination: str, token_ids: Collection[int | None]) -> bool:
+        """Send one held delivery of each of these tokens now; whether the destination has paused one of them."""
+        ...
+
+
 class UnknownDelivery(Exception):
     """No delivery that has not ended has this key."""
 
@@ -52,15 +74,22 @@ class UnknownDelivery(Exception):
 class OrderDesk:
     """Answers questions and takes orders about deliveries that have not ended. For the event loop."""
 
-    def __init__(self, spool: Spool, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, spool: Spool, deliverer: Deliverer, destinations: Mapping[str, Takes], clock: Callable[[], int]
+    ) -> None:
         self.payloads: PayloadReader = spool
         """Reads what deliveries carry."""
         self._spool = spool
         self._orders = spool.orders
+        self._deliverer = deliverer
+        self._destinations = destinations
         self._clock = clock
         self._rules = {
             OrderName.REPLAY: _Rule(self._replay, DEAD),
             OrderName.DISCARD: _Rule(self._discard, DEAD),
+            OrderName.RETRY: _Rule(self._retry, QUEUED),
+            OrderName.REROUTE: _Rule(self._reroute, DEAD | QUEUED),
+            OrderName.RETOKEN: _Rule(self._retoken, DEAD | QUEUED),
         }
 
     async def list(self, select: Select, cursor: str | None, limit: int = LIMIT) -> DeliveryPage:
@@ -74,12 +103,14 @@ class OrderDesk:
         """Everything about the delivery that a key names. Raises `UnknownDelivery` and the spool's errors."""
         found, now = await self._named(key), self._clock()
         records = await self._spool.trace(found.record.call_id)
-        trace = trace_of(found.record.call_id, tuple(one for one in records if one.record == found.record))
+        # Of a call with hundreds of records the trace tells the newest only.
+        alone = TracedRecord(found.record, superseded=False, settled_at=None, deliveries=(found.delivery,))
+        traced = next((one for one in records if one.record.record_id == found.record.record_id), alone)
         shown, complete = await self._preview(found)
         return DeliveryStory(
             delivery=entry_of(found, now),
             advice=advice_about(found),
-            record=trace.records[0],
+            record=trace_of(found.record.call_id, (traced,)).records[0],
             preview=shown,
             preview_complete=complete,
         )
@@ -94,12 +125,14 @@ class OrderDesk:
 
     async def take(self, name: OrderName, request: OrderRequest) -> OrderStep:
         """Carry out one step of an order. Raises `BadSelection` and the spool's errors."""
+        self._check(name, request)
         rule = self._rules[name]
         wanted = selection_of(request.select, self._orders.spool_id, self._clock(), rule.states)
         page = await self._orders.find(wanted, limit=LIMIT, after=place_in(request.cursor))
         done = 0
         if page.found and not request.dry_run:
             done = (await rule.carry_out(page.found, request)).moved
+            self._deliverer.withdraw({one.key for one in page.found})
             _log.info("order", order=name.value, deliveries=done)
         return OrderStep(
             matched=len(page.found),
@@ -123,6 +156,18 @@ class OrderDesk:
         except (CorruptPayload, BadLocation):
             return None, False
 
+    def _check(self, name: OrderName, request: OrderRequest) -> None:
+        """Raise `BadSelection` where the order lacks what it needs, or says what it has no use for."""
+        if (request.to is not None) != (name is OrderName.REROUTE):
+            raise BadSelection("`to` names the destination of a reroute, and of no other order")
+        if (request.token is not None) != (name is OrderName.RETOKEN):
+            raise BadSelection("`token` is the key of a retoken, and of no other order")
+        if request.to is not None and request.to not in self._destinations:
+            known = ", ".join(self._destinations)
+            raise BadSelection(f"the configuration has no destination {request.to!r}: say one of {known}")
+        if request.token is not None and not _fits_a_header(request.token):
+            raise BadSelection("the token is none that a header can carry: visible ASCII characters, at most 8 KB")
+
     async def _replay(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
         return await self._orders.replay(_keys(found))
 
@@ -137,6 +182,30 @@ class OrderDesk:
         ]
         return await self._orders.discard([*keys, *held])
 
+    async def _retry(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
+        """What is held for a refused token goes when one delivery of it was taken: that one is sent now."""
+        done = await self._orders.retry(_keys(found))
+        tried = 0
+        held = [one for one in found if one.delivery.state is DeliveryState.HELD]
+        for destination in {one.delivery.destination for one in held}:
+            for token_id in {one.record.token_id for one in held if one.delivery.destination == destination}:
+                if self._deliverer.probe_tokens(destination, {token_id}):
+                    of_token = (destination, token_id)
+                    tried += sum((one.delivery.destination, one.record.token_id) == of_token for one in held)
+        return Ordered(done.moved + tried, done.ready)
+
+    async def _reroute(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
+        to = request.to or ""
+        takes = self._destinations[to]
+        return await self._orders.reroute(_keys(found), to, forms=takes.forms, ordered=takes.ordered)
+
+    async def _retoken(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
+        return await self._orders.retoken(_keys(found), request.token or "")
+
 
 def _keys(found: Iterable[OpenDelivery]) -> list[DeliveryKey]:
     return [one.key for one in found]
+
+
+def _fits_a_header(token: str) -> bool:
+    return bool(token) and token.isascii() and token.isprintable() and token == token.strip() and len(token) <= 8190

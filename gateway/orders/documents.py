@@ -21,6 +21,12 @@ class OrderName(StrEnum):
     """Send dead letters again."""
     DISCARD = "discard"
     """Give dead letters up."""
+    RETRY = "retry"
+    """Try now what is queued and was to be tried later."""
+    REROUTE = "reroute"
+    """Move what is queued or dead to another destination."""
+    RETOKEN = "retoken"
+    """Send with another key what is queued or dead."""
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -47,6 +53,10 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where the step before ended; None for the first."""
     dry_run: bool = False
     """Say what the step is about, and change nothing."""
+    to: str | None = None
+    """For `reroute`: the destination to move to."""
+    token: str | None = None
+    """For `retoken`: the key to send with. It is stored like an agent's own, and never shown."""
 
 
 class OrderStep(msgspec.Struct, frozen=True, kw_only=True):

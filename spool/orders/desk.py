@@ -10,9 +10,12 @@ from itertools import groupby
 from spool.orders.discard import Discard
 from spool.orders.find import find
 from spool.orders.replay import Replay
+from spool.orders.reroute import Reroute
+from spool.orders.retoken import Retoken
+from spool.orders.retry import Retry
 from spool.orders.selection import Ordered, Page, Selection, place_of, together
 from spool.reading import Reader
-from spool.records import Delivery, DeliveryKey
+from spool.records import Delivery, DeliveryKey, Form
 from spool.transaction import Operation
 from spool.writer import Writer
 
@@ -70,6 +73,24 @@ class Orders:
         done = await self._in_steps(keys, lambda step: Discard(step, names, self._clock()))
         self._chunks_are_loose()
         return done
+
+    async def retry(self, keys: Iterable[DeliveryKey]) -> Ordered:
+        """Make deliveries due now that are ready, but not before a later time; all others are passed over."""
+        names = self._reader.names
+        return await self._in_steps(keys, lambda step: Retry(step, names, self._clock()))
+
+    async def reroute(self, keys: Iterable[DeliveryKey], to: str, *, forms: frozenset[Form], ordered: bool) -> Ordered:
+        """Move deliveries that have not ended to the destination `to`, which takes `forms`, as if never tried.
+
+        What one record still owes to a destination moves together, and counts; see `Reroute` for what is passed over.
+        """
+        names = self._reader.names
+        return await self._in_steps(keys, lambda step: Reroute(step, to, forms, ordered, names, self._clock()))
+
+    async def retoken(self, keys: Iterable[DeliveryKey], token: str) -> Ordered:
+        """Let the call logs of these deliveries be sent with `token`, and free what was held for their old ones."""
+        names = self._reader.names
+        return await self._in_steps(keys, lambda step: Retoken(step, token, names, self._clock()))
 
     async def _in_steps(self, keys: Iterable[DeliveryKey], operation: Callable[[Keys], Operation[Ordered]]) -> Ordered:
         """Submit the order a transaction's worth at a time; announce what each step freed."""

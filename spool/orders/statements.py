@@ -28,3 +28,6 @@ DISCARD = (
     f"UPDATE deliveries SET state = {int(DeliveryState.DISCARDED)}, settled_at = ?, held_for = NULL "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
+# What waits for the end of a delivery waits for it where it is owed now.
+FOLLOW = "UPDATE deliveries SET after_destination_id = ? WHERE record_id = ? AND after_destination_id = ?"
+SET_TOKEN = "UPDATE records SET token_id = ? WHERE record_id = ?"

@@ -7,13 +7,22 @@ from typing import Any, TypeVar
 
 from aiohttp.test_utils import TestClient
 
-from gateway.orders.desk import OrderDesk
-from spool.records import Bury, Delivery, NewDelivery
+from gateway.admin.observers import Observers
+from gateway.orders.desk import OrderDesk, Takes
+from spool.records import Bury, Delivery, Form, NewDelivery
 from spool.store import Spool
 from tests.admin.world import World
-from tests.spool.building import CORE, DETAIL, Clock, a_record, opened, split_fragments
+from tests.spool.building import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
+from uploaders.dispatcher import Dispatcher
 
 AnyDesk = TypeVar("AnyDesk", bound="Desk")
+
+OTHER = "other"
+TAKES = {
+    ENDPOINT: Takes(frozenset(Form), ordered=True),
+    OTHER: Takes(frozenset(Form) - {Form.NOTICE}, ordered=True),
+    BUCKET: Takes(frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), ordered=False),
+}
 
 
 class Desk:
@@ -22,7 +31,8 @@ class Desk:
     def __init__(self, spool: Spool, clock: Clock) -> None:
         self.spool = spool
         self.clock = clock
-        self.desk = OrderDesk(spool, clock)
+        self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers())
+        self.desk = OrderDesk(spool, self.dispatcher, TAKES, clock)
         self.app = World(desk=self.desk).app
 
     async def buried(
@@ -64,5 +74,5 @@ class AskedDesk(Desk):
 async def at_the_desk(directory: Path, made: type[AnyDesk]) -> AsyncIterator[AnyDesk]:
     """A desk over a new spool."""
     clock = Clock()
-    async with opened(directory, clock=clock) as spool:
+    async with opened(directory, clock=clock, destinations=TAKES) as spool:
         yield made(spool, clock)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientError
 
-from spool.records import Bury, Delivered, DeliveryState, Lane
+from spool.records import Bury, Delivered, DeliveryState, Hold, Lane, RetryAt
 from tests.admin.desk import AskedDesk, at_the_desk
 from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, states, write
 from tests.spool.test_payloads import decoded
@@ -219,3 +219,57 @@ async def test_a_damaged_payload_is_told(desk: AskedDesk, tmp_path: Path) -> Non
     with pytest.raises(ClientError):
         await answer.read()
     assert (await (await desk.client.get(f"/api/deliveries/{key}")).json())["preview"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("reroute", {}, "`to` names the destination"),
+        ("replay", {"to": "other"}, "`to` names the destination"),
+        ("reroute", {"to": "nobody"}, "no destination 'nobody': say one of endpoint"),
+        ("retoken", {}, "`token` is the key"),
+        ("discard", {"token": "hush"}, "`token` is the key"),
+        ("retoken", {"token": "hush\n"}, "none that a header can carry"),
+        ("retoken", {"token": ""}, "none that a header can carry"),
+    ],
+)
+async def test_an_order_says_what_it_needs_and_no_more(
+    desk: AskedDesk, name: str, fields: dict[str, str], said: str
+) -> None:
+    """What is missing or out of place is named, without the token."""
+    answer = await desk.client.post(f"/api/orders/{name}", json={"select": {}, **fields})
+    message = (await answer.json())["error"]["message"]
+    assert (answer.status, said in message, "hush" in message) == (400, True, False)
+
+
+async def test_what_is_queued_or_dead_is_rerouted(desk: AskedDesk) -> None:
+    """Unless told otherwise a reroute means both, and passes over what the other destination does not take."""
+    await desk.buried("a")
+    await desk.spool.accept(a_record("b"))
+    assert (await desk.order("reroute", to="bucket", select={"target": "b"}, dry_run=True))["matched"] == 1
+    step = await desk.order("reroute", to="other")
+    assert (step["matched"], step["done"]) == (3, 3)
+    assert [one["destination"] for one in (await desk.list(state="queued"))["deliveries"]] == ["other"] * 3
+
+
+async def test_a_token_of_an_order_is_nowhere_to_be_seen(desk: AskedDesk, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new key frees what was held for the old one; it is in no answer, no list, and no message."""
+    accepted = await desk.spool.accept(a_record("a", token="refused"))
+    await desk.spool.settle(accepted.ready[0], Hold("HTTP 401", accepted.ready[0].record.token_id))
+    step = await desk.order("retoken", token="hush-hush")
+    assert (step["matched"], step["done"]) == (1, 1)
+    assert await states(desk.spool, "a") == [READY]
+    shown = await desk.list(state="queued")
+    told = capsys.readouterr()
+    assert "hush" not in f"{step}{shown}{told.out}{told.err}"
+    assert "order" in f"{told.out}{told.err}"
+
+
+async def test_what_is_due_later_is_tried_now(desk: AskedDesk) -> None:
+    """A retry is about what is queued; what a dispatcher has not paused stays held."""
+    later, refused = [(await desk.spool.accept(a_record(name))).ready[0] for name in ("a", "b")]
+    await desk.spool.settle(later, RetryAt(NOW + HOUR, "HTTP 500"))
+    await desk.spool.settle(refused, Hold("HTTP 401", None))
+    step = await desk.order("retry")
+    assert (step["matched"], step["done"]) == (2, 1)
+    assert [one.key for one in (await desk.spool.due(ENDPOINT, Lane.CORE, now=NOW, limit=9)).deliveries] == [later.key]

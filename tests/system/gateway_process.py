@@ -156,6 +156,11 @@ class GatewayProcess:
 
     # What an operator sees -------------------------------------------------------------------------------------
 
+    @property
+    def admin_url(self) -> str:
+        """Where operators ask."""
+        return f"http://127.0.0.1:{self._admin.number}"
+
     async def ready(self) -> int | None:
         """The status of /readyz; None when nothing answers."""
         try:
@@ -200,7 +205,7 @@ class GatewayProcess:
         self._admin.close()
 
     def _admin_url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self._admin.number}{path}"
+        return self.admin_url + path
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

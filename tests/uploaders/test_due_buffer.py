@@ -147,3 +147,29 @@ async def test_the_first_that_is_wanted_can_be_taken() -> None:
     assert buffer.take_first(lambda one: one.record.record_id == 2) == delivery(2)
     assert buffer.take_first(lambda one: one.record.record_id == 9) is None
     assert [buffer.take(), buffer.take(), buffer.take()] == [delivery(0), delivery(1), delivery(3)]
+
+
+async def test_what_is_withdrawn_is_forgotten_and_may_come_again() -> None:
+    """An order moved it: what waits here is not sent as it was; what is being attempted stays claimed."""
+    buffer = await an_empty_buffer()
+    for number in (1, 2, 3):
+        buffer.offer(delivery(number), NOW)
+    attempted = buffer.take()
+    assert attempted is not None
+    buffer.withdraw({delivery(1).key, delivery(2).key})
+    buffer.offer(delivery(1), NOW)
+    buffer.offer(delivery(2), NOW)
+    assert [one.record.record_id for one in iter(buffer.take, None) if one] == [3, 2]
+
+
+async def test_a_page_that_was_read_before_an_order_does_not_bring_it_back() -> None:
+    """What was withdrawn while a page was on its way is not taken from that page."""
+    buffer = DueBuffer()
+
+    async def page(_limit: int) -> Due:
+        """The order comes while this is read."""
+        buffer.withdraw({delivery(1).key})
+        return Due((delivery(1), delivery(2)), None)
+
+    await buffer.fill(page)
+    assert [one.record.record_id for one in iter(buffer.take, None) if one] == [2]
