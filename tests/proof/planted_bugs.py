@@ -1,0 +1,171 @@
+"""Bugs that are planted on purpose, one at a time, into a copy of the code: the tests must notice each of them.
+
+`python -m tests.proof.planted_bugs` plants them all and prints which test noticed which; `make prove` does the same.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+ROOT = Path(__file__).parents[2]
+NEEDED = ("bench", "config", "gateway", "spool", "tests", "uploaders", "pyproject.toml")
+"""What lies in a copy."""
+
+
+@dataclass(frozen=True)
+class Bug:
+    """In `file`, `right` (which stands there once) is replaced by `wrong`; one of the tests `noticed_by` must fail."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    noticed_by: tuple[str, ...]
+
+
+BUGS = (
+    Bug(
+        "a commit is not synced",
+        "spool/database.py",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA synchronous = OFF",
+        ("tests/spool/test_writer.py",),
+    ),
+    Bug(
+        "a failed sync is trusted the next time",
+        "spool/writer.py",
+        "if distrusts_disk(cause):",
+        "if False:",
+        ("tests/spool/test_writer.py",),
+    ),
+    Bug(
+        "posts are acknowledged before the commit",
+        "spool/writer.py",
+        "            self.transaction.commit()\n",
+        "            self._tell(resolve, group)\n            self.transaction.commit()\n",
+        ("tests/spool/test_writer.py", "tests/spool/test_crash.py"),
+    ),
+    Bug(
+        "later call logs of a call overtake earlier ones",
+        "spool/order.py",
+        "follows = state is DeliveryState.READY and",
+        "follows = False and",
+        ("tests/spool/test_order.py",),
+    ),
+    Bug(
+        "a detail does not wait for its core",
+        "spool/order.py",
+        "own_core = other.destination_id == one.destination_id and",
+        "own_core = False and",
+        ("tests/spool/test_order.py",),
+    ),
+    Bug(
+        "a stored frame is not checked when it is read",
+        "spool/reading.py",
+        "if crc32(frame) != checksum:",
+        "if checksum is None:",
+        ("tests/spool/test_corruption.py",),
+    ),
+    Bug(
+        "every attempt has an idempotency key of its own",
+        "spool/records.py",
+        'return f"{self.record.uid}-{self.form}"',
+        'return f"{self.record.uid}-{self.form}-{self.attempts}"',
+        ("tests/spool/test_accept.py", "tests/uploaders/test_http_network.py"),
+    ),
+    Bug(
+        "details may take the reserve for cores",
+        "spool/quota.py",
+        "limit = self.limit_bytes if reserve else self.limit_bytes - self.reserve_bytes",
+        "limit = self.limit_bytes",
+        ("tests/spool/test_reserve.py",),
+    ),
+    Bug(
+        "a file counts as delivered before it is synced",
+        "uploaders/durable_file.py",
+        "        os.fsync(self._opened.fileno())\n",
+        "",
+        ("tests/uploaders/test_file.py",),
+    ),
+    Bug(
+        "a payload goes with the first delivery that ends",
+        "spool/settling.py",
+        "(statements.OPEN_IN_RECORD, (record.record_id,)).fetchone() is not None:",
+        "(statements.OPEN_IN_RECORD, (record.record_id,)).fetchone() is not None and False:",
+        ("tests/spool/test_queue.py",),
+    ),
+    Bug(
+        "a redirect is followed",
+        "uploaders/connections.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        ("tests/uploaders/test_http.py",),
+    ),
+)
+
+
+@contextmanager
+def copy_of_the_code() -> Iterator[Path]:
+    """Where bugs can be planted without anybody else meeting them."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NEEDED:
+            source, target = ROOT / name, Path(folder, name)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "results"))
+            else:
+                shutil.copy(source, target)
+        yield Path(folder)
+
+
+def plant(bug: Bug, copy: Path) -> None:
+    """Make the copy wrong. Raises `ValueError` where the code is no longer what the bug was made for."""
+    file = copy / bug.file
+    text = file.read_text("utf-8")
+    if text.count(bug.right) != 1:
+        raise ValueError(f"{bug.file} holds {bug.right!r} {text.count(bug.right)} times: adapt the bug {bug.name!r}")
+    file.write_text(text.replace(bug.right, bug.wrong), "utf-8")
+
+
+def failures(copy: Path, tests: tuple[str, ...]) -> list[str]:
+    """The first test that fails in the copy; none if all is well. Raises `RuntimeError` where they could not run."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", "-W", "default"]
+    # Ahead of what is installed: the copy, for the processes that tests start too.
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    run = subprocess.run(
+        [*command, *tests], cwd=copy, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    if run.returncode not in (0, 1):
+        raise RuntimeError(f"the tests did not run:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    return [line.split()[1] for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+
+
+def noticed(bug: Bug) -> str | None:
+    """Plant it; returns the test that noticed it."""
+    with copy_of_the_code() as copy:
+        plant(bug, copy)
+        return next(iter(failures(copy, bug.noticed_by)), None)
+
+
+def main() -> int:
+    """Plant them all, one after the other."""
+    table = Table("planted bug", Column("noticed by", overflow="fold"), title="Planted bugs")
+    missed = 0
+    for bug in BUGS:
+        by = noticed(bug)
+        missed += by is None
+        table.add_row(bug.name, by or "[red]nobody[/]")
+    Console().print(table)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
