@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from spool.records import Bury, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
+from uploaders.adaptive import AdaptiveLimit
 from uploaders.attempt import Unreadable
 from uploaders.background import Tasks
 from uploaders.breaker import Change, CircuitBreaker
@@ -34,13 +35,15 @@ class DestinationPlan:
     uploader: Uploader
     policy: RetryPolicy
     concurrency: Mapping[Lane, int]
-    """Attempts under way at the same time in each lane; at least 1."""
+    """The most attempts under way at the same time in each lane; at least 1."""
     shared_token: bool = False
     """Whether all deliveries authenticate by one configured token, so that its refusal concerns them all."""
     when_too_large: tuple[Step, ...] = ()
     """How what is refused for its size goes on; without a step it becomes a dead letter."""
     type: str = ""
     """The kind of destination, as the configuration calls it; only shown."""
+    details_at_once: Callable[[], int | None] = lambda: None
+    """How many details may be under way at this moment, whatever it bears; None: as many as it bears."""
 
 
 class DestinationWorker:
@@ -66,7 +69,9 @@ class DestinationWorker:
         self._breaker = CircuitBreaker(plan.policy, insisting.jitter)
         self._tokens = TokenPauses(plan.policy)
         self._lanes = {
-            lane: LaneWorker(name, lane, plan.concurrency[lane], plan.uploader, self._queue, observer, self)
+            lane: LaneWorker(
+                name, lane, AdaptiveLimit(plan.concurrency[lane]), plan.uploader, self._queue, observer, self
+            )
             for lane in Lane
         }
         self._scheduled = False
@@ -97,6 +102,7 @@ class DestinationWorker:
             breaker=self._breaker.state,
             since=self._breaker.since,
             refused_tokens=self._tokens.count,
+            slots={lane: worker.slots for lane, worker in self._lanes.items()},
         )
 
     def start(self) -> None:
@@ -164,6 +170,10 @@ class DestinationWorker:
                 return delivery, probe
             lane.settle_soon(delivery, Hold(reason, delivery.record.token_id))
         return None
+
+    def slots_allowed(self, lane: LaneWorker) -> int | None:
+        """See `LaneOwner.slots_allowed`. Cores are never held back."""
+        return self._plan.details_at_once() if lane.lane is Lane.DETAIL else None
 
     def conclude(self, delivery: Delivery, outcome: Outcome | Unreadable, *, probe: bool) -> Settlement:
         """See `LaneOwner.conclude`."""

@@ -8,6 +8,8 @@ import os
 from io import FileIO
 from pathlib import Path
 
+from spool.records import Buffer
+
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
@@ -31,7 +33,7 @@ class DurableFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = FileIO(os.open(self._partial, flags, FILE_MODE), "wb")
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         """Append all of `data`. Raises `OSError`."""
         rest = memoryview(data)
         while rest:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from spool.records import Delivery, Form
+from uploaders.bandwidth import UNLIMITED, Bandwidth, paced
 from uploaders.bodies import compress, decompress
 from uploaders.durable_file import DurableFile
 from uploaders.forms import pieces_of
@@ -31,9 +32,10 @@ ENDINGS = {Form.WHOLE: ".json", Form.CORE: ".core.json", Form.DETAIL: ".detail.j
 class FileUploader:
     """Delivers into `directory`, which is made when the first delivery comes."""
 
-    def __init__(self, directory: Path, payloads: PayloadReader) -> None:
+    def __init__(self, directory: Path, payloads: PayloadReader, bandwidth: Bandwidth = UNLIMITED) -> None:
         self._directory = directory
         self._payloads = payloads
+        self._bandwidth = bandwidth
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Write one file. A full or failing disk is the destination's fault: everything for it waits."""
@@ -54,7 +56,8 @@ class FileUploader:
         try:
             await _in_thread(file.open)
             async for part in self._parts(delivery):
-                await _in_thread(file.write, part)
+                async for some in paced(part, self._bandwidth.pace(delivery.lane)):
+                    await _in_thread(file.write, some)
             await _in_thread(file.commit)
         finally:
             file.discard()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from spool.records import Delivery, Form
 from uploaders.answers import TOO_LARGE_ADVICE, judge
+from uploaders.bandwidth import UNLIMITED, Bandwidth
 from uploaders.bodies import TooLarge
 from uploaders.connections import ConnectionOptions, Connections
 from uploaders.deadlines import Timeouts
@@ -47,11 +48,18 @@ class MissingToken(Exception):
 class HttpUploader:
     """Delivers to one endpoint. `clock` gives milliseconds since the Unix epoch."""
 
-    def __init__(self, options: HttpOptions, payloads: PayloadReader, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        options: HttpOptions,
+        payloads: PayloadReader,
+        clock: Callable[[], int],
+        bandwidth: Bandwidth = UNLIMITED,
+    ) -> None:
         """Raises `OSError` or `ssl.SSLError` when `ca_file` cannot be read."""
         self._options = options
         self._payloads = payloads
         self._clock = clock
+        self._bandwidth = bandwidth
         self._connections = Connections(ConnectionOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
@@ -87,7 +95,8 @@ class HttpUploader:
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
         sent_bytes, headers = body.size, _headers(delivery, body, token)
-        answer = await self._connections.request("POST", self._options.url, headers, body.data.getbuffer())
+        pace = self._bandwidth.pace(delivery.lane)
+        answer = await self._connections.request("POST", self._options.url, headers, body.data.getbuffer(), pace=pace)
         secrets = (token,) if token else ()
         return judge(answer, delivery.form, sent_bytes=sent_bytes, now=self._clock(), secrets=secrets)
 

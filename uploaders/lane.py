@@ -9,6 +9,7 @@ from typing import Protocol
 
 from spool import records
 from spool.records import Bury, Delivery, Divert, Hold, Lane, RetryAt, Settlement
+from uploaders.adaptive import AdaptiveLimit
 from uploaders.attempt import Unreadable, attempt
 from uploaders.background import Tasks
 from uploaders.due_buffer import DueBuffer
@@ -24,6 +25,10 @@ class LaneOwner(Protocol):
 
     def admit(self, lane: "LaneWorker", now: int) -> tuple[Delivery, bool] | None:
         """The next delivery to attempt, and whether it is a probe; None when none may be started."""
+        ...
+
+    def slots_allowed(self, lane: "LaneWorker") -> int | None:
+        """How many attempts of this lane may be under way, for reasons that are ours; None: any number."""
         ...
 
     def conclude(self, delivery: Delivery, outcome: Outcome | Unreadable, *, probe: bool) -> Settlement:
@@ -46,7 +51,7 @@ class LaneWorker:
         self,
         name: str,
         lane: Lane,
-        slots: int,
+        limit: AdaptiveLimit,
         uploader: Uploader,
         queue: PatientQueue,
         observer: DispatchObserver,
@@ -57,7 +62,7 @@ class LaneWorker:
         self.running = 0
         """Attempts under way."""
         self._name = name
-        self._slots = slots
+        self._limit = limit
         self._uploader = uploader
         self._queue = queue
         self._observer = observer
@@ -66,6 +71,12 @@ class LaneWorker:
         self._deliveries = Tasks()
         self._questions = Tasks()
         self._stopping = asyncio.Event()
+
+    @property
+    def slots(self) -> int:
+        """How many attempts may be under way now."""
+        allowed = self._owner.slots_allowed(self)
+        return self._limit.slots if allowed is None else min(allowed, self._limit.slots)
 
     @property
     def idle(self) -> bool:
@@ -80,7 +91,7 @@ class LaneWorker:
     def pump(self, now: int) -> None:
         """Start what may be started, and ask the spool for more when little is left."""
         self.buffer.advance(now)
-        while self.running < self._slots and self._unsettled < MOST_UNSETTLED:
+        while self.running < self.slots and self._unsettled < MOST_UNSETTLED:
             admitted = self._owner.admit(self, now)
             if admitted is None:
                 break
@@ -107,7 +118,11 @@ class LaneWorker:
         try:
             outcome = await attempt(self._uploader, delivery, cancelled_by_us=self._stopping)
         finally:
+            all_in_use = self.running >= self.slots
             self.running -= 1
+        if not isinstance(outcome, Unreadable):
+            size = delivery.record.raw_bytes
+            self._limit.attempt_ended(outcome, size=size, started=started, now=loop.time(), all_in_use=all_in_use)
         self._unsettled += 1
         settlement = self._owner.conclude(delivery, outcome, probe=probe)
         self._owner.changed()

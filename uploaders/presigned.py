@@ -19,6 +19,7 @@ from yarl import URL
 from spool.errors import SpoolError
 from spool.records import Delivery, Form, Lane
 from uploaders.answers import judge
+from uploaders.bandwidth import UNLIMITED, Bandwidth
 from uploaders.bodies import decompress
 from uploaders.connections import ConnectionOptions, Connections
 from uploaders.deadlines import Timeouts
@@ -26,6 +27,7 @@ from uploaders.forms import pieces_of, raw_bytes_of
 from uploaders.last_member import encoded_member, with_last_member
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
 from uploaders.object_observer import ObjectObserver
+from uploaders.request_body import Pace
 from uploaders.storage_answers import judge_upload
 from uploaders.upload_address import BadAddress, UploadAddress, address_request_url, parse_address
 from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
@@ -59,7 +61,12 @@ class PresignedUploader:
     """Delivers to one endpoint's storage. `clock` gives milliseconds since the Unix epoch."""
 
     def __init__(
-        self, options: PresignedOptions, payloads: PayloadReader, clock: Callable[[], int], observer: ObjectObserver
+        self,
+        options: PresignedOptions,
+        payloads: PayloadReader,
+        clock: Callable[[], int],
+        observer: ObjectObserver,
+        bandwidth: Bandwidth = UNLIMITED,
     ) -> None:
         """Raises `ValueError` for a URL of which none for addresses can be made, `OSError` for a bad `ca_file`."""
         self._options = options
@@ -67,6 +74,7 @@ class PresignedUploader:
         self._payloads = payloads
         self._clock = clock
         self._observer = observer
+        self._bandwidth = bandwidth
         self._connections = Connections(ConnectionOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
@@ -123,17 +131,19 @@ class PresignedUploader:
             return RetryLater("the upload address had expired before it could be used")
         member = encoded_member("token", token) if token is not None else b""
         size = raw_bytes_of(delivery) + len(member)
-        outcome = await self._put(_Document(self._plain(delivery), member), size, address)
+        document = _Document(self._plain(delivery), member)
+        outcome = await self._put(document, size, address, self._bandwidth.pace(delivery.lane))
         if isinstance(outcome, Delivered):
             seconds = (self._clock() - started) / 1000
             self._observer.object_delivered(delivery.destination, size, seconds, large=delivery.lane is Lane.DETAIL)
         return outcome
 
-    async def _put(self, document: "_Document", size: int, address: UploadAddress) -> Outcome:
+    async def _put(self, document: "_Document", size: int, address: UploadAddress, pace: Pace | None) -> Outcome:
         """One PUT with its length, so that nothing is sent in chunks: storage servers refuse these."""
         headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size), "User-Agent": "callspool"}
         try:
-            answer = await self._connections.request("PUT", URL(address.url, encoded=True), headers, document.chunks())
+            url = URL(address.url, encoded=True)
+            answer = await self._connections.request("PUT", url, headers, document.chunks(), pace=pace)
         except NETWORK_ERRORS:
             # The client reports whatever ends the body as a broken connection.
             if document.error is not None:

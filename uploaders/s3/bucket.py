@@ -25,6 +25,7 @@ from uploaders.s3.cutting import Part
 from uploaders.s3.errors import BadCredentials, translated
 from uploaders.s3.metadata import RECORD_UID
 from uploaders.s3.options import S3Options
+from uploaders.s3.part_data import PartData
 from uploaders.s3.verification import Fingerprint, ObjectState, encoded_crc32, encoded_md5
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Bucket:
         Returns the CRC-32 that the answer tells of what was stored, as S3 writes it, if it does.
         """
         part.data.seek(0)
-        async with self._request("PutObject") as client:
+        async with self._request("PutObject", part.data) as client:
             told = await client.put_object(
                 Bucket=self.name,
                 Key=key,
@@ -110,7 +111,7 @@ class Bucket:
     async def send_part(self, key: str, upload_id: str, part: Part) -> str:
         """Send a part; returns its ETag without quotes. Raises `NoSuchUpload`."""
         part.data.seek(0)
-        async with self._request("UploadPart") as client:
+        async with self._request("UploadPart", part.data) as client:
             told = await client.upload_part(
                 Bucket=self.name,
                 Key=key,
@@ -188,12 +189,14 @@ class Bucket:
         )
 
     @asynccontextmanager
-    async def _request(self, operation: str) -> AsyncIterator["S3Client"]:
+    async def _request(self, operation: str, body: PartData | None = None) -> AsyncIterator["S3Client"]:
         """A client for one request, whose errors become those of this package."""
         client = await self._connection.client()
         try:
             with translated(operation):
-                async with asyncio.timeout(self._options.request_timeout):
+                async with asyncio.timeout(self._options.request_timeout) as timer:
+                    if body is not None:
+                        body.timer = timer
                     yield client
         except BadCredentials:
             self._connection.renew(client)

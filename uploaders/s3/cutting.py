@@ -1,12 +1,14 @@
 """Cuts the bytes of an object into parts, each with its checksums, holding one part and one chunk at a time."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from hashlib import md5
 
 from isal import isal_zlib
+
+from uploaders.request_body import Pace
+from uploaders.s3.part_data import PartData
 
 
 @dataclass(slots=True)
@@ -15,7 +17,7 @@ class Part:
 
     number: int
     """From 1."""
-    data: io.BytesIO = field(repr=False)
+    data: PartData = field(repr=False)
     size: int
     crc32: int
     crc32_so_far: int
@@ -40,14 +42,23 @@ class PartCutter:
     """Takes chunks and gives parts of `part_bytes`, the last one shorter. An empty object has one empty part.
 
     `size_bound`: there are at most so many bytes. `with_md5`: whether each part's MD5 will be asked for, and is better
-    computed in a thread.
+    computed in a thread. `pace` holds parts back while they are sent.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes], part_bytes: int, *, size_bound: int, with_md5: bool) -> None:
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        part_bytes: int,
+        *,
+        size_bound: int,
+        with_md5: bool,
+        pace: Pace | None = None,
+    ) -> None:
         self._chunks = chunks
         self._part_bytes = part_bytes
         self._left = size_bound
         self._with_md5 = with_md5
+        self._pace = pace
         self._rest = memoryview(b"")
         self._number = 0
         self._crc32 = 0
@@ -63,6 +74,7 @@ class PartCutter:
             data.write(self._rest[:room])
             self._rest = self._rest[room:]
         data.truncate()
+        data.pace = self._pace
         self._left -= data.tell()
         if not self._rest:
             await self._refill()
@@ -81,9 +93,9 @@ class PartCutter:
         return False
 
 
-def _room_for(size: int) -> io.BytesIO:
+def _room_for(size: int) -> PartData:
     """Memory of that size at once. Grown bit by bit, parts of two large objects took up to 20 MiB more."""
-    data = io.BytesIO()
+    data = PartData()
     if size > 0:
         data.seek(size - 1)
         data.write(b" ")
@@ -91,7 +103,7 @@ def _room_for(size: int) -> io.BytesIO:
     return data
 
 
-def _sealed(number: int, data: io.BytesIO, crc32_before: int, *, with_md5: bool) -> Part:
+def _sealed(number: int, data: PartData, crc32_before: int, *, with_md5: bool) -> Part:
     """The part, with its checksums."""
     with data.getbuffer() as view:
         crc32 = isal_zlib.crc32(view)

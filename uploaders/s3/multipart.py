@@ -106,7 +106,7 @@ class MultipartUploader:
         try:
             async with aclosing(body.chunks()) as chunks, asyncio.TaskGroup() as tasks:
                 part_bytes = sending.progress.part_bytes
-                cutter = PartCutter(chunks, part_bytes, size_bound=body.size_bound, with_md5=True)
+                cutter = PartCutter(chunks, part_bytes, size_bound=body.size_bound, with_md5=True, pace=target.pace)
                 while not cutter.exhausted:
                     await self._take(target, cutter, sending, tasks)
         except ExceptionGroup as failed:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from isal.isal_zlib import crc32
 
+from uploaders.request_body import Pace
 from uploaders.s3.attributes import Attributes
 from uploaders.s3.bucket import Bucket
 from uploaders.s3.errors import NoSuchObject, NotSupported, ObjectExists, S3Failure
@@ -25,6 +26,8 @@ class Target:
     key: str
     record_uid: str
     attributes: Attributes
+    pace: Pace | None = None
+    """What holds its bytes back on their way."""
 
 
 class Publisher:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from spool.records import Delivery, Form, Lane
+from uploaders.bandwidth import UNLIMITED, Bandwidth
 from uploaders.s3.attributes import Attributes
 from uploaders.s3.bodies import CONTENT_TYPE, ObjectBody, object_body
 from uploaders.s3.bucket import Bucket
@@ -44,11 +45,13 @@ class S3Uploader:
         ledger: Ledger,
         clock: Callable[[], int],
         observer: S3Observer | None = None,
+        bandwidth: Bandwidth = UNLIMITED,
     ) -> None:
         observer = observer or SilentObserver()
         self._options = options
         self._payloads = payloads
         self._clock = clock
+        self._bandwidth = bandwidth
         self._observer = observer
         self._template = options.template()
         self._connection = S3Connection(options)
@@ -96,6 +99,7 @@ class S3Uploader:
             self._template.key(body.delivery, body.form, body.content_encoding),
             body.delivery.record.uid,
             Attributes(CONTENT_TYPE, body.content_encoding, metadata_of(body)),
+            self._bandwidth.pace(body.delivery.lane),
         )
 
     async def _upload(self, delivery: Delivery, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
@@ -106,7 +110,9 @@ class S3Uploader:
     async def _put(self, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
         async with aclosing(body.chunks()) as chunks:
             with_md5 = not self._options.checksums
-            cutter = PartCutter(chunks, plan.part_bytes, size_bound=plan.total_bytes, with_md5=with_md5)
+            cutter = PartCutter(
+                chunks, plan.part_bytes, size_bound=plan.total_bytes, with_md5=with_md5, pace=target.pace
+            )
             part = await cutter.next()
         sent = Fingerprint.of_one(part)
 
