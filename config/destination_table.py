@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from config.units import DAY, MINUTE, format_duration
-from config.values import Duration, Table
+from config.values import Duration, OptionalSize, Table
 
 
 class RetrySettings(Table):
@@ -42,5 +42,7 @@ class DestinationTable(Table):
     """Names the destination in metrics and in the spool: a to z, 0 to 9 and `-`, at most 32; keep it for good."""
     type: str
     """Selects the model; each one narrows it to its own word."""
+    max_bytes_per_second: OptionalSize = None
+    """The most that details take of the line to it, in bytes a second; cores are counted and never wait."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
     """When a failed delivery is tried again."""

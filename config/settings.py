@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from config.addresses import ListenAddress
 from config.destinations import Destination, checked_token
+from config.drain import DrainSettings
 from config.units import DAY, GIB, HOUR, KB, MIB, MINUTE, format_size
 from config.values import (
     Choice,
@@ -225,6 +226,8 @@ class Settings(BaseSettings):
     """When a call log is sent in two phases."""
     whispey: WhispeySettings = Field(default_factory=WhispeySettings)
     """Rescuing what the Whispey SDK leaves behind."""
+    drain: DrainSettings = Field(default_factory=DrainSettings)
+    """How considerate the draining of details is."""
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     """How the gateway stops."""
     log: LogSettings = Field(default_factory=LogSettings)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
+from gateway.courtesy import Courtesy
 from gateway.intake.calls import OpenCalls
 from gateway.intake.examiner import Examiner
 from gateway.intake.gate import Gate
@@ -39,6 +40,7 @@ class Service:
     intake: IntakeServer
     gate: Gate
     calls: OpenCalls
+    courtesy: Courtesy
     desk: OrderDesk
     examiner: Examiner
     executor: ThreadPoolExecutor

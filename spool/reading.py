@@ -103,6 +103,11 @@ class Reader:
             return ()
         return tuple([await self._traced(row) for row in reversed(rows)])
 
+    async def live_calls(self, since: int, limit: int) -> list[tuple[str, int]]:
+        """See `spool.store.Spool.live_calls`."""
+        rows = await self._questions.ask(statements.LIVE_CALLS, (since, limit))
+        return [(call_id, began) for call_id, began in reversed(rows)]
+
     async def find(self, statement: str, parameters: Sequence[Value]) -> list[OpenDelivery]:
         """The deliveries that `statement` names, which begins with the columns of a record and those of a trace."""
         rows = await self._questions.ask(statement, parameters)

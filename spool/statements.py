@@ -110,6 +110,13 @@ TRACE_DELIVERIES = (
     f"SELECT {TRACED_COLUMNS} FROM deliveries d WHERE d.record_id = ? ORDER BY d.lane, d.destination_id, d.form"
 )
 
+# Calls that are live at a start. The event stands here as in the partial index, which is not used otherwise.
+LIVE_CALLS = (
+    "SELECT call_id, accepted_at FROM records began WHERE event = 'call_started' AND accepted_at >= ? "
+    "AND NOT superseded AND NOT EXISTS (SELECT 1 FROM records ended WHERE ended.call_id = began.call_id "
+    "AND ended.event = 'call_ended') ORDER BY accepted_at DESC LIMIT ?"
+)
+
 # The queue
 
 # In commit order, straight from the index: most of a backlog is due, since an outage is the destination's and

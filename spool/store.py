@@ -262,6 +262,10 @@ class Spool:
         """The newest 256 records of a call, receipts included, the oldest first."""
         return await self._reader.trace(call_id)
 
+    async def live_calls(self, since: int, limit: int) -> list[tuple[str, int]]:
+        """The newest calls that began since then and have not ended, and when they began; the oldest first."""
+        return await self._reader.live_calls(since, limit)
+
     @property
     def used_bytes(self) -> int:
         """Pages in use, write-ahead log and headroom. Free pages of the database are used again and do not count."""

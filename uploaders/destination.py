@@ -1,8 +1,8 @@
 """One destination: its two lanes, its breaker and its paused tokens, and what an attempt's end means for them."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from spool.records import Bury, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
 from uploaders.adaptive import AdaptiveLimit
@@ -10,11 +10,12 @@ from uploaders.attempt import Unreadable
 from uploaders.background import Tasks
 from uploaders.breaker import Change, CircuitBreaker
 from uploaders.breaker_keeper import BreakerKeeper
+from uploaders.destination_plan import DestinationPlan
 from uploaders.insisting import Insisting
-from uploaders.ladder import Step, settle_too_large
+from uploaders.ladder import settle_too_large
 from uploaders.lane import LaneWorker
 from uploaders.patient_queue import PatientQueue
-from uploaders.retry import RetryPolicy, backoff_seconds, decide, put_back
+from uploaders.retry import backoff_seconds, decide, put_back
 from uploaders.timer import TimerHandle
 from uploaders.token_pauses import TokenPauses
 from uploaders.uploader import (
@@ -24,26 +25,7 @@ from uploaders.uploader import (
     Queue,
     Refused,
     Scope,
-    Uploader,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationPlan:
-    """How to deliver to one destination."""
-
-    uploader: Uploader
-    policy: RetryPolicy
-    concurrency: Mapping[Lane, int]
-    """The most attempts under way at the same time in each lane; at least 1."""
-    shared_token: bool = False
-    """Whether all deliveries authenticate by one configured token, so that its refusal concerns them all."""
-    when_too_large: tuple[Step, ...] = ()
-    """How what is refused for its size goes on; without a step it becomes a dead letter."""
-    type: str = ""
-    """The kind of destination, as the configuration calls it; only shown."""
-    details_at_once: Callable[[], int | None] = lambda: None
-    """How many details may be under way at this moment, whatever it bears; None: as many as it bears."""
 
 
 class DestinationWorker:

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from spool.records import Delivery, DeliveryKey
-from uploaders.destination import DestinationPlan, DestinationWorker
+from uploaders.destination import DestinationWorker
+from uploaders.destination_plan import DestinationPlan
 from uploaders.insisting import Insisting
 from uploaders.timer import LoopTimer, Timer
 from uploaders.uploader import DestinationStatus, DispatchObserver, Queue

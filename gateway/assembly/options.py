@@ -14,9 +14,11 @@ from config.destinations import (
     TokenMode,
     WayOn,
 )
+from config.drain import DrainSettings
 from config.endpoint_table import EndpointTable
 from config.settings import IntakeSettings, Settings, SplitSettings
 from gateway.assembly.s3_options import s3_route
+from gateway.courtesy import CourtesyRule
 from gateway.intake.batch import BatchLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.examining import SizeRule
@@ -146,6 +148,17 @@ def retry_policy(retry: RetrySettings) -> RetryPolicy:
 def concurrency(lanes: LaneConcurrency) -> dict[Lane, int]:
     """Attempts under way at once, by lane."""
     return {Lane.CORE: lanes.core, Lane.DETAIL: lanes.detail}
+
+
+def courtesy_rule(drain: DrainSettings) -> CourtesyRule:
+    """What details leave to live calls, and to the line."""
+    return CourtesyRule(
+        rate=drain.max_bytes_per_second,
+        when_idle=drain.when_idle,
+        live_rate=drain.live_bytes_per_second,
+        live_concurrency=drain.live_concurrency,
+        live_max_age=milliseconds(drain.live_max_age),
+    )
 
 
 def destination_route(destination: Destination) -> DestinationRoute:

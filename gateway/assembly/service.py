@@ -12,9 +12,11 @@ from gateway.assembly.outbox import build_outboxes
 from gateway.assembly.rerouting import takes
 from gateway.assembly.too_large import ladder
 from gateway.assembly.uploaders import UploaderFactory
+from gateway.courtesy import Courtesy
 from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchRunner
 from gateway.intake.budget import MemoryBudget
+from gateway.intake.calls import MOST, OLDEST, OpenCalls
 from gateway.intake.examiner import Examiner
 from gateway.intake.gate import Gate
 from gateway.intake.handler import IntakeHandler
@@ -50,12 +52,14 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
     names = [destination.name for destination in settings.destinations]
     spool = await Spool.open(options.spool_options(settings), names, now, watchers.metrics)
     try:
-        dispatcher = _build_dispatcher(settings, spool, watchers)
+        calls = OpenCalls(await spool.live_calls(now() - OLDEST, MOST))
+        courtesy = Courtesy(options.courtesy_rule(settings.drain), calls, now)
+        dispatcher = _build_dispatcher(settings, spool, watchers, courtesy)
         executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
         gate = Gate()
         workers = Workers(executor)
         examiner = Examiner(workers)
-        intake, parts = _build_intake(settings, spool, watchers, gate, workers, examiner)
+        intake, parts = _build_intake(settings, spool, watchers, gate, workers, examiner, calls)
         outboxes = build_outboxes(settings.whispey, parts, watchers.metrics.outboxes, now)
     except BaseException:
         await spool.close()
@@ -63,12 +67,13 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
     spool.listener = dispatcher.offer
     spool.room.gave_up = watchers.details_given_up
     taken = {destination.name: takes(destination) for destination in settings.destinations}
-    calls, desk = parts.acceptor.open_calls, OrderDesk(spool, dispatcher, taken, now)
-    return Service(spool, dispatcher, intake, gate, calls, desk, examiner, executor, outboxes)
+    desk = OrderDesk(spool, dispatcher, taken, now)
+    return Service(spool, dispatcher, intake, gate, calls, courtesy, desk, examiner, executor, outboxes)
 
 
-def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> Dispatcher:
-    uploaders = UploaderFactory(spool, settings.spool.dir.absolute(), watchers.metrics, now)
+def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers, courtesy: Courtesy) -> Dispatcher:
+    """With a plan for each destination."""
+    uploaders = UploaderFactory(spool, settings.spool.dir.absolute(), watchers.metrics, now, courtesy)
     plans = {
         destination.name: DestinationPlan(
             uploader=uploaders.make(destination),
@@ -77,6 +82,7 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> D
             shared_token=isinstance(destination, EndpointTable) and options.replaces_token(destination),
             when_too_large=ladder(destination, settings.destinations),
             type=destination.type,
+            details_at_once=courtesy.details_at_once,
         )
         for destination in settings.destinations
     }
@@ -86,7 +92,13 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers) -> D
 
 
 def _build_intake(
-    settings: Settings, spool: Spool, watchers: Watchers, gate: Gate, workers: Workers, examiner: Examiner
+    settings: Settings,
+    spool: Spool,
+    watchers: Watchers,
+    gate: Gate,
+    workers: Workers,
+    examiner: Examiner,
+    calls: OpenCalls,
 ) -> tuple[IntakeServer, IntakeParts]:
     intake, metrics = settings.intake, watchers.metrics
     budget = MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
@@ -95,7 +107,7 @@ def _build_intake(
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     routes = [options.destination_route(destination) for destination in settings.destinations]
     rule = options.size_rule(settings.split, settings.spool.compression_level)
-    acceptor = Acceptor(spool, routes, rule, workers, examiner, decoder, metrics, now)
+    acceptor = Acceptor(spool, routes, rule, workers, examiner, decoder, metrics, now, calls)
     desk = UploadDesk(spool, now, options.milliseconds(intake.upload_url_ttl))
     replier = Replier(acceptor, desk)
     lines = LineReader(intake.body_max, staging, workers)

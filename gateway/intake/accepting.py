@@ -38,8 +38,9 @@ class Acceptor:
         decoder: BodyDecoder,
         observer: IntakeObserver,
         clock: Clock,
+        open_calls: OpenCalls,
     ) -> None:
-        self.open_calls = OpenCalls()
+        self.open_calls = open_calls
         self._store = store
         self._plans = {kind: plan(destinations, kind) for kind in StoredAs}
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)

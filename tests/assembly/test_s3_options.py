@@ -13,7 +13,7 @@ from gateway.routing import Large, RouteKind
 from uploaders.deadlines import Timeouts
 from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
 
-NO_SETTINGS_OF_THE_UPLOADER = {"name", "type", "notify", "concurrency", "retry"}
+NO_SETTINGS_OF_THE_UPLOADER = {"name", "type", "notify", "concurrency", "retry", "max_bytes_per_second"}
 URL = "https://host/dev/send-call-log"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway.intake.accepting import Acceptor
 from gateway.intake.batch import BatchLimits, BatchRunner
 from gateway.intake.budget import MemoryBudget
+from gateway.intake.calls import OpenCalls
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.examiner import Examiner
 from gateway.intake.examining import SizeRule
@@ -63,11 +64,12 @@ class Intake:
         decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, workers)
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
         self.examiner = Examiner(workers)
-        acceptor = Acceptor(store, destinations, options.sizes, workers, self.examiner, decoder, observer, clock)
+        calls = OpenCalls()
+        acceptor = Acceptor(store, destinations, options.sizes, workers, self.examiner, decoder, observer, clock, calls)
         uploads = UploadDesk(store, clock, round(options.upload_url_lifetime * 1000))
         replier = Replier(acceptor, uploads)
         lines = LineReader(options.bodies.body_max, staging, workers)
-        self.open_calls = acceptor.open_calls
+        self.open_calls = calls
         self.gate = Gate()
         batch = BatchRunner(
             BatchLimits(options.batch_max_lines, options.bodies.progress_timeout),

@@ -36,7 +36,12 @@ class PartData(io.BytesIO):
 class PartPayload(Payload):
     """How the HTTP client sends it."""
 
-    def __init__(self, value: PartData) -> None:
+    def __init__(
+        self,
+        value: PartData,
+        *,
+        disposition: str | None = None,  # noqa: ARG002  # the client's way of making payloads
+    ) -> None:
         super().__init__(value)
         self._data = value
         self._size = value.getbuffer().nbytes - value.tell()

@@ -1,0 +1,35 @@
+"""A bandwidth limit on the way to a real bucket: small objects and parts alike, byte for byte."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from spool.records import Lane
+from tests.s3.building import MEBIBYTE, options
+from uploaders.bandwidth import Bandwidth, RateLimit
+from uploaders.s3.observer import SilentObserver
+from uploaders.s3.uploader import S3Uploader
+from uploaders.uploader import Delivered
+
+RATE = 6 * MEBIBYTE
+
+
+@pytest.mark.parametrize(
+    ("rest_bytes", "lane", "shortest", "longest"),
+    [(5 * MEBIBYTE, Lane.DETAIL, 0.5, 3.0), (14 * MEBIBYTE, Lane.DETAIL, 1.6, 8.0), (5 * MEBIBYTE, Lane.CORE, 0, 3.0)],
+    ids=["one request", "parts", "a core"],
+)
+async def test_an_object_leaves_at_the_rate_that_is_set(
+    store, weed, bucket, rest_bytes, lane, shortest, longest
+) -> None:
+    """What is sent a second stays within the limit, and cores are not held back."""
+    detail = await store.large(rest_bytes)
+    slow = Bandwidth([RateLimit(lambda: RATE)], time.monotonic)
+    uploader = S3Uploader(options(weed, bucket), store.spool, store.spool.ledger, lambda: 0, SilentObserver(), slow)
+    began = time.monotonic()
+    outcome = await uploader.deliver(replace(detail, lane=lane))
+    taken = time.monotonic() - began
+    await uploader.close()
+    assert isinstance(outcome, Delivered)
+    assert shortest < taken < longest
