@@ -1,7 +1,7 @@
 """What people and metrics see of a spool: figures, and what became of records. Plain data, like `spool.records`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spool.records import DeliveryKey, DeliveryState, Form, Lane, Record
 
@@ -98,6 +98,8 @@ class SpoolStats:
     """Why the disk has no room, if so: nothing large may go in, and nothing at all without its headroom."""
     reserve_bytes: int = 0
     """The last part of the limit, which only records without details may use."""
+    dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = field(default_factory=dict)
+    """How many of the newest dead letters of a lane have each reason, as of some seconds ago."""
 
     @property
     def full_of_details(self) -> bool:

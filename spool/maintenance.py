@@ -127,6 +127,7 @@ class Maintenance:
         self.incoming: set[int] = set()
         """First chunks of the payloads that are coming in."""
         self.oldest: Mapping[tuple[str, Lane], int] = {}
+        self.dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = {}
         self.unaccounted = 0
         self._failures: dict[str, str] = {}
 
@@ -208,13 +209,16 @@ class Maintenance:
                 await self._writer.submit(FreeStuck(destination_id, lane))
 
     async def _look(self) -> None:
-        """Read what `stats` tells: the oldest of each lane, and whether the books are right."""
-        oldest = {}
-        for destination_id, lane in self._writer.transaction.counters.image:
+        """Read what `stats` tells: the oldest of each lane, why some are dead, and whether the books are right."""
+        oldest, reasons = {}, {}
+        for (destination_id, lane), counts in self._writer.transaction.counters.image.items():
+            key = (self._reader.names.names[destination_id], lane)
             accepted_at = await self._reader.oldest(destination_id, lane)
             if accepted_at is not None:
-                oldest[self._reader.names.names[destination_id], lane] = accepted_at
-        self.oldest = oldest
+                oldest[key] = accepted_at
+            if counts.dead:
+                reasons[key] = await self._reader.dead_reasons(destination_id, lane)
+        self.oldest, self.dead_reasons = oldest, reasons
         loop = asyncio.get_running_loop()
         if loop.time() >= self._next_recount:
             started = loop.time()

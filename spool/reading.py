@@ -4,7 +4,7 @@ Each statement is a snapshot of its own; no snapshot is held while anything else
 keep the write-ahead log from being reset.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from spool.tokens import hash_of
 LONGEST_WAIT = 24 * 3600 * 1000
 """No delivery is ever postponed by more; what seems to be due later was written by a clock that ran ahead."""
 CHUNKS_PER_READ = 4
+REASONS_LOOKED_AT = 2000
+"""Dead letters of a lane, the newest, whose reasons are counted: a few milliseconds, and at most half a megabyte."""
 
 
 class Reader:
@@ -133,6 +135,11 @@ class Reader:
             rows = await self._counting.ask(statements.OLDEST_IN_STATE, (destination_id, lane, int(state)))
             found += [int(row[0]) for row in rows]
         return min(found, default=None)
+
+    async def dead_reasons(self, destination_id: int, lane: Lane) -> Mapping[str, int]:
+        """Why the newest dead letters there are some, and how many have each reason."""
+        rows = await self._counting.ask(statements.DEAD_REASONS, (destination_id, lane, REASONS_LOOKED_AT))
+        return {str(reason): int(count) for reason, count in rows}
 
     async def recount(self) -> list[Row]:
         """What is open by the counters beside what is open by the deliveries themselves, of one snapshot."""

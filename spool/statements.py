@@ -181,6 +181,13 @@ OLDEST_WAITING = (
 )
 OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND +state <= 3 LIMIT 1"
 
+# Why there are dead letters: of the newest of a lane, so that a heap of them costs no more than a handful.
+
+DEAD_REASONS = (
+    "SELECT coalesce(error, ''), count(*) FROM (SELECT error FROM deliveries WHERE destination_id = ? AND lane = ? "
+    f"AND state = {int(DeliveryState.DEAD)} AND +state <= 3 ORDER BY record_id DESC LIMIT ?) GROUP BY error"
+)
+
 # Expiry
 
 EXPIRE = (

@@ -291,4 +291,5 @@ class Spool:
             self._writer.failure,
             self._writer.disk.shortage,
             self._quota.reserve_bytes,
+            {key: reasons for key, reasons in self._maintenance.dead_reasons.items() if lanes[key].dead},
         )

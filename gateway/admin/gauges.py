@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.admin.sources import Sources
+from gateway.orders.advice import by_kind
 from gateway.outbox.status import OutboxState, OutboxStatus
 from spool.figures import SpoolStats
 
@@ -21,7 +22,7 @@ class GaugeCollector(Collector):
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The gauges without values, so that registering reads nothing."""
-        yield from (_backlog_records(), _backlog_bytes(), _oldest_pending(), _dead_records())
+        yield from (_backlog_records(), _backlog_bytes(), _oldest_pending(), _dead_records(), _dead_reasons())
         yield from (_spool_bytes(), _spool_limit(), _spool_reserve(), _unaccounted(), _destination_up())
         yield from (_outbox_waiting(), _outbox_up())
 
@@ -30,6 +31,7 @@ class GaugeCollector(Collector):
         stats = self._sources.spool()
         if stats is not None:
             yield from _of_lanes(stats, self._sources.clock())
+            yield _of_dead_letters(stats)
             yield from _of_spool(stats)
         up = _destination_up()
         for destination in self._sources.destinations():
@@ -52,6 +54,15 @@ def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:
     for destination, count in dead_by_destination.items():
         dead.add_metric((destination,), count)
     yield from (records, size, oldest, dead)
+
+
+def _of_dead_letters(stats: SpoolStats) -> GaugeMetricFamily:
+    reasons = _dead_reasons()
+    for destination in sorted({name for name, _ in stats.dead_reasons}):
+        of_destination = [found for (name, _), found in stats.dead_reasons.items() if name == destination]
+        for one in by_kind(of_destination):
+            reasons.add_metric((destination, one.kind.value), one.count)
+    return reasons
 
 
 def _of_spool(stats: SpoolStats) -> Iterator[GaugeMetricFamily]:
@@ -90,6 +101,11 @@ def _oldest_pending() -> GaugeMetricFamily:
 
 def _dead_records() -> GaugeMetricFamily:
     return _gauge("dead_records", "Deliveries that are dead letters.", "destination")
+
+
+def _dead_reasons() -> GaugeMetricFamily:
+    meaning = "Why the newest dead letters of each lane, at most 2,000, are some: how many are of each kind of reason."
+    return _gauge("dead_reasons", meaning, "destination", "reason")
 
 
 def _spool_bytes() -> GaugeMetricFamily:

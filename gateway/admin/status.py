@@ -8,6 +8,7 @@ from gateway.admin.events import Event
 from gateway.admin.readiness import obstacles
 from gateway.admin.sources import Lifecycle
 from gateway.logs import redact_text
+from gateway.orders.advice import ADVICE, by_kind
 from gateway.outbox.rows import Outcome
 from gateway.outbox.status import OutboxStatus
 from gateway.trace import instant
@@ -35,6 +36,17 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest record still to be delivered."""
 
 
+class DeadReason(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters of one kind, among the newest ones of a destination."""
+
+    kind: str
+    count: int
+    example: str
+    """The reason that most of them have."""
+    advice: str
+    """What to do."""
+
+
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     """One destination, with its lanes."""
 
@@ -47,6 +59,8 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is down; empty while it is up."""
     retry_at: str | None
     dead: int
+    dead_reasons: tuple[DeadReason, ...] = ()
+    """Why, the most frequent kind first; some seconds old."""
     lanes: tuple[LaneStatus, ...]
 
 
@@ -168,7 +182,16 @@ def _destination(destination: DestinationStatus, stats: SpoolStats | None, now: 
         reason=redact_text(destination.reason),
         retry_at=None if destination.retry_at is None else instant(destination.retry_at),
         dead=sum(lane.dead for lane in lanes),
+        dead_reasons=_dead_reasons(destination.name, stats),
         lanes=lanes,
+    )
+
+
+def _dead_reasons(name: str, stats: SpoolStats | None) -> tuple[DeadReason, ...]:
+    found = [] if stats is None else [stats.dead_reasons.get((name, lane), {}) for lane in Lane]
+    return tuple(
+        DeadReason(kind=one.kind.value, count=one.count, example=redact_text(one.example), advice=ADVICE[one.kind])
+        for one in by_kind(found)
     )
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from gateway.cli.output import plain, table
 from gateway.cli.show import deliveries_table
 from gateway.humane import age_text, bytes_text, count_text
-from gateway.orders.advice import ADVICE, kind_of
+from gateway.orders.advice import ADVICE, by_kind
 from gateway.orders.documents import DeliveryEntry, DeliveryStory
 
 _STYLES = {"dead": "bold red", "held": "yellow"}
@@ -83,5 +83,5 @@ def _facts(told: DeliveryStory) -> Iterable[tuple[str, Text]]:
 
 def _advice(letters: Sequence[DeliveryEntry]) -> Iterable[Text]:
     """What to do, a line for each kind of reason, the most frequent first."""
-    for kind, count in Counter(kind_of(one.reason) for one in letters).most_common():
-        yield plain(f"{count_text(count)} {kind}: ", "bold").append(ADVICE[kind], "not bold")
+    for one in by_kind([Counter(letter.reason or "" for letter in letters)]):
+        yield plain(f"{count_text(one.count)} {one.kind}: ", "bold").append(ADVICE[one.kind], "not bold")

@@ -49,11 +49,22 @@ def describe(status: Status) -> RenderableType:
     """The status as a page of text."""
     lines = [_headline(status), _spool_line(status.spool), Text(), _destinations(status)]
     lines += [_outbox_line(outbox) for outbox in status.outboxes]
+    lines += _dead_letters(status)
     if status.events:
         lines += [Text(), plain("Recent events", "bold")]
         styles = {"warning": "yellow", "error": "red"}
         lines += [plain(f"{event.at}  {event.text}", styles.get(event.level, "")) for event in status.events[:5]]
     return Group(*lines)
+
+
+def _dead_letters(status: Status) -> list[Text]:
+    """Why there are dead letters, and what to do: two lines for each kind of reason."""
+    lines: list[Text] = []
+    for destination in status.destinations:
+        for one in destination.dead_reasons:
+            told = plain(f"{count_text(one.count)} {one.kind} ", "bold red").append(f"for {destination.name}: ", "bold")
+            lines += [told.append_text(plain(one.example)), plain(f"  {one.advice}", "green")]
+    return [Text(), plain("Dead letters", "bold"), *lines] if lines else []
 
 
 def _watch(address: ListenAddress, interval: float) -> None:

@@ -4,6 +4,9 @@ The kinds are few, so that they can be labels of a metric; the texts are as many
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -60,3 +63,24 @@ def kind_of(reason: str | None) -> ReasonKind:
 def advice_for(reason: str | None) -> str:
     """What to do about this reason."""
     return ADVICE[kind_of(reason)]
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """How many dead letters are of one kind, and the reason that most of them have."""
+
+    kind: ReasonKind
+    count: int
+    example: str
+
+
+def by_kind(reasons: Iterable[Mapping[str, int]]) -> tuple[ReasonCount, ...]:
+    """Reasons and how often each was met, put together by kind, the most frequent kind first."""
+    counts: Counter[str] = Counter()
+    for some in reasons:
+        counts.update(some)
+    kinds: dict[ReasonKind, Counter[str]] = {}
+    for reason, count in counts.items():
+        kinds.setdefault(kind_of(reason), Counter())[reason] += count
+    found = [ReasonCount(kind, of_kind.total(), of_kind.most_common(1)[0][0]) for kind, of_kind in kinds.items()]
+    return tuple(sorted(found, key=lambda one: (-one.count, one.kind)))

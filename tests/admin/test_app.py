@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.admin.sources import Lifecycle, Phase
+from gateway.orders.advice import ADVICE, ReasonKind
 from spool.errors import SpoolUnavailable
 from spool.figures import SpoolStats
 from spool.records import DeliveryState, Form
@@ -74,6 +75,10 @@ async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Ca
     endpoint, local, gone = status["destinations"]
     assert (endpoint["up"], endpoint["reason"], endpoint["dead"]) == (False, "503 Service Unavailable", 2)
     assert endpoint["retry_at"] == "2026-01-01T00:00:30.000Z"
+    assert endpoint["dead_reasons"] == [
+        {"kind": "refused", "count": 2, "example": "HTTP 400: no x, token=***", "advice": ADVICE[ReasonKind.REFUSED]}
+    ]
+    assert local["dead_reasons"] == []
     core, detail = endpoint["lanes"]
     assert (core["lane"], core["queued"], core["in_flight"], core["oldest_seconds"]) == ("core", 10, 1, 90.0)
     assert (detail["lane"], detail["queued"], detail["dead"], detail["queued_bytes"]) == ("detail", 40, 2, 480_000_000)

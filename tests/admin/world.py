@@ -44,6 +44,7 @@ STATS = SpoolStats(
     oldest_pending={("endpoint", Lane.CORE): NOW - 90_000, ("endpoint", Lane.DETAIL): NOW - 7_300_000},
     unaccounted=0,
     failure=None,
+    dead_reasons={("endpoint", Lane.DETAIL): {"HTTP 400: no x, token=hush": 1, "HTTP 409: no": 1}},
     reserve_bytes=500_000_000,
 )
 

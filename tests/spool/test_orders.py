@@ -265,6 +265,20 @@ def test_a_record_is_ordered_about_in_one_transaction(monkeypatch: pytest.Monkey
     assert [[key.record_id for key in step] for step in desk.steps(keys)] == [[0, 0, 1, 1], [2, 2, 3, 3]]
 
 
+async def test_the_reasons_of_dead_letters_are_counted(spool: Spool) -> None:
+    """The figures tell why there are dead letters, and forget what was given up."""
+    letters = [await buried(spool, f"c{number}", CORE) for number in range(3)]
+    (other,) = (await spool.accept(a_record("d"))).ready
+    await spool.settle(other, Bury("413"))
+    await maintained(spool)
+    assert spool.stats().dead_reasons == {(ENDPOINT, Lane.CORE): {"400": 3, "413": 1}}
+    await discard(spool, [letter.key for letter in letters])
+    await maintained(spool)
+    assert spool.stats().dead_reasons == {(ENDPOINT, Lane.CORE): {"413": 1}}
+    await discard(spool, [other.key])
+    assert spool.stats().dead_reasons == {}
+
+
 async def test_orders_survive_a_restart(tmp_path: Path) -> None:
     """What an order did is durable when it returns."""
     async with opened(tmp_path) as spool:
