@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from spool import statements
 from spool.acceptance import Stored, still_loose, write_frames
+from spool.line import GROUP_HEAVY_BYTES
 from spool.payloads import Frame, FrameWriter, chunk_count
 from spool.records import Buffer, Fragment, StoredFragment
 from spool.transaction import Transaction
-from spool.writer import GROUP_HEAVY_BYTES
 
 
 @dataclass(slots=True)

@@ -10,11 +10,9 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from spool.checkpoints import CAP_BYTES, Checkpointer
@@ -28,15 +26,12 @@ from spool.database import (
 )
 from spool.disk_space import DiskSpace
 from spool.errors import SpoolFull, SpoolUnavailable
+from spool.line import HEAVY_BYTES, RequestLine
 from spool.requests import Group, Request, Setback, fail, resolve
 from spool.sizes import Sizes
 from spool.transaction import Operation, Result, Transaction
 from spool.write_points import WritePoint, reach
 
-GROUP_LIGHT_OPERATIONS = 512
-GROUP_HEAVY_BYTES = 4 << 20
-"""At 250 MB/s this much holds a small post up for 16 ms."""
-HEAVY_BYTES = 256 << 10
 PAGES_PER_GROUP = 12
 """About how many pages a group of small records writes besides payloads; for the pace of checkpoints only."""
 REOPEN_SECONDS = 1.0
@@ -67,9 +62,7 @@ class Writer:
         self._path = path
         self._loop = loop
         self._observer = observer
-        self._inbox: SimpleQueue[Request[object] | None] = SimpleQueue()
-        self._light: deque[Request[object]] = deque()
-        self._heavy: deque[Request[object]] = deque()
+        self._line = RequestLine()
         self._in_hand: Group = []
         self._closed = False
         self._last_reopen = 0.0
@@ -106,14 +99,14 @@ class Writer:
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
         future: asyncio.Future[Result] = self._loop.create_future()
-        self._inbox.put(Request(operation, byte_count, future, call_id, record_id))  # type: ignore[arg-type]  # a queue of any results
+        self._line.put(Request(operation, byte_count, future, call_id, record_id))  # type: ignore[arg-type]  # a queue of any results
         return future
 
     async def close(self) -> None:
         """Write what was submitted, finish the log, and end the thread."""
         if not self._closed:
             self._closed = True
-            self._inbox.put(None)
+            self._line.end()
         await asyncio.to_thread(self._thread.join)
 
     # The thread ------------------------------------------------------------------------------------------------
@@ -126,11 +119,11 @@ class Writer:
 
     def _work(self) -> None:
         stopping = False
-        while not stopping or self._light or self._heavy:
-            stopping = self._collect(block=not (stopping or self._light or self._heavy)) or stopping
+        while not stopping or self._line:
+            stopping = self._line.sort(0.0 if stopping or self._line else self._patience) or stopping
             if self.disk.shortage is not None:
                 self.disk.recover()
-            self._in_hand = self._take_group()
+            self._in_hand = self._line.take_group()
             if self._in_hand:
                 self._write(self._in_hand)
                 self._tell(resolve, self._in_hand)
@@ -140,24 +133,10 @@ class Writer:
         self._checkpointer.stop()
         self._finish()
 
-    def _collect(self, *, block: bool) -> bool:
-        """Sort what waits into light and heavy; returns whether the end was asked for."""
-        try:
-            request = self._inbox.get(block, None if self.disk.shortage is None else LOOK_SECONDS)
-            while request is not None:
-                (self._heavy if request.byte_count >= HEAVY_BYTES else self._light).append(request)
-                request = self._inbox.get(block=False)
-        except Empty:
-            return False
-        return True
-
-    def _take_group(self) -> Group:
-        group = [self._light.popleft() for _ in range(min(len(self._light), GROUP_LIGHT_OPERATIONS))]
-        heavy_bytes = 0
-        while self._heavy and (not heavy_bytes or heavy_bytes + self._heavy[0].byte_count <= GROUP_HEAVY_BYTES):
-            heavy_bytes += self._heavy[0].byte_count
-            group.append(self._heavy.popleft())
-        return group
+    @property
+    def _patience(self) -> float | None:
+        """How long to wait for requests: on a full disk there is something to look at."""
+        return None if self.disk.shortage is None else LOOK_SECONDS
 
     def _write(self, group: Group) -> None:
         if self.failure is not None and not self._reopen():
@@ -292,9 +271,7 @@ class Writer:
     def _abandon(self) -> None:
         """Nobody waits for ever for a thread that ended: there is nobody left, unless it ended by a mistake of ours."""
         self._closed = True
-        while not self._inbox.empty():
-            self._collect(block=False)
-        left = [*self._in_hand, *self._light, *self._heavy]
+        left = [*self._in_hand, *self._line.take_all()]
         fail(left, SpoolUnavailable("the spool's writer has ended"))
         self._tell(resolve, left)
 

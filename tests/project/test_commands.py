@@ -28,8 +28,11 @@ def test_the_targets_that_people_are_told_of_exist():
 
 
 def test_ci_runs_what_a_developer_runs():
-    """.ci/run is `make test`, so that passing here means passing there."""
-    assert re.findall(r"^(?!#|set|cd).+$", text(".ci/run"), re.MULTILINE) == ["exec make test"]
+    """.ci/run is `make test` and the long proof with a small budget, so that passing here means passing there."""
+    assert re.findall(r"^(?!#|set|cd).+$", text(".ci/run"), re.MULTILINE) == [
+        "make test",
+        "exec make prove BUDGET=small",
+    ]
 
 
 @pytest.mark.parametrize("python", ["/nonexistent/python3", "false"])

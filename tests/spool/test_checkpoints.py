@@ -11,10 +11,10 @@ from spool.checkpoints import SMALLEST_CAP_BYTES, Checkpointer
 from spool.database import connect_writer, log_of
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
+from spool.line import GROUP_HEAVY_BYTES
 from spool.opening import prepare_database
 from spool.records import Delivered
 from spool.store import Spool
-from spool.writer import GROUP_HEAVY_BYTES
 from tests.spool.building import a_record, becomes, checkpointed, due, looked_into, opened, rows
 from tests.spool.test_writer import accepted_again, files_no_larger_than
 

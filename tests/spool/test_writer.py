@@ -348,7 +348,7 @@ async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> 
         return spool
 
     spool = await asyncio.to_thread(lambda: asyncio.run(submit_and_leave()))
-    spool._writer._inbox.put(None)
+    spool._writer._line.end()
     await asyncio.to_thread(spool._writer._thread.join, 10)
     spool._receiver.close()
     spool._lock.release()
