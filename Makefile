@@ -86,6 +86,10 @@ format: $(READY) ## Let ruff format the code and repair what it can
 bench: $(READY) ## Measure callspool beside a bare aiohttp handler (options: make bench ARGS=--quick)
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: peers
+peers: ## Install the Node clients of the queues that `make bench ARGS=peers` measures, besides Debian's servers
+	@npm install --prefix bench/peers/node --no-package-lock --no-audit --no-fund --silent
+
 .PHONY: lock
 lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=--upgrade: the newest)
 	@tool="$$(mktemp -d)"; trap 'rm -rf "$$tool"' EXIT; \

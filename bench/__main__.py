@@ -1,6 +1,7 @@
 """The benchmark's command line: `python -m bench`, or `make bench`.
 
-One run: callspool and the bare handler in turn, round after round, then the tables and a JSON document.
+One run: callspool and the bare handler in turn, round after round, then the tables and a JSON document. `python -m
+bench peers` measures what one could use instead, too.
 """
 
 import datetime
@@ -14,6 +15,7 @@ from bench.drain_s3 import QUICK_SIZES
 from bench.drain_s3 import SIZES as DRAIN_SIZES
 from bench.environment import on_disk
 from bench.options import Options
+from bench.peers.command import peers
 from bench.processes import ServerFailed
 from bench.scenarios import run
 from bench.sizes import SIZES, Size, chosen
@@ -28,7 +30,7 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, names: str) -> 
         raise click.BadParameter(str(error)) from error
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="One short round: shows that everything works, not how fast.")
 @click.option("--rounds", type=click.IntRange(1, 50), help="How often each load is repeated.  [default: 3]")
 @click.option("--seconds", type=click.FloatRange(0.2, 60), help="How long each load lasts.  [default: 5]")
@@ -44,7 +46,9 @@ def _sizes(_context: click.Context, _parameter: click.Parameter, names: str) -> 
 )
 @click.option("--s3/--no-s3", "with_buckets", default=True, help="Whether to drain to a bucket, too.")
 @click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path), help="Where the figures go.")
+@click.pass_context
 def main(
+    context: click.Context,
     *,
     quick: bool,
     rounds: int | None,
@@ -56,6 +60,8 @@ def main(
     result: Path | None,
 ) -> None:
     """Measure callspool beside a bare aiohttp handler that reads a body and answers."""
+    if context.invoked_subcommand is not None:
+        return
     console = Console()
     folder.mkdir(parents=True, exist_ok=True)
     if not on_disk(folder):
@@ -77,6 +83,8 @@ def main(
         console.print(f"[red]The benchmark ended early:[/red] {error}", highlight=False)
         sys.exit(1)
 
+
+main.add_command(peers)
 
 if __name__ == "__main__":
     main()

@@ -55,11 +55,14 @@ def post(
     seconds: float,
     warmup: float,
     max_posts: int = 1_000_000,
+    first: int = 1,
+    trace: Path | None = None,
 ) -> Measured:
-    """Run the load generator in its own process, against a server on this port."""
+    """Run the load generator in its own process, against a server on this port; see `bench.load.Plan`."""
     arguments = [
         *("--port", str(port), "--connections", str(connections), "--max-posts", str(max_posts)),
-        *("--seconds", str(seconds), "--warmup", str(warmup)),
+        *("--seconds", str(seconds), "--warmup", str(warmup), "--first", str(first)),
+        *(("--trace", str(trace)) if trace else ()),
     ]
     for body in bodies:
         arguments += ["--body", str(body)]

@@ -35,6 +35,8 @@ class Plan:
     warmup: float
     max_posts: int
     first: int
+    trace: Path | None = None
+    """Where to write each acknowledged post: number, beginning and answer, by `time.perf_counter_ns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class _Progress:
     stop_at_ns: int
     last_answer_ns: int = 0
     durations_ns: list[int] = field(default_factory=list)
+    trace: list[tuple[int, int, int]] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
 
     def may_start(self, now_ns: int) -> bool:
@@ -78,6 +81,7 @@ class _Progress:
         self.last_answer_ns = now_ns
         if 200 <= status < 300:
             self.durations_ns.append(now_ns - connection.started_ns)
+            self.trace.append((connection.number, connection.started_ns, now_ns))
 
 
 def run(plan: Plan) -> Measured:
@@ -97,6 +101,8 @@ def run(plan: Plan) -> Measured:
     finally:
         for connection in connections:
             connection.close()
+    if plan.trace is not None:
+        plan.trace.write_text(json.dumps(progress.trace))
     return Measured(
         posts=len(progress.durations_ns),
         seconds=max(0, progress.last_answer_ns - progress.measure_from_ns) / 1e9,
@@ -153,6 +159,7 @@ def _plan() -> Plan:
     parser.add_argument("--warmup", type=float, default=0.0, help="seconds that are not measured")
     parser.add_argument("--max-posts", type=int, default=1_000_000)
     parser.add_argument("--first", type=int, default=1, help="number of the first post")
+    parser.add_argument("--trace", type=Path, help="where to write when each post began and was answered")
     given = parser.parse_args()
     return Plan(
         port=given.port,
@@ -163,6 +170,7 @@ def _plan() -> Plan:
         warmup=given.warmup,
         max_posts=given.max_posts,
         first=given.first,
+        trace=given.trace,
     )
 
 

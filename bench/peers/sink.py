@@ -1,0 +1,136 @@
+"""The sink: where everything is delivered to, and how soon. It looks at nothing of a request but the id in it.
+
+    python -m bench.peers.sink --port 7800
+
+`GET /count/PARTS` says how many calls arrived in at least so many parts, `GET /arrivals` when, `GET /forget` empties
+it. An HTTP library would cost more CPU per request than most of what is measured.
+"""
+
+import argparse
+import json
+import re
+import time
+from asyncio import Protocol, Transport, get_running_loop
+from asyncio.transports import BaseTransport
+from collections import Counter
+from typing import cast
+
+import uvloop
+
+_ID = re.compile(rb"bench-(\d{10})")
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_HEAD_BYTES = 4096
+"""The id of a call log stands at its beginning, whoever sends it."""
+_TAKEN = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{"success":true}'
+
+
+class Arrivals:
+    """What arrived."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, list[int]] = {}
+        """From the number of a call to when its first and last part came (monotonic ns), and how many did."""
+        self.reached: Counter[int] = Counter()
+        """How many calls have at least so many parts."""
+
+    def add(self, number: int) -> None:
+        """A part of this call is there."""
+        now = time.perf_counter_ns()
+        arrival = self.calls.setdefault(number, [now, now, 0])
+        arrival[1:] = [now, arrival[2] + 1]
+        self.reached[arrival[2]] += 1
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.calls.clear()
+        self.reached.clear()
+
+
+class Receiving(Protocol):
+    """One connection: requests with a Content-Length, one after the other."""
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._transport: Transport | None = None
+        self._head = bytearray()
+        self._start = b""
+        self._path = b""
+        self._left = 0
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """A sender connected."""
+        # uvloop's transport is one in all but its base class.
+        self._transport = cast("Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came: the rest of a body, or of a head."""
+        view = memoryview(data)
+        while view:
+            if self._left:
+                taken = view[: self._left]
+                if len(self._start) < _HEAD_BYTES:
+                    self._start += bytes(taken[: _HEAD_BYTES - len(self._start)])
+                self._left -= len(taken)
+                view = view[len(taken) :]
+                if not self._left:
+                    self._complete()
+                continue
+            self._head += view
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            view = memoryview(bytes(self._head[end + 4 :]))
+            self._begin(bytes(self._head[: end + 2]))
+
+    def _begin(self, head: bytes) -> None:
+        self._head = bytearray()
+        self._start = b""
+        self._path = head.split(b" ", 2)[1]
+        length = _LENGTH.search(head)
+        self._left = int(length[1]) if length else 0
+        if b"100-continue" in head.lower():
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._left:
+            self._complete()
+
+    def _complete(self) -> None:
+        if self._path.startswith((b"/count", b"/arrivals", b"/forget", b"/readyz")):
+            self._tell()
+            return
+        found = _ID.search(self._start)
+        if found:
+            self._arrivals.add(int(found[1]))
+        self._write(_TAKEN)
+
+    def _tell(self) -> None:
+        answer: object = True
+        if self._path.startswith(b"/count/"):
+            answer = self._arrivals.reached[int(self._path.rsplit(b"/", 1)[1])]
+        elif self._path == b"/arrivals":
+            answer = self._arrivals.calls
+        elif self._path == b"/forget":
+            self._arrivals.forget()
+        body = json.dumps(answer).encode()
+        self._write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+
+async def _serve(port: int) -> None:
+    arrivals = Arrivals()
+    server = await get_running_loop().create_server(lambda: Receiving(arrivals), "127.0.0.1", port)
+    async with server:
+        await server.serve_forever()
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m bench.peers.sink", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--port", type=int, required=True)
+    uvloop.run(_serve(parser.parse_args().port))
+
+
+if __name__ == "__main__":
+    main()
