@@ -11,6 +11,7 @@ import msgspec
 from config.addresses import ListenAddress
 from gateway.cli.admin_client import admin_option, ask, download
 from gateway.cli.asking import explained
+from gateway.cli.dead_export import export
 from gateway.cli.exits import Exit
 from gateway.cli.listing import dead_letters, story
 from gateway.cli.ordering import Wording, give, ordering, require_selection
@@ -146,3 +147,6 @@ def _write(address: ListenAddress, found: list[DeliveryEntry], file: Path) -> No
     finally:
         target.discard()
     complain(f"{file}: {bytes_text(written)}", style="green")
+
+
+dead.add_command(export)

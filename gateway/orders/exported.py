@@ -1,0 +1,48 @@
+"""The format of exported dead letters: a folder with an index and a file for each document.
+
+    DIRECTORY/dead-letters.ndjson       the index: a header, then a line for each dead letter, in commit order
+    DIRECTORY/documents/*.json.zst      what each would have sent, as JSON, compressed with zstd
+
+The index gets its name last, when all that it names is on the disk. Agents' keys are in none of it.
+"""
+
+import msgspec
+
+INDEX = "dead-letters.ndjson"
+DOCUMENTS = "documents"
+FORMAT = "callspool.dead-letters/1"
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of the index."""
+
+    format: str
+    """`callspool.dead-letters/1`."""
+    exported_at: str
+    callspool: str
+    """The version that wrote it."""
+
+
+class Letter(msgspec.Struct, frozen=True, kw_only=True):
+    """A further line: one dead letter. Times are ISO 8601 in UTC."""
+
+    record_id: str
+    """With the form it makes the idempotency key, which an import keeps."""
+    call_id: str
+    agent_id: str | None
+    event: str
+    environment: str | None
+    destination: str
+    form: str
+    reason: str | None
+    attempts: int
+    accepted_at: str
+    dead_since: str
+    idempotency_key: str
+    file: str | None
+    """Its document, below the folder; None where that could not be read."""
+    sha256: str | None
+    """Of the file."""
+    file_bytes: int
+    problem: str | None
+    """Why the document could not be read, if so."""
