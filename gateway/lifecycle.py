@@ -166,6 +166,8 @@ class Gateway:
             self._destinations,
             lambda: self._lifecycle,
             lambda: self._service.desk if self._service else None,
+            lambda name: self._service.dispatcher.retry_now(name) if self._service else None,
+            lambda: self._service.courtesy.figures() if self._service else None,
             self._blueprint.clock,
             self._outboxes,
         )

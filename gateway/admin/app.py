@@ -16,6 +16,7 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.orders import LARGEST_REQUEST, OrderHandlers
 from gateway.admin.page import Page, load_page
 from gateway.admin.readiness import obstacles
+from gateway.admin.resuming import ResumeHandler
 from gateway.admin.sources import Sources
 from gateway.admin.status import status_of
 from gateway.logs import redact_text
@@ -69,6 +70,7 @@ class AdminHandlers:
                 stats=sources.spool(),
                 destinations=sources.destinations(),
                 outboxes=sources.outboxes(),
+                courtesy=sources.courtesy(),
                 events=self._events.recent(),
             )
         )
@@ -103,4 +105,5 @@ def build_admin_app(
     app.router.add_get("/api/status", handlers.status)
     app.router.add_get("/api/calls/{call_id:.+}", handlers.call)
     OrderHandlers(sources).add_to(app, Access(token))
+    ResumeHandler(sources).add_to(app, Access(token))
     return app

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway.admin.destination_gauges import of_courtesy, of_destinations
 from gateway.admin.sources import Sources
 from gateway.orders.advice import by_kind
 from gateway.outbox.status import OutboxState, OutboxStatus
@@ -23,7 +24,9 @@ class GaugeCollector(Collector):
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The gauges without values, so that registering reads nothing."""
         yield from (_backlog_records(), _backlog_bytes(), _oldest_pending(), _dead_records(), _dead_reasons())
-        yield from (_spool_bytes(), _spool_limit(), _spool_reserve(), _unaccounted(), _destination_up())
+        yield from (_spool_bytes(), _spool_limit(), _spool_reserve(), _unaccounted())
+        yield from of_destinations(())
+        yield from of_courtesy(None)
         yield from (_outbox_waiting(), _outbox_up())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -33,11 +36,8 @@ class GaugeCollector(Collector):
             yield from _of_lanes(stats, self._sources.clock())
             yield _of_dead_letters(stats)
             yield from _of_spool(stats)
-        up = _destination_up()
-        for destination in self._sources.destinations():
-            if destination.configured:
-                up.add_metric((destination.name,), float(destination.up))
-        yield up
+        yield from of_destinations(self._sources.destinations())
+        yield from of_courtesy(self._sources.courtesy())
         yield from _of_outboxes(self._sources.outboxes())
 
 
@@ -123,10 +123,6 @@ def _spool_reserve() -> GaugeMetricFamily:
 def _unaccounted() -> GaugeMetricFamily:
     meaning = "Deliveries owed that are neither queued nor dead nor ended, by independent counts. Must be 0."
     return _gauge("unaccounted_records", meaning)
-
-
-def _destination_up() -> GaugeMetricFamily:
-    return _gauge("destination_up", "1 while the destination takes deliveries, else 0.", "destination")
 
 
 def _outbox_waiting() -> GaugeMetricFamily:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.courtesy import CourtesyFigures
 from gateway.orders.desk import OrderDesk
 from gateway.outbox.status import OutboxStatus
 from spool.figures import SpoolStats, TracedRecord
@@ -65,6 +66,22 @@ class DeskSource(Protocol):
         ...
 
 
+class ResumeSource(Protocol):
+    """Takes the order to try a destination at once."""
+
+    def __call__(self, destination: str) -> bool | None:
+        """Whether it waited for anything; None where none is configured under this name."""
+        ...
+
+
+class CourtesySource(Protocol):
+    """Reads from memory what details leave to live calls."""
+
+    def __call__(self) -> CourtesyFigures | None:
+        """How it is at this moment; None while the spool is not open."""
+        ...
+
+
 class LifecycleSource(Protocol):
     """Reads the phase of the gateway."""
 
@@ -94,5 +111,7 @@ class Sources:
     destinations: DestinationSource
     lifecycle: LifecycleSource
     desk: DeskSource
+    resume: ResumeSource
+    courtesy: CourtesySource
     clock: Clock
     outboxes: OutboxSource

@@ -7,6 +7,7 @@ import msgspec
 from gateway.admin.events import Event
 from gateway.admin.readiness import obstacles
 from gateway.admin.sources import Lifecycle
+from gateway.courtesy import CourtesyFigures
 from gateway.logs import redact_text
 from gateway.orders.advice import ADVICE, by_kind
 from gateway.outbox.rows import Outcome
@@ -28,6 +29,8 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Still to be made: ready, waiting and held together."""
     queued_bytes: int
     in_flight: int
+    concurrency: int
+    """How many may be under way now, as the destination bears."""
     dead: int
     delivered: int
     expired: int
@@ -57,6 +60,12 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     reason: str
     """Why it is down; empty while it is up."""
+    breaker: str
+    """`closed`, `open` or `half_open`."""
+    since: str | None
+    """Since when it is down."""
+    refused_tokens: int
+    """Tokens of agents that it refuses; what needs them is held."""
     retry_at: str | None
     dead: int
     dead_reasons: tuple[DeadReason, ...] = ()
@@ -93,6 +102,16 @@ class SpoolReport(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None
 
 
+class CourtesyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What details leave to live calls."""
+
+    live_calls: int
+    slowed: bool
+    """Whether details are held to a slower rate because a call is live."""
+    bytes_per_second: float | None
+    """What details of all destinations may take together; None: any number."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the status page shows. Times are ISO 8601 in UTC."""
 
@@ -106,6 +125,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Why posts cannot be accepted."""
     spool: SpoolReport | None
     """None while the spool is not open."""
+    courtesy: CourtesyReport | None
+    """None while the spool is not open."""
     destinations: tuple[DestinationReport, ...]
     outboxes: tuple[OutboxReport, ...]
     events: tuple[Event, ...]
@@ -118,6 +139,7 @@ def status_of(
     lifecycle: Lifecycle,
     stats: SpoolStats | None,
     destinations: tuple[DestinationStatus, ...],
+    courtesy: CourtesyFigures | None,
     outboxes: tuple[OutboxStatus, ...],
     events: tuple[Event, ...],
 ) -> Status:
@@ -130,6 +152,7 @@ def status_of(
         ready=not found,
         reasons=tuple(redact_text(reason) for reason in found),
         spool=None if stats is None else _spool(stats),
+        courtesy=None if courtesy is None else _courtesy(courtesy),
         destinations=tuple(_destination(each, stats, now) for each in _with_forgotten(destinations, stats)),
         outboxes=tuple(map(_outbox, outboxes)),
         events=events,
@@ -160,6 +183,11 @@ def _outbox(outbox: OutboxStatus) -> OutboxReport:
     )
 
 
+def _courtesy(figures: CourtesyFigures) -> CourtesyReport:
+    """For people."""
+    return CourtesyReport(live_calls=figures.live_calls, slowed=figures.slowed, bytes_per_second=figures.rate)
+
+
 def _with_forgotten(
     destinations: tuple[DestinationStatus, ...], stats: SpoolStats | None
 ) -> tuple[DestinationStatus, ...]:
@@ -180,6 +208,9 @@ def _destination(destination: DestinationStatus, stats: SpoolStats | None, now: 
         configured=destination.configured,
         up=destination.up,
         reason=redact_text(destination.reason),
+        breaker=destination.breaker.value,
+        since=None if destination.since is None else instant(destination.since),
+        refused_tokens=destination.refused_tokens,
         retry_at=None if destination.retry_at is None else instant(destination.retry_at),
         dead=sum(lane.dead for lane in lanes),
         dead_reasons=_dead_reasons(destination.name, stats),
@@ -207,6 +238,7 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
         queued=counts.queued,
         queued_bytes=counts.queued_bytes,
         in_flight=destination.in_flight.get(lane, 0),
+        concurrency=destination.slots.get(lane, 0),
         dead=counts.dead,
         delivered=counts.delivered,
         expired=counts.expired,

@@ -12,6 +12,7 @@ from gateway.cli.deliveries import deliveries
 from gateway.cli.exits import EPILOG
 from gateway.cli.fsck import fsck
 from gateway.cli.outbox import outbox
+from gateway.cli.resume import resume
 from gateway.cli.run import run
 from gateway.cli.s3 import s3
 from gateway.cli.show import show
@@ -25,5 +26,5 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, dead, deliveries, s3, fsck, outbox, version):
+for _command in (run, check_config, status, show, resume, dead, deliveries, s3, fsck, outbox, version):
     main.add_command(_command)

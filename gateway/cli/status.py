@@ -1,6 +1,7 @@
 """`callspool status`: how a running gateway does."""
 
 import time
+from datetime import datetime
 
 import click
 import msgspec
@@ -9,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from config.addresses import ListenAddress
-from gateway.admin.status import DestinationReport, LaneStatus, OutboxReport, SpoolReport, Status
+from gateway.admin.status import CourtesyReport, DestinationReport, LaneStatus, OutboxReport, SpoolReport, Status
 from gateway.cli.admin_client import admin_option, ask
 from gateway.cli.asking import explained
 from gateway.cli.output import output, plain, table
@@ -47,7 +48,10 @@ def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: floa
 
 def describe(status: Status) -> RenderableType:
     """The status as a page of text."""
-    lines = [_headline(status), _spool_line(status.spool), Text(), _destinations(status)]
+    lines: list[RenderableType] = [_headline(status), _spool_line(status.spool)]
+    if status.courtesy is not None and status.courtesy.live_calls:
+        lines.append(_calls_line(status.courtesy))
+    lines += [Text(), _destinations(status)]
     lines += [_outbox_line(outbox) for outbox in status.outboxes]
     lines += _dead_letters(status)
     if status.events:
@@ -111,21 +115,47 @@ def _outbox_line(outbox: OutboxReport) -> Text:
     return line.append_text(plain(f"  {outbox.reason}", "red")) if outbox.reason else line
 
 
+def _calls_line(courtesy: CourtesyReport) -> Text:
+    """How many calls are live, and what details leave them."""
+    line = plain(f"live calls: {count_text(courtesy.live_calls)}")
+    if courtesy.slowed:
+        rate = courtesy.bytes_per_second
+        slowly = "a few at once" if rate is None else f"at {bytes_text(round(rate))} a second at most"
+        line.append(f"  details go {slowly} until they end", "yellow")
+    return line
+
+
 def _destinations(status: Status) -> RenderableType:
     if not status.destinations:
         return plain("no destinations")
     shown = table("Destination", "State", "Lane", *_NUMBERS, numbers=_NUMBERS)
     for destination in status.destinations:
         for index, lane in enumerate(destination.lanes):
-            first = (plain(destination.name, "bold"), _state(destination)) if index == 0 else (Text(), Text())
+            first = (
+                (plain(destination.name, "bold"), _state(destination, status.now)) if index == 0 else (Text(), Text())
+            )
             shown.add_row(*first, plain(lane.lane), *_figures(lane))
     return shown
 
 
-def _state(destination: DestinationReport) -> Text:
+def _state(destination: DestinationReport, now: str) -> Text:
+    """Whether it takes deliveries; if not, for how long, why, and when it is tried again."""
     if not destination.configured:
         return plain("not configured", "yellow")
-    return plain("up", "green") if destination.up else plain(f"down: {destination.reason}", "red")
+    if not destination.up:
+        since = f" for {_span(destination.since, now)}" if destination.since else ""
+        again = f"; next try in {_span(now, destination.retry_at)}" if destination.retry_at else ""
+        again = "; trying now" if destination.breaker == "half_open" else again
+        return plain(f"down{since}: {destination.reason}{again}", "red")
+    if destination.refused_tokens:
+        return plain("up", "green").append(f", tokens refused: {count_text(destination.refused_tokens)}", "yellow")
+    return plain("up", "green")
+
+
+def _span(earlier: str, later: str) -> str:
+    """The time between two instants in ISO 8601, never less than none."""
+    seconds = (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+    return age_text(max(0.0, seconds))
 
 
 def _figures(lane: LaneStatus) -> tuple[Text, ...]:
@@ -133,7 +163,7 @@ def _figures(lane: LaneStatus) -> tuple[Text, ...]:
         plain(count_text(lane.queued)),
         plain(bytes_text(lane.queued_bytes)),
         plain(age_text(lane.oldest_seconds)),
-        plain(count_text(lane.in_flight)),
+        plain(count_text(lane.in_flight) + (f" / {count_text(lane.concurrency)}" if lane.concurrency else "")),
         plain(count_text(lane.held), "yellow" if lane.held else ""),
         plain(count_text(lane.dead), "bold red" if lane.dead else ""),
         plain(count_text(lane.delivered)),

@@ -1,18 +1,19 @@
 """A spool and destinations whose figures a test decides, read by the real admin application."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.admin.app import build_admin_app
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.sources import Lifecycle, Phase, Sources
+from gateway.courtesy import CourtesyFigures
 from gateway.orders.desk import OrderDesk
 from gateway.outbox.status import OutboxState, OutboxStatus
 from spool.errors import SpoolError
 from spool.figures import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
 from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
-from uploaders.uploader import DestinationStatus
+from uploaders.uploader import BreakerState, DestinationStatus
 
 NOW = 1_767_225_600_000
 """2026-01-01T00:00:00Z."""
@@ -56,6 +57,9 @@ ENDPOINT_DOWN = DestinationStatus(
     reason="503 Service Unavailable",
     retry_at=NOW + 30_000,
     in_flight={Lane.CORE: 1},
+    breaker=BreakerState.OPEN,
+    since=NOW - 60_000,
+    slots={Lane.CORE: 8, Lane.DETAIL: 2},
 )
 LOCAL_UP = DestinationStatus(
     "local", "file", configured=True, up=True, reason="", retry_at=None, in_flight={Lane.CORE: 2, Lane.DETAIL: 1}
@@ -63,6 +67,7 @@ LOCAL_UP = DestinationStatus(
 
 
 RUNNING = Lifecycle(Phase.RUNNING)
+NO_CALLS = CourtesyFigures(live_calls=0, slowed=False, rate=None)
 
 
 @dataclass
@@ -78,6 +83,11 @@ class World:
     desk: OrderDesk | None = None
     token: str | None = None
     now: int = NOW
+    courtesy: CourtesyFigures | None = NO_CALLS
+    resumed: list[str] = field(default_factory=list)
+    """The destinations that were ordered to be tried."""
+    on_resume: Callable[[str], bool | None] | None = None
+    """Takes such an order."""
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
@@ -92,9 +102,17 @@ class World:
             destinations=lambda: self.destinations,
             lifecycle=lambda: self.lifecycle,
             desk=lambda: self.desk,
+            resume=self._resume,
+            courtesy=lambda: self.courtesy,
             clock=lambda: self.now,
             outboxes=lambda: self.outboxes,
         )
+
+    def _resume(self, name: str) -> bool | None:
+        self.resumed.append(name)
+        if self.on_resume is not None:
+            return self.on_resume(name)
+        return {each.name: not each.up for each in self.destinations}.get(name)
 
     async def _trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         if self.trace_error is not None:

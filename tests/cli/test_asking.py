@@ -35,8 +35,9 @@ def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server)
     assert "spool: 3.4 GB of 10.0 GB (34.0 %)" in result.stdout
     assert "endpoint: the detail of call call-1 became a dead letter" in result.stdout
     shown = rows(result.stdout)
-    assert "endpoint down: 503 Service Unavailable core 10 5.0 KB 1 min 1 1 0 100" in shown
-    assert "detail 40 480 MB 2 h 1 min 0 0 2 0" in shown
+    down = "endpoint down for 1 min: 503 Service Unavailable; next try in 30 s"
+    assert f"{down} core 10 5.0 KB 1 min 1 / 8 1 0 100" in shown
+    assert "detail 40 480 MB 2 h 1 min 0 / 2 0 2 0" in shown
     assert "local up core 0 0 B - 2 0 0 0" in shown
     assert "gone not configured core 3 6.0 KB - 0 0 0 0" in shown
     assert "2 refused for endpoint: HTTP 400: no x, token=***" in shown

@@ -1,0 +1,104 @@
+"""The order to try a destination at once, and what is told of breakers and live calls, over a real socket."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from gateway.admin.destination_gauges import short_reason
+from gateway.courtesy import CourtesyFigures
+from tests.admin.world import ENDPOINT_DOWN, World
+
+JSON = {"Content-Type": "application/json"}
+
+
+def path(destination: str) -> str:
+    return f"/api/destinations/{destination}/resume"
+
+
+@pytest.mark.parametrize(("destination", "waited"), [("endpoint", True), ("local", False)])
+async def test_a_destination_is_tried_at_the_order(aiohttp_client: Callable, destination: str, waited: bool) -> None:
+    """The order reaches the dispatcher, and its answer says whether there was anything to end."""
+    world = World()
+    answer = await (await aiohttp_client(world.app)).post(path(destination), data="{}", headers=JSON)
+    assert answer.status == 200
+    assert await answer.json() == {"destination": destination, "waited": waited}
+    assert world.resumed == [destination]
+
+
+async def test_an_unknown_destination_is_told_with_those_that_there_are(aiohttp_client: Callable) -> None:
+    """A mistyped name is a 404 that names the right ones."""
+    answer = await (await aiohttp_client(World().app)).post(path("endpiont"), data="{}", headers=JSON)
+    assert answer.status == 404
+    error = (await answer.json())["error"]
+    assert error["code"] == "unknown_destination"
+    assert "endpoint, local" in error["hint"]
+
+
+async def test_an_order_needs_an_open_spool(aiohttp_client: Callable) -> None:
+    """While the gateway starts, the answer says when to ask again."""
+    answer = await (await aiohttp_client(World(stats=None).app)).post(path("endpoint"), data="{}", headers=JSON)
+    assert answer.status == 503
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 415),
+        (JSON, 401),
+        (JSON | {"Authorization": "Bearer wrong"}, 401),
+        (JSON | {"Authorization": "Bearer s3cret", "Origin": "https://evil.example"}, 403),
+        (JSON | {"Authorization": "Bearer s3cret"}, 200),
+    ],
+)
+async def test_only_who_may_give_orders_may_give_this_one(
+    aiohttp_client: Callable, headers: dict[str, str], status: int
+) -> None:
+    """The order is protected as all orders are."""
+    world = World(token="s3cret")
+    answer = await (await aiohttp_client(world.app)).post(path("endpoint"), data=b"{}", headers=headers)
+    assert answer.status == status
+    assert bool(world.resumed) is (status == 200)
+
+
+async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: Callable) -> None:
+    """Its state, its reason, since when, and how many attempts the destination bears."""
+    down = replace(ENDPOINT_DOWN, reason='HTTP 503: {"request": "a-1"}', refused_tokens=2)
+    client = await aiohttp_client(World(destinations=(down,)).app)
+    report = (await (await client.get("/api/status")).json())["destinations"][0]
+    assert (report["breaker"], report["since"]) == ("open", "2025-12-31T23:59:00.000Z")
+    assert (report["refused_tokens"], [lane["concurrency"] for lane in report["lanes"]]) == (2, [8, 2])
+    metrics = await (await client.get("/metrics")).text()
+    for line in (
+        'callspool_breaker_state{destination="endpoint",state="open"} 1.0',
+        'callspool_breaker_state{destination="endpoint",state="closed"} 0.0',
+        'callspool_breaker_open_since_seconds{destination="endpoint",reason="HTTP 503"} 1.76722554e+09',
+        'callspool_refused_tokens{destination="endpoint"} 2.0',
+        'callspool_concurrency{destination="endpoint",lane="core"} 8.0',
+    ):
+        assert line in metrics
+
+
+async def test_status_and_metrics_tell_of_live_calls(aiohttp_client: Callable) -> None:
+    """How many there are, and that details are held back for them."""
+    world = World(courtesy=CourtesyFigures(live_calls=3, slowed=True, rate=262_144.0))
+    client = await aiohttp_client(world.app)
+    told = (await (await client.get("/api/status")).json())["courtesy"]
+    assert told == {"live_calls": 3, "slowed": True, "bytes_per_second": 262_144.0}
+    metrics = await (await client.get("/metrics")).text()
+    assert "callspool_live_calls 3.0" in metrics
+    assert "callspool_details_slowed 1.0" in metrics
+
+
+@pytest.mark.parametrize(
+    ("reason", "label"),
+    [
+        ("HTTP 503: <html>request 4711</html>", "HTTP 503"),
+        ("cannot connect: Connection refused (ConnectionRefusedError)",) * 2,
+        ("no connection within 10 s (connect_timeout)",) * 2,
+        ("cannot reach https://user:pw@host", "cannot reach https://***@host"),
+    ],
+)
+def test_a_reason_is_a_label_without_what_changes_in_every_answer(reason: str, label: str) -> None:
+    """No series for each body that an endpoint invents, and no secret."""
+    assert short_reason(reason) == label

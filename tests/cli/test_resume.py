@@ -1,0 +1,63 @@
+"""`callspool resume`, against the real admin application."""
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.cli.exits import Exit
+from tests.admin.world import ENDPOINT_DOWN, NOW, STATS, World
+from tests.cli.conftest import Cli, Server
+from uploaders.uploader import BreakerState, DestinationStatus
+
+UP = replace(ENDPOINT_DOWN, up=True, reason="", retry_at=None, since=None, breaker=BreakerState.CLOSED)
+EMPTY = replace(STATS, lanes={})
+
+
+def after(destination: DestinationStatus, **world: object) -> World:
+    """A gateway whose endpoint is down, and is like this once it was ordered to be tried."""
+    made = World(destinations=(ENDPOINT_DOWN,), **world)  # type: ignore[arg-type]  # the test names fields
+
+    def order(name: str) -> bool | None:
+        made.destinations = (destination,)
+        return True if name == "endpoint" else None
+
+    made.on_resume = order
+    return made
+
+
+@pytest.mark.parametrize(
+    ("then", "told", "code"),
+    [
+        (UP, "endpoint takes deliveries again; queued: 50", Exit.OK),
+        (replace(ENDPOINT_DOWN, reason="HTTP 500"), "endpoint is still down: HTTP 500", Exit.FAILED),
+        (replace(UP, refused_tokens=2), "endpoint still refuses tokens: 2", Exit.FAILED),
+    ],
+)
+def test_what_came_of_the_try_is_told(cli: Cli, server: Server, then: DestinationStatus, told: str, code: Exit) -> None:
+    """The command waits for the outcome, says it in a line, and its exit code is the outcome's."""
+    result = cli("resume", "endpoint", "--wait", "0.1", "--admin", server.serve(after(then).app))
+    assert told in result.stdout
+    assert result.exit_code == code
+
+
+def test_a_destination_that_waits_for_nothing_is_left_alone(cli: Cli, server: Server) -> None:
+    """There is nothing to resume where deliveries flow."""
+    result = cli("resume", "endpoint", "--admin", server.serve(World(destinations=(UP,)).app))
+    assert "endpoint waits for nothing" in result.stdout
+    assert result.exit_code == Exit.OK
+
+
+def test_with_nothing_queued_the_next_delivery_is_the_try(cli: Cli, server: Server) -> None:
+    """Nothing can be sent to find out; that is no failure."""
+    waiting = replace(ENDPOINT_DOWN, retry_at=NOW)
+    world = after(waiting, stats=EMPTY)
+    result = cli("resume", "endpoint", "--wait", "0", "--admin", server.serve(world.app))
+    assert "the next delivery tries it" in result.stdout
+    assert result.exit_code == Exit.OK
+
+
+def test_a_mistyped_name_is_told_with_the_right_ones(cli: Cli, server: Server) -> None:
+    """The names of the configuration stand in the hint."""
+    result = cli("resume", "endpiont", "--admin", server.serve(World(destinations=(UP,)).app))
+    assert result.exit_code == Exit.FAILED
+    assert "The configuration has: endpoint." in result.stderr
