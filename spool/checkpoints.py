@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from spool.backfill import Backfill
 from spool.database import PAGE_SIZE, SQLITE_ERRORS, connect, primary_code
 
 CAP_BYTES = 64 << 20
@@ -40,6 +41,7 @@ class Checkpointer:
         self._cap_bytes = cap_bytes
         self._every_bytes = cap_bytes // 8
         self._connection: sqlite3.Connection | None = None
+        self._backfill = Backfill(path)
         self._one_at_a_time = threading.Lock()
         self._unchecked_bytes = 0
         self._log_bytes = 0
@@ -69,21 +71,31 @@ class Checkpointer:
         above its cap. A reader in the way is waited for 100 ms; then it is tried again later. A checkpoint that is
         under way is waited for: SQLite would refuse a second one at once.
         """
-        with self._one_at_a_time:
-            self._reset(connection, file_bytes)
-
-    def _reset(self, connection: sqlite3.Connection, file_bytes: int) -> None:
         mode = "TRUNCATE" if self._far_above_cap(file_bytes) else "RESTART"
         self._reset_due = False
         self._no_reset_before = time.monotonic() + BUSY_SECONDS
         connection.execute("PRAGMA busy_timeout = 100")
         try:
-            busy, pages, _ = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            busy, pages, _ = self._run_checkpoint(connection, mode)
         finally:
             connection.execute("PRAGMA busy_timeout = 2000")
         if not busy:
             self._no_reset_before = 0.0
             self._log_bytes = pages * PAGE_SIZE
+
+    def finish_anew(self, connection: sqlite3.Connection) -> bool:
+        """Copy the whole log, whatever was copied before, and truncate it; False if a reader was in the way.
+
+        Raises the errors of SQLite, and `OSError`.
+        """
+        with self._one_at_a_time:
+            self._backfill.forget()
+        busy, _, _ = self._run_checkpoint(connection, "TRUNCATE")
+        return not busy
+
+    def close(self) -> None:
+        """After the last connection to the database."""
+        self._backfill.close()
 
     def stop(self) -> None:
         """End the thread; a checkpoint under way is finished first."""
@@ -113,8 +125,7 @@ class Checkpointer:
         try:
             if self._connection is None:
                 self._connection = _connect(self._path)
-            with self._one_at_a_time:
-                _, pages, done = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            _, pages, done = self._run_checkpoint(self._connection, mode)
         except SQLITE_ERRORS as error:
             self._disconnect()
             if primary_code(error) != sqlite3.SQLITE_FULL:
@@ -126,6 +137,17 @@ class Checkpointer:
             return
         self._log_bytes = max(0, pages) * PAGE_SIZE
         self._reset_due = self._log_bytes > self._cap_bytes and done > pages // 2
+
+    def _run_checkpoint(self, connection: sqlite3.Connection, mode: str) -> tuple[int, int, int]:
+        """Whether a reader was in the way, the pages in the log, and those that were copied; one at a time."""
+        with self._one_at_a_time:
+            try:
+                busy, pages, done = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            except SQLITE_ERRORS:
+                with suppress(OSError):  # then the database does not open either, and `finish_anew` is to succeed first
+                    self._backfill.forget()
+                raise
+        return busy, pages, done
 
     def _disconnect(self) -> None:
         if self._connection is not None:

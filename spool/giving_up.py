@@ -7,7 +7,7 @@ from spool import statements
 from spool.order import Sibling, siblings_of
 from spool.payloads import chunk_range
 from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
-from spool.rows import encode_fragments, record_of
+from spool.rows import Row, checksum_of, encode_fragments, record_of
 from spool.settling import Names, end_record, free_waiting
 from spool.transaction import Transaction
 
@@ -35,8 +35,8 @@ class GivenUp:
 class GiveUpDetails:
     """Expire queued details of records after `after`, oldest first, until `payload_bytes` are free or a step is done.
 
-    A record whose rest something else still needs (a whole, a dead letter) is passed over: nothing would become free.
-    Dead letters stay. A notice of an object that will not come goes with the detail.
+    A damaged record is passed over, and one whose rest something else still needs (a whole, a dead letter): nothing
+    would become free. Dead letters stay. A notice of an object that will not come goes with the detail.
     """
 
     payload_bytes: int
@@ -51,13 +51,12 @@ class GiveUpDetails:
         freed: list[Delivery] = []
         for record_id in looked_at:
             given_up = _expendable(siblings_of(transaction, record_id))
-            if given_up:
-                record = record_of(
-                    transaction.execute(statements.READ_RECORD, (record_id,)).fetchone(), self.names.spool_id
-                )
+            row = transaction.execute(statements.READ_RECORD, (record_id,)).fetchone()
+            record = record_of(row, self.names.spool_id)
+            if given_up and not record.damaged:
                 self._expire(transaction, record, given_up)
                 freed += free_waiting(transaction, record, self.names)
-                payload_bytes += self._drop(transaction, record)
+                payload_bytes += self._drop(transaction, record, row)
                 deliveries += len(given_up)
             if payload_bytes >= self.payload_bytes:
                 return GivenUp(deliveries, payload_bytes, tuple(freed), record_id)
@@ -80,7 +79,7 @@ class GiveUpDetails:
             transaction.execute(statements.EXPIRE, (self.now, record.record_id, one.destination_id, one.form))
             transaction.counters.move(one.destination_id, one.lane, one.state, DeliveryState.EXPIRED, record.raw_bytes)
 
-    def _drop(self, transaction: Transaction, record: Record) -> int:
+    def _drop(self, transaction: Transaction, record: Record, row: Row) -> int:
         """Let go of what only the details needed; returns how many stored bytes that were."""
         if end_record(transaction, record, self.now):
             return record.stored_bytes
@@ -91,10 +90,9 @@ class GiveUpDetails:
         kept: dict[Fragment, StoredFragment] = dict(record.fragments)
         del kept[Fragment.REST]
         transaction.execute(statements.ADD_LOOSE_CHUNKS, (chunks.start, chunks.stop - 1))
-        transaction.execute(
-            statements.SET_FRAGMENTS,
-            (encode_fragments(kept), record.stored_bytes - rest.stored_bytes, record.record_id),
-        )
+        fragments, stored_bytes = encode_fragments(kept), record.stored_bytes - rest.stored_bytes
+        checksum = checksum_of((*row[:7], stored_bytes, *row[8:11], fragments, *row[12:]))
+        transaction.execute(statements.SET_FRAGMENTS, (fragments, stored_bytes, checksum, record.record_id))
         return rest.stored_bytes
 
 

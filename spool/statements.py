@@ -202,7 +202,7 @@ OLDEST_DETAILS = (
     "SELECT record_id FROM deliveries WHERE destination_id = ? AND lane = ? AND state = ? AND +state <= 3 "
     "AND record_id > ? AND form IN ('detail', 'reduced') ORDER BY record_id LIMIT ?"
 )
-SET_FRAGMENTS = "UPDATE records SET fragments = ?, stored_bytes = ? WHERE record_id = ?"
+SET_FRAGMENTS = "UPDATE records SET fragments = ?, stored_bytes = ?, checksum = ? WHERE record_id = ?"
 
 # Reading payloads
 

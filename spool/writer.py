@@ -233,11 +233,11 @@ class Writer:
         try:
             self.transaction.connection.close()
             self.transaction = Transaction(connect_writer(self._path))
-            busy, _, _ = self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except SQLITE_ERRORS as error:
+            finished = self._checkpointer.finish_anew(self.transaction.connection)
+        except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"
             return False
-        reason = before if busy else self._measure()
+        reason = self._measure() if finished else before
         self.failure = reason or self.failure
         return self.failure is None
 
@@ -267,6 +267,7 @@ class Writer:
             self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with suppress(*SQLITE_ERRORS):
             self.transaction.connection.close()
+        self._checkpointer.close()
 
     def _abandon(self) -> None:
         """Nobody waits for ever for a thread that ended: there is nobody left, unless it ended by a mistake of ours."""

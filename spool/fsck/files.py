@@ -6,6 +6,7 @@ from pathlib import Path
 
 from spool.database import log_of
 from spool.directory import ASIDE_PREFIX, DATABASE_NAME, LOCK_NAME, STAGING_NAME
+from spool.disk_space import HEADROOM_NAME
 from spool.fsck.findings import Finding, Kind
 
 
@@ -22,7 +23,7 @@ def check_files(directory: Path, *, live: bool) -> Iterator[Finding]:
 
 def own_files(directory: Path) -> list[Path]:
     """The files that a gateway opens, as far as they exist."""
-    names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME)
+    names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME, HEADROOM_NAME)
     return [directory / name for name in names if (directory / name).exists()]
 
 

@@ -232,7 +232,7 @@ def test_files_are_for_their_owner_and_nothing_is_left_over(filled: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-@pytest.mark.parametrize("name", [f"{DATABASE_NAME}", f"{DATABASE_NAME}-wal", "spool.lock"])
+@pytest.mark.parametrize("name", [f"{DATABASE_NAME}", f"{DATABASE_NAME}-wal", "spool.lock", "spool.headroom"])
 def test_a_file_of_another_user_is_found(filled: Path, name: str) -> None:
     """All files of a spool belong to one user."""
     (filled / f"{DATABASE_NAME}-wal").touch(0o600)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spool.errors import SpoolFull
+from spool.fsck import Severity, check
 from spool.options import WhenFull
 from spool.records import Accepted, Bury, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery
 from spool.store import Spool
@@ -58,11 +59,13 @@ async def test_the_oldest_details_make_room_for_new_records(tmp_path: Path) -> N
         assert counts.expired + counts.queued == 45
         assert sum(deliveries for deliveries, _ in told) == counts.expired
         assert sum(payload_bytes for _, payload_bytes in told) >= counts.expired * MIB
+        assert [one for one in check(tmp_path) if one.severity is Severity.ERROR] == []
         cores = await due(spool)
         assert [core.record.call_id for core in cores] == [f"c{number}" for number in range(45)]
         expired = [number for number in range(45) if DeliveryState.EXPIRED in await states(spool, f"c{number}")]
         assert expired == list(range(counts.expired)), "not the oldest ones"
         for core in cores:
+            assert not core.record.damaged
             assert await payload(spool, core, Fragment.BASE)
             await spool.settle(core, Delivered())
         await maintained(spool)
