@@ -25,7 +25,7 @@ KILLED = -9
 OPERATIONS = {
     "Acceptance", "AddBatch", "Spool.register_upload", "Settle", "MoveOn", "Release", "Replay", "Discard",
     "Expire", "Wake", "DeleteLooseChunks", "PurgeOldReceipts", "PurgeUploads", "BeginProgress", "WriteParts",
-    "ForgetProgress", "scrub_tokens", "give_back_space",
+    "ForgetProgress", "scrub_tokens", "GiveBackSpace",
 }  # fmt: skip
 """What a kill may interrupt."""
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ async def fill(spool: Spool, size: int, prefix: str = "c") -> list[Accepted]:
     raise AssertionError("the disk was never full")
 
 
+async def accepted_at_last(spool: Spool, body: bytes) -> Accepted:
+    """Post as an agent does, again whenever the disk is full, for half a minute."""
+    async with asyncio.timeout(30):
+        while True:
+            await becomes(lambda: spool.stats().shortage is None, seconds=30)
+            with suppress(SpoolFull):
+                return await spool.accept(a_record("after", body=body))
+
+
 async def test_a_full_disk_empties_itself(disk: Path) -> None:
     """With no byte free everything is settled and deleted, and the freed room is the disk's: posts are taken again."""
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:
@@ -73,8 +83,7 @@ async def test_a_full_disk_empties_itself(disk: Path) -> None:
         for delivery in await due(spool):
             assert await payload(spool, delivery)
             await spool.settle(delivery, Delivered())
-        await becomes(lambda: spool.stats().shortage is None, seconds=30)
-        assert (await spool.accept(a_record("after", body=os.urandom(MIB)))).ready
+        assert (await accepted_at_last(spool, os.urandom(MIB))).ready
         await maintained(spool)
         counts = spool.stats().lanes[ENDPOINT, Lane.CORE]
         assert (counts.queued, spool.stats().unaccounted) == (1, 0)
@@ -84,7 +93,8 @@ async def test_nothing_accepted_is_lost_on_a_full_disk(disk: Path) -> None:
     """What was acknowledged before and after is there in a new process's eyes; what was refused is not."""
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:
         ballast = filled(disk, leaving=10 * MIB)
-        names = {one.ready[0].record.call_id for one in await fill(spool, 300_000)}
+        accepted = [*await fill(spool, 300_000), *await fill(spool, 2_000, "small")]
+        names = {one.ready[0].record.call_id for one in accepted}
         results = await asyncio.gather(*(spool.accept(a_record(f"no{n}")) for n in range(50)), return_exceptions=True)
         assert {type(result) for result in results} == {SpoolFull}
         ballast.unlink()
@@ -140,25 +150,25 @@ def test_the_size_of_the_headroom(tmp_path: Path, limit: int, expected: int) -> 
     assert headroom_bytes(tmp_path, limit) == expected
 
 
-def test_what_is_refused_depends_on_what_found_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused_depends_on_what_found_no_room(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a large payload only large ones, after a small one all; the headroom is for what empties the spool."""
-    disk = DiskSpace(tmp_path, MIB)
-    headroom = tmp_path / HEADROOM_NAME
-    assert not disk.refuses(large=True)
+    space = DiskSpace(disk, MIB)
+    headroom = disk / HEADROOM_NAME
+    assert not space.refuses(large=True)
     assert headroom.stat().st_blocks * 512 >= MIB
     assert headroom.stat().st_mode & 0o077 == 0
-    disk.ran_out("full", large=True)
-    assert (disk.refuses(large=True), disk.refuses(large=False)) == (True, False)
-    disk.ran_out("full")
-    assert disk.refuses(large=False)
+    space.ran_out("full", large=True)
+    assert (space.refuses(large=True), space.refuses(large=False)) == (True, False)
+    space.ran_out("full")
+    assert space.refuses(large=False)
     assert headroom.stat().st_blocks * 512 >= MIB, "given up for a post"
-    disk.give_up("full")
+    space.give_up("full")
     assert headroom.stat().st_blocks == 0
-    disk.recover()
-    assert disk.shortage == "full", "free space that was there all along is no reason to try again at once"
+    space.recover()
+    assert space.shortage == "full", "free space that was there all along is no reason to try again at once"
     monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0)
-    disk.recover()
-    assert disk.shortage is None
+    space.recover()
+    assert space.shortage is None
     assert headroom.stat().st_blocks * 512 >= MIB
 
 
