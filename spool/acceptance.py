@@ -17,7 +17,7 @@ from spool.records import (
     Record,
     StoredFragment,
 )
-from spool.rows import checksum_of, encode_fragments, record_of, uid_of
+from spool.rows import checksum_of, encode_fragments, number_in, record_of, uid_of
 from spool.transaction import Transaction
 
 
@@ -88,7 +88,7 @@ class Acceptance:
         """Recognise a duplicate; otherwise write chunks, record and deliveries."""
         begins_call = transaction.known.begins_call(self.new.call_id)
         earlier = [] if begins_call else _earlier(transaction, self.new.call_id)
-        original = self._original(transaction, earlier)
+        original = self._original(transaction, earlier) if self.new.origin is None else self._namesake(transaction)
         if original is not None:
             return Taken(self._duplicate_of(transaction, original))
         superseded = any(event == self.new.superseded_by for _, event, *_ in earlier)
@@ -114,6 +114,18 @@ class Acceptance:
                 return record_id
         return None
 
+    def _namesake(self, transaction: Transaction) -> int | None:
+        """The record that has this one's name: brought in before, or still where it was exported from.
+
+        What was given up there, and has ended, may come back.
+        """
+        row = transaction.execute(statements.OF_ORIGIN, (self.new.origin,)).fetchone()
+        if row is not None:
+            return int(row[0])
+        number = number_in(self.new.origin or "", self.spool_id)
+        row = transaction.execute(statements.STILL_HERE, (number,)).fetchone()
+        return None if row is None else int(row[0])
+
     # Chunks of a duplicate, or of a record that is owed to nobody, stay loose, and maintenance deletes them.
 
     def _duplicate_of(self, transaction: Transaction, record_id: int) -> Accepted:
@@ -138,12 +150,14 @@ class Acceptance:
         stored_bytes = stored.stored_bytes
         row = (
             record_id, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
-            stored_bytes, self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments), None,
+            stored_bytes, self.now, token_id, stored.first_chunk, encode_fragments(stored.fragments),
+            new.origin,
         )  # fmt: skip
-        transaction.records.add((*row[:12], superseded, settled_at, None, checksum_of(row)))
+        transaction.records.add((*row[:12], superseded, settled_at, new.origin, checksum_of(row)))
+        uid = new.origin or uid_of(self.spool_id, record_id)
         return Record(
-            record_id, uid_of(self.spool_id, record_id), new.call_id, new.agent_id, new.event, new.environment,
-            new.digest, new.raw_bytes, stored_bytes, self.now, token_id, stored.first_chunk, stored.fragments,
+            record_id, uid, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
+            stored_bytes, self.now, token_id, stored.first_chunk, stored.fragments,
         )  # fmt: skip
 
     def _owe(self, transaction: Transaction, record: Record, *, begins_call: bool) -> tuple[Delivery, ...]:

@@ -17,7 +17,7 @@ from spool.figures import OpenDelivery, TracedDelivery, TracedRecord
 from spool.payloads import chunk_range
 from spool.read_connection import ReadConnection, Value
 from spool.records import Delivery, DeliveryKey, DeliveryState, Due, Form, Fragment, Lane, Record
-from spool.rows import RECORD_WIDTH, Row, delivery_of, record_of
+from spool.rows import RECORD_WIDTH, Row, delivery_of, number_in, record_of
 from spool.settling import Names
 from spool.statements import HELD_FOR_SHARED_TOKEN
 from spool.tokens import hash_of
@@ -116,6 +116,11 @@ class Reader:
         return [
             OpenDelivery(record_of(row, self.names.spool_id), self._traced_delivery(row[RECORD_WIDTH:])) for row in rows
         ]
+
+    async def record_id(self, uid: str) -> int | None:
+        """The number of the record that has this name; for a name of this spool's own, whether it is there or not."""
+        rows = await self._questions.ask(statements.OF_ORIGIN, (uid,))
+        return rows[0][0] if rows else number_in(uid, self.names.spool_id)
 
     async def delivery(self, key: DeliveryKey) -> Delivery | None:
         """The delivery that a key names, as an uploader sees it; None when there is none."""

@@ -214,6 +214,8 @@ class NewRecord:
     superseded_by: str | None = None
     upload_key_hash: bytes | None = None
     """The upload address that this came through; it is marked as used in the same transaction."""
+    origin: str | None = None
+    """What it was called in the spool that it was exported from; it keeps that name, and with it its keys."""
 
 
 @dataclass(frozen=True, slots=True)

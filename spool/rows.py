@@ -51,6 +51,12 @@ def uid_of(spool_id: str, record_id: int) -> str:
     return f"{spool_id}-{record_id}"
 
 
+def number_in(uid: str, spool_id: str) -> int | None:
+    """The number of a record in the spool that gave it this name; None for a name that another spool gave."""
+    spool, _, number = uid.rpartition("-")
+    return int(number) if spool == spool_id and number.isascii() and number.isdigit() and len(number) < 19 else None
+
+
 def delivery_of(row: Row, spool_id: str, destinations: Mapping[int, str]) -> Delivery:
     """The delivery in the columns behind the record's."""
     destination_id, form, lane, attempts, due_at, first_failed_at, location = row[RECORD_WIDTH:]

@@ -81,6 +81,11 @@ ADD_LOOSE_CHUNKS = (
 )
 IS_LOOSE = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
 FORGET_LOOSE_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
+OF_ORIGIN = "SELECT record_id FROM records WHERE origin = ?"
+STILL_HERE = (
+    "SELECT record_id FROM records r WHERE record_id = ? AND NOT (settled_at IS NOT NULL AND EXISTS "
+    "(SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND d.state IN (5, 6)))"
+)
 GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIMIT 1"
 
 # Records and deliveries as plain rows (spool.rows makes objects of them)

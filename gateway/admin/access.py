@@ -22,14 +22,14 @@ class Access:
     def __init__(self, token: str | None) -> None:
         self._token = None if token is None else token.encode()
 
-    def order(self, handler: Handler) -> Handler:
-        """Protects a route that changes something: JSON only, which no page of another site can post unasked."""
+    def order(self, handler: Handler, content_type: str = "application/json") -> Handler:
+        """Protects a route that changes something: it takes a type that no page of another site can post unasked."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
             """Refuse, or go on."""
-            if request.content_type != "application/json":
-                hint = "Send the order as JSON, with `Content-Type: application/json`."
-                return refused(415, "not_json", f"Orders are JSON, not {request.content_type}.", hint)
+            if request.content_type != content_type:
+                hint = f"Send it with `Content-Type: {content_type}`."
+                return refused(415, "wrong_type", f"This takes {content_type}, not {request.content_type}.", hint)
             return self._refusal(request) or await handler(request)
 
         return checked

@@ -1,5 +1,6 @@
 """The part of the admin API that is about deliveries that have not ended: finding them, and orders about them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import msgspec
@@ -12,15 +13,30 @@ from gateway.logs import redact_text
 from gateway.orders.advice import ADVICE, ReasonKind
 from gateway.orders.desk import OrderDesk, UnknownDelivery
 from gateway.orders.documents import LIMIT, OrderName, OrderRequest, Select
+from gateway.orders.exported import LETTER_TYPE, Brought
 from gateway.orders.payload import compressed, plain
 from gateway.orders.selecting import BadSelection
-from spool.errors import CorruptPayload, SpoolError
+from spool.errors import CorruptPayload, SpoolError, SpoolFull
 from uploaders.forms import BadLocation
 
 LARGEST_REQUEST = 64 << 10
 _FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target")
 
 _decode = msgspec.json.Decoder(OrderRequest).decode
+_decode_brought = msgspec.json.Decoder(Brought).decode
+_READY_HINT = "Try again when /readyz answers 200."
+_REQUEST_HINT = "docs/operating.md describes the requests of the admin API."
+_KEY_HINT = "`/api/deliveries` lists those that have not ended; what has, is in the trace of its call."
+# The first that fits counts: what is more special stands before what it is a kind of.
+_REFUSALS: Mapping[type[Exception], tuple[int, str, str, str]] = {
+    UnknownDelivery: (404, "unknown_delivery", "No delivery that has not ended is called {}.", _KEY_HINT),
+    CorruptPayload: (409, "unreadable", "It cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
+    BadLocation: (409, "unreadable", "It cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
+    msgspec.MsgspecError: (400, "bad_request", "The request cannot be meant: {}.", _REQUEST_HINT),
+    BadSelection: (400, "bad_request", "The request cannot be meant: {}.", _REQUEST_HINT),
+    SpoolFull: (507, "spool_full", "{}", "Try again when there is room."),
+    SpoolError: (503, "spool_unavailable", "{}", _READY_HINT),
+}
 _Work = Callable[[OrderDesk], Awaitable[web.StreamResponse]]
 
 
@@ -35,6 +51,7 @@ class OrderHandlers:
         app.router.add_get("/api/deliveries", access.secret(self.list))
         app.router.add_get("/api/deliveries/{key:.+}", access.secret(self.story))
         app.router.add_get("/api/documents/{key:.+}", access.secret(self.document))
+        app.router.add_post("/api/letters", access.order(self.bring, LETTER_TYPE))
         for name in OrderName:
             app.router.add_post(f"/api/orders/{name}", access.order(self._taker(name)))
 
@@ -73,6 +90,19 @@ class OrderHandlers:
 
         return await self._at_the_desk(work)
 
+    async def bring(self, request: web.Request) -> web.StreamResponse:
+        """A call log that was exported elsewhere comes in: a line that tells of it, then its documents."""
+
+        async def work(desk: OrderDesk) -> web.StreamResponse:
+            """Read the line; the rest is read as it is stored."""
+            try:
+                line = await request.content.readuntil(b"\n")
+            except (asyncio.IncompleteReadError, ValueError):
+                raise BadSelection("the line that tells of it is missing or too long") from None
+            return answer(await desk.bringer.bring(_decode_brought(line), request.content))
+
+        return await self._at_the_desk(work)
+
     def _taker(self, name: OrderName) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """The handler of one order."""
 
@@ -96,21 +126,12 @@ class OrderHandlers:
         """Every failure as an answer that says what to do."""
         desk = self._sources.desk()
         if desk is None:
-            return refused(503, "spool_unavailable", "The spool is not open.", "Try again when /readyz answers 200.")
+            return refused(503, "spool_unavailable", "The spool is not open.", _READY_HINT)
         try:
             return await work(desk)
-        except UnknownDelivery as error:
-            hint = "`/api/deliveries` lists those that have not ended; what has, is in the trace of its call."
-            return refused(404, "unknown_delivery", f"No delivery that has not ended is called {error}.", hint)
-        except (CorruptPayload, BadLocation) as error:
-            return refused(
-                409, "unreadable", redact_text(f"It cannot be read: {error}."), ADVICE[ReasonKind.UNREADABLE]
-            )
-        except (msgspec.MsgspecError, BadSelection) as error:
-            hint = "docs/operating.md describes the requests of the admin API."
-            return refused(400, "bad_request", redact_text(f"The request cannot be meant: {error}."), hint)
-        except SpoolError as error:
-            return refused(503, "spool_unavailable", redact_text(str(error)), "Try again when /readyz answers 200.")
+        except tuple(_REFUSALS) as error:
+            status, code, sentence, hint = next(told for kind, told in _REFUSALS.items() if isinstance(error, kind))
+            return refused(status, code, redact_text(sentence.format(error)), hint)
 
 
 async def _streamed(

@@ -9,7 +9,7 @@ from config.destinations import (
     S3Destination,
 )
 from config.too_large import REDUCTIONS
-from gateway.orders.desk import Takes
+from gateway.orders.takes import Takes
 from spool.records import Form
 
 _REQUESTS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL, Form.NOTICE})

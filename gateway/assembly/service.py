@@ -67,7 +67,7 @@ async def build_service(settings: Settings, watchers: Watchers) -> Service:
     spool.listener = dispatcher.offer
     spool.room.gave_up = watchers.details_given_up
     taken = {destination.name: takes(destination) for destination in settings.destinations}
-    desk = OrderDesk(spool, dispatcher, taken, now)
+    desk = OrderDesk(spool, parts.staging, dispatcher, taken, now)
     return Service(spool, dispatcher, intake, gate, calls, courtesy, desk, examiner, executor, outboxes)
 
 

@@ -3,7 +3,7 @@
 import http.client
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -93,6 +93,13 @@ def download(
             yield block
 
 
+def send(address: ListenAddress, content_type: str, blocks: Iterable[bytes], size: int, *path: str) -> bytes:
+    """The body of the answer to a POST of these blocks, `size` bytes together; raises like `ask`."""
+    headers = {"Content-Type": content_type, "Content-Length": str(size)}
+    with _answer(address, "POST", path, headers=headers, body=blocks) as response:
+        return response.read()
+
+
 @contextmanager
 def _answer(
     address: ListenAddress,
@@ -101,7 +108,7 @@ def _answer(
     *,
     query: Query | None = None,
     headers: Mapping[str, str] | None = None,
-    body: bytes | None = None,
+    body: bytes | Iterable[bytes] | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """An answer that is no error; whatever breaks until its body is read is told as NoGateway."""
     asked = asked_at(address)

@@ -12,6 +12,7 @@ from config.addresses import ListenAddress
 from gateway.cli.admin_client import admin_option, ask, download
 from gateway.cli.asking import explained
 from gateway.cli.dead_export import export
+from gateway.cli.dead_import import import_
 from gateway.cli.exits import Exit
 from gateway.cli.listing import dead_letters, story
 from gateway.cli.ordering import Wording, give, ordering, require_selection
@@ -149,4 +150,5 @@ def _write(address: ListenAddress, found: list[DeliveryEntry], file: Path) -> No
     complain(f"{file}: {bytes_text(written)}", style="green")
 
 
-dead.add_command(export)
+for _command in (export, import_):
+    dead.add_command(_command)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import structlog
 
+from gateway.intake.staging import StagingArea
+from gateway.orders.bringing import Bringer
 from gateway.orders.describing import advice_about, delivery_of, document_bytes, entry_of
 from gateway.orders.documents import (
     LARGEST_LIMIT,
@@ -22,11 +24,12 @@ from gateway.orders.documents import (
     Select,
 )
 from gateway.orders.payload import preview
-from gateway.orders.selecting import BadSelection, cursor_of, place_in, selection_of
+from gateway.orders.selecting import BadSelection, cursor_of, named_record, place_in, selection_of
+from gateway.orders.takes import Takes
 from gateway.trace import trace_of
 from spool.errors import CorruptPayload
 from spool.figures import OpenDelivery, TracedRecord
-from spool.orders.selection import DEAD, QUEUED, Ordered
+from spool.orders.selection import DEAD, QUEUED, Ordered, Selection
 from spool.records import Delivery, DeliveryKey, DeliveryState, Form
 from spool.store import Spool
 from uploaders.forms import BadLocation
@@ -44,15 +47,6 @@ class _Rule:
 
     carry_out: Callable[[tuple[OpenDelivery, ...], OrderRequest], Awaitable[Ordered]]
     states: frozenset[DeliveryState]
-
-
-@dataclass(frozen=True, slots=True)
-class Takes:
-    """What deliveries a destination can be given that were planned for another."""
-
-    forms: frozenset[Form]
-    ordered: bool
-    """Whether it gets those of a call one after the other."""
 
 
 class Deliverer(Protocol):
@@ -75,10 +69,17 @@ class OrderDesk:
     """Answers questions and takes orders about deliveries that have not ended. For the event loop."""
 
     def __init__(
-        self, spool: Spool, deliverer: Deliverer, destinations: Mapping[str, Takes], clock: Callable[[], int]
+        self,
+        spool: Spool,
+        staging: StagingArea,
+        deliverer: Deliverer,
+        destinations: Mapping[str, Takes],
+        clock: Callable[[], int],
     ) -> None:
         self.payloads: PayloadReader = spool
         """Reads what deliveries carry."""
+        self.bringer = Bringer(spool, staging, destinations)
+        """Takes call logs that were exported elsewhere."""
         self._spool = spool
         self._orders = spool.orders
         self._deliverer = deliverer
@@ -95,7 +96,7 @@ class OrderDesk:
     async def list(self, select: Select, cursor: str | None, limit: int = LIMIT) -> DeliveryPage:
         """A page of what is selected. Raises `BadSelection` and the spool's errors."""
         now = self._clock()
-        wanted = selection_of(select, self._orders.spool_id, now)
+        wanted = await self._meant(select, DEAD)
         page = await self._orders.find(wanted, limit=max(1, min(limit, LARGEST_LIMIT)), after=place_in(cursor))
         return DeliveryPage(deliveries=tuple(entry_of(found, now) for found in page.found), cursor=cursor_of(page.next))
 
@@ -127,7 +128,7 @@ class OrderDesk:
         """Carry out one step of an order. Raises `BadSelection` and the spool's errors."""
         self._check(name, request)
         rule = self._rules[name]
-        wanted = selection_of(request.select, self._orders.spool_id, self._clock(), rule.states)
+        wanted = await self._meant(request.select, rule.states)
         page = await self._orders.find(wanted, limit=LIMIT, after=place_in(request.cursor))
         done = 0
         if page.found and not request.dry_run:
@@ -141,8 +142,14 @@ class OrderDesk:
             cursor=cursor_of(page.next),
         )
 
+    async def _meant(self, select: Select, states: frozenset[DeliveryState]) -> Selection:
+        """What a request selects; a target that is no record's name is a call id."""
+        uid = named_record(select)
+        record_id = None if uid is None else await self._orders.record_id(uid)
+        return selection_of(select, record_id, self._clock(), states)
+
     async def _named(self, key: str) -> OpenDelivery:
-        wanted = selection_of(Select(states=("dead", "queued"), target=key), self._orders.spool_id, self._clock())
+        wanted = await self._meant(Select(target=key), DEAD | QUEUED)
         page = await self._orders.find(wanted, limit=LIMIT)
         if wanted.record_id is None or len(page.found) != 1:
             raise UnknownDelivery(key)

@@ -1,4 +1,4 @@
-"""The format of exported dead letters: a folder with an index and a file for each document.
+"""The format of exported dead letters: a folder with an index and a file for each document; and how they come back.
 
     DIRECTORY/dead-letters.ndjson       the index: a header, then a line for each dead letter, in commit order
     DIRECTORY/documents/*.json.zst      what each would have sent, as JSON, compressed with zstd
@@ -46,3 +46,38 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     file_bytes: int
     problem: str | None
     """Why the document could not be read, if so."""
+
+
+LETTER_TYPE = "application/vnd.callspool.letter"
+"""The type of a call log that is brought in: a line of JSON (`Brought`), then its documents as they lie there."""
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the documents behind that line."""
+
+    form: str
+    bytes: int
+    """As it lies there, compressed."""
+    sha256: str
+
+
+class Brought(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is brought in of one call log, and for whom."""
+
+    to: str
+    record_id: str
+    call_id: str
+    agent_id: str | None
+    event: str
+    environment: str | None
+    documents: tuple[Document, ...]
+    key: str | None = None
+    """To be sent with, where the destination forwards agents' keys."""
+
+
+class BroughtIn(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer, once it is durable."""
+
+    record_id: str
+    duplicate: bool
+    """Whether it was here already: nothing was stored."""

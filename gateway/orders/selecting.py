@@ -16,6 +16,7 @@ STATES: Mapping[str, frozenset[DeliveryState]] = {
     "queued": QUEUED,
 }
 """The words for states that a delivery may be in before it has ended."""
+_KEY = re.compile(r"([0-9a-f]{8}-\d{1,18})(?:/([a-z]+)(?:/(.+))?)?", re.DOTALL)
 _CURSOR = re.compile(r"(\d{1,18})/([a-z]+)/(.+)", re.DOTALL)
 
 
@@ -23,9 +24,14 @@ class BadSelection(Exception):
     """A selection that cannot be meant; the message says what would be right."""
 
 
-def selection_of(select: Select, spool_id: str, now: int, default: frozenset[DeliveryState] = DEAD) -> Selection:
-    """What the spool is asked for at `now` (ms); `default` are the states where none is named."""
-    record_id, form, destination, call_id = _target(select, spool_id)
+def selection_of(
+    select: Select, record_id: int | None, now: int, default: frozenset[DeliveryState] = DEAD
+) -> Selection:
+    """What the spool is asked for at `now` (ms); `default` are the states where none is named.
+
+    `record_id` is that of the record that has the name in `named_record`; None where there is none.
+    """
+    form, destination, call_id = _target(select, record_id)
     return Selection(
         states=frozenset().union(*(_states(word) for word in select.states)) or default,
         destination=destination,
@@ -53,16 +59,19 @@ def place_in(cursor: str | None) -> DeliveryKey | None:
     return DeliveryKey(int(found[1]), found[3], _form(found[2]))
 
 
-def _target(select: Select, spool_id: str) -> tuple[int | None, Form | None, str | None, str | None]:
-    """Record, form, destination and call id, of which the target says one or several."""
+def named_record(select: Select) -> str | None:
+    """What the target may be the id of a record in; None where it can only be a call id."""
+    found = _KEY.fullmatch(select.target or "")
+    return None if found is None else found[1]
+
+
+def _target(select: Select, record_id: int | None) -> tuple[Form | None, str | None, str | None]:
+    """Form, destination and call id, of which the target says some."""
     form = None if select.form is None else _form(select.form)
-    if select.target is None:
-        return None, form, select.destination, None
-    parts = re.fullmatch(rf"{re.escape(spool_id)}-(\d{{1,18}})(?:/([a-z]+)(?:/(.+))?)?", select.target, re.DOTALL)
-    if parts is None:
-        return None, form, select.destination, select.target
-    of_target = None if parts[2] is None else _form(parts[2])
-    return int(parts[1]), of_target or form, parts[3] or select.destination, None
+    parts = _KEY.fullmatch(select.target or "")
+    if parts is None or record_id is None:
+        return form, select.destination, select.target
+    return (None if parts[2] is None else _form(parts[2])) or form, parts[3] or select.destination, None
 
 
 def _states(word: str) -> frozenset[DeliveryState]:

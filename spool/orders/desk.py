@@ -42,10 +42,9 @@ class Orders:
         self._announce = announce
         self._chunks_are_loose = chunks_are_loose
 
-    @property
-    def spool_id(self) -> str:
-        """What this spool is called in the ids of its records."""
-        return self._reader.names.spool_id
+    async def record_id(self, uid: str) -> int | None:
+        """The number here of the record that is called `uid` outside: one that was brought in, or one of this spool."""
+        return await self._reader.record_id(uid)
 
     async def find(self, selection: Selection, *, limit: int, after: DeliveryKey | None = None) -> Page:
         """The next page of what `selection` takes, in commit order; at most `limit` deliveries are looked at."""

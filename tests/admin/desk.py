@@ -1,6 +1,7 @@
 """An admin application over a real spool, and short ways of asking it."""
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,7 +9,10 @@ from typing import Any, TypeVar
 from aiohttp.test_utils import TestClient
 
 from gateway.admin.observers import Observers
-from gateway.orders.desk import OrderDesk, Takes
+from gateway.intake.staging import StagingArea, prepare_directory
+from gateway.intake.workers import Workers
+from gateway.orders.desk import OrderDesk
+from gateway.orders.takes import Takes
 from spool.records import Bury, Delivery, Form, NewDelivery
 from spool.store import Spool
 from tests.admin.world import World
@@ -28,11 +32,11 @@ TAKES = {
 class Desk:
     """A spool with its desk behind the admin listener."""
 
-    def __init__(self, spool: Spool, clock: Clock) -> None:
+    def __init__(self, spool: Spool, clock: Clock, staging: StagingArea) -> None:
         self.spool = spool
         self.clock = clock
         self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers())
-        self.desk = OrderDesk(spool, self.dispatcher, TAKES, clock)
+        self.desk = OrderDesk(spool, staging, self.dispatcher, TAKES, clock)
         self.app = World(desk=self.desk).app
 
     async def buried(
@@ -53,8 +57,8 @@ class Desk:
 class AskedDesk(Desk):
     """A desk that is asked over a real socket."""
 
-    def __init__(self, spool: Spool, clock: Clock) -> None:
-        super().__init__(spool, clock)
+    def __init__(self, spool: Spool, clock: Clock, staging: StagingArea) -> None:
+        super().__init__(spool, clock, staging)
         self.client: TestClient
 
     async def list(self, **query: Any) -> Any:
@@ -75,4 +79,5 @@ async def at_the_desk(directory: Path, made: type[AnyDesk]) -> AsyncIterator[Any
     """A desk over a new spool."""
     clock = Clock()
     async with opened(directory, clock=clock, destinations=TAKES) as spool:
-        yield made(spool, clock)
+        with ThreadPoolExecutor(1) as executor:
+            yield made(spool, clock, StagingArea(prepare_directory(directory), spool, Workers(executor)))

@@ -1,6 +1,7 @@
 """Tests of `callspool dead export`, and of bringing what it wrote into a spool."""
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 
 from gateway.orders.exported import INDEX
-from tests.admin.desk import Desk, at_the_desk
+from spool.records import Bury, Delivered, DeliveryState
+from tests.admin.desk import OTHER, Desk, at_the_desk
 from tests.cli.conftest import Cli, Server
-from tests.spool.building import a_record, write
+from tests.spool.building import WHOLE, a_record, states, write
 from tests.spool.test_payloads import decoded
 
+READY, WAITING = DeliveryState.READY, DeliveryState.WAITING
 CORE = b'{"base": 1,"derived": 1}'
 
 
@@ -79,3 +82,128 @@ def test_a_folder_that_cannot_be_written_is_named(cli: Cli, server: Server, desk
     (tmp_path / "file").write_text("")
     result = cli("dead", "export", str(tmp_path / "file" / "out"), "--all")
     assert (result.exit_code, "cannot be written" in result.stderr) == (1, True)
+
+
+@pytest.fixture
+def other(server: Server, tmp_path: Path) -> Desk:
+    """Another gateway's spool."""
+    return server.enter(at_the_desk(tmp_path / "other", Desk))
+
+
+@pytest.fixture
+def there(server: Server, other: Desk) -> tuple[str, str]:
+    """How commands are told to ask that other gateway."""
+    return "--admin", server.serve(other.app)
+
+
+def exported(cli: Cli, server: Server, desk: Desk, folder: Path) -> None:
+    """A dead detail whose core was delivered, a dead whole, and a dead core with the detail that is held with it."""
+
+    async def bury() -> None:
+        """One after the other, in commit order."""
+        first = await desk.buried("a", rest=b'"rest": "' + b"x" * 2_000_000 + b'"')
+        (core,) = (await desk.spool.orders.replay([first.key])).ready
+        (detail,) = await desk.spool.settle(core, Delivered())
+        await desk.spool.settle(detail, Bury("HTTP 413"))
+        await desk.buried("b", WHOLE)
+        await desk.buried("b")
+
+    server.run(bury())
+    assert cli("dead", "export", str(folder), "--all").exit_code == 0
+
+
+def documents(cli: Cli, *there: str) -> dict[str, bytes]:
+    """What each delivery of a gateway carries, by its idempotency key."""
+    listed = cli("deliveries", "list", "--json", "--state", "dead", "--state", "queued", *there)
+    found = [json.loads(line) for line in listed.stdout.splitlines()]
+    return {
+        one["idempotency_key"]: cli("dead", "show", one["key"], "--payload", "-", *there).stdout_bytes
+        for one in found
+        if one["state"] != "held"
+    }
+
+
+def test_what_was_exported_can_be_brought_into_another_spool(
+    cli: Cli, server: Server, desk: Desk, other: Desk, there: tuple[str, str], tmp_path: Path
+) -> None:
+    """It is queued there with the same keys and documents, in the order of its calls, and only once."""
+    exported(cli, server, desk, tmp_path / "out")
+    command = ("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there)
+    assert "Would bring in 3 call logs." in cli(*command, "--dry-run").stdout
+    assert server.run(states(other.spool, "a")) == []
+    result = cli(*command)
+    assert (result.exit_code, f"Brought in 3 call logs for {OTHER}." in result.stdout) == (0, True), result.output
+    again = cli(*command)
+    assert ("Brought in 0 call logs" in again.stdout, "3 were here already" in again.stderr) == (True, True)
+    assert documents(cli, *there) == documents(cli)
+    assert server.run(states(other.spool, "b")) == [READY, WAITING]
+    assert server.run(other.spool.token(1)) is None
+    assert all(lane.unaccounted == 0 for lane in other.spool.stats().lanes.values())
+
+
+def test_a_key_can_be_given_to_what_is_brought_in(
+    cli: Cli, server: Server, desk: Desk, other: Desk, there: tuple[str, str], tmp_path: Path
+) -> None:
+    """It comes from a file or standard input, like every key."""
+    exported(cli, server, desk, tmp_path / "out")
+    result = cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, "--key", "-", *there, stdin="hush\n")
+    assert (result.exit_code, "hush" in result.output) == (0, False), result.output
+    assert server.run(other.spool.token(1)) == "hush"
+
+
+def test_what_is_still_here_is_not_brought_in_and_what_was_discarded_is(
+    cli: Cli, server: Server, desk: Desk, tmp_path: Path
+) -> None:
+    """An export is a copy: into its own spool it comes back only once what it was made of is gone."""
+    exported(cli, server, desk, tmp_path / "out")
+    command = ("dead", "import", str(tmp_path / "out"), "--to", "endpoint")
+    assert "3 were here already" in cli(*command).stderr
+    before = documents(cli)
+    assert cli("dead", "discard", "b", "--yes").exit_code == 0
+    assert "Brought in 2 call logs" in cli(*command).stdout
+    assert documents(cli) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-1]), "is 1 bytes too short", id="cut off"),
+        pytest.param(lambda file: file.write_bytes(bytes(file.stat().st_size)), "does not match its SHA", id="changed"),
+        pytest.param(lambda file: file.unlink(), "cannot be read", id="missing"),
+    ],
+)
+def test_what_is_not_whole_is_left_out(
+    cli: Cli,
+    server: Server,
+    desk: Desk,
+    other: Desk,
+    there: tuple[str, str],
+    tmp_path: Path,
+    spoil: Callable[[Path], object],
+    said: str,
+) -> None:
+    """A damaged file is told with its call, nothing of it is stored, and the others are brought in."""
+    exported(cli, server, desk, tmp_path / "out")
+    _, first, *_ = index_of(tmp_path / "out")
+    spoil(tmp_path / "out" / first["file"])
+    result = cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there)
+    assert (result.exit_code, said in result.stderr) == (1, True), result.output
+    assert "1 could not be brought in" in result.stderr
+    assert "Brought in 2 call logs" in result.stdout
+
+
+@pytest.mark.parametrize(("to", "said"), [("nobody", "no destination 'nobody'"), ("bucket", "Brought in 3")])
+def test_the_destination_decides_what_can_be_brought_in(
+    cli: Cli, server: Server, desk: Desk, other: Desk, there: tuple[str, str], tmp_path: Path, to: str, said: str
+) -> None:
+    """An unknown destination is named, with the known ones; a bucket takes objects in any order."""
+    exported(cli, server, desk, tmp_path / "out")
+    result = cli("dead", "import", str(tmp_path / "out"), "--to", to, *there)
+    assert said in result.output
+
+
+def test_a_folder_without_an_index_is_no_export(cli: Cli, tmp_path: Path) -> None:
+    """What is no export, or one of another format, is told before anything is asked."""
+    assert "is no index of dead letters" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
+    (tmp_path / INDEX).write_text('{"format": "other/1", "exported_at": "", "callspool": ""}\n')
+    assert "is not callspool.dead-letters/1" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
