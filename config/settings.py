@@ -86,9 +86,11 @@ class IntakeSettings(Table):
     memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
     """How long a post waits for memory before it is answered 503."""
     progress_timeout: Duration = 10.0
-    """A post that sends no byte for so long is cut off."""
+    """A post of which less than 64 KiB come in so long is cut off."""
     header_timeout: Duration = 10.0
     """For the headers of a request to arrive in full."""
+    connections_max: Annotated[int, Field(ge=1)] = 4096
+    """The most connections; for another one the longest idle one is closed. At most what file descriptors allow."""
     body_max: OptionalSize = None
     """The largest post as it is sent; above it the answer is 413."""
     decoded_max: Size = 4 * GIB

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from gateway.admin.app import build_admin_app
 from gateway.admin.sources import Clock, Lifecycle, Phase, Sources
+from gateway.descriptors import raise_limit
 from gateway.outbox.status import OutboxStatus
 from gateway.service import Service, Watchers
 from gateway.summaries import summarize_forever
@@ -71,6 +72,7 @@ class Blueprint(Protocol):
 
 def serve(blueprint: Blueprint) -> int:
     """Run a gateway until it is told to stop. Returns the exit code: 0, or 1 where it could not start."""
+    raise_limit()
     return uvloop.run(Gateway(blueprint).run())
 
 

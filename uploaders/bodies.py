@@ -4,7 +4,6 @@ They are synchronous and share nothing, so a thread may run them. A body is used
 """
 
 import base64
-import io
 import json
 from typing import Protocol
 
@@ -12,6 +11,7 @@ import zstandard
 
 from spool.errors import CorruptPayload
 from uploaders.deflate import Compressor
+from uploaders.spilling import BodyRoom, SpillingBuffer
 
 FRAME_RAW_LIMIT = 4 * 1024 * 1024
 """A stored frame holds at most 1 MiB; one that claims to hold far more is broken, and not worth the memory."""
@@ -29,9 +29,9 @@ class TooLarge(Exception):
 
 
 class Body(Protocol):
-    """Takes pieces in order; after `finish`, `buffer` holds the body and stands at its start."""
+    """Takes pieces in order; after `finish`, `buffer` holds the body."""
 
-    buffer: io.BytesIO
+    buffer: SpillingBuffer
     content_encoding: str | None
 
     def add_literal(self, data: bytes) -> None:
@@ -67,18 +67,18 @@ class _BoundedBody:
 
     content_encoding: str | None = None
 
-    def __init__(self, max_bytes: int) -> None:
-        self.buffer = io.BytesIO()
-        self._max_bytes = max_bytes
+    def __init__(self, room: BodyRoom) -> None:
+        self.buffer = SpillingBuffer(room.directory)
+        self._max_bytes = room.max_bytes
 
     def _write(self, data: bytes) -> None:
-        if self.buffer.tell() + len(data) > self._max_bytes:
+        """Append encoded bytes. Raises `TooLarge`."""
+        if self.buffer.size + len(data) > self._max_bytes:
             raise TooLarge(self._max_bytes)
         self.buffer.write(data)
 
     def finish(self) -> None:
-        """Leave the buffer at its start, ready to be read."""
-        self.buffer.seek(0)
+        """Nothing is left to write."""
 
 
 class IdentityBody(_BoundedBody):
@@ -112,8 +112,8 @@ class GzipBody(_BoundedBody):
 
     content_encoding: str | None = "gzip"
 
-    def __init__(self, max_bytes: int, compressor: Compressor) -> None:
-        super().__init__(max_bytes)
+    def __init__(self, room: BodyRoom, compressor: Compressor) -> None:
+        super().__init__(room)
         self._compressor = compressor
 
     def add_literal(self, data: bytes) -> None:
@@ -133,8 +133,8 @@ class GzipBody(_BoundedBody):
 class EnvelopeBody(_BoundedBody):
     """The Whispey envelope: `{"compressed": true, "data": <base64 of gzip>, ...sizes}`, encoded as it streams."""
 
-    def __init__(self, max_bytes: int, compressor: Compressor) -> None:
-        super().__init__(max_bytes)
+    def __init__(self, room: BodyRoom, compressor: Compressor) -> None:
+        super().__init__(room)
         self._compressor = compressor
         self._carry = b""
         self._original_size = 0

@@ -21,6 +21,7 @@ from uploaders.encoding import EncodedBody, Encoding, encode, encode_text
 from uploaders.forms import BadLocation
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
 from uploaders.reduction import NotReducible, Reduction, reduced_document
+from uploaders.spilling import BodyRoom
 from uploaders.uploader import Outcome, PayloadReader, Refused, RetryLater, Scope
 
 
@@ -34,6 +35,8 @@ class HttpOptions:
     encoding: Encoding = Encoding.AUTO
     max_request_bytes: int = 6_000_000
     """The endpoint takes 6 MB a request."""
+    scratch: Path | None = None
+    """Has room for bodies that are too large for memory; None: the system's directory for temporary files."""
     reduction: Reduction | None = None
     """How details are reduced, where they are."""
     ca_file: Path | None = None
@@ -70,7 +73,7 @@ class HttpUploader:
         except (MissingToken, NotReducible, BadLocation) as error:
             return Refused(str(error))
         except OSError as error:
-            return RetryLater(f"no room to reduce the detail: {error.strerror or type(error).__name__}")
+            return RetryLater(f"no room to make the request's body: {error.strerror or type(error).__name__}")
         except TooLarge as error:
             return Refused(self._too_large_reason(error), too_large=True)
         if token is not None and not token.isprintable():
@@ -85,18 +88,19 @@ class HttpUploader:
         await self._connections.close()
 
     async def _body(self, delivery: Delivery) -> EncodedBody:
-        frames, encoding, limit = self._payloads.frames, self._options.encoding, self._options.max_request_bytes
+        frames, encoding = self._payloads.frames, self._options.encoding
+        room = BodyRoom(self._options.max_request_bytes, self._options.scratch)
         if delivery.form is not Form.REDUCED:
-            return await encode(delivery, frames, encoding, max_bytes=limit)
+            return await encode(delivery, frames, encoding, room)
         if self._options.reduction is None:
             raise NotReducible("this destination reduces no details any more: requeue the full one instead")
         document = await reduced_document(delivery, frames, self._options.reduction)
-        return await encode_text(document, encoding, max_bytes=limit)
+        return await encode_text(document, encoding, room)
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
         sent_bytes, headers = body.size, _headers(delivery, body, token)
         pace = self._bandwidth.pace(delivery.lane)
-        answer = await self._connections.request("POST", self._options.url, headers, body.data.getbuffer(), pace=pace)
+        answer = await self._connections.request("POST", self._options.url, headers, body.data, pace=pace)
         secrets = (token,) if token else ()
         return judge(answer, delivery.form, sent_bytes=sent_bytes, now=self._clock(), secrets=secrets)
 

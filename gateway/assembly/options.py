@@ -79,8 +79,8 @@ def batch_limits(intake: IntakeSettings) -> BatchLimits:
 
 
 def connection_limits(intake: IntakeSettings) -> ConnectionLimits:
-    """How long a client may be silent."""
-    return ConnectionLimits(header_timeout=intake.header_timeout)
+    """How many clients there may be, and how long they may be silent."""
+    return ConnectionLimits(header_timeout=intake.header_timeout, connections_max=intake.connections_max)
 
 
 def size_rule(split: SplitSettings, compression_level: int) -> SizeRule:

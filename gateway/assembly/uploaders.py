@@ -66,7 +66,9 @@ class UploaderFactory:
 
     def _http(self, destination: HttpDestination, bandwidth: Bandwidth) -> Uploader:
         """It posts; where large call logs go through upload addresses, always or as a way on, it has both."""
-        chosen = replace(options.http_options(destination), reduction=reduction(destination, self._scratch))
+        chosen = replace(
+            options.http_options(destination), reduction=reduction(destination, self._scratch), scratch=self._scratch
+        )
         posting = HttpUploader(chosen, self._spool, self._clock, bandwidth)
         if destination.large is not Large.PRESIGNED and not takes_uploads(destination):
             return posting

@@ -74,7 +74,7 @@ class BatchRunner:
         size = min(request.content_length or BATCH_BYTES, BATCH_BYTES, self._budget.largest)
         with await self._budget.reserve(size):
             await invite(request)
-            return await self._answer(request, Incoming(request, self._limits.progress_timeout), sender)
+            return await self._answer(request, Incoming(request, self._limits.progress_timeout, size), sender)
 
     async def _answer(self, request: web.BaseRequest, pieces: Pieces, sender: Sender) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})

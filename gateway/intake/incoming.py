@@ -5,6 +5,7 @@ import asyncio
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
+from gateway.intake.protocol import IntakeProtocol
 from gateway.intake.refusals import ClientGone, Refusal, stalled
 
 PROGRESS_BYTES = 64 * 1024
@@ -16,8 +17,12 @@ class Incoming:
 
     __slots__ = ("_content", "_mark", "_received", "_timeout", "_waited")
 
-    def __init__(self, request: web.BaseRequest, progress_timeout: float) -> None:
+    def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
+        """`reserved` bytes of memory are there for it: what may be on its way to the reader."""
         self._content = request.content
+        protocol = request.protocol
+        assert isinstance(protocol, IntakeProtocol), "made by the intake's server"
+        protocol.reserved(request.content, reserved)
         self._timeout = progress_timeout
         self._waited = 0.0
         self._received = 0

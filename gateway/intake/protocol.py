@@ -4,15 +4,24 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from gateway.intake.answers import refusal_answer
+from gateway.intake.budget import SMALL_POST_BYTES
+from gateway.intake.crowd import Crowd
+from gateway.intake.doorway import READ_MOST
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.refusals import Refusal, internal
 from gateway.intake.routes import Route
 
-RECEIVE_BYTES = 64 * 1024
-"""What aiohttp holds of a body that nobody has asked for yet, before it makes the sender wait."""
+UNREAD_BYTES = 8 * 1024
+"""Above twice this much of a body that no memory is reserved for yet, the sender must wait."""
+_READ_STEPS = (16 * 1024, 64 * 1024, READ_MOST)
+"""What is read from a socket at once: the largest step that is reserved; the smallest where nothing is."""
+_HEAD_BYTES = 32 * 1024
+"""Headers that are still not complete are too long; Node and nginx take 16 to 32 KB."""
+_HELD_BYTES = 16 << 20
+"""What all connections may hold outside of the memory budget before those that wait are told to come back."""
 _LEAST_SERVER_ERROR = 500
 
 
@@ -27,14 +36,14 @@ class ConnectionLimits:
     """For the headers of a connection's first request to arrive in full."""
     keepalive_timeout: float = 75.0
     """For those of each later one."""
-    connections_max: int = 1024
-    """A client above it is answered 503; each connection may hold up to 256 KB, one read, that no budget knows of."""
+    connections_max: int = 4096
+    """For one above it the longest idle one is closed; where none is idle, the new client is answered 503."""
 
 
 class IntakeProtocol(web.RequestHandler):
     """Cuts off a client that sends no complete headers, and answers broken requests in JSON."""
 
-    __slots__ = ("_headers_due", "_server")
+    __slots__ = ("_headers_due", "_reserved", "_server", "held", "turned_away")
 
     def __init__(self, server: "IntakeWebServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -43,22 +52,73 @@ class IntakeProtocol(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # None turns it off; the annotation leaves that out
             auto_decompress=False,
             keepalive_timeout=server.limits.keepalive_timeout,
-            read_bufsize=RECEIVE_BYTES,
+            read_bufsize=UNREAD_BYTES,
         )
         self._server = server
         self._headers_due: asyncio.TimerHandle | None = None
+        self._reserved: int | None = None
+        self.held = 0
+        self.turned_away = False
+        """Whether there was no room for this client."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for its client's next request."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def read_bytes(self) -> int:
+        """How much may be read from the client at once."""
+        if self._reserved is None:
+            return _READ_STEPS[0]
+        return max((step for step in _READ_STEPS if step <= self._reserved), default=_READ_STEPS[0])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         super().connection_made(transport)
-        self._server.connected += 1
+        self.turned_away = not self._server.crowd.came(self)
         self._headers_due = self._loop.call_later(self._server.limits.header_timeout, self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection ended."""
         self.headers_came()
-        self._server.connected -= 1
+        self._let_go()
+        self._server.crowd.went(self)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. What is left of a body that was refused is thrown away, and not held."""
+        counts = data and self._reserved is None and (self.idle or self._current_request is not None)
+        super().data_received(data)
+        if counts and self.transport is not None:
+            self.held += len(data)
+            self._server.crowd.holds(len(data))
+        if self.held > _HEAD_BYTES and self.idle:
+            self._server.observer.posted(Route.NONE.value, "headers_too_long")
+            self.force_close()
+
+    def begin_request(self) -> None:
+        """A request is in hand: its headers are complete."""
+        self.headers_came()
+        self._server.crowd.works(self)
+
+    def reserved(self, content: StreamReader, byte_count: int) -> None:
+        """So much memory is reserved for the body of the request in hand, which is read from now on."""
+        self._reserved = byte_count
+        self._let_go()
+        content.set_read_chunk_size(_READ_STEPS[1])
+
+    def end_request(self) -> None:
+        """The answer to the request in hand is known."""
+        self._reserved = None
+        self._let_go()
+        if self.transport is not None:
+            self._server.crowd.waits(self)
+
+    def _let_go(self) -> None:
+        """What was held is covered by a reservation now, or gone."""
+        self._server.crowd.holds(-self.held)
+        self.held = 0
 
     def headers_came(self) -> None:
         """The headers of a request are complete; those of later ones have as long as an idle connection."""
@@ -92,7 +152,7 @@ class IntakeWebServer(web.Server):
         super().__init__(self._handle)
         self.observer = observer
         self.limits = limits
-        self.connected = 0
+        self.crowd = Crowd(limits.connections_max, _HELD_BYTES)
         self._handler = handler
 
     def __call__(self) -> IntakeProtocol:
@@ -102,18 +162,28 @@ class IntakeWebServer(web.Server):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = request.protocol
         assert isinstance(protocol, IntakeProtocol), "made by __call__"
-        protocol.headers_came()
-        if self.connected > self.limits.connections_max:
-            self.observer.posted(Route.NONE.value, "crowded")
-            return refusal_answer(_crowded())
-        return await self._handler(request)
+        protocol.begin_request()
+        try:
+            if protocol.turned_away or self._no_room_for(request):
+                self.observer.posted(Route.NONE.value, "crowded")
+                return refusal_answer(_crowded())
+            return await self._handler(request)
+        finally:
+            protocol.end_request()
+
+    def _no_room_for(self, request: web.BaseRequest) -> bool:
+        """Whether too much is held to take it: small posts are turned away last."""
+        if not self.crowd.presses:
+            return False
+        small = request.content_length is not None and request.content_length <= SMALL_POST_BYTES
+        return self.crowd.chokes or not small
 
 
 def _crowded() -> Refusal:
     return Refusal(
         503,
         "crowded",
-        "Too many clients are connected.",
+        "Too many clients are connected, or wait for memory.",
         "Send the call log again in a moment.",
         retry_after=1,
         closes=True,

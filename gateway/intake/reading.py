@@ -14,7 +14,7 @@ from gateway.intake.staging import Staged, StagingArea
 from gateway.intake.workers import Workers
 
 _WRITE_BYTES = 1 << 20
-"""What is collected before it is written to a staging file: one hop to a worker thread for each."""
+"""What a body without room in memory reserves: what is collected before it is written to a staging file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +68,43 @@ class BodyReader:
             raise too_large(limits.body_max)
         if length <= limits.inline_max and length <= self._budget.largest:
             return await self._receive_known(request, length)
-        staged = self._staging.begin()
-        staged.claim(length)
-        return await self._stage(request, self._incoming(request), bytearray(), staged)
+        return await self._receive_giant(request, length)
 
     async def _receive_known(self, request: web.BaseRequest, length: int) -> Body:
         reservation = self._budget.try_reserve(length) or await self._budget.reserve(length)
         try:
             await invite(request)
-            data = await _filled(self._incoming(request), length)
+            data = await _filled(self._incoming(request, reservation), length)
         except BaseException:
             reservation.release()
             raise
         return Body(data, reservation, None if length <= SMALL_POST_BYTES else self._staging.begin())
 
+    async def _receive_giant(self, request: web.BaseRequest, length: int) -> Body:
+        """A body that goes into a staging file from its first byte."""
+        staged = self._staging.begin()
+        staged.claim(length)
+        try:
+            with await self._budget.reserve(min(_WRITE_BYTES, self._budget.largest)) as reservation:
+                await invite(request)
+                incoming = self._incoming(request, reservation)
+                return await self._stage(incoming, bytearray(), staged, reservation)
+        except BaseException:
+            staged.discard()
+            raise
+
     async def _receive_unknown(self, request: web.BaseRequest) -> Body:
         """A body without a length starts in the memory of a small post and moves on when it outgrows that."""
         with await self._budget.reserve(SMALL_POST_BYTES) as reservation:
             await invite(request)
-            incoming = self._incoming(request)
+            incoming = self._incoming(request, reservation)
             data = bytearray()
             while piece := await incoming.next():
                 data += piece
                 self._check_total(len(data))
                 if not self._have_room(reservation, len(data)):
-                    return await self._stage(request, incoming, data, self._staging.begin())
+                    reservation.try_grow(min(_WRITE_BYTES, self._budget.largest))
+                    return await self._stage(incoming, data, self._staging.begin(), reservation)
             return Body(data, reservation.handed_over(), self._staging.begin())
 
     def _have_room(self, reservation: Reservation, size: int) -> bool:
@@ -101,15 +113,13 @@ class BodyReader:
             return True
         return size <= self._limits.inline_max and reservation.try_grow(max(size, 2 * reservation.size))
 
-    async def _stage(self, request: web.BaseRequest, incoming: Incoming, data: bytearray, staged: Staged) -> Body:
-        """The body from `data`, which came already, to its end, in a staging file."""
+    async def _stage(self, incoming: Incoming, data: bytearray, staged: Staged, reservation: Reservation) -> Body:
+        """The body from `data`, which came already, to its end, in a staging file, with what is reserved in memory."""
         try:
-            if not data:
-                await invite(request)
             file = await self._workers.run(staged.file)
             while piece := await incoming.next():
                 data += piece
-                if len(data) >= _WRITE_BYTES:
+                if len(data) >= reservation.size:
                     self._check_total(file.size + len(data))
                     await self._workers.run(file.write, data)
                     data = bytearray()
@@ -123,8 +133,9 @@ class BodyReader:
         if self._limits.body_max is not None and size > self._limits.body_max:
             raise too_large(self._limits.body_max)
 
-    def _incoming(self, request: web.BaseRequest) -> Incoming:
-        return Incoming(request, self._limits.progress_timeout)
+    def _incoming(self, request: web.BaseRequest, reservation: Reservation) -> Incoming:
+        """The bytes of a body that memory is reserved for."""
+        return Incoming(request, self._limits.progress_timeout, reservation.size)
 
 
 async def _filled(incoming: Incoming, length: int) -> bytes | memoryview:

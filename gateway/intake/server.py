@@ -1,11 +1,18 @@
 """The intake's listener: opens early, lets posts in when told to, and stops without breaking one under way."""
 
 import asyncio
+import contextlib
+from dataclasses import replace
 
+import structlog
+
+from gateway.descriptors import connections_possible
+from gateway.intake.doorway import Doorway
 from gateway.intake.gate import Gate
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import ConnectionLimits, Handler, IntakeWebServer
 
+_log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn. The SDK opens one for each post."""
 _CLOSE_SECONDS = 0.5
@@ -39,13 +46,19 @@ class IntakeServer:
     @property
     def connected(self) -> int:
         """How many clients are connected."""
-        return 0 if self._web is None else self._web.connected
+        return 0 if self._web is None else self._web.crowd.connected
+
+    @property
+    def held(self) -> int:
+        """Bytes that clients sent and that no reservation covers."""
+        return 0 if self._web is None else self._web.crowd.held
 
     async def start(self) -> None:
         """Listen; posts are answered 503 until the gate is opened. Raises `OSError` if the address is taken."""
-        self._web = IntakeWebServer(self._handler, self._observer, self._limits)
+        limits = self._within_descriptors()
+        web_server = self._web = IntakeWebServer(self._handler, self._observer, limits)
         self._listener = await asyncio.get_running_loop().create_server(
-            self._web, self._host, self._port, backlog=_BACKLOG
+            lambda: Doorway(web_server()), self._host, self._port, backlog=_BACKLOG
         )
 
     async def stop(self, drain_seconds: float) -> int:
@@ -56,12 +69,18 @@ class IntakeServer:
         self._gate.close()
         if self._web is None or self._listener is None:
             return 0
-        try:
+        with contextlib.suppress(TimeoutError):  # those still inside are counted and cut off
             async with asyncio.timeout(drain_seconds):
                 await self._gate.emptied()
-        except TimeoutError:
-            pass
         cut_off = self._gate.inside
         self._listener.close()
         await self._web.shutdown(_AT_ONCE if cut_off else _CLOSE_SECONDS)
         return cut_off
+
+    def _within_descriptors(self) -> ConnectionLimits:
+        """The limits, with no more connections than this process may have: to run out of them would stop everything."""
+        possible = connections_possible()
+        if possible >= self._limits.connections_max:
+            return self._limits
+        _log.warning("few_file_descriptors", connections_max=possible, configured=self._limits.connections_max)
+        return replace(self._limits, connections_max=possible)

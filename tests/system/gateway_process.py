@@ -39,17 +39,24 @@ class Reply:
 class GatewayProcess:
     """One gateway: its folder with spool and log, its two ports, and the process while there is one.
 
-    `environment` and `arguments` are added to what every start needs; they may be changed between starts.
+    `environment` and `arguments` are added to what every start needs; they may be changed between starts. `prefix` is a
+    command that replaces itself by the one that its arguments are.
     """
 
     def __init__(
-        self, folder: Path, environment: Mapping[str, str] | None = None, *, arguments: Sequence[str] = ()
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.spool = folder / "spool"
         self.environment = dict(environment or {})
         self.arguments = tuple(arguments)
+        self._prefix = tuple(prefix)
         self._log = folder / "gateway.log"
         self._intake, self._admin = ReservedPort(), ReservedPort()
         self._process: asyncio.subprocess.Process | None = None
@@ -94,7 +101,7 @@ class GatewayProcess:
         assert not self.alive, "it runs already"
         with self._log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                PROGRAM, "run", *self.arguments, cwd=self.folder, env=self._whole_environment(),
+                *self._prefix, PROGRAM, "run", *self.arguments, cwd=self.folder, env=self._whole_environment(),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
 

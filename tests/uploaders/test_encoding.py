@@ -2,9 +2,11 @@ import base64
 import gzip
 import io
 import json
+import mmap
 import random
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -12,8 +14,10 @@ import zstandard
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment, Record
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
+from uploaders import spilling
 from uploaders.bodies import TooLarge, decompress
 from uploaders.encoding import AUTO_PLAIN_BYTES, EncodedBody, Encoding, encode
+from uploaders.spilling import BodyRoom
 
 LIMIT = 64 << 20
 
@@ -24,7 +28,7 @@ def unzstd(data: bytes) -> bytes:
 
 def decoded(body: EncodedBody) -> bytes:
     """What an endpoint makes of the body."""
-    data = body.data.read()
+    data = body.data.tobytes()
     assert len(data) == body.size
     if body.content_encoding == "gzip":
         return gzip.decompress(data)
@@ -51,9 +55,9 @@ async def test_every_encoding_decodes_to_the_document(encoding: Encoding, rest_b
     """A body decodes to exactly the joined document, whatever its size and encoding, on and off the event loop."""
     payloads = Payloads()
     delivery = a_large_delivery(payloads, rest_bytes)
-    plain = decoded(await encode(delivery, payloads.frames, Encoding.IDENTITY, max_bytes=LIMIT))
+    plain = decoded(await encode(delivery, payloads.frames, Encoding.IDENTITY, BodyRoom(LIMIT)))
     assert json.loads(plain)["telemetry_data"] == words(rest_bytes).decode()
-    assert decoded(await encode(delivery, payloads.frames, encoding, max_bytes=LIMIT)) == plain
+    assert decoded(await encode(delivery, payloads.frames, encoding, BodyRoom(LIMIT))) == plain
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
@@ -61,23 +65,23 @@ async def test_encoding_twice_gives_the_same_bytes(encoding: Encoding) -> None:
     """Every attempt at a delivery sends the same bytes under the same key."""
     payloads = Payloads()
     delivery = a_large_delivery(payloads, 2 << 20)
-    first = await encode(delivery, payloads.frames, encoding, max_bytes=LIMIT)
-    second = await encode(delivery, payloads.frames, encoding, max_bytes=LIMIT)
-    assert first.data.read() == second.data.read()
+    first = await encode(delivery, payloads.frames, encoding, BodyRoom(LIMIT))
+    second = await encode(delivery, payloads.frames, encoding, BodyRoom(LIMIT))
+    assert first.data.tobytes() == second.data.tobytes()
 
 
 async def test_gzip_carries_no_time() -> None:
     """The gzip header's modification time is zero."""
     payloads = Payloads()
-    body = await encode(a_large_delivery(payloads, 100), payloads.frames, Encoding.GZIP, max_bytes=LIMIT)
-    assert body.data.read()[4:8] == bytes(4)
+    body = await encode(a_large_delivery(payloads, 100), payloads.frames, Encoding.GZIP, BodyRoom(LIMIT))
+    assert body.data.tobytes()[4:8] == bytes(4)
 
 
 async def test_zstd_sends_the_stored_frames_untouched() -> None:
     """Frames that are stored compressed are not compressed again: they stand in the body as they are."""
     payloads = Payloads()
     delivery = a_large_delivery(payloads, 3 << 20)
-    body = (await encode(delivery, payloads.frames, Encoding.ZSTD, max_bytes=LIMIT)).data.read()
+    body = (await encode(delivery, payloads.frames, Encoding.ZSTD, BodyRoom(LIMIT))).data.tobytes()
     stored = [frame async for frame in payloads.frames(delivery.record, Fragment.REST)]
     assert len(stored) == 4
     assert b"".join(stored) in body
@@ -90,8 +94,8 @@ async def test_auto_is_plain_up_to_10_kb_and_the_envelope_above(raw_bytes: int, 
     """The default encoding does what the SDK does."""
     payloads = Payloads()
     delivery = a_delivery(a_record(payloads, fragments={Fragment.BODY: b"{" + b" " * (raw_bytes - 2) + b"}"}))
-    body = await encode(delivery, payloads.frames, Encoding.AUTO, max_bytes=LIMIT)
-    assert ("compressed" in json.loads(body.data.read())) is enveloped
+    body = await encode(delivery, payloads.frames, Encoding.AUTO, BodyRoom(LIMIT))
+    assert ("compressed" in json.loads(body.data.tobytes())) is enveloped
     assert body.content_encoding is None
 
 
@@ -99,8 +103,8 @@ async def test_the_envelope_tells_its_sizes() -> None:
     """The envelope names the raw length, the length of its base64, and how many percent that saved, as the SDK does."""
     payloads = Payloads()
     delivery = a_large_delivery(payloads, 100_000)
-    plain = (await encode(delivery, payloads.frames, Encoding.IDENTITY, max_bytes=LIMIT)).size
-    envelope = json.loads((await encode(delivery, payloads.frames, Encoding.ENVELOPE, max_bytes=LIMIT)).data.read())
+    plain = (await encode(delivery, payloads.frames, Encoding.IDENTITY, BodyRoom(LIMIT))).size
+    envelope = json.loads((await encode(delivery, payloads.frames, Encoding.ENVELOPE, BodyRoom(LIMIT))).data.tobytes())
     assert envelope["original_size"] == plain
     assert envelope["compressed_size"] == len(envelope["data"])
     assert envelope["compression_ratio"] == pytest.approx((1 - len(envelope["data"]) / plain) * 100, abs=1e-4)
@@ -111,16 +115,16 @@ async def test_the_limit_is_exact(encoding: Encoding) -> None:
     """A body of exactly the limit is made, one byte less is too large."""
     payloads = Payloads()
     record = a_record(payloads, fragments={Fragment.BODY: random.Random(5).randbytes(40_000).hex().encode()})
-    size = (await encode(a_delivery(record), payloads.frames, encoding, max_bytes=LIMIT)).size
+    size = (await encode(a_delivery(record), payloads.frames, encoding, BodyRoom(LIMIT))).size
     smallest = size
     if encoding not in {Encoding.IDENTITY, Encoding.ZSTD}:
         with pytest.raises(TooLarge) as caught:
-            await encode(a_delivery(record), payloads.frames, encoding, max_bytes=size // 2)
+            await encode(a_delivery(record), payloads.frames, encoding, BodyRoom(size // 2))
         assert caught.value.max_bytes == size // 2
         return
-    assert (await encode(a_delivery(record), payloads.frames, encoding, max_bytes=smallest)).size == smallest
+    assert (await encode(a_delivery(record), payloads.frames, encoding, BodyRoom(smallest))).size == smallest
     with pytest.raises(TooLarge):
-        await encode(a_delivery(record), payloads.frames, encoding, max_bytes=smallest - 1)
+        await encode(a_delivery(record), payloads.frames, encoding, BodyRoom(smallest - 1))
 
 
 @pytest.mark.parametrize(("encoding", "most_frames"), [(Encoding.IDENTITY, 0), (Encoding.ZSTD, 4), (Encoding.GZIP, 8)])
@@ -130,7 +134,7 @@ async def test_a_body_that_cannot_fit_is_given_up_early(encoding: Encoding, most
     delivery = a_large_delivery(payloads, 12 << 20)
     payloads.frames_read = 0
     with pytest.raises(TooLarge):
-        await encode(delivery, payloads.frames, encoding, max_bytes=1 << 20)
+        await encode(delivery, payloads.frames, encoding, BodyRoom(1 << 20))
     assert payloads.frames_read <= most_frames
 
 
@@ -140,10 +144,10 @@ async def test_a_body_the_fast_compressor_leaves_too_large_is_made_smaller() -> 
     turn = json.dumps({"system": words(4000).decode(), "spans": [words(60, seed).decode() for seed in range(90)]})
     body = b"[" + b",".join([turn.encode()] * 60) + b"]"
     delivery = a_delivery(a_record(payloads, fragments={Fragment.BODY: body}))
-    fast = (await encode(delivery, payloads.frames, Encoding.GZIP, max_bytes=LIMIT)).size
-    smaller = await encode(delivery, payloads.frames, Encoding.GZIP, max_bytes=fast - 1)
+    fast = (await encode(delivery, payloads.frames, Encoding.GZIP, BodyRoom(LIMIT))).size
+    smaller = await encode(delivery, payloads.frames, Encoding.GZIP, BodyRoom(fast - 1))
     assert smaller.size < fast
-    assert zlib.decompress(smaller.data.read(), 31) == body
+    assert zlib.decompress(smaller.data.tobytes(), 31) == body
 
 
 @pytest.mark.parametrize("frame", [b"", b"not a frame", b"\x28\xb5\x2f\xfd\x20\x05\x29\x00\x00hel"])
@@ -154,7 +158,7 @@ async def test_a_broken_frame_is_a_corrupt_payload(frame: bytes) -> None:
         yield frame
 
     with pytest.raises(CorruptPayload):
-        await encode(a_delivery(), frames, Encoding.IDENTITY, max_bytes=LIMIT)
+        await encode(a_delivery(), frames, Encoding.IDENTITY, BodyRoom(LIMIT))
 
 
 def test_a_frame_that_claims_to_be_huge_is_not_believed() -> None:
@@ -162,3 +166,28 @@ def test_a_frame_that_claims_to_be_huge_is_not_believed() -> None:
     bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
     with pytest.raises(CorruptPayload, match="claims"):
         decompress(bomb)
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+async def test_a_large_body_is_made_in_a_file(
+    encoding: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the usual size a body lies in a file without a name, and holds the same bytes."""
+    payloads = Payloads()
+    delivery = a_large_delivery(payloads, 300_000)
+    in_memory = (await encode(delivery, payloads.frames, encoding, BodyRoom(LIMIT))).data.tobytes()
+    monkeypatch.setattr(spilling, "IN_MEMORY_BYTES", 1000)
+    body = await encode(delivery, payloads.frames, encoding, BodyRoom(LIMIT, tmp_path))
+    assert isinstance(body.data.obj, mmap.mmap)
+    assert (body.data.tobytes(), body.size) == (in_memory, len(in_memory))
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_large_body_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file cannot be made, that is an error of the disk."""
+    payloads = Payloads()
+    monkeypatch.setattr(spilling, "IN_MEMORY_BYTES", 1000)
+    with pytest.raises(FileNotFoundError):
+        await encode(
+            a_large_delivery(payloads, 300_000), payloads.frames, Encoding.ZSTD, BodyRoom(LIMIT, tmp_path / "missing")
+        )

@@ -1,0 +1,72 @@
+"""Between a socket and the HTTP parser: reads no more at once than the connection may hold.
+
+Event loops read up to 256 KB from a socket at once, before anybody has looked whether there is memory for it. A
+`BufferedProtocol` is asked for a buffer first, so here the connection's own state decides: a client that nothing is
+reserved for is read in small steps, and waits in TCP.
+"""
+
+import asyncio
+from typing import Protocol
+
+
+class Reading(Protocol):
+    """The protocol behind the doorway."""
+
+    @property
+    def read_bytes(self) -> int:
+        """How much may be read at once now; at most `READ_MOST`."""
+        ...
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...  # noqa: D102  # asyncio.Protocol's
+
+    def connection_lost(self, exc: BaseException | None) -> None: ...  # noqa: D102  # asyncio.Protocol's
+
+    def data_received(self, data: bytes) -> None: ...  # noqa: D102  # asyncio.Protocol's
+
+    def eof_received(self) -> None: ...  # noqa: D102  # asyncio.Protocol's
+
+    def pause_writing(self) -> None: ...  # noqa: D102  # asyncio.Protocol's
+
+    def resume_writing(self) -> None: ...  # noqa: D102  # asyncio.Protocol's
+
+
+READ_MOST = 256 * 1024
+_room = memoryview(bytearray(READ_MOST))
+"""What all sockets are read into: an event loop reads one at a time, and what came is copied out at once."""
+
+
+class Doorway(asyncio.BufferedProtocol):
+    """Passes everything on to the protocol behind it."""
+
+    __slots__ = ("_behind",)
+
+    def __init__(self, behind: Reading) -> None:
+        self._behind = behind
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where to read to, and thereby how much."""
+        return _room[: self._behind.read_bytes]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much came."""
+        self._behind.data_received(bytes(_room[:nbytes]))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._behind.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended."""
+        self._behind.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """The client sends nothing more."""
+        self._behind.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client takes nothing more for now."""
+        self._behind.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._behind.resume_writing()

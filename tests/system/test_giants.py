@@ -1,0 +1,94 @@
+"""A giant goes in, through both phases, and out, in memory that does not grow with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.memory import PeakMemory
+from tests.budget import budgeted
+from tests.system.gateway_process import GatewayProcess
+from tests.system.giants import (
+    OtherAgent,
+    assert_holds_all,
+    enveloped,
+    giant_endpoint,
+    gzipped,
+    make_giant,
+    memory_limit,
+    p99,
+    send,
+)
+
+MB = 1_000_000
+ANONYMOUS_MAX = 250 * MB
+CGROUP_MAX = 256 << 20
+P99_MS = 50.0
+SLOWER_AT_MOST = 3
+"""On a machine that is busy otherwise: so many times as long as the same post to a bare server takes meanwhile."""
+CONFIGURATION = """
+[[destinations]]
+name = "endpoint"
+type = "http"
+url = "{url}"
+encoding = "zstd"
+max_request_bytes = "4GB"
+"""
+
+
+def as_it_is(source: Path) -> Path:
+    return source
+
+
+async def _through(tmp_path: Path, size: int, pack: Callable[[Path], Path], *headers: str) -> str:
+    """Send a giant through a gateway beside another agent, check what arrived, and tell the figures."""
+    posted = make_giant(tmp_path / "giant.json", size)
+    packed = pack(posted)
+    taken, configuration = tmp_path / "taken", tmp_path / "callspool.toml"
+    arguments = ("--config", str(configuration))
+    async with giant_endpoint(taken) as url, giant_endpoint(tmp_path / "bare", "--sync") as yardstick:
+        configuration.write_text(CONFIGURATION.format(url=url), encoding="utf-8")
+        with memory_limit(CGROUP_MAX) as limit:
+            gateway = GatewayProcess(tmp_path / "gateway", arguments=arguments, prefix=limit)
+            async with gateway:
+                other = OtherAgent(gateway.intake_url + "/v1/calls", yardstick)
+                with PeakMemory(gateway.process.pid) as memory:
+                    async with other.posting():
+                        answer = await send(gateway, packed, "/dev/send-call-log", *headers)
+                        assert answer["status"] == 202, answer
+                        await gateway.delivered(deadline=300)
+                assert gateway.alive
+                assert not list((gateway.spool / "staging").iterdir())
+    uid = answer["body"]["record_id"]
+    assert_holds_all(posted, taken / f"{uid}-core.zstd", taken / f"{uid}-detail.zstd")
+    assert memory.peak.anonymous is not None
+    assert memory.peak.anonymous < ANONYMOUS_MAX
+    acknowledged, bare = p99(other.seconds), p99(other.yardstick_seconds)
+    assert acknowledged < max(P99_MS, SLOWER_AT_MOST * bare)
+    return (
+        f"{size // MB} MB: {memory.peak.anonymous / MB:.0f} MB of anonymous memory at most, "
+        f"{(memory.idle.anonymous or 0) / MB:.0f} MB before, {'in a' if limit else 'no'} memory group of 256 MiB; "
+        f"{len(other.seconds)} acks of 2 KB meanwhile, p99 {acknowledged:.0f} ms (a bare server: {bare:.0f} ms)"
+    )
+
+
+@pytest.mark.slow
+async def test_a_giant_needs_no_memory(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """64 MB go in and out beside another agent, whose posts are acknowledged as before."""
+    record_property("told", await _through(tmp_path, 64 * MB, as_it_is))
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize(
+    ("pack", "headers"),
+    [(as_it_is, ()), (enveloped, ()), (gzipped, ("Content-Encoding:gzip",))],
+    ids=["plain", "envelope", "gzip"],
+)
+async def test_a_gigabyte_needs_no_memory(
+    tmp_path: Path,
+    pack: Callable[[Path], Path],
+    headers: tuple[str, ...],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """A call log of 1 GB goes in, however it is packed, through both phases and out, in less than 250 MB."""
+    record_property("told", await _through(tmp_path, budgeted(small=200, full=1000) * MB, pack, *headers))
