@@ -95,12 +95,21 @@ async def encode_text(text: Text, encoding: Encoding, room: BodyRoom) -> Encoded
 async def _first_that_fits(
     bodies: Sequence[Body], fill: Callable[[Body], Coroutine[None, None, EncodedBody]]
 ) -> EncodedBody:
+    """What the first of these comes to that does not become too large; raises `TooLarge` when all do."""
     for body in bodies[:-1]:
         try:
-            return await fill(body)
+            return await _filled(body, fill)
         except TooLarge:
             continue
-    return await fill(bodies[-1])
+    return await _filled(bodies[-1], fill)
+
+
+async def _filled(body: Body, fill: Callable[[Body], Coroutine[None, None, EncodedBody]]) -> EncodedBody:
+    """What `fill` makes of it; no file stays open, whatever happens."""
+    try:
+        return await fill(body)
+    finally:
+        body.buffer.close()
 
 
 def _bodies(encoding: Encoding, raw_bytes: int, room: BodyRoom) -> tuple[Body, ...]:

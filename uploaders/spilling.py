@@ -40,6 +40,11 @@ class SpillingBuffer:
         self._buffer.write(data)
         self.size += len(data)
 
+    def close(self) -> None:
+        """Close the file, if there is one; views of it stay valid."""
+        if not isinstance(self._buffer, io.BytesIO):
+            self._buffer.close()
+
     def view(self) -> memoryview:
         """All of it; mapped if it is in a file, which is there for as long as somebody holds the view."""
         if isinstance(self._buffer, io.BytesIO):
