@@ -45,7 +45,7 @@ async def connections(world: World, count: int, data: bytes = b"") -> AsyncItera
             await loop.sock_connect(client, ("127.0.0.1", world.port))
             await loop.sock_sendall(client, data)
             await world.until(lambda number=number: world.intake.server.connected >= before + number - 50)
-        await world.until(lambda: world.intake.server.connected == before + count)
+        await world.until(lambda: world.intake.server.connected == before + count, 3 * DEADLINE)
         yield clients
     finally:
         for client in clients:
@@ -54,7 +54,7 @@ async def connections(world: World, count: int, data: bytes = b"") -> AsyncItera
 
 async def test_idle_connections_hurt_nobody(tmp_path: Path, many_files: None) -> None:
     """Beside 2,000 idle connections a post is taken at once, and they cost little memory."""
-    async with running(tmp_path) as world:
+    async with running(tmp_path, connections=ConnectionLimits(header_timeout=10 * DEADLINE)) as world:
         assert (await world.post(call_log("before"))).status == 202
         before = psutil.Process().memory_info().rss
         async with connections(world, IDLE):
@@ -63,7 +63,7 @@ async def test_idle_connections_hurt_nobody(tmp_path: Path, many_files: None) ->
                 assert (await world.post(call_log())).status == 202
             assert grown < IDLE * IDLE_COSTS
             assert world.intake.server.connected == IDLE
-        await world.until(lambda: not world.intake.server.connected)
+        await world.until(lambda: not world.intake.server.connected, 3 * DEADLINE)
 
 
 async def test_a_new_client_takes_the_place_of_the_longest_idle_one(tmp_path: Path) -> None:
