@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from config.addresses import ListenAddress
 from config.destinations import Destination, checked_token
 from config.drain import DrainSettings
+from config.priority import PrioritySettings
 from config.units import DAY, GIB, HOUR, KB, MIB, MINUTE, format_size
 from config.values import (
     Choice,
@@ -230,6 +231,8 @@ class Settings(BaseSettings):
     """Rescuing what the Whispey SDK leaves behind."""
     drain: DrainSettings = Field(default_factory=DrainSettings)
     """How considerate the draining of details is."""
+    priority: PrioritySettings = Field(default_factory=PrioritySettings)
+    """How much the gateway gives way to other processes."""
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     """How the gateway stops."""
     log: LogSettings = Field(default_factory=LogSettings)

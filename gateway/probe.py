@@ -77,9 +77,11 @@ class _InMemory:
         self._raw: Mapping[Fragment, bytes] = {Fragment.BASE: core, Fragment.REST: _DETAIL_MEMBERS}
 
     async def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:  # noqa: ARG002  # the interface
+        """The fragment as one frame."""
         yield zstandard.ZstdCompressor().compress(self._raw[fragment])
 
     async def token(self, token_id: int) -> str | None:  # noqa: ARG002  # the interface
+        """None: the probe's token is among its options."""
         return None
 
 

@@ -130,6 +130,7 @@ class _Counters:
         self._children: dict[tuple[str, ...], Counter] = {}
 
     def of(self, *labels: str) -> Counter:
+        """The counter with these values of its labels."""
         child = self._children.get(labels)
         if child is None:
             child = self._children[labels] = self._counter.labels(*labels)

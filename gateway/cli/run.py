@@ -5,8 +5,10 @@ from pathlib import Path
 import click
 import structlog
 
+from config.priority import IoClass, PrioritySettings
 from gateway.cli.configuration import configuration_options, loaded_or_exit
 from gateway.logs import configure_logging
+from gateway.priority import Priority, give_way
 
 
 @click.command(short_help="Take call logs, keep them safe, deliver them.")
@@ -18,6 +20,9 @@ def run(file: Path | None, *, local: bool) -> None:
     log = structlog.get_logger("callspool")
     for caution in loaded.cautions:
         log.warning("caution", about=caution)
+    # Before anything has threads: they inherit it.
+    for refused in give_way(_priority(loaded.settings.priority)):
+        log.warning("priority", refused=refused)
     # The other commands start without loading the gateway.
     from gateway.assembly import Assembly  # noqa: PLC0415  # see above
 
@@ -25,3 +30,9 @@ def run(file: Path | None, *, local: bool) -> None:
     from gateway.lifecycle import serve  # noqa: PLC0415  # see above
 
     raise SystemExit(serve(Assembly(loaded.settings)))
+
+
+def _priority(settings: PrioritySettings) -> Priority:
+    """What is to be set."""
+    kind = None if settings.io_class is IoClass.DEFAULT else settings.io_class.value
+    return Priority(settings.nice, kind, settings.io_level)

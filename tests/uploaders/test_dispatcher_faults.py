@@ -179,11 +179,16 @@ async def test_stopping_cancels_what_takes_longer_than_the_grace() -> None:
 
 
 async def test_stopping_ends_though_the_spool_refuses() -> None:
-    """A spool that cannot settle does not hold up a stop beyond its grace."""
+    """A spool that cannot settle does not hold up a stop beyond its grace; what was sent is still owed by its books."""
     async with a_stage() as stage:
         await stage.post_all("a")
+        settled = stage.queue.calls.count("settle")
         stage.queue.failing = SpoolUnavailable("disk")
-        stage.dispatcher.offer([stage.queue.delivery(0)])
+        stage.dispatcher.offer((await stage.queue.accept(a_post("b"))).ready)
         await turns()
+        assert stage.uploader.calls == ["a", "b"]
         async with asyncio.timeout(5):
             await stage.dispatcher.stop(0)
+        assert stage.queue.calls.count("settle") > settled
+        assert stage.uploader.closed
+        assert stage.queue.states() == ["delivered", "ready"]
