@@ -11,7 +11,7 @@ class LaneCounts:
     """How the deliveries of one destination and lane stand.
 
     `delivered`, `expired` and `discarded` only grow, and so does `owed`, but for deliveries whose place was taken by
-    others (`spool.records.Divert`); the others are levels.
+    others (`spool.records.Divert`), or that were moved to another destination; the others are levels.
     """
 
     owed: int = 0

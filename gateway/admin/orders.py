@@ -1,6 +1,5 @@
 """The part of the admin API that is about deliveries that have not ended: finding them, and orders about them."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import msgspec
@@ -96,9 +95,11 @@ class OrderHandlers:
         async def work(desk: OrderDesk) -> web.StreamResponse:
             """Read the line; the rest is read as it is stored."""
             try:
-                line = await request.content.readuntil(b"\n")
-            except (asyncio.IncompleteReadError, ValueError):
-                raise BadSelection("the line that tells of it is missing or too long") from None
+                line = await request.content.readuntil(b"\n") if request.can_read_body else b""
+            except ValueError:  # longer than what the server buffers
+                line = b""
+            if not line.endswith(b"\n"):
+                raise BadSelection("the line that tells of it is missing or too long")
             return answer(await desk.bringer.bring(_decode_brought(line), request.content))
 
         return await self._at_the_desk(work)

@@ -1,6 +1,5 @@
 """`callspool dead export`: dead letters with what they carry, into a folder that needs no callspool to be read."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -11,18 +10,17 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from config.addresses import ListenAddress
 from gateway.cli.admin_client import NoGateway, Refused, admin_option, ask, download
 from gateway.cli.asking import explained
 from gateway.cli.exits import Exit
-from gateway.cli.ordering import require_selection
+from gateway.cli.ordering import count_of, require_selection
 from gateway.cli.output import complain, output, plain
+from gateway.cli.progress_bar import progress_bar
 from gateway.cli.selecting import entries, select_by, selecting
 from gateway.humane import bytes_text, count_text
-from gateway.orders.documents import DeliveryEntry, Select
+from gateway.orders.documents import DeliveryEntry, OrderName, OrderRequest, Select
 from gateway.orders.exported import DOCUMENTS, FORMAT, INDEX, Header, Letter
 from uploaders.durable_file import DurableFile, make_directories
 from uploaders.safe_names import safe_name
@@ -81,14 +79,13 @@ class _Export:
 
     def _letters(self, selects: Sequence[Select]) -> Iterator[Letter]:
         """Each letter once its document is on the disk; the pages are read as they are needed."""
-        console = Console(file=sys.stderr)
-        columns = (TextColumn("export"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-            found = chain.from_iterable(entries(self._address, select) for select in selects)
-            bar = progress.add_task("export", total=None)
-            for entry in found:
+        found = chain.from_iterable(entries(self._address, select) for select in selects)
+        requests = [OrderRequest(select=select) for select in selects]
+        total, _ = count_of(self._address, OrderName.REPLAY, requests)
+        with progress_bar() as tell:
+            for done, entry in enumerate(found, 1):
                 yield self._letter(entry)
-                progress.advance(bar)
+                tell("export", done, max(done, total))
 
     def _letter(self, entry: DeliveryEntry) -> Letter:
         name = f"{safe_name(entry.record_id)}.{entry.form}.json.zst"

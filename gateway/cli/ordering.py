@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from config.addresses import ListenAddress
 from gateway.cli.admin_client import tell
 from gateway.cli.asking import explained
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain
+from gateway.cli.progress_bar import progress_bar
 from gateway.humane import bytes_text, count_text
 from gateway.orders.documents import OrderName, OrderRequest, OrderStep, Select
 
@@ -69,7 +68,7 @@ def give(
 ) -> None:
     """Give an order, one request for each selection; what breaks off is told with how far it came."""
     with explained():
-        matched, matched_bytes = _count(address, name, requests)
+        matched, matched_bytes = count_of(address, name, requests)
         found = f"{wording.count(matched)}, {bytes_text(matched_bytes)}"
         if not matched:
             complain(f"There is nothing to {wording.verb}: no {wording.things[0]} is like that.", style="yellow")
@@ -86,7 +85,7 @@ def is_a_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _count(address: ListenAddress, name: OrderName, requests: Sequence[OrderRequest]) -> tuple[int, int]:
+def count_of(address: ListenAddress, name: OrderName, requests: Sequence[OrderRequest]) -> tuple[int, int]:
     """How many deliveries an order is about, and what they take."""
     matched = matched_bytes = 0
     for request in requests:
@@ -100,20 +99,18 @@ def _carry_out(
     address: ListenAddress, name: OrderName, requests: Sequence[OrderRequest], wording: Wording, expected: int
 ) -> None:
     done = matched = 0
-    with _progress() as progress:
-        bar = progress.add_task(wording.verb, total=expected)
-        try:
+    try:
+        with progress_bar() as tell_progress:
             for request in requests:
                 for step in _steps(address, name, request):
                     done += step.done
                     matched += step.matched
-                    progress.update(bar, completed=matched, total=max(expected, matched))
-        except BaseException:
-            progress.stop()
-            complain(f"It broke off after {wording.count(done)}. The same command goes on with the rest.")
-            if isinstance(sys.exception(), KeyboardInterrupt):
-                raise SystemExit(Exit.FAILED) from None
-            raise
+                    tell_progress(wording.verb, matched, max(expected, matched))
+    except BaseException as error:
+        complain(f"It broke off after {wording.count(done)}. The same command goes on with the rest.")
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(Exit.FAILED) from None
+        raise
     output().print(plain(f"{wording.done} {wording.count(done)}.", "green"))
     if done < matched:
         complain(
@@ -129,10 +126,3 @@ def _steps(address: ListenAddress, name: OrderName, request: OrderRequest) -> It
         if step.cursor is None:
             return
         request = msgspec.structs.replace(request, cursor=step.cursor)
-
-
-def _progress() -> Progress:
-    """A bar on standard error; nothing where that is no terminal."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

@@ -84,7 +84,9 @@ class Bringer:
             try:
                 block = await source.readexactly(min(left, BLOCK_BYTES))
             except asyncio.IncompleteReadError:
-                raise BadSelection(f"the {document.form} is cut off: {left} bytes of it are missing") from None
+                raise BadSelection(
+                    f"the {document.form} is cut off: its {document.bytes} bytes did not all come"
+                ) from None
             digest.update(block)
             await workers.run(packed.write, block)
             left -= len(block)

@@ -1,0 +1,95 @@
+"""Bringing a call log in over a real socket: what is wrong with it is told, and nothing of it stays."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from gateway.orders.exported import LETTER_TYPE
+from spool.records import DeliveryState
+from tests.admin.desk import OTHER, AskedDesk, at_the_desk
+from tests.spool.building import BUCKET, ENDPOINT, states
+
+DETAIL = b'{"call_id": "a", "update_type": "detailed_telemetry","rest": 1}'
+NUMBER = b'{"call_id": 7, "update_type": "detailed_telemetry","rest": 1}'
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedDesk]:
+    async with at_the_desk(tmp_path, AskedDesk) as made:
+        made.client = await aiohttp_client(made.app)
+        yield made
+
+
+def a_body(*documents: tuple[str, bytes], packed: bool = True, cut: int = 0, **fields: object) -> bytes:
+    """A call log as it is brought in."""
+    files = [zstandard.compress(document) if packed else document for _, document in documents]
+    described = [
+        {"form": form, "bytes": len(file), "sha256": sha256(file).hexdigest()}
+        for (form, _), file in zip(documents, files, strict=True)
+    ]
+    line = {"to": OTHER, "record_id": "0a0a0a0a-1", "call_id": "a", "agent_id": None, "event": "call_ended"}
+    line |= {"environment": None, "documents": described, **fields}
+    body = json.dumps(line).encode() + b"\n" + b"".join(files)
+    return body[: len(body) - cut]
+
+
+async def brought(desk: AskedDesk, body: bytes) -> tuple[int, Any]:
+    """Status and answer."""
+    answer = await desk.client.post("/api/letters", data=body, headers={"Content-Type": LETTER_TYPE})
+    return answer.status, await answer.json()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param(b"", "missing or too long", id="nothing"),
+        pytest.param(b"x" * 200_000, "missing or too long", id="no line"),
+        pytest.param(a_body(("core", b"{}"), cut=3), "the core is cut off: its 11 bytes", id="cut off"),
+        pytest.param(a_body(("core", b"{}"), packed=False), "no zstd", id="not compressed"),
+        pytest.param(a_body(("detail", b"{}")), "does not begin and end", id="no detail"),
+        pytest.param(a_body(("detail", DETAIL[:-1])), "does not begin and end", id="open detail"),
+        pytest.param(a_body(), "cannot be owed nothing", id="no documents"),
+        pytest.param(a_body(("notice", b"{}")), "cannot be owed notice", id="a notice"),
+        pytest.param(a_body(("half", b"{}")), "cannot be owed half", id="unknown form"),
+        pytest.param(a_body(("core", b"{}"), ("whole", b"{}")), "cannot be owed core, whole", id="twice the same"),
+        pytest.param(a_body(("reduced", DETAIL), to=BUCKET), "bucket cannot be owed reduced", id="not for a bucket"),
+        pytest.param(a_body(("core", b"{}"), to="nobody"), "no destination 'nobody'", id="unknown destination"),
+        pytest.param(a_body(("core", b"{}"), extra=1), "extra", id="unknown field"),
+    ],
+)
+async def test_what_cannot_be_brought_in_is_told(desk: AskedDesk, tmp_path: Path, body: bytes, said: str) -> None:
+    """Each mistake has a sentence; nothing is accepted, and no staging file stays."""
+    status, document = await brought(desk, body)
+    assert (status, said in document["error"]["message"]) == (400, True), document
+    assert await states(desk.spool, "a") == []
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+async def test_a_wrong_checksum_is_told(desk: AskedDesk) -> None:
+    """A document that changed on its way is not accepted."""
+    status, document = await brought(desk, a_body(("core", b"{}")).replace(b'"sha256": "', b'"sha256": "0'))
+    assert (status, "does not match its SHA-256" in document["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize("detail", [DETAIL, NUMBER], ids=["text", "number"])
+async def test_a_detail_is_made_again_as_it_came(desk: AskedDesk, detail: bytes) -> None:
+    """Also where the call id was a number; core and detail wait in order, under the name that they had."""
+    status, document = await brought(desk, a_body(("core", b'{"call_id": "a"}'), ("detail", detail)))
+    assert (status, document) == (200, {"record_id": "0a0a0a0a-1", "duplicate": False})
+    assert await states(desk.spool, "a") == [DeliveryState.READY, DeliveryState.WAITING]
+    answer = await desk.client.get(f"/api/documents/0a0a0a0a-1/detail/{OTHER}")
+    assert await answer.read() == detail
+    assert (await brought(desk, a_body(("core", b'{"call_id": "a"}'))))[1]["duplicate"] is True
+    (core, _) = (await desk.list(state="queued", target="0a0a0a0a-1"))["deliveries"]
+    assert (core["idempotency_key"], core["destination"]) == ("0a0a0a0a-1-core", OTHER)
+
+
+async def test_an_order_is_no_letter(desk: AskedDesk) -> None:
+    """What a page of another site could post is not taken, nor what is meant for another route."""
+    answer = await desk.client.post("/api/letters", json={"to": ENDPOINT})
+    assert (answer.status, (await answer.json())["error"]["code"]) == (415, "wrong_type")
