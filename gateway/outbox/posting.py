@@ -1,6 +1,5 @@
 """Taking a row by posting it to the intake of a running gateway, whose answer says that it is durable."""
 
-import asyncio
 import mmap
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -15,6 +14,7 @@ from gateway.outbox.errors import RowRefused, TakingLater
 from gateway.outbox.restoring import Restored, restore
 from gateway.outbox.rows import Outcome, Row
 from gateway.outbox.taking import Copy
+from gateway.outbox.threads import in_thread
 from spool.records import Buffer
 
 _WRITE_BYTES = 256 << 10
@@ -45,7 +45,7 @@ class PostTaker:
 
     async def take(self, row: Row, copy: Copy) -> Outcome:
         """See `gateway.outbox.taking.Taker`."""
-        restored = await asyncio.to_thread(_restored, row, copy)
+        restored = await in_thread(_restored, row, copy)
         try:
             async with self._session.post(
                 self._url, data=_sent(restored.pieces), headers=self._headers(restored)

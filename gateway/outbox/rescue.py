@@ -12,6 +12,7 @@ from gateway.outbox.errors import OutboxBusy, OutboxUnusable, RowRefused, Taking
 from gateway.outbox.file import OutboxFile
 from gateway.outbox.rows import Outcome, Row
 from gateway.outbox.taking import Taker
+from gateway.outbox.threads import in_thread
 
 REFUSED_MAX = 1000
 """Rows whose refusal is remembered; of more, the oldest are looked at once more."""
@@ -59,19 +60,19 @@ class Rescuer:
         while go_on() and self._obstacle is None and await self._batch():
             pass
         left_out = tuple(self._refused)
-        rows = await asyncio.to_thread(self._file.count)
-        free_from = await asyncio.to_thread(self._file.free_from, left_out)
+        rows = await in_thread(self._file.count)
+        free_from = await in_thread(self._file.free_from, left_out)
         return Remains(rows, free_from, self._obstacle)
 
     async def _batch(self) -> bool:
         """Whether there was a row."""
         now = self._clock() / 1000
-        rows = await asyncio.to_thread(self._file.claim, now, tuple(self._refused))
+        rows = await in_thread(self._file.claim, now, tuple(self._refused))
         if not rows:
             return False
         outcomes = await asyncio.gather(*(self._take(row) for row in rows))
         done = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome.done]
-        await asyncio.to_thread(self._file.settle, now, done, _others(rows, done))
+        await in_thread(self._file.settle, now, done, _others(rows, done))
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome is not Outcome.LATER:
                 self._observer.row_settled(str(self._file.path), outcome, row.size)

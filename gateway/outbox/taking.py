@@ -20,6 +20,7 @@ from gateway.outbox.errors import OutboxError, RowRefused, TakingLater
 from gateway.outbox.file import BATCH_BYTES
 from gateway.outbox.restoring import Restored, restore
 from gateway.outbox.rows import Outcome, Row
+from gateway.outbox.threads import in_thread
 from spool.records import Buffer
 
 MEMORY_BYTES = 3 * BATCH_BYTES
@@ -116,7 +117,7 @@ class SpoolTaker:
             return Body(b"".join(restored.pieces), None, None), restored
         staged = self._intake.staging.begin()
         try:
-            file, restored = await run(_staged, staged, lambda write: copy(row, write))
+            file, restored = await in_thread(_staged, staged, lambda write: copy(row, write))
             data = await run(file.map)
         except BaseException:
             staged.discard()

@@ -16,6 +16,7 @@ from gateway.outbox.rescue import Remains, RescueObserver, Rescuer
 from gateway.outbox.rows import Outcome
 from gateway.outbox.status import OutboxState, OutboxStatus
 from gateway.outbox.taking import Taker
+from gateway.outbox.threads import in_thread
 
 LOOK_ANYWAY_SECONDS = 60.0
 """Even an outbox that seems unchanged is read so often: two writes within one tick of the file system look like one."""
@@ -51,7 +52,7 @@ class _Watched:
     async def look(self) -> None:
         """Take what is there, if anything changed since the last look. Raises nothing but a cancellation."""
         try:
-            stamp = await asyncio.to_thread(self._file.stamp)
+            stamp = await in_thread(self._file.stamp)
             if stamp is None:
                 self._seen = None
                 self._become(OutboxState.MISSING)
@@ -71,12 +72,12 @@ class _Watched:
         # Noted before its rows are read: what is written from here on makes another difference.
         self._seen, self._look_at = stamp, self._clock() / 1000 + LOOK_ANYWAY_SECONDS
         try:
-            if not await asyncio.to_thread(self._file.open, stamp):
+            if not await in_thread(self._file.open, stamp):
                 self._become(OutboxState.MISSING)
                 return
             self._conclude(await self._rescuer.empty(lambda: not self.stopping))
         finally:
-            await asyncio.to_thread(self._file.close)
+            await in_thread(self._file.close)
 
     def _conclude(self, remains: Remains) -> None:
         self._rows = remains.rows
