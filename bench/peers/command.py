@@ -1,23 +1,26 @@
 """`python -m bench peers`: callspool beside what one could use instead, in one run of less than ten minutes."""
 
-import tempfile
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.environment import describe, on_disk
-from bench.peers.contenders import CONTENDERS, Contender
+from bench.peers.contenders import CONTENDERS
 from bench.peers.figures import compare
+from bench.peers.plan import Plan, measure_all
 from bench.peers.report import print_comparison, write_documents
-from bench.peers.rounds import PeerRound, count_syncs, measure
-from bench.processes import ServerFailed
+from bench.peers.rounds import PeerRound
 from bench.report import print_environment, save
-from bench.sizes import SIZES, Size, chosen, write_bodies
+from bench.sizes import SIZES, chosen
 
 _BENCH = Path(__file__).parents[1]
 _DOCS = _BENCH.parent / "docs"
+_WIDE = 170
 FLUENT_BIT = "no package of it is in Debian; its own project has packages"
 
 
@@ -27,6 +30,9 @@ FLUENT_BIT = "no package of it is in Debian; its own project has packages"
     "--seconds", type=click.FloatRange(0.2, 30), default=2.5, show_default=True, help="How long each load lasts."
 )
 @click.option("--sizes", "size_names", default=",".join(size.name for size in SIZES), show_default=True)
+@click.option(
+    "--minutes", type=click.FloatRange(0.5, 120), default=9.0, show_default=True, help="After which no other is begun."
+)
 @click.option("--only", multiple=True, metavar="NAME", help="Measure only these, by the beginning of their names.")
 @click.option("--docs", "write_docs", is_flag=True, help="Write the tables and charts into docs/performance.md.")
 @click.option("--note", default="", help="A sentence about the machine, for the document.")
@@ -41,13 +47,14 @@ def peers(
     rounds: int,
     seconds: float,
     size_names: str,
+    minutes: float,
     only: tuple[str, ...],
     write_docs: bool,
     note: str,
     folder: Path,
 ) -> None:
     """Measure callspool beside the SDK's outbox and the queues that are installed, in turns, to the last delivery."""
-    console = Console()
+    console = _console()
     try:
         sizes = chosen(size_names)
     except ValueError as error:
@@ -60,40 +67,27 @@ def peers(
     present = [one for one in wanted if one.name not in absent]
     environment = describe(folder)
     print_environment(console, environment)
-    measured, syncs = _measure(present, sizes, rounds, seconds, folder, console)
-    comparison = compare(measured, syncs, absent)
+    # Told to end, it must end what it started, as it does when it fails.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    measured, syncs = measure_all(Plan(tuple(present), sizes, rounds, seconds, 60 * minutes, folder), console)
+    known = {one.contender for one in measured}
+    failed = {one.name: "it did not come to an end here" for one in present if one.name not in known}
+    comparison = compare(measured, syncs, absent | failed)
     print_comparison(console, comparison)
     result = folder / "peers.json"
     save(result, {"environment": environment, "syncs": syncs, "absent": absent, "rounds": measured})
     console.print(f"All figures: {result}", highlight=False)
     if write_docs:
-        about = f"{rounds} rounds of {seconds:g} s, in turns. {note}".strip()
+        about = f"{_rounds(measured)} rounds of {seconds:g} s, in turns. {note}".strip()
         write_documents(comparison, environment, about, _DOCS)
 
 
-def _measure(
-    present: list[Contender], sizes: tuple[Size, ...], rounds: int, seconds: float, folder: Path, console: Console
-) -> tuple[list[PeerRound], dict[str, float | None]]:
-    """All rounds in turns, after the syncs of each were counted; one that fails is told of and left out of a round."""
-    measured: list[PeerRound] = []
-    syncs: dict[str, float | None] = {}
-    columns = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory(prefix="peers-", dir=folder) as name,
-        Progress(*columns, console=console, refresh_per_second=2, transient=True) as progress,
-    ):
-        place = Path(name)
-        bodies = {size.name: write_bodies(size, place / "bodies") for size in sizes}
-        task = progress.add_task("", total=(rounds + 1) * len(present))
-        for repeat in range(rounds + 1):
-            for one in present:
-                progress.update(task, description=f"round {repeat}: {one.name}" if repeat else f"syncs: {one.name}")
-                try:
-                    if repeat:
-                        measured += measure(one, sizes, bodies, place / f"{repeat}-{one.name}", seconds)
-                    else:
-                        syncs[one.name] = count_syncs(one, bodies[sizes[0].name][0], place / f"syncs-{one.name}")
-                except (ServerFailed, TimeoutError, OSError) as error:
-                    console.print(f"[red]{one.name} failed:[/red] {error}", highlight=False)
-                progress.advance(task)
-    return measured, syncs
+def _console() -> Console:
+    """As wide as the tables where no terminal says how wide it is."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
+
+
+def _rounds(measured: Sequence[PeerRound]) -> int:
+    """How many rounds there were: fewer than were asked for where time was up."""
+    return max(Counter((one.contender, one.size) for one in measured).values(), default=0)

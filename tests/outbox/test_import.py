@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli import main
 from gateway.cli.exits import Exit
 from tests.intake.world import World, running
 from tests.outbox.sdk import rows, write
@@ -16,16 +16,11 @@ FULL = {"call_id": "call-1", "wcall_event": "call_ended", "telemetry_data": {}}
 
 
 async def outbox_import(outbox: Path, world: World | None, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Run the command; its exit code, and what it said. Without a world no gateway is there."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CALLSPOOL_")}
+    """Run the command in a thread; its exit code, and what it said. Without a world no gateway is there."""
     address = f"127.0.0.1:{world.port if world else 9}"
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("callspool"), "outbox", "import", outbox, "--intake", address, *arguments,
-        env={**inherited, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, " ".join(output.decode().split()), errors.decode()
+    command = ["outbox", "import", str(outbox), "--intake", address, *arguments]
+    done = await asyncio.to_thread(CliRunner().invoke, main, command, env=environment)
+    return done.exit_code, " ".join(done.stdout.split()), done.stderr
 
 
 async def test_an_outbox_is_emptied_into_a_running_gateway(tmp_path: Path) -> None:
