@@ -1,7 +1,8 @@
 """Accepting a record: the one operation that turns a checked call log into something durable and owed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from spool import statements
 from spool.errors import SpoolUnavailable
@@ -21,8 +22,7 @@ from spool.rows import checksum_of, encode_fragments, number_in, record_of, uid_
 from spool.transaction import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A payload that is ready to be accepted.
 
     `frames` are those still to be written, from `next_chunk` on; with `loose` the earlier ones of the range that
@@ -41,8 +41,7 @@ class Stored:
         return sum(fragment.stored_bytes for fragment in self.fragments.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Small:
+class Small(Struct, frozen=True):
     """A payload that is compressed when it is written, in the writer's thread.
 
     On the event loop it would cost a tenth of a 2 KB post, and give up Python's lock in the middle of it.
@@ -64,16 +63,14 @@ class Small:
         return Stored(self.first_chunk, self.first_chunk, frames, fragments, loose=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Struct, frozen=True):
     """What became of a new record, with its payload, which need not be read back; a duplicate has none."""
 
     accepted: Accepted
     stored: Stored | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptance:
+class Acceptance(Struct, frozen=True):
     """The operation itself: give it to the writer."""
 
     new: NewRecord

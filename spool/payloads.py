@@ -6,18 +6,17 @@ decompressing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import zstandard
 from isal.isal_zlib import crc32
+from msgspec import Struct
 
 from spool.records import Buffer, Fragment, StoredFragment
 
 FRAME_RAW_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """A stored frame: `data` is a complete zstd frame that holds `raw_bytes`."""
 
     data: bytes

@@ -1,11 +1,14 @@
 """Plain data of the spool: records, deliveries, their states, and the legal transitions between these.
 
-All times are integer milliseconds since the Unix epoch (UTC), all sizes bytes.
+All times are integer milliseconds since the Unix epoch (UTC), all sizes bytes. What is made anew for every post is a
+msgspec struct: a frozen dataclass of twelve fields takes eight times as long to make.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+
+from msgspec import Struct
 
 Buffer = bytes | bytearray | memoryview
 
@@ -110,8 +113,7 @@ detail that is replayed becomes HELD when its core is still dead.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFragment:
+class StoredFragment(Struct, frozen=True):
     """How a fragment lies in the spool: `chunks` zstd frames that hold `raw_bytes` in `stored_bytes`."""
 
     chunks: int
@@ -119,8 +121,7 @@ class StoredFragment:
     stored_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """An accepted call log. `digest` is the SHA-256 of the decoded body without its token."""
 
     record_id: int
@@ -143,8 +144,7 @@ class Record:
     """What is stored of it does not match its checksum: nothing of it may be delivered."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryKey:
+class DeliveryKey(Struct, frozen=True):
     """Names one delivery in this spool."""
 
     record_id: int
@@ -152,8 +152,7 @@ class DeliveryKey:
     form: Form
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """One form of a record, owed to one destination, as the dispatcher and the uploaders see it."""
 
     record: Record
@@ -193,8 +192,7 @@ class NewDelivery:
     """A destination whose delivery of this record must end first (a notice waits for its object)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewRecord:
+class NewRecord(Struct, frozen=True):
     """A checked call log that is to be accepted.
 
     `fragments` holds, for each fragment, the pieces whose concatenation is its raw bytes; they must not change
@@ -218,8 +216,7 @@ class NewRecord:
     """What it was called in the spool that it was exported from; it keeps that name, and with it its keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """What `accept` made of a record, told after it is durable."""
 
     uid: str

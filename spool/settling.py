@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from spool import statements
 from spool.order import replace_waiting
 from spool.records import (
@@ -31,8 +33,7 @@ class Names:
     names: Mapping[int, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     """Write what an attempt did to its delivery; returns the deliveries that its end freed."""
 
     delivery: Delivery

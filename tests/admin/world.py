@@ -1,7 +1,9 @@
 """A spool and destinations whose figures a test decides, read by the real admin application."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace as changed
 
 from gateway.admin.app import build_admin_app
 from gateway.admin.events import RecentEvents
@@ -123,13 +125,13 @@ class World:
 def delivery(form: Form = Form.CORE, destination: str = "endpoint", **of_record: object) -> Delivery:
     """A delivery of the record, as the dispatcher tells of it."""
     lane = Lane.DETAIL if form is Form.DETAIL else Lane.CORE
-    record = replace(RECORD, **of_record)  # type: ignore[arg-type]  # the test names fields of Record
+    record = changed(RECORD, **of_record)  # type: ignore[arg-type]  # the test names fields of Record
     return Delivery(record, destination, form, lane, attempts=0, due_at=0, first_failed_at=None)
 
 
 def traced(*deliveries: TracedDelivery, superseded: bool = False, fragments: object = None) -> TracedRecord:
     """The record with these deliveries."""
-    record = RECORD if fragments is None else replace(RECORD, fragments=fragments)  # type: ignore[arg-type]  # a mapping
+    record = RECORD if fragments is None else changed(RECORD, fragments=fragments)  # type: ignore[arg-type]  # a mapping
     return TracedRecord(record, superseded=superseded, settled_at=None, deliveries=deliveries)
 
 

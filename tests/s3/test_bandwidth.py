@@ -1,9 +1,9 @@
 """A bandwidth limit on the way to a real bucket: small objects and parts alike, byte for byte."""
 
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from spool.records import Lane
 from tests.s3.building import MEBIBYTE, options

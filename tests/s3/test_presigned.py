@@ -2,9 +2,9 @@
 
 import json
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from bench.s3_server import free_ports
 from spool.errors import CorruptPayload

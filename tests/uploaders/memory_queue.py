@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from spool.errors import SpoolError
 from spool.open_breaker import OpenBreaker

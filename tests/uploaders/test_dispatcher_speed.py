@@ -10,13 +10,14 @@ from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.dispatcher import DestinationPlan, Dispatcher
 from uploaders.due_buffer import HIGH_WATER
-from uploaders.uploader import Delivered, Outcome
+from uploaders.uploader import BreakerMemory, Delivered, Outcome
 
 
 class InstantQueue:
     """A queue whose spool is always empty and settles at once: what is left is the dispatcher's own cost."""
 
-    def __init__(self) -> None:
+    def __init__(self, breakers: BreakerMemory) -> None:
+        self.breakers = breakers
         self.settled = 0
         self.done = asyncio.Event()
         self.expected = 0
@@ -50,7 +51,7 @@ async def test_thousands_of_small_deliveries_a_second() -> None:
     for call in names(HIGH_WATER):
         await memory.accept(a_post(call))
     deliveries = [entry.delivery for entry in memory.entries.values()]
-    queue = InstantQueue()
+    queue = InstantQueue(memory.breakers)
     plan = DestinationPlan(Trivial(), POLICY, {Lane.CORE: 16, Lane.DETAIL: 1})
     dispatcher = Dispatcher(queue, {"endpoint": plan}, lambda: 0, lambda: 0.5, Observed(), FakeTime(0))  # type: ignore[arg-type]  # two of its calls are never made
     dispatcher.start()

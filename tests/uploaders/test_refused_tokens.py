@@ -124,7 +124,7 @@ async def test_a_probe_that_vanishes_does_not_pause_a_token_for_ever() -> None:
 
 
 def _fields(delivery: Delivery) -> dict[str, object]:
-    return {name: getattr(delivery, name) for name in delivery.__slots__}
+    return {name: getattr(delivery, name) for name in delivery.__struct_fields__}
 
 
 async def test_a_shared_token_pauses_the_destination() -> None:

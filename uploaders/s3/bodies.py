@@ -6,7 +6,9 @@ or compressed again as one gzip member. At most one frame is held, and whatever 
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from spool.records import Delivery, Form
 from uploaders.bodies import compress, decompress
