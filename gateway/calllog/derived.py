@@ -1,7 +1,7 @@
 """What is added to a core: the members that are made from the parts of a call log that move to its detail."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -12,6 +12,7 @@ from gateway.calllog.toplevel import Member
 TURNS: Final = "transcript_with_metrics"
 TELEMETRY: Final = "telemetry_data"
 
+Listed = TypeVar("Listed")
 _SHARES: Final = {"summary_metrics": 8, "telemetry_summary": 8, "transcript_json": 2}
 """What is derived takes at most one such part of a core; a transcript within that makes other members move."""
 _MAX_MOMENT: Final = 64
@@ -23,14 +24,14 @@ def derive(members: Mapping[str, Member], *, core_max_bytes: int) -> bytes:
 
     `summary_metrics` where there are turns or both times of the call; `telemetry_summary` where there are spans;
     `transcript_json` from the turns. What would take too large a share of the core is left out: the detail has it.
-    Whatever the members hold, this never fails.
+    Whatever the members hold, this never fails: where memory does not suffice for a list, its summary is left out.
     """
     made: dict[str, object] = {}
-    turns = read_turns(members[TURNS].value) if TURNS in members else None
+    turns = _read(read_turns, members.get(TURNS))
     if "summary_metrics" not in members:
         made["summary_metrics"] = _metrics(members, turns)
     if "telemetry_summary" not in members and TELEMETRY in members:
-        spans = read_spans(members[TELEMETRY].value)
+        spans = _read(read_spans, members[TELEMETRY])
         made["telemetry_summary"] = None if spans is None else telemetry_summary(spans)
     if "transcript_json" not in members and turns:
         made["transcript_json"] = transcript_json(turns)
@@ -40,6 +41,14 @@ def derive(members: Mapping[str, Member], *, core_max_bytes: int) -> bytes:
         for name, value in encoded.items()
         if len(value) <= core_max_bytes // _SHARES[name]
     )
+
+
+def _read(read: Callable[[memoryview], Listed | None], member: Member | None) -> Listed | None:
+    """What is listed there; None where there is none, or more than there is memory for."""
+    try:
+        return None if member is None else read(member.value)
+    except MemoryError:  # giants are examined within a limit: better without a summary than not at all
+        return None
 
 
 def _metrics(members: Mapping[str, Member], turns: list[Turn] | None) -> object:

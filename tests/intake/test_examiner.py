@@ -96,6 +96,19 @@ async def test_what_needs_too_much_memory_is_refused(small: World) -> None:
     await small.until(lambda: _nothing_left(small))
 
 
+async def test_lists_that_need_too_much_memory_are_not_summarised(small: World) -> None:
+    """A giant of very many tiny spans is taken: its core comes without their summary, its detail with all of them."""
+    spans = b'{"name":"a","duration_ms":1.5}'
+    telemetry = b'"telemetry_data":{"session_traces":[%b]}' % b",".join([spans] * 800_000)
+    reply = await small.post(b'{"call_id":"a","transcript_with_metrics":[{"user_transcript":"hi"}],%b}' % telemetry)
+    assert reply.status == 202
+    record = (await small.only_record("a")).record
+    derived = await small.stored(record, Fragment.DERIVED)
+    assert b"total_turns" in derived
+    assert b"telemetry_summary" not in derived
+    assert (await small.stored(record, Fragment.REST)).endswith(telemetry)
+
+
 async def test_a_post_survives_the_death_of_the_process(small: World) -> None:
     """A process that is killed in the middle of an examination is replaced, and the post is taken."""
     await small.post(large_call_log("a"))
