@@ -5,6 +5,7 @@ or went silent, only this delivery is known to have failed.
 """
 
 import asyncio
+import os
 
 import aiohttp
 
@@ -72,6 +73,7 @@ def _detail(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return str(getattr(error.certificate_error, "verify_message", "certificate not accepted"))
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, OSError) and cause.errno and cause.strerror:
-        return f"{cause.strerror} ({type(cause).__name__})"
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        # The event loop's own text names the address, and the operating system's says the same without.
+        return f"{os.strerror(cause.errno)} ({type(cause).__name__})"
     return type(cause).__name__

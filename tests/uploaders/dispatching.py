@@ -128,6 +128,7 @@ async def a_stage(
     jitter: float = 0.5,
     shared_token: bool = False,
     when_too_large: tuple[Step, ...] = (),
+    details_at_once: Callable[[], int | None] = lambda: None,
     answer: Answer | None = None,
     queue: MemoryQueue | None = None,
     time: FakeTime | None = None,
@@ -141,7 +142,7 @@ async def a_stage(
     dispatcher = Dispatcher(
         queue,
         {
-            "endpoint": DestinationPlan(uploader, policy, slots, shared_token, when_too_large, "http"),
+            "endpoint": DestinationPlan(uploader, policy, slots, shared_token, when_too_large, "http", details_at_once),
             "other": DestinationPlan(other, policy, slots, type="file"),
         },
         time.clock,
