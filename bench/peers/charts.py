@@ -11,12 +11,12 @@ from xml.sax.saxutils import escape
 from bench.figures import Figure
 from bench.report import number
 
-_WIDTH, _LABEL, _VALUE = 720, 132, 84
+_WIDTH, _LABEL, _VALUE = 720, 132, 132
 _BAR, _GAP, _HEAD, _PANEL_HEAD, _FOOT = 16, 8, 46, 30, 16
 _STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #1f2733; }
   .title { font-size: 16px; font-weight: 600; }
-  .soft { fill: #5c6675; }
+  .soft { fill: #5c6675; font-weight: 400; }
   .ours { font-weight: 600; }
   .bar { fill: #9aa8bb; }
   .bar.ours { fill: #2563c9; }
@@ -35,11 +35,12 @@ _STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One contender's figure; `ours` stands out."""
+    """One contender's figure; `ours` stands out, `note` is said behind it."""
 
     label: str
     figure: Figure
     ours: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,15 @@ def _bar(bar: Bar, top: int, scale: float) -> list[str]:
     low, high = left + figure.low * scale, left + figure.high * scale
     if high - low >= 1:
         parts.append(f'<line class="spread" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>')
-    parts.append(_text(max(left + width, high) + 8, top + 13, number(figure.median), kind))
+    told = f'{number(figure.median)}<tspan class="soft" dx="8">{escape(bar.note)}</tspan>'
+    parts.append(_raw_text(max(left + width, high) + 8, top + 13, told, kind))
     return parts
 
 
 def _text(x: float, y: float, content: str, kind: str, *, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(content)}</text>'
+    return _raw_text(x, y, escape(content), kind, anchor=anchor)
+
+
+def _raw_text(x: float, y: float, markup: str, kind: str, *, anchor: str = "start") -> str:
+    """A text whose content is markup already."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{markup}</text>'

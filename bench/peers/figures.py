@@ -18,6 +18,7 @@ class PeerFigures:
     delivered: Figure
     ack_p50: Figure
     ack_p99: Figure
+    first_part_p50: Figure
     end_to_end_p50: Figure
     end_to_end_p99: Figure
     cpu: Figure
@@ -66,6 +67,7 @@ def _of(rounds: Sequence[PeerRound]) -> PeerFigures:
         delivered=figure(lambda one: one.delivered_per_second),
         ack_p50=figure(lambda one: one.ack_p50),
         ack_p99=figure(lambda one: one.ack_p99),
+        first_part_p50=figure(lambda one: one.first_part_p50),
         end_to_end_p50=figure(lambda one: one.end_to_end_p50),
         end_to_end_p99=figure(lambda one: one.end_to_end_p99),
         cpu=figure(lambda one: one.cpu_per_thousand),

@@ -21,11 +21,13 @@ _COLUMNS: tuple[tuple[str, Callable[[PeerFigures], Figure]], ...] = (
     ("delivered/s", lambda one: one.delivered),
     ("ack p50 ms", lambda one: one.ack_p50),
     ("ack p99 ms", lambda one: one.ack_p99),
+    ("first part p50 ms", lambda one: one.first_part_p50),
     ("at sink p50 ms", lambda one: one.end_to_end_p50),
     ("at sink p99 ms", lambda one: one.end_to_end_p99),
     ("CPU s per 1,000", lambda one: one.cpu),
     ("peak MB", lambda one: one.peak),
 )
+_NOTES = {"yes": "", "no": "not fsynced", "?": ""}
 _CHARTS: tuple[tuple[str, str, str, Callable[[PeerFigures], Figure]], ...] = (
     ("acked", "Acknowledged call logs a second", "more is better", lambda one: one.acked),
     ("delivered", "Delivered call logs a second, to the end", "more is better", lambda one: one.delivered),
@@ -95,7 +97,10 @@ def write_documents(comparison: Comparison, environment: Environment, about: str
 
 
 def _panel(comparison: Comparison, size: str, of: Callable[[PeerFigures], Figure]) -> Panel:
-    bars = (Bar(one, of(comparison.figures[one, size]), ours=one == OURS) for one in comparison.contenders)
+    bars = (
+        Bar(one, of(comparison.figures[one, size]), ours=one == OURS, note=_NOTES[_durable(comparison, one)])
+        for one in comparison.contenders
+    )
     return Panel(f"call logs of {size}", tuple(bars))
 
 

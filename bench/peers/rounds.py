@@ -39,6 +39,8 @@ class PeerRound:
     """Call logs over the time from the first post until the last part was at the sink."""
     ack_p50: float
     ack_p99: float
+    first_part_p50: float
+    """Until the sink knows of the call: of a large one, callspool's core."""
     end_to_end_p50: float
     end_to_end_p99: float
     cpu_per_thousand: float
@@ -112,6 +114,7 @@ def _round(
 ) -> PeerRound:
     whole = {int(number): last for number, (_, last, count) in arrivals.items() if count >= parts}
     durations = sorted((last - began[number]) / 1e6 for number, last in whole.items() if number in began)
+    firsts = sorted((at - began[int(number)]) / 1e6 for number, (at, *_) in arrivals.items() if int(number) in began)
     lasted = (max(whole.values()) - min(began.values())) / 1e9 if whole else 0.0
     return PeerRound(
         contender=contender.name,
@@ -123,6 +126,7 @@ def _round(
         delivered_per_second=len(durations) / lasted if lasted else float("nan"),
         ack_p50=load.latency.p50,
         ack_p99=load.latency.p99,
+        first_part_p50=quantile(firsts, 0.5),
         end_to_end_p50=quantile(durations, 0.5),
         end_to_end_p99=quantile(durations, 0.99),
         cpu_per_thousand=1000 * cpu / max(1, len(durations) if contender.delivers else load.posts),

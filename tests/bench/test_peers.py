@@ -22,7 +22,7 @@ ENVIRONMENT = Environment("3.11", "Linux", 2, 1, "ext4", 1.5, "uvloop", {}, "abc
 
 def peer_round(contender: str, acked: float, missing: int = 0) -> PeerRound:
     nan = math.nan
-    return PeerRound(contender, "2 KB", 100, 0, missing, acked, nan, 1.0, 2.0, nan, nan, 0.5, 40_000_000)
+    return PeerRound(contender, "2 KB", 100, 0, missing, acked, nan, 1.0, 2.0, nan, nan, nan, 0.5, 40_000_000)
 
 
 ROUNDS = [
@@ -48,9 +48,9 @@ def test_an_answer_counts_as_durable_only_with_a_sync(syncs, said):
 
 
 def test_a_chart_is_a_document_that_follows_the_background():
-    """Bars are as long as their figures, ours stands out, an unknown one has none, and text is escaped."""
+    """Bars are as long as their figures, ours stands out, an unknown one has none, notes are told, text is escaped."""
     bars = (
-        Bar("a <b>", Figure(50, 40, 60)),
+        Bar("a <b>", Figure(50, 40, 60), note="not fsynced"),
         Bar("callspool", Figure(100, 90, 110), ours=True),
         Bar("c", Figure(*[math.nan] * 3)),
     )
@@ -62,6 +62,7 @@ def test_a_chart_is_a_document_that_follows_the_background():
     assert rectangles[1].get("class") == "bar ours"
     assert "prefers-color-scheme: dark" in drawing
     assert "a &lt;b&gt;" in drawing
+    assert drawing.count("not fsynced") == 1
 
 
 def test_the_document_gets_its_section_and_nothing_else(tmp_path: Path):
@@ -100,6 +101,7 @@ def test_a_contender_is_measured_to_the_last_delivery(tmp_path: Path):
     assert math.isnan(bare.delivered_per_second)
     assert 0 < ours.delivered_per_second <= ours.acked_per_second * 1.5
     assert ours.ack_p50 <= ours.end_to_end_p99
+    assert ours.first_part_p50 == ours.end_to_end_p50
     assert ours.cpu_per_thousand > 0
     assert ours.peak_bytes > 1_000_000
 
