@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from spool import statements
 from spool.transaction import Transaction
 
-CHUNKS_PER_STEP = 8
-"""Up to 8 MiB of payload: some 30 ms at 250 MB/s, were all of it incompressible."""
+CHUNKS_PER_STEP = 4
+"""Up to 4 MiB of payload: some 15 ms at 250 MB/s, were all of it incompressible."""
 RANGES_PER_STEP = 64
 
 
