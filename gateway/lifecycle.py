@@ -8,7 +8,8 @@ once. What is undelivered then waits in the spool for the next start.
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from gateway.descriptors import raise_limit
 from gateway.outbox.status import OutboxStatus
 from gateway.service import Service, Watchers
 from gateway.summaries import summarize_forever
+from spool.custody import Custody
 from spool.errors import SpoolError
 from spool.figures import SpoolStats, TracedRecord
 from uploaders.uploader import DestinationStatus
@@ -32,6 +34,8 @@ GRACE_SECONDS = 2.0
 """For posts and attempts under way at the end of a stop, to come to theirs."""
 SETTLE_SECONDS = 0.2
 """For attempts that have just ended, to be written down, when there is no time for others."""
+MAKE_WAY_SECONDS = 0.5
+"""For posts under way to be told that they were not accepted, when the database is damaged."""
 
 _log = structlog.get_logger("callspool")
 
@@ -93,22 +97,31 @@ class Gateway:
             loop.add_signal_handler(number, self._signal)
         try:
             async with self._admin():
-                service = await self._blueprint.build()
-                try:
-                    await self._work(service)
-                finally:
-                    await service.close()
+                heirloom: socket.socket | None = None
+                while not self._told_to_stop.is_set():
+                    heirloom = await self._live(heirloom)
         except (SpoolError, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
         _log.info("stopped")
         return 0
 
-    async def _work(self, service: Service) -> None:
+    async def _live(self, heirloom: socket.socket | None) -> socket.socket | None:
+        """Build everything, work, and give everything back. Ends when told to, or when the database is damaged.
+
+        `heirloom` is the socket that agents connected to before; returned is that of this time, if they are to wait
+        in it for the next.
+        """
+        service = await self._blueprint.build()
+        try:
+            return await self._work(service, heirloom)
+        finally:
+            await service.close()
+
+    async def _work(self, service: Service, heirloom: socket.socket | None) -> socket.socket | None:
         self._service = service
-        if service.spool.warning:
-            _log.warning("spool_directory", reason=service.spool.warning)
-        await service.intake.start()
+        _tell_of_directory(service.spool.custody)
+        await service.intake.start(heirloom)
         service.dispatcher.start()
         service.gate.open()
         service.outboxes.start()
@@ -118,10 +131,22 @@ class Gateway:
             summarize_forever(service.spool.stats, lambda: service.spool.maintenance_failure)
         )
         try:
-            await self._told_to_stop.wait()
-            await self._stop(service)
+            if await _first(self._told_to_stop.wait(), service.spool.custody.damage.wait()) == 0:
+                await self._stop(service)
+                return None
+            return await self._make_way(service)
         finally:
             summaries.cancel()
+
+    async def _make_way(self, service: Service) -> socket.socket | None:
+        """The database is damaged, and takes nothing any more: end all that uses it, but keep agents waiting."""
+        reason = service.spool.custody.damage.reason
+        self._lifecycle = Lifecycle(Phase.STARTING, (f"a new database takes the place of a damaged one: {reason}",))
+        _log.error("database_damaged", reason=reason, what_happens="it is moved aside, and a new one takes its place")
+        heirloom = service.intake.bequeath()
+        await service.intake.stop(MAKE_WAY_SECONDS)
+        await service.dispatcher.stop(SETTLE_SECONDS)
+        return heirloom
 
     async def _stop(self, service: Service) -> None:
         """Drain what can be drained in time; then end the intake first, and what it feeds after it."""
@@ -170,6 +195,7 @@ class Gateway:
             lambda: self._service.desk if self._service else None,
             lambda name: self._service.dispatcher.retry_now(name) if self._service else None,
             lambda: self._service.courtesy.figures() if self._service else None,
+            lambda: self._service.spool.salvages if self._service else None,
             self._blueprint.clock,
             self._outboxes,
         )
@@ -195,3 +221,25 @@ class Gateway:
 
     def _destinations(self) -> tuple[DestinationStatus, ...]:
         return self._service.destinations() if self._service else ()
+
+
+def _tell_of_directory(custody: Custody) -> None:
+    """What an operator should know about the spool directory."""
+    if custody.warning:
+        _log.warning("spool_directory", reason=custody.warning)
+    for aside in custody.asides:
+        if not aside.brought:
+            hint = "run `callspool salvage`: it brings what can be read into the present database"
+            _log.error("database_moved_aside", directory=str(aside.directory), reason=aside.reason, what_to_do=hint)
+
+
+async def _first(*waits: Coroutine[object, object, object]) -> int:
+    """Wait until one of these is over; returns the place of the first one."""
+    tasks = [asyncio.create_task(each) for each in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(place for place, task in enumerate(tasks) if task.done())
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

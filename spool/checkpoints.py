@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from spool.backfill import Backfill
-from spool.database import PAGE_SIZE, SQLITE_ERRORS, connect, primary_code
+from spool.database import PAGE_SIZE, SQLITE_ERRORS, connect, primary_code, translate
+from spool.errors import SpoolError
 
 CAP_BYTES = 64 << 20
 SMALLEST_CAP_BYTES = 4 << 20
@@ -25,13 +26,13 @@ BUSY_SECONDS = 1.0
 class Checkpointer:
     """Runs passive checkpoints whenever enough was written; tells when the log has to be reset.
 
-    `failed` is called, in this thread, with the reason why a checkpoint failed; `ran_out` where that is a full disk.
+    `failed` is called, in this thread, with what a checkpoint failed of; `ran_out` where that is a full disk.
     """
 
     def __init__(
         self,
         path: Path,
-        failed: Callable[[str], None],
+        failed: Callable[[SpoolError], None],
         ran_out: Callable[[str], None],
         cap_bytes: int = CAP_BYTES,
     ) -> None:
@@ -129,7 +130,7 @@ class Checkpointer:
         except SQLITE_ERRORS as error:
             self._disconnect()
             if primary_code(error) != sqlite3.SQLITE_FULL:
-                self._failed(f"a checkpoint failed: {error}")
+                self._failed(translate(error, "a checkpoint"))
             else:
                 # The log is as good as it was; it is tried again when there is room or the headroom was given up.
                 self._ran_out(f"the disk is full: a checkpoint failed ({error}); free space on it")

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +20,9 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _VALUES = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL}
+
+
+_SCHEMA = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
 
 
 def address_of(path: Path) -> str:
@@ -81,6 +84,18 @@ def migrate(connection: sqlite3.Connection) -> None:
     for version in sorted(migrations):
         if version > found:
             connection.executescript(migrations[version])
+
+
+def schema_faults(connection: sqlite3.Connection) -> list[str]:
+    """What the schema of the database lacks or has otherwise than its version says; more than that is no fault."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    found = dict(connection.execute(_SCHEMA).fetchall())
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
+        for number, script in sorted(_migrations()):
+            if number <= version:
+                expected.executescript(script)
+        wanted = dict(expected.execute(_SCHEMA).fetchall())
+    return [name for name, text in wanted.items() if found.get(name) != text]
 
 
 def newest_version() -> int:

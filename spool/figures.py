@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from spool.records import DeliveryKey, DeliveryState, Form, Lane, Record
 
@@ -80,6 +81,18 @@ class OpenDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Aside:
+    """A damaged database that was moved aside."""
+
+    directory: Path
+    reason: str
+    size: int
+    """Bytes of its files."""
+    brought: bool
+    """Whether its records were brought into the present database already."""
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolStats:
     """The spool at one moment, read from memory: asking costs nothing."""
 
@@ -100,6 +113,8 @@ class SpoolStats:
     """The last part of the limit, which only records without details may use."""
     dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = field(default_factory=dict)
     """How many of the newest dead letters of a lane have each reason, as of some seconds ago."""
+    asides: tuple[Aside, ...] = ()
+    """Damaged databases that were moved aside and are still there."""
 
     @property
     def full_of_details(self) -> bool:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import aiosqlite
 
+from spool.damage import Damage
 from spool.database import address_of, reader_pragmas, translated
-from spool.errors import SpoolUnavailable
+from spool.errors import CorruptDatabase, SpoolUnavailable
 from spool.rows import Row
 
 Value = str | bytes | int | None
@@ -15,13 +16,14 @@ Value = str | bytes | int | None
 class ReadConnection:
     """Answers one question after the other. Made by `open`."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, damage: Damage) -> None:
         self._connection = connection
+        self._damage = damage
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path) -> "ReadConnection":
-        """Open the database, which must exist; on an error nothing is left open."""
+    async def open(cls, path: Path, damage: Damage) -> "ReadConnection":
+        """Open the database, which must exist; on an error nothing is left open. What is malformed goes to `damage`."""
         with translated("opening the spool for reading"):
             connection = await aiosqlite.connect(address_of(path), uri=True, isolation_level=None)
             try:
@@ -30,14 +32,18 @@ class ReadConnection:
             except BaseException:
                 await connection.close()
                 raise
-        return cls(connection)
+        return cls(connection, damage)
 
     async def ask(self, statement: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> list[Row]:
         """The rows of one statement; raises the spool's errors."""
         if self._closed:
             raise SpoolUnavailable("the spool is closed")
-        with translated("reading from the spool"):
-            return list(await self._connection.execute_fetchall(statement, parameters))
+        try:
+            with translated("reading from the spool"):
+                return list(await self._connection.execute_fetchall(statement, parameters))
+        except CorruptDatabase as error:
+            self._damage.report(str(error))
+            raise
 
     async def close(self) -> None:
         """Finish what was asked, and end the thread."""

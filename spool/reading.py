@@ -12,6 +12,7 @@ from isal.isal_zlib import crc32
 
 from spool import statements
 from spool.addresses import Upload
+from spool.damage import Damage
 from spool.errors import CorruptPayload, NotStorable
 from spool.figures import OpenDelivery, TracedDelivery, TracedRecord
 from spool.payloads import chunk_range
@@ -41,10 +42,10 @@ class Reader:
         self.names = names
 
     @classmethod
-    async def open(cls, path: Path, names: Names) -> "Reader":
+    async def open(cls, path: Path, names: Names, damage: Damage) -> "Reader":
         """Open the connections; on an error none is left open."""
         async with AsyncExitStack() as opened:
-            questions, payloads, counting = [await _opened(path, opened) for _ in range(3)]
+            questions, payloads, counting = [await _opened(path, damage, opened) for _ in range(3)]
             opened.pop_all()
         return cls(questions, payloads, counting, names)
 
@@ -176,7 +177,7 @@ class Reader:
         )
 
 
-async def _opened(path: Path, stack: AsyncExitStack) -> ReadConnection:
-    connection = await ReadConnection.open(path)
+async def _opened(path: Path, damage: Damage, stack: AsyncExitStack) -> ReadConnection:
+    connection = await ReadConnection.open(path, damage)
     stack.push_async_callback(connection.close)
     return connection

@@ -1,9 +1,9 @@
 """Receiving records: their payloads are compressed, promised in the quota, and given to the writer."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 from spool.acceptance import Acceptance, Small, Stored, Taken
@@ -133,6 +133,17 @@ class Receiver:
     def _committed(self, committing: "asyncio.Future[Taken]") -> None:
         if not committing.cancelled() and committing.exception() is None:
             self._taken(committing.result())
+
+    @contextmanager
+    def reserved(self, count: int) -> Iterator[int]:
+        """The first of so many ids for chunks, which are not deleted as loose while the block lasts."""
+        first = self._reserve_chunks(count)
+        self._ranges.incoming.add(first)
+        try:
+            yield first
+        finally:
+            self._ranges.incoming.discard(first)
+            self._ranges.chunks_are_loose()
 
     def _reserve_chunks(self, count: int) -> int:
         first = self._next_chunk

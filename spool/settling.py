@@ -29,8 +29,13 @@ class Names:
     """What the spool and its destinations are called, for making deliveries of rows."""
 
     spool_id: str
-    ids: Mapping[str, int]
-    names: Mapping[int, str]
+    ids: dict[str, int]
+    names: dict[int, str]
+
+    def learn(self, destinations: Mapping[int, str]) -> None:
+        """Know destinations that were added since the start. For the event loop."""
+        self.names.update(destinations)
+        self.ids.update({name: destination_id for destination_id, name in destinations.items()})
 
 
 class Settle(Struct, frozen=True):

@@ -10,21 +10,20 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from spool import statements
 from spool.acceptance import Taken
 from spool.addresses import Upload
+from spool.background_check import BackgroundCheck
 from spool.breakers import BreakerBook
-from spool.database import translated
-from spool.directory import DATABASE_NAME, DirectoryLock, prepare_directory
-from spool.disk_space import DiskSpace, headroom_bytes, make_room_to_open
+from spool.commit_observer import CommitObserver
+from spool.directory import DATABASE_NAME
 from spool.diverting import MoveOn
 from spool.figures import SpoolStats, TracedRecord
+from spool.foundation import Foundation
 from spool.fresh import FreshPayloads
 from spool.ledger import MultipartLedger
 from spool.maintenance import Maintenance, ReceiptLimits
 from spool.making_room import RoomMaker
-from spool.opening import Start, prepare_database
 from spool.options import HOUR, SpoolOptions, WhenFull
 from spool.orders.desk import Orders
 from spool.quota import Quota, reserve_of
-from spool.reading import Reader
 from spool.receiving import OVERHEAD_BYTES, Receiver
 from spool.records import (
     Accepted,
@@ -38,9 +37,10 @@ from spool.records import (
     Record,
     Settlement,
 )
+from spool.salvage.desk import Salvages
+from spool.salvage.run import Target
 from spool.settling import Release, Settle, Wake, record_chunks
 from spool.transaction import Operation, Transaction
-from spool.writer import CommitObserver, Writer
 
 ROWS_PER_STEP = 500
 """Large orders to the queue are written in transactions of so many deliveries."""
@@ -49,23 +49,15 @@ ROWS_PER_STEP = 500
 class Spool:
     """A spool directory, owned by this process. Made by `open`, ended by `close`."""
 
-    def __init__(
-        self,
-        options: SpoolOptions,
-        clock: Callable[[], int],
-        lock: DirectoryLock,
-        writer: Writer,
-        reader: Reader,
-        start: Start,
-        warning: str | None,
-    ) -> None:
-        self.warning = warning
-        """What the operator should know about the directory, if anything."""
+    def __init__(self, options: SpoolOptions, clock: Callable[[], int], foundation: Foundation) -> None:
+        custody, start = foundation.custody, foundation.start
+        reader, writer = foundation.reader, foundation.writer
+        self.custody = custody
+        """The directory, and what is known of damage to what lies in it."""
         self.listener: Callable[[tuple[Delivery, ...]], None] | None = None
         """Told, on the event loop, of deliveries that may be sent: of each new record, and what an expiry or an order
         freed."""
         self._clock = clock
-        self._lock = lock
         self._writer = writer
         self._reader = reader
         reserve = reserve_of(start.limit_bytes, options.reserve_for_cores)
@@ -101,7 +93,12 @@ class Spool:
             taken=self._taken,
             room=self.room if options.when_full is WhenFull.EXPIRE_DETAILS else None,
         )
+        target = Target(writer, self._quota, reader.names, self._receiver, clock, self._announce)
+        self.salvages = Salvages(target, custody)
+        """Brings what other databases hold."""
+        check = BackgroundCheck(custody.directory / DATABASE_NAME, custody.damage)
         self._maintaining = asyncio.create_task(self._maintenance.run(), name="spool-maintenance")
+        self._checking = asyncio.create_task(check.run(), name="spool-check")
 
     @classmethod
     async def open(
@@ -109,40 +106,27 @@ class Spool:
     ) -> "Spool":
         """Take the directory, bring its schema up to date, and be ready for posts.
 
-        Takes as long with a million records waiting as with none: nothing is counted or scanned. Raises
-        `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew`, `CorruptDatabase` or `SpoolUnavailable`.
+        Takes as long with a million records waiting as with none: nothing is counted or scanned. A damaged database is
+        moved aside, and a new one made. Raises `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew` or
+        `SpoolUnavailable`.
         """
-        warning = prepare_directory(options.directory)
-        lock = DirectoryLock(options.directory)
-        await asyncio.to_thread(lock.acquire, options.lock_timeout)
-        try:
-            path = options.directory / DATABASE_NAME
-            make_room_to_open(options.directory)
-            start = await asyncio.to_thread(prepare_database, path, options.max_bytes, tuple(destinations))
-            reader = await Reader.open(path, start.names)
-            try:
-                with translated(f"opening the spool {path} for writing"):
-                    disk = DiskSpace(options.directory, headroom_bytes(options.directory, start.limit_bytes))
-                    writer = Writer(path, asyncio.get_running_loop(), observer, disk, start.log_cap_bytes)
-            except BaseException:
-                await reader.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
-        return cls(options, clock, lock, writer, reader, start, warning)
+        return cls(options, clock, await Foundation.lay(options, tuple(destinations), clock, observer))
 
     async def close(self) -> None:
-        """Write what was submitted and give the directory back; a large payload on its way in is refused."""
-        self._maintaining.cancel()
-        await asyncio.gather(self._maintaining, return_exceptions=True)
+        """Write what was submitted and give the directory back; a large payload on its way in is refused.
+
+        A database that was seen to be damaged is moved aside.
+        """
+        for task in (self._maintaining, self._checking):
+            task.cancel()
+        await asyncio.gather(self._maintaining, self._checking, return_exceptions=True)
         await self.room.close()
         await asyncio.to_thread(self._receiver.close)
         try:
             await self._reader.close()
         finally:
             await self._writer.close()
-            self._lock.release()
+            await self.custody.give_back(self._clock())
 
     # Intake ----------------------------------------------------------------------------------------------------
 
@@ -288,8 +272,9 @@ class Spool:
             lanes,
             oldest,
             self._maintenance.unaccounted,
-            self._writer.failure,
+            self.custody.damage.reason or self._writer.failure,
             self._writer.disk.shortage,
             self._quota.reserve_bytes,
             {key: reasons for key, reasons in self._maintenance.dead_reasons.items() if lanes[key].dead},
+            self.custody.asides,
         )

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from spool.checkpoints import CAP_BYTES, Checkpointer
+from spool.commit_observer import CommitObserver
+from spool.damage import Damage
 from spool.database import (
     PAGE_SIZE,
     SQLITE_ERRORS,
@@ -25,7 +26,7 @@ from spool.database import (
     translate,
 )
 from spool.disk_space import DiskSpace
-from spool.errors import SpoolFull, SpoolUnavailable
+from spool.errors import SpoolError, SpoolFull, SpoolUnavailable
 from spool.line import HEAVY_BYTES, RequestLine
 from spool.requests import Group, Request, Setback, fail, resolve
 from spool.sizes import Sizes
@@ -40,14 +41,6 @@ LOOK_SECONDS = 1.0
 WRITING = "writing to the spool"
 
 
-class CommitObserver(Protocol):
-    """Hears of every durable commit that changed something, on the event loop."""
-
-    def committed(self, seconds: float, batch: int) -> None:
-        """A transaction with `batch` operations took `seconds` from BEGIN to the end of its fsync."""
-        ...
-
-
 class Writer:
     """Owns the writing connection in a thread. Opens it at once; `close` ends it."""
 
@@ -57,12 +50,14 @@ class Writer:
         loop: asyncio.AbstractEventLoop,
         observer: CommitObserver,
         disk: DiskSpace,
+        damage: Damage,
         log_cap_bytes: int = CAP_BYTES,
     ) -> None:
         self._path = path
         self._loop = loop
         self._observer = observer
         self._line = RequestLine()
+        self._damage = damage
         self._in_hand: Group = []
         self._closed = False
         self._last_reopen = 0.0
@@ -139,6 +134,9 @@ class Writer:
         return None if self.disk.shortage is None else LOOK_SECONDS
 
     def _write(self, group: Group) -> None:
+        if self._damage.reason is not None:
+            fail(group, self._damage.error())
+            return
         if self.failure is not None and not self._reopen():
             fail(group, SpoolUnavailable(f"the spool cannot write: {self.failure}"))
             return
@@ -211,6 +209,7 @@ class Writer:
         error = translate(cause, WRITING)
         if distrusts_disk(cause):
             self.failure = str(error)
+        self._damage.look_at(error)
         if isinstance(error, SpoolFull):
             error.used_bytes = self.total_bytes
         return Setback(error, shared=concerns_everyone(cause))
@@ -236,6 +235,7 @@ class Writer:
             finished = self._checkpointer.finish_anew(self.transaction.connection)
         except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"
+            self._damage.look_at(translate(error, "opening the spool anew"))
             return False
         reason = self._measure() if finished else before
         self.failure = reason or self.failure
@@ -254,8 +254,9 @@ class Writer:
             if distrusts_disk(error):
                 self.failure = f"resetting the log failed: {error}"
 
-    def _checkpoint_failed(self, reason: str) -> None:
-        self.failure = reason
+    def _checkpoint_failed(self, error: SpoolError) -> None:
+        self.failure = str(error)
+        self._damage.look_at(error)
 
     def _checkpoint_ran_out(self, reason: str) -> None:
         """The log is as good, and whatever finds no room in it gives the headroom up; but it must not get longer."""
@@ -264,7 +265,8 @@ class Writer:
     def _finish(self) -> None:
         """Leave a database without a log behind, where the disk allows it; the log is as good."""
         with suppress(*SQLITE_ERRORS):
-            self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if self._damage.reason is None:
+                self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with suppress(*SQLITE_ERRORS):
             self.transaction.connection.close()
         self._checkpointer.close()

@@ -15,8 +15,9 @@ from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.orders import LARGEST_REQUEST, OrderHandlers
 from gateway.admin.page import Page, load_page
-from gateway.admin.readiness import obstacles
+from gateway.admin.readiness import attention, obstacles
 from gateway.admin.resuming import ResumeHandler
+from gateway.admin.salvage import SalvageHandler
 from gateway.admin.sources import Sources
 from gateway.admin.status import status_of
 from gateway.logs import redact_text
@@ -27,6 +28,13 @@ from spool.errors import SpoolError
 class _Health(msgspec.Struct):
     status: str
     reasons: tuple[str, ...] = ()
+
+
+class _Readiness(msgspec.Struct):
+    status: str
+    reasons: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
+    """What an operator should do all the same."""
 
 
 class AdminHandlers:
@@ -51,9 +59,10 @@ class AdminHandlers:
     async def readyz(self, _request: web.Request) -> web.Response:
         """200 if posts can be accepted, else 503 with the reasons."""
         reasons = tuple(redact_text(reason) for reason in obstacles(self._sources.lifecycle(), self._sources.spool()))
+        notes = tuple(redact_text(note) for note in attention(self._sources.spool()))
         if reasons:
-            return answer(_Health("not ready", reasons), status=503)
-        return answer(_Health("ready"))
+            return answer(_Readiness("not ready", reasons, notes), status=503)
+        return answer(_Readiness("ready", attention=notes))
 
     async def page(self, _request: web.Request) -> web.Response:
         """The status page."""
@@ -106,4 +115,5 @@ def build_admin_app(
     app.router.add_get("/api/calls/{call_id:.+}", handlers.call)
     OrderHandlers(sources).add_to(app, Access(token))
     ResumeHandler(sources).add_to(app, Access(token))
+    SalvageHandler(sources).add_to(app, Access(token))
     return app

@@ -28,6 +28,7 @@ class GaugeCollector(Collector):
         yield from of_destinations(())
         yield from of_courtesy(None)
         yield from (_outbox_waiting(), _outbox_up())
+        yield from (_asides(), _aside_bytes())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges as they are now."""
@@ -72,6 +73,10 @@ def _of_spool(stats: SpoolStats) -> Iterator[GaugeMetricFamily]:
     reserve.add_metric((), stats.reserve_bytes)
     unaccounted.add_metric((), stats.unaccounted)
     yield from (used, limit, reserve, unaccounted)
+    asides, aside_bytes = _asides(), _aside_bytes()
+    asides.add_metric((), sum(not aside.brought for aside in stats.asides))
+    aside_bytes.add_metric((), sum(aside.size for aside in stats.asides))
+    yield from (asides, aside_bytes)
 
 
 def _of_outboxes(outboxes: Iterable[OutboxStatus]) -> Iterator[GaugeMetricFamily]:
@@ -110,6 +115,15 @@ def _dead_reasons() -> GaugeMetricFamily:
 
 def _spool_bytes() -> GaugeMetricFamily:
     return _gauge("spool_bytes", "Bytes that the spool takes on disk, write-ahead log and staging included.")
+
+
+def _asides() -> GaugeMetricFamily:
+    meaning = "Damaged databases that were moved aside, and whose records were not brought back by callspool salvage."
+    return _gauge("databases_aside", meaning)
+
+
+def _aside_bytes() -> GaugeMetricFamily:
+    return _gauge("aside_bytes", "Bytes of the databases that were moved aside; callspool never deletes them.")
 
 
 def _spool_limit() -> GaugeMetricFamily:

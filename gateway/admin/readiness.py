@@ -22,3 +22,12 @@ def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]
     elif stats.used_bytes >= stats.limit_bytes:
         found.append(f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}")
     return tuple(found)
+
+
+def attention(stats: SpoolStats | None) -> tuple[str, ...]:
+    """What an operator should do although posts can be accepted; empty when there is nothing."""
+    return tuple(
+        f"a damaged database was moved to {aside.directory} ({aside.reason}): run `callspool salvage`"
+        for aside in (stats.asides if stats else ())
+        if not aside.brought
+    )

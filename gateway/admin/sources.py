@@ -9,6 +9,7 @@ from gateway.courtesy import CourtesyFigures
 from gateway.orders.desk import OrderDesk
 from gateway.outbox.status import OutboxStatus
 from spool.figures import SpoolStats, TracedRecord
+from spool.salvage.desk import Salvages
 from uploaders.uploader import DestinationStatus
 
 
@@ -82,6 +83,14 @@ class CourtesySource(Protocol):
         ...
 
 
+class SalvageSource(Protocol):
+    """Knows who brings what other databases hold."""
+
+    def __call__(self) -> Salvages | None:
+        """None while the spool is not open."""
+        ...
+
+
 class LifecycleSource(Protocol):
     """Reads the phase of the gateway."""
 
@@ -113,5 +122,6 @@ class Sources:
     desk: DeskSource
     resume: ResumeSource
     courtesy: CourtesySource
+    salvages: SalvageSource
     clock: Clock
     outboxes: OutboxSource

@@ -5,7 +5,7 @@ from importlib.metadata import version
 import msgspec
 
 from gateway.admin.events import Event
-from gateway.admin.readiness import obstacles
+from gateway.admin.readiness import attention, obstacles
 from gateway.admin.sources import Lifecycle
 from gateway.courtesy import CourtesyFigures
 from gateway.logs import redact_text
@@ -123,6 +123,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Whether posts can be accepted."""
     reasons: tuple[str, ...]
     """Why posts cannot be accepted."""
+    attention: tuple[str, ...]
+    """What an operator should do although posts are accepted."""
     spool: SpoolReport | None
     """None while the spool is not open."""
     courtesy: CourtesyReport | None
@@ -151,6 +153,7 @@ def status_of(
         phase=lifecycle.phase.value,
         ready=not found,
         reasons=tuple(redact_text(reason) for reason in found),
+        attention=tuple(redact_text(note) for note in attention(stats)),
         spool=None if stats is None else _spool(stats),
         courtesy=None if courtesy is None else _courtesy(courtesy),
         destinations=tuple(_destination(each, stats, now) for each in _with_forgotten(destinations, stats)),

@@ -1,7 +1,7 @@
 """The command line: `callspool run`, `status`, `dead list` and the others.
 
 `run`, `check-config`, `s3` and `fsck` read the configuration; `status`, `show`, `dead` and `deliveries` ask a running
-gateway through its admin API, `outbox import` posts to its intake.
+gateway through its admin API, `outbox import` posts to its intake. `salvage` and `adopt` do either.
 """
 
 import click
@@ -15,6 +15,7 @@ from gateway.cli.outbox import outbox
 from gateway.cli.resume import resume
 from gateway.cli.run import run
 from gateway.cli.s3 import s3
+from gateway.cli.salvage import adopt, salvage
 from gateway.cli.show import show
 from gateway.cli.status import status
 from gateway.cli.version import version
@@ -26,5 +27,5 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, resume, dead, deliveries, s3, fsck, outbox, version):
+for _command in (run, check_config, status, show, resume, dead, deliveries, s3, fsck, salvage, adopt, outbox, version):
     main.add_command(_command)

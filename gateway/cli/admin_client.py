@@ -84,6 +84,13 @@ def tell(address: ListenAddress, document: bytes, *path: str) -> bytes:
         return response.read()
 
 
+def converse(address: ListenAddress, document: bytes, *path: str) -> Iterator[bytes]:
+    """The lines of the answer to a POST of this JSON document, as they come; raises like `ask`."""
+    headers = {"Content-Type": "application/json"}
+    with _answer(address, "POST", path, headers=headers, body=document) as response:
+        yield from response
+
+
 def download(
     address: ListenAddress, *path: str, query: Query | None = None, headers: Mapping[str, str] | None = None
 ) -> Iterator[bytes]:

@@ -51,6 +51,7 @@ def describe(status: Status) -> RenderableType:
     lines: list[RenderableType] = [_headline(status), _spool_line(status.spool)]
     if status.courtesy is not None and status.courtesy.live_calls:
         lines.append(_calls_line(status.courtesy))
+    lines += [plain(note, "bold yellow") for note in status.attention]
     lines += [Text(), _destinations(status)]
     lines += [_outbox_line(outbox) for outbox in status.outboxes]
     lines += _dead_letters(status)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from dataclasses import replace
 
 import structlog
@@ -53,13 +54,28 @@ class IntakeServer:
         """Bytes that clients sent and that no reservation covers."""
         return 0 if self._web is None else self._web.crowd.held
 
-    async def start(self) -> None:
-        """Listen; posts are answered 503 until the gate is opened. Raises `OSError` if the address is taken."""
+    async def start(self, inherited: socket.socket | None = None) -> None:
+        """Listen; posts are answered 503 until the gate is opened. Raises `OSError` if the address is taken.
+
+        `inherited` is the socket of a server before this one: who connected meanwhile waits in it, and is served.
+        """
         limits = self._within_descriptors()
         web_server = self._web = IntakeWebServer(self._handler, self._observer, limits)
-        self._listener = await asyncio.get_running_loop().create_server(
-            lambda: Doorway(web_server()), self._host, self._port, backlog=_BACKLOG
-        )
+        loop = asyncio.get_running_loop()
+        if inherited is None:
+            self._listener = await loop.create_server(
+                lambda: Doorway(web_server()), self._host, self._port, backlog=_BACKLOG
+            )
+        else:
+            self._listener = await loop.create_server(lambda: Doorway(web_server()), sock=inherited, backlog=_BACKLOG)
+
+    def bequeath(self) -> socket.socket | None:
+        """A second hold on the socket that it listens on; None where it listens on several."""
+        assert self._listener is not None, "not started"
+        if len(self._listener.sockets) != 1:
+            return None
+        (listening,) = self._listener.sockets
+        return socket.fromfd(listening.fileno(), listening.family, listening.type)
 
     async def stop(self, drain_seconds: float) -> int:
         """Shut the gate, wait for the posts inside, and close every connection; new ones are told 503 meanwhile.

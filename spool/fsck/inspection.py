@@ -33,8 +33,8 @@ class Inspection:
 
 @contextmanager
 def reading(database: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
-    """A connection to the database that changes nothing; text that is no UTF-8 is read all the same."""
-    connection = sqlite3.connect(_address(database, live=live), uri=True, isolation_level=None)
+    """A connection that changes nothing, for one thread at a time; text that is no UTF-8 is read all the same."""
+    connection = sqlite3.connect(_address(database, live=live), uri=True, isolation_level=None, check_same_thread=False)
     try:
         if not live:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")

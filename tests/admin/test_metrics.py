@@ -31,6 +31,8 @@ PUBLISHED = {
     "callspool_dead_records": {"destination"},
     "callspool_dead_reasons": {"destination", "reason"},
     "callspool_spool_bytes": set(),
+    "callspool_databases_aside": set(),
+    "callspool_aside_bytes": set(),
     "callspool_spool_limit_bytes": set(),
     "callspool_spool_reserve_bytes": set(),
     "callspool_details_given_up_total": set(),

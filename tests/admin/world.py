@@ -106,6 +106,7 @@ class World:
             desk=lambda: self.desk,
             resume=self._resume,
             courtesy=lambda: self.courtesy,
+            salvages=lambda: None,
             clock=lambda: self.now,
             outboxes=lambda: self.outboxes,
         )

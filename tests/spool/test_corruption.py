@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spool.aside import MOVING_NAME
 from spool.database import PAGE_SIZE
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, CorruptPayload
@@ -67,19 +68,6 @@ async def test_frames_before_the_bad_one_are_given_out(tmp_path: Path) -> None:
             await anext(frames)
 
 
-async def test_a_damaged_page_is_told_as_such(tmp_path: Path) -> None:
-    """What SQLite finds malformed is CorruptDatabase for whoever touches it, and posts go on."""
-    async with opened(tmp_path) as spool:
-        await spool.accept(a_record("c", body=os.urandom(1 << 20)))
-    overwrite_payload_pages(tmp_path / DATABASE_NAME)
-    async with opened(tmp_path) as spool:
-        (delivery,) = await due(spool)
-        with pytest.raises((CorruptDatabase, CorruptPayload)):
-            await payload(spool, delivery)
-        assert (await spool.accept(a_record("next"))).ready
-        assert spool.stats().failure is None
-
-
 def overwrite_payload_pages(database: Path) -> None:
     """Spoil the middle of the file, where the frame of a large record lies."""
     with database.open("r+b") as file:
@@ -87,30 +75,149 @@ def overwrite_payload_pages(database: Path) -> None:
         file.write(os.urandom(200_000))
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """A spool.db that SQLite cannot read is CorruptDatabase at the start, and is left as it is."""
-    (tmp_path / DATABASE_NAME).write_bytes(b"this is not a database" * 1000)
-    with pytest.raises(CorruptDatabase, match=r"spool\.db"):
-        async with opened(tmp_path):
-            pass
-    assert (tmp_path / DATABASE_NAME).read_bytes().startswith(b"this is not a database")
+def page_of(directory: Path, table: str) -> int:
+    connection = looked_into(directory)
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    connection.close()
+    return int(page)
 
 
-async def test_a_damaged_page_fails_only_the_operations_that_need_it(tmp_path: Path) -> None:
-    """An operation that meets a malformed page fails with CorruptDatabase; those of the same commit go on."""
+def overwrite_page(database: Path, page: int, content: bytes | None = None) -> None:
+    with database.open("r+b") as file:
+        file.seek((page - 1) * PAGE_SIZE)
+        file.write(os.urandom(PAGE_SIZE) if content is None else content)
+
+
+async def test_a_damaged_record_is_told_by_its_checksum(tmp_path: Path) -> None:
+    """What a delivery is made of, beside its payload, is verified when it is read; records beside it are sound."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("bad"))
+        await spool.accept(a_record("good"))
+    change_chunk("UPDATE records SET call_id = 'bae' WHERE call_id = 'bad'", tmp_path)
+    async with opened(tmp_path) as spool:
+        assert [delivery.record.damaged for delivery in await due(spool)] == [True, False]
+
+
+async def test_a_damaged_token_is_never_given_out(tmp_path: Path) -> None:
+    """A stored token that does not match its hash is CorruptPayload for who asks for it."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("c", token="secret"))
+    change_chunk("UPDATE tokens SET value = 'secreu'", tmp_path)
+    async with opened(tmp_path) as spool:
+        with pytest.raises(CorruptPayload, match="does not match its hash"):
+            await spool.token(1)
+
+
+async def test_a_database_with_a_damaged_page_makes_way(tmp_path: Path) -> None:
+    """From the first malformed page on nothing is acknowledged into the database; it is moved aside when closed."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("c", body=os.urandom(1 << 20)))
+    overwrite_payload_pages(tmp_path / DATABASE_NAME)
+    async with opened(tmp_path) as spool:
+        (delivery,) = await due(spool)
+        with pytest.raises(CorruptDatabase):
+            await payload(spool, delivery)
+        with pytest.raises(CorruptDatabase, match="makes way"):
+            await spool.accept(a_record("next"))
+        assert "malformed" in (spool.stats().failure or "")
+    async with opened(tmp_path) as spool:
+        (aside,) = spool.stats().asides
+        assert "malformed" in aside.reason
+        assert not aside.brought
+        assert aside.size > 1 << 20
+        assert (await spool.accept(a_record("next"))).ready
+        assert spool.stats().failure is None
+
+
+async def test_damage_met_by_a_write_is_damage(tmp_path: Path) -> None:
+    """Who meets a malformed page at a write is told so; what was acknowledged before stays acknowledged."""
     async with opened(tmp_path):
         pass
-    connection = looked_into(tmp_path)
-    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'uploads'").fetchone()
-    connection.close()
-    with (tmp_path / DATABASE_NAME).open("r+b") as file:
-        file.seek((page - 1) * PAGE_SIZE)
-        file.write(os.urandom(PAGE_SIZE))
+    overwrite_page(tmp_path / DATABASE_NAME, page_of(tmp_path, "uploads"))
     async with opened(tmp_path) as spool:
-        registered, accepted = await asyncio.gather(
-            spool.register_upload(b"hash", "key", "c", None, NOW), spool.accept(a_record("c")), return_exceptions=True
-        )
-        assert isinstance(registered, CorruptDatabase)
-        assert not isinstance(accepted, BaseException)
-        assert spool.stats().failure is None
-        assert len(await due(spool)) == 1
+        spool._checking.cancel()
+        with pytest.raises(CorruptDatabase):
+            await spool.register_upload(b"hash", "key", "c", None, NOW)
+        assert "malformed" in await asyncio.wait_for(spool.custody.damage.wait(), 10)
+
+
+@pytest.mark.parametrize("where", ["a table", "a payload"])
+async def test_the_background_check_finds_damage_that_nobody_met(tmp_path: Path, where: str) -> None:
+    """A malformed page is found although no post and no delivery needs it."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("c", body=os.urandom(1 << 20)))
+    if where == "a table":
+        overwrite_page(tmp_path / DATABASE_NAME, page_of(tmp_path, "uploads"))
+    else:
+        overwrite_payload_pages(tmp_path / DATABASE_NAME)
+    async with opened(tmp_path) as spool:
+        assert await asyncio.wait_for(spool.custody.damage.wait(), 20)
+
+
+async def test_a_file_that_is_no_database_makes_way(tmp_path: Path) -> None:
+    """A start never fails because of damage: the file is moved aside as it is, and a new database takes posts."""
+    text = b"this is not a database" * 1000
+    (tmp_path / DATABASE_NAME).write_bytes(text)
+    async with opened(tmp_path) as spool:
+        assert (await spool.accept(a_record())).ready
+        (aside,) = spool.stats().asides
+        assert "not a database" in aside.reason
+        assert (aside.directory / DATABASE_NAME).read_bytes() == text
+
+
+async def test_a_move_that_was_interrupted_is_finished(tmp_path: Path) -> None:
+    """What a crash left half moved aside is moved by the next start, which uses none of it."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("old"))
+    aside = tmp_path / "aside-20260101T000000Z"
+    aside.mkdir()
+    (aside / MOVING_NAME).write_text("made to fail\n")
+    (aside / f"{DATABASE_NAME}-wal").write_bytes(b"")
+    async with opened(tmp_path) as spool:
+        assert await spool.trace("old") == ()
+        assert [each.reason for each in spool.stats().asides] == ["made to fail"]
+        assert (aside / DATABASE_NAME).exists()
+    async with opened(tmp_path) as spool:
+        assert len(spool.stats().asides) == 1
+
+
+async def test_two_databases_can_be_moved_aside_in_one_second(tmp_path: Path) -> None:
+    """Each gets a directory of its own, whose name begins with the time."""
+    for _ in range(2):
+        (tmp_path / DATABASE_NAME).write_bytes(b"this is not a database" * 1000)
+        async with opened(tmp_path) as spool:
+            names = [each.directory.name for each in spool.stats().asides]
+    assert names == ["aside-20250615T150640Z", "aside-20250615T150640Z-2"]
+
+
+async def test_a_log_without_its_database_makes_way(tmp_path: Path) -> None:
+    """Frames of a database that is gone are never applied to a new one."""
+    async with opened(tmp_path / "a") as spool:
+        await spool.accept(a_record("c"))
+        log = (tmp_path / "a" / f"{DATABASE_NAME}-wal").read_bytes()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / f"{DATABASE_NAME}-wal").write_bytes(log)
+    async with opened(tmp_path / "b") as spool:
+        assert await spool.trace("c") == ()
+        (aside,) = spool.stats().asides
+        assert (aside.directory / f"{DATABASE_NAME}-wal").read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("DELETE FROM meta WHERE name = 'spool_id'", "lost its id"),
+        ("PRAGMA user_version = 70000", "calls itself version 70000"),
+        ("PRAGMA user_version = 1", "damaged: records"),
+        ("DROP INDEX records_by_call", "records_by_call"),
+        ("UPDATE counters SET lane = 'no'", "never written"),
+    ],
+)
+async def test_what_no_spool_would_have_written_makes_way(tmp_path: Path, statement: str, reason: str) -> None:
+    """A database that opens, but contradicts itself where a start reads it, is damaged."""
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record())
+    change_chunk(statement, tmp_path)
+    async with opened(tmp_path) as spool:
+        (aside,) = spool.stats().asides
+        assert reason in aside.reason

@@ -351,7 +351,7 @@ async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> 
     spool._writer._line.end()
     await asyncio.to_thread(spool._writer._thread.join, 10)
     spool._receiver.close()
-    spool._lock.release()
+    spool.custody._lock.release()
     connection = looked_into(tmp_path)
     assert connection.execute("SELECT value FROM meta WHERE name = 'left'").fetchone() == (1,)
     connection.close()

@@ -1,0 +1,142 @@
+"""`callspool salvage` and `callspool adopt`: bring what another database holds into a spool, running or stopped."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import click
+import msgspec
+
+from config.addresses import ListenAddress
+from gateway.cli.admin_client import NoGateway, admin_option, converse
+from gateway.cli.asking import explained
+from gateway.cli.configuration import loaded_or_exit
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain
+from gateway.cli.progress_bar import progress_bar
+from gateway.cli.salvage_report import describe
+from gateway.cli.spool_directory import spool_option
+from gateway.salvage.documents import Failed, Line, NothingToDo, Progress, Report, SalvageOrder
+from spool.directory import is_owned
+from spool.errors import SpoolError
+from spool.fsck import Tell
+
+_decode = msgspec.json.Decoder(Line).decode
+
+_PATH = click.Path(path_type=Path, file_okay=False, exists=True)
+
+
+class _NoObserver:
+    """Nobody counts the commits of a command."""
+
+    def committed(self, seconds: float, batch: int) -> None:
+        """A transaction with `batch` operations took `seconds`."""
+
+
+@click.command(short_help="Bring what can be read of a damaged database into the spool.")
+@click.argument("directory", required=False, type=_PATH)
+@click.option("--dry-run", is_flag=True, help="Only say what would be brought.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON, one a line.")
+@spool_option
+@admin_option
+def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *, dry_run: bool, as_json: bool) -> None:
+    """Bring every readable record of the databases that were moved aside into the present one.
+
+    A running gateway does it itself, and delivers at once; where none runs, the configured spool is opened. DIRECTORY
+    names one of them, or a copy from elsewhere. It may be repeated: nothing is brought twice.
+    """
+    order = SalvageOrder(None if directory is None else str(directory.absolute()), False, dry_run)
+    _carry_out(order, file, address, as_json=as_json)
+
+
+@click.command(short_help="Take over the spool of a gateway that will not come back.")
+@click.argument("directory", type=_PATH)
+@click.option("--dry-run", is_flag=True, help="Only say what would be brought.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@spool_option
+@admin_option
+def adopt(directory: Path, file: Path | None, address: ListenAddress, *, dry_run: bool, as_json: bool) -> None:
+    """Take over the spool in DIRECTORY, dead letters included, from a gateway that will not come back.
+
+    It is refused while a gateway lives there. Afterwards the database there is moved aside: a repetition does nothing,
+    and a gateway that starts there begins with an empty spool.
+    """
+    _carry_out(SalvageOrder(str(directory.absolute()), True, dry_run), file, address, as_json=as_json)
+
+
+def _carry_out(order: SalvageOrder, file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
+    """At the gateway, if one answers, else in the spool itself; every report is shown as it comes."""
+    failed = False
+    with explained(), progress_bar() as tell:
+        for line in _lines(order, file, address):
+            failed = isinstance(line, Failed) or failed
+            _show(line, tell, as_json=as_json)
+    if failed:
+        raise SystemExit(Exit.FAILED)
+
+
+def _lines(order: SalvageOrder, file: Path | None, address: ListenAddress) -> Iterator[Line]:
+    """What the gateway tells, or what is done here."""
+    try:
+        for raw in converse(address, msgspec.json.encode(order), "api", "salvage"):
+            if raw.strip():
+                yield _decode(raw)
+    except NoGateway:
+        settings = loaded_or_exit(file, local=True).settings
+        if is_owned(settings.spool.dir.absolute()):
+            raise
+        yield from _here(order, file)
+
+
+def _here(order: SalvageOrder, file: Path | None) -> Iterator[Line]:
+    """Open the configured spool, and do it in this process."""
+    with asyncio.Runner() as runner:
+        lines = _in_own_spool(order, file)
+        try:
+            while (line := runner.run(_next(lines))) is not None:
+                yield line
+        except SpoolError as error:
+            complain(f"{error}.")
+            raise SystemExit(Exit.FAILED) from None
+        finally:
+            runner.run(lines.aclose())
+
+
+async def _in_own_spool(order: SalvageOrder, file: Path | None) -> AsyncGenerator[Line, None]:
+    # The other commands start without loading the spool.
+    from gateway.assembly.options import spool_options  # noqa: PLC0415  # see above
+    from gateway.salvage.work import carry_out  # noqa: PLC0415  # see above
+    from spool.store import Spool  # noqa: PLC0415  # see above
+
+    options = spool_options(loaded_or_exit(file, local=True).settings)
+    spool = await Spool.open(options, (), lambda: time.time_ns() // 1_000_000, _NoObserver())
+    try:
+        async with aclosing(carry_out(spool.salvages, order)) as lines:
+            async for line in lines:
+                yield line
+    finally:
+        await spool.close()
+
+
+async def _next(lines: AsyncIterator[Line]) -> Line | None:
+    """The next line; None after the last."""
+    return await anext(lines, None)
+
+
+def _show(line: Line, tell: Tell, *, as_json: bool) -> None:
+    """A line for people, or as it came."""
+    match line:
+        case Progress():
+            tell(line.what, line.done, line.total)
+        case Failed():
+            complain(
+                f"{line.directory}: {line.reason}.", hint="What was brought before stays, and is not brought twice."
+            )
+        case NothingToDo() if not as_json:
+            complain("No damaged database waits to be brought.", style="green")
+        case Report() if not as_json:
+            describe(line)
+        case _:
+            click.echo(msgspec.json.encode(line).decode())

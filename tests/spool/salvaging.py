@@ -1,0 +1,88 @@
+"""What the tests of salvage and damage share: a spool with a bit of everything, and what it would deliver."""
+
+import random
+from pathlib import Path
+
+import zstandard
+
+from spool.figures import LaneCounts
+from spool.records import Bury, Delivered, DeliveryState, Form, Fragment, Lane
+from spool.salvage.desk import Task
+from spool.salvage.found import Tally
+from spool.store import Spool
+from tests.spool.building import BUCKET, CORE, DETAIL, ENDPOINT, NOTICE, OBJECT, a_record, due, opened, split_fragments
+
+SUPERSEDES = {"call_started": "call_ended"}
+
+Body = bytes
+Known = dict[str, dict[Fragment, Body]]
+"""What was posted, by call id."""
+
+
+async def fill(spool: Spool, *, calls: int = 12, seed: int = 1) -> Known:
+    """Small and split records, with tokens, some delivered, one a dead letter; a large one in several chunks."""
+    chance, known = random.Random(seed), dict[str, dict[Fragment, Body]]()
+    for number in range(calls):
+        call, size = f"call-{number}", 1 + chance.randrange(30_000)
+        if number % 3 == 0:
+            fragments = split_fragments(chance.randbytes(3_000_000 if number == 3 else size))
+            await spool.accept(a_record(call, CORE, DETAIL, OBJECT, NOTICE, fragments=fragments, token=f"t{number}"))
+            known[call] = {
+                fragment: b"".join(bytes(piece) for piece in pieces) for fragment, pieces in fragments.items()
+            }
+        else:
+            body = chance.randbytes(size)
+            await spool.accept(a_record(call, body=body, token=f"t{number % 4}"))
+            known[call] = {Fragment.BODY: body}
+    first, second, *_ = await due(spool)
+    await spool.settle(first, Delivered())
+    await spool.settle(second, Bury("made to fail"))
+    return known
+
+
+async def bring(spool: Spool, directory: Path, *, adopt: bool = False, dry_run: bool = False) -> Tally:
+    """The tally of a salvage."""
+    last = None
+    async for step in spool.salvages.carry_out(Task(directory, adopt, dry_run), SUPERSEDES):
+        last = step
+    assert isinstance(last, Tally)
+    return last
+
+
+async def content(spool: Spool, call: str, fragment: Fragment) -> Body:
+    """A fragment as a delivery would send it. Raises `CorruptPayload`."""
+    (record,) = await spool.trace(call)
+    frames = [frame async for frame in spool.frames(record.record, fragment)]
+    return b"".join(zstandard.ZstdDecompressor().decompress(frame) for frame in frames)
+
+
+async def open_deliveries(spool: Spool) -> dict[str, DeliveryState]:
+    """The idempotency keys, with destination, of all that has not ended, by trace."""
+    found = {}
+    for number in range(100):
+        for record in await spool.trace(f"call-{number}"):
+            for one in record.deliveries:
+                if not one.state.ended:
+                    found[f"{record.record.uid}-{one.form}-{one.destination}"] = one.state
+    return found
+
+
+def totals(spool: Spool) -> LaneCounts:
+    """All lanes together, as far as these tests look."""
+    lanes = spool.stats().lanes.values()
+    return LaneCounts(
+        owed=sum(each.owed for each in lanes),
+        ready=sum(each.ready for each in lanes),
+        waiting=sum(each.waiting for each in lanes),
+        dead=sum(each.dead for each in lanes),
+    )
+
+
+async def filled_aside(directory: Path) -> tuple[Known, dict[str, DeliveryState]]:
+    """A spool in `directory` as `fill` made it; what was posted, and what is owed."""
+    async with opened(directory) as spool:
+        known = await fill(spool)
+        return known, await open_deliveries(spool)
+
+
+__all__ = ["BUCKET", "ENDPOINT", "Form", "Lane"]

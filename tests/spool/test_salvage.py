@@ -1,0 +1,235 @@
+"""Salvage and adoption: what another database holds comes into this one, once, with its keys, order and tokens."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from spool.database import PAGE_SIZE
+from spool.directory import DATABASE_NAME
+from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew, SpoolFull, SpoolLocked, UnsuitableDirectory
+from spool.fsck import Severity, check
+from spool.records import DeliveryState, Form, Fragment, Lane
+from spool.salvage.found import Outcome
+from tests.spool.building import ENDPOINT, a_record, due, looked_into, opened, payload
+from tests.spool.salvaging import bring, content, fill, filled_aside, open_deliveries, totals
+
+
+def change(directory: Path, statement: str) -> None:
+    connection = looked_into(directory)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def errors(directory: Path) -> list[str]:
+    return [f"{one.kind}: {one.text}" for one in check(directory) if one.severity is Severity.ERROR]
+
+
+async def test_a_sound_database_comes_over_whole(tmp_path: Path) -> None:
+    """Every open delivery keeps its key, its state and its payload; what was delivered is not owed again."""
+    known, owed = await filled_aside(tmp_path / "old")
+    async with opened(tmp_path / "new") as spool:
+        tally = await bring(spool, tmp_path / "old")
+        assert tally.outcomes == {Outcome.BROUGHT: len(known)}
+        assert await open_deliveries(spool) == owed
+        for call, fragments in known.items():
+            for fragment, expected in fragments.items():
+                assert await content(spool, call, fragment) == expected
+        assert spool.stats().unaccounted == 0
+        (first, *_) = [delivery for delivery in await due(spool) if delivery.record.call_id == "call-4"]
+        assert await spool.token(first.record.token_id or 0) == "t0"
+    assert errors(tmp_path / "new") == []
+
+
+async def test_a_repetition_brings_nothing_twice(tmp_path: Path) -> None:
+    """A salvage that was interrupted goes on; one that was finished is marked, and says so."""
+    known, owed = await filled_aside(tmp_path / "old")
+    async with opened(tmp_path / "new", max_bytes=2_000_000) as spool:
+        with pytest.raises(SpoolFull):
+            await bring(spool, tmp_path / "old")
+        assert totals(spool).owed > 0
+    async with opened(tmp_path / "new") as spool:
+        tally = await bring(spool, tmp_path / "old")
+        assert tally.outcomes[Outcome.THERE] > 0
+        assert tally.outcomes[Outcome.THERE] + tally.outcomes[Outcome.BROUGHT] == len(known)
+        assert await open_deliveries(spool) == owed
+        with pytest.raises(UnsuitableDirectory, match="brought already"):
+            await bring(spool, tmp_path / "old")
+
+
+async def test_a_dry_run_brings_nothing(tmp_path: Path) -> None:
+    """It counts what would be brought, and changes neither database."""
+    known, owed = await filled_aside(tmp_path / "old")
+    before = (tmp_path / "old" / DATABASE_NAME).read_bytes()
+    async with opened(tmp_path / "new") as spool:
+        tally = await bring(spool, tmp_path / "old", dry_run=True)
+        assert tally.outcomes == {Outcome.BROUGHT: len(known)}
+        assert sum(count for state, count in tally.deliveries.items() if not state.ended) == len(owed)
+        assert totals(spool).owed == 0
+        await bring(spool, tmp_path / "old")
+    assert (tmp_path / "old" / DATABASE_NAME).read_bytes() == before
+
+
+async def test_what_was_posted_again_or_is_late_is_not_brought(tmp_path: Path) -> None:
+    """A record that the agent repeated is a duplicate; the start of a call that has ended since is superseded."""
+    async with opened(tmp_path / "old") as spool:
+        await spool.accept(a_record("again", digest=b"same" * 8))
+        await spool.accept(a_record("late", event="call_started"))
+    async with opened(tmp_path / "new") as spool:
+        await spool.accept(a_record("again", digest=b"same" * 8))
+        await spool.accept(a_record("late", event="call_ended"))
+        tally = await bring(spool, tmp_path / "old")
+        assert tally.outcomes == {Outcome.DUPLICATE: 1, Outcome.SUPERSEDED: 1}
+        assert totals(spool).owed == 2
+
+
+async def test_the_order_of_a_call_goes_on(tmp_path: Path) -> None:
+    """What was brought waits behind what this spool accepted before, and what comes later waits behind it."""
+    async with opened(tmp_path / "old") as spool:
+        for number in range(3):
+            await spool.accept(a_record("call", body=b"%d" % number))
+    async with opened(tmp_path / "new") as spool:
+        await bring(spool, tmp_path / "old")
+        await spool.accept(a_record("call", body=b"3"))
+        assert len(await due(spool)) == 1
+        records = await spool.trace("call")
+        assert [record.deliveries[0].state for record in records] == [DeliveryState.READY] + [DeliveryState.WAITING] * 3
+
+
+async def test_records_beside_a_damaged_page_come_over(tmp_path: Path) -> None:
+    """Whatever single page is overwritten: nothing wrong is brought, and only what lay on that page is missing."""
+    known, _ = await filled_aside(tmp_path / "old")
+    database = tmp_path / "old" / DATABASE_NAME
+    whole = database.read_bytes()
+    pages = len(whole) // PAGE_SIZE
+    for page in (*range(1, min(pages, 30), 4), *range(30, pages, 60)):
+        spoiled = bytearray(whole)
+        spoiled[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] = os.urandom(PAGE_SIZE)
+        database.write_bytes(spoiled)
+        async with opened(tmp_path / f"new-{page}") as spool:
+            tally = await bring(spool, tmp_path / "old")
+            (tmp_path / "old" / "brought.json").unlink()
+            there = len([record for call in known for record in await spool.trace(call)])
+            assert there == tally.outcomes[Outcome.BROUGHT] + tally.outcomes[Outcome.DAMAGED]
+            for call, fragments in known.items():
+                for record in await spool.trace(call):
+                    assert not record.record.damaged
+                    for fragment, expected in fragments.items():
+                        try:
+                            assert await content(spool, call, fragment) == expected
+                        except CorruptPayload:
+                            assert tally.outcomes[Outcome.DAMAGED]
+
+
+async def test_what_is_damaged_of_a_record_is_told_and_the_rest_of_it_delivered(tmp_path: Path) -> None:
+    """A record without one of its chunks comes over: its core can be read, its detail cannot."""
+    async with opened(tmp_path / "old") as spool:
+        await fill(spool)
+    change(
+        tmp_path / "old",
+        "DELETE FROM chunks WHERE chunk_id = (SELECT first_chunk + 2 FROM records WHERE record_id = 4)",
+    )
+    change(tmp_path / "old", "UPDATE records SET agent_id = 'agenu' WHERE record_id = 5")
+    change(
+        tmp_path / "old",
+        "UPDATE tokens SET value = 'x' WHERE token_id = (SELECT token_id FROM records WHERE record_id = 6)",
+    )
+    async with opened(tmp_path / "new") as spool:
+        tally = await bring(spool, tmp_path / "old")
+        assert (tally.outcomes[Outcome.DAMAGED], tally.outcomes[Outcome.UNREADABLE]) == (1, 1)
+        assert [(one.record_id, one.call_id) for one in tally.unreadable] == [(5, "call-4")]
+        assert tally.without_token > 0
+        assert await content(spool, "call-3", Fragment.BASE) == b'"base": 1'
+        with pytest.raises(CorruptPayload):
+            await content(spool, "call-3", Fragment.REST)
+
+
+async def test_where_it_is_not_known_what_was_delivered_an_operator_decides(tmp_path: Path) -> None:
+    """A record whose deliveries are gone from table and index becomes dead letters, which keep the payload."""
+    async with opened(tmp_path / "old") as spool:
+        await spool.accept(a_record("c", body=b"kept"))
+    change(tmp_path / "old", "DELETE FROM deliveries")
+    async with opened(tmp_path / "new") as spool:
+        await bring(spool, tmp_path / "old")
+        (record,) = await spool.trace("c")
+        assert {(one.form, one.state) for one in record.deliveries} == {(Form.WHOLE, DeliveryState.DEAD)}
+        assert await content(spool, "c", Fragment.BODY) == b"kept"
+
+
+async def test_adopting_takes_all_and_leaves_a_directory_to_begin_anew(tmp_path: Path) -> None:
+    """Dead letters come too; a gateway that starts there afterwards has nothing to deliver a second time."""
+    _, owed = await filled_aside(tmp_path / "old")
+    async with opened(tmp_path / "new") as spool:
+        await spool.accept(a_record("call-0", body=b"mine"))
+        await bring(spool, tmp_path / "old", adopt=True)
+        mine = [key for key in await open_deliveries(spool) if key not in owed]
+        assert len(mine) == 1
+        assert DeliveryState.DEAD in (await open_deliveries(spool)).values()
+        with pytest.raises(UnsuitableDirectory, match="adopted before"):
+            await bring(spool, tmp_path / "old", adopt=True)
+    async with opened(tmp_path / "old") as spool:
+        assert totals(spool).owed == 0
+        assert [aside.brought for aside in spool.stats().asides] == [True]
+
+
+async def test_a_living_gateway_is_not_adopted(tmp_path: Path) -> None:
+    """Its directory is locked; neither spool is changed."""
+    async with opened(tmp_path / "old") as living, opened(tmp_path / "new") as spool:
+        await living.accept(a_record("c"))
+        with pytest.raises(SpoolLocked):
+            await bring(spool, tmp_path / "old", adopt=True)
+        assert totals(spool).owed == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda path: path.write_bytes(b"no database" * 5000), CorruptDatabase),
+        (lambda path: path.unlink(), UnsuitableDirectory),
+        (lambda path: change(path.parent, "PRAGMA user_version = 900"), SchemaTooNew),
+    ],
+    ids=["no database", "nothing", "newer"],
+)
+async def test_what_cannot_be_read_at_all_is_told(tmp_path: Path, spoil: object, error: type[Exception]) -> None:
+    """The error says which directory it is about, and nothing is marked as done."""
+    await filled_aside(tmp_path / "old")
+    spoil(tmp_path / "old" / DATABASE_NAME)  # type: ignore[operator]  # of the table above
+    async with opened(tmp_path / "new") as spool:
+        with pytest.raises(error):
+            await bring(spool, tmp_path / "old")
+        assert not (tmp_path / "old" / "brought.json").exists()
+
+
+async def test_commits_behind_damage_in_the_log_are_not_lost(tmp_path: Path) -> None:
+    """A log with a bad frame in its middle is moved aside with its database, and mended for reading."""
+    async with opened(tmp_path) as spool:
+        spool._writer._checkpointer.stop()
+        for number in range(30):
+            await spool.accept(a_record(f"call-{number}", body=os.urandom(9000)))
+        bodies = {number: await payload(spool, (await due(spool))[number]) for number in range(30)}
+        images = {name: (tmp_path / name).read_bytes() for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal")}
+    log = bytearray(images[f"{DATABASE_NAME}-wal"])
+    log[len(log) // 2] ^= 0x10
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    (crashed / DATABASE_NAME).write_bytes(images[DATABASE_NAME])
+    (crashed / f"{DATABASE_NAME}-wal").write_bytes(log)
+    async with opened(crashed) as spool:
+        (aside,) = spool.stats().asides
+        assert "log" in aside.reason
+        tally = await bring(spool, aside.directory)
+        assert sum(tally.outcomes.values()) == 30
+        assert tally.outcomes[Outcome.BROUGHT] >= 29
+        for delivery in await due(spool):
+            number = int(delivery.record.call_id.split("-")[1])
+            if not delivery.record.damaged:
+                try:
+                    assert await payload(spool, delivery) == bodies[number]
+                except CorruptPayload:
+                    assert tally.outcomes[Outcome.DAMAGED]
+        assert [each.name for each in aside.directory.glob("mended-*")] == []
+        unsound = await asyncio.to_thread(errors, crashed)
+        assert len(unsound) == tally.outcomes[Outcome.DAMAGED]
+        assert (await spool.due(ENDPOINT, Lane.CORE, now=10**15, limit=1)).deliveries
