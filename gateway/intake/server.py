@@ -98,5 +98,10 @@ class IntakeServer:
         possible = connections_possible()
         if possible >= self._limits.connections_max:
             return self._limits
-        _log.warning("few_file_descriptors", connections_max=possible, configured=self._limits.connections_max)
+        _log.warning(
+            "few_file_descriptors",
+            connections_max=possible,
+            configured=self._limits.connections_max,
+            hint="Raise the hard limit of open files (ulimit -Hn, LimitNOFILE), or lower intake.connections_max.",
+        )
         return replace(self._limits, connections_max=possible)
