@@ -6,6 +6,9 @@ from pathlib import Path
 
 from spool.records import DeliveryKey, DeliveryState, Form, Lane, Record
 
+HELD_WITH_DEAD = "held with a dead letter of its record"
+"""The reason of a detail whose core is a dead letter, and of a notice whose object is."""
+
 
 @dataclass(frozen=True, slots=True)
 class LaneCounts:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from spool import statements
+from spool.figures import HELD_WITH_DEAD
 from spool.records import DeliveryState, Form, Lane, NewDelivery
 from spool.rows import Row
 from spool.statements import HELD_FOR_CORE
@@ -152,7 +153,7 @@ def _put(transaction: Transaction, record_id: int, one: Sibling, state: Delivery
             state,
             None,
             HELD_FOR_CORE if held else None,
-            "held with a dead letter of its record" if held else None,
+            HELD_WITH_DEAD if held else None,
             None,
             record_id,
             one.destination_id,

@@ -22,6 +22,8 @@ from gateway.cli.selecting import entries, select_by, selecting
 from gateway.humane import bytes_text, count_text
 from gateway.orders.documents import DeliveryEntry, OrderName, OrderRequest, Select
 from gateway.orders.exported import DOCUMENTS, FORMAT, INDEX, Header, Letter
+from spool.figures import HELD_WITH_DEAD
+from spool.records import Form
 from uploaders.durable_file import DurableFile, make_directories
 from uploaders.safe_names import safe_name
 
@@ -36,7 +38,8 @@ _encode = msgspec.json.Encoder().encode
 def export(address: ListenAddress, directory: Path, *, everything: bool, **selection: Any) -> None:
     """Write dead letters and what they carry into DIRECTORY: an index, and a .json.zst for each document.
 
-    They stay dead letters here. Agents' keys are not among it.
+    What is held with a dead core (its detail, its notice) comes along. All of it stays here, too. Agents' keys are not
+    among it.
     """
     selects = select_by(("dead",), **selection)
     require_selection(selects, everything=everything)
@@ -46,7 +49,7 @@ def export(address: ListenAddress, directory: Path, *, everything: bool, **selec
         except OSError as error:
             complain(f"{directory} cannot be written: {error.strerror or error}.")
             raise SystemExit(Exit.FAILED) from None
-    output().print(plain(f"Wrote {count_text(written)} dead letters, {bytes_text(size)}, into {directory}.", "green"))
+    output().print(plain(f"Wrote {count_text(written)} deliveries, {bytes_text(size)}, into {directory}.", "green"))
     if unread:
         complain(f"{count_text(unread)} documents could not be read; the index says why.", style="yellow")
 
@@ -85,7 +88,15 @@ class _Export:
         with progress_bar() as tell:
             for done, entry in enumerate(found, 1):
                 yield self._letter(entry)
+                for follower in self._held_with(entry):
+                    yield self._letter(follower)
                 tell("export", done, max(done, total))
+
+    def _held_with(self, entry: DeliveryEntry) -> Iterator[DeliveryEntry]:
+        """The detail and the notice of a dead core: a discard takes them along, and so must an export before it."""
+        if entry.form == Form.CORE:
+            held = Select(states=("held",), target=entry.record_id, destination=entry.destination)
+            yield from (one for one in entries(self._address, held) if one.reason == HELD_WITH_DEAD)
 
     def _letter(self, entry: DeliveryEntry) -> Letter:
         name = f"{safe_name(entry.record_id)}.{entry.form}.json.zst"
@@ -122,10 +133,11 @@ def _described(entry: DeliveryEntry, file: str | None, digest: str | None, size:
         environment=entry.environment,
         destination=entry.destination,
         form=entry.form,
+        state=entry.state,
         reason=entry.reason,
         attempts=entry.attempts,
         accepted_at=entry.accepted_at,
-        dead_since=entry.since,
+        since=entry.since,
         idempotency_key=entry.idempotency_key,
         file=file,
         sha256=digest,

@@ -24,7 +24,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
-    """A further line: one dead letter. Times are ISO 8601 in UTC."""
+    """A further line: a dead letter, or what is held with one. Times are ISO 8601 in UTC."""
 
     record_id: str
     """With the form it makes the idempotency key, which an import keeps."""
@@ -34,10 +34,13 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     environment: str | None
     destination: str
     form: str
+    state: str
+    """`dead`, or `held` with the core that stands before it."""
     reason: str | None
     attempts: int
     accepted_at: str
-    dead_since: str
+    since: str
+    """When it became a dead letter; for what is held when its call log was accepted."""
     idempotency_key: str
     file: str | None
     """Its document, below the folder; None where that could not be read."""

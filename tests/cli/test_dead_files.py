@@ -38,12 +38,13 @@ def test_an_export_needs_no_callspool_to_be_read(cli: Cli, server: Server, desk:
     server.run(desk.buried("c"))
     folder = tmp_path / "out" / "letters"
     result = cli("dead", "export", str(folder), "--all")
-    assert (result.exit_code, "Wrote 2 dead letters" in result.stdout) == (0, True), result.output
-    header, first, second = index_of(folder)
+    assert (result.exit_code, "Wrote 4 deliveries" in result.stdout) == (0, True), result.output
+    header, first, held, second, _ = index_of(folder)
     assert (header["format"], header["exported_at"][-1]) == ("callspool.dead-letters/1", "Z")
     told = (first["record_id"], first["call_id"], first["form"], first["reason"], first["destination"])
     assert told == (letter.record.uid, "a/b", "core", "HTTP 400: no", "endpoint")
     assert (first["idempotency_key"], second["call_id"]) == (letter.idempotency_key, "c")
+    assert [(one["form"], one["state"]) for one in (first, held)] == [("core", "dead"), ("detail", "held")]
     file = (folder / first["file"]).read_bytes()
     assert (decoded(file), sha256(file).hexdigest(), len(file)) == (CORE, first["sha256"], first["file_bytes"])
     every = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
@@ -58,8 +59,8 @@ def test_only_what_is_selected_is_exported(cli: Cli, server: Server, desk: Desk,
     folder = tmp_path / "out"
     assert cli("dead", "export", str(folder)).exit_code == 2
     assert cli("dead", "export", str(folder), "a", "c").exit_code == 0
-    assert [line["call_id"] for line in index_of(folder)[1:]] == ["a", "c"]
-    assert len(list((folder / "documents").iterdir())) == 2
+    assert [line["call_id"] for line in index_of(folder)[1:]] == ["a", "a", "c", "c"]
+    assert len(list((folder / "documents").iterdir())) == 4
 
 
 def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, desk: Desk, tmp_path: Path) -> None:
@@ -70,8 +71,8 @@ def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, des
     damage = "UPDATE chunks SET crc32 = crc32 + 1 WHERE chunk_id <= 3"
     server.run(write(desk.spool, lambda transaction: transaction.execute(damage).rowcount))
     result = cli("dead", "export", str(tmp_path / "out"), "--all")
-    assert (result.exit_code, "1 documents could not be read" in result.stderr) == (0, True), result.output
-    _, damaged, whole = index_of(tmp_path / "out")
+    assert (result.exit_code, "2 documents could not be read" in result.stderr) == (0, True), result.output
+    _, damaged, _, whole, _ = index_of(tmp_path / "out")
     assert (damaged["file"], damaged["sha256"], bool(damaged["problem"])) == (None, None, True)
     assert decoded((tmp_path / "out" / whole["file"]).read_bytes()) == CORE
 
@@ -117,9 +118,7 @@ def documents(cli: Cli, *there: str) -> dict[str, bytes]:
     listed = cli("deliveries", "list", "--json", "--state", "dead", "--state", "queued", *there)
     found = [json.loads(line) for line in listed.stdout.splitlines()]
     return {
-        one["idempotency_key"]: cli("dead", "show", one["key"], "--payload", "-", *there).stdout_bytes
-        for one in found
-        if one["state"] != "held"
+        one["idempotency_key"]: cli("dead", "show", one["key"], "--payload", "-", *there).stdout_bytes for one in found
     }
 
 
@@ -136,7 +135,7 @@ def test_what_was_exported_can_be_brought_into_another_spool(
     again = cli(*command)
     assert ("Brought in 0 call logs" in again.stdout, "3 were here already" in again.stderr) == (True, True)
     assert documents(cli, *there) == documents(cli)
-    assert server.run(states(other.spool, "b")) == [READY, WAITING]
+    assert server.run(states(other.spool, "b")) == [READY, WAITING, WAITING]
     assert server.run(other.spool.token(1)) is None
     assert all(lane.unaccounted == 0 for lane in other.spool.stats().lanes.values())
 
