@@ -1,7 +1,7 @@
 """`callspool dead`: look at dead letters, send them again, give them up."""
 
 import sys
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,19 @@ from gateway.cli.asking import explained
 from gateway.cli.dead_export import export
 from gateway.cli.dead_import import import_
 from gateway.cli.exits import Exit
-from gateway.cli.listing import dead_letters, story
+from gateway.cli.listing import SHOWN, dead_letters, list_entries, story
 from gateway.cli.ordering import Wording, give, ordering, require_selection
-from gateway.cli.output import complain, output, plain
+from gateway.cli.output import complain, output
 from gateway.cli.selecting import entries, select_by, selecting
 from gateway.humane import bytes_text, count_text
 from gateway.orders.documents import DeliveryEntry, DeliveryStory, OrderName, OrderRequest
 from uploaders.durable_file import DurableFile
 
 _LETTERS = ("dead letter", "dead letters")
-SHOWN = 200
-"""Rows of a table, unless more are asked for."""
 _SHOWN_STORIES = 10
 _SOME_STATE = ("dead", "queued")
 
 _decode_story = msgspec.json.Decoder(DeliveryStory).decode
-_encode = msgspec.json.Encoder().encode
 
 
 @click.group(short_help="Look at dead letters, send them again, give them up.")
@@ -44,19 +41,9 @@ def dead() -> None:
 @admin_option
 def list_(address: ListenAddress, *, limit: int | None, as_json: bool, **selection: Any) -> None:
     """List dead letters, the oldest call logs first, and what to do about them."""
-    found = chain.from_iterable(entries(address, select) for select in select_by(("dead",), **selection))
-    with explained():
-        if as_json:
-            for letter in islice(found, limit):
-                click.echo(_encode(letter).decode())
-            return
-        shown = tuple(islice(found, limit or SHOWN))
-        if not shown:
-            output().print(plain("No dead letters.", "green"))
-            return
-        output().print(dead_letters(shown))
-        if next(found, None) is not None:
-            complain(f"These are the first {count_text(len(shown))}; --limit shows more.", style="dim")
+    list_entries(
+        address, select_by(("dead",), **selection), dead_letters, "No dead letters.", limit=limit, as_json=as_json
+    )
 
 
 @dead.command(short_help="Show the whole story of a dead letter.")

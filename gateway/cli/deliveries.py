@@ -1,27 +1,19 @@
 """`callspool deliveries`: look at what is queued, and try it now, elsewhere, or with another key."""
 
-from itertools import chain, islice
 from typing import Any, TextIO
 
 import click
-import msgspec
 
 from config.addresses import ListenAddress
 from gateway.cli.admin_client import admin_option
-from gateway.cli.asking import explained
-from gateway.cli.dead import SHOWN
-from gateway.cli.listing import queued
+from gateway.cli.listing import SHOWN, list_entries, queued
 from gateway.cli.ordering import Wording, give, is_a_terminal, ordering, require_selection
-from gateway.cli.output import complain, output, plain
-from gateway.cli.selecting import entries, select_by, selecting
-from gateway.humane import count_text
+from gateway.cli.selecting import select_by, selecting
 from gateway.orders.documents import OrderName, OrderRequest
 
 _THINGS = ("delivery", "deliveries")
 _STATES = click.Choice(["ready", "waiting", "held", "queued", "dead"])
 _OPEN = ("dead", "queued")
-
-_encode = msgspec.json.Encoder().encode
 
 
 @click.group(short_help="Look at what is queued; try it now, elsewhere, or with another key.")
@@ -40,19 +32,7 @@ def list_(
 ) -> None:
     """List what is still to be delivered, the oldest call logs first."""
     selects = select_by(states or ("queued",), **selection)
-    found = chain.from_iterable(entries(address, select) for select in selects)
-    with explained():
-        if as_json:
-            for one in islice(found, limit):
-                click.echo(_encode(one).decode())
-            return
-        shown = tuple(islice(found, limit or SHOWN))
-        if not shown:
-            output().print(plain("Nothing is queued.", "green"))
-            return
-        output().print(queued(shown))
-        if next(found, None) is not None:
-            complain(f"These are the first {count_text(len(shown))}; --limit shows more.", style="dim")
+    list_entries(address, selects, queued, "Nothing is queued.", limit=limit, as_json=as_json)
 
 
 @deliveries.command(short_help="Try now what was to be tried later.")

@@ -1,18 +1,51 @@
 """Deliveries that have not ended, as tables and as the whole story of one."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 
+import click
+import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from gateway.cli.output import plain, table
+from config.addresses import ListenAddress
+from gateway.cli.asking import explained
+from gateway.cli.output import complain, output, plain, table
+from gateway.cli.selecting import entries
 from gateway.cli.show import deliveries_table
 from gateway.humane import age_text, bytes_text, count_text
 from gateway.orders.advice import ADVICE, by_kind
-from gateway.orders.documents import DeliveryEntry, DeliveryStory
+from gateway.orders.documents import DeliveryEntry, DeliveryStory, Select
+
+SHOWN = 200
+"""Rows of a table, unless more are asked for."""
+
+_encode = msgspec.json.Encoder().encode
 
 _STYLES = {"dead": "bold red", "held": "yellow"}
+
+
+def list_entries(
+    address: ListenAddress,
+    selects: Sequence[Select],
+    table_of: Callable[[Sequence[DeliveryEntry]], RenderableType],
+    nothing: str,
+    *,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print what is selected: as a table that is cut, or as JSON lines that are not, unless `limit` says so."""
+    found = chain.from_iterable(entries(address, select) for select in selects)
+    with explained():
+        if as_json:
+            for one in islice(found, limit):
+                click.echo(_encode(one).decode())
+            return
+        shown = tuple(islice(found, limit or SHOWN))
+        output().print(table_of(shown) if shown else plain(nothing, "green"))
+        if next(found, None) is not None:
+            complain(f"These are the first {count_text(len(shown))}; --limit shows more.", style="dim")
 
 
 def dead_letters(letters: Sequence[DeliveryEntry]) -> RenderableType:
