@@ -75,6 +75,7 @@ def bar_chart(title: str, explanation: str, panels: Sequence[Panel]) -> str:
 
 
 def _panel(panel: Panel, top: int) -> list[str]:
+    """The elements of one panel."""
     parts = [_text(16, top + 17, panel.title, "soft")]
     highs = [bar.figure.high for bar in panel.bars if not math.isnan(bar.figure.high)]
     scale = (_WIDTH - _LABEL - _VALUE - 32) / max(highs, default=1.0)
@@ -84,6 +85,7 @@ def _panel(panel: Panel, top: int) -> list[str]:
 
 
 def _bar(bar: Bar, top: int, scale: float) -> list[str]:
+    """The elements of one bar: its label, its length, its spread, its figure."""
     kind, left, middle = ("ours" if bar.ours else ""), 16 + _LABEL, top + _BAR / 2
     parts = [_text(left - 8, top + 13, bar.label, kind, anchor="end")]
     figure = bar.figure
@@ -100,6 +102,7 @@ def _bar(bar: Bar, top: int, scale: float) -> list[str]:
 
 
 def _text(x: float, y: float, content: str, kind: str, *, anchor: str = "start") -> str:
+    """A text, escaped."""
     return _raw_text(x, y, escape(content), kind, anchor=anchor)
 
 

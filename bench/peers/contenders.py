@@ -47,11 +47,15 @@ class Contender:
 
 
 def _nothing() -> str:
+    """It needs nothing besides this project."""
     return ""
 
 
 def _program(*names: str, how: str) -> Callable[[], str]:
+    """What is missing of these programs, of Node, and of its client."""
+
     def missing() -> str:
+        """Asked when the run begins."""
         absent = [name for name in names if brokers.found(name) is None]
         if absent:
             return f"{', '.join(absent)} is not installed ({how})"
@@ -63,11 +67,13 @@ def _program(*names: str, how: str) -> Callable[[], str]:
 
 
 def _sdk_missing() -> str:
+    """The SDK is installed with the tests."""
     return "" if importlib.util.find_spec("whispey") else "the SDK is not installed (make setup)"
 
 
 @contextlib.contextmanager
 def _bare(folder: Path, _sink: int, _deliver: bool) -> Iterator[Started]:
+    """The ceiling: reads and forgets."""
     port = free_port()
     with _front([sys.executable, "-m", "bench.ceiling", "--port", str(port)], port, folder) as pid:
         yield Started(port, (pid,))
@@ -97,6 +103,7 @@ def _callspool(folder: Path, sink: int, _deliver: bool) -> Iterator[Started]:
 
 @contextlib.contextmanager
 def _sdk(folder: Path, sink: int, deliver: bool) -> Iterator[Started]:
+    """The SDK's outbox behind a front."""
     port = free_port()
     module, environment = "bench.peers.sdk_outbox", {"WHISPEY_OUTBOX_PATH": str(folder / "outbox.db")}
     with contextlib.ExitStack() as stack:
@@ -109,8 +116,11 @@ def _sdk(folder: Path, sink: int, deliver: bool) -> Iterator[Started]:
 
 
 def _node(queue: str, broker: Callable[[Path], AbstractContextManager[brokers.Broker]]) -> Start:
+    """A broker behind a front of Node."""
+
     @contextlib.contextmanager
     def start(folder: Path, sink: int, deliver: bool) -> Iterator[Started]:
+        """See `Start`."""
         port = free_port()
         with contextlib.ExitStack() as stack:
             running = stack.enter_context(broker(folder))
@@ -126,6 +136,7 @@ def _node(queue: str, broker: Callable[[Path], AbstractContextManager[brokers.Br
 
 @contextlib.contextmanager
 def _front(command: list[str], port: int, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A front that answers; its process."""
     log = folder / "front.log"
     with server(command, ready=lambda: answers(port, "/readyz"), log=log, environment=environment) as process:
         yield process.pid
@@ -133,6 +144,7 @@ def _front(command: list[str], port: int, folder: Path, environment: Mapping[str
 
 @contextlib.contextmanager
 def _worker(command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A worker; its process."""
     with server(command, ready=lambda: True, log=folder / "worker.log", environment=environment) as process:
         yield process.pid
 

@@ -59,7 +59,10 @@ def durable(syncs: float | None) -> str:
 
 
 def _of(rounds: Sequence[PeerRound]) -> PeerFigures:
+    """The figures of one contender and one size."""
+
     def figure(of_round: Callable[[PeerRound], float]) -> Figure:
+        """The median of this over the rounds."""
         return over(of_round(one) for one in rounds)
 
     return PeerFigures(

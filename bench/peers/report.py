@@ -97,6 +97,7 @@ def write_documents(comparison: Comparison, environment: Environment, about: str
 
 
 def _panel(comparison: Comparison, size: str, of: Callable[[PeerFigures], Figure]) -> Panel:
+    """The bars of one size."""
     bars = (
         Bar(one, of(comparison.figures[one, size]), ours=one == OURS, note=_NOTES[_durable(comparison, one)])
         for one in comparison.contenders
@@ -105,6 +106,7 @@ def _panel(comparison: Comparison, size: str, of: Callable[[PeerFigures], Figure
 
 
 def _markdown_table(comparison: Comparison, size: str) -> Iterable[str]:
+    """The table of one size."""
     yield f"| {size} | fsynced | {' | '.join(heading for heading, _ in _COLUMNS)} |"
     yield f"|---|---|{'---:|' * len(_COLUMNS)}"
     for contender in comparison.contenders:
@@ -115,19 +117,23 @@ def _markdown_table(comparison: Comparison, size: str) -> Iterable[str]:
 
 
 def _cell(figure: Figure) -> str:
+    """A figure with its spread, without the marks of the terminal."""
     return re.sub(r"\[/?dim\]", "", with_spread(figure))
 
 
 def _durable(comparison: Comparison, contender: str) -> str:
+    """Whether its answers mean that the disk has it."""
     return durable(comparison.syncs.get(contender))
 
 
 def _syncs(comparison: Comparison) -> str:
+    """What was counted, in one line."""
     known = {name: count for name, count in comparison.syncs.items() if count is not None}
     return ", ".join(f"{name} {number(count)}" for name, count in known.items()) or "not here, for want of strace"
 
 
 def _defects(comparison: Comparison) -> Iterable[str]:
+    """What must not be overlooked."""
     for (contender, size), one in comparison.figures.items():
         if one.missing:
             yield f"{contender}, {size}: {one.missing} acknowledged call logs were not delivered within the time given"

@@ -82,6 +82,7 @@ def count_syncs(contender: Contender, body: Path, folder: Path) -> float | None:
 def _measure_size(
     contender: Contender, started: Started, sink_port: int, size: Size, bodies: Sequence[Path], seconds: float
 ) -> PeerRound:
+    """Warm up, load, and wait for the last delivery."""
     parts = contender.parts(size.body_bytes)
     ask(sink_port, "/forget")
     warm = post(started.port, bodies, connections=size.connections, seconds=2, warmup=0, max_posts=_WARM_POSTS)
@@ -112,6 +113,7 @@ def _round(
     cpu: float,
     peak_bytes: int,
 ) -> PeerRound:
+    """The figures of one load."""
     whole = {int(number): last for number, (_, last, count) in arrivals.items() if count >= parts}
     durations = sorted((last - began[number]) / 1e6 for number, last in whole.items() if number in began)
     firsts = sorted((at - began[int(number)]) / 1e6 for number, (at, *_) in arrivals.items() if int(number) in began)

@@ -22,6 +22,7 @@ _PAUSE_SECONDS = 0.02
 
 
 def _loaded(name: str) -> ModuleType:
+    """A file of the SDK, without the package around it."""
     package = types.ModuleType("whispey")
     package.__path__ = [str(distribution("whispey").locate_file("whispey"))]
     sys.modules.setdefault("whispey", package)
@@ -33,12 +34,14 @@ def front(port: int) -> None:
     outbox = _loaded("outbox")
 
     async def take(request: web.Request) -> web.Response:
+        """Write the row, then answer."""
         data = json.loads(await request.read())
         row = {"whispey_data": data, "apikey": "bench", "api_url": None}
         await asyncio.to_thread(outbox.write_entry, data["call_id"], "call_ended", row)
         return web.json_response({"success": True}, status=202)
 
     async def ready(_: web.Request) -> web.Response:
+        """It listens."""
         return web.json_response({"ready": True})
 
     app = web.Application(client_max_size=0)
@@ -53,6 +56,7 @@ async def work(sink_port: int) -> None:
     async with aiohttp.ClientSession() as session:
 
         async def send(data: object, **_: object) -> dict[str, bool]:
+            """Post one call log, as the SDK's worker asks for it."""
             url = f"http://127.0.0.1:{sink_port}/dev/send-call-log"
             async with session.post(url, data=json.dumps(data).encode()) as response:
                 await response.read()

@@ -83,6 +83,7 @@ class Receiving(Protocol):
             self._begin(bytes(self._head[: end + 2]))
 
     def _begin(self, head: bytes) -> None:
+        """The head of a request is complete."""
         self._head = bytearray()
         self._start = b""
         self._path = head.split(b" ", 2)[1]
@@ -94,6 +95,7 @@ class Receiving(Protocol):
             self._complete()
 
     def _complete(self) -> None:
+        """A request is complete: note its id, or answer the question that it is."""
         if self._path.startswith((b"/count", b"/arrivals", b"/forget", b"/readyz")):
             self._tell()
             return
@@ -103,6 +105,7 @@ class Receiving(Protocol):
         self._write(_TAKEN)
 
     def _tell(self) -> None:
+        """Answer the benchmark itself."""
         answer: object = True
         if self._path.startswith(b"/count/"):
             answer = self._arrivals.reached[int(self._path.rsplit(b"/", 1)[1])]
@@ -114,11 +117,13 @@ class Receiving(Protocol):
         self._write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     def _write(self, data: bytes) -> None:
+        """Send to the other end."""
         if self._transport is not None:
             self._transport.write(data)
 
 
 async def _serve(port: int) -> None:
+    """Listen until the process is ended."""
     arrivals = Arrivals()
     server = await get_running_loop().create_server(lambda: Receiving(arrivals), "127.0.0.1", port)
     async with server:

@@ -45,4 +45,5 @@ def syncs_per_post(roots: Sequence[int], port: int, body: Path, folder: Path) ->
 
 
 def _attached(told: Path, processes: int) -> bool:
+    """Whether strace says that it follows so many processes."""
     return told.read_text(errors="replace").count("attached") >= processes

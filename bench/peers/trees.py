@@ -52,6 +52,7 @@ def watched(roots: Sequence[int]) -> Iterator[Peak]:
     peak, ended = Peak(), threading.Event()
 
     def watch() -> None:
+        """Sample until the end."""
         while not ended.wait(_INTERVAL_SECONDS):
             peak.bytes = max(peak.bytes, resident_bytes(roots))
 

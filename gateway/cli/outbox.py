@@ -79,6 +79,7 @@ def _survey(file: OutboxFile) -> Survey:
 
 
 def _show(file: Path, survey: Survey) -> None:
+    """Say what lies in it."""
     shown = table("Status", "Event", "Rows", numbers=("Rows",))
     for status, event, count in survey.by_kind:
         shown.add_row(plain(status), plain(event), plain(count_text(count)))
@@ -90,6 +91,7 @@ def _show(file: Path, survey: Survey) -> None:
 
 
 def _check_gateway(address: ListenAddress) -> None:
+    """End the command where nothing answers, before any row is claimed."""
     asked = asked_at(address)
     try:
         socket.create_connection((asked.host, asked.port), _CONNECT_SECONDS).close()
@@ -118,6 +120,7 @@ class _Tally:
 
 
 def _import(file: OutboxFile, address: ListenAddress, survey: Survey) -> None:
+    """Take the rows, with a bar at a terminal, and say what became of them."""
     tally = _Tally(survey.ready)
     if output().is_terminal:
         with tally.progress:

@@ -37,7 +37,7 @@ class OutboxFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._proven: tuple[int, int] | None = None
+        self._proven: Stamp | None = None
         self._connection: sqlite3.Connection | None = None
 
     def stamp(self) -> Stamp | None:
@@ -49,10 +49,9 @@ class OutboxFile:
 
         A file that was proven once is trusted until it is replaced, or fails. Raises `OutboxError`.
         """
-        if self._proven != stamp.identity:
-            if not prove(self.path, stamp):
-                return False
-            self._proven = stamp.identity
+        if (self._proven is None or stamp.replaces(self._proven)) and not prove(self.path, stamp):
+            return False
+        self._proven = stamp
         with self._translated():
             self._connection = connect(self.path, "rw" if to_change else reading_mode(stamp))
         return True
@@ -130,11 +129,13 @@ class OutboxFile:
             return len(blob)
 
     def _read(self, row_id: int) -> bytes:
+        """A payload in one piece."""
         with self._open.blobopen("outbox", "payload", row_id, readonly=True) as blob:
             return blob.read()
 
     @property
     def _open(self) -> sqlite3.Connection:
+        """The connection, which must be there."""
         assert self._connection is not None, "it is not open"
         return self._connection
 

@@ -24,11 +24,15 @@ _REFUSED = {400, 413, 422}
 
 
 class _Error(msgspec.Struct):
+    """Why a call log was refused."""
+
     message: str = ""
     hint: str = ""
 
 
 class _Answer(msgspec.Struct):
+    """What the intake answers, as far as it matters here."""
+
     duplicate: bool = False
     superseded: bool = False
     error: _Error = msgspec.field(default_factory=_Error)
@@ -55,6 +59,7 @@ class PostTaker:
             raise TakingLater(f"the gateway did not answer: {error or type(error).__name__}") from error
 
     def _headers(self, restored: Restored) -> dict[str, str]:
+        """Credentials, length, and whether it yields to a full end."""
         size = sum(len(memoryview(piece)) for piece in restored.pieces)
         headers = {"Content-Type": "application/json", "Content-Length": str(size)}
         if self._token:
@@ -77,6 +82,7 @@ def _restored(row: Row, copy: Copy) -> Restored:
 
 
 async def _sent(pieces: Sequence[Buffer]) -> AsyncIterator[bytes]:
+    """The pieces, cut so small that few bytes of a large row are copied at a time."""
     for piece in pieces:
         view = memoryview(piece)
         for start in range(0, len(view), _WRITE_BYTES):
@@ -84,6 +90,7 @@ async def _sent(pieces: Sequence[Buffer]) -> AsyncIterator[bytes]:
 
 
 def _outcome(status: int, body: bytes) -> Outcome:
+    """What an answer means for its row; raises what `take` raises."""
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError):

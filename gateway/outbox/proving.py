@@ -29,6 +29,12 @@ class Stamp:
     log_size: int
     log_changed_at: int
 
+    def replaces(self, earlier: "Stamp") -> bool:
+        """Whether another file lies there now. One that shrank is another, too: numbers of deleted files are given to
+        new ones, and an outbox only grows.
+        """
+        return self.identity != earlier.identity or self.size < earlier.size
+
 
 def stamp_of(path: Path) -> Stamp | None:
     """The stamp of an outbox; None where there is no file yet. Raises `OutboxUnusable`."""
@@ -93,6 +99,7 @@ def _text(stored: bytes) -> str:
 
 
 def _check_schema(connection: sqlite3.Connection, tables: list[tuple[str, str, str]]) -> None:
+    """Raises `OutboxUnusable` unless the tables are those of the SDK's outbox."""
     if ("table", "outbox", "outbox") not in tables:
         raise OutboxUnusable("it is an SQLite file of another program: it has no table named outbox")
     if any(kind == "trigger" for kind, _, _ in tables):

@@ -79,6 +79,7 @@ class Rescuer:
         return True
 
     async def _take(self, row: Row) -> Outcome:
+        """What became of one row; only a cancellation is raised."""
         try:
             return await self._taker.take(row, self._file.copy)
         except TakingLater as error:
@@ -92,6 +93,7 @@ class Rescuer:
             return Outcome.REFUSED
 
     def _remember(self, row: Row, reason: str) -> None:
+        """Refuse a row: once in the log, and not looked at again."""
         self._refused[row.row_id] = None
         if len(self._refused) > REFUSED_MAX:
             del self._refused[next(iter(self._refused))]
@@ -101,5 +103,6 @@ class Rescuer:
 
 
 def _others(rows: Collection[Row], done: Collection[Row]) -> list[Row]:
+    """The rows that are not among those that are done."""
     taken = {row.row_id for row in done}
     return [row for row in rows if row.row_id not in taken]

@@ -59,6 +59,7 @@ def restore(payload: Buffer, scratch: Scratch = bytearray) -> Restored:
 
 
 def _as_posted(call_log: TopLevel, event: str | None) -> Iterator[Buffer]:
+    """The pieces of the call log, with what the SDK changes before it posts."""
     text = memoryview(call_log.text)
     members = call_log.members()
     kept_until = 0

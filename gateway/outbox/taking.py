@@ -89,6 +89,7 @@ class SpoolTaker:
             raise RowRefused(refusal.message) from error
 
     async def _take(self, row: Row, copy: Copy) -> Outcome:
+        """Examine and accept one row."""
         body, restored = await self._load(row, copy)
         try:
             opened = await self._intake.acceptor.examine(body)

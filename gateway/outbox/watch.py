@@ -55,6 +55,7 @@ class _Watched:
             stamp = await in_thread(self._file.stamp)
             if stamp is None:
                 self._seen = None
+                self._rescuer.forget_refusals()
                 self._become(OutboxState.MISSING)
             elif self._clock() / 1000 >= (self._look_at if stamp == self._seen else self._not_before):
                 await self._read(stamp)
@@ -67,7 +68,8 @@ class _Watched:
             self._become(OutboxState.UNUSABLE, "an unexpected error; the log has the details")
 
     async def _read(self, stamp: Stamp) -> None:
-        if self._seen is not None and self._seen.identity != stamp.identity:
+        """Open it, take its rows, and let go of it."""
+        if self._seen is not None and stamp.replaces(self._seen):
             self._rescuer.forget_refusals()
         # Noted before its rows are read: what is written from here on makes another difference.
         self._seen, self._look_at = stamp, self._clock() / 1000 + LOOK_ANYWAY_SECONDS
@@ -80,6 +82,7 @@ class _Watched:
             await in_thread(self._file.close)
 
     def _conclude(self, remains: Remains) -> None:
+        """When to look again, and how it does."""
         self._rows = remains.rows
         if remains.free_from is not None:
             self._look_at = min(self._look_at, remains.free_from)
@@ -90,6 +93,7 @@ class _Watched:
             self._become(OutboxState.WAITING, remains.obstacle)
 
     def _become(self, state: OutboxState, reason: str = "") -> None:
+        """Note how it does, and say so where that changed."""
         if state in {OutboxState.MISSING, OutboxState.UNUSABLE}:
             self._rows = 0
         if (state, reason) == (self._state, self._reason):
@@ -135,6 +139,7 @@ class OutboxWatch:
         return tuple(each.status() for each in self._watched)
 
     async def _watch(self, watched: _Watched) -> None:
+        """Look again and again, and once more at the stop."""
         while not self._stopping.is_set():
             await watched.look()
             with contextlib.suppress(TimeoutError):

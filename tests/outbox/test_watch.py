@@ -1,6 +1,7 @@
 """Watching outboxes: they may appear later, be broken or foreign; a quiet one costs nothing."""
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
@@ -62,17 +63,32 @@ async def watching_over(folder: Path, *paths: Path) -> AsyncIterator[Watching]:
 
 
 async def test_an_outbox_may_appear_later_and_be_replaced(tmp_path: Path) -> None:
-    """No file, an empty one, then rows; a new file in its place has its rows taken too."""
+    """No file, an empty one, then rows; a new file in its place has all its rows taken, whatever was refused before."""
     outbox = tmp_path / "outbox.db"
     async with watching_over(tmp_path, outbox) as watched:
         await watched.until(OutboxState.MISSING)
         outbox.touch()
         write(outbox, payload=FULL)
         await watched.until(OutboxState.WATCHED, rescued=1)
+        write(outbox, payload="{}")
+        await until(lambda: asyncio.sleep(0, watched.status().outcomes.get(Outcome.REFUSED) == 1), "a row is refused")
         outbox.unlink()
         await watched.until(OutboxState.MISSING)
-        write(outbox, payload={**FULL, "call_id": "call-2"})
-        await watched.until(OutboxState.WATCHED, rescued=2)
+        for number in (2, 3):
+            write(outbox, payload={**FULL, "call_id": f"call-{number}"})
+        await watched.until(OutboxState.WATCHED, rescued=3)
+
+
+async def test_a_file_that_was_replaced_between_two_looks_is_taken_for_another(tmp_path: Path) -> None:
+    """Its rows have the numbers of other rows, and it is examined anew, also if it has the old one's inode."""
+    outbox, smaller = tmp_path / "outbox.db", tmp_path / "smaller.db"
+    write(outbox, payload="{}")
+    write(outbox, payload=json.dumps({"x": "y" * 50_000}))
+    write(smaller, payload={**FULL, "call_id": "call-2"})
+    async with watching_over(tmp_path, outbox) as watched:
+        await until(lambda: asyncio.sleep(0, watched.status().outcomes.get(Outcome.REFUSED) == 2), "rows are refused")
+        outbox.write_bytes(smaller.read_bytes())
+        await watched.until(OutboxState.WATCHED, rescued=1)
 
 
 def damaged(path: Path) -> None:
