@@ -6,6 +6,7 @@ gateway through its admin API, `outbox import` posts to its intake. `salvage` an
 
 import click
 
+from gateway.cli.chaos import chaos
 from gateway.cli.check_config import check_config
 from gateway.cli.dead import dead
 from gateway.cli.deliveries import deliveries
@@ -27,5 +28,7 @@ def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
 
 
-for _command in (run, check_config, status, show, resume, dead, deliveries, s3, fsck, salvage, adopt, outbox, version):
+for _command in (
+    run, check_config, status, show, resume, dead, deliveries, s3, fsck, salvage, adopt, outbox, chaos, version,
+):  # fmt: skip
     main.add_command(_command)

@@ -1,0 +1,99 @@
+"""The gateway under test: a process of its own, started again and again over the same spool."""
+
+import asyncio
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+
+START_SECONDS = 30.0
+LOOK_SECONDS = 0.05
+
+
+class SubjectFailed(Exception):
+    """The gateway did not do what it had to; the message says what, and where its log lies."""
+
+
+class Subject:
+    """Starts and kills `python -m gateway.cli.chaos_subject`, which takes its settings from standard input."""
+
+    def __init__(self, settings: object, admin_url: str, log: Path) -> None:
+        self._settings = pickle.dumps(settings)
+        self._admin_url = admin_url
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self.starts = 0
+
+    async def start(self) -> None:
+        """Start it and wait until it takes posts. Raises `SubjectFailed` where it ends, or takes too long."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway.cli.chaos_subject",
+                stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.starts += 1
+        assert self._process.stdin is not None
+        self._process.stdin.write(self._settings)
+        self._process.stdin.close()
+        await self._until(lambda status, _: status == 200, "/readyz", START_SECONDS, "did not become ready")
+
+    async def kill(self) -> None:
+        """SIGKILL: it can do nothing about it."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End it at once, but in order."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0)
+            await self._end(signal.SIGTERM)
+
+    async def drained(self, seconds: float) -> bool:
+        """Wait until nothing is queued any more; returns whether that came in time."""
+        try:
+            await self._until(lambda _, text: _backlog(text) == 0, "/metrics", seconds, "did not drain")
+        except SubjectFailed:
+            return False
+        return True
+
+    async def figures(self) -> dict[str, float]:
+        """The sums of some metrics: `dead_records` and `unaccounted_records`."""
+        async with aiohttp.ClientSession(trust_env=False) as session, session.get(f"{self._admin_url}/metrics") as got:
+            text = await got.text()
+        return {name: _sum(text, f"callspool_{name}") for name in ("dead_records", "unaccounted_records")}
+
+    async def _end(self, how: signal.Signals) -> None:
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(how)
+        async with asyncio.timeout(START_SECONDS):
+            await self._process.wait()
+
+    async def _until(self, enough: Callable[[int, str], bool], path: str, seconds: float, failure: str) -> None:
+        assert self._process is not None, "started before"
+        deadline = asyncio.get_running_loop().time() + seconds
+        async with aiohttp.ClientSession(trust_env=False, timeout=aiohttp.ClientTimeout(total=5)) as session:
+            while asyncio.get_running_loop().time() < deadline:
+                if self._process.returncode is not None:
+                    break
+                try:
+                    async with session.get(f"{self._admin_url}{path}") as got:
+                        if enough(got.status, await got.text()):
+                            return
+                except (aiohttp.ClientError, TimeoutError):
+                    pass  # it is not there yet, or not any more: looked at again until the deadline
+                await asyncio.sleep(LOOK_SECONDS)
+        raise SubjectFailed(f"the gateway under test {failure} within {seconds:g} s; its log is {self._log}")
+
+
+def _backlog(metrics: str) -> float:
+    return _sum(metrics, "callspool_backlog_records")
+
+
+def _sum(metrics: str, name: str) -> float:
+    """The sum of a metric over all its labels."""
+    lines = (line for line in metrics.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)

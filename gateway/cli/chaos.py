@@ -1,0 +1,172 @@
+"""`callspool chaos`: kill, cut off and fill a second gateway with the operator's settings, and see what is lost."""
+
+import asyncio
+import secrets
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from config.addresses import ListenAddress
+from config.destinations import HttpDestination, Large, PresignedSettings, RetrySettings, TokenMode
+from config.settings import Settings, WhispeySettings
+from config.units import KIB, MIB
+from gateway.cli.configuration import configuration_options, loaded_or_exit
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain, output, plain, table
+from gateway.humane import count_text
+
+if TYPE_CHECKING:
+    from gateway.chaos.course import Outcome, Plan
+    from gateway.chaos.oracle import Notes
+
+LONGEST_RETRY_SECONDS = 2.0
+"""The operator's own patience would make a check last for hours."""
+SPOOL_BYTES = 48 * MIB
+"""So small that it can be filled within seconds."""
+NAMED = 10
+
+
+@click.command(short_help="Kill, cut off and fill a second gateway; see what is lost.")
+@configuration_options
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=30.0, show_default=True, help="For each phase.")
+@click.option("--kills", type=click.IntRange(0, 100), default=5, show_default=True, help="In each phase.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides on the moments.")
+@click.option("--keep", is_flag=True, help="Keep the spool and the log of the gateway under test.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: int, keep: bool, as_json: bool) -> None:
+    """Start a second gateway with these settings; kill it at random, cut it off, fill it; report what was lost.
+
+    It delivers to an endpoint of the check's own: nothing reaches the configured destinations, and the configured
+    spool and outboxes are not touched. All happens in a new directory beside the spool, and on 127.0.0.1.
+    """
+    # The other commands start without loading the gateway.
+    from gateway.chaos.course import Plan  # noqa: PLC0415  # see above
+    from gateway.chaos.oracle import Notes  # noqa: PLC0415  # see above
+    from gateway.chaos.subject import SubjectFailed  # noqa: PLC0415  # see above
+
+    settings = loaded_or_exit(file, local=local).settings
+    settings.spool.dir.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="callspool-chaos-", dir=settings.spool.dir.parent))
+    notes = Notes()
+    try:
+        outcome = asyncio.run(_check(settings, folder, Plan(seconds, kills, seed), notes))
+    except SubjectFailed as error:
+        complain(f"{error}.", hint="Its spool and its log were kept.")
+        raise SystemExit(Exit.FAILED) from None
+    if keep or not outcome.passed:
+        complain(f"Spool and log of the gateway under test: {folder}", style="dim")
+    else:
+        shutil.rmtree(folder)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(outcome)).decode())
+    else:
+        output().print(describe(outcome, notes))
+    if not outcome.passed:
+        raise SystemExit(Exit.FAILED)
+
+
+async def _check(settings: Settings, folder: Path, plan: "Plan", notes: "Notes") -> "Outcome":
+    from gateway.chaos.agents import Agents  # noqa: PLC0415  # the other commands start without loading a server
+    from gateway.chaos.course import run_course  # noqa: PLC0415  # see above
+    from gateway.chaos.endpoint import ChaosEndpoint  # noqa: PLC0415  # see above
+    from gateway.chaos.subject import Subject  # noqa: PLC0415  # see above
+
+    async with ChaosEndpoint(notes) as endpoint:
+        intake, admin = free_port(), free_port()
+        changed = settings_under_test(settings, folder, endpoint.url, intake, admin)
+        subject = Subject(changed, f"http://{admin}", folder / "gateway.log")
+        token = settings.intake.token.get_secret_value() if settings.intake.token else None
+        large_bytes = max(settings.split.two_phase_raw_threshold + MIB // 2, 64 * KIB)
+        agents = Agents(
+            f"http://{intake}/v1/calls", notes, token=token, large_bytes=large_bytes, run_id=secrets.token_hex(4)
+        )
+        console = Console(stderr=True)
+        with console.status("starting a second gateway") as status:
+            try:
+                return await run_course(plan, subject, endpoint, agents, notes, lambda what: status.update(f"{what} …"))
+            finally:
+                await subject.kill()
+
+
+def settings_under_test(
+    settings: Settings, folder: Path, url: str, intake: ListenAddress, admin: ListenAddress
+) -> Settings:
+    """The operator's settings, but with a spool, addresses, and one endpoint of the check's own."""
+    changed: dict[str, object] = {
+        "intake": settings.intake.model_copy(update={"listen": intake}),
+        "admin": settings.admin.model_copy(update={"listen": admin, "token": None}),
+        "spool": settings.spool.model_copy(
+            update={"dir": folder / "spool", "max_bytes": SPOOL_BYTES, "reserve_for_cores": None, "expire_after": None}
+        ),
+        "whispey": WhispeySettings(),
+        "destinations": (_endpoint_under_test(settings, url),),
+    }
+    return settings.model_copy(update=changed)
+
+
+def _endpoint_under_test(settings: Settings, url: str) -> HttpDestination:
+    """The operator's first endpoint, as far as it can be one on this machine."""
+    first = next((one for one in settings.destinations if isinstance(one, HttpDestination)), None)
+    model = first or HttpDestination(name="chaos", type="http", url=url)
+    return model.model_copy(
+        update={
+            "url": url,
+            "token": None,
+            "token_mode": TokenMode.FORWARD,
+            "ca_file": None,
+            "presigned": PresignedSettings(),
+            "large": Large.TWO_PHASE if model.large is Large.PRESIGNED else model.large,
+            "when_too_large": (),
+            "retry": RetrySettings(initial=min(model.retry.initial, LONGEST_RETRY_SECONDS), max=LONGEST_RETRY_SECONDS),
+        }
+    )
+
+
+def free_port() -> ListenAddress:
+    """An address of this machine that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return ListenAddress("127.0.0.1", int(probe.getsockname()[1]))
+
+
+def describe(outcome: "Outcome", notes: "Notes") -> RenderableType:
+    """The report of the oracle."""
+    verdict = outcome.verdict
+    headline = plain("every promise was kept", "bold green") if outcome.passed else plain("NOT CLEAN", "bold red")
+    shown = table("What", "Count", "", numbers=("Count",))
+
+    def row(what: str, count: int, about: object = "", *, bad: bool = False) -> None:
+        style = "bold red" if bad and count else ""
+        shown.add_row(plain(what, style), plain(count_text(count), style), plain(about, style or "dim"))
+
+    row("starts", outcome.starts, "of the gateway, each but the first after a SIGKILL")
+    row("posted", verdict.posted, "call logs")
+    row("acknowledged", verdict.acknowledged)
+    row("delivered", verdict.delivered, "acknowledged, and arrived with all their parts")
+    row("duplicated", verdict.duplicated, "requests that came again, with the same idempotency key")
+    row("unacknowledged", verdict.unacknowledged, "arrived, though the agent never heard that it was acknowledged")
+    row("turned away", notes.turned_away, "by the endpoint, which was made to fail")
+    refused = ", ".join(f"{code} {count:,}" for code, count in notes.refused.most_common())
+    row("refused", notes.refused.total(), refused)
+    row("lost", len(verdict.lost), _named(verdict.lost), bad=True)
+    row("altered", len(verdict.altered), _named(verdict.altered), bad=True)
+    row("out of order", len(verdict.out_of_order), _named(verdict.out_of_order), bad=True)
+    row("dead letters", outcome.dead, "see the log" if outcome.dead else "", bad=True)
+    row("unaccounted", outcome.unaccounted, "by the gateway's own books", bad=True)
+    if not outcome.drained:
+        shown.add_row(plain("not drained", "bold red"), Text(), plain("what is left was not delivered in time"))
+    if not outcome.filled:
+        shown.add_row(plain("not filled", "yellow"), Text(), plain("the spool took all that was posted", "dim"))
+    return Group(headline, Text(), shown)
+
+
+def _named(calls: tuple[str, ...]) -> str:
+    more = f" and {len(calls) - NAMED:,} more" if len(calls) > NAMED else ""
+    return ", ".join(calls[:NAMED]) + more

@@ -1,0 +1,25 @@
+"""`python -m gateway.cli.chaos_subject`: the gateway that `callspool chaos` tests; its settings come from the check.
+
+They are read, pickled, from standard input, which only the process that started this one writes to: a file or
+variables could not say all of them without saying the operator's own destinations too.
+"""
+
+import pickle
+import sys
+
+from config.settings import Settings
+from gateway.assembly import Assembly
+from gateway.lifecycle import serve
+from gateway.logs import configure_logging
+
+
+def main() -> int:
+    """Run a gateway with the given settings."""
+    settings = pickle.loads(sys.stdin.buffer.read())  # see above: from the parent process alone
+    assert isinstance(settings, Settings)
+    configure_logging(settings.log.level, settings.log.format)
+    return serve(Assembly(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
