@@ -25,8 +25,9 @@ class Agents:
         self._large_bytes = large_bytes
         self._run_id = run_id
         self._numbers: Iterator[int] = itertools.count(1)
-        self.pausing = asyncio.Event()
-        """Set while no new call log is begun."""
+        self.may_begin = asyncio.Event()
+        """Cleared while no new call log is to be begun."""
+        self.may_begin.set()
 
     async def run(self, count: int, *, large_every: int) -> None:
         """So many agents at once; every so many call logs of theirs one is large."""
@@ -49,12 +50,14 @@ class Agents:
             call_id = f"{self._run_id}-{agent}-{turn}"
             large = self._large_bytes if turn % large_every == agent % large_every else None
             for event, size in (("call_started", None), ("call_ended", large)):
-                while self.pausing.is_set():  # noqa: ASYNC110  # looked at now and then is enough
-                    await asyncio.sleep(AGAIN_SECONDS)
+                await self.may_begin.wait()
                 post = make_post(next(self._numbers), call_id, event, size)
                 self._notes.posted[post.number] = post
-                while await self._post(session, post):
-                    await asyncio.sleep(AGAIN_SECONDS)
+                await self._post_until_acknowledged(session, post)
+
+    async def _post_until_acknowledged(self, session: aiohttp.ClientSession, post: Post) -> None:
+        while await self._post(session, post):  # noqa: ASYNC110  # agents, too, only wait for a while
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _post(self, session: aiohttp.ClientSession, post: Post) -> str:
         """Post once. Returns the code of the refusal, "unreachable", or nothing where it was acknowledged."""

@@ -62,7 +62,7 @@ async def run_course(
         await moods
         tell("filling its spool while the endpoint is away")
         endpoint.mood = Mood.CUT
-        agents.pausing.set()
+        agents.may_begin.clear()
         await agents.fill(lambda code: code == FULL, FILL_POSTS)
         filled = notes.refused[FULL] > 0
         await subject.kill()

@@ -1,0 +1,63 @@
+"""`callspool chaos`, as an operator runs it."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.destinations import FileDestination
+from config.settings import Settings
+from gateway.cli.chaos import free_port, settings_under_test
+
+CONFIGURATION = """
+[spool]
+dir = "{folder}/spool"
+
+[intake]
+token = "intake-secret"
+
+[whispey]
+outbox = ["{folder}/outbox.db"]
+
+[[destinations]]
+name = "real"
+type = "http"
+url = "https://endpoint.invalid/send-call-log"
+token = "endpoint-secret"
+encoding = "zstd"
+"""
+
+
+def test_nothing_of_the_operators_is_touched(tmp_path: Path) -> None:
+    """Spool, addresses, destinations and outboxes are the check's own; what else there is stays."""
+    files = FileDestination(name="files", type="file", path=tmp_path / "delivered")
+    settings = Settings(destinations=(files,))
+    intake, admin = free_port(), free_port()
+    changed = settings_under_test(settings, tmp_path / "chaos", "http://127.0.0.1:1/send-call-log", intake, admin)
+    assert changed.spool.dir == tmp_path / "chaos" / "spool"
+    assert (changed.intake.listen, changed.admin.listen) == (intake, admin)
+    assert [one.type for one in changed.destinations] == ["http"]
+    assert changed.whispey.outbox == ()
+    assert changed.split == settings.split
+
+
+@pytest.mark.prove
+async def test_a_check_finds_the_gateway_sound(tmp_path: Path) -> None:
+    """Through kills, cuts and a full spool nothing is lost, and nothing is left behind beside the spool."""
+    file = tmp_path / "callspool.toml"
+    file.write_text(CONFIGURATION.format(folder=tmp_path), "utf-8")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway.cli", "chaos", "--config", str(file), "--seconds", "4", "--kills", "2", "--json",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(400):
+        out, complaints = await process.communicate()
+    assert process.returncode == 0, complaints.decode()
+    report = json.loads(out)
+    assert report["filled"]
+    assert report["starts"] == 6
+    assert report["verdict"]["acknowledged"] == report["verdict"]["delivered"] > 50
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert b"secret" not in out + complaints
