@@ -132,7 +132,7 @@ async def test_a_line_above_the_limit_spoils_no_other(tmp_path) -> None:
 async def test_a_line_for_which_the_spool_has_no_room_spoils_no_other(tmp_path) -> None:
     """A full spool refuses the line that is too much for it, staged or not."""
     lines = [call_log("a"), call_log("b", size=6_000_000), call_log("c", other=incompressible(900_000)), call_log("d")]
-    async with running(tmp_path, spool_max=800_000) as world:
+    async with running(tmp_path, spool_max=1_600_000) as world:
         answers = _answers(await world.post(b"\n".join(lines), BATCH))
         assert [each["status"] for each in answers] == [202, 507, 507, 202]
         await world.until(lambda: not world.staged_files())
