@@ -16,7 +16,7 @@ NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """What a request may raise because of the network or the peer."""
 
 _UNREACHABLE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
-    (aiohttp.ConnectionTimeoutError, "no connection in time"),
+    (aiohttp.ConnectionTimeoutError, "no connection in time (connect_timeout)"),
     (aiohttp.ClientHttpProxyError, "the proxy refused to connect: {detail}"),
     (aiohttp.ClientProxyConnectionError, "the proxy cannot be reached: {detail}"),
     (aiohttp.ClientConnectorCertificateError, "TLS: {detail} (set ca_file for a private authority)"),
@@ -43,7 +43,7 @@ def outcome_of(error: Exception) -> RetryLater:
     if unreachable is not None:
         return RetryLater(unreachable, Scope.DESTINATION)
     if isinstance(error, asyncio.TimeoutError):
-        return RetryLater("no answer in time")
+        return RetryLater("no answer in time (read_timeout)")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return RetryLater("the connection was closed before an answer came")
     if isinstance(error, aiohttp.ClientResponseError):

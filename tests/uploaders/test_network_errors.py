@@ -11,9 +11,9 @@ from uploaders.uploader import RetryLater, Scope
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (TimeoutError(), RetryLater("no answer in time")),
-        (aiohttp.SocketTimeoutError(), RetryLater("no answer in time")),
-        (aiohttp.ConnectionTimeoutError(), RetryLater("no connection in time", Scope.DESTINATION)),
+        (TimeoutError(), RetryLater("no answer in time (read_timeout)")),
+        (aiohttp.SocketTimeoutError(), RetryLater("no answer in time (read_timeout)")),
+        (aiohttp.ConnectionTimeoutError(), RetryLater("no connection in time (connect_timeout)", Scope.DESTINATION)),
         (
             aiohttp.ServerDisconnectedError(),
             RetryLater("the connection was closed before an answer came"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from botocore.parsers import ResponseParserError
 
+from uploaders.deadlines import Phase, TimedOut
 from uploaders.s3.attributes import (
     Attributes,
     Checksum,
@@ -194,10 +195,16 @@ class Bucket:
         client = await self._connection.client()
         try:
             with translated(operation):
-                async with asyncio.timeout(self._options.request_timeout) as timer:
-                    if body is not None:
-                        body.timer = timer
-                    yield client
+                seconds = self._options.request_timeout
+                try:
+                    async with asyncio.timeout(seconds) as timer:
+                        if body is not None:
+                            body.timer = timer
+                        yield client
+                except TimeoutError as error:
+                    if timer.expired():
+                        raise TimedOut(Phase.ANSWER, "request_timeout", seconds) from error
+                    raise
         except BadCredentials:
             self._connection.renew(client)
             raise
