@@ -8,6 +8,8 @@ from spool.records import DeliveryKey, DeliveryState, Form, Lane, Record
 
 HELD_WITH_DEAD = "held with a dead letter of its record"
 """The reason of a detail whose core is a dead letter, and of a notice whose object is."""
+USUAL_LARGE_BYTES = 4 << 20
+"""What a call log of 15 MB takes in the spool, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,5 +123,6 @@ class SpoolStats:
 
     @property
     def full_of_details(self) -> bool:
-        """Whether only what owes no detail may still go in, by the quota."""
-        return self.limit_bytes - self.reserve_bytes <= self.used_bytes
+        """Whether, by the quota, a large record of usual size does not fit any more."""
+        room = self.limit_bytes - self.reserve_bytes - self.used_bytes
+        return room < min(USUAL_LARGE_BYTES, self.limit_bytes // 16)

@@ -126,6 +126,8 @@ class Receiver:
     async def _promised(self, byte_count: int, new: NewRecord) -> AbstractContextManager[None]:
         """The quota's promise of so many bytes; what owes nothing to the detail lane may use the reserve for cores."""
         reserve = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
+        if not reserve:
+            byte_count *= 2  # it lies in the log and in the database for a while, and must not take the reserve by that
         if self._room is not None:
             await self._room.make(byte_count, reserve=reserve)
         return self._quota.promised(byte_count, self._writer.total_bytes, reserve=reserve)
