@@ -1,5 +1,6 @@
 """`callspool fsck`: whether everything in a spool is as it should be."""
 
+import time
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,7 @@ from gateway.cli.spool_directory import spool_directory, spool_option
 from spool.directory import is_owned
 from spool.errors import SpoolError
 from spool.fsck import Finding, Severity, check
+from spool.fsck.repair import repair
 
 SHOWN_OF_A_KIND = 10
 """More of the same are counted, and listed with --json."""
@@ -48,13 +50,18 @@ class Report(msgspec.Struct, frozen=True):
 @click.argument("directory", required=False, type=click.Path(path_type=Path, file_okay=False))
 @spool_option
 @click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
-def fsck(directory: Path | None, file: Path | None, *, as_json: bool) -> None:
+@click.option("--repair", "with_repair", is_flag=True, help="Repair what can be, in a spool that no gateway uses.")
+def fsck(directory: Path | None, file: Path | None, *, as_json: bool, with_repair: bool) -> None:
     """Check everything in a spool: files, pages, payloads, deliveries, their order, and the books.
 
-    Nothing is changed, and a gateway may be running. DIRECTORY is the configured spool, unless another one is named.
+    Without --repair nothing is changed, and a gateway may be running. DIRECTORY is the configured spool, unless another
+    one is named.
     """
     spool = spool_directory(directory, file)
     try:
+        if with_repair:
+            count = repair(spool, time.time_ns() // 1_000_000)
+            complain(f"{count} {'finding was' if count == 1 else 'findings were'} repaired.", style="green")
         live = is_owned(spool)
         with progress_bar() as tell:
             findings = check(spool, tell)

@@ -24,12 +24,15 @@ __all__ = ["RULES", "Finding", "Kind", "Rule", "Severity", "Tell", "check"]
 BOOKS = "records, deliveries and counters"
 
 
-def check(directory: Path, tell: Tell = lambda _what, _done, _total: None) -> tuple[Finding, ...]:
+def check(
+    directory: Path, tell: Tell = lambda _what, _done, _total: None, *, owned: bool = False
+) -> tuple[Finding, ...]:
     """All findings about the spool in `directory`; none for a sound one.
 
-    `tell` hears of progress. Raises `UnsuitableDirectory` where there is no spool, or it may not be looked into.
+    `tell` hears of progress; `owned` says that the caller itself holds the directory, and has nothing open there.
+    Raises `UnsuitableDirectory` where there is no spool, or it may not be looked into.
     """
-    live = is_owned(directory)
+    live = not owned and is_owned(directory)
     if not (directory / DATABASE_NAME).exists():
         raise UnsuitableDirectory(f"there is no spool in {directory}: {DATABASE_NAME} is missing")
     findings = list(check_files(directory, live=live))
@@ -38,7 +41,7 @@ def check(directory: Path, tell: Tell = lambda _what, _done, _total: None) -> tu
             findings += _check_database(inspection)
     except sqlite3.Error as error:
         findings.append(unreadable("database", error))
-    if is_owned(directory) != live:
+    if not owned and is_owned(directory) != live:
         raise UnsuitableDirectory(f"a gateway started or stopped in {directory} meanwhile; check again")
     return tuple(findings)
 

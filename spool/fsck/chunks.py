@@ -43,6 +43,8 @@ class Layout:
     loose: Sequence[tuple[int, int]]
     present: "array[int]"
     """The ids of all chunks, in order."""
+    quarantined: frozenset[int]
+    """Records that are dead letters because of their damage: they keep what is left of them."""
 
 
 def record_named(record_id: int, call_id: str | None) -> str:
@@ -67,7 +69,9 @@ def read_layout(inspection: Inspection, faults: list[Finding]) -> Layout:
         owners.append(Owner(first, first + count - 1, record_id, call_id))
     loose = inspection.connection.execute(statements.LOOSE).fetchall()
     present = array("q", (chunk_id for (chunk_id,) in inspection.connection.execute(statements.CHUNK_IDS)))
-    return Layout(owners, loose, present)
+    quarantined = frozenset(record_id for (record_id,) in inspection.connection.execute(statements.QUARANTINED))
+    faults[:] = [each for each in faults if each.kind is not Kind.UNREADABLE_RECORD or each.key[0] not in quarantined]
+    return Layout(owners, loose, present, quarantined)
 
 
 def check_layout(layout: Layout, *, live: bool) -> Iterator[Finding]:
@@ -75,11 +79,11 @@ def check_layout(layout: Layout, *, live: bool) -> Iterator[Finding]:
     for owner in layout.owners:
         there = bisect_right(layout.present, owner.last) - bisect_left(layout.present, owner.first)
         missing = owner.last - owner.first + 1 - there
-        if missing:
+        if missing and owner.record_id not in layout.quarantined:
             text = f"{missing} of its {owner.last - owner.first + 1} chunks are not there"
             yield Finding(Kind.MISSING_CHUNKS, owner.where, text, (owner.record_id,))
     for one, next_one in zip(layout.owners, layout.owners[1:], strict=False):
-        if next_one.first <= one.last:
+        if next_one.first <= one.last and not {one.record_id, next_one.record_id} <= layout.quarantined:
             text = f"shares chunks with {next_one.where}"
             yield Finding(Kind.SHARED_CHUNKS, one.where, text, (one.record_id, next_one.record_id))
     for first, last in _orphans(layout):
@@ -108,7 +112,7 @@ def check_frames(inspection: Inspection, layout: Layout) -> Iterator[Finding]:
         inspection.tell(FRAMES, start, len(layout.present))
         for chunk_id, reason in _bad_among(inspection.connection, layout.present[start : start + CHUNKS_PER_READ]):
             owner = layout.owners[bisect_right(firsts, chunk_id) - 1] if firsts and chunk_id >= firsts[0] else None
-            if owner is not None and chunk_id <= owner.last:
+            if owner is not None and chunk_id <= owner.last and owner.record_id not in layout.quarantined:
                 yield Finding(Kind.BAD_FRAME, owner.where, f"chunk {chunk_id} {reason}", (owner.record_id,))
     inspection.tell(FRAMES, 1, 1)
 

@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from spool.aside import asides
 from spool.database import log_of
-from spool.directory import ASIDE_PREFIX, DATABASE_NAME, LOCK_NAME, STAGING_NAME
+from spool.directory import DATABASE_NAME, LOCK_NAME, STAGING_NAME
 from spool.disk_space import HEADROOM_NAME
 from spool.fsck.findings import Finding, Kind
 
@@ -17,8 +18,9 @@ def check_files(directory: Path, *, live: bool) -> Iterator[Finding]:
     yield from _check_log(directory, live=live)
     if not live:
         yield from _check_staging(directory)
-    for aside in sorted(directory.glob(f"{ASIDE_PREFIX}*")):
-        yield Finding(Kind.MOVED_ASIDE, aside.name, "a damaged database was moved here", (str(aside),))
+    for aside in asides(directory):
+        if not aside.brought:
+            yield Finding(Kind.MOVED_ASIDE, aside.directory.name, f"a damaged database was moved here: {aside.reason}")
 
 
 def own_files(directory: Path) -> list[Path]:

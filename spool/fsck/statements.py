@@ -46,3 +46,23 @@ STRAY_PARTS = (
     "SELECT DISTINCT p.record_id, p.destination_id, p.form FROM multipart_parts p LEFT JOIN multiparts m "
     "USING (record_id, destination_id, form) WHERE m.record_id IS NULL"
 )
+
+# Repairs
+
+# Dead letters whose reason says that what the spool has of them is damaged: nothing more is to be done about them.
+QUARANTINED = (
+    "SELECT record_id FROM deliveries WHERE +state <= 3 GROUP BY record_id "
+    "HAVING min(state) = 3 AND min(coalesce(error, '') LIKE 'corrupt:%')"
+)
+BURY_RECORD = (
+    "UPDATE deliveries SET state = 3, settled_at = ?, held_for = NULL, error = ? WHERE record_id = ? AND +state <= 3"
+)
+BURY_DELIVERY = (
+    "UPDATE deliveries SET state = 3, settled_at = ?, held_for = NULL, attempts = max(0, attempts), error = ? "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+LANE_OF = "SELECT lane FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
+FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = 'records'"
+SET_SEQUENCE = "INSERT INTO sqlite_sequence (name, seq) VALUES ('records', ?)"
+FORGET_COUNTER = "DELETE FROM counters WHERE destination_id = ? AND lane = ?"
+SETTLE = "UPDATE records SET settled_at = ?, token_id = NULL WHERE record_id = ?"

@@ -11,8 +11,9 @@ import pytest
 
 from spool.database import PAGE_SIZE
 from spool.directory import DATABASE_NAME
-from spool.errors import UnsuitableDirectory
+from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
+from spool.fsck.repair import repair
 from spool.records import Bury, Delivered, Lane
 from spool.store import Spool
 from tests.spool.building import (
@@ -253,3 +254,35 @@ def test_every_kind_has_a_rule() -> None:
     """How bad it is and what to do is said for every kind."""
     assert set(RULES) == set(Kind)
     assert isinstance(Finding(Kind.STUCK, "", "").severity, Severity)
+
+
+REPAIRABLE = [name for name, (_, kind) in FAULTS.items() if RULES[kind].repaired]
+
+
+@pytest.mark.parametrize("name", REPAIRABLE)
+def test_a_repair_leaves_nothing_to_repair(filled: Path, name: str) -> None:
+    """Every fault that is said to be repaired is gone afterwards, and the repair made no other."""
+    statement, kind = FAULTS[name]
+    connection = looked_into(filled)
+    connection.execute(statement)
+    connection.close()
+    before = {finding.kind for finding in check(filled) if not RULES[finding.kind].repaired}
+    assert repair(filled, NOW) > 0
+    assert {finding.kind for finding in check(filled)} <= before - {kind}
+
+
+def test_a_damaged_database_is_not_repaired(filled: Path) -> None:
+    """Where SQLite itself finds damage, a repair changes nothing: the gateway moves the database aside."""
+    database = filled / DATABASE_NAME
+    flip(database, 5 * PAGE_SIZE, PAGE_SIZE)
+    before = database.read_bytes()
+    with pytest.raises(CorruptDatabase):
+        repair(filled, NOW)
+    assert database.read_bytes() == before
+
+
+async def test_a_spool_in_use_is_not_repaired(tmp_path: Path) -> None:
+    """Its gateway owns it."""
+    async with opened(tmp_path):
+        with pytest.raises(SpoolLocked):
+            repair(tmp_path, NOW)
