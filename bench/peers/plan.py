@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,42 +29,57 @@ class Plan:
     folder: Path
 
 
-def measure_all(plan: Plan, console: Console) -> tuple[list[PeerRound], dict[str, float | None]]:
+def measure_all(
+    plan: Plan, console: Console, clock: Callable[[], float] = time.monotonic
+) -> tuple[list[PeerRound], dict[str, float | None]]:
     """All rounds, and the syncs of each contender; one that fails is told of and is left out of that round."""
-    measured: list[PeerRound] = []
+    measured: dict[int, list[PeerRound]] = {}
     syncs: dict[str, float | None] = {}
+    turns = _Turns(clock)
     with tempfile.TemporaryDirectory(prefix="peers-", dir=plan.folder) as name:
         place = Path(name)
         bodies = {size.name: write_bodies(size, place / "bodies") for size in plan.sizes}
-        for repeat, one in _turns(plan, console):
+        for repeat, one in turns.take(plan, console):
             try:
                 if repeat:
-                    measured += measure(one, plan.sizes, bodies, place / f"{repeat}-{one.name}", plan.seconds)
+                    found = measure(one, plan.sizes, bodies, place / f"{repeat}-{one.name}", plan.seconds)
+                    measured.setdefault(repeat, []).extend(found)
                 else:
                     body = bodies[plan.sizes[0].name][0]
                     syncs[one.name] = count_syncs(one, body, place / f"syncs-{one.name}")
             except (ServerFailed, TimeoutError, OSError) as error:
                 console.print(f"[red]{one.name} failed:[/red] {error}", highlight=False)
-    return measured, syncs
+    return _comparable(measured, turns.complete), syncs
 
 
-def _turns(plan: Plan, console: Console) -> Iterator[tuple[int, Contender]]:
-    """Each round (0 counts syncs) and contender, told of by a bar, or by lines where there is no terminal."""
-    columns = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    began = time.monotonic()
-    turns = [(repeat, one) for repeat in range(plan.rounds + 1) for one in plan.contenders]
-    with Progress(*columns, console=console, refresh_per_second=2, transient=True) as progress:
-        task = progress.add_task("", total=len(turns))
-        for repeat, one in turns:
-            elapsed = time.monotonic() - began
-            if elapsed > plan.limit:
-                console.print(
-                    f"{plan.limit / 60:g} minutes are over: round {repeat} ends before {one.name}", style="yellow"
-                )
-                return
-            told = f"round {repeat}: {one.name}" if repeat else f"syncs: {one.name}"
-            progress.update(task, description=told)
-            if not console.is_terminal:
-                console.print(f"{elapsed:4.0f} s  {told}", highlight=False)
-            yield repeat, one
-            progress.advance(task)
+def _comparable(measured: dict[int, list[PeerRound]], complete: int) -> list[PeerRound]:
+    """The rounds in which all had their turn; where not even the first is such a one, what there is."""
+    return [one for repeat, found in measured.items() if repeat <= max(1, complete) for one in found]
+
+
+class _Turns:
+    """Who is measured when. `complete` is the last round that came to its end."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.complete = 0
+        self._clock = clock
+
+    def take(self, plan: Plan, console: Console) -> Iterator[tuple[int, Contender]]:
+        """Each round (0 counts syncs) and contender, told of by a bar, or by lines where there is no terminal."""
+        columns = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        began = self._clock()
+        with Progress(*columns, console=console, refresh_per_second=2, transient=True) as progress:
+            task = progress.add_task("", total=(plan.rounds + 1) * len(plan.contenders))
+            for repeat in range(plan.rounds + 1):
+                for one in plan.contenders:
+                    elapsed = self._clock() - began
+                    if elapsed > plan.limit:
+                        console.print(f"{plan.limit / 60:g} minutes are over in round {repeat}", style="yellow")
+                        return
+                    told = f"round {repeat}: {one.name}" if repeat else f"syncs: {one.name}"
+                    progress.update(task, description=told)
+                    if not console.is_terminal:
+                        console.print(f"{elapsed:4.0f} s  {told}", highlight=False)
+                    yield repeat, one
+                    progress.advance(task)
+                self.complete = repeat

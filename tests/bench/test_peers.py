@@ -1,10 +1,13 @@
 """The comparison with other queues: its figures, its charts and document, its sink, and a contender end to end."""
 
+import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from bench.environment import Environment
 from bench.figures import Figure
@@ -12,6 +15,8 @@ from bench.load import Plan, run
 from bench.peers.charts import Bar, Panel, bar_chart
 from bench.peers.contenders import CONTENDERS
 from bench.peers.figures import compare, durable
+from bench.peers.plan import Plan as RunPlan
+from bench.peers.plan import measure_all
 from bench.peers.report import BEGIN, END, section, write_documents
 from bench.peers.rounds import PeerRound, ask, measure, sink
 from bench.sizes import Size, write_bodies
@@ -117,3 +122,16 @@ def test_the_sink_counts_calls_by_their_parts(tmp_path: Path):
         assert {number: count for number, (_, _, count) in ask(port, "/arrivals").items()} == {"7": 1, "8": 2, "9": 1}
         ask(port, "/forget")
         assert ask(port, "/count/1") == 0
+
+
+def test_a_round_that_time_cut_off_does_not_count(tmp_path: Path):
+    """Where time is up in the middle of a round, only whole rounds are compared; the first one is kept in any case."""
+    clock = itertools.count()
+    contenders = tuple(replace(CONTENDERS[0], name=name) for name in ("a", "b"))
+    plan = RunPlan(contenders, (SMALL,), 3, 0.2, 5.5, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.peers.plan.measure", lambda one, *_: [peer_round(one.name, 1)])
+        patch.setattr("bench.peers.plan.count_syncs", lambda *_: 0.0)
+        measured, syncs = measure_all(plan, Console(quiet=True), lambda: float(next(clock)))
+    assert [one.contender for one in measured] == ["a", "b"]
+    assert syncs == {"a": 0.0, "b": 0.0}
