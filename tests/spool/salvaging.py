@@ -19,10 +19,10 @@ Known = dict[str, dict[Fragment, Body]]
 """What was posted, by call id."""
 
 
-async def fill(spool: Spool, *, calls: int = 12, seed: int = 1) -> Known:
+async def fill(spool: Spool, *, calls: int = 12, seed: int = 1, first: int = 0) -> Known:
     """Small and split records, with tokens, some delivered, one a dead letter; a large one in several chunks."""
     chance, known = random.Random(seed), dict[str, dict[Fragment, Body]]()
-    for number in range(calls):
+    for number in range(first, calls):
         call, size = f"call-{number}", 1 + chance.randrange(30_000)
         if number % 3 == 0:
             fragments = split_fragments(chance.randbytes(3_000_000 if number == 3 else size))
@@ -34,9 +34,9 @@ async def fill(spool: Spool, *, calls: int = 12, seed: int = 1) -> Known:
             body = chance.randbytes(size)
             await spool.accept(a_record(call, body=body, token=f"t{number % 4}"))
             known[call] = {Fragment.BODY: body}
-    first, second, *_ = await due(spool)
-    await spool.settle(first, Delivered())
-    await spool.settle(second, Bury("made to fail"))
+    one, other, *_ = await due(spool)
+    await spool.settle(one, Delivered())
+    await spool.settle(other, Bury("made to fail"))
     return known
 
 

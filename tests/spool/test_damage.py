@@ -1,0 +1,86 @@
+"""Damage to the files of a spool: a start never fails because of it, and nothing wrong is ever read (promise 6)."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spool.directory import DATABASE_NAME
+from spool.errors import SpoolUnavailable, UnsuitableDirectory
+from tests.budget import budgeted
+from tests.spool.building import opened
+from tests.spool.damaging import LOG_NAME, Crashed
+
+Damage = Callable[[dict[str, bytes]], dict[str, bytes]]
+
+
+def cut(name: str, share: float) -> Damage:
+    return lambda images: {**images, name: images[name][: int(len(images[name]) * share)]}
+
+
+def zeroed(name: str, page: int) -> Damage:
+    def zero(images: dict[str, bytes]) -> dict[str, bytes]:
+        image = bytearray(images[name])
+        image[page * 16384 : (page + 1) * 16384] = bytes(16384)
+        return {**images, name: bytes(image)}
+
+    return zero
+
+
+DAMAGES: dict[str, tuple[Damage, int]] = {
+    "nothing": (lambda images: images, 12),
+    "a log that is cut short": (cut(LOG_NAME, 0.6), 5),
+    "no log": (lambda images: {DATABASE_NAME: images[DATABASE_NAME]}, 5),
+    "a log without its header": (lambda images: {**images, LOG_NAME: bytes(32) + images[LOG_NAME][32:]}, 5),
+    "a database that is cut short": (cut(DATABASE_NAME, 0.5), 0),
+    "no first page": (zeroed(DATABASE_NAME, 0), 0),
+    "a zeroed page": (zeroed(DATABASE_NAME, 12), 1),
+    "an empty database": (lambda _images: {DATABASE_NAME: b""}, 0),
+}
+"""How the files are damaged, and how many fragments can be read afterwards at least."""
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+async def test_every_damage_has_its_outcome(tmp_path: Path, name: str) -> None:
+    """The spool starts, takes records, and of the old ones gives out what is right, and nothing else."""
+    damage, at_least = DAMAGES[name]
+    crashed = await Crashed.make(tmp_path / "made")
+    crashed.lay(tmp_path / "spool", damage(crashed.images))
+    assert await crashed.outcome(tmp_path / "spool", name) >= at_least
+
+
+async def flip_bits(tmp_path: Path, times: int) -> None:
+    crashed, chance = await Crashed.make(tmp_path / "made"), random.Random(20)
+    for number in range(times):
+        where, images = crashed.flipped(chance)
+        crashed.lay(tmp_path / str(number), images)
+        await crashed.outcome(tmp_path / str(number), where)
+
+
+async def test_a_flipped_bit_makes_nothing_wrong(tmp_path: Path) -> None:
+    """Wherever a bit flips, in database or log: the spool starts, and what it gives out is what was posted."""
+    await flip_bits(tmp_path, 8)
+
+
+@pytest.mark.prove
+async def test_many_flipped_bits_make_nothing_wrong(tmp_path: Path) -> None:
+    """The same, at many places."""
+    await flip_bits(tmp_path, budgeted(small=60, full=5000))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_files_of_another_user_are_refused(tmp_path: Path) -> None:
+    """A directory that belongs to somebody else is no damage: the start says whose it is to be, and moves nothing."""
+    async with opened(tmp_path / "spool"):
+        pass
+    tmp_path.chmod(0o755)
+    os.seteuid(12345)
+    try:
+        with pytest.raises((UnsuitableDirectory, SpoolUnavailable)):
+            async with opened(tmp_path / "spool"):
+                pass
+    finally:
+        os.seteuid(0)
+    assert [path.name for path in (tmp_path / "spool").glob("aside-*")] == []
