@@ -1,0 +1,54 @@
+"""A database that is damaged while the gateway runs: a new one takes over, and salvage brings the old records back."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+from tests.system.gateway_process import PROGRAM, GatewayProcess
+from tests.system.waiting import until
+
+PAGE_SIZE = 16384
+
+
+def overwrite_tables(database: Path) -> None:
+    """Spoil the roots of the deliveries and of the index that every post of a known call reads."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        roots = dict(connection.execute("SELECT name, rootpage FROM sqlite_schema"))
+    with database.open("r+b") as file:
+        for name in ("deliveries", "records_by_call"):
+            file.seek((roots[name] - 1) * PAGE_SIZE)
+            file.write(os.urandom(PAGE_SIZE))
+
+
+async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path: Path) -> None:
+    """Nothing is acknowledged into the damaged one; posts go on in the same process; salvage loses no record."""
+    environment = {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/closed"}
+    async with GatewayProcess(tmp_path / "gateway", environment) as gateway:
+        for number in range(20):
+            assert (await gateway.post({"call_id": f"old-{number}", "text": "x" * 500})).status == 202
+        log = gateway.spool / "spool.db-wal"
+
+        async def moved() -> bool:
+            return log.stat().st_size == 0
+
+        await until(moved, "the log was moved into the database")
+        overwrite_tables(gateway.spool / "spool.db")
+
+        async def accepted_by_a_new_one() -> bool:
+            reply = await gateway.post({"call_id": "old-0", "text": "another"})
+            return reply.status == 202 and bool(list(gateway.spool.glob("aside-*")))
+
+        await until(accepted_by_a_new_one, "a new database took over")
+        assert (await gateway.status())["attention"]
+        address = gateway.admin_url.removeprefix("http://")
+        command = [PROGRAM, "salvage", "--admin", address]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert "brought" in done.stdout
+        traces = [await gateway.trace(f"old-{number}") for number in range(20)]
+        assert all(traces)
+        assert await gateway.metric("callspool_databases_aside") == 0
+        assert await gateway.metric("callspool_unaccounted_records") == 0
