@@ -18,6 +18,8 @@ UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
 # Test processes; more than the cores only makes them wait for each other.
 JOBS ?= 2
+# How long the load of `make soak` lasts.
+SECONDS ?= 600
 # How long `make prove` takes: full, or small.
 BUDGET ?= full
 
@@ -85,6 +87,10 @@ format: $(READY) ## Let ruff format the code and repair what it can
 .PHONY: bench
 bench: $(READY) ## Measure callspool beside a bare aiohttp handler (options: make bench ARGS=--quick)
 	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: soak
+soak: $(READY) ## Load, bad clients, outages and restarts at once: does it leak or lose anything? (SECONDS=600)
+	@$(BIN)/python -m bench soak --seconds $(SECONDS) $(ARGS)
 
 .PHONY: peers
 peers: ## Install the Node clients of the queues that `make bench ARGS=peers` measures, besides Debian's servers

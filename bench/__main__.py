@@ -19,6 +19,7 @@ from bench.peers.command import peers
 from bench.processes import ServerFailed
 from bench.scenarios import run
 from bench.sizes import SIZES, Size, chosen
+from bench.soak.command import soaking
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -85,6 +86,7 @@ def main(
 
 
 main.add_command(peers)
+main.add_command(soaking)
 
 if __name__ == "__main__":
     main()

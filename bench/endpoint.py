@@ -36,7 +36,8 @@ class Fault:
     """What to do instead of answering well, for so many requests (None: until it is changed).
 
     `kind` is none, status, hang (no answer until changed), reset (the connection is cut), redirect or
-    success_false. `only` restricts it to one kind of record: whole, core, detail or notice.
+    success_false. `only` restricts it to one kind of record: whole, core, detail or notice; `token` to what carries
+    this one.
     """
 
     kind: str = "none"
@@ -45,11 +46,12 @@ class Fault:
     retry_after: str | None = None
     times: int | None = None
     only: str | None = None
+    token: str | None = None
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request as it arrived and was answered."""
+    """One request as it arrived and was answered; in a journal, an object that came through an upload address too."""
 
     call_id: str
     kind: str
@@ -162,8 +164,15 @@ class Endpoint:
         """The object's arrival starts its processing: from then on the call is known."""
         answer = await self.storage.take(request)
         if answer.status == 200:
-            document = self.storage.objects[request.match_info["key"]]
-            self._cores.add(call_id_of(TOP_LEVEL.decode(document)))
+            key = request.match_info["key"]
+            document = self.storage.objects[key]
+            call_id = call_id_of(TOP_LEVEL.decode(document))
+            self._cores.add(call_id)
+            if self.journal is not None:
+                del self.storage.objects[key]
+                size, digest = len(document), hashlib.sha256(document).hexdigest()
+                now = time.monotonic()
+                self._keep(Arrival(call_id, "object", key, None, digest, size, size, "identity", now, answer.status))
         self._tell()
         return answer
 
@@ -178,7 +187,7 @@ class Endpoint:
             decoded = await asyncio.to_thread(decode, body, request.headers.get("Content-Encoding", "identity"))
         except ValueError as error:
             return web.json_response({"success": False, "error": str(error)}, status=400)
-        fault = self._take_fault(kind_of(decoded.members))
+        fault = self._take_fault(kind_of(decoded.members), request.headers.get("x-pype-token"))
         answer = await self._fail(fault, request) if fault else self._answer(request, decoded)
         self._note(request, decoded, answer.status)
         return answer
@@ -191,9 +200,9 @@ class Endpoint:
                 body += chunk
         return bytes(body) if len(body) <= self.max_request_bytes else None
 
-    def _take_fault(self, kind: str) -> Fault | None:
+    def _take_fault(self, kind: str, token: str | None) -> Fault | None:
         fault = self.fault
-        if fault.kind == "none" or fault.only not in {None, kind}:
+        if fault.kind == "none" or fault.only not in {None, kind} or fault.token not in {None, token}:
             return None
         if fault.times is not None:
             left = replace(fault, times=fault.times - 1)
@@ -242,14 +251,17 @@ class Endpoint:
             at=time.monotonic(),
             status=status,
         )
-        if self.journal is not None:
-            with self.journal.open("a") as journal:
-                journal.write(json.dumps(asdict(arrival)) + "\n")
-        else:
-            self.arrivals.append(arrival)
+        self._keep(arrival)
         if self.keep_documents and status < 300:
             self.documents[key] = decoded.document
         self._tell()
+
+    def _keep(self, arrival: Arrival) -> None:
+        if self.journal is None:
+            self.arrivals.append(arrival)
+            return
+        with self.journal.open("a") as journal:
+            journal.write(json.dumps(asdict(arrival)) + "\n")
 
 
 async def serve(endpoint: Endpoint) -> None:

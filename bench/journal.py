@@ -7,10 +7,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One request that the endpoint took: its kind (whole, core, detail), size, and monotonic time in seconds."""
+    """One request that the endpoint took: its kind (whole, core, detail, notice, or object for what came through an
+    upload address), its idempotency key, the digest of the document, its size, and monotonic time in seconds."""
 
     call_id: str
     kind: str
+    key: str
+    sha256: str
     raw_bytes: int
     sent_bytes: int
     at: float
@@ -56,6 +59,8 @@ class Journal:
             Arrived(
                 call_id=str(entry["call_id"]),
                 kind=str(entry["kind"]),
+                key=str(entry["key"]),
+                sha256=str(entry["sha256"]),
                 raw_bytes=int(str(entry["raw_bytes"])),
                 sent_bytes=int(str(entry["sent_bytes"])),
                 at=float(str(entry["at"])),

@@ -8,7 +8,10 @@ from bench.journal import Journal
 from bench.requests import PLACEHOLDER, call_id
 from bench.sizes import SIZES, write_bodies
 
-ENTRY = {"call_id": "c", "kind": "core", "raw_bytes": 10, "sent_bytes": 5, "at": 1.5, "status": 200}
+ENTRY = {
+    "call_id": "c", "kind": "core", "key": "k", "sha256": "d", "raw_bytes": 10, "sent_bytes": 5, "at": 1.5,
+    "status": 200,
+}  # fmt: skip
 
 
 def line(**changes):
