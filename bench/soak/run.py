@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
@@ -93,7 +94,7 @@ class Soak:
         self._tell(self._now, sample)
 
     async def _make_trouble(self) -> None:
-        """Both restarts, each in the middle of the load; the time counts from then."""
+        """Both restarts, each in the middle of the load; the time counts from when all kinds were posted since."""
         try:
             await self._acknowledged_more()
             self._do("SIGTERM")
@@ -103,6 +104,8 @@ class Soak:
             self._do("SIGKILL")
             await self.gateway.kill()
             await self.gateway.start()
+            self._do("one of each kind")
+            await self._acknowledged_of_each_kind()
             self._do("load")
             self.begun = self.watch.begun = time.monotonic()
             for moment in timetable(self.seconds):
@@ -118,8 +121,17 @@ class Soak:
     async def _acknowledged_more(self) -> None:
         """Until some more records were acknowledged, so that the next restart finds work under way."""
         wanted = len(self.ledger.records) + _BETWEEN_RESTARTS
+        await self._soon(lambda: len(self.ledger.records) >= wanted)
+
+    async def _acknowledged_of_each_kind(self) -> None:
+        """Until the present process has taken one post of each kind, so that it has the memory it works with."""
+        before = Counter(self.ledger.posts)
+        names = {kind.name for kind in kinds(self.seconds)}
+        await self._soon(lambda: all(self.ledger.posts[name] > before[name] for name in names))
+
+    async def _soon(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(_RESTART_SECONDS):
-            while len(self.ledger.records) < wanted:  # noqa: ASYNC110 - a look twice a second costs nothing
+            while not condition():  # noqa: ASYNC110 - a look twice a second costs nothing
                 await asyncio.sleep(_POLL_SECONDS)
 
     def _do(self, now: str) -> None:

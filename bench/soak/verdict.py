@@ -8,8 +8,8 @@ from bench.soak.watching import Sample
 from spool.maintenance import KEEP_FREE_BYTES
 
 MIB = 1 << 20
-ANONYMOUS_MARGIN = 24 * MIB
-"""The second half may use so much more in the median than the first: a few bodies under way, not a leak."""
+ANONYMOUS_MARGIN = 32 * MIB
+"""The second half may use so much more in the median than the first: half of the budget for bodies under way."""
 RESIDENT_MARGIN = 48 * MIB
 """Resident memory counts mapped files too, which come and go with giants."""
 HANDLES_MARGIN = 16

@@ -56,6 +56,16 @@ class FakeTime:
         await turns()
 
 
+async def turns_until(condition: Callable[[], bool], most: int = 50_000) -> None:
+    """Let happen what needs no time until this holds, and what follows at once; fails if it never does."""
+    for _ in range(most):
+        if condition():
+            await turns()
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"it did not become true within {most} turns of the event loop")
+
+
 async def turns(count: int = TURNS) -> None:
     """Let everything happen that needs no time."""
     for _ in range(count):

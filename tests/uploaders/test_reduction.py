@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,14 @@ def none_at_all(detail: Buffer) -> Sequence[Buffer]:
     raise NotReducible("it cannot be read")
 
 
+@cache
+def a_rest(size: int) -> bytes:
+    """Telemetry of this size, which takes half a second to make."""
+    return b'"telemetry_data": "' + bytes(48 + (at * at // 7) % 74 for at in range(size)).replace(b"\\", b"/") + b'"'
+
+
 def a_reduced_delivery(payloads: Payloads, rest_bytes: int = REST_BYTES) -> Delivery:
-    rest = (
-        b'"telemetry_data": "' + bytes(48 + (at * at // 7) % 74 for at in range(rest_bytes)).replace(b"\\", b"/") + b'"'
-    )
-    return a_delivery(a_record(payloads, fragments=large_fragments(rest)), Form.REDUCED)
+    return a_delivery(a_record(payloads, fragments=large_fragments(a_rest(rest_bytes))), Form.REDUCED)
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
