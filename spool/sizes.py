@@ -18,15 +18,26 @@ class Sizes:
         """How much the database's file has to grow to take over what lies in the log."""
         self._path = path
         self._log_path = log_of(path)
+        self._inodes: tuple[int, int] | None = None
+        """Which files the connection writes to: another one of the same name is nobody's."""
+
+    def reopened(self) -> None:
+        """The connection is a new one, and may have made files."""
+        self._inodes = None
 
     def measure(self, transaction: Transaction) -> str | None:
         """Look again; returns why what was just committed cannot be relied on, if so."""
         try:
-            self.log_bytes = self._log_path.stat().st_size
-            self.unmoved_bytes = max(0, transaction.pages * PAGE_SIZE - self._path.stat().st_size)
+            log, database = self._log_path.stat(), self._path.stat()
         except FileNotFoundError as missing:
             return f"{missing.filename} was removed while it was in use"
         except OSError as error:
             return f"the size of the spool cannot be read: {error}"
+        inodes = (log.st_ino, database.st_ino)
+        if inodes != (self._inodes or inodes):
+            return f"{self._path} or its log was replaced while it was in use"
+        self._inodes = inodes
+        self.log_bytes = log.st_size
+        self.unmoved_bytes = max(0, transaction.pages * PAGE_SIZE - database.st_size)
         self.used_bytes = (transaction.pages - transaction.free_pages) * PAGE_SIZE
         return None

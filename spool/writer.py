@@ -232,6 +232,7 @@ class Writer:
         try:
             self.transaction.connection.close()
             self.transaction = Transaction(connect_writer(self._path))
+            self.sizes.reopened()
             finished = self._checkpointer.finish_anew(self.transaction.connection)
         except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from spool.records import Form, Fragment
 from tests.s3.building import MEBIBYTE, objects, options, rest_of
@@ -123,8 +124,9 @@ async def test_what_can_never_be_an_object_is_refused(store, made, weed, bucket,
     small = await store.small()
     notice = a_delivery(small.record, Form.NOTICE)
     assert await uploader.deliver(notice) == Refused("a bucket takes no notice")
-    huge = await store.accept({Fragment.BODY: [b"{}"]}, Form.WHOLE)
-    object.__setattr__(huge.record.fragments[Fragment.BODY], "stored_bytes", 6 << 40)
+    whole = await store.accept({Fragment.BODY: [b"{}"]}, Form.WHOLE)
+    body = replace(whole.record.fragments[Fragment.BODY], stored_bytes=6 << 40)
+    huge = replace(whole, record=replace(whole.record, fragments={Fragment.BODY: body}))
     outcome = await uploader.deliver(huge)
     assert isinstance(outcome, Refused)
     assert outcome.too_large

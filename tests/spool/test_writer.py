@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -301,15 +302,19 @@ async def test_a_failing_spool_can_be_closed(tmp_path: Path) -> None:
         assert [one.record.call_id for one in await due(spool)] == ["before"]
 
 
-async def test_a_log_that_was_removed_is_noticed(tmp_path: Path) -> None:
-    """Commits into a file that nobody will find again are not acknowledged."""
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_log_that_was_removed_is_noticed(tmp_path: Path, *, replaced: bool) -> None:
+    """Commits into a file that nobody will find again are not acknowledged, nor where another took its name."""
     async with opened(tmp_path) as spool:
         await spool.accept(a_record("before"))
-        log_of(tmp_path / DATABASE_NAME).unlink()
+        log = log_of(tmp_path / DATABASE_NAME)
+        log.unlink()
+        if replaced:
+            log.touch(0o600)
         for _ in range(2):
             with pytest.raises(SpoolUnavailable):
                 await spool.accept(a_record("lost"))
-        assert "removed" in (spool.stats().failure or "")
+        assert re.search("removed|replaced", spool.stats().failure or "")
 
 
 async def test_what_was_submitted_before_the_end_is_written(tmp_path: Path) -> None:
