@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Order, Payload, payload_type
 
 from uploaders.bandwidth import paced
-from uploaders.request_body import Pace
+from uploaders.request_body import SLICE_BYTES, Pace
 
 
 class PartData(io.BytesIO):
@@ -51,7 +51,8 @@ class PartPayload(Payload):
         raise NotImplementedError
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send what is left of it."""
+        """Send what is left of it, a slice at a time: what the socket does not take at once is copied."""
         data = self._data
         async for some in paced(data.getbuffer()[data.tell() :], data.wait if data.pace else None):
-            await writer.write(some)
+            for start in range(0, len(some), SLICE_BYTES):
+                await writer.write(some[start : start + SLICE_BYTES])
