@@ -15,6 +15,11 @@ TELEMETRY: Final = "telemetry_data"
 Listed = TypeVar("Listed")
 _SHARES: Final = {"summary_metrics": 8, "telemetry_summary": 8, "transcript_json": 2}
 """What is derived takes at most one such part of a core; a transcript within that makes other members move."""
+_MOST_OBJECTS: Final = 400_000
+"""What a list may hold to be summarised: some 60 MB of objects. 1 GB of real spans, of 4 KB and more, has fewer."""
+_COUNT_ABOVE: Final = 4 << 20
+"""Bytes; so many objects need more."""
+_COUNT_STEP: Final = 1 << 20
 _MAX_MOMENT: Final = 64
 """Bytes of a start or end time; no date is longer."""
 
@@ -45,10 +50,19 @@ def derive(members: Mapping[str, Member], *, core_max_bytes: int) -> bytes:
 
 def _read(read: Callable[[memoryview], Listed | None], member: Member | None) -> Listed | None:
     """What is listed there; None where there is none, or more than there is memory for."""
+    if member is None or _objects(member.value) > _MOST_OBJECTS:
+        return None
     try:
-        return None if member is None else read(member.value)
+        return read(member.value)
     except MemoryError:  # giants are examined within a limit: better without a summary than not at all
         return None
+
+
+def _objects(value: memoryview) -> int:
+    """How many objects there are in it at most; 0 where it is too short for many."""
+    if len(value) <= _COUNT_ABOVE:
+        return 0
+    return sum(bytes(value[start : start + _COUNT_STEP]).count(b"{") for start in range(0, len(value), _COUNT_STEP))
 
 
 def _metrics(members: Mapping[str, Member], turns: list[Turn] | None) -> object:
