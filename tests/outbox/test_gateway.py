@@ -27,8 +27,7 @@ async def test_rows_arrive_at_the_endpoint_with_their_key(tmp_path: Path) -> Non
         }
         async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
             await endpoint.wait_for(1)
-            first, second = (await gateway.status())["outboxes"]
-            assert (first["state"], first["rescued"], second["state"]) == ("watched", 1, "missing")
+            await until(lambda: outboxes_are(gateway, ("watched", 1), ("missing", 0)), "the row is told of as rescued")
             write(outbox, payload={**FULL, "call_id": "call-2"})
             gateway.terminate()
             assert await gateway.ended() == 0
@@ -40,3 +39,7 @@ async def test_rows_arrive_at_the_endpoint_with_their_key(tmp_path: Path) -> Non
 
 async def arrived(endpoint: Endpoint, call_id: str) -> bool:
     return call_id in {arrival.call_id for arrival in endpoint.accepted}
+
+
+async def outboxes_are(gateway: GatewayProcess, *expected: tuple[str, int]) -> bool:
+    return [(one["state"], one["rescued"]) for one in (await gateway.status())["outboxes"]] == list(expected)

@@ -1,12 +1,12 @@
 """What a kill would leave at a write point: the spool's files as they are while the writer stands still there."""
 
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from spool.write_points import EVENT, WritePoint
+from spool import write_points
+from spool.write_points import WritePoint
 
 
 class Camera:
@@ -16,23 +16,20 @@ class Camera:
     """
 
     def __init__(self) -> None:
-        self._point: WritePoint | None = None
-        self._source = self._target = Path()
         self.pictures = 0
-        sys.addaudithook(self._heard)  # for good: Python has no way to take one back
 
     @contextmanager
     def armed(self, point: WritePoint, source: Path, target: Path) -> Iterator[None]:
         """Within the block, keep in `target` how `source` looked at `point`."""
-        self._source, self._target, self.pictures = source, target, 0
-        self._point = point
+        self.pictures = 0
+
+        def picture(reached: WritePoint, _group: Sequence[object]) -> None:
+            if reached is point:
+                subprocess.run(["cp", "-r", "--no-target-directory", str(source), str(target)], check=True)
+                self.pictures += 1
+
+        write_points.hook = picture
         try:
             yield
         finally:
-            self._point = None
-
-    def _heard(self, event: str, arguments: tuple[object, ...]) -> None:
-        if event == EVENT and arguments[0] is self._point:
-            copy = ["cp", "-r", "--no-target-directory", str(self._source), str(self._target)]
-            subprocess.run(copy, check=True)
-            self.pictures += 1
+            write_points.hook = None

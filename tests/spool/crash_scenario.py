@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from spool import write_points
 from spool.progress import PartProgress, UploadProgress
 from spool.records import Bury, Delivered, Delivery, DeliveryKey, Divert, Form, Hold, Lane, RetryAt, Settlement
 from spool.requests import Request
 from spool.store import Spool
-from spool.write_points import EVENT
+from spool.write_points import WritePoint
 from tests.spool.building import (
     BUCKET,
     CORE,
@@ -60,20 +61,17 @@ class Witness:
     def tell(self, *words: str) -> None:
         os.write(self._told, (" ".join(words) + "\n").encode())
 
-    def hear(self, event: str, arguments: tuple[object, ...]) -> None:
-        if event != EVENT:
-            return
-        point, group = arguments
-        assert isinstance(group, Sequence)
+    def hear(self, point: WritePoint, group: Sequence[object]) -> None:
         operation = "+".join(_name(request) for request in group) or "log"
-        self.tell("reached", str(point), operation)
+        self.tell("reached", point, operation)
         if self._fatal == (point, operation):
             self._left -= 1
             if self._left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _name(request: Request[object]) -> str:
+def _name(request: object) -> str:
+    assert isinstance(request, Request)
     operation = request.operation
     return str(getattr(operation, "__qualname__", type(operation).__name__)).partition(".<locals>")[0]
 
@@ -170,7 +168,7 @@ def one_run(directory: Path, *fatal: str) -> int:
     if child == 0:
         point, operation, number = fatal
         witness = Witness(directory.with_suffix(".told"), point, operation, int(number))
-        sys.addaudithook(witness.hear)
+        write_points.hook = witness.hear
         asyncio.run(everything(directory, witness))
         os._exit(0)
     _, status = os.waitpid(child, 0)
