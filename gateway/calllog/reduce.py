@@ -96,10 +96,12 @@ class _Session:
 
     @classmethod
     def read(cls, members: Mapping[str, msgspec.Raw]) -> "_Session":
+        """What a detail's members hold of it; nothing where they are of another kind."""
         values = _object(members.get(TELEMETRY))
         return cls(values, _spans(values.get(_SESSION_SPANS)))
 
     def rebuilt(self, keeps: Sequence[bool]) -> list[Buffer]:
+        """The member's value with those spans that are to be kept, one answer for each span."""
         return _with_list(self.values, _SESSION_SPANS, _kept(self.spans, keeps))
 
 
@@ -112,10 +114,12 @@ class _Turns:
 
     @classmethod
     def read(cls, members: Mapping[str, msgspec.Raw]) -> "_Turns":
+        """What a detail's members hold of them; none where they are of another kind."""
         turns = (read_elements(members[TURNS]) if TURNS in members else None) or []
         return cls(turns, [_spans(_object(turn).get(_TURN_SPANS)) for turn in turns])
 
     def rebuilt(self, keeps: Sequence[bool]) -> list[Buffer]:
+        """The member's value with those spans that are to be kept, one answer for each span of all turns."""
         remaining = iter(keeps)
         pieces: list[Buffer] = []
         for turn, spans in zip(self.turns, self.spans, strict=True):

@@ -5,6 +5,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -48,7 +49,6 @@ class Subject:
         """End it at once, but in order."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0)
             await self._end(signal.SIGTERM)
 
     async def drained(self, seconds: float) -> bool:
@@ -79,12 +79,11 @@ class Subject:
             while asyncio.get_running_loop().time() < deadline:
                 if self._process.returncode is not None:
                     break
-                try:
+                # It may not be there yet, or not any more: it is looked at again until the deadline.
+                with suppress(aiohttp.ClientError, TimeoutError):
                     async with session.get(f"{self._admin_url}{path}") as got:
                         if enough(got.status, await got.text()):
                             return
-                except (aiohttp.ClientError, TimeoutError):
-                    pass  # it is not there yet, or not any more: looked at again until the deadline
                 await asyncio.sleep(LOOK_SECONDS)
         raise SubjectFailed(f"the gateway under test {failure} within {seconds:g} s; its log is {self._log}")
 

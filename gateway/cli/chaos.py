@@ -143,6 +143,7 @@ def describe(outcome: "Outcome", notes: "Notes") -> RenderableType:
     shown = table("What", "Count", "", numbers=("Count",))
 
     def row(what: str, count: int, about: object = "", *, bad: bool = False) -> None:
+        """A line of the report, in red where a `bad` count is not 0."""
         style = "bold red" if bad and count else ""
         shown.add_row(plain(what, style), plain(count_text(count), style), plain(about, style or "dim"))
 

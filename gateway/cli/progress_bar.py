@@ -19,6 +19,7 @@ def progress_bar() -> Iterator[Tell]:
         tasks = {}
 
         def tell(what: str, done: int, total: int) -> None:
+            """So much of it is done; a total of 0 is one that is not known."""
             if what not in tasks:
                 tasks[what] = progress.add_task(what)
             progress.update(tasks[what], completed=done, total=total or None)

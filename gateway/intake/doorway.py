@@ -17,17 +17,29 @@ class Reading(Protocol):
         """How much may be read at once now; at most `READ_MOST`."""
         ...
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...  # noqa: D102  # asyncio.Protocol's
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        ...
 
-    def connection_lost(self, exc: BaseException | None) -> None: ...  # noqa: D102  # asyncio.Protocol's
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection ended."""
+        ...
 
-    def data_received(self, data: bytes) -> None: ...  # noqa: D102  # asyncio.Protocol's
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        ...
 
-    def eof_received(self) -> None: ...  # noqa: D102  # asyncio.Protocol's
+    def eof_received(self) -> None:
+        """The client will send no more."""
+        ...
 
-    def pause_writing(self) -> None: ...  # noqa: D102  # asyncio.Protocol's
+    def pause_writing(self) -> None:
+        """The client takes in less than is written."""
+        ...
 
-    def resume_writing(self) -> None: ...  # noqa: D102  # asyncio.Protocol's
+    def resume_writing(self) -> None:
+        """It takes more again."""
+        ...
 
 
 READ_MOST = 256 * 1024

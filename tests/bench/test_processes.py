@@ -85,8 +85,10 @@ def test_a_module_that_fails_tells_its_error():
 
 def test_a_free_port_can_be_bound():
     """The port that is given out is free."""
+    port = free_port()
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", free_port()))
+        listener.bind(("127.0.0.1", port))
+        assert listener.getsockname()[1] == port > 0
 
 
 def test_the_peak_is_at_least_what_was_used_before(tmp_path):

@@ -114,3 +114,4 @@ async def test_it_may_be_closed_before_it_was_used(tested):
     """Closing gives back what there is, even if that is nothing, and twice is as good as once."""
     for _ in range(2):
         await tested.uploader.close()
+    assert await tested.arrived() == []
