@@ -12,7 +12,7 @@ import pytest
 from bench.calllogs import make_call_log
 from spool.records import Accepted, Delivered, Delivery
 from spool.store import Spool
-from tests.spool.building import Clock, Commits, a_record, opened
+from tests.spool.building import Clock, Commits, a_record, becomes, opened
 
 GROUP = 32
 """Posts that came while one commit was written: about what 32 connections make of a disk that takes 5 ms."""
@@ -42,7 +42,8 @@ class Watched:
         holding_up = self.spool._writer.submit(lambda _: begun.set() or go_on.wait(30))
         tasks = [asyncio.create_task(one) for one in work]
         await asyncio.to_thread(begun.wait, 30)
-        await asyncio.sleep(0)
+        waiting = self.spool._writer._line._inbox
+        await becomes(lambda: waiting.qsize() == len(work))
         commits_before = len(self._commits.batches)
         with self._tracing(done), _counting_bytes(done):
             go_on.set()
