@@ -40,8 +40,8 @@ class Watched:
         done = Work()
         begun, go_on = threading.Event(), threading.Event()
         holding_up = self.spool._writer.submit(lambda _: begun.set() or go_on.wait(30))
-        tasks = [asyncio.create_task(one) for one in work]
         await asyncio.to_thread(begun.wait, 30)
+        tasks = [asyncio.create_task(one) for one in work]
         waiting = self.spool._writer._line._inbox
         await becomes(lambda: waiting.qsize() == len(work))
         commits_before = len(self._commits.batches)
