@@ -39,6 +39,7 @@ REOPEN_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 """How often a full disk is looked at while nobody posts."""
 WRITING = "writing to the spool"
+ENDED = "the spool's writer has ended"
 
 
 class Writer:
@@ -59,7 +60,8 @@ class Writer:
         self._line = RequestLine()
         self._damage = damage
         self._in_hand: Group = []
-        self._closed = False
+        self._closed: str | None = None
+        """Why nothing is taken any more."""
         self._last_reopen = 0.0
         self.disk = disk
         self.failure: str | None = None
@@ -91,16 +93,16 @@ class Writer:
         `call_id` or `record_id` says which call or record it is about: those of a group are looked up together. Raises
         `SpoolUnavailable` after `close`.
         """
-        if self._closed:
-            raise SpoolUnavailable("the spool is closed")
+        if self._closed is not None:
+            raise SpoolUnavailable(self._closed)
         future: asyncio.Future[Result] = self._loop.create_future()
         self._line.put(Request(operation, byte_count, future, call_id, record_id))  # type: ignore[arg-type]  # a queue of any results
         return future
 
     async def close(self) -> None:
         """Write what was submitted, finish the log, and end the thread."""
-        if not self._closed:
-            self._closed = True
+        if self._closed is None:
+            self._closed = "the spool is closed"
             self._line.end()
         await asyncio.to_thread(self._thread.join)
 
@@ -274,9 +276,9 @@ class Writer:
 
     def _abandon(self) -> None:
         """Nobody waits for ever for a thread that ended: there is nobody left, unless it ended by a mistake of ours."""
-        self._closed = True
+        self._closed = self._closed or ENDED
         left = [*self._in_hand, *self._line.take_all()]
-        fail(left, SpoolUnavailable("the spool's writer has ended"))
+        fail(left, SpoolUnavailable(ENDED))
         self._tell(resolve, left)
 
     def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
