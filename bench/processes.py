@@ -33,7 +33,8 @@ def server(
     """Run a server until the block ends.
 
     `ready` says whether it can be used yet. `environment` is added to the present one, of which callspool's own
-    settings are left out. It is stopped by SIGTERM, and by SIGKILL when that takes longer than a minute.
+    settings are left out. It is stopped by SIGTERM, and by SIGKILL when that takes longer than a minute. One that ends
+    before it is told to is a `ServerFailed`, also where what it left unanswered raised something else.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CALLSPOOL_")}
     with log.open("ab") as output:
@@ -48,9 +49,11 @@ def server(
 
     try:
         wait_until(alive_and_ready, f"{command[0]} is ready", _READY_SECONDS)
-        yield process
-        if process.poll() is not None:
-            raise ServerFailed(_told(f"ended early with status {process.returncode}", command, log))
+        try:
+            yield process
+        finally:
+            if process.poll() is not None:
+                raise ServerFailed(_told(f"ended early with status {process.returncode}", command, log))
     finally:
         stop(process)
 

@@ -1,7 +1,7 @@
 """Bringing a call log in over a real socket: what is wrong with it is told, and nothing of it stays."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from gateway.orders.exported import LETTER_TYPE
 from spool.records import DeliveryState
 from tests.admin.desk import OTHER, AskedDesk, at_the_desk
 from tests.spool.building import BUCKET, ENDPOINT, states
+from tests.system.waiting import until
 
 DETAIL = b'{"call_id": "a", "update_type": "detailed_telemetry","rest": 1}'
 NUMBER = b'{"call_id": 7, "update_type": "detailed_telemetry","rest": 1}'
@@ -36,6 +37,15 @@ def a_body(*documents: tuple[str, bytes], packed: bool = True, cut: int = 0, **f
     line |= {"environment": None, "documents": described, **fields}
     body = json.dumps(line).encode() + b"\n" + b"".join(files)
     return body[: len(body) - cut]
+
+
+def nothing_staged(directory: Path) -> Callable[[], Awaitable[bool]]:
+    """Whether the directory is empty: a worker thread removes the files, some time after the answer."""
+
+    async def empty() -> bool:
+        return not any(directory.iterdir())
+
+    return empty
 
 
 async def brought(desk: AskedDesk, body: bytes) -> tuple[int, Any]:
@@ -67,7 +77,7 @@ async def test_what_cannot_be_brought_in_is_told(desk: AskedDesk, tmp_path: Path
     status, document = await brought(desk, body)
     assert (status, said in document["error"]["message"]) == (400, True), document
     assert await states(desk.spool, "a") == []
-    assert list((tmp_path / "staging").iterdir()) == []
+    await until(nothing_staged(tmp_path / "staging"), "the staging file is removed")
 
 
 async def test_a_wrong_checksum_is_told(desk: AskedDesk) -> None:

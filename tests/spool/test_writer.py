@@ -338,7 +338,7 @@ async def test_nobody_waits_for_a_thread_that_died(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(spool_writer.Writer, "_measure", break_down)
         with pytest.raises(SpoolUnavailable, match="ended"):
             await asyncio.wait_for(spool.settle(accepted.ready[0], Delivered()), 10)
-        with pytest.raises(SpoolUnavailable, match="closed"):
+        with pytest.raises(SpoolUnavailable, match="ended"):
             await spool.accept(a_record("after"))
 
 
