@@ -6,6 +6,8 @@ import click
 import structlog
 
 from config.priority import IoClass, PrioritySettings
+from gateway import lifecycle
+from gateway.assembly import Assembly
 from gateway.cli.configuration import configuration_options, loaded_or_exit
 from gateway.logs import configure_logging
 from gateway.priority import Priority, give_way
@@ -23,13 +25,7 @@ def run(file: Path | None, *, local: bool) -> None:
     # Before anything has threads: they inherit it.
     for refused in give_way(_priority(loaded.settings.priority)):
         log.warning("priority", refused=refused)
-    # The other commands start without loading the gateway.
-    from gateway.assembly import Assembly  # noqa: PLC0415  # see above
-
-    # The other commands start without loading the gateway.
-    from gateway.lifecycle import serve  # noqa: PLC0415  # see above
-
-    raise SystemExit(serve(Assembly(loaded.settings)))
+    raise SystemExit(lifecycle.serve(Assembly(loaded.settings)))
 
 
 def _priority(settings: PrioritySettings) -> Priority:

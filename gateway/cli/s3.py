@@ -4,18 +4,20 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from config.s3_destination import S3Destination
 from config.settings import Settings
+from gateway.assembly.s3_options import s3_options
 from gateway.cli.configuration import configuration_options, loaded_or_exit
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
-
-if TYPE_CHECKING:
-    from gateway.s3_commands.steps import StepResult
+from gateway.s3_commands.check import check as proven
+from gateway.s3_commands.policy import least_policy
+from gateway.s3_commands.setup import apply_setup, plan_setup
+from gateway.s3_commands.steps import StepResult
 
 EXPIRE_DAYS = 7
 """So long objects are kept, unless told otherwise."""
@@ -69,10 +71,6 @@ def setup(
 def check(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Put, verify, send in parts, list, abort and delete small objects; say which permission is missing."""
     bucket = _chosen(loaded_or_exit(file, local=local).settings, destination)
-    # The other commands start without loading the S3 client, which takes long.
-    from gateway.assembly.s3_options import s3_options  # noqa: PLC0415  # see above
-    from gateway.s3_commands.check import check as proven  # noqa: PLC0415  # see above
-
     _tell(bucket, asyncio.run(proven(s3_options(bucket))))
 
 
@@ -91,11 +89,6 @@ def _chosen(settings: Settings, name: str | None) -> S3Destination:
 
 
 def _show_plan(bucket: S3Destination, expire_days: int) -> None:
-    # The other commands start without loading the S3 client, which takes long.
-    from gateway.assembly.s3_options import s3_options  # noqa: PLC0415  # see above
-    from gateway.s3_commands.policy import least_policy  # noqa: PLC0415  # see above
-    from gateway.s3_commands.setup import plan_setup  # noqa: PLC0415  # see above
-
     options, console = s3_options(bucket), output()
     for step in plan_setup(options, expire_days=expire_days):
         console.print(plain(f"{step.name}: {step.purpose} ({step.operation})", "bold"))
@@ -106,14 +99,10 @@ def _show_plan(bucket: S3Destination, expire_days: int) -> None:
 
 
 def _apply(bucket: S3Destination, expire_days: int) -> None:
-    # The other commands start without loading the S3 client, which takes long.
-    from gateway.assembly.s3_options import s3_options  # noqa: PLC0415  # see above
-    from gateway.s3_commands.setup import apply_setup  # noqa: PLC0415  # see above
-
     _tell(bucket, asyncio.run(apply_setup(s3_options(bucket), expire_days=expire_days)))
 
 
-def _tell(bucket: S3Destination, results: "Sequence[StepResult]") -> None:
+def _tell(bucket: S3Destination, results: Sequence[StepResult]) -> None:
     """A line for each step; exit code 1 if one of them failed."""
     shown = table("Step", "Result", "Remarks")
     for result in results:

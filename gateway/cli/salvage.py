@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from config.addresses import ListenAddress
+from gateway.assembly.options import spool_options
 from gateway.cli.admin_client import NoGateway, admin_option, converse
 from gateway.cli.asking import explained
 from gateway.cli.configuration import loaded_or_exit
@@ -19,9 +20,11 @@ from gateway.cli.progress_bar import progress_bar
 from gateway.cli.salvage_report import describe
 from gateway.cli.spool_directory import spool_option
 from gateway.salvage.documents import Failed, Line, NothingToDo, Progress, Report, SalvageOrder
+from gateway.salvage.work import carry_out
 from spool.directory import is_owned
 from spool.errors import SpoolError
 from spool.fsck import Tell
+from spool.store import Spool
 
 _decode = msgspec.json.Decoder(Line).decode
 
@@ -105,11 +108,6 @@ def _here(order: SalvageOrder, file: Path | None) -> Iterator[Line]:
 
 
 async def _in_own_spool(order: SalvageOrder, file: Path | None) -> AsyncGenerator[Line, None]:
-    # The other commands start without loading the spool.
-    from gateway.assembly.options import spool_options  # noqa: PLC0415  # see above
-    from gateway.salvage.work import carry_out  # noqa: PLC0415  # see above
-    from spool.store import Spool  # noqa: PLC0415  # see above
-
     options = spool_options(loaded_or_exit(file, local=True).settings)
     spool = await Spool.open(options, (), lambda: time.time_ns() // 1_000_000, _NoObserver())
     try:

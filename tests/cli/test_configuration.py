@@ -14,6 +14,7 @@ from gateway.cli import main
 from gateway.cli.exits import EPILOG, Exit
 from tests.cli.conftest import Cli, Server
 
+CONTEXT = click.Context(main)
 URL = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log?code=hush"}
 
 
@@ -159,10 +160,11 @@ def test_every_exit_code_is_documented_in_the_help(cli: Cli) -> None:
     assert "3 no gateway answers" in " ".join(cli("--help").stdout.split())
 
 
-@pytest.mark.parametrize("command", sorted(main.commands))
+@pytest.mark.parametrize("command", main.list_commands(CONTEXT))
 def test_every_command_and_option_says_what_it_is_for(cli: Cli, command: str) -> None:
     """No command and no option is without a sentence of help."""
-    found = main.commands[command]
+    found = main.get_command(CONTEXT, command)
+    assert found is not None
     assert found.help
     for parameter in found.params:
         assert isinstance(parameter, click.Argument) or getattr(parameter, "help", None), parameter.name

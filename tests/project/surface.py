@@ -41,8 +41,9 @@ def admin_paths() -> list[str]:
 
 def commands(group: click.Group, above: str = "callspool") -> Iterator[str]:
     """Every command below a group, as people type it."""
-    for name, command in group.commands.items():
-        typed = f"{above} {name}"
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        typed, command = f"{above} {name}", group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from commands(command, typed)
         else:
