@@ -7,6 +7,7 @@ acknowledged is there and whole, everything settled is settled, and nothing else
 import asyncio
 import errno
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -35,6 +36,8 @@ KINDS = {
     "write into the database": (("write",), errno.EIO, 1, DATABASE),
     "no space in the log": (("write",), errno.ENOSPC, 3, LOG),
     "no space in the database": (("write",), errno.ENOSPC, 3, DATABASE),
+    "the user's quota, in the log": (("write",), errno.EDQUOT, 3, LOG),
+    "the user's quota, in the database": (("write",), errno.EDQUOT, 3, DATABASE),
     "truncation": (("truncate",), errno.EIO, 1, ""),
     "read-only": (("write", "fsync", "truncate", "create", "unlink"), errno.EROFS, None, ""),
     "everything fails": (("write", "fsync", "truncate", "create", "unlink"), errno.EIO, None, ""),
@@ -119,7 +122,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def one_fault(disk: FailingDisk, tmp_path: Path, kind: str, first: int) -> int:
     """A load until a call failed, a recovery, and a look at what a power cut leaves; returns how many calls failed."""
     calls, error, times, name = KINDS[kind]
-    directory = disk.folder / f"{kind.replace(' ', '-')}-{first}-{next(RUNS)}"
+    directory = disk.folder / f"{re.sub(r'[^a-z]+', '-', kind)}-{first}-{next(RUNS)}"
     told = Told()
     async with opened(directory, max_bytes=40 * MIB) as spool:
         await posts(spool, told, "before", 4)

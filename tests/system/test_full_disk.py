@@ -1,5 +1,6 @@
 """A disk that fills up, and has room again."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -88,6 +89,42 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
             gateway.terminate()
             assert await gateway.ended() == 0
             assert time.monotonic() - asked < 15, "it waited for what it cannot take"
+
+
+@pytest.mark.slow
+async def test_a_disk_without_inodes_takes_what_needs_no_file(tmp_path: Path) -> None:
+    """With room but no file to be made, small posts go on; a giant is refused until its file can be made."""
+    giant = make_call_log(20_000_000, seed=1, call_id="giant")
+    with small_disk(tmp_path / "disk", "size=200m,nr_inodes=64") as disk:
+        async with Endpoint() as endpoint:
+            settings = {
+                "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
+                "CALLSPOOL_ENDPOINT_URL": endpoint.url,
+                "CALLSPOOL_ENDPOINT_TOKEN": "key",
+            }
+            async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+                takers = take_all_inodes(disk)
+                assert (await gateway.post(make_call_log(2_000, seed=1, call_id="small"))).status == 202
+                refused = await gateway.post(giant)
+                assert (refused.status, refused.json["error"]["code"]) == (507, "disk_full")
+                for taker in takers:
+                    taker.unlink()
+                assert (await gateway.post(giant)).status == 202
+                await gateway.delivered()
+                assert await gateway.metric("callspool_unaccounted_records") == 0
+    assert {arrival.call_id for arrival in endpoint.accepted} == {"small", "giant"}
+
+
+def take_all_inodes(disk: Path) -> list[Path]:
+    """Make empty files until there can be no more."""
+    made: list[Path] = []
+    with contextlib.suppress(OSError):
+        while True:
+            taker = disk / f"taker-{len(made)}"
+            taker.touch(exist_ok=False)
+            made.append(taker)
+    assert os.statvfs(disk).f_favail == 0
+    return made
 
 
 async def is_ready(gateway: GatewayProcess) -> bool:
