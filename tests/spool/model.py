@@ -3,8 +3,8 @@
 The model knows nothing of tables, transactions or look-ups. It is compared with the real spool by `test_model`.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from spool.figures import LaneCounts
 from spool.records import (
@@ -105,9 +105,11 @@ class Model:
                 yield record, one
 
     def settle(self, key: DeliveryKey, settlement: Settlement, token: str | None, now: int) -> None:
-        """What an attempt came to. `token` names what its record's deliveries are held for."""
+        """What an attempt with this token came to: with one that was replaced meanwhile, a refusal says nothing."""
         one = self.find(key)
         if one is None or one.state.ended or (one.state is not READY and not isinstance(settlement, Delivered)):
+            return
+        if isinstance(settlement, (Hold, Bury)) and token != self.records[key.record_id - 1].token:
             return
         match settlement:
             case Delivered():
@@ -137,6 +139,44 @@ class Model:
             if one is not None and one.state is DEAD:
                 one.state, one.held_for, one.attempts, one.due_at = WAITING, None, 0, now
                 self._find_places()
+
+    def retry(self, keys: Iterable[DeliveryKey], now: int) -> None:
+        for key in keys:
+            one = self.find(key)
+            if one is not None and one.state is READY:
+                one.due_at = min(one.due_at, now)
+
+    def retoken(self, keys: Iterable[DeliveryKey], token: str, now: int) -> None:
+        for number in dict.fromkeys(key.record_id for key in keys if (one := self.find(key)) and not one.state.ended):
+            record = self.records[number - 1]
+            for one in record.owed:
+                if one.state is HELD and one.held_for == (record.token or "shared"):
+                    one.state, one.held_for, one.due_at = READY, None, now
+            record.token = token
+
+    def reroute(self, keys: Sequence[DeliveryKey], to: str, forms: frozenset[Form], now: int, *, ordered: bool) -> None:
+        """What a record still owes to a destination leaves together, or not at all."""
+        for number, old in dict.fromkeys((key.record_id, key.destination) for key in keys):
+            record = self.records[number - 1]
+            named = {key.form for key in keys if (key.record_id, key.destination) == (number, old)}
+            leaving = [one for one in record.owed if one.plan.destination == old and not one.state.ended]
+            moving = {one.plan.form for one in leaving}
+            taken = {one.plan.form for one in record.owed if one.plan.destination == to}
+            if old == to or not named & moving or not moving <= forms or moving & taken:
+                continue
+            self.moved_on += [(old, one.plan.lane) for one in leaving]
+            for one in record.owed:
+                after = to if one.plan.after == old else one.plan.after
+                if one in leaving:
+                    one.plan = replace(one.plan, destination=to, after=after, ordered=ordered)
+                    one.state, one.held_for, one.attempts, one.due_at = WAITING, None, 0, now
+                else:
+                    one.plan = replace(one.plan, after=after)
+            for one in leaving:
+                if self._place(record, one) is READY:
+                    one.state = READY
+        # Not before all have left: what one of them frees may be the next one to leave.
+        self._find_places()
 
     def give_up(self, those: Iterable[Owed], state: DeliveryState) -> None:
         for one in those:

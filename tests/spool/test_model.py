@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from spool.fsck import Severity, check
 from spool.options import SpoolOptions
-from spool.orders.selection import Ordered
+from spool.orders.selection import Ordered, place_of
 from spool.records import (
     Accepted,
     Bury,
@@ -70,12 +70,17 @@ PLANS = ((WHOLE,), (CORE, DETAIL), (CORE, OBJECT, NOTICE), (OBJECT,), (LARGE_WHO
 DIVERSIONS = ((OBJECT, NOTICE), (REDUCED,), (LARGE_WHOLE,))
 TOKENS = (None, "t", "u")
 DESTINATIONS = (ENDPOINT, BUCKET)
+FILES = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
+TAKES = {ENDPOINT: (FILES | {Form.NOTICE, Form.REDUCED}, True), BUCKET: (FILES, False)}
+"""What can be rerouted to a destination, and whether it gets that in the order of the calls."""
+ORDERS = ("replay", "discard", "retry", "retoken", "reroute")
 FOR_EVER = 1000 * HOUR
 EXPIRE_AFTER = 5 * HOUR
 LARGE = 5 << 20
 
 crashes = st.sampled_from([None, None, None, WritePoint.BEGUN, WritePoint.WRITTEN, WritePoint.COMMITTED])
 some = st.integers(0, 30)
+choices = st.integers(0, 1)
 camera = Camera()
 
 
@@ -90,6 +95,8 @@ class SpoolMachine(RuleBasedStateMachine):
         self.directory = self.root / "0"
         self.attempted: dict[DeliveryKey, Delivery] = {}
         """Whatever was ever handed out: an attempt may end after an order, or a restart."""
+        self.tokens: dict[DeliveryKey, str | None] = {}
+        """The token that each of them was handed out with."""
         self.run(self.open())
 
     def teardown(self) -> None:
@@ -188,10 +195,11 @@ class SpoolMachine(RuleBasedStateMachine):
             assert one is not None
             assert one.state is DeliveryState.READY
             self.attempted[delivery.key] = delivery
+            self.tokens[delivery.key] = self.model.records[delivery.record.record_id - 1].token
 
     def settle(self, which: int, crash: WritePoint | None, settlement: Callable[[Delivery], Settlement]) -> None:
         delivery = list(self.attempted.values())[which % len(self.attempted)]
-        done, token = settlement(delivery), self.model.records[delivery.record.record_id - 1].token
+        done, token = settlement(delivery), self.tokens[delivery.key]
 
         def became(freed: tuple[Delivery, ...]) -> None:
             before = self.model.find(delivery.key)
@@ -231,28 +239,37 @@ class SpoolMachine(RuleBasedStateMachine):
     # What operators and time do
 
     @precondition(lambda self: any(record.owed for record in self.model.records))
-    @rule(chosen=st.lists(some, min_size=1, max_size=3), crash=crashes, discard=st.booleans())
-    def order(self, chosen: list[int], crash: WritePoint | None, discard: bool) -> None:
+    @rule(chosen=st.lists(some, min_size=1, max_size=3), crash=crashes, what=st.sampled_from(ORDERS), to=choices)
+    def order(self, chosen: list[int], crash: WritePoint | None, what: str, to: int) -> None:
         known = [
             DeliveryKey(record.number, one.plan.destination, one.plan.form) for record, one in self.model.each()
         ]  # fmt: skip
-        keys = sorted(
-            {known[one % len(known)] for one in chosen}, key=lambda key: (key.record_id, key.destination, key.form)
-        )
+        keys = sorted({known[one % len(known)] for one in chosen}, key=place_of)
+        order, now = self.spool.orders, self.clock.now
+        destination, token = DESTINATIONS[to], TOKENS[1 + to]
+        forms, ordered = TAKES[destination]
 
-        def replayed(done: Ordered) -> None:
-            self.model.replay(keys, self.clock.now)
-            self.handed_out(done.ready)
-
-        def discarded(done: Ordered) -> None:
+        def discarded() -> None:
             those = [one for key in keys if (one := self.model.find(key)) is not None and not one.state.ended]
             self.model.give_up(those, DeliveryState.DISCARDED)
+
+        given: dict[str, tuple[Callable[[], Awaitable[Ordered]], Callable[[], None]]] = {
+            "replay": (lambda: order.replay(keys), lambda: self.model.replay(keys, now)),
+            "discard": (lambda: order.discard(keys), discarded),
+            "retry": (lambda: order.retry(keys), lambda: self.model.retry(keys, now)),
+            "retoken": (lambda: order.retoken(keys, token), lambda: self.model.retoken(keys, token, now)),
+            "reroute": (
+                lambda: order.reroute(keys, destination, forms=forms, ordered=ordered),
+                lambda: self.model.reroute(keys, destination, forms, now, ordered=ordered),
+            ),
+        }
+        work, in_the_model = given[what]
+
+        def became(done: Ordered) -> None:
+            in_the_model()
             self.handed_out(done.ready)
 
-        if discard:
-            self.write(crash, lambda: self.spool.orders.discard(keys), discarded)
-        else:
-            self.write(crash, lambda: self.spool.orders.replay(keys), replayed)
+        self.write(crash, work, became)
 
     @rule(destination=st.sampled_from(DESTINATIONS), held_for=st.sampled_from(["shared", "t", "u"]), crash=crashes)
     def release(self, destination: str, held_for: str, crash: WritePoint | None) -> None:
