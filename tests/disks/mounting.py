@@ -2,11 +2,14 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+LET_GO_SECONDS = 20.0
 
 
 @contextmanager
@@ -21,7 +24,17 @@ def mounted(folder: Path, *arguments: str | Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        unmount(folder)
+
+
+def unmount(folder: Path) -> None:
+    """Unmount, as soon as the threads and processes of a test that ended have let go of its files."""
+    deadline = time.monotonic() + LET_GO_SECONDS
+    while subprocess.run(["umount", folder], check=False, capture_output=True).returncode:
+        if time.monotonic() > deadline:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+            raise TimeoutError(f"{folder} is still in use")
+        time.sleep(0.1)
 
 
 @contextmanager
