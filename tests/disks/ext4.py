@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.disks.mounting import unmount
+
 SHUTDOWN = 0x8004587D
 """EXT4_IOC_SHUTDOWN, an _IOR('X', 125, __u32)."""
 WITHOUT_LOG_FLUSH = 2
@@ -57,4 +59,4 @@ def power_cut_disk(base: Path, size: int) -> Iterator[PowerCutDisk]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", disk.folder], check=True)
+        unmount(disk.folder)
