@@ -57,7 +57,7 @@ async def run(
 
 
 @pytest.mark.parametrize(
-    "every", [pytest.param(23, id="some"), pytest.param(budgeted(small=3, full=1), id="all", marks=pytest.mark.prove)]
+    "every", [pytest.param(23, id="some"), pytest.param(budgeted(small=6, full=1), id="all", marks=pytest.mark.prove)]
 )  # fmt: skip
 async def test_a_kill_at_any_write_point_loses_nothing(
     tmp_path: Path, every: int, record_property: Callable[[str, object], None]

@@ -364,6 +364,6 @@ def test_the_spool_does_what_its_model_does() -> None:
 @pytest.mark.prove
 def test_the_spool_does_what_its_model_does_for_long() -> None:
     """Many more and longer runs of the same."""
-    examples = budgeted(small=15, full=400)
+    examples = budgeted(small=10, full=400)
     sized = settings(max_examples=examples, stateful_step_count=60, deadline=None, suppress_health_check=CHECKS)
     run_state_machine_as_test(SpoolMachine, settings=sized)
