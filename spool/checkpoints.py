@@ -159,7 +159,11 @@ class Checkpointer:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = connect(path)
-    # The checkpoint syncs the log before it copies, and the database after that.
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA busy_timeout = 100")
+    try:
+        # The checkpoint syncs the log before it copies, and the database after that.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA busy_timeout = 100")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection

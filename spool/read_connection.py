@@ -1,5 +1,6 @@
 """One reading connection, on a thread of its own: it can change nothing, and each question is a snapshot."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,10 +26,16 @@ class ReadConnection:
     async def open(cls, path: Path, damage: Damage) -> "ReadConnection":
         """Open the database, which must exist; on an error nothing is left open. What is malformed goes to `damage`."""
         with translated("opening the spool for reading"):
-            connection = await aiosqlite.connect(address_of(path), uri=True, isolation_level=None)
+            connecting = asyncio.ensure_future(aiosqlite.connect(address_of(path), uri=True, isolation_level=None))
+            try:
+                connection = await asyncio.shield(connecting)
+            except asyncio.CancelledError:
+                await (await connecting).close()  # its thread opens the file nevertheless
+                raise
             try:
                 for pragma in reader_pragmas():
-                    await connection.execute(pragma)
+                    # No cursor is left over: the file would stay open until it is gone, whoever holds it by then.
+                    await connection.execute_fetchall(pragma)
             except BaseException:
                 await connection.close()
                 raise

@@ -1,5 +1,6 @@
 """Mounting what a test needs; where that is not allowed the test is skipped, and says so."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -31,9 +32,10 @@ def unmount(folder: Path) -> None:
     """Unmount, as soon as the threads and processes of a test that ended have let go of its files."""
     deadline = time.monotonic() + LET_GO_SECONDS
     while subprocess.run(["umount", folder], check=False, capture_output=True).returncode:
+        users = sorted(users_of(folder))
         if time.monotonic() > deadline:
             subprocess.run(["umount", "--lazy", folder], check=True)
-            raise TimeoutError(f"{folder} is still in use")
+            raise TimeoutError(f"{folder} is still in use: {users}")
         time.sleep(0.1)
 
 
@@ -47,3 +49,14 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
 def remount(disk: Path, options: str) -> None:
     """Change the options of what is mounted."""
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+
+
+def users_of(folder: Path) -> Iterator[str]:
+    """Processes with what they have open or mapped below a folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        for link in [*process.glob("fd/*"), process / "cwd"]:
+            with contextlib.suppress(OSError, ValueError):
+                yield f"{process.name}: {link.readlink().relative_to(folder)}"
+        with contextlib.suppress(OSError):
+            if str(folder) in (process / "maps").read_text():
+                yield f"{process.name}: something mapped"

@@ -42,16 +42,20 @@ async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path
                 assert answer.status == 202
                 accepted.append(f"call-{number}")
             assert 2 <= len(accepted) < 20
+            fill_up(disk, "ballast")
+            await until_refused(gateway)
             assert await gateway.ready() == 503
             assert (await gateway.post(make_call_log(15_000_000, seed=99, call_id="refused"))).status == 507
             remount(disk, "size=200m")
+            await until(lambda: is_ready(gateway), "it takes posts again, with room on the disk", deadline=60)
             assert (await gateway.post(make_call_log(15_000_000, seed=100, call_id="later"))).status == 202
-            assert await gateway.ready() == 200
             await endpoint.start()
             await endpoint.wait_for(2 * (len(accepted) + 1), deadline=60)
             await gateway.delivered()
             assert await gateway.metric("callspool_unaccounted_records") == 0
-    assert {arrival.call_id for arrival in endpoint.accepted} == {*accepted, "later"}
+    arrived = {arrival.call_id for arrival in endpoint.accepted}
+    assert arrived >= {*accepted, "later"}
+    assert "refused" not in arrived
 
 
 @pytest.mark.slow
@@ -71,8 +75,7 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
                 assert (await gateway.post(make_call_log(300_000, seed=1, call_id=call_id))).status == 202
             started = make_call_log(2_000, seed=1, call_id="open", event="call_started")
             assert (await gateway.post(started)).status == 202
-            with (disk / "ballast").open("wb") as ballast:
-                os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free)
+            fill_up(disk, "ballast")
             refused = await until_refused(gateway)
             assert refused.json["error"]["code"] == "disk_full"
             assert await gateway.ready() == 503
@@ -82,8 +85,7 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
             await until(lambda: is_ready(gateway), "it takes posts again, with the disk as full as it was", deadline=60)
             assert {arrival.call_id for arrival in endpoint.accepted} >= {*accepted, "open"}
             assert len(endpoint.arrivals) == len(endpoint.documents), "something was delivered twice"
-            with (disk / "more").open("wb") as ballast:
-                os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free)
+            fill_up(disk, "more")
             await until_refused(gateway)
             asked = time.monotonic()
             gateway.terminate()
@@ -125,6 +127,20 @@ def take_all_inodes(disk: Path) -> list[Path]:
             made.append(taker)
     assert os.statvfs(disk).f_favail == 0
     return made
+
+
+def fill_up(disk: Path, name: str) -> None:
+    """Let somebody else take all that is free, whatever the gateway takes or gives back meanwhile."""
+    size = 0
+    with (disk / name).open("wb") as ballast:
+        for _ in range(1000):
+            free = shutil.disk_usage(disk).free
+            if not free:
+                return
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(ballast.fileno(), size, free)
+                size += free
+    raise AssertionError("the disk was never full")
 
 
 async def is_ready(gateway: GatewayProcess) -> bool:
