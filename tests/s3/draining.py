@@ -34,9 +34,13 @@ async def drain(spool: Path, options: S3Options) -> None:
 
 
 def most_memory() -> int:
-    """In KiB. Not getrusage: that counts what the parent had when it made this process."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1])
+    """In KiB, without the pages of mapped files, such as libraries, which can be reclaimed at any time.
+
+    Not getrusage: that counts what the parent had when it made this process.
+    """
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    figures = {name: int(rest[0]) for name, *rest in lines if name in {"VmHWM:", "RssFile:"}}
+    return figures["VmHWM:"] - figures["RssFile:"]
 
 
 if __name__ == "__main__":
