@@ -37,8 +37,8 @@ def lost_commits(database: Path, *, untouched: bool = False) -> int:
     """How many commits lie in the log of a closed database where SQLite would not read them any more.
 
     0 for a log that ends in at most one torn commit, or for none. SQLite is asked how far it reads, which leaves an
-    index beside the log; with `untouched` nothing is written, and the sums are made here, at some 40 MB/s. Raises
-    `sqlite3.Error` where the database cannot be opened at all.
+    index beside the log; with `untouched` nothing is written, and the sums are made here, which takes some seconds
+    for a log of 100 MB. Raises `sqlite3.Error` or `OSError` where database or log cannot be opened at all.
     """
     log = log_of(database)
     if not log.exists() or log.stat().st_size <= HEADER.size:

@@ -26,15 +26,16 @@ class ReadConnection:
     async def open(cls, path: Path, damage: Damage) -> "ReadConnection":
         """Open the database, which must exist; on an error nothing is left open. What is malformed goes to `damage`."""
         with translated("opening the spool for reading"):
+            # Not to be cancelled: its thread would open the file nevertheless, and nobody would close it.
             connecting = asyncio.ensure_future(aiosqlite.connect(address_of(path), uri=True, isolation_level=None))
             try:
                 connection = await asyncio.shield(connecting)
             except asyncio.CancelledError:
-                await (await connecting).close()  # its thread opens the file nevertheless
+                await (await connecting).close()
                 raise
             try:
                 for pragma in reader_pragmas():
-                    # No cursor is left over: the file would stay open until it is gone, whoever holds it by then.
+                    # Not `execute`: while the cursor that it returns is alive, SQLite keeps a closed file open.
                     await connection.execute_fetchall(pragma)
             except BaseException:
                 await connection.close()

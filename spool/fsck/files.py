@@ -57,7 +57,13 @@ def _check_log(directory: Path, *, live: bool) -> Iterator[Finding]:
     index, log = database.with_name(f"{DATABASE_NAME}-shm"), log_of(database)
     if not live and index.exists() and not log.exists():
         yield Finding(Kind.MISSING_LOG, log.name, "its index is there, and the log itself is not")
-    lost = 0 if live else lost_commits(database, untouched=True)
+    if live:
+        return
+    try:
+        lost = lost_commits(database, untouched=True)
+    except OSError as error:
+        yield Finding(Kind.UNREADABLE, log.name, str(error))
+        return
     if lost:
         yield Finding(Kind.LOST_COMMITS, log.name, f"is damaged, and {lost} commits behind the damage are not read")
 

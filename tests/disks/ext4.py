@@ -39,7 +39,7 @@ class PowerCutDisk:
 
     def on(self) -> None:
         """Switch it on again: what its journal says is replayed."""
-        subprocess.run(["umount", self.folder], check=True)
+        unmount(self.folder)
         subprocess.run(["mount", "-o", "loop", self.image, self.folder], check=True)
 
 

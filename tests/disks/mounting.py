@@ -3,14 +3,16 @@
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from bench.processes import wait_until
+
 LET_GO_SECONDS = 20.0
+"""For threads and processes that were told to end."""
 
 
 @contextmanager
@@ -30,13 +32,16 @@ def mounted(folder: Path, *arguments: str | Path) -> Iterator[Path]:
 
 def unmount(folder: Path) -> None:
     """Unmount, as soon as the threads and processes of a test that ended have let go of its files."""
-    deadline = time.monotonic() + LET_GO_SECONDS
-    while subprocess.run(["umount", folder], check=False, capture_output=True).returncode:
-        users = sorted(users_of(folder))
-        if time.monotonic() > deadline:
-            subprocess.run(["umount", "--lazy", folder], check=True)
-            raise TimeoutError(f"{folder} is still in use: {users}")
-        time.sleep(0.1)
+
+    def done() -> bool:
+        return not subprocess.run(["umount", folder], check=False, capture_output=True).returncode
+
+    try:
+        wait_until(done, f"nobody uses {folder}", LET_GO_SECONDS)
+    except TimeoutError as error:
+        error.add_note(f"in use: {sorted(users_of(folder))}")
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        raise
 
 
 @contextmanager

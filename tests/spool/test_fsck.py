@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,19 @@ def test_every_kind_of_finding_can_be_found() -> None:
     others = {"findings", "repair"}
     checks = "".join(file.read_text() for file in Path(fsck.__file__).parent.glob("*.py") if file.stem not in others)
     assert [kind for kind in Kind if f"Kind.{kind.name}" not in checks] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_a_spool_of_somebody_else_is_a_finding(tmp_path: Path) -> None:
+    """Where database and log may not be read, the check says so and ends well."""
+    crashed = await Crashed.make(tmp_path / "made")
+    with tempfile.TemporaryDirectory() as outside:  # what is above it can be entered by anybody
+        directory = Path(outside) / "crashed"
+        crashed.lay(directory, crashed.images)
+        Path(outside).chmod(0o755)
+        os.seteuid(12345)
+        try:
+            found = kinds(directory)
+        finally:
+            os.seteuid(0)
+    assert found >= {Kind.WRONG_OWNER, Kind.UNREADABLE}
