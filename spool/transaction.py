@@ -30,22 +30,25 @@ class Transaction:
         self._gathered = (self.chunks, self.records, self.deliveries, self.endings)
         row = connection.execute(statements.LAST_RECORD).fetchone()
         self._last_record_id = int(row[0]) if row else 0
-        self._changes_before = 0
+        self._before = (0, 0)
         self.pages, self.free_pages = 0, 0
         """How many the database has, as of the last commit."""
         self.count_pages()
 
     @property
     def changed_something(self) -> bool:
-        """Whether anything was written since `begin`; maintenance often finds nothing to do."""
-        return self.connection.total_changes != self._changes_before
+        """Whether anything was written since `begin`; maintenance often finds nothing to do.
+
+        SQLite counts changed rows, and not the pages that are given back.
+        """
+        return (self.connection.total_changes, self.pages) != self._before
 
     def begin(self, calls: Iterable[str] = (), records: Iterable[int] = ()) -> None:
         """Take the write lock at once: a transaction that began by reading could not always become a writing one.
 
         `calls` and `records` are those that the operations of this transaction are about, looked up together.
         """
-        self._changes_before = self.connection.total_changes
+        self._before = (self.connection.total_changes, self.pages)
         self.connection.execute("BEGIN IMMEDIATE")
         self.known.begin(self.connection, calls, records)
 

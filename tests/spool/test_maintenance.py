@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spool import maintenance
-from spool.database import PAGE_SIZE
+from spool import checkpoints, maintenance
+from spool.database import PAGE_SIZE, log_of
 from spool.directory import DATABASE_NAME
 from spool.loose import DeleteLooseChunks
 from spool.maintenance import GiveBackSpace, unaccounted
@@ -132,6 +132,22 @@ async def test_what_a_crash_left_loose_is_deleted_after_the_start(tmp_path: Path
         await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)])
         assert rows(tmp_path, "SELECT chunk_id FROM chunks") == [(100,)]
         assert await payload(spool, accepted)
+
+
+async def test_what_a_spool_at_rest_gave_back_is_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nobody posts any more, the pages that maintenance frees leave the file, and the log is emptied."""
+    monkeypatch.setattr(maintenance, "KEEP_FREE_BYTES", 0)
+    monkeypatch.setattr(checkpoints, "IDLE_SECONDS", 0.05)
+    database = tmp_path / DATABASE_NAME
+    async with opened(tmp_path) as spool:
+        await without_maintenance(spool)
+        accepted = await spool.accept(a_record("c", body=os.urandom(8 * MIB)))
+        await spool.settle(accepted.ready[0], Delivered())
+        await spool._maintenance._delete_loose_chunks()
+        await becomes(lambda: log_of(database).stat().st_size == 0)
+        before = database.stat().st_size
+        await spool._maintenance._give_back_space()
+        await becomes(lambda: log_of(database).stat().st_size == 0 and database.stat().st_size < before / 4)
 
 
 async def test_a_spool_that_emptied_gives_its_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
