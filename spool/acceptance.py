@@ -7,60 +7,18 @@ from msgspec import Struct
 from spool import statements
 from spool.errors import SpoolUnavailable
 from spool.order import Sibling, place, place_in_record, planned
-from spool.payloads import Frame, FrameWriter, described
+from spool.packing import Small, Stored
+from spool.payloads import Frame
 from spool.records import (
     Accepted,
-    Buffer,
     Delivery,
     DeliveryState,
     Fragment,
     NewRecord,
     Record,
-    StoredFragment,
 )
 from spool.rows import checksum_of, encode_fragments, number_in, record_of, uid_of
 from spool.transaction import Transaction
-
-
-class Stored(Struct, frozen=True):
-    """A payload that is ready to be accepted.
-
-    `frames` are those still to be written, from `next_chunk` on; with `loose` the earlier ones of the range that
-    begins at `first_chunk` are in the spool already.
-    """
-
-    first_chunk: int
-    next_chunk: int
-    frames: Sequence[Frame]
-    fragments: Mapping[Fragment, StoredFragment]
-    loose: bool
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of all frames."""
-        return sum(fragment.stored_bytes for fragment in self.fragments.values())
-
-
-class Small(Struct, frozen=True):
-    """A payload that is compressed when it is written, in the writer's thread.
-
-    On the event loop it would cost a tenth of a 2 KB post, and give up Python's lock in the middle of it.
-    """
-
-    first_chunk: int
-    fragments: Mapping[Fragment, Sequence[Buffer]]
-    frame_writer: FrameWriter
-    """Used in the writer's thread alone."""
-
-    def compressed(self) -> Stored:
-        """As it is stored."""
-        frames: list[Frame] = []
-        fragments = {}
-        for fragment, pieces in self.fragments.items():
-            own = list(self.frame_writer.frames(pieces))
-            fragments[fragment] = described(own)
-            frames += own
-        return Stored(self.first_chunk, self.first_chunk, frames, fragments, loose=False)
 
 
 class Taken(Struct, frozen=True):
@@ -89,7 +47,8 @@ class Acceptance(Struct, frozen=True):
         if original is not None:
             return Taken(self._duplicate_of(transaction, original))
         superseded = any(event == self.new.superseded_by for _, event, *_ in earlier)
-        stored = self.payload.compressed() if isinstance(self.payload, Small) else self.payload
+        stored = self.payload.stored if isinstance(self.payload, Small) else self.payload
+        assert stored is not None, "the writer had it compressed"
         record = self._write_record(transaction, stored, superseded=superseded)
         ready = () if superseded else self._owe(transaction, record, begins_call=not earlier)
         self._mark_upload_used(transaction, record.uid)

@@ -41,7 +41,9 @@ class Foundation:
                 with translated(f"opening the spool {path} for writing"):
                     disk = DiskSpace(directory, headroom_bytes(directory, start.limit_bytes))
                     loop = asyncio.get_running_loop()
-                    writer = Writer(path, loop, observer, disk, custody.damage, start.log_cap_bytes)
+                    writer = Writer(
+                        path, loop, observer, disk, custody.damage, options.compression_level, start.log_cap_bytes
+                    )
             except BaseException:
                 await reader.close()
                 raise

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
-from spool.acceptance import Stored, Taken
+from spool.acceptance import Taken
+from spool.packing import Stored
 from spool.records import Form, Fragment, Lane
 
 LIMIT_BYTES = 8 << 20

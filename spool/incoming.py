@@ -9,8 +9,9 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spool import statements
-from spool.acceptance import Stored, still_loose, write_frames
+from spool.acceptance import still_loose, write_frames
 from spool.line import GROUP_HEAVY_BYTES
+from spool.packing import Stored
 from spool.payloads import Frame, FrameWriter, chunk_count
 from spool.records import Buffer, Fragment, StoredFragment
 from spool.transaction import Transaction

@@ -9,6 +9,8 @@ from itertools import chain
 
 from spool.together import LARGEST_STEP, places
 
+_WHOLE_STEP = 16
+
 
 @cache
 def statement_for(table: str, columns: tuple[str, ...], rows: int) -> str:
@@ -32,11 +34,15 @@ class Inserts:
         self._rows.append(row)
 
     def flush(self, connection: sqlite3.Connection) -> None:
-        """Insert all rows, in steps of powers of two, so that few different statements have to be prepared."""
+        """Insert all rows, in few statements of which few different ones have to be prepared.
+
+        Up to `_WHOLE_STEP` rows are one statement; of more, multiples of it are one, and the rest another.
+        """
         rows, self._rows = self._rows, []
         start = 0
         while start < len(rows):
-            step = min(LARGEST_STEP, 1 << ((len(rows) - start).bit_length() - 1))
+            left = len(rows) - start
+            step = left if left < _WHOLE_STEP else min(LARGEST_STEP, left - left % _WHOLE_STEP)
             batch = rows[start : start + step]
             connection.execute(statement_for(self._table, self._columns, step), tuple(chain.from_iterable(batch)))
             start += step

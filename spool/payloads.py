@@ -33,13 +33,23 @@ class FrameWriter:
     def frame(self, raw: Buffer) -> Frame:
         """One frame that holds `raw`."""
         # What the compressor returns keeps the memory of the worst case: a MiB for 200 KB. A copy takes what it holds.
-        data = bytes(memoryview(self._compressor.compress(raw)))
-        return Frame(data, len(raw), crc32(data))
+        return _framed(bytes(memoryview(self._compressor.compress(raw))), raw)
+
+    def together(self, raws: Sequence[Buffer]) -> list[Frame]:
+        """One frame for each of `raws`, none of them empty, in one call of the library."""
+        if not raws:
+            return []
+        made = self._compressor.multi_compress_to_buffer(list(raws))
+        return [_framed(made[at].tobytes(), raw) for at, raw in enumerate(raws)]
 
     def frames(self, pieces: Iterable[Buffer]) -> Iterator[Frame]:
         """The frames of a fragment, in order. Whoever iterates decides how many are alive at a time."""
         for raw in cut(pieces, FRAME_RAW_BYTES):
             yield self.frame(raw)
+
+
+def _framed(data: bytes, raw: Buffer) -> Frame:
+    return Frame(data, len(raw), crc32(data))
 
 
 def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Buffer]:
@@ -68,7 +78,7 @@ def chunk_count(raw_bytes: int) -> int:
 def described(frames: Sequence[Frame]) -> StoredFragment:
     """How these frames lie in the spool."""
     return StoredFragment(
-        len(frames), sum(frame.raw_bytes for frame in frames), sum(len(frame.data) for frame in frames)
+        len(frames), sum([frame.raw_bytes for frame in frames]), sum([len(frame.data) for frame in frames])
     )
 
 

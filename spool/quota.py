@@ -5,8 +5,7 @@ a dashboard needs at once.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from spool.errors import SpoolFull
@@ -28,6 +27,23 @@ def reserve_of(limit_bytes: int, wanted_bytes: int | None) -> int:
     return min(reserve, limit_bytes // 2)
 
 
+class Promise:
+    """So many bytes of the quota, for as long as a block lasts."""
+
+    __slots__ = ("_byte_count", "_quota")
+
+    def __init__(self, quota: "Quota", byte_count: int) -> None:
+        self._quota = quota
+        self._byte_count = byte_count
+
+    def __enter__(self) -> None:
+        """Nothing more: it was promised when this was made."""
+
+    def __exit__(self, *_: object) -> None:
+        """It was kept."""
+        self._quota.keep(self._byte_count)
+
+
 class Quota:
     """Bytes used, promised and allowed. For the event loop only.
 
@@ -45,18 +61,18 @@ class Quota:
         self._waited = waited
         self._promised = 0
 
-    @contextmanager
-    def promised(self, byte_count: int, used_bytes: int, *, reserve: bool = False) -> Iterator[None]:
+    def promised(self, byte_count: int, used_bytes: int, *, reserve: bool = False) -> "Promise":
         """Set `byte_count` aside for a post on its way in, or raise `SpoolFull`; afterwards its use is measured.
 
-        With `reserve` the part that is kept for cores may be used.
+        To be used in a `with` statement at once. With `reserve` the part that is kept for cores may be used.
         """
         self._check(byte_count, used_bytes, reserve=reserve)
         self._promised += byte_count
-        try:
-            yield
-        finally:
-            self._promised -= byte_count
+        return Promise(self, byte_count)
+
+    def keep(self, byte_count: int) -> None:
+        """So much less is promised: it was used, or will not be."""
+        self._promised -= byte_count
 
     def fits(self, byte_count: int, used_bytes: int, *, reserve: bool = False) -> bool:
         """Whether so much could be promised now."""

@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from spool.acceptance import Acceptance, Small, Stored, Taken
+from spool.acceptance import Acceptance, Taken
 from spool.errors import SpoolUnavailable
 from spool.incoming import Incoming, total_chunks
 from spool.making_room import RoomMaker
-from spool.payloads import Frame, FrameWriter
-from spool.quota import Quota
+from spool.packing import Small, Stored
+from spool.payloads import Frame
+from spool.quota import Promise, Quota
 from spool.records import Accepted, Lane, NewRecord
 from spool.settling import Names
 from spool.transaction import Result
@@ -61,7 +62,6 @@ class Receiver:
         self._taken = taken
         self._room = room
         """Gives details up for what does not fit; None where everything in the spool stays."""
-        self._frame_writer = FrameWriter(compression_level)
         self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Receiver:
         if byte_count > INLINE_BYTES:
             return await self._accept_large(new)
         first = self._reserve_chunks(total_chunks(new.fragments))
-        return await self._commit(new, Small(first, new.fragments, self._frame_writer), byte_count)
+        return await self._commit(new, Small(first, new.fragments), byte_count)
 
     async def _accept_large(self, new: NewRecord) -> Accepted:
         first = self._reserve_chunks(total_chunks(new.fragments))
@@ -90,7 +90,7 @@ class Receiver:
             while not last:
                 byte_count = sum(len(frame.data) for frame in batch)
                 with await self._promised(byte_count, new):
-                    await uninterrupted(self._writer.submit(incoming.add_batch(batch), byte_count))
+                    await self._writer.submit(incoming.add_batch(batch), byte_count)
                 batch, last = await self._compressed(incoming)
             byte_count = sum(len(frame.data) for frame in batch)
             return await self._commit(new, incoming.stored(batch), byte_count)
@@ -118,12 +118,16 @@ class Receiver:
             now - self._duplicate_window,
         )
         with await self._promised(byte_count + OVERHEAD_BYTES, new):
-            committing = self._writer.submit(operation, byte_count, call_id=new.call_id)
-            # What was submitted is committed, whether the sender still waits for it or not.
-            committing.add_done_callback(self._committed)
-            return (await uninterrupted(committing)).accepted
+            small = payload if isinstance(payload, Small) else None
+            committing = self._writer.submit(operation, byte_count, call_id=new.call_id, payload=small)
+            try:
+                return (await committing).accepted
+            finally:
+                # What was submitted is committed, whether the sender still waits for it or not.
+                if committing.done() and committing.exception() is None:
+                    self._taken(committing.result())
 
-    async def _promised(self, byte_count: int, new: NewRecord) -> AbstractContextManager[None]:
+    async def _promised(self, byte_count: int, new: NewRecord) -> Promise:
         """The quota's promise of so many bytes; what owes nothing to the detail lane may use the reserve for cores."""
         reserve = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
         if not reserve:
@@ -131,10 +135,6 @@ class Receiver:
         if self._room is not None:
             await self._room.make(byte_count, reserve=reserve)
         return self._quota.promised(byte_count, self._writer.total_bytes, reserve=reserve)
-
-    def _committed(self, committing: "asyncio.Future[Taken]") -> None:
-        if not committing.cancelled() and committing.exception() is None:
-            self._taken(committing.result())
 
     @contextmanager
     def reserved(self, count: int) -> Iterator[int]:

@@ -4,7 +4,20 @@ import asyncio
 from dataclasses import dataclass
 from typing import Generic
 
+from spool.packing import Small
 from spool.transaction import Operation, Result
+
+
+class Commitment(asyncio.Future[Result]):
+    """What an operation comes to. It runs whether anybody waits for it or not, and may use the caller's buffers.
+
+    So whoever awaits it is cancelled only when it is done: a task that is told that its future cannot be cancelled
+    goes on waiting, and is cancelled where it awaited.
+    """
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  # asyncio's signature
+        """Refuse."""
+        return False
 
 
 @dataclass(slots=True)
@@ -13,20 +26,19 @@ class Request(Generic[Result]):
 
     operation: Operation[Result]
     byte_count: int
-    future: asyncio.Future[Result]
+    commitment: Commitment[Result]
     call_id: str | None
     record_id: int | None
+    payload: Small | None
     result: Result | None = None
     error: Exception | None = None
 
     def resolve(self) -> None:
-        """Tell what came of it; who was cancelled meanwhile is not told."""
-        if self.future.done():
-            return
+        """Tell what came of it."""
         if self.error is not None:
-            self.future.set_exception(self.error)
+            self.commitment.set_exception(self.error)
         else:
-            self.future.set_result(self.result)  # type: ignore[arg-type]  # None only where Result allows it
+            self.commitment.set_result(self.result)  # type: ignore[arg-type]  # None only where Result allows it
 
 
 Group = list[Request[object]]

@@ -28,7 +28,8 @@ from spool.database import (
 from spool.disk_space import DiskSpace
 from spool.errors import SpoolError, SpoolFull, SpoolUnavailable
 from spool.line import HEAVY_BYTES, RequestLine
-from spool.requests import Group, Request, Setback, fail, resolve
+from spool.packing import Press, Small
+from spool.requests import Commitment, Group, Request, Setback, fail, resolve
 from spool.sizes import Sizes
 from spool.transaction import Operation, Result, Transaction
 from spool.write_points import WritePoint, reach
@@ -52,12 +53,14 @@ class Writer:
         observer: CommitObserver,
         disk: DiskSpace,
         damage: Damage,
+        compression_level: int = 1,
         log_cap_bytes: int = CAP_BYTES,
     ) -> None:
         self._path = path
         self._loop = loop
         self._observer = observer
         self._line = RequestLine()
+        self._press = Press(compression_level)
         self._damage = damage
         self._in_hand: Group = []
         self._closed: str | None = None
@@ -86,18 +89,19 @@ class Writer:
         *,
         call_id: str | None = None,
         record_id: int | None = None,
-    ) -> "asyncio.Future[Result]":
-        """Have `operation` run in a transaction; the future resolves once that is durable.
+        payload: Small | None = None,
+    ) -> Commitment[Result]:
+        """Have `operation` run in a transaction; what is returned resolves once that is durable.
 
         `byte_count` says how many bytes it adds to the spool: what adds any is refused while the disk is full.
-        `call_id` or `record_id` says which call or record it is about: those of a group are looked up together. Raises
-        `SpoolUnavailable` after `close`.
+        `call_id` or `record_id` says which call or record it is about, `payload` what it will want compressed: this is
+        done for all operations of a group together. Raises `SpoolUnavailable` after `close`.
         """
         if self._closed is not None:
             raise SpoolUnavailable(self._closed)
-        future: asyncio.Future[Result] = self._loop.create_future()
-        self._line.put(Request(operation, byte_count, future, call_id, record_id))  # type: ignore[arg-type]  # a queue of any results
-        return future
+        commitment: Commitment[Result] = Commitment(loop=self._loop)
+        self._line.put(Request(operation, byte_count, commitment, call_id, record_id, payload))  # type: ignore[arg-type]  # a queue of any results
+        return commitment
 
     async def close(self) -> None:
         """Write what was submitted, finish the log, and end the thread."""
@@ -180,6 +184,7 @@ class Writer:
         """Run a group in one transaction. Returns what made it come to nothing."""
         started = time.perf_counter()
         try:
+            self._press.compress([request.payload for request in group if request.payload is not None])
             self.transaction.begin(
                 [request.call_id for request in group if request.call_id is not None],
                 [request.record_id for request in group if request.record_id is not None],

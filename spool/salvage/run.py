@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spool.line import GROUP_HEAVY_BYTES
 from spool.quota import Quota
-from spool.receiving import OVERHEAD_BYTES, Receiver, uninterrupted
+from spool.receiving import OVERHEAD_BYTES, Receiver
 from spool.records import Delivery
 from spool.salvage.bring import Bring, BringChunks, Chunk, Judge, LearnDestinations
 from spool.salvage.found import Found, Outcome, Tally, Unreadable
@@ -109,12 +109,11 @@ class Salvage:
             while following := await asyncio.to_thread(_next, batches):
                 operation = BringChunks(batch, (first, first + len(wanted) - 1), register=not loose)
                 with target.quota.promised(_size(batch), target.writer.total_bytes):
-                    await uninterrupted(target.writer.submit(operation, _size(batch)))
+                    await target.writer.submit(operation, _size(batch))
                 whole, loose, batch = whole + len(batch), True, following
             bring = Bring(found, first, batch, loose, judge, target.names, target.clock())
             with target.quota.promised(_size(batch) + OVERHEAD_BYTES, target.writer.total_bytes):
-                submitted = target.writer.submit(bring, _size(batch) + OVERHEAD_BYTES)
-                outcome, ready, counts = await uninterrupted(submitted)
+                outcome, ready, counts = await target.writer.submit(bring, _size(batch) + OVERHEAD_BYTES)
         if outcome is not Outcome.BROUGHT:
             return outcome
         target.announce(ready)

@@ -89,9 +89,11 @@ async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
         yield Watched(spool, commits)
 
 
-async def accepted(watched: Watched, first: int, *, token: str | None = None) -> tuple[list[Delivery], Work]:
+async def accepted(
+    watched: Watched, first: int, *, token: str | None = None, count: int = GROUP
+) -> tuple[list[Delivery], Work]:
     """Accept a group of new calls; returns their deliveries."""
-    posts = [watched.spool.accept(a_record(f"c{first + n}", body=BODY, token=token)) for n in range(GROUP)]
+    posts = [watched.spool.accept(a_record(f"c{first + n}", body=BODY, token=token)) for n in range(count)]
     results, work = await watched.together(*posts)
     return [one.ready[0] for one in results if isinstance(one, Accepted)], work
 
@@ -106,6 +108,14 @@ async def test_a_group_of_posts_takes_nine_statements_and_one_commit(watched: Wa
     _, work = await accepted(watched, 0)
     assert work.commits == 1
     assert len(own(work)) <= 9, own(work)
+
+
+@pytest.mark.parametrize(("count", "statements"), [(1, 9), (15, 9), (31, 12), (63, 12)])
+async def test_a_group_of_any_size_takes_few_statements(watched: Watched, count: int, statements: int) -> None:
+    """At most two statements for each table, whatever the number of rows."""
+    _, work = await accepted(watched, 0, count=count)
+    assert work.commits == 1
+    assert len(own(work)) <= statements, own(work)
 
 
 async def test_a_group_of_deliveries_takes_nine_statements_and_one_commit(watched: Watched) -> None:

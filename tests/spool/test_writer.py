@@ -53,6 +53,30 @@ asyncio.run(main())
 """
 
 
+async def test_whoever_waits_is_cancelled_when_it_is_done(spool: Spool) -> None:
+    """An operation may use its submitter's buffers, so that nobody goes away before it came to its end."""
+    begun, go_on, ended = threading.Event(), threading.Event(), []
+    holding_up = spool._writer.submit(lambda _: begun.set() or go_on.wait(20))
+
+    async def submit() -> None:
+        try:
+            await spool._writer.submit(lambda _: ended.append("written"))
+        finally:
+            ended.append("gone")
+
+    waiting = asyncio.create_task(submit())
+    await asyncio.to_thread(begun.wait, 20)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert not ended
+    go_on.set()
+    await holding_up
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended == ["written", "gone"]
+
+
 @contextmanager
 def files_no_larger_than(byte_count: int) -> Iterator[None]:
     """Let every write of this process beyond `byte_count` of a file fail, as on a disk with an error."""

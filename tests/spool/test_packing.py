@@ -1,0 +1,65 @@
+"""Small payloads, compressed a group at once: each as it would be by itself."""
+
+import os
+
+import pytest
+
+from spool.packing import Press, Small
+from spool.payloads import FrameWriter
+from spool.records import Buffer, Fragment, StoredFragment
+
+BODIES: tuple[bytes, ...] = (b"{}", b"a" * 2_000, os.urandom(32 << 10))
+
+
+def test_a_payload_is_stored_as_if_it_were_alone() -> None:
+    """Frames, sizes and chunk ids are those of each payload by itself, in the order of its fragments."""
+    payloads = [Small(10 * number, {Fragment.BODY: (body,)}) for number, body in enumerate(BODIES)]
+    Press(1).compress(payloads)
+    for payload, body in zip(payloads, BODIES, strict=True):
+        (alone,) = FrameWriter(1).frames([body])
+        stored = payload.stored
+        assert stored is not None
+        assert list(stored.frames) == [alone]
+        assert stored.fragments == {Fragment.BODY: StoredFragment(1, len(body), len(alone.data))}
+        assert (stored.first_chunk, stored.next_chunk, stored.loose) == (
+            payload.first_chunk,
+            payload.first_chunk,
+            False,
+        )
+
+
+def test_pieces_are_joined_and_empty_fragments_have_no_frame() -> None:
+    """A fragment in several pieces is one frame; one that holds nothing is described, and takes no chunk."""
+    fragments: dict[Fragment, tuple[Buffer, ...]] = {
+        Fragment.BASE: (b"one", memoryview(b"-two-")[1:4], bytearray(b"three")),
+        Fragment.DERIVED: (b"",),
+        Fragment.REST: (b"rest",),
+    }
+    payload = Small(0, fragments)
+    Press(1).compress([payload])
+    assert payload.stored is not None
+    alone = [frame for raw in (b"onetwothree", b"rest") for frame in FrameWriter(1).frames([raw])]
+    assert list(payload.stored.frames) == alone
+    assert payload.stored.fragments[Fragment.DERIVED] == StoredFragment(0, 0, 0)
+    assert payload.stored.stored_bytes == sum(len(frame.data) for frame in alone)
+
+
+@pytest.mark.parametrize("level", [1, 3, 19])
+def test_the_level_is_the_presss(level: int) -> None:
+    """A press compresses at its own level."""
+    body = b"".join(b'{"number": %d}' % number for number in range(500))
+    payload = Small(0, {Fragment.BODY: (body,)})
+    Press(level).compress([payload])
+    assert payload.stored is not None
+    assert list(payload.stored.frames) == list(FrameWriter(level).frames([body]))
+
+
+def test_what_is_compressed_stays_as_it_is() -> None:
+    """A group that is written again, one by one, is not compressed again."""
+    payload = Small(0, {Fragment.BODY: (b"body",)})
+    press = Press(1)
+    press.compress([payload])
+    before = payload.stored
+    press.compress([payload])
+    assert payload.stored is before
+    press.compress([])
