@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Final
 
@@ -27,8 +26,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 _is_number = re.compile(rb"-?[0-9]").match
 
 
-@dataclass(frozen=True)
-class CallLog:
+class CallLog(msgspec.Struct, frozen=True):
     """One checked call log. Its values lie in the posted body, which must outlive it."""
 
     call_id: str
@@ -39,15 +37,19 @@ class CallLog:
     event: str
     """`wcall_event`, or `DEFAULT_EVENT`; of a reference to a bucket `REFERENCE_EVENT`."""
     environment: str | None
-    token: str | None = field(repr=False)
+    token: str | None
     """The top-level `token`. One that is neither text nor a number is of no use, and dropped."""
-    slices: tuple[Slice, ...] = field(repr=False)
+    slices: tuple[Slice, ...]
     """The decoded document without its `token`: slices of `top.text` whose concatenation is valid JSON."""
     raw_bytes: int
     """The length of all slices."""
     nonfinite_numbers: int
     """How many NaN and Infinity were replaced by null."""
-    top: TopLevel = field(repr=False, compare=False)
+    top: TopLevel
+
+    def __repr__(self) -> str:
+        """Without its token and its content."""
+        return f"CallLog({self.call_id!r}, {self.event!r}, {self.raw_bytes} bytes)"
 
     @property
     def pieces(self) -> tuple[Buffer, ...]:
@@ -61,8 +63,9 @@ class CallLog:
         Not cached here: up to Python 3.11 a cached_property has one lock for all instances, so that threads that hash
         different call logs would wait for each other.
         """
-        digest = hashlib.sha256()
-        for piece in self.pieces:
+        first, *others = self.pieces
+        digest = hashlib.sha256(first)
+        for piece in others:
             digest.update(piece)
         return digest.digest()
 
@@ -88,7 +91,7 @@ def parse(body: Buffer | mmap, *, scratch: Scratch = bytearray) -> CallLog:
 def call_log_of(top: TopLevel) -> CallLog:
     """The call log whose top level was scanned. Raises `CallLogError` without a usable `call_id`."""
     values = top.values
-    call_id = _call_id(values.get("call_id"))
+    call_id, named_by_text = _call_id(values.get("call_id"))
     event = REFERENCE_EVENT if is_reference(values) else _text(values.get("wcall_event")) or DEFAULT_EVENT
     token = None
     slices: tuple[Slice, ...] = (Slice(0, len(top.text)),)
@@ -97,13 +100,13 @@ def call_log_of(top: TopLevel) -> CallLog:
         slices = tuple(kept for kept in _without_token(top) if kept.size)
     return CallLog(
         call_id,
-        text_of(values["call_id"]) is not None,
+        named_by_text,
         _text(values.get("agent_id")),
         event,
         _text(values.get("environment")),
         token,
         slices,
-        sum(kept.size for kept in slices),
+        sum([kept.size for kept in slices]),
         top.nonfinite_numbers,
         top,
     )
@@ -130,23 +133,27 @@ def _text(raw: msgspec.Raw | None) -> str | None:
     return text[:MAX_NAME_LENGTH] if text else None
 
 
-def _call_id(raw: msgspec.Raw | None) -> str:
-    """The call id as text. Raises `CallLogError` where there is none that could name a call."""
+def _call_id(raw: msgspec.Raw | None) -> tuple[str, bool]:
+    """The call id as text, and whether it came as one. Raises `CallLogError` for what could name no call."""
     if raw is None or is_literal(raw, b"null"):
         raise CallLogError(
             Fault.NO_CALL_ID, "The call log has no call_id.", "Set the top-level field call_id to the call's id."
         )
-    call_id = text_of(raw)
-    literal = memoryview(raw)
-    if call_id is None and len(literal) <= MAX_NAME_LENGTH and _is_number(literal):
-        call_id = bytes(literal).decode()
+    text = text_of(raw)
+    call_id = _number(raw) if text is None else text
     if call_id is None:
         raise _bad_call_id("neither text nor a number, or holds half of a surrogate pair")
     if not call_id.strip():
         raise CallLogError(Fault.NO_CALL_ID, "The call_id is empty.", "Set call_id to the call's id.")
     if len(call_id) > MAX_NAME_LENGTH:
         raise _bad_call_id(f"longer than {MAX_NAME_LENGTH} characters")
-    return call_id
+    return call_id, text is not None
+
+
+def _number(raw: msgspec.Raw) -> str | None:
+    """The literal text of a number that could name a call."""
+    literal = memoryview(raw)
+    return bytes(literal).decode() if len(literal) <= MAX_NAME_LENGTH and _is_number(literal) else None
 
 
 def _bad_call_id(what: str) -> CallLogError:

@@ -29,7 +29,10 @@ Piece = Slice | bytes
 def buffers(text: bytes | memoryview, pieces: Iterable[Piece]) -> tuple[Buffer, ...]:
     """The pieces of `text` as views of it; one that is all of it is the text itself."""
     view = memoryview(text)
-    return tuple(
-        piece if isinstance(piece, bytes) else text if piece.size == len(text) else view[piece.start : piece.end]
-        for piece in pieces
-    )
+    return tuple([_buffer(text, view, piece) for piece in pieces])
+
+
+def _buffer(text: bytes | memoryview, view: memoryview, piece: Piece) -> Buffer:
+    if isinstance(piece, bytes):
+        return piece
+    return text if piece.end - piece.start == len(text) else view[piece.start : piece.end]

@@ -9,7 +9,6 @@ names the byte that is wrong.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Final
 
@@ -89,8 +88,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
         return self.text[self.value_start : self.end]
 
 
-@dataclass(frozen=True, slots=True)
-class TopLevel:
+class TopLevel(msgspec.Struct, frozen=True):
     """A JSON object that was checked to its last byte."""
 
     text: bytes | memoryview
@@ -98,9 +96,9 @@ class TopLevel:
     values: Mapping[str, msgspec.Raw]
     """Each top-level key with its value; the last one of duplicates."""
     nonfinite_numbers: int = 0
-    found: Sequence[tuple[str, msgspec.Raw]] | None = field(default=None, repr=False)
+    found: Sequence[tuple[str, msgspec.Raw]] | None = None
     """All members with duplicates, where the decoder noted them at once."""
-    spans: Sequence[Span] | None = field(default=None, repr=False)
+    spans: Sequence[Span] | None = None
     """Where the members lie, if the scanner had to look for them."""
 
     def members(self) -> list[Member]:

@@ -74,7 +74,8 @@ class Reservation:
 
     def release(self) -> None:
         """Give everything back; harmless when repeated."""
-        self.shrink(0)
+        share, common, self._share, self._common = self._share, self._common, 0, 0
+        self._budget._give_back(share=share, common=common)
 
     def __enter__(self) -> "Reservation":
         return self

@@ -5,7 +5,7 @@ in a process of its own for these (`gateway.intake.examiner`): what it finds is 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from mmap import mmap
 
 import msgspec
@@ -35,17 +35,20 @@ class SizeRule:
     """The spool's: the stored size is measured by compressing."""
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(msgspec.Struct, frozen=True):
     """What is kept of a call log beside its bytes; each field as `gateway.calllog.document.CallLog` has it."""
 
     call_id: str
     agent_id: str | None
     event: str
     environment: str | None
-    token: str | None = field(repr=False)
+    token: str | None
     raw_bytes: int
     nonfinite_numbers: int
+
+    def __repr__(self) -> str:
+        """Without its token."""
+        return f"About({self.call_id!r}, {self.event!r}, {self.raw_bytes} bytes)"
 
 
 class CallLogFound(msgspec.Struct, frozen=True, tag=True):
@@ -77,8 +80,7 @@ class UploadUrlRequestFound(msgspec.Struct, frozen=True, tag=True):
 Finding = CallLogFound | EnvelopeFound | UploadUrlRequestFound
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
+class Examined(msgspec.Struct, frozen=True):
     """What a body is."""
 
     finding: Finding

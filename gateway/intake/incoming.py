@@ -11,6 +11,24 @@ from gateway.intake.refusals import ClientGone, Refusal, stalled
 PROGRESS_BYTES = 64 * 1024
 """What a body must advance by within each progress timeout; a client below 6.5 KB/s would hold memory for hours."""
 
+_GONE = (ConnectionError, RequestPayloadError, RuntimeError)
+"""RuntimeError is what a stream says whose connection went before anybody read from it."""
+
+
+def arrived(request: web.BaseRequest) -> bytes | None:
+    """The whole body where it has come already, as a small one does with its headers; None otherwise.
+
+    Memory for it is reserved. Raises `ClientGone`.
+    """
+    content = request.content
+    if not content.is_eof():
+        return None
+    _protocol_of(request).arrived()
+    try:
+        return content.read_nowait()
+    except _GONE as error:
+        raise ClientGone(str(error)) from None
+
 
 class Incoming:
     """The pieces of one request's body. For one reader."""
@@ -20,9 +38,7 @@ class Incoming:
     def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
         """`reserved` bytes of memory are there for it: what may be on its way to the reader."""
         self._content = request.content
-        protocol = request.protocol
-        assert isinstance(protocol, IntakeProtocol), "made by the intake's server"
-        protocol.reserved(request.content, reserved)
+        _protocol_of(request).reserved(request.content, reserved)
         self._timeout = progress_timeout
         self._waited = 0.0
         self._received = 0
@@ -36,8 +52,7 @@ class Incoming:
         """
         try:
             piece = self._content.read_nowait() if self._content.is_eof() else await self._wait()
-        except (ConnectionError, RequestPayloadError, RuntimeError) as error:
-            # RuntimeError is what a stream says whose connection went before anybody read from it.
+        except _GONE as error:
             raise ClientGone(str(error)) from None
         self._received += len(piece)
         if self._received - self._mark >= PROGRESS_BYTES:
@@ -54,6 +69,12 @@ class Incoming:
             raise stalled(self._timeout) from None
         self._waited += loop.time() - started
         return piece
+
+
+def _protocol_of(request: web.BaseRequest) -> IntakeProtocol:
+    protocol = request.protocol
+    assert isinstance(protocol, IntakeProtocol), "made by the intake's server"
+    return protocol
 
 
 async def invite(request: web.BaseRequest) -> None:

@@ -97,6 +97,11 @@ class IntakeProtocol(web.RequestHandler):
             self._server.observer.posted(Route.NONE.value, "headers_too_long")
             self.force_close()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, if that was stopped. aiohttp asks for it whenever a body is read, and would parse nothing again."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def begin_request(self) -> None:
         """A request is in hand: its headers are complete."""
         self.headers_came()
@@ -108,6 +113,10 @@ class IntakeProtocol(web.RequestHandler):
         self._let_go()
         content.set_read_chunk_size(_READ_STEPS[1])
 
+    def arrived(self) -> None:
+        """Memory is reserved for the body of the request in hand, and all of it is here."""
+        self._let_go()
+
     def end_request(self) -> None:
         """The answer to the request in hand is known."""
         self._reserved = None
@@ -117,8 +126,9 @@ class IntakeProtocol(web.RequestHandler):
 
     def _let_go(self) -> None:
         """What was held is covered by a reservation now, or gone."""
-        self._server.crowd.holds(-self.held)
-        self.held = 0
+        if self.held:
+            self._server.crowd.holds(-self.held)
+            self.held = 0
 
     def headers_came(self) -> None:
         """The headers of a request are complete; those of later ones have as long as an idle connection."""

@@ -7,7 +7,7 @@ from aiohttp import web
 from gateway.intake.body import Body
 from gateway.intake.budget import SMALL_POST_BYTES, MemoryBudget, Reservation
 from gateway.intake.decoding import decoders_for
-from gateway.intake.incoming import Incoming, invite
+from gateway.intake.incoming import Incoming, arrived, invite
 from gateway.intake.opening import BodyDecoder
 from gateway.intake.refusals import ClientGone, too_large
 from gateway.intake.staging import Staged, StagingArea
@@ -74,7 +74,9 @@ class BodyReader:
         reservation = self._budget.try_reserve(length) or await self._budget.reserve(length)
         try:
             await invite(request)
-            data = await _filled(self._incoming(request, reservation), length)
+            data: bytes | memoryview | None = arrived(request)
+            if data is None:
+                data = await _filled(self._incoming(request, reservation), length)
         except BaseException:
             reservation.release()
             raise
