@@ -105,17 +105,14 @@ class Connections:
 
 async def _answer_of(response: aiohttp.ClientResponse) -> Answer:
     """What is looked at of a response, having read no more of it than that."""
-    body, told = bytearray(), response.headers
-    while len(body) < RESPONSE_LIMIT_BYTES:
-        part = await response.content.read(RESPONSE_LIMIT_BYTES - len(body))
-        if not part:
-            break
-        body += part
+    body, told, content = bytearray(), response.headers, response.content
+    while len(body) < RESPONSE_LIMIT_BYTES and not content.at_eof():
+        body += await content.read(RESPONSE_LIMIT_BYTES - len(body))
     return Answer(
         response.status,
         bytes(body),
         told.get("Retry-After"),
         told.get("Location"),
-        response.content_type if "Content-Type" in told else None,
-        whole=response.content.at_eof(),
+        told.get("Content-Type", "").partition(";")[0].strip().lower() or None,
+        whole=content.at_eof(),
     )
