@@ -82,6 +82,8 @@ class HttpUploader:
             return await self._post(delivery, body, token)
         except NETWORK_ERRORS as error:
             return outcome_of(error)
+        finally:
+            await body.let_go()
 
     async def close(self) -> None:
         """Close the kept connections."""

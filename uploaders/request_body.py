@@ -3,6 +3,7 @@
 The peer's slowness and our own waiting are told apart here: only the former counts for the time-outs.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp.abc import AbstractStreamWriter
@@ -12,6 +13,9 @@ from uploaders.deadlines import Deadlines, Phase
 
 SLICE_BYTES = 64 * 1024
 """The client waits for the socket when it has taken so much, so each slice shows that the peer reads."""
+
+TURN_BYTES = 1 << 20
+"""So much may be written before others have a turn: to a peer that reads fast, 184 MB went out in 118 ms without one."""
 
 Pace = Callable[[int], Awaitable[int]]
 """Waits until some of so many bytes may be sent, and says how many: at least one."""
@@ -31,6 +35,7 @@ class RequestBody(Payload):
         self._data = data
         self._deadlines = deadlines
         self._pace = pace
+        self._since_turn = 0
         if isinstance(data, bytes | memoryview):
             self._size = len(data)
 
@@ -57,3 +62,7 @@ class RequestBody(Payload):
             await writer.write(rest[:allowed])
             self._deadlines.begin(Phase.SEND)
             rest = rest[allowed:]
+            self._since_turn += allowed
+            if self._since_turn >= TURN_BYTES:
+                self._since_turn = 0
+                await asyncio.sleep(0)

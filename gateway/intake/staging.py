@@ -47,6 +47,7 @@ class StagedFile:
         self.path = path
         self._lock = threading.Lock()
         self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._maps: list[mmap.mmap] = []
         self.size = 0
 
     def write(self, data: Buffer) -> None:
@@ -63,7 +64,9 @@ class StagedFile:
         with self._lock:
             if not self.size:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(self._open_file(), self.size, access=mmap.ACCESS_READ))
+            mapped = mmap.mmap(self._open_file(), self.size, access=mmap.ACCESS_READ)
+            self._maps.append(mapped)
+            return memoryview(mapped)
 
     def allocate(self, size: int) -> None:
         """Make a new file exactly `size` bytes long. Raises as `write` does."""
@@ -78,12 +81,19 @@ class StagedFile:
             return mmap.mmap(self._open_file(), self.size)
 
     def close(self) -> None:
-        """Remove the file; harmless when repeated. Maps of it live on until nobody holds them."""
+        """Remove the file; harmless when repeated. Maps of it live on until nobody holds them.
+
+        Those that nobody holds any more end here: to let go of 1 GB takes 100 ms, in whichever thread does it.
+        """
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
                 self.path.unlink(missing_ok=True)
+            for mapped in self._maps:
+                with contextlib.suppress(BufferError):
+                    mapped.close()
+            self._maps.clear()
 
     def _open_file(self) -> int:
         if self._file is None:

@@ -1,6 +1,7 @@
 """Staging files: private, counted, and gone afterwards."""
 
 import errno
+import mmap
 import os
 import stat
 from collections.abc import AsyncIterator
@@ -54,6 +55,18 @@ async def test_a_file_is_private_and_holds_what_was_written(tmp_path: Path, work
     await workers.run(file.close)
     assert _files(tmp_path) == []
     assert bytes(view) == b"abc" * 1000 + b"end"
+
+
+async def test_a_map_that_nobody_holds_ends_with_its_file(tmp_path: Path, workers: Workers) -> None:
+    """It ends in the worker thread that removes the file, and not wherever it is forgotten last."""
+    file = await workers.run(StagingArea(tmp_path, Account(), workers).begin().file)
+    await workers.run(file.write, b"abc" * 1000)
+    forgotten, held = [await workers.run(file.map) for _ in range(2)]
+    maps = [forgotten.obj, held.obj]
+    forgotten.release()
+    await workers.run(file.close)
+    assert [isinstance(one, mmap.mmap) and one.closed for one in maps] == [True, False]
+    assert bytes(held) == b"abc" * 1000
 
 
 async def test_an_empty_file_maps_to_nothing(tmp_path: Path, workers: Workers) -> None:

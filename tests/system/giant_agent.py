@@ -1,6 +1,6 @@
 """An agent that sends a file as the body of one request, without holding it: a process that prints the answer.
 
-python -m tests.system.giant_agent PORT PATH FILE [NAME:VALUE ...]
+python -m tests.system.giant_agent PORT METHOD PATH FILE [NAME:VALUE ...]
 """
 
 import json
@@ -12,15 +12,16 @@ _SECONDS = 600.0
 _BLOCK_BYTES = 1 << 18
 
 
-def send(port: int, path: str, file: Path, headers: dict[str, str]) -> dict[str, object]:
+def send(port: int, method: str, path: str, file: Path, headers: dict[str, str]) -> dict[str, object]:
     connection = HTTPConnection("127.0.0.1", port, timeout=_SECONDS, blocksize=_BLOCK_BYTES)
     with file.open("rb") as body:
         sent = {"Content-Length": str(file.stat().st_size), "Content-Type": "application/json", **headers}
-        connection.request("POST", path, body, sent)
+        connection.request(method, path, body, sent)
         answer = connection.getresponse()
         return {"status": answer.status, "body": json.loads(answer.read())}
 
 
 if __name__ == "__main__":
-    fields = dict(argument.split(":", 1) for argument in sys.argv[4:])
-    print(json.dumps(send(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), fields)))  # noqa: T201  # the result
+    port, method, path, file, *fields = sys.argv[1:]
+    headers = dict(field.split(":", 1) for field in fields)
+    print(json.dumps(send(int(port), method, path, Path(file), headers)))  # noqa: T201  # the result

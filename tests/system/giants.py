@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +35,24 @@ def make_giant(path: Path, size: int, *, call_id: str = "giant") -> Path:
     return path
 
 
+def _as_it_is(source: Path) -> Path:
+    return source
+
+
 def gzipped(source: Path) -> Path:
     """The file, gzipped."""
     target = source.with_suffix(".gz")
     with source.open("rb") as plain, gzip.open(target, "wb", compresslevel=1) as packed:
         while piece := plain.read(1 << 20):
             packed.write(piece)
+    return target
+
+
+def zstandard_of(source: Path) -> Path:
+    """The file, as one zstd frame."""
+    target = source.with_suffix(".zst")
+    with source.open("rb") as plain, target.open("wb") as packed:
+        zstandard.ZstdCompressor(level=1).copy_stream(plain, packed)
     return target
 
 
@@ -72,11 +84,36 @@ async def giant_endpoint(folder: Path, *options: str) -> AsyncIterator[str]:
         await process.wait()
 
 
-async def send(gateway: GatewayProcess, file: Path, path: str = "/v1/calls", *headers: str) -> dict[str, object]:
+@dataclass(frozen=True)
+class Way:
+    """How a giant is sent: packed into a file, and as the body of which request."""
+
+    name: str
+    pack: Callable[[Path], Path] = _as_it_is
+    method: str = "POST"
+    path: str = "/dev/send-call-log"
+    headers: tuple[str, ...] = ()
+
+
+PLAIN = Way("plain")
+UPLOADED = Way("upload", method="PUT", path="")
+"""Its path is asked for."""
+WAYS = (
+    PLAIN,
+    Way("envelope", enveloped),
+    Way("gzip", gzipped, headers=("Content-Encoding:gzip",)),
+    Way("zstd", zstandard_of, headers=("Content-Encoding:zstd",)),
+    Way("batch", path="/v1/calls/batch"),
+    UPLOADED,
+)
+
+
+async def send(gateway: GatewayProcess, file: Path, way: Way) -> dict[str, object]:
     """What another process was answered that sent the file."""
+    path = await _upload_path(gateway) if way is UPLOADED else way.path
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.system.giant_agent", gateway.intake_url.rpartition(":")[2], path, str(file),
-        *headers, cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "tests.system.giant_agent", gateway.intake_url.rpartition(":")[2], way.method, path,
+        str(file), *way.headers, cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         async with asyncio.timeout(SEND_SECONDS):
@@ -87,6 +124,13 @@ async def send(gateway: GatewayProcess, file: Path, path: str = "/v1/calls", *he
             await process.wait()
     answer: dict[str, object] = msgspec.json.decode(output)
     return answer
+
+
+async def _upload_path(gateway: GatewayProcess) -> str:
+    """The path of an address that the gateway gives for the giant."""
+    wanted = msgspec.json.encode({"call_id": "giant", "content_type": "application/json"})
+    answer = await gateway.post(wanted, "/dev/get-upload-url")
+    return str(answer.json["upload_url"]).removeprefix(gateway.intake_url)
 
 
 @dataclass

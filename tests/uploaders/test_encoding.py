@@ -183,6 +183,21 @@ async def test_a_large_body_is_made_in_a_file(
     assert not list(tmp_path.iterdir())
 
 
+async def test_a_large_body_that_is_let_go_is_mapped_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is gone with it; where somebody still holds a part, that part stays as it is."""
+    monkeypatch.setattr(spilling, "IN_MEMORY_BYTES", 1000)
+    payloads = Payloads()
+    delivery = a_large_delivery(payloads, 300_000)
+    room = BodyRoom(LIMIT, tmp_path)
+    body, held = [await encode(delivery, payloads.frames, Encoding.ZSTD, room) for _ in range(2)]
+    part, expected = held.data[:100], held.data[:100].tobytes()
+    maps = [body.data.obj, held.data.obj]
+    for one in (body, held):
+        await one.let_go()
+    assert [isinstance(one, mmap.mmap) and one.closed for one in maps] == [True, False]
+    assert part.tobytes() == expected
+
+
 async def test_a_large_body_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file cannot be made, that is an error of the disk."""
     payloads = Payloads()
