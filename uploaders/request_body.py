@@ -15,7 +15,7 @@ SLICE_BYTES = 64 * 1024
 """The client waits for the socket when it has taken so much, so each slice shows that the peer reads."""
 
 TURN_BYTES = 1 << 20
-"""So much may be written before others have a turn: to a peer that reads fast, 184 MB went out in 118 ms without one."""
+"""So much may be written before others have a turn: to a peer that reads fast 184 MB went out in 118 ms without one."""
 
 Pace = Callable[[int], Awaitable[int]]
 """Waits until some of so many bytes may be sent, and says how many: at least one."""

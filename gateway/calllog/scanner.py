@@ -13,9 +13,9 @@ from gateway.calllog.errors import CallLogError, Fault
 MAX_DEPTH = 10_000
 """Levels of nesting that are accepted. No known JSON reader of an endpoint goes deeper than that."""
 
-# Up to Python 3.11.4 a possessive group may stay where it failed instead of going back to where it began: where it is left
-# depends on what stands inside of it. So these hold nothing but plain alternatives, and what holds more is not possessive, and
-# repeated only so often.
+# Up to Python 3.11.4 a possessive group may stay where it failed instead of going back to where it began; it depends on
+# what stands in it. So these hold nothing but plain alternatives; what holds more is not possessive, and repeated only
+# so often.
 _BLANK = rb"[ \t\n\r]*+"
 _HEX = rb"[0-9a-fA-F]"
 _STRING = rb'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u' + 4 * _HEX + rb')*+"'
