@@ -29,7 +29,7 @@ CGROUP_MAX = 256 << 20
 ACK_MS = 50.0
 SLOWER_AT_MOST = 3
 """On a machine that is busy otherwise: so many times as long as the same post to a bare server takes meanwhile."""
-LONGEST_SHARE = 0.1
+LONGEST_SHARE = 0.2
 """No post of another agent waits for such a part of the giant's way: what holds up the event loop does."""
 CONFIGURATION = """
 [[destinations]]
