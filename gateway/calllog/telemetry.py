@@ -5,7 +5,8 @@ Turns lie in `transcript_with_metrics`, spans in `telemetry_data.session_traces`
 
 from typing import Annotated
 
-from msgspec import Meta, Raw, Struct
+from msgspec import DecodeError, Meta, Raw, Struct
+from msgspec.json import Decoder
 
 from gateway.calllog.lenient import Readable, read_list, read_object, without_lone_surrogates
 
@@ -123,6 +124,13 @@ class _TelemetryData(Struct, frozen=True):
     session_traces: Raw = Raw(b"null")
 
 
+class _SoundTelemetryData(Struct, frozen=True):
+    session_traces: list[Span] | None = None
+
+
+_decode_sound = Decoder(_SoundTelemetryData).decode
+
+
 def read_turns(transcript_with_metrics: Readable) -> list[Turn] | None:
     """The turns; None when the value is no list that can be read."""
     turns = read_list(Turn, transcript_with_metrics)
@@ -133,7 +141,15 @@ def read_turns(transcript_with_metrics: Readable) -> list[Turn] | None:
 
 def read_spans(telemetry_data: Readable) -> list[Span] | None:
     """The spans of the session; None when there is no list of them that can be read."""
-    spans = read_list(Span, read_object(_TelemetryData, telemetry_data).session_traces)
+    spans = _spans(telemetry_data)
     if spans is None and (repaired := without_lone_surrogates(telemetry_data)):
-        spans = read_list(Span, read_object(_TelemetryData, repaired).session_traces)
+        spans = _spans(repaired)
     return spans
+
+
+def _spans(telemetry_data: Readable) -> list[Span] | None:
+    """In one pass where every field is of its type; otherwise the list is looked for first, and then read leniently."""
+    try:
+        return _decode_sound(telemetry_data).session_traces
+    except (DecodeError, RecursionError):
+        return read_list(Span, read_object(_TelemetryData, telemetry_data).session_traces)

@@ -36,6 +36,8 @@ _log = structlog.get_logger(__name__)
 _COMMAND = (sys.executable, "-P", "-m", "gateway.intake.examiner_process")
 """`-P`: nothing is imported from the directory in which the gateway happens to run."""
 
+_DYING_SECONDS = 1.0
+
 
 class _Ended(Exception):
     """The process ended in the middle of a job."""
@@ -93,7 +95,7 @@ class Examiner:
                 scratch = await self._workers.run(new_file, answer.size)
                 answer = await _asked(process, ScratchGiven(str(scratch.path)))
         except BaseException as error:
-            await self._end(process)
+            await self._end(process, dying=isinstance(error, _Ended))
             if isinstance(error, _Ended):
                 _log.warning("examiner_ended", status=process.returncode, staged_file=job.path)
                 raise _Ended(f"it ended with status {process.returncode}") from None
@@ -105,9 +107,13 @@ class Examiner:
         self._process = await asyncio.create_subprocess_exec(*_COMMAND, stdin=PIPE, stdout=PIPE, start_new_session=True)
         return self._process
 
-    async def _end(self, process: Process) -> None:
-        """Kill it, if it lives, and wait until it is gone."""
+    async def _end(self, process: Process, *, dying: bool = False) -> None:
+        """Kill it, if it lives, and wait until it is gone; a dying one may end by itself, and tell its status."""
         self._process = None
+        if dying:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DYING_SECONDS):
+                    await process.wait()
         with contextlib.suppress(ProcessLookupError):  # it ended by itself
             process.kill()
         await process.wait()
