@@ -41,7 +41,7 @@ class Promise:
 
     def __exit__(self, *_: object) -> None:
         """It was kept."""
-        self._quota.keep(self._byte_count)
+        self._quota.release(self._byte_count)
 
 
 class Quota:
@@ -70,7 +70,7 @@ class Quota:
         self._promised += byte_count
         return Promise(self, byte_count)
 
-    def keep(self, byte_count: int) -> None:
+    def release(self, byte_count: int) -> None:
         """So much less is promised: it was used, or will not be."""
         self._promised -= byte_count
 

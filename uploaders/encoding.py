@@ -76,8 +76,8 @@ class EncodedBody:
         """It is needed no more. One that lies in a file is let go of in a thread: 300 MB take 100 ms."""
         mapped = self.data.obj
         if isinstance(mapped, mmap):
-            self.data.release()
             with suppress(BufferError):  # somebody still holds a part of it, and lets go of all with that
+                self.data.release()
                 await asyncio.to_thread(mapped.close)
 
 

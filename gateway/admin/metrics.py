@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from gateway.admin.outbox_metrics import OutboxMetrics
-from gateway.admin.tallies import Spread, Tally
+from gateway.admin.tallies import CounterTally, HistogramTally
 from gateway.admin.upload_metrics import UploadMetrics
 from spool.records import Delivery
 
@@ -26,32 +26,34 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.uploads = UploadMetrics(self.registry)
         self.outboxes = OutboxMetrics(self.registry)
-        self._posts = self._tally("posts", "Posts by route and result.", "route", "result")
-        self._deliveries = self._tally(
+        self._posts = self._counter("posts", "Posts by route and result.", "route", "result")
+        self._deliveries = self._counter(
             "deliveries",
             "Attempts to deliver, by what came of them: delivered, retry, held, diverted, dead or corrupt.",
-            *("destination", "lane", "outcome"),
+            "destination",
+            "lane",
+            "outcome",
         )
-        self._payload = self._tally(
+        self._payload = self._counter(
             "payload_bytes",
             "Bytes of accepted call logs: raw as decoded, stored as compressed in the spool.",
             "stage",
         )
-        self._two_phase = self._tally("two_phase", "Call logs that were split into core and detail.")
-        self._nonfinite = self._tally("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
-        self._given_up = self._tally(
+        self._two_phase = self._counter("two_phase", "Call logs that were split into core and detail.")
+        self._nonfinite = self._counter("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
+        self._given_up = self._counter(
             "details_given_up", "Details that were given up to make room in a full spool (spool.when_full)."
         )
-        self._ack = self._spread("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
-        self._commit = self._spread("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
-        self._batch = self._spread("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
-        self._delivery = self._spread(
+        self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
+        self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
+        self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
+        self._delivery = self._histogram(
             "delivery_seconds", "How long an attempt to deliver took.", _DELIVERY_BOUNDS, "destination", "lane"
         )
 
     def posted(self, route: str, result: str) -> None:
         """A post was answered; both words come from small fixed sets."""
-        self._posts.count(route, result)
+        self._posts.inc(route, result)
 
     def acknowledged(self, seconds: float) -> None:
         """A post was acknowledged so long after its headers came."""
@@ -59,25 +61,25 @@ class Metrics:
 
     def payload(self, raw: int, stored: int) -> None:
         """A record of so many raw bytes was stored in so many."""
-        self._payload.count("raw", by=raw)
-        self._payload.count("stored", by=stored)
+        self._payload.inc("raw", by=raw)
+        self._payload.inc("stored", by=stored)
 
     def nonfinite_numbers(self, count: int) -> None:
         """A record had so many NaN or Infinity."""
-        self._nonfinite.count(by=count)
+        self._nonfinite.inc(by=count)
 
     def details_given_up(self, count: int) -> None:
         """So many details were given up for room."""
-        self._given_up.count(by=count)
+        self._given_up.inc(by=count)
 
     def two_phase(self) -> None:
         """A call log was split."""
-        self._two_phase.count()
+        self._two_phase.inc()
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """An attempt ended: `outcome` is one of those in `DispatchObserver.attempted`."""
         lane = delivery.lane.value
-        self._deliveries.count(delivery.destination, lane, outcome)
+        self._deliveries.inc(delivery.destination, lane, outcome)
         self._delivery.observe(seconds, delivery.destination, lane)
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
@@ -88,8 +90,8 @@ class Metrics:
         self._commit.observe(seconds)
         self._batch.observe(batch)
 
-    def _tally(self, name: str, meaning: str, *labels: str) -> Tally:
-        return Tally(f"callspool_{name}_total", meaning, labels, registry=self.registry)
+    def _counter(self, name: str, meaning: str, *labels: str) -> CounterTally:
+        return CounterTally(f"callspool_{name}_total", meaning, labels, registry=self.registry)
 
-    def _spread(self, name: str, meaning: str, bounds: tuple[float, ...], *labels: str) -> Spread:
-        return Spread(f"callspool_{name}", meaning, bounds, labels, registry=self.registry)
+    def _histogram(self, name: str, meaning: str, bounds: tuple[float, ...], *labels: str) -> HistogramTally:
+        return HistogramTally(f"callspool_{name}", meaning, bounds, labels, registry=self.registry)

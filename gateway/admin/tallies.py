@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 
-class Tally(Collector):
+class CounterTally(Collector):
     """A counter. `name` ends in `_total`; without labels it is shown before anything was counted, too."""
 
     def __init__(self, name: str, meaning: str, labels: tuple[str, ...] = (), *, registry: CollectorRegistry) -> None:
@@ -25,7 +25,7 @@ class Tally(Collector):
         self._counts: dict[tuple[str, ...], float] = {} if labels else {(): 0}
         registry.register(self)
 
-    def count(self, *labels: str, by: float = 1) -> None:
+    def inc(self, *labels: str, by: float = 1) -> None:
         """`by` more, for these values of the labels."""
         self._counts[labels] = self._counts.get(labels, 0) + by
 
@@ -37,7 +37,7 @@ class Tally(Collector):
         yield family
 
 
-class Spread(Collector):
+class HistogramTally(Collector):
     """A histogram: how many values lay at or below each of `bounds`, which ascend, and their sum."""
 
     def __init__(

@@ -88,8 +88,8 @@ class IntakeHandler:
     async def _post(self, request: web.BaseRequest, found: Match) -> Reply:
         body = await self._reader.read(request)
         try:
-            # Nothing here holds what was found: views of a giant end with the body, not later.
-            return await self._replier.reply(await self._acceptor.examine(body), self._sender(request, found))
+            opened = await self._acceptor.examine(body)
+            return await self._replier.reply(opened, self._sender(request, found))
         finally:
             body.release()
 

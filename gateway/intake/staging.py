@@ -6,6 +6,7 @@ synced: a staged body is not acknowledged before the spool has its own durable c
 spool's quota.
 """
 
+import asyncio
 import contextlib
 import mmap
 import os
@@ -141,10 +142,13 @@ class Staged:
         return self.new_file(size).map_writable()
 
     def discard(self) -> None:
-        """Remove the files in a worker thread, because a large one takes its time, and give the quota back."""
+        """Remove the files in a worker thread, because a large one takes its time, and give the quota back.
+
+        For the event loop. The thread begins in its next turn, when whoever gives them up has forgotten his views.
+        """
         if self._files:
             files, self._files = self._files, []
-            self._area.workers.start(lambda: _close_all(files))
+            asyncio.get_running_loop().call_soon(self._area.workers.start, lambda: _close_all(files))
         if self._claimed:
             self._area.quota.settle_staging(self._claimed)
             self._claimed = 0

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
-from gateway.admin.tallies import Spread, Tally
+from gateway.admin.tallies import CounterTally, HistogramTally
 
 BOUNDS = (0.005, 1.0, 2.5)
 VALUES = (0.0, 0.005, 0.0051, 1.0, 2.4, 2.5, 3.0, 1e9)
@@ -18,20 +18,20 @@ def _without_created() -> None:
 def test_counters_are_shown_like_the_librarys() -> None:
     """With labels and without, counted by one and by more, and before anything was counted."""
     own, library = CollectorRegistry(), CollectorRegistry()
-    Tally("a_total", "Nothing yet.", registry=own)
+    CounterTally("a_total", "Nothing yet.", registry=own)
     Counter("a_total", "Nothing yet.", registry=library)
-    plain, plain_too = Tally("b_total", "Plain.", registry=own), Counter("b_total", "Plain.", registry=library)
-    tally = Tally("c_total", "Two.", ("x", "y"), registry=own)
+    plain, plain_too = CounterTally("b_total", "Plain.", registry=own), Counter("b_total", "Plain.", registry=library)
+    tally = CounterTally("c_total", "Two.", ("x", "y"), registry=own)
     counter = Counter("c_total", "Two.", ("x", "y"), registry=library)
-    Tally("d_total", "Labels, and nothing yet.", ("x",), registry=own)
+    CounterTally("d_total", "Labels, and nothing yet.", ("x",), registry=own)
     Counter("d_total", "Labels, and nothing yet.", ("x",), registry=library)
     for by in (1, 2.5, 10**12):
-        plain.count(by=by)
+        plain.inc(by=by)
         plain_too.inc(by)
         for labels in (("1", "2"), ("1", 'quoted "\n')):
-            tally.count(*labels, by=by)
+            tally.inc(*labels, by=by)
             counter.labels(*labels).inc(by)
-    tally.count("1", "2")
+    tally.inc("1", "2")
     counter.labels("1", "2").inc()
     assert generate_latest(own) == generate_latest(library)
 
@@ -39,13 +39,13 @@ def test_counters_are_shown_like_the_librarys() -> None:
 def test_histograms_are_shown_like_the_librarys() -> None:
     """A value at a bound belongs to its bucket, one above all of them to the last."""
     own, library = CollectorRegistry(), CollectorRegistry()
-    Spread("a", "Nothing yet.", BOUNDS, registry=own)
+    HistogramTally("a", "Nothing yet.", BOUNDS, registry=own)
     Histogram("a", "Nothing yet.", buckets=BOUNDS, registry=library)
     plain, plain_too = (
-        Spread("b", "Plain.", BOUNDS, registry=own),
+        HistogramTally("b", "Plain.", BOUNDS, registry=own),
         Histogram("b", "Plain.", buckets=BOUNDS, registry=library),
     )
-    spread = Spread("c", "Labelled.", BOUNDS, ("x",), registry=own)
+    spread = HistogramTally("c", "Labelled.", BOUNDS, ("x",), registry=own)
     histogram = Histogram("c", "Labelled.", ("x",), buckets=BOUNDS, registry=library)
     for value in VALUES:
         plain.observe(value)

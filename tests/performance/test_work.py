@@ -112,7 +112,7 @@ async def test_a_group_of_posts_takes_nine_statements_and_one_commit(watched: Wa
 
 @pytest.mark.parametrize(("count", "statements"), [(1, 9), (15, 9), (31, 12), (63, 12)])
 async def test_a_group_of_any_size_takes_few_statements(watched: Watched, count: int, statements: int) -> None:
-    """At most two statements for each table, whatever the number of rows."""
+    """At most two statements for each table, for up to 64 rows of any number."""
     _, work = await accepted(watched, 0, count=count)
     assert work.commits == 1
     assert len(own(work)) <= statements, own(work)
