@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from gateway.admin.readiness import spool_obstacle
 from gateway.humane import bytes_text
 from spool.figures import SpoolStats
 
@@ -40,7 +41,10 @@ def totals_of(stats: SpoolStats) -> Totals:
 async def summarize_forever(
     stats: Callable[[], SpoolStats], trouble: Callable[[], str | None], every_seconds: float = EVERY_SECONDS
 ) -> None:
-    """Log a summary every minute in which something happened or waits, and what is in `trouble`, until cancelled."""
+    """Log a summary every minute in which something happened or waits, and what is wrong then, until cancelled.
+
+    That is what keeps the spool from taking records, and what is in `trouble` with its maintenance.
+    """
     before = totals_of(stats())
     while True:
         await asyncio.sleep(every_seconds)
@@ -57,6 +61,9 @@ async def summarize_forever(
                 spool=bytes_text(current.used_bytes),
             )
         before = after
+        obstacle = spool_obstacle(current)
+        if obstacle is not None:
+            _log.warning("not_ready", reason=obstacle)
         reason = trouble()
         if reason is not None:
             _log.warning("maintenance_failed", reason=reason)

@@ -13,15 +13,21 @@ def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]
     found: list[str] = []
     if lifecycle.phase is not Phase.RUNNING:
         found.extend(lifecycle.reasons or (f"the gateway is {lifecycle.phase}",))
-    if stats is None:
-        found.append("the spool is not open")
-    elif stats.failure is not None:
-        found.append(f"the spool cannot take records: {stats.failure}")
-    elif stats.shortage is not None:
-        found.append(f"the spool cannot take every record: {stats.shortage}")
-    elif stats.used_bytes >= stats.limit_bytes:
-        found.append(f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}")
+    obstacle = "the spool is not open" if stats is None else spool_obstacle(stats)
+    if obstacle is not None:
+        found.append(obstacle)
     return tuple(found)
+
+
+def spool_obstacle(stats: SpoolStats) -> str | None:
+    """Why the spool cannot take every record now; None when it can."""
+    if stats.failure is not None:
+        return f"the spool cannot take records: {stats.failure}"
+    if stats.shortage is not None:
+        return f"the spool cannot take every record: {stats.shortage}"
+    if stats.used_bytes >= stats.limit_bytes:
+        return f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}"
+    return None
 
 
 def attention(stats: SpoolStats | None) -> tuple[str, ...]:

@@ -12,18 +12,20 @@ from spool.records import Lane
 MOMENT = 0.001
 
 
-def stats_of(counts: LaneCounts) -> SpoolStats:
-    return SpoolStats(5_000_000, 10_000_000, {("endpoint", Lane.CORE): counts}, {}, 0, None)
+def stats_of(counts: LaneCounts, shortage: str | None = None) -> SpoolStats:
+    return SpoolStats(5_000_000, 10_000_000, {("endpoint", Lane.CORE): counts}, {}, 0, None, shortage)
 
 
-async def lines(*looks: LaneCounts, trouble: str | None = None) -> list[Mapping[str, object]]:
+async def lines(
+    *looks: LaneCounts, trouble: str | None = None, shortage: str | None = None
+) -> list[Mapping[str, object]]:
     """What is logged while the spool stands like this, look after look."""
     left, seen_all = list(looks), asyncio.Event()
 
     def stats() -> SpoolStats:
         if len(left) == 1:
             seen_all.set()
-        return stats_of(left.pop(0) if len(left) > 1 else left[0])
+        return stats_of(left.pop(0) if len(left) > 1 else left[0], shortage)
 
     with capture_logs() as logged:
         task = asyncio.create_task(summarize_forever(stats, lambda: trouble, MOMENT))
@@ -59,3 +61,11 @@ async def test_what_maintenance_cannot_do_is_told() -> None:
     idle = LaneCounts()
     (line, *_) = await lines(idle, idle, idle, trouble="deleting chunks: disk I/O error")
     assert (line["event"], line["log_level"]) == ("maintenance_failed", "warning")
+
+
+async def test_a_full_disk_is_told() -> None:
+    """Whoever reads nothing but the log learns each minute why posts are refused."""
+    idle = LaneCounts()
+    (line, *_) = await lines(idle, idle, idle, shortage="the disk is full: free space on it")
+    assert (line["event"], line["log_level"]) == ("not_ready", "warning")
+    assert line["reason"] == "the spool cannot take every record: the disk is full: free space on it"
