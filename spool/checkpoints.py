@@ -12,9 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from spool.backfill import Backfill
 from spool.database import PAGE_SIZE, SQLITE_ERRORS, connect, primary_code, translate
 from spool.errors import SpoolError
+from spool.log_index import LogIndex
 
 CAP_BYTES = 64 << 20
 SMALLEST_CAP_BYTES = 4 << 20
@@ -26,7 +26,8 @@ BUSY_SECONDS = 1.0
 class Checkpointer:
     """Runs passive checkpoints whenever enough was written; tells when the log has to be reset.
 
-    `failed` is called, in this thread, with what a checkpoint failed of; `ran_out` where that is a full disk.
+    `failed` is called, in this thread, with what a checkpoint failed of; `ran_out` where that is a full disk. While
+    `trusted` says no, nothing is copied: what SQLite believes about the log is not to be relied on.
     """
 
     def __init__(
@@ -34,15 +35,17 @@ class Checkpointer:
         path: Path,
         failed: Callable[[SpoolError], None],
         ran_out: Callable[[str], None],
+        trusted: Callable[[], bool],
         cap_bytes: int = CAP_BYTES,
     ) -> None:
         self._path = path
         self._failed = failed
         self._ran_out = ran_out
+        self._trusted = trusted
         self._cap_bytes = cap_bytes
         self._every_bytes = cap_bytes // 8
         self._connection: sqlite3.Connection | None = None
-        self._backfill = Backfill(path)
+        self._index = LogIndex(path)
         self._one_at_a_time = threading.Lock()
         self._unchecked_bytes = 0
         self._log_bytes = 0
@@ -84,19 +87,19 @@ class Checkpointer:
             self._no_reset_before = 0.0
             self._log_bytes = pages * PAGE_SIZE
 
-    def finish_anew(self, connection: sqlite3.Connection) -> bool:
-        """Copy the whole log, whatever was copied before, and truncate it; False if a reader was in the way.
+    def distrust(self) -> None:
+        """Have SQLite find out anew what is in the log, and copy all of it. While nothing writes; raises `OSError`."""
+        with self._one_at_a_time, suppress(FileNotFoundError):  # then the next connection makes an index anyway
+            self._index.discard()
 
-        Raises the errors of SQLite, and `OSError`.
-        """
-        with self._one_at_a_time:
-            self._backfill.forget()
+    def finish(self, connection: sqlite3.Connection) -> bool:
+        """Copy what is in the log and truncate it; False if a reader was in the way. Raises the errors of SQLite."""
         busy, _, _ = self._run_checkpoint(connection, "TRUNCATE")
         return not busy
 
     def close(self) -> None:
         """After the last connection to the database."""
-        self._backfill.close()
+        self._index.close()
 
     def stop(self) -> None:
         """End the thread; a checkpoint under way is finished first."""
@@ -114,6 +117,8 @@ class Checkpointer:
             if self._stopping:
                 self._disconnect()
                 return
+            if not self._trusted():
+                continue
             if woken or self._unchecked_bytes:
                 self._unchecked_bytes = 0
                 self._checkpoint("PASSIVE")
@@ -145,8 +150,8 @@ class Checkpointer:
             try:
                 busy, pages, done = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             except SQLITE_ERRORS:
-                with suppress(OSError):  # then the database does not open either, and `finish_anew` is to succeed first
-                    self._backfill.forget()
+                with suppress(OSError):  # then the database does not open either, and it is made anew
+                    self._index.forget_backfill()
                 raise
         return busy, pages, done
 

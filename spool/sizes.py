@@ -5,6 +5,8 @@ from pathlib import Path
 from spool.database import PAGE_SIZE, log_of
 from spool.transaction import Transaction
 
+RESTART = "; nothing is taken until callspool is started again"
+
 
 class Sizes:
     """Measured by the writer's thread after each commit; for any thread to read. In bytes."""
@@ -21,21 +23,25 @@ class Sizes:
         self._inodes: tuple[int, int] | None = None
         """Which files the connection writes to: another one of the same name is nobody's."""
 
-    def reopened(self) -> None:
-        """The connection is a new one, and may have made files."""
+    def closed(self) -> None:
+        """The connection is closed; the next one may make files."""
         self._inodes = None
+
+    def replaced(self, transaction: Transaction) -> str | None:
+        """Why the files are not those any more that the open connection writes to, if so."""
+        return None if self._inodes is None else self.measure(transaction)
 
     def measure(self, transaction: Transaction) -> str | None:
         """Look again; returns why what was just committed cannot be relied on, if so."""
         try:
             log, database = self._log_path.stat(), self._path.stat()
         except FileNotFoundError as missing:
-            return f"{missing.filename} was removed while it was in use"
+            return f"{missing.filename} was removed while it was in use{RESTART}"
         except OSError as error:
             return f"the size of the spool cannot be read: {error}"
         inodes = (log.st_ino, database.st_ino)
         if inodes != (self._inodes or inodes):
-            return f"{self._path} or its log was replaced while it was in use"
+            return f"{self._path} or its log was replaced while it was in use{RESTART}"
         self._inodes = inodes
         self.log_bytes = log.st_size
         self.unmoved_bytes = max(0, transaction.pages * PAGE_SIZE - database.st_size)

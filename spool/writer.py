@@ -72,7 +72,13 @@ class Writer:
         self.sizes = Sizes(path)
         self.transaction = Transaction(connect_writer(path))
         self._measure()
-        self._checkpointer = Checkpointer(path, self._checkpoint_failed, self._checkpoint_ran_out, log_cap_bytes)
+        self._checkpointer = Checkpointer(
+            path,
+            failed=self._checkpoint_failed,
+            ran_out=self._checkpoint_ran_out,
+            trusted=lambda: self.failure is None,
+            cap_bytes=log_cap_bytes,
+        )
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
@@ -235,12 +241,18 @@ class Writer:
         if time.monotonic() - self._last_reopen < REOPEN_SECONDS:
             return False
         self._last_reopen = time.monotonic()
-        before, self.failure = self.failure, None  # at once, so that what the checkpoints say from now on stays
+        before = self.failure
+        replaced = self.sizes.replaced(self.transaction)
+        if replaced is not None:  # what was acknowledged is not in the files that are there now
+            self.failure = replaced
+            return False
         try:
+            self._checkpointer.distrust()
+            self.failure = None  # so that what the checkpoints say from now on stays
             self.transaction.connection.close()
+            self.sizes.closed()
             self.transaction = Transaction(connect_writer(self._path))
-            self.sizes.reopened()
-            finished = self._checkpointer.finish_anew(self.transaction.connection)
+            finished = self._checkpointer.finish(self.transaction.connection)
         except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"
             self._damage.look_at(translate(error, "opening the spool anew"))
@@ -272,7 +284,9 @@ class Writer:
 
     def _finish(self) -> None:
         """Leave a database without a log behind, where the disk allows it; the log is as good."""
-        with suppress(*SQLITE_ERRORS):
+        with suppress(*SQLITE_ERRORS, OSError):
+            if self.failure is not None:
+                self._checkpointer.distrust()
             if self._damage.reason is None:
                 self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with suppress(*SQLITE_ERRORS):

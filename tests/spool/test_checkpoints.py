@@ -3,11 +3,13 @@
 import asyncio
 import os
 import sqlite3
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from spool.checkpoints import SMALLEST_CAP_BYTES, Checkpointer
+from spool import checkpoints
+from spool.checkpoints import CAP_BYTES, SMALLEST_CAP_BYTES, Checkpointer
 from spool.database import connect_writer, log_of
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
@@ -87,6 +89,48 @@ async def test_a_checkpoint_that_fails_is_made_up_for_before_the_next_acknowledg
         assert len(await due(spool)) == 3
 
 
+@pytest.mark.parametrize("posting", [True, False], ids=["until it is taken again", "never again"])
+async def test_an_index_that_the_disk_has_as_it_was_earlier_loses_nothing(tmp_path: Path, posting: bool) -> None:
+    """A page of it that could not be written back may be read again as it was: after a failure nobody asks it."""
+    index_path = tmp_path / f"{DATABASE_NAME}-shm"
+    with ExitStack() as until_closed:
+        async with opened(tmp_path) as spool:
+            await spool.accept(a_record("first"))
+            index = until_closed.enter_context(index_path.open("r+b", buffering=0))
+            earlier = index.read()
+            await spool.accept(a_record("second"))
+            with files_no_larger_than(log_size(tmp_path)), pytest.raises(SpoolUnavailable):
+                await spool.accept(a_record("third"))
+            os.pwrite(index.fileno(), earlier, 0)
+            if posting:
+                await accepted_again(spool, "fourth")
+    async with opened(tmp_path) as spool:
+        waiting = [delivery.record.call_id for delivery in await due(spool)]
+    assert waiting == ["first", "second", *["fourth"] * posting]
+
+
+async def test_nothing_is_copied_while_the_log_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where nobody posts: what SQLite believes about the log may be wrong until it was opened anew."""
+    monkeypatch.setattr(checkpoints, "IDLE_SECONDS", 0.01)
+    path = tmp_path / DATABASE_NAME
+    prepare_database(path, None, ["a"])
+    with closing(connect_writer(path)) as writer:
+        writer.execute("INSERT INTO meta VALUES ('a', 1)")
+        before = log_size(tmp_path), path.read_bytes()
+        asked = 0
+
+        def trusted() -> bool:
+            nonlocal asked
+            asked += 1
+            return False
+
+        checkpointer = Checkpointer(path, pytest.fail, pytest.fail, trusted)
+        checkpointer.written(CAP_BYTES)
+        await becomes(lambda: asked > 3)
+        assert (log_size(tmp_path), path.read_bytes()) == before
+        checkpointer.stop()
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -107,7 +151,7 @@ def test_what_a_failed_checkpoint_means(tmp_path: Path, error: int, told: bool) 
     prepare_database(path, None, ["a"])
     failures: list[str] = []
     full: list[str] = []
-    checkpointer = Checkpointer(path, failures.append, full.append)
+    checkpointer = Checkpointer(path, failures.append, full.append, lambda: not failures)
     checkpointer.stop()
     checkpointer._connection = sqlite3.connect(":memory:", factory=Failing)
     checkpointer._checkpoint("PASSIVE")
@@ -125,7 +169,7 @@ def test_a_log_that_could_not_be_reset_is_left_alone_for_a_while(tmp_path: Path)
     writer = connect_writer(path)
     failures: list[str] = []
     full: list[str] = []
-    checkpointer = Checkpointer(path, failures.append, full.append, cap_bytes=MIB)
+    checkpointer = Checkpointer(path, failures.append, full.append, lambda: not failures, cap_bytes=MIB)
     try:
         assert not checkpointer.must_reset(MIB)
         assert checkpointer.must_reset(2 * MIB)
@@ -155,7 +199,7 @@ def test_a_database_that_does_not_open_is_told(tmp_path: Path, missing: bool) ->
         prepare_database(path, None, ["a"])
     failures: list[str] = []
     full: list[str] = []
-    checkpointer = Checkpointer(path, failures.append, full.append)
+    checkpointer = Checkpointer(path, failures.append, full.append, lambda: not failures)
     checkpointer.stop()
     checkpointer._checkpoint("PASSIVE")
     checkpointer._disconnect()
