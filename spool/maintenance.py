@@ -214,14 +214,14 @@ class Maintenance:
             continue
 
     async def _free_stuck(self) -> None:
-        for (destination_id, lane), counts in self._writer.transaction.counters.image.items():
+        for (destination_id, lane), counts in self._writer.counters.image.items():
             if counts.waiting:
                 await self._writer.submit(FreeStuck(destination_id, lane))
 
     async def _look(self) -> None:
         """Read what `stats` tells: the oldest of each lane, why some are dead, and whether the books are right."""
         oldest, reasons = {}, {}
-        for (destination_id, lane), counts in self._writer.transaction.counters.image.items():
+        for (destination_id, lane), counts in self._writer.counters.image.items():
             key = (self._reader.names.names[destination_id], lane)
             accepted_at = await self._reader.oldest(destination_id, lane)
             if accepted_at is not None:

@@ -263,7 +263,7 @@ class Spool:
     def stats(self) -> SpoolStats:
         """The spool at this moment, from memory."""
         names = self._reader.names.names
-        image = self._writer.transaction.counters.image
+        image = self._writer.counters.image
         lanes = {(names[destination], lane): counts for (destination, lane), counts in image.items()}
         oldest = {key: at for key, at in self._maintenance.oldest.items() if lanes[key].queued}
         return SpoolStats(

@@ -14,29 +14,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from spool.checkpoints import CAP_BYTES, Checkpointer
+from spool.accounting import CounterBook
+from spool.checkpoints import CAP_BYTES
 from spool.commit_observer import CommitObserver
 from spool.damage import Damage
-from spool.database import (
-    PAGE_SIZE,
-    SQLITE_ERRORS,
-    concerns_everyone,
-    connect_writer,
-    distrusts_disk,
-    translate,
-)
+from spool.database import SQLITE_ERRORS, concerns_everyone, distrusts_disk, translate
 from spool.disk_space import DiskSpace
-from spool.errors import SpoolError, SpoolFull, SpoolUnavailable
+from spool.errors import SpoolFull, SpoolUnavailable
 from spool.line import HEAVY_BYTES, RequestLine
+from spool.open_database import OpenDatabase
 from spool.packing import Press, Small
 from spool.requests import Commitment, Group, Request, Setback, fail, resolve
-from spool.sizes import Sizes
-from spool.transaction import Operation, Result, Transaction
+from spool.transaction import Operation, Result
 from spool.write_points import WritePoint, reach
 
-PAGES_PER_GROUP = 12
-"""About how many pages a group of small records writes besides payloads; for the pace of checkpoints only."""
-REOPEN_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 """How often a full disk is looked at while nobody posts."""
 WRITING = "writing to the spool"
@@ -56,7 +47,6 @@ class Writer:
         compression_level: int = 1,
         log_cap_bytes: int = CAP_BYTES,
     ) -> None:
-        self._path = path
         self._loop = loop
         self._observer = observer
         self._line = RequestLine()
@@ -65,27 +55,25 @@ class Writer:
         self._in_hand: Group = []
         self._closed: str | None = None
         """Why nothing is taken any more."""
-        self._last_reopen = 0.0
         self.disk = disk
-        self.failure: str | None = None
-        """Why nothing can be written at the moment, if so."""
-        self.sizes = Sizes(path)
-        self.transaction = Transaction(connect_writer(path))
-        self._measure()
-        self._checkpointer = Checkpointer(
-            path,
-            failed=self._checkpoint_failed,
-            ran_out=self._checkpoint_ran_out,
-            trusted=lambda: self.failure is None,
-            cap_bytes=log_cap_bytes,
-        )
+        self.database = OpenDatabase(path, disk, damage, log_cap_bytes)
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
     @property
+    def failure(self) -> str | None:
+        """Why nothing can be written at the moment, if so."""
+        return self.database.failure
+
+    @property
+    def counters(self) -> CounterBook:
+        """The books, as of the last commit."""
+        return self.database.transaction.counters
+
+    @property
     def total_bytes(self) -> int:
         """Pages in use, write-ahead log, and headroom."""
-        sizes = self.sizes
+        sizes = self.database.sizes
         return sizes.used_bytes + sizes.log_bytes + self.disk.taken_bytes(sizes.unmoved_bytes)
 
     def submit(
@@ -135,10 +123,8 @@ class Writer:
                 self._write(self._in_hand)
                 self._tell(resolve, self._in_hand)
                 self._in_hand = []
-            if self.failure is None and self._checkpointer.must_reset(self.sizes.log_bytes):
-                self._reset_log()
-        self._checkpointer.stop()
-        self._finish()
+            self.database.reset_long_log()
+        self.database.finish()
 
     @property
     def _patience(self) -> float | None:
@@ -149,7 +135,7 @@ class Writer:
         if self._damage.reason is not None:
             fail(group, self._damage.error())
             return
-        if self.failure is not None and not self._reopen():
+        if self.failure is not None and not self.database.reopen():
             fail(group, SpoolUnavailable(f"the spool cannot write: {self.failure}"))
             return
         group = self._admitted(group)
@@ -168,7 +154,7 @@ class Writer:
         """What of a group may be written: on a full disk nothing that adds to the spool."""
         adds = sum(request.byte_count for request in group)
         if adds:
-            self.disk.keep(self.sizes.unmoved_bytes + adds)
+            self.disk.keep(self.database.sizes.unmoved_bytes + adds)
         if self.disk.shortage is None:
             return group
         refused = [one for one in group if one.byte_count and self.disk.refuses(large=one.byte_count >= HEAVY_BYTES)]
@@ -183,115 +169,50 @@ class Writer:
                 self.disk.ran_out(reason, large=group[0].byte_count >= HEAVY_BYTES)
             return setback
         self.disk.give_up(reason)
-        self._reset_log()
+        self.database.reset_log()
         return self._transact(group)
 
     def _transact(self, group: Group) -> Setback | None:
         """Run a group in one transaction. Returns what made it come to nothing."""
         started = time.perf_counter()
+        transaction = self.database.transaction
         try:
             self._press.compress([request.payload for request in group if request.payload is not None])
-            self.transaction.begin(
+            transaction.begin(
                 [request.call_id for request in group if request.call_id is not None],
                 [request.record_id for request in group if request.record_id is not None],
             )
             reach(WritePoint.BEGUN, group)
             for request in group:
-                request.result = request.operation(self.transaction)
+                request.result = request.operation(transaction)
             reach(WritePoint.WRITTEN, group)
-            self.transaction.commit()
+            transaction.commit()
             reach(WritePoint.COMMITTED, group)
         except SQLITE_ERRORS as error:
             return self._set_back(error)
         except Exception as error:  # noqa: BLE001  # whatever an operation raises belongs to whoever submitted it
-            self._roll_back()
+            self.database.roll_back()
             unstorable = isinstance(error, UnicodeEncodeError | OverflowError)
             return Setback(translate(error, WRITING) if unstorable else error, shared=False)
-        reason = self._measure()
+        reason = self.database.measure()
         if reason is not None:
-            self.failure = reason
+            self.database.failure = reason
             return Setback(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
-        if self.transaction.changed_something:
-            self._checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + sum(request.byte_count for request in group))
+        if transaction.changed_something:
+            self.database.written(sum(request.byte_count for request in group))
             self._tell(self._observer.committed, time.perf_counter() - started, len(group))
         return None
 
     def _set_back(self, cause: sqlite3.Error | MemoryError) -> Setback:
         """After an I/O error nothing that the connection believes can be trusted: it is reopened before the next."""
-        self._roll_back()
+        self.database.roll_back()
         error = translate(cause, WRITING)
         if distrusts_disk(cause):
-            self.failure = str(error)
+            self.database.failure = str(error)
         self._damage.look_at(error)
         if isinstance(error, SpoolFull):
             error.used_bytes = self.total_bytes
         return Setback(error, shared=concerns_everyone(cause))
-
-    def _roll_back(self) -> None:
-        try:
-            self.transaction.roll_back()
-        except SQLITE_ERRORS as error:
-            self.failure = f"rolling back failed: {error}"
-
-    def _reopen(self) -> bool:
-        """Open the database anew and move the whole log into it; only then is a commit to be trusted again.
-
-        After a failed fsync Linux marks the pages clean, so that a second fsync would succeed without writing them.
-        """
-        if time.monotonic() - self._last_reopen < REOPEN_SECONDS:
-            return False
-        self._last_reopen = time.monotonic()
-        before = self.failure
-        replaced = self.sizes.replaced(self.transaction)
-        if replaced is not None:  # what was acknowledged is not in the files that are there now
-            self.failure = replaced
-            return False
-        try:
-            self._checkpointer.distrust()
-            self.failure = None  # so that what the checkpoints say from now on stays
-            self.transaction.connection.close()
-            self.sizes.closed()
-            self.transaction = Transaction(connect_writer(self._path))
-            finished = self._checkpointer.finish(self.transaction.connection)
-        except (*SQLITE_ERRORS, OSError) as error:
-            self.failure = f"the spool's database does not open: {error} (at first: {before})"
-            self._damage.look_at(translate(error, "opening the spool anew"))
-            return False
-        reason = self._measure() if finished else before
-        self.failure = reason or self.failure
-        return self.failure is None
-
-    def _measure(self) -> str | None:
-        """See how much room is in use; returns why what was just committed cannot be relied on, if so."""
-        return self.sizes.measure(self.transaction)
-
-    def _reset_log(self) -> None:
-        try:
-            reach(WritePoint.RESETTING)
-            self._checkpointer.reset(self.transaction.connection, self.sizes.log_bytes)
-            reach(WritePoint.RESET)
-        except SQLITE_ERRORS as error:
-            if distrusts_disk(error):
-                self.failure = f"resetting the log failed: {error}"
-
-    def _checkpoint_failed(self, error: SpoolError) -> None:
-        self.failure = str(error)
-        self._damage.look_at(error)
-
-    def _checkpoint_ran_out(self, reason: str) -> None:
-        """The log is as good, and whatever finds no room in it gives the headroom up; but it must not get longer."""
-        self.disk.ran_out(reason, large=True)
-
-    def _finish(self) -> None:
-        """Leave a database without a log behind, where the disk allows it; the log is as good."""
-        with suppress(*SQLITE_ERRORS, OSError):
-            if self.failure is not None:
-                self._checkpointer.distrust()
-            if self._damage.reason is None:
-                self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        with suppress(*SQLITE_ERRORS):
-            self.transaction.connection.close()
-        self._checkpointer.close()
 
     def _abandon(self) -> None:
         """Nobody waits for ever for a thread that ended: there is nobody left, unless it ended by a mistake of ours."""

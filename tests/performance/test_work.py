@@ -54,7 +54,7 @@ class Watched:
 
     @contextmanager
     def _tracing(self, done: Work) -> Iterator[None]:
-        connection = self.spool._writer.transaction.connection
+        connection = self.spool._writer.database.transaction.connection
 
         def note(statement: str) -> None:
             # A statement whose rows have a trigger is told once more for each of them.

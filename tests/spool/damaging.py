@@ -23,7 +23,7 @@ class Crashed:
         async with opened(directory) as spool:
             known = await fill(spool, calls=6)
         async with opened(directory) as spool:
-            spool._writer._checkpointer.stop()
+            spool._writer.database._checkpointer.stop()
             known |= await fill(spool, calls=9, seed=2, first=6)
             images = {name: (directory / name).read_bytes() for name in (DATABASE_NAME, LOG_NAME)}
         return cls(images, known)

@@ -61,7 +61,7 @@ async def test_a_reader_in_the_way_loses_nothing_and_stalls_nobody(tmp_path: Pat
         reader.execute("ROLLBACK")
         reader.close()
         await asyncio.sleep(0)
-        spool._writer._checkpointer._no_reset_before = 0.0
+        spool._writer.database._checkpointer._no_reset_before = 0.0
         await steady_load(spool, tmp_path, 16)
         assert log_size(tmp_path) < held_up
     assert rows(tmp_path, "SELECT count(*) FROM records") == [(137,)]

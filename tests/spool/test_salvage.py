@@ -205,7 +205,7 @@ async def test_what_cannot_be_read_at_all_is_told(tmp_path: Path, spoil: object,
 async def test_commits_behind_damage_in_the_log_are_not_lost(tmp_path: Path) -> None:
     """A log with a bad frame in its middle is moved aside with its database, and mended for reading."""
     async with opened(tmp_path) as spool:
-        spool._writer._checkpointer.stop()
+        spool._writer.database._checkpointer.stop()
         for number in range(30):
             await spool.accept(a_record(f"call-{number}", body=os.urandom(9000)))
         bodies = {number: await payload(spool, (await due(spool))[number]) for number in range(30)}

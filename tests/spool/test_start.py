@@ -123,7 +123,7 @@ async def test_a_start_that_fails_gives_the_directory_back(tmp_path: Path, monke
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patched:
-        patched.setattr("spool.writer.connect_writer", fail)
+        patched.setattr("spool.open_database.connect_writer", fail)
         with pytest.raises(SpoolUnavailable, match="for writing"):
             async with opened(tmp_path):
                 pass

@@ -154,7 +154,7 @@ async def test_tokens_in_memory_are_bounded(spool: Spool, monkeypatch: pytest.Mo
     monkeypatch.setattr("spool.tokens._KNOWN_TOKENS", 4)
     for number in range(10):
         await spool.accept(a_record(f"c{number}", token=f"token-{number}"))
-    assert len(spool._writer.transaction.tokens._ids) <= 4
+    assert len(spool._writer.database.transaction.tokens._ids) <= 4
     again = await spool.accept(a_record("again", token="token-0"))
     assert await spool.token(again.ready[0].record.token_id or 0) == "token-0"
 

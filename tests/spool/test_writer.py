@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from spool import disk_space
-from spool import writer as spool_writer
+from spool import disk_space, open_database
 from spool.database import log_of
 from spool.directory import DATABASE_NAME
 from spool.errors import NotStorable, SpoolFull, SpoolUnavailable
+from spool.open_database import OpenDatabase
 from spool.options import SpoolOptions
 from spool.records import Delivered, Lane
 from spool.store import Spool
@@ -282,14 +282,14 @@ async def test_a_reopened_spool_began_with_a_whole_checkpoint(
     await without_maintenance(spool)
     await spool.accept(a_record("before"))
     in_database: list[int] = []
-    original = spool_writer.Writer._measure
+    original = OpenDatabase.measure
 
-    def look(writer: spool_writer.Writer) -> str | None:
+    def look(database: OpenDatabase) -> str | None:
         in_database.append(log_size(tmp_path))
-        return original(writer)
+        return original(database)
 
-    spool._writer.failure = "as if an fsync had failed"
-    monkeypatch.setattr(spool_writer.Writer, "_measure", look)
+    spool._writer.database.failure = "as if an fsync had failed"
+    monkeypatch.setattr(OpenDatabase, "measure", look)
     await spool.accept(a_record("after"))
     assert in_database[0] == 0
 
@@ -303,8 +303,8 @@ async def test_reopening_is_tried_once_a_second(spool: Spool, monkeypatch: pytes
         attempts += 1
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(spool_writer, "connect_writer", fail)
-    spool._writer.failure = "as if an fsync had failed"
+    monkeypatch.setattr(open_database, "connect_writer", fail)
+    spool._writer.database.failure = "as if an fsync had failed"
     for number in range(50):
         with pytest.raises(SpoolUnavailable):
             await spool.accept(a_record(f"c{number}"))
@@ -356,10 +356,10 @@ async def test_nobody_waits_for_a_thread_that_died(tmp_path: Path, monkeypatch: 
     async with opened(tmp_path) as spool:
         accepted = await spool.accept(a_record("before"))
 
-        def break_down(_writer: spool_writer.Writer) -> str | None:
+        def break_down(_database: OpenDatabase) -> str | None:
             raise AssertionError("a mistake in the writer")
 
-        monkeypatch.setattr(spool_writer.Writer, "_measure", break_down)
+        monkeypatch.setattr(OpenDatabase, "measure", break_down)
         with pytest.raises(SpoolUnavailable, match="ended"):
             await asyncio.wait_for(spool.settle(accepted.ready[0], Delivered()), 10)
         with pytest.raises(SpoolUnavailable, match="ended"):
