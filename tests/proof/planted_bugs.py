@@ -48,10 +48,17 @@ BUGS = (
         ("tests/spool/test_writer.py",),
     ),
     Bug(
+        "an index of the log that the disk lost is trusted",
+        "spool/log_index.py",
+        "self._mapped()[:BACKFILLED_AT] = bytes(BACKFILLED_AT)",
+        "self._mapped()",
+        ("tests/spool/test_checkpoints.py",),
+    ),
+    Bug(
         "posts are acknowledged before the commit",
         "spool/writer.py",
-        "            self.transaction.commit()\n",
-        "            self._tell(resolve, group)\n            self.transaction.commit()\n",
+        "            transaction.commit()\n",
+        "            self._tell(resolve, group)\n            transaction.commit()\n",
         ("tests/spool/test_writer.py", "tests/spool/test_crash.py"),
     ),
     Bug(
