@@ -79,26 +79,31 @@ def _bare(folder: Path, _sink: int, _deliver: bool) -> Iterator[Started]:
         yield Started(port, (pid,))
 
 
-@contextlib.contextmanager
-def _callspool(folder: Path, sink: int, _deliver: bool) -> Iterator[Started]:
-    """With its defaults, but for sending plain JSON, as the others do. Without a worker its endpoint is not there."""
-    port, admin = free_port(), free_port()
-    configuration = folder / "callspool.toml"
-    configuration.write_text(
-        f'[[destinations]]\nname = "sink"\ntype = "http"\nurl = "http://127.0.0.1:{sink}/dev/send-call-log"\n'
-        'token = "bench"\nencoding = "identity"\nmax_request_bytes = "64MB"\n'
-    )
-    environment = {
-        "CALLSPOOL_SPOOL_DIR": str(folder / "spool"),
-        "CALLSPOOL_INTAKE_LISTEN": f"127.0.0.1:{port}",
-        "CALLSPOOL_ADMIN_LISTEN": f"127.0.0.1:{admin}",
-        "CALLSPOOL_SHUTDOWN_QUIET": "0",
-        "CALLSPOOL_SHUTDOWN_DEADLINE": "3s",
-    }
-    command = [str(Path(sys.executable).with_name("callspool")), "run", "--config", str(configuration)]
-    log = folder / "callspool.log"
-    with server(command, ready=lambda: answers(admin, "/readyz"), log=log, environment=environment) as process:
-        yield Started(port, (process.pid,))
+def _callspool(encoding: str) -> Start:
+    """With its defaults, but for the encoding and for one request of any size. Without a worker its sink is missing."""
+
+    @contextlib.contextmanager
+    def start(folder: Path, sink: int, _deliver: bool) -> Iterator[Started]:
+        """See `Start`."""
+        port, admin = free_port(), free_port()
+        configuration = folder / "callspool.toml"
+        configuration.write_text(
+            f'[[destinations]]\nname = "sink"\ntype = "http"\nurl = "http://127.0.0.1:{sink}/dev/send-call-log"\n'
+            f'token = "bench"\nencoding = "{encoding}"\nmax_request_bytes = "64MB"\n'
+        )
+        environment = {
+            "CALLSPOOL_SPOOL_DIR": str(folder / "spool"),
+            "CALLSPOOL_INTAKE_LISTEN": f"127.0.0.1:{port}",
+            "CALLSPOOL_ADMIN_LISTEN": f"127.0.0.1:{admin}",
+            "CALLSPOOL_SHUTDOWN_QUIET": "0",
+            "CALLSPOOL_SHUTDOWN_DEADLINE": "3s",
+        }
+        command = [str(Path(sys.executable).with_name("callspool")), "run", "--config", str(configuration)]
+        log = folder / "callspool.log"
+        with server(command, ready=lambda: answers(admin, "/readyz"), log=log, environment=environment) as process:
+            yield Started(port, (process.pid,))
+
+    return start
 
 
 @contextlib.contextmanager
@@ -151,7 +156,8 @@ def _worker(command: list[str], folder: Path, environment: Mapping[str, str] | N
 
 CONTENDERS = (
     Contender("bare handler", _bare, _nothing, delivers=False),
-    Contender("callspool", _callspool, _nothing, splits=True),
+    Contender("callspool", _callspool("identity"), _nothing, splits=True),
+    Contender("callspool, zstd", _callspool("zstd"), _nothing, splits=True),
     Contender("SDK's outbox", _sdk, _sdk_missing),
     Contender(
         "BullMQ + Redis",

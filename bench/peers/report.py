@@ -14,7 +14,7 @@ from bench.peers.charts import Bar, Panel, bar_chart
 from bench.peers.figures import Comparison, PeerFigures, durable
 from bench.report import number, with_spread
 
-OURS = "callspool"
+OURS = ("callspool", "callspool, zstd")
 BEGIN, END = "<!-- peers: begin (written by the benchmark) -->", "<!-- peers: end -->"
 _COLUMNS: tuple[tuple[str, Callable[[PeerFigures], Figure]], ...] = (
     ("acked/s", lambda one: one.acked),
@@ -46,7 +46,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         for contender in comparison.contenders:
             figures = comparison.figures[contender, size]
             cells = (with_spread(figure(figures)) for _, figure in _COLUMNS)
-            style = "bold" if contender == OURS else ""
+            style = "bold" if contender in OURS else ""
             table.add_row(contender, _durable(comparison, contender), *cells, style=style)
         console.print(table)
     for sentence in _defects(comparison):
@@ -99,7 +99,7 @@ def write_documents(comparison: Comparison, environment: Environment, about: str
 def _panel(comparison: Comparison, size: str, of: Callable[[PeerFigures], Figure]) -> Panel:
     """The bars of one size."""
     bars = (
-        Bar(one, of(comparison.figures[one, size]), ours=one == OURS, note=_NOTES[_durable(comparison, one)])
+        Bar(one, of(comparison.figures[one, size]), ours=one in OURS, note=_NOTES[_durable(comparison, one)])
         for one in comparison.contenders
     )
     return Panel(f"call logs of {size}", tuple(bars))
@@ -112,7 +112,7 @@ def _markdown_table(comparison: Comparison, size: str) -> Iterable[str]:
     for contender in comparison.contenders:
         figures = comparison.figures[contender, size]
         cells = (_cell(figure(figures)) for _, figure in _COLUMNS)
-        name = f"**{contender}**" if contender == OURS else contender
+        name = f"**{contender}**" if contender in OURS else contender
         yield f"| {name} | {_durable(comparison, contender)} | {' | '.join(cells)} |"
 
 

@@ -124,6 +124,17 @@ def test_the_sink_counts_calls_by_their_parts(tmp_path: Path):
         assert ask(port, "/count/1") == 0
 
 
+@pytest.mark.slow
+def test_the_sink_finds_the_id_in_a_compressed_body(tmp_path: Path):
+    """callspool sends the frames that it stored; their beginning tells which call log it is."""
+    size = Size("500 KB", 500_000, connections=2, variants=1, probes_per_second=1)
+    bodies = {size.name: write_bodies(size, tmp_path / "bodies")}
+    (compressed,) = (one for one in CONTENDERS if one.name == "callspool, zstd")
+    (found,) = measure(compressed, (size,), bodies, tmp_path / "run", 0.3)
+    assert (found.refused, found.missing) == (0, 0)
+    assert found.posts > 0
+
+
 def test_a_round_that_time_cut_off_does_not_count(tmp_path: Path):
     """Where time is up in the middle of a round, only whole rounds are compared; the first one is kept in any case."""
     clock = itertools.count()
