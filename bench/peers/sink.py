@@ -129,7 +129,7 @@ class Receiving(Protocol):
 
 def _beginning_of(compressed: bytearray) -> bytes:
     """What a zstd body begins with; nothing where its first block is not there."""
-    with zstandard.ZstdDecompressor().stream_reader(bytes(compressed)) as reader:
+    with zstandard.ZstdDecompressor().stream_reader(bytes(compressed), read_across_frames=True) as reader:
         return reader.read(_START_BYTES[False])
 
 
