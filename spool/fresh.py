@@ -1,6 +1,7 @@
 """Payloads that were accepted a moment ago, kept for the deliveries that are made at once: nothing is read back.
 
-To read one back took a trip to another thread: 45 us of CPU for 2 KB, and about as much again in waiting for it.
+To read one back took a trip to another thread: 45 us of CPU for 2 KB, and about as much again in waiting for it. Of
+small ones the raw bytes are kept as well: decompressing one gives Python's lock up in the middle of the event loop.
 """
 
 from collections import OrderedDict
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 
 from spool.acceptance import Taken
 from spool.packing import Stored
-from spool.records import Form, Fragment, Lane
+from spool.payloads import Frame
+from spool.records import Form, Fragment, FreshFrame, Lane
 
 LIMIT_BYTES = 8 << 20
 """What is kept in all; when it is used, the oldest go, and are read from the disk when their turn comes."""
@@ -40,7 +42,7 @@ class FreshPayloads:
         if not readers or taken.stored is None or taken.stored.loose:
             return
         frames = _small_fragments(taken.stored)
-        byte_count = sum([taken.stored.fragments[fragment].stored_bytes for fragment in frames])
+        byte_count = sum([_size(frame) for of_one in frames.values() for frame in of_one])
         if not frames or byte_count > self._limit // SHARE:
             return
         self._kept[taken.accepted.ready[0].record.record_id] = _Kept(frames, byte_count, readers)
@@ -85,6 +87,14 @@ def _small_fragments(stored: Stored) -> dict[Fragment, Sequence[bytes]]:
     start = 0
     for fragment, described in stored.fragments.items():
         if described.chunks and fragment is not Fragment.REST:
-            frames[fragment] = [frame.data for frame in stored.frames[start : start + described.chunks]]
+            frames[fragment] = [_fresh(frame) for frame in stored.frames[start : start + described.chunks]]
         start += described.chunks
     return frames
+
+
+def _fresh(frame: Frame) -> bytes:
+    return frame.data if frame.raw is None else FreshFrame(frame.data, frame.raw)
+
+
+def _size(frame: bytes) -> int:
+    return len(frame) + (len(frame.raw) if isinstance(frame, FreshFrame) else 0)

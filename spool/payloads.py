@@ -17,11 +17,12 @@ FRAME_RAW_BYTES = 1 << 20
 
 
 class Frame(Struct, frozen=True):
-    """A stored frame: `data` is a complete zstd frame that holds `raw_bytes`."""
+    """A stored frame: `data` is a complete zstd frame that holds `raw_bytes`; small ones keep these as `raw`."""
 
     data: bytes
     raw_bytes: int
     crc32: int
+    raw: bytes | None = None
 
 
 class FrameWriter:
@@ -33,23 +34,21 @@ class FrameWriter:
     def frame(self, raw: Buffer) -> Frame:
         """One frame that holds `raw`."""
         # What the compressor returns keeps the memory of the worst case: a MiB for 200 KB. A copy takes what it holds.
-        return _framed(bytes(memoryview(self._compressor.compress(raw))), raw)
+        data = bytes(memoryview(self._compressor.compress(raw)))
+        return Frame(data, len(raw), crc32(data))
 
     def together(self, raws: Sequence[Buffer]) -> list[Frame]:
         """One frame for each of `raws`, none of them empty, in one call of the library."""
         if not raws:
             return []
         made = self._compressor.multi_compress_to_buffer(list(raws))
-        return [_framed(made[at].tobytes(), raw) for at, raw in enumerate(raws)]
+        datas = [made[at].tobytes() for at in range(len(raws))]
+        return [Frame(data, len(raw), crc32(data), bytes(raw)) for data, raw in zip(datas, raws, strict=True)]
 
     def frames(self, pieces: Iterable[Buffer]) -> Iterator[Frame]:
         """The frames of a fragment, in order. Whoever iterates decides how many are alive at a time."""
         for raw in cut(pieces, FRAME_RAW_BYTES):
             yield self.frame(raw)
-
-
-def _framed(data: bytes, raw: Buffer) -> Frame:
-    return Frame(data, len(raw), crc32(data))
 
 
 def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Buffer]:

@@ -113,6 +113,18 @@ detail that is replayed becomes HELD when its core is still dead.
 """
 
 
+class FreshFrame(bytes):
+    """A stored frame of which `raw`, what it holds, is at hand still: nobody need decompress it."""
+
+    raw: bytes
+
+    def __new__(cls, data: bytes, raw: bytes) -> "FreshFrame":
+        """`data` is the frame itself."""
+        frame = super().__new__(cls, data)
+        frame.raw = raw
+        return frame
+
+
 class StoredFragment(Struct, frozen=True):
     """How a fragment lies in the spool: `chunks` zstd frames that hold `raw_bytes` in `stored_bytes`."""
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import zstandard
 
 from spool.errors import CorruptPayload
+from spool.records import FreshFrame
 from uploaders.deflate import Compressor
 from uploaders.spilling import BodyRoom, SpillingBuffer
 
@@ -60,6 +61,8 @@ class Body(Protocol):
 
 def decompress(frame: bytes) -> bytes:
     """The raw bytes of one stored frame. Raises `CorruptPayload` when it is not a complete, sane zstd frame."""
+    if isinstance(frame, FreshFrame):
+        return frame.raw
     try:
         if zstandard.frame_content_size(frame) > FRAME_RAW_LIMIT:
             raise CorruptPayload(f"a stored frame claims to hold more than {FRAME_RAW_LIMIT} bytes")

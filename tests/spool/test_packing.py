@@ -3,12 +3,19 @@
 import os
 
 import pytest
+from msgspec.structs import replace
 
 from spool.packing import Press, Small
-from spool.payloads import FrameWriter
+from spool.payloads import Frame, FrameWriter
 from spool.records import Buffer, Fragment, StoredFragment
 
 BODIES: tuple[bytes, ...] = (b"{}", b"a" * 2_000, os.urandom(32 << 10))
+
+
+def alone(raw: bytes, level: int = 1) -> Frame:
+    """The frame of a payload by itself, with what it holds at hand."""
+    (frame,) = FrameWriter(level).frames([raw])
+    return replace(frame, raw=raw)
 
 
 def test_a_payload_is_stored_as_if_it_were_alone() -> None:
@@ -16,11 +23,10 @@ def test_a_payload_is_stored_as_if_it_were_alone() -> None:
     payloads = [Small(10 * number, {Fragment.BODY: (body,)}) for number, body in enumerate(BODIES)]
     Press(1).compress(payloads)
     for payload, body in zip(payloads, BODIES, strict=True):
-        (alone,) = FrameWriter(1).frames([body])
         stored = payload.stored
         assert stored is not None
-        assert list(stored.frames) == [alone]
-        assert stored.fragments == {Fragment.BODY: StoredFragment(1, len(body), len(alone.data))}
+        assert list(stored.frames) == [alone(body)]
+        assert stored.fragments == {Fragment.BODY: StoredFragment(1, len(body), len(alone(body).data))}
         assert (stored.first_chunk, stored.next_chunk, stored.loose) == (
             payload.first_chunk,
             payload.first_chunk,
@@ -38,10 +44,10 @@ def test_pieces_are_joined_and_empty_fragments_have_no_frame() -> None:
     payload = Small(0, fragments)
     Press(1).compress([payload])
     assert payload.stored is not None
-    alone = [frame for raw in (b"onetwothree", b"rest") for frame in FrameWriter(1).frames([raw])]
-    assert list(payload.stored.frames) == alone
+    frames = [alone(b"onetwothree"), alone(b"rest")]
+    assert list(payload.stored.frames) == frames
     assert payload.stored.fragments[Fragment.DERIVED] == StoredFragment(0, 0, 0)
-    assert payload.stored.stored_bytes == sum(len(frame.data) for frame in alone)
+    assert payload.stored.stored_bytes == sum(len(frame.data) for frame in frames)
 
 
 @pytest.mark.parametrize("level", [1, 3, 19])
@@ -51,7 +57,7 @@ def test_the_level_is_the_presss(level: int) -> None:
     payload = Small(0, {Fragment.BODY: (body,)})
     Press(level).compress([payload])
     assert payload.stored is not None
-    assert list(payload.stored.frames) == list(FrameWriter(level).frames([body]))
+    assert list(payload.stored.frames) == [alone(body, level)]
 
 
 def test_what_is_compressed_stays_as_it_is() -> None:
