@@ -163,6 +163,13 @@ class FailingFileSystem(Operations):
         self._durable(path).mkdir(mode)
         return 0
 
+    def rmdir(self, path: str) -> int:
+        with self._guard:
+            self._check("unlink", path)
+            self._real(path).rmdir()
+            self._durable(path).rmdir()
+        return 0
+
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
         self._check("fsync", path)
         return 0

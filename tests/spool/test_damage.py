@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,8 +56,10 @@ async def flip_bits(tmp_path: Path, times: int) -> None:
     crashed, chance = await Crashed.make(tmp_path / "made"), random.Random(20)
     for number in range(times):
         where, images = crashed.flipped(chance)
-        crashed.lay(tmp_path / str(number), images)
-        await crashed.outcome(tmp_path / str(number), where)
+        place = tmp_path / str(number)
+        crashed.lay(place, images)
+        await crashed.outcome(place, where)
+        shutil.rmtree(place)  # thousands of them would fill the disk
 
 
 async def test_a_flipped_bit_makes_nothing_wrong(tmp_path: Path) -> None:

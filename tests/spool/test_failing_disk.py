@@ -8,6 +8,7 @@ import asyncio
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -138,6 +139,8 @@ async def one_fault(disk: FailingDisk, tmp_path: Path, kind: str, first: int) ->
         disk.image(image)
         await everything_is_there(image / directory.name, told)
     await everything_is_there(directory, told)
+    for done in (image, directory):  # hundreds of them would fill the disk
+        shutil.rmtree(done)
     return struck
 
 
