@@ -50,12 +50,16 @@ class Body(Protocol):
         """Append JSON text. Raises `TooLarge`."""
         ...
 
+    def is_quick(self, frame: bytes) -> bool:
+        """Whether adding this frame takes the event loop no time that matters."""
+        ...
+
     def add_frame(self, frame: bytes) -> None:
         """Append the JSON text that a stored zstd frame holds. Raises `TooLarge` and `CorruptPayload`."""
         ...
 
     def finish(self) -> None:
-        """Write what is left. Raises `TooLarge`."""
+        """Write what is left: less than half a millisecond. Raises `TooLarge`."""
         ...
 
 
@@ -91,6 +95,10 @@ class _BoundedBody:
             raise TooLarge(self._max_bytes)
         self.buffer.write(data)
 
+    def is_quick(self, frame: bytes) -> bool:  # noqa: ARG002  # of zstd it depends on the frame
+        """It is not: what the frame holds is made anew."""
+        return False
+
     def finish(self) -> None:
         """Nothing is left to write."""
 
@@ -115,6 +123,10 @@ class ZstdBody(_BoundedBody):
     def add_literal(self, data: bytes) -> None:
         """Append a frame of its own."""
         self._write(compress(data))
+
+    def is_quick(self, frame: bytes) -> bool:
+        """A copy in memory is."""
+        return self.buffer.stays_in_memory(len(frame))
 
     def add_frame(self, frame: bytes) -> None:
         """Append it as it is."""

@@ -142,14 +142,11 @@ async def _fill(body: Body, delivery: Delivery, frames: Frames, *, inline: bool)
             body.add_literal(piece)
             continue
         async for frame in frames(delivery.record, piece):
-            if inline:
+            if inline or body.is_quick(frame):
                 body.add_frame(frame)
             else:
                 await asyncio.to_thread(body.add_frame, frame)
-    if not inline:
-        await asyncio.to_thread(body.finish)
-    else:
-        body.finish()
+    body.finish()
     return EncodedBody(body.buffer.view(), body.content_encoding)
 
 

@@ -33,12 +33,16 @@ class SpillingBuffer:
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises `OSError` when the file cannot be written."""
-        if self.size + len(data) > IN_MEMORY_BYTES and isinstance(self._buffer, io.BytesIO):
+        if not self.stays_in_memory(len(data)) and isinstance(self._buffer, io.BytesIO):
             file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # it lives as long as its map
             file.write(self._buffer.getbuffer())
             self._buffer = file
         self._buffer.write(data)
         self.size += len(data)
+
+    def stays_in_memory(self, byte_count: int) -> bool:
+        """Whether so many bytes more will not be written to a file."""
+        return self.size + byte_count <= IN_MEMORY_BYTES
 
     def close(self) -> None:
         """Close the file, if there is one; views of it stay valid."""

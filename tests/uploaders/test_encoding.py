@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import gzip
 import io
@@ -5,7 +6,7 @@ import json
 import mmap
 import random
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,34 @@ async def test_auto_is_plain_up_to_10_kb_and_the_envelope_above(raw_bytes: int, 
     body = await encode(delivery, payloads.frames, Encoding.AUTO, BodyRoom(LIMIT))
     assert ("compressed" in json.loads(body.data.tobytes())) is enveloped
     assert body.content_encoding is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "in_memory", "threads"),
+    [
+        pytest.param(Encoding.ZSTD, LIMIT, 0, id="stored frames are only copied"),
+        pytest.param(Encoding.ZSTD, 1 << 20, 2, id="but a file may be slow"),
+        pytest.param(Encoding.IDENTITY, LIMIT, 3, id="each frame is decompressed"),
+    ],
+)
+async def test_threads_do_what_takes_long(
+    monkeypatch: pytest.MonkeyPatch, encoding: Encoding, in_memory: int, threads: int
+) -> None:
+    """What a frame costs decides: a copy in memory is made at once, for a thread would take longer to ask."""
+    asked = 0
+    to_thread = asyncio.to_thread
+
+    async def counted(function: Callable[[bytes], None], frame: bytes) -> None:
+        nonlocal asked
+        asked += 1
+        await to_thread(function, frame)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    monkeypatch.setattr(spilling, "IN_MEMORY_BYTES", in_memory)
+    payloads = Payloads()
+    body = a_record(payloads, fragments={Fragment.BODY: words(5 << 19)})
+    await encode(a_delivery(body), payloads.frames, encoding, BodyRoom(LIMIT))
+    assert asked == threads
 
 
 async def test_the_envelope_tells_its_sizes() -> None:
