@@ -168,7 +168,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         # The checkpoint syncs the log before it copies, and the database after that.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA busy_timeout = 100")
-    except sqlite3.Error:
+    except SQLITE_ERRORS:
         connection.close()
         raise
     return connection

@@ -12,8 +12,12 @@ from spool.errors import CorruptDatabase, NotStorable, SchemaTooNew, SpoolError,
 PAGE_SIZE = 16384
 """Medians of three: 15 MB call logs 36, 41 and 45 a second with pages of 4, 8 and 16 KiB; 2 KB ones 9,000 to 9,300."""
 
-SQLITE_ERRORS = (sqlite3.Error, MemoryError)
-"""What the sqlite3 module raises for an error of SQLite; MemoryError stands for SQLITE_NOMEM."""
+SqliteError = sqlite3.Error | MemoryError | UnicodeDecodeError
+SQLITE_ERRORS = (sqlite3.Error, MemoryError, UnicodeDecodeError)
+"""What the sqlite3 module raises for an error of SQLite.
+
+MemoryError stands for SQLITE_NOMEM; UnicodeDecodeError for a message that quotes a damaged schema, which is no UTF-8.
+"""
 
 _FULL = {sqlite3.SQLITE_FULL}
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -42,7 +46,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     connection = connect(path)
     try:
         _prepare_to_write(connection)
-    except sqlite3.Error:
+    except SQLITE_ERRORS:
         connection.close()
         raise
     return connection
@@ -115,17 +119,19 @@ def log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-def primary_code(error: sqlite3.Error | MemoryError) -> int:
+def primary_code(error: SqliteError) -> int:
     """SQLite's primary result code; 0 where the error is the Python module's own."""
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def distrusts_disk(error: sqlite3.Error | MemoryError) -> bool:
+def distrusts_disk(error: SqliteError) -> bool:
     """Whether nothing that a connection believes about its files can be trusted any more."""
     return primary_code(error) in _DISK
 
 
-def concerns_everyone(error: sqlite3.Error | MemoryError) -> bool:
+def concerns_everyone(error: SqliteError) -> bool:
     """Whether any other operation would have met it too, at that moment."""
     return distrusts_disk(error) or primary_code(error) in _LOCKED
 
@@ -136,12 +142,12 @@ def translate(error: Exception, what: str) -> SpoolError:
         return NotStorable(f"{what} failed: a text holds a lone surrogate ({error.reason}, at {error.start})")
     if isinstance(error, OverflowError):
         return NotStorable(f"{what} failed: a number has more than 64 bits")
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, sqlite3.Error | UnicodeDecodeError):
         return _translate_code(error, what)
     return SpoolUnavailable(f"{what} failed: {error}; check the disk of the spool directory")
 
 
-def _translate_code(error: sqlite3.Error, what: str) -> SpoolError:
+def _translate_code(error: sqlite3.Error | UnicodeDecodeError, what: str) -> SpoolError:
     primary = primary_code(error)
     if primary in _FULL:
         return SpoolFull(f"the disk is full: {what} failed ({error}); free space on it", used_bytes=0, limit_bytes=None)
@@ -158,5 +164,5 @@ def translated(what: str) -> Iterator[None]:
     """Raise the spool's errors instead of SQLite's and the operating system's from the block."""
     try:
         yield
-    except (sqlite3.Error, OSError, UnicodeEncodeError, OverflowError) as error:
+    except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
         raise translate(error, what) from error

@@ -7,7 +7,6 @@ An operation that fails takes nobody with it: the group is rolled back and each 
 """
 
 import asyncio
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from spool.accounting import CounterBook
 from spool.checkpoints import CAP_BYTES
 from spool.commit_observer import CommitObserver
 from spool.damage import Damage
-from spool.database import SQLITE_ERRORS, concerns_everyone, distrusts_disk, translate
+from spool.database import SQLITE_ERRORS, SqliteError, concerns_everyone, distrusts_disk, translate
 from spool.disk_space import DiskSpace
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.line import HEAVY_BYTES, RequestLine
@@ -203,7 +202,7 @@ class Writer:
             self._tell(self._observer.committed, time.perf_counter() - started, len(group))
         return None
 
-    def _set_back(self, cause: sqlite3.Error | MemoryError) -> Setback:
+    def _set_back(self, cause: SqliteError) -> Setback:
         """After an I/O error nothing that the connection believes can be trusted: it is reopened before the next."""
         self.database.roll_back()
         error = translate(cause, WRITING)

@@ -2,6 +2,8 @@
 
 import sqlite3
 
+from spool.database import primary_code
+
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NOT_WRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
@@ -27,9 +29,9 @@ class TakingLater(Exception):
     """Nothing can be taken at the moment: the spool is full, memory is used up, the gateway does not answer."""
 
 
-def translated(error: sqlite3.Error) -> OutboxError:
+def translated(error: sqlite3.Error | UnicodeDecodeError) -> OutboxError:
     """What an error of SQLite means for the outbox."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = primary_code(error)
     if code in _BUSY:
         return OutboxBusy("another process keeps it locked")
     if code in _DAMAGED:

@@ -157,7 +157,7 @@ class OutboxFile:
         """A file that failed is examined again before its next use."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             told = translated(error)
             if isinstance(told, OutboxUnusable):
                 self._proven = None

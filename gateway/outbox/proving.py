@@ -72,7 +72,7 @@ def prove(path: Path, stamp: Stamp) -> bool:
                 return False
             _check_schema(connection, tables)
             fault = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise translated(error) from error
     if fault != "ok":
         raise OutboxUnusable(f"it is damaged ({' '.join(str(fault).split())}): repair it, or move it away")

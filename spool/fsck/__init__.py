@@ -4,7 +4,6 @@ Works beside a running gateway and where none runs, also on what a crash or a da
 becomes a finding; it raises only where there is no spool to look at.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +38,7 @@ def check(
     try:
         with inspecting(directory, live=live, tell=tell) as inspection:
             findings += _check_database(inspection)
-    except sqlite3.Error as error:
+    except DAMAGE as error:
         findings.append(unreadable("database", error))
     if not owned and is_owned(directory) != live:
         raise UnsuitableDirectory(f"a gateway started or stopped in {directory} meanwhile; check again")
@@ -60,7 +59,7 @@ def _check_database(inspection: Inspection) -> list[Finding]:
         findings += _readable("books", lambda: check_books(inspection))
         layout = check_readable(inspection, findings)
     finally:
-        with suppress(sqlite3.Error):  # a snapshot of a damaged database may be gone already
+        with suppress(*DAMAGE):  # a snapshot of a damaged database may be gone already
             inspection.connection.execute("COMMIT")
     inspection.tell(BOOKS, 1, 1)
     if layout is not None:

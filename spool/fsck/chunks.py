@@ -121,7 +121,7 @@ def _bad_among(connection: sqlite3.Connection, chunk_ids: Iterable[int]) -> list
     ids = list(chunk_ids)
     try:
         rows = connection.execute(statements.CHUNKS_BETWEEN, (ids[0], ids[-1])).fetchall()
-    except sqlite3.Error as error:
+    except DAMAGE as error:
         if len(ids) == 1:
             return [(ids[0], f"cannot be read: {error}")]
         return [bad for chunk_id in ids for bad in _bad_among(connection, [chunk_id])]

@@ -183,7 +183,7 @@ def opened_source(directory: Path, tell: Callable[[str, int, int], None]) -> Ite
                 database = _linked(database, folder / DATABASE_NAME)
             connection = stack.enter_context(reading(database, live=False))
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             raise CorruptDatabase(f"nothing can be read of {database}: {error}") from error
         yield Source(connection, directory)
 
@@ -191,7 +191,7 @@ def opened_source(directory: Path, tell: Callable[[str, int, int], None]) -> Ite
 def _loses_commits(database: Path) -> bool:
     try:
         return lost_commits(database) > 0
-    except (sqlite3.Error, OSError):
+    except (*DAMAGE, OSError):
         return False
 
 

@@ -4,15 +4,19 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from spool.database import translated
 from spool.directory import DATABASE_NAME
-from spool.errors import SpoolUnavailable, UnsuitableDirectory
+from spool.errors import CorruptDatabase, SpoolUnavailable, UnsuitableDirectory
+from spool.fsck import Kind, check
 from tests.budget import budgeted
-from tests.spool.building import opened
+from tests.spool.building import looked_into, opened
 from tests.spool.damaging import LOG_NAME, Crashed
+from tests.spool.salvaging import bring
 
 Damage = Callable[[dict[str, bytes]], dict[str, bytes]]
 
@@ -71,6 +75,25 @@ async def test_a_flipped_bit_makes_nothing_wrong(tmp_path: Path) -> None:
 async def test_many_flipped_bits_make_nothing_wrong(tmp_path: Path) -> None:
     """The same, at many places."""
     await flip_bits(tmp_path, budgeted(small=60, full=5000))
+
+
+async def test_a_schema_whose_damage_is_no_text_is_damage(tmp_path: Path) -> None:
+    """SQLite quotes what it cannot read, and Python cannot decode that: it is told like any other damage."""
+    spool = tmp_path / "spool"
+    async with opened(spool):
+        pass
+    with closing(looked_into(spool)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET name = CAST(x'7265e863' AS TEXT) WHERE name = 'records'")
+    with pytest.raises(UnicodeDecodeError), closing(looked_into(spool)) as connection:
+        connection.execute("SELECT * FROM records")
+    assert Kind.UNREADABLE in {finding.kind for finding in check(spool)}
+    with pytest.raises(CorruptDatabase), translated("reading"), closing(looked_into(spool)) as connection:
+        connection.execute("SELECT * FROM records")
+    async with opened(spool) as fresh:
+        (aside,) = fresh.stats().asides
+        with pytest.raises(CorruptDatabase, match="nothing can be read"):
+            await bring(fresh, aside.directory)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
