@@ -22,6 +22,9 @@ MAX_NAME_LENGTH: Final = 512
 """Characters of an id, event or environment that are kept beside the body; a longer call_id is refused."""
 
 _TOKEN: Final = "token"
+_SMALL_BYTES: Final = 64 << 10
+_LOCKED_BYTES: Final = 2047
+"""hashlib gives Python's lock up for more than this at once, and a busy writer's thread then keeps it for a while."""
 _decode_text = msgspec.json.Decoder(str).decode
 _is_number = re.compile(rb"-?[0-9]").match
 
@@ -63,10 +66,10 @@ class CallLog(msgspec.Struct, frozen=True):
         Not cached here: up to Python 3.11 a cached_property has one lock for all instances, so that threads that hash
         different call logs would wait for each other.
         """
-        first, *others = self.pieces
-        digest = hashlib.sha256(first)
-        for piece in others:
-            digest.update(piece)
+        digest = hashlib.sha256()
+        for piece in self.pieces:
+            for step in _steps(piece):
+                digest.update(step)
         return digest.digest()
 
     @property
@@ -187,3 +190,13 @@ def _without_token(top: TopLevel) -> Iterator[Slice]:
 
 def _index(member: Member) -> int:
     return member.index
+
+
+def _steps(piece: Buffer) -> Iterator[Buffer]:
+    """A large piece whole; a small one, which the event loop hashes itself, so that Python's lock is kept meanwhile."""
+    if not _LOCKED_BYTES < len(piece) <= _SMALL_BYTES:
+        yield piece
+        return
+    view = memoryview(piece)
+    for start in range(0, len(view), _LOCKED_BYTES):
+        yield view[start : start + _LOCKED_BYTES]

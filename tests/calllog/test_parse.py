@@ -66,6 +66,14 @@ def test_a_mapped_file_is_read_in_place(tmp_path: Path) -> None:
         del call_log
 
 
+@pytest.mark.parametrize("length", [2046, 2047, 2048, 4094, 65_535, 65_536, 65_537, 200_000])
+def test_the_digest_is_that_of_the_whole_body(length: int) -> None:
+    """In however many steps it is made."""
+    body = b'{"call_id": "a", "x": "' + b"y" * (length - 25) + b'"}'
+    assert len(body) == length
+    assert parse(body).digest == hashlib.sha256(body).digest()
+
+
 def test_digest_and_length_are_those_of_the_pieces() -> None:
     """Digest and raw bytes belong to the body without its token, so that a retry with another token is the same."""
     first, second = (parse(f'{{"call_id": "a", "token": "{token}"}}'.encode()) for token in ("one", "other"))
