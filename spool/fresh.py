@@ -93,7 +93,11 @@ def _small_fragments(stored: Stored) -> dict[Fragment, Sequence[bytes]]:
 
 
 def _fresh(frame: Frame) -> bytes:
-    return frame.data if frame.raw is None else FreshFrame(frame.data, frame.raw)
+    if frame.raw is None:
+        return frame.data
+    fresh = FreshFrame(frame.data)
+    fresh.raw = frame.raw
+    return fresh
 
 
 def _size(frame: bytes) -> int:

@@ -118,12 +118,6 @@ class FreshFrame(bytes):
 
     raw: bytes
 
-    def __new__(cls, data: bytes, raw: bytes) -> "FreshFrame":
-        """`data` is the frame itself."""
-        frame = super().__new__(cls, data)
-        frame.raw = raw
-        return frame
-
 
 class StoredFragment(Struct, frozen=True):
     """How a fragment lies in the spool: `chunks` zstd frames that hold `raw_bytes` in `stored_bytes`."""
