@@ -14,7 +14,7 @@ from pathlib import Path
 from zlib import crc32
 
 from spool import statements as spool_statements
-from spool.database import log_of, newest_version
+from spool.database import log_of, newest_version, schema_faults
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew
 from spool.fsck.inspection import reading
@@ -24,7 +24,7 @@ from spool.records import DeliveryState, Form, Fragment, Lane
 from spool.rows import RECORD_WIDTH, Row, record_of
 from spool.salvage import statements
 from spool.salvage.found import Found, FoundDelivery, Unreadable
-from spool.salvage.mending import write_mended_log
+from spool.salvage.mending import write_log_with_schema, write_mended_log
 from spool.tokens import hash_of
 
 RECORDS_PER_READ = 256
@@ -171,21 +171,40 @@ class Source:
 def opened_source(directory: Path, tell: Callable[[str, int, int], None]) -> Iterator[Source]:
     """Open the database in `directory`, which nobody else uses. Raises `CorruptDatabase` where nothing can be read.
 
-    Where commits lie in its log behind damage, a copy of the log is mended first, in a directory that is removed again.
+    Where commits lie in its log behind damage, or its schema is damaged, a copy of the log is mended first, in a
+    directory that is removed again.
     """
     database = directory / DATABASE_NAME
     with ExitStack() as stack:
         try:
             if _loses_commits(database):
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mended-", dir=directory)))
                 tell("mending the log", 0, 0)
-                write_mended_log(log_of(database), log_of(folder / DATABASE_NAME))
-                database = _linked(database, folder / DATABASE_NAME)
-            connection = stack.enter_context(reading(database, live=False))
-            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                database = _beside(database, write_mended_log, stack)
+            sound = _has_its_schema(database)
+            if not sound:
+                tell("mending the schema", 0, 0)
+                database = _beside(database, write_log_with_schema, stack)
+            source = Source(stack.enter_context(reading(database, live=False)), directory)
         except DAMAGE as error:
-            raise CorruptDatabase(f"nothing can be read of {database}: {error}") from error
-        yield Source(connection, directory)
+            raise CorruptDatabase(f"nothing can be read of {directory / DATABASE_NAME}: {error}") from error
+        if not sound and not source.last_record:
+            raise CorruptDatabase(f"nothing can be read of {directory / DATABASE_NAME}: it holds no records")
+        yield source
+
+
+def _beside(database: Path, write_log: Callable[[Path, Path], None], stack: ExitStack) -> Path:
+    """The database beside a log that `write_log` makes for it, in a directory that is there for a while."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mended-", dir=database.parent)))
+    write_log(database, log_of(folder / DATABASE_NAME))
+    return _linked(database, folder / DATABASE_NAME)
+
+
+def _has_its_schema(database: Path) -> bool:
+    try:
+        with reading(database, live=False) as connection:
+            return not schema_faults(connection)
+    except DAMAGE:
+        return False
 
 
 def _loses_commits(database: Path) -> bool:
