@@ -39,7 +39,7 @@ def write_log_with_schema(database: Path, to: Path) -> None:
         for number, size_after, page in _committed(log) if _page_size(log) == PAGE_SIZE else ():
             mended.add(number, size_after, page)
             pages = size_after or pages
-        mended.add(1, pages, _empty_first_page(pages))
+        mended.add(1, pages, _empty_first_page(pages, to.parent))
 
 
 class _MendedLog:
@@ -81,9 +81,9 @@ def _page_size(log: Path) -> int:
         return 0
 
 
-def _empty_first_page(pages: int) -> bytes:
-    """That of a spool that holds nothing, and has so many pages."""
-    with tempfile.TemporaryDirectory(prefix="empty-") as folder:
+def _empty_first_page(pages: int, directory: Path) -> bytes:
+    """That of a spool that holds nothing, and has so many pages; it is made in a directory below `directory`."""
+    with tempfile.TemporaryDirectory(prefix="empty-", dir=directory) as folder:
         path = Path(folder) / "empty.db"
         path.touch()
         with closing(connect_writer(path)) as connection:
