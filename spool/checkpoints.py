@@ -150,7 +150,7 @@ class Checkpointer:
             try:
                 busy, pages, done = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             except SQLITE_ERRORS:
-                with suppress(OSError):  # then the database does not open either, and it is made anew
+                with suppress(OSError):  # then the database does not open either: the index is made anew
                     self._index.forget_backfill()
                 raise
         return busy, pages, done

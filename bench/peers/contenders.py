@@ -80,7 +80,7 @@ def _bare(folder: Path, _sink: int, _deliver: bool) -> Iterator[Started]:
 
 
 def _callspool(encoding: str) -> Start:
-    """With its defaults, but for the encoding and for one request of any size. Without a worker its sink is missing."""
+    """With its defaults, but for the encoding and requests of any size. Without a worker nobody listens at the sink."""
 
     @contextlib.contextmanager
     def start(folder: Path, sink: int, _deliver: bool) -> Iterator[Started]:

@@ -21,8 +21,10 @@ import zstandard
 _ID = re.compile(rb"bench-(\d{10})")
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _ZSTD = re.compile(rb"(?i)\r\ncontent-encoding: *zstd\r\n")
-_START_BYTES = {False: 4 << 10, True: 256 << 10}
-"""The id of a call log stands at its beginning, whoever sends it; of a zstd body all of the first block is needed."""
+_START_BYTES = 4 << 10
+"""The id of a call log stands at its beginning, whoever sends it."""
+_ZSTD_START_BYTES = 256 << 10
+"""Of a zstd body all of the first block is needed to find it."""
 _TAKEN = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{"success":true}'
 
 
@@ -71,7 +73,7 @@ class Receiving(Protocol):
         while view:
             if self._left:
                 taken = view[: self._left]
-                missing = _START_BYTES[self._zstd] - len(self._start)
+                missing = (_ZSTD_START_BYTES if self._zstd else _START_BYTES) - len(self._start)
                 if missing > 0:
                     self._start += taken[:missing]
                 self._left -= len(taken)
@@ -130,7 +132,7 @@ class Receiving(Protocol):
 def _beginning_of(compressed: bytearray) -> bytes:
     """What a zstd body begins with; nothing where its first block is not there."""
     with zstandard.ZstdDecompressor().stream_reader(bytes(compressed), read_across_frames=True) as reader:
-        return reader.read(_START_BYTES[False])
+        return reader.read(_START_BYTES)
 
 
 async def _serve(port: int) -> None:

@@ -18,6 +18,7 @@ from spool.database import log_of, newest_version, schema_faults
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew
 from spool.fsck.inspection import reading
+from spool.fsck.structure import DAMAGE
 from spool.log_frames import lost_commits
 from spool.opening import VERSIONS_AHEAD
 from spool.records import DeliveryState, Form, Fragment, Lane
@@ -28,8 +29,6 @@ from spool.salvage.mending import write_log_with_schema, write_mended_log
 from spool.tokens import hash_of
 
 RECORDS_PER_READ = 256
-DAMAGE = (sqlite3.Error, TypeError, ValueError, LookupError, OverflowError)
-"""What reading a damaged row can raise: whatever stands in a column, its type is not the schema's any more."""
 
 Range = tuple[int, int]
 
