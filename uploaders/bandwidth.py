@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from spool.records import Buffer, Lane
-from uploaders.request_body import SLICE_BYTES, Pace
+from uploaders.sending import SLICE_BYTES, Pace
 from uploaders.token_bucket import BURST_SECONDS, TokenBucket
 
 SMALLEST_SLICE = 1024

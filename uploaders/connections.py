@@ -4,7 +4,7 @@ A request is never redirected and never repeated here; no cookies are kept.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,15 +12,15 @@ import aiohttp
 from yarl import URL
 
 from uploaders.answers import Answer
-from uploaders.deadlines import Deadlines, Phase, Timeouts
+from uploaders.deadlines import Deadlines, Phase, Timeouts, Watch
+from uploaders.idle_wires import IdleWires
 from uploaders.proxies import Proxy, proxy_for
-from uploaders.request_body import Pace, RequestBody
+from uploaders.sending import Data, Pace, send
+from uploaders.target import Target, origin_of, parsed, request_head, target_of
+from uploaders.wire import BadAnswer, Wire
 
-RESPONSE_LIMIT_BYTES = 64 * 1024
-"""More of an answer than this is neither read nor kept."""
-
-KEEP_ALIVE_SECONDS = 4.0
-"""Shorter than the 5 s after which Node servers close an idle connection: a POST on a closed one would fail."""
+_IN_ANY_TIME = aiohttp.ClientTimeout(total=None, sock_connect=None)
+"""`Deadlines` watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,78 +41,65 @@ class Connections:
         self._tls = ssl.create_default_context()
         if options.ca_file is not None:
             self._tls.load_verify_locations(cafile=options.ca_file)
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: aiohttp.TCPConnector | None = None
+        self._idle = IdleWires()
+        self._watch = Watch()
+        self._targets: dict[str, Target] = {}
         self._proxies: dict[str, Proxy | None] = {}
 
     async def request(
-        self,
-        method: str,
-        url: str | URL,
-        headers: Mapping[str, str],
-        data: bytes | memoryview | AsyncIterator[bytes],
-        *,
-        pace: Pace | None = None,
+        self, method: str, url: str | URL, headers: Mapping[str, str], data: Data, *, pace: Pace | None = None
     ) -> Answer:
         """Send one request and read the beginning of its answer. Raises `uploaders.network_errors.NETWORK_ERRORS`.
 
-        A `url` of text is quoted where it must be; a signed one comes as an encoded `URL`, which stays as it is.
-        `pace` holds the body back.
+        A `url` of text is one of the few that are configured, and quoted where it must be; a signed one comes as an
+        encoded `URL`, which stays as it is. A stream comes with its Content-Length. `pace` holds the body back.
         """
-        proxy = self._proxy(str(url))
-        sent = dict(headers)
-        if proxy is not None and not proxy.tunnels:
-            sent |= proxy.headers
-        session = self._opened()
-        async with (
-            Deadlines(self._options.timeouts) as deadlines,
-            session.request(
-                method,
-                url,
-                data=RequestBody(data, headers["Content-Type"], deadlines, pace),
-                headers=sent,
-                proxy=proxy.url if proxy else None,
-                proxy_headers=proxy.headers if proxy is not None and proxy.tunnels else None,
-                allow_redirects=False,
-            ) as response,
-        ):
-            deadlines.begin(Phase.ANSWER)
-            return await _answer_of(response)
+        target = self._target(url)
+        if isinstance(data, (bytes, memoryview)):
+            headers = {**headers, "Content-Length": str(len(data))}
+        head = request_head(method, target, headers)
+        async with Deadlines(self._options.timeouts, self._watch) as deadlines:
+            wire = self._idle.take(target.origin) or await self._connect(target)
+            try:
+                wire.begin(lambda: deadlines.begin(Phase.ANSWER))
+                all_sent = await send(wire, head, data, deadlines, pace)
+                answer = await wire.answered()
+            except BaseException:
+                wire.abort()
+                raise
+        if all_sent and wire.is_free:
+            self._idle.put(target.origin, wire)
+        else:
+            wire.abort()
+        return answer
 
     async def close(self) -> None:
         """Close them all."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        self._idle.close()
+        if self._connector is not None:
+            await self._connector.close()
+            self._connector = None
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls, keepalive_timeout=KEEP_ALIVE_SECONDS),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-            )
-        return self._session
+    async def _connect(self, target: Target) -> Wire:
+        if self._connector is None:
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls)
+        opened = await self._connector.connect(target.opening, [], _IN_ANY_TIME)
+        if opened.protocol is None or opened.protocol.should_close:
+            opened.close()
+            raise BadAnswer("it spoke before it was asked")
+        return Wire(opened)
 
-    def _proxy(self, url: str) -> Proxy | None:
+    def _target(self, url: str | URL) -> Target:
+        """Those of text are kept: there are few."""
+        if isinstance(url, URL):
+            return target_of(url, self._proxy(origin_of(url)))
+        if url not in self._targets:
+            self._targets[url] = self._target(parsed(url))
+        return self._targets[url]
+
+    def _proxy(self, origin: str) -> Proxy | None:
         """Looked up once for each server."""
-        server, _, _ = url.partition("?")
-        origin = "/".join(server.split("/", 3)[:3])
         if origin not in self._proxies:
             self._proxies[origin] = proxy_for(origin)
         return self._proxies[origin]
-
-
-async def _answer_of(response: aiohttp.ClientResponse) -> Answer:
-    """What is looked at of a response, having read no more of it than that."""
-    body, told, content = bytearray(), response.headers, response.content
-    while len(body) < RESPONSE_LIMIT_BYTES and not content.at_eof():
-        body += await content.read(RESPONSE_LIMIT_BYTES - len(body))
-    return Answer(
-        response.status,
-        bytes(body),
-        told.get("Retry-After"),
-        told.get("Location"),
-        told.get("Content-Type", "").partition(";")[0].strip().lower() or None,
-        whole=content.at_eof(),
-    )

@@ -29,10 +29,6 @@ class Phase(IntEnum):
     """The rest of the answer."""
 
 
-_LONGEST_TIMER_SECONDS = 60.0
-"""While a wait of our own suspends everything, there is no deadline; so often it is looked for one again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long a request may take, in seconds."""
@@ -60,35 +56,65 @@ class TimedOut(TimeoutError):
         self.seconds = seconds
 
 
-class Deadlines:
-    """Watches one request, as a context around it: raises `TimedOut` from the block when a time-out strikes.
+class Watch:
+    """One timer for all requests of an event loop: a timer for each would take longer than sending it.
 
-    One timer serves all phases: when it ends, it is set anew if the deadline has moved on meanwhile, as almost always.
+    It ends when the first deadline is due, which mostly lies later by then; only then the next one is looked for.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._limits = {
-            Phase.CONNECT: ("connect_timeout", timeouts.connect),
-            Phase.SEND: ("send_timeout", timeouts.send),
-            Phase.FIRST_BYTE: ("first_byte_timeout", timeouts.first_byte),
-        }
-        self._total = (timeouts.total_name, timeouts.total)
+    def __init__(self) -> None:
+        self._watched: set[Deadlines] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ends = inf
+
+    def add(self, deadlines: "Deadlines") -> None:
+        """Watch this request until it is discarded."""
+        self._watched.add(deadlines)
+        self.look_at(deadlines.due)
+
+    def discard(self, deadlines: "Deadlines") -> None:
+        """It is watched no more."""
+        self._watched.discard(deadlines)
+
+    def look_at(self, due: float) -> None:
+        """A deadline of what is watched is due then, on the event loop's clock."""
+        if due < self._timer_ends:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(due, self._strike)
+            self._timer_ends = due
+
+    def _strike(self) -> None:
+        """Strike what is due, and wait for the next."""
+        self._timer, self._timer_ends = None, inf
+        now = asyncio.get_running_loop().time()
+        for deadlines in tuple(self._watched):
+            if deadlines.due <= now:
+                deadlines.strike()
+        self.look_at(min((deadlines.due for deadlines in self._watched if deadlines.due > now), default=inf))
+
+
+class Deadlines:
+    """Watches one request, as a context around it: raises `TimedOut` from the block when a time-out strikes."""
+
+    def __init__(self, timeouts: Timeouts, watch: Watch) -> None:
+        self._seconds = (timeouts.connect, timeouts.send, timeouts.first_byte, timeouts.total)
+        self._settings = ("connect_timeout", "send_timeout", "first_byte_timeout", timeouts.total_name)
+        self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._phase = Phase.CONNECT
         now = self._loop.time()
         self._end = now + timeouts.total
         self._phase_end = now + timeouts.connect
-        self._due = min(self._end, self._phase_end)
+        self.due = min(self._end, self._phase_end)
+        """When a time-out strikes, on the event loop's clock."""
         self._timeout = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ends = 0.0
 
     def begin(self, phase: Phase) -> None:
         """The request has come to this phase; in SEND, the peer has taken some more. Earlier phases are passed over."""
         if phase >= self._phase:
             self._phase = phase
-            _, seconds = self._limits.get(phase, self._total)
-            self._phase_end = self._loop.time() + seconds
+            self._phase_end = self._loop.time() + self._seconds[phase]
             self._move(min(self._end, self._phase_end))
 
     @contextmanager
@@ -104,40 +130,28 @@ class Deadlines:
             self._phase_end += waited
             self._move(min(self._end, self._phase_end))
 
+    def strike(self) -> None:
+        """The deadline is over."""
+        self._timeout.reschedule(self.due)
+
     async def __aenter__(self) -> Self:
         """Begin to watch."""
         await self._timeout.__aenter__()
-        self._set_timer()
+        self._watch.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Say which time-out struck, if one did."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._watch.discard(self)
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError as expired:
-            in_all = self._phase not in self._limits or self._end <= self._phase_end
-            setting, seconds = self._total if in_all else self._limits[self._phase]
-            raise TimedOut(self._phase, setting, seconds) from expired
+            phase = Phase.ANSWER if self._end <= self._phase_end else self._phase
+            raise TimedOut(self._phase, self._settings[phase], self._seconds[phase]) from expired
 
     def _move(self, due: float) -> None:
         """From now on this is the deadline."""
-        self._due = due
-        if due < self._timer_ends and self._timer is not None:
-            self._timer.cancel()
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        self._timer_ends = min(self._due, self._loop.time() + _LONGEST_TIMER_SECONDS)
-        self._timer = self._loop.call_at(self._timer_ends, self._look)
-
-    def _look(self) -> None:
-        """The timer ended: strike, or wait for a deadline that lies later now."""
-        if self._due > self._loop.time():
-            self._set_timer()
-        else:
-            self._timer = None
-            self._timeout.reschedule(self._due)
+        self.due = due
+        self._watch.look_at(due)

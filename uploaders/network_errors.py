@@ -1,4 +1,4 @@
-"""The one place that translates aiohttp's errors into outcomes.
+"""The one place that translates the errors of HTTP clients into outcomes.
 
 Where no connection came about, nothing would reach this destination, so it waits as a whole; where a connection broke
 or went silent, only this delivery is known to have failed.
@@ -11,6 +11,7 @@ import aiohttp
 
 from uploaders.deadlines import Phase, TimedOut
 from uploaders.uploader import RetryLater, Scope
+from uploaders.wire import BadAnswer
 
 NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """What a request may raise because of the network or the peer."""
@@ -46,7 +47,7 @@ def outcome_of(error: Exception) -> RetryLater:
         return RetryLater("no answer in time (read_timeout)")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return RetryLater("the connection was closed before an answer came")
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, BadAnswer | aiohttp.ClientResponseError):
         return RetryLater("what it answered is not HTTP")
     return RetryLater(f"the connection broke: {_detail(error)}")
 

@@ -27,7 +27,7 @@ from uploaders.forms import pieces_of, raw_bytes_of
 from uploaders.last_member import encoded_member, with_last_member
 from uploaders.network_errors import NETWORK_ERRORS, outcome_of
 from uploaders.object_observer import ObjectObserver
-from uploaders.request_body import Pace
+from uploaders.sending import Pace
 from uploaders.storage_answers import judge_upload
 from uploaders.upload_address import BadAddress, UploadAddress, address_request_url, parse_address
 from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope

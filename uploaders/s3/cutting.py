@@ -7,8 +7,8 @@ from hashlib import md5
 
 from isal import isal_zlib
 
-from uploaders.request_body import Pace
 from uploaders.s3.part_data import PartData
+from uploaders.sending import Pace
 
 
 @dataclass(slots=True)

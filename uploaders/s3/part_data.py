@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Order, Payload, payload_type
 
 from uploaders.bandwidth import paced
-from uploaders.request_body import SLICE_BYTES, Pace
+from uploaders.sending import SLICE_BYTES, Pace
 
 
 class PartData(io.BytesIO):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from isal.isal_zlib import crc32
 
-from uploaders.request_body import Pace
 from uploaders.s3.attributes import Attributes
 from uploaders.s3.bucket import Bucket
 from uploaders.s3.errors import NoSuchObject, NotSupported, ObjectExists, S3Failure
 from uploaders.s3.observer import S3Observer
 from uploaders.s3.verification import Fingerprint, ObjectState, Verdict, compare, proves
+from uploaders.sending import Pace
 from uploaders.uploader import Refused, RetryLater
 
 Create = Callable[[bool], Awaitable[str | None]]

@@ -1,0 +1,249 @@
+"""Requests over kept connections, against servers that are written down in bytes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from tests.uploaders.rogue import Rogue, for_ever, read_request
+from uploaders import idle_wires
+from uploaders.answers import Answer
+from uploaders.connections import ConnectionOptions, Connections
+from uploaders.target import request_head, target_of
+from uploaders.wire import BadAnswer
+
+HEADERS = {"Content-Type": "application/json"}
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@asynccontextmanager
+async def connections() -> AsyncIterator[Connections]:
+    made = Connections(ConnectionOptions())
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def answering(*answers: bytes, then_closes: bool = False) -> Rogue:
+    """Answers one request of a connection after the other, in these bytes."""
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await read_request(reader)
+            writer.write(answer)
+            await writer.drain()
+        if not then_closes:
+            await for_ever()
+
+    return Rogue(behaviour)
+
+
+async def answers_to(rogue: Rogue, requests: int) -> list[Answer]:
+    """What comes of so many requests, one after the other; how many connections they took is counted by `rogue`."""
+    async with rogue, connections() as made:
+        return [await made.request("POST", rogue.url, HEADERS, b"{}") for _ in range(requests)]
+
+
+async def test_requests_follow_each_other_on_one_connection() -> None:
+    """A connection is kept for the next request, and its answers are told apart."""
+    rogue = answering(OK, b"HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 4\r\n\r\nbusy", OK)
+    answers = await answers_to(rogue, 3)
+    assert rogue.connections == 1
+    assert [(one.status, one.body, one.retry_after) for one in answers] == [
+        (200, b"{}", None),
+        (503, b"busy", "7"),
+        (200, b"{}", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        OK + b"HTTP/1.1 200 OK\r\n\r\n",
+        OK + b"garbage",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + b" " * 70000,
+    ],
+    ids=["told", "old", "another", "garbage", "longer than is read"],
+)
+async def test_a_connection_that_cannot_be_kept_is_closed(answer: bytes) -> None:
+    """Where the server says so, or more came than one whole answer, the next request has a connection of its own."""
+    rogue = answering(answer, answer)
+    answers = await answers_to(rogue, 2)
+    assert [one.status for one in answers] == [200, 200]
+    assert rogue.connections == 2
+
+
+async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
+    """A server may close an idle connection at any time: that costs no delivery."""
+    closed = asyncio.Event()
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        writer.close()
+        await writer.wait_closed()
+        closed.set()
+
+    async with Rogue(behaviour) as rogue, connections() as made:
+        for _ in range(3):
+            closed.clear()
+            assert (await made.request("POST", rogue.url, HEADERS, b"{}")).status == 200
+            await closed.wait()
+            await asyncio.sleep(0)
+    assert rogue.connections == 3
+
+
+async def test_a_connection_that_was_idle_for_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time in which servers begin to close idle connections they are closed here."""
+    monkeypatch.setattr(idle_wires, "KEEP_ALIVE_SECONDS", 0.05)
+    gone = asyncio.Event()
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        assert await reader.read() == b""
+        gone.set()
+
+    async with Rogue(behaviour) as rogue, connections() as made:
+        assert (await made.request("POST", rogue.url, HEADERS, b"{}")).status == 200
+        await asyncio.wait_for(gone.wait(), 10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; a=b\r\n\r\nuntil the end", b"until the end"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{  }\r\n0\r\n\r\n", b"{  }"),
+        (b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK, b"{}"),
+        (b"HTTP/1.1 204 Nothing\r\n\r\n", b""),
+    ],
+    ids=["until closed", "chunked", "announced", "empty"],
+)  # fmt: skip
+@pytest.mark.parametrize("split", [False, True], ids=["at once", "byte by byte"])
+async def test_an_answer_is_read_however_it_comes(answer: bytes, body: bytes, split: bool) -> None:
+    """Every way in which HTTP/1.1 frames a body is understood, in any pieces."""
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        for part in [answer[at : at + 1] for at in range(len(answer))] if split else [answer]:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    (answered,) = await answers_to(Rogue(behaviour), 1)
+    assert answered.status in {200, 204}
+    assert answered.body == body
+    assert answered.whole
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 103 Hints\r\n\r\n",
+        b"",
+    ],
+)
+async def test_an_answer_that_breaks_off_is_none(answer: bytes) -> None:
+    """What ends before its end confirms nothing."""
+    with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError)):
+        await answers_to(answering(answer, then_closes=True), 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/9 what\r\n\r\n",
+        b"\x16\x03\x01\r\n",
+    ],
+)
+async def test_what_is_no_http_is_told_apart(answer: bytes) -> None:
+    """An answer in another language is no broken connection."""
+    with pytest.raises(BadAnswer):
+        await answers_to(answering(answer), 1)
+
+
+async def test_a_server_that_speaks_first_is_none_of_http() -> None:
+    """A greeting belongs to another protocol."""
+
+    async def greets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ESMTP ready\r\n")
+        await for_ever()
+
+    for _ in range(20):
+        with pytest.raises(BadAnswer):
+            await answers_to(Rogue(greets), 1)
+
+
+@pytest.mark.parametrize("as_stream", [False, True], ids=["buffer", "stream"])
+async def test_an_early_answer_ends_the_request(as_stream: bool) -> None:
+    """A server that refuses by the headers is heard, without sending the rest of 50 MB to it."""
+    size = 50_000_000
+    received = 0
+
+    async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
+        while data := await reader.read(65536):
+            received += len(data)
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(size // 100_000):
+            yield bytes(100_000)
+
+    headers = {**HEADERS, "Content-Length": str(size)} if as_stream else HEADERS
+    async with Rogue(refuses) as rogue, connections() as made:
+        answer = await made.request("POST", rogue.url, headers, parts() if as_stream else bytes(size))
+    assert answer.status == 413
+    assert received < size / 2
+
+
+async def test_many_requests_at_once_have_a_connection_each() -> None:
+    """Nothing waits for another request; afterwards the connections serve again."""
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            body = await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await writer.drain()
+
+    async with Rogue(behaviour) as rogue, connections() as made:
+        for _ in range(3):
+            bodies = [b"%d" % number for number in range(40)]
+            answers = await asyncio.gather(*(made.request("POST", rogue.url, HEADERS, body) for body in bodies))
+            assert [one.body for one in answers] == bodies
+    assert rogue.connections == 40
+
+
+@pytest.mark.parametrize("name", ["x-pype-token", "Idempotency-Key"])
+@pytest.mark.parametrize("value", ["a\r\nX-Other: b", "a\nb", "a\rb", "a\0b"])
+async def test_no_header_begins_another_one(name: str, value: str) -> None:
+    """A value with a line break in it is refused, whoever made it."""
+    with pytest.raises(ValueError, match="line break"):
+        request_head("POST", target_of(URL("http://localhost/x"), None), {name: value})
+
+
+@pytest.mark.parametrize(
+    ("address", "lines"),
+    [
+        ("http://localhost:8080/a%20b?c=d#e", ["POST /a%20b?c=d HTTP/1.1", "Host: localhost:8080", "Accept: */*"]),
+        ("https://example.com", ["POST / HTTP/1.1", "Host: example.com", "Accept: */*"]),
+        ("http://[::1]:81/", ["POST / HTTP/1.1", "Host: [::1]:81", "Accept: */*"]),
+        ("http://bücher.example/ä", ["POST /%C3%A4 HTTP/1.1", "Host: xn--bcher-kva.example", "Accept: */*"]),
+        ("http://u:p%40@h/", ["POST / HTTP/1.1", "Host: h", "Accept: */*", "Authorization: Basic dTpwQA=="]),
+    ],
+)
+async def test_an_address_makes_the_first_lines(address: str, lines: Sequence[str]) -> None:
+    """Path, host and credentials of an address stand in the request as the standard wants them."""
+    head = request_head("POST", target_of(URL(address), None), {"Content-Length": "2"}).decode()
+    assert head.split("\r\n") == [*lines, "Content-Length: 2", "", ""]
