@@ -1,12 +1,33 @@
-"""What all tests share: figures that a test measured are told at the end of the run, and logging is put back."""
+"""What all tests share: their event loops, the figures they measured, told at the end of a run, and logging put back."""
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import structlog
+import uvloop
 
+HERE = Path(__file__).parent
 TOLD = "told"
+ON_BOTH_LOOPS = {
+    "intake/test_connections.py",
+    "intake/test_filling.py",
+    "intake/test_slow_clients.py",
+    "uploaders/test_connections.py",
+    "uploaders/test_http_network.py",
+    "uploaders/test_misbehaving_endpoints.py",
+}
+"""Of what depends on how an event loop reads, writes and closes sockets: the gateway runs on uvloop."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loops to run a test on."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if str(item.path.relative_to(HERE)) in ON_BOTH_LOOPS:
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @pytest.hookimpl

@@ -9,8 +9,26 @@ import asyncio
 from typing import Protocol
 
 
+class Room(Protocol):
+    """Memory that what comes is read into, past the protocol."""
+
+    @property
+    def room(self) -> memoryview:
+        """Where to read to next; not empty."""
+        ...
+
+    def add(self, byte_count: int) -> None:
+        """So much was read."""
+        ...
+
+
 class Reading(Protocol):
     """The protocol behind the doorway."""
+
+    @property
+    def filling(self) -> Room | None:
+        """What the next bytes belong into, if not to the protocol."""
+        ...
 
     @property
     def read_bytes(self) -> int:
@@ -44,7 +62,7 @@ class Reading(Protocol):
 
 READ_MOST = 256 * 1024
 _room = memoryview(bytearray(READ_MOST))
-"""What all sockets are read into: an event loop reads one at a time, and what came is copied out at once."""
+"""What sockets are read into: an event loop reads one at a time, and what came is copied out at once."""
 
 
 class Doorway(asyncio.BufferedProtocol):
@@ -57,11 +75,16 @@ class Doorway(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where to read to, and thereby how much."""
-        return _room[: self._behind.read_bytes]
+        filling = self._behind.filling
+        return _room[: self._behind.read_bytes] if filling is None else filling.room
 
     def buffer_updated(self, nbytes: int) -> None:
         """So much came."""
-        self._behind.data_received(bytes(_room[:nbytes]))
+        filling = self._behind.filling
+        if filling is None:
+            self._behind.data_received(bytes(_room[:nbytes]))
+        else:
+            filling.add(nbytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""

@@ -5,11 +5,9 @@ import asyncio
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
+from gateway.intake.filling import PROGRESS_BYTES
 from gateway.intake.protocol import IntakeProtocol
 from gateway.intake.refusals import ClientGone, Refusal, stalled
-
-PROGRESS_BYTES = 64 * 1024
-"""What a body must advance by within each progress timeout; a client below 6.5 KB/s would hold memory for hours."""
 
 _GONE = (ConnectionError, RequestPayloadError, RuntimeError)
 """RuntimeError is what a stream says whose connection went before anybody read from it."""
@@ -33,16 +31,29 @@ def arrived(request: web.BaseRequest) -> bytes | None:
 class Incoming:
     """The pieces of one request's body. For one reader."""
 
-    __slots__ = ("_content", "_mark", "_received", "_timeout", "_waited")
+    __slots__ = ("_content", "_mark", "_protocol", "_received", "_timeout", "_waited")
 
     def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
         """`reserved` bytes of memory are there for it: what may be on its way to the reader."""
         self._content = request.content
-        _protocol_of(request).reserved(request.content, reserved)
+        self._protocol = _protocol_of(request)
+        self._protocol.reserved(request.content, reserved)
         self._timeout = progress_timeout
         self._waited = 0.0
         self._received = 0
         self._mark = 0
+
+    async def rest(self, buffer: memoryview) -> None:
+        """All that is still to come, into `buffer`, which is as long as that. Raises as `next` does."""
+        filled = 0
+        try:
+            while piece := self._content.read_nowait():
+                buffer[filled : filled + len(piece)] = piece
+                filled += len(piece)
+            if filled < len(buffer):
+                await self._protocol.fill(self._content, buffer[filled:], self._timeout)
+        except _GONE as error:
+            raise ClientGone(str(error)) from None
 
     async def next(self) -> bytes:
         """The next piece, of at most some 100 KiB; empty at the end.

@@ -5,11 +5,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import StreamReader, web
+from aiohttp.http import HttpRequestParser
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 
 from gateway.intake.answers import refusal_answer
 from gateway.intake.budget import SMALL_POST_BYTES
 from gateway.intake.crowd import Crowd
 from gateway.intake.doorway import READ_MOST
+from gateway.intake.filling import Filling
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.refusals import Refusal, internal
 from gateway.intake.routes import Route
@@ -43,7 +46,7 @@ class ConnectionLimits:
 class IntakeProtocol(web.RequestHandler):
     """Cuts off a client that sends no complete headers, and answers broken requests in JSON."""
 
-    __slots__ = ("_headers_due", "_reserved", "_server", "held", "turned_away")
+    __slots__ = ("_headers_due", "_reserved", "_server", "filling", "held", "turned_away")
 
     def __init__(self, server: "IntakeWebServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -57,6 +60,8 @@ class IntakeProtocol(web.RequestHandler):
         self._server = server
         self._headers_due: asyncio.TimerHandle | None = None
         self._reserved: int | None = None
+        self.filling: Filling | None = None
+        """What the next bytes from the client go into, past the parser."""
         self.held = 0
         self.turned_away = False
         """Whether there was no room for this client."""
@@ -83,12 +88,15 @@ class IntakeProtocol(web.RequestHandler):
         """The connection ended."""
         self.headers_came()
         self._let_go()
+        if self.filling is not None:
+            self.filling.end(ConnectionResetError("the client went away"))
         self._server.crowd.went(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. What is left of a body that was refused is thrown away, and not held."""
-        counts = data and self._reserved is None and (self.idle or self._current_request is not None)
+        expected = self.idle or self._current_request is not None or not self._request_count
+        counts = data and self._reserved is None and expected
         super().data_received(data)
         if counts and self.transport is not None:
             self.held += len(data)
@@ -112,6 +120,26 @@ class IntakeProtocol(web.RequestHandler):
         self._reserved = byte_count
         self._let_go()
         content.set_read_chunk_size(_READ_STEPS[1])
+
+    async def fill(self, content: StreamReader, buffer: memoryview, progress_timeout: float) -> None:
+        """Read the rest of the body of the request in hand into `buffer`, which is as long as that.
+
+        The parser, which has nothing of it left, does not see it: a new one begins with what comes after it. Raises
+        `Refusal` (408) and `ConnectionError`; the connection is of no use then.
+        """
+
+        def full() -> None:
+            self.filling = None
+            self._parser = _new_parser(self, self._loop)
+            content.feed_eof()
+
+        self.filling = Filling(buffer, full)
+        try:
+            await self.filling.filled(progress_timeout)
+        except BaseException:
+            self.filling = None
+            self.close()
+            raise
 
     def arrived(self) -> None:
         """Memory is reserved for the body of the request in hand, and all of it is here."""
@@ -153,6 +181,21 @@ class IntakeProtocol(web.RequestHandler):
         refusal.closes = True
         self._server.observer.posted(Route.NONE.value, refusal.code)
         return refusal_answer(refusal)
+
+
+def _new_parser(protocol: IntakeProtocol, loop: asyncio.AbstractEventLoop) -> HttpRequestParser:
+    """One like that which aiohttp made for the connection."""
+    return HttpRequestParser(
+        protocol,
+        loop,
+        UNREAD_BYTES,
+        max_line_size=protocol.max_line_size,
+        max_field_size=protocol.max_field_size,
+        max_headers=protocol.max_headers,
+        payload_exception=RequestPayloadError,
+        auto_decompress=False,
+        max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+    )
 
 
 class IntakeWebServer(web.Server):

@@ -9,7 +9,7 @@ from gateway.intake.budget import SMALL_POST_BYTES, MemoryBudget, Reservation
 from gateway.intake.decoding import decoders_for
 from gateway.intake.incoming import Incoming, arrived, invite
 from gateway.intake.opening import BodyDecoder
-from gateway.intake.refusals import ClientGone, too_large
+from gateway.intake.refusals import too_large
 from gateway.intake.staging import Staged, StagingArea
 from gateway.intake.workers import Workers
 
@@ -76,7 +76,8 @@ class BodyReader:
             await invite(request)
             data: bytes | memoryview | None = arrived(request)
             if data is None:
-                data = await _filled(self._incoming(request, reservation), length)
+                data = memoryview(bytearray(length))
+                await self._incoming(request, reservation).rest(data)
         except BaseException:
             reservation.release()
             raise
@@ -138,19 +139,3 @@ class BodyReader:
     def _incoming(self, request: web.BaseRequest, reservation: Reservation) -> Incoming:
         """The bytes of a body that memory is reserved for."""
         return Incoming(request, self._limits.progress_timeout, reservation.size)
-
-
-async def _filled(incoming: Incoming, length: int) -> bytes | memoryview:
-    """`length` bytes, copied once; those that came in one piece are not copied at all."""
-    piece = await incoming.next()
-    if len(piece) == length:
-        return piece
-    view = memoryview(bytearray(length))
-    filled = 0
-    while piece:
-        view[filled : filled + len(piece)] = piece
-        filled += len(piece)
-        piece = await incoming.next()
-    if filled != length:
-        raise ClientGone("the body ended before its Content-Length")
-    return view
