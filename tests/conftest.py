@@ -1,4 +1,4 @@
-"""What all tests share: their event loops, the figures they measured, told at the end of a run, and logging put back."""
+"""What all tests share: their event loops, figures told at the end of a run, and logging put back."""
 
 import asyncio
 import logging

@@ -72,7 +72,10 @@ class AdaptiveLimit:
 
     def _is_slow(self, size: int, seconds: float) -> bool:
         """Whether attempts of this size (within a factor of 4) have become slow."""
-        durations = self._durations.setdefault(size.bit_length() // 2, _Durations(seconds, seconds))
+        scale = size.bit_length() // 2
+        durations = self._durations.get(scale)
+        if durations is None:
+            durations = self._durations[scale] = _Durations(seconds, seconds)
         durations.add(seconds)
         return durations.slow
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from spool.records import Delivery, Fragment, Record
 from uploaders.bodies import Body, EnvelopeBody, GzipBody, IdentityBody, TooLarge, ZstdBody
 from uploaders.deflate import fast_gzip, small_gzip
-from uploaders.forms import pieces_of, raw_bytes_of
+from uploaders.forms import Piece, pieces_of, raw_bytes_of
 from uploaders.spilling import BodyRoom
 
 AUTO_PLAIN_BYTES = 10 * 1024
@@ -88,10 +88,11 @@ async def encode(delivery: Delivery, frames: Frames, encoding: Encoding, room: B
     be decompressed; `BadLocation` for a notice without an object; `OSError` when a large one finds no room on the
     disk.
     """
-    raw_bytes = raw_bytes_of(delivery)
+    pieces = pieces_of(delivery)
+    raw_bytes = raw_bytes_of(delivery.record, pieces)
     return await _first_that_fits(
         _bodies(encoding, raw_bytes, room),
-        lambda body: _fill(body, delivery, frames, inline=raw_bytes <= INLINE_BYTES),
+        lambda body: _fill(body, delivery.record, pieces, frames, inline=raw_bytes <= INLINE_BYTES),
     )
 
 
@@ -136,12 +137,12 @@ def _bodies(encoding: Encoding, raw_bytes: int, room: BodyRoom) -> tuple[Body, .
     return (kind(room, fast_gzip()), kind(room, small_gzip()))
 
 
-async def _fill(body: Body, delivery: Delivery, frames: Frames, *, inline: bool) -> EncodedBody:
-    for piece in pieces_of(delivery):
+async def _fill(body: Body, record: Record, pieces: Sequence[Piece], frames: Frames, *, inline: bool) -> EncodedBody:
+    for piece in pieces:
         if isinstance(piece, bytes):
             body.add_literal(piece)
             continue
-        async for frame in frames(delivery.record, piece):
+        async for frame in frames(record, piece):
             if inline or body.is_quick(frame):
                 body.add_frame(frame)
             else:

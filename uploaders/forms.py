@@ -44,10 +44,10 @@ def pieces_of(delivery: Delivery) -> tuple[Piece, ...]:
     return _object(record, (Fragment.BASE, second))
 
 
-def raw_bytes_of(delivery: Delivery) -> int:
-    """The length of that document in bytes, known without reading the payload."""
-    fragments = delivery.record.fragments
-    return sum(len(piece) if isinstance(piece, bytes) else fragments[piece].raw_bytes for piece in pieces_of(delivery))
+def raw_bytes_of(record: Record, pieces: Sequence[Piece]) -> int:
+    """The length in bytes of the document that these pieces of a record make, known without reading the payload."""
+    fragments = record.fragments
+    return sum([len(piece) if isinstance(piece, bytes) else fragments[piece].raw_bytes for piece in pieces])
 
 
 def parse_location(location: str | None) -> tuple[str, str]:

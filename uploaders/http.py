@@ -63,6 +63,7 @@ class HttpUploader:
         self._payloads = payloads
         self._clock = clock
         self._bandwidth = bandwidth
+        self._room = BodyRoom(options.max_request_bytes, options.scratch)
         self._connections = Connections(ConnectionOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
@@ -90,8 +91,7 @@ class HttpUploader:
         await self._connections.close()
 
     async def _body(self, delivery: Delivery) -> EncodedBody:
-        frames, encoding = self._payloads.frames, self._options.encoding
-        room = BodyRoom(self._options.max_request_bytes, self._options.scratch)
+        frames, encoding, room = self._payloads.frames, self._options.encoding, self._room
         if delivery.form is not Form.REDUCED:
             return await encode(delivery, frames, encoding, room)
         if self._options.reduction is None:

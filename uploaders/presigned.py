@@ -16,7 +16,6 @@ from pathlib import Path
 
 from yarl import URL
 
-from spool.errors import SpoolError
 from spool.records import Delivery, Form, Lane
 from uploaders.answers import judge
 from uploaders.bandwidth import UNLIMITED, Bandwidth
@@ -130,25 +129,22 @@ class PresignedUploader:
         if self._clock() >= address.valid_until:
             return RetryLater("the upload address had expired before it could be used")
         member = encoded_member("token", token) if token is not None else b""
-        size = raw_bytes_of(delivery) + len(member)
-        document = _Document(self._plain(delivery), member)
+        size = raw_bytes_of(delivery.record, pieces_of(delivery)) + len(member)
+        plain = self._plain(delivery)
+        document = with_last_member(plain, member) if member else plain
         outcome = await self._put(document, size, address, self._bandwidth.pace(delivery.lane))
         if isinstance(outcome, Delivered):
             seconds = (self._clock() - started) / 1000
             self._observer.object_delivered(delivery.destination, size, seconds, large=delivery.lane is Lane.DETAIL)
         return outcome
 
-    async def _put(self, document: "_Document", size: int, address: UploadAddress, pace: Pace | None) -> Outcome:
+    async def _put(
+        self, document: AsyncIterator[bytes], size: int, address: UploadAddress, pace: Pace | None
+    ) -> Outcome:
         """One PUT with its length, so that nothing is sent in chunks: storage servers refuse these."""
         headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size), "User-Agent": "callspool"}
-        try:
-            url = URL(address.url, encoded=True)
-            answer = await self._connections.request("PUT", url, headers, document.chunks(), pace=pace)
-        except NETWORK_ERRORS:
-            # The client reports whatever ends the body as a broken connection.
-            if document.error is not None:
-                raise document.error from None
-            raise
+        url = URL(address.url, encoded=True)
+        answer = await self._connections.request("PUT", url, headers, document, pace=pace)
         return judge_upload(answer, address.location, now=self._clock())
 
     async def _plain(self, delivery: Delivery) -> AsyncIterator[bytes]:
@@ -159,22 +155,3 @@ class PresignedUploader:
                 continue
             async for frame in self._payloads.frames(delivery.record, piece):
                 yield await asyncio.to_thread(decompress, frame)
-
-
-class _Document:
-    """The body of one PUT; remembers the error of the spool that cut it short."""
-
-    def __init__(self, plain: AsyncIterator[bytes], member: bytes) -> None:
-        self._plain = plain
-        self._member = member
-        self.error: SpoolError | None = None
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The document, with the member at its end if there is one."""
-        document = with_last_member(self._plain, self._member) if self._member else self._plain
-        try:
-            async for chunk in document:
-                yield chunk
-        except SpoolError as error:
-            self.error = error
-            raise

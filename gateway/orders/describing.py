@@ -7,7 +7,7 @@ from gateway.trace import instant
 from spool.errors import CorruptPayload
 from spool.figures import OpenDelivery
 from spool.records import Delivery, DeliveryState
-from uploaders.forms import BadLocation, raw_bytes_of
+from uploaders.forms import BadLocation, pieces_of, raw_bytes_of
 
 _ADVICE = {
     DeliveryState.READY: "Nothing: it is sent as soon as it is due.",
@@ -57,6 +57,6 @@ def delivery_of(found: OpenDelivery) -> Delivery:
 def document_bytes(delivery: Delivery) -> int:
     """How long its JSON document is; 0 for a notice that has no object to tell of yet, or whose parts are missing."""
     try:
-        return raw_bytes_of(delivery)
+        return raw_bytes_of(delivery.record, pieces_of(delivery))
     except (BadLocation, CorruptPayload):
         return 0

@@ -120,7 +120,7 @@ def object_body(
         stored = replace(delivery, form=Form.WHOLE)
     pieces = pieces_of(stored)
     member = b"" if token is None else encoded_member("token", token)
-    raw_bytes = raw_bytes_of(stored) + len(member)
+    raw_bytes = raw_bytes_of(stored.record, pieces) + len(member)
     if pieces[-1] == b"}" and member:
         # Made of fragments: there is glue at the end that can hold it.
         pieces, member = (*pieces[:-1], member + b"}"), b""
