@@ -102,7 +102,7 @@ class Quota:
         raise SpoolFull(
             f"the spool is full: {taken} of {self.limit_bytes} bytes are taken{kept} and {byte_count} more are "
             f"needed{oldest}; it empties as deliveries succeed (see the status page for what holds them up), "
-            "or raise CALLSPOOL_SPOOL_MAX_BYTES",
+            "or raise CALLSPOOL_SPOOL_MAX_BYTES where the disk has room for more",
             used_bytes=taken,
             limit_bytes=self.limit_bytes,
         )
