@@ -1,11 +1,16 @@
 """Requests over kept connections, against servers that are written down in bytes."""
 
 import asyncio
+import random
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 from yarl import URL
 
 from tests.uploaders.rogue import Rogue, for_ever, read_request
@@ -20,8 +25,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @asynccontextmanager
-async def connections() -> AsyncIterator[Connections]:
-    made = Connections(ConnectionOptions())
+async def connections(ca_file: Path | None = None) -> AsyncIterator[Connections]:
+    made = Connections(ConnectionOptions(ca_file))
     try:
         yield made
     finally:
@@ -208,21 +213,37 @@ async def test_an_early_answer_ends_the_request(as_stream: bool) -> None:
     assert received < size / 2
 
 
+async def digests(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers each request with the digest of its body."""
+    while True:
+        digest = sha256(await read_request(reader)).hexdigest().encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(digest) + digest)
+        await writer.drain()
+
+
+async def assert_each_has_its_answer(rogue: Rogue, made: Connections, bodies: Sequence[bytes]) -> None:
+    """Three rounds of requests, all of a round at once."""
+    for _ in range(3):
+        answers = await asyncio.gather(*(made.request("POST", rogue.url, HEADERS, body) for body in bodies))
+        assert [one.body.decode() for one in answers] == [sha256(body).hexdigest() for body in bodies]
+    assert rogue.connections == len(bodies)
+
+
 async def test_many_requests_at_once_have_a_connection_each() -> None:
     """Nothing waits for another request; afterwards the connections serve again."""
+    async with Rogue(digests) as rogue, connections() as made:
+        await assert_each_has_its_answer(rogue, made, [b"%d" % number for number in range(40)])
 
-    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            body = await read_request(reader)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            await writer.drain()
 
-    async with Rogue(behaviour) as rogue, connections() as made:
-        for _ in range(3):
-            bodies = [b"%d" % number for number in range(40)]
-            answers = await asyncio.gather(*(made.request("POST", rogue.url, HEADERS, body) for body in bodies))
-            assert [one.body for one in answers] == bodies
-    assert rogue.connections == 40
+async def test_large_requests_arrive_whole_over_tls(tmp_path: Path) -> None:
+    """What the socket does not take at once follows as it takes more, also through TLS, and the connection is kept."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    bodies = [random.Random(size).randbytes(size) for size in (100, 65_536, 65_537, 3_000_000)]
+    async with Rogue(digests, tls=tls) as rogue, connections(ca_file=tmp_path / "ca.pem") as made:
+        await assert_each_has_its_answer(rogue, made, bodies)
 
 
 @pytest.mark.parametrize("name", ["x-pype-token", "Idempotency-Key"])
