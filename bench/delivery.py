@@ -70,6 +70,8 @@ def drain_callspool(large: Sequence[Path], probes: Sequence[tuple[Size, Path]], 
         running = stack.enter_context(callspool(folder, endpoint_port=port))
         memory = stack.enter_context(PeakMemory(running.process.pid))
         with _probing(running.intake_port, "/v1/calls", probes) as posted:
+            # Its breaker remembers that the endpoint was down, and would wait for some seconds more.
+            wait_until(lambda: running.resume() or _has_any(journal), "it sends again", _PROBE_SECONDS)
             wait_until(lambda: _has(journal, waiting), f"{backlog} details have arrived", _DRAIN_SECONDS)
         missing = _missing_after_a_while(journal, posted)
     drained_at = max(one.at for one in journal.details() if one.call_id in waiting)
@@ -122,6 +124,11 @@ def _probing(port: int, path: str, bodies: Sequence[tuple[Size, Path]]) -> Itera
 def _probed(journal: Journal) -> bool:
     journal.read()
     return call_id(_FIRST_PROBE) in journal.first_of_call()
+
+
+def _has_any(journal: Journal) -> bool:
+    journal.read()
+    return bool(journal.arrived)
 
 
 def _has(journal: Journal, details: set[str]) -> bool:

@@ -1,8 +1,10 @@
 """The servers that are measured, each started as a process of its own."""
 
 import contextlib
+import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,13 @@ class Running:
     process: subprocess.Popen[bytes]
     intake_port: int
     admin_port: int
+
+    def resume(self) -> bool:
+        """Have callspool try its endpoint at once. False where it waits for nothing, or does not know of it yet."""
+        url = f"http://127.0.0.1:{self.admin_port}/api/destinations/endpoint/resume"
+        order = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
+        with urllib.request.urlopen(order, timeout=10) as answer:
+            return bool(json.load(answer)["waited"])
 
 
 @contextlib.contextmanager
