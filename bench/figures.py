@@ -36,11 +36,12 @@ class IntakeFigures:
 
 @dataclass(frozen=True, slots=True)
 class IntakeComparison:
-    """One size: callspool, the bare handler, and callspool's share of the bare handler's rate."""
+    """One size: callspool, the bare handler, the bare work, and callspool's share of the bare handler's rate."""
 
     size: str
     callspool: IntakeFigures
     bare: IntakeFigures
+    work: IntakeFigures
     ratio: Figure
 
 
@@ -102,11 +103,12 @@ def of_rounds(rounds: Sequence[IntakeRound]) -> IntakeFigures:
 
 def compare(rounds: Sequence[IntakeRound], size: str) -> IntakeComparison:
     """One size of all rounds. The ratio is taken within each round, whose two loads ran one after the other."""
-    gateway = [one for one in rounds if one.size == size and one.server == "callspool"]
-    bare = [one for one in rounds if one.size == size and one.server == "bare"]
+    gateway, bare, work = (
+        [one for one in rounds if one.size == size and one.server == server] for server in ("callspool", "bare", "work")
+    )
     pairs = zip(gateway, bare, strict=True)
     ratios = (ours.load.per_second / theirs.load.per_second for ours, theirs in pairs if theirs.load.posts)
-    return IntakeComparison(size, of_rounds(gateway), of_rounds(bare), over(ratios))
+    return IntakeComparison(size, of_rounds(gateway), of_rounds(bare), of_rounds(work), over(ratios))
 
 
 def compare_delivery(rounds: Sequence[Drain], sizes: Sequence[Size]) -> DeliveryComparison:

@@ -29,12 +29,19 @@ class IntakeRound:
     idle: Memory
     peak: Memory
     commits: Commits | None
-    """How posts shared commits; None for the bare handler, which has none."""
+    """How posts shared commits; None for those that have none."""
 
 
 def measure(server: str, size: Size, bodies: Sequence[Path], folder: Path, *, seconds: float) -> IntakeRound:
-    """Start the server ("callspool" or "bare"), post bodies of this size to it, and remove what it stored."""
+    """Start the server ("callspool" or "bare"), post bodies of this size to it, and remove what it stored.
+
+    "work" is none, but what has to be done with the bodies anyway.
+    """
     folder.mkdir(parents=True)
+    if server == "work":
+        return IntakeRound(
+            server, size.name, _worked(size, bodies, folder, seconds), Memory(0, None), Memory(0, None), None
+        )
     starting = callspool(folder, endpoint_port=free_port()) if server == "callspool" else bare(folder)
     try:
         with contextlib.ExitStack() as stack:
@@ -66,6 +73,21 @@ def post(
     ]
     for body in bodies:
         arguments += ["--body", str(body)]
-    told = json.loads(run_python("bench.load", *arguments, timeout=2 * seconds + 120))
+    return _told(run_python("bench.load", *arguments, timeout=2 * seconds + 120))
+
+
+def _worked(size: Size, bodies: Sequence[Path], folder: Path, seconds: float) -> Measured:
+    """The work alone, with half as many call logs to a commit as there are connections."""
+    arguments = ["--folder", str(folder), "--group", str(max(1, size.connections // 2)), "--seconds", str(seconds)]
+    for body in bodies:
+        arguments += ["--body", str(body)]
+    try:
+        return _told(run_python("bench.work", *arguments, timeout=2 * seconds + 120))
+    finally:
+        shutil.rmtree(folder)
+
+
+def _told(text: str) -> Measured:
+    told = json.loads(text)
     statuses = {int(status): count for status, count in told.pop("statuses").items()}
     return Measured(latency=Latency(**told.pop("latency")), statuses=statuses, **told)

@@ -31,13 +31,14 @@ def print_environment(console: Console, environment: Environment) -> None:
 
 
 def print_intake(console: Console, comparisons: Sequence[IntakeComparison]) -> None:
-    """Durable posts beside posts that a bare handler reads and forgets."""
+    """Durable posts beside posts that a bare handler reads and forgets, and beside the work itself in one thread."""
     table = _table("Acknowledged posts (callspool: each one on disk)", "call log", "server")
     for heading in ("posts/s", "MB/s", "ack p50", "p99 ms", "MiB", "anon.", "share"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in comparisons:
         table.add_row(one.size, "callspool", *_cells(one.callspool), _percent(one.ratio))
-        table.add_row("", "bare", *_cells(one.bare), "", style="dim", end_section=True)
+        table.add_row("", "bare", *_cells(one.bare), "", style="dim")
+        table.add_row("", "work", *_cells(one.work), "", style="dim", end_section=True)
     console.print(table)
     for one in comparisons:
         refused = one.callspool.refused + one.bare.refused
@@ -101,7 +102,7 @@ def with_spread(figure: Figure) -> str:
 def memory(value: Memory) -> tuple[str, str]:
     """Resident and anonymous memory in MiB."""
     anonymous = math.nan if value.anonymous is None else value.anonymous / _MEBIBYTE
-    return number(value.resident / _MEBIBYTE), number(anonymous)
+    return number(value.resident / _MEBIBYTE or math.nan), number(anonymous)
 
 
 def _cells(figures: IntakeFigures) -> tuple[str, ...]:

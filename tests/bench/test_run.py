@@ -9,7 +9,7 @@ from bench.__main__ import main
 
 
 @pytest.mark.slow
-def test_a_run_measures_both_servers_and_loses_nothing(tmp_path):
+def test_a_run_measures_all_of_them_and_loses_nothing(tmp_path):
     """The benchmark works with callspool as it is: everything posted is acknowledged, and arrives."""
     result = tmp_path / "result.json"
     arguments = ["--sizes", "2 KB", "--rounds", "1", "--seconds", "0.3", "--backlog", "2", "--no-s3"]
@@ -19,6 +19,7 @@ def test_a_run_measures_both_servers_and_loses_nothing(tmp_path):
     size = told["intake"][0]
     assert size["callspool"]["posts_per_second"]["median"] > 0
     assert size["bare"]["posts_per_second"]["median"] > 0
+    assert size["work"]["posts_per_second"]["median"] > 0
     assert (size["callspool"]["refused"], size["bare"]["refused"]) == (0, 0)
     assert told["delivery"]["missing"] == 0
     assert told["delivery"]["callspool_megabytes_per_second"]["median"] > 0
