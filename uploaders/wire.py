@@ -45,6 +45,9 @@ class Wire(asyncio.Protocol):
         self._paused = False
         self._lost = False
         self._may_be_kept = False
+        self._failure: Exception | None = None
+        self._answer_begins: Callable[[], None] = lambda: None
+        self._expect_headers()
 
     @property
     def is_free(self) -> bool:
@@ -55,7 +58,7 @@ class Wire(asyncio.Protocol):
         """A request is to be sent. `answer_begins` is called with the end of the headers of its answer."""
         self._answer_begins = answer_begins
         self._ended = self._loop.create_future()
-        self._failure: Exception | None = None
+        self._failure = None
         self._may_be_kept = False
         self._expect_headers()
         if self._lost:

@@ -160,10 +160,12 @@ async def test_tls_goes_through_the_environments_proxy_end_to_end(
     payloads, delivery = a_payload()
     async with Endpoint(tls=server_tls) as endpoint, Proxy() as proxy:
         monkeypatch.setenv("https_proxy", proxy.url)
-        outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), ca_file=tmp_path / "ca.pem")
-        assert outcome == Delivered()
-        assert proxy.requests == [f"CONNECT localhost:{endpoint.port}"]
-        assert proxy.credentials == [b64encode(b"user:pr0xy-password")]
+        async with an_uploader(endpoint.url, payloads, ca_file=tmp_path / "ca.pem") as uploader:
+            attempts = (uploader.deliver(delivery(Form.CORE)) for _ in range(2))
+            assert await asyncio.gather(*attempts) == [Delivered(), Delivered()]
+            assert await uploader.deliver(delivery(Form.NOTICE)) == Delivered()
+        assert proxy.requests == 2 * [f"CONNECT localhost:{endpoint.port}"], "one for each connection"
+        assert proxy.credentials == 2 * [b64encode(b"user:pr0xy-password")]
 
 
 @pytest.mark.parametrize("status", [407, 502])
