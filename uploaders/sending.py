@@ -56,6 +56,7 @@ class _Sending:
         self._since_turn = 0
 
     async def send(self, data: Data) -> bool:
+        """Whether all of it was wanted."""
         if not isinstance(data, AsyncIterator):
             return await self._slices(memoryview(data))
         async for chunk in data:

@@ -95,6 +95,7 @@ class IntakeProtocol(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. What is left of a body that was refused is thrown away, and not held."""
+        # The first bytes of a connection may come before aiohttp waits for any.
         expected = self.idle or self._current_request is not None or not self._request_count
         counts = data and self._reserved is None and expected
         super().data_received(data)
@@ -128,12 +129,13 @@ class IntakeProtocol(web.RequestHandler):
         `Refusal` (408) and `ConnectionError`; the connection is of no use then.
         """
 
-        def full() -> None:
+        def end_body() -> None:
+            """All of it is here: what comes next is another request."""
             self.filling = None
             self._parser = _new_parser(self, self._loop)
             content.feed_eof()
 
-        self.filling = Filling(buffer, full)
+        self.filling = Filling(buffer, end_body)
         try:
             await self.filling.filled(progress_timeout)
         except BaseException:
