@@ -13,6 +13,7 @@ from tests.s3.building import Stored, objects, uploads
 from tests.s3.proxy import Fate, proxy_before
 from tests.system.buckets import configured, members, post
 from tests.system.gateway_process import GatewayProcess
+from tests.system.waiting import until
 
 LARGE = 6_000_000
 HUGE = 22_000_000
@@ -96,6 +97,7 @@ async def test_a_kill_in_the_middle_of_the_upload_changes_nothing_of_it(
         async with configured(tmp_path, text) as gateway:
             posted, _ = await post(gateway, "call-huge", HUGE)
             await asyncio.wait_for(proxy.held.get(), DEADLINE_SECONDS)
+            await until(lambda: a_part_arrived(gateway), "the part before is remembered", deadline=DEADLINE_SECONDS)
             await gateway.kill()
             proxy.requests.clear()
             proxy.decide = lambda _: Fate.PASS
@@ -105,6 +107,12 @@ async def test_a_kill_in_the_middle_of_the_upload_changes_nothing_of_it(
             assert 1 not in proxy.parts
             await assert_moved_on(gateway, endpoint, posted, await objects(weed, bucket))
     assert await uploads(weed, bucket) == []
+
+
+async def a_part_arrived(gateway: GatewayProcess) -> bool:
+    """Whether a part is at the server, and the gateway knows of it."""
+    name = 'callspool_upload_parts_total{destination="details",result="sent"}'
+    return not await no_such_metric(gateway, name)
 
 
 async def no_such_metric(gateway: GatewayProcess, name: str) -> bool:
