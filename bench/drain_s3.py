@@ -25,9 +25,8 @@ import uvloop
 from bench.calllogs import make_call_log
 from bench.figures import Figure, over
 from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server, seaweedfs
-from spool.options import SpoolOptions
 from spool.records import Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
-from spool.store import Spool
+from spool.store import Spool, SpoolOptions
 from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
 

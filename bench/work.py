@@ -17,9 +17,8 @@ from pathlib import Path
 
 from bench.latency import summarize
 from bench.load import Measured
-from gateway.intake.examining import CallLogFound, SizeRule, examine
-from gateway.intake.prepared import Prepared, prepared
-from spool.payloads import FrameWriter
+from gateway.intake.parse import CallLogFound, Prepared, SizeRule, examine, prepared
+from spool.payload.frames import FrameWriter
 
 
 def frames_of(body: bytes, writer: FrameWriter) -> Iterator[bytes]:

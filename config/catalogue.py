@@ -1,7 +1,7 @@
 """The catalogue of settings: their keys, variables, defaults and meanings, read from the models themselves."""
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -11,10 +11,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
-from config.masking import MASK
 from config.settings import Settings
 from config.shortcuts import SHORTCUTS, shortcut_variable
-from config.values import Shown, Variable
+from config.types import MASK, Shown, Variable
 
 PREFIX = "CALLSPOOL_"
 CONFIG_VARIABLE = "CALLSPOOL_CONFIG"
@@ -148,3 +147,33 @@ def _mentions(annotation: object, wanted: type) -> bool:
 
 def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+# The documentation of all settings as rows of a markdown table, made from the models themselves.
+
+HEADER = ("| Setting | Variable | Default | Meaning |", "|---|---|---|---|")
+"""Stands above the rows."""
+
+
+def setting_rows() -> tuple[str, ...]:
+    """One row for each setting outside the destinations, and one for the file itself."""
+    return (
+        f"| `--config` | `{CONFIG_VARIABLE}` | none | The TOML file that holds the settings below. |",
+        *_rows(scalar_settings()),
+    )
+
+
+def destination_rows() -> tuple[str, ...]:
+    """One row for each setting of each type of destination."""
+    return _rows(destination_settings())
+
+
+def _rows(settings: Iterable[Setting]) -> tuple[str, ...]:
+    return tuple(
+        f"| `{setting.key}` | {_code(setting.variable)} | {_code(setting.default)} | {setting.meaning} |"
+        for setting in settings
+    )
+
+
+def _code(text: str | None) -> str:
+    return f"`{text}`" if text else "-"

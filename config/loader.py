@@ -3,21 +3,22 @@
 Everything that is wrong is told at once. Nothing here reads the process's environment by itself.
 """
 
-from collections.abc import Mapping
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import InitSettingsSource
 
-from config.cautions import cautions
-from config.destination_list import destination_problems, with_shortcuts
-from config.environment import config_file, environment_problems, read_environment
-from config.file import read_file
-from config.layers import KeyPath, Layer
-from config.problems import InvalidConfiguration, Problem
+from config.catalogue import CONFIG_VARIABLE, PREFIX, destination_settings, scalar_settings, variables
+from config.layers import InvalidConfiguration, KeyPath, Layer, Problem, did_you_mean, paths_of_values
 from config.settings import Settings
-from config.validation import problems_of
+from config.shortcuts import destination_problems, with_shortcuts
+from config.types import MASK
+from config.validation import cautions, problems_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,75 @@ def _checked(layers: tuple[Layer, ...], problems: list[Problem]) -> Settings | N
     except ValidationError as error:
         problems.extend(problems_of(error, layers))
         return None
+
+
+# Reads the CALLSPOOL_* environment variables as a layer, and tells of those that nobody knows.
+
+KUBERNETES_LINK = re.compile(
+    rf"{PREFIX}(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP).*)?)"
+)
+"""What Kubernetes puts into every container of a namespace that has a Service named callspool, unasked."""
+
+
+def read_environment(environment: Mapping[str, str]) -> Layer:
+    """The layer of the variables that stand for settings outside the destinations.
+
+    An empty variable counts as not set, except to `environment_problems` where it stands for a secret.
+    """
+    tree: dict[str, Any] = {}
+    origins: dict[KeyPath, str] = {}
+    for setting in scalar_settings():
+        value = environment.get(setting.variable or "", "")
+        if value:
+            section, name = setting.path
+            tree.setdefault(section, {})[name] = value
+            origins[setting.path] = setting.variable or ""
+    return Layer(tree, origins)
+
+
+def environment_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Variables that nobody knows, and secrets that are set but empty."""
+    known = variables()
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known and not _is_kubernetes_link(name, environment):
+            yield Problem(key=name, value=MASK, advice=did_you_mean(name, sorted(known), prefix=PREFIX))
+    for name in _secret_variables():
+        if environment.get(name) == "":
+            advice = "is set but empty, which would quietly turn it off: give it a value, or unset it"
+            yield Problem(key=name, value='""', advice=advice)
+
+
+def config_file(environment: Mapping[str, str]) -> str | None:
+    """The configuration file that the environment names, if any."""
+    return environment.get(CONFIG_VARIABLE) or None
+
+
+def _secret_variables() -> list[str]:
+    settings = (*scalar_settings(), *destination_settings())
+    return [setting.variable for setting in settings if setting.secret and setting.variable]
+
+
+def _is_kubernetes_link(name: str, environment: Mapping[str, str]) -> bool:
+    return "KUBERNETES_SERVICE_HOST" in environment and KUBERNETES_LINK.fullmatch(name) is not None
+
+
+# Reads the TOML file of a configuration as a layer.
+
+
+def read_file(path: Path) -> Layer:
+    """The layer of a TOML file. Raises InvalidConfiguration, naming the file, if it cannot be read as TOML."""
+    try:
+        tree = tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise _unusable(path, "there is no such file") from None
+    except OSError as error:
+        raise _unusable(path, f"it cannot be read: {error.strerror or type(error).__name__}") from error
+    except UnicodeDecodeError as error:
+        raise _unusable(path, f"it is not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise _unusable(path, f"it is not TOML: {error}") from None
+    return Layer(tree, {value: str(path) for value in paths_of_values(tree)})
+
+
+def _unusable(path: Path, advice: str) -> InvalidConfiguration:
+    return InvalidConfiguration([Problem(key=str(path), advice=advice)])

@@ -12,24 +12,79 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config.addresses import ListenAddress
 from config.destinations import Destination, checked_token
-from config.drain import DrainSettings
-from config.priority import PrioritySettings
-from config.units import DAY, GIB, HOUR, KB, MIB, MINUTE, format_size
-from config.values import (
+from config.types import (
+    DAY,
+    GIB,
+    HOUR,
+    KB,
+    KIB,
+    MIB,
+    MINUTE,
     Choice,
     Directory,
     Duration,
     Files,
     Listen,
+    ListenAddress,
     OptionalDuration,
     OptionalSize,
     Size,
     Table,
     Variable,
     Wait,
+    format_size,
 )
+
+# How considerate the draining of details is: of the line, and of the calls that are live on the same machine.
+
+
+class DrainSettings(Table):
+    """What details may take, all destinations together. Cores never wait."""
+
+    max_bytes_per_second: OptionalSize = None
+    """The most that details take of the line, all destinations together, in bytes a second; cores are counted too."""
+    when_idle: bool = False
+    """Whether details are sent slowly while a call is live, and catch up afterwards."""
+    live_bytes_per_second: OptionalSize = 256 * KIB
+    """With `when_idle`: the most that details take while a call is live, all destinations together."""
+    live_concurrency: Annotated[int, Field(ge=1)] = 1
+    """With `when_idle`: details under way at once while a call is live, for each destination."""
+    live_max_age: Duration = 2 * HOUR
+    """With `when_idle`: a call that began longer ago, and has not ended, is not live any more."""
+
+
+# How much the whole gateway gives way to other processes of the same machine: CPU and disk.
+
+
+class IoClass(StrEnum):
+    """How the kernel serves the gateway's reads and writes beside those of others."""
+
+    DEFAULT = "default"
+    """As the process was started."""
+    BEST_EFFORT = "best_effort"
+    """By turns, as `io_level` says."""
+    IDLE = "idle"
+    """When nobody else wants the disk."""
+
+
+class PrioritySettings(Table):
+    """Both are set at the start; a refusal of the system is told, and nothing else comes of it."""
+
+    nice: Annotated[int, Field(ge=0, le=19)] | None = None
+    """The niceness of the gateway, 0 to 19: the higher, the more CPU time other processes get before it."""
+    io_class: Annotated[IoClass, Choice] = IoClass.DEFAULT
+    """The I/O class: `default` (as started), `best_effort`, or `idle`, which can delay acknowledgements (Linux)."""
+    io_level: Annotated[int, Field(ge=0, le=7)] | None = None
+    """With `io_class = "best_effort"`: 0 (first) to 7 (last)."""
+
+    @field_validator("io_level")
+    @classmethod
+    def _level_is_of_best_effort(cls, level: int | None, info: ValidationInfo) -> int | None:
+        """No other class has levels."""
+        if level is not None and info.data.get("io_class", IoClass.BEST_EFFORT) is not IoClass.BEST_EFFORT:
+            raise ValueError('needs `io_class = "best_effort"`')
+        return level
 
 
 class LogLevel(StrEnum):

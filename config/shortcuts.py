@@ -3,10 +3,17 @@
 A further shortcut is a further row in `SHORTCUTS`.
 """
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+
+from config.destinations.base import bucket_problems
+from config.layers import KeyPath, Layer, Problem, first_origin, readable
+from config.types import MASK
 
 LOCAL_NAME = "local"
 LOCAL_TYPE = "file"
@@ -61,3 +68,147 @@ def shortcut_variable(type_name: str, field: str) -> str | None:
             if (shortcut.type, named) == (type_name, field):
                 return variable
     return None
+
+
+# Puts the destinations of the file, of the shortcut variables and of `--local` into one list.
+
+
+def with_shortcuts(file: Layer, environment: Mapping[str, str], *, local: bool) -> Layer:
+    """The file's layer with the destinations that variables and `--local` add.
+
+    A variable overrides its field in a destination of the shortcut's name that the file already has. A list of
+    destinations that is no list is left as it is, for the check of the whole to refuse.
+    """
+    given = file.tree.get("destinations", [])
+    if not isinstance(given, list):
+        return file
+    destinations = list(given)
+    origins: dict[KeyPath, str] = dict(file.origins)
+    for shortcut in SHORTCUTS:
+        _apply(shortcut, environment, destinations, origins)
+    for shortcut in SHORTCUTS:
+        if environment.get(shortcut.introduced_by):
+            _notify(shortcut, destinations, origins)
+    if local:
+        _append(destinations, origins, "--local", name=LOCAL_NAME, type=LOCAL_TYPE, path=str(LOCAL_PATH))
+    return Layer({**file.tree, "destinations": destinations}, origins)
+
+
+def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """What is wrong with the list as a whole: empty, a name twice, a variable that adds to nothing."""
+    destinations = layer.tree.get("destinations", [])
+    if not isinstance(destinations, list):
+        return
+    names = [item.get("name") for item in destinations if isinstance(item, dict)]
+    for name, count in Counter(name for name in names if isinstance(name, str)).items():
+        if count > 1:
+            yield Problem(key="destinations", value=f'"{name}"', advice=f"{count} have this name: each needs its own")
+    yield from notify_problems(layer)
+    yield from bucket_problems(layer)
+    for shortcut in SHORTCUTS:
+        yield from _idle(shortcut, environment, destinations)
+    if not destinations:
+        yield Problem(
+            key="destinations",
+            advice=(
+                "there is none: set CALLSPOOL_ENDPOINT_URL to the URL that your agents post to now, "
+                "or CALLSPOOL_S3_BUCKET, or add [[destinations]] to the file, or try it out with --local"
+            ),
+        )
+
+
+def _apply(
+    shortcut: Shortcut, environment: Mapping[str, str], destinations: list[Any], origins: dict[KeyPath, str]
+) -> None:
+    given = {field: name for name, field in shortcut.fields.items() if environment.get(name)}
+    index = next((at for at, item in enumerate(destinations) if _is(shortcut, item)), None)
+    if index is None:
+        if not environment.get(shortcut.introduced_by):
+            return
+        index = len(destinations)
+        _append(destinations, origins, shortcut.introduced_by, name=shortcut.name, type=shortcut.type)
+    values = {field: environment[name] for field, name in given.items()}
+    destinations[index] = {**destinations[index], **values}
+    origins.update({("destinations", index, field): name for field, name in given.items()})
+
+
+def _notify(shortcut: Shortcut, destinations: list[Any], origins: dict[KeyPath, str]) -> None:
+    """The destination of a shortcut notifies the shortcuts' own endpoint, or else the only one that waits for it."""
+    index = next(at for at, item in enumerate(destinations) if _is(shortcut, item))
+    if shortcut.notifies is None or "notify" in destinations[index]:
+        return
+    names = to_be_notified(destinations)
+    usual = [each.name for each in SHORTCUTS if each.type == shortcut.notifies and each.name in names]
+    chosen = usual or (names if len(names) == 1 else [])
+    if chosen:
+        destinations[index] = {**destinations[index], "notify": chosen[0]}
+        origins["destinations", index, "notify"] = shortcut.introduced_by
+
+
+def _append(destinations: list[Any], origins: dict[KeyPath, str], origin: str, **fields: str) -> None:
+    origins.update({("destinations", len(destinations), field): origin for field in fields})
+    destinations.append(dict(fields))
+
+
+def _is(shortcut: Shortcut, item: object) -> bool:
+    return isinstance(item, dict) and (item.get("name"), item.get("type")) == (shortcut.name, shortcut.type)
+
+
+def _idle(shortcut: Shortcut, environment: Mapping[str, str], destinations: list[Any]) -> Iterator[Problem]:
+    """Variables that say something about a destination that does not exist."""
+    if any(_is(shortcut, item) for item in destinations):
+        return
+    for variable in shortcut.fields:
+        if environment.get(variable):
+            advice = f"says nothing without {shortcut.introduced_by}: set that too"
+            yield Problem(key=variable, value=MASK, advice=advice)
+
+
+# Who notifies whom: a bucket beside an endpoint tells it of each object. A rule between destinations.
+
+_NOBODY = ("none", "off")
+
+
+def to_be_notified(destinations: Sequence[Any]) -> list[str]:
+    """The names of the endpoints that get details after their cores, and are notified by no bucket yet."""
+    taken = {_notified(item) for item in destinations}
+    tables = [item for item in destinations if isinstance(item, dict) and item.get("type") == "http"]
+    return [str(item["name"]) for item in tables if item.get("name") not in {None, *taken} and _in_two_phases(item)]
+
+
+def notify_problems(layer: Layer) -> Iterator[Problem]:
+    """Buckets that notify what does not exist, what needs no notice, or what another one notifies already."""
+    destinations = [item for item in layer.tree["destinations"] if isinstance(item, dict)]
+    endpoints = {item.get("name"): item for item in destinations if item.get("type") == "http"}
+    taken: dict[str, object] = {}
+    for index, item in enumerate(layer.tree["destinations"]):
+        named = _notified(item)
+        if named is None:
+            continue
+        advice = _advice(endpoints, named, taken.get(named))
+        taken.setdefault(named, item.get("name"))
+        if advice:
+            path = ("destinations", index, "notify")
+            yield Problem(readable(path, (layer,)), advice, json.dumps(named), first_origin((layer,), path))
+
+
+def _notified(item: object) -> str | None:
+    if not isinstance(item, dict) or item.get("type") != "s3":
+        return None
+    named = item.get("notify")
+    return named if isinstance(named, str) and named.strip().lower() not in _NOBODY else None
+
+
+def _advice(endpoints: Mapping[Any, Mapping[str, Any]], named: str, bucket: object) -> str | None:
+    if named not in endpoints:
+        known = ", ".join(sorted(str(name) for name in endpoints)) or "there is none"
+        return f"should be the name of an http destination: {known}"
+    if not _in_two_phases(endpoints[named]):
+        return 'should name one with large = "two_phase": this one gets large call logs in another way'
+    if bucket is not None:
+        return f"should be another: an endpoint is notified by one bucket, and one already does: {bucket}"
+    return None
+
+
+def _in_two_phases(endpoint: Mapping[str, Any]) -> bool:
+    return str(endpoint.get("large", "two_phase")).strip().lower() == "two_phase"

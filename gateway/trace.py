@@ -9,8 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
-from spool.figures import TracedDelivery, TracedRecord
 from spool.records import DeliveryState, Form, Fragment
+from spool.stats import TracedDelivery, TracedRecord
 
 
 class Stage(StrEnum):

@@ -4,6 +4,7 @@ One process owns a spool at a time. The lock is an flock on a file of its own, s
 never opened outside SQLite (closing it would drop SQLite's own locks).
 """
 
+import asyncio
 import fcntl
 import os
 import re
@@ -11,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from spool.errors import SpoolLocked, UnsuitableDirectory
+from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
+from spool.stats import Aside
 
 DATABASE_NAME = "spool.db"
 LOCK_NAME = "spool.lock"
@@ -159,3 +162,164 @@ class DirectoryLock:
             f"another process (pid {owner}) has owned {self._path.parent} for the {timeout:g} s that were waited; "
             "stop it, or give this gateway a directory of its own with CALLSPOOL_SPOOL_DIR"
         )
+
+
+# Moving a damaged database aside: whole, with its log, into a directory of its own beside the new one.
+#
+# Nothing here is ever deleted by callspool. A move that a crash interrupted is finished at the next start: the
+# directory says that the move is under way until all is moved.
+
+REASON_NAME = "reason.txt"
+MOVING_NAME = "moving.txt"
+"""What the reason is called while the move is under way."""
+BROUGHT_NAME = "brought.json"
+"""Written when every readable record of a directory was brought into another spool."""
+_PARTS = (f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", DATABASE_NAME)
+
+
+def move_aside(directory: Path, reason: str, now: int) -> Path:
+    """Move the database of a closed spool aside; returns where to. `now` in milliseconds. Raises `OSError`."""
+    aside = _new_directory(directory, datetime.fromtimestamp(now / 1000, UTC).strftime("%Y%m%dT%H%M%SZ"))
+    with (aside / MOVING_NAME).open("w", encoding="utf-8") as file:
+        file.write(reason + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(aside)
+    _sync(directory)
+    _move(directory, aside)
+    return aside
+
+
+def finish_moves(directory: Path) -> None:
+    """Finish a move that was interrupted. Raises `OSError`."""
+    for aside in directory.glob(f"{ASIDE_PREFIX}*"):
+        if (aside / MOVING_NAME).exists():
+            _move(directory, aside)
+
+
+def asides(directory: Path) -> tuple[Aside, ...]:
+    """The databases that were moved aside and are still there, the oldest first."""
+    return tuple(_described(aside) for aside in sorted(directory.glob(f"{ASIDE_PREFIX}*")) if aside.is_dir())
+
+
+def _described(aside: Path) -> Aside:
+    reason = aside / REASON_NAME
+    text = reason.read_text("utf-8", "replace").strip() if reason.exists() else ""
+    size = sum(file.stat().st_size for file in aside.iterdir() if file.is_file())
+    return Aside(aside, text, size, (aside / BROUGHT_NAME).exists())
+
+
+def _new_directory(directory: Path, time: str) -> Path:
+    for name in _names(f"{ASIDE_PREFIX}{time}"):
+        aside = directory / name
+        if not aside.exists():
+            aside.mkdir(mode=0o700)
+            return aside
+    raise AssertionError("names do not end")
+
+
+def _names(first: str) -> Iterator[str]:
+    """Two moves in one second need two names."""
+    yield first
+    number = 2
+    while True:
+        yield f"{first}-{number}"
+        number += 1
+
+
+def _move(directory: Path, aside: Path) -> None:
+    for name in _PARTS:
+        if (directory / name).exists():
+            (directory / name).rename(aside / name)
+    _sync(aside)
+    _sync(directory)
+    (aside / MOVING_NAME).rename(aside / REASON_NAME)
+    _sync(aside)
+
+
+def _sync(directory: Path) -> None:
+    """Make what names lie in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# What is known of damage to the database that is open: once something was seen, nothing more is written to it.
+
+
+class Damage:
+    """The first sign of damage. Any thread may report it; `wait` is for the event loop that was given."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._seen = asyncio.Event()
+        self.reason: str | None = None
+        """What was seen first; None while nothing was."""
+
+    def report(self, reason: str) -> None:
+        """Something that only damage explains was seen. Later reports change nothing."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        self._soon(self._seen.set)
+
+    def look_at(self, error: Exception) -> None:
+        """An error was met: report it if it tells of damage."""
+        if isinstance(error, CorruptDatabase):
+            self.report(str(error))
+
+    def error(self) -> CorruptDatabase:
+        """What is said to whoever would write."""
+        return CorruptDatabase(f"the spool's database is damaged, and makes way for a new one: {self.reason}")
+
+    async def wait(self) -> str:
+        """Wait until damage is seen; returns what it was."""
+        await self._seen.wait()
+        return self.reason or ""
+
+    def _soon(self, callback: Callable[[], None]) -> None:
+        """On the event loop, unless that is closed and nobody waits any more."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
+
+
+# The spool directory as this process holds it: its lock, what damage was seen, and what was moved aside.
+
+
+class Custody:
+    """Made by `take`, ended by `give_back`, when nothing of the database is open any more."""
+
+    def __init__(self, directory: Path, lock: DirectoryLock, warning: str | None, damage: Damage) -> None:
+        self.directory = directory
+        self.warning = warning
+        """What the operator should know about the directory, if anything."""
+        self.damage = damage
+        """What damage was seen to the database that is open."""
+        self.asides: tuple[Aside, ...] = ()
+        """The damaged databases that were moved aside, as of the last `look`."""
+        self._lock = lock
+
+    @classmethod
+    async def take(cls, directory: Path, lock_timeout: float) -> "Custody":
+        """Own the directory. Raises `UnsuitableDirectory` or `SpoolLocked`."""
+        warning = prepare_directory(directory)
+        lock = DirectoryLock(directory)
+        await asyncio.to_thread(lock.acquire, lock_timeout)
+        return cls(directory, lock, warning, Damage(asyncio.get_running_loop()))
+
+    def look(self) -> None:
+        """See what lies aside."""
+        self.asides = asides(self.directory)
+
+    async def give_back(self, now: int) -> None:
+        """Move a damaged database aside, so that whoever opens the directory next makes a new one; free the directory.
+
+        Raises `OSError` where it cannot be moved; the next start meets the damage again, or finishes the move.
+        """
+        try:
+            if self.damage.reason is not None:
+                await asyncio.to_thread(move_aside, self.directory, self.damage.reason, now)
+        finally:
+            self._lock.release()

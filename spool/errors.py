@@ -1,6 +1,6 @@
 """The spool's error tree: everything the durable store raises is a `SpoolError`.
 
-Errors of SQLite and of the operating system are translated into this tree in `spool.database.translate`.
+Errors of SQLite and of the operating system are translated into this tree in `spool.db.connection.translate`.
 Each message says what happened, to what, and what to do.
 """
 

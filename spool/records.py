@@ -5,7 +5,7 @@ msgspec struct: a frozen dataclass of twelve fields takes eight times as long to
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from msgspec import Struct
@@ -295,3 +295,63 @@ class Due:
 
     deliveries: tuple[Delivery, ...]
     next_due_at: int | None
+
+
+# Plain data: a circuit breaker that is open, as a restart is to know it.
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBreaker:
+    """Why a destination takes no deliveries. Times are milliseconds since the Unix epoch."""
+
+    cause: str
+    """The uploaders' own word for why."""
+    reason: str
+    """What the destination did last."""
+    since: int
+    retry_at: int
+    """When it is to be tried again."""
+    probes: int
+    """How often that was tried in vain."""
+
+
+# Plain data: how far a multipart upload has come, so that it goes on after a crash.
+
+
+@dataclass(frozen=True, slots=True)
+class PartProgress:
+    """A part that was sent, or was about to be. `md5` is that of its bytes; `etag` None: no answer was seen."""
+
+    size: int
+    md5: bytes
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadProgress:
+    """An upload in parts that was begun for a delivery, and has not been forgotten."""
+
+    delivery: DeliveryKey
+    bucket: str
+    object_key: str
+    upload_id: str
+    part_bytes: int
+    """How large each part but the last is; the plan must stay the same for the upload to go on."""
+    parts: Mapping[int, PartProgress] = field(default_factory=dict)
+
+
+# Upload addresses: what the spool remembers of those that were given to agents.
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A one-time address that was given to an agent for a PUT. Only the hash of its key is kept."""
+
+    s3_key: str
+    call_id: str
+    token: str | None
+    expires_at: int
+    record_uid: str | None
+    """The record that came through it; None until then."""
+    digest: bytes | None
+    """The digest of that record."""

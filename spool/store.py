@@ -6,25 +6,25 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
-from spool import statements
-from spool.acceptance import Taken
-from spool.addresses import Upload
-from spool.background_check import BackgroundCheck
-from spool.breakers import BreakerBook
-from spool.commit_observer import CommitObserver
-from spool.directory import DATABASE_NAME
-from spool.diverting import MoveOn
-from spool.figures import SpoolStats, TracedRecord
-from spool.foundation import Foundation
-from spool.fresh import FreshPayloads
-from spool.ledger import MultipartLedger
-from spool.maintenance import Maintenance, ReceiptLimits
-from spool.making_room import RoomMaker
-from spool.options import HOUR, SpoolOptions, WhenFull
-from spool.orders.desk import Orders
-from spool.quota import Quota, reserve_of
-from spool.receiving import OVERHEAD_BYTES, Receiver
+from spool.admin.commands import Orders
+from spool.db import sql
+from spool.db.connection import translated
+from spool.db.startup import Start, open_or_replace
+from spool.db.transaction import Operation, Transaction
+from spool.db.writer import CommitObserver, Writer
+from spool.directory import DATABASE_NAME, Custody
+from spool.payload.cache import FreshPayloads
+from spool.queue.accept import Taken
+from spool.queue.ingest import OVERHEAD_BYTES, Receiver
+from spool.queue.maintenance import BackgroundCheck, Maintenance, ReceiptLimits
+from spool.queue.reader import Reader
+from spool.queue.reclaim import RoomMaker
+from spool.queue.settle import MoveOn, Release, Settle, Wake, record_chunks
+from spool.queue.uploader_state import BreakerBook, MultipartLedger
 from spool.records import (
     Accepted,
     Delivered,
@@ -36,11 +36,88 @@ from spool.records import (
     NewRecord,
     Record,
     Settlement,
+    Upload,
 )
-from spool.salvage.desk import Salvages
-from spool.salvage.run import Target
-from spool.settling import Release, Settle, Wake, record_chunks
-from spool.transaction import Operation, Transaction
+from spool.salvage.importer import Target
+from spool.salvage.service import Salvages
+from spool.space import DiskSpace, Quota, headroom_bytes, make_room_to_open, reserve_of
+from spool.stats import SpoolStats, TracedRecord
+
+# How a spool is kept.
+
+HOUR = 3600 * 1000
+"""Milliseconds."""
+
+
+class WhenFull(StrEnum):
+    """What is done about a record that the quota has no room for."""
+
+    REFUSE = "refuse"
+    """It is refused; everything that is in the spool stays."""
+    EXPIRE_DETAILS = "expire_details"
+    """The oldest details are given up for it. Never a core, a whole, or a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolOptions:
+    """How a spool is kept. Times in milliseconds, sizes in bytes."""
+
+    directory: Path
+    max_bytes: int | None = None
+    """The quota; None: what `spool.space.default_limit` says at the first start."""
+    reserve_for_cores: int | None = None
+    """The part of the quota that large records leave alone; None: what `spool.space.reserve_of` says."""
+    when_full: WhenFull = WhenFull.REFUSE
+    compression_level: int = 1
+    duplicate_window: int = 24 * HOUR
+    expire_after: int | None = None
+    """Deliveries of records older than this are given up; None: never."""
+    receipts_keep: int = 24 * HOUR
+    receipts_max: int = 100_000
+    lock_timeout: float = 10.0
+    """Seconds to wait for another process that owns the directory."""
+
+
+# What a spool stands on: the directory, the database in it, and the connections; laid in order, or not at all.
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """The parts, open."""
+
+    custody: Custody
+    start: Start
+    reader: Reader
+    writer: Writer
+
+    @classmethod
+    async def lay(
+        cls, options: SpoolOptions, destinations: tuple[str, ...], clock: Callable[[], int], observer: CommitObserver
+    ) -> "Foundation":
+        """Take the directory, open the database or make a new one, and connect; see `Spool.open` for the errors."""
+        directory = options.directory
+        path = directory / DATABASE_NAME
+        custody = await Custody.take(directory, options.lock_timeout)
+        try:
+            make_room_to_open(directory)
+            start = await asyncio.to_thread(open_or_replace, path, options.max_bytes, destinations, clock())
+            custody.look()
+            reader = await Reader.open(path, start.names, custody.damage)
+            try:
+                with translated(f"opening the spool {path} for writing"):
+                    disk = DiskSpace(directory, headroom_bytes(directory, start.limit_bytes))
+                    loop = asyncio.get_running_loop()
+                    writer = Writer(
+                        path, loop, observer, disk, custody.damage, options.compression_level, start.log_cap_bytes
+                    )
+            except BaseException:
+                await reader.close()
+                raise
+        except BaseException:
+            await custody.give_back(clock())
+            raise
+        return cls(custody, start, reader, writer)
+
 
 ROWS_PER_STEP = 500
 """Large orders to the queue are written in transactions of so many deliveries."""
@@ -74,9 +151,9 @@ class Spool:
             announce=self._announce,
         )
         self.breakers = BreakerBook(writer, reader.names.ids)
-        """Remembers which destinations take no deliveries (uploaders.uploader.BreakerMemory)."""
+        """Remembers which destinations take no deliveries (uploaders.base.BreakerMemory)."""
         self.ledger = MultipartLedger(writer, reader.names)
-        """Remembers how far multipart uploads have come (uploaders.s3.ledger.Ledger)."""
+        """Remembers how far multipart uploads have come (uploaders.base.Ledger)."""
         self.orders = Orders(writer, reader, clock, self._announce, self._maintenance.chunks_are_loose)
         """What operators ask and decide about deliveries that have not ended."""
         self.room = RoomMaker(writer, self._quota, reader.names, self._maintenance, clock, self._announce)
@@ -174,19 +251,19 @@ class Spool:
         def add(transaction: Transaction) -> None:
             """One row, and one more use of the token."""
             token_id = transaction.tokens.use(transaction.connection, token) if token else None
-            transaction.execute(statements.ADD_UPLOAD, (key_hash, s3_key, call_id, token_id, expires_at))
+            transaction.execute(sql.ADD_UPLOAD, (key_hash, s3_key, call_id, token_id, expires_at))
 
         await self._writer.submit(add, OVERHEAD_BYTES)
 
     async def find_upload(self, key_hash: bytes) -> Upload | None:
         """The address whose key has this hash; None when there is none, or it expired a day ago."""
-        return await self._reader.upload(statements.READ_UPLOAD_BY_HASH, key_hash)
+        return await self._reader.upload(sql.READ_UPLOAD_BY_HASH, key_hash)
 
     async def find_upload_by_s3_key(self, s3_key: str) -> Upload | None:
         """The address that was given with this object key."""
-        return await self._reader.upload(statements.READ_UPLOAD_BY_S3_KEY, s3_key)
+        return await self._reader.upload(sql.READ_UPLOAD_BY_S3_KEY, s3_key)
 
-    # Queue and payloads (uploaders.uploader.Queue and PayloadReader) -------------------------------------------
+    # Queue and payloads (uploaders.base.Queue and PayloadReader) -------------------------------------------
 
     async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
         """The oldest `limit` deliveries that may be sent now, in commit order."""

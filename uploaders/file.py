@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from spool.records import Delivery, Form
-from uploaders.bandwidth import UNLIMITED, Bandwidth, paced
-from uploaders.bodies import compress, decompress
+from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
+from uploaders.document.body import compress, decompress
+from uploaders.document.render import pieces_of
 from uploaders.durable_file import DurableFile
-from uploaders.forms import pieces_of
+from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.safe_names import safe_name
-from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,26 +10,107 @@ notice after this one), planned only where it is configured; the location that i
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
+import msgspec
 from yarl import URL
 
 from spool.records import Delivery, Form, Lane
-from uploaders.answers import judge
-from uploaders.bandwidth import UNLIMITED, Bandwidth
-from uploaders.bodies import decompress
-from uploaders.connections import ConnectionOptions, Connections
-from uploaders.deadlines import Timeouts
-from uploaders.forms import pieces_of, raw_bytes_of
-from uploaders.last_member import encoded_member, with_last_member
-from uploaders.network_errors import NETWORK_ERRORS, outcome_of
-from uploaders.object_observer import ObjectObserver
-from uploaders.sending import Pace
-from uploaders.storage_answers import judge_upload
-from uploaders.upload_address import BadAddress, UploadAddress, address_request_url, parse_address
-from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
+from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
+from uploaders.dispatch.policy import parse_retry_after
+from uploaders.document.body import decompress
+from uploaders.document.render import encoded_member, pieces_of, raw_bytes_of, with_last_member
+from uploaders.http.connection import Pace
+from uploaders.http.errors import NETWORK_ERRORS, outcome_of
+from uploaders.http.pool import ConnectionOptions, Connections
+from uploaders.http.responses import Answer, judge
+from uploaders.http.timeouts import Timeouts
+from uploaders.rate_limit import UNLIMITED, Bandwidth
+from uploaders.redact import excerpt
+from uploaders.s3.errors import Meaning, meaning_of
+
+# Upload addresses that an endpoint gives: pure, from its answer to what can be done with it and for how long.
+
+LONGEST_VALID_SECONDS = 15 * 60
+"""After this an address is not used, whatever it says of itself."""
+
+_SEND_PATH = "/send-call-log"
+_ADDRESS_PATH = "/get-upload-url"
+_DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+class BadAddress(ValueError):
+    """What the endpoint answered is no upload address that may be used."""
+
+
+class _Told(msgspec.Struct):
+    """The answer to a request for an address; other members are passed over."""
+
+    upload_url: str
+    s3_key: str | None = None
+    s3_bucket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadAddress:
+    """Where to PUT a call log, once. `url` is a secret: who has it may upload."""
+
+    url: str = field(repr=False)
+    valid_until: int
+    """Milliseconds since the Unix epoch; not to be used from then on."""
+    location: str | None
+    """The object as `s3://bucket/key`, where bucket and key are known."""
+
+
+def address_request_url(endpoint: str) -> str:
+    """Where an endpoint is asked for an address: its own URL with another last part, as the SDK makes it.
+
+    Raises `ValueError` when the URL has no such part.
+    """
+    head, found, tail = endpoint.partition(_SEND_PATH)
+    if not found:
+        raise ValueError(f"the address for uploads cannot be made of a URL without {_SEND_PATH}: set it by itself")
+    return f"{head}{_ADDRESS_PATH}{tail}"
+
+
+def parse_address(body: bytes, *, asked_at: int, secure: bool) -> UploadAddress:
+    """The address in an endpoint's answer to a request that was sent at `asked_at`. Raises `BadAddress`.
+
+    Its time counts from the request, so that it is never used too late; `secure` demands https, because the call log
+    goes there with the agent's token in it.
+    """
+    try:
+        told = msgspec.json.decode(body, type=_Told)
+        parts = urlsplit(told.upload_url)
+        host = parts.hostname
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadAddress("the answer holds no upload_url") from error
+    if parts.scheme not in {"https", "http"} or not host:
+        raise BadAddress("its upload_url is no HTTP address")
+    if secure and parts.scheme != "https":
+        raise BadAddress("its upload_url is not https, as the endpoint itself is")
+    bucket = told.s3_bucket or _bucket_in(host, parts.path, told.s3_key or "")
+    location = f"s3://{bucket}/{told.s3_key}" if bucket and told.s3_key else None
+    return UploadAddress(told.upload_url, asked_at + 1000 * _valid_seconds(parts.query), location)
+
+
+def _valid_seconds(query: str) -> int:
+    """What the address says of itself (`X-Amz-Expires`), where that is less."""
+    told = parse_qs(query).get("X-Amz-Expires", [""])[0]
+    return min(int(told), LONGEST_VALID_SECONDS) if _DIGITS.fullmatch(told) else LONGEST_VALID_SECONDS
+
+
+def _bucket_in(host: str, path: str, key: str) -> str | None:
+    """The bucket of an address: what stands before the key in its path, else the first label of its host."""
+    named = unquote(path)
+    if not key or not named.endswith(key):
+        return None
+    return named.removesuffix(key).strip("/") or host.partition(".")[0]
+
 
 CONTENT_TYPE = "application/json"
 """Exactly so: the address was signed for it."""
@@ -155,3 +236,60 @@ class PresignedUploader:
                 continue
             async for frame in self._payloads.frames(delivery.record, piece):
                 yield await asyncio.to_thread(decompress, frame)
+
+
+# Lets two uploaders share an endpoint: one posts to it, the other puts wholes to upload addresses that it gives.
+
+
+class TwoWaysUploader:
+    """Wholes of `uploaded_lanes` are uploaded; everything else is posted.
+
+    Large wholes are in the detail lane. Notices are posted, and so are cores and details that were owed before the
+    configuration was changed: their wholes would come twice.
+    """
+
+    def __init__(self, posting: Uploader, uploading: Uploader, uploaded_lanes: Set[Lane]) -> None:
+        self._posting = posting
+        self._uploading = uploading
+        self._uploaded_lanes = uploaded_lanes
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """One attempt by the uploader that it is for."""
+        is_uploaded = delivery.form is Form.WHOLE and delivery.lane in self._uploaded_lanes
+        return await (self._uploading if is_uploaded else self._posting).deliver(delivery)
+
+    async def close(self) -> None:
+        """Close both, the second even if the first fails."""
+        try:
+            await self._posting.close()
+        finally:
+            await self._uploading.close()
+
+
+# What a storage server's answer to a PUT at an upload address means: pure.
+#
+# The address was signed by the endpoint, so what is wrong with it is not for the operator of this gateway to fix, and a
+# new address may be right: it is tried again. The codes mean the same as towards a bucket of one's own.
+
+_CODE = re.compile(rb"<Code>([\w.]{1,64})</Code>")
+_MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
+
+
+def judge_upload(answer: Answer, location: str | None, *, now: int) -> Outcome:
+    """Only the error's code and message are told: the rest of such a document quotes the signed request."""
+    if 200 <= answer.status < 300:
+        return Delivered(location)
+    code, message = _found(_CODE, answer.body), _found(_MESSAGE, answer.body)
+    reason = f"upload: HTTP {answer.status} {code}: {excerpt(message)}".removesuffix(": ").rstrip()
+    meaning = meaning_of("PutObject", code, answer.status)
+    if meaning is Meaning.TOO_LARGE:
+        return Refused(reason, too_large=True)
+    if meaning is Meaning.UNACCEPTABLE and "expired" not in message.lower():
+        return Refused(reason)
+    scope = Scope.DESTINATION if meaning is Meaning.BUSY else Scope.RECORD
+    return RetryLater(reason, scope, parse_retry_after(answer.retry_after, now))
+
+
+def _found(pattern: re.Pattern[bytes], body: bytes) -> str:
+    found = pattern.search(body)
+    return found[1].decode(errors="replace") if found else ""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.soak.watching import Sample
-from spool.maintenance import KEEP_FREE_BYTES
+from spool.queue.maintenance import KEEP_FREE_BYTES
 
 MIB = 1 << 20
 ANONYMOUS_MARGIN = 32 * MIB

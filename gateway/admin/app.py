@@ -1,25 +1,26 @@
 """The admin application: metrics, health, the status page and its JSON API.
 
-What is answered here comes from memory, but for the trace of a call, and changes nothing. What may change something is
-in `gateway.admin.orders`.
+What is answered here comes from memory, but for the trace of a call, and changes nothing. What may change something
+is in `gateway.admin.api`.
 """
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
 
 import msgspec
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from gateway.admin.access import Access
-from gateway.admin.answers import HEADERS, answer, refused
+from gateway.admin.api import LARGEST_REQUEST, OrderHandlers, ResumeHandler, SalvageHandler
+from gateway.admin.auth import HEADERS, Access, answer, refused
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
-from gateway.admin.orders import LARGEST_REQUEST, OrderHandlers
-from gateway.admin.page import Page, load_page
-from gateway.admin.readiness import attention, obstacles
-from gateway.admin.resuming import ResumeHandler
-from gateway.admin.salvage import SalvageHandler
 from gateway.admin.sources import Sources
-from gateway.admin.status import status_of
+from gateway.admin.status import attention, obstacles, status_of
 from gateway.logs import redact_text
 from gateway.trace import trace_of
 from spool.errors import SpoolError
@@ -117,3 +118,29 @@ def build_admin_app(
     ResumeHandler(sources).add_to(app, Access(token))
     SalvageHandler(sources).add_to(app, Access(token))
     return app
+
+
+# The status page: one file that loads nothing from anywhere.
+
+_INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The page, and the policy under which browsers run nothing but its own script and style."""
+
+    html: str
+    policy: str
+
+
+def load_page() -> Page:
+    """The page as it was installed."""
+    html = files("gateway.admin").joinpath("status.html").read_text(encoding="utf-8")
+    sources = " ".join(f"{kind}-src {_hash_source(text)};" for kind, text in _INLINE.findall(html))
+    policy = f"default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; {sources}"
+    return Page(html, policy)
+
+
+def _hash_source(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

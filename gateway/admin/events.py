@@ -10,10 +10,11 @@ import msgspec
 import structlog
 
 from gateway.admin.sources import Clock
-from gateway.humane import bytes_text
+from gateway.formatting import bytes_text
 from gateway.logs import redact_text
 from gateway.trace import instant
 from spool.records import Delivery
+from uploaders.base import DispatchObserver
 
 _KEPT = 50
 _LOGGER = "callspool.destinations"
@@ -86,3 +87,23 @@ def _described(delivery: Delivery, seconds: float) -> dict[str, object]:
         "record_id": delivery.record.uid,
         "seconds": round(seconds, 3),
     }
+
+
+# Lets several observers hear what the dispatcher does.
+
+
+class Observers:
+    """Passes what it hears on to each of its observers, in order."""
+
+    def __init__(self, *observers: DispatchObserver) -> None:
+        self._observers = observers
+
+    def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
+        """An attempt ended."""
+        for observer in self._observers:
+            observer.attempted(delivery, outcome, seconds)
+
+    def destination_changed(self, destination: str, up: bool, reason: str) -> None:
+        """A destination began or ceased to take deliveries."""
+        for observer in self._observers:
+            observer.destination_changed(destination, up, reason)

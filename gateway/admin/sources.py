@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.courtesy import CourtesyFigures
-from gateway.orders.desk import OrderDesk
-from gateway.outbox.status import OutboxStatus
-from spool.figures import SpoolStats, TracedRecord
-from spool.salvage.desk import Salvages
-from uploaders.uploader import DestinationStatus
+from gateway.live_calls import CourtesyFigures
+from gateway.operations.service import OrderDesk
+from gateway.sdk_outbox.rows import OutboxStatus
+from spool.salvage.service import Salvages
+from spool.stats import SpoolStats, TracedRecord
+from uploaders.base import DestinationStatus
 
 
 class Phase(StrEnum):

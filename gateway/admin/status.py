@@ -1,21 +1,24 @@
 """The status of the gateway as one document, for the status page and the command line. Pure."""
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import msgspec
+import structlog
 
 from gateway.admin.events import Event
-from gateway.admin.readiness import attention, obstacles
-from gateway.admin.sources import Lifecycle
-from gateway.courtesy import CourtesyFigures
+from gateway.admin.sources import Lifecycle, Phase
+from gateway.formatting import bytes_text
+from gateway.live_calls import CourtesyFigures
 from gateway.logs import redact_text
-from gateway.orders.advice import ADVICE, by_kind
-from gateway.outbox.rows import Outcome
-from gateway.outbox.status import OutboxStatus
+from gateway.operations.advice import ADVICE, by_kind
+from gateway.sdk_outbox.rows import OutboxStatus, Outcome
 from gateway.trace import instant
-from spool.figures import LaneCounts, SpoolStats
 from spool.records import Lane
-from uploaders.uploader import DestinationStatus
+from spool.stats import LaneCounts, SpoolStats
+from uploaders.base import DestinationStatus
 
 
 class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,3 +251,100 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
         discarded=counts.discarded,
         oldest_seconds=None if oldest is None else max(0, now - oldest) / 1000,
     )
+
+
+# Decides whether posts can be accepted. Pure; destinations have no part in it.
+#
+# A gateway whose endpoint is down is ready: keeping call logs meanwhile is what it is there for.
+
+
+def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]:
+    """Why posts cannot be accepted now; empty when they can."""
+    found: list[str] = []
+    if lifecycle.phase is not Phase.RUNNING:
+        found.extend(lifecycle.reasons or (f"the gateway is {lifecycle.phase}",))
+    obstacle = "the spool is not open" if stats is None else spool_obstacle(stats)
+    if obstacle is not None:
+        found.append(obstacle)
+    return tuple(found)
+
+
+def spool_obstacle(stats: SpoolStats) -> str | None:
+    """Why the spool cannot take every record now; None when it can."""
+    if stats.failure is not None:
+        return f"the spool cannot take records: {stats.failure}"
+    if stats.shortage is not None:
+        return f"the spool cannot take every record: {stats.shortage}"
+    if stats.used_bytes >= stats.limit_bytes:
+        return f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}"
+    return None
+
+
+def attention(stats: SpoolStats | None) -> tuple[str, ...]:
+    """What an operator should do although posts can be accepted; empty when there is nothing."""
+    return tuple(
+        f"a damaged database was moved to {aside.directory} ({aside.reason}): run `callspool salvage`"
+        for aside in (stats.asides if stats else ())
+        if not aside.brought
+    )
+
+
+# A line a minute that says what happened: for those who read logs and scrape nothing.
+
+EVERY_SECONDS = 60.0
+
+_log = structlog.get_logger("callspool")
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All destinations and lanes together."""
+
+    owed: int
+    delivered: int
+    queued: int
+    dead: int
+    expired: int
+
+
+def totals_of(stats: SpoolStats) -> Totals:
+    """The sum over destinations and lanes."""
+    lanes = stats.lanes.values()
+    return Totals(
+        sum(lane.owed for lane in lanes),
+        sum(lane.delivered for lane in lanes),
+        sum(lane.queued for lane in lanes),
+        sum(lane.dead for lane in lanes),
+        sum(lane.expired for lane in lanes),
+    )
+
+
+async def summarize_forever(
+    stats: Callable[[], SpoolStats], trouble: Callable[[], str | None], every_seconds: float = EVERY_SECONDS
+) -> None:
+    """Log a summary every minute in which something happened or waits, and what is wrong then, until cancelled.
+
+    That is what keeps the spool from taking records, and what is in `trouble` with its maintenance.
+    """
+    before = totals_of(stats())
+    while True:
+        await asyncio.sleep(every_seconds)
+        current = stats()
+        after = totals_of(current)
+        if after != before or after.queued or after.dead:
+            _log.info(
+                "summary",
+                new_deliveries=after.owed - before.owed,
+                delivered=after.delivered - before.delivered,
+                queued=after.queued,
+                dead=after.dead,
+                expired=after.expired - before.expired,
+                spool=bytes_text(current.used_bytes),
+            )
+        before = after
+        obstacle = spool_obstacle(current)
+        if obstacle is not None:
+            _log.warning("not_ready", reason=obstacle)
+        reason = trouble()
+        if reason is not None:
+            _log.warning("maintenance_failed", reason=reason)

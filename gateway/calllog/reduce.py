@@ -8,9 +8,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.calllog.derived import TELEMETRY, TURNS
-from gateway.calllog.lenient import Readable, read_elements, read_list, read_members
-from gateway.calllog.telemetry import Span
+from gateway.calllog.split import TELEMETRY, TURNS
+from gateway.calllog.summary import Readable, Span, read_elements, read_list, read_members
 from gateway.calllog.toplevel import scan
 from spool.records import Buffer
 

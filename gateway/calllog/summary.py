@@ -6,12 +6,264 @@ between the two nearest ranks of the sorted values, (n - 1) * p / 100 counted fr
 """
 
 import math
+import re
+import types
+import typing
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final
+from functools import cache
+from typing import Annotated, Final, TypeVar
 
-from gateway.calllog.telemetry import Span, Turn
+import msgspec
+from msgspec import DecodeError, Meta, Raw, Struct
+from msgspec.json import Decoder
+
+from spool.records import Buffer
+
+# Decodes JSON into structs so that a value of an unexpected type leaves itself out, and nothing else.
+#
+# Agents write what they like into their telemetry. The fast way decodes a whole list at once; only when that fails
+# is each element, and then each field of it, decoded for itself.
+
+Readable = Buffer | msgspec.Raw
+Shape = TypeVar("Shape", bound=msgspec.Struct)
+
+_MAX_REPAIRED: Final = 64 * 1024 * 1024
+"""A value with lone surrogates is copied to be read; a larger one is not worth that."""
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_any_surrogate = re.compile(rb"\\u[dD][89a-fA-F]").search
+_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@cache
+def _decoder(kind: typing.Any) -> msgspec.json.Decoder[typing.Any]:  # a union of types has no narrower type
+    return msgspec.json.Decoder(kind)
+
+
+def read_list(kind: type[Shape], raw: Readable) -> list[Shape] | None:
+    """The elements of a JSON array as structs of this kind; None when it is no array that can be read.
+
+    An element that is no object counts as one whose fields are all missing: `kind` has a default for each.
+    """
+    try:
+        whole: list[Shape] = _decoder(list[kind]).decode(raw)  # type: ignore[valid-type]  # a type made at run time
+    except (msgspec.DecodeError, RecursionError):
+        return _each(kind, raw)
+    return whole
+
+
+def read_object(kind: type[Shape], raw: Readable) -> Shape:
+    """A JSON object as a struct of this kind, without the fields that do not fit."""
+    try:
+        whole: Shape = _decoder(kind).decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return _field_by_field(kind, raw)
+    return whole
+
+
+def read_elements(raw: Readable) -> list[msgspec.Raw] | None:
+    """The elements of a JSON array as they came; None when it is no array that can be read."""
+    try:
+        return _elements(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def read_members(raw: Readable) -> dict[str, msgspec.Raw] | None:
+    """The members of a JSON object as they came, the last of duplicates; None when it is none that can be read."""
+    try:
+        return _members(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def without_lone_surrogates(raw: Readable) -> bytes | None:
+    """A copy of a JSON value with U+FFFD for each half of a surrogate pair; None when it has none or is too large."""
+    view = memoryview(raw)
+    if len(view) > _MAX_REPAIRED or not _any_surrogate(view):
+        return None
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], view)
+
+
+def _each(kind: type[Shape], raw: Readable) -> list[Shape] | None:
+    elements = read_elements(raw)
+    return None if elements is None else [read_object(kind, element) for element in elements]
+
+
+def _field_by_field(kind: type[Shape], raw: Readable) -> Shape:
+    values = read_members(raw) or {}
+    fitting = {}
+    for field in msgspec.structs.fields(kind):
+        if field.encode_name in values and (value := _field(field.type, values[field.encode_name])) is not None:
+            fitting[field.name] = value
+    return kind(**fitting)
+
+
+def _field(kind: typing.Any, raw: msgspec.Raw) -> object | None:  # as for _decoder
+    try:
+        value: object = _decoder(kind).decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        nested = [part for part in _parts(kind) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+        return _field_by_field(nested[0], raw) if nested else None
+    return value
+
+
+def _parts(kind: typing.Any) -> tuple[typing.Any, ...]:  # as for _decoder
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
+# The turns and spans of a call log: only the fields that summaries need, the rest is skipped while decoding.
+#
+# Turns lie in `transcript_with_metrics`, spans in `telemetry_data.session_traces` and in each turn's `otel_spans`.
+
+ERROR_CODE = 2
+"""The number of OpenTelemetry's status ERROR."""
+
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
+Nanoseconds = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Tokens = Annotated[int, Meta(ge=0, le=2**53)]
+"""Figures outside of these bounds measure nothing (an unknown time is -1 at some agents), and are left out."""
+
+
+class LanguageModel(Struct, frozen=True):
+    """`llm_metrics` of a turn; `ttft` (time to first token) in seconds."""
+
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
+    ttft: Seconds | None = None
+
+
+class Speech(Struct, frozen=True):
+    """`tts_metrics` of a turn; `ttfb` (time to first byte of sound) in seconds."""
+
+    ttfb: Seconds | None = None
+
+
+class EndOfUtterance(Struct, frozen=True):
+    """`eou_metrics` of a turn; the delay until the caller's turn was taken as ended, in seconds."""
+
+    end_of_utterance_delay: Seconds | None = None
+
+
+class Turn(Struct, frozen=True):
+    """One turn of the conversation."""
+
+    user_transcript: str | None = None
+    agent_response: str | None = None
+    llm_metrics: LanguageModel | None = None
+    tts_metrics: Speech | None = None
+    eou_metrics: EndOfUtterance | None = None
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds to the first token."""
+        return self.llm_metrics.ttft if self.llm_metrics else None
+
+    @property
+    def ttfb(self) -> float | None:
+        """Seconds to the first sound."""
+        return self.tts_metrics.ttfb if self.tts_metrics else None
+
+    @property
+    def end_of_utterance_delay(self) -> float | None:
+        """Seconds until the caller's turn was taken as ended."""
+        return self.eou_metrics.end_of_utterance_delay if self.eou_metrics else None
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that the caller waited for the answer: all three, as far as known; None without ttft and ttfb."""
+        if self.ttft is None and self.ttfb is None:
+            return None
+        return (self.end_of_utterance_delay or 0.0) + (self.ttft or 0.0) + (self.ttfb or 0.0)
+
+    @property
+    def tokens(self) -> int | None:
+        """Prompt and completion tokens, as far as known."""
+        metrics = self.llm_metrics
+        if metrics is None or (metrics.prompt_tokens is None and metrics.completion_tokens is None):
+            return None
+        return (metrics.prompt_tokens or 0) + (metrics.completion_tokens or 0)
+
+
+class Status(Struct, frozen=True):
+    """The status of a span, by OpenTelemetry's number or name."""
+
+    code: int | str | None = None
+    name: str | None = None
+
+
+class Span(Struct, frozen=True):
+    """One measured operation."""
+
+    name: str | None = None
+    operation_type: str | None = None
+    duration_ms: Milliseconds | None = None
+    duration_ns: Nanoseconds | None = None
+    start_time_ns: Nanoseconds | None = None
+    end_time_ns: Nanoseconds | None = None
+    status: Status | None = None
+    exceptions: list[Raw] | None = None
+
+    @property
+    def milliseconds(self) -> float | None:
+        """How long it took, from the first field that tells; None when none does."""
+        if self.duration_ms is not None:
+            duration = self.duration_ms
+        elif self.duration_ns is not None:
+            duration = self.duration_ns / 1e6
+        elif self.start_time_ns is not None and self.end_time_ns is not None:
+            duration = (self.end_time_ns - self.start_time_ns) / 1e6
+        else:
+            return None
+        return duration if duration >= 0 else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether its status is an error, or it recorded an exception."""
+        if self.exceptions:
+            return True
+        return self.status is not None and (self.status.code in {ERROR_CODE, "ERROR"} or self.status.name == "ERROR")
+
+
+class _TelemetryData(Struct, frozen=True):
+    session_traces: Raw = Raw(b"null")
+
+
+class _SoundTelemetryData(Struct, frozen=True):
+    session_traces: list[Span] | None = None
+
+
+_decode_sound = Decoder(_SoundTelemetryData).decode
+
+
+def read_turns(transcript_with_metrics: Readable) -> list[Turn] | None:
+    """The turns; None when the value is no list that can be read."""
+    turns = read_list(Turn, transcript_with_metrics)
+    if turns is None and (repaired := without_lone_surrogates(transcript_with_metrics)):
+        turns = read_list(Turn, repaired)
+    return turns
+
+
+def read_spans(telemetry_data: Readable) -> list[Span] | None:
+    """The spans of the session; None when there is no list of them that can be read."""
+    spans = _spans(telemetry_data)
+    if spans is None and (repaired := without_lone_surrogates(telemetry_data)):
+        spans = _spans(repaired)
+    return spans
+
+
+def _spans(telemetry_data: Readable) -> list[Span] | None:
+    """In one pass where every field is of its type; otherwise the list is looked for first, and then read leniently."""
+    try:
+        return _decode_sound(telemetry_data).session_traces
+    except (DecodeError, RecursionError):
+        return read_list(Span, read_object(_TelemetryData, telemetry_data).session_traces)
+
 
 Figures = dict[str, int | float]
 

@@ -6,20 +6,134 @@ asked again; what is still refused goes through the scanner, which accepts lone 
 names the byte that is wrong.
 """
 
+import codecs
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from mmap import mmap
 from typing import Final
 
 import msgspec
 
-from gateway.calllog.encoding import BYTE_ORDER_MARK, check_utf8
 from gateway.calllog.errors import CallLogError, Fault
-from gateway.calllog.nonfinite import Scratch, replace_by_null
-from gateway.calllog.pieces import Piece, Slice
 from gateway.calllog.scanner import Span, scan_object
 from spool.records import Buffer
+
+# Checks that a body is UTF-8: the JSON decoder does not look inside the strings that it skips.
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_STEP = 1 << 20
+"""How much is looked at at once: a decoded copy of this size is thrown away at each step."""
+
+
+def check_utf8(text: bytes | memoryview, *, offset: int = 0) -> None:
+    """Return if `text` is valid UTF-8; `offset` is where it begins in the posted body.
+
+    Raises `CallLogError` (not_utf8) with the position of the first byte that is not.
+    """
+    if isinstance(text, bytes) and text.isascii():
+        return
+    position = 0
+    while position < len(text):
+        step = bytes(text[position : position + _STEP])
+        if step.isascii():
+            position += len(step)
+            continue
+        last = position + len(step) == len(text)
+        try:
+            position += codecs.utf_8_decode(step, "strict", last)[1]
+        except UnicodeDecodeError as error:
+            raise _not_utf8(offset + position + error.start) from None
+
+
+def _not_utf8(position: int) -> CallLogError:
+    return CallLogError(
+        Fault.NOT_UTF8,
+        f"The body is not valid UTF-8: byte {position} (counted from 0) does not belong there.",
+        "Send JSON encoded as UTF-8; a compressed body needs its Content-Encoding header.",
+        position,
+    )
+
+
+# Replaces NaN, Infinity and -Infinity by null: Python's `json.dumps` writes them, JSON does not know them.
+
+Scratch = Callable[[int], bytearray | mmap]
+"""Gives a writable buffer of exactly so many bytes; for giants one that is mapped to a file."""
+
+_UNINTERESTING = re.compile(rb'(?:[^"NI]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+"""Everything up to the next N or I outside of strings, in one step that never goes back."""
+_LITERAL = re.compile(rb"NaN|Infinity")
+_NULL = b"null"
+
+
+def find_nonfinite(text: memoryview) -> Iterator[tuple[int, int]]:
+    """Where non-finite numbers stand outside of strings, as (start, end), the minus sign included.
+
+    Stops at the first thing that cannot be JSON; whoever reads the text afterwards finds that fault again.
+    """
+    position = 0
+    while (skipped := _UNINTERESTING.match(text, position)) and (literal := _LITERAL.match(text, skipped.end())):
+        start, position = literal.span()
+        signed = literal[0] != b"NaN" and start > 0 and text[start - 1] == ord("-")
+        yield start - signed, position
+
+
+def replace_by_null(text: memoryview, scratch: Scratch) -> tuple[memoryview, int]:
+    """A copy of `text` in a buffer of `scratch`, with null for each non-finite number, and how many these were.
+
+    With none the text itself is returned. They are looked for twice, because a list of them could be many times
+    larger than the text.
+    """
+    count, size = 0, len(text)
+    for start, end in find_nonfinite(text):
+        count += 1
+        size += len(_NULL) - (end - start)
+    if not count:
+        return text, 0
+    copy = memoryview(scratch(size))
+    read = written = 0
+    for start, end in find_nonfinite(text):
+        kept = start - read
+        copy[written : written + kept] = text[read:start]
+        copy[written + kept : written + kept + len(_NULL)] = _NULL
+        written += kept + len(_NULL)
+        read = end
+    copy[written:size] = text[read:]
+    return copy, count
+
+
+# Pieces of a document: where its values lie, as offsets, so that a process that has only mapped it can tell another.
+#
+# What is stored of a call log is a sequence of pieces. Almost all are slices of the posted text, which is never copied;
+# the few others are bytes that were made (commas, summaries).
+
+
+class Slice(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The bytes of a document from `start` up to, but not including, `end`."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """How many these are."""
+        return self.end - self.start
+
+
+Piece = Slice | bytes
+
+
+def buffers(text: bytes | memoryview, pieces: Iterable[Piece]) -> tuple[Buffer, ...]:
+    """The pieces of `text` as views of it; one that is all of it is the text itself."""
+    view = memoryview(text)
+    return tuple([_buffer(text, view, piece) for piece in pieces])
+
+
+def _buffer(text: bytes | memoryview, view: memoryview, piece: Piece) -> Buffer:
+    if isinstance(piece, bytes):
+        return piece
+    return text if piece.end - piece.start == len(text) else view[piece.start : piece.end]
+
 
 _LARGE: Final = 64 * 1024
 """From here on the first decoding notes duplicate keys, because a second one would cost more than that."""

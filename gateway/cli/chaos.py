@@ -13,18 +13,18 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from config.addresses import ListenAddress
 from config.destinations import HttpDestination, Large, PresignedSettings, RetrySettings, TokenMode
 from config.settings import Settings, WhispeySettings
-from config.units import KIB, MIB
-from gateway.cli.configuration import configuration_options, loaded_or_exit
+from config.types import KIB, MIB, ListenAddress
 from gateway.cli.exits import Exit
+from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
-from gateway.humane import count_text
+from gateway.formatting import count_text
 
 if TYPE_CHECKING:
-    from gateway.chaos.course import Outcome, Plan
+    from gateway.chaos.harness import Outcome, Plan
     from gateway.chaos.oracle import Notes
+
 
 LONGEST_RETRY_SECONDS = 2.0
 """The operator's own patience would make a check last for hours."""
@@ -47,9 +47,8 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
     spool and outboxes are not touched. All happens in a new directory beside the spool, and on 127.0.0.1.
     """
     # The other commands start without loading the gateway.
-    from gateway.chaos.course import Plan  # noqa: PLC0415  # see above
+    from gateway.chaos.harness import Plan, SubjectFailed  # noqa: PLC0415  # see above
     from gateway.chaos.oracle import Notes  # noqa: PLC0415  # see above
-    from gateway.chaos.subject import SubjectFailed  # noqa: PLC0415  # see above
 
     settings = loaded_or_exit(file, local=local).settings
     settings.spool.dir.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +72,8 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
 
 
 async def _check(settings: Settings, folder: Path, plan: "Plan", notes: "Notes") -> "Outcome":
-    from gateway.chaos.agents import Agents  # noqa: PLC0415  # the other commands start without loading a server
-    from gateway.chaos.course import run_course  # noqa: PLC0415  # see above
-    from gateway.chaos.endpoint import ChaosEndpoint  # noqa: PLC0415  # see above
-    from gateway.chaos.subject import Subject  # noqa: PLC0415  # see above
+    from gateway.chaos.harness import Subject, run_course  # noqa: PLC0415  # see above
+    from gateway.chaos.traffic import Agents, ChaosEndpoint  # noqa: PLC0415  # the other commands start without loading a server
 
     async with ChaosEndpoint(notes) as endpoint:
         intake, admin = free_port(), free_port()

@@ -8,9 +8,9 @@ import pickle
 import sys
 
 from config.settings import Settings
-from gateway.assembly import Assembly
-from gateway.lifecycle import serve
 from gateway.logs import configure_logging
+from gateway.runtime import Assembly
+from gateway.runtime.lifecycle import serve
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ import click
 
 from config.effective import DEFAULT, effective_settings
 from config.loader import Loaded
-from gateway.cli.configuration import configuration_options, loaded_or_exit
 from gateway.cli.exits import Exit
+from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
 
 

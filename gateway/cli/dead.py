@@ -1,26 +1,280 @@
 """`callspool dead`: look at dead letters, send them again, give them up."""
 
 import sys
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgspec
 
-from config.addresses import ListenAddress
-from gateway.cli.admin_client import admin_option, ask, download
-from gateway.cli.asking import explained
-from gateway.cli.dead_export import export
-from gateway.cli.dead_import import import_
+from config.types import ListenAddress
+from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send
+from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.exits import Exit
-from gateway.cli.listing import SHOWN, dead_letters, list_entries, story
-from gateway.cli.ordering import Wording, give, ordering, require_selection
-from gateway.cli.output import complain, output
-from gateway.cli.selecting import entries, select_by, selecting
-from gateway.humane import bytes_text, count_text
-from gateway.orders.documents import DeliveryEntry, DeliveryStory, OrderName, OrderRequest
-from uploaders.durable_file import DurableFile
+from gateway.cli.output import complain, output, plain, progress_bar
+from gateway.cli.tables import SHOWN, dead_letters, entries, list_entries, select_by, selecting, story
+from gateway.formatting import bytes_text, count_text
+from gateway.operations.schemas import (
+    DOCUMENTS,
+    FORMAT,
+    INDEX,
+    LETTER_TYPE,
+    Brought,
+    BroughtIn,
+    DeliveryEntry,
+    DeliveryStory,
+    Document,
+    Header,
+    Letter,
+    OrderName,
+    OrderRequest,
+    Select,
+)
+from spool.records import Form
+from spool.stats import HELD_WITH_DEAD
+from uploaders.durable_file import DurableFile, make_directories
+from uploaders.safe_names import safe_name
+
+# `callspool dead export`: dead letters with what they carry, into a folder that needs no callspool to be read.
+
+_encode = msgspec.json.Encoder().encode
+
+
+@click.command(short_help="Write dead letters into a folder.")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@selecting
+@click.option("--all", "everything", is_flag=True, help="Mean all of them, where nothing selects some.")
+@admin_option
+def export(address: ListenAddress, directory: Path, *, everything: bool, **selection: Any) -> None:
+    """Write dead letters and what they carry into DIRECTORY: an index, and a .json.zst for each document.
+
+    What is held with a dead core (its detail, its notice) comes along. All of it stays here, too. Agents' keys are not
+    among it.
+    """
+    selects = select_by(("dead",), **selection)
+    require_selection(selects, everything=everything)
+    with explained():
+        try:
+            written, unread, size = _Export(address, directory.absolute()).run(selects)
+        except OSError as error:
+            complain(f"{directory} cannot be written: {error.strerror or error}.")
+            raise SystemExit(Exit.FAILED) from None
+    output().print(plain(f"Wrote {count_text(written)} deliveries, {bytes_text(size)}, into {directory}.", "green"))
+    if unread:
+        complain(f"{count_text(unread)} documents could not be read; the index says why.", style="yellow")
+
+
+class _Export:
+    """One export; what it wrote before it broke off is written again by the next one."""
+
+    def __init__(self, address: ListenAddress, directory: Path) -> None:
+        self._address = address
+        self._directory = directory
+
+    def run(self, selects: Sequence[Select]) -> tuple[int, int, int]:
+        """How many letters were written, how many of their documents could not be read, and how large the rest is."""
+        make_directories(self._directory / DOCUMENTS)
+        index = DurableFile(self._directory, self._directory / INDEX)
+        written = unread = size = 0
+        try:
+            index.open()
+            exported_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            index.write(_line(Header(format=FORMAT, exported_at=exported_at, callspool=version("callspool"))))
+            for letter in self._letters(selects):
+                index.write(_line(letter))
+                written += 1
+                unread += letter.file is None
+                size += letter.file_bytes
+            index.commit()
+        finally:
+            index.discard()
+        return written, unread, size
+
+    def _letters(self, selects: Sequence[Select]) -> Iterator[Letter]:
+        """Each letter once its document is on the disk; the pages are read as they are needed."""
+        found = chain.from_iterable(entries(self._address, select) for select in selects)
+        requests = [OrderRequest(select=select) for select in selects]
+        total, _ = count_of(self._address, OrderName.REPLAY, requests)
+        with progress_bar() as tell:
+            for done, entry in enumerate(found, 1):
+                yield self._letter(entry)
+                for follower in self._held_with(entry):
+                    yield self._letter(follower)
+                tell("export", done, max(done, total))
+
+    def _held_with(self, entry: DeliveryEntry) -> Iterator[DeliveryEntry]:
+        """The detail and the notice of a dead core: a discard takes them along, and so must an export before it."""
+        if entry.form == Form.CORE:
+            held = Select(states=("held",), target=entry.record_id, destination=entry.destination)
+            yield from (one for one in entries(self._address, held) if one.reason == HELD_WITH_DEAD)
+
+    def _letter(self, entry: DeliveryEntry) -> Letter:
+        name = f"{safe_name(entry.record_id)}.{entry.form}.json.zst"
+        try:
+            digest, size = self._write_document(entry, self._directory / DOCUMENTS / name)
+        except (Refused, NoGateway) as error:
+            # A document that turns out to be damaged breaks the answer off, and the gateway goes on.
+            ask(self._address, "healthz")
+            return _described(entry, None, None, 0, str(error))
+        return _described(entry, f"{DOCUMENTS}/{name}", digest, size, None)
+
+    def _write_document(self, entry: DeliveryEntry, path: Path) -> tuple[str, int]:
+        """The document as the spool has it, compressed; its SHA-256 and its size."""
+        file, digest, size = DurableFile(self._directory, path), sha256(), 0
+        key = entry.key.split("/", 2)
+        try:
+            file.open()
+            for block in download(self._address, "api", "documents", *key, headers={"Accept-Encoding": "zstd"}):
+                file.write(block)
+                digest.update(block)
+                size += len(block)
+            file.commit()
+        finally:
+            file.discard()
+        return digest.hexdigest(), size
+
+
+def _described(entry: DeliveryEntry, file: str | None, digest: str | None, size: int, problem: str | None) -> Letter:
+    return Letter(
+        record_id=entry.record_id,
+        call_id=entry.call_id,
+        agent_id=entry.agent_id,
+        event=entry.event,
+        environment=entry.environment,
+        destination=entry.destination,
+        form=entry.form,
+        state=entry.state,
+        reason=entry.reason,
+        attempts=entry.attempts,
+        accepted_at=entry.accepted_at,
+        since=entry.since,
+        idempotency_key=entry.idempotency_key,
+        file=file,
+        sha256=digest,
+        file_bytes=size,
+        problem=problem,
+    )
+
+
+def _line(document: msgspec.Struct) -> bytes:
+    return _encode(document) + b"\n"
+
+
+# `callspool dead import`: bring exported dead letters into a spool, as deliveries that are queued.
+
+BLOCK_BYTES = 1 << 20
+
+_TOLD = 10
+"""So many failures are told one by one: the others are likely to have the same reason."""
+
+_decode_letter = msgspec.json.Decoder(Letter).decode
+_decode_header = msgspec.json.Decoder(Header).decode
+_decode_answer = msgspec.json.Decoder(BroughtIn).decode
+
+
+@click.command("import", short_help="Bring exported dead letters into a spool.")
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--to", required=True, metavar="NAME", help="The destination that they are to be delivered to.")
+@click.option("--from", "origin", metavar="NAME", help="Only those that were dead letters of this destination.")
+@click.option("--key", "file", type=click.File(), metavar="FILE", help="Where a key to send with stands; - is stdin.")
+@click.option("--dry-run", is_flag=True, help="Say what would be brought in, and change nothing.")
+@admin_option
+def import_(
+    directory: Path, address: ListenAddress, *, to: str, origin: str | None, file: TextIO | None, dry_run: bool
+) -> None:
+    """Queue what `callspool dead export` wrote into DIRECTORY for a destination of this gateway.
+
+    Idempotency keys stay, checksums are verified, and what is here already is not brought in twice. Agents' keys were
+    never exported: where the destination forwards them, give one with --key, or later with `deliveries retoken`.
+    """
+    found = list(_call_logs(directory, origin))
+    if dry_run:
+        output().print(plain(f"Would bring in {count_text(len(found))} call logs. Nothing was changed."))
+        return
+    key = None if file is None else file.read().strip()
+    outcomes: Counter[str] = Counter()
+    with explained(), progress_bar() as tell:
+        for done, letters in enumerate(found, 1):
+            outcome, problem = _bring(directory, address, letters, to, key)
+            outcomes[outcome] += 1
+            if problem and outcomes[outcome] <= _TOLD:
+                complain(problem)
+            tell("import", done, len(found))
+    output().print(plain(f"Brought in {count_text(outcomes['new'])} call logs for {to}.", "green"))
+    if outcomes["known"]:
+        complain(f"{count_text(outcomes['known'])} were here already.", style="dim")
+    if outcomes["failed"]:
+        complain(f"{count_text(outcomes['failed'])} could not be brought in.")
+        raise SystemExit(Exit.FAILED)
+
+
+def _call_logs(directory: Path, origin: str | None) -> Iterator[list[Letter]]:
+    """The letters of each call log, one of each form; ends the command where this is no export."""
+    try:
+        with (directory / INDEX).open("rb") as index:
+            if _decode_header(index.readline()).format != FORMAT:
+                raise ValueError(f"it is not {FORMAT}")
+            letters = [_decode_letter(line) for line in index]
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        hint = "`callspool dead export` writes one."
+        complain(f"{directory / INDEX} is no index of dead letters: {error}", hint=hint)
+        raise SystemExit(Exit.FAILED) from None
+    wanted = [one for one in letters if origin in (None, one.destination) and one.file is not None]
+    for _, of_record in groupby(wanted, key=lambda one: one.record_id):
+        # A notice tells of an object in the bucket of the gateway that exported it.
+        forms = {one.form: one for one in of_record if one.form != Form.NOTICE}
+        if forms:
+            yield list(forms.values())
+
+
+def _bring(directory: Path, address: ListenAddress, letters: list[Letter], to: str, key: str | None) -> tuple[str, str]:
+    """Bring in one call log; what came of it (new, known or failed), and why it failed."""
+    first = letters[0]
+    brought = Brought(
+        to=to,
+        record_id=first.record_id,
+        call_id=first.call_id,
+        agent_id=first.agent_id,
+        event=first.event,
+        environment=first.environment,
+        documents=tuple(Document(form=one.form, bytes=one.file_bytes, sha256=one.sha256 or "") for one in letters),
+        key=key,
+    )
+    line = _encode(brought) + b"\n"
+    size = len(line) + sum(one.file_bytes for one in letters)
+    files = [directory / DOCUMENTS / Path(one.file or "").name for one in letters]
+    try:
+        body = send(address, LETTER_TYPE, _blocks(line, files, letters), size, "api", "letters")
+    except (Refused, _BadFile) as error:
+        return "failed", f"{first.record_id} of call {first.call_id}: {error}"
+    return ("known" if _decode_answer(body).duplicate else "new"), ""
+
+
+class _BadFile(Exception):
+    """A document is missing, or not as long as the index says."""
+
+
+def _blocks(line: bytes, files: list[Path], letters: list[Letter]) -> Iterator[bytes]:
+    """What is sent: the line, then the documents one after the other."""
+    yield line
+    for path, letter in zip(files, letters, strict=True):
+        left = letter.file_bytes
+        try:
+            with path.open("rb") as file:
+                while left and (block := file.read(min(left, BLOCK_BYTES))):
+                    left -= len(block)
+                    yield block
+        except OSError as error:
+            raise _BadFile(f"{path} cannot be read: {error.strerror or error}") from error
+        if left:
+            raise _BadFile(f"{path} is {left} bytes too short")
+
 
 _LETTERS = ("dead letter", "dead letters")
 _SHOWN_STORIES = 10

@@ -11,9 +11,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gateway.cli.exits import Exit
-from gateway.cli.output import complain, output, plain, table
-from gateway.cli.progress_bar import progress_bar
-from gateway.cli.spool_directory import spool_directory, spool_option
+from gateway.cli.options import spool_directory, spool_option
+from gateway.cli.output import complain, output, plain, progress_bar, table
 from spool.directory import is_owned
 from spool.errors import SpoolError
 from spool.fsck import Finding, Severity, check

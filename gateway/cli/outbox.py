@@ -10,15 +10,14 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from config.addresses import ListenAddress
 from config.settings import IntakeSettings
-from gateway.cli.admin_client import AddressType, asked_at
+from config.types import ListenAddress
+from gateway.cli.client import AddressType, asked_at
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
-from gateway.humane import bytes_text, count_text
-from gateway.outbox.errors import OutboxError
-from gateway.outbox.file import OutboxFile
-from gateway.outbox.rows import Outcome, Survey
+from gateway.formatting import bytes_text, count_text
+from gateway.sdk_outbox.file import OutboxFile
+from gateway.sdk_outbox.rows import OutboxError, Outcome, Survey
 
 _CONNECT_SECONDS = 5.0
 _MEANINGS = {
@@ -104,7 +103,7 @@ def _check_gateway(address: ListenAddress) -> None:
 
 
 class _Tally:
-    """Counts rows, and moves the bar. Implements the observer of `gateway.outbox`."""
+    """Counts rows, and moves the bar. Implements the observer of `gateway.sdk_outbox`."""
 
     def __init__(self, total: int) -> None:
         self.outcomes: Counter[Outcome] = Counter()
@@ -145,8 +144,8 @@ async def _empty(file: OutboxFile, address: ListenAddress, tally: _Tally) -> str
     # The other commands start without loading an HTTP client.
     import aiohttp  # noqa: PLC0415  # see above
 
-    from gateway.outbox.posting import PostTaker  # noqa: PLC0415  # see above
-    from gateway.outbox.rescue import Rescuer  # noqa: PLC0415  # see above
+    from gateway.sdk_outbox.rescue import Rescuer  # noqa: PLC0415  # see above
+    from gateway.sdk_outbox.sinks import PostTaker  # noqa: PLC0415  # see above
 
     stamp = file.stamp()
     if stamp is None or not file.open(stamp):

@@ -4,12 +4,16 @@ Texts from elsewhere (call ids, reasons) are stripped of control characters: the
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
+
+from spool.fsck import Tell
 
 _PIPED_WIDTH = 250
 """Columns where no terminal says how many there are: wide enough that nothing is folded in common cases."""
@@ -40,3 +44,23 @@ def table(*columns: str, numbers: Iterable[str] = ()) -> Table:
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
+
+
+# A bar on standard error for what takes long; nothing where that is no terminal.
+
+
+@contextmanager
+def progress_bar() -> Iterator[Tell]:
+    """Hears how much of what is done: one line for each thing, in the order in which they were begun."""
+    console = Console(file=sys.stderr)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            """So much of it is done; a total of 0 is one that is not known."""
+            if what not in tasks:
+                tasks[what] = progress.add_task(what)
+            progress.update(tasks[what], completed=done, total=total or None)
+
+        yield tell

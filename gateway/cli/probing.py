@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from config.destinations import HttpDestination
 from config.settings import Settings
-from gateway.assembly.options import http_options
 from gateway.cli.output import complain, output, plain
-from gateway.probe import ProbeResult, Verdict, probe
-from uploaders.http import HttpOptions
+from gateway.diagnostics.probe import ProbeResult, Verdict, probe
+from gateway.runtime.options import http_options
+from uploaders.http.uploader import HttpOptions
 
 _SENTENCES = {
     Verdict.KNOWS_PHASE_2: "takes cores, and knows Phase 2",

@@ -5,12 +5,11 @@ from pathlib import Path
 import click
 import structlog
 
-from config.priority import IoClass, PrioritySettings
-from gateway import lifecycle
-from gateway.assembly import Assembly
-from gateway.cli.configuration import configuration_options, loaded_or_exit
+from config.settings import IoClass, PrioritySettings
+from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.logs import configure_logging
-from gateway.priority import Priority, give_way
+from gateway.process import Priority, give_way
+from gateway.runtime import Assembly, lifecycle
 
 
 @click.command(short_help="Take call logs, keep them safe, deliver them.")

@@ -8,16 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
-from config.s3_destination import S3Destination
+from config.destinations.s3 import S3Destination
 from config.settings import Settings
-from gateway.assembly.s3_options import s3_options
-from gateway.cli.configuration import configuration_options, loaded_or_exit
 from gateway.cli.exits import Exit
+from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
-from gateway.s3_commands.check import check as proven
-from gateway.s3_commands.policy import least_policy
-from gateway.s3_commands.setup import apply_setup, plan_setup
-from gateway.s3_commands.steps import StepResult
+from gateway.diagnostics.s3 import StepResult, apply_setup, least_policy, plan_setup
+from gateway.diagnostics.s3 import check as proven
+from gateway.runtime.options import s3_options
 
 EXPIRE_DAYS = 7
 """So long objects are kept, unless told otherwise."""

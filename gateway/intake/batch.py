@@ -8,21 +8,243 @@ batch may have.
 """
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Protocol
 
+import structlog
 from aiohttp import web
 
-from gateway.intake.accepting import Acceptor
-from gateway.intake.budget import MemoryBudget
-from gateway.intake.gate import Gate
-from gateway.intake.incoming import Incoming, invite
-from gateway.intake.line_replies import LineReplier
-from gateway.intake.lines import LINE_BYTES, Complete, LineReader, Pieces
+from gateway.intake import responses
+from gateway.intake.accept import Acceptor, Replier, Sender
+from gateway.intake.admission import Gate
+from gateway.intake.body_reader import BodyReader, Incoming, invite
+from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget
+from gateway.intake.parse import Opened, call_id_of
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.reading import BodyReader
-from gateway.intake.refusals import Refusal, stopping
-from gateway.intake.replies import Replier, Sender
+from gateway.intake.responses import Refusal, internal, stopping, too_large, translate
+from gateway.intake.routes import Route
+from gateway.intake.staging import Body, Staged, StagedFile, StagingArea, Workers
+from spool.errors import SpoolError
+
+# The lines of an NDJSON body, each as a body of its own, whatever its length.
+
+LINE_BYTES = 1 << 20
+"""A longer line is staged."""
+_BLANK = b" \t\r"
+
+Line = Body | Exception | None
+"""A line's body; or why this line cannot be taken, while the others can; or None for a blank one."""
+
+
+class Pieces(Protocol):
+    """Where the bytes come from: the connection, or a body that is complete."""
+
+    async def next(self) -> bytes | memoryview:
+        """The next piece; empty at the end."""
+        ...
+
+
+class Complete:
+    """The pieces of a body that is there in full."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._data = memoryview(data)
+
+    async def next(self) -> memoryview:
+        """The next 64 KiB."""
+        piece, self._data = self._data[:SMALL_POST_BYTES], self._data[SMALL_POST_BYTES:]
+        return piece
+
+
+class LineReader:
+    """Cuts pieces into lines. For the event loop."""
+
+    def __init__(self, line_max: int | None, staging: StagingArea, workers: Workers) -> None:
+        self._line_max = line_max
+        self._staging = staging
+        self._workers = workers
+
+    async def lines(self, pieces: Pieces) -> AsyncIterator[Line]:
+        """Every line without its end; the caller releases the bodies. Raises what `pieces` raises."""
+        line = _GrowingLine(self._line_max, self._staging, self._workers)
+        try:
+            while piece := bytes(await pieces.next()):
+                start = 0
+                while (end := piece.find(b"\n", start)) >= 0:
+                    await line.add(piece[start:end])
+                    yield await line.finish()
+                    start = end + 1
+                await line.add(piece[start:])
+            if not line.empty:
+                yield await line.finish()
+        finally:
+            line.drop()
+
+
+class _GrowingLine:
+    """The line that is being read."""
+
+    def __init__(self, line_max: int | None, staging: StagingArea, workers: Workers) -> None:
+        self._line_max = line_max
+        self._staging = staging
+        self._workers = workers
+        self._size = 0
+        self._data = bytearray()
+        self._staged: Staged | None = None
+        self._file: StagedFile | None = None
+        self._failure: Exception | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of it came yet."""
+        return not self._size
+
+    async def add(self, data: bytes) -> None:
+        """Append a part of the line. One that cannot be taken is not kept, only read to its end."""
+        self._size += len(data)
+        if self._failure is not None:
+            return
+        self._data += data
+        try:
+            if self._line_max is not None and self._size > self._line_max:
+                raise too_large(self._line_max)
+            if len(self._data) > LINE_BYTES:
+                await self._write()
+        except (Refusal, SpoolError, OSError) as error:
+            self.drop()
+            self._failure = error
+
+    async def finish(self) -> Line:
+        """The line; the next one begins."""
+        try:
+            return self._failure or await self._body()
+        except (SpoolError, OSError) as error:
+            self.drop()
+            return error
+        finally:
+            self._begin()
+
+    def drop(self) -> None:
+        """Keep nothing of the line that is being read."""
+        self._data = bytearray()
+        if self._staged is not None:
+            self._staged.discard()
+            self._staged = None
+
+    def _begin(self) -> None:
+        self._size = 0
+        self._data = bytearray()
+        self._staged = self._file = self._failure = None
+
+    async def _body(self) -> Body | None:
+        if self._file is not None:
+            await self._write()
+            return Body(await self._workers.run(self._file.map), None, self._staged, self._file)
+        if not self._data.strip(_BLANK):
+            return None
+        return Body(bytes(self._data), None, self._staging.begin() if self._size > SMALL_POST_BYTES else None)
+
+    async def _write(self) -> None:
+        if self._staged is None or self._file is None:
+            self._staged = self._staging.begin()
+            self._file = await self._workers.run(self._staged.file)
+        await self._workers.run(self._file.write, self._data)
+        self._data = bytearray()
+
+
+# The replies to the lines of one batch, each a line of JSON that is known at once or later.
+
+_log = structlog.get_logger(__name__)
+_LINES_IN_FLIGHT = 64
+"""Enough to fill commits: the spool takes about 16 small records at a time from connections."""
+
+
+class LineReplier:
+    """Accepts the lines of one batch, many at once, those of the same call in their order. For the event loop."""
+
+    def __init__(
+        self, acceptor: Acceptor, replier: Replier, observer: IntakeObserver, sender: Sender, bytes_in_flight: int
+    ) -> None:
+        self._acceptor = acceptor
+        self._replier = replier
+        self._observer = observer
+        self._sender = sender
+        self._bytes_max = bytes_in_flight
+        self._bytes = 0
+        self._lines = 0
+        self._room = asyncio.Event()
+        self._last_of_call: dict[str, asyncio.Task[bytes]] = {}
+
+    def refuse(self, number: int, line: Line, error: Exception) -> "asyncio.Future[bytes]":
+        """The answer to a line that is not looked at."""
+        if isinstance(line, Body):
+            line.release()
+        known: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        known.set_result(self._refused(number, error))
+        return known
+
+    async def reply(self, number: int, line: Body | Exception) -> "asyncio.Future[bytes]":
+        """The answer to a line, known once it is durable; waits first until enough of the others are."""
+        if isinstance(line, Exception):
+            return self.refuse(number, line, line)
+        started = time.perf_counter()
+        size = 0 if line.staged else len(line.data)
+        await self._wait_for_room(size)
+        try:
+            opened = await self._acceptor.examine(line)
+        except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
+            return self.refuse(number, line, error)
+        self._lines += 1
+        self._bytes += size
+        call_id = call_id_of(opened)
+        task = asyncio.create_task(self._finish(number, opened, started, self._last_of_call.get(call_id)))
+        self._last_of_call[call_id] = task
+        task.add_done_callback(lambda done: self._done(done, call_id, line, size))
+        return task
+
+    async def _finish(
+        self, number: int, opened: Opened, started: float, earlier: "asyncio.Task[bytes] | None"
+    ) -> bytes:
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        try:
+            reply = await self._replier.reply(opened, self._sender)
+        except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
+            return self._refused(number, error)
+        self._observer.posted(Route.BATCH.value, reply.result)
+        if reply.acknowledges:
+            self._observer.acknowledged(time.perf_counter() - started)
+        return _numbered(number, reply.status, reply.body)
+
+    def _refused(self, number: int, error: Exception) -> bytes:
+        refusal = translate(error)
+        if refusal is None:
+            _log.error("unexpected error in a batch", exc_info=error)
+            refusal = internal()
+        self._observer.posted(Route.BATCH.value, refusal.code)
+        return _numbered(number, refusal.status, responses.refused(refusal))
+
+    async def _wait_for_room(self, size: int) -> None:
+        while self._lines >= _LINES_IN_FLIGHT or (self._bytes and self._bytes + size > self._bytes_max):
+            self._room.clear()
+            await self._room.wait()
+
+    def _done(self, task: "asyncio.Task[bytes]", call_id: str, body: Body, size: int) -> None:
+        body.release()
+        self._lines -= 1
+        self._bytes -= size
+        self._room.set()
+        if self._last_of_call.get(call_id) is task:
+            del self._last_of_call[call_id]
+
+
+def _numbered(number: int, status: int, body: bytes) -> bytes:
+    """The body of an answer with the number of its line and its status before the other members."""
+    return b'{"line":%d,"status":%d,%b\n' % (number, status, body[1:])
+
 
 IN_FLIGHT_BYTES = 1 << 20
 BATCH_BYTES = LINE_BYTES + IN_FLIGHT_BYTES

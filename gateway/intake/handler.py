@@ -7,18 +7,15 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.intake.accepting import Acceptor
-from gateway.intake.answers import Answer, refusal_answer
+from gateway.intake.accept import YIELDS_TO, Acceptor, Replier, Reply, Sender, accepted_reply, answered
+from gateway.intake.admission import Gate
 from gateway.intake.batch import BatchRunner
-from gateway.intake.gate import Gate
+from gateway.intake.body_reader import BodyReader
+from gateway.intake.parse import Prepared, call_id_of
 from gateway.intake.ports import IntakeObserver, RecordStore
-from gateway.intake.prepared import Prepared, call_id_of
-from gateway.intake.reading import BodyReader
-from gateway.intake.refusals import Refusal, internal, translate
-from gateway.intake.replies import YIELDS_TO, Replier, Reply, Sender, accepted_reply, answered
-from gateway.intake.routes import Match, Route, match
-from gateway.intake.tokens import IntakeToken, usable
-from gateway.intake.uploads import UploadDesk
+from gateway.intake.responses import Answer, Refusal, internal, refusal_answer, translate
+from gateway.intake.routes import IntakeToken, Match, Route, match, usable
+from gateway.intake.upload_urls import UploadDesk
 from gateway.trace import trace_of
 
 _log = structlog.get_logger(__name__)

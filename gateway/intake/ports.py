@@ -2,9 +2,8 @@
 
 from typing import Protocol
 
-from spool.addresses import Upload
-from spool.figures import TracedRecord
-from spool.records import Accepted, NewRecord
+from spool.records import Accepted, NewRecord, Upload
+from spool.stats import TracedRecord
 
 
 class RecordStore(Protocol):

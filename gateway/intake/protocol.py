@@ -3,19 +3,122 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpRequestParser
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 
-from gateway.intake.answers import refusal_answer
-from gateway.intake.budget import SMALL_POST_BYTES
-from gateway.intake.crowd import Crowd
-from gateway.intake.doorway import READ_MOST
-from gateway.intake.filling import Filling
+from gateway.intake.admission import Crowd
+from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.refusals import Refusal, internal
+from gateway.intake.responses import Refusal, internal, refusal_answer, stalled
 from gateway.intake.routes import Route
+
+# Between a socket and the HTTP parser: reads no more at once than the connection may hold.
+#
+# Event loops read up to 256 KB from a socket at once, before anybody has looked whether there is memory for it. A
+# `BufferedProtocol` is asked for a buffer first, so here the connection's own state decides: a client that nothing is
+# reserved for is read in small steps, and waits in TCP.
+
+
+class Room(Protocol):
+    """Memory that what comes is read into, past the protocol."""
+
+    @property
+    def room(self) -> memoryview:
+        """Where to read to next; not empty."""
+        ...
+
+    def add(self, byte_count: int) -> None:
+        """So much was read."""
+        ...
+
+
+class Reading(Protocol):
+    """The protocol behind the doorway."""
+
+    @property
+    def filling(self) -> Room | None:
+        """What the next bytes belong into, if not to the protocol."""
+        ...
+
+    @property
+    def read_bytes(self) -> int:
+        """How much may be read at once now; at most `READ_MOST`."""
+        ...
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        ...
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection ended."""
+        ...
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        ...
+
+    def eof_received(self) -> None:
+        """The client will send no more."""
+        ...
+
+    def pause_writing(self) -> None:
+        """The client takes in less than is written."""
+        ...
+
+    def resume_writing(self) -> None:
+        """It takes more again."""
+        ...
+
+
+READ_MOST = 256 * 1024
+_room = memoryview(bytearray(READ_MOST))
+"""What sockets are read into: an event loop reads one at a time, and what came is copied out at once."""
+
+
+class Doorway(asyncio.BufferedProtocol):
+    """Passes everything on to the protocol behind it."""
+
+    __slots__ = ("_behind",)
+
+    def __init__(self, behind: Reading) -> None:
+        self._behind = behind
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where to read to, and thereby how much."""
+        filling = self._behind.filling
+        return _room[: self._behind.read_bytes] if filling is None else filling.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much came."""
+        filling = self._behind.filling
+        if filling is None:
+            self._behind.data_received(bytes(_room[:nbytes]))
+        else:
+            filling.add(nbytes)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._behind.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended."""
+        self._behind.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """The client sends nothing more."""
+        self._behind.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client takes nothing more for now."""
+        self._behind.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._behind.resume_writing()
+
 
 UNREAD_BYTES = 8 * 1024
 """Above twice this much of a body that no memory is reserved for yet, the sender must wait."""
@@ -243,3 +346,47 @@ def _crowded() -> Refusal:
         retry_after=1,
         closes=True,
     )
+
+
+# A body on its way from the socket into the memory that is reserved for it, past the HTTP parser: copied by nobody.
+
+PROGRESS_BYTES = 64 * 1024
+"""What a body must advance by within each progress timeout; a client below 6.5 KB/s would hold memory for hours."""
+
+
+class Filling:
+    """A buffer that is filled. For one reader."""
+
+    __slots__ = ("_full", "_left", "_on_full")
+
+    def __init__(self, buffer: memoryview, on_full: Callable[[], None]) -> None:
+        """`buffer` is not empty. `on_full` is called before anything else is read."""
+        self._left = buffer
+        self._on_full = on_full
+        self._full = asyncio.get_running_loop().create_future()
+
+    @property
+    def room(self) -> memoryview:
+        """Where to read to next."""
+        return self._left[:READ_MOST]
+
+    def add(self, byte_count: int) -> None:
+        """So much was read into its room."""
+        self._left = self._left[byte_count:]
+        if not self._left:
+            self._on_full()
+            self._full.set_result(None)
+
+    def end(self, error: Exception) -> None:
+        """Nothing more will come."""
+        if not self._full.done():
+            self._full.set_exception(error)
+
+    async def filled(self, progress_timeout: float) -> None:
+        """Wait until it is full. Raises `Refusal` (408) when it does not advance, and what it was ended with."""
+        while not self._full.done():
+            left = len(self._left)
+            await asyncio.wait((self._full,), timeout=progress_timeout)
+            if not self._full.done() and left - len(self._left) < PROGRESS_BYTES:
+                raise stalled(progress_timeout)
+        self._full.result()

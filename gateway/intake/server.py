@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import structlog
 
-from gateway.descriptors import connections_possible
-from gateway.intake.doorway import Doorway
-from gateway.intake.gate import Gate
+from gateway.intake.admission import Gate
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.protocol import ConnectionLimits, Handler, IntakeWebServer
+from gateway.intake.protocol import ConnectionLimits, Doorway, Handler, IntakeWebServer
+from gateway.process import connections_possible
 
 _log = structlog.get_logger(__name__)
 _BACKLOG = 2048

@@ -12,13 +12,62 @@ import mmap
 import os
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
-from gateway.intake.workers import Workers
+import structlog
+
+from gateway.intake.memory import SMALL_POST_BYTES, Reservation
 from spool.directory import STAGING_NAME
 from spool.records import Buffer
+
+# Threads for what would hold up the event loop: decoding, parsing and hashing large bodies, and staging files.
+
+_log = structlog.get_logger(__name__)
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Runs functions in the threads of an executor, which whoever made it also shuts down. Made on the loop."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.current_thread()
+
+    async def run(
+        self, function: Callable[Parameters, Result], *arguments: Parameters.args, **keywords: Parameters.kwargs
+    ) -> Result:
+        """The function's result. Cancelling this does not stop a function that runs already."""
+        return await asyncio.wrap_future(self._executor.submit(function, *arguments, **keywords))
+
+    def start(self, function: Callable[[], None]) -> None:
+        """Run the function some time and wait for nothing; a failure is logged."""
+        self._executor.submit(function).add_done_callback(_report)
+
+    def ask_loop(self, function: Callable[[], Result]) -> Result:
+        """In a worker thread: have the event loop call the function, and wait for what it returns or raises."""
+        assert threading.current_thread() is not self._loop_thread, "the loop cannot wait for itself"
+        answer: Future[Result] = Future()
+
+        def call() -> None:
+            """In the loop's thread: call it, and hand over what comes of it."""
+            try:
+                answer.set_result(function())
+            except Exception as error:  # noqa: BLE001  # raised again in the thread that asked
+                answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(call)
+        return answer.result()
+
+
+def _report(future: "Future[None]") -> None:
+    if not future.cancelled() and (error := future.exception()):
+        _log.error("background work failed", exc_info=error)
+
 
 _SUFFIX = ".staged"
 _CLAIM_BYTES = 4 << 20
@@ -180,3 +229,65 @@ def prepare_directory(spool_directory: Path) -> Path:
 def _close_all(files: Iterable[StagedFile]) -> None:
     for file in files:
         file.close()
+
+
+# A body: what a request carried, in memory within the budget or in a staging file, and given back when done.
+
+
+class Body:
+    """The bytes of one posted document, decoded.
+
+    `data` is valid until `release`; views into it that others still hold stay valid after it, but are counted
+    nowhere then. `staged` takes what must be written beside it; a small body has none. `file` is the one that `data`
+    is a map of, if it is.
+    """
+
+    __slots__ = ("_reservation", "data", "file", "staged")
+
+    def __init__(
+        self,
+        data: bytes | bytearray | memoryview,
+        reservation: Reservation | None,
+        staged: Staged | None,
+        file: StagedFile | None = None,
+    ) -> None:
+        self.data = data
+        self.staged = staged
+        self.file = file
+        self._reservation = reservation
+
+    @property
+    def small(self) -> bool:
+        """Whether it can be looked at on the event loop: 64 KiB parse in less than 0.1 ms."""
+        return len(self.data) <= SMALL_POST_BYTES
+
+    def become(self, decoded: "Body") -> None:
+        """Hold what was decoded from this body instead of it."""
+        self.release()
+        self.data = decoded.data
+        self.staged = decoded.staged
+        self.file = decoded.file
+        self._reservation = decoded._reservation
+
+    def scratch(self, size: int) -> bytearray | mmap.mmap:
+        """A writable buffer of `size` bytes that lives as long as this body. For worker threads, unless small.
+
+        A file, unless the body is small: the budget has no room for a second copy of it.
+        """
+        return bytearray(size) if self.small or self.staged is None else self.staged.scratch(size)
+
+    def new_file(self, size: int) -> StagedFile:
+        """A file of `size` bytes that lives as long as this body, which must not be small. For worker threads."""
+        assert self.staged is not None, "only a small body has nothing staged"
+        return self.staged.new_file(size)
+
+    def release(self) -> None:
+        """Give back memory and files; harmless when repeated."""
+        self.data = b""
+        self.file = None
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
+        if self.staged is not None:
+            self.staged.discard()
+            self.staged = None

@@ -10,13 +10,18 @@ from pathlib import Path
 
 from spool.directory import DATABASE_NAME, is_owned
 from spool.errors import UnsuitableDirectory
-from spool.fsck.books import check_books
-from spool.fsck.chunks import check_frames, check_layout, check_readable
-from spool.fsck.deliveries import check_deliveries
-from spool.fsck.files import check_files
-from spool.fsck.findings import RULES, Finding, Kind, Rule, Severity
-from spool.fsck.inspection import Inspection, Tell, inspecting
-from spool.fsck.structure import DAMAGE, check_pages, check_version, unreadable
+from spool.fsck.checks import check_books, check_deliveries, check_files
+from spool.fsck.reader import Inspection, Tell, inspecting
+from spool.fsck.report import RULES, Finding, Kind, Rule, Severity
+from spool.fsck.storage import (
+    DAMAGE,
+    check_frames,
+    check_layout,
+    check_pages,
+    check_readable,
+    check_version,
+    unreadable,
+)
 
 __all__ = ["RULES", "Finding", "Kind", "Rule", "Severity", "Tell", "check"]
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from spool import statements as spool_statements
-from spool.database import connect_writer, translated
+from spool.db import sql
+from spool.db.connection import connect_writer, translated
 from spool.directory import DATABASE_NAME, DirectoryLock
 from spool.errors import CorruptDatabase
-from spool.fsck import check, statements
-from spool.fsck.findings import RULES, Finding, Kind
+from spool.fsck import check, reader
+from spool.fsck.report import RULES, Finding, Kind
 from spool.records import DeliveryState, Form, Lane
 
 ROUNDS = 4
@@ -75,33 +75,33 @@ def _repair_database(database: Path, findings: Sequence[Finding], now: int) -> N
 def _bury(connection: sqlite3.Connection, key: _Key, now: int) -> None:
     """What is owed of these records becomes dead letters."""
     for record_id in key:
-        connection.execute(statements.BURY_RECORD, (now, REASON, record_id))
+        connection.execute(reader.BURY_RECORD, (now, REASON, record_id))
 
 
 def _bury_one(connection: sqlite3.Connection, key: _Key, now: int) -> None:
     """A delivery that is in no legal state becomes a dead letter; one that is none at all is forgotten."""
-    (lane,) = connection.execute(statements.LANE_OF, key).fetchone()
+    (lane,) = connection.execute(reader.LANE_OF, key).fetchone()
     if key[2] in set(Form) and lane in set(Lane):
-        connection.execute(statements.BURY_DELIVERY, (now, REASON, *key))
+        connection.execute(reader.BURY_DELIVERY, (now, REASON, *key))
     else:
-        connection.execute(spool_statements.DISOWN, key)
+        connection.execute(sql.DISOWN, key)
 
 
 def _delete_chunks(connection: sqlite3.Connection, key: _Key, _now: int) -> None:
-    connection.execute(spool_statements.DELETE_CHUNKS, key)
-    connection.execute(spool_statements.FORGET_LOOSE_CHUNKS, key[:1])
+    connection.execute(sql.DELETE_CHUNKS, key)
+    connection.execute(sql.FORGET_LOOSE_CHUNKS, key[:1])
 
 
 def _forget(connection: sqlite3.Connection, key: _Key, _now: int) -> None:
-    connection.execute(spool_statements.DISOWN, key)
+    connection.execute(sql.DISOWN, key)
 
 
 def _forget_parts(connection: sqlite3.Connection, key: _Key, _now: int) -> None:
-    connection.execute(spool_statements.DELETE_PARTS, key)
+    connection.execute(sql.DELETE_PARTS, key)
 
 
 def _settle(connection: sqlite3.Connection, key: _Key, now: int) -> None:
-    connection.execute(statements.SETTLE, (now, *key))
+    connection.execute(reader.SETTLE, (now, *key))
 
 
 def _put(state: DeliveryState) -> Callable[[sqlite3.Connection, _Key, int], None]:
@@ -110,14 +110,14 @@ def _put(state: DeliveryState) -> Callable[[sqlite3.Connection, _Key, int], None
     def put(connection: sqlite3.Connection, key: _Key, now: int) -> None:
         """One row."""
         settled_at = now if state.ended else None
-        connection.execute(spool_statements.SET_STATE, (state, settled_at, None, None, None, *key))
+        connection.execute(sql.SET_STATE, (state, settled_at, None, None, None, *key))
 
     return put
 
 
 def _raise_numbers(connection: sqlite3.Connection, key: _Key, _now: int) -> None:
-    connection.execute(statements.FORGET_SEQUENCE)
-    connection.execute(statements.SET_SEQUENCE, key)
+    connection.execute(reader.FORGET_SEQUENCE)
+    connection.execute(reader.SET_SEQUENCE, key)
 
 
 _REPAIRS: Mapping[Kind, Callable[[sqlite3.Connection, _Key, int], None]] = {
@@ -140,22 +140,22 @@ _REPAIRS: Mapping[Kind, Callable[[sqlite3.Connection, _Key, int], None]] = {
 
 def _count_tokens(connection: sqlite3.Connection) -> None:
     """Uses as they are; what nothing uses is overwritten, then deleted (promise 9)."""
-    used = dict(connection.execute(statements.TOKEN_USES).fetchall())
-    for token_id, uses in connection.execute(statements.TOKENS).fetchall():
+    used = dict(connection.execute(reader.TOKEN_USES).fetchall())
+    for token_id, uses in connection.execute(reader.TOKENS).fetchall():
         found = used.get(token_id, 0)
         if found:
-            connection.execute(spool_statements.ADD_TOKEN_USES, (found - uses, token_id)).fetchall()
+            connection.execute(sql.ADD_TOKEN_USES, (found - uses, token_id)).fetchall()
         else:
-            connection.execute(spool_statements.OVERWRITE_TOKEN, (token_id,))
-            connection.execute(spool_statements.DELETE_TOKEN, (token_id,))
+            connection.execute(sql.OVERWRITE_TOKEN, (token_id,))
+            connection.execute(sql.DELETE_TOKEN, (token_id,))
 
 
 def _count_deliveries(connection: sqlite3.Connection) -> None:
     """What is open as it is; of what ended at least what is there, for receipts may have been deleted since."""
     there: dict[tuple[int, str], dict[int, tuple[int, int]]] = {}
-    for destination_id, lane, state, count, raw_bytes in connection.execute(statements.COUNTED).fetchall():
+    for destination_id, lane, state, count, raw_bytes in connection.execute(reader.COUNTED).fetchall():
         there.setdefault((destination_id, lane), {})[state] = (count, raw_bytes)
-    counted = {(row[0], row[1]): row[2:] for row in connection.execute(statements.COUNTERS).fetchall()}
+    counted = {(row[0], row[1]): row[2:] for row in connection.execute(reader.COUNTERS).fetchall()}
     for key in counted.keys() | there.keys():
         before, states = counted.get(key, (0,) * 9), there.get(key, {})
         levels = [
@@ -163,5 +163,5 @@ def _count_deliveries(connection: sqlite3.Connection) -> None:
             for state in DeliveryState
         ]
         queued = sum(states.get(state, (0, 0))[1] for state in DeliveryState if state.queued)
-        connection.execute(statements.FORGET_COUNTER, key)
-        connection.execute(spool_statements.ADD_TO_COUNTERS, (*key, sum(levels), *levels, queued))
+        connection.execute(reader.FORGET_COUNTER, key)
+        connection.execute(sql.ADD_TO_COUNTERS, (*key, sum(levels), *levels, queued))

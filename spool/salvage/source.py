@@ -8,25 +8,25 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
-from spool import statements as spool_statements
-from spool.database import log_of, newest_version, schema_faults
+from spool.db import sql
+from spool.db.connection import PAGE_SIZE, connect_writer, log_of, migrate, newest_version, schema_faults
+from spool.db.sql import RECORD_WIDTH, Row, record_of
+from spool.db.startup import VERSIONS_AHEAD
+from spool.db.tokens import hash_of
+from spool.db.wal import FRAME, HEADER, add_checksum, frames, lost_commits, page_size_of
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew
-from spool.fsck.inspection import reading
-from spool.fsck.structure import DAMAGE
-from spool.log_frames import lost_commits
-from spool.opening import VERSIONS_AHEAD
+from spool.fsck.reader import reading
+from spool.fsck.storage import DAMAGE
 from spool.records import DeliveryState, Form, Fragment, Lane
-from spool.rows import RECORD_WIDTH, Row, record_of
-from spool.salvage import statements
-from spool.salvage.found import Found, FoundDelivery, Unreadable
-from spool.salvage.mending import write_log_with_schema, write_mended_log
-from spool.tokens import hash_of
+from spool.salvage import model
+from spool.salvage.model import Found, FoundDelivery, Unreadable
 
 RECORDS_PER_READ = 256
 
@@ -44,17 +44,17 @@ class Source:
                 f"the spool in {directory} has version {version}, this callspool knows up to {newest_version()}; "
                 "use the callspool that wrote it or a newer one"
             )
-        self._records = statements.RECORDS if version >= 3 else statements.OLD_RECORDS
+        self._records = model.RECORDS if version >= 3 else model.OLD_RECORDS
         spool_id = self._value("SELECT value FROM meta WHERE name = 'spool_id'")
         # Its own id is lost: keys are new ones then, and the same in every attempt to salvage it.
         self.spool_id = str(spool_id or sha256(directory.name.encode()).hexdigest()[:8])
-        self.destinations: dict[int, str] = {row[0]: row[1] for row in self._all(spool_statements.ALL_DESTINATIONS)}
-        self.last_record = max((int(self._value(each) or 0) for each in statements.LARGEST), default=0)
+        self.destinations: dict[int, str] = {row[0]: row[1] for row in self._all(sql.ALL_DESTINATIONS)}
+        self.last_record = max((int(self._value(each) or 0) for each in model.LARGEST), default=0)
         self._open_deliveries = self._from_index()
 
     def records(self) -> Iterator[Found | Unreadable]:
         """All records in commit order, receipts included, and those that cannot be read."""
-        calls: dict[int, str] = {row[0]: row[1] for row in self._all(statements.CALLS)}
+        calls: dict[int, str] = {row[0]: row[1] for row in self._all(model.CALLS)}
         for first in range(1, self.last_record + 1, RECORDS_PER_READ):
             last = min(first + RECORDS_PER_READ - 1, self.last_record)
             for piece in self._halved((first, last)):
@@ -69,7 +69,7 @@ class Source:
         """Place, checksum and frame of those chunks that are there and whole."""
         for place, chunk_id in enumerate(wanted):
             try:
-                row = self._connection.execute(statements.CHUNK, (chunk_id,)).fetchone()
+                row = self._connection.execute(model.CHUNK, (chunk_id,)).fetchone()
                 if row is not None and crc32(row[1]) == row[0]:
                     yield place, row[0], row[1]
             except DAMAGE:
@@ -106,7 +106,7 @@ class Source:
     def _deliveries(self, record_id: int, fragments: Mapping[Fragment, object]) -> tuple[FoundDelivery, ...]:
         """As they are; else as far as the index of open ones tells; else dead letters of all that might be owed."""
         try:
-            rows = self._connection.execute(statements.DELIVERIES, (record_id,)).fetchall()
+            rows = self._connection.execute(model.DELIVERIES, (record_id,)).fetchall()
             known = [self._delivery(row) for row in rows]
         except DAMAGE:
             known = [self._delivery(row) for row in self._open_deliveries.get(record_id, ())]
@@ -140,14 +140,14 @@ class Source:
         if token_id is None:
             return None
         try:
-            row = self._connection.execute(statements.TOKEN, (token_id,)).fetchone()
+            row = self._connection.execute(model.TOKEN, (token_id,)).fetchone()
             return str(row[0]) if row is not None and hash_of(row[0]) == row[1] else None
         except DAMAGE:
             return None
 
     def _from_index(self) -> dict[int, list[Row]]:
         found: dict[int, list[Row]] = {}
-        for record_id, *rest in self._all(statements.OPEN_DELIVERIES):
+        for record_id, *rest in self._all(model.OPEN_DELIVERIES):
             found.setdefault(record_id, []).append(rest)
         return found
 
@@ -220,3 +220,89 @@ def _linked(database: Path, beside: Path) -> Path:
     except OSError:
         shutil.copyfile(database, beside)
     return beside
+
+
+# Mending a copy of a write-ahead log: sums are made anew, so that SQLite reads on behind the damage.
+#
+# A frame that was damaged comes along as it is. What is wrong in it shows where it is read: by the checksum of a
+# payload or a record, or as a malformed page. A log can also give the database another first page than it has, the one
+# that holds the schema: that of an empty spool fits, for tables are made in one order, and so lie at the same pages in
+# every spool.
+
+_MAGIC, _VERSION, _ORDER = 0x377F0682, 3007000, "<"
+"""Of a log whose sums are made of little-endian words."""
+_SUMMED_HEADER = 24
+_SUMMED_FRAME = 8
+_PAGES_AT = 28
+"""Where the first page says how many pages the database has."""
+
+
+def write_mended_log(database: Path, to: Path) -> None:
+    """Write the commits in the log of `database` to `to`, as far as its frames follow each other, with right sums."""
+    log = log_of(database)
+    with to.open("wb") as target:
+        mended = _MendedLog(target, _page_size(log))
+        for number, size_after, page in _committed(log):
+            mended.add(number, size_after, page)
+
+
+def write_log_with_schema(database: Path, to: Path) -> None:
+    """The same, where there is a log, and behind it a commit of a sound first page."""
+    log = log_of(database)
+    with to.open("wb") as target:
+        mended, pages = _MendedLog(target, PAGE_SIZE), database.stat().st_size // PAGE_SIZE
+        for number, size_after, page in _committed(log) if _page_size(log) == PAGE_SIZE else ():
+            mended.add(number, size_after, page)
+            pages = size_after or pages
+        mended.add(1, pages, _empty_first_page(pages, to.parent))
+
+
+class _MendedLog:
+    """A log that is being written."""
+
+    def __init__(self, target: BinaryIO, page_size: int) -> None:
+        self._target = target
+        plain = HEADER.pack(_MAGIC, _VERSION, page_size, 0, 1, 1, 0, 0)[:_SUMMED_HEADER]
+        self._sums = add_checksum(plain, _ORDER, (0, 0))
+        target.write(HEADER.pack(_MAGIC, _VERSION, page_size, 0, 1, 1, *self._sums))
+
+    def add(self, number: int, size_after: int, page: bytes) -> None:
+        """One page; with it a commit ends after which the database has `size_after` pages, if that is not 0."""
+        frame = FRAME.pack(number, size_after, 1, 1, 0, 0)
+        self._sums = add_checksum(page, _ORDER, add_checksum(frame[:_SUMMED_FRAME], _ORDER, self._sums))
+        self._target.write(FRAME.pack(number, size_after, 1, 1, *self._sums) + page)
+
+
+def _committed(log: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number, size of the database after it, and content of each page in the log, up to the last commit."""
+    last = max((frame.number for frame in frames(log) if frame.commits), default=0)
+    page_size = _page_size(log)
+    with log.open("rb") as file:
+        file.seek(HEADER.size)
+        for _ in range(last):
+            number, size_after, *_ = FRAME.unpack(file.read(FRAME.size))
+            page = file.read(page_size)
+            if len(page) < page_size:
+                return
+            yield number, size_after, page
+
+
+def _page_size(log: Path) -> int:
+    """The page size that the log's header names; 0 where there is none."""
+    try:
+        with log.open("rb") as file:
+            return page_size_of(file.read(HEADER.size)) or 0
+    except FileNotFoundError:
+        return 0
+
+
+def _empty_first_page(pages: int, directory: Path) -> bytes:
+    """That of a spool that holds nothing, and has so many pages; it is made in a directory below `directory`."""
+    with tempfile.TemporaryDirectory(prefix="empty-", dir=directory) as folder:
+        path = Path(folder) / "empty.db"
+        path.touch()
+        with closing(connect_writer(path)) as connection:
+            migrate(connection)
+        first = bytearray(path.read_bytes()[:PAGE_SIZE])
+    first[_PAGES_AT : _PAGES_AT + 4] = pages.to_bytes(4, "big")
+    return bytes(first)

@@ -5,7 +5,7 @@ BEGIN IMMEDIATE;
 ALTER TABLE records ADD COLUMN origin TEXT;
 CREATE UNIQUE INDEX records_by_origin ON records (origin) WHERE origin IS NOT NULL;
 
--- CRC-32 of the columns that a delivery is made of (spool.rows.checksum_of); NULL for what was accepted before.
+-- CRC-32 of the columns that a delivery is made of (spool.db.sql.checksum_of); NULL for what was accepted before.
 ALTER TABLE records ADD COLUMN checksum INTEGER;
 
 PRAGMA user_version = 3;

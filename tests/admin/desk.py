@@ -8,16 +8,15 @@ from typing import Any, TypeVar
 
 from aiohttp.test_utils import TestClient
 
-from gateway.admin.observers import Observers
-from gateway.intake.staging import StagingArea, prepare_directory
-from gateway.intake.workers import Workers
-from gateway.orders.desk import OrderDesk
-from gateway.orders.takes import Takes
+from gateway.admin.events import Observers
+from gateway.intake.staging import StagingArea, Workers, prepare_directory
+from gateway.operations.selection import Takes
+from gateway.operations.service import OrderDesk
 from spool.records import Bury, Delivery, Form, NewDelivery
 from spool.store import Spool
 from tests.admin.world import World
 from tests.spool.building import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
-from uploaders.dispatcher import Dispatcher
+from uploaders.dispatch.dispatcher import Dispatcher
 
 AnyDesk = TypeVar("AnyDesk", bound="Desk")
 

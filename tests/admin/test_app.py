@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from gateway.admin.sources import Lifecycle, Phase
-from gateway.orders.advice import ADVICE, ReasonKind
+from gateway.operations.advice import ADVICE, ReasonKind
 from spool.errors import SpoolUnavailable
-from spool.figures import SpoolStats
 from spool.records import DeliveryState, Form
+from spool.stats import SpoolStats
 from tests.admin.world import NOW, STATS, World, delivery, traced, traced_delivery
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from gateway.orders.exported import LETTER_TYPE
+from gateway.operations.schemas import LETTER_TYPE
 from spool.records import DeliveryState
 from tests.admin.desk import OTHER, AskedDesk, at_the_desk
 from tests.spool.building import BUCKET, ENDPOINT, states

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
-from gateway.outbox.rows import Outcome
+from gateway.sdk_outbox.rows import Outcome
 from spool.records import Form
 from tests.admin.world import ENDPOINT_DOWN, World, delivery
 

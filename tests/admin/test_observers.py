@@ -2,9 +2,9 @@
 
 import pytest
 
+from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
-from gateway.admin.observers import Observers
-from gateway.humane import age_text, bytes_text, count_text
+from gateway.formatting import age_text, bytes_text, count_text
 from tests.admin.world import World, delivery
 
 

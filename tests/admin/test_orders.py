@@ -95,7 +95,7 @@ async def test_pages_join_to_the_whole_list(desk: AskedDesk) -> None:
 
 async def test_an_order_is_carried_out_step_by_step(desk: AskedDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is bounded and durable; the cursor leads through all of them, and a dry run changes nothing."""
-    monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
+    monkeypatch.setattr("gateway.operations.service.LIMIT", 2)
     for number in range(5):
         await desk.buried(f"c{number}")
     for dry_run, done in ((True, 0), (False, 5)):
@@ -113,7 +113,7 @@ async def test_an_order_that_broke_off_goes_on_when_it_is_given_again(
     desk: AskedDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a step did stays done; the same order from its beginning finds only what is left."""
-    monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
+    monkeypatch.setattr("gateway.operations.service.LIMIT", 2)
     for number in range(3):
         await desk.buried(f"c{number}")
     first = await desk.order("replay")

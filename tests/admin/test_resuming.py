@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admin.destination_gauges import short_reason
-from gateway.courtesy import CourtesyFigures
+from gateway.admin.gauges import short_reason
+from gateway.live_calls import CourtesyFigures
 from tests.admin.world import ENDPOINT_DOWN, World
 
 JSON = {"Content-Type": "application/json"}

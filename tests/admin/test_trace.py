@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.trace import Stage, instant, trace_of
-from spool.figures import TracedDelivery
 from spool.records import DeliveryState, Form, Fragment, StoredFragment
+from spool.stats import TracedDelivery
 from tests.admin.world import NOW, traced, traced_delivery
 
 READY, WAITING, HELD, DEAD = DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.DEAD

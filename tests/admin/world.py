@@ -9,13 +9,13 @@ from gateway.admin.app import build_admin_app
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.sources import Lifecycle, Phase, Sources
-from gateway.courtesy import CourtesyFigures
-from gateway.orders.desk import OrderDesk
-from gateway.outbox.status import OutboxState, OutboxStatus
+from gateway.live_calls import CourtesyFigures
+from gateway.operations.service import OrderDesk
+from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.errors import SpoolError
-from spool.figures import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
 from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
-from uploaders.uploader import BreakerState, DestinationStatus
+from spool.stats import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
+from uploaders.base import BreakerState, DestinationStatus
 
 NOW = 1_767_225_600_000
 """2026-01-01T00:00:00Z."""

@@ -4,12 +4,12 @@ from enum import StrEnum
 
 import pytest
 
-from config import destinations, s3_destination
-from config.too_large import DetailSent
-from gateway import routing
-from gateway.assembly.options import FORM_OF_DETAILS
-from gateway.assembly.s3_options import ENCRYPTION
-from uploaders import encoding
+from config import destinations
+from config.destinations import s3
+from config.destinations.base import DetailSent
+from gateway import fanout
+from gateway.runtime.options import ENCRYPTION, FORM_OF_DETAILS
+from uploaders.document import encoding
 from uploaders.s3 import options
 
 
@@ -17,9 +17,9 @@ from uploaders.s3 import options
     ("setting", "own"),
     [
         (destinations.Encoding, encoding.Encoding),
-        (destinations.Large, routing.Large),
-        (s3_destination.ObjectContent, options.Content),
-        (s3_destination.ObjectEncoding, options.ObjectEncoding),
+        (destinations.Large, fanout.Large),
+        (s3.ObjectContent, options.Content),
+        (s3.ObjectEncoding, options.ObjectEncoding),
     ],
 )
 def test_both_know_the_same_words(setting: type[StrEnum], own: type[StrEnum]) -> None:
@@ -29,7 +29,7 @@ def test_both_know_the_same_words(setting: type[StrEnum], own: type[StrEnum]) ->
 
 def test_every_encryption_stands_for_one_of_the_uploaders() -> None:
     """People write words, S3 has its own: each belongs to exactly one of the other kind."""
-    assert set(ENCRYPTION) == set(s3_destination.Encryption)
+    assert set(ENCRYPTION) == set(s3.Encryption)
     assert sorted(ENCRYPTION.values()) == sorted(options.ServerSideEncryption)
 
 

@@ -6,11 +6,10 @@ import pytest
 from pydantic import SecretStr
 
 from config.destinations import HttpDestination, PresignedDestination
-from config.s3_destination import S3Destination
-from gateway.assembly.options import destination_route, posting_options, presigned_options
-from gateway.assembly.s3_options import s3_options
-from gateway.routing import Large, RouteKind
-from uploaders.deadlines import Timeouts
+from config.destinations.s3 import S3Destination
+from gateway.fanout import Large, RouteKind
+from gateway.runtime.options import destination_route, posting_options, presigned_options, s3_options
+from uploaders.http.timeouts import Timeouts
 from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
 
 NO_SETTINGS_OF_THE_UPLOADER = {"name", "type", "notify", "concurrency", "retry", "max_bytes_per_second"}

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from config.destinations import HttpDestination, S3Destination
-from gateway.assembly.options import destination_route
-from gateway.assembly.too_large import ladder, reduction, takes_uploads
+from gateway.runtime.options import destination_route, ladder, reduction, takes_uploads
 from spool.records import Form, Lane, NewDelivery
-from uploaders.ladder import Step, reduced, to_bucket, upload
-from uploaders.reduction import NotReducible
+from uploaders.dispatch.policy import Step, reduced, to_bucket, upload
+from uploaders.document.encoding import NotReducible
 
 URL = "https://host/dev/send-call-log"
 BUCKET = S3Destination.model_validate({"name": "calls", "type": "s3", "bucket": "calls", "notify": "a"})

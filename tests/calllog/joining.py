@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 
 from gateway.calllog.document import CallLog
-from gateway.calllog.pieces import Piece, buffers
 from gateway.calllog.split import SplitCallLog
+from gateway.calllog.toplevel import Piece, buffers
 
 Pairs = list[tuple[str, object]]
 

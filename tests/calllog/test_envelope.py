@@ -7,8 +7,7 @@ import mmap
 
 import pytest
 
-from gateway.calllog.document import CallLog
-from gateway.calllog.envelope import Envelope, S3Reference, UploadUrlRequest, recognise
+from gateway.calllog.document import CallLog, Envelope, S3Reference, UploadUrlRequest, recognise
 from gateway.calllog.errors import CallLogError, Fault
 
 PACKED = gzip.compress(json.dumps({"call_id": "a", "x": [n * 7919 for n in range(999)]}).encode(), mtime=0)

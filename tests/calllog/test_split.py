@@ -5,8 +5,8 @@ import json
 import pytest
 
 from gateway.calllog.document import CallLog, parse
-from gateway.calllog.pieces import Slice
 from gateway.calllog.split import CORE_MAX_BYTES, SplitCallLog, split
+from gateway.calllog.toplevel import Slice
 from tests.calllog.joining import core, detail, joined, top_level, whole
 
 TURNS = [

@@ -5,8 +5,15 @@ import math
 
 import pytest
 
-from gateway.calllog.summary import duration_between, percentile, summary_metrics, telemetry_summary, transcript_json
-from gateway.calllog.telemetry import read_spans, read_turns
+from gateway.calllog.summary import (
+    duration_between,
+    percentile,
+    read_spans,
+    read_turns,
+    summary_metrics,
+    telemetry_summary,
+    transcript_json,
+)
 
 
 def metrics(turns: object, duration_seconds: float | None = None) -> dict[str, int | float]:

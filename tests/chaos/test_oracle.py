@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from gateway.chaos.endpoint import arrival_of, decoded
-from gateway.chaos.oracle import Arrival, Notes, Part, judge
-from gateway.chaos.posts import Post, make_post
+from gateway.chaos.oracle import Arrival, Notes, Part, Post, judge, make_post
+from gateway.chaos.traffic import arrival_of, decoded
 
 SMALL, LARGE = make_post(1, "call", "call_started", None), make_post(2, "call", "call_ended", 60_000)
 DETAIL_HEAD = {"call_id": "call", "update_type": "detailed_telemetry"}

@@ -11,11 +11,10 @@ import pytest
 from aiohttp import web
 
 from gateway.admin.sources import Lifecycle, Phase
-from gateway.outbox.rows import Outcome
-from gateway.outbox.status import OutboxState, OutboxStatus
+from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
 from spool.errors import SpoolUnavailable
-from spool.figures import SpoolStats
 from spool.records import DeliveryState, Form
+from spool.stats import SpoolStats
 from tests.admin.world import NOW, World, delivery, traced, traced_delivery
 from tests.cli.conftest import Cli, Server
 

@@ -8,10 +8,9 @@ import pytest
 from click.testing import Result
 
 from bench.endpoint import Endpoint, Fault
-from gateway import lifecycle
-from gateway.assembly import Assembly
 from gateway.cli import main
 from gateway.cli.exits import EPILOG, Exit
+from gateway.runtime import Assembly, lifecycle
 from tests.cli.conftest import Cli, Server
 
 CONTEXT = click.Context(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import ordering
+from gateway.cli import deliveries
 from spool.records import DeliveryState
 from tests.admin.desk import Desk, at_the_desk
 from tests.admin.world import World
@@ -44,7 +44,7 @@ def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk:
 
 def test_a_table_is_cut_and_json_is_not(cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long table says that there is more; --json goes through all pages unless told how many."""
-    monkeypatch.setattr("gateway.orders.desk.LIMIT", 2)
+    monkeypatch.setattr("gateway.operations.service.LIMIT", 2)
     for number in range(5):
         server.run(desk.buried(f"c{number}"))
     table = cli("dead", "list", "--limit", "3")
@@ -124,7 +124,7 @@ def test_at_a_terminal_it_is_asked_back(
     cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: str, after: list[DeliveryState]
 ) -> None:
     """A person is told how much it is about, and can still say no."""
-    monkeypatch.setattr(ordering, "is_a_terminal", lambda: True)
+    monkeypatch.setattr(deliveries, "is_a_terminal", lambda: True)
     server.run(desk.buried("a"))
     result = cli("dead", "replay", "a", stdin=answer)
     assert "Replay 1 dead letter, 24 B?" in result.stderr
@@ -150,10 +150,10 @@ def test_an_order_that_breaks_off_says_how_far_it_came(
     cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was done is told, and that the same command goes on."""
-    monkeypatch.setattr("gateway.orders.desk.LIMIT", 1)
+    monkeypatch.setattr("gateway.operations.service.LIMIT", 1)
     for number in range(3):
         server.run(desk.buried(f"c{number}"))
-    taken = ordering.tell
+    taken = deliveries.tell
 
     def interrupted(*asked: object) -> bytes:
         """Ctrl-C comes when the second letter is to be replayed."""
@@ -161,10 +161,10 @@ def test_an_order_that_breaks_off_says_how_far_it_came(
             raise KeyboardInterrupt
         return taken(*asked)  # type: ignore[arg-type]  # as it was asked
 
-    monkeypatch.setattr(ordering, "tell", interrupted)
+    monkeypatch.setattr(deliveries, "tell", interrupted)
     result = cli("dead", "replay", "--all")
     assert (result.exit_code, "broke off after 1 dead letter." in result.stderr) == (1, True), result.output
-    monkeypatch.setattr(ordering, "tell", taken)
+    monkeypatch.setattr(deliveries, "tell", taken)
     assert "Replayed 2 dead letters." in cli("dead", "replay", "--all").stdout
 
 

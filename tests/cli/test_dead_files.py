@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.orders.exported import INDEX
+from gateway.operations.schemas import INDEX
 from spool.records import Bury, Delivered, DeliveryState
 from tests.admin.desk import OTHER, Desk, at_the_desk
 from tests.cli.conftest import Cli, Server

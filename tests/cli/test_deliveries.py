@@ -72,7 +72,8 @@ def test_a_new_key_is_never_on_the_command_line(
         monkeypatch.setattr(sys.modules["gateway.cli.deliveries"], "is_a_terminal", lambda: True)
     sources = {"file": ("--key", str(file)), "standard input": ("--key", "-"), "terminal": ()}
     arguments = ("deliveries", "retoken", "refused", *sources[given])
-    result = cli(*arguments, stdin=None if given == "file" else "hush\n")
+    typed = {"file": None, "standard input": "hush\n", "terminal": "hush\ny\n"}
+    result = cli(*arguments, stdin=typed[given])
     assert (result.exit_code, "hush" in result.output) == (0, False), result.output
     assert "Another key was given to 1 delivery." in result.stdout
     assert server.run(states(desk.spool, "refused")) == [READY]

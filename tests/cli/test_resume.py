@@ -7,7 +7,7 @@ import pytest
 from gateway.cli.exits import Exit
 from tests.admin.world import ENDPOINT_DOWN, NOW, STATS, World
 from tests.cli.conftest import Cli, Server
-from uploaders.uploader import BreakerState, DestinationStatus
+from uploaders.base import BreakerState, DestinationStatus
 
 UP = replace(ENDPOINT_DOWN, up=True, reason="", retry_at=None, since=None, breaker=BreakerState.CLOSED)
 EMPTY = replace(STATS, lanes={})

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from config.layers import InvalidConfiguration, Problem
 from config.loader import load
-from config.problems import InvalidConfiguration, Problem
 
 WriteFile = Callable[[str], Path]
 

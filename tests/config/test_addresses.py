@@ -2,8 +2,7 @@
 
 import pytest
 
-from config.addresses import ListenAddress, check_endpoint, is_loopback, parse_listen
-from config.masking import mask_address
+from config.types import ListenAddress, check_endpoint, is_loopback, mask_address, parse_listen
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,17 @@ import re
 
 import pytest
 
-from config.catalogue import Setting, destination_settings, scalar_settings, variables
-from config.documentation import HEADER, destination_rows, setting_rows
+from config.catalogue import (
+    HEADER,
+    Setting,
+    destination_rows,
+    destination_settings,
+    scalar_settings,
+    setting_rows,
+    variables,
+)
 from config.effective import effective_settings
-from config.environment import read_environment
-from config.loader import load
+from config.loader import load, read_environment
 
 STABLE_VARIABLES = {
     "CALLSPOOL_ENDPOINT_URL": "destinations[type=http].url",

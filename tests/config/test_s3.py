@@ -4,11 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from config.destinations import S3Destination
+from config.destinations.s3 import Encryption, ObjectContent, ObjectEncoding
 from config.loader import load
-from config.s3_destination import Encryption, ObjectContent, ObjectEncoding
-from config.units import MIB
+from config.types import MIB
 from tests.config.conftest import WriteFile, problems
-from uploaders.s3.keys import KeyTemplate
+from uploaders.s3.options import KeyTemplate
 
 ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
 BUCKET = {"CALLSPOOL_S3_BUCKET": "calls"}

@@ -3,7 +3,7 @@
 import pytest
 
 from config.destinations import HttpDestination, LaneConcurrency, PresignedDestination, TokenMode
-from config.endpoint_table import EndpointTable
+from config.destinations.base import EndpointTable
 from config.loader import load
 from tests.config.conftest import WriteFile, problems
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from gateway.orders.advice import ADVICE, ReasonKind, by_kind, kind_of
+from gateway.operations.advice import ADVICE, ReasonKind, by_kind, kind_of
 from spool.records import Form
-from uploaders.answers import Answer, judge
-from uploaders.uploader import Refused
+from uploaders.base import Refused
+from uploaders.http.responses import Answer, judge
 
 
 @pytest.mark.parametrize(

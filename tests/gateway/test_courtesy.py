@@ -2,8 +2,7 @@
 
 import pytest
 
-from gateway.courtesy import Courtesy, CourtesyFigures, CourtesyRule
-from gateway.intake.calls import OpenCalls
+from gateway.live_calls import Courtesy, CourtesyFigures, CourtesyRule, OpenCalls
 
 HOUR = 3600_000
 IDLE_ONLY = CourtesyRule(rate=None, when_idle=True, live_rate=256.0, live_concurrency=1, live_max_age=2 * HOUR)

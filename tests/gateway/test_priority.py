@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 import pytest
 
-from gateway.priority import Priority
+from gateway.process import Priority
 
 TELL = """
 import json, os, sys, threading
 import psutil
-from gateway.priority import Priority, give_way
+from gateway.process import Priority, give_way
 
 if sys.argv[2] == "somebody else":
     os.setpriority(os.PRIO_PROCESS, 0, 5)

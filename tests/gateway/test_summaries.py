@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from structlog.testing import capture_logs
 
-from gateway.summaries import summarize_forever
-from spool.figures import LaneCounts, SpoolStats
+from gateway.admin.status import summarize_forever
 from spool.records import Lane
+from spool.stats import LaneCounts, SpoolStats
 
 MOMENT = 0.001
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.intake.reading import BodyLimits
+from gateway.intake.body_reader import BodyLimits
 from tests.intake.bodies import call_log, envelope, incompressible, large_call_log
 from tests.intake.world import DEADLINE, Reply, World, running
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.intake.budget import SMALL_POST_BYTES, BudgetExhausted, MemoryBudget, Reservation
+from gateway.intake.memory import SMALL_POST_BYTES, BudgetExhausted, MemoryBudget, Reservation
 from tests.intake.world import DEADLINE
 
 KIB = 1024

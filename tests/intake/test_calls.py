@@ -1,6 +1,6 @@
 """Open calls."""
 
-from gateway.intake.calls import OpenCalls
+from gateway.live_calls import OpenCalls
 from tests.intake.bodies import call_log
 from tests.intake.world import World
 

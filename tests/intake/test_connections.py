@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.descriptors import connections_possible, raise_limit
 from gateway.intake import protocol
 from gateway.intake.protocol import ConnectionLimits
+from gateway.process import connections_possible, raise_limit
 from tests.intake.bodies import call_log
 from tests.intake.world import DEADLINE, World, running
 

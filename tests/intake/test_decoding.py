@@ -24,7 +24,7 @@ from gateway.intake.decoding import (
     unquote,
     unzstd,
 )
-from gateway.intake.refusals import Refusal
+from gateway.intake.responses import Refusal
 from tests.intake.bodies import raw_deflate
 
 ENCODE = {

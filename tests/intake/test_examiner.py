@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gateway.intake import examiner
-from gateway.intake.reading import BodyLimits
+from gateway.intake import parse_worker
+from gateway.intake.body_reader import BodyLimits
 from spool.records import Fragment
 from tests.intake.bodies import call_log, envelope, large_call_log
 from tests.intake.world import World, running
@@ -20,8 +20,8 @@ from tests.system.waiting import until
 PARENT = """
 import asyncio, sys
 from concurrent.futures import ThreadPoolExecutor
-from gateway.intake.examiner import Examiner
-from gateway.intake.workers import Workers
+from gateway.intake.parse_worker import Examiner
+from gateway.intake.staging import Workers
 
 async def main():
     examiner = Examiner(Workers(ThreadPoolExecutor(1)))
@@ -126,7 +126,7 @@ async def test_a_post_survives_the_death_of_the_process(small: World) -> None:
 async def test_a_post_that_cannot_be_examined_is_503(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a second process ends too, the sender keeps its call log; the next giant gets another process."""
     with monkeypatch.context() as patched:
-        patched.setattr(examiner, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+        patched.setattr(parse_worker, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
         reply = await small.post(large_call_log())
         assert (reply.status, reply.code) == (503, "examiner_failed")
         assert reply.headers["Retry-After"]
@@ -151,7 +151,7 @@ async def test_the_process_ends_with_its_parent() -> None:
     process = psutil.Process(int(await parent.stdout.readline()))
 
     async def listens() -> bool:
-        return "gateway.intake.examiner_process" in process.cmdline() and process.num_threads() > 1
+        return "gateway.intake.parse_worker_main" in process.cmdline() and process.num_threads() > 1
 
     async def gone() -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.intake.examining import SizeRule
-from gateway.intake.reading import BodyLimits
+from gateway.intake.body_reader import BodyLimits
+from gateway.intake.parse import SizeRule
 from spool.records import Delivered, Delivery, Form, Fragment, Lane
 from tests.budget import budgeted
 from tests.intake.bodies import ENCODERS, envelope
 from tests.intake.mutants import mutant
 from tests.intake.world import ENDPOINT, Reply, World, running
-from uploaders.forms import pieces_of
+from uploaders.document.render import pieces_of
 
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 WAYS = ("plain", "envelope", "gzip", "zstd", "deflate", "v1", "batch", "upload", "chunked")

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from gateway.intake.reading import BodyLimits
+from gateway.intake.body_reader import BodyLimits
 from spool.records import DeliveryState, Form, Fragment, Lane
 from tests.intake.bodies import ENCODERS, call_log, envelope, incompressible, large_call_log, raw_deflate
 from tests.intake.world import DEADLINE, World, running

@@ -8,8 +8,8 @@ import zlib
 import pytest
 import zstandard
 
+from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
-from gateway.intake.reading import BodyLimits
 from spool.errors import SpoolUnavailable
 from tests.intake.bodies import call_log, envelope, raw_deflate
 from tests.intake.world import World, running

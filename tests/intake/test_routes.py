@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.intake.refusals import Refusal
+from gateway.intake.responses import Refusal
 from gateway.intake.routes import Match, Route, match
 
 

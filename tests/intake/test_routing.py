@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.routing import DestinationRoute, Large, RouteKind, StoredAs, plan
+from gateway.fanout import DestinationRoute, Large, RouteKind, StoredAs, plan
 from spool.records import Form, Lane, NewDelivery
 
 ENDPOINT = DestinationRoute("endpoint")

@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
+from gateway.intake.body_reader import BodyLimits
 from gateway.intake.protocol import ConnectionLimits
-from gateway.intake.reading import BodyLimits
 from spool.records import Accepted, NewRecord
 from tests.intake.bodies import call_log
 from tests.intake.world import DEADLINE, World, running

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.intake.staging import StagingArea, prepare_directory
-from gateway.intake.workers import Workers
+from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from spool.errors import SpoolFull
 from tests.intake.bodies import call_log
 from tests.intake.world import running

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.intake.tokens import usable
-from gateway.routing import DestinationRoute
+from gateway.fanout import DestinationRoute
+from gateway.intake.routes import usable
 from tests.intake.bodies import call_log
 from tests.intake.world import World, running
 

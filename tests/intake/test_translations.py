@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.intake.refusals import translate
+from gateway.intake.responses import translate
 from spool.errors import CorruptDatabase, NotStorable, SpoolFull, SpoolUnavailable
 
 

@@ -5,28 +5,24 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.intake.accepting import Acceptor
-from gateway.intake.batch import BatchLimits, BatchRunner
-from gateway.intake.budget import MemoryBudget
-from gateway.intake.calls import OpenCalls
-from gateway.intake.decoding import DecodingLimits
-from gateway.intake.examiner import Examiner
-from gateway.intake.examining import SizeRule
-from gateway.intake.gate import Gate
+from gateway.fanout import DestinationRoute
+from gateway.intake.accept import Acceptor, Replier
+from gateway.intake.admission import Gate
+from gateway.intake.batch import BatchLimits, BatchRunner, LineReader
+from gateway.intake.body_reader import BodyLimits, BodyReader
+from gateway.intake.decoding import BodyDecoder, DecodingLimits
 from gateway.intake.handler import IntakeHandler
-from gateway.intake.lines import LineReader
-from gateway.intake.opening import BodyDecoder
+from gateway.intake.memory import MemoryBudget
+from gateway.intake.parse import SizeRule
+from gateway.intake.parse_worker import Examiner
 from gateway.intake.ports import Clock, IntakeObserver
 from gateway.intake.protocol import ConnectionLimits
-from gateway.intake.reading import BodyLimits, BodyReader
-from gateway.intake.replies import Replier
+from gateway.intake.routes import IntakeToken
 from gateway.intake.server import IntakeServer
-from gateway.intake.staging import StagingArea
-from gateway.intake.tokens import IntakeToken
-from gateway.intake.uploads import UploadDesk
-from gateway.intake.workers import Workers
-from gateway.outbox.taking import IntakeParts
-from gateway.routing import DestinationRoute
+from gateway.intake.staging import StagingArea, Workers
+from gateway.intake.upload_urls import UploadDesk
+from gateway.live_calls import OpenCalls
+from gateway.sdk_outbox.sinks import IntakeParts
 from spool.store import Spool
 
 

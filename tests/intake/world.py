@@ -14,12 +14,11 @@ import aiohttp
 import zstandard
 
 from gateway.admin.metrics import Metrics
+from gateway.fanout import DestinationRoute
 from gateway.intake.staging import prepare_directory
-from gateway.routing import DestinationRoute
-from spool.figures import TracedRecord
-from spool.options import SpoolOptions
 from spool.records import Fragment, Record
-from spool.store import Spool
+from spool.stats import TracedRecord
+from spool.store import Spool, SpoolOptions
 from tests.intake.wiring import Intake, IntakeOptions
 
 DEADLINE = 10.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.outbox.rows import ABANDONED_SECONDS, Outcome
+from gateway.sdk_outbox.rows import ABANDONED_SECONDS, Outcome
 from spool.records import Fragment
 from tests.outbox.sdk import rows, write
 from tests.outbox.world import Rescue, rescuing

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gateway.outbox.rows import ABANDONED_SECONDS, Outcome
+from gateway.sdk_outbox.rows import ABANDONED_SECONDS, Outcome
 from tests.outbox.sdk import DOWN, KEY, agent, needs_sdk, rows
 from tests.outbox.world import Rescue, rescuing
 

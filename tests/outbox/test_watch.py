@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.outbox import watch as watching
-from gateway.outbox.file import OutboxFile
-from gateway.outbox.proving import Stamp
-from gateway.outbox.rows import Outcome
-from gateway.outbox.status import OutboxState, OutboxStatus
-from gateway.outbox.taking import SpoolTaker
-from gateway.outbox.watch import OutboxWatch
+from gateway.sdk_outbox import rescue
+from gateway.sdk_outbox.file import OutboxFile, Stamp
+from gateway.sdk_outbox.rescue import OutboxWatch
+from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
+from gateway.sdk_outbox.sinks import SpoolTaker
 from tests.intake.world import World, running
 from tests.outbox.sdk import rows, write
 from tests.system.waiting import until
@@ -171,7 +169,7 @@ async def test_a_quiet_outbox_is_not_even_opened(tmp_path: Path, monkeypatch: py
             opened.append(1)
             return super().open(stamp, to_change=to_change)
 
-    monkeypatch.setattr(watching, "OutboxFile", Counted)
+    monkeypatch.setattr(rescue, "OutboxFile", Counted)
     outbox = tmp_path / "outbox.db"
     write(outbox, payload=FULL, status="in_progress", claimed_at=9e9)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.outbox.file import OutboxFile
-from gateway.outbox.rescue import Remains, Rescuer
-from gateway.outbox.rows import Outcome
-from gateway.outbox.taking import SpoolTaker
+from gateway.sdk_outbox.file import OutboxFile
+from gateway.sdk_outbox.rescue import Remains, Rescuer
+from gateway.sdk_outbox.rows import Outcome
+from gateway.sdk_outbox.sinks import SpoolTaker
 from spool.records import Fragment
 from tests.intake.world import World, running
 

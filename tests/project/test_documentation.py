@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from config.documentation import HEADER, destination_rows, setting_rows
+from config.catalogue import HEADER, destination_rows, setting_rows
 from gateway.cli import main
 from gateway.intake.routes import Route
 from tests.project.repository import ROOT, text, tracked

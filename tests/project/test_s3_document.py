@@ -3,7 +3,7 @@
 import json
 import re
 
-from gateway.s3_commands.policy import SETUP_ACTIONS, least_policy
+from gateway.diagnostics.s3 import SETUP_ACTIONS, least_policy
 from tests.project.repository import text
 
 DOCUMENT = text("docs/s3.md")

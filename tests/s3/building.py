@@ -16,9 +16,8 @@ import aioboto3
 import zstandard
 
 from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server
-from spool.options import SpoolOptions
 from spool.records import Bury, Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
-from spool.store import Spool
+from spool.store import Spool, SpoolOptions
 from uploaders.s3.client import client_config
 from uploaders.s3.options import S3Options
 

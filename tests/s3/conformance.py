@@ -14,12 +14,11 @@ from spool.records import Form
 from tests.s3.building import Store, objects, options
 from tests.s3.presigning import presigning
 from tests.uploaders.building import ACCEPTED_AT, Payloads
+from uploaders.base import SilentObserver, Uploader
 from uploaders.file import FileUploader
-from uploaders.http import HttpOptions, HttpUploader
+from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader
-from uploaders.s3.observer import SilentObserver
 from uploaders.s3.uploader import S3Uploader
-from uploaders.uploader import Uploader
 
 KINDS = ("file", "http", "s3", "presigned")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from spool.records import Lane
 from tests.s3.building import now, opened_store
+from uploaders.base import Delivered
 from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.uploader import S3Uploader
-from uploaders.uploader import Delivered
 
 
 async def drain(spool: Path, options: S3Options) -> None:

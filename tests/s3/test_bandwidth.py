@@ -8,10 +8,9 @@ from msgspec.structs import replace
 
 from spool.records import Lane
 from tests.s3.building import MEBIBYTE, options
-from uploaders.bandwidth import Bandwidth, RateLimit
-from uploaders.s3.observer import SilentObserver
+from uploaders.base import Delivered, SilentObserver
+from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.uploader import S3Uploader
-from uploaders.uploader import Delivered
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,11 @@ import json
 
 import pytest
 
-from gateway.s3_commands.check import check
-from gateway.s3_commands.policy import least_policy
-from gateway.s3_commands.setup import apply_setup, plan_setup
+from gateway.diagnostics.s3 import apply_setup, check, least_policy, plan_setup
 from tests.s3.building import client_of, objects, options, uploads
 from tests.s3.proxy import Answer, Fate, proxy_before
-from uploaders.s3.default_encryption import default_encryption, stronger_than
-from uploaders.s3.meanings import permission_for
+from uploaders.s3.admin import default_encryption, stronger_than
+from uploaders.s3.errors import permission_for
 from uploaders.s3.options import ServerSideEncryption
 
 STEPS = ["put and verify", "send in parts and verify", "list parts and abort", "find lost uploads", "delete"]

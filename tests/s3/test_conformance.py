@@ -11,7 +11,7 @@ from tests.s3.building import DESTINATION, MEBIBYTE
 from tests.s3.conformance import KINDS, subject
 from tests.uploaders.building import Payloads, a_delivery, a_record
 from tests.uploaders.sending import TOKEN
-from uploaders.uploader import Delivered, Refused, RetryLater, Scope
+from uploaders.base import Delivered, Refused, RetryLater, Scope
 
 REST = b'"telemetry_data": {"spans": [1, 2.50, 1e400], "text": "' + b"~" * 2 * MEBIBYTE + b'"}'
 

@@ -8,19 +8,20 @@ from botocore.parsers import ResponseParserError
 from bench.s3_server import free_ports
 from tests.s3.building import MEBIBYTE, options
 from tests.s3.proxy import Answer, Fate, proxy_before
+from uploaders.base import Refused, RetryLater, Scope
 from uploaders.s3.errors import (
     AccessDenied,
     BadCredentials,
+    Meaning,
     NoSuchObject,
     NoSuchUpload,
     NotSupported,
     ObjectExists,
     S3Failure,
+    meaning_of,
     translate,
 )
-from uploaders.s3.meanings import Meaning, meaning_of
 from uploaders.s3.options import S3Options
-from uploaders.uploader import Refused, RetryLater, Scope
 
 WAITS, RETRIED = (RetryLater, Scope.DESTINATION), (RetryLater, Scope.RECORD)
 PAUSED, DEAD = (Refused, Scope.DESTINATION), (Refused, Scope.RECORD)

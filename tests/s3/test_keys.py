@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spool.records import Form
 from tests.uploaders.building import a_delivery, a_record
-from uploaders.s3.keys import DEFAULT_TEMPLATE, LONGEST_KEY_BYTES, KeyTemplate
+from uploaders.s3.options import DEFAULT_TEMPLATE, LONGEST_KEY_BYTES, KeyTemplate
 
 HOSTILE = (
     "",

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploaders.last_member import encoded_member, with_last_member
+from uploaders.document.render import encoded_member, with_last_member
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

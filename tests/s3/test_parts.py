@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploaders.s3.parts import (
+from uploaders.s3.options import (
     LARGEST_OBJECT_BYTES,
     LARGEST_PART_BYTES,
     MEBIBYTE,

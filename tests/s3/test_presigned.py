@@ -14,8 +14,8 @@ from tests.s3.hearing import Heard
 from tests.s3.presigning import presigning
 from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
 from tests.uploaders.sending import TOKEN
+from uploaders.base import Delivered, Refused, RetryLater, Scope
 from uploaders.presigned import PresignedOptions, PresignedUploader
-from uploaders.uploader import Delivered, Refused, RetryLater, Scope
 
 REST = b'"telemetry_data": "' + b"}" * 3 * MEBIBYTE + b'"'
 WHOLE = b'{"call_id": "call-1", "n": 1.10,' + REST + b',"token":"' + TOKEN.encode() + b'"}'

@@ -8,15 +8,13 @@ import pytest
 
 from tests.s3.building import client_of, objects, options
 from tests.s3.hearing import Heard
-from uploaders.s3.attributes import Attributes, stored_parameters
-from uploaders.s3.bucket import Bucket
-from uploaders.s3.client import S3Connection
-from uploaders.s3.cutting import PartCutter
+from uploaders.base import RetryLater
+from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import S3Failure
+from uploaders.s3.object import Attributes, stored_parameters
 from uploaders.s3.options import S3Options, ServerSideEncryption
-from uploaders.s3.publishing import Publisher, Target
-from uploaders.s3.verification import Fingerprint, ObjectState, Verdict, compare
-from uploaders.uploader import RetryLater
+from uploaders.s3.parts import Fingerprint, ObjectState, PartCutter, Verdict, compare
+from uploaders.s3.publish import Publisher, Target
 
 BYTES = b"0123456789"
 MD5 = "781e5e245d69b566979b86e28d23f2c7"

@@ -5,16 +5,16 @@ import asyncio
 import pytest
 
 from spool.errors import CorruptPayload
-from spool.progress import PartProgress, UploadProgress
 from spool.records import Delivered as SettledAsDelivered
+from spool.records import PartProgress, UploadProgress
 from tests.s3 import building
 from tests.s3.building import DESTINATION, MEBIBYTE, client_of, objects, uploads
 from tests.s3.proxy import Answer, Fate, proxy_before
-from uploaders.s3.bucket import ListedPart
-from uploaders.s3.cutting import PartCutter
+from uploaders.base import Delivered, RetryLater
+from uploaders.s3.client import ListedPart
 from uploaders.s3.multipart import finished_etag
 from uploaders.s3.options import ObjectEncoding
-from uploaders.uploader import Delivered, RetryLater
+from uploaders.s3.parts import PartCutter
 
 SIZE = 25 * MEBIBYTE
 """Of noise: 19 MiB of frames, which are four parts."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from uploaders.upload_address import BadAddress, address_request_url, parse_address
+from uploaders.presigned import BadAddress, address_request_url, parse_address
 
 
 @pytest.mark.parametrize(

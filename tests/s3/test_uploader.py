@@ -9,8 +9,8 @@ from spool.records import Form, Fragment
 from tests.s3.building import MEBIBYTE, objects, options, rest_of
 from tests.s3.proxy import Answer, Fate, proxy_before
 from tests.uploaders.building import a_delivery
+from uploaders.base import Delivered, Refused
 from uploaders.s3.options import Content, ObjectEncoding, ServerSideEncryption
-from uploaders.uploader import Delivered, Refused
 
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])

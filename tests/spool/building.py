@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 
+from spool.admin.query import Selection
+from spool.db.transaction import Operation, Result
 from spool.directory import DATABASE_NAME
-from spool.figures import OpenDelivery, TracedDelivery
-from spool.options import SpoolOptions
-from spool.orders.selection import Selection
 from spool.records import (
     Accepted,
     Buffer,
@@ -23,8 +22,8 @@ from spool.records import (
     NewDelivery,
     NewRecord,
 )
-from spool.store import Spool
-from spool.transaction import Operation, Result
+from spool.stats import OpenDelivery, TracedDelivery
+from spool.store import Spool, SpoolOptions
 
 NOW = 1_750_000_000_000
 HOUR = 3_600_000

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from spool import write_points
-from spool.write_points import WritePoint
+from spool.db import write_connection
+from spool.db.write_connection import WritePoint
 
 
 class Camera:
@@ -28,8 +28,8 @@ class Camera:
                 subprocess.run(["cp", "-r", "--no-target-directory", str(source), str(target)], check=True)
                 self.pictures += 1
 
-        write_points.hook = picture
+        write_connection.hook = picture
         try:
             yield
         finally:
-            write_points.hook = None
+            write_connection.hook = None

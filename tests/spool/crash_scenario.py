@@ -13,12 +13,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spool import write_points
-from spool.progress import PartProgress, UploadProgress
-from spool.records import Bury, Delivered, Delivery, DeliveryKey, Divert, Form, Hold, Lane, RetryAt, Settlement
-from spool.requests import Request
+from spool.db import write_connection
+from spool.db.write_connection import WritePoint
+from spool.db.writer import Request
+from spool.records import (
+    Bury,
+    Delivered,
+    Delivery,
+    DeliveryKey,
+    Divert,
+    Form,
+    Hold,
+    Lane,
+    PartProgress,
+    RetryAt,
+    Settlement,
+    UploadProgress,
+)
 from spool.store import Spool
-from spool.write_points import WritePoint
 from tests.spool.building import (
     BUCKET,
     CORE,
@@ -168,7 +180,7 @@ def one_run(directory: Path, *fatal: str) -> int:
     if child == 0:
         point, operation, number = fatal
         witness = Witness(directory.with_suffix(".told"), point, operation, int(number))
-        write_points.hook = witness.hear
+        write_connection.hook = witness.hear
         asyncio.run(everything(directory, witness))
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -6,7 +6,6 @@ The model knows nothing of tables, transactions or look-ups. It is compared with
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from spool.figures import LaneCounts
 from spool.records import (
     Bury,
     Delivered,
@@ -20,6 +19,7 @@ from spool.records import (
     RetryAt,
     Settlement,
 )
+from spool.stats import LaneCounts
 
 READY, WAITING, HELD, DEAD = DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.DEAD
 WITH_ITS_CORE = "with a dead one of its record"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import zstandard
 
-from spool.figures import LaneCounts
 from spool.records import Bury, Delivered, DeliveryState, Form, Fragment, Lane
-from spool.salvage.desk import Task
-from spool.salvage.found import Tally
+from spool.salvage.model import Tally
+from spool.salvage.service import Task
+from spool.stats import LaneCounts
 from spool.store import Spool
 from tests.spool.building import BUCKET, CORE, DETAIL, ENDPOINT, NOTICE, OBJECT, a_record, due, opened, split_fragments
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from spool.db.transaction import Transaction
 from spool.errors import NotStorable, SpoolUnavailable
-from spool.incoming import AddBatch
+from spool.queue.ingest import AddBatch
 from spool.records import Delivered, DeliveryState, Form, Fragment, Lane
 from spool.store import Spool
-from spool.transaction import Transaction
 from tests.spool.building import (
     BUCKET,
     CORE,

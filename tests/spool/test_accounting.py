@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spool.accounting import CounterBook
-from spool.figures import LaneCounts
+from spool.db.counters import CounterBook
+from spool.db.transaction import Transaction
 from spool.records import Bury, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt, Settlement
+from spool.stats import LaneCounts
 from spool.store import Spool
-from spool.transaction import Transaction
 from tests.spool.building import (
     BUCKET,
     CORE,

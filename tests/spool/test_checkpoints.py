@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from spool import checkpoints
-from spool.checkpoints import CAP_BYTES, SMALLEST_CAP_BYTES, Checkpointer
-from spool.database import connect_writer, log_of
+from spool.db import checkpointer as checkpoints
+from spool.db.checkpointer import CAP_BYTES, SMALLEST_CAP_BYTES, Checkpointer
+from spool.db.connection import connect_writer, log_of
+from spool.db.startup import prepare_database
+from spool.db.writer import GROUP_HEAVY_BYTES
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
-from spool.line import GROUP_HEAVY_BYTES
-from spool.opening import prepare_database
 from spool.records import Delivered
 from spool.store import Spool
 from tests.spool.building import a_record, becomes, checkpointed, due, looked_into, opened, rows

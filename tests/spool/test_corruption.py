@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spool.aside import MOVING_NAME
-from spool.database import PAGE_SIZE
-from spool.directory import DATABASE_NAME
+from spool.db.connection import PAGE_SIZE
+from spool.directory import DATABASE_NAME, MOVING_NAME
 from spool.errors import CorruptDatabase, CorruptPayload
 from spool.records import Delivered, Fragment
 from tests.spool.building import NOW, a_record, due, looked_into, opened, payload

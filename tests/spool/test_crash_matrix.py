@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from spool.admin.query import Selection
+from spool.db.write_connection import WritePoint
 from spool.fsck import Severity, check
-from spool.orders.selection import Selection
 from spool.records import Delivered, Delivery, DeliveryState, Fragment, Lane
 from spool.store import Spool
-from spool.write_points import WritePoint
 from tests.budget import budgeted
 from tests.spool.building import BUCKET, ENDPOINT, maintained, opened, rows
 from tests.spool.crash_scenario import body_of

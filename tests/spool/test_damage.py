@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.database import translated
+from spool.db.connection import translated
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolUnavailable, UnsuitableDirectory
 from spool.fsck import Kind, check

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spool import directory as spool_directory
-from spool.database import log_of
+from spool.db.connection import log_of
 from spool.directory import DATABASE_NAME, DirectoryLock, Mount, mount_of, mounts, prepare_directory
 from spool.errors import SpoolLocked, UnsuitableDirectory
 from tests.spool.building import a_record, opened

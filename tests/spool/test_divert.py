@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.figures import LaneCounts
-from spool.maintenance import unaccounted
+from spool.queue.maintenance import unaccounted
 from spool.records import (
     Bury,
     Delivered,
@@ -19,6 +18,7 @@ from spool.records import (
     NewDelivery,
     RetryAt,
 )
+from spool.stats import LaneCounts
 from spool.store import Spool
 from tests.spool.building import (
     BUCKET,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from spool import disk_space
+from spool import space
 from spool.errors import SpoolError
 from spool.fsck import Severity, check
 from spool.records import Accepted, Delivered
@@ -117,7 +117,7 @@ async def everything_is_there(directory: Path, told: Told) -> None:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk underneath has room all the time: believe it soon."""
-    monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(space, "PATIENCE_SECONDS", 0.2)
 
 
 async def one_fault(disk: FailingDisk, tmp_path: Path, kind: str, first: int) -> int:

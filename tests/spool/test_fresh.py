@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spool.fresh import LIMIT_BYTES, SHARE
-from spool.receiving import INLINE_BYTES
+from spool.payload.cache import LIMIT_BYTES, SHARE
+from spool.queue.ingest import INLINE_BYTES
 from spool.records import Delivered, Form, Fragment, Lane, NewDelivery
 from spool.store import Spool
 from tests.spool.building import BUCKET, CORE, DETAIL, WHOLE, a_record, payload, rows, split_fragments

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from spool import fsck
-from spool.database import PAGE_SIZE
+from spool.db.connection import PAGE_SIZE
+from spool.db.wal import FRAME, HEADER, lost_commits
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
 from spool.fsck.repair import repair
-from spool.log_frames import FRAME, HEADER, lost_commits
 from spool.records import Bury, Delivered, Lane
 from spool.store import Spool
 from tests.spool.building import (

@@ -9,9 +9,8 @@ import pytest
 
 from spool.errors import SpoolFull
 from spool.fsck import Severity, check
-from spool.options import WhenFull
 from spool.records import Accepted, Bury, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery
-from spool.store import Spool
+from spool.store import Spool, WhenFull
 from tests.spool.building import (
     BUCKET,
     CORE,

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from spool import disk_space, maintenance
-from spool.disk_space import HEADROOM_NAME, DiskSpace, headroom_bytes, make_room_to_open
+from spool import space as disk_space
 from spool.errors import SpoolFull
+from spool.queue import maintenance
 from spool.records import Accepted, Delivered, Lane
+from spool.space import HEADROOM_NAME, DiskSpace, headroom_bytes, make_room_to_open
 from spool.store import Spool
 from tests.disks.mounting import remount, small_disk
 from tests.spool.building import ENDPOINT, a_record, becomes, due, maintained, opened, payload

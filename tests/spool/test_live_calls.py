@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from spool import statements
+from spool.db import sql
 from spool.directory import DATABASE_NAME
 from tests.spool.building import Clock, a_record, opened
 
@@ -28,7 +28,7 @@ async def test_they_are_found_by_an_index(tmp_path: Path) -> None:
     """Neither the look-up nor its check of the ends reads all records."""
     async with opened(tmp_path, clock=Clock()):
         connection = sqlite3.connect(tmp_path / DATABASE_NAME)
-        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statements.LIVE_CALLS}", (0, 10))]
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql.LIVE_CALLS}", (0, 10))]
         connection.close()
     assert "SEARCH began USING INDEX calls_started (accepted_at>?)" in plan
     assert "SEARCH ended USING INDEX records_by_call (call_id=?)" in plan

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from spool import checkpoints, maintenance
-from spool.database import PAGE_SIZE, log_of
+from spool.db import checkpointer
+from spool.db.connection import PAGE_SIZE, log_of
+from spool.db.transaction import Transaction
 from spool.directory import DATABASE_NAME
-from spool.loose import DeleteLooseChunks
-from spool.maintenance import GiveBackSpace, unaccounted
+from spool.queue import maintenance
+from spool.queue.maintenance import GiveBackSpace, unaccounted
+from spool.queue.reclaim import DeleteLooseChunks
 from spool.records import Bury, Delivered, Fragment, Lane
 from spool.store import Spool
-from spool.transaction import Transaction
 from tests.spool.building import (
     ENDPOINT,
     HOUR,
@@ -137,7 +138,7 @@ async def test_what_a_crash_left_loose_is_deleted_after_the_start(tmp_path: Path
 async def test_what_a_spool_at_rest_gave_back_is_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When nobody posts any more, the pages that maintenance frees leave the file, and the log is emptied."""
     monkeypatch.setattr(maintenance, "KEEP_FREE_BYTES", 0)
-    monkeypatch.setattr(checkpoints, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(checkpointer, "IDLE_SECONDS", 0.05)
     database = tmp_path / DATABASE_NAME
     async with opened(tmp_path) as spool:
         await without_maintenance(spool)

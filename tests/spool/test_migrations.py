@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spool import database
-from spool.database import connect, connect_writer, migrate
+from spool.db import connection as database
+from spool.db.connection import connect, connect_writer, migrate
 from spool.directory import DATABASE_NAME
 from spool.errors import SchemaTooNew
 from tests.spool.building import a_record, looked_into, opened

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from spool.admin.query import Ordered, place_of
+from spool.db.write_connection import WritePoint
 from spool.fsck import Severity, check
-from spool.options import SpoolOptions
-from spool.orders.selection import Ordered, place_of
 from spool.records import (
     Accepted,
     Bury,
@@ -39,8 +39,7 @@ from spool.records import (
     RetryAt,
     Settlement,
 )
-from spool.store import Spool
-from spool.write_points import WritePoint
+from spool.store import Spool, SpoolOptions
 from tests.budget import budgeted
 from tests.spool.building import (
     BUCKET,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spool.maintenance import unaccounted
-from spool.orders import desk
+from spool.admin import commands
+from spool.queue.maintenance import unaccounted
 from spool.records import Bury, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
 from tests.spool.building import (
@@ -179,11 +179,11 @@ async def test_what_the_configuration_no_longer_has_can_be_moved_away(tmp_path: 
 
 async def test_an_order_that_dies_between_steps_is_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that were durable stay; the same order then moves the rest, and the books balance throughout."""
-    monkeypatch.setattr(desk, "KEYS_PER_STEP", 2)
+    monkeypatch.setattr(commands, "KEYS_PER_STEP", 2)
     names = (ENDPOINT, OTHER)
     async with opened(tmp_path, destinations=names) as spool:
         keys = [key for number in range(4) for key in await split(spool, f"c{number}")]
-        await spool.orders.reroute(desk.steps(keys)[0], OTHER, forms=ALL, ordered=True)
+        await spool.orders.reroute(commands.steps(keys)[0], OTHER, forms=ALL, ordered=True)
     async with opened(tmp_path, destinations=names) as spool:
         await balanced(spool)
         assert await moved_to(spool, keys) == 6

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from spool.order import FreeStuck
+from spool.queue.ordering import FreeStuck
 from spool.records import (
     Bury,
     Delivered,

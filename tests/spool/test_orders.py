@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.orders import desk
+from spool.admin import commands
 from spool.records import Bury, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
 from tests.spool.building import (
@@ -249,10 +249,10 @@ async def test_the_payload_of_a_giant_goes_in_the_background(spool: Spool, tmp_p
 
 async def test_large_orders_go_by_steps(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order about many deliveries is written in several transactions; repeated keys count once."""
-    monkeypatch.setattr(desk, "KEYS_PER_STEP", 3)
+    monkeypatch.setattr(commands, "KEYS_PER_STEP", 3)
     letters = [await buried(spool, f"c{number}", CORE) for number in range(8)]
     keys = [one.key for one in letters]
-    assert len(desk.steps(keys + keys)) == 3
+    assert len(commands.steps(keys + keys)) == 3
     assert len(await replay(spool, keys + keys)) == 8
     await discard(spool, keys)
     assert spool.stats().lanes[ENDPOINT, Lane.CORE].discarded == 8
@@ -260,9 +260,9 @@ async def test_large_orders_go_by_steps(spool: Spool, monkeypatch: pytest.Monkey
 
 def test_a_record_is_ordered_about_in_one_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step ends between a core and its detail: given up a step earlier, the core would let it be sent."""
-    monkeypatch.setattr(desk, "KEYS_PER_STEP", 3)
+    monkeypatch.setattr(commands, "KEYS_PER_STEP", 3)
     keys = [DeliveryKey(number, ENDPOINT, form) for number in range(4) for form in (Form.DETAIL, Form.CORE)]
-    assert [[key.record_id for key in step] for step in desk.steps(keys)] == [[0, 0, 1, 1], [2, 2, 3, 3]]
+    assert [[key.record_id for key in step] for step in commands.steps(keys)] == [[0, 0, 1, 1], [2, 2, 3, 3]]
 
 
 async def test_the_reasons_of_dead_letters_are_counted(spool: Spool) -> None:

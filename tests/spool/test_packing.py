@@ -5,8 +5,7 @@ import os
 import pytest
 from msgspec.structs import replace
 
-from spool.packing import Press, Small
-from spool.payloads import Frame, FrameWriter
+from spool.payload.frames import Frame, FrameWriter, Press, Small
 from spool.records import Buffer, Fragment, StoredFragment
 
 BODIES: tuple[bytes, ...] = (b"{}", b"a" * 2_000, os.urandom(32 << 10))

@@ -9,8 +9,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spool.payloads import FRAME_RAW_BYTES, Frame, FrameWriter, chunk_count, chunk_range, cut
-from spool.receiving import INLINE_BYTES
+from spool.payload.frames import FRAME_RAW_BYTES, Frame, FrameWriter, chunk_count, chunk_range, cut
+from spool.queue.ingest import INLINE_BYTES
 from spool.records import Fragment, StoredFragment
 from spool.store import Spool
 from tests.spool.building import a_record, opened, payload

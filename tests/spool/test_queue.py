@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spool import store
-from spool.reading import LONGEST_WAIT
+from spool.queue.reader import LONGEST_WAIT
 from spool.records import Bury, Delivered, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
 from tests.spool.building import (

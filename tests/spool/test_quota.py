@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from spool.database import log_of
+from spool.db.connection import log_of
+from spool.db.startup import Start
 from spool.directory import DATABASE_NAME
-from spool.disk_space import HEADROOM_NAME
 from spool.errors import SpoolFull
-from spool.opening import Start
-from spool.quota import DEFAULT_LIMIT, Quota, default_limit
+from spool.queue.settle import Names
 from spool.records import Accepted, Delivered
-from spool.settling import Names
+from spool.space import DEFAULT_LIMIT, HEADROOM_NAME, Quota, default_limit
 from spool.store import Spool
 from tests.spool.building import a_record, checkpointed, due, maintained, opened, rows
 
@@ -63,10 +62,10 @@ def test_the_default_is_bounded_and_leaves_room_on_the_disk(tmp_path: Path, monk
 
 async def test_the_default_is_worked_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first start's default holds when less is free later, and a configured limit is not kept as one."""
-    monkeypatch.setattr("spool.opening.default_limit", lambda _: 50 * MIB)
+    monkeypatch.setattr("spool.db.startup.default_limit", lambda _: 50 * MIB)
     async with opened(tmp_path, max_bytes=20 * MIB) as spool:
         assert spool.stats().limit_bytes == 20 * MIB
-    monkeypatch.setattr("spool.opening.default_limit", lambda _: 10 * MIB)
+    monkeypatch.setattr("spool.db.startup.default_limit", lambda _: 10 * MIB)
     async with opened(tmp_path) as spool:
         assert spool.stats().limit_bytes == 50 * MIB
 

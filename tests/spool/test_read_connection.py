@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spool.damage import Damage
-from spool.directory import DATABASE_NAME
-from spool.read_connection import ReadConnection
+from spool.db.connection import ReadConnection
+from spool.directory import DATABASE_NAME, Damage
 from tests.disks.mounting import users_of
 from tests.spool.building import opened
 

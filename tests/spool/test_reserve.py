@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from spool.errors import SpoolFull
-from spool.quota import Quota, reserve_of
 from spool.records import Delivered, Lane
+from spool.space import Quota, reserve_of
 from spool.store import Spool
 from tests.spool.building import (
     CORE,

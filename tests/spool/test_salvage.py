@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from spool.database import PAGE_SIZE
+from spool.db.connection import PAGE_SIZE
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew, SpoolFull, SpoolLocked, UnsuitableDirectory
 from spool.fsck import Severity, check
 from spool.records import DeliveryState, Form, Fragment, Lane
-from spool.salvage.found import Outcome
+from spool.salvage.model import Outcome
 from tests.spool.building import ENDPOINT, a_record, due, looked_into, opened, payload
 from tests.spool.salvaging import bring, content, fill, filled_aside, open_deliveries, totals
 

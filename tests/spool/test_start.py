@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from spool import opening
+from spool.db import startup
+from spool.db.startup import prepare_database
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
-from spool.opening import prepare_database
 from spool.records import Lane
 from tests.spool.building import ENDPOINT, NOW, a_record, due, looked_into, opened
 
@@ -67,9 +67,9 @@ class Work:
 
 
 def work_of_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
-    work = Work(opening.connect_writer)
+    work = Work(startup.connect_writer)
     with monkeypatch.context() as patched:
-        patched.setattr(opening, "connect_writer", work)
+        patched.setattr(startup, "connect_writer", work)
         prepare_database(path, None, [ENDPOINT])
     return work
 
@@ -123,7 +123,7 @@ async def test_a_start_that_fails_gives_the_directory_back(tmp_path: Path, monke
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patched:
-        patched.setattr("spool.open_database.connect_writer", fail)
+        patched.setattr("spool.db.write_connection.connect_writer", fail)
         with pytest.raises(SpoolUnavailable, match="for writing"):
             async with opened(tmp_path):
                 pass

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from spool import statements, together
-from spool.database import connect_writer
+from spool.admin import query
+from spool.db import sql, transaction
+from spool.db.connection import connect_writer
+from spool.db.startup import prepare_database
 from spool.directory import DATABASE_NAME
-from spool.opening import prepare_database
-from spool.orders import statements as order_statements
 
 OPEN, HELD, PRIMARY_KEY, BY_ID = "deliveries_open", "deliveries_held", "PRIMARY KEY", "INTEGER PRIMARY KEY"
 LANE = "(destination_id=? AND lane=? AND state=?)"
 LANE_FROM = "(destination_id=? AND lane=? AND state=? AND record_id>?)"
 
-NAMED = {**vars(statements), **vars(order_statements)}
+NAMED = {**vars(sql), **vars(query)}
 
 PLANS = {
     # name of the statement: parts that its plan must have, in this order
@@ -106,7 +106,7 @@ def test_the_plan_goes_by_its_index(connection: sqlite3.Connection, name: str) -
 @pytest.mark.parametrize("name", FOR_MANY)
 def test_many_rows_are_found_one_by_one(connection: sqlite3.Connection, name: str, count: int) -> None:
     """A statement for many rows scans nothing but the rows that it was given."""
-    plan = plan_of(connection, getattr(together, name)(count))
+    plan = plan_of(connection, getattr(transaction, name)(count))
     for part in FOR_MANY[name]:
         assert any(part in line for line in plan), plan
     given = ("CONSTANT ROW", "column1", "ended", "(subquery", "-COL", "LIST")
@@ -116,7 +116,7 @@ def test_many_rows_are_found_one_by_one(connection: sqlite3.Connection, name: st
 
 def test_the_recount_reads_nothing_but_the_index(connection: sqlite3.Connection) -> None:
     """The one scan that is meant to be: open deliveries are counted in the index alone, without sorting."""
-    plan = plan_of(connection, statements.RECOUNT)
+    plan = plan_of(connection, sql.RECOUNT)
     assert f"SCAN deliveries USING COVERING INDEX {OPEN}" in plan
     assert not [line for line in plan if "TEMP B-TREE" in line]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from spool.database import log_of
+from spool.db.connection import log_of
+from spool.db.transaction import Transaction
 from spool.directory import DATABASE_NAME
 from spool.records import Delivered, Hold
 from spool.store import Spool
-from spool.transaction import Transaction
 from tests.spool.building import (
     CORE,
     DETAIL,
@@ -151,7 +151,7 @@ async def test_a_duplicate_uses_no_token(spool: Spool, tmp_path: Path) -> None:
 
 async def test_tokens_in_memory_are_bounded(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many agents post, only so many ids are remembered, and forgotten ones are looked up again."""
-    monkeypatch.setattr("spool.tokens._KNOWN_TOKENS", 4)
+    monkeypatch.setattr("spool.db.tokens._KNOWN_TOKENS", 4)
     for number in range(10):
         await spool.accept(a_record(f"c{number}", token=f"token-{number}"))
     assert len(spool._writer.database.transaction.tokens._ids) <= 4

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from spool import disk_space, open_database
-from spool.database import log_of
+from spool import space
+from spool.db import write_connection
+from spool.db.connection import log_of
+from spool.db.transaction import Transaction
+from spool.db.write_connection import OpenDatabase
 from spool.directory import DATABASE_NAME
 from spool.errors import NotStorable, SpoolFull, SpoolUnavailable
-from spool.open_database import OpenDatabase
-from spool.options import SpoolOptions
 from spool.records import Delivered, Lane
-from spool.store import Spool
-from spool.transaction import Transaction
+from spool.store import Spool, SpoolOptions
 from tests.spool.building import (
     ENDPOINT,
     NOW,
@@ -213,7 +213,7 @@ async def test_a_full_disk_is_told_as_such_and_over_when_there_is_room(
     assert spool.stats().failure is None
     assert "the disk is full" in str(spool.stats().shortage)
     await write(spool, lambda transaction: transaction.execute("PRAGMA max_page_count = 1000000"))
-    monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(space, "PATIENCE_SECONDS", 0)
     assert (await spool.accept(a_record("huge again", body=incompressible))).ready
     assert spool.stats().shortage is None
 
@@ -225,7 +225,7 @@ async def test_a_shortage_is_over_when_the_disk_has_room_again(spool: Spool, mon
     with pytest.raises(SpoolFull):
         await spool.accept(a_record("huge", body=os.urandom(1 << 20)))
     assert spool.stats().shortage is not None
-    monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(space, "PATIENCE_SECONDS", 0)
     await becomes(lambda: spool.stats().shortage is None)
 
 
@@ -303,7 +303,7 @@ async def test_reopening_is_tried_once_a_second(spool: Spool, monkeypatch: pytes
         attempts += 1
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(open_database, "connect_writer", fail)
+    monkeypatch.setattr(write_connection, "connect_writer", fail)
     spool._writer.database.failure = "as if an fsync had failed"
     for number in range(50):
         with pytest.raises(SpoolUnavailable):

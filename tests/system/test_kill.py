@@ -17,7 +17,7 @@ from tests.system.agents import Agents
 from tests.system.arriving import assert_arrived
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
-from uploaders.lane import MOST_UNSETTLED
+from uploaders.dispatch.lane import MOST_UNSETTLED
 
 SIZES = (2_000, 2_000, 2_000, 500_000, 500_000, 6_000_000)
 SLOTS = LaneConcurrency()

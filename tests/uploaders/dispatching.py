@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from spool.records import Delivery, Form, Lane, NewDelivery
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.dispatcher import DestinationPlan, Dispatcher
-from uploaders.ladder import Step
-from uploaders.retry import RetryPolicy
-from uploaders.uploader import Delivered, Outcome
+from uploaders.base import Delivered, Outcome
+from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.dispatch.policy import RetryPolicy, Step
 
 POLICY = RetryPolicy(initial=1, maximum=300, failures_before_back_off=5, refusals_before_pause=20)
 WHOLE = NewDelivery("endpoint", Form.WHOLE, Lane.CORE)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from spool.errors import SpoolError
-from spool.open_breaker import OpenBreaker
 from spool.records import (
     Accepted,
     Bury,
@@ -23,6 +22,7 @@ from spool.records import (
     Lane,
     NewDelivery,
     NewRecord,
+    OpenBreaker,
     Record,
     RetryAt,
     Settlement,

@@ -8,7 +8,6 @@ The queue's clock must read `NOW` or earlier, and stand still or run in real tim
 from itertools import count
 from typing import Protocol
 
-from spool.open_breaker import OpenBreaker
 from spool.records import (
     Accepted,
     Bury,
@@ -21,9 +20,10 @@ from spool.records import (
     Lane,
     NewDelivery,
     NewRecord,
+    OpenBreaker,
     RetryAt,
 )
-from uploaders.uploader import Queue
+from uploaders.base import Queue
 
 ENDPOINT, BUCKET = "endpoint", "bucket"
 """The destinations that the queue must know."""

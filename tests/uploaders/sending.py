@@ -6,8 +6,8 @@ from typing import Any
 
 from spool.records import Delivery, Form
 from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
-from uploaders.http import HttpOptions, HttpUploader
-from uploaders.uploader import Outcome
+from uploaders.base import Outcome
+from uploaders.http.uploader import HttpOptions, HttpUploader
 
 TOKEN = "pk_live_secret-token"
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from uploaders.adaptive import AdaptiveLimit
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.dispatch.concurrency import AdaptiveLimit
 
 THROTTLED = RetryLater("HTTP 429", Scope.DESTINATION)
 FAILED = RetryLater("HTTP 500")

@@ -2,9 +2,9 @@ import pytest
 
 from spool.records import Form
 from tests.uploaders.building import ACCEPTED_AT
-from uploaders.answers import Answer, judge
-from uploaders.reasons import EXCERPT_CHARACTERS, excerpt
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.http.responses import Answer, judge
+from uploaders.redact import EXCERPT_CHARACTERS, excerpt
 
 DAY = 24 * 3600.0
 

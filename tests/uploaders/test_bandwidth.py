@@ -14,14 +14,13 @@ from tests.s3.building import rest_of
 from tests.s3.presigning import presigning
 from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
 from tests.uploaders.rogue import HEAD, Rogue, read_request
-from uploaders.bandwidth import UNLIMITED, Bandwidth, RateLimit
-from uploaders.deadlines import Timeouts
-from uploaders.encoding import Encoding
+from uploaders.base import Delivered, SilentObserver, Uploader
+from uploaders.document.encoding import Encoding
 from uploaders.file import FileUploader
-from uploaders.http import HttpOptions, HttpUploader
+from uploaders.http.timeouts import Timeouts
+from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader
-from uploaders.s3.observer import SilentObserver
-from uploaders.uploader import Delivered, Uploader
+from uploaders.rate_limit import UNLIMITED, Bandwidth, RateLimit
 
 RATE = 400_000
 DETAIL_BYTES = 300_000

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from spool.open_breaker import OpenBreaker
+from spool.records import OpenBreaker
 from tests.uploaders.dispatching import POLICY, Gate, a_stage
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.breaker import CircuitBreaker
-from uploaders.uploader import BreakerState, Delivered, Refused, RetryLater, Scope
+from uploaders.base import BreakerState, Delivered, Refused, RetryLater, Scope
+from uploaders.dispatch.circuit_breaker import CircuitBreaker
 
 DOWN = RetryLater("cannot connect: Connection refused", Scope.DESTINATION)
 WRONG_ADDRESS = Refused("HTTP 302 redirects to /login", Scope.DESTINATION)

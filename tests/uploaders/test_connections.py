@@ -14,11 +14,10 @@ import trustme
 from yarl import URL
 
 from tests.uploaders.rogue import Rogue, for_ever, read_request
-from uploaders import idle_wires
-from uploaders.answers import Answer
-from uploaders.connections import ConnectionOptions, Connections
-from uploaders.target import request_head, target_of
-from uploaders.wire import BadAnswer
+from uploaders.http import pool
+from uploaders.http.connection import BadAnswer
+from uploaders.http.pool import ConnectionOptions, Connections, request_head, target_of
+from uploaders.http.responses import Answer
 
 HEADERS = {"Content-Type": "application/json"}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -106,7 +105,7 @@ async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 
 async def test_a_connection_that_was_idle_for_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time in which servers begin to close idle connections they are closed here."""
-    monkeypatch.setattr(idle_wires, "KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "KEEP_ALIVE_SECONDS", 0.05)
     gone = asyncio.Event()
 
     async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

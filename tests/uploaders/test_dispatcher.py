@@ -12,8 +12,8 @@ from tests.uploaders.dispatching import (
 )
 from tests.uploaders.fake_time import FakeTime, turns, turns_until
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.due_buffer import HIGH_WATER, PAGE
-from uploaders.uploader import Delivered, Refused, RetryLater
+from uploaders.base import Delivered, Refused, RetryLater
+from uploaders.dispatch.lane import HIGH_WATER, PAGE
 
 
 async def test_an_offered_delivery_is_sent_without_asking_the_spool() -> None:

@@ -8,9 +8,9 @@ from spool.records import Delivery, Due, Lane
 from tests.uploaders.dispatching import POLICY, Observed, names
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.dispatcher import DestinationPlan, Dispatcher
-from uploaders.due_buffer import HIGH_WATER
-from uploaders.uploader import BreakerMemory, Delivered, Outcome
+from uploaders.base import BreakerMemory, Delivered, Outcome
+from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.dispatch.lane import HIGH_WATER
 
 
 class InstantQueue:

@@ -9,9 +9,9 @@ from spool.records import Delivery, Lane
 from tests.uploaders.dispatching import POLICY, Gate, Observed, ToldUploader, a_stage, names
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.dispatcher import DestinationPlan, Dispatcher
-from uploaders.lane import MOST_UNSETTLED
-from uploaders.uploader import Delivered, Outcome, RetryLater, Scope
+from uploaders.base import Delivered, Outcome, RetryLater, Scope
+from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.dispatch.lane import MOST_UNSETTLED
 
 
 async def test_an_unreadable_payload_is_a_dead_letter() -> None:

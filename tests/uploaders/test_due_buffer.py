@@ -2,7 +2,7 @@ import pytest
 
 from spool.records import Delivery, Due
 from tests.uploaders.building import a_delivery, a_record
-from uploaders.due_buffer import HIGH_WATER, DueBuffer
+from uploaders.dispatch.lane import HIGH_WATER, DueBuffer
 
 NOW = 1_750_000_000_000
 

@@ -15,10 +15,9 @@ import zstandard
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment, Record
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
-from uploaders import spilling
-from uploaders.bodies import TooLarge, decompress
-from uploaders.encoding import AUTO_PLAIN_BYTES, EncodedBody, Encoding, encode
-from uploaders.spilling import BodyRoom
+from uploaders.document import body as spilling
+from uploaders.document.body import BodyRoom, TooLarge, decompress
+from uploaders.document.encoding import AUTO_PLAIN_BYTES, EncodedBody, Encoding, encode
 
 LIMIT = 64 << 20
 

@@ -5,8 +5,8 @@ import pytest
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
-from uploaders.bodies import decompress
-from uploaders.forms import BadLocation, parse_location, pieces_of, raw_bytes_of
+from uploaders.document.body import decompress
+from uploaders.document.render import BadLocation, parse_location, pieces_of, raw_bytes_of
 
 
 async def text_of(payloads: Payloads, delivery: Delivery) -> bytes:

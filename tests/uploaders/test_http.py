@@ -7,9 +7,9 @@ from spool.errors import CorruptPayload
 from spool.records import Form, Fragment
 from tests.uploaders.building import Payloads, a_delivery, a_record
 from tests.uploaders.sending import TOKEN, a_payload, an_uploader, deliver
-from uploaders.encoding import Encoding
-from uploaders.http import HttpOptions
-from uploaders.uploader import Delivered, Refused, RetryLater, Scope
+from uploaders.base import Delivered, Refused, RetryLater, Scope
+from uploaders.document.encoding import Encoding
+from uploaders.http.uploader import HttpOptions
 
 
 async def test_two_phases_and_a_notice_arrive_in_order() -> None:

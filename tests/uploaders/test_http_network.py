@@ -11,10 +11,10 @@ from spool.records import Form
 from tests.uploaders.building import Payloads, a_delivery
 from tests.uploaders.proxy import Proxy
 from tests.uploaders.sending import a_payload, an_uploader, deliver
-from uploaders.deadlines import Timeouts
-from uploaders.http import HttpOptions, HttpUploader
-from uploaders.proxies import proxy_for
-from uploaders.uploader import Delivered, RetryLater, Scope
+from uploaders.base import Delivered, RetryLater, Scope
+from uploaders.http.pool import proxy_for
+from uploaders.http.timeouts import Timeouts
+from uploaders.http.uploader import HttpOptions, HttpUploader
 
 
 async def test_a_silent_endpoint_is_given_up_in_time() -> None:

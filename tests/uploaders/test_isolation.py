@@ -12,10 +12,10 @@ from tests.uploaders.dispatching import LONE_DETAIL, Gate, a_stage
 from tests.uploaders.fake_time import turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from tests.uploaders.rogue import HEAD, Behaviour, Rogue, for_ever, read_request
-from uploaders.dispatcher import DestinationPlan, Dispatcher
-from uploaders.http import HttpOptions, HttpUploader
-from uploaders.retry import RetryPolicy
-from uploaders.uploader import Delivered, RetryLater, Scope
+from uploaders.base import Delivered, RetryLater, Scope
+from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.dispatch.policy import RetryPolicy
+from uploaders.http.uploader import HttpOptions, HttpUploader
 
 CALLS = 40
 

@@ -7,8 +7,8 @@ from tests.uploaders.building import a_delivery, a_record, large_fragments
 from tests.uploaders.dispatching import CORE, DETAIL, a_stage
 from tests.uploaders.fake_time import turns
 from tests.uploaders.queue_conformance import a_post
-from uploaders.ladder import Step, next_step, reduced, settle_too_large, to_bucket, upload
-from uploaders.uploader import Delivered, Refused, Scope
+from uploaders.base import Delivered, Refused, Scope
+from uploaders.dispatch.policy import Step, next_step, reduced, settle_too_large, to_bucket, upload
 
 UPLOAD, BUCKET, REDUCED = upload("endpoint"), to_bucket("endpoint", "bucket"), reduced("endpoint")
 

@@ -11,10 +11,10 @@ import trustme
 from spool.records import Form
 from tests.uploaders.rogue import HEAD, Behaviour, Rogue, for_ever, read_request
 from tests.uploaders.sending import a_payload, deliver
-from uploaders.deadlines import Timeouts
-from uploaders.encoding import Encoding
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.wire import RESPONSE_LIMIT_BYTES
+from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.document.encoding import Encoding
+from uploaders.http.connection import RESPONSE_LIMIT_BYTES
+from uploaders.http.timeouts import Timeouts
 
 SHORT, LONG = 0.15, 30.0
 """Seconds: for the time-out that is to strike, and for the others."""

@@ -4,8 +4,8 @@ import os
 import aiohttp
 import pytest
 
-from uploaders.network_errors import outcome_of
-from uploaders.uploader import RetryLater, Scope
+from uploaders.base import RetryLater, Scope
+from uploaders.http.errors import outcome_of
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from spool.records import Form, Lane
 from tests.uploaders.dispatching import LONE_DETAIL, POLICY, WHOLE, Gate, a_stage, only, seconds
 from tests.uploaders.fake_time import turns
-from uploaders.retry import RetryPolicy
-from uploaders.uploader import Delivered, Refused, RetryLater, Scope
+from uploaders.base import Delivered, Refused, RetryLater, Scope
+from uploaders.dispatch.policy import RetryPolicy
 
 REFUSED_CONNECTION = RetryLater("cannot connect: Connection refused", Scope.DESTINATION)
 WRONG_ADDRESS = Refused("HTTP 302 redirects to /login", Scope.DESTINATION)

@@ -7,9 +7,9 @@ from bench.endpoint import Endpoint, Fault
 from spool.records import Delivery, Fragment, Lane
 from tests.uploaders.building import Payloads
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.dispatcher import DestinationPlan, Dispatcher
-from uploaders.http import HttpOptions, HttpUploader
-from uploaders.retry import RetryPolicy
+from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.dispatch.policy import RetryPolicy
+from uploaders.http.uploader import HttpOptions, HttpUploader
 
 
 def now() -> int:

@@ -13,9 +13,8 @@ from spool.errors import CorruptPayload
 from spool.records import Buffer, Delivery, Form, Fragment
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
 from tests.uploaders.sending import deliver
-from uploaders.encoding import Encoding
-from uploaders.reduction import BLOCK_BYTES, NotReducible, ReducedDocument, Reduction
-from uploaders.uploader import Delivered, Refused, RetryLater
+from uploaders.base import Delivered, Refused, RetryLater
+from uploaders.document.encoding import BLOCK_BYTES, Encoding, NotReducible, ReducedDocument, Reduction
 
 REST_BYTES = 3 * BLOCK_BYTES
 

@@ -7,9 +7,9 @@ from tests.uploaders.building import a_delivery, a_record
 from tests.uploaders.dispatching import Answer, Stage, a_stage, only, seconds
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue
-from uploaders.retry import RetryPolicy
-from uploaders.token_pauses import TokenPauses
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.dispatch.credentials import TokenPauses
+from uploaders.dispatch.policy import RetryPolicy
 
 TOKEN_REFUSED = Refused("HTTP 401: no such key", Scope.CREDENTIAL)
 

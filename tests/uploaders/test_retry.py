@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from spool import records
 from spool.records import Bury, Hold, RetryAt, Settlement
 from tests.uploaders.building import a_delivery, a_record
-from uploaders.retry import (
+from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.dispatch.policy import (
     RETRY_AFTER_LIMIT_SECONDS,
     RetryPolicy,
     backoff_seconds,
@@ -15,7 +16,6 @@ from uploaders.retry import (
     parse_retry_after,
     probe_seconds,
 )
-from uploaders.uploader import Delivered, Outcome, Refused, RetryLater, Scope
 
 NOW = 1_750_000_000_000
 HOUR = 3_600_000

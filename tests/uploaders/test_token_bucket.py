@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploaders.token_bucket import BURST_SECONDS, DEBT_SECONDS, TokenBucket
+from uploaders.rate_limit import BURST_SECONDS, DEBT_SECONDS, TokenBucket
 
 
 def test_a_full_bucket_lets_its_burst_pass_and_then_the_rate() -> None:

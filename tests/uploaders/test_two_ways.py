@@ -4,8 +4,8 @@ import pytest
 
 from spool.records import Delivery, Form, Lane
 from tests.uploaders.building import a_delivery
-from uploaders.two_ways import TwoWaysUploader
-from uploaders.uploader import Delivered, Outcome
+from uploaders.base import Delivered, Outcome
+from uploaders.presigned import TwoWaysUploader
 
 LARGE = frozenset({Lane.DETAIL})
 EVERYTHING = frozenset(Lane)

@@ -6,20 +6,37 @@ are refreshed by botocore; others are read again after the server refused them.
 
 import asyncio
 import io
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, TypeVar
 
 import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.handlers import add_expect_header
+from botocore.parsers import ResponseParserError
 
-from uploaders.s3.errors import translated
+from uploaders.http.timeouts import Phase, TimedOut
+from uploaders.s3.errors import BadCredentials, translated
+from uploaders.s3.object import (
+    RECORD_UID,
+    Attributes,
+    Checksum,
+    ChecksumKind,
+    WholeChecksum,
+    only_new,
+    stored_parameters,
+)
 from uploaders.s3.options import S3Options
+from uploaders.s3.parts import Fingerprint, ObjectState, Part, PartData, encoded_crc32, encoded_md5
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import CompletedPartTypeDef
+
 
 DEFAULT_REGION = "us-east-1"
 AT_ONCE_BYTES = 1 << 20
@@ -138,3 +155,195 @@ def _load_models(session: AioSession) -> None:
         loader.load_service_model("s3", model)
     for name in ("endpoints", "partitions", "_retry"):
         loader.load_data(name)
+
+
+# What callspool asks of a bucket: each request as a method with plain data, and errors of this package.
+#
+# Every method raises `S3Failure` or one of its kinds.
+
+T = TypeVar("T")
+
+READ_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPart:
+    """A part that the server has; `etag` without its quotes."""
+
+    size: int
+    etag: str
+
+
+class Bucket:
+    """One bucket, reached through a connection."""
+
+    def __init__(self, options: S3Options, connection: S3Connection) -> None:
+        self._options = options
+        self._connection = connection
+        self.name = options.bucket
+
+    def called(self, name: str) -> "Bucket":
+        """Another bucket of the same server."""
+        return self if name == self.name else Bucket(changed(self._options, bucket=name), self._connection)
+
+    async def put(self, key: str, part: Part, attributes: Attributes, *, replace: bool) -> str | None:
+        """Store an object in one request; raises `ObjectExists` unless it may `replace` one.
+
+        Returns the CRC-32 that the answer tells of what was stored, as S3 writes it, if it does.
+        """
+        part.data.seek(0)
+        async with self._request("PutObject", part.data) as client:
+            told = await client.put_object(
+                Bucket=self.name,
+                Key=key,
+                Body=part.data,
+                **self._checksum(part),
+                **only_new(not replace),
+                **stored_parameters(self._options, attributes),
+            )
+        return told.get("ChecksumCRC32")
+
+    async def head(self, key: str) -> ObjectState:
+        """What the server tells of an object. Raises `NoSuchObject`."""
+        async with self._request("HeadObject") as client:
+            told = await client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
+            size = _required(told.get("ContentLength"), "Content-Length")
+        record_uid = told.get("Metadata", {}).get(RECORD_UID)
+        return ObjectState(size, _bare(told.get("ETag", "")), told.get("ChecksumCRC32"), record_uid)
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """The bytes of an object, in chunks. Raises `NoSuchObject`."""
+        async with self._request("GetObject") as client:
+            told = await client.get_object(Bucket=self.name, Key=key)
+            async with told["Body"]:
+                async for chunk in told["Body"].iter_chunks(READ_BYTES):
+                    yield chunk
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is as good."""
+        async with self._request("DeleteObject") as client:
+            await client.delete_object(Bucket=self.name, Key=key)
+
+    # Uploads in parts ------------------------------------------------------------------------------------------
+
+    async def begin(self, key: str, attributes: Attributes) -> str:
+        """Begin an upload in parts; returns its id."""
+        async with self._request("CreateMultipartUpload") as client:
+            told = await client.create_multipart_upload(
+                Bucket=self.name,
+                Key=key,
+                **self._checksum_kind(),
+                **stored_parameters(self._options, attributes),
+            )
+            return _required(told.get("UploadId"), "UploadId")
+
+    async def send_part(self, key: str, upload_id: str, part: Part) -> str:
+        """Send a part; returns its ETag without quotes. Raises `NoSuchUpload`."""
+        part.data.seek(0)
+        async with self._request("UploadPart", part.data) as client:
+            told = await client.upload_part(
+                Bucket=self.name,
+                Key=key,
+                UploadId=upload_id,
+                PartNumber=part.number,
+                Body=part.data,
+                **self._checksum(part),
+            )
+            return _bare(_required(told.get("ETag"), "ETag"))
+
+    async def parts(self, key: str, upload_id: str) -> dict[int, ListedPart]:
+        """The parts that the server has, by number. Raises `NoSuchUpload`."""
+        listed: dict[int, ListedPart] = {}
+        more, marker = True, 0
+        while more:
+            async with self._request("ListParts") as client:
+                told = await client.list_parts(Bucket=self.name, Key=key, UploadId=upload_id, PartNumberMarker=marker)
+            page = {one["PartNumber"]: ListedPart(one["Size"], _bare(one["ETag"])) for one in told.get("Parts", ())}
+            listed |= page
+            marker = max(page, default=marker)
+            more = told.get("IsTruncated", False) and bool(page)
+        return listed
+
+    async def complete(
+        self, key: str, upload_id: str, etags: Sequence[str], sent: Fingerprint, *, replace: bool
+    ) -> str | None:
+        """Make an object of the parts; returns and raises what `put` does, and raises `NoSuchUpload`."""
+        parts: list[CompletedPartTypeDef] = []
+        for number, (etag, crc32) in enumerate(zip(etags, sent.part_crc32s, strict=True), 1):
+            parts.append({"PartNumber": number, "ETag": f'"{etag}"'})
+            if self._options.checksums:
+                parts[-1]["ChecksumCRC32"] = encoded_crc32(crc32)
+        async with self._request("CompleteMultipartUpload") as client:
+            told = await client.complete_multipart_upload(
+                Bucket=self.name,
+                Key=key,
+                UploadId=upload_id,
+                MultipartUpload={"Parts": parts},
+                **self._whole_checksum(sent),
+                **only_new(not replace),
+            )
+        return told.get("ChecksumCRC32")
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        """Give an upload up and free what its parts take. Raises `NoSuchUpload`."""
+        async with self._request("AbortMultipartUpload") as client:
+            await client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
+
+    async def uploads(self, key: str) -> tuple[str, ...]:
+        """The ids of the uploads under way for exactly this key, of the first thousand that begin like it."""
+        async with self._request("ListMultipartUploads") as client:
+            told = await client.list_multipart_uploads(Bucket=self.name, Prefix=key)
+        return tuple(one["UploadId"] for one in told.get("Uploads", ()) if one["Key"] == key)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _checksum(self, part: Part) -> Checksum:
+        """What the server is to check a body by."""
+        if self._options.checksums:
+            return Checksum(ChecksumCRC32=encoded_crc32(part.crc32))
+        return Checksum(ContentMD5=encoded_md5(part.md5))
+
+    def _checksum_kind(self) -> ChecksumKind:
+        """What the begin of an upload in parts says of checksums to come."""
+        if not self._options.checksums:
+            return ChecksumKind()
+        return ChecksumKind(ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+
+    def _whole_checksum(self, sent: Fingerprint) -> WholeChecksum:
+        """What the server is to check the joined parts by."""
+        if not self._options.checksums:
+            return WholeChecksum()
+        return WholeChecksum(
+            ChecksumCRC32=encoded_crc32(sent.crc32), ChecksumType="FULL_OBJECT", MpuObjectSize=sent.size
+        )
+
+    @asynccontextmanager
+    async def _request(self, operation: str, body: PartData | None = None) -> AsyncIterator["S3Client"]:
+        """A client for one request, whose errors become those of this package."""
+        client = await self._connection.client()
+        try:
+            with translated(operation):
+                seconds = self._options.request_timeout
+                try:
+                    async with asyncio.timeout(seconds) as timer:
+                        if body is not None:
+                            body.timer = timer
+                        yield client
+                except TimeoutError as error:
+                    if timer.expired():
+                        raise TimedOut(Phase.ANSWER, "request_timeout", seconds) from error
+                    raise
+        except BadCredentials:
+            self._connection.renew(client)
+            raise
+
+
+def _required(told: T | None, name: str) -> T:
+    """What an answer must hold: a proxy's or another server's page may come with a 200, too."""
+    if told is None:
+        raise ResponseParserError(f"there is no {name} in the answer")
+    return told
+
+
+def _bare(etag: str) -> str:
+    return etag.strip('"')

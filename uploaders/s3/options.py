@@ -1,11 +1,156 @@
 """How to deliver to one bucket: plain data, checked when it is made."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from uploaders.s3.keys import DEFAULT_TEMPLATE, KeyTemplate
-from uploaders.s3.parts import DEFAULT_PART_BYTES, plan_parts
+from spool.records import Delivery, Form, Record
+from uploaders.safe_names import KEPT_CHARACTERS, safe_name
+
+# Object keys from a template: pure, harmless whatever an agent calls its calls, and never the same for two objects.
+#
+# A template holds `{agent_id}`, `{call_id}`, `{date}` (UTC, when the record was accepted), `{event}` and
+# `{record_id}` (unique among all spools). An ending names the form and the encoding:
+#
+#     2026-01-31/call-7/call_ended-1f2e3d4c-12.detail.json.zst
+#
+# Values hold no `/`, so the folders of a key are those of the template; and `{record_id}` is the last variable of its
+# folder or name, so that no value beside it can make two records' keys equal.
+
+DEFAULT_TEMPLATE = "{date}/{call_id}/{event}-{record_id}"
+LONGEST_KEY_BYTES = 1024
+"""Of UTF-8, with the prefix (Amazon S3 User Guide, "Creating object key names")."""
+LONGEST_ENDING = ".detail.json.zst"
+
+_NAMES = ("agent_id", "call_id", "date", "event", "record_id")
+_VARIABLE = re.compile(r"\{([^{}]*)\}")
+_RELATIVE = re.compile(r"(^|/)\.{1,2}(/|$)")
+_ENDINGS = {Form.WHOLE: "", Form.CORE: ".core", Form.DETAIL: ".detail"}
+_ENCODING_ENDINGS = {None: "", "zstd": ".zst", "gzip": ".gz"}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """A prefix, taken as it is, and a template. Raises `ValueError`, naming what is wrong with it."""
+
+    prefix: str
+    template: str
+
+    def __post_init__(self) -> None:
+        """Check what every key has in common."""
+        _check_variables(self.template)
+        _check_record_id(self.template)
+        example = self.prefix + _VARIABLE.sub("x" * KEPT_CHARACTERS, self.template) + LONGEST_ENDING
+        if len(example.encode()) > LONGEST_KEY_BYTES:
+            raise ValueError(f"key: with long ids, keys would be longer than {LONGEST_KEY_BYTES} bytes")
+        if example.startswith("/") or "//" in example or _RELATIVE.search(example):
+            raise ValueError("key: should have no empty folder, and none called `.` or `..`")
+        if not example.isprintable():
+            raise ValueError("key: should have printable characters only")
+
+    def key(self, delivery: Delivery, form: Form, content_encoding: str | None) -> str:
+        """The key of the object that holds this form of the delivery's record."""
+        values = dict(_values(delivery.record))
+        name = _VARIABLE.sub(lambda variable: values[variable[1]], self.template)
+        return f"{self.prefix}{name}{_ENDINGS[form]}.json{_ENCODING_ENDINGS[content_encoding]}"
+
+
+def _values(record: Record) -> Iterator[tuple[str, str]]:
+    yield "agent_id", safe_name(record.agent_id or "")
+    yield "call_id", safe_name(record.call_id)
+    yield "date", datetime.fromtimestamp(record.accepted_at / 1000, UTC).date().isoformat()
+    yield "event", safe_name(record.event)
+    yield "record_id", safe_name(record.uid)
+
+
+def _check_variables(template: str) -> None:
+    unknown = [name for name in _VARIABLE.findall(template) if name not in _NAMES]
+    known = ", ".join(f"{{{name}}}" for name in _NAMES)
+    if unknown:
+        raise ValueError(f"key: there is no {{{unknown[0]}}}; there are {known}")
+    if set(_VARIABLE.sub("", template)) & {"{", "}"}:
+        raise ValueError(f"key: has a brace that belongs to none of {known}")
+
+
+def _check_record_id(template: str) -> None:
+    """A uid is 8 hexadecimal digits, `-`, and a number: at the end of a folder or name it is read back from its end."""
+    for part in template.split("/"):
+        names = _VARIABLE.findall(part)
+        if names and names[-1] == "record_id":
+            return
+    raise ValueError(
+        "key: should hold {record_id} as the last variable of a folder or of the name, or one record's object "
+        f"could replace another's; for example {DEFAULT_TEMPLATE}"
+    )
+
+
+# How an object is cut into parts: pure, from its size.
+#
+# The limits are those of Amazon S3 (User Guide, "Amazon S3 multipart upload limits"); servers that speak its protocol
+# have the same or wider ones.
+
+MEBIBYTE = 1 << 20
+
+PUT_BELOW_BYTES = 8 * MEBIBYTE
+"""A smaller object goes in one request."""
+DEFAULT_PART_BYTES = 8 * MEBIBYTE
+"""Each part is held in memory while it is sent."""
+SMALLEST_PART_BYTES = 5 * MEBIBYTE
+"""Only the last part of an upload may be smaller."""
+LARGEST_PART_BYTES = 5 * 1024 * MEBIBYTE
+MOST_PARTS = 10_000
+LARGEST_OBJECT_BYTES = 5 * 1024 * 1024 * MEBIBYTE
+
+
+class ObjectTooLarge(ValueError):
+    """No object may be as large as that."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """An object of `total_bytes` in parts of `part_bytes`, the last one with the rest. Parts are numbered from 1."""
+
+    total_bytes: int
+    part_bytes: int
+
+    @property
+    def multipart(self) -> bool:
+        """Whether it takes more than one request."""
+        return self.total_bytes >= PUT_BELOW_BYTES
+
+    @property
+    def count(self) -> int:
+        """How many parts there are; an empty object has one, empty."""
+        return max(1, -(-self.total_bytes // self.part_bytes))
+
+    def size_of(self, number: int) -> int:
+        """The bytes of part `number`. Raises `ValueError` when there is no such part."""
+        if not 1 <= number <= self.count:
+            raise ValueError(f"there is no part {number}: they are numbered from 1 to {self.count}")
+        return min(self.part_bytes, self.total_bytes - (number - 1) * self.part_bytes)
+
+
+def plan_parts(total_bytes: int, part_bytes: int = DEFAULT_PART_BYTES) -> PartPlan:
+    """The plan for an object of `total_bytes`; parts become larger than asked for where they would be too many.
+
+    Raises `ObjectTooLarge`, and `ValueError` for parts outside of what S3 takes or for a negative size.
+    """
+    if not SMALLEST_PART_BYTES <= part_bytes <= LARGEST_PART_BYTES:
+        raise ValueError(f"a part has {SMALLEST_PART_BYTES} to {LARGEST_PART_BYTES} bytes, not {part_bytes}")
+    if total_bytes < 0:
+        raise ValueError(f"an object cannot have {total_bytes} bytes")
+    if total_bytes > LARGEST_OBJECT_BYTES:
+        raise ObjectTooLarge(f"an object has at most {LARGEST_OBJECT_BYTES} bytes, this one would have {total_bytes}")
+    if total_bytes < PUT_BELOW_BYTES:
+        return PartPlan(total_bytes, PUT_BELOW_BYTES)
+    return PartPlan(total_bytes, max(part_bytes, _whole_mebibytes(-(-total_bytes // MOST_PARTS))))
+
+
+def _whole_mebibytes(size: int) -> int:
+    return -(-size // MEBIBYTE) * MEBIBYTE
 
 
 class Content(StrEnum):
@@ -50,7 +195,7 @@ class S3Options:
     prefix: str = ""
     """A folder for all objects; empty: the keys begin with the template."""
     key: str = DEFAULT_TEMPLATE
-    """Template of keys, without prefix and ending; see `uploaders.s3.keys`."""
+    """Template of keys, without prefix and ending; see `uploaders.s3.options`."""
     endpoint_url: str | None = None
     """The server, where that is not Amazon's."""
     region: str | None = None

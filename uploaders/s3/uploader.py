@@ -11,23 +11,15 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from spool.records import Delivery, Form, Lane
-from uploaders.bandwidth import UNLIMITED, Bandwidth
-from uploaders.s3.attributes import Attributes
-from uploaders.s3.bodies import CONTENT_TYPE, ObjectBody, object_body
-from uploaders.s3.bucket import Bucket
-from uploaders.s3.client import S3Connection
-from uploaders.s3.cutting import PartCutter
+from uploaders.base import Delivered, Ledger, Outcome, PayloadReader, Refused, S3Observer, SilentObserver
+from uploaders.rate_limit import UNLIMITED, Bandwidth
+from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import S3Failure
-from uploaders.s3.ledger import Ledger
-from uploaders.s3.metadata import metadata_of
-from uploaders.s3.multipart import MultipartUploader
-from uploaders.s3.observer import S3Observer, SilentObserver
-from uploaders.s3.options import Content, S3Options
-from uploaders.s3.parts import ObjectTooLarge, PartPlan, plan_parts
-from uploaders.s3.publishing import Publisher, Target
-from uploaders.s3.stale import StaleUploads
-from uploaders.s3.verification import Fingerprint
-from uploaders.uploader import Delivered, Outcome, PayloadReader, Refused
+from uploaders.s3.multipart import MultipartUploader, StaleUploads
+from uploaders.s3.object import CONTENT_TYPE, Attributes, ObjectBody, metadata_of, object_body
+from uploaders.s3.options import Content, ObjectTooLarge, PartPlan, S3Options, plan_parts
+from uploaders.s3.parts import Fingerprint, PartCutter
+from uploaders.s3.publish import Publisher, Target
 
 OBJECT_FORMS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
 """What may be an object."""

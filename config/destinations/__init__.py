@@ -1,0 +1,168 @@
+"""The settings of destinations: one model for each type, told apart by `type`.
+
+A further type is a model derived from `DestinationTable`, a member of the `Destination` union, and, if variables
+alone can add one, a row in `config.shortcuts`.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from config.destinations.base import (
+    REDUCTIONS,
+    SEND_PATH,
+    DestinationTable,
+    DetailSent,
+    EndpointTable,
+    LaneConcurrency,
+    PresignedSettings,
+    RetrySettings,
+    TokenMode,
+    WayOn,
+    WaysOn,
+    checked_token,
+    has_no_address_url,
+    require_address_url,
+)
+from config.destinations.http import PresignedDestination
+from config.destinations.s3 import S3Destination
+from config.types import MB, Choice, Directory, Size
+
+
+class Encoding(StrEnum):
+    """How a request body goes to an endpoint."""
+
+    AUTO = "auto"
+    """Plain JSON up to 10 KB, the envelope above: what every endpoint takes."""
+    IDENTITY = "identity"
+    """Plain JSON."""
+    GZIP = "gzip"
+    """Content-Encoding: gzip."""
+    ZSTD = "zstd"
+    """Content-Encoding: zstd."""
+    ENVELOPE = "envelope"
+    """JSON that carries the base64 of a gzip, as the SDK sends it above 10 KB."""
+
+
+class Large(StrEnum):
+    """How a large call log goes to an endpoint."""
+
+    TWO_PHASE = "two_phase"
+    """The core at once, the detail after it."""
+    WHOLE = "whole"
+    """In one request."""
+    PRESIGNED = "presigned"
+    """In one piece, to an upload address that the endpoint gives."""
+
+
+def _default_ways_on(checked: dict[str, Any]) -> tuple[WayOn, ...]:  # Any: pydantic's own type here
+    """Who says where upload addresses are asked for, has them."""
+    presigned = checked.get("presigned")
+    in_two_phases = checked.get("large") is Large.TWO_PHASE and checked.get("detail") is not DetailSent.NONE
+    return (WayOn.PRESIGNED,) if in_two_phases and presigned and presigned.address_url else ()
+
+
+class HttpDestination(EndpointTable):
+    """An HTTP endpoint that takes call logs."""
+
+    type: Literal["http"]
+    """`http`: an endpoint that takes call logs as JSON."""
+    encoding: Annotated[Encoding, Choice] = Encoding.AUTO
+    """`auto` (plain up to 10 KB, the envelope above), `identity`, `gzip`, `zstd` or `envelope`."""
+    large: Annotated[Large, Choice] = Large.TWO_PHASE
+    """How large call logs go: `two_phase`, `whole` or `presigned`."""
+    max_request_bytes: Size = 6 * MB
+    """The largest request body that the endpoint takes."""
+    detail: Annotated[DetailSent, Choice] = DetailSent.FULL
+    """What it gets of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest spans)
+    or `none`."""
+    top_n: Annotated[int, Field(ge=1)] = 100
+    """For `top_n`: how many of the slowest spans stay."""
+    concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
+    """Requests under way at once, for each lane."""
+    presigned: PresignedSettings = Field(default_factory=PresignedSettings)
+    """How large call logs go through upload addresses."""
+    when_too_large: WaysOn = Field(default_factory=_default_ways_on)
+    """Where a refused detail goes: `presigned`, then `s3` or reduced to `critical` or `top_n`, then a dead letter.
+    By default `presigned` if `presigned.address_url` is set."""
+
+    @field_validator("presigned")
+    @classmethod
+    def _addresses_can_be_asked_for(cls, presigned: PresignedSettings, info: ValidationInfo) -> PresignedSettings:
+        if info.data.get("large") is Large.PRESIGNED:
+            require_address_url(presigned, info.data)
+        return presigned
+
+    @field_validator("detail")
+    @classmethod
+    def _only_two_phases_have_details(cls, detail: DetailSent, info: ValidationInfo) -> DetailSent:
+        if detail is not DetailSent.FULL and info.data.get("large", Large.TWO_PHASE) is not Large.TWO_PHASE:
+            raise ValueError('needs `large = "two_phase"`')
+        return detail
+
+    @field_validator("when_too_large")
+    @classmethod
+    def _ways_can_be_gone(cls, ways: tuple[WayOn, ...], info: ValidationInfo) -> tuple[WayOn, ...]:
+        checked = info.data
+        if ways and checked.get("large", Large.TWO_PHASE) is not Large.TWO_PHASE:
+            raise ValueError('needs `large = "two_phase"`')
+        if REDUCTIONS.intersection(ways) and checked.get("detail", DetailSent.FULL) is not DetailSent.FULL:
+            raise ValueError('needs `detail = "full"` to reduce what is refused')
+        if WayOn.S3 in ways and checked.get("detail") is DetailSent.NONE:
+            raise ValueError('needs details to be sent: with `detail = "none"` there are none that could go on')
+        if WayOn.PRESIGNED in ways and "presigned" in checked and has_no_address_url(checked["presigned"], checked):
+            raise ValueError(f"needs `presigned.address_url`: it cannot be made of a `url` without {SEND_PATH}")
+        return ways
+
+
+class FileDestination(DestinationTable):
+    """A directory that delivered call logs are written into."""
+
+    type: Literal["file"]
+    """`file`: a directory on this machine."""
+    path: Directory
+    """The directory; a sub-directory is made for each day."""
+    concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=2, detail=1))
+    """Files written at once, for each lane."""
+
+
+Destination = Annotated[
+    HttpDestination | PresignedDestination | S3Destination | FileDestination, Field(discriminator="type")
+]
+"""Any configured destination."""
+
+DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (
+    HttpDestination,
+    PresignedDestination,
+    S3Destination,
+    FileDestination,
+)
+"""The members of `Destination`, in the order of their documentation."""
+
+
+def type_name(model: type[DestinationTable]) -> str:
+    """The word that selects this model: the only value of its `type`."""
+    (word,) = model.model_fields["type"].annotation.__args__  # type: ignore[union-attr]  # a Literal has it
+    return str(word)
+
+
+__all__ = [
+    "DESTINATION_TYPES",
+    "Destination",
+    "DestinationTable",
+    "DetailSent",
+    "Encoding",
+    "FileDestination",
+    "HttpDestination",
+    "LaneConcurrency",
+    "Large",
+    "PresignedDestination",
+    "PresignedSettings",
+    "RetrySettings",
+    "S3Destination",
+    "TokenMode",
+    "WayOn",
+    "checked_token",
+    "type_name",
+]

@@ -1,0 +1,233 @@
+"""What every destination has: a name, a type, patience, and places in each lane."""
+
+import json
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from config.layers import Layer, Problem, first_origin, readable
+from config.types import (
+    DAY,
+    MINUTE,
+    Choice,
+    Duration,
+    Endpoint,
+    OptionalSize,
+    Shown,
+    Table,
+    format_duration,
+    format_path,
+)
+
+
+class RetrySettings(Table):
+    """When a failed delivery is tried again, and for how long."""
+
+    initial: Duration = 1.0
+    """The wait after the first failure; it doubles with each further one."""
+    max: Duration = 5 * MINUTE
+    """The longest wait between two attempts."""
+    give_up_after: Duration = DAY
+    """So long after its first failure a delivery becomes a dead letter."""
+
+    @field_validator("max")
+    @classmethod
+    def _max_holds_initial(cls, longest: float, info: ValidationInfo) -> float:
+        if longest < info.data.get("initial", 0):
+            raise ValueError(f"should be at least `initial` ({format_duration(info.data['initial'])})")
+        return longest
+
+
+class LaneConcurrency(Table):
+    """How many deliveries of each lane are under way at once; a lane never waits for the other's slots."""
+
+    core: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Wholes, cores and notices under way at once."""
+    detail: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Details under way at once."""
+
+
+class DestinationTable(Table):
+    """What every destination has."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+    """Names the destination in metrics and in the spool: a to z, 0 to 9 and `-`, at most 32; keep it for good."""
+    type: str
+    """Selects the model; each one narrows it to its own word."""
+    max_bytes_per_second: OptionalSize = None
+    """The most that details take of the line to it, in bytes a second; cores are counted and never wait."""
+    retry: RetrySettings = Field(default_factory=RetrySettings)
+    """When a failed delivery is tried again."""
+
+
+# What every destination has that is an HTTP endpoint of the agents' own kind: its URL, its token, its time-outs.
+
+SEND_PATH = "/send-call-log"
+"""What the SDK replaces in a URL to ask for an upload address."""
+
+
+class TokenMode(StrEnum):
+    """Which token a destination gets."""
+
+    FORWARD = "forward"
+    """The one that the agent sent."""
+    REPLACE = "replace"
+    """The destination's own."""
+
+
+class PresignedSettings(Table):
+    """How call logs go through upload addresses."""
+
+    address_url: Endpoint | None = Field(default=None, repr=False)
+    """Where to ask for an upload address; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
+    reference: bool = False
+    """Whether the endpoint is told of each upload; by default not, since the object's arrival starts its processing."""
+    timeout: Duration = 15 * MINUTE
+    """For one upload in all."""
+
+
+def _default_token_mode(
+    checked: dict[str, Any],
+) -> TokenMode:  # Any: pydantic's own type here
+    return TokenMode.REPLACE if checked.get("token") else TokenMode.FORWARD
+
+
+class EndpointTable(DestinationTable):
+    """What every endpoint has."""
+
+    url: Endpoint = Field(repr=False)
+    """Where call logs are posted, with its path, such as `https://host/dev/send-call-log`."""
+    token: SecretStr | None = None
+    """Sent as `x-pype-token` in place of the agent's own."""
+    token_mode: Annotated[TokenMode, Choice] = Field(default_factory=_default_token_mode)
+    """`forward` the agent's token or `replace` it; by default `replace` where `token` is set."""
+    connect_timeout: Duration = 10.0
+    """For establishing a connection, TLS included."""
+    send_timeout: Duration = 20.0
+    """So long the endpoint may take no more of a request that is being sent."""
+    first_byte_timeout: Duration = 45.0
+    """From the end of a request to the status and headers of its answer."""
+    total_timeout: Duration = 2 * MINUTE
+    """For one request in all, but for the time that a bandwidth limit makes it wait."""
+    ca_file: Annotated[FilePath | None, Shown(format_path)] = None
+    """A PEM file of certificate authorities to trust besides the system's."""
+
+    @field_validator("token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        return checked_token(token)
+
+    @field_validator("token_mode")
+    @classmethod
+    def _replace_needs_a_token(cls, mode: TokenMode, info: ValidationInfo) -> TokenMode:
+        if mode is TokenMode.REPLACE and "token" in info.data and info.data["token"] is None:
+            raise ValueError("needs `token` to be set")
+        return mode
+
+
+def has_no_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> bool:  # Any: pydantic's own type
+    """Whether the place to ask for addresses is neither given nor can be made of the `url` among `checked`."""
+    return presigned.address_url is None and "url" in checked and SEND_PATH not in urlsplit(checked["url"]).path
+
+
+def require_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> None:  # Any: pydantic's own type
+    """Raises pydantic's error, which names the field to set, where there is no place to ask for addresses."""
+    if has_no_address_url(presigned, checked):
+        advice = f"should be given: it cannot be made of a `url` without {SEND_PATH}"
+        raise PydanticCustomError("conflict", "{advice}", {"field": "address_url", "advice": advice})
+
+
+def checked_token(token: SecretStr | None) -> SecretStr | None:
+    """A token that can stand in an HTTP header. Raises ValueError, without the token, for any other."""
+    if token is None:
+        return None
+    text = token.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("should be one or more visible ASCII characters, without blanks around them")
+    return token
+
+
+# What of details an endpoint is sent, and how goes on what it refuses as too large.
+
+
+class DetailSent(StrEnum):
+    """What of details an endpoint is sent."""
+
+    FULL = "full"
+    """All."""
+    CRITICAL = "critical"
+    """Of the spans only the slow ones, the failed ones and tool calls."""
+    TOP_N = "top_n"
+    """Of the spans only the slowest."""
+    NONE = "none"
+    """Nothing: the core is all that it gets."""
+
+
+class WayOn(StrEnum):
+    """How a delivery goes on that an endpoint refuses as too large."""
+
+    PRESIGNED = "presigned"
+    """The whole call log, through an upload address that the endpoint gives."""
+    S3 = "s3"
+    """The detail, into the bucket that notifies the endpoint."""
+    CRITICAL = "critical"
+    """Reduced as by `detail = "critical"`; the full detail stays as a dead letter."""
+    TOP_N = "top_n"
+    """Reduced as by `detail = "top_n"`; the full detail stays as a dead letter."""
+
+
+REDUCTIONS = frozenset({WayOn.CRITICAL, WayOn.TOP_N})
+
+
+def read_ways_on(value: object) -> object:
+    """Ways on from a list, or from a text with commas. Raises ValueError for what cannot be followed in this order."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"should be a list of {_known()}")
+    words = [str(each).strip().lower() for each in given]
+    words = [word for word in words if word not in {"", "none"}]
+    if not set(words) <= set(WayOn):
+        raise ValueError(f"should be a list of {_known()}")
+    if len(words) > 2 or (len(words) == 2 and (words[0] != WayOn.PRESIGNED or words[1] == WayOn.PRESIGNED)):
+        raise ValueError('should be one of them, with "presigned" before it if that is to be tried first')
+    return tuple(WayOn(word) for word in words)
+
+
+def format_ways_on(ways: tuple[WayOn, ...]) -> str:
+    """As people write them."""
+    return ", ".join(ways) or "none"
+
+
+WaysOn = Annotated[tuple[WayOn, ...], BeforeValidator(read_ways_on), Shown(format_ways_on)]
+"""One after the other, as far as each is refused too."""
+
+
+def bucket_problems(layer: Layer) -> Iterator[Problem]:
+    """Endpoints whose details are to go on to a bucket, where no bucket notifies them."""
+    destinations = layer.tree["destinations"]
+    notified = {str(item.get("notify")) for item in destinations if isinstance(item, dict) and item.get("type") == "s3"}
+    for index, item in enumerate(destinations):
+        if isinstance(item, dict) and _wants_a_bucket(item) and str(item.get("name")) not in notified:
+            path = ("destinations", index, "when_too_large")
+            yield Problem(
+                readable(path, (layer,)),
+                "needs a destination of type s3 that notifies this one",
+                json.dumps(WayOn.S3),
+                first_origin((layer,), path),
+            )
+
+
+def _wants_a_bucket(item: Mapping[str, Any]) -> bool:  # Any: what a file may hold
+    try:
+        ways = read_ways_on(item.get("when_too_large", ()))
+    except ValueError:  # told by the check of the value itself
+        return False
+    return isinstance(ways, tuple) and WayOn.S3 in ways
+
+
+def _known() -> str:
+    return ", ".join(WayOn)

@@ -1,0 +1,240 @@
+"""The part of the admin API that is about deliveries that have not ended: finding them, and orders about them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.auth import HEADERS, Access, answer, refused
+from gateway.admin.sources import Sources
+from gateway.logs import redact_text
+from gateway.operations.advice import ADVICE, ReasonKind
+from gateway.operations.salvage import SalvageOrder, carry_out
+from gateway.operations.schemas import LETTER_TYPE, LIMIT, Brought, OrderName, OrderRequest, Select
+from gateway.operations.selection import BadSelection
+from gateway.operations.service import OrderDesk, UnknownDelivery
+from gateway.operations.transfer import compressed, plain
+from spool.errors import CorruptPayload, SpoolError, SpoolFull
+from uploaders.document.render import BadLocation
+
+LARGEST_REQUEST = 64 << 10
+_FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target")
+
+_decode = msgspec.json.Decoder(OrderRequest).decode
+_decode_brought = msgspec.json.Decoder(Brought).decode
+_READY_HINT = "Try again when /readyz answers 200."
+_REQUEST_HINT = "docs/operating.md describes the requests of the admin API."
+_KEY_HINT = "`/api/deliveries` lists those that have not ended; what has, is in the trace of its call."
+# The first that fits counts: what is more special stands before what it is a kind of.
+_REFUSALS: Mapping[type[Exception], tuple[int, str, str, str]] = {
+    UnknownDelivery: (404, "unknown_delivery", "No delivery that has not ended is called {}.", _KEY_HINT),
+    CorruptPayload: (409, "unreadable", "It cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
+    BadLocation: (409, "unreadable", "It cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
+    msgspec.MsgspecError: (400, "bad_request", "The request cannot be meant: {}.", _REQUEST_HINT),
+    BadSelection: (400, "bad_request", "The request cannot be meant: {}.", _REQUEST_HINT),
+    SpoolFull: (507, "spool_full", "{}", "Try again when there is room."),
+    SpoolError: (503, "spool_unavailable", "{}", _READY_HINT),
+}
+_Work = Callable[[OrderDesk], Awaitable[web.StreamResponse]]
+
+
+class OrderHandlers:
+    """Answers the requests about deliveries and takes orders."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def add_to(self, app: web.Application, access: Access) -> None:
+        """Add the routes."""
+        app.router.add_get("/api/deliveries", access.secret(self.list))
+        app.router.add_get("/api/deliveries/{key:.+}", access.secret(self.story))
+        app.router.add_get("/api/documents/{key:.+}", access.secret(self.document))
+        app.router.add_post("/api/letters", access.order(self.bring, LETTER_TYPE))
+        for name in OrderName:
+            app.router.add_post(f"/api/orders/{name}", access.order(self._taker(name)))
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """A page of deliveries, as the query selects them."""
+
+        async def work(desk: OrderDesk) -> web.StreamResponse:
+            """Read the query and ask."""
+            query = request.query
+            given = {name: query[name] for name in _FILTERS if name in query}
+            select = msgspec.convert({**given, "states": query.getall("state", [])}, Select, strict=False)
+            limit = msgspec.convert(query.get("limit", LIMIT), int, strict=False)
+            return answer(await desk.list(select, query.get("cursor"), limit))
+
+        return await self._at_the_desk(work)
+
+    async def story(self, request: web.Request) -> web.StreamResponse:
+        """Everything about one delivery."""
+
+        async def work(desk: OrderDesk) -> web.StreamResponse:
+            """Look it up."""
+            return answer(await desk.story(request.match_info["key"]))
+
+        return await self._at_the_desk(work)
+
+    async def document(self, request: web.Request) -> web.StreamResponse:
+        """What a delivery carries, as JSON; compressed with zstd for whoever takes that."""
+
+        async def work(desk: OrderDesk) -> web.StreamResponse:
+            """Look it up, and read it as it is sent."""
+            delivery = await desk.document(request.match_info["key"])
+            if "zstd" in request.headers.get("Accept-Encoding", ""):
+                headers = {**HEADERS, "Content-Encoding": "zstd"}
+                return await _streamed(request, compressed(delivery, desk.payloads), headers)
+            return await _streamed(request, plain(delivery, desk.payloads), HEADERS)
+
+        return await self._at_the_desk(work)
+
+    async def bring(self, request: web.Request) -> web.StreamResponse:
+        """A call log that was exported elsewhere comes in: a line that tells of it, then its documents."""
+
+        async def work(desk: OrderDesk) -> web.StreamResponse:
+            """Read the line; the rest is read as it is stored."""
+            try:
+                line = await request.content.readuntil(b"\n") if request.can_read_body else b""
+            except ValueError:  # longer than what the server buffers
+                line = b""
+            if not line.endswith(b"\n"):
+                raise BadSelection("the line that tells of it is missing or too long")
+            return answer(await desk.bringer.bring(_decode_brought(line), request.content))
+
+        return await self._at_the_desk(work)
+
+    def _taker(self, name: OrderName) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The handler of one order."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            """Carry out one step."""
+            try:
+                body = await request.read()
+            except web.HTTPRequestEntityTooLarge:
+                hint = "Select by a filter, and go on by the cursor."
+                return refused(413, "too_large", f"An order may have {LARGEST_REQUEST} bytes.", hint)
+
+            async def work(desk: OrderDesk) -> web.StreamResponse:
+                """Read the order and take it."""
+                return answer(await desk.take(name, _decode(body)))
+
+            return await self._at_the_desk(work)
+
+        return handler
+
+    async def _at_the_desk(self, work: _Work) -> web.StreamResponse:
+        """Every failure as an answer that says what to do."""
+        desk = self._sources.desk()
+        if desk is None:
+            return refused(503, "spool_unavailable", "The spool is not open.", _READY_HINT)
+        try:
+            return await work(desk)
+        except tuple(_REFUSALS) as error:
+            status, code, sentence, hint = next(told for kind, told in _REFUSALS.items() if isinstance(error, kind))
+            return refused(status, code, redact_text(sentence.format(error)), hint)
+
+
+async def _streamed(
+    request: web.Request, blocks: AsyncIterator[bytes], headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """JSON, a block at a time. An error before the first block is an answer; after it, the answer breaks off."""
+    first = await anext(blocks)
+    response = web.StreamResponse(headers={**headers, "Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(first)
+    try:
+        async for block in blocks:
+            await response.write(block)
+    except SpoolError:
+        if request.transport is not None:
+            request.transport.abort()
+        return response
+    await response.write_eof()
+    return response
+
+
+# The part of the admin API that ends a destination's wait: its breaker's, and those of the tokens that it refuses.
+
+
+class Resumed(msgspec.Struct, frozen=True, kw_only=True):
+    """What an order to resume did."""
+
+    destination: str
+    waited: bool
+    """Whether it waited for anything; if so, one delivery is sent now, and one of each refused token."""
+
+
+class ResumeHandler:
+    """Takes orders to resume."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def add_to(self, app: web.Application, access: Access) -> None:
+        """Add the route."""
+        app.router.add_post("/api/destinations/{destination}/resume", access.order(self.resume))
+
+    async def resume(self, request: web.Request) -> web.StreamResponse:
+        """Try a destination at once; 404 where none is configured under this name."""
+        name = request.match_info["destination"]
+        if self._sources.spool() is None:
+            return refused(503, "spool_unavailable", "The spool is not open.", "Try again when /readyz answers 200.")
+        waited = self._sources.resume(name)
+        if waited is None:
+            known = ", ".join(each.name for each in self._sources.destinations() if each.configured)
+            hint = f"The configuration has: {known or 'none'}."
+            return refused(404, "unknown_destination", "No destination is configured under this name.", hint)
+        return answer(Resumed(destination=name, waited=waited))
+
+
+# `POST /api/salvage`: brings what another database holds into this gateway's spool, and tells of it line by line.
+
+HEARTBEAT_SECONDS = 1.0
+"""An empty line, so that whoever waits knows that it goes on: a single record may be large."""
+
+_decode_salvage = msgspec.json.Decoder(SalvageOrder).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class SalvageHandler:
+    """Takes the order, and stops in the middle when whoever gave it is gone: a repetition goes on."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def add_to(self, app: web.Application, access: Access) -> None:
+        """Add the route."""
+        app.router.add_post("/api/salvage", access.order(self.take))
+
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        """Carry it out, and tell of it as NDJSON."""
+        salvages = self._sources.salvages()
+        if salvages is None:
+            return refused(503, "spool_unavailable", "The spool is not open.", "Try again when /readyz answers 200.")
+        try:
+            order = _decode_salvage(await request.read())
+        except msgspec.MsgspecError as error:
+            hint = "docs/operating.md describes the requests of the admin API."
+            return refused(400, "bad_request", f"The order cannot be meant: {error}.", hint)
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async with aclosing(carry_out(salvages, order)) as lines:
+            following = asyncio.ensure_future(anext(lines, None))
+            try:
+                while True:
+                    done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS)
+                    if not done:
+                        await response.write(b"\n")
+                        continue
+                    line = following.result()
+                    if line is None:
+                        break
+                    await response.write(_encode(line) + b"\n")
+                    following = asyncio.ensure_future(anext(lines, None))
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+        await response.write_eof()
+        return response

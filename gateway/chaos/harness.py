@@ -1,0 +1,191 @@
+"""What happens to the gateway under test, one phase after the other."""
+
+import asyncio
+import pickle
+import random
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from gateway.chaos.oracle import Notes, Verdict, judge
+from gateway.chaos.traffic import Agents, ChaosEndpoint, Mood
+
+# The gateway under test: a process of its own, started again and again over the same spool.
+
+START_SECONDS = 30.0
+LOOK_SECONDS = 0.05
+
+
+class SubjectFailed(Exception):
+    """The gateway did not do what it had to; the message says what, and where its log lies."""
+
+
+class Subject:
+    """Starts and kills `python -m gateway.cli.chaos_subject`, which takes its settings from standard input."""
+
+    def __init__(self, settings: object, admin_url: str, log: Path) -> None:
+        self._settings = pickle.dumps(settings)
+        self._admin_url = admin_url
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self.starts = 0
+
+    async def start(self) -> None:
+        """Start it and wait until it takes posts. Raises `SubjectFailed` where it ends, or takes too long."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway.cli.chaos_subject",
+                stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.starts += 1
+        assert self._process.stdin is not None
+        self._process.stdin.write(self._settings)
+        self._process.stdin.close()
+        await self._until(lambda status, _: status == 200, "/readyz", START_SECONDS, "did not become ready")
+
+    async def kill(self) -> None:
+        """SIGKILL: it can do nothing about it."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End it at once, but in order."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            await self._end(signal.SIGTERM)
+
+    async def drained(self, seconds: float) -> bool:
+        """Wait until nothing is queued any more; returns whether that came in time."""
+        try:
+            await self._until(lambda _, text: _backlog(text) == 0, "/metrics", seconds, "did not drain")
+        except SubjectFailed:
+            return False
+        return True
+
+    async def figures(self) -> dict[str, float]:
+        """The sums of some metrics: `dead_records` and `unaccounted_records`."""
+        async with aiohttp.ClientSession(trust_env=False) as session, session.get(f"{self._admin_url}/metrics") as got:
+            text = await got.text()
+        return {name: _sum(text, f"callspool_{name}") for name in ("dead_records", "unaccounted_records")}
+
+    async def _end(self, how: signal.Signals) -> None:
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(how)
+        async with asyncio.timeout(START_SECONDS):
+            await self._process.wait()
+
+    async def _until(self, enough: Callable[[int, str], bool], path: str, seconds: float, failure: str) -> None:
+        assert self._process is not None, "started before"
+        deadline = asyncio.get_running_loop().time() + seconds
+        async with aiohttp.ClientSession(trust_env=False, timeout=aiohttp.ClientTimeout(total=5)) as session:
+            while asyncio.get_running_loop().time() < deadline:
+                if self._process.returncode is not None:
+                    break
+                # It may not be there yet, or not any more: it is looked at again until the deadline.
+                with suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(f"{self._admin_url}{path}") as got:
+                        if enough(got.status, await got.text()):
+                            return
+                await asyncio.sleep(LOOK_SECONDS)
+        raise SubjectFailed(f"the gateway under test {failure} within {seconds:g} s; its log is {self._log}")
+
+
+def _backlog(metrics: str) -> float:
+    return _sum(metrics, "callspool_backlog_records")
+
+
+def _sum(metrics: str, name: str) -> float:
+    """The sum of a metric over all its labels."""
+    lines = (line for line in metrics.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+AGENTS = 4
+LARGE_EVERY = 6
+FULL = "spool_full"
+FILL_POSTS = 200
+DRAIN_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is done. Times in seconds."""
+
+    seconds: float = 30.0
+    """For each of the two phases with kills."""
+    kills: int = 5
+    """In each of them, at random moments."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a check came to."""
+
+    verdict: Verdict
+    starts: int
+    filled: bool
+    """Whether the spool was filled until it refused, and went on afterwards."""
+    drained: bool
+    dead: int
+    unaccounted: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise was kept."""
+        return self.verdict.clean and self.drained and self.dead == 0 and self.unaccounted == 0
+
+
+async def run_course(
+    plan: Plan, subject: Subject, endpoint: ChaosEndpoint, agents: Agents, notes: Notes, tell: Callable[[str], None]
+) -> Outcome:
+    """All phases. Raises `SubjectFailed` where the gateway does not start again."""
+    chance = random.Random(plan.seed)
+    await subject.start()
+    talking = asyncio.create_task(agents.run(AGENTS, large_every=LARGE_EVERY))
+    try:
+        tell("killing it while call logs come and go")
+        await _kill_at_random(plan, subject, chance)
+        tell("cutting the connections to the endpoint, and letting it answer 503")
+        moods = asyncio.create_task(_be_moody(endpoint, plan.seconds, chance))
+        await _kill_at_random(plan, subject, chance)
+        await moods
+        tell("filling its spool while the endpoint is away")
+        endpoint.mood = Mood.CUT
+        agents.may_begin.clear()
+        await agents.fill(lambda code: code == FULL, FILL_POSTS)
+        filled = notes.refused[FULL] > 0
+        await subject.kill()
+        await subject.start()
+    finally:
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+    tell("letting it deliver what is left")
+    endpoint.mood = Mood.WELL
+    drained = await subject.drained(DRAIN_SECONDS)
+    figures = await subject.figures()
+    await subject.stop()
+    dead, unaccounted = int(figures["dead_records"]), int(figures["unaccounted_records"])
+    return Outcome(judge(notes), subject.starts, filled, drained, dead, unaccounted)
+
+
+async def _kill_at_random(plan: Plan, subject: Subject, chance: random.Random) -> None:
+    pauses = [chance.random() + 0.2 for _ in range(plan.kills + 1)]
+    for pause in pauses[:-1]:
+        await asyncio.sleep(pause / sum(pauses) * plan.seconds)
+        await subject.kill()
+        await subject.start()
+    await asyncio.sleep(pauses[-1] / sum(pauses) * plan.seconds)
+
+
+async def _be_moody(endpoint: ChaosEndpoint, seconds: float, chance: random.Random) -> None:
+    for _ in range(6):
+        endpoint.mood = chance.choice([Mood.CUT, Mood.BUSY])
+        await asyncio.sleep(seconds / 12)
+        endpoint.mood = Mood.WELL
+        await asyncio.sleep(seconds / 12)

@@ -1,0 +1,177 @@
+"""Asks the admin API of a running gateway. One request at a time, no proxy, a short time-out."""
+
+import http.client
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import click
+import msgspec
+
+from config.settings import AdminSettings
+from config.types import ListenAddress, parse_listen
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain
+
+TOKEN_VARIABLE = "CALLSPOOL_ADMIN_TOKEN"  # the name of one, and no secret
+_TIMEOUT_SECONDS = 15.0
+"""For the next byte of an answer: a step of an order waits for its commits."""
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listened at, not asked
+"""Where to ask a gateway that listens on every interface."""
+BLOCK_BYTES = 1 << 20
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Query = Mapping[str, str | Sequence[str]]
+
+
+class NoGateway(Exception):
+    """Nothing answers at the admin address, or what answers is no gateway."""
+
+
+class Refused(Exception):
+    """The gateway answered with an error; `code` is its own word for it."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
+class AddressType(click.ParamType[ListenAddress]):
+    """HOST:PORT on the command line."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> ListenAddress:
+        """The address that was typed; ends the command where it is none."""
+        try:
+            return parse_listen(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def admin_option(command: Command) -> Command:
+    """Adds --admin to a command."""
+    return click.option(
+        "--admin",
+        "address",
+        type=AddressType(),
+        default=AdminSettings().listen,
+        envvar="CALLSPOOL_ADMIN_LISTEN",
+        show_envvar=True,
+        show_default=True,
+        help="Where the gateway's admin listener is.",
+    )(command)
+
+
+def asked_at(address: ListenAddress) -> ListenAddress:
+    """Where to reach what listens at an address."""
+    return ListenAddress(_ANY_ADDRESS.get(address.host, address.host), address.port)
+
+
+def ask(address: ListenAddress, *path: str, query: Query | None = None) -> bytes:
+    """The body of the answer to a GET of this path, whose parts may hold any character.
+
+    Raises NoGateway when nothing answers, Refused for an answer that is an error of the gateway.
+    """
+    return b"".join(download(address, *path, query=query))
+
+
+def tell(address: ListenAddress, document: bytes, *path: str) -> bytes:
+    """The body of the answer to a POST of this JSON document; raises like `ask`."""
+    headers = {"Content-Type": "application/json"}
+    with _answer(address, "POST", path, headers=headers, body=document) as response:
+        return response.read()
+
+
+def converse(address: ListenAddress, document: bytes, *path: str) -> Iterator[bytes]:
+    """The lines of the answer to a POST of this JSON document, as they come; raises like `ask`."""
+    headers = {"Content-Type": "application/json"}
+    with _answer(address, "POST", path, headers=headers, body=document) as response:
+        yield from response
+
+
+def download(
+    address: ListenAddress, *path: str, query: Query | None = None, headers: Mapping[str, str] | None = None
+) -> Iterator[bytes]:
+    """The body of the answer to a GET, a block at a time; raises like `ask`."""
+    with _answer(address, "GET", path, query=query, headers=headers) as response:
+        while block := response.read(BLOCK_BYTES):
+            yield block
+
+
+def send(address: ListenAddress, content_type: str, blocks: Iterable[bytes], size: int, *path: str) -> bytes:
+    """The body of the answer to a POST of these blocks, `size` bytes together; raises like `ask`."""
+    headers = {"Content-Type": content_type, "Content-Length": str(size)}
+    with _answer(address, "POST", path, headers=headers, body=blocks) as response:
+        return response.read()
+
+
+@contextmanager
+def _answer(
+    address: ListenAddress,
+    method: str,
+    path: Sequence[str],
+    *,
+    query: Query | None = None,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | Iterable[bytes] | None = None,
+) -> Iterator[http.client.HTTPResponse]:
+    """An answer that is no error; whatever breaks until its body is read is told as NoGateway."""
+    asked = asked_at(address)
+    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=_TIMEOUT_SECONDS)
+    target = "/" + "/".join(quote(part, safe="") for part in path)
+    if query:
+        target = f"{target}?{urlencode(query, doseq=True)}"
+    try:
+        connection.request(method, target, body=body, headers={**_credentials(), **(headers or {})})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise _refusal(address, response.status, response.read())
+        yield response
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NoGateway(f"No gateway answers at {address}: {reason}") from error
+    finally:
+        connection.close()
+
+
+def _credentials() -> dict[str, str]:
+    """The admin token, from the environment alone: a command line is seen by every process."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Refused:
+    """An error of the gateway as it words it; of something else, that it is something else."""
+    try:
+        error = json.loads(body)["error"]
+        return Refused(str(error["code"]), str(error["message"]), str(error["hint"]))
+    except (ValueError, KeyError, TypeError):
+        return NoGateway(f"What answers at {address} is no callspool gateway (HTTP {status})")
+
+
+# Turns what an answer of the admin API failed of into a sentence and an exit code.
+
+_START_HINT = "Start one with `callspool run`, or say where it is with --admin HOST:PORT."
+
+_UNKNOWN = ("unknown_call", "unknown_delivery")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Ends the command with a sentence when the gateway does not answer, or not as it should."""
+    try:
+        yield
+    except NoGateway as error:
+        complain(f"{error}.", hint=_START_HINT)
+        raise SystemExit(Exit.NO_GATEWAY) from None
+    except Refused as error:
+        complain(str(error), hint=error.hint)
+        raise SystemExit(Exit.UNKNOWN_CALL if error.code in _UNKNOWN else Exit.FAILED) from None
+    except msgspec.DecodeError as error:
+        complain(f"The answer is not that of this version of callspool: {error}", hint="Compare `callspool version`.")
+        raise SystemExit(Exit.NO_GATEWAY) from None

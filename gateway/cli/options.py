@@ -1,0 +1,69 @@
+"""Loads the configuration for a command, or ends the command with everything that is wrong."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from config.layers import InvalidConfiguration
+from config.loader import Loaded, load
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def configuration_options(command: Command) -> Command:
+    """Adds --config and --local to a command."""
+    for option in (
+        click.option(
+            "--local",
+            is_flag=True,
+            help="Add a destination that delivers into ./callspool-data/delivered, to try it out.",
+        ),
+        click.option(
+            "--config",
+            "file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="A TOML file with settings. [env var: CALLSPOOL_CONFIG]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def loaded_or_exit(file: Path | None, *, local: bool) -> Loaded:
+    """The settings of this file and the environment; every problem on standard error and exit code 2 otherwise."""
+    try:
+        return load(file, os.environ, local=local)
+    except InvalidConfiguration as error:
+        count = len(error.problems)
+        complain(f"The configuration cannot be used: {count} {'thing is' if count == 1 else 'things are'} wrong.")
+        for problem in error.problems:
+            complain(f"  {problem}", style="")
+        raise SystemExit(Exit.USAGE) from None
+
+
+# Which spool a command is about: a directory that was named, or the configured one.
+
+
+def spool_option(command: Command) -> Command:
+    """Adds --config to a command, for what it says about the spool."""
+    return click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The TOML file that says where the spool is. [env var: CALLSPOOL_CONFIG]",
+    )(command)
+
+
+def spool_directory(named: Path | None, file: Path | None) -> Path:
+    """The directory that was named, or that of the configuration; ends the command where that is wrong."""
+    if named is not None:
+        return named.absolute()
+    # A destination is not needed to look into a spool, and without one the configuration would be refused.
+    return loaded_or_exit(file, local=True).settings.spool.dir.absolute()

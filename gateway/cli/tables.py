@@ -1,0 +1,269 @@
+"""Deliveries that have not ended, as tables and as the whole story of one."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from config.types import ListenAddress, parse_duration
+from gateway.cli.client import admin_option, ask, explained
+from gateway.cli.output import complain, output, plain, table
+from gateway.formatting import age_text, bytes_text, count_text
+from gateway.operations.advice import ADVICE, by_kind
+from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryStory, Select
+from gateway.trace import CallTrace, RecordTrace, Stage
+from spool.records import Form
+
+SHOWN = 200
+"""Rows of a table, unless more are asked for."""
+
+_encode = msgspec.json.Encoder().encode
+
+_STYLES = {"dead": "bold red", "held": "yellow"}
+
+
+def list_entries(
+    address: ListenAddress,
+    selects: Sequence[Select],
+    table_of: Callable[[Sequence[DeliveryEntry]], RenderableType],
+    nothing: str,
+    *,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print what is selected: as a table that is cut, or as JSON lines that are not, unless `limit` says so."""
+    found = chain.from_iterable(entries(address, select) for select in selects)
+    with explained():
+        if as_json:
+            for one in islice(found, limit):
+                click.echo(_encode(one).decode())
+            return
+        shown = tuple(islice(found, limit or SHOWN))
+        output().print(table_of(shown) if shown else plain(nothing, "green"))
+        if next(found, None) is not None:
+            complain(f"These are the first {count_text(len(shown))}; --limit shows more.", style="dim")
+
+
+def dead_letters(letters: Sequence[DeliveryEntry]) -> RenderableType:
+    """Dead letters, and below them what to do about each kind of reason."""
+    shown = table("Record", "Call", "Destination", "Form", "Age", "Failed", "Size", "Reason", numbers=_NUMBERS)
+    for one in letters:
+        shown.add_row(*_first_columns(one), plain(one.reason or "-"))
+    return Group(shown, Text(), *_advice(letters))
+
+
+def queued(deliveries: Sequence[DeliveryEntry]) -> RenderableType:
+    """Deliveries that are still to be made."""
+    columns = ("Record", "Call", "Destination", "Form", "Age", "Failed", "Size", "State", "Next try", "Reason")
+    shown = table(*columns, numbers=_NUMBERS)
+    for one in deliveries:
+        state = plain(one.state, _STYLES.get(one.state, ""))
+        shown.add_row(*_first_columns(one), state, plain(one.next_attempt_at or "-"), plain(one.reason or "-"))
+    return shown
+
+
+def story(told: DeliveryStory) -> RenderableType:
+    """Everything about one delivery, with the beginning of its document."""
+    one = told.delivery
+    shown = table("", "")
+    shown.show_header = False
+    for name, value in _facts(told):
+        shown.add_row(plain(name, "bold"), value)
+    parts: list[RenderableType] = [plain(f"{one.form} of call {one.call_id}", "bold"), Text(), shown, Text()]
+    parts += [deliveries_table(told.record), Text()]
+    if told.preview is None:
+        parts.append(plain("Its document cannot be read.", "red"))
+    else:
+        rest = (
+            "" if told.preview_complete else f", the first {bytes_text(len(told.preview))} of {bytes_text(one.bytes)}"
+        )
+        parts += [plain(f"document{rest}", "bold"), plain(told.preview)]
+    return Group(*parts)
+
+
+_NUMBERS = ("Age", "Failed", "Size")
+
+
+def _first_columns(one: DeliveryEntry) -> tuple[Text, ...]:
+    return (
+        plain(one.record_id),
+        plain(one.call_id, "bold"),
+        plain(one.destination),
+        plain(one.form),
+        plain(age_text(one.age_seconds)),
+        plain(count_text(one.attempts)),
+        plain(bytes_text(one.bytes)),
+    )
+
+
+def _facts(told: DeliveryStory) -> Iterable[tuple[str, Text]]:
+    one = told.delivery
+    since = f", {age_text(one.age_seconds)} ago"
+    yield "key", plain(one.key)
+    yield "state", plain(one.state, _STYLES.get(one.state, "")).append(f" since {one.since}{since}", "dim")
+    yield "reason", plain(one.reason or "-")
+    yield "what to do", plain(told.advice, "green")
+    yield "destination", plain(f"{one.destination} ({one.lane} lane), {count_text(one.attempts)} failed attempts")
+    yield "event", plain(f"{one.event}, accepted {one.accepted_at}")
+    yield "agent", plain(f"{one.agent_id or '-'}{f' in {one.environment}' if one.environment else ''}")
+    yield "size", plain(f"{bytes_text(one.bytes)} of {bytes_text(told.record.raw_bytes)}")
+    yield "idempotency key", plain(one.idempotency_key)
+
+
+def _advice(letters: Sequence[DeliveryEntry]) -> Iterable[Text]:
+    """What to do, a line for each kind of reason, the most frequent first."""
+    for one in by_kind([Counter(letter.reason or "" for letter in letters)]):
+        yield plain(f"{count_text(one.count)} {one.kind}: ", "bold").append(ADVICE[one.kind], "not bold")
+
+
+# `callspool show CALL_ID`: what came of a call.
+
+_decode = msgspec.json.Decoder(CallTrace).decode
+
+_STYLES_SHOW = {
+    Stage.DELIVERED: "green",
+    Stage.QUEUED: "yellow",
+    Stage.CORE_SENT: "yellow",
+    Stage.HELD: "yellow",
+    Stage.DEAD: "bold red",
+    Stage.GIVEN_UP: "red",
+    Stage.SUPERSEDED: "dim",
+}
+
+
+@click.command(short_help="Show what came of a call.")
+@click.argument("call_id")
+@admin_option
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
+def show(call_id: str, address: ListenAddress, *, as_json: bool) -> None:
+    """Show what came of a call: accepted, core sent, detail sent, where it is now."""
+    with explained():
+        body = ask(address, "api", "calls", call_id)
+        if as_json:
+            click.echo(body.decode())
+        else:
+            output().print(describe(_decode(body)))
+
+
+def describe(trace: CallTrace) -> RenderableType:
+    """The trace as tables, one for each record of the call."""
+    parts: list[RenderableType] = [plain(f"call {trace.call_id}", "bold")]
+    for record in trace.records:
+        parts += [Text(), _summary(record)]
+        if record.deliveries:
+            parts += [Text(), deliveries_table(record)]
+    return Group(*parts)
+
+
+def _summary(record: RecordTrace) -> RenderableType:
+    shown = table("", "")
+    shown.show_header = False
+    size = f"{bytes_text(record.raw_bytes)} ({bytes_text(record.stored_bytes)} stored)"
+    shown.add_row(plain("event", "bold"), plain(f"{record.event}, {size}"))
+    shown.add_row(plain("accepted", "bold"), plain(record.accepted_at))
+    shown.add_row(plain("core sent", "bold"), plain(record.core_sent_at or "not yet"))
+    if record.upload_method == "two_phase":
+        shown.add_row(plain("detail sent", "bold"), plain(record.detail_sent_at or "not yet"))
+    shown.add_row(plain("now", "bold"), plain(record.where, _STYLES_SHOW[record.stage]))
+    return shown
+
+
+def deliveries_table(record: RecordTrace) -> RenderableType:
+    """How each delivery of a record stands."""
+    shown = table("Destination", "Form", "State", "Failed", "Next try", "Ended", "Reason", numbers=("Failed",))
+    for each in record.deliveries:
+        shown.add_row(
+            plain(each.destination),
+            plain(each.form),
+            plain(each.state),
+            plain(each.attempts),
+            plain(each.next_attempt_at or "-"),
+            plain(each.settled_at or "-"),
+            plain(each.error or "-"),
+        )
+    return shown
+
+
+# The options and arguments that select deliveries, and what they are told to the gateway as.
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_decode_selecting = msgspec.json.Decoder(DeliveryPage).decode
+
+
+class Span(click.ParamType[float]):
+    """A span of time as people write it, in seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds that were typed; ends the command where they are none."""
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_OPTIONS = (
+    click.argument("targets", metavar="[RECORD_ID|CALL_ID]...", nargs=-1),
+    click.option("--destination", metavar="NAME", help="Only those for this destination."),
+    click.option("--form", type=click.Choice([form.value for form in Form]), help="Only those of this form."),
+    click.option("--reason", metavar="TEXT", help="Only those whose reason holds this text, in capitals or not."),
+    click.option("--older-than", type=Span(), help="Only those at least so old, such as 90s, 2h or 7d."),
+    click.option("--newer-than", type=Span(), help="Only those at most so old."),
+)
+
+
+def selecting(command: Command) -> Command:
+    """Adds what selects deliveries to a command, which gets it as `select_by(**selection)`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def select_by(
+    states: tuple[str, ...],
+    *,
+    targets: tuple[str, ...],
+    destination: str | None,
+    form: str | None,
+    reason: str | None,
+    older_than: float | None,
+    newer_than: float | None,
+) -> tuple[Select, ...]:
+    """The selections that together stand for what was typed: one for each target, or one without."""
+    return tuple(
+        Select(
+            states=states,
+            destination=destination,
+            form=form,
+            reason=reason,
+            older_than=older_than,
+            newer_than=newer_than,
+            target=target,
+        )
+        for target in dict.fromkeys(targets or (None,))
+    )
+
+
+def entries(address: ListenAddress, select: Select) -> Iterator[DeliveryEntry]:
+    """All deliveries that are selected, page by page. Raises like `ask`."""
+    query = _query(select)
+    while True:
+        page = _decode_selecting(ask(address, "api", "deliveries", query=query))
+        yield from page.deliveries
+        if page.cursor is None:
+            return
+        query = {**query, "cursor": page.cursor}
+
+
+def _query(select: Select) -> dict[str, str | tuple[str, ...]]:
+    """A selection as the query of an address."""
+    named = {name: getattr(select, name) for name in select.__struct_fields__ if name != "states"}
+    query: dict[str, str | tuple[str, ...]] = {name: str(value) for name, value in named.items() if value is not None}
+    return {**query, "state": select.states}

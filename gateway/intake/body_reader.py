@@ -1,0 +1,237 @@
+"""Reading the body of a request: within the memory budget, or into a staging file, and decoded at the end."""
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import HttpVersion11, web
+from aiohttp.web_protocol import RequestPayloadError
+
+from gateway.intake.decoding import BodyDecoder, decoders_for
+from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget, Reservation
+from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
+from gateway.intake.responses import ClientGone, Refusal, stalled, too_large
+from gateway.intake.staging import Body, Staged, StagingArea, Workers
+
+# The bytes of a request as they come in from the client, who may stop sending, go away, or send very slowly.
+
+_GONE = (ConnectionError, RequestPayloadError, RuntimeError)
+"""RuntimeError is what a stream says whose connection went before anybody read from it."""
+
+
+def arrived(request: web.BaseRequest) -> bytes | None:
+    """The whole body where it has come already, as a small one does with its headers; None otherwise.
+
+    Memory for it is reserved. Raises `ClientGone`.
+    """
+    content = request.content
+    if not content.is_eof():
+        return None
+    _protocol_of(request).arrived()
+    try:
+        return content.read_nowait()
+    except _GONE as error:
+        raise ClientGone(str(error)) from None
+
+
+class Incoming:
+    """The pieces of one request's body. For one reader."""
+
+    __slots__ = ("_content", "_mark", "_protocol", "_received", "_timeout", "_waited")
+
+    def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
+        """`reserved` bytes of memory are there for it: what may be on its way to the reader."""
+        self._content = request.content
+        self._protocol = _protocol_of(request)
+        self._protocol.reserved(request.content, reserved)
+        self._timeout = progress_timeout
+        self._waited = 0.0
+        self._received = 0
+        self._mark = 0
+
+    async def rest(self, buffer: memoryview) -> None:
+        """All that is still to come, into `buffer`, which is as long as that. Raises as `next` does."""
+        filled = 0
+        try:
+            while piece := self._content.read_nowait():
+                buffer[filled : filled + len(piece)] = piece
+                filled += len(piece)
+            if filled < len(buffer):
+                await self._protocol.fill(self._content, buffer[filled:], self._timeout)
+        except _GONE as error:
+            raise ClientGone(str(error)) from None
+
+    async def next(self) -> bytes:
+        """The next piece, of at most some 100 KiB; empty at the end.
+
+        Raises `Refusal` (408) when the body does not advance by `PROGRESS_BYTES` within the progress timeout,
+        time that the reader itself takes not counted; `ClientGone` when the connection is.
+        """
+        try:
+            piece = self._content.read_nowait() if self._content.is_eof() else await self._wait()
+        except _GONE as error:
+            raise ClientGone(str(error)) from None
+        self._received += len(piece)
+        if self._received - self._mark >= PROGRESS_BYTES:
+            self._mark, self._waited = self._received, 0.0
+        return piece
+
+    async def _wait(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._timeout - self._waited):
+                piece = await self._content.readany()
+        except TimeoutError:
+            raise stalled(self._timeout) from None
+        self._waited += loop.time() - started
+        return piece
+
+
+def _protocol_of(request: web.BaseRequest) -> IntakeProtocol:
+    protocol = request.protocol
+    assert isinstance(protocol, IntakeProtocol), "made by the intake's server"
+    return protocol
+
+
+async def invite(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it to send its body. Everything that may refuse the request comes before this.
+
+    Raises `Refusal` (417) when it expects anything else, `ClientGone` when it is.
+    """
+    expected = request.headers.get("Expect")
+    if expected is None or request.version < HttpVersion11:
+        return
+    if expected.lower() != "100-continue":
+        raise Refusal(417, "unknown_expectation", "The Expect header is not known here.", "Leave it out.")
+    try:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    except ConnectionError as error:
+        raise ClientGone(str(error)) from None
+
+
+_WRITE_BYTES = 1 << 20
+"""What a body without room in memory reserves: what is collected before it is written to a staging file."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """How bodies are read. Sizes are those on the wire, before decoding, where nothing else is said."""
+
+    inline_max: int = 16 << 20
+    """A larger body is staged, whatever memory is free."""
+    body_max: int | None = None
+    """A larger body is refused; by default none is."""
+    progress_timeout: float = 10.0
+    """Seconds in which a body must advance, see `gateway.intake.body_reader`."""
+
+
+class BodyReader:
+    """Reads and decodes request bodies. For the event loop."""
+
+    def __init__(
+        self, limits: BodyLimits, budget: MemoryBudget, staging: StagingArea, workers: Workers, decoder: BodyDecoder
+    ) -> None:
+        self._limits = limits
+        self._budget = budget
+        self._staging = staging
+        self._workers = workers
+        self._decoder = decoder
+
+    async def read(self, request: web.BaseRequest) -> Body:
+        """The decoded body, which the caller must release.
+
+        What the headers and the state of the gateway speak against is refused before the client is told to send.
+        Raises `Refusal`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
+        """
+        encoding = request.headers.get("Content-Encoding")
+        decoders = decoders_for(encoding) if encoding else ()
+        body = await self._receive(request)
+        if not decoders:
+            return body
+        try:
+            body.become(await self._decoder.decode(body.data, decoders))
+        except BaseException:
+            body.release()
+            raise
+        return body
+
+    async def _receive(self, request: web.BaseRequest) -> Body:
+        length = request.content_length
+        limits = self._limits
+        if length is None:
+            return await self._receive_unknown(request)
+        if limits.body_max is not None and length > limits.body_max:
+            raise too_large(limits.body_max)
+        if length <= limits.inline_max and length <= self._budget.largest:
+            return await self._receive_known(request, length)
+        return await self._receive_giant(request, length)
+
+    async def _receive_known(self, request: web.BaseRequest, length: int) -> Body:
+        reservation = self._budget.try_reserve(length) or await self._budget.reserve(length)
+        try:
+            await invite(request)
+            data: bytes | memoryview | None = arrived(request)
+            if data is None:
+                data = memoryview(bytearray(length))
+                await self._incoming(request, reservation).rest(data)
+        except BaseException:
+            reservation.release()
+            raise
+        return Body(data, reservation, None if length <= SMALL_POST_BYTES else self._staging.begin())
+
+    async def _receive_giant(self, request: web.BaseRequest, length: int) -> Body:
+        """A body that goes into a staging file from its first byte."""
+        staged = self._staging.begin()
+        staged.claim(length)
+        try:
+            with await self._budget.reserve(min(_WRITE_BYTES, self._budget.largest)) as reservation:
+                await invite(request)
+                incoming = self._incoming(request, reservation)
+                return await self._stage(incoming, bytearray(), staged, reservation)
+        except BaseException:
+            staged.discard()
+            raise
+
+    async def _receive_unknown(self, request: web.BaseRequest) -> Body:
+        """A body without a length starts in the memory of a small post and moves on when it outgrows that."""
+        with await self._budget.reserve(SMALL_POST_BYTES) as reservation:
+            await invite(request)
+            incoming = self._incoming(request, reservation)
+            data = bytearray()
+            while piece := await incoming.next():
+                data += piece
+                self._check_total(len(data))
+                if not self._have_room(reservation, len(data)):
+                    reservation.try_grow(min(_WRITE_BYTES, self._budget.largest))
+                    return await self._stage(incoming, data, self._staging.begin(), reservation)
+            return Body(data, reservation.handed_over(), self._staging.begin())
+
+    def _have_room(self, reservation: Reservation, size: int) -> bool:
+        """Whether so much is reserved, or can be at once: twice as much each time, as the buffer grows."""
+        if size <= reservation.size:
+            return True
+        return size <= self._limits.inline_max and reservation.try_grow(max(size, 2 * reservation.size))
+
+    async def _stage(self, incoming: Incoming, data: bytearray, staged: Staged, reservation: Reservation) -> Body:
+        """The body from `data`, which came already, to its end, in a staging file, with what is reserved in memory."""
+        try:
+            file = await self._workers.run(staged.file)
+            while piece := await incoming.next():
+                data += piece
+                if len(data) >= reservation.size:
+                    self._check_total(file.size + len(data))
+                    await self._workers.run(file.write, data)
+                    data = bytearray()
+            await self._workers.run(file.write, data)
+            return Body(await self._workers.run(file.map), None, staged, file)
+        except BaseException:
+            staged.discard()
+            raise
+
+    def _check_total(self, size: int) -> None:
+        if self._limits.body_max is not None and size > self._limits.body_max:
+            raise too_large(self._limits.body_max)
+
+    def _incoming(self, request: web.BaseRequest, reservation: Reservation) -> Incoming:
+        """The bytes of a body that memory is reserved for."""
+        return Incoming(request, self._limits.progress_timeout, reservation.size)

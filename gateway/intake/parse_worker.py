@@ -1,0 +1,163 @@
+"""The gateway's side of the examiner, a process of its own that looks at giant bodies (`examiner_process`).
+
+There is one, started with the first giant and kept; giants take turns. A post whose examination does not come to its
+end (the process crashed, was killed, ran into a limit of the machine) is tried once more with a new process.
+"""
+
+import asyncio
+import contextlib
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+
+import structlog
+
+from gateway.calllog.errors import CallLogError, Fault
+from gateway.intake.parse import Examined, SizeRule
+from gateway.intake.parse_worker_main import (
+    LENGTH_BYTES,
+    Failed,
+    Faulty,
+    Found,
+    FromExaminer,
+    Job,
+    ScratchGiven,
+    ScratchWanted,
+    ToExaminer,
+    TooComplex,
+    decode_from_examiner,
+    framed,
+)
+from gateway.intake.responses import Refusal
+from gateway.intake.staging import StagedFile, Workers
+
+_log = structlog.get_logger(__name__)
+_COMMAND = (sys.executable, "-P", "-m", "gateway.intake.parse_worker_main")
+"""`-P`: nothing is imported from the directory in which the gateway happens to run."""
+
+_DYING_SECONDS = 1.0
+
+
+class _Ended(Exception):
+    """The process ended in the middle of a job."""
+
+
+class Examiner:
+    """Examines staged bodies one after the other. For the event loop; `close` when no post is under way."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._turn = asyncio.Lock()
+        self._process: Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process else None
+
+    async def examine(self, file: StagedFile, new_file: Callable[[int], StagedFile], rule: SizeRule) -> Examined:
+        """What the body in `file` is, with views of that; `new_file` gives room for a changed copy, in any thread.
+
+        Raises `CallLogError` when it is nothing of use, `Refusal` when it cannot be examined (413, 503), and what
+        `new_file` raises. When this is cancelled, the process is ended in the middle of its work.
+        """
+        job = Job(str(file.path), rule)
+        async with self._turn:
+            try:
+                found, scratch = await self._answered(job, new_file)
+            except _Ended:
+                try:
+                    found, scratch = await self._answered(job, new_file)
+                except _Ended as error:
+                    raise _given_up(str(error)) from None
+        if found.text is None:
+            assert scratch is not None, "a changed copy needs a file"
+            return Examined(found.finding, await self._workers.run(scratch.map))
+        body = await self._workers.run(file.map)
+        return Examined(found.finding, body[found.text.start : found.text.end])
+
+    async def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            await self._end(self._process)
+
+    async def _answered(self, job: Job, new_file: Callable[[int], StagedFile]) -> tuple[Found, StagedFile | None]:
+        """What a process says of the body, and the file that it asked for. Raises `_Ended`.
+
+        One that is left in the middle of this is of no further use: what it says next would answer another job.
+        """
+        process = self._process or await self._start()
+        scratch: StagedFile | None = None
+        try:
+            answer = await _asked(process, job)
+            if isinstance(answer, ScratchWanted):
+                scratch = await self._workers.run(new_file, answer.size)
+                answer = await _asked(process, ScratchGiven(str(scratch.path)))
+        except BaseException as error:
+            await self._end(process, dying=isinstance(error, _Ended))
+            if isinstance(error, _Ended):
+                _log.warning("examiner_ended", status=process.returncode, staged_file=job.path)
+                raise _Ended(f"it ended with status {process.returncode}") from None
+            raise
+        return _found(answer), scratch
+
+    async def _start(self) -> Process:
+        """A new process: spawned, because a fork would keep the spool's lock. Raises `OSError`."""
+        self._process = await asyncio.create_subprocess_exec(*_COMMAND, stdin=PIPE, stdout=PIPE, start_new_session=True)
+        return self._process
+
+    async def _end(self, process: Process, *, dying: bool = False) -> None:
+        """Kill it, if it lives, and wait until it is gone; a dying one may end by itself, and tell its status."""
+        self._process = None
+        if dying:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DYING_SECONDS):
+                    await process.wait()
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            process.kill()
+        await process.wait()
+
+
+async def _asked(process: Process, message: ToExaminer) -> FromExaminer:
+    """The answer to a message. Raises `_Ended` when none comes."""
+    assert process.stdin is not None, "started with pipes"
+    assert process.stdout is not None, "started with pipes"
+    try:
+        process.stdin.write(framed(message))
+        await process.stdin.drain()
+        head = await process.stdout.readexactly(LENGTH_BYTES)
+        return decode_from_examiner(await process.stdout.readexactly(int.from_bytes(head, "little")))
+    except (ConnectionError, asyncio.IncompleteReadError):
+        raise _Ended from None
+
+
+def _found(answer: FromExaminer) -> Found:
+    """What was found; raises what speaks against the body instead."""
+    match answer:
+        case Found():
+            return answer
+        case Faulty():
+            raise CallLogError(Fault(answer.code), answer.message, answer.hint, answer.position)
+        case TooComplex():
+            raise Refusal(
+                413,
+                "too_complex",
+                "The call log has too many members to be examined in the memory that there is for it.",
+                "Send it with fewer top-level members: lists and objects inside of them cost nothing.",
+            )
+        case Failed():
+            _log.error("unexpected error in the examiner", traceback=answer.traceback)
+            raise _given_up("it met an unexpected error; the gateway's log has the details")
+        case ScratchWanted():
+            raise _given_up("it asked for room twice")
+
+
+def _given_up(why: str) -> Refusal:
+    """The body may be as it should be, but could not be examined."""
+    return Refusal(
+        503,
+        "examiner_failed",
+        f"The process that examines large call logs failed twice with this one: {why}.",
+        "Keep the call log and send it again later; the machine may be out of memory.",
+        retry_after=10,
+    )

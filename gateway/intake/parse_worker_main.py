@@ -1,0 +1,183 @@
+"""The examiner: a process that looks at giant bodies, so that the gateway's interpreter is not held meanwhile.
+
+It is started by `gateway.intake.parse_worker` and reads jobs from its standard input, one at a time. It ends when
+that is closed, in whatever way the gateway ended. Its memory is limited: a body that needs more (one of ten million
+members, say) is refused, and where the machine runs out of memory it is this process that goes first.
+
+It imports little: all of its own takes some 10 MB of anonymous memory.
+"""
+
+import mmap
+import os
+import queue
+import resource
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from gateway.calllog.errors import CallLogError
+from gateway.calllog.toplevel import Slice
+from gateway.intake.parse import Finding, SizeRule, examine
+
+# What the gateway and its examiner, a process of its own, say to each other: msgpack messages behind their length.
+
+LENGTH_BYTES = 4
+"""Of the number that stands before each message, little-endian."""
+
+
+class Job(msgspec.Struct, frozen=True, tag=True):
+    """To the examiner: look at this staged body."""
+
+    path: str
+    rule: SizeRule
+
+
+class ScratchGiven(msgspec.Struct, frozen=True, tag=True):
+    """To the examiner: here is the file that you asked for, of the size that you asked for."""
+
+    path: str
+
+
+class ScratchWanted(msgspec.Struct, frozen=True, tag=True):
+    """From the examiner: I need a file of so many bytes, for a changed copy of the body."""
+
+    size: int
+
+
+class Found(msgspec.Struct, frozen=True, tag=True):
+    """From the examiner: what the body is."""
+
+    finding: Finding
+    text: Slice | None
+    """Which part of the body its slices are slices of; None: of all of the scratch file."""
+
+
+class Faulty(msgspec.Struct, frozen=True, tag=True):
+    """From the examiner: the body is nothing of use. The fields of a `CallLogError`."""
+
+    code: str
+    message: str
+    hint: str
+    position: int | None
+
+
+class TooComplex(msgspec.Struct, frozen=True, tag=True):
+    """From the examiner: its memory does not suffice for this body."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """From the examiner: something happened that nobody foresaw."""
+
+    traceback: str
+
+
+ToExaminer = Job | ScratchGiven
+FromExaminer = ScratchWanted | Found | Faulty | TooComplex | Failed
+
+_encode = msgspec.msgpack.Encoder().encode
+decode_to_examiner: Callable[[bytes], ToExaminer] = msgspec.msgpack.Decoder(ToExaminer).decode
+decode_from_examiner: Callable[[bytes], FromExaminer] = msgspec.msgpack.Decoder(FromExaminer).decode
+
+
+def framed(message: ToExaminer | FromExaminer) -> bytes:
+    """The message as it goes over a pipe."""
+    data = _encode(message)
+    return len(data).to_bytes(LENGTH_BYTES, "little") + data
+
+
+DATA_BYTES = 96 << 20
+"""What the process may allocate in all; mapped files do not count."""
+_STACK_BYTES = 256 << 10
+_FIRST_TO_GO = "1000"
+"""The highest oom_score_adj: an out-of-memory killer then chooses this process before the gateway."""
+
+
+class Examination:
+    """One job. Further messages about it come from `inbox`, which another thread fills."""
+
+    def __init__(self, job: Job, inbox: "queue.SimpleQueue[ToExaminer]", output: int) -> None:
+        self._job = job
+        self._inbox = inbox
+        self._output = output
+        self._copied = False
+
+    def do(self) -> None:
+        """Do it and tell what came of it, of every error too, so that the next job can follow."""
+        _send(self._output, self._answer())
+
+    def _answer(self) -> FromExaminer:
+        """What the gateway is told in the end."""
+        try:
+            body = _map(self._job.path, mmap.ACCESS_READ)
+            examined = examine(body, self._scratch, self._job.rule)
+            # What is left out of a body that is not copied is its beginning, a byte order mark.
+            text = None if self._copied else Slice(len(body) - len(examined.text), len(body))
+            return Found(examined.finding, text)
+        except CallLogError as error:
+            return Faulty(error.code, error.message, error.hint, error.position)
+        except MemoryError:
+            return TooComplex()
+        except Exception:  # noqa: BLE001  # told to the gateway, which logs it
+            return Failed(traceback.format_exc())
+
+    def _scratch(self, size: int) -> mmap.mmap:
+        """A writable file from the gateway, which keeps account of these."""
+        _send(self._output, ScratchWanted(size))
+        given = self._inbox.get()
+        assert isinstance(given, ScratchGiven), "nothing else was asked for"
+        self._copied = True
+        return _map(given.path, mmap.ACCESS_WRITE)
+
+
+def main() -> None:
+    """Work until the gateway ends."""
+    # Whoever stops the gateway may signal all of its processes; the gateway needs this one until it has drained.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):  # only Linux has it, and not in every container
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
+    with suppress(ValueError):  # a lower hard limit is there already
+        resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+    threading.stack_size(_STACK_BYTES)
+    inbox: queue.SimpleQueue[ToExaminer] = queue.SimpleQueue()
+    output = os.dup(1)
+    os.dup2(2, 1)  # a stray print must not break the messages
+    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    while True:
+        job = inbox.get()
+        assert isinstance(job, Job), "nothing else was asked for"
+        Examination(job, inbox, output).do()
+
+
+def _listen(inbox: "queue.SimpleQueue[ToExaminer]") -> None:
+    """Fill the inbox; at the end of the input the process ends, whatever it is doing."""
+    with open(0, "rb", closefd=False) as pipe:  # a file by its number
+        while head := pipe.read(LENGTH_BYTES):
+            inbox.put(decode_to_examiner(pipe.read(int.from_bytes(head, "little"))))
+    os._exit(0)
+
+
+def _map(path: str, access: int) -> mmap.mmap:
+    """All of a file, which is closed again: the map lives for as long as somebody holds it."""
+    flags = os.O_RDONLY if access == mmap.ACCESS_READ else os.O_RDWR
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return mmap.mmap(descriptor, 0, access=access)
+    finally:
+        os.close(descriptor)
+
+
+def _send(output: int, message: FromExaminer) -> None:
+    """Write a message in full."""
+    data = memoryview(framed(message))
+    while data:
+        data = data[os.write(output, data) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What is asked and told of a salvage: one order, answered by lines, the last of which says how it ended."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+
+from gateway.live_calls import ENDED, STARTED
+from spool.errors import SpoolError
+from spool.salvage.importer import Step
+from spool.salvage.model import Tally
+from spool.salvage.service import Salvages, Task
+
+
+class SalvageOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to bring."""
+
+    directory: str | None = None
+    """Where the database lies, as the gateway sees it; None: wherever damaged ones were moved aside."""
+    adopt: bool = False
+    """Whether it is the spool of a gateway that will not come back."""
+    dry_run: bool = False
+    """Whether to say only what would be brought."""
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far it is."""
+
+    what: str
+    done: int
+    total: int
+    """0 where that is not known."""
+
+
+class UnreadableRecord(msgspec.Struct, frozen=True):
+    """A record that was there, and of which nothing can be brought."""
+
+    record: int
+    call_id: str | None
+    reason: str
+
+
+class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
+    """What came of one directory."""
+
+    directory: str
+    adopt: bool
+    dry_run: bool
+    records: dict[str, int]
+    """Counts by what came of them (spool.salvage.model.Outcome)."""
+    deliveries: dict[str, int]
+    """Counts of what was brought, by the state that it has now."""
+    payload_bytes: int
+    without_token: int
+    unreadable: list[UnreadableRecord]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Why one directory was not brought, or not to its end."""
+
+    directory: str
+    reason: str
+
+
+class NothingToDo(msgspec.Struct, frozen=True, tag="nothing"):
+    """No damaged database lies aside that was not brought already."""
+
+
+Line = Progress | Report | Failed | NothingToDo
+
+
+# Carries an order to salvage out, and tells how it goes.
+
+SUPERSEDES = {STARTED: ENDED}
+"""The start of a call is of no use after its end: the last write would win."""
+TELL_SECONDS = 0.2
+
+
+async def carry_out(salvages: Salvages, order: SalvageOrder) -> AsyncGenerator[Line, None]:
+    """Bring one directory after the other; what fails for one keeps no other from being brought."""
+    if order.directory is not None:
+        tasks = [Task(Path(order.directory), order.adopt, order.dry_run)]
+    else:
+        tasks = [Task(aside.directory, False, order.dry_run) for aside in salvages.waiting]
+    if not tasks:
+        yield NothingToDo()
+    for task in tasks:
+        try:
+            async with aclosing(_told(salvages, task)) as lines:
+                async for line in lines:
+                    yield line
+        except (SpoolError, OSError) as error:
+            yield Failed(str(task.directory), str(error))
+
+
+async def _told(salvages: Salvages, task: Task) -> AsyncGenerator[Line, None]:
+    """Its steps, not all of them, and its report."""
+    loop = asyncio.get_running_loop()
+    told_at = 0.0
+    async with aclosing(salvages.carry_out(task, SUPERSEDES)) as steps:
+        async for step in steps:
+            if isinstance(step, Tally):
+                yield _report(task, step)
+            elif loop.time() - told_at >= TELL_SECONDS:
+                told_at = loop.time()
+                yield _progress(step)
+
+
+def _progress(step: Step) -> Progress:
+    """As it is told."""
+    return Progress(step.what, step.done, step.total)
+
+
+def _report(task: Task, tally: Tally) -> Report:
+    """As it is told."""
+    return Report(
+        directory=str(task.directory),
+        adopt=task.adopt,
+        dry_run=task.dry_run,
+        records={outcome.value: count for outcome, count in tally.outcomes.items()},
+        deliveries={state.name.lower(): count for state, count in tally.deliveries.items()},
+        payload_bytes=tally.payload_bytes,
+        without_token=tally.without_token,
+        unreadable=[UnreadableRecord(one.record_id, one.call_id, one.reason) for one in tally.unreadable],
+    )

@@ -1,0 +1,273 @@
+"""The desk where operators' orders are taken: each request is one bounded step, carried out at once.
+
+Nothing of an order is remembered between two steps: who gives it holds the cursor. So an order that is interrupted
+has done what it has done, and given again it goes on with what is left.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from gateway.intake.staging import StagingArea
+from gateway.logs import redact_text
+from gateway.operations.advice import advice_for
+from gateway.operations.schemas import (
+    LARGEST_LIMIT,
+    LIMIT,
+    DeliveryEntry,
+    DeliveryPage,
+    DeliveryStory,
+    OrderName,
+    OrderRequest,
+    OrderStep,
+    Select,
+)
+from gateway.operations.selection import BadSelection, Takes, cursor_of, named_record, place_in, selection_of
+from gateway.operations.transfer import Bringer, preview
+from gateway.trace import instant, trace_of
+from spool.admin.query import DEAD, QUEUED, Ordered, Selection
+from spool.errors import CorruptPayload
+from spool.records import Delivery, DeliveryKey, DeliveryState, Form
+from spool.stats import OpenDelivery, TracedRecord
+from spool.store import Spool
+from uploaders.base import PayloadReader
+from uploaders.document.render import BadLocation, pieces_of, raw_bytes_of
+
+_log = structlog.get_logger("callspool.orders")
+
+_FOLLOWERS = (Form.DETAIL, Form.REDUCED, Form.NOTICE)
+"""What is held with a core that is a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How an order is carried out, and of deliveries in which states unless the selection names others."""
+
+    carry_out: Callable[[tuple[OpenDelivery, ...], OrderRequest], Awaitable[Ordered]]
+    states: frozenset[DeliveryState]
+
+
+class Deliverer(Protocol):
+    """What must hear of an order at once, so that it does not send what it had in hand."""
+
+    def withdraw(self, keys: Collection[DeliveryKey]) -> None:
+        """These were moved: what is not being attempted is forgotten, and the spool asked anew."""
+        ...
+
+    def probe_tokens(self, destination: str, token_ids: Collection[int | None]) -> bool:
+        """Send one held delivery of each of these tokens now; whether the destination has paused one of them."""
+        ...
+
+
+class UnknownDelivery(Exception):
+    """No delivery that has not ended has this key."""
+
+
+class OrderDesk:
+    """Answers questions and takes orders about deliveries that have not ended. For the event loop."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        staging: StagingArea,
+        deliverer: Deliverer,
+        destinations: Mapping[str, Takes],
+        clock: Callable[[], int],
+    ) -> None:
+        self.payloads: PayloadReader = spool
+        """Reads what deliveries carry."""
+        self.bringer = Bringer(spool, staging, destinations)
+        """Takes call logs that were exported elsewhere."""
+        self._spool = spool
+        self._orders = spool.orders
+        self._deliverer = deliverer
+        self._destinations = destinations
+        self._clock = clock
+        self._rules = {
+            OrderName.REPLAY: _Rule(self._replay, DEAD),
+            OrderName.DISCARD: _Rule(self._discard, DEAD),
+            OrderName.RETRY: _Rule(self._retry, QUEUED),
+            OrderName.REROUTE: _Rule(self._reroute, DEAD | QUEUED),
+            OrderName.RETOKEN: _Rule(self._retoken, DEAD | QUEUED),
+        }
+
+    async def list(self, select: Select, cursor: str | None, limit: int = LIMIT) -> DeliveryPage:
+        """A page of what is selected. Raises `BadSelection` and the spool's errors."""
+        now = self._clock()
+        wanted = await self._meant(select, DEAD)
+        page = await self._orders.find(wanted, limit=max(1, min(limit, LARGEST_LIMIT)), after=place_in(cursor))
+        return DeliveryPage(deliveries=tuple(entry_of(found, now) for found in page.found), cursor=cursor_of(page.next))
+
+    async def story(self, key: str) -> DeliveryStory:
+        """Everything about the delivery that a key names. Raises `UnknownDelivery` and the spool's errors."""
+        found, now = await self._named(key), self._clock()
+        records = await self._spool.trace(found.record.call_id)
+        # Of a call with hundreds of records the trace tells the newest only.
+        alone = TracedRecord(found.record, superseded=False, settled_at=None, deliveries=(found.delivery,))
+        traced = next((one for one in records if one.record.record_id == found.record.record_id), alone)
+        shown, complete = await self._preview(found)
+        return DeliveryStory(
+            delivery=entry_of(found, now),
+            advice=advice_about(found),
+            record=trace_of(found.record.call_id, (traced,)).records[0],
+            preview=shown,
+            preview_complete=complete,
+        )
+
+    async def document(self, key: str) -> Delivery:
+        """The delivery that a key names, for reading its document. Raises `UnknownDelivery` and the spool's errors."""
+        found = await self._named(key)
+        delivery = await self._orders.read(found.key)
+        if delivery is None:
+            raise UnknownDelivery(key)
+        return delivery
+
+    async def take(self, name: OrderName, request: OrderRequest) -> OrderStep:
+        """Carry out one step of an order. Raises `BadSelection` and the spool's errors."""
+        self._check(name, request)
+        rule = self._rules[name]
+        wanted = await self._meant(request.select, rule.states)
+        page = await self._orders.find(wanted, limit=LIMIT, after=place_in(request.cursor))
+        done = 0
+        if page.found and not request.dry_run:
+            done = (await rule.carry_out(page.found, request)).moved
+            self._deliverer.withdraw({one.key for one in page.found})
+            _log.info("order", order=name.value, deliveries=done)
+        return OrderStep(
+            matched=len(page.found),
+            matched_bytes=sum(document_bytes(delivery_of(found)) for found in page.found),
+            done=done,
+            cursor=cursor_of(page.next),
+        )
+
+    async def _meant(self, select: Select, states: frozenset[DeliveryState]) -> Selection:
+        """What a request selects; a target that is no record's name is a call id."""
+        uid = named_record(select)
+        record_id = None if uid is None else await self._orders.record_id(uid)
+        return selection_of(select, record_id, self._clock(), states)
+
+    async def _named(self, key: str) -> OpenDelivery:
+        wanted = await self._meant(Select(target=key), DEAD | QUEUED)
+        page = await self._orders.find(wanted, limit=LIMIT)
+        if wanted.record_id is None or len(page.found) != 1:
+            raise UnknownDelivery(key)
+        return page.found[0]
+
+    async def _preview(self, found: OpenDelivery) -> tuple[str | None, bool]:
+        """How its document begins; None where it cannot be read."""
+        delivery = await self._orders.read(found.key)
+        try:
+            return (None, False) if delivery is None else await preview(delivery, self.payloads)
+        except (CorruptPayload, BadLocation):
+            return None, False
+
+    def _check(self, name: OrderName, request: OrderRequest) -> None:
+        """Raise `BadSelection` where the order lacks what it needs, or says what it has no use for."""
+        if (request.to is not None) != (name is OrderName.REROUTE):
+            raise BadSelection("`to` names the destination of a reroute, and of no other order")
+        if (request.token is not None) != (name is OrderName.RETOKEN):
+            raise BadSelection("`token` is the key of a retoken, and of no other order")
+        if request.to is not None and request.to not in self._destinations:
+            known = ", ".join(self._destinations)
+            raise BadSelection(f"the configuration has no destination {request.to!r}: say one of {known}")
+        if request.token is not None and not _fits_a_header(request.token):
+            raise BadSelection("the token is none that a header can carry: visible ASCII characters, at most 8 KB")
+
+    async def _replay(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
+        return await self._orders.replay(_keys(found))
+
+    async def _discard(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
+        """What is held with a core goes with it: freed alone, a detail would be sent to who has no core of it."""
+        keys = _keys(found)
+        held = [
+            DeliveryKey(key.record_id, key.destination, form)
+            for key in keys
+            if key.form is Form.CORE
+            for form in _FOLLOWERS
+        ]
+        return await self._orders.discard([*keys, *held])
+
+    async def _retry(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
+        """What is held for a refused token goes when one delivery of it was taken: that one is sent now."""
+        done = await self._orders.retry(_keys(found))
+        tried = 0
+        held = [one for one in found if one.delivery.state is DeliveryState.HELD]
+        for destination in {one.delivery.destination for one in held}:
+            for token_id in {one.record.token_id for one in held if one.delivery.destination == destination}:
+                if self._deliverer.probe_tokens(destination, {token_id}):
+                    of_token = (destination, token_id)
+                    tried += sum((one.delivery.destination, one.record.token_id) == of_token for one in held)
+        return Ordered(done.moved + tried, done.ready)
+
+    async def _reroute(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
+        to = request.to or ""
+        takes = self._destinations[to]
+        return await self._orders.reroute(_keys(found), to, forms=takes.forms, ordered=takes.ordered)
+
+    async def _retoken(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
+        return await self._orders.retoken(_keys(found), request.token or "")
+
+
+def _keys(found: Iterable[OpenDelivery]) -> list[DeliveryKey]:
+    return [one.key for one in found]
+
+
+def _fits_a_header(token: str) -> bool:
+    return bool(token) and token.isascii() and token.isprintable() and token == token.strip() and len(token) <= 8190
+
+
+# A delivery that has not ended, shaped for people and for JSON. Pure.
+
+_ADVICE = {
+    DeliveryState.READY: "Nothing: it is sent as soon as it is due.",
+    DeliveryState.WAITING: "Nothing: an earlier delivery, of this call or of this record, must end first.",
+    DeliveryState.HELD: "Retoken it (`callspool deliveries retoken`), or replay the dead core it is held with.",
+}
+
+
+def advice_about(found: OpenDelivery) -> str:
+    """What to do about a delivery as it stands."""
+    state = found.delivery.state
+    return advice_for(found.delivery.error) if state is DeliveryState.DEAD else _ADVICE[state]
+
+
+def entry_of(found: OpenDelivery, now: int) -> DeliveryEntry:
+    """What the list of deliveries shows of one, at `now` (ms)."""
+    record, one = found.record, found.delivery
+    delivery = delivery_of(found)
+    return DeliveryEntry(
+        key=f"{record.uid}/{one.form}/{one.destination}",
+        record_id=record.uid,
+        call_id=record.call_id,
+        agent_id=record.agent_id,
+        event=record.event,
+        environment=record.environment,
+        destination=one.destination,
+        form=one.form.value,
+        lane=one.lane.value,
+        state=one.state.name.lower(),
+        reason=None if one.error is None else redact_text(one.error),
+        attempts=one.attempts,
+        accepted_at=instant(record.accepted_at),
+        since=instant(found.since),
+        age_seconds=max(0, now - found.since) / 1000,
+        next_attempt_at=instant(one.due_at) if one.state is DeliveryState.READY else None,
+        bytes=document_bytes(delivery),
+        idempotency_key=delivery.idempotency_key,
+    )
+
+
+def delivery_of(found: OpenDelivery) -> Delivery:
+    """As an uploader would see it, but for the object that a notice tells of."""
+    one = found.delivery
+    return Delivery(found.record, one.destination, one.form, one.lane, one.attempts, one.due_at, None)
+
+
+def document_bytes(delivery: Delivery) -> int:
+    """How long its JSON document is; 0 for a notice that has no object to tell of yet, or whose parts are missing."""
+    try:
+        return raw_bytes_of(delivery.record, pieces_of(delivery))
+    except (BadLocation, CorruptPayload):
+        return 0

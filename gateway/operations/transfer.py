@@ -1,0 +1,192 @@
+"""Bringing exported call logs in: staged, verified, decompressed, and accepted as queued deliveries.
+
+Whatever their size, memory is bounded: a document is read, written, decompressed and mapped a block at a time.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+import zstandard
+
+from gateway.intake.ports import RecordStore
+from gateway.intake.staging import Staged, StagedFile, StagingArea
+from gateway.logs import redact_text
+from gateway.operations.schemas import Brought, BroughtIn, Document
+from gateway.operations.selection import BadSelection, Takes
+from spool.records import Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
+from uploaders.base import PayloadReader
+from uploaders.document.body import compress, decompress
+from uploaders.document.render import pieces_of
+
+BLOCK_BYTES = 1 << 20
+_LARGE_BYTES = 4 << 20
+"""A whole above this goes in the lane of details, as it does when it is posted."""
+_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
+_DETAIL_OPENING = re.compile(
+    rb'\{"call_id": ("(?:[^"\\]|\\.)*"|[^",\s{}\[\]]+), "update_type": "detailed_telemetry",', re.DOTALL
+)
+_LONGEST_OPENING = 1 << 20
+
+
+class Source(Protocol):
+    """Where the documents come from: the body of a request, behind its first line."""
+
+    async def readexactly(self, n: int) -> bytes:
+        """So many bytes; raises `asyncio.IncompleteReadError` where there are fewer."""
+        ...
+
+
+class Bringer:
+    """Brings call logs in. For the event loop."""
+
+    def __init__(self, store: RecordStore, staging: StagingArea, destinations: Mapping[str, Takes]) -> None:
+        self._store = store
+        self._staging = staging
+        self._destinations = destinations
+
+    async def bring(self, brought: Brought, source: Source) -> BroughtIn:
+        """Accept a call log under its old name; one that is here already is a duplicate.
+
+        Raises `BadSelection` for what cannot be delivered, or does not match its checksum, and the spool's errors.
+        """
+        forms = self._forms(brought)
+        staged = self._staging.begin()
+        try:
+            documents = [await self._document(document, source, staged) for document in brought.documents]
+            fragments: dict[Fragment, Sequence[Buffer]] = {}
+            for form, document in zip(forms, documents, strict=True):
+                fragments |= _fragments(form, document)
+            accepted = await self._store.accept(self._record(brought, forms, documents, fragments))
+        finally:
+            staged.discard()
+        return BroughtIn(record_id=accepted.uid, duplicate=accepted.duplicate)
+
+    def _forms(self, brought: Brought) -> list[Form]:
+        """What is brought, if the destination can take that."""
+        takes = self._destinations.get(brought.to)
+        if takes is None:
+            known = ", ".join(self._destinations)
+            raise BadSelection(f"the configuration has no destination {brought.to!r}: say one of {known}")
+        words = [document.form for document in brought.documents]
+        wrong = [word for word in words if word == Form.NOTICE or word not in {form.value for form in takes.forms}]
+        alone = len(words) == 1 or (Form.WHOLE not in words and len(set(words)) == len(words))
+        if not words or wrong or not alone or not brought.call_id or not brought.record_id:
+            told = ", ".join(words) or "nothing"
+            raise BadSelection(f"{brought.to} cannot be owed {told} of one call log that is brought in")
+        return [Form(word) for word in words]
+
+    async def _document(self, document: Document, source: Source, staged: Staged) -> memoryview:
+        """One document, verified and decompressed, as a map of a file that lives as long as the map does."""
+        workers = self._staging.workers
+        packed, digest, left = await workers.run(staged.file), sha256(), document.bytes
+        while left > 0:
+            try:
+                block = await source.readexactly(min(left, BLOCK_BYTES))
+            except asyncio.IncompleteReadError:
+                raise BadSelection(
+                    f"the {document.form} is cut off: its {document.bytes} bytes did not all come"
+                ) from None
+            digest.update(block)
+            await workers.run(packed.write, block)
+            left -= len(block)
+        if digest.hexdigest() != document.sha256:
+            raise BadSelection(f"the {document.form} does not match its SHA-256: export it again")
+        plain = await workers.run(staged.file)
+        await workers.run(_unpack, packed.path, plain)
+        return await workers.run(plain.map)
+
+    def _record(
+        self,
+        brought: Brought,
+        forms: Sequence[Form],
+        documents: Sequence[memoryview],
+        fragments: Mapping[Fragment, Sequence[Buffer]],
+    ) -> NewRecord:
+        ordered = self._destinations[brought.to].ordered
+        digest = sha256(b"".join(bytes.fromhex(document.sha256) for document in brought.documents)).digest()
+        return NewRecord(
+            call_id=brought.call_id,
+            agent_id=brought.agent_id,
+            event=brought.event,
+            environment=brought.environment,
+            digest=digest,
+            raw_bytes=sum(len(piece) for pieces in fragments.values() for piece in pieces),
+            token=brought.key,
+            fragments=fragments,
+            deliveries=tuple(
+                NewDelivery(brought.to, form, _lane(form, len(document)), ordered)
+                for form, document in zip(forms, documents, strict=True)
+            ),
+            origin=brought.record_id,
+        )
+
+
+def _unpack(packed: Path, plain: StagedFile) -> None:
+    """Decompress a file of zstd frames into another file."""
+    try:
+        with (
+            packed.open("rb") as file,
+            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader,
+        ):
+            while block := reader.read(BLOCK_BYTES):
+                plain.write(block)
+    except zstandard.ZstdError as error:
+        raise BadSelection(f"a document is no zstd: {error}") from error
+
+
+def _fragments(form: Form, document: memoryview) -> dict[Fragment, Sequence[Buffer]]:
+    """What the spool keeps of a document, so that the same one is made of it again."""
+    if form not in _DETAILS:
+        return {Fragment.BODY: [document]}
+    opening = _DETAIL_OPENING.match(bytes(document[:_LONGEST_OPENING]))
+    if opening is None or bytes(document[-1:]) != b"}":
+        raise BadSelection("a detail does not begin and end as callspool writes it")
+    rest: dict[Fragment, Sequence[Buffer]] = {Fragment.REST: [document[opening.end() : -1]]}
+    # A call id that is a text is made of the record's own again.
+    return rest if opening[1].startswith(b'"') else {**rest, Fragment.CALL_ID: [opening[1]]}
+
+
+def _lane(form: Form, size: int) -> Lane:
+    return Lane.DETAIL if form in _DETAILS or size > _LARGE_BYTES else Lane.CORE
+
+
+# The document that a delivery carries, read from the spool a piece at a time: for people, and for files.
+#
+# What is read is what would be sent, before any encoding, with one exception: a reduced detail is read in full, since
+# it is reduced only when it is sent.
+
+PREVIEW_BYTES = 2000
+
+
+async def compressed(delivery: Delivery, payloads: PayloadReader) -> AsyncIterator[bytes]:
+    """The document as zstd frames, the stored ones as they are; one after the other they are a valid `.zst`.
+
+    Raises `CorruptPayload`, and `BadLocation` for a notice that has no object to tell of.
+    """
+    for piece in pieces_of(delivery):
+        if isinstance(piece, bytes):
+            yield compress(piece)
+        else:
+            async for frame in payloads.frames(delivery.record, piece):
+                yield frame
+
+
+async def plain(delivery: Delivery, payloads: PayloadReader) -> AsyncIterator[bytes]:
+    """The document as JSON text, at most 1 MiB at a time. Raises the same errors."""
+    async for frame in compressed(delivery, payloads):
+        yield await asyncio.to_thread(decompress, frame)
+
+
+async def preview(delivery: Delivery, payloads: PayloadReader) -> tuple[str, bool]:
+    """How the document begins, with what looks like a secret masked, and whether that is all of it."""
+    begun = bytearray()
+    async for block in plain(delivery, payloads):
+        begun += block
+        if len(begun) > PREVIEW_BYTES:
+            break
+    text = begun[:PREVIEW_BYTES].decode(errors="ignore")
+    return redact_text(text), len(begun) <= PREVIEW_BYTES

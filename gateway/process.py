@@ -1,0 +1,71 @@
+"""Gives way to other processes: the niceness and the I/O priority of this one, set before it has any threads.
+
+Both belong to a thread on Linux and are inherited by those that it starts, so a thread that is there already would
+keep its own. What the system refuses is told, and nothing else comes of it: a gateway that is less considerate than
+it was asked to be still keeps every call log.
+"""
+
+import os
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """What to set; None leaves it as it is."""
+
+    nice: int | None = None
+    """0 to 19."""
+    io_class: str | None = None
+    """`best_effort` or `idle`."""
+    io_level: int | None = None
+    """0 to 7, with `best_effort`."""
+
+
+def give_way(priority: Priority) -> Iterator[str]:
+    """Set it; yields a sentence for each thing that could not be set, and why."""
+    if priority.nice is not None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, priority.nice)
+        except OSError as error:
+            yield (
+                f"priority.nice = {priority.nice} cannot be set ({error.strerror}): a process may only become nicer "
+                f"than it is, which is {os.getpriority(os.PRIO_PROCESS, 0)}; start it with less, or leave this out"
+            )
+    if priority.io_class is not None:
+        refused = _set_io(priority.io_class, priority.io_level)
+        if refused is not None:
+            yield f"priority.io_class = {priority.io_class} cannot be set ({refused}): leave it out here"
+
+
+def _set_io(io_class: str, level: int | None) -> str | None:
+    """Why the I/O priority could not be set; None where it is."""
+    if not hasattr(psutil, "IOPRIO_CLASS_BE"):
+        return "this system has no I/O priorities"
+    kinds = {"best_effort": psutil.IOPRIO_CLASS_BE, "idle": psutil.IOPRIO_CLASS_IDLE}
+    try:
+        psutil.Process().ionice(kinds[io_class], level)
+    except (OSError, psutil.Error) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+# File descriptors: each connection needs one, and so do the spool and each delivery.
+
+_KEPT_BACK = 256
+"""For files, deliveries and the admin listener; of a very low limit, a quarter."""
+
+
+def raise_limit() -> None:
+    """Allow this process as many as it may allow itself: the usual soft limit of 1024 is there for old programs."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connections_possible() -> int:
+    """How many connections can be open besides everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft - min(_KEPT_BACK, soft // 4)

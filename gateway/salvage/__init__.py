@@ -1,1 +1,0 @@
-"""Salvage and adoption as an order at the admin listener and on the command line."""

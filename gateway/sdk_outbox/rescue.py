@@ -1,0 +1,248 @@
+"""Emptying one outbox: claim a batch, make it durable, delete it there; until nothing is free any more."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from gateway.intake.ports import Clock
+from gateway.sdk_outbox.file import OutboxFile, Stamp, in_thread
+from gateway.sdk_outbox.rows import (
+    OutboxBusy,
+    OutboxState,
+    OutboxStatus,
+    OutboxUnusable,
+    Outcome,
+    Row,
+    RowRefused,
+    TakingLater,
+)
+from gateway.sdk_outbox.sinks import Taker
+
+REFUSED_MAX = 1000
+"""Rows whose refusal is remembered; of more, the oldest are looked at once more."""
+
+_log = structlog.get_logger("callspool.outbox")
+
+
+class RescueObserver(Protocol):
+    """Hears what becomes of rows, on the event loop."""
+
+    def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
+        """A row with a payload of `size` bytes was taken, or will not be; not told of rows that wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What is left in an outbox after everything free was taken."""
+
+    rows: int
+    free_from: float | None
+    """When the next of them can be taken, in seconds since the epoch."""
+    obstacle: str | None
+    """Why no more could be taken now; None where nothing stood in the way."""
+
+
+class Rescuer:
+    """Empties an outbox file that is open. For the event loop."""
+
+    def __init__(self, file: OutboxFile, taker: Taker, clock: Clock, observer: RescueObserver) -> None:
+        self._file = file
+        self._taker = taker
+        self._clock = clock
+        self._observer = observer
+        self._refused: dict[int, None] = {}
+        self._obstacle: str | None = None
+
+    def forget_refusals(self) -> None:
+        """The file is another one: its ids mean other rows."""
+        self._refused.clear()
+
+    async def empty(self, go_on: Callable[[], bool]) -> Remains:
+        """Take all that is free, a batch at a time, for as long as `go_on` says so. Raises `OutboxError`."""
+        self._obstacle = None
+        while go_on() and self._obstacle is None and await self._batch():
+            pass
+        left_out = tuple(self._refused)
+        rows = await in_thread(self._file.count)
+        free_from = await in_thread(self._file.free_from, left_out)
+        return Remains(rows, free_from, self._obstacle)
+
+    async def _batch(self) -> bool:
+        """Whether there was a row."""
+        now = self._clock() / 1000
+        rows = await in_thread(self._file.claim, now, tuple(self._refused))
+        if not rows:
+            return False
+        outcomes = await asyncio.gather(*(self._take(row) for row in rows))
+        done = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome.done]
+        await in_thread(self._file.settle, now, done, _others(rows, done))
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if outcome is not Outcome.LATER:
+                self._observer.row_settled(str(self._file.path), outcome, row.size)
+        return True
+
+    async def _take(self, row: Row) -> Outcome:
+        """What became of one row; only a cancellation is raised."""
+        try:
+            return await self._taker.take(row, self._file.copy)
+        except TakingLater as error:
+            self._obstacle = str(error)
+            return Outcome.LATER
+        except OutboxBusy as error:
+            self._obstacle = str(error)
+            return Outcome.LATER
+        except (RowRefused, OutboxUnusable) as error:
+            self._remember(row, str(error))
+            return Outcome.REFUSED
+
+    def _remember(self, row: Row, reason: str) -> None:
+        """Refuse a row: once in the log, and not looked at again."""
+        self._refused[row.row_id] = None
+        if len(self._refused) > REFUSED_MAX:
+            del self._refused[next(iter(self._refused))]
+        _log.warning(
+            "outbox_row_refused", outbox=str(self._file.path), row=row.row_id, call_id=row.call_id, reason=reason
+        )
+
+
+def _others(rows: Collection[Row], done: Collection[Row]) -> list[Row]:
+    """The rows that are not among those that are done."""
+    taken = {row.row_id for row in done}
+    return [row for row in rows if row.row_id not in taken]
+
+
+# Watching outboxes: a look at the file's size and time now and then, and at its rows only when something changed.
+
+LOOK_ANYWAY_SECONDS = 60.0
+"""Even an outbox that seems unchanged is read so often: two writes within one tick of the file system look like one."""
+PATIENCE_SECONDS = 10.0
+"""After the spool could not take a row."""
+
+
+class _Watched:
+    """One outbox, and what is known of it. Times are seconds since the epoch."""
+
+    def __init__(self, path: Path, taker: Taker, clock: Clock, observer: RescueObserver) -> None:
+        self._file = OutboxFile(path)
+        self._clock = clock
+        self._observer = observer
+        self._rescuer = Rescuer(self._file, taker, clock, self)
+        self._seen: Stamp | None = None
+        self._look_at = self._not_before = 0.0
+        self._state, self._reason, self._rows = OutboxState.MISSING, "", 0
+        self._outcomes: Counter[Outcome] = Counter()
+        self.stopping = False
+
+    def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
+        """Counts it, and passes it on."""
+        self._outcomes[outcome] += 1
+        self._observer.row_settled(path, outcome, size)
+
+    def status(self) -> OutboxStatus:
+        """How it does."""
+        return OutboxStatus(str(self._file.path), self._state, self._reason, self._rows, dict(self._outcomes))
+
+    async def look(self) -> None:
+        """Take what is there, if anything changed since the last look. Raises nothing but a cancellation."""
+        try:
+            stamp = await in_thread(self._file.stamp)
+            if stamp is None:
+                self._seen = None
+                self._rescuer.forget_refusals()
+                self._become(OutboxState.MISSING)
+            elif self._clock() / 1000 >= (self._look_at if stamp == self._seen else self._not_before):
+                await self._read(stamp)
+        except OutboxBusy:
+            self._look_at = 0.0
+        except OutboxUnusable as error:
+            self._become(OutboxState.UNUSABLE, str(error))
+        except Exception as error:  # noqa: BLE001  # one outbox must not end the watch over the others
+            _log.error("unexpected error with an outbox", outbox=str(self._file.path), exc_info=error)
+            self._become(OutboxState.UNUSABLE, "an unexpected error; the log has the details")
+
+    async def _read(self, stamp: Stamp) -> None:
+        """Open it, take its rows, and let go of it."""
+        if self._seen is not None and stamp.replaces(self._seen):
+            self._rescuer.forget_refusals()
+        # Noted before its rows are read: what is written from here on makes another difference.
+        self._seen, self._look_at = stamp, self._clock() / 1000 + LOOK_ANYWAY_SECONDS
+        try:
+            if not await in_thread(self._file.open, stamp):
+                self._become(OutboxState.MISSING)
+                return
+            self._conclude(await self._rescuer.empty(lambda: not self.stopping))
+        finally:
+            await in_thread(self._file.close)
+
+    def _conclude(self, remains: Remains) -> None:
+        """When to look again, and how it does."""
+        self._rows = remains.rows
+        if remains.free_from is not None:
+            self._look_at = min(self._look_at, remains.free_from)
+        if remains.obstacle is None:
+            self._become(OutboxState.WATCHED)
+        else:
+            self._look_at = self._not_before = self._clock() / 1000 + PATIENCE_SECONDS
+            self._become(OutboxState.WAITING, remains.obstacle)
+
+    def _become(self, state: OutboxState, reason: str = "") -> None:
+        """Note how it does, and say so where that changed."""
+        if state in {OutboxState.MISSING, OutboxState.UNUSABLE}:
+            self._rows = 0
+        if (state, reason) == (self._state, self._reason):
+            return
+        self._state, self._reason = state, reason
+        if reason:
+            _log.warning("outbox_not_taken", outbox=str(self._file.path), state=state.value, reason=reason)
+        else:
+            _log.info("outbox", outbox=str(self._file.path), state=state.value)
+
+
+class OutboxWatch:
+    """Watches any number of outboxes, none of which waits for another. For the event loop."""
+
+    def __init__(
+        self, paths: Sequence[Path], interval: float, taker: Taker, clock: Clock, observer: RescueObserver
+    ) -> None:
+        self._watched = [_Watched(path, taker, clock, observer) for path in paths]
+        self._interval = interval
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Look at each of them now, and from now on every interval."""
+        self._tasks = [asyncio.create_task(self._watch(each)) for each in self._watched]
+
+    async def stop(self, seconds: float) -> None:
+        """End with a last look, since an agent that stops too has just written its last rows.
+
+        What is not taken within `seconds` is given up; a row that was claimed is free again after five minutes.
+        """
+        self._stopping.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for each in self._watched:
+                each.stopping = True
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def status(self) -> tuple[OutboxStatus, ...]:
+        """How each of them does."""
+        return tuple(each.status() for each in self._watched)
+
+    async def _watch(self, watched: _Watched) -> None:
+        """Look again and again, and once more at the stop."""
+        while not self._stopping.is_set():
+            await watched.look()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._stopping.wait()
+        await watched.look()

@@ -1,0 +1,1 @@
+"""The database of the spool: connections, the writer's thread, statements, counters."""

@@ -1,0 +1,223 @@
+"""The database file: connections, each PRAGMA with its reason, migrations, and the translation of errors."""
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import aiosqlite
+
+from spool.db.sql import Row
+from spool.directory import Damage
+from spool.errors import CorruptDatabase, NotStorable, SchemaTooNew, SpoolError, SpoolFull, SpoolUnavailable
+
+PAGE_SIZE = 16384
+"""Medians of three: 15 MB call logs 36, 41 and 45 a second with pages of 4, 8 and 16 KiB; 2 KB ones 9,000 to 9,300."""
+
+SqliteError = sqlite3.Error | MemoryError | UnicodeDecodeError
+SQLITE_ERRORS = (sqlite3.Error, MemoryError, UnicodeDecodeError)
+"""What the sqlite3 module raises for an error of SQLite.
+
+MemoryError stands for SQLITE_NOMEM; UnicodeDecodeError for a message that quotes a damaged schema, which is no UTF-8.
+"""
+
+_FULL = {sqlite3.SQLITE_FULL}
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_VALUES = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DISK = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL}
+
+
+_SCHEMA = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+
+
+def address_of(path: Path) -> str:
+    """What to connect to; nothing is made anew, should the file have been removed."""
+    return f"{path.absolute().as_uri()}?mode=rw"
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that the thread which uses it need not have made itself."""
+    return sqlite3.connect(
+        address_of(path), uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+
+
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """The connection that writes. There is one; its thread owns it."""
+    connection = connect(path)
+    try:
+        _prepare_to_write(connection)
+    except SQLITE_ERRORS:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare_to_write(connection: sqlite3.Connection) -> None:
+    # These two take effect on an empty file only, and only before the journal mode and any table.
+    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    # Readers never wait for the writer, and a commit is one sequential write and one fsync.
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A commit returns after the fsync: promise 1.
+    connection.execute("PRAGMA synchronous = FULL")
+    # Checkpoints run on a thread of their own, off the way of an acknowledgement.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    # Debian compiles secure_delete on: deleting 75 MB would write 76 MB. FAST clears what is written anyway.
+    connection.execute("PRAGMA secure_delete = FAST")
+    # Only a checkpoint can be in the way, and that is over in milliseconds.
+    connection.execute("PRAGMA busy_timeout = 2000")
+    connection.execute("PRAGMA cache_size = -16384")
+    connection.execute("PRAGMA temp_store = MEMORY")
+
+
+def reader_pragmas() -> tuple[str, ...]:
+    """What a reading connection sets: it can change nothing, and keeps a small cache."""
+    return ("PRAGMA query_only = 1", "PRAGMA busy_timeout = 2000", "PRAGMA cache_size = -4096")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date; raise `SchemaTooNew` for one that a newer callspool wrote."""
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    migrations = dict(_migrations())
+    newest = newest_version()
+    if found > newest:
+        raise SchemaTooNew(
+            f"the spool's schema has version {found}, this callspool knows up to {newest}; "
+            "run the callspool that wrote it or a newer one (nothing was changed)"
+        )
+    for version in sorted(migrations):
+        if version > found:
+            connection.executescript(migrations[version])
+
+
+def schema_faults(connection: sqlite3.Connection) -> list[str]:
+    """What the schema of the database lacks or has otherwise than its version says; more than that is no fault."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    found = dict(connection.execute(_SCHEMA).fetchall())
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
+        for number, script in sorted(_migrations()):
+            if number <= version:
+                expected.executescript(script)
+        wanted = dict(expected.execute(_SCHEMA).fetchall())
+    return [name for name, text in wanted.items() if found.get(name) != text]
+
+
+def newest_version() -> int:
+    """The version of the schema that this callspool writes."""
+    return max(version for version, _ in _migrations())
+
+
+def _migrations() -> Iterator[tuple[int, str]]:
+    for entry in files("spool").joinpath("schema").iterdir():
+        numbered = re.match(r"(\d{4})_\w+\.sql$", entry.name)
+        if numbered:
+            yield int(numbered[1]), entry.read_text("utf-8")
+
+
+def log_of(path: Path) -> Path:
+    """The write-ahead log of a database."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def primary_code(error: SqliteError) -> int:
+    """SQLite's primary result code; 0 where the error is the Python module's own."""
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def distrusts_disk(error: SqliteError) -> bool:
+    """Whether nothing that a connection believes about its files can be trusted any more."""
+    return primary_code(error) in _DISK
+
+
+def concerns_everyone(error: SqliteError) -> bool:
+    """Whether any other operation would have met it too, at that moment."""
+    return distrusts_disk(error) or primary_code(error) in _LOCKED
+
+
+def translate(error: Exception, what: str) -> SpoolError:
+    """The spool's own error for one of SQLite's or of binding a value; `what` says what was being done."""
+    if isinstance(error, UnicodeEncodeError):
+        return NotStorable(f"{what} failed: a text holds a lone surrogate ({error.reason}, at {error.start})")
+    if isinstance(error, OverflowError):
+        return NotStorable(f"{what} failed: a number has more than 64 bits")
+    if isinstance(error, sqlite3.Error | UnicodeDecodeError):
+        return _translate_code(error, what)
+    return SpoolUnavailable(f"{what} failed: {error}; check the disk of the spool directory")
+
+
+def _translate_code(error: sqlite3.Error | UnicodeDecodeError, what: str) -> SpoolError:
+    primary = primary_code(error)
+    if primary in _FULL:
+        return SpoolFull(f"the disk is full: {what} failed ({error}); free space on it", used_bytes=0, limit_bytes=None)
+    if primary in _CORRUPT:
+        return CorruptDatabase(f"the spool's database is damaged: {what} failed ({error})")
+    if primary in _VALUES:
+        return NotStorable(f"{what} failed: {error}")
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return SpoolUnavailable(f"{what} failed: {error} ({name}); check the disk of the spool directory")
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise the spool's errors instead of SQLite's and the operating system's from the block."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
+        raise translate(error, what) from error
+
+
+# One reading connection, on a thread of its own: it can change nothing, and each question is a snapshot.
+
+Value = str | bytes | int | None
+
+
+class ReadConnection:
+    """Answers one question after the other. Made by `open`."""
+
+    def __init__(self, connection: aiosqlite.Connection, damage: Damage) -> None:
+        self._connection = connection
+        self._damage = damage
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, damage: Damage) -> "ReadConnection":
+        """Open the database, which must exist; on an error nothing is left open. What is malformed goes to `damage`."""
+        with translated("opening the spool for reading"):
+            # Not to be cancelled: its thread would open the file nevertheless, and nobody would close it.
+            connecting = asyncio.ensure_future(aiosqlite.connect(address_of(path), uri=True, isolation_level=None))
+            try:
+                connection = await asyncio.shield(connecting)
+            except asyncio.CancelledError:
+                await (await connecting).close()
+                raise
+            try:
+                for pragma in reader_pragmas():
+                    # Not `execute`: while the cursor that it returns is alive, SQLite keeps a closed file open.
+                    await connection.execute_fetchall(pragma)
+            except BaseException:
+                await connection.close()
+                raise
+        return cls(connection, damage)
+
+    async def ask(self, statement: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> list[Row]:
+        """The rows of one statement; raises the spool's errors."""
+        if self._closed:
+            raise SpoolUnavailable("the spool is closed")
+        try:
+            with translated("reading from the spool"):
+                return list(await self._connection.execute_fetchall(statement, parameters))
+        except CorruptDatabase as error:
+            self._damage.report(str(error))
+            raise
+
+    async def close(self) -> None:
+        """Finish what was asked, and end the thread."""
+        self._closed = True
+        await self._connection.close()

@@ -1,0 +1,349 @@
+"""Every SQL statement of the spool but the schema, named; a comment says why it is so where that is not plain."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
+
+_READY, _WAITING, _HELD = (int(state) for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD))
+HELD_FOR_CORE = 0
+"""`held_for` of a detail whose core is a dead letter; it blocks nobody, like the dead core itself."""
+HELD_FOR_SHARED_TOKEN = -1
+"""`held_for` where the destination refuses the token that all its deliveries share."""
+
+# Start-up and quota
+
+READ_META = "SELECT value FROM meta WHERE name = ?"
+WRITE_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+ADD_DESTINATION = "INSERT INTO destinations (name) VALUES (?) ON CONFLICT (name) DO NOTHING"
+ALL_DESTINATIONS = "SELECT destination_id, name FROM destinations"
+LAST_CHUNK = "SELECT max(chunk_id) FROM chunks"
+LAST_LOOSE_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
+
+# As two statements inside of a transaction: 6 us of each commit; as one of table functions after it: 21 us.
+PAGE_COUNT = "PRAGMA page_count"
+FREE_PAGES = "PRAGMA freelist_count"
+
+# Counters: one update per destination and lane and transaction
+
+COUNTER_COLUMNS = "owed, ready, waiting, held, dead, delivered, expired, discarded, queued_bytes"
+ALL_COUNTERS = f"SELECT destination_id, lane, {COUNTER_COLUMNS} FROM counters"
+ADD_TO_COUNTERS = (
+    f"INSERT INTO counters (destination_id, lane, {COUNTER_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?) "
+    "ON CONFLICT (destination_id, lane) DO UPDATE SET "
+    + ", ".join(f"{column} = {column} + excluded.{column}" for column in COUNTER_COLUMNS.split(", "))
+)
+# One statement, hence one snapshot. What should be open by the counters comes first, what is open after it.
+RECOUNT = (
+    "SELECT 1, destination_id, lane, owed - delivered - expired - discarded FROM counters UNION ALL "
+    "SELECT 0, destination_id, lane, count(*) FROM deliveries WHERE +state <= 3 GROUP BY destination_id, lane, state"
+)
+OLDEST_IN_STATE = (
+    "SELECT r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
+    "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND +d.state <= 3 ORDER BY d.record_id LIMIT 1"
+)
+
+# Tokens
+
+USE_TOKEN = (
+    "INSERT INTO tokens (token_hash, value, uses) VALUES (?, ?, 0) "
+    "ON CONFLICT (token_hash) DO UPDATE SET uses = uses RETURNING token_id"
+)
+ADD_TOKEN_USES = "UPDATE tokens SET uses = uses + ? WHERE token_id = ? RETURNING uses"
+# The value is overwritten in place before its row goes: a deleted row's bytes may stay in the page.
+# As many bytes as before, so that it happens in place: length() counts characters, and stops at a NUL.
+OVERWRITE_TOKEN = (
+    "UPDATE tokens SET value = replace(hex(zeroblob(length(CAST(value AS BLOB)))), '00', '0') WHERE token_id = ?"
+)
+DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"
+ALL_TOKENS = "SELECT token_id, token_hash, value, uses FROM tokens ORDER BY token_id"
+CLEAR_TOKENS = "DELETE FROM tokens"
+ADD_TOKEN = "INSERT INTO tokens (token_id, token_hash, value, uses) VALUES (?, ?, ?, ?)"
+CLEAR_FREED_PAGES = "PRAGMA secure_delete = ON"
+LEAVE_FREED_PAGES = "PRAGMA secure_delete = FAST"
+READ_TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
+
+# Accepting
+
+# The newest 256: a call has a handful of records; one that has thousands must not slow every post of it.
+EARLIER_OF_CALL = (
+    "SELECT record_id, event, digest, settled_at, accepted_at FROM records WHERE call_id = ? "
+    "ORDER BY record_id DESC LIMIT 256"
+)
+CHUNK_COLUMNS = "chunk_id, crc32, frame"
+NEW_RECORD_COLUMNS = (
+    "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
+    "first_chunk, fragments, superseded, settled_at, origin, checksum"
+)
+NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
+LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
+# A record's rest may be loose before all of its payload is, and that may be deleted as far as there.
+ADD_LOOSE_CHUNKS = (
+    "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?) "
+    "ON CONFLICT (first_chunk) DO UPDATE SET last_chunk = max(last_chunk, excluded.last_chunk)"
+)
+IS_LOOSE = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
+FORGET_LOOSE_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
+OF_ORIGIN = "SELECT record_id FROM records WHERE origin = ?"
+STILL_HERE = (
+    "SELECT record_id FROM records r WHERE record_id = ? AND NOT (settled_at IS NOT NULL AND EXISTS "
+    "(SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND d.state IN (5, 6)))"
+)
+GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIMIT 1"
+
+# Records and deliveries as plain rows (spool.db.sql makes objects of them)
+
+RECORD_COLUMNS = (
+    "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
+    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum"
+)
+# A notice tells of the object of the detail, where a bucket has one of the core too.
+DELIVERY_COLUMNS = (
+    "d.destination_id, d.form, d.lane, d.attempts, d.due_at, d.first_failed_at, "
+    "(SELECT o.location FROM deliveries o WHERE o.record_id = d.record_id "
+    "AND o.destination_id = d.after_destination_id AND o.form <> 'core' AND o.location IS NOT NULL)"
+)
+READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM records r WHERE r.record_id = ?"
+RECORD_TOKEN = "SELECT token_id FROM records WHERE record_id = ?"
+READ_DELIVERY = (
+    f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
+    "WHERE d.record_id = ? AND d.destination_id = ? AND d.form = ?"
+)
+TRACE_RECORDS = (
+    f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.call_id = ? "
+    "ORDER BY r.record_id DESC LIMIT 256"
+)
+TRACED_COLUMNS = "d.destination_id, d.form, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.error"
+TRACE_DELIVERIES = (
+    f"SELECT {TRACED_COLUMNS} FROM deliveries d WHERE d.record_id = ? ORDER BY d.lane, d.destination_id, d.form"
+)
+
+# Calls that are live at a start. The event stands here as in the partial index, which is not used otherwise.
+LIVE_CALLS = (
+    "SELECT call_id, accepted_at FROM records began WHERE event = 'call_started' AND accepted_at >= ? "
+    "AND NOT superseded AND NOT EXISTS (SELECT 1 FROM records ended WHERE ended.call_id = began.call_id "
+    "AND ended.event = 'call_ended') ORDER BY accepted_at DESC LIMIT ?"
+)
+
+# The queue
+
+# In commit order, straight from the index: most of a backlog is due, since an outage is the destination's and
+# not each delivery's. What is due later than the longest possible wait was written by a clock that ran ahead.
+DUE = (
+    f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
+    f"WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = {_READY} AND +d.state <= 3 "
+    "AND NOT (d.due_at BETWEEN :now + 1 AND :horizon) ORDER BY d.record_id LIMIT :limit"
+)
+NEXT_DUE = (
+    f"SELECT min(due_at) FROM deliveries WHERE destination_id = :destination AND lane = :lane "
+    f"AND state = {_READY} AND +state <= 3 AND due_at BETWEEN :now + 1 AND :horizon"
+)
+DELIVERY_STATE = "SELECT state FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
+SET_STATE = (
+    "UPDATE deliveries SET state = ?, settled_at = ?, held_for = ?, error = ?, location = coalesce(?, location) "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+POSTPONE = (
+    "UPDATE deliveries SET due_at = ?, attempts = attempts + ?, "
+    "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ? "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+DISOWN = "DELETE FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
+NOT_YET_DUE = (
+    f"SELECT record_id, form FROM deliveries WHERE destination_id = :destination AND lane = :lane "
+    f"AND state = {_READY} AND +state <= 3 AND record_id >= :first AND due_at > :now ORDER BY record_id LIMIT :limit"
+)
+WAKE = "UPDATE deliveries SET due_at = ? WHERE record_id = ? AND destination_id = ? AND form = ?"
+HELD_FOR = (
+    "SELECT record_id, form FROM deliveries WHERE destination_id = ? AND held_for = ? AND lane = ? "
+    f"AND state = {_HELD} ORDER BY record_id LIMIT ?"
+)
+HELD_TOKENS = (
+    f"SELECT DISTINCT held_for FROM deliveries WHERE destination_id = ? AND state = {_HELD} "
+    f"AND held_for <> {HELD_FOR_CORE}"
+)
+DELIVERIES_OF_RECORD = (
+    "SELECT destination_id, form, lane, state, ordered, after_destination_id, held_for FROM deliveries "
+    "WHERE record_id = ?"
+)
+# A delivery waits for queued ones of earlier records of its call: core after core, detail after both.
+# What is held with a dead core waits with it and blocks nobody; nor does a notice, which may wait for a detail.
+# The newest 256 are enough: where an older one is still queued, those after it are too.
+EARLIER_QUEUED = (
+    "SELECT 1 FROM (SELECT record_id, settled_at FROM records WHERE call_id = :call_id AND record_id < :record_id "
+    "ORDER BY record_id DESC LIMIT 256) r CROSS JOIN deliveries d USING (record_id) "
+    "WHERE r.settled_at IS NULL AND d.destination_id = :destination AND d.ordered AND d.form <> 'notice' "
+    f"AND d.state <= {_HELD} AND NOT (d.state = {_HELD} AND d.held_for IS {HELD_FOR_CORE}) "
+    "AND (d.lane = 'core' OR :lane = 'detail') LIMIT 1"
+)
+# Those that wait among the next 1024; what lies behind more than that is found by maintenance.
+LATER_OF_CALL = (
+    "SELECT record_id, raw_bytes FROM (SELECT record_id, raw_bytes, settled_at FROM records "
+    "WHERE call_id = ? AND record_id >= ? ORDER BY record_id LIMIT 1024) r WHERE settled_at IS NULL AND EXISTS ("
+    f"SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND (d.state = {_WAITING} "
+    f"OR (d.state = {_HELD} AND d.held_for = {HELD_FOR_CORE}))) LIMIT 256"
+)
+OLDEST_WAITING = (
+    "SELECT r.call_id, r.record_id, r.raw_bytes FROM deliveries d JOIN records r USING (record_id) "
+    f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_WAITING} AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
+)
+OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND +state <= 3 LIMIT 1"
+
+# Why there are dead letters: of the newest of a lane, so that a heap of them costs no more than a handful.
+
+DEAD_REASONS = (
+    "SELECT coalesce(error, ''), count(*) FROM (SELECT error FROM deliveries WHERE destination_id = ? AND lane = ? "
+    f"AND state = {int(DeliveryState.DEAD)} AND +state <= 3 ORDER BY record_id DESC LIMIT ?) GROUP BY error"
+)
+
+# Expiry
+
+EXPIRE = (
+    f"UPDATE deliveries SET state = {int(DeliveryState.EXPIRED)}, settled_at = ?, held_for = NULL "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+OLDEST_QUEUED = (
+    "SELECT d.record_id, d.form, r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
+    "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
+)
+OLDEST_DETAILS = (
+    "SELECT record_id FROM deliveries WHERE destination_id = ? AND lane = ? AND state = ? AND +state <= 3 "
+    "AND record_id > ? AND form IN ('detail', 'reduced') ORDER BY record_id LIMIT ?"
+)
+SET_FRAGMENTS = "UPDATE records SET fragments = ?, stored_bytes = ?, checksum = ? WHERE record_id = ?"
+
+# Reading payloads
+
+READ_CHUNKS = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN ? AND ? ORDER BY chunk_id"
+
+# Maintenance
+
+DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"
+LOOSE_CHUNKS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk LIMIT ?"
+OLD_RECEIPTS = (
+    "SELECT record_id FROM records WHERE settled_at IS NOT NULL AND settled_at < ? ORDER BY settled_at LIMIT ?"
+)
+OLDEST_RECEIPTS = "SELECT record_id FROM records WHERE settled_at IS NOT NULL ORDER BY settled_at LIMIT ?"
+DELETE_DELIVERIES = "DELETE FROM deliveries WHERE record_id = ?"
+DELETE_RECORD = "DELETE FROM records WHERE record_id = ?"
+COUNT_RECEIPTS = "SELECT count(*) FROM records WHERE settled_at IS NOT NULL"
+
+# Upload addresses
+
+ADD_UPLOAD = "INSERT INTO uploads (key_hash, s3_key, call_id, token_id, expires_at) VALUES (?,?,?,?,?)"
+READ_UPLOAD = (
+    "SELECT s3_key, call_id, (SELECT value FROM tokens t WHERE t.token_id = u.token_id), expires_at, record_uid, "
+    "digest FROM uploads u WHERE {} = ?"
+)
+READ_UPLOAD_BY_HASH = READ_UPLOAD.format("key_hash")
+READ_UPLOAD_BY_S3_KEY = READ_UPLOAD.format("s3_key")
+MARK_UPLOAD_USED = "UPDATE uploads SET record_uid = ?, digest = ? WHERE key_hash = ?"
+UPLOAD_TOKEN = "SELECT token_id FROM uploads WHERE key_hash = ? AND token_id IS NOT NULL"
+FORGET_UPLOAD_TOKEN = "UPDATE uploads SET token_id = NULL WHERE key_hash = ?"
+EXPIRED_UPLOADS = "SELECT key_hash, token_id FROM uploads WHERE expires_at < ? LIMIT ?"
+DELETE_UPLOAD = "DELETE FROM uploads WHERE key_hash = ?"
+
+# Circuit breakers
+
+READ_BREAKER = "SELECT cause, reason, since, retry_at, probes FROM breakers WHERE destination_id = ?"
+KEEP_BREAKER = (
+    "INSERT OR REPLACE INTO breakers (destination_id, cause, reason, since, retry_at, probes) VALUES (?,?,?,?,?,?)"
+)
+FORGET_BREAKER = "DELETE FROM breakers WHERE destination_id = ?"
+
+# Progress of multipart uploads
+
+ADD_MULTIPART = (
+    "INSERT INTO multiparts (record_id, destination_id, form, bucket, object_key, upload_id, part_bytes) "
+    "VALUES (?,?,?,?,?,?,?)"
+)
+READ_MULTIPART = (
+    "SELECT bucket, object_key, upload_id, part_bytes FROM multiparts "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+WRITE_PART = (
+    "INSERT INTO multipart_parts (record_id, destination_id, form, number, size, md5, etag) VALUES (?,?,?,?,?,?,?) "
+    "ON CONFLICT (record_id, destination_id, form, number) DO UPDATE SET "
+    "size = excluded.size, md5 = excluded.md5, etag = excluded.etag"
+)
+READ_PARTS = (
+    "SELECT number, size, md5, etag FROM multipart_parts WHERE record_id = ? AND destination_id = ? AND form = ? "
+    "ORDER BY number"
+)
+DELETE_PARTS = "DELETE FROM multipart_parts WHERE record_id = ? AND destination_id = ? AND form = ?"
+DELETE_MULTIPART = "DELETE FROM multiparts WHERE record_id = ? AND destination_id = ? AND form = ?"
+# A delivery that is gone ended as well: its receipt was old.
+ABANDONED_MULTIPARTS = (
+    "SELECT m.record_id, m.form, m.bucket, m.object_key, m.upload_id, m.part_bytes FROM multiparts m "
+    "LEFT JOIN deliveries d USING (record_id, destination_id, form) "
+    "WHERE m.destination_id = ? AND (d.state IS NULL OR d.state > 3) ORDER BY m.record_id LIMIT ?"
+)
+
+
+# From rows of the database to plain data, in the order of `statements.RECORD_COLUMNS` and `DELIVERY_COLUMNS`.
+
+Row = Sequence[Any]
+"""A row as SQLite gives it: its columns have the types of the schema."""
+
+RECORD_WIDTH = 14
+
+_decode_fragments = msgspec.json.Decoder(dict[Fragment, tuple[int, int, int]]).decode
+
+
+def decode_fragments(text: str) -> dict[Fragment, StoredFragment]:
+    """What the `fragments` column says. Raises `msgspec.DecodeError` for what this spool would not have written."""
+    return {name: StoredFragment(*sizes) for name, sizes in _decode_fragments(text).items()}
+
+
+def encode_fragments(fragments: Mapping[Fragment, StoredFragment]) -> str:
+    """As the `fragments` column holds them: chunks, raw bytes and stored bytes of each, in the order of chunks."""
+    return ",".join(
+        f'"{name}":[{stored.chunks},{stored.raw_bytes},{stored.stored_bytes}]' for name, stored in fragments.items()
+    ).join("{}")
+
+
+def checksum_of(row: Row) -> int:
+    """Of a record's columns up to `origin`; without its token, which is taken away when the record ends."""
+    return crc32(repr((*row[:9], *row[10:13])).encode("utf-8", "surrogatepass"))
+
+
+def record_of(row: Row, spool_id: str) -> Record:
+    """The record in the first `RECORD_WIDTH` columns; what does not match its checksum is told as damaged."""
+    record_id, damaged = row[0], row[13] is not None and row[13] != checksum_of(row)
+    try:
+        fragments = decode_fragments(row[11])
+    except (msgspec.DecodeError, TypeError):
+        fragments, damaged = {}, True
+    return Record(
+        record_id, row[12] or uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7],
+        row[8], row[9], row[10], fragments, damaged,
+    )  # fmt: skip
+
+
+def uid_of(spool_id: str, record_id: int) -> str:
+    """What names a record outside its spool."""
+    return f"{spool_id}-{record_id}"
+
+
+def number_in(uid: str, spool_id: str) -> int | None:
+    """The number of a record in the spool that gave it this name; None for a name that another spool gave."""
+    spool, _, number = uid.rpartition("-")
+    return int(number) if spool == spool_id and number.isascii() and number.isdigit() and len(number) < 19 else None
+
+
+def delivery_of(row: Row, spool_id: str, destinations: Mapping[int, str]) -> Delivery:
+    """The delivery in the columns behind the record's."""
+    destination_id, form, lane, attempts, due_at, first_failed_at, location = row[RECORD_WIDTH:]
+    return Delivery(
+        record_of(row, spool_id),
+        destinations[destination_id],
+        Form(form),
+        Lane(lane),
+        attempts,
+        due_at,
+        first_failed_at,
+        location,
+    )

@@ -1,0 +1,310 @@
+"""A transaction as operations see it: reading, writing, rows that are written together, and the books."""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from typing import TypeVar
+
+from spool.db import sql
+from spool.db.counters import CounterBook
+from spool.db.sql import Row
+from spool.db.tokens import TokenBook
+from spool.records import DeliveryState
+
+Result = TypeVar("Result")
+
+
+class Transaction:
+    """What an operation may use. Whatever is executed sees the rows that were added before it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.counters = CounterBook(connection)
+        self.tokens = TokenBook()
+        self.chunks = Inserts("chunks", sql.CHUNK_COLUMNS)
+        self.records = Inserts("records", sql.NEW_RECORD_COLUMNS)
+        self.deliveries = Inserts("deliveries", sql.NEW_DELIVERY_COLUMNS)
+        self.endings = Endings()
+        self.known = LookUps()
+        self._gathered = (self.chunks, self.records, self.deliveries, self.endings)
+        row = connection.execute(sql.LAST_RECORD).fetchone()
+        self._last_record_id = int(row[0]) if row else 0
+        self._before = (0, 0)
+        self.pages, self.free_pages = 0, 0
+        """How many the database has, as of the last commit."""
+        self.count_pages()
+
+    @property
+    def changed_something(self) -> bool:
+        """Whether anything was written since `begin`; maintenance often finds nothing to do.
+
+        SQLite counts changed rows, and not the pages that are given back.
+        """
+        return (self.connection.total_changes, self.pages) != self._before
+
+    def begin(self, calls: Iterable[str] = (), records: Iterable[int] = ()) -> None:
+        """Take the write lock at once: a transaction that began by reading could not always become a writing one.
+
+        `calls` and `records` are those that the operations of this transaction are about, looked up together.
+        """
+        self._before = (self.connection.total_changes, self.pages)
+        self.connection.execute("BEGIN IMMEDIATE")
+        self.known.begin(self.connection, calls, records)
+
+    def execute(self, statement: str, parameters: Row | Mapping[str, object] = ()) -> sqlite3.Cursor:
+        """Run one statement, after what was gathered so far."""
+        self._flush()
+        before = self.connection.total_changes
+        cursor = self.connection.execute(statement, parameters)
+        if self.connection.total_changes != before:
+            self.known.forget_open()
+        return cursor
+
+    def new_record_id(self) -> int:
+        """An id that no record ever had."""
+        self._last_record_id += 1
+        return self._last_record_id
+
+    def commit(self) -> None:
+        """Write what was gathered and the books, and make all of it durable."""
+        self._flush()
+        self.counters.flush(self.connection)
+        self.tokens.flush(self.connection)
+        self.count_pages()
+        self.connection.execute("COMMIT")
+        self.counters.committed()
+        self.tokens.committed()
+
+    def count_pages(self) -> None:
+        """See how many pages there are."""
+        (self.pages,) = self.connection.execute(sql.PAGE_COUNT).fetchone()
+        (self.free_pages,) = self.connection.execute(sql.FREE_PAGES).fetchone()
+
+    def roll_back(self) -> None:
+        """Undo everything since `begin`."""
+        for rows in self._gathered:
+            rows.clear()
+        self.counters.rolled_back()
+        self.tokens.rolled_back()
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def _flush(self) -> None:
+        for rows in self._gathered:
+            if rows:
+                rows.flush(self.connection)
+
+
+Operation = Callable[[Transaction], Result]
+"""Runs in the writer's thread. It may run again after a rollback, so it changes nothing but the transaction."""
+
+
+# New rows that are written together: they are gathered, and written when something is read, or at the end.
+#
+# At 2 KB a post the hand-over of Python's lock at each statement, not SQLite, bounded how many were accepted.
+
+_WHOLE_STEP = 16
+
+
+@cache
+def statement_for(table: str, columns: tuple[str, ...], rows: int) -> str:
+    """The statement that inserts so many rows at once."""
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places(rows, len(columns))}"
+
+
+class Inserts:
+    """The rows that are still to be inserted into one table."""
+
+    def __init__(self, table: str, columns: str) -> None:
+        self._table = table
+        self._columns = tuple(columns.split(", "))
+        self._rows: list[tuple[object, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: tuple[object, ...]) -> None:
+        """One more row, its values in the order of the columns."""
+        self._rows.append(row)
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Insert all rows, in few statements of which few different ones have to be prepared.
+
+        Up to `_WHOLE_STEP` rows are one statement; of more, multiples of it are one, and the rest another.
+        """
+        rows, self._rows = self._rows, []
+        start = 0
+        while start < len(rows):
+            left = len(rows) - start
+            step = left if left < _WHOLE_STEP else min(LARGEST_STEP, left - left % _WHOLE_STEP)
+            batch = rows[start : start + step]
+            connection.execute(statement_for(self._table, self._columns, step), tuple(chain.from_iterable(batch)))
+            start += step
+
+    def clear(self) -> None:
+        """Forget the rows: their transaction came to nothing."""
+        self._rows.clear()
+
+
+# What came to its end in a transaction, written together: deliveries, their records, and payloads nobody needs.
+#
+# Each delivery by itself took five statements; a group of them takes three.
+
+
+class Endings:
+    """The ends that are still to be written. For the writer's thread only."""
+
+    def __init__(self) -> None:
+        self._delivered: list[tuple[object, ...]] = []
+        self._receipts: list[tuple[int, int]] = []
+        self._chunks: list[tuple[int]] = []
+        self._loose: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._delivered) + len(self._receipts) + len(self._chunks) + len(self._loose)
+
+    def delivered(self, record_id: int, destination_id: int, form: str, now: int, location: str | None) -> None:
+        """A destination confirmed this delivery."""
+        self._delivered.append((record_id, destination_id, form, now, location))
+
+    def receipt(self, record_id: int, now: int) -> None:
+        """Nothing of this record is open any more."""
+        self._receipts.append((record_id, now))
+
+    def chunks(self, first: int, last: int) -> None:
+        """Nothing needs these chunks any more."""
+        if first == last:
+            self._chunks.append((first,))
+        else:  # Large payloads are deleted in steps, between which posts are committed.
+            self._loose.append((first, last))
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        """Write them all."""
+        for statement, values in (
+            *padded(end_delivered, self._delivered),
+            *padded(make_receipts, self._receipts),
+            *padded(delete_chunks, self._chunks),
+        ):
+            connection.execute(statement, values)
+        if self._loose:
+            connection.executemany(sql.ADD_LOOSE_CHUNKS, self._loose)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget them: they are written, or their transaction came to nothing."""
+        for rows in (self._delivered, self._receipts, self._chunks, self._loose):
+            rows.clear()
+
+
+# What a group of operations asks of the database, asked for all of them together when their transaction begins.
+#
+# An operation announces the call or the record that it is about (`Writer.submit`); what was found is then known here,
+# for as long as nothing else of the transaction changed it. What is not known here has to be asked for.
+
+OpenDeliveries = dict[tuple[int, str], DeliveryState]
+"""By destination id and form, what has not ended of a record, dead letters included."""
+
+
+class LookUps:
+    """What is known about the calls and records of one transaction. For the writer's thread only."""
+
+    def __init__(self) -> None:
+        self._new_calls: set[str] = set()
+        self._open: dict[int, OpenDeliveries] = {}
+
+    def begin(self, connection: sqlite3.Connection, calls: Iterable[str], records: Iterable[int]) -> None:
+        """Look up the announced calls and records; what was known before is forgotten."""
+        self._new_calls = set(calls)
+        for statement, asked in padded(known_calls, [(call_id,) for call_id in self._new_calls]):
+            self._new_calls.difference_update(call_id for (call_id,) in connection.execute(statement, asked).fetchall())
+        self._open = {record_id: {} for record_id in records}
+        for statement, asked in padded(open_of_records, [(record_id,) for record_id in self._open]):
+            for record_id, destination_id, form, state in connection.execute(statement, asked).fetchall():
+                self._open[record_id][destination_id, form] = DeliveryState(state)
+
+    def begins_call(self, call_id: str) -> bool:
+        """Whether no record of this call is known; true once for a call, for whoever asks adds one."""
+        new = call_id in self._new_calls
+        self._new_calls.discard(call_id)
+        return new
+
+    def open_of(self, record_id: int) -> OpenDeliveries | None:
+        """What has not ended of a record; whoever ends one takes it out. None: not known, ask the database."""
+        return self._open.get(record_id)
+
+    def forget_open(self, record_id: int | None = None) -> None:
+        """What is open of this record, or of any, may have changed."""
+        if record_id is None:
+            self._open.clear()
+        else:
+            self._open.pop(record_id, None)
+
+
+# Statements that take many rows at once, of which only few different ones are ever prepared.
+#
+# Each statement that the writer runs gives up Python's global lock and has to get it back from a busy event loop, so
+# one for many rows costs little more than one for a single row. The number of rows is rounded up to a power of two, at
+# most `LARGEST_STEP`; what is missing is filled up with the first row once more, which changes nothing.
+
+LARGEST_STEP = 64
+
+ForRows = Callable[[int], str]
+"""Makes the statement for so many rows."""
+
+
+def padded(for_rows: ForRows, rows: Sequence[Row]) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """The statements that together take all `rows`, each with its parameters."""
+    for start in range(0, len(rows), LARGEST_STEP):
+        step = rows[start : start + LARGEST_STEP]
+        count = 1 << (len(step) - 1).bit_length()
+        yield for_rows(count), (*chain.from_iterable(step), *(tuple(step[0]) * (count - len(step))))
+
+
+@cache
+def places(rows: int, columns: int) -> str:
+    """The places of so many rows of parameters: `(?,?),(?,?)`."""
+    return ",".join([f"({','.join('?' * columns)})"] * rows)
+
+
+@cache
+def known_calls(count: int) -> str:
+    """Which of `count` calls have a record: one look-up in the index for each, all in one statement."""
+    return (
+        f"SELECT column1 FROM (VALUES {places(count, 1)}) WHERE EXISTS (SELECT 1 FROM records WHERE call_id = column1)"
+    )
+
+
+@cache
+def open_of_records(count: int) -> str:
+    """What has not ended of `count` records."""
+    return (
+        "SELECT record_id, destination_id, form, state FROM deliveries "
+        f"WHERE record_id IN ({','.join('?' * count)}) AND +state <= 3"
+    )
+
+
+@cache
+def end_delivered(count: int) -> str:
+    """Confirmed deliveries: record, destination, form, the time, and the location or NULL of each."""
+    return (
+        f"UPDATE deliveries SET state = {int(DeliveryState.DELIVERED)}, settled_at = ended.column4, held_for = NULL, "
+        "error = NULL, location = coalesce(ended.column5, location) "
+        f"FROM (VALUES {places(count, 5)}) AS ended "
+        "WHERE record_id = ended.column1 AND destination_id = ended.column2 AND form = ended.column3"
+    )
+
+
+@cache
+def make_receipts(count: int) -> str:
+    """Records of which nothing is open any more: the record and the time of each."""
+    return (
+        "UPDATE records SET settled_at = ended.column2, token_id = NULL "
+        f"FROM (VALUES {places(count, 2)}) AS ended WHERE record_id = ended.column1"
+    )
+
+
+@cache
+def delete_chunks(count: int) -> str:
+    """`count` chunks of as many payloads."""
+    return f"DELETE FROM chunks WHERE chunk_id IN ({','.join('?' * count)})"

@@ -1,0 +1,198 @@
+"""The database as its writer has it open: the connection that writes, the log behind it, and its checkpoints.
+
+After a failure of the disk nothing that SQLite believes about its files is relied on: `reopen` opens them anew, and
+only what the log itself says counts.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+from spool.db.checkpointer import CAP_BYTES, Checkpointer
+from spool.db.connection import PAGE_SIZE, SQLITE_ERRORS, connect_writer, distrusts_disk, log_of, translate
+from spool.db.transaction import Transaction
+from spool.directory import Damage
+from spool.errors import SpoolError
+from spool.space import DiskSpace
+
+PAGES_PER_GROUP = 12
+"""About how many pages a group of small records writes besides payloads; for the pace of checkpoints only."""
+REOPEN_SECONDS = 1.0
+
+
+class OpenDatabase:
+    """Opens it at once. For the writer's thread, which calls `finish` at the end; its figures are for any thread."""
+
+    def __init__(self, path: Path, disk: DiskSpace, damage: Damage, log_cap_bytes: int = CAP_BYTES) -> None:
+        self._path = path
+        self._disk = disk
+        self._damage = damage
+        self._last_reopen = 0.0
+        self.failure: str | None = None
+        """Why nothing can be written at the moment, if so."""
+        self.sizes = Sizes(path)
+        self.transaction = Transaction(connect_writer(path))
+        self.measure()
+        self._checkpointer = Checkpointer(
+            path,
+            failed=self._checkpoint_failed,
+            ran_out=self._checkpoint_ran_out,
+            trusted=lambda: self.failure is None,
+            cap_bytes=log_cap_bytes,
+        )
+
+    def measure(self) -> str | None:
+        """See how much room is in use; returns why what was just committed cannot be relied on, if so."""
+        return self.sizes.measure(self.transaction)
+
+    def written(self, byte_count: int) -> None:
+        """A group with so many bytes of payloads was committed."""
+        self._checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + byte_count)
+
+    def reset_long_log(self) -> None:
+        """Start the log anew if it is long, and may be trusted."""
+        if self.failure is None and self._checkpointer.must_reset(self.sizes.log_bytes):
+            self.reset_log()
+
+    def reset_log(self) -> None:
+        """Move the log into the database now, so that the next commit starts it anew."""
+        try:
+            reach(WritePoint.RESETTING)
+            self._checkpointer.reset(self.transaction.connection, self.sizes.log_bytes)
+            reach(WritePoint.RESET)
+        except SQLITE_ERRORS as error:
+            if distrusts_disk(error):
+                self.failure = f"resetting the log failed: {error}"
+
+    def reopen(self) -> bool:
+        """Open the database anew and move the whole log into it; only then is a commit to be trusted again.
+
+        After a failed fsync Linux marks the pages clean, so that a second fsync would succeed without writing them.
+        """
+        if time.monotonic() - self._last_reopen < REOPEN_SECONDS:
+            return False
+        self._last_reopen = time.monotonic()
+        before = self.failure
+        replaced = self.sizes.replaced(self.transaction)
+        if replaced is not None:  # what was acknowledged is not in the files that are there now
+            self.failure = replaced
+            return False
+        try:
+            self._checkpointer.distrust()
+            self.failure = None  # so that what the checkpoints say from now on stays
+            self.transaction.connection.close()
+            self.sizes.closed()
+            self.transaction = Transaction(connect_writer(self._path))
+            finished = self._checkpointer.finish(self.transaction.connection)
+        except (*SQLITE_ERRORS, OSError) as error:
+            self.failure = f"the spool's database does not open: {error} (at first: {before})"
+            self._damage.look_at(translate(error, "opening the spool anew"))
+            return False
+        reason = self.measure() if finished else before
+        self.failure = reason or self.failure
+        return self.failure is None
+
+    def roll_back(self) -> None:
+        """Undo the transaction under way."""
+        try:
+            self.transaction.roll_back()
+        except SQLITE_ERRORS as error:
+            self.failure = f"rolling back failed: {error}"
+
+    def finish(self) -> None:
+        """Leave a database without a log behind, where the disk allows it; the log is as good."""
+        self._checkpointer.stop()
+        with suppress(*SQLITE_ERRORS, OSError):
+            if self.failure is not None:
+                self._checkpointer.distrust()
+            if self._damage.reason is None:
+                self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with suppress(*SQLITE_ERRORS):
+            self.transaction.connection.close()
+        self._checkpointer.close()
+
+    def _checkpoint_failed(self, error: SpoolError) -> None:
+        self.failure = str(error)
+        self._damage.look_at(error)
+
+    def _checkpoint_ran_out(self, reason: str) -> None:
+        """The log is as good, and whatever finds no room in it gives the headroom up; but it must not get longer."""
+        self._disk.ran_out(reason, large=True)
+
+
+# How much room the database and its log take, as of the last commit.
+
+RESTART = "; nothing is taken until callspool is started again"
+
+
+class Sizes:
+    """Measured by the writer's thread after each commit; for any thread to read. In bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.used_bytes = 0
+        """Pages in use, times their size."""
+        self.log_bytes = 0
+        """The size of the write-ahead log's file."""
+        self.unmoved_bytes = 0
+        """How much the database's file has to grow to take over what lies in the log."""
+        self._path = path
+        self._log_path = log_of(path)
+        self._inodes: tuple[int, int] | None = None
+        """Which files the connection writes to: another one of the same name is nobody's."""
+
+    def closed(self) -> None:
+        """The connection is closed; the next one may make files."""
+        self._inodes = None
+
+    def replaced(self, transaction: Transaction) -> str | None:
+        """Why the files are not those any more that the open connection writes to, if so."""
+        return None if self._inodes is None else self.measure(transaction)
+
+    def measure(self, transaction: Transaction) -> str | None:
+        """Look again; returns why what was just committed cannot be relied on, if so."""
+        try:
+            log, database = self._log_path.stat(), self._path.stat()
+        except FileNotFoundError as missing:
+            return f"{missing.filename} was removed while it was in use{RESTART}"
+        except OSError as error:
+            return f"the size of the spool cannot be read: {error}"
+        inodes = (log.st_ino, database.st_ino)
+        if inodes != (self._inodes or inodes):
+            return f"{self._path} or its log was replaced while it was in use{RESTART}"
+        self._inodes = inodes
+        self.log_bytes = log.st_size
+        self.unmoved_bytes = max(0, transaction.pages * PAGE_SIZE - database.st_size)
+        self.used_bytes = (transaction.pages - transaction.free_pages) * PAGE_SIZE
+        return None
+
+
+# Where a process may die between two steps of a durable write, each with a name.
+#
+# Nothing in callspool sets `hook`: tests do, and kill the process there, or look at what lies on the disk.
+
+
+class WritePoint(StrEnum):
+    """A moment in the writer's thread."""
+
+    BEGUN = "begun"
+    """The transaction is open and holds nothing yet."""
+    WRITTEN = "written"
+    """All of its operations ran, and nothing is durable."""
+    COMMITTED = "committed"
+    """All of it is durable, and nobody was told."""
+    RESETTING = "resetting"
+    """The write-ahead log is about to be moved into the database."""
+    RESET = "reset"
+    """The log was moved; the next commit begins it anew."""
+
+
+hook: Callable[[WritePoint, Sequence[object]], None] | None = None
+"""Called at each point with the requests of the transaction."""
+
+
+def reach(point: WritePoint, group: Sequence[object] = ()) -> None:
+    """Tell the hook, if there is one."""
+    if hook is not None:
+        hook(point, group)

@@ -1,0 +1,135 @@
+"""Looking into a spool without changing a byte of it, beside a running gateway or where none runs.
+
+- A gateway runs: a reading connection like any other. It takes SQLite's own read locks and changes no file's
+  content, and holds no snapshot for longer than the books take.
+- None runs, and the write-ahead log holds something: `mode=ro` alone would rebuild the log's index in a new file.
+  With the VFS that locks nothing, and exclusive mode, SQLite keeps that index in memory (SQLite: "Write-Ahead
+  Logging", 8).
+- None runs, and there is no log: `immutable=1`, for otherwise an empty log would be made.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from spool.db.connection import log_of
+from spool.db.sql import COUNTER_COLUMNS
+from spool.directory import DATABASE_NAME
+
+Tell = Callable[[str, int, int], None]
+"""Hears of progress: what is being checked, how much of it is done, and how much there is (0: not known)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A spool that is being looked into."""
+
+    directory: Path
+    connection: sqlite3.Connection
+    live: bool
+    """Whether a gateway owns it at the moment."""
+    tell: Tell
+
+
+@contextmanager
+def reading(database: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
+    """A connection that changes nothing, for one thread at a time; text that is no UTF-8 is read all the same."""
+    connection = sqlite3.connect(_address(database, live=live), uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        if not live:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute("PRAGMA busy_timeout = 2000")
+        connection.text_factory = _text
+        yield connection
+    finally:
+        connection.close()
+
+
+def _address(database: Path, *, live: bool) -> str:
+    address = f"{database.absolute().as_uri()}?mode=ro"
+    if live:
+        return address
+    log = log_of(database)
+    return address + ("&vfs=unix-none" if log.exists() and log.stat().st_size else "&immutable=1")
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "replace")
+
+
+@contextmanager
+def inspecting(directory: Path, *, live: bool, tell: Tell) -> Iterator[Inspection]:
+    """Look into the spool in `directory`."""
+    with reading(directory / DATABASE_NAME, live=live) as connection:
+        yield Inspection(directory, connection, live, tell)
+
+
+# What a check asks of the database, named; all of it reads only.
+
+META = "SELECT name FROM meta"
+LARGEST_RECORD = "SELECT max(record_id) FROM records"
+SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
+
+OPEN_RECORDS = (
+    "SELECT record_id, call_id, first_chunk, fragments, stored_bytes FROM records WHERE settled_at IS NULL "
+    "ORDER BY first_chunk"
+)
+CHUNK_IDS = "SELECT chunk_id FROM chunks ORDER BY chunk_id"
+CHUNKS_BETWEEN = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN ? AND ? ORDER BY chunk_id"
+LOOSE = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk"
+
+# All of a record's deliveries lie side by side, so this needs no sorting.
+DELIVERIES = (
+    "SELECT d.record_id, r.call_id, r.record_id IS NULL, r.settled_at IS NOT NULL, d.destination_id, "
+    "n.name, d.form, d.lane, d.state, d.ordered, d.after_destination_id, d.held_for, d.settled_at, d.attempts "
+    "FROM deliveries d LEFT JOIN records r USING (record_id) LEFT JOIN destinations n USING (destination_id) "
+    "ORDER BY d.record_id"
+)
+OPEN_WITHOUT_DELIVERY = (
+    "SELECT record_id, call_id FROM records r WHERE settled_at IS NULL AND NOT EXISTS "
+    "(SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND +d.state <= 3)"
+)
+
+COUNTERS = f"SELECT destination_id, lane, {COUNTER_COLUMNS} FROM counters"
+DESTINATIONS = "SELECT destination_id, name FROM destinations"
+COUNTED = (
+    "SELECT d.destination_id, d.lane, d.state, count(*), sum(r.raw_bytes) FROM deliveries d "
+    "JOIN records r USING (record_id) GROUP BY d.destination_id, d.lane, d.state"
+)
+
+TOKENS = "SELECT token_id, uses FROM tokens"
+TOKEN_USES = (
+    "SELECT token_id, count(*) FROM (SELECT token_id FROM records UNION ALL SELECT token_id FROM uploads) "
+    "WHERE token_id IS NOT NULL GROUP BY token_id"
+)
+WITHOUT_TOKEN = (
+    "SELECT record_id, call_id FROM records r WHERE token_id IS NOT NULL AND NOT EXISTS "
+    "(SELECT 1 FROM tokens t WHERE t.token_id = r.token_id)"
+)
+STRAY_PARTS = (
+    "SELECT DISTINCT p.record_id, p.destination_id, p.form FROM multipart_parts p LEFT JOIN multiparts m "
+    "USING (record_id, destination_id, form) WHERE m.record_id IS NULL"
+)
+
+# Repairs
+
+# Dead letters whose reason says that what the spool has of them is damaged: nothing more is to be done about them.
+QUARANTINED = (
+    "SELECT record_id FROM deliveries WHERE +state <= 3 GROUP BY record_id "
+    "HAVING min(state) = 3 AND min(coalesce(error, '') LIKE 'corrupt:%')"
+)
+BURY_RECORD = (
+    "UPDATE deliveries SET state = 3, settled_at = ?, held_for = NULL, error = ? WHERE record_id = ? AND +state <= 3"
+)
+BURY_DELIVERY = (
+    "UPDATE deliveries SET state = 3, settled_at = ?, held_for = NULL, attempts = max(0, attempts), error = ? "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
+LANE_OF = "SELECT lane FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
+FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = 'records'"
+SET_SEQUENCE = "INSERT INTO sqlite_sequence (name, seq) VALUES ('records', ?)"
+FORGET_COUNTER = "DELETE FROM counters WHERE destination_id = ? AND lane = ?"
+SETTLE = "UPDATE records SET settled_at = ?, token_id = NULL WHERE record_id = ?"

@@ -1,0 +1,1 @@
+"""What is done with records and deliveries: accepting, reading, settling, reclaiming, maintaining."""

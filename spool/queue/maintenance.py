@@ -1,0 +1,308 @@
+"""What the spool does for itself beside its work: deleting what nothing needs, giving back space, recounting."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from spool.db import sql
+from spool.db.connection import PAGE_SIZE, ReadConnection
+from spool.db.sql import Row
+from spool.db.transaction import Operation, Result, Transaction
+from spool.db.writer import Writer
+from spool.directory import Damage
+from spool.errors import CorruptDatabase
+from spool.queue.ordering import FreeStuck
+from spool.queue.reader import Reader
+from spool.queue.reclaim import DeleteLooseChunks, Expire
+from spool.records import Delivery, Lane
+
+EVERY_SECONDS = 5.0
+ROWS_PER_STEP = 500
+PAGES_PER_STEP = 64
+"""1 MiB, about 8 ms. With 256 pages posts beside it took 24 ms (median) and 284 (p99), with 64 and pauses 7 and 90."""
+LONGEST_PAUSE_SECONDS = 0.1
+KEEP_FREE_BYTES = 64 << 20
+"""Free pages up to this are kept for the payloads to come; a page that is given back must be allocated again. On a full
+disk none are: only what the disk itself has lets posts in again."""
+RECOUNT_SHARE = 0.01
+"""A recount may take this share of the time: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLimits:
+    """How long receipts are kept, in milliseconds, and how many at most."""
+
+    keep: int
+    at_most: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeExcessReceipts:
+    """Delete receipts, the oldest first: `too_many`, and at most `ROWS_PER_STEP`; returns how many were deleted."""
+
+    too_many: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """One bounded transaction."""
+        return _purge(transaction, sql.OLDEST_RECEIPTS, (min(self.too_many, ROWS_PER_STEP),))
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOldReceipts:
+    """Delete receipts of records that ended before `before`, at most `ROWS_PER_STEP`; returns how many."""
+
+    before: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """One bounded transaction."""
+        return _purge(transaction, sql.OLD_RECEIPTS, (self.before, ROWS_PER_STEP))
+
+
+def _purge(transaction: Transaction, which: str, parameters: tuple[int, ...]) -> int:
+    rows = transaction.execute(which, parameters).fetchall()
+    for (record_id,) in rows:
+        transaction.execute(sql.DELETE_DELIVERIES, (record_id,))
+        transaction.execute(sql.DELETE_RECORD, (record_id,))
+    return len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeUploads:
+    """Delete upload addresses that expired before `before`, with the tokens that only they use."""
+
+    before: int
+
+    def __call__(self, transaction: Transaction) -> int:
+        """At most `ROWS_PER_STEP`."""
+        rows = transaction.execute(sql.EXPIRED_UPLOADS, (self.before, ROWS_PER_STEP)).fetchall()
+        for key_hash, token_id in rows:
+            if token_id is not None:
+                transaction.tokens.release(token_id)
+            transaction.execute(sql.DELETE_UPLOAD, (key_hash,))
+        return len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBackSpace:
+    """Return a bounded number of free pages to the file system; returns whether there are more than are to be kept."""
+
+    keep_bytes: int
+
+    def __call__(self, transaction: Transaction) -> bool:
+        """One bounded transaction."""
+        free = transaction.execute("PRAGMA freelist_count").fetchone()[0]
+        if free * PAGE_SIZE <= self.keep_bytes:
+            return False
+        for _ in range(min(PAGES_PER_STEP, free)):
+            # Whatever number it is given, the sqlite3 module steps this statement once, and each step frees one page.
+            transaction.execute("PRAGMA incremental_vacuum(1)")
+        return True
+
+
+def scrub_tokens(transaction: Transaction) -> None:
+    """Clear what is left of deleted tokens in the database."""
+    transaction.tokens.scrub(transaction.connection)
+
+
+class Maintenance:
+    """A task beside the work. Each of its steps is small, and goes through the writer like any post."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        receipts: ReceiptLimits,
+        clock: Callable[[], int],
+        upload_keep: int,
+        expire_after: int | None,
+        announce: Callable[[tuple[Delivery, ...]], None],
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._receipts = receipts
+        self._upload_keep = upload_keep
+        self._expire_after = expire_after
+        self._announce = announce
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._next_recount = 0.0
+        self.incoming: set[int] = set()
+        """First chunks of the payloads that are coming in."""
+        self.oldest: Mapping[tuple[str, Lane], int] = {}
+        self.dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = {}
+        self.unaccounted = 0
+        self._failures: dict[str, str] = {}
+
+    @property
+    def failure(self) -> str | None:
+        """What could not be done when it was tried last, and why; None when all is well."""
+        return "; ".join(self._failures.values()) or None
+
+    def chunks_are_loose(self) -> None:
+        """There is something to delete."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled: a round every `EVERY_SECONDS`, and at once what chunks are loose."""
+        loop = asyncio.get_running_loop()
+        next_round = loop.time()
+        while True:
+            await self._attempt("deleting payloads", self._delete_loose_chunks)
+            if loop.time() >= next_round:
+                next_round = loop.time() + EVERY_SECONDS
+                await self.round()
+            # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_round):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def round(self) -> None:
+        """Everything but loose chunks, once. What fails keeps nothing else from being done."""
+        await self._attempt("giving back space", self._give_back_space)
+        await self._attempt("expiring deliveries", self._expire)
+        await self._attempt("deleting receipts and upload addresses", self._purge)
+        await self._attempt("clearing tokens", self._scrub_tokens)
+        await self._attempt("freeing deliveries", self._free_stuck)
+        await self._attempt("recounting", self._look)
+
+    async def _attempt(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001  # told in `failure`; whatever it is, it is tried again
+            self._failures[what] = f"{what} failed: {error}"
+        else:
+            self._failures.pop(what, None)
+
+    async def _gently(self, step: Operation[Result]) -> Result:
+        """Have one step of something long written, and then leave posts as much time as it took."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        result = await self._writer.submit(step)
+        await asyncio.sleep(min(loop.time() - started, LONGEST_PAUSE_SECONDS))
+        return result
+
+    async def _give_back_space(self) -> None:
+        keep = 0 if self._writer.disk.shortage else KEEP_FREE_BYTES
+        while await self._gently(GiveBackSpace(keep)):
+            continue
+
+    async def _scrub_tokens(self) -> None:
+        await self._writer.submit(scrub_tokens)
+
+    async def _delete_loose_chunks(self) -> None:
+        while await self._writer.submit(DeleteLooseChunks(frozenset(self.incoming))):
+            continue
+
+    async def _expire(self) -> None:
+        expired = 1 if self._expire_after is not None else 0
+        while expired:
+            now = self._clock()
+            before = now - (self._expire_after or 0)
+            expired, freed = await self._gently(Expire(before, now, self._reader.names))
+            self._announce(freed)
+
+    async def _purge(self) -> None:
+        now = self._clock()
+        too_many = await self._reader.count_receipts() - self._receipts.at_most
+        while too_many > 0:
+            deleted = await self._writer.submit(PurgeExcessReceipts(too_many))
+            too_many -= deleted or too_many
+        while await self._writer.submit(PurgeOldReceipts(now - self._receipts.keep)) == ROWS_PER_STEP:
+            continue
+        while await self._writer.submit(PurgeUploads(now - self._upload_keep)) == ROWS_PER_STEP:
+            continue
+
+    async def _free_stuck(self) -> None:
+        for (destination_id, lane), counts in self._writer.counters.image.items():
+            if counts.waiting:
+                await self._writer.submit(FreeStuck(destination_id, lane))
+
+    async def _look(self) -> None:
+        """Read what `stats` tells: the oldest of each lane, why some are dead, and whether the books are right."""
+        oldest, reasons = {}, {}
+        for (destination_id, lane), counts in self._writer.counters.image.items():
+            key = (self._reader.names.names[destination_id], lane)
+            accepted_at = await self._reader.oldest(destination_id, lane)
+            if accepted_at is not None:
+                oldest[key] = accepted_at
+            if counts.dead:
+                reasons[key] = await self._reader.dead_reasons(destination_id, lane)
+        self.oldest, self.dead_reasons = oldest, reasons
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._next_recount:
+            started = loop.time()
+            self.unaccounted = unaccounted(await self._reader.recount())
+            self._next_recount = loop.time() + (loop.time() - started) / RECOUNT_SHARE
+
+
+def unaccounted(recount: list[Row]) -> int:
+    """Deliveries owed that are neither ended nor among the open ones that were counted, over all lanes.
+
+    Shortages and surpluses add up, so that they cannot hide each other.
+    """
+    missing: dict[tuple[int, str], int] = {}
+    for by_counters, destination_id, lane, count in recount:
+        lane_key = destination_id, lane
+        missing[lane_key] = missing.get(lane_key, 0) + (count if by_counters else -count)
+    return sum(abs(count) for count in missing.values())
+
+
+# The check that runs beside the work: whether the database can still be read, a slice at a time.
+#
+# It reads what deliveries may not read for a long time, so that damage is found while the records are few that lie in a
+# damaged database, and not on the day on which they are needed. A fault ends the life of the database: see `Damage`.
+
+SHARE = 0.02
+"""Of the time: 10 GB that are read at 500 MB/s take a thousand seconds."""
+CHECK_EVERY_SECONDS = 3600.0
+CHUNKS_PER_SLICE = 8
+"""Up to 8 MiB, some 20 ms."""
+
+TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'chunks' ORDER BY name"
+# The frames are read and thrown away: only reading a frame shows that its pages are there. Whether it matches its
+# checksum is asked when it is delivered, and a bad one is a matter of its record alone.
+NEXT_CHUNKS = "SELECT chunk_id, frame FROM chunks WHERE chunk_id > ? ORDER BY chunk_id LIMIT ?"
+
+
+class BackgroundCheck:
+    """Looks at all of the database once an hour, beginning at once. `run` ends only by being cancelled."""
+
+    def __init__(self, path: Path, damage: Damage) -> None:
+        self._path = path
+        self._damage = damage
+
+    async def run(self) -> None:
+        """Round after round, with pauses, until damage was seen."""
+        loop = asyncio.get_running_loop()
+        connection = await ReadConnection.open(self._path, self._damage)
+        try:
+            while self._damage.reason is None:
+                next_round = loop.time() + CHECK_EVERY_SECONDS
+                async for seconds in self.round(connection):
+                    await asyncio.sleep(seconds / SHARE)
+                await asyncio.sleep(max(0.0, next_round - loop.time()))
+        except CorruptDatabase as error:
+            self._damage.report(str(error))
+        finally:
+            await connection.close()
+
+    async def round(self, connection: ReadConnection) -> AsyncIterator[float]:
+        """One slice after the other; gives how many seconds each took. Raises `CorruptDatabase`."""
+        loop = asyncio.get_running_loop()
+        for (table,) in await connection.ask(TABLES):
+            started = loop.time()
+            lines = [line for (line,) in await connection.ask(f"PRAGMA quick_check({table})") if line != "ok"]
+            if lines:
+                raise CorruptDatabase(f"the background check found damage in {table}: {lines[0]}")
+            yield loop.time() - started
+        last = 0
+        while True:
+            started = loop.time()
+            rows = await connection.ask(NEXT_CHUNKS, (last, CHUNKS_PER_SLICE))
+            yield loop.time() - started
+            if not rows:
+                return
+            last = rows[-1][0]

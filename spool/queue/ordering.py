@@ -1,0 +1,162 @@
+"""Promise 4: which delivery waits for which, and which ones the end of a delivery frees.
+
+- Core-lane deliveries of a call to a destination go one after the other, in commit order.
+- A detail waits for its own core and for whatever was accepted earlier for the call; nothing waits for a detail but
+  later details, and the notice of it.
+- A notice waits for its object and for its own record's core; no core or detail waits for a notice, since it may be
+  waiting for a detail. Objects in a bucket (`ordered` false) wait for nothing.
+- A dead letter blocks nobody, but a detail whose core is dead is held with it, and so is a notice whose object is.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from spool.db import sql
+from spool.db.sql import HELD_FOR_CORE, Row
+from spool.db.transaction import Transaction
+from spool.records import DeliveryState, Form, Lane, NewDelivery
+from spool.stats import HELD_WITH_DEAD
+
+_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
+
+
+class Asked(Protocol):
+    """What the order is asked of: a transaction, or a connection that only reads."""
+
+    def execute(self, statement: str, parameters: Row | Mapping[str, object] = (), /) -> sqlite3.Cursor:
+        """Run one statement."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """A delivery among all those of one record, as the order sees it."""
+
+    destination_id: int
+    form: Form
+    lane: Lane
+    state: DeliveryState
+    ordered: bool
+    after_destination_id: int | None
+    held_for: int | None
+
+
+def planned(new: NewDelivery, destination_ids: Mapping[str, int]) -> Sibling:
+    """A delivery that is still to be owed, READY until it has its place."""
+    after = None if new.after is None else destination_ids[new.after]
+    return Sibling(destination_ids[new.destination], new.form, new.lane, DeliveryState.READY, new.ordered, after, None)
+
+
+def siblings_of(transaction: Asked, record_id: int) -> list[Sibling]:
+    """All deliveries of a record."""
+    return [sibling_of(row) for row in transaction.execute(sql.DELIVERIES_OF_RECORD, (record_id,))]
+
+
+def sibling_of(row: Row) -> Sibling:
+    """A delivery as the order sees it, from the columns of `statements.DELIVERIES_OF_RECORD`."""
+    destination_id, form, lane, state, ordered, after, held_for = row
+    return Sibling(destination_id, Form(form), Lane(lane), DeliveryState(state), bool(ordered), after, held_for)
+
+
+def place(transaction: Asked, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
+    """Where a delivery that has not been sent belongs: READY, WAITING, or HELD with a dead one of its own record."""
+    state = place_in_record(one, record)
+    follows = state is DeliveryState.READY and one.ordered and one.form is not Form.NOTICE
+    if follows and _earlier_queued(transaction, call_id, record_id, one):
+        return DeliveryState.WAITING
+    return state
+
+
+def place_in_record(one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
+    """Where it belongs as far as the other deliveries of its own record decide that."""
+    ahead = [other.state for other in record if _goes_first(other, one)]
+    if DeliveryState.DEAD in ahead:
+        return DeliveryState.HELD
+    if any(state.queued for state in ahead):
+        return DeliveryState.WAITING
+    return DeliveryState.READY
+
+
+def _goes_first(other: Sibling, one: Sibling) -> bool:
+    """Whether `other`, of the same record, must end before `one` is sent."""
+    if one.after_destination_id == other.destination_id and other.form is not Form.NOTICE:
+        return True
+    own_core = other.destination_id == one.destination_id and other.form is Form.CORE
+    return own_core and (one.form is Form.NOTICE or (one.ordered and one.form in _DETAILS))
+
+
+def _earlier_queued(transaction: Asked, call_id: str, record_id: int, one: Sibling) -> bool:
+    earlier = transaction.execute(
+        sql.EARLIER_QUEUED,
+        {"call_id": call_id, "record_id": record_id, "destination": one.destination_id, "lane": one.lane},
+    )
+    return earlier.fetchone() is not None
+
+
+def replace_waiting(transaction: Transaction, call_id: str, record_id: int) -> list[tuple[int, Sibling]]:
+    """After a delivery of this record moved, find new places for what waits because of it, in its own record and later.
+
+    Returns the deliveries that became READY, with their records' ids.
+    """
+    freed: list[tuple[int, Sibling]] = []
+    for later_id, raw_bytes in transaction.execute(sql.LATER_OF_CALL, (call_id, record_id)).fetchall():
+        freed += [(later_id, one) for one in _replace_in(transaction, call_id, later_id, raw_bytes)]
+    return freed
+
+
+@dataclass(frozen=True, slots=True)
+class FreeStuck:
+    """Give the oldest waiting deliveries of a lane new places, should nothing be ahead of them any more.
+
+    The end of a delivery frees what waits for it, but looks only so far through a call with thousands of records.
+    """
+
+    destination_id: int
+    lane: Lane
+    limit: int = 16
+
+    def __call__(self, transaction: Transaction) -> int:
+        """Returns how many deliveries were freed."""
+        oldest = transaction.execute(sql.OLDEST_WAITING, (self.destination_id, self.lane, self.limit))
+        return sum(len(_replace_in(transaction, *row)) for row in oldest.fetchall())
+
+
+def _replace_in(transaction: Transaction, call_id: str, record_id: int, raw_bytes: int) -> list[Sibling]:
+    """Find new places for what waits in one record; returns the deliveries that became READY."""
+    freed = []
+    record = siblings_of(transaction, record_id)
+    for one in record:
+        if not _waits(one):
+            continue
+        state = place(transaction, call_id, record_id, one, record)
+        if state is one.state:
+            continue
+        _put(transaction, record_id, one, state, raw_bytes)
+        if state is DeliveryState.READY:
+            freed.append(one)
+    return freed
+
+
+def _waits(one: Sibling) -> bool:
+    with_its_core = one.state is DeliveryState.HELD and one.held_for == HELD_FOR_CORE
+    return one.state is DeliveryState.WAITING or with_its_core
+
+
+def _put(transaction: Transaction, record_id: int, one: Sibling, state: DeliveryState, raw_bytes: int) -> None:
+    held = state is DeliveryState.HELD
+    transaction.execute(
+        sql.SET_STATE,
+        (
+            state,
+            None,
+            HELD_FOR_CORE if held else None,
+            HELD_WITH_DEAD if held else None,
+            None,
+            record_id,
+            one.destination_id,
+            one.form,
+        ),
+    )
+    transaction.counters.move(one.destination_id, one.lane, one.state, state, raw_bytes)

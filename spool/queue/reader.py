@@ -1,0 +1,181 @@
+"""Everything that is read while the writer goes on: the queue, payloads, traces, tokens, upload addresses.
+
+Each statement is a snapshot of its own; no snapshot is held while anything else is awaited, since a held one would
+keep the write-ahead log from being reset.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from isal.isal_zlib import crc32
+
+from spool.db import sql
+from spool.db.connection import ReadConnection, Value
+from spool.db.sql import HELD_FOR_SHARED_TOKEN, RECORD_WIDTH, Row, delivery_of, number_in, record_of
+from spool.db.tokens import hash_of
+from spool.directory import Damage
+from spool.errors import CorruptPayload, NotStorable
+from spool.payload.frames import chunk_range
+from spool.queue.settle import Names
+from spool.records import Delivery, DeliveryKey, DeliveryState, Due, Form, Fragment, Lane, Record, Upload
+from spool.stats import OpenDelivery, TracedDelivery, TracedRecord
+
+LONGEST_WAIT = 24 * 3600 * 1000
+"""No delivery is ever postponed by more; what seems to be due later was written by a clock that ran ahead."""
+CHUNKS_PER_READ = 4
+REASONS_LOOKED_AT = 2000
+"""Dead letters of a lane, the newest, whose reasons are counted: a few milliseconds, and at most half a megabyte."""
+
+
+class Reader:
+    """Three reading connections: for questions, for payloads and for counting, so that none waits for another."""
+
+    def __init__(
+        self, questions: ReadConnection, payloads: ReadConnection, counting: ReadConnection, names: Names
+    ) -> None:
+        self._questions = questions
+        self._payloads = payloads
+        self._counting = counting
+        self.names = names
+
+    @classmethod
+    async def open(cls, path: Path, names: Names, damage: Damage) -> "Reader":
+        """Open the connections; on an error none is left open."""
+        async with AsyncExitStack() as opened:
+            questions, payloads, counting = [await _opened(path, damage, opened) for _ in range(3)]
+            opened.pop_all()
+        return cls(questions, payloads, counting, names)
+
+    async def close(self) -> None:
+        """Close the connections; what is being read is finished first."""
+        for connection in (self._questions, self._payloads, self._counting):
+            await connection.close()
+
+    async def due(self, destination_id: int, lane: Lane, *, now: int, limit: int) -> Due:
+        """See `uploaders.base.Queue.due`."""
+        bounds: dict[str, Value] = {
+            "destination": destination_id,
+            "lane": lane,
+            "now": now,
+            "horizon": now + LONGEST_WAIT,
+        }
+        rows = await self._questions.ask(sql.DUE, {**bounds, "limit": limit})
+        deliveries = tuple(delivery_of(row, self.names.spool_id, self.names.names) for row in rows)
+        if len(deliveries) == limit:
+            return Due(deliveries, now)
+        next_due = await self._questions.ask(sql.NEXT_DUE, bounds)
+        return Due(deliveries, next_due[0][0])
+
+    async def held_tokens(self, destination_id: int) -> tuple[int | None, ...]:
+        """See `uploaders.base.Queue.held_tokens`."""
+        rows = await self._questions.ask(sql.HELD_TOKENS, (destination_id,))
+        return tuple(None if held_for == HELD_FOR_SHARED_TOKEN else held_for for (held_for,) in rows)
+
+    async def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
+        """The stored frames of a fragment, verified; raises `CorruptPayload`."""
+        wanted = chunk_range(record.first_chunk, record.fragments, fragment)
+        for start in range(wanted.start, wanted.stop, CHUNKS_PER_READ):
+            stop = min(start + CHUNKS_PER_READ, wanted.stop)
+            rows = await self._payloads.ask(sql.READ_CHUNKS, (start, stop - 1))
+            found = {chunk_id: (checksum, frame) for chunk_id, checksum, frame in rows}
+            for chunk_id in range(start, stop):
+                checksum, frame = found.get(chunk_id, (None, b""))
+                if crc32(frame) != checksum:
+                    reason = "missing" if checksum is None else "damaged: its checksum differs"
+                    raise CorruptPayload(f"chunk {chunk_id} of record {record.uid} is {reason}")
+                yield frame
+
+    async def token(self, token_id: int) -> str | None:
+        """The agent's own token by its id; None once it was overwritten. Raises `CorruptPayload` for a damaged one."""
+        rows = await self._questions.ask(sql.READ_TOKEN, (token_id,))
+        if not rows:
+            return None
+        value, stored_hash = rows[0]
+        if hash_of(value) != stored_hash:
+            raise CorruptPayload(f"token {token_id} does not match its hash")
+        return str(value)
+
+    async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
+        """The newest 256 records of a call, the oldest first."""
+        try:
+            rows = await self._questions.ask(sql.TRACE_RECORDS, (call_id,))
+        except NotStorable:  # what cannot be stored was never accepted
+            return ()
+        return tuple([await self._traced(row) for row in reversed(rows)])
+
+    async def live_calls(self, since: int, limit: int) -> list[tuple[str, int]]:
+        """See `spool.store.Spool.live_calls`."""
+        rows = await self._questions.ask(sql.LIVE_CALLS, (since, limit))
+        return [(call_id, began) for call_id, began in reversed(rows)]
+
+    async def find(self, statement: str, parameters: Sequence[Value]) -> list[OpenDelivery]:
+        """The deliveries that `statement` names, which begins with the columns of a record and those of a trace."""
+        rows = await self._questions.ask(statement, parameters)
+        return [
+            OpenDelivery(record_of(row, self.names.spool_id), self._traced_delivery(row[RECORD_WIDTH:])) for row in rows
+        ]
+
+    async def record_id(self, uid: str) -> int | None:
+        """The number of the record that has this name; for a name of this spool's own, whether it is there or not."""
+        rows = await self._questions.ask(sql.OF_ORIGIN, (uid,))
+        return rows[0][0] if rows else number_in(uid, self.names.spool_id)
+
+    async def delivery(self, key: DeliveryKey) -> Delivery | None:
+        """The delivery that a key names, as an uploader sees it; None when there is none."""
+        parameters = (key.record_id, self.names.ids.get(key.destination), key.form)
+        rows = await self._questions.ask(sql.READ_DELIVERY, parameters)
+        return delivery_of(rows[0], self.names.spool_id, self.names.names) if rows else None
+
+    async def upload(self, statement: str, key: bytes | str) -> Upload | None:
+        """The upload address that `statement` finds by `key`."""
+        rows = await self._questions.ask(statement, (key,))
+        return Upload(*rows[0]) if rows else None
+
+    async def oldest(self, destination_id: int, lane: Lane) -> int | None:
+        """When the oldest record with a queued delivery there was accepted."""
+        found = []
+        for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD):
+            rows = await self._counting.ask(sql.OLDEST_IN_STATE, (destination_id, lane, int(state)))
+            found += [int(row[0]) for row in rows]
+        return min(found, default=None)
+
+    async def dead_reasons(self, destination_id: int, lane: Lane) -> Mapping[str, int]:
+        """Why the newest dead letters there are some, and how many have each reason."""
+        rows = await self._counting.ask(sql.DEAD_REASONS, (destination_id, lane, REASONS_LOOKED_AT))
+        return {str(reason): int(count) for reason, count in rows}
+
+    async def recount(self) -> list[Row]:
+        """What is open by the counters beside what is open by the deliveries themselves, of one snapshot."""
+        return await self._counting.ask(sql.RECOUNT)
+
+    async def count_receipts(self) -> int:
+        """How many receipts are kept."""
+        rows = await self._counting.ask(sql.COUNT_RECEIPTS)
+        return int(rows[0][0])
+
+    async def _traced(self, row: Row) -> TracedRecord:
+        record = record_of(row, self.names.spool_id)
+        superseded, settled_at = row[RECORD_WIDTH:]
+        rows = await self._questions.ask(sql.TRACE_DELIVERIES, (record.record_id,))
+        deliveries = tuple(self._traced_delivery(delivery) for delivery in rows)
+        return TracedRecord(record, bool(superseded), settled_at, deliveries)
+
+    def _traced_delivery(self, row: Row) -> TracedDelivery:
+        destination_id, form, lane, state, attempts, due_at, settled_at, error = row
+        return TracedDelivery(
+            self.names.names[destination_id],
+            Form(form),
+            Lane(lane),
+            DeliveryState(state),
+            attempts,
+            due_at,
+            settled_at,
+            error,
+        )
+
+
+async def _opened(path: Path, damage: Damage, stack: AsyncExitStack) -> ReadConnection:
+    connection = await ReadConnection.open(path, damage)
+    stack.push_async_callback(connection.close)
+    return connection

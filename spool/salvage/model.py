@@ -1,0 +1,115 @@
+"""Plain data of a salvage: what was found in another database, what came of it, and how it went altogether."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from spool.db.sql import RECORD_COLUMNS
+from spool.records import DeliveryState, Form, Lane, Record
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDelivery:
+    """A delivery as the other database has it; destinations by name, for their numbers are its own."""
+
+    destination: str
+    form: Form
+    lane: Lane
+    state: DeliveryState
+    ordered: bool = True
+    after: str | None = None
+    attempts: int = 0
+    due_at: int = 0
+    first_failed_at: int | None = None
+    settled_at: int | None = None
+    location: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record that could be read, with all that is known of its deliveries and the agent's own token."""
+
+    record: Record
+    deliveries: tuple[FoundDelivery, ...]
+    token: str | None
+
+    @property
+    def open(self) -> bool:
+        """Whether anything of it is still to be delivered, or is a dead letter."""
+        return any(not delivery.state.ended for delivery in self.deliveries)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that is known to have been there, and cannot be read."""
+
+    record_id: int
+    call_id: str | None
+    """None where that cannot be read either."""
+    reason: str
+
+
+class Outcome(StrEnum):
+    """What came of a record."""
+
+    BROUGHT = "brought"
+    """It is in this spool now, with its deliveries and its keys."""
+    DAMAGED = "brought, with damaged parts"
+    """Some of its payload could not be read: deliveries that need that become dead letters, the others are made."""
+    THERE = "already there"
+    """An earlier salvage brought it."""
+    DUPLICATE = "posted again since"
+    """The agent repeated the post, and this spool accepted it."""
+    SUPERSEDED = "superseded"
+    """A later event of its call was accepted since."""
+    ENDED = "delivered before"
+    """Nothing of it is owed any more."""
+    UNREADABLE = "unreadable"
+    """Nothing of it can be brought."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How a salvage goes; counts of records."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    deliveries: Counter[DeliveryState] = field(default_factory=Counter)
+    """Deliveries that were brought, by the state that they have now."""
+    payload_bytes: int = 0
+    unreadable: list[Unreadable] = field(default_factory=list)
+    without_token: int = 0
+    """Records whose agent's token could not be read; they are sent without it."""
+
+
+# What a salvage asks of the other database, and writes into this one; named.
+
+RECORDS = f"SELECT {RECORD_COLUMNS}, r.settled_at FROM records r WHERE r.record_id BETWEEN ? AND ? ORDER BY r.record_id"
+OLD_RECORDS = RECORDS.replace("r.origin, r.checksum", "NULL, NULL")
+"""For a database of before version 3."""
+LARGEST = (
+    "SELECT max(record_id) FROM records",
+    "SELECT max(record_id) FROM deliveries",
+    "SELECT seq FROM sqlite_sequence WHERE name = 'records'",
+    "SELECT max(record_id) FROM records INDEXED BY records_by_call WHERE call_id > ''",
+)
+"""Each may be unreadable; the largest answer counts."""
+CALLS = "SELECT record_id, call_id FROM records INDEXED BY records_by_call WHERE call_id > ''"
+"""Read from the index alone: it may be sound where the table is not."""
+KNOWN_BY_DELIVERIES = "SELECT DISTINCT record_id FROM deliveries WHERE record_id BETWEEN ? AND ?"
+DELIVERIES = (
+    "SELECT destination_id, form, lane, state, ordered, after_destination_id, attempts, due_at, first_failed_at, "
+    "settled_at, location, error FROM deliveries WHERE record_id = ?"
+)
+OPEN_DELIVERIES = (
+    "SELECT record_id, destination_id, form, lane, state FROM deliveries INDEXED BY deliveries_open WHERE +state <= 3"
+)
+"""Read from the index alone, likewise."""
+CHUNK = "SELECT crc32, frame FROM chunks WHERE chunk_id = ?"
+TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
+
+BY_ORIGIN = "SELECT 1 FROM records WHERE origin = ?"
+ADD_DELIVERY = (
+    "INSERT INTO deliveries (record_id, destination_id, form, lane, state, ordered, after_destination_id, attempts, "
+    "due_at, first_failed_at, settled_at, held_for, location, error) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)

@@ -1,0 +1,1 @@
+"""Who uploads what and when: lanes, retries, breakers, limits."""

@@ -1,0 +1,118 @@
+"""Which tokens a destination refuses, and when one of their deliveries is sent to find out: no I/O.
+
+Deliveries of a paused token are held in the spool as they come up. At its time one of them is released and sent;
+when it is taken, all are. Other tokens are not affected. Times are milliseconds since the Unix epoch.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from spool.records import Delivery, DeliveryKey
+from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.dispatch.policy import RetryPolicy, probe_seconds
+
+
+@dataclass(slots=True)
+class _Pause:
+    reason: str
+    retry_at: int | None
+    """When the next probe is to be released; None while the next delivery to come up is to be the probe."""
+    probes: int = 0
+    probe: DeliveryKey | None = None
+
+
+class TokenPauses:
+    """The paused tokens of one destination; None stands for deliveries without a token."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._pauses: dict[int | None, _Pause] = {}
+
+    @property
+    def next_probe_at(self) -> int | None:
+        """When the next probe is due; None when none is."""
+        return min((p.retry_at for p in self._pauses.values() if p.retry_at is not None), default=None)
+
+    @property
+    def count(self) -> int:
+        """How many tokens are paused."""
+        return len(self._pauses)
+
+    def probe_now(self, now: int, only: Collection[int | None] | None = None) -> bool:
+        """End every wait by an operator's order, or that of some tokens; False where none of them is paused."""
+        meant = [pause for token_id, pause in self._pauses.items() if only is None or token_id in only]
+        for pause in meant:
+            if pause.probe is None:
+                pause.retry_at, pause.probes = now, 0
+        return bool(meant)
+
+    def resume(self, token_id: int | None, now: int) -> None:
+        """Deliveries of this token were held before this process began: probe it at once."""
+        self._pauses.setdefault(token_id, _Pause("refused before the last start", now))
+
+    def hold_reason(self, delivery: Delivery) -> str | None:
+        """Why this delivery is to be held rather than sent; None when it may be sent."""
+        pause = self._pauses.get(delivery.record.token_id)
+        if pause is None or pause.probe == delivery.key:
+            return None
+        if pause.retry_at is None and pause.probe is None:
+            pause.probe = delivery.key
+            return None
+        return pause.reason
+
+    def take_due(self, now: int) -> tuple[int | None, ...]:
+        """The tokens of which one held delivery is to be released now; each is named once a probe.
+
+        Their time moves on at once: should that delivery end in another way, the next one has its turn.
+        """
+        due = tuple(t for t, p in self._pauses.items() if p.retry_at is not None and p.retry_at <= now)
+        for token_id in due:
+            pause = self._pauses[token_id]
+            pause.retry_at = self._next_probe(pause, now)
+        return due
+
+    def released(self, token_id: int | None, freed: tuple[Delivery, ...]) -> None:
+        """Remember the probe; with nothing held, the next delivery of this token to come up is the probe."""
+        pause = self._pauses.get(token_id)
+        if pause is None:
+            return
+        pause.probe = freed[0].key if freed else None
+        if not freed:
+            pause.retry_at = None
+
+    def attempt_ended(self, delivery: Delivery, outcome: Outcome, now: int) -> bool | None:
+        """Learn from an attempt: False when this token began to be refused, True when it ceased to be."""
+        token_id = delivery.record.token_id
+        pause = self._pauses.get(token_id)
+        if isinstance(outcome, Refused) and outcome.scope is Scope.CREDENTIAL:
+            return self._refused(token_id, delivery.key, outcome.reason, now)
+        if pause is None or pause.probe != delivery.key:
+            return None
+        if _was_taken(outcome):
+            del self._pauses[token_id]
+            return True
+        pause.probe, pause.retry_at = None, self._next_probe(pause, now)
+        return None
+
+    def _refused(self, token_id: int | None, key: DeliveryKey, reason: str, now: int) -> bool | None:
+        pause = self._pauses.get(token_id)
+        if pause is None:
+            pause = self._pauses[token_id] = _Pause(reason, None)
+            pause.retry_at = self._next_probe(pause, now)
+            return False
+        if pause.probe == key:
+            pause.reason, pause.probe = reason, None
+            pause.probes += 1
+            pause.retry_at = self._next_probe(pause, now)
+        return None
+
+    def _next_probe(self, pause: _Pause, now: int) -> int:
+        return now + math.ceil(probe_seconds(self._policy, pause.probes) * 1000)
+
+
+def _was_taken(outcome: Outcome) -> bool:
+    """Whether the destination looked past the token: it took the delivery, or spoke about the record itself."""
+    if isinstance(outcome, RetryLater):
+        return outcome.give_up_after_seconds is not None
+    return isinstance(outcome, Delivered) or outcome.scope is Scope.RECORD

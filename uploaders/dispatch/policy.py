@@ -1,0 +1,201 @@
+"""When to try again, and when not: pure functions from what happened to what the spool is to write.
+
+Times are milliseconds since the Unix epoch, `jitter` is in [0, 1).
+"""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+from spool import records
+from spool.records import Bury, Delivery, Divert, Form, Fragment, Lane, NewDelivery, RetryAt, Settlement
+from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+
+RETRY_AFTER_LIMIT_SECONDS = 3600.0
+"""A destination that asks for more is asked again after this: nobody waits a year for a mistyped header."""
+
+_DELAY_SECONDS = re.compile(r"0*([0-9]{1,9})(\.[0-9]*)?", re.ASCII)
+_ABSURD_SECONDS = re.compile(r"[0-9]{10,}(\.[0-9]*)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How patient to be with one destination. All durations are seconds."""
+
+    initial: float = 1.0
+    """The longest wait before the first retry; it doubles with every failed attempt."""
+    maximum: float = 300.0
+    """The longest wait between two attempts."""
+    give_up_after: float = 24 * 3600.0
+    """A record that alone fails for this long, while the destination takes others, becomes a dead letter."""
+    probe_initial: float = 60.0
+    """How long after a refusal the destination or the token is tried again with one delivery; it doubles."""
+    probe_maximum: float = 300.0
+    """The longest wait between two such probes."""
+    failures_before_back_off: int = 5
+    """So many deliveries failing in a row mean that the destination, not a record, is at fault."""
+    refusals_before_pause: int = 20
+    """So many refused in a row mean that the address is wrong, and no more may become dead letters."""
+
+
+def backoff_seconds(policy: RetryPolicy, failures: int, jitter: float) -> float:
+    """Full jitter: anything from 0 to the exponential bound, so that many that failed at once return apart."""
+    return jitter * _doubled(policy.initial, policy.maximum, failures)
+
+
+def probe_seconds(policy: RetryPolicy, probes: int) -> float:
+    """How long to wait before probe number `probes` (from 0) of what was refused."""
+    return _doubled(policy.probe_initial, policy.probe_maximum, probes)
+
+
+def parse_retry_after(value: str | None, now: int) -> float | None:
+    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), at most an hour; None if it says nothing.
+
+    Takes delay-seconds (a fraction is tolerated) and an HTTP-date; a date in the past is 0.
+    """
+    text = (value or "").strip()
+    if _ABSURD_SECONDS.fullmatch(text):
+        return RETRY_AFTER_LIMIT_SECONDS
+    if _DELAY_SECONDS.fullmatch(text):
+        return min(float(text), RETRY_AFTER_LIMIT_SECONDS)
+    try:
+        when = parsedate_to_datetime(text)
+        aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+        seconds = aware.timestamp() - now / 1000
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_SECONDS)
+
+
+def decide(
+    outcome: Outcome,
+    delivery: Delivery,
+    now: int,
+    policy: RetryPolicy,
+    *,
+    jitter: float,
+    destination_succeeded_since_first_failure: bool,
+) -> Settlement:
+    """What the spool is to write after one attempt.
+
+    A failure that speaks about more than the record is not counted against it: `RetryAt(counted=False)`, or `Hold`
+    for a refused token. The dispatcher moves the former's time to when the destination is tried again.
+    """
+    if isinstance(outcome, Delivered):
+        return records.Delivered(outcome.location)
+    if isinstance(outcome, Refused):
+        return _decide_refused(outcome, delivery, now, policy)
+    if _given_up(outcome, delivery, now, policy, destination_succeeded_since_first_failure):
+        return records.Bury(f"given up after {_spent_hours(delivery, now):.1f} h: {outcome.reason}")
+    wait = max(backoff_seconds(policy, delivery.attempts, jitter), outcome.after_seconds or 0.0)
+    return RetryAt(now + _milliseconds(wait), outcome.reason, counted=outcome.scope is not Scope.DESTINATION)
+
+
+def put_back(
+    settlement: Settlement, outcome: Outcome, now: int, again_at: int, *, refusing_everything: bool
+) -> Settlement:
+    """What `decide` said, changed for a delivery that met a closed door: `again_at` is when that is tried again.
+
+    Not before then; and no dead letters at a wrong address. What asked for time gets it after a restart too. A refusal
+    does not outlive the process: whoever corrects the address or the token restarts, and need not wait.
+    """
+    if isinstance(settlement, RetryAt) and not settlement.counted:
+        due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
+        return replace(settlement, due_at=due_at)
+    refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD
+    if isinstance(settlement, records.Bury) and refused and refusing_everything:
+        return RetryAt(again_at, settlement.error, counted=False)
+    return settlement
+
+
+def _decide_refused(outcome: Refused, delivery: Delivery, now: int, policy: RetryPolicy) -> Settlement:
+    if outcome.scope is Scope.RECORD:
+        return records.Bury(outcome.reason)
+    if outcome.scope is Scope.CREDENTIAL:
+        return records.Hold(outcome.reason, delivery.record.token_id)
+    return RetryAt(now + _milliseconds(policy.probe_initial), outcome.reason, counted=False)
+
+
+def _given_up(outcome: RetryLater, delivery: Delivery, now: int, policy: RetryPolicy, others_pass: bool) -> bool:
+    """A reason with its own bound needs no other success: the destination answered, about this record."""
+    if delivery.first_failed_at is None or outcome.scope is Scope.DESTINATION:
+        return False
+    spent = now - delivery.first_failed_at
+    if outcome.give_up_after_seconds is not None:
+        return spent >= _milliseconds(outcome.give_up_after_seconds)
+    return others_pass and spent >= _milliseconds(policy.give_up_after)
+
+
+def _spent_hours(delivery: Delivery, now: int) -> float:
+    return (now - (delivery.first_failed_at or now)) / 3_600_000
+
+
+def _doubled(initial: float, maximum: float, times: int) -> float:
+    return float(min(maximum, initial * 2 ** min(times, 64)))
+
+
+def _milliseconds(seconds: float) -> int:
+    return math.ceil(seconds * 1000)
+
+
+# The ladder for what an endpoint refuses as too large: a pure decision about where such a delivery goes on.
+#
+#     detail, or whole ──too large──▶ step 1 ──too large──▶ step 2 ── ... ──▶ a dead letter
+#
+# What was refused is never counted as delivered: either the step takes its place, or it stays as a dead letter.
+
+_LARGE = frozenset({Form.WHOLE, Form.DETAIL, Form.REDUCED})
+"""A core or a notice has nothing that could go elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One way on."""
+
+    to: tuple[NewDelivery, ...]
+    """What is owed from now on; the first of them carries the content."""
+    keep: bool
+    """Whether the refused delivery stays as a dead letter, because what goes on is less than it."""
+    of_details: bool
+    """Whether it is made of a record's detail, which a record in one piece has not."""
+
+
+def upload(destination: str, *, referenced: bool = False) -> Step:
+    """The whole, through an upload address that the same destination gives; `referenced`: and a notice of it."""
+    whole = NewDelivery(destination, Form.WHOLE, Lane.DETAIL)
+    notice = NewDelivery(destination, Form.NOTICE, Lane.CORE, after=destination)
+    return Step((whole, notice) if referenced else (whole,), keep=False, of_details=False)
+
+
+def to_bucket(destination: str, bucket: str) -> Step:
+    """The detail as an object in a bucket, and a notice of it."""
+    in_bucket = NewDelivery(bucket, Form.DETAIL, Lane.DETAIL, ordered=False)
+    notice = NewDelivery(destination, Form.NOTICE, Lane.CORE, after=bucket)
+    return Step((in_bucket, notice), keep=False, of_details=True)
+
+
+def reduced(destination: str) -> Step:
+    """A detail with fewer spans."""
+    return Step((NewDelivery(destination, Form.REDUCED, Lane.DETAIL),), keep=True, of_details=True)
+
+
+def next_step(ladder: tuple[Step, ...], delivery: Delivery) -> Step | None:
+    """The first step behind the one that this delivery stands on; None when there is none that suits it."""
+    if delivery.form not in _LARGE:
+        return None
+    has_detail = Fragment.REST in delivery.record.fragments
+    standing = next((at for at, step in enumerate(ladder) if _stands_on(step, delivery)), -1)
+    return next((step for step in ladder[standing + 1 :] if has_detail or not step.of_details), None)
+
+
+def settle_too_large(ladder: tuple[Step, ...], delivery: Delivery, reason: str) -> Divert | Bury:
+    """What the spool is to write after a delivery was refused as too large for `reason`."""
+    step = next_step(ladder, delivery)
+    return Bury(reason) if step is None else Divert(reason, step.to, step.keep)
+
+
+def _stands_on(step: Step, delivery: Delivery) -> bool:
+    content = step.to[0]
+    return (content.destination, content.form, content.lane) == (delivery.destination, delivery.form, delivery.lane)

@@ -1,0 +1,1 @@
+"""Uploading by HTTP: connections, requests, answers."""

@@ -1,0 +1,256 @@
+"""Kept connections to HTTP servers, and requests over them: one place for TLS, proxies and time-outs.
+
+A request is never redirected and never repeated here; no cookies are kept.
+"""
+
+import asyncio
+import ssl
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+from yarl import URL
+
+from uploaders.http.connection import BadAnswer, Data, Pace, Wire, send
+from uploaders.http.responses import Answer
+from uploaders.http.timeouts import Deadlines, Phase, Timeouts, Watch
+
+# Connections that wait for their next request, by the server that they lead to.
+
+KEEP_ALIVE_SECONDS = 4.0
+"""Shorter than the 5 s after which Node servers close an idle connection: a POST on a closed one would fail."""
+
+
+class IdleWires:
+    """The one used last is taken first, so that those which are not needed grow old and are closed."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[str, list[tuple[float, Wire]]] = defaultdict(list)
+        """Of each server the one used last at the end."""
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def put(self, origin: str, wire: Wire) -> None:
+        """Keep it for the next request to this server."""
+        self._waiting[origin].append((time.monotonic(), wire))
+        if self._sweep is None:
+            self._sweep_later()
+
+    def take(self, origin: str) -> Wire | None:
+        """One that can still be used; None where there is none."""
+        waiting = self._waiting[origin]
+        oldest = time.monotonic() - KEEP_ALIVE_SECONDS
+        while waiting:
+            since, wire = waiting.pop()
+            if since >= oldest and wire.is_free:
+                return wire
+            wire.abort()
+        return None
+
+    def close(self) -> None:
+        """Close them all."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for waiting in self._waiting.values():
+            for _, wire in waiting:
+                wire.abort()
+        self._waiting.clear()
+
+    def _close_old(self) -> None:
+        """Close what has waited for too long or is no longer connected, and look again while any waits."""
+        self._sweep = None
+        oldest = time.monotonic() - KEEP_ALIVE_SECONDS
+        for origin, waiting in list(self._waiting.items()):
+            young = [(since, wire) for since, wire in waiting if since > oldest and wire.is_free]
+            for _, wire in set(waiting) - set(young):
+                wire.abort()
+            if young:
+                self._waiting[origin] = young
+            else:
+                del self._waiting[origin]
+        if self._waiting:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, self._close_old)
+
+
+# The proxy that the environment names for an address: HTTPS_PROXY, HTTP_PROXY, NO_PROXY, in either case.
+#
+# It is looked up once. The client library's own look-up (`trust_env`) goes through two threads for every request, which
+# is a third of the cost of a small one, and sends credentials from ~/.netrc that nobody asked it to send.
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy's address without its credentials, and the headers that carry these."""
+
+    url: URL
+    headers: Mapping[str, str] = field(repr=False)
+    tunnels: bool
+    """Whether it is asked to CONNECT, and gets the headers with that; else every request carries them."""
+
+
+def proxy_for(address: str) -> Proxy | None:
+    """The proxy to use for this address; None when it is to be reached directly, or is no valid address."""
+    try:
+        target = URL(address)
+    except ValueError:
+        return None
+    named = urllib.request.getproxies().get(target.scheme)
+    if not named or not target.host or urllib.request.proxy_bypass(target.host):
+        return None
+    proxy = URL(named if "://" in named else f"http://{named}")
+    headers = {}
+    if proxy.user:
+        headers["Proxy-Authorization"] = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
+    return Proxy(proxy.with_user(None), headers, tunnels=target.scheme == "https")
+
+
+# Where requests go: what an address says about connecting, and the lines with which every request to it begins.
+
+_OF_THE_ADDRESS = frozenset({"Host", "Authorization", "Accept"})
+"""What the HTTP client library makes of an address itself, credentials in it included; `Accept` is everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One address, reached directly or through a proxy."""
+
+    origin: str
+    """Scheme, host and port: requests of one origin share connections."""
+    opening: aiohttp.ClientRequest
+    """What the HTTP client library needs in order to connect."""
+    named: str
+    """The address as a request names it: its path and query, to a proxy that forwards all of it."""
+    lines: tuple[str, ...]
+    """Headers that each request carries."""
+
+
+def parsed(address: str) -> URL:
+    """Raises `aiohttp.InvalidURL` when it is no HTTP address."""
+    try:
+        url = URL(address)
+    except ValueError as error:
+        raise aiohttp.InvalidURL(address) from error
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise aiohttp.InvalidURL(address)
+    return url
+
+
+def origin_of(url: URL) -> str:
+    """See `Target.origin`."""
+    return f"{url.scheme}://{url.host_port_subcomponent}"
+
+
+def target_of(url: URL, proxy: Proxy | None) -> Target:
+    """Where this address, of HTTP, is reached."""
+    tunnels = proxy is not None and proxy.tunnels
+    opening = aiohttp.ClientRequest(
+        "POST", url, proxy=proxy.url if proxy else None, proxy_headers=proxy.headers if proxy and tunnels else None
+    )
+    headers = {name: value for name, value in opening.headers.items() if name in _OF_THE_ADDRESS}
+    named = url.raw_path_qs
+    if proxy is not None and not tunnels:
+        headers |= proxy.headers
+        named = str(url.with_user(None).with_fragment(None))
+    return Target(origin_of(url), opening, named, tuple(f"{name}: {value}" for name, value in headers.items()))
+
+
+def request_head(method: str, target: Target, headers: Mapping[str, str]) -> bytes:
+    """The request up to its body. Raises `ValueError` for a header that would begin another one."""
+    lines = (f"{method} {target.named} HTTP/1.1", *target.lines, *map(": ".join, headers.items()), "", "")
+    text = "\r\n".join(lines)
+    if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
+        raise ValueError("a header of a request has a line break or a null in it")
+    return text.encode()
+
+
+_IN_ANY_TIME = aiohttp.ClientTimeout(total=None, sock_connect=None)
+"""`Deadlines` watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How to connect, and how long to wait."""
+
+    ca_file: Path | None = None
+    """PEM certificates of authorities to trust besides the system's."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class Connections:
+    """Opened at the first request, because they belong to the running event loop."""
+
+    def __init__(self, options: ConnectionOptions) -> None:
+        """Raises `OSError` or `ssl.SSLError` when `ca_file` cannot be read."""
+        self._options = options
+        self._tls = ssl.create_default_context()
+        if options.ca_file is not None:
+            self._tls.load_verify_locations(cafile=options.ca_file)
+        self._connector: aiohttp.TCPConnector | None = None
+        self._idle = IdleWires()
+        self._watch = Watch()
+        self._targets: dict[str, Target] = {}
+        self._proxies: dict[str, Proxy | None] = {}
+
+    async def request(
+        self, method: str, url: str | URL, headers: Mapping[str, str], data: Data, *, pace: Pace | None = None
+    ) -> Answer:
+        """Send one request and read the beginning of its answer. Raises `uploaders.http.errors.NETWORK_ERRORS`.
+
+        A `url` of text is one of the few that are configured, and quoted where it must be; a signed one comes as an
+        encoded `URL`, which stays as it is. A stream comes with its Content-Length. `pace` holds the body back.
+        """
+        target = self._target(url)
+        if isinstance(data, (bytes, memoryview)):
+            headers = {**headers, "Content-Length": str(len(data))}
+        head = request_head(method, target, headers)
+        async with Deadlines(self._options.timeouts, self._watch) as deadlines:
+            wire = self._idle.take(target.origin) or await self._connect(target)
+            try:
+                wire.begin(lambda: deadlines.begin(Phase.ANSWER))
+                all_sent = await send(wire, head, data, deadlines, pace)
+                answer = await wire.answered()
+            except BaseException:
+                wire.abort()
+                raise
+        if all_sent and wire.is_free:
+            self._idle.put(target.origin, wire)
+        else:
+            wire.abort()
+        return answer
+
+    async def close(self) -> None:
+        """Close them all."""
+        self._idle.close()
+        if self._connector is not None:
+            await self._connector.close()
+            self._connector = None
+
+    async def _connect(self, target: Target) -> Wire:
+        if self._connector is None:
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls)
+        opened = await self._connector.connect(target.opening, [], _IN_ANY_TIME)
+        if opened.protocol is None or opened.protocol.should_close:
+            opened.close()
+            raise BadAnswer("it spoke before it was asked")
+        return Wire(opened)
+
+    def _target(self, url: str | URL) -> Target:
+        """Those of text are kept: there are few."""
+        if isinstance(url, URL):
+            return target_of(url, self._proxy(origin_of(url)))
+        if url not in self._targets:
+            self._targets[url] = self._target(parsed(url))
+        return self._targets[url]
+
+    def _proxy(self, origin: str) -> Proxy | None:
+        """Looked up once for each server."""
+        if origin not in self._proxies:
+            self._proxies[origin] = proxy_for(origin)
+        return self._proxies[origin]
