@@ -1,7 +1,7 @@
 """The benchmark's command line: `python -m bench`, or `make bench`.
 
 One run: callspool and the bare handler in turn, round after round, then the tables and a JSON document. `python -m
-bench peers` measures what one could use instead, too.
+bench peers` measures what one could use instead, too; `python -m bench hops` counts the files that a request passes.
 """
 
 import datetime
@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.drain_s3 import QUICK_SIZES
 from bench.drain_s3 import SIZES as DRAIN_SIZES
 from bench.environment import on_disk
+from bench.hops import hops
 from bench.options import Options
 from bench.peers.command import peers
 from bench.processes import ServerFailed
@@ -85,6 +86,7 @@ def main(
         sys.exit(1)
 
 
+main.add_command(hops)
 main.add_command(peers)
 main.add_command(soaking)
 
