@@ -42,6 +42,10 @@ class Delivered:
     location: str | None = None
 
 
+RETRY_AFTER_LIMIT_SECONDS = 3600.0
+"""A destination that asks for more is asked again after this: nobody waits a year for a mistyped header."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetryLater:
     """It may work later. `after_seconds` is the destination's own wish (Retry-After).

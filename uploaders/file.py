@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 from spool.records import Delivery, Form
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import compress, decompress
-from uploaders.document.render import pieces_of
+from uploaders.document.render import render
 from uploaders.durable_file import DurableFile
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.safe_names import safe_name
@@ -65,7 +65,7 @@ class FileUploader:
     async def _parts(self, delivery: Delivery) -> AsyncIterator[bytes]:
         """The content in parts of at most one frame."""
         compressed = delivery.form is Form.DETAIL
-        for piece in pieces_of(delivery):
+        for piece in render(delivery):
             if isinstance(piece, bytes):
                 yield compress(piece) if compressed else piece
                 continue

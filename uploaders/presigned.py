@@ -21,17 +21,15 @@ from yarl import URL
 
 from spool.records import Delivery, Form, Lane
 from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
-from uploaders.dispatch.policy import parse_retry_after
 from uploaders.document.body import decompress
-from uploaders.document.render import encoded_member, pieces_of, raw_bytes_of, with_last_member
-from uploaders.http.connection import Pace
+from uploaders.document.render import encoded_member, raw_bytes_of, render, with_last_member
 from uploaders.http.errors import NETWORK_ERRORS, outcome_of
-from uploaders.http.pool import ConnectionOptions, Connections
-from uploaders.http.responses import Answer, judge
+from uploaders.http.pool import ClientOptions, HttpClient
+from uploaders.http.responses import Answer, judge, parse_retry_after
 from uploaders.http.timeouts import Timeouts
-from uploaders.rate_limit import UNLIMITED, Bandwidth
+from uploaders.rate_limit import UNLIMITED, Bandwidth, Pace
 from uploaders.redact import excerpt
-from uploaders.s3.errors import Meaning, meaning_of
+from uploaders.s3.errors import ErrorClass, classify
 
 # Upload addresses that an endpoint gives: pure, from its answer to what can be done with it and for how long.
 
@@ -155,7 +153,7 @@ class PresignedUploader:
         self._clock = clock
         self._observer = observer
         self._bandwidth = bandwidth
-        self._connections = Connections(ConnectionOptions(options.ca_file, options.timeouts))
+        self._connections = HttpClient(ClientOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Ask for an address and use it. Errors of the spool pass through."""
@@ -210,7 +208,7 @@ class PresignedUploader:
         if self._clock() >= address.valid_until:
             return RetryLater("the upload address had expired before it could be used")
         member = encoded_member("token", token) if token is not None else b""
-        size = raw_bytes_of(delivery.record, pieces_of(delivery)) + len(member)
+        size = raw_bytes_of(delivery.record, render(delivery)) + len(member)
         plain = self._plain(delivery)
         document = with_last_member(plain, member) if member else plain
         outcome = await self._put(document, size, address, self._bandwidth.pace(delivery.lane))
@@ -230,7 +228,7 @@ class PresignedUploader:
 
     async def _plain(self, delivery: Delivery) -> AsyncIterator[bytes]:
         """The call log as JSON, a frame at a time."""
-        for piece in pieces_of(delivery):
+        for piece in render(delivery):
             if isinstance(piece, bytes):
                 yield piece
                 continue
@@ -241,7 +239,7 @@ class PresignedUploader:
 # Lets two uploaders share an endpoint: one posts to it, the other puts wholes to upload addresses that it gives.
 
 
-class TwoWaysUploader:
+class RoutingUploader:
     """Wholes of `uploaded_lanes` are uploaded; everything else is posted.
 
     Large wholes are in the detail lane. Notices are posted, and so are cores and details that were owed before the
@@ -281,12 +279,12 @@ def judge_upload(answer: Answer, location: str | None, *, now: int) -> Outcome:
         return Delivered(location)
     code, message = _found(_CODE, answer.body), _found(_MESSAGE, answer.body)
     reason = f"upload: HTTP {answer.status} {code}: {excerpt(message)}".removesuffix(": ").rstrip()
-    meaning = meaning_of("PutObject", code, answer.status)
-    if meaning is Meaning.TOO_LARGE:
+    kind = classify("PutObject", code, answer.status)
+    if kind is ErrorClass.TOO_LARGE:
         return Refused(reason, too_large=True)
-    if meaning is Meaning.UNACCEPTABLE and "expired" not in message.lower():
+    if kind is ErrorClass.UNACCEPTABLE and "expired" not in message.lower():
         return Refused(reason)
-    scope = Scope.DESTINATION if meaning is Meaning.BUSY else Scope.RECORD
+    scope = Scope.DESTINATION if kind is ErrorClass.BUSY else Scope.RECORD
     return RetryLater(reason, scope, parse_retry_after(answer.retry_after, now))
 
 

@@ -8,7 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from spool.records import Buffer, Lane
-from uploaders.http.connection import SLICE_BYTES, Pace
+
+SLICE_BYTES = 64 * 1024
+"""The socket is waited for when it has been given so much, so each slice shows that the peer reads."""
+
+Pace = Callable[[int], Awaitable[int]]
+"""Waits until some of so many bytes may be sent, and says how many: at least one."""
 
 # A token bucket that counts bytes: pure. It says how long to wait, and waits for nothing itself.
 #

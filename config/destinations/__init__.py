@@ -15,12 +15,12 @@ from config.destinations.base import (
     DestinationTable,
     DetailSent,
     EndpointTable,
+    Fallback,
+    Fallbacks,
     LaneConcurrency,
     PresignedSettings,
     RetrySettings,
     TokenMode,
-    WayOn,
-    WaysOn,
     checked_token,
     has_no_address_url,
     require_address_url,
@@ -56,11 +56,11 @@ class Large(StrEnum):
     """In one piece, to an upload address that the endpoint gives."""
 
 
-def _default_ways_on(checked: dict[str, Any]) -> tuple[WayOn, ...]:  # Any: pydantic's own type here
+def _default_fallbacks(checked: dict[str, Any]) -> tuple[Fallback, ...]:  # Any: pydantic's own type here
     """Who says where upload addresses are asked for, has them."""
     presigned = checked.get("presigned")
     in_two_phases = checked.get("large") is Large.TWO_PHASE and checked.get("detail") is not DetailSent.NONE
-    return (WayOn.PRESIGNED,) if in_two_phases and presigned and presigned.address_url else ()
+    return (Fallback.PRESIGNED,) if in_two_phases and presigned and presigned.address_url else ()
 
 
 class HttpDestination(EndpointTable):
@@ -83,7 +83,7 @@ class HttpDestination(EndpointTable):
     """Requests under way at once, for each lane."""
     presigned: PresignedSettings = Field(default_factory=PresignedSettings)
     """How large call logs go through upload addresses."""
-    when_too_large: WaysOn = Field(default_factory=_default_ways_on)
+    when_too_large: Fallbacks = Field(default_factory=_default_fallbacks)
     """Where a refused detail goes: `presigned`, then `s3` or reduced to `critical` or `top_n`, then a dead letter.
     By default `presigned` if `presigned.address_url` is set."""
 
@@ -103,15 +103,15 @@ class HttpDestination(EndpointTable):
 
     @field_validator("when_too_large")
     @classmethod
-    def _ways_can_be_gone(cls, ways: tuple[WayOn, ...], info: ValidationInfo) -> tuple[WayOn, ...]:
+    def _fallbacks_are_possible(cls, ways: tuple[Fallback, ...], info: ValidationInfo) -> tuple[Fallback, ...]:
         checked = info.data
         if ways and checked.get("large", Large.TWO_PHASE) is not Large.TWO_PHASE:
             raise ValueError('needs `large = "two_phase"`')
         if REDUCTIONS.intersection(ways) and checked.get("detail", DetailSent.FULL) is not DetailSent.FULL:
             raise ValueError('needs `detail = "full"` to reduce what is refused')
-        if WayOn.S3 in ways and checked.get("detail") is DetailSent.NONE:
+        if Fallback.S3 in ways and checked.get("detail") is DetailSent.NONE:
             raise ValueError('needs details to be sent: with `detail = "none"` there are none that could go on')
-        if WayOn.PRESIGNED in ways and "presigned" in checked and has_no_address_url(checked["presigned"], checked):
+        if Fallback.PRESIGNED in ways and "presigned" in checked and has_no_address_url(checked["presigned"], checked):
             raise ValueError(f"needs `presigned.address_url`: it cannot be made of a `url` without {SEND_PATH}")
         return ways
 
@@ -153,6 +153,7 @@ __all__ = [
     "DestinationTable",
     "DetailSent",
     "Encoding",
+    "Fallback",
     "FileDestination",
     "HttpDestination",
     "LaneConcurrency",
@@ -162,7 +163,6 @@ __all__ = [
     "RetrySettings",
     "S3Destination",
     "TokenMode",
-    "WayOn",
     "checked_token",
     "type_name",
 ]

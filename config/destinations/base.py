@@ -167,7 +167,7 @@ class DetailSent(StrEnum):
     """Nothing: the core is all that it gets."""
 
 
-class WayOn(StrEnum):
+class Fallback(StrEnum):
     """How a delivery goes on that an endpoint refuses as too large."""
 
     PRESIGNED = "presigned"
@@ -180,29 +180,29 @@ class WayOn(StrEnum):
     """Reduced as by `detail = "top_n"`; the full detail stays as a dead letter."""
 
 
-REDUCTIONS = frozenset({WayOn.CRITICAL, WayOn.TOP_N})
+REDUCTIONS = frozenset({Fallback.CRITICAL, Fallback.TOP_N})
 
 
-def read_ways_on(value: object) -> object:
+def read_fallbacks(value: object) -> object:
     """Ways on from a list, or from a text with commas. Raises ValueError for what cannot be followed in this order."""
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, list | tuple):
         raise ValueError(f"should be a list of {_known()}")
     words = [str(each).strip().lower() for each in given]
     words = [word for word in words if word not in {"", "none"}]
-    if not set(words) <= set(WayOn):
+    if not set(words) <= set(Fallback):
         raise ValueError(f"should be a list of {_known()}")
-    if len(words) > 2 or (len(words) == 2 and (words[0] != WayOn.PRESIGNED or words[1] == WayOn.PRESIGNED)):
+    if len(words) > 2 or (len(words) == 2 and (words[0] != Fallback.PRESIGNED or words[1] == Fallback.PRESIGNED)):
         raise ValueError('should be one of them, with "presigned" before it if that is to be tried first')
-    return tuple(WayOn(word) for word in words)
+    return tuple(Fallback(word) for word in words)
 
 
-def format_ways_on(ways: tuple[WayOn, ...]) -> str:
+def format_fallbacks(ways: tuple[Fallback, ...]) -> str:
     """As people write them."""
     return ", ".join(ways) or "none"
 
 
-WaysOn = Annotated[tuple[WayOn, ...], BeforeValidator(read_ways_on), Shown(format_ways_on)]
+Fallbacks = Annotated[tuple[Fallback, ...], BeforeValidator(read_fallbacks), Shown(format_fallbacks)]
 """One after the other, as far as each is refused too."""
 
 
@@ -216,18 +216,18 @@ def bucket_problems(layer: Layer) -> Iterator[Problem]:
             yield Problem(
                 readable(path, (layer,)),
                 "needs a destination of type s3 that notifies this one",
-                json.dumps(WayOn.S3),
+                json.dumps(Fallback.S3),
                 first_origin((layer,), path),
             )
 
 
 def _wants_a_bucket(item: Mapping[str, Any]) -> bool:  # Any: what a file may hold
     try:
-        ways = read_ways_on(item.get("when_too_large", ()))
+        ways = read_fallbacks(item.get("when_too_large", ()))
     except ValueError:  # told by the check of the value itself
         return False
-    return isinstance(ways, tuple) and WayOn.S3 in ways
+    return isinstance(ways, tuple) and Fallback.S3 in ways
 
 
 def _known() -> str:
-    return ", ".join(WayOn)
+    return ", ".join(Fallback)

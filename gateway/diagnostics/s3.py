@@ -18,7 +18,7 @@ from uploaders.s3.errors import AccessDenied, NotSupported, S3Failure
 from uploaders.s3.object import CONTENT_TYPE, RECORD_UID, Attributes
 from uploaders.s3.options import S3Options
 from uploaders.s3.parts import Fingerprint, Part, PartCutter
-from uploaders.s3.publish import Publisher, Target
+from uploaders.s3.publish import ObjectTarget, Publisher
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import ServerSideEncryptionConfigurationTypeDef
@@ -187,10 +187,10 @@ class _Check:
         for name in ("put", "parts"):
             await self._bucket.delete(self._target(name).key)
 
-    def _target(self, name: str) -> Target:
+    def _target(self, name: str) -> ObjectTarget:
         """Where an object of this check belongs."""
         key = f"{self._folder}callspool-check/{self._uid}-{name}.json"
-        return Target("check", key, self._uid, Attributes(CONTENT_TYPE, None, {RECORD_UID: self._uid}))
+        return ObjectTarget("check", key, self._uid, Attributes(CONTENT_TYPE, None, {RECORD_UID: self._uid}))
 
 
 async def _part() -> Part:

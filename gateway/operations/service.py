@@ -33,7 +33,7 @@ from spool.records import Delivery, DeliveryKey, DeliveryState, Form
 from spool.stats import OpenDelivery, TracedRecord
 from spool.store import Spool
 from uploaders.base import PayloadReader
-from uploaders.document.render import BadLocation, pieces_of, raw_bytes_of
+from uploaders.document.render import BadLocation, raw_bytes_of, render
 
 _log = structlog.get_logger("callspool.orders")
 
@@ -268,6 +268,6 @@ def delivery_of(found: OpenDelivery) -> Delivery:
 def document_bytes(delivery: Delivery) -> int:
     """How long its JSON document is; 0 for a notice that has no object to tell of yet, or whose parts are missing."""
     try:
-        return raw_bytes_of(delivery.record, pieces_of(delivery))
+        return raw_bytes_of(delivery.record, render(delivery))
     except (BadLocation, CorruptPayload):
         return 0

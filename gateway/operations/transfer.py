@@ -20,7 +20,7 @@ from gateway.operations.selection import BadSelection, Takes
 from spool.records import Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from uploaders.base import PayloadReader
 from uploaders.document.body import compress, decompress
-from uploaders.document.render import pieces_of
+from uploaders.document.render import render
 
 BLOCK_BYTES = 1 << 20
 _LARGE_BYTES = 4 << 20
@@ -167,7 +167,7 @@ async def compressed(delivery: Delivery, payloads: PayloadReader) -> AsyncIterat
 
     Raises `CorruptPayload`, and `BadLocation` for a notice that has no object to tell of.
     """
-    for piece in pieces_of(delivery):
+    for piece in render(delivery):
         if isinstance(piece, bytes):
             yield compress(piece)
         else:

@@ -36,7 +36,7 @@ from gateway.live_calls import MOST, OLDEST, Courtesy, OpenCalls
 from gateway.operations.service import OrderDesk
 from gateway.runtime import options
 from gateway.runtime.lifecycle import Service, Watchers
-from gateway.runtime.options import ladder, reduction, s3_options, takes, takes_uploads
+from gateway.runtime.options import fallbacks, reduction, s3_options, takes, takes_uploads
 from gateway.sdk_outbox.rescue import OutboxWatch, RescueObserver
 from gateway.sdk_outbox.sinks import IntakeParts, SpoolTaker
 from spool.records import Lane
@@ -45,7 +45,7 @@ from uploaders.base import Uploader
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.file import FileUploader
 from uploaders.http.uploader import HttpUploader
-from uploaders.presigned import PresignedUploader, TwoWaysUploader
+from uploaders.presigned import PresignedUploader, RoutingUploader
 from uploaders.rate_limit import Bandwidth, RateLimit
 
 INTAKE_THREADS = 2
@@ -93,7 +93,7 @@ def _build_dispatcher(settings: Settings, spool: Spool, watchers: Watchers, cour
             policy=options.retry_policy(destination.retry),
             concurrency=options.concurrency(destination.concurrency),
             shared_token=isinstance(destination, EndpointTable) and options.replaces_token(destination),
-            when_too_large=ladder(destination, settings.destinations),
+            when_too_large=fallbacks(destination, settings.destinations),
             type=destination.type,
             details_at_once=courtesy.details_at_once,
         )
@@ -156,7 +156,7 @@ class UploaderFactory:
                 return self._http(destination, bandwidth)
             case PresignedDestination():
                 posting = HttpUploader(options.posting_options(destination), self._spool, self._clock, bandwidth)
-                return TwoWaysUploader(posting, self._uploading(destination, bandwidth), frozenset(Lane))
+                return RoutingUploader(posting, self._uploading(destination, bandwidth), frozenset(Lane))
             case S3Destination():
                 # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
                 from uploaders.s3.uploader import S3Uploader  # noqa: PLC0415  # see above
@@ -180,7 +180,7 @@ class UploaderFactory:
         posting = HttpUploader(chosen, self._spool, self._clock, bandwidth)
         if destination.large is not Large.PRESIGNED and not takes_uploads(destination):
             return posting
-        return TwoWaysUploader(posting, self._uploading(destination, bandwidth), frozenset({Lane.DETAIL}))
+        return RoutingUploader(posting, self._uploading(destination, bandwidth), frozenset({Lane.DETAIL}))
 
     def _uploading(
         self, destination: HttpDestination | PresignedDestination, bandwidth: Bandwidth

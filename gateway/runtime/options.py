@@ -8,6 +8,7 @@ from types import MappingProxyType
 from config.destinations import (
     Destination,
     DetailSent,
+    Fallback,
     FileDestination,
     HttpDestination,
     LaneConcurrency,
@@ -15,7 +16,6 @@ from config.destinations import (
     RetrySettings,
     S3Destination,
     TokenMode,
-    WayOn,
 )
 from config.destinations.base import REDUCTIONS, EndpointTable
 from config.destinations.s3 import Encryption
@@ -32,7 +32,7 @@ from gateway.live_calls import CourtesyRule
 from gateway.operations.selection import Takes
 from spool.records import Buffer, Form, Lane
 from spool.store import SpoolOptions, WhenFull
-from uploaders.dispatch.policy import RetryPolicy, Step, reduced, to_bucket, upload
+from uploaders.dispatch.policy import FallbackStep, RetryPolicy, reduced, to_bucket, upload
 from uploaders.document.encoding import Encoding, NotReducible, Reduction
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import HttpOptions
@@ -176,7 +176,7 @@ def destination_route(destination: Destination) -> DestinationRoute:
                 large=Large(destination.large),
                 referenced=destination.presigned.reference,
                 detail=FORM_OF_DETAILS[destination.detail],
-                overflows=WayOn.S3 in destination.when_too_large,
+                overflows=Fallback.S3 in destination.when_too_large,
                 forwards_token=not replaces_token(destination),
             )
         case PresignedDestination():
@@ -240,18 +240,18 @@ def s3_route(destination: S3Destination) -> DestinationRoute:
     )
 
 
-# From settings to what is done about details that are too large: the ladder, and how details are reduced.
+# From settings to what is done about details that are too large: the fallbacks, and how details are reduced.
 
 
-def ladder(destination: Destination, destinations: Iterable[Destination]) -> tuple[Step, ...]:
+def fallbacks(destination: Destination, destinations: Iterable[Destination]) -> tuple[FallbackStep, ...]:
     """How what this destination refuses as too large goes on; `destinations` are all of them."""
     if not isinstance(destination, HttpDestination):
         return ()
-    steps: list[Step] = []
+    steps: list[FallbackStep] = []
     for way in destination.when_too_large:
-        if way is WayOn.PRESIGNED:
+        if way is Fallback.PRESIGNED:
             steps.append(upload(destination.name, referenced=destination.presigned.reference))
-        elif way is WayOn.S3:
+        elif way is Fallback.S3:
             steps += [to_bucket(destination.name, bucket) for bucket in _buckets_of(destination.name, destinations)]
         else:
             steps.append(reduced(destination.name))
@@ -260,7 +260,7 @@ def ladder(destination: Destination, destinations: Iterable[Destination]) -> tup
 
 def takes_uploads(destination: HttpDestination) -> bool:
     """Whether wholes of the detail lane go through upload addresses because they were refused otherwise."""
-    return WayOn.PRESIGNED in destination.when_too_large
+    return Fallback.PRESIGNED in destination.when_too_large
 
 
 def reduction(destination: HttpDestination, directory: Path) -> Reduction | None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from config.destinations import HttpDestination, S3Destination
-from gateway.runtime.options import destination_route, ladder, reduction, takes_uploads
+from gateway.runtime.options import destination_route, fallbacks, reduction, takes_uploads
 from spool.records import Form, Lane, NewDelivery
-from uploaders.dispatch.policy import Step, reduced, to_bucket, upload
+from uploaders.dispatch.policy import FallbackStep, reduced, to_bucket, upload
 from uploaders.document.encoding import NotReducible
 
 URL = "https://host/dev/send-call-log"
@@ -30,12 +30,12 @@ def endpoint(**settings: object) -> HttpDestination:
         ({"when_too_large": ["presigned", "top_n"]}, (upload("a"), reduced("a"))),
     ],
 )
-def test_each_way_on_is_a_step(settings: dict[str, object], expected: tuple[Step, ...]) -> None:
+def test_each_fallback_is_a_step(settings: dict[str, object], expected: tuple[FallbackStep, ...]) -> None:
     """The steps are those that the settings list, in their order, and the bucket is the one that notifies."""
     destination = endpoint(**settings)
-    assert ladder(destination, [OTHERS_BUCKET, destination, BUCKET]) == expected
+    assert fallbacks(destination, [OTHERS_BUCKET, destination, BUCKET]) == expected
     assert takes_uploads(destination) is any(step.to[0].form is Form.WHOLE for step in expected)
-    assert ladder(BUCKET, [destination, BUCKET]) == ()
+    assert fallbacks(BUCKET, [destination, BUCKET]) == ()
 
 
 def test_a_referenced_upload_is_followed_by_its_notice() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from config.destinations import DetailSent, HttpDestination, WayOn
+from config.destinations import DetailSent, Fallback, HttpDestination
 from config.effective import effective_settings
 from config.loader import load
 from tests.config.conftest import WriteFile, problems
@@ -33,17 +33,17 @@ def test_by_default_details_are_sent_in_full_and_nothing_goes_on(write_file: Wri
     [
         ("when_too_large = []", ()),
         ('when_too_large = "none"', ()),
-        ('when_too_large = ["critical"]', (WayOn.CRITICAL,)),
-        ('when_too_large = "presigned, top_n"', (WayOn.PRESIGNED, WayOn.TOP_N)),
-        ('when_too_large = ["Presigned", "critical"]', (WayOn.PRESIGNED, WayOn.CRITICAL)),
-        ('presigned.address_url = "https://host/addresses"', (WayOn.PRESIGNED,)),
-        ('presigned.address_url = "https://host/addresses"\nwhen_too_large = ["top_n"]', (WayOn.TOP_N,)),
+        ('when_too_large = ["critical"]', (Fallback.CRITICAL,)),
+        ('when_too_large = "presigned, top_n"', (Fallback.PRESIGNED, Fallback.TOP_N)),
+        ('when_too_large = ["Presigned", "critical"]', (Fallback.PRESIGNED, Fallback.CRITICAL)),
+        ('presigned.address_url = "https://host/addresses"', (Fallback.PRESIGNED,)),
+        ('presigned.address_url = "https://host/addresses"\nwhen_too_large = ["top_n"]', (Fallback.TOP_N,)),
         ('presigned.address_url = "https://host/addresses"\ndetail = "none"', ()),
         ('presigned.address_url = "https://host/addresses"\nlarge = "presigned"', ()),
-        ('detail = "critical"\nwhen_too_large = ["presigned"]', (WayOn.PRESIGNED,)),
+        ('detail = "critical"\nwhen_too_large = ["presigned"]', (Fallback.PRESIGNED,)),
     ],
 )
-def test_ways_on_are_read(write_file: WriteFile, text: str, ways: tuple[WayOn, ...]) -> None:
+def test_fallbacks_are_read(write_file: WriteFile, text: str, ways: tuple[Fallback, ...]) -> None:
     """A list or a text; upload addresses are used by themselves where it is said where to ask for them."""
     assert endpoint(write_file, text).when_too_large == ways
 
@@ -52,7 +52,7 @@ def test_ways_on_are_read(write_file: WriteFile, text: str, ways: tuple[WayOn, .
 def test_a_bucket_is_a_way_on_where_it_notifies_the_endpoint(write_file: WriteFile, ways: str) -> None:
     """Which bucket is meant is said by its own `notify`."""
     found = endpoint(write_file, f"when_too_large = {ways}", others=S3 + 'notify = "a"')
-    assert found.when_too_large[-1] is WayOn.S3
+    assert found.when_too_large[-1] is Fallback.S3
 
 
 @pytest.mark.parametrize("others", ["", S3])
@@ -90,7 +90,7 @@ def test_upload_addresses_need_a_place_to_ask(write_file: WriteFile) -> None:
     found = problems(write_file(HTTP.format(path="/in") + text))
     assert "presigned.address_url" in found[KEY + "when_too_large"].advice
     address = 'presigned.address_url = "https://host/addresses"\n'
-    assert endpoint(write_file, text + address, path="/in").when_too_large == (WayOn.PRESIGNED,)
+    assert endpoint(write_file, text + address, path="/in").when_too_large == (Fallback.PRESIGNED,)
 
 
 def test_a_list_is_shown_with_its_origin(write_file: WriteFile) -> None:

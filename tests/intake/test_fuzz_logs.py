@@ -16,7 +16,7 @@ from tests.budget import budgeted
 from tests.intake.bodies import ENCODERS, envelope
 from tests.intake.mutants import mutant
 from tests.intake.world import ENDPOINT, Reply, World, running
-from uploaders.document.render import pieces_of
+from uploaders.document.render import render
 
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 WAYS = ("plain", "envelope", "gzip", "zstd", "deflate", "v1", "batch", "upload", "chunked")
@@ -100,7 +100,7 @@ async def document(world: World, delivery: Delivery) -> bytes:
     """What an uploader would send."""
     parts = [
         await world.stored(delivery.record, piece) if isinstance(piece, Fragment) else piece
-        for piece in pieces_of(delivery)
+        for piece in render(delivery)
     ]
     return b"".join(parts)
 

@@ -12,13 +12,13 @@ from uploaders.base import Refused, RetryLater, Scope
 from uploaders.s3.errors import (
     AccessDenied,
     BadCredentials,
-    Meaning,
+    ErrorClass,
     NoSuchObject,
     NoSuchUpload,
     NotSupported,
     ObjectExists,
     S3Failure,
-    meaning_of,
+    classify,
     translate,
 )
 from uploaders.s3.options import S3Options
@@ -207,8 +207,8 @@ def test_options_that_cannot_work_say_which(wrong, message):
 
 def test_an_unknown_answer_of_a_server_in_trouble_is_retried():
     """Whatever is no client's fault is worth another attempt."""
-    assert meaning_of("PutObject", "", 0) is Meaning.TRANSIENT
-    assert meaning_of("AssumeRole", "Whatever", 503) is Meaning.TRANSIENT
+    assert classify("PutObject", "", 0) is ErrorClass.TRANSIENT
+    assert classify("AssumeRole", "Whatever", 503) is ErrorClass.TRANSIENT
 
 
 def answered(status, code, operation="PutObject"):

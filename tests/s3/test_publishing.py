@@ -14,7 +14,7 @@ from uploaders.s3.errors import S3Failure
 from uploaders.s3.object import Attributes, stored_parameters
 from uploaders.s3.options import S3Options, ServerSideEncryption
 from uploaders.s3.parts import Fingerprint, ObjectState, PartCutter, Verdict, compare
-from uploaders.s3.publish import Publisher, Target
+from uploaders.s3.publish import ObjectTarget, Publisher
 
 BYTES = b"0123456789"
 MD5 = "781e5e245d69b566979b86e28d23f2c7"
@@ -89,7 +89,7 @@ async def test_an_object_that_is_not_what_was_sent_is_not_delivered(weed, bucket
             await client.put_object(Bucket=bucket, Key="key", Body=b"something else")
         return told
 
-    target = Target("objects", "key", "uid", Attributes("application/json", None, {}))
+    target = ObjectTarget("objects", "key", "uid", Attributes("application/json", None, {}))
     with pytest.raises(S3Failure, match="is not what was sent") as failure:
         await publisher.publish(target, Fingerprint.of_one(part), create)
     assert isinstance(failure.value.outcome, RetryLater)

@@ -10,7 +10,7 @@ from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.base import Delivered, Outcome
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
-from uploaders.dispatch.policy import RetryPolicy, Step
+from uploaders.dispatch.policy import FallbackStep, RetryPolicy
 
 POLICY = RetryPolicy(initial=1, maximum=300, failures_before_back_off=5, refusals_before_pause=20)
 WHOLE = NewDelivery("endpoint", Form.WHOLE, Lane.CORE)
@@ -126,7 +126,7 @@ async def a_stage(
     detail_slots: int = 1,
     jitter: float = 0.5,
     shared_token: bool = False,
-    when_too_large: tuple[Step, ...] = (),
+    when_too_large: tuple[FallbackStep, ...] = (),
     details_at_once: Callable[[], int | None] = lambda: None,
     answer: Answer | None = None,
     queue: MemoryQueue | None = None,

@@ -16,7 +16,7 @@ from yarl import URL
 from tests.uploaders.rogue import Rogue, for_ever, read_request
 from uploaders.http import pool
 from uploaders.http.connection import BadAnswer
-from uploaders.http.pool import ConnectionOptions, Connections, request_head, target_of
+from uploaders.http.pool import ClientOptions, HttpClient, request_head, request_target
 from uploaders.http.responses import Answer
 
 HEADERS = {"Content-Type": "application/json"}
@@ -24,8 +24,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @asynccontextmanager
-async def connections(ca_file: Path | None = None) -> AsyncIterator[Connections]:
-    made = Connections(ConnectionOptions(ca_file))
+async def connections(ca_file: Path | None = None) -> AsyncIterator[HttpClient]:
+    made = HttpClient(ClientOptions(ca_file))
     try:
         yield made
     finally:
@@ -220,7 +220,7 @@ async def digests(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         await writer.drain()
 
 
-async def assert_each_has_its_answer(rogue: Rogue, made: Connections, bodies: Sequence[bytes]) -> None:
+async def assert_each_has_its_answer(rogue: Rogue, made: HttpClient, bodies: Sequence[bytes]) -> None:
     """Three rounds of requests, all of a round at once."""
     for _ in range(3):
         answers = await asyncio.gather(*(made.request("POST", rogue.url, HEADERS, body) for body in bodies))
@@ -250,7 +250,7 @@ async def test_large_requests_arrive_whole_over_tls(tmp_path: Path) -> None:
 async def test_no_header_begins_another_one(name: str, value: str) -> None:
     """A value with a line break in it is refused, whoever made it."""
     with pytest.raises(ValueError, match="line break"):
-        request_head("POST", target_of(URL("http://localhost/x"), None), {name: value})
+        request_head("POST", request_target(URL("http://localhost/x"), None), {name: value})
 
 
 @pytest.mark.parametrize(
@@ -265,5 +265,5 @@ async def test_no_header_begins_another_one(name: str, value: str) -> None:
 )
 async def test_an_address_makes_the_first_lines(address: str, lines: Sequence[str]) -> None:
     """Path, host and credentials of an address stand in the request as the standard wants them."""
-    head = request_head("POST", target_of(URL(address), None), {"Content-Length": "2"}).decode()
+    head = request_head("POST", request_target(URL(address), None), {"Content-Length": "2"}).decode()
     assert head.split("\r\n") == [*lines, "Content-Length: 2", "", ""]

@@ -6,12 +6,12 @@ from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
 from uploaders.document.body import decompress
-from uploaders.document.render import BadLocation, parse_location, pieces_of, raw_bytes_of
+from uploaders.document.render import BadLocation, parse_location, raw_bytes_of, render
 
 
 async def text_of(payloads: Payloads, delivery: Delivery) -> bytes:
     joined = b""
-    for piece in pieces_of(delivery):
+    for piece in render(delivery):
         if isinstance(piece, bytes):
             joined += piece
             continue
@@ -36,7 +36,7 @@ async def test_a_large_record_gives_each_form_with_its_values_as_they_came(form:
     payloads = Payloads()
     delivery = a_delivery(a_record(payloads, fragments=large_fragments()), form)
     assert await text_of(payloads, delivery) == expected
-    assert raw_bytes_of(delivery.record, pieces_of(delivery)) == len(expected)
+    assert raw_bytes_of(delivery.record, render(delivery)) == len(expected)
 
 
 async def test_a_call_that_is_named_by_a_number_keeps_it() -> None:
@@ -46,7 +46,7 @@ async def test_a_call_that_is_named_by_a_number_keeps_it() -> None:
     delivery = a_delivery(a_record(payloads, fragments=fragments), Form.DETAIL)
     sent = await text_of(payloads, delivery)
     assert sent == b'{"call_id": 17, "update_type": "detailed_telemetry","telemetry_data": {"spans": [1, 2.50]}}'
-    assert raw_bytes_of(delivery.record, pieces_of(delivery)) == len(sent)
+    assert raw_bytes_of(delivery.record, render(delivery)) == len(sent)
 
 
 @pytest.mark.parametrize("form", [Form.WHOLE, Form.CORE])
@@ -90,7 +90,7 @@ async def test_an_empty_or_missing_fragment_leaves_no_stray_comma(
 def test_a_form_without_its_fragment_is_refused(fragments: dict[Fragment, bytes], form: Form) -> None:
     """A record without the fragment its form is made of is corrupt, rather than sent as an empty document."""
     with pytest.raises(CorruptPayload, match="spool1-1"):
-        pieces_of(a_delivery(a_record(fragments=fragments), form))
+        render(a_delivery(a_record(fragments=fragments), form))
 
 
 @pytest.mark.parametrize("call_id", ['quote"back\\slash', "zero\x00byte", "naïve ☎ 電話", "lone \udc80 surrogate"])

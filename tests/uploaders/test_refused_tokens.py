@@ -8,7 +8,7 @@ from tests.uploaders.dispatching import Answer, Stage, a_stage, only, seconds
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.dispatch.credentials import TokenPauses
+from uploaders.dispatch.credentials import CredentialBreaker
 from uploaders.dispatch.policy import RetryPolicy
 
 TOKEN_REFUSED = Refused("HTTP 401: no such key", Scope.CREDENTIAL)
@@ -179,7 +179,7 @@ async def test_holding_a_backlog_needs_no_requests() -> None:
 
 async def test_a_pause_that_ends_during_a_release_is_not_revived() -> None:
     """When the token is taken while a probe is being released, nothing is paused afterwards."""
-    pauses = TokenPauses(RetryPolicy())
+    pauses = CredentialBreaker(RetryPolicy())
     one, other = a_delivery(a_record(record_id=1, token_id=7)), a_delivery(a_record(record_id=2, token_id=7))
     pauses.resume(7, 0)
     pauses.released(7, (one,))

@@ -7,15 +7,14 @@ from hypothesis import strategies as st
 from spool import records
 from spool.records import Bury, Hold, RetryAt, Settlement
 from tests.uploaders.building import a_delivery, a_record
-from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.policy import (
-    RETRY_AFTER_LIMIT_SECONDS,
     RetryPolicy,
     backoff_seconds,
     decide,
-    parse_retry_after,
     probe_seconds,
 )
+from uploaders.http.responses import parse_retry_after
 
 NOW = 1_750_000_000_000
 HOUR = 3_600_000

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from uploaders.http.connection import SLICE_BYTES, TURN_BYTES, send
+from uploaders.http.connection import TURN_BYTES, send
 from uploaders.http.timeouts import Deadlines, Timeouts, Watch
+from uploaders.rate_limit import SLICE_BYTES
 
 SIZE = 16 * TURN_BYTES
 HEAD = b"POST / HTTP/1.1\r\n\r\n"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from spool.records import DeliveryKey, OpenBreaker
-from uploaders.base import BreakerState, Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.dispatch.policy import RETRY_AFTER_LIMIT_SECONDS, RetryPolicy, backoff_seconds, probe_seconds
+from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BreakerState, Delivered, Outcome, Refused, RetryLater, Scope
+from uploaders.dispatch.policy import RetryPolicy, backoff_seconds, probe_seconds
 
 
 class Cause(StrEnum):

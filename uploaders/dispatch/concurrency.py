@@ -44,7 +44,7 @@ class _Durations:
 
 
 @dataclass(slots=True)
-class AdaptiveLimit:
+class ConcurrencyLimit:
     """The slots of one lane of one destination; `most` is the configured number."""
 
     most: int

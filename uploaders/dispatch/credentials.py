@@ -22,7 +22,7 @@ class _Pause:
     probe: DeliveryKey | None = None
 
 
-class TokenPauses:
+class CredentialBreaker:
     """The paused tokens of one destination; None stands for deliveries without a token."""
 
     def __init__(self, policy: RetryPolicy) -> None:

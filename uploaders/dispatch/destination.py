@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from spool.records import Bury, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
 from uploaders.base import DestinationStatus, DispatchObserver, Outcome, Queue, Refused, Scope, Uploader
 from uploaders.dispatch.circuit_breaker import Change, CircuitBreaker
-from uploaders.dispatch.concurrency import AdaptiveLimit
-from uploaders.dispatch.credentials import TokenPauses
-from uploaders.dispatch.lane import LaneWorker, Unreadable
-from uploaders.dispatch.policy import RetryPolicy, Step, backoff_seconds, decide, put_back, settle_too_large
+from uploaders.dispatch.concurrency import ConcurrencyLimit
+from uploaders.dispatch.credentials import CredentialBreaker
+from uploaders.dispatch.lane import LaneWorker, PayloadUnreadable
+from uploaders.dispatch.policy import FallbackStep, RetryPolicy, backoff_seconds, decide, defer, settle_too_large
 from uploaders.dispatch.queue_client import Insisting, PatientQueue, Tasks, TimerHandle
 
 # Keeps a circuit breaker in the spool: read once at the start, written whenever it changed.
@@ -61,7 +61,7 @@ class DestinationPlan:
     """The most attempts under way at the same time in each lane; at least 1."""
     shared_token: bool = False
     """Whether all deliveries authenticate by one configured token, so that its refusal concerns them all."""
-    when_too_large: tuple[Step, ...] = ()
+    when_too_large: tuple[FallbackStep, ...] = ()
     """How what is refused for its size goes on; without a step it becomes a dead letter."""
     type: str = ""
     """The kind of destination, as the configuration calls it; only shown."""
@@ -90,10 +90,10 @@ class DestinationWorker:
         self._observer = observer
         self._pumped = pumped
         self._breaker = CircuitBreaker(plan.policy, insisting.jitter)
-        self._tokens = TokenPauses(plan.policy)
+        self._tokens = CredentialBreaker(plan.policy)
         self._lanes = {
             lane: LaneWorker(
-                name, lane, AdaptiveLimit(plan.concurrency[lane]), plan.uploader, self._queue, observer, self
+                name, lane, ConcurrencyLimit(plan.concurrency[lane]), plan.uploader, self._queue, observer, self
             )
             for lane in Lane
         }
@@ -198,10 +198,10 @@ class DestinationWorker:
         """See `LaneOwner.slots_allowed`. Cores are never held back."""
         return self._plan.details_at_once() if lane.lane is Lane.DETAIL else None
 
-    def conclude(self, delivery: Delivery, outcome: Outcome | Unreadable, *, probe: bool) -> Settlement:
+    def conclude(self, delivery: Delivery, outcome: Outcome | PayloadUnreadable, *, probe: bool) -> Settlement:
         """See `LaneOwner.conclude`."""
         now, policy = self._insisting.clock(), self._plan.policy
-        if isinstance(outcome, Unreadable):
+        if isinstance(outcome, PayloadUnreadable):
             if probe:
                 self._breaker.probe_abandoned()
             if outcome.lost:
@@ -223,7 +223,7 @@ class DestinationWorker:
             > (delivery.first_failed_at or now),
         )
         again_at = self._breaker.retry_at or now
-        return put_back(settlement, outcome, now, again_at, refusing_everything=self._breaker.refusing_everything)
+        return defer(settlement, outcome, now, again_at, refusing_everything=self._breaker.refusing_everything)
 
     # Breaker and tokens ----------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from spool import records
 from spool.errors import CorruptPayload, SpoolError
 from spool.records import Bury, Delivery, DeliveryKey, Divert, Due, Hold, Lane, RetryAt, Settlement
 from uploaders.base import DispatchObserver, Outcome, RetryLater, Uploader
-from uploaders.dispatch.concurrency import AdaptiveLimit
+from uploaders.dispatch.concurrency import ConcurrencyLimit
 from uploaders.dispatch.queue_client import PatientQueue, Tasks
 
 # What is due in one lane of one destination, as far as it fits into memory, and which deliveries are claimed.
@@ -32,7 +32,7 @@ HIGH_WATER = 1024
 """Offers beyond this are left to the spool: a backlog costs no memory."""
 
 
-class DueBuffer:
+class Prefetch:
     """Deliveries in the order of their commits, each claimed."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class PayloadUnreadable:
     """The spool could not give the payload: nothing was learned about the destination.
 
     `lost` says that it never will; otherwise the spool is in trouble at the moment.
@@ -156,16 +156,20 @@ class Unreadable:
     lost: bool
 
 
-async def attempt(uploader: Uploader, delivery: Delivery, *, cancelled_by_us: asyncio.Event) -> Outcome | Unreadable:
+async def attempt(
+    uploader: Uploader, delivery: Delivery, *, cancelled_by_us: asyncio.Event
+) -> Outcome | PayloadUnreadable:
     """Make one attempt. Raises only `CancelledError`, and that only when `cancelled_by_us` is set."""
     if delivery.record.damaged:
-        return Unreadable(f"what is stored about record {delivery.record.uid} does not match its checksum", lost=True)
+        return PayloadUnreadable(
+            f"what is stored about record {delivery.record.uid} does not match its checksum", lost=True
+        )
     try:
         return await uploader.deliver(delivery)
     except CorruptPayload as error:
-        return Unreadable(str(error), lost=True)
+        return PayloadUnreadable(str(error), lost=True)
     except SpoolError as error:
-        return Unreadable(f"the payload cannot be read at the moment: {type(error).__name__}", lost=False)
+        return PayloadUnreadable(f"the payload cannot be read at the moment: {type(error).__name__}", lost=False)
     except asyncio.CancelledError as error:
         if cancelled_by_us.is_set():
             raise
@@ -203,7 +207,7 @@ class LaneOwner(Protocol):
         """How many attempts of this lane may be under way, for reasons that are ours; None: any number."""
         ...
 
-    def conclude(self, delivery: Delivery, outcome: Outcome | Unreadable, *, probe: bool) -> Settlement:
+    def conclude(self, delivery: Delivery, outcome: Outcome | PayloadUnreadable, *, probe: bool) -> Settlement:
         """Learn from an attempt and decide what is to be written."""
         ...
 
@@ -223,14 +227,14 @@ class LaneWorker:
         self,
         name: str,
         lane: Lane,
-        limit: AdaptiveLimit,
+        limit: ConcurrencyLimit,
         uploader: Uploader,
         queue: PatientQueue,
         observer: DispatchObserver,
         owner: LaneOwner,
     ) -> None:
         self.lane = lane
-        self.buffer = DueBuffer()
+        self.buffer = Prefetch()
         self.running = 0
         """Attempts under way."""
         self._name = name
@@ -292,7 +296,7 @@ class LaneWorker:
         finally:
             all_in_use = self.running >= self.slots
             self.running -= 1
-        if not isinstance(outcome, Unreadable):
+        if not isinstance(outcome, PayloadUnreadable):
             size = delivery.record.raw_bytes
             self._limit.attempt_ended(outcome, size=size, started=started, now=loop.time(), all_in_use=all_in_use)
         self._unsettled += 1
@@ -316,9 +320,9 @@ class LaneWorker:
         self._owner.changed()
 
 
-def _label(settlement: Settlement, outcome: Outcome | Unreadable) -> str:
+def _label(settlement: Settlement, outcome: Outcome | PayloadUnreadable) -> str:
     """What came of an attempt, in the words of `DispatchObserver.attempted`."""
-    if isinstance(outcome, Unreadable) and outcome.lost:
+    if isinstance(outcome, PayloadUnreadable) and outcome.lost:
         return "corrupt"
     if isinstance(settlement, records.Delivered):
         return "delivered"

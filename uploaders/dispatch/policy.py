@@ -4,20 +4,11 @@ Times are milliseconds since the Unix epoch, `jitter` is in [0, 1).
 """
 
 import math
-import re
 from dataclasses import dataclass, replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 from spool import records
 from spool.records import Bury, Delivery, Divert, Form, Fragment, Lane, NewDelivery, RetryAt, Settlement
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-
-RETRY_AFTER_LIMIT_SECONDS = 3600.0
-"""A destination that asks for more is asked again after this: nobody waits a year for a mistyped header."""
-
-_DELAY_SECONDS = re.compile(r"0*([0-9]{1,9})(\.[0-9]*)?", re.ASCII)
-_ABSURD_SECONDS = re.compile(r"[0-9]{10,}(\.[0-9]*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +41,6 @@ def probe_seconds(policy: RetryPolicy, probes: int) -> float:
     return _doubled(policy.probe_initial, policy.probe_maximum, probes)
 
 
-def parse_retry_after(value: str | None, now: int) -> float | None:
-    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), at most an hour; None if it says nothing.
-
-    Takes delay-seconds (a fraction is tolerated) and an HTTP-date; a date in the past is 0.
-    """
-    text = (value or "").strip()
-    if _ABSURD_SECONDS.fullmatch(text):
-        return RETRY_AFTER_LIMIT_SECONDS
-    if _DELAY_SECONDS.fullmatch(text):
-        return min(float(text), RETRY_AFTER_LIMIT_SECONDS)
-    try:
-        when = parsedate_to_datetime(text)
-        aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-        seconds = aware.timestamp() - now / 1000
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_SECONDS)
-
-
 def decide(
     outcome: Outcome,
     delivery: Delivery,
@@ -93,7 +65,7 @@ def decide(
     return RetryAt(now + _milliseconds(wait), outcome.reason, counted=outcome.scope is not Scope.DESTINATION)
 
 
-def put_back(
+def defer(
     settlement: Settlement, outcome: Outcome, now: int, again_at: int, *, refusing_everything: bool
 ) -> Settlement:
     """What `decide` said, changed for a delivery that met a closed door: `again_at` is when that is tried again.
@@ -140,7 +112,7 @@ def _milliseconds(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 
-# The ladder for what an endpoint refuses as too large: a pure decision about where such a delivery goes on.
+# The fallbacks for what an endpoint refuses as too large: a pure decision about where such a delivery goes on.
 #
 #     detail, or whole ──too large──▶ step 1 ──too large──▶ step 2 ── ... ──▶ a dead letter
 #
@@ -151,7 +123,7 @@ _LARGE = frozenset({Form.WHOLE, Form.DETAIL, Form.REDUCED})
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FallbackStep:
     """One way on."""
 
     to: tuple[NewDelivery, ...]
@@ -162,40 +134,40 @@ class Step:
     """Whether it is made of a record's detail, which a record in one piece has not."""
 
 
-def upload(destination: str, *, referenced: bool = False) -> Step:
+def upload(destination: str, *, referenced: bool = False) -> FallbackStep:
     """The whole, through an upload address that the same destination gives; `referenced`: and a notice of it."""
     whole = NewDelivery(destination, Form.WHOLE, Lane.DETAIL)
     notice = NewDelivery(destination, Form.NOTICE, Lane.CORE, after=destination)
-    return Step((whole, notice) if referenced else (whole,), keep=False, of_details=False)
+    return FallbackStep((whole, notice) if referenced else (whole,), keep=False, of_details=False)
 
 
-def to_bucket(destination: str, bucket: str) -> Step:
+def to_bucket(destination: str, bucket: str) -> FallbackStep:
     """The detail as an object in a bucket, and a notice of it."""
     in_bucket = NewDelivery(bucket, Form.DETAIL, Lane.DETAIL, ordered=False)
     notice = NewDelivery(destination, Form.NOTICE, Lane.CORE, after=bucket)
-    return Step((in_bucket, notice), keep=False, of_details=True)
+    return FallbackStep((in_bucket, notice), keep=False, of_details=True)
 
 
-def reduced(destination: str) -> Step:
+def reduced(destination: str) -> FallbackStep:
     """A detail with fewer spans."""
-    return Step((NewDelivery(destination, Form.REDUCED, Lane.DETAIL),), keep=True, of_details=True)
+    return FallbackStep((NewDelivery(destination, Form.REDUCED, Lane.DETAIL),), keep=True, of_details=True)
 
 
-def next_step(ladder: tuple[Step, ...], delivery: Delivery) -> Step | None:
+def next_fallback(fallbacks: tuple[FallbackStep, ...], delivery: Delivery) -> FallbackStep | None:
     """The first step behind the one that this delivery stands on; None when there is none that suits it."""
     if delivery.form not in _LARGE:
         return None
     has_detail = Fragment.REST in delivery.record.fragments
-    standing = next((at for at, step in enumerate(ladder) if _stands_on(step, delivery)), -1)
-    return next((step for step in ladder[standing + 1 :] if has_detail or not step.of_details), None)
+    standing = next((at for at, step in enumerate(fallbacks) if _stands_on(step, delivery)), -1)
+    return next((step for step in fallbacks[standing + 1 :] if has_detail or not step.of_details), None)
 
 
-def settle_too_large(ladder: tuple[Step, ...], delivery: Delivery, reason: str) -> Divert | Bury:
+def settle_too_large(fallbacks: tuple[FallbackStep, ...], delivery: Delivery, reason: str) -> Divert | Bury:
     """What the spool is to write after a delivery was refused as too large for `reason`."""
-    step = next_step(ladder, delivery)
+    step = next_fallback(fallbacks, delivery)
     return Bury(reason) if step is None else Divert(reason, step.to, step.keep)
 
 
-def _stands_on(step: Step, delivery: Delivery) -> bool:
+def _stands_on(step: FallbackStep, delivery: Delivery) -> bool:
     content = step.to[0]
     return (content.destination, content.form, content.lane) == (delivery.destination, delivery.form, delivery.lane)

@@ -31,7 +31,7 @@ from uploaders.document.body import (
     fast_gzip,
     small_gzip,
 )
-from uploaders.document.render import Piece, pieces_of, raw_bytes_of
+from uploaders.document.render import Piece, raw_bytes_of, render
 
 AUTO_PLAIN_BYTES = 10 * 1024
 """Up to here the SDK sends plain JSON, and above it the envelope; an endpoint knows both."""
@@ -99,7 +99,7 @@ async def encode(delivery: Delivery, frames: Frames, encoding: Encoding, room: B
     be decompressed; `BadLocation` for a notice without an object; `OSError` when a large one finds no room on the
     disk.
     """
-    pieces = pieces_of(delivery)
+    pieces = render(delivery)
     raw_bytes = raw_bytes_of(delivery.record, pieces)
     return await _first_that_fits(
         _bodies(encoding, raw_bytes, room),
@@ -223,7 +223,7 @@ async def reduced_document(delivery: Delivery, frames: Frames, reduction: Reduct
     Raises `NotReducible`, `CorruptPayload` as `frames` does, and `OSError` when the file cannot be written.
     """
     with tempfile.TemporaryFile(dir=reduction.directory) as file:
-        for piece in pieces_of(delivery):
+        for piece in render(delivery):
             if isinstance(piece, bytes):
                 file.write(piece)
                 continue

@@ -26,7 +26,7 @@ class BadLocation(ValueError):
     """A notice has no object to tell of: its location is missing or not an `s3://bucket/key`."""
 
 
-def pieces_of(delivery: Delivery) -> tuple[Piece, ...]:
+def render(delivery: Delivery) -> tuple[Piece, ...]:
     """The pieces that, one after the other, are the JSON document that this delivery carries.
 
     Raises `BadLocation` for a notice without an object, and `CorruptPayload` when the record has none of the

@@ -5,7 +5,7 @@ parser of its own: a request of 2 KB by the library's session takes three times 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol, cast
 
 import aiohttp
@@ -14,6 +14,7 @@ from aiohttp.connector import Connection
 
 from uploaders.http.responses import Answer
 from uploaders.http.timeouts import Deadlines, Phase
+from uploaders.rate_limit import SLICE_BYTES, Pace
 
 RESPONSE_LIMIT_BYTES = 64 * 1024
 """More of an answer's body than this is neither read nor kept, and so many bytes of headers are no HTTP."""
@@ -29,7 +30,7 @@ class BadAnswer(aiohttp.ClientError):
     """What came is no answer of HTTP, or its headers do not end."""
 
 
-class Wire(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One connection. Between `begin` and the return of `answered` one request is under way."""
 
     def __init__(self, opened: Connection) -> None:
@@ -204,14 +205,8 @@ class Wire(asyncio.Protocol):
 #
 # The peer's slowness and our own waiting are told apart here: only the former counts for the time-outs.
 
-SLICE_BYTES = 64 * 1024
-"""The socket is waited for when it has been given so much, so each slice shows that the peer reads."""
-
 TURN_BYTES = 1 << 20
 """So much may be written before others have a turn: to a peer that reads fast 184 MB went out in 118 ms without one."""
-
-Pace = Callable[[int], Awaitable[int]]
-"""Waits until some of so many bytes may be sent, and says how many: at least one."""
 
 Data = bytes | memoryview | AsyncIterator[bytes]
 

@@ -15,39 +15,40 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from uploaders.http.connection import BadAnswer, Data, Pace, Wire, send
+from uploaders.http.connection import BadAnswer, Data, HttpConnection, send
 from uploaders.http.responses import Answer
 from uploaders.http.timeouts import Deadlines, Phase, Timeouts, Watch
+from uploaders.rate_limit import Pace
 
-# Connections that wait for their next request, by the server that they lead to.
+# HttpClient that wait for their next request, by the server that they lead to.
 
 KEEP_ALIVE_SECONDS = 4.0
 """Shorter than the 5 s after which Node servers close an idle connection: a POST on a closed one would fail."""
 
 
-class IdleWires:
+class ConnectionPool:
     """The one used last is taken first, so that those which are not needed grow old and are closed."""
 
     def __init__(self) -> None:
-        self._waiting: defaultdict[str, list[tuple[float, Wire]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[tuple[float, HttpConnection]]] = defaultdict(list)
         """Of each server the one used last at the end."""
         self._sweep: asyncio.TimerHandle | None = None
 
-    def put(self, origin: str, wire: Wire) -> None:
+    def put(self, origin: str, connection: HttpConnection) -> None:
         """Keep it for the next request to this server."""
-        self._waiting[origin].append((time.monotonic(), wire))
+        self._waiting[origin].append((time.monotonic(), connection))
         if self._sweep is None:
             self._sweep_later()
 
-    def take(self, origin: str) -> Wire | None:
+    def take(self, origin: str) -> HttpConnection | None:
         """One that can still be used; None where there is none."""
         waiting = self._waiting[origin]
         oldest = time.monotonic() - KEEP_ALIVE_SECONDS
         while waiting:
-            since, wire = waiting.pop()
-            if since >= oldest and wire.is_free:
-                return wire
-            wire.abort()
+            since, connection = waiting.pop()
+            if since >= oldest and connection.is_free:
+                return connection
+            connection.abort()
         return None
 
     def close(self) -> None:
@@ -56,8 +57,8 @@ class IdleWires:
             self._sweep.cancel()
             self._sweep = None
         for waiting in self._waiting.values():
-            for _, wire in waiting:
-                wire.abort()
+            for _, connection in waiting:
+                connection.abort()
         self._waiting.clear()
 
     def _close_old(self) -> None:
@@ -65,9 +66,9 @@ class IdleWires:
         self._sweep = None
         oldest = time.monotonic() - KEEP_ALIVE_SECONDS
         for origin, waiting in list(self._waiting.items()):
-            young = [(since, wire) for since, wire in waiting if since > oldest and wire.is_free]
-            for _, wire in set(waiting) - set(young):
-                wire.abort()
+            young = [(since, connection) for since, connection in waiting if since > oldest and connection.is_free]
+            for _, connection in set(waiting) - set(young):
+                connection.abort()
             if young:
                 self._waiting[origin] = young
             else:
@@ -118,7 +119,7 @@ _OF_THE_ADDRESS = frozenset({"Host", "Authorization", "Accept"})
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RequestTarget:
     """One address, reached directly or through a proxy."""
 
     origin: str
@@ -143,11 +144,11 @@ def parsed(address: str) -> URL:
 
 
 def origin_of(url: URL) -> str:
-    """See `Target.origin`."""
+    """See `RequestTarget.origin`."""
     return f"{url.scheme}://{url.host_port_subcomponent}"
 
 
-def target_of(url: URL, proxy: Proxy | None) -> Target:
+def request_target(url: URL, proxy: Proxy | None) -> RequestTarget:
     """Where this address, of HTTP, is reached."""
     tunnels = proxy is not None and proxy.tunnels
     opening = aiohttp.ClientRequest(
@@ -158,10 +159,10 @@ def target_of(url: URL, proxy: Proxy | None) -> Target:
     if proxy is not None and not tunnels:
         headers |= proxy.headers
         named = str(url.with_user(None).with_fragment(None))
-    return Target(origin_of(url), opening, named, tuple(f"{name}: {value}" for name, value in headers.items()))
+    return RequestTarget(origin_of(url), opening, named, tuple(f"{name}: {value}" for name, value in headers.items()))
 
 
-def request_head(method: str, target: Target, headers: Mapping[str, str]) -> bytes:
+def request_head(method: str, target: RequestTarget, headers: Mapping[str, str]) -> bytes:
     """The request up to its body. Raises `ValueError` for a header that would begin another one."""
     lines = (f"{method} {target.named} HTTP/1.1", *target.lines, *map(": ".join, headers.items()), "", "")
     text = "\r\n".join(lines)
@@ -175,7 +176,7 @@ _IN_ANY_TIME = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionOptions:
+class ClientOptions:
     """How to connect, and how long to wait."""
 
     ca_file: Path | None = None
@@ -183,19 +184,19 @@ class ConnectionOptions:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
-class Connections:
+class HttpClient:
     """Opened at the first request, because they belong to the running event loop."""
 
-    def __init__(self, options: ConnectionOptions) -> None:
+    def __init__(self, options: ClientOptions) -> None:
         """Raises `OSError` or `ssl.SSLError` when `ca_file` cannot be read."""
         self._options = options
         self._tls = ssl.create_default_context()
         if options.ca_file is not None:
             self._tls.load_verify_locations(cafile=options.ca_file)
         self._connector: aiohttp.TCPConnector | None = None
-        self._idle = IdleWires()
+        self._idle = ConnectionPool()
         self._watch = Watch()
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, RequestTarget] = {}
         self._proxies: dict[str, Proxy | None] = {}
 
     async def request(
@@ -206,23 +207,23 @@ class Connections:
         A `url` of text is one of the few that are configured, and quoted where it must be; a signed one comes as an
         encoded `URL`, which stays as it is. A stream comes with its Content-Length. `pace` holds the body back.
         """
-        target = self._target(url)
+        target = self._request_target(url)
         if isinstance(data, (bytes, memoryview)):
             headers = {**headers, "Content-Length": str(len(data))}
         head = request_head(method, target, headers)
         async with Deadlines(self._options.timeouts, self._watch) as deadlines:
-            wire = self._idle.take(target.origin) or await self._connect(target)
+            connection = self._idle.take(target.origin) or await self._connect(target)
             try:
-                wire.begin(lambda: deadlines.begin(Phase.ANSWER))
-                all_sent = await send(wire, head, data, deadlines, pace)
-                answer = await wire.answered()
+                connection.begin(lambda: deadlines.begin(Phase.ANSWER))
+                all_sent = await send(connection, head, data, deadlines, pace)
+                answer = await connection.answered()
             except BaseException:
-                wire.abort()
+                connection.abort()
                 raise
-        if all_sent and wire.is_free:
-            self._idle.put(target.origin, wire)
+        if all_sent and connection.is_free:
+            self._idle.put(target.origin, connection)
         else:
-            wire.abort()
+            connection.abort()
         return answer
 
     async def close(self) -> None:
@@ -232,21 +233,21 @@ class Connections:
             await self._connector.close()
             self._connector = None
 
-    async def _connect(self, target: Target) -> Wire:
+    async def _connect(self, target: RequestTarget) -> HttpConnection:
         if self._connector is None:
             self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls)
         opened = await self._connector.connect(target.opening, [], _IN_ANY_TIME)
         if opened.protocol is None or opened.protocol.should_close:
             opened.close()
             raise BadAnswer("it spoke before it was asked")
-        return Wire(opened)
+        return HttpConnection(opened)
 
-    def _target(self, url: str | URL) -> Target:
+    def _request_target(self, url: str | URL) -> RequestTarget:
         """Those of text are kept: there are few."""
         if isinstance(url, URL):
-            return target_of(url, self._proxy(origin_of(url)))
+            return request_target(url, self._proxy(origin_of(url)))
         if url not in self._targets:
-            self._targets[url] = self._target(parsed(url))
+            self._targets[url] = self._request_target(parsed(url))
         return self._targets[url]
 
     def _proxy(self, origin: str) -> Proxy | None:

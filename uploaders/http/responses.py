@@ -20,14 +20,15 @@ page's 200 would count as delivered; as a refusal of each record it would empty 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 import msgspec
 
 from spool.records import Form
-from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.dispatch.policy import parse_retry_after
+from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.redact import excerpt
 
 NOT_FOUND_GIVE_UP_SECONDS = 24 * 3600.0
@@ -41,6 +42,8 @@ TOO_LARGE_ADVICE = (
 _NOT_FOUND = "call log not found"
 _TOO_LARGE = "request entity too large"
 _FOLLOWERS = frozenset({Form.DETAIL, Form.REDUCED, Form.NOTICE})
+_DELAY_SECONDS = re.compile(r"0*([0-9]{1,9})(\.[0-9]*)?", re.ASCII)
+_ABSURD_SECONDS = re.compile(r"[0-9]{10,}(\.[0-9]*)?", re.ASCII)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _WEB_PAGE = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 _BEGINS_WITH_FAILURE = re.compile(rb'\s*\{[^{}\[\]]{0,4096}?"success"\s*:\s*false\b')
@@ -101,6 +104,25 @@ def _judge_status(answer: Answer, reason: str, after: float | None) -> Outcome:
     if status in {408, 425} or not 400 <= status < 500:
         return RetryLater(reason, after_seconds=after)
     return Refused(reason)
+
+
+def parse_retry_after(value: str | None, now: int) -> float | None:
+    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), at most an hour; None if it says nothing.
+
+    Takes delay-seconds (a fraction is tolerated) and an HTTP-date; a date in the past is 0.
+    """
+    text = (value or "").strip()
+    if _ABSURD_SECONDS.fullmatch(text):
+        return RETRY_AFTER_LIMIT_SECONDS
+    if _DELAY_SECONDS.fullmatch(text):
+        return min(float(text), RETRY_AFTER_LIMIT_SECONDS)
+    try:
+        when = parsedate_to_datetime(text)
+        aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+        seconds = aware.timestamp() - now / 1000
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_SECONDS)
 
 
 def _redirect_reason(answer: Answer) -> str:

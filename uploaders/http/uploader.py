@@ -1,7 +1,7 @@
 """Delivers to an HTTP endpoint: wholes, cores (Phase 1), details (Phase 2, full or reduced) and notices, one POST each.
 
 One attempt is one request: it is never redirected and never repeated here. Its body is made first, in a buffer of at
-most `max_request_bytes`, so that it is sent with its length. Connections are kept and reused; proxies come from
+most `max_request_bytes`, so that it is sent with its length. HttpClient are kept and reused; proxies come from
 HTTPS_PROXY, HTTP_PROXY and NO_PROXY as they were at the start.
 
 Limits: one URL for everything, no chunked bodies, no cookies.
@@ -25,7 +25,7 @@ from uploaders.document.encoding import (
 )
 from uploaders.document.render import BadLocation
 from uploaders.http.errors import NETWORK_ERRORS, outcome_of
-from uploaders.http.pool import ConnectionOptions, Connections
+from uploaders.http.pool import ClientOptions, HttpClient
 from uploaders.http.responses import TOO_LARGE_ADVICE, judge
 from uploaders.http.timeouts import Timeouts
 from uploaders.rate_limit import UNLIMITED, Bandwidth
@@ -70,7 +70,7 @@ class HttpUploader:
         self._clock = clock
         self._bandwidth = bandwidth
         self._room = BodyRoom(options.max_request_bytes, options.scratch)
-        self._connections = Connections(ConnectionOptions(options.ca_file, options.timeouts))
+        self._connections = HttpClient(ClientOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one request and judge its answer. `CorruptPayload` passes through: no destination caused it."""

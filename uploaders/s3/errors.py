@@ -26,7 +26,7 @@ from uploaders.redact import excerpt
 # What the error codes of S3 and of servers like it mean, as tables (Amazon S3 API Reference, "Error responses").
 
 
-class Meaning(Enum):
+class ErrorClass(Enum):
     """What an error is about."""
 
     BUSY = auto()
@@ -55,46 +55,48 @@ class Meaning(Enum):
 
 ADVICE = MappingProxyType(
     {
-        Meaning.CREDENTIALS: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role; "
+        ErrorClass.CREDENTIALS: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role; "
         "they are looked up again without a restart",
-        Meaning.DENIED: "allow {permission}; a bucket or key policy may forbid it, too",
-        Meaning.NOT_SUPPORTED: 'the server does not know it: try encryption = "none", no storage_class, '
+        ErrorClass.DENIED: "allow {permission}; a bucket or key policy may forbid it, too",
+        ErrorClass.NOT_SUPPORTED: 'the server does not know it: try encryption = "none", no storage_class, '
         "checksums = false",
-        Meaning.TOO_LARGE: "the server takes no object of this size",
+        ErrorClass.TOO_LARGE: "the server takes no object of this size",
     }
 )
 
 _CODES = MappingProxyType(
     {
-        Meaning.BUSY: "SlowDown Throttling ThrottlingException ThrottledException RequestThrottled "
+        ErrorClass.BUSY: "SlowDown Throttling ThrottlingException ThrottledException RequestThrottled "
         "RequestThrottledException RequestLimitExceeded TooManyRequests TooManyRequestsException "
         "BandwidthLimitExceeded ServiceUnavailable Busy QuotaExceeded InsufficientStorage XMinioStorageFull",
-        Meaning.TRANSIENT: "InternalError InternalFailure RequestTimeout OperationAborted ConditionalRequestConflict "
-        "BadDigest XAmzContentSHA256Mismatch IncompleteBody InvalidPart InvalidPartOrder",
-        Meaning.CREDENTIALS: "ExpiredToken ExpiredTokenException RequestExpired TokenRefreshRequired InvalidToken "
+        ErrorClass.TRANSIENT: "InternalError InternalFailure RequestTimeout OperationAborted "
+        "ConditionalRequestConflict BadDigest XAmzContentSHA256Mismatch IncompleteBody InvalidPart InvalidPartOrder",
+        ErrorClass.CREDENTIALS: "ExpiredToken ExpiredTokenException RequestExpired TokenRefreshRequired InvalidToken "
         "InvalidAccessKeyId InvalidClientTokenId UnrecognizedClientException SignatureDoesNotMatch InvalidSecurity "
         "InvalidIdentityToken IDPCommunicationError NotSignedUp",
-        Meaning.DENIED: "AccessDenied AccessDeniedException AccountProblem AllAccessDisabled KMS.AccessDeniedException",
-        Meaning.SETTING: "NoSuchBucket InvalidBucketName PermanentRedirect TemporaryRedirect Redirect "
+        ErrorClass.DENIED: "AccessDenied AccessDeniedException AccountProblem AllAccessDisabled "
+        "KMS.AccessDeniedException",
+        ErrorClass.SETTING: "NoSuchBucket InvalidBucketName PermanentRedirect TemporaryRedirect Redirect "
         "AuthorizationHeaderMalformed IllegalLocationConstraintException RequestTimeTooSkewed InvalidStorageClass "
         "InvalidEncryptionAlgorithmError InvalidBucketState KMS.NotFoundException KMS.DisabledException "
         "KMS.KMSInvalidStateException KMS.InvalidKeyUsageException KMS.InvalidStateException",
-        Meaning.TOO_LARGE: "EntityTooLarge RequestEntityTooLarge MaxMessageLengthExceeded",
-        Meaning.UNACCEPTABLE: "KeyTooLongError MetadataTooLarge EntityTooSmall",
-        Meaning.NO_UPLOAD: "NoSuchUpload",
-        Meaning.NO_OBJECT: "NoSuchKey",
-        Meaning.EXISTS: "PreconditionFailed",
-        Meaning.NOT_SUPPORTED: "NotImplemented MethodNotAllowed",
+        ErrorClass.TOO_LARGE: "EntityTooLarge RequestEntityTooLarge MaxMessageLengthExceeded",
+        ErrorClass.UNACCEPTABLE: "KeyTooLongError MetadataTooLarge EntityTooSmall",
+        ErrorClass.NO_UPLOAD: "NoSuchUpload",
+        ErrorClass.NO_OBJECT: "NoSuchKey",
+        ErrorClass.EXISTS: "PreconditionFailed",
+        ErrorClass.NOT_SUPPORTED: "NotImplemented MethodNotAllowed",
     }
 )
-_MEANINGS = {code: meaning for meaning, codes in _CODES.items() for code in codes.split()}
+_ERROR_CLASSES = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
 
 _STATUSES = MappingProxyType(
     {
-        301: Meaning.SETTING, 302: Meaning.SETTING, 307: Meaning.SETTING, 308: Meaning.SETTING,
-        401: Meaning.CREDENTIALS, 403: Meaning.DENIED, 404: Meaning.SETTING, 405: Meaning.NOT_SUPPORTED,
-        408: Meaning.TRANSIENT, 409: Meaning.TRANSIENT, 412: Meaning.EXISTS, 413: Meaning.TOO_LARGE,
-        425: Meaning.TRANSIENT, 429: Meaning.BUSY, 501: Meaning.NOT_SUPPORTED, 503: Meaning.BUSY, 507: Meaning.BUSY,
+        301: ErrorClass.SETTING, 302: ErrorClass.SETTING, 307: ErrorClass.SETTING, 308: ErrorClass.SETTING,
+        401: ErrorClass.CREDENTIALS, 403: ErrorClass.DENIED, 404: ErrorClass.SETTING, 405: ErrorClass.NOT_SUPPORTED,
+        408: ErrorClass.TRANSIENT, 409: ErrorClass.TRANSIENT, 412: ErrorClass.EXISTS, 413: ErrorClass.TOO_LARGE,
+        425: ErrorClass.TRANSIENT, 429: ErrorClass.BUSY, 501: ErrorClass.NOT_SUPPORTED,
+        503: ErrorClass.BUSY, 507: ErrorClass.BUSY,
     }
 )  # fmt: skip
 
@@ -115,16 +117,16 @@ _PERMISSIONS = MappingProxyType(
 )
 
 
-def meaning_of(operation: str, code: str, status: int) -> Meaning:
+def classify(operation: str, code: str, status: int) -> ErrorClass:
     """What an answer with this error code and HTTP status means; unknown codes mean what their status says."""
     if operation.startswith("AssumeRole"):
-        return Meaning.CREDENTIALS if status < 500 else Meaning.TRANSIENT
+        return ErrorClass.CREDENTIALS if status < 500 else ErrorClass.TRANSIENT
     if operation == "HeadObject" and status == 404:
-        return Meaning.NO_OBJECT
-    known = _MEANINGS.get(code) or _STATUSES.get(status)
+        return ErrorClass.NO_OBJECT
+    known = _ERROR_CLASSES.get(code) or _STATUSES.get(status)
     if known is not None:
         return known
-    return Meaning.UNACCEPTABLE if 400 <= status < 500 else Meaning.TRANSIENT
+    return ErrorClass.UNACCEPTABLE if 400 <= status < 500 else ErrorClass.TRANSIENT
 
 
 def permission_for(operation: str) -> str:
@@ -173,13 +175,13 @@ class AccessDenied(S3Failure):
         self.permission = permission_for(operation)
 
 
-_FAILURES: dict[Meaning, type[S3Failure]] = {
-    Meaning.NO_UPLOAD: NoSuchUpload,
-    Meaning.NO_OBJECT: NoSuchObject,
-    Meaning.EXISTS: ObjectExists,
-    Meaning.NOT_SUPPORTED: NotSupported,
-    Meaning.CREDENTIALS: BadCredentials,
-    Meaning.DENIED: AccessDenied,
+_FAILURES: dict[ErrorClass, type[S3Failure]] = {
+    ErrorClass.NO_UPLOAD: NoSuchUpload,
+    ErrorClass.NO_OBJECT: NoSuchObject,
+    ErrorClass.EXISTS: ObjectExists,
+    ErrorClass.NOT_SUPPORTED: NotSupported,
+    ErrorClass.CREDENTIALS: BadCredentials,
+    ErrorClass.DENIED: AccessDenied,
 }
 
 _NO_CREDENTIALS = (
@@ -218,7 +220,7 @@ def translate(error: Exception, operation: str) -> S3Failure:
     if isinstance(error, botocore_errors.ClientError):
         return _answered(error)
     if isinstance(error, _NO_CREDENTIALS):
-        reason = f"{operation}: {type(error).__name__} ({ADVICE[Meaning.CREDENTIALS]})"
+        reason = f"{operation}: {type(error).__name__} ({ADVICE[ErrorClass.CREDENTIALS]})"
         return BadCredentials(Refused(reason, Scope.DESTINATION), operation=operation)
     if isinstance(error, _ON_THE_WAY):
         return S3Failure(_unanswered(error, operation), operation=operation)
@@ -233,21 +235,21 @@ def _answered(error: botocore_errors.ClientError) -> S3Failure:
     told = error.response.get("Error", {})
     code, operation = str(told.get("Code", "")), str(error.operation_name)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    meaning = meaning_of(operation, code, status)
+    kind = classify(operation, code, status)
     text = f"{operation}: {code or f'HTTP {status}'}: {excerpt(str(told.get('Message', '')))}".removesuffix(": ")
-    advice = ADVICE.get(meaning, "").format(permission=permission_for(operation))
+    advice = ADVICE.get(kind, "").format(permission=permission_for(operation))
     reason = f"{text} ({advice})" if advice else text
-    return _FAILURES.get(meaning, S3Failure)(_outcome(meaning, reason), operation=operation, code=code)
+    return _FAILURES.get(kind, S3Failure)(_outcome(kind, reason), operation=operation, code=code)
 
 
-def _outcome(meaning: Meaning, reason: str) -> RetryLater | Refused:
-    if meaning is Meaning.BUSY:
+def _outcome(kind: ErrorClass, reason: str) -> RetryLater | Refused:
+    if kind is ErrorClass.BUSY:
         return RetryLater(reason, Scope.DESTINATION)
-    if meaning in {Meaning.CREDENTIALS, Meaning.DENIED, Meaning.SETTING, Meaning.NOT_SUPPORTED}:
+    if kind in {ErrorClass.CREDENTIALS, ErrorClass.DENIED, ErrorClass.SETTING, ErrorClass.NOT_SUPPORTED}:
         return Refused(reason, Scope.DESTINATION)
-    if meaning is Meaning.TOO_LARGE:
+    if kind is ErrorClass.TOO_LARGE:
         return Refused(reason, too_large=True)
-    if meaning is Meaning.UNACCEPTABLE:
+    if kind is ErrorClass.UNACCEPTABLE:
         return Refused(reason)
     return RetryLater(reason)
 

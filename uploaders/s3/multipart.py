@@ -18,7 +18,7 @@ from uploaders.s3.errors import NoSuchUpload, S3Failure
 from uploaders.s3.object import ObjectBody
 from uploaders.s3.options import PartPlan
 from uploaders.s3.parts import Fingerprint, Part, PartCutter
-from uploaders.s3.publish import Publisher, Target
+from uploaders.s3.publish import ObjectTarget, Publisher
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class MultipartUploader:
         self._slots = asyncio.Semaphore(parts_at_once)
         self._stale = StaleUploads(bucket, ledger, observer)
 
-    async def upload(self, key: DeliveryKey, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
+    async def upload(self, key: DeliveryKey, target: ObjectTarget, body: ObjectBody, plan: PartPlan) -> Fingerprint:
         """Send what is missing, make the object, prove it. Raises `S3Failure`, and what the body raises."""
         progress = await self._progress(key, target, plan)
         try:
@@ -69,7 +69,7 @@ class MultipartUploader:
             await self._ledger.forget_upload(key)
         return await self._go_on(target, body, await self._progress(key, target, plan))
 
-    async def _progress(self, key: DeliveryKey, target: Target, plan: PartPlan) -> UploadProgress:
+    async def _progress(self, key: DeliveryKey, target: ObjectTarget, plan: PartPlan) -> UploadProgress:
         """The upload that the ledger knows, if it is for this object; else a new one."""
         found = await self._ledger.upload_progress(key)
         if found is not None and (found.bucket, found.object_key) == (self._bucket.name, target.key):
@@ -82,7 +82,7 @@ class MultipartUploader:
         await self._ledger.begin_upload(begun)
         return begun
 
-    async def _go_on(self, target: Target, body: ObjectBody, progress: UploadProgress) -> Fingerprint:
+    async def _go_on(self, target: ObjectTarget, body: ObjectBody, progress: UploadProgress) -> Fingerprint:
         upload_id = progress.upload_id
         listed = await self._bucket.parts(target.key, upload_id) if progress.parts else {}
         sending = _Sending(progress, listed)
@@ -99,7 +99,7 @@ class MultipartUploader:
             await self._stale.abort(progress)
         return sending.sent
 
-    async def _send_all(self, target: Target, body: ObjectBody, sending: _Sending) -> None:
+    async def _send_all(self, target: ObjectTarget, body: ObjectBody, sending: _Sending) -> None:
         try:
             async with aclosing(body.chunks()) as chunks, asyncio.TaskGroup() as tasks:
                 part_bytes = sending.progress.part_bytes
@@ -109,7 +109,9 @@ class MultipartUploader:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
 
-    async def _take(self, target: Target, cutter: PartCutter, sending: _Sending, tasks: asyncio.TaskGroup) -> None:
+    async def _take(
+        self, target: ObjectTarget, cutter: PartCutter, sending: _Sending, tasks: asyncio.TaskGroup
+    ) -> None:
         """Make the next part and have it sent, in one of the places that all objects share."""
         await self._slots.acquire()
         task = None
@@ -132,7 +134,7 @@ class MultipartUploader:
         sending.resumed += 1
         return True
 
-    async def _send(self, target: Target, part: Part, sending: _Sending) -> None:
+    async def _send(self, target: ObjectTarget, part: Part, sending: _Sending) -> None:
         key, number = sending.progress.delivery, part.number
         await self._ledger.write_parts(key, {number: PartProgress(part.size, part.md5)})
         started = self._clock()
@@ -146,7 +148,7 @@ class MultipartUploader:
             repeated=number in sending.progress.parts,
         )
 
-    async def _completed(self, target: Target, body: ObjectBody, progress: UploadProgress) -> Fingerprint | None:
+    async def _completed(self, target: ObjectTarget, body: ObjectBody, progress: UploadProgress) -> Fingerprint | None:
         """What the object comes to, if it is there and right; reads the payload only if there is an object."""
         found = await self._publisher.find(target)
         if found is None:
@@ -198,7 +200,7 @@ class StaleUploads:
         await self._abort(bucket, progress.object_key, progress.upload_id, progress.delivery.destination)
         await self._ledger.forget_upload(progress.delivery)
 
-    async def abort_unknown(self, target: Target) -> None:
+    async def abort_unknown(self, target: ObjectTarget) -> None:
         """Abort all uploads for this key, of which the ledger knows none.
 
         A server that refuses to list them does not keep the new one from being made. Raises `S3Failure` for others.

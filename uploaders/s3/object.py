@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from spool.records import Delivery, Form
 from uploaders.document.body import Compressor, compress, decompress, fast_gzip
 from uploaders.document.encoding import Frames
-from uploaders.document.render import Piece, encoded_member, pieces_of, raw_bytes_of, with_last_member
+from uploaders.document.render import Piece, encoded_member, raw_bytes_of, render, with_last_member
 from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ def object_body(
 ) -> ObjectBody:
     """What the object of a delivery holds; a `token` becomes the last member of its document.
 
-    Raises `CorruptPayload` and `BadLocation` as `pieces_of` does.
+    Raises `CorruptPayload` and `BadLocation` as `render` does.
     """
     stored = delivery
     if delivery.form is Form.DETAIL and content is Content.WHOLE:
         stored = replace(delivery, form=Form.WHOLE)
-    pieces = pieces_of(stored)
+    pieces = render(stored)
     member = b"" if token is None else encoded_member("token", token)
     raw_bytes = raw_bytes_of(stored.record, pieces) + len(member)
     if pieces[-1] == b"}" and member:

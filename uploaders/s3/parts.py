@@ -14,8 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Order, Payload, payload_type
 from isal import isal_zlib
 
-from uploaders.http.connection import SLICE_BYTES, Pace
-from uploaders.rate_limit import paced
+from uploaders.rate_limit import SLICE_BYTES, Pace, paced
 
 # The bytes of one request to a bucket, which a bandwidth limit may hold back on their way out.
 #

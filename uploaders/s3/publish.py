@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from isal.isal_zlib import crc32
 
 from uploaders.base import Refused, RetryLater, S3Observer
-from uploaders.http.connection import Pace
+from uploaders.rate_limit import Pace
 from uploaders.s3.client import Bucket
 from uploaders.s3.errors import NoSuchObject, NotSupported, ObjectExists, S3Failure
 from uploaders.s3.object import Attributes
@@ -18,7 +18,7 @@ Create = Callable[[bool], Awaitable[str | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ObjectTarget:
     """Where an object belongs, and whose it is."""
 
     destination: str
@@ -37,7 +37,7 @@ class Publisher:
         self._observer = observer
         self._only_new = only_new
 
-    async def publish(self, target: Target, sent: Fingerprint, create: Create) -> bool:
+    async def publish(self, target: ObjectTarget, sent: Fingerprint, create: Create) -> bool:
         """Create the object and prove it; False when it was there already, by an attempt that did not see its end.
 
         Raises `S3Failure`: also when a stranger's object is in the way, or when the object is not what was sent.
@@ -51,14 +51,14 @@ class Publisher:
         await self._prove(target, sent, told_crc32)
         return True
 
-    async def find(self, target: Target) -> ObjectState | None:
+    async def find(self, target: ObjectTarget) -> ObjectState | None:
         """What lies under the key; None: nothing."""
         try:
             return await self._bucket.head(target.key)
         except NoSuchObject:
             return None
 
-    async def is_there(self, target: Target, sent: Fingerprint, found: ObjectState) -> bool:
+    async def is_there(self, target: ObjectTarget, sent: Fingerprint, found: ObjectState) -> bool:
         """Whether what was found is what was to be sent; False: it may be replaced. Raises `S3Failure` otherwise.
 
         An object of the same record with other bytes was made by another version, or before an encoding changed.
@@ -81,7 +81,7 @@ class Publisher:
             self._only_new = False
             return told_crc32
 
-    async def _prove(self, target: Target, sent: Fingerprint, told_crc32: str | None) -> None:
+    async def _prove(self, target: ObjectTarget, sent: Fingerprint, told_crc32: str | None) -> None:
         """By the answer itself, or else by asking for the object. Raises `S3Failure`."""
         if proves(told_crc32, sent):
             return
@@ -89,7 +89,7 @@ class Publisher:
             reason = f"the object at s3://{self._bucket.name}/{target.key} is not what was sent"
             raise S3Failure(RetryLater(reason), operation="HeadObject")
 
-    async def _verdict(self, target: Target, sent: Fingerprint, found: ObjectState) -> Verdict:
+    async def _verdict(self, target: ObjectTarget, sent: Fingerprint, found: ObjectState) -> Verdict:
         """What the server's figures say, or the bytes where these say nothing."""
         verdict = await asyncio.to_thread(compare, found, sent)
         if verdict is not Verdict.UNPROVEN:
@@ -97,7 +97,7 @@ class Publisher:
         self._observer.read_back(target.destination, found.size)
         return await self._read_back(target, sent)
 
-    async def _read_back(self, target: Target, sent: Fingerprint) -> Verdict:
+    async def _read_back(self, target: ObjectTarget, sent: Fingerprint) -> Verdict:
         """What the bytes themselves say."""
         checksum = size = 0
         async for chunk in self._bucket.read(target.key):

@@ -19,7 +19,7 @@ from uploaders.s3.multipart import MultipartUploader, StaleUploads
 from uploaders.s3.object import CONTENT_TYPE, Attributes, ObjectBody, metadata_of, object_body
 from uploaders.s3.options import Content, ObjectTooLarge, PartPlan, S3Options, plan_parts
 from uploaders.s3.parts import Fingerprint, PartCutter
-from uploaders.s3.publish import Publisher, Target
+from uploaders.s3.publish import ObjectTarget, Publisher
 
 OBJECT_FORMS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
 """What may be an object."""
@@ -85,8 +85,8 @@ class S3Uploader:
         token = await self._payloads.token(token_id) if wanted and token_id is not None else None
         return object_body(delivery, options.encoding, options.content, self._payloads.frames, token=token)
 
-    def _target(self, body: ObjectBody) -> Target:
-        return Target(
+    def _target(self, body: ObjectBody) -> ObjectTarget:
+        return ObjectTarget(
             body.delivery.destination,
             self._template.key(body.delivery, body.form, body.content_encoding),
             body.delivery.record.uid,
@@ -94,12 +94,12 @@ class S3Uploader:
             self._bandwidth.pace(body.delivery.lane),
         )
 
-    async def _upload(self, delivery: Delivery, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
+    async def _upload(self, delivery: Delivery, target: ObjectTarget, body: ObjectBody, plan: PartPlan) -> Fingerprint:
         if plan.multipart:
             return await self._multipart.upload(delivery.key, target, body, plan)
         return await self._put(target, body, plan)
 
-    async def _put(self, target: Target, body: ObjectBody, plan: PartPlan) -> Fingerprint:
+    async def _put(self, target: ObjectTarget, body: ObjectBody, plan: PartPlan) -> Fingerprint:
         async with aclosing(body.chunks()) as chunks:
             with_md5 = not self._options.checksums
             cutter = PartCutter(

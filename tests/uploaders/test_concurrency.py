@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.dispatch.concurrency import AdaptiveLimit
+from uploaders.dispatch.concurrency import ConcurrencyLimit
 
 THROTTLED = RetryLater("HTTP 429", Scope.DESTINATION)
 FAILED = RetryLater("HTTP 500")
@@ -16,7 +16,7 @@ DELIVERED = Delivered()
 class Lane:
     """Attempts one after the other, each beginning when the one before it ended."""
 
-    limit: AdaptiveLimit
+    limit: ConcurrencyLimit
     now: float = 100.0
     started: list[float] = field(default_factory=list)
 
@@ -29,7 +29,7 @@ class Lane:
 
 
 def a_lane(most: int = 8) -> Lane:
-    return Lane(AdaptiveLimit(most))
+    return Lane(ConcurrencyLimit(most))
 
 
 def test_it_begins_with_what_is_configured_and_never_takes_more() -> None:
@@ -47,7 +47,7 @@ def test_throttling_halves_it_down_to_one() -> None:
 
 def test_what_was_under_way_together_counts_once() -> None:
     """Eight attempts that met the same overload are one piece of news."""
-    limit = AdaptiveLimit(8)
+    limit = ConcurrencyLimit(8)
     for ended in range(8):
         limit.attempt_ended(THROTTLED, size=2000, started=100.0, now=101.0 + ended, all_in_use=True)
     assert limit.slots == 4

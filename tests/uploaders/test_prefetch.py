@@ -2,7 +2,7 @@ import pytest
 
 from spool.records import Delivery, Due
 from tests.uploaders.building import a_delivery, a_record
-from uploaders.dispatch.lane import HIGH_WATER, DueBuffer
+from uploaders.dispatch.lane import HIGH_WATER, Prefetch
 
 NOW = 1_750_000_000_000
 
@@ -11,9 +11,9 @@ def delivery(number: int, due_at: int = 0) -> Delivery:
     return a_delivery(a_record(record_id=number), due_at=due_at)
 
 
-async def an_empty_buffer() -> DueBuffer:
+async def an_empty_buffer() -> Prefetch:
     """A buffer that knows that the spool has nothing."""
-    buffer = DueBuffer()
+    buffer = Prefetch()
 
     async def nothing(_limit: int) -> Due:
         return Due((), None)
@@ -25,7 +25,7 @@ async def an_empty_buffer() -> DueBuffer:
 
 def test_a_new_buffer_knows_nothing() -> None:
     """Before the spool was asked, something may be waiting there, and offers wait for the answer."""
-    buffer = DueBuffer()
+    buffer = Prefetch()
     buffer.offer(delivery(1), NOW)
     assert buffer.take() is None
     assert buffer.wants_filling
@@ -76,7 +76,7 @@ async def test_a_full_buffer_leaves_offers_to_the_spool() -> None:
 
 async def test_an_offer_during_a_question_makes_for_another_question() -> None:
     """A delivery that is offered while a page is on its way may be missing in it."""
-    buffer = DueBuffer()
+    buffer = Prefetch()
 
     async def meanwhile(_limit: int) -> Due:
         buffer.offer(delivery(1), NOW)
@@ -88,7 +88,7 @@ async def test_an_offer_during_a_question_makes_for_another_question() -> None:
 
 async def test_a_full_page_means_more() -> None:
     """Only a page that is not full says that everything due is here."""
-    buffer = DueBuffer()
+    buffer = Prefetch()
 
     async def page(limit: int) -> Due:
         return Due(tuple(delivery(number) for number in range(limit)), NOW)
@@ -116,7 +116,7 @@ async def test_a_page_grows_with_the_claims() -> None:
 
 async def test_a_postponement_during_a_question_is_not_forgotten() -> None:
     """The earlier of what the page names and what was noted meanwhile is the next time."""
-    buffer = DueBuffer()
+    buffer = Prefetch()
 
     async def meanwhile(_limit: int) -> Due:
         buffer.note_due(NOW + 100)
@@ -164,7 +164,7 @@ async def test_what_is_withdrawn_is_forgotten_and_may_come_again() -> None:
 
 async def test_a_page_that_was_read_before_an_order_does_not_bring_it_back() -> None:
     """What was withdrawn while a page was on its way is not taken from that page."""
-    buffer = DueBuffer()
+    buffer = Prefetch()
 
     async def page(_limit: int) -> Due:
         """The order comes while this is read."""

@@ -8,7 +8,7 @@ from tests.uploaders.dispatching import CORE, DETAIL, a_stage
 from tests.uploaders.fake_time import turns
 from tests.uploaders.queue_conformance import a_post
 from uploaders.base import Delivered, Refused, Scope
-from uploaders.dispatch.policy import Step, next_step, reduced, settle_too_large, to_bucket, upload
+from uploaders.dispatch.policy import FallbackStep, next_fallback, reduced, settle_too_large, to_bucket, upload
 
 UPLOAD, BUCKET, REDUCED = upload("endpoint"), to_bucket("endpoint", "bucket"), reduced("endpoint")
 
@@ -17,7 +17,7 @@ SINGLE = a_record(fragments={Fragment.BODY: b"{}"})
 
 
 @pytest.mark.parametrize(
-    ("ladder", "form", "lane", "expected"),
+    ("fallbacks", "form", "lane", "expected"),
     [
         ((), Form.DETAIL, Lane.DETAIL, None),
         ((UPLOAD, REDUCED), Form.DETAIL, Lane.DETAIL, UPLOAD),
@@ -33,14 +33,14 @@ SINGLE = a_record(fragments={Fragment.BODY: b"{}"})
     ],
 )
 def test_each_refusal_leads_one_step_on(
-    ladder: tuple[Step, ...], form: Form, lane: Lane, expected: Step | None
+    fallbacks: tuple[FallbackStep, ...], form: Form, lane: Lane, expected: FallbackStep | None
 ) -> None:
     """The step behind the one that was refused; cores and notices have nowhere to go."""
-    assert next_step(ladder, a_delivery(TWO_PHASE, form, lane=lane)) is expected
+    assert next_fallback(fallbacks, a_delivery(TWO_PHASE, form, lane=lane)) is expected
 
 
 @pytest.mark.parametrize(
-    ("ladder", "lane", "expected"),
+    ("fallbacks", "lane", "expected"),
     [
         ((UPLOAD, REDUCED), Lane.CORE, UPLOAD),
         ((UPLOAD, REDUCED), Lane.DETAIL, None),
@@ -49,14 +49,14 @@ def test_each_refusal_leads_one_step_on(
     ],
 )
 def test_a_record_in_one_piece_can_only_be_uploaded(
-    ladder: tuple[Step, ...], lane: Lane, expected: Step | None
+    fallbacks: tuple[FallbackStep, ...], lane: Lane, expected: FallbackStep | None
 ) -> None:
     """It has no detail that could be reduced or become an object."""
-    assert next_step(ladder, a_delivery(SINGLE, Form.WHOLE, lane=lane)) is expected
+    assert next_fallback(fallbacks, a_delivery(SINGLE, Form.WHOLE, lane=lane)) is expected
 
 
 @pytest.mark.parametrize(("step", "keep"), [(UPLOAD, False), (BUCKET, False), (REDUCED, True)])
-def test_only_what_is_less_than_the_detail_keeps_it(step: Step, keep: bool) -> None:
+def test_only_what_is_less_than_the_detail_keeps_it(step: FallbackStep, keep: bool) -> None:
     """A full detail that goes on elsewhere is owed no more; beside a reduced one it stays as a dead letter."""
     settlement = settle_too_large((step,), a_delivery(TWO_PHASE, Form.DETAIL), "413")
     assert settlement == Divert("413", step.to, keep)
@@ -71,7 +71,7 @@ TOO_LARGE = Refused("413: too large", too_large=True)
 
 
 @pytest.mark.parametrize(
-    ("ladder", "sent", "states", "outcomes"),
+    ("fallbacks", "sent", "states", "outcomes"),
     [
         ((), ["core", "detail"], ["delivered", "dead"], ["delivered", "dead"]),
         (
@@ -84,10 +84,10 @@ TOO_LARGE = Refused("413: too large", too_large=True)
     ],
 )
 async def test_the_dispatcher_sends_what_takes_the_place(
-    ladder: tuple[Step, ...], sent: list[str], states: list[str], outcomes: list[str]
+    fallbacks: tuple[FallbackStep, ...], sent: list[str], states: list[str], outcomes: list[str]
 ) -> None:
     """A refused detail goes on at once, in the same destination, and only what was delivered is told as that."""
-    async with a_stage(when_too_large=ladder) as stage:
+    async with a_stage(when_too_large=fallbacks) as stage:
         stage.uploader.answer = lambda one: TOO_LARGE if one.form is Form.DETAIL else Delivered()
         stage.dispatcher.offer((await stage.queue.accept(a_post("c", CORE, DETAIL))).ready)
         await turns()
@@ -98,8 +98,8 @@ async def test_the_dispatcher_sends_what_takes_the_place(
 
 async def test_the_dispatcher_hands_over_to_another_destination() -> None:
     """An object is delivered by its bucket's uploader, then the notice of it by the endpoint's."""
-    ladder = (to_bucket("endpoint", "other"),)
-    async with a_stage(when_too_large=ladder) as stage:
+    fallbacks = (to_bucket("endpoint", "other"),)
+    async with a_stage(when_too_large=fallbacks) as stage:
         stage.uploader.answer = lambda one: TOO_LARGE if one.form is Form.DETAIL else Delivered()
         stage.other.answer = Delivered("s3://bucket/key")
         stage.dispatcher.offer((await stage.queue.accept(a_post("c", CORE, DETAIL))).ready)

@@ -5,7 +5,7 @@ import pytest
 from spool.records import Delivery, Form, Lane
 from tests.uploaders.building import a_delivery
 from uploaders.base import Delivered, Outcome
-from uploaders.presigned import TwoWaysUploader
+from uploaders.presigned import RoutingUploader
 
 LARGE = frozenset({Lane.DETAIL})
 EVERYTHING = frozenset(Lane)
@@ -46,7 +46,7 @@ async def test_only_wholes_of_these_lanes_are_uploaded(
     """Notices, and what was split before the setting was changed, are posted."""
     posting, uploading = Noting(), Noting()
     delivery = a_delivery(form=form, lane=lane)
-    assert await TwoWaysUploader(posting, uploading, lanes).deliver(delivery) == Delivered()
+    assert await RoutingUploader(posting, uploading, lanes).deliver(delivery) == Delivered()
     used, unused = (uploading, posting) if lanes in uploaded_by else (posting, uploading)
     assert (used.delivered, unused.delivered) == ([delivery], [])
 
@@ -55,5 +55,5 @@ async def test_both_are_closed_whatever_happens() -> None:
     """A connection that cannot be closed keeps no other open."""
     posting, uploading = Noting(fails=True), Noting()
     with pytest.raises(OSError, match="stuck"):
-        await TwoWaysUploader(posting, uploading, LARGE).close()
+        await RoutingUploader(posting, uploading, LARGE).close()
     assert (posting.closed, uploading.closed) == (True, True)
