@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from spool.records import DeliveryState, Form, Fragment
+from spool.records import FORMS_WITH_DETAIL, DeliveryState, Form, Fragment
 from spool.stats import TracedDelivery, TracedRecord
 
 
@@ -139,8 +139,9 @@ def _core_sent_at(deliveries: tuple[TracedDelivery, ...]) -> str | None:
 
 def _detail_sent_at(deliveries: tuple[TracedDelivery, ...]) -> str | None:
     """A whole counts where it went after the core, because the detail was too large."""
-    details = {Form.DETAIL, Form.REDUCED, Form.WHOLE}
-    return _sent_at([each for each in deliveries if each.form in details and not _is_only_whole(each, deliveries)])
+    return _sent_at(
+        [each for each in deliveries if each.form in FORMS_WITH_DETAIL and not _is_only_whole(each, deliveries)]
+    )
 
 
 def _is_only_whole(one: TracedDelivery, deliveries: tuple[TracedDelivery, ...]) -> bool:

@@ -28,6 +28,20 @@ class Form(StrEnum):
     """A note to an endpoint that an object of this record lies in a bucket."""
 
 
+DETAIL_FORMS = frozenset({Form.DETAIL, Form.REDUCED})
+"""A record's detail, with all of its spans or with few."""
+FORMS_AFTER_CORE = DETAIL_FORMS | {Form.NOTICE}
+"""What makes sense only to somebody who has the core: it is held with a core that is a dead letter."""
+FORMS_WITH_DETAIL = DETAIL_FORMS | {Form.WHOLE}
+"""What holds the large rest of a record: it can be too large, and then go elsewhere or be given up for room."""
+OBJECT_FORMS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
+"""What a directory or a bucket has a name for."""
+REQUEST_FORMS = OBJECT_FORMS | {Form.NOTICE}
+"""What every endpoint takes; a reduced detail only where the destination reduces."""
+NAME_ENDINGS = {Form.WHOLE: "", Form.CORE: ".core", Form.DETAIL: ".detail"}
+"""How the name of a file or an object ends by its form, before what names its encoding."""
+
+
 class Lane(StrEnum):
     """Deliveries of different lanes never wait for each other's slots."""
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from spool.records import Delivery, Form
+from spool.records import NAME_ENDINGS, OBJECT_FORMS, Delivery, Form
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import compress, decompress
 from uploaders.document.render import render
@@ -25,8 +25,6 @@ from uploaders.safe_names import safe_name
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-ENDINGS = {Form.WHOLE: ".json", Form.CORE: ".core.json", Form.DETAIL: ".detail.json.zst"}
 
 
 class FileUploader:
@@ -39,7 +37,7 @@ class FileUploader:
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Write one file. A full or failing disk is the destination's fault: everything for it waits."""
-        if delivery.form not in ENDINGS:
+        if delivery.form not in OBJECT_FORMS:
             return Refused(f"a directory takes no {delivery.form}")
         try:
             await self._write(delivery)
@@ -77,7 +75,8 @@ def path_of(delivery: Delivery) -> Path:
     """Where a delivery's file lies, below the destination's directory."""
     record = delivery.record
     day = datetime.fromtimestamp(record.accepted_at / 1000, UTC).date().isoformat()
-    name = f"{safe_name(record.event)}-{safe_name(record.uid)}{ENDINGS[delivery.form]}"
+    encoding = ".zst" if delivery.form is Form.DETAIL else ""
+    name = f"{safe_name(record.event)}-{safe_name(record.uid)}{NAME_ENDINGS[delivery.form]}.json{encoding}"
     return Path(day, safe_name(record.call_id), name)
 
 

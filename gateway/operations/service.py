@@ -29,16 +29,13 @@ from gateway.operations.transfer import Bringer, preview
 from gateway.trace import instant, trace_of
 from spool.admin.query import DEAD, QUEUED, Ordered, Selection
 from spool.errors import CorruptPayload
-from spool.records import Delivery, DeliveryKey, DeliveryState, Form
+from spool.records import FORMS_AFTER_CORE, Delivery, DeliveryKey, DeliveryState, Form
 from spool.stats import OpenDelivery, TracedRecord
 from spool.store import Spool
 from uploaders.base import PayloadReader
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 
 _log = structlog.get_logger("callspool.orders")
-
-_FOLLOWERS = (Form.DETAIL, Form.REDUCED, Form.NOTICE)
-"""What is held with a core that is a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +182,7 @@ class OrderDesk:
             DeliveryKey(key.record_id, key.destination, form)
             for key in keys
             if key.form is Form.CORE
-            for form in _FOLLOWERS
+            for form in FORMS_AFTER_CORE
         ]
         return await self._orders.discard([*keys, *held])
 

@@ -17,7 +17,7 @@ from gateway.intake.staging import Staged, StagedFile, StagingArea
 from gateway.logs import redact_text
 from gateway.operations.schemas import Brought, BroughtIn, Document
 from gateway.operations.selection import BadSelection, Takes
-from spool.records import Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
+from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from uploaders.base import PayloadReader
 from uploaders.document.body import compress, decompress
 from uploaders.document.render import render
@@ -25,7 +25,6 @@ from uploaders.document.render import render
 BLOCK_BYTES = 1 << 20
 _LARGE_BYTES = 4 << 20
 """A whole above this goes in the lane of details, as it does when it is posted."""
-_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
 _DETAIL_OPENING = re.compile(
     rb'\{"call_id": ("(?:[^"\\]|\\.)*"|[^",\s{}\[\]]+), "update_type": "detailed_telemetry",', re.DOTALL
 )
@@ -140,7 +139,7 @@ def _unpack(packed: Path, plain: StagedFile) -> None:
 
 def _fragments(form: Form, document: memoryview) -> dict[Fragment, Sequence[Buffer]]:
     """What the spool keeps of a document, so that the same one is made of it again."""
-    if form not in _DETAILS:
+    if form not in DETAIL_FORMS:
         return {Fragment.BODY: [document]}
     opening = _DETAIL_OPENING.match(bytes(document[:_LONGEST_OPENING]))
     if opening is None or bytes(document[-1:]) != b"}":
@@ -151,7 +150,7 @@ def _fragments(form: Form, document: memoryview) -> dict[Fragment, Sequence[Buff
 
 
 def _lane(form: Form, size: int) -> Lane:
-    return Lane.DETAIL if form in _DETAILS or size > _LARGE_BYTES else Lane.CORE
+    return Lane.DETAIL if form in DETAIL_FORMS or size > _LARGE_BYTES else Lane.CORE
 
 
 # The document that a delivery carries, read from the spool a piece at a time: for people, and for files.

@@ -30,7 +30,7 @@ from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
 from gateway.live_calls import CourtesyRule
 from gateway.operations.selection import Takes
-from spool.records import Buffer, Form, Lane
+from spool.records import OBJECT_FORMS, REQUEST_FORMS, Buffer, Form, Lane
 from spool.store import SpoolOptions, WhenFull
 from uploaders.dispatch.policy import FallbackStep, RetryPolicy, reduced, to_bucket, upload
 from uploaders.document.encoding import Encoding, NotReducible, Reduction
@@ -291,22 +291,18 @@ def _buckets_of(name: str, destinations: Iterable[Destination]) -> list[str]:
 
 # From settings to what deliveries a destination can be given by an operator that were planned for another.
 
-_REQUESTS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL, Form.NOTICE})
-_FILES = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
-"""What a folder and a bucket have names for."""
-
 
 def takes(destination: Destination) -> Takes:
     """What it takes, and whether in the order of the calls."""
     match destination:
         case HttpDestination():
-            return Takes(_REQUESTS | ({Form.REDUCED} if _reduces(destination) else set()), ordered=True)
+            return Takes(REQUEST_FORMS | ({Form.REDUCED} if _reduces(destination) else set()), ordered=True)
         case PresignedDestination():
-            return Takes(_REQUESTS, ordered=True)
+            return Takes(REQUEST_FORMS, ordered=True)
         case S3Destination():
-            return Takes(_FILES, ordered=False)
+            return Takes(OBJECT_FORMS, ordered=False)
         case FileDestination():
-            return Takes(_FILES, ordered=True)
+            return Takes(OBJECT_FORMS, ordered=True)
 
 
 def _reduces(destination: HttpDestination) -> bool:

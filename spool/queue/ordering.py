@@ -16,10 +16,8 @@ from typing import Protocol
 from spool.db import sql
 from spool.db.sql import HELD_FOR_CORE, Row
 from spool.db.transaction import Transaction
-from spool.records import DeliveryState, Form, Lane, NewDelivery
+from spool.records import DETAIL_FORMS, DeliveryState, Form, Lane, NewDelivery
 from spool.stats import HELD_WITH_DEAD
-
-_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
 
 
 class Asked(Protocol):
@@ -84,7 +82,7 @@ def _goes_first(other: Sibling, one: Sibling) -> bool:
     if one.after_destination_id == other.destination_id and other.form is not Form.NOTICE:
         return True
     own_core = other.destination_id == one.destination_id and other.form is Form.CORE
-    return own_core and (one.form is Form.NOTICE or (one.ordered and one.form in _DETAILS))
+    return own_core and (one.form is Form.NOTICE or (one.ordered and one.form in DETAIL_FORMS))
 
 
 def _earlier_queued(transaction: Asked, call_id: str, record_id: int, one: Sibling) -> bool:

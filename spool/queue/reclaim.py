@@ -12,7 +12,17 @@ from spool.db.writer import Writer
 from spool.payload.frames import chunk_range
 from spool.queue.ordering import Sibling, siblings_of
 from spool.queue.settle import Names, end_record, free_waiting, read_delivery
-from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
+from spool.records import (
+    DETAIL_FORMS,
+    FORMS_WITH_DETAIL,
+    Delivery,
+    DeliveryState,
+    Form,
+    Fragment,
+    Lane,
+    Record,
+    StoredFragment,
+)
 from spool.space import Quota
 
 MARGIN_SHARE = 64
@@ -101,9 +111,6 @@ def _heard(made: "asyncio.Task[None]") -> None:
 RECORDS_PER_STEP = 50
 """Records that one transaction looks at: some milliseconds, between which posts are committed."""
 
-_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
-_MADE_OF_THE_REST = _DETAILS | {Form.WHOLE}
-
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
@@ -185,8 +192,8 @@ class GiveUpDetails:
 
 def _expendable(record: list[Sibling]) -> list[Sibling]:
     """What of a record is given up: its queued details with the notices of them; nothing if its rest stays needed."""
-    details = [one for one in record if one.form in _DETAILS and one.state.queued]
-    others = [one for one in record if one.form in _MADE_OF_THE_REST and not one.state.ended and one not in details]
+    details = [one for one in record if one.form in DETAIL_FORMS and one.state.queued]
+    others = [one for one in record if one.form in FORMS_WITH_DETAIL and not one.state.ended and one not in details]
     if others:
         return []
     expected = {one.destination_id for one in details}

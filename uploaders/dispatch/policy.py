@@ -7,7 +7,18 @@ import math
 from dataclasses import dataclass, replace
 
 from spool import records
-from spool.records import Bury, Delivery, Divert, Form, Fragment, Lane, NewDelivery, RetryAt, Settlement
+from spool.records import (
+    FORMS_WITH_DETAIL,
+    Bury,
+    Delivery,
+    Divert,
+    Form,
+    Fragment,
+    Lane,
+    NewDelivery,
+    RetryAt,
+    Settlement,
+)
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 
 
@@ -118,9 +129,6 @@ def _milliseconds(seconds: float) -> int:
 #
 # What was refused is never counted as delivered: either the step takes its place, or it stays as a dead letter.
 
-_LARGE = frozenset({Form.WHOLE, Form.DETAIL, Form.REDUCED})
-"""A core or a notice has nothing that could go elsewhere."""
-
 
 @dataclass(frozen=True, slots=True)
 class FallbackStep:
@@ -155,7 +163,7 @@ def reduced(destination: str) -> FallbackStep:
 
 def next_fallback(fallbacks: tuple[FallbackStep, ...], delivery: Delivery) -> FallbackStep | None:
     """The first step behind the one that this delivery stands on; None when there is none that suits it."""
-    if delivery.form not in _LARGE:
+    if delivery.form not in FORMS_WITH_DETAIL:
         return None
     has_detail = Fragment.REST in delivery.record.fragments
     standing = next((at for at, step in enumerate(fallbacks) if _stands_on(step, delivery)), -1)

@@ -14,12 +14,10 @@ import json
 from collections.abc import AsyncIterator, Sequence
 
 from spool.errors import CorruptPayload
-from spool.records import Delivery, Form, Fragment, Record
+from spool.records import DETAIL_FORMS, Delivery, Form, Fragment, Record
 
 Piece = bytes | Fragment
 """Literal JSON, or a fragment that stands for its raw bytes."""
-
-_DETAILS = frozenset({Form.DETAIL, Form.REDUCED})
 
 
 class BadLocation(ValueError):
@@ -35,10 +33,10 @@ def render(delivery: Delivery) -> tuple[Piece, ...]:
     record = delivery.record
     if delivery.form is Form.NOTICE:
         return (_notice(record, delivery.location),)
-    if _is_stored(record, Fragment.BODY) and delivery.form not in _DETAILS:
+    if _is_stored(record, Fragment.BODY) and delivery.form not in DETAIL_FORMS:
         return (Fragment.BODY,)
     _require_fragments(record, delivery.form)
-    if delivery.form in _DETAILS:
+    if delivery.form in DETAIL_FORMS:
         return _detail(record)
     second = Fragment.REST if delivery.form is Form.WHOLE else Fragment.DERIVED
     return _object(record, (Fragment.BASE, second))
@@ -100,7 +98,7 @@ def _is_stored(record: Record, fragment: Fragment) -> bool:
 
 def _require_fragments(record: Record, form: Form) -> None:
     """A document made of glue alone would overwrite a call with nothing; better a dead letter with a reason."""
-    needed = (Fragment.REST,) if form in _DETAILS else (Fragment.BASE,)
+    needed = (Fragment.REST,) if form in DETAIL_FORMS else (Fragment.BASE,)
     if not any(fragment in record.fragments for fragment in needed):
         names = ", ".join(sorted(record.fragments)) or "nothing"
         raise CorruptPayload(f"record {record.uid} has no {needed[0]} to make its {form} from: it has {names}")

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from spool.records import Form
+from spool.records import FORMS_AFTER_CORE, Form
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.redact import excerpt
 
@@ -41,7 +41,6 @@ TOO_LARGE_ADVICE = (
 
 _NOT_FOUND = "call log not found"
 _TOO_LARGE = "request entity too large"
-_FOLLOWERS = frozenset({Form.DETAIL, Form.REDUCED, Form.NOTICE})
 _DELAY_SECONDS = re.compile(r"0*([0-9]{1,9})(\.[0-9]*)?", re.ASCII)
 _ABSURD_SECONDS = re.compile(r"[0-9]{10,}(\.[0-9]*)?", re.ASCII)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -82,7 +81,7 @@ def judge(answer: Answer, form: Form, *, sent_bytes: int, now: int, secrets: Seq
     reason = f"HTTP {answer.status}: {excerpt(text, secrets)}".removesuffix(": ")
     if doubt is _Doubt.WEB_PAGE:
         return Refused(f"{reason} ({doubt})", Scope.DESTINATION)
-    if form in _FOLLOWERS and (answer.status == 404 or _NOT_FOUND in text.lower()):
+    if form in FORMS_AFTER_CORE and (answer.status == 404 or _NOT_FOUND in text.lower()):
         return RetryLater(reason, give_up_after_seconds=NOT_FOUND_GIVE_UP_SECONDS)
     if success:
         return RetryLater(f"{reason} ({doubt})")

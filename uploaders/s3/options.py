@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from spool.records import Delivery, Form, Record
+from spool.records import NAME_ENDINGS, Delivery, Form, Record
 from uploaders.safe_names import KEPT_CHARACTERS, safe_name
 
 # Object keys from a template: pure, harmless whatever an agent calls its calls, and never the same for two objects.
@@ -28,7 +28,6 @@ LONGEST_ENDING = ".detail.json.zst"
 _NAMES = ("agent_id", "call_id", "date", "event", "record_id")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
 _RELATIVE = re.compile(r"(^|/)\.{1,2}(/|$)")
-_ENDINGS = {Form.WHOLE: "", Form.CORE: ".core", Form.DETAIL: ".detail"}
 _ENCODING_ENDINGS = {None: "", "zstd": ".zst", "gzip": ".gz"}
 
 
@@ -55,7 +54,7 @@ class KeyTemplate:
         """The key of the object that holds this form of the delivery's record."""
         values = dict(_values(delivery.record))
         name = _VARIABLE.sub(lambda variable: values[variable[1]], self.template)
-        return f"{self.prefix}{name}{_ENDINGS[form]}.json{_ENCODING_ENDINGS[content_encoding]}"
+        return f"{self.prefix}{name}{NAME_ENDINGS[form]}.json{_ENCODING_ENDINGS[content_encoding]}"
 
 
 def _values(record: Record) -> Iterator[tuple[str, str]]:

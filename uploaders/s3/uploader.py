@@ -10,7 +10,7 @@ no ACLs, no versioning of its own.
 from collections.abc import Callable
 from contextlib import aclosing
 
-from spool.records import Delivery, Form, Lane
+from spool.records import OBJECT_FORMS, Delivery, Form, Lane
 from uploaders.base import Delivered, Ledger, Outcome, PayloadReader, Refused, S3Observer, SilentObserver
 from uploaders.rate_limit import UNLIMITED, Bandwidth
 from uploaders.s3.client import Bucket, S3Connection
@@ -21,8 +21,6 @@ from uploaders.s3.options import Content, ObjectTooLarge, PartPlan, S3Options, p
 from uploaders.s3.parts import Fingerprint, PartCutter
 from uploaders.s3.publish import ObjectTarget, Publisher
 
-OBJECT_FORMS = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
-"""What may be an object."""
 TIDY_MILLISECONDS = 10 * 60 * 1000
 """How often abandoned uploads are looked for."""
 
