@@ -29,7 +29,7 @@ from uploaders.http.responses import Answer, judge, parse_retry_after
 from uploaders.http.timeouts import Timeouts
 from uploaders.rate_limit import UNLIMITED, Bandwidth, Pace
 from uploaders.redact import excerpt
-from uploaders.s3.errors import ErrorClass, classify
+from uploaders.s3.error_codes import ErrorClass, classify
 
 # Upload addresses that an endpoint gives: pure, from its answer to what can be done with it and for how long.
 

@@ -8,7 +8,7 @@ from gateway.diagnostics.s3 import apply_setup, check, least_policy, plan_setup
 from tests.s3.building import client_of, objects, options, uploads
 from tests.s3.proxy import Answer, Fate, proxy_before
 from uploaders.s3.admin import default_encryption, stronger_than
-from uploaders.s3.errors import permission_for
+from uploaders.s3.error_codes import permission_for
 from uploaders.s3.options import ServerSideEncryption
 
 STEPS = ["put and verify", "send in parts and verify", "list parts and abort", "find lost uploads", "delete"]

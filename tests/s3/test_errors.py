@@ -9,16 +9,15 @@ from bench.s3_server import free_ports
 from tests.s3.building import MEBIBYTE, options
 from tests.s3.proxy import Answer, Fate, proxy_before
 from uploaders.base import Refused, RetryLater, Scope
+from uploaders.s3.error_codes import ErrorClass, classify
 from uploaders.s3.errors import (
     AccessDenied,
     BadCredentials,
-    ErrorClass,
     NoSuchObject,
     NoSuchUpload,
     NotSupported,
     ObjectExists,
     S3Failure,
-    classify,
     translate,
 )
 from uploaders.s3.options import S3Options
