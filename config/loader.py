@@ -18,7 +18,7 @@ from config.layers import InvalidConfiguration, KeyPath, Layer, Problem, did_you
 from config.settings import Settings
 from config.shortcuts import destination_problems, with_shortcuts
 from config.types import MASK
-from config.validation import cautions, problems_of
+from config.validation import problems_of, warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Loaded:
     settings: Settings
     origins: Mapping[KeyPath, str]
     """The path of every value that is not a default, and the file, variable or option that gave it."""
-    cautions: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def load(file: Path | None, environment: Mapping[str, str], *, local: bool = False) -> Loaded:
@@ -46,7 +46,7 @@ def load(file: Path | None, environment: Mapping[str, str], *, local: bool = Fal
         problems.extend(destination_problems(layers[1], environment))
     if problems or settings is None:
         raise InvalidConfiguration(problems)
-    return Loaded(settings, {**layers[1].origins, **layers[0].origins}, cautions(settings))
+    return Loaded(settings, {**layers[1].origins, **layers[0].origins}, warnings(settings))
 
 
 def _file_layer(path: Path | None, problems: list[Problem]) -> Layer | None:

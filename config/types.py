@@ -161,6 +161,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def crosses_network_in_clear(url: str | None) -> bool:
+    """Whether requests to this URL leave the machine without TLS."""
+    parts = urlsplit(url or "")
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
+
+
 def _split(value: str) -> SplitResult | None:
     try:
         parts = urlsplit(value)

@@ -4,13 +4,16 @@ All times are integer milliseconds since the Unix epoch (UTC), all sizes bytes. 
 msgspec struct: a frozen dataclass of twelve fields takes eight times as long to make.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from msgspec import Struct
 
 Buffer = bytes | bytearray | memoryview
+
+Clock = Callable[[], int]
+"""Milliseconds since the Unix epoch."""
 
 
 class Form(StrEnum):

@@ -4,6 +4,7 @@ A further type is a model derived from `DestinationTable`, a member of the `Dest
 alone can add one, a row in `config.shortcuts`.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from config.destinations.base import (
     PresignedSettings,
     RetrySettings,
     TokenMode,
+    address_url_warnings,
     checked_token,
     has_no_address_url,
     require_address_url,
@@ -86,6 +88,16 @@ class HttpDestination(EndpointTable):
     when_too_large: Fallbacks = Field(default_factory=_default_fallbacks)
     """Where a refused detail goes: `presigned`, then `s3` or reduced to `critical` or `top_n`, then a dead letter.
     By default `presigned` if `presigned.address_url` is set."""
+
+    def warnings(self, *, core_max_bytes: int) -> Iterator[str]:
+        """See `DestinationTable`."""
+        yield from super().warnings(core_max_bytes=core_max_bytes)
+        yield from address_url_warnings(self.name, self.presigned)
+        if self.max_request_bytes < core_max_bytes:
+            yield (
+                f"destinations[{self.name}].max_request_bytes is less than split.core_max_bytes: "
+                "a core may be too large to be delivered"
+            )
 
     @field_validator("presigned")
     @classmethod

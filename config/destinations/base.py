@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -19,8 +19,10 @@ from config.types import (
     OptionalSize,
     Shown,
     Table,
+    crosses_network_in_clear,
     format_duration,
     format_path,
+    names_secret,
 )
 
 
@@ -62,6 +64,15 @@ class DestinationTable(Table):
     """The most that details take of the line to it, in bytes a second; cores are counted and never wait."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
     """When a failed delivery is tried again."""
+
+    @property
+    def replaces_token(self) -> bool:
+        """Whether all requests carry the destination's own token instead of the agents'."""
+        return False
+
+    def warnings(self, *, core_max_bytes: int) -> Iterator[str]:  # noqa: ARG002  # for some kinds
+        """One sentence for each thing that is allowed but should be looked at; cores have at most `core_max_bytes`."""
+        yield from ()
 
 
 # What every destination has that is an HTTP endpoint of the agents' own kind: its URL, its token, its time-outs.
@@ -116,6 +127,27 @@ class EndpointTable(DestinationTable):
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust besides the system's."""
 
+    @property
+    def replaces_token(self) -> bool:
+        """Whether all requests carry the destination's own token instead of the agents'."""
+        return self.token_mode is TokenMode.REPLACE
+
+    def warnings(self, *, core_max_bytes: int) -> Iterator[str]:
+        """See `DestinationTable`."""
+        yield from super().warnings(core_max_bytes=core_max_bytes)
+        query = parse_qsl(urlsplit(self.url).query, keep_blank_values=True)
+        secret = next((name for name, _ in query if names_secret(name)), None)
+        if secret is not None:
+            yield (
+                f"destinations[{self.name}].url seems to carry a secret in its query ({secret}); "
+                "servers write queries into their logs"
+            )
+        if crosses_network_in_clear(self.url):
+            yield (
+                f"destinations[{self.name}].url is not https: "
+                "tokens and call logs cross the network readable by anyone on the way"
+            )
+
     @field_validator("token")
     @classmethod
     def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
@@ -127,6 +159,15 @@ class EndpointTable(DestinationTable):
         if mode is TokenMode.REPLACE and "token" in info.data and info.data["token"] is None:
             raise ValueError("needs `token` to be set")
         return mode
+
+
+def address_url_warnings(name: str, presigned: PresignedSettings) -> Iterator[str]:
+    """The answer of an address that is asked for in clear may name any place to upload to."""
+    if crosses_network_in_clear(presigned.address_url):
+        yield (
+            f"destinations[{name}].presigned.address_url is not https: tokens cross the network readable "
+            "by anyone on the way, who could also say where call logs are uploaded to"
+        )
 
 
 def has_no_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> bool:  # Any: pydantic's own type

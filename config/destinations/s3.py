@@ -1,6 +1,7 @@
 """The settings of a bucket: Amazon S3, or a server that speaks its protocol."""
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from config.types import (
     OptionalName,
     Shown,
     Size,
+    crosses_network_in_clear,
     format_path,
     format_size,
 )
@@ -154,6 +156,15 @@ class S3Destination(DestinationTable):
     """For one request in all, with its body."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust instead of the system's."""
+
+    def warnings(self, *, core_max_bytes: int) -> Iterator[str]:
+        """See `DestinationTable`."""
+        yield from super().warnings(core_max_bytes=core_max_bytes)
+        if crosses_network_in_clear(self.endpoint_url):
+            yield (
+                f"destinations[{self.name}].endpoint_url is not https: "
+                "call logs cross the network readable by anyone on the way"
+            )
 
     @field_validator("bucket")
     @classmethod

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.auth import HEADERS, Access, answer, refused
-from gateway.admin.sources import Sources
+from gateway.admin.view import GatewayView
 from gateway.logs import redact_text
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.salvage import SalvageOrder, carry_out
@@ -43,8 +43,8 @@ _Work = Callable[[OrderDesk], Awaitable[web.StreamResponse]]
 class OrderHandlers:
     """Answers the requests about deliveries and takes orders."""
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(self, gateway: GatewayView) -> None:
+        self._gateway = gateway
 
     def add_to(self, app: web.Application, access: Access) -> None:
         """Add the routes."""
@@ -126,7 +126,7 @@ class OrderHandlers:
 
     async def _at_the_desk(self, work: _Work) -> web.StreamResponse:
         """Every failure as an answer that says what to do."""
-        desk = self._sources.desk()
+        desk = self._gateway.delivery_admin
         if desk is None:
             return refused(503, "spool_unavailable", "The spool is not open.", _READY_HINT)
         try:
@@ -169,8 +169,8 @@ class Resumed(msgspec.Struct, frozen=True, kw_only=True):
 class ResumeHandler:
     """Takes orders to resume."""
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(self, gateway: GatewayView) -> None:
+        self._gateway = gateway
 
     def add_to(self, app: web.Application, access: Access) -> None:
         """Add the route."""
@@ -179,11 +179,11 @@ class ResumeHandler:
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Try a destination at once; 404 where none is configured under this name."""
         name = request.match_info["destination"]
-        if self._sources.spool() is None:
+        if self._gateway.spool_stats() is None:
             return refused(503, "spool_unavailable", "The spool is not open.", "Try again when /readyz answers 200.")
-        waited = self._sources.resume(name)
+        waited = self._gateway.resume(name)
         if waited is None:
-            known = ", ".join(each.name for each in self._sources.destinations() if each.configured)
+            known = ", ".join(each.name for each in self._gateway.destinations() if each.configured)
             hint = f"The configuration has: {known or 'none'}."
             return refused(404, "unknown_destination", "No destination is configured under this name.", hint)
         return answer(Resumed(destination=name, waited=waited))
@@ -201,8 +201,8 @@ _encode = msgspec.json.Encoder().encode
 class SalvageHandler:
     """Takes the order, and stops in the middle when whoever gave it is gone: a repetition goes on."""
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(self, gateway: GatewayView) -> None:
+        self._gateway = gateway
 
     def add_to(self, app: web.Application, access: Access) -> None:
         """Add the route."""
@@ -210,7 +210,7 @@ class SalvageHandler:
 
     async def take(self, request: web.Request) -> web.StreamResponse:
         """Carry it out, and tell of it as NDJSON."""
-        salvages = self._sources.salvages()
+        salvages = self._gateway.salvages
         if salvages is None:
             return refused(503, "spool_unavailable", "The spool is not open.", "Try again when /readyz answers 200.")
         try:

@@ -19,8 +19,8 @@ from gateway.admin.auth import HEADERS, Access, answer, refused
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
-from gateway.admin.sources import Sources
 from gateway.admin.status import attention, obstacles, status_of
+from gateway.admin.view import GatewayView
 from gateway.logs import redact_text
 from gateway.trace import trace_of
 from spool.errors import SpoolError
@@ -41,8 +41,8 @@ class _Readiness(msgspec.Struct):
 class AdminHandlers:
     """Answers the requests of the admin listener."""
 
-    def __init__(self, sources: Sources, metrics: Metrics, events: RecentEvents) -> None:
-        self._sources = sources
+    def __init__(self, gateway: GatewayView, metrics: Metrics, events: RecentEvents) -> None:
+        self._gateway = gateway
         self._metrics = metrics
         self._events = events
         self._page: Page = load_page()
@@ -59,8 +59,9 @@ class AdminHandlers:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """200 if posts can be accepted, else 503 with the reasons."""
-        reasons = tuple(redact_text(reason) for reason in obstacles(self._sources.lifecycle(), self._sources.spool()))
-        notes = tuple(redact_text(note) for note in attention(self._sources.spool()))
+        stats = self._gateway.spool_stats()
+        reasons = tuple(redact_text(reason) for reason in obstacles(self._gateway.lifecycle, stats))
+        notes = tuple(redact_text(note) for note in attention(stats))
         if reasons:
             return answer(_Readiness("not ready", reasons, notes), status=503)
         return answer(_Readiness("ready", attention=notes))
@@ -72,15 +73,15 @@ class AdminHandlers:
 
     async def status(self, _request: web.Request) -> web.Response:
         """What the status page shows, as JSON."""
-        sources = self._sources
+        gateway = self._gateway
         return answer(
             status_of(
-                now=sources.clock(),
-                lifecycle=sources.lifecycle(),
-                stats=sources.spool(),
-                destinations=sources.destinations(),
-                outboxes=sources.outboxes(),
-                courtesy=sources.courtesy(),
+                now=gateway.now(),
+                lifecycle=gateway.lifecycle,
+                stats=gateway.spool_stats(),
+                destinations=gateway.destinations(),
+                outboxes=gateway.outboxes(),
+                courtesy=gateway.drain_throttle(),
                 events=self._events.recent(),
             )
         )
@@ -89,7 +90,7 @@ class AdminHandlers:
         """The trace of a call; 404 if the spool knows none of that id, 503 if it cannot be read."""
         call_id = request.match_info["call_id"]
         try:
-            records = await self._sources.trace(call_id)
+            records = await self._gateway.trace(call_id)
         except SpoolError as error:
             return refused(503, "spool_unavailable", redact_text(str(error)), "Try again when /readyz answers 200.")
         if not records:
@@ -99,14 +100,14 @@ class AdminHandlers:
 
 
 def build_admin_app(
-    sources: Sources, metrics: Metrics, events: RecentEvents, token: str | None = None
+    gateway: GatewayView, metrics: Metrics, events: RecentEvents, token: str | None = None
 ) -> web.Application:
-    """The application of the admin listener. Registers the gauges of `sources` with the metrics.
+    """The application of the admin listener. Registers the gauges of `gateway` with the metrics.
 
     `token` is asked of whoever gives orders or reads what call logs hold.
     """
-    metrics.registry.register(GaugeCollector(sources))
-    handlers = AdminHandlers(sources, metrics, events)
+    metrics.registry.register(GaugeCollector(gateway))
+    handlers = AdminHandlers(gateway, metrics, events)
     app = web.Application(client_max_size=LARGEST_REQUEST)
     app.router.add_get("/", handlers.page)
     app.router.add_get("/metrics", handlers.metrics)
@@ -114,9 +115,9 @@ def build_admin_app(
     app.router.add_get("/readyz", handlers.readyz)
     app.router.add_get("/api/status", handlers.status)
     app.router.add_get("/api/calls/{call_id:.+}", handlers.call)
-    OrderHandlers(sources).add_to(app, Access(token))
-    ResumeHandler(sources).add_to(app, Access(token))
-    SalvageHandler(sources).add_to(app, Access(token))
+    OrderHandlers(gateway).add_to(app, Access(token))
+    ResumeHandler(gateway).add_to(app, Access(token))
+    SalvageHandler(gateway).add_to(app, Access(token))
     return app
 
 

@@ -5,16 +5,16 @@ A bounded ring in memory; the log is the history.
 
 import logging
 from collections import deque
+from dataclasses import dataclass
 
 import msgspec
 import structlog
 
-from gateway.admin.sources import Clock
+from gateway.admin.metrics import Metrics
 from gateway.formatting import bytes_text
 from gateway.logs import redact_text
 from gateway.trace import instant
-from spool.records import Delivery
-from uploaders.base import DispatchObserver
+from spool.records import Clock, Delivery
 
 _KEPT = 50
 _LOGGER = "callspool.destinations"
@@ -31,13 +31,13 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class RecentEvents:
-    """Keeps the newest events. Implements the dispatcher's observer."""
+    """Keeps the newest events, and logs them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=_KEPT)
         self._log = structlog.get_logger(_LOGGER)
-        self._tells_each = logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG)
+        self._log_each = logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG)
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """Tells of dead letters and of what was too large; of the daily business only the debug level speaks."""
@@ -53,7 +53,7 @@ class RecentEvents:
         elif outcome == "dead":
             self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
             self._log.error("dead_letter", **_described(delivery, seconds))
-        elif self._tells_each:
+        elif self._log_each:
             self._log.debug("attempted", outcome=outcome, **_described(delivery, seconds))
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
@@ -89,21 +89,26 @@ def _described(delivery: Delivery, seconds: float) -> dict[str, object]:
     }
 
 
-# Lets several observers hear what the dispatcher does.
-
-
+@dataclass(frozen=True, slots=True)
 class Observers:
-    """Passes what it hears on to each of its observers, in order."""
+    """Passes on what happens to everybody who follows it. Implements the dispatcher's observer.
 
-    def __init__(self, *observers: DispatchObserver) -> None:
-        self._observers = observers
+    Made before everything else, so that a start that fails is seen, too.
+    """
+
+    metrics: Metrics
+    events: RecentEvents
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """An attempt ended."""
-        for observer in self._observers:
-            observer.attempted(delivery, outcome, seconds)
+        self.metrics.attempted(delivery, outcome, seconds)
+        self.events.attempted(delivery, outcome, seconds)
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
-        """A destination began or ceased to take deliveries."""
-        for observer in self._observers:
-            observer.destination_changed(destination, up, reason)
+        """A destination began or ceased to take deliveries; its gauge is read from the dispatcher."""
+        self.events.destination_changed(destination, up, reason)
+
+    def details_given_up(self, count: int, payload_bytes: int) -> None:
+        """Details were given up because the spool was full."""
+        self.metrics.details_given_up(count)
+        self.events.details_given_up(count, payload_bytes)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.admin.sources import Sources
+from gateway.admin.view import GatewayView
 from gateway.live_calls import CourtesyFigures
 from gateway.logs import redact_text
 from gateway.operations.advice import by_kind
@@ -20,8 +20,8 @@ from uploaders.base import BreakerState, DestinationStatus
 class GaugeCollector(Collector):
     """Reads the gauges from the spool and the dispatcher; while the spool is not open its gauges are missing."""
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(self, gateway: GatewayView) -> None:
+        self._gateway = gateway
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """The gauges without values, so that registering reads nothing."""
@@ -34,14 +34,14 @@ class GaugeCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The gauges as they are now."""
-        stats = self._sources.spool()
+        stats = self._gateway.spool_stats()
         if stats is not None:
-            yield from _of_lanes(stats, self._sources.clock())
+            yield from _of_lanes(stats, self._gateway.now())
             yield _of_dead_letters(stats)
             yield from _of_spool(stats)
-        yield from of_destinations(self._sources.destinations())
-        yield from of_courtesy(self._sources.courtesy())
-        yield from _of_outboxes(self._sources.outboxes())
+        yield from of_destinations(self._gateway.destinations())
+        yield from of_courtesy(self._gateway.drain_throttle())
+        yield from _of_outboxes(self._gateway.outboxes())
 
 
 def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from math import inf
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -88,27 +88,26 @@ _DELIVERY_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 """Seconds: from an endpoint next door to a large upload over a thin line."""
 _COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds: from a fast SSD to a disk that is about to fail."""
+_UPLOAD_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+"""Seconds: from a small object to a server next door to a large one over a thin line."""
 _BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Requests: from a lone post to a burst."""
 
 
 class Metrics:
-    """Counts and times what happens. Implements the dispatcher's and the spool's observers."""
+    """Counts and times what happens.
+
+    Implements the observers of the intake, the spool, the dispatcher, the uploads and the SDK's outboxes. For the
+    event loop.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left this one without types
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.uploads = UploadMetrics(self.registry)
-        self.outboxes = OutboxMetrics(self.registry)
+        # The intake.
         self._posts = self._counter("posts", "Posts by route and result.", "route", "result")
-        self._deliveries = self._counter(
-            "deliveries",
-            "Attempts to deliver, by what came of them: delivered, retry, held, diverted, dead or corrupt.",
-            "destination",
-            "lane",
-            "outcome",
-        )
+        self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
         self._payload = self._counter(
             "payload_bytes",
             "Bytes of accepted call logs: raw as decoded, stored as compressed in the spool.",
@@ -116,14 +115,66 @@ class Metrics:
         )
         self._two_phase = self._counter("two_phase", "Call logs that were split into core and detail.")
         self._nonfinite = self._counter("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
+        # The spool.
+        self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
+        self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
         self._given_up = self._counter(
             "details_given_up", "Details that were given up to make room in a full spool (spool.when_full)."
         )
-        self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
-        self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
-        self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
+        # Deliveries.
+        self._deliveries = self._counter(
+            "deliveries",
+            "Attempts to deliver, by outcome: delivered, retry, held, diverted, dead or corrupt.",
+            "destination",
+            "lane",
+            "outcome",
+        )
         self._delivery = self._histogram(
             "delivery_seconds", "How long an attempt to deliver took.", _DELIVERY_BOUNDS, "destination", "lane"
+        )
+        # Uploads: to buckets, and through upload addresses.
+        self._large = self._counter(
+            "large_payloads",
+            "Details and large wholes that were delivered as objects, to a bucket or through an upload address.",
+            "destination",
+        )
+        self._upload = self._histogram(
+            "upload_seconds",
+            "How long it took to send an object and to confirm it, at a bucket or through an upload address.",
+            _UPLOAD_BOUNDS,
+            "destination",
+        )
+        self._upload_bytes = self._counter(
+            "upload_bytes", "Bytes of the delivered objects, as the storage keeps them.", "destination"
+        )
+        self._parts = self._counter(
+            "upload_parts",
+            "Parts of objects: sent, repeated (sent again because the first result is unknown), or resumed "
+            "(already at the server after a restart or a failure, not sent again).",
+            "destination",
+            "result",
+        )
+        self._aborted = self._counter(
+            "uploads_aborted",
+            "Abandoned multipart uploads: aborted at the server, or failed to abort.",
+            "destination",
+            "result",
+        )
+        self._read_back = self._counter(
+            "upload_read_back_bytes",
+            "Bytes that were read back because the server gave no checksum that proves the object.",
+            "destination",
+        )
+        # The SDK's outboxes.
+        self._outbox_rows = self._counter(
+            "outbox_rows",
+            "Rows of the SDK's outbox: rescued, duplicate (its post had been accepted), superseded (an end without "
+            "telemetry of a call whose end is known), or refused (not a call log; left there).",
+            "path",
+            "outcome",
+        )
+        self._outbox_bytes = self._counter(
+            "outbox_rescued_bytes", "Bytes of the rows that became new records of the spool.", "path"
         )
 
     def posted(self, route: str, result: str) -> None:
@@ -157,70 +208,10 @@ class Metrics:
         self._deliveries.inc(delivery.destination, lane, outcome)
         self._delivery.observe(seconds, delivery.destination, lane)
 
-    def destination_changed(self, destination: str, up: bool, reason: str) -> None:
-        """Nothing is counted here: `destination_up` is read from the dispatcher when it is asked for."""
-
     def committed(self, seconds: float, batch: int) -> None:
         """The spool committed so many requests together."""
         self._commit.observe(seconds)
         self._batch.observe(batch)
-
-    def _counter(self, name: str, meaning: str, *labels: str) -> CounterTally:
-        return CounterTally(f"callspool_{name}_total", meaning, labels, registry=self.registry)
-
-    def _histogram(self, name: str, meaning: str, bounds: tuple[float, ...], *labels: str) -> HistogramTally:
-        return HistogramTally(f"callspool_{name}", meaning, bounds, labels, registry=self.registry)
-
-
-# The metrics of uploads: to buckets, and through upload addresses.
-
-_UPLOAD_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
-"""Seconds: from a small object to a server next door to a large one over a thin line."""
-_DESTINATION = ("destination",)
-
-
-class UploadMetrics:
-    """Counts and times uploads. Implements the observers of `uploaders.s3` and of `uploaders.presigned`."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._large = Counter(
-            "callspool_large_payloads_total",
-            "Details and large wholes that were delivered as objects, to a bucket or through an upload address.",
-            _DESTINATION,
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "callspool_upload_seconds",
-            "How long an object took to be sent and confirmed, by a bucket or through an upload address.",
-            _DESTINATION,
-            registry=registry,
-            buckets=_UPLOAD_BOUNDS,
-        )
-        self._bytes = Counter(
-            "callspool_upload_bytes_total",
-            "Bytes of the objects that were delivered, as they are stored there.",
-            _DESTINATION,
-            registry=registry,
-        )
-        self._parts = Counter(
-            "callspool_upload_parts_total",
-            "Parts of objects: sent, repeated (sent again, since nobody saw the end of the first time), "
-            "or resumed (there already after a restart or a failure, and not sent again).",
-            ("destination", "result"),
-            registry=registry,
-        )
-        self._aborted = Counter(
-            "callspool_uploads_aborted_total",
-            "Uploads in parts that nobody will complete: aborted at the server, or failed to be.",
-            ("destination", "result"),
-            registry=registry,
-        )
-        self._read_back = Counter(
-            "callspool_upload_read_back_bytes_total",
-            "Bytes that were read back because the server told no checksum that proves the object.",
-            _DESTINATION,
-            registry=registry,
-        )
 
     def part_sent(
         self,
@@ -231,52 +222,36 @@ class UploadMetrics:
         repeated: bool,
     ) -> None:
         """A part arrived."""
-        self._parts.labels(destination, "repeated" if repeated else "sent").inc()
+        self._parts.inc(destination, "repeated" if repeated else "sent")
 
     def parts_resumed(self, destination: str, count: int) -> None:
         """So many parts were there already."""
-        self._parts.labels(destination, "resumed").inc(count)
+        self._parts.inc(destination, "resumed", by=count)
 
     def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:
         """An object was sent and confirmed."""
-        self._seconds.labels(destination).observe(seconds)
-        self._bytes.labels(destination).inc(size)
+        self._upload.observe(seconds, destination)
+        self._upload_bytes.inc(destination, by=size)
         if large:
-            self._large.labels(destination).inc()
+            self._large.inc(destination)
 
     def uploads_aborted(self, destination: str, count: int, *, failed: int) -> None:
         """Uploads were aborted at the server, or could not be."""
-        self._aborted.labels(destination, "aborted").inc(count)
-        self._aborted.labels(destination, "failed").inc(failed)
+        self._aborted.inc(destination, "aborted", by=count)
+        self._aborted.inc(destination, "failed", by=failed)
 
     def read_back(self, destination: str, size: int) -> None:
         """An object was read back."""
-        self._read_back.labels(destination).inc(size)
-
-
-# The metrics of rows that are rescued from the SDK's outboxes.
-
-
-class OutboxMetrics:
-    """Counts rows. Implements the observer of `gateway.sdk_outbox`."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._rows = Counter(
-            "callspool_outbox_rows_total",
-            "Rows of the SDK's outbox: rescued, duplicate (its post had been accepted), superseded (an end without "
-            "telemetry of a call whose end is known), or refused (no call log; left there).",
-            ("path", "outcome"),
-            registry=registry,
-        )
-        self._bytes = Counter(
-            "callspool_outbox_rescued_bytes_total",
-            "Bytes of the rows that became new records of the spool.",
-            ("path",),
-            registry=registry,
-        )
+        self._read_back.inc(destination, by=size)
 
     def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
         """A row was taken, or will not be."""
-        self._rows.labels(path, outcome.value).inc()
+        self._outbox_rows.inc(path, outcome.value)
         if outcome is Outcome.RESCUED:
-            self._bytes.labels(path).inc(size)
+            self._outbox_bytes.inc(path, by=size)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> CounterTally:
+        return CounterTally(f"callspool_{name}_total", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, bounds: tuple[float, ...], *labels: str) -> HistogramTally:
+        return HistogramTally(f"callspool_{name}", meaning, bounds, labels, registry=self.registry)

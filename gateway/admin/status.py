@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from gateway.admin.events import Event
-from gateway.admin.sources import Lifecycle, Phase
+from gateway.admin.view import Lifecycle, Phase
 from gateway.formatting import bytes_text
 from gateway.live_calls import CourtesyFigures
 from gateway.logs import redact_text

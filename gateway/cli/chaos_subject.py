@@ -9,7 +9,6 @@ import sys
 
 from config.settings import Settings
 from gateway.logs import configure_logging
-from gateway.runtime import Assembly
 from gateway.runtime.lifecycle import serve
 
 
@@ -18,7 +17,7 @@ def main() -> int:
     settings = pickle.loads(sys.stdin.buffer.read())  # see above: from the parent process alone
     assert isinstance(settings, Settings)
     configure_logging(settings.log.level, settings.log.format)
-    return serve(Assembly(settings))
+    return serve(settings)
 
 
 if __name__ == "__main__":

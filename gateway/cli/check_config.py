@@ -35,8 +35,8 @@ def check_config(
     """Show the settings in effect and where each comes from; secrets are masked."""
     loaded = loaded_or_exit(file, local=local)
     _show_settings(loaded)
-    for caution in loaded.cautions:
-        complain(f"caution: {caution}", style="yellow")
+    for warning in loaded.warnings:
+        complain(f"warning: {warning}", style="yellow")
     if with_probe:
         from gateway.cli.probing import probe_all  # noqa: PLC0415  # without --probe no uploader is loaded
 

@@ -10,7 +10,7 @@ from config.destinations import HttpDestination
 from config.settings import Settings
 from gateway.cli.output import complain, output, plain
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
-from gateway.runtime.options import http_options
+from gateway.runtime.destinations import http_options
 from uploaders.http.uploader import HttpOptions
 
 _SENTENCES = {

@@ -9,7 +9,7 @@ from config.settings import IoClass, PrioritySettings
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.logs import configure_logging
 from gateway.process import Priority, give_way
-from gateway.runtime import Assembly, lifecycle
+from gateway.runtime import lifecycle
 
 
 @click.command(short_help="Take call logs, keep them safe, deliver them.")
@@ -19,12 +19,12 @@ def run(file: Path | None, *, local: bool) -> None:
     loaded = loaded_or_exit(file, local=local)
     configure_logging(loaded.settings.log.level, loaded.settings.log.format)
     log = structlog.get_logger("callspool")
-    for caution in loaded.cautions:
-        log.warning("caution", about=caution)
+    for warning in loaded.warnings:
+        log.warning("configuration", about=warning)
     # Before anything has threads: they inherit it.
     for refused in give_way(_priority(loaded.settings.priority)):
         log.warning("priority", refused=refused)
-    raise SystemExit(lifecycle.serve(Assembly(loaded.settings)))
+    raise SystemExit(lifecycle.serve(loaded.settings))
 
 
 def _priority(settings: PrioritySettings) -> Priority:

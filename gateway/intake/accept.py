@@ -26,13 +26,13 @@ from gateway.intake.parse import (
     prepared,
 )
 from gateway.intake.parse_worker import Examiner
-from gateway.intake.ports import Clock, IntakeObserver, RecordStore
+from gateway.intake.ports import IntakeObserver, RecordStore
 from gateway.intake.responses import Refusal
 from gateway.intake.routes import usable
 from gateway.intake.staging import Body, Workers
 from gateway.intake.upload_urls import UploadDesk
 from gateway.live_calls import ENDED, STARTED, OpenCalls
-from spool.records import Accepted, NewRecord
+from spool.records import Accepted, Clock, NewRecord
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class Acceptor:
         self._observer = observer
         self._clock = clock
         # Asked once: at 2 KB a post, asking each time costs as much as checking the body.
-        self._tells_each = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
+        self._log_each = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
     async def examine(self, body: Body) -> Opened:
         """What the body is; one that is an envelope becomes what it carries.
@@ -140,7 +140,7 @@ class Acceptor:
                 self._observer.two_phase()
             if about.nonfinite_numbers:
                 self._observer.nonfinite_numbers(about.nonfinite_numbers)
-        if self._tells_each:
+        if self._log_each:
             _log.debug(
                 "accepted",
                 call_id=about.call_id,

@@ -32,14 +32,6 @@ class RecordStore(Protocol):
         ...
 
 
-class Clock(Protocol):
-    """Tells the time."""
-
-    def __call__(self) -> int:
-        """Milliseconds since the Unix epoch."""
-        ...
-
-
 class IntakeObserver(Protocol):
     """Hears what the intake does, on the event loop, for metrics."""
 

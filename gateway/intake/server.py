@@ -68,7 +68,7 @@ class IntakeServer:
         else:
             self._listener = await loop.create_server(lambda: Doorway(web_server()), sock=inherited, backlog=_BACKLOG)
 
-    def bequeath(self) -> socket.socket | None:
+    def dup_listening_socket(self) -> socket.socket | None:
         """A second hold on the socket that it listens on; None where it listens on several."""
         assert self._listener is not None, "not started"
         if len(self._listener.sockets) != 1:

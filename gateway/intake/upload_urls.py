@@ -9,9 +9,9 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 
-from gateway.intake.ports import Clock, RecordStore
+from gateway.intake.ports import RecordStore
 from gateway.intake.responses import Refusal
-from spool.records import Upload
+from spool.records import Clock, Upload
 
 BUCKET = "callspool"
 """What stands in `s3_bucket`: the SDK repeats it in its reference, and nobody else reads it."""

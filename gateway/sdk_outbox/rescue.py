@@ -10,7 +10,6 @@ from typing import Protocol
 
 import structlog
 
-from gateway.intake.ports import Clock
 from gateway.sdk_outbox.file import OutboxFile, Stamp, in_thread
 from gateway.sdk_outbox.rows import (
     OutboxBusy,
@@ -23,6 +22,7 @@ from gateway.sdk_outbox.rows import (
     TakingLater,
 )
 from gateway.sdk_outbox.sinks import Taker
+from spool.records import Clock
 
 REFUSED_MAX = 1000
 """Rows whose refusal is remembered; of more, the oldest are looked at once more."""

@@ -133,9 +133,9 @@ class NonfiniteObserver(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class IntakeParts:
-    """The parts of the intake that rows go through."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolTaker:
+    """Takes rows into the spool of this process, through the parts of its intake. For the event loop."""
 
     acceptor: Acceptor
     budget: MemoryBudget
@@ -143,20 +143,14 @@ class IntakeParts:
     workers: Workers
     token: IntakeToken
     observer: NonfiniteObserver
-
-
-class SpoolTaker:
-    """Takes rows into the spool of this process. For the event loop."""
-
-    def __init__(self, intake: IntakeParts, key: str | None) -> None:
-        self._intake = intake
-        self._key = key
+    key: str | None = field(repr=False)
+    """The agent's key for rows that hold none."""
 
     async def take(self, row: Row, copy: Copy) -> Outcome:
         """See `Taker`."""
         try:
             # A small row waits for memory like a post, so that posts are not the ones that wait.
-            with await self._intake.budget.reserve(min(3 * row.size, MEMORY_BYTES, self._intake.budget.largest)):
+            with await self.budget.reserve(min(3 * row.size, MEMORY_BYTES, self.budget.largest)):
                 return await self._take(row, copy)
         except (OutboxError, RowRefused):
             raise
@@ -173,10 +167,10 @@ class SpoolTaker:
         """Examine and accept one row."""
         body, restored = await self._load(row, copy)
         try:
-            opened = await self._intake.acceptor.examine(body)
+            opened = await self.acceptor.examine(body)
             if not isinstance(opened, Prepared):
                 raise RowRefused("its whispey_data is not a call log")
-            accepted = await self._intake.acceptor.accept(
+            accepted = await self.acceptor.accept(
                 opened, self._key_for(restored), yields_to=ENDED if restored.partial else None
             )
         finally:
@@ -184,20 +178,20 @@ class SpoolTaker:
         if accepted.duplicate:
             return Outcome.DUPLICATE
         if restored.nonfinite_numbers:
-            self._intake.observer.nonfinite_numbers(restored.nonfinite_numbers)
+            self.observer.nonfinite_numbers(restored.nonfinite_numbers)
         return Outcome.SUPERSEDED if accepted.superseded else Outcome.RESCUED
 
     def _key_for(self, restored: Restored) -> str | None:
         """The agent's key of the row; else the one that the operator gave for rows without, as the SDK has it set."""
-        return self._intake.token.foreign(restored.key) or self._key
+        return self.token.foreign(restored.key) or self.key
 
     async def _load(self, row: Row, copy: Copy) -> tuple[Body, Restored]:
         """The call log as a body: in memory, or in staging files where the row is large."""
-        run = self._intake.workers.run
+        run = self.workers.run
         if row.payload is not None:
             restored = restore(row.payload) if row.size <= _WRITE_BYTES // 4 else await run(restore, row.payload)
             return Body(b"".join(restored.pieces), None, None), restored
-        staged = self._intake.staging.begin()
+        staged = self.staging.begin()
         try:
             file, restored = await in_thread(_staged, staged, lambda write: copy(row, write))
             data = await run(file.map)

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from aiohttp.test_utils import TestClient
 
-from gateway.admin.events import Observers
+from gateway.admin.events import Observers, RecentEvents
+from gateway.admin.metrics import Metrics
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.operations.selection import Takes
 from gateway.operations.service import OrderDesk
@@ -34,7 +35,7 @@ class Desk:
     def __init__(self, spool: Spool, clock: Clock, staging: StagingArea) -> None:
         self.spool = spool
         self.clock = clock
-        self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers())
+        self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers(Metrics(), RecentEvents(clock)))
         self.desk = OrderDesk(spool, staging, self.dispatcher, TAKES, clock)
         self.app = World(desk=self.desk).app
 

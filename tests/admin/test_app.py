@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admin.sources import Lifecycle, Phase
+from gateway.admin.view import Lifecycle, Phase
 from gateway.operations.advice import ADVICE, ReasonKind
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form

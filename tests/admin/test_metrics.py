@@ -71,14 +71,14 @@ def count_everything(metrics: Metrics) -> None:
     metrics.attempted(delivery(Form.DETAIL), "delivered", 2.5)
     metrics.destination_changed("endpoint", False, "down")
     metrics.committed(0.002, 16)
-    metrics.outboxes.row_settled("/tmp/outbox.db", Outcome.RESCUED, 2000)
-    metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=False)
-    metrics.uploads.part_sent("s3", 8_000_000, 0.5, repeated=True)
-    metrics.uploads.parts_resumed("s3", 3)
-    metrics.uploads.object_delivered("s3", 40_000_000, 2.0, large=True)
-    metrics.uploads.object_delivered("s3", 1_000, 0.1, large=False)
-    metrics.uploads.uploads_aborted("s3", 2, failed=1)
-    metrics.uploads.read_back("s3", 1_000)
+    metrics.row_settled("/tmp/outbox.db", Outcome.RESCUED, 2000)
+    metrics.part_sent("s3", 8_000_000, 0.5, repeated=False)
+    metrics.part_sent("s3", 8_000_000, 0.5, repeated=True)
+    metrics.parts_resumed("s3", 3)
+    metrics.object_delivered("s3", 40_000_000, 2.0, large=True)
+    metrics.object_delivered("s3", 1_000, 0.1, large=False)
+    metrics.uploads_aborted("s3", 2, failed=1)
+    metrics.read_back("s3", 1_000)
 
 
 async def scrape(client: TestClient) -> tuple[str, Samples]:

@@ -8,7 +8,7 @@ from msgspec.structs import replace as changed
 from gateway.admin.app import build_admin_app
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
-from gateway.admin.sources import Lifecycle, Phase, Sources
+from gateway.admin.view import Lifecycle, Phase
 from gateway.live_calls import CourtesyFigures
 from gateway.operations.service import OrderDesk
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
@@ -94,33 +94,50 @@ class World:
     def __post_init__(self) -> None:
         self.metrics = Metrics()
         self.events = RecentEvents(lambda: self.now)
-        self.app = build_admin_app(self.sources, self.metrics, self.events, self.token)
+        self.app = build_admin_app(View(self), self.metrics, self.events, self.token)
+
+
+class View:
+    """The world as the admin side sees it: the `GatewayView` of the tests."""
+
+    salvages = None
+
+    def __init__(self, world: World) -> None:
+        self._world = world
 
     @property
-    def sources(self) -> Sources:
-        return Sources(
-            spool=lambda: self.stats,
-            trace=self._trace,
-            destinations=lambda: self.destinations,
-            lifecycle=lambda: self.lifecycle,
-            desk=lambda: self.desk,
-            resume=self._resume,
-            courtesy=lambda: self.courtesy,
-            salvages=lambda: None,
-            clock=lambda: self.now,
-            outboxes=lambda: self.outboxes,
-        )
+    def lifecycle(self) -> Lifecycle:
+        return self._world.lifecycle
 
-    def _resume(self, name: str) -> bool | None:
-        self.resumed.append(name)
-        if self.on_resume is not None:
-            return self.on_resume(name)
-        return {each.name: not each.up for each in self.destinations}.get(name)
+    @property
+    def delivery_admin(self) -> OrderDesk | None:
+        return self._world.desk
 
-    async def _trace(self, call_id: str) -> tuple[TracedRecord, ...]:
-        if self.trace_error is not None:
-            raise self.trace_error
-        return self.calls.get(call_id, ())
+    def now(self) -> int:
+        return self._world.now
+
+    def spool_stats(self) -> SpoolStats | None:
+        return self._world.stats
+
+    def destinations(self) -> tuple[DestinationStatus, ...]:
+        return self._world.destinations
+
+    def outboxes(self) -> tuple[OutboxStatus, ...]:
+        return self._world.outboxes
+
+    def drain_throttle(self) -> CourtesyFigures | None:
+        return self._world.courtesy
+
+    def resume(self, destination: str) -> bool | None:
+        self._world.resumed.append(destination)
+        if self._world.on_resume is not None:
+            return self._world.on_resume(destination)
+        return {each.name: not each.up for each in self._world.destinations}.get(destination)
+
+    async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
+        if self._world.trace_error is not None:
+            raise self._world.trace_error
+        return self._world.calls.get(call_id, ())
 
 
 def delivery(form: Form = Form.CORE, destination: str = "endpoint", **of_record: object) -> Delivery:

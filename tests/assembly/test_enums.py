@@ -8,7 +8,7 @@ from config import destinations
 from config.destinations import s3
 from config.destinations.base import DetailSent
 from gateway import fanout
-from gateway.runtime.options import ENCRYPTION, FORM_OF_DETAILS
+from gateway.runtime.destinations import ENCRYPTION, FORM_OF_DETAILS
 from uploaders.document import encoding
 from uploaders.s3 import options
 

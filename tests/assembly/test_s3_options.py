@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from config.destinations import HttpDestination, PresignedDestination
 from config.destinations.s3 import S3Destination
 from gateway.fanout import Large, RouteKind
-from gateway.runtime.options import destination_route, posting_options, presigned_options, s3_options
+from gateway.runtime.destinations import posting_options, presigned_options, route_of, s3_options
 from uploaders.http.timeouts import Timeouts
 from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
 
@@ -72,9 +72,9 @@ def test_what_nobody_sets_is_as_the_uploader_would_have_it() -> None:
 
 def test_a_bucket_has_its_place_in_the_plan() -> None:
     """It notifies whom the settings name, and keeps tokens only where its objects hold them."""
-    route = destination_route(bucket(notify="a"))
+    route = route_of(bucket(notify="a"))
     assert (route.kind, route.notifies, route.forwards_token) == (RouteKind.BUCKET, "a", False)
-    assert destination_route(bucket(object="whole", token_in_whole=True)).forwards_token
+    assert route_of(bucket(object="whole", token_in_whole=True)).forwards_token
 
 
 @pytest.mark.parametrize("kind", ["http", "presigned"])
@@ -88,7 +88,7 @@ def test_an_endpoint_that_gives_addresses_is_reached_as_its_settings_say(kind: s
     assert options.timeouts == Timeouts(
         connect=10.0, send=20.0, first_byte=5.0, total=120.0, total_name="presigned.timeout"
     )
-    route = destination_route(settings)
+    route = route_of(settings)
     assert (route.referenced, route.forwards_token) == (True, False)
     assert (route.kind, route.large) == (
         (RouteKind.ENDPOINT, Large.PRESIGNED) if kind == "http" else (RouteKind.UPLOADS, Large.TWO_PHASE)
@@ -99,7 +99,7 @@ def test_an_endpoint_that_gives_addresses_is_reached_as_its_settings_say(kind: s
 
 def test_what_is_uploaded_carries_the_agents_token() -> None:
     """So it is kept, unless the destination has one of its own."""
-    assert destination_route(uploads(url=URL)).forwards_token
+    assert route_of(uploads(url=URL)).forwards_token
 
 
 def uploads(**settings: object) -> PresignedDestination:

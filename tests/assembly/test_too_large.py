@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.destinations import HttpDestination, S3Destination
-from gateway.runtime.options import destination_route, fallbacks, reduction, takes_uploads
+from gateway.runtime.destinations import fallbacks, reduction, route_of
 from spool.records import Form, Lane, NewDelivery
 from uploaders.dispatch.policy import FallbackStep, reduced, to_bucket, upload
 from uploaders.document.encoding import NotReducible
@@ -34,7 +34,6 @@ def test_each_fallback_is_a_step(settings: dict[str, object], expected: tuple[Fa
     """The steps are those that the settings list, in their order, and the bucket is the one that notifies."""
     destination = endpoint(**settings)
     assert fallbacks(destination, [OTHERS_BUCKET, destination, BUCKET]) == expected
-    assert takes_uploads(destination) is any(step.to[0].form is Form.WHOLE for step in expected)
     assert fallbacks(BUCKET, [destination, BUCKET]) == ()
 
 
@@ -86,5 +85,5 @@ def test_what_is_no_detail_is_told_as_that(tmp_path: Path) -> None:
 )
 def test_the_route_knows_what_is_sent(settings: dict[str, object], detail: Form | None, overflows: bool) -> None:
     """What is owed at acceptance follows from what the endpoint is to get; a bucket may wait for refusals."""
-    route = destination_route(endpoint(**settings))
+    route = route_of(endpoint(**settings))
     assert (route.detail, route.overflows) == (detail, overflows)

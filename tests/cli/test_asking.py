@@ -10,7 +10,7 @@ import sys
 import pytest
 from aiohttp import web
 
-from gateway.admin.sources import Lifecycle, Phase
+from gateway.admin.view import Lifecycle, Phase
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form

@@ -8,9 +8,10 @@ import pytest
 from click.testing import Result
 
 from bench.endpoint import Endpoint, Fault
+from config.settings import Settings
 from gateway.cli import main
 from gateway.cli.exits import EPILOG, Exit
-from gateway.runtime import Assembly, lifecycle
+from gateway.runtime import lifecycle
 from tests.cli.conftest import Cli, Server
 
 CONTEXT = click.Context(main)
@@ -21,16 +22,16 @@ pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[Assembly]:
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stands in for the life of the gateway: notes what would be served, and ends at once with exit code 7."""
-    assemblies: list[Assembly] = []
+    served: list[Settings] = []
 
-    def serve(assembly: Assembly) -> int:
-        assemblies.append(assembly)
+    def serve(settings: Settings) -> int:
+        served.append(settings)
         return 7
 
     monkeypatch.setattr(lifecycle, "serve", serve)
-    return assemblies
+    return served
 
 
 def test_check_config_shows_every_setting_its_value_and_its_origin(cli: Cli, tmp_path: Path) -> None:
@@ -45,11 +46,11 @@ def test_check_config_shows_every_setting_its_value_and_its_origin(cli: Cli, tmp
     assert ["log.level", "info", "default"] in shown
     assert ["destinations[local].path", "./callspool-data/delivered", "--local"] in shown
     assert "hush" not in result.output
-    assert "caution: destinations[endpoint].url seems to carry a secret" in result.stderr
+    assert "warning: destinations[endpoint].url seems to carry a secret" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["check-config", "run"])
-def test_a_wrong_configuration_is_told_in_full(cli: Cli, served: list[Assembly], command: str) -> None:
+def test_a_wrong_configuration_is_told_in_full(cli: Cli, served: list[Settings], command: str) -> None:
     """Every problem is on standard error, the exit code is 2, and nothing is started."""
     result = cli(command, env={"CALLSPOOL_LOG_LEVEL": "loud", "CALLSPOOL_INTAKE_LISTN": "x"})
     assert (result.exit_code, result.stdout, served) == (2, "", [])
@@ -58,7 +59,7 @@ def test_a_wrong_configuration_is_told_in_full(cli: Cli, served: list[Assembly],
         assert f"  {key}" in result.stderr
 
 
-def test_without_a_destination_nothing_starts_and_the_way_out_is_named(cli: Cli, served: list[Assembly]) -> None:
+def test_without_a_destination_nothing_starts_and_the_way_out_is_named(cli: Cli, served: list[Settings]) -> None:
     """A gateway that delivers nowhere is refused, with what to set."""
     result = cli("run")
     assert (result.exit_code, served) == (2, [])
@@ -66,14 +67,14 @@ def test_without_a_destination_nothing_starts_and_the_way_out_is_named(cli: Cli,
     assert "CALLSPOOL_ENDPOINT_URL" in result.stderr
 
 
-def test_run_serves_the_settings_and_passes_on_the_exit_code(cli: Cli, served: list[Assembly]) -> None:
-    """The service gets the checked settings; cautions are logged; its exit code is the command's."""
+def test_run_serves_the_settings_and_passes_on_the_exit_code(cli: Cli, served: list[Settings]) -> None:
+    """The service gets the checked settings; warnings are logged; its exit code is the command's."""
     result = cli("run", "--local", env={**URL, "CALLSPOOL_LOG_FORMAT": "json"})
     assert result.exit_code == 7
-    (assembly,) = served
-    assert str(assembly.admin.port) == "7718"
-    (caution,) = [json.loads(line) for line in result.stderr.splitlines()]
-    assert (caution["event"], caution["level"]) == ("caution", "warning")
+    (settings,) = served
+    assert settings.admin.listen.port == 7718
+    (warning,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert (warning["event"], warning["level"]) == ("configuration", "warning")
     assert "hush" not in result.stderr
 
 

@@ -99,34 +99,34 @@ def test_what_kubernetes_puts_into_containers_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "caution"),
+    ("url", "warning"),
     [
         ("https://host/x?code=abc", "secret in its query (code)"),
         ("http://host/x", "not https"),
     ],
 )
-def test_a_doubtful_endpoint_is_allowed_with_a_caution(url: str, caution: str) -> None:
+def test_a_doubtful_endpoint_is_allowed_with_a_warning(url: str, warning: str) -> None:
     """What may be meant so is not refused, but said, and never with the secret itself."""
-    (said,) = load(None, {"CALLSPOOL_ENDPOINT_URL": url}).cautions
-    assert caution in said
+    (said,) = load(None, {"CALLSPOOL_ENDPOINT_URL": url}).warnings
+    assert warning in said
     assert "abc" not in said
 
 
-def test_an_open_intake_without_a_token_is_allowed_with_a_caution() -> None:
+def test_an_open_intake_without_a_token_is_allowed_with_a_warning() -> None:
     """Whoever can reach the intake can post to it: said, unless a token guards it."""
     open_to_all = {**ENDPOINT, "CALLSPOOL_INTAKE_LISTEN": "0.0.0.0:7717"}
-    (said,) = load(None, open_to_all).cautions
-    assert "takes posts from anyone" in said
-    assert load(None, {**open_to_all, "CALLSPOOL_INTAKE_TOKEN": "t"}).cautions == ()
+    (said,) = load(None, open_to_all).warnings
+    assert "accepts posts from anyone" in said
+    assert load(None, {**open_to_all, "CALLSPOOL_INTAKE_TOKEN": "t"}).warnings == ()
 
 
-def test_a_core_larger_than_a_request_is_allowed_with_a_caution(write_file: WriteFile) -> None:
+def test_a_core_larger_than_a_request_is_allowed_with_a_warning(write_file: WriteFile) -> None:
     """An endpoint that takes less than a core gets said so before a core becomes a dead letter."""
     file = write_file('[[destinations]]\nname="a"\ntype="http"\nurl="https://h"\nmax_request_bytes="400KB"\n')
-    (said,) = load(file, {}).cautions
+    (said,) = load(file, {}).warnings
     assert "destinations[a].max_request_bytes" in said
 
 
-def test_an_http_endpoint_on_this_machine_needs_no_caution() -> None:
+def test_an_http_endpoint_on_this_machine_needs_no_warning() -> None:
     """Plain HTTP that never leaves the machine is nothing to say a word about."""
-    assert load(None, {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/x"}).cautions == ()
+    assert load(None, {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/x"}).warnings == ()

@@ -174,7 +174,7 @@ def test_the_settings_take_the_keys_that_the_uploader_takes(prefix: str, key: st
 @pytest.mark.parametrize(
     ("url", "said"), [("http://minio:9000", True), ("https://minio:9000", False), ("http://127.0.0.1:9000", False)]
 )
-def test_a_bucket_over_a_readable_line_is_allowed_with_a_caution(url: str, said: bool) -> None:
+def test_a_bucket_over_a_readable_line_is_allowed_with_a_warning(url: str, said: bool) -> None:
     """Signatures protect credentials, not call logs; on this machine there is nobody on the way."""
-    cautions = load(None, {**BUCKET, "CALLSPOOL_S3_ENDPOINT_URL": url}).cautions
-    assert any("destinations[s3].endpoint_url is not https" in each for each in cautions) is said
+    warnings = load(None, {**BUCKET, "CALLSPOOL_S3_ENDPOINT_URL": url}).warnings
+    assert any("destinations[s3].endpoint_url is not https" in each for each in warnings) is said

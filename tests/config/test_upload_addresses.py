@@ -68,12 +68,12 @@ def test_what_endpoints_have_in_common_is_checked_alike(kind: str) -> None:
         (SENDING, "https://host/x", []),
     ],
 )
-def test_a_readable_line_is_allowed_with_a_caution(
+def test_a_readable_line_is_allowed_with_a_warning(
     write_file: WriteFile, url: str, address_url: str, said: list[str]
 ) -> None:
     """Tokens cross it, and whoever is on the way could say where call logs are uploaded to."""
     text = f'[[destinations]]\nname = "a"\ntype = "presigned"\nurl = "{url}"\n'
     if address_url:
         text += f'presigned = {{ address_url = "{address_url}" }}\n'
-    cautions = load(write_file(text), {}).cautions
-    assert [each.partition(" is not https")[0] for each in cautions] == [f"destinations[a].{key}" for key in said]
+    warnings = load(write_file(text), {}).warnings
+    assert [each.partition(" is not https")[0] for each in warnings] == [f"destinations[a].{key}" for key in said]

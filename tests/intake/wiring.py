@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from gateway.fanout import DestinationRoute
@@ -15,14 +16,15 @@ from gateway.intake.handler import IntakeHandler
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse import SizeRule
 from gateway.intake.parse_worker import Examiner
-from gateway.intake.ports import Clock, IntakeObserver
+from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.routes import IntakeToken
 from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers
 from gateway.intake.upload_urls import UploadDesk
 from gateway.live_calls import OpenCalls
-from gateway.sdk_outbox.sinks import IntakeParts
+from gateway.sdk_outbox.sinks import SpoolTaker
+from spool.records import Clock
 from spool.store import Spool
 
 
@@ -78,6 +80,14 @@ class Intake:
             observer,
         )
         token = IntakeToken(options.token)
-        self.parts = IntakeParts(acceptor, self.budget, staging, workers, token, observer)
+        self.taker = partial(
+            SpoolTaker,
+            acceptor=acceptor,
+            budget=self.budget,
+            staging=staging,
+            workers=workers,
+            token=token,
+            observer=observer,
+        )
         handler = IntakeHandler(self.gate, token, reader, acceptor, uploads, replier, batch, store, observer)
         self.server = IntakeServer("127.0.0.1", 0, handler, self.gate, observer, options.connections)

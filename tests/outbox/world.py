@@ -10,7 +10,6 @@ from typing import Any
 from gateway.sdk_outbox.file import OutboxFile
 from gateway.sdk_outbox.rescue import Remains, Rescuer
 from gateway.sdk_outbox.rows import Outcome
-from gateway.sdk_outbox.sinks import SpoolTaker
 from spool.records import Fragment
 from tests.intake.world import World, running
 
@@ -26,7 +25,7 @@ class Rescue:
 
     def __post_init__(self) -> None:
         self.file = OutboxFile(self.outbox)
-        taker = SpoolTaker(self.world.intake.parts, self.key)
+        taker = self.world.intake.taker(key=self.key)
         self.rescuer = Rescuer(self.file, taker, self.world.clock, self)
 
     def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:

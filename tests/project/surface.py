@@ -9,7 +9,7 @@ from gateway.admin.app import build_admin_app
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
-from gateway.admin.sources import Sources
+from gateway.admin.view import GatewayView
 from gateway.intake.routes import Route
 
 INTAKE_PATHS = {
@@ -23,19 +23,19 @@ INTAKE_PATHS = {
 """How people write each route of the intake."""
 
 # Asking what there is reads nothing, so that no spool and no destination need to be there.
-_NO_SOURCES = cast("Sources", None)
+_NO_GATEWAY = cast("GatewayView", None)
 
 
 def metrics() -> dict[str, str]:
     """The name of every metric of ours as people write it, with its kind."""
-    families = [*Metrics().registry.collect(), *GaugeCollector(_NO_SOURCES).describe()]
+    families = [*Metrics().registry.collect(), *GaugeCollector(_NO_GATEWAY).describe()]
     names = {f"{family.name}_total" if family.type == "counter" else family.name: family.type for family in families}
     return {name: kind for name, kind in names.items() if name.startswith("callspool_")}
 
 
 def admin_paths() -> list[str]:
     """Every path of the admin listener; what a path says beyond a name, such as a pattern, is left out."""
-    app = build_admin_app(_NO_SOURCES, Metrics(), RecentEvents(clock=lambda: 0))
+    app = build_admin_app(_NO_GATEWAY, Metrics(), RecentEvents(clock=lambda: 0))
     return sorted({resource.canonical for resource in app.router.resources()})
 
 

@@ -1,0 +1,81 @@
+"""What the admin side asks of the rest of the gateway: one view, read from memory but for the trace of a call."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from gateway.live_calls import CourtesyFigures
+from gateway.operations.service import OrderDesk
+from gateway.sdk_outbox.rows import OutboxStatus
+from spool.salvage.service import Salvages
+from spool.stats import SpoolStats, TracedRecord
+from uploaders.base import DestinationStatus
+
+
+class Phase(StrEnum):
+    """Where the gateway is between its start and its end."""
+
+    STARTING = "starting"
+    """Not yet able to accept posts."""
+    RUNNING = "running"
+    """Accepts posts, as far as the spool can."""
+    STOPPING = "stopping"
+    """A graceful shutdown: it drains, then ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """The phase of the gateway, and what it waits for or why it stops."""
+
+    phase: Phase
+    reasons: tuple[str, ...] = ()
+
+
+class GatewayView(Protocol):
+    """The running gateway as the admin listener sees it. What belongs to the spool is None while that is not open."""
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The phase at this moment."""
+        ...
+
+    @property
+    def delivery_admin(self) -> OrderDesk | None:
+        """Lists deliveries and carries out orders about them."""
+        ...
+
+    @property
+    def salvages(self) -> Salvages | None:
+        """Imports what other databases hold."""
+        ...
+
+    def now(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        ...
+
+    def spool_stats(self) -> SpoolStats | None:
+        """The spool at this moment."""
+        ...
+
+    def destinations(self) -> tuple[DestinationStatus, ...]:
+        """Every destination, in the order of the configuration; those that only the spool knows come last."""
+        ...
+
+    def outboxes(self) -> tuple[OutboxStatus, ...]:
+        """Every watched outbox of the SDK, in the order of the configuration."""
+        ...
+
+    def drain_throttle(self) -> CourtesyFigures | None:
+        """How far details are held back for live calls."""
+        ...
+
+    async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
+        """The records of a call, the oldest first; none if it is unknown.
+
+        Raises `spool.errors.SpoolError` where the spool cannot be read.
+        """
+        ...
+
+    def resume(self, destination: str) -> bool | None:
+        """Try a destination at once. Whether it waited for anything; None where none is configured under this name."""
+        ...

@@ -1,0 +1,368 @@
+"""The registry of destinations: for each kind its settings, its place in the plan of deliveries, and its uploader.
+
+A further kind is a settings model in `config.destinations`, an `Uploader`, and one entry in `KINDS`. Libraries that
+only one kind needs are imported by its factory, so that a gateway without that kind does without them.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from config.destinations import (
+    Destination,
+    DestinationTable,
+    DetailSent,
+    Fallback,
+    FileDestination,
+    HttpDestination,
+    Large,
+    PresignedDestination,
+    S3Destination,
+)
+from config.destinations.base import REDUCTIONS, EndpointTable
+from config.destinations.s3 import Encryption
+from gateway import fanout
+from gateway.admin.metrics import Metrics
+from gateway.calllog.errors import CallLogError
+from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
+from gateway.fanout import DestinationRoute, RouteKind
+from gateway.live_calls import Courtesy
+from gateway.operations.selection import Takes
+from spool.records import OBJECT_FORMS, REQUEST_FORMS, Buffer, Clock, Form, Lane
+from spool.store import Spool
+from uploaders.base import Uploader
+from uploaders.dispatch.policy import FallbackStep, reduced, to_bucket, upload
+from uploaders.document.encoding import Encoding, NotReducible, Reduction
+from uploaders.file import FileUploader
+from uploaders.http.timeouts import Timeouts
+from uploaders.http.uploader import HttpOptions, HttpUploader
+from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
+from uploaders.rate_limit import Bandwidth, RateLimit
+from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
+
+Model = TypeVar("Model", bound=DestinationTable)
+
+
+class UploaderContext:
+    """What uploaders are made of besides their settings.
+
+    `scratch` is a directory for what an uploader has to keep for a moment.
+    """
+
+    def __init__(self, spool: Spool, scratch: Path, metrics: Metrics, clock: Clock, throttle: Courtesy) -> None:
+        self.spool = spool
+        self.scratch = scratch
+        self.metrics = metrics
+        self.clock = clock
+        self._shared = (RateLimit(throttle.rate),) if throttle.limits_rate else ()
+
+    def bandwidth(self, destination: DestinationTable) -> Bandwidth:
+        """The limit that all destinations share, and the destination's own."""
+        rate = destination.max_bytes_per_second
+        own = () if rate is None else (RateLimit(lambda: rate),)
+        return Bandwidth((*self._shared, *own), time.monotonic)
+
+
+def _no_fallbacks(_destination: DestinationTable, _all: Sequence[Destination]) -> tuple[FallbackStep, ...]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationKind(Generic[Model]):
+    """Everything that the gateway must know of a kind of destination."""
+
+    settings: type[Model]
+    route: Callable[[Model], DestinationRoute]
+    """Its place in the plan of the deliveries that a new record owes."""
+    forms: Callable[[Model], frozenset[Form]]
+    """What it accepts, also of deliveries that were planned for another destination."""
+    ordered: bool
+    """Whether the deliveries of a call go one after the other."""
+    uploader: Callable[[Model, UploaderContext], Uploader]
+    """Raises `OSError` where a certificate file cannot be read."""
+    fallbacks: Callable[[Model, Sequence[Destination]], tuple[FallbackStep, ...]] = _no_fallbacks
+    """What happens to a delivery that it refuses as too large, given all destinations."""
+
+
+def kind_of(destination: Destination) -> DestinationKind[Any]:
+    """The kind of a configured destination."""
+    return KINDS[type(destination)]
+
+
+def route_of(destination: Destination) -> DestinationRoute:
+    """Its place in the plan of deliveries."""
+    return kind_of(destination).route(destination)
+
+
+def accepts(destination: Destination) -> Takes:
+    """What an operator may reroute to it."""
+    kind = kind_of(destination)
+    return Takes(kind.forms(destination), ordered=kind.ordered)
+
+
+def make_uploader(destination: Destination, context: UploaderContext) -> Uploader:
+    """The uploader of this destination. Raises `OSError` where a certificate file cannot be read."""
+    return kind_of(destination).uploader(destination, context)
+
+
+def fallbacks(destination: Destination, destinations: Sequence[Destination]) -> tuple[FallbackStep, ...]:
+    """What happens to a delivery that this destination refuses as too large; `destinations` are all of them."""
+    return kind_of(destination).fallbacks(destination, destinations)
+
+
+# Endpoints: what `http` and `presigned` have in common.
+
+
+def posting_options(destination: EndpointTable) -> HttpOptions:
+    """How to post to an endpoint."""
+    return HttpOptions(
+        url=destination.url,
+        token=_own_token(destination),
+        ca_file=destination.ca_file,
+        timeouts=_timeouts(destination, destination.total_timeout),
+    )
+
+
+def presigned_options(destination: HttpDestination | PresignedDestination) -> PresignedOptions:
+    """How to reach an endpoint that gives upload addresses."""
+    return PresignedOptions(
+        url=destination.url,
+        address_url=destination.presigned.address_url,
+        token=_own_token(destination),
+        ca_file=destination.ca_file,
+        timeouts=_timeouts(destination, destination.presigned.timeout, "presigned.timeout"),
+    )
+
+
+def _timeouts(destination: EndpointTable, total: float, total_name: str = "total_timeout") -> Timeouts:
+    """How long one request may take; `total_name` is the setting that limits all of it."""
+    return Timeouts(
+        destination.connect_timeout, destination.send_timeout, destination.first_byte_timeout, total, total_name
+    )
+
+
+def _own_token(destination: EndpointTable) -> str | None:
+    """The destination's own token, where it replaces the agents'."""
+    return destination.token.get_secret_value() if destination.replaces_token and destination.token else None
+
+
+def _presigned(
+    destination: HttpDestination | PresignedDestination, context: UploaderContext, bandwidth: Bandwidth
+) -> PresignedUploader:
+    """Through the upload addresses of this endpoint."""
+    options = presigned_options(destination)
+    return PresignedUploader(options, context.spool, context.clock, context.metrics, bandwidth)
+
+
+# `http`: an endpoint that accepts call logs as JSON.
+
+FORM_OF_DETAILS = MappingProxyType(
+    {
+        DetailSent.FULL: Form.DETAIL,
+        DetailSent.CRITICAL: Form.REDUCED,
+        DetailSent.TOP_N: Form.REDUCED,
+        DetailSent.NONE: None,
+    }
+)
+"""None: no detail is owed."""
+
+
+def http_options(destination: HttpDestination) -> HttpOptions:
+    """How to post call logs to an endpoint."""
+    return replace(
+        posting_options(destination),
+        encoding=Encoding(destination.encoding),
+        max_request_bytes=destination.max_request_bytes,
+    )
+
+
+def _http_route(destination: HttpDestination) -> DestinationRoute:
+    return DestinationRoute(
+        destination.name,
+        large=fanout.Large(destination.large),
+        referenced=destination.presigned.reference,
+        detail=FORM_OF_DETAILS[destination.detail],
+        overflows=Fallback.S3 in destination.when_too_large,
+        forwards_token=not destination.replaces_token,
+    )
+
+
+def _http_forms(destination: HttpDestination) -> frozenset[Form]:
+    """With reduced details where it can make them, always or where full ones are refused."""
+    always = destination.detail in {DetailSent.CRITICAL, DetailSent.TOP_N}
+    reduces = always or REDUCTIONS.intersection(destination.when_too_large)
+    return REQUEST_FORMS | {Form.REDUCED} if reduces else REQUEST_FORMS
+
+
+def _http_uploader(destination: HttpDestination, context: UploaderContext) -> Uploader:
+    """It posts; where large call logs go through upload addresses, always or as a fallback, it does both."""
+    bandwidth = context.bandwidth(destination)
+    options = replace(
+        http_options(destination), reduction=reduction(destination, context.scratch), scratch=context.scratch
+    )
+    posting = HttpUploader(options, context.spool, context.clock, bandwidth)
+    if destination.large is not Large.PRESIGNED and Fallback.PRESIGNED not in destination.when_too_large:
+        return posting
+    return RoutingUploader(posting, _presigned(destination, context, bandwidth), frozenset({Lane.DETAIL}))
+
+
+def _http_fallbacks(destination: HttpDestination, destinations: Sequence[Destination]) -> tuple[FallbackStep, ...]:
+    steps: list[FallbackStep] = []
+    for way in destination.when_too_large:
+        if way is Fallback.PRESIGNED:
+            steps.append(upload(destination.name, referenced=destination.presigned.reference))
+        elif way is Fallback.S3:
+            steps += [to_bucket(destination.name, bucket) for bucket in _buckets_of(destination.name, destinations)]
+        else:
+            steps.append(reduced(destination.name))
+    return tuple(steps)
+
+
+def _buckets_of(name: str, destinations: Iterable[Destination]) -> list[str]:
+    """The bucket that notifies this endpoint; the check of the settings lets no second one through."""
+    return [each.name for each in destinations if isinstance(each, S3Destination) and each.notify == name]
+
+
+def reduction(destination: HttpDestination, directory: Path) -> Reduction | None:
+    """How its details are reduced, always or where full ones are refused; None where never."""
+    asked = {way.value for way in REDUCTIONS.intersection(destination.when_too_large)} | {destination.detail.value}
+    policy: Policy
+    if DetailSent.CRITICAL.value in asked:
+        policy = Critical()
+    elif DetailSent.TOP_N.value in asked:
+        policy = TopN(destination.top_n)
+    else:
+        return None
+
+    def reduce(detail: Buffer) -> Sequence[Buffer]:
+        """The detail by this policy; its errors become the uploader's own."""
+        try:
+            return reduce_detail(detail, policy)
+        except CallLogError as error:
+            raise NotReducible(f"the detail cannot be reduced: {error.message}") from error
+
+    return Reduction(reduce, directory)
+
+
+# `presigned`: an endpoint that accepts every call log whole, through its upload addresses.
+
+
+def _presigned_route(destination: PresignedDestination) -> DestinationRoute:
+    return DestinationRoute(
+        destination.name,
+        RouteKind.UPLOADS,
+        referenced=destination.presigned.reference,
+        forwards_token=not destination.replaces_token,
+    )
+
+
+def _presigned_uploader(destination: PresignedDestination, context: UploaderContext) -> Uploader:
+    """It uploads; notices are posted."""
+    bandwidth = context.bandwidth(destination)
+    posting = HttpUploader(posting_options(destination), context.spool, context.clock, bandwidth)
+    return RoutingUploader(posting, _presigned(destination, context, bandwidth), frozenset(Lane))
+
+
+# `s3`: a bucket.
+
+ENCRYPTION = MappingProxyType(
+    {
+        Encryption.AES256: ServerSideEncryption.AES256,
+        Encryption.KMS: ServerSideEncryption.KMS,
+        Encryption.NONE: ServerSideEncryption.NONE,
+    }
+)
+
+
+def s3_options(destination: S3Destination) -> S3Options:
+    """How to deliver to a bucket."""
+    return S3Options(
+        bucket=destination.bucket,
+        prefix=destination.prefix,
+        key=destination.key,
+        endpoint_url=destination.endpoint_url,
+        region=destination.region,
+        profile=destination.profile,
+        path_style=destination.path_style,
+        encryption=ENCRYPTION[destination.encryption],
+        kms_key_id=destination.kms_key_id,
+        storage_class=destination.storage_class,
+        content=Content(destination.object),
+        token_in_whole=destination.token_in_whole,
+        encoding=ObjectEncoding(destination.encoding),
+        part_bytes=destination.part_size,
+        parts_at_once=destination.parts_at_once,
+        if_none_match=destination.if_none_match,
+        checksums=destination.checksums,
+        ca_file=destination.ca_file,
+        connect_timeout=destination.connect_timeout,
+        read_timeout=destination.read_timeout,
+        request_timeout=destination.request_timeout,
+    )
+
+
+def _s3_route(destination: S3Destination) -> DestinationRoute:
+    """It needs tokens only where objects hold them."""
+    return DestinationRoute(
+        destination.name,
+        RouteKind.BUCKET,
+        notifies=destination.notify,
+        forwards_token=destination.token_in_whole,
+    )
+
+
+def _s3_uploader(destination: S3Destination, context: UploaderContext) -> Uploader:
+    # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
+    from uploaders.s3.uploader import S3Uploader  # noqa: PLC0415  # see above
+
+    options, ledger, bandwidth = s3_options(destination), context.spool.ledger, context.bandwidth(destination)
+    return S3Uploader(options, context.spool, ledger, context.clock, context.metrics, bandwidth)
+
+
+# `file`: a directory on this machine.
+
+
+def _file_uploader(destination: FileDestination, context: UploaderContext) -> Uploader:
+    return FileUploader(destination.path.absolute(), context.spool, context.bandwidth(destination))
+
+
+KINDS: MappingProxyType[type[DestinationTable], DestinationKind[Any]] = MappingProxyType(
+    {
+        kind.settings: kind
+        for kind in (
+            DestinationKind(
+                settings=HttpDestination,
+                route=_http_route,
+                forms=_http_forms,
+                ordered=True,
+                uploader=_http_uploader,
+                fallbacks=_http_fallbacks,
+            ),
+            DestinationKind(
+                settings=PresignedDestination,
+                route=_presigned_route,
+                forms=lambda _: REQUEST_FORMS,
+                ordered=True,
+                uploader=_presigned_uploader,
+            ),
+            DestinationKind(
+                settings=S3Destination,
+                route=_s3_route,
+                forms=lambda _: OBJECT_FORMS,
+                ordered=False,
+                uploader=_s3_uploader,
+            ),
+            DestinationKind(
+                settings=FileDestination,
+                route=lambda destination: DestinationRoute(destination.name),
+                forms=lambda _: OBJECT_FORMS,
+                ordered=True,
+                uploader=_file_uploader,
+            ),
+        )
+    }
+)
+"""The kinds of destinations, by the model of their settings."""
