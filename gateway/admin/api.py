@@ -12,9 +12,9 @@ from gateway.admin.view import GatewayView
 from gateway.logs import redact_text
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.salvage import SalvageOrder, carry_out
-from gateway.operations.schemas import LETTER_TYPE, LIMIT, Brought, OrderName, OrderRequest, Select
+from gateway.operations.schemas import IMPORT_TYPE, LIMIT, ImportHeader, OrderName, OrderRequest, Select
 from gateway.operations.selection import BadSelection
-from gateway.operations.service import OrderDesk, UnknownDelivery
+from gateway.operations.service import DeliveryAdmin, UnknownDelivery
 from gateway.operations.transfer import compressed, plain
 from spool.errors import CorruptPayload, SpoolError, SpoolFull
 from uploaders.document.render import BadLocation
@@ -23,7 +23,7 @@ LARGEST_REQUEST = 64 << 10
 _FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target")
 
 _decode = msgspec.json.Decoder(OrderRequest).decode
-_decode_brought = msgspec.json.Decoder(Brought).decode
+_decode_import = msgspec.json.Decoder(ImportHeader).decode
 _READY_HINT = "Try again when /readyz answers 200."
 _REQUEST_HINT = "docs/operating.md describes the requests of the admin API."
 _KEY_HINT = "`/api/deliveries` lists those that have not ended; what has, is in the trace of its call."
@@ -37,7 +37,7 @@ _REFUSALS: Mapping[type[Exception], tuple[int, str, str, str]] = {
     SpoolFull: (507, "spool_full", "{}", "Try again when there is room."),
     SpoolError: (503, "spool_unavailable", "{}", _READY_HINT),
 }
-_Work = Callable[[OrderDesk], Awaitable[web.StreamResponse]]
+_Work = Callable[[DeliveryAdmin], Awaitable[web.StreamResponse]]
 
 
 class OrderHandlers:
@@ -51,14 +51,14 @@ class OrderHandlers:
         app.router.add_get("/api/deliveries", access.secret(self.list))
         app.router.add_get("/api/deliveries/{key:.+}", access.secret(self.story))
         app.router.add_get("/api/documents/{key:.+}", access.secret(self.document))
-        app.router.add_post("/api/letters", access.order(self.bring, LETTER_TYPE))
+        app.router.add_post("/api/dead-letters/import", access.order(self.bring, IMPORT_TYPE))
         for name in OrderName:
             app.router.add_post(f"/api/orders/{name}", access.order(self._taker(name)))
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """A page of deliveries, as the query selects them."""
 
-        async def work(desk: OrderDesk) -> web.StreamResponse:
+        async def work(desk: DeliveryAdmin) -> web.StreamResponse:
             """Read the query and ask."""
             query = request.query
             given = {name: query[name] for name in _FILTERS if name in query}
@@ -71,7 +71,7 @@ class OrderHandlers:
     async def story(self, request: web.Request) -> web.StreamResponse:
         """Everything about one delivery."""
 
-        async def work(desk: OrderDesk) -> web.StreamResponse:
+        async def work(desk: DeliveryAdmin) -> web.StreamResponse:
             """Look it up."""
             return answer(await desk.story(request.match_info["key"]))
 
@@ -80,7 +80,7 @@ class OrderHandlers:
     async def document(self, request: web.Request) -> web.StreamResponse:
         """What a delivery carries, as JSON; compressed with zstd for whoever takes that."""
 
-        async def work(desk: OrderDesk) -> web.StreamResponse:
+        async def work(desk: DeliveryAdmin) -> web.StreamResponse:
             """Look it up, and read it as it is sent."""
             delivery = await desk.document(request.match_info["key"])
             if "zstd" in request.headers.get("Accept-Encoding", ""):
@@ -93,7 +93,7 @@ class OrderHandlers:
     async def bring(self, request: web.Request) -> web.StreamResponse:
         """A call log that was exported elsewhere comes in: a line that tells of it, then its documents."""
 
-        async def work(desk: OrderDesk) -> web.StreamResponse:
+        async def work(desk: DeliveryAdmin) -> web.StreamResponse:
             """Read the line; the rest is read as it is stored."""
             try:
                 line = await request.content.readuntil(b"\n") if request.can_read_body else b""
@@ -101,7 +101,7 @@ class OrderHandlers:
                 line = b""
             if not line.endswith(b"\n"):
                 raise BadSelection("the line that tells of it is missing or too long")
-            return answer(await desk.bringer.bring(_decode_brought(line), request.content))
+            return answer(await desk.importer.import_record(_decode_import(line), request.content))
 
         return await self._at_the_desk(work)
 
@@ -116,7 +116,7 @@ class OrderHandlers:
                 hint = "Select by a filter, and go on by the cursor."
                 return refused(413, "too_large", f"An order may have {LARGEST_REQUEST} bytes.", hint)
 
-            async def work(desk: OrderDesk) -> web.StreamResponse:
+            async def work(desk: DeliveryAdmin) -> web.StreamResponse:
                 """Read the order and take it."""
                 return answer(await desk.take(name, _decode(body)))
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from gateway.live_calls import CourtesyFigures
-from gateway.operations.service import OrderDesk
+from gateway.operations.service import DeliveryAdmin
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import Salvages
 from spool.stats import SpoolStats, TracedRecord
@@ -40,7 +40,7 @@ class GatewayView(Protocol):
         ...
 
     @property
-    def delivery_admin(self) -> OrderDesk | None:
+    def delivery_admin(self) -> DeliveryAdmin | None:
         """Lists deliveries and carries out orders about them."""
         ...
 

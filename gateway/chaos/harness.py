@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from gateway.chaos.oracle import Notes, Verdict, judge
-from gateway.chaos.traffic import Agents, ChaosEndpoint, Mood
+from gateway.chaos.traffic import Agents, ChaosEndpoint, FaultMode
 
 # The gateway under test: a process of its own, started again and again over the same spool.
 
@@ -21,12 +21,12 @@ START_SECONDS = 30.0
 LOOK_SECONDS = 0.05
 
 
-class SubjectFailed(Exception):
+class GatewayFailed(Exception):
     """The gateway did not do what it had to; the message says what, and where its log lies."""
 
 
-class Subject:
-    """Starts and kills `python -m gateway.cli.chaos_subject`, which takes its settings from standard input."""
+class GatewayUnderTest:
+    """Starts and kills `python -m gateway.cli.chaos_gateway`, which takes its settings from standard input."""
 
     def __init__(self, settings: object, admin_url: str, log: Path) -> None:
         self._settings = pickle.dumps(settings)
@@ -36,10 +36,10 @@ class Subject:
         self.starts = 0
 
     async def start(self) -> None:
-        """Start it and wait until it takes posts. Raises `SubjectFailed` where it ends, or takes too long."""
+        """Start it and wait until it takes posts. Raises `GatewayFailed` where it ends, or takes too long."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.cli.chaos_subject",
+                sys.executable, "-m", "gateway.cli.chaos_gateway",
                 stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
             )  # fmt: skip
         self.starts += 1
@@ -62,7 +62,7 @@ class Subject:
         """Wait until nothing is queued any more; returns whether that came in time."""
         try:
             await self._until(lambda _, text: _backlog(text) == 0, "/metrics", seconds, "did not drain")
-        except SubjectFailed:
+        except GatewayFailed:
             return False
         return True
 
@@ -92,7 +92,7 @@ class Subject:
                         if enough(got.status, await got.text()):
                             return
                 await asyncio.sleep(LOOK_SECONDS)
-        raise SubjectFailed(f"the gateway under test {failure} within {seconds:g} s; its log is {self._log}")
+        raise GatewayFailed(f"the gateway under test {failure} within {seconds:g} s; its log is {self._log}")
 
 
 def _backlog(metrics: str) -> float:
@@ -141,51 +141,56 @@ class Outcome:
         return self.verdict.clean and self.drained and self.dead == 0 and self.unaccounted == 0
 
 
-async def run_course(
-    plan: Plan, subject: Subject, endpoint: ChaosEndpoint, agents: Agents, notes: Notes, tell: Callable[[str], None]
+async def run_scenario(
+    plan: Plan,
+    gateway: GatewayUnderTest,
+    endpoint: ChaosEndpoint,
+    agents: Agents,
+    notes: Notes,
+    tell: Callable[[str], None],
 ) -> Outcome:
-    """All phases. Raises `SubjectFailed` where the gateway does not start again."""
+    """All phases. Raises `GatewayFailed` where the gateway does not start again."""
     chance = random.Random(plan.seed)
-    await subject.start()
+    await gateway.start()
     talking = asyncio.create_task(agents.run(AGENTS, large_every=LARGE_EVERY))
     try:
         tell("killing it while call logs come and go")
-        await _kill_at_random(plan, subject, chance)
+        await _kill_at_random(plan, gateway, chance)
         tell("cutting the connections to the endpoint, and letting it answer 503")
-        moods = asyncio.create_task(_be_moody(endpoint, plan.seconds, chance))
-        await _kill_at_random(plan, subject, chance)
-        await moods
+        faults = asyncio.create_task(_inject_faults(endpoint, plan.seconds, chance))
+        await _kill_at_random(plan, gateway, chance)
+        await faults
         tell("filling its spool while the endpoint is away")
-        endpoint.mood = Mood.CUT
+        endpoint.fault_mode = FaultMode.DISCONNECT
         agents.may_begin.clear()
         await agents.fill(lambda code: code == FULL, FILL_POSTS)
         filled = notes.refused[FULL] > 0
-        await subject.kill()
-        await subject.start()
+        await gateway.kill()
+        await gateway.start()
     finally:
         talking.cancel()
         await asyncio.gather(talking, return_exceptions=True)
     tell("letting it deliver what is left")
-    endpoint.mood = Mood.WELL
-    drained = await subject.drained(DRAIN_SECONDS)
-    figures = await subject.figures()
-    await subject.stop()
+    endpoint.fault_mode = FaultMode.NONE
+    drained = await gateway.drained(DRAIN_SECONDS)
+    figures = await gateway.figures()
+    await gateway.stop()
     dead, unaccounted = int(figures["dead_records"]), int(figures["unaccounted_records"])
-    return Outcome(judge(notes), subject.starts, filled, drained, dead, unaccounted)
+    return Outcome(judge(notes), gateway.starts, filled, drained, dead, unaccounted)
 
 
-async def _kill_at_random(plan: Plan, subject: Subject, chance: random.Random) -> None:
+async def _kill_at_random(plan: Plan, gateway: GatewayUnderTest, chance: random.Random) -> None:
     pauses = [chance.random() + 0.2 for _ in range(plan.kills + 1)]
     for pause in pauses[:-1]:
         await asyncio.sleep(pause / sum(pauses) * plan.seconds)
-        await subject.kill()
-        await subject.start()
+        await gateway.kill()
+        await gateway.start()
     await asyncio.sleep(pauses[-1] / sum(pauses) * plan.seconds)
 
 
-async def _be_moody(endpoint: ChaosEndpoint, seconds: float, chance: random.Random) -> None:
+async def _inject_faults(endpoint: ChaosEndpoint, seconds: float, chance: random.Random) -> None:
     for _ in range(6):
-        endpoint.mood = chance.choice([Mood.CUT, Mood.BUSY])
+        endpoint.fault_mode = chance.choice([FaultMode.DISCONNECT, FaultMode.HTTP_503])
         await asyncio.sleep(seconds / 12)
-        endpoint.mood = Mood.WELL
+        endpoint.fault_mode = FaultMode.NONE
         await asyncio.sleep(seconds / 12)

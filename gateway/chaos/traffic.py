@@ -92,14 +92,14 @@ def _code_of(text: bytes) -> str | None:
 PATH = "/send-call-log"
 
 
-class Mood(StrEnum):
+class FaultMode(StrEnum):
     """How it behaves."""
 
-    WELL = "well"
+    NONE = "none"
     """It takes what comes."""
-    BUSY = "busy"
+    HTTP_503 = "http_503"
     """It answers 503."""
-    CUT = "cut"
+    DISCONNECT = "disconnect"
     """It cuts the connection in the middle of a request."""
 
 
@@ -107,7 +107,7 @@ class ChaosEndpoint:
     """A server on a free port of this machine that notes what arrives."""
 
     def __init__(self, notes: Notes) -> None:
-        self.mood = Mood.WELL
+        self.fault_mode = FaultMode.NONE
         self._notes = notes
         app = web.Application()
         app.router.add_post("/{path:.*}", self._take)
@@ -133,9 +133,9 @@ class ChaosEndpoint:
         body = bytearray()
         async for chunk in request.content.iter_any():
             body += chunk
-            if self.mood is Mood.CUT:
+            if self.fault_mode is FaultMode.DISCONNECT:
                 return self._cut(request)
-        if self.mood is Mood.BUSY:
+        if self.fault_mode is FaultMode.HTTP_503:
             self._notes.turned_away += 1
             return web.json_response({"error": "made to fail"}, status=503)
         document = decoded(bytes(body), request.headers)

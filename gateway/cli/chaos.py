@@ -47,7 +47,7 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
     spool and outboxes are not touched. All happens in a new directory beside the spool, and on 127.0.0.1.
     """
     # The other commands start without loading the gateway.
-    from gateway.chaos.harness import Plan, SubjectFailed  # noqa: PLC0415  # see above
+    from gateway.chaos.harness import GatewayFailed, Plan  # noqa: PLC0415  # see above
     from gateway.chaos.oracle import Notes  # noqa: PLC0415  # see above
 
     settings = loaded_or_exit(file, local=local).settings
@@ -56,7 +56,7 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
     notes = Notes()
     try:
         outcome = asyncio.run(_check(settings, folder, Plan(seconds, kills, seed), notes))
-    except SubjectFailed as error:
+    except GatewayFailed as error:
         complain(f"{error}.", hint="Its spool and its log were kept.")
         raise SystemExit(Exit.FAILED) from None
     if keep or not outcome.passed:
@@ -72,13 +72,13 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
 
 
 async def _check(settings: Settings, folder: Path, plan: "Plan", notes: "Notes") -> "Outcome":
-    from gateway.chaos.harness import Subject, run_course  # noqa: PLC0415  # see above
+    from gateway.chaos.harness import GatewayUnderTest, run_scenario  # noqa: PLC0415  # see above
     from gateway.chaos.traffic import Agents, ChaosEndpoint  # noqa: PLC0415  # the other commands start without loading a server
 
     async with ChaosEndpoint(notes) as endpoint:
         intake, admin = free_port(), free_port()
         changed = settings_under_test(settings, folder, endpoint.url, intake, admin)
-        subject = Subject(changed, f"http://{admin}", folder / "gateway.log")
+        gateway = GatewayUnderTest(changed, f"http://{admin}", folder / "gateway.log")
         token = settings.intake.token.get_secret_value() if settings.intake.token else None
         large_bytes = max(settings.split.two_phase_raw_threshold + MIB // 2, 64 * KIB)
         agents = Agents(
@@ -87,9 +87,11 @@ async def _check(settings: Settings, folder: Path, plan: "Plan", notes: "Notes")
         console = Console(stderr=True)
         with console.status("starting a second gateway") as status:
             try:
-                return await run_course(plan, subject, endpoint, agents, notes, lambda what: status.update(f"{what} …"))
+                return await run_scenario(
+                    plan, gateway, endpoint, agents, notes, lambda what: status.update(f"{what} …")
+                )
             finally:
-                await subject.kill()
+                await gateway.kill()
 
 
 def settings_under_test(

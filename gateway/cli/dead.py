@@ -23,15 +23,15 @@ from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import (
     DOCUMENTS,
     FORMAT,
+    IMPORT_TYPE,
     INDEX,
-    LETTER_TYPE,
-    Brought,
-    BroughtIn,
+    DeadLetter,
     DeliveryEntry,
     DeliveryStory,
     Document,
     Header,
-    Letter,
+    ImportHeader,
+    ImportResult,
     OrderName,
     OrderRequest,
     Select,
@@ -96,7 +96,7 @@ class _Export:
             index.discard()
         return written, unread, size
 
-    def _letters(self, selects: Sequence[Select]) -> Iterator[Letter]:
+    def _letters(self, selects: Sequence[Select]) -> Iterator[DeadLetter]:
         """Each letter once its document is on the disk; the pages are read as they are needed."""
         found = chain.from_iterable(entries(self._address, select) for select in selects)
         requests = [OrderRequest(select=select) for select in selects]
@@ -114,7 +114,7 @@ class _Export:
             held = Select(states=("held",), target=entry.record_id, destination=entry.destination)
             yield from (one for one in entries(self._address, held) if one.reason == HELD_WITH_DEAD)
 
-    def _letter(self, entry: DeliveryEntry) -> Letter:
+    def _letter(self, entry: DeliveryEntry) -> DeadLetter:
         name = f"{safe_name(entry.record_id)}.{entry.form}.json.zst"
         try:
             digest, size = self._write_document(entry, self._directory / DOCUMENTS / name)
@@ -140,8 +140,10 @@ class _Export:
         return digest.hexdigest(), size
 
 
-def _described(entry: DeliveryEntry, file: str | None, digest: str | None, size: int, problem: str | None) -> Letter:
-    return Letter(
+def _described(
+    entry: DeliveryEntry, file: str | None, digest: str | None, size: int, problem: str | None
+) -> DeadLetter:
+    return DeadLetter(
         record_id=entry.record_id,
         call_id=entry.call_id,
         agent_id=entry.agent_id,
@@ -166,55 +168,56 @@ def _line(document: msgspec.Struct) -> bytes:
     return _encode(document) + b"\n"
 
 
-# `callspool dead import`: bring exported dead letters into a spool, as deliveries that are queued.
+# `callspool dead import`: exported dead letters become queued deliveries of this gateway.
 
 BLOCK_BYTES = 1 << 20
 
 _TOLD = 10
 """So many failures are told one by one: the others are likely to have the same reason."""
 
-_decode_letter = msgspec.json.Decoder(Letter).decode
+_decode_letter = msgspec.json.Decoder(DeadLetter).decode
 _decode_header = msgspec.json.Decoder(Header).decode
-_decode_answer = msgspec.json.Decoder(BroughtIn).decode
+_decode_answer = msgspec.json.Decoder(ImportResult).decode
 
 
-@click.command("import", short_help="Bring exported dead letters into a spool.")
+@click.command("import", short_help="Queue exported dead letters again.")
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--to", required=True, metavar="NAME", help="The destination that they are to be delivered to.")
 @click.option("--from", "origin", metavar="NAME", help="Only those that were dead letters of this destination.")
 @click.option("--key", "file", type=click.File(), metavar="FILE", help="Where a key to send with stands; - is stdin.")
-@click.option("--dry-run", is_flag=True, help="Say what would be brought in, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be imported, change nothing.")
 @admin_option
 def import_(
     directory: Path, address: ListenAddress, *, to: str, origin: str | None, file: TextIO | None, dry_run: bool
 ) -> None:
     """Queue what `callspool dead export` wrote into DIRECTORY for a destination of this gateway.
 
-    Idempotency keys stay, checksums are verified, and what is here already is not brought in twice. Agents' keys were
-    never exported: where the destination forwards them, give one with --key, or later with `deliveries retoken`.
+    Idempotency keys stay, checksums are verified, and what this spool knows already is not imported twice. Agents'
+    keys are never exported: where the destination forwards them, give one with --key, or later with `deliveries
+    replace-token`.
     """
     found = list(_call_logs(directory, origin))
     if dry_run:
-        output().print(plain(f"Would bring in {count_text(len(found))} call logs. Nothing was changed."))
+        output().print(plain(f"Would import {count_text(len(found))} call logs. Nothing was changed."))
         return
     key = None if file is None else file.read().strip()
     outcomes: Counter[str] = Counter()
     with explained(), progress_bar() as tell:
         for done, letters in enumerate(found, 1):
-            outcome, problem = _bring(directory, address, letters, to, key)
+            outcome, problem = _import_record(directory, address, letters, to, key)
             outcomes[outcome] += 1
             if problem and outcomes[outcome] <= _TOLD:
                 complain(problem)
             tell("import", done, len(found))
-    output().print(plain(f"Brought in {count_text(outcomes['new'])} call logs for {to}.", "green"))
+    output().print(plain(f"Imported {count_text(outcomes['new'])} call logs for {to}.", "green"))
     if outcomes["known"]:
-        complain(f"{count_text(outcomes['known'])} were here already.", style="dim")
+        complain(f"{count_text(outcomes['known'])} were known already.", style="dim")
     if outcomes["failed"]:
-        complain(f"{count_text(outcomes['failed'])} could not be brought in.")
+        complain(f"{count_text(outcomes['failed'])} could not be imported.")
         raise SystemExit(Exit.FAILED)
 
 
-def _call_logs(directory: Path, origin: str | None) -> Iterator[list[Letter]]:
+def _call_logs(directory: Path, origin: str | None) -> Iterator[list[DeadLetter]]:
     """The letters of each call log, one of each form; ends the command where this is no export."""
     try:
         with (directory / INDEX).open("rb") as index:
@@ -233,10 +236,12 @@ def _call_logs(directory: Path, origin: str | None) -> Iterator[list[Letter]]:
             yield list(forms.values())
 
 
-def _bring(directory: Path, address: ListenAddress, letters: list[Letter], to: str, key: str | None) -> tuple[str, str]:
-    """Bring in one call log; what came of it (new, known or failed), and why it failed."""
+def _import_record(
+    directory: Path, address: ListenAddress, letters: list[DeadLetter], to: str, key: str | None
+) -> tuple[str, str]:
+    """Import one call log; the outcome (new, known or failed), and why it failed."""
     first = letters[0]
-    brought = Brought(
+    brought = ImportHeader(
         to=to,
         record_id=first.record_id,
         call_id=first.call_id,
@@ -250,7 +255,7 @@ def _bring(directory: Path, address: ListenAddress, letters: list[Letter], to: s
     size = len(line) + sum(one.file_bytes for one in letters)
     files = [directory / DOCUMENTS / Path(one.file or "").name for one in letters]
     try:
-        body = send(address, LETTER_TYPE, _blocks(line, files, letters), size, "api", "letters")
+        body = send(address, IMPORT_TYPE, _blocks(line, files, letters), size, "api", "dead-letters", "import")
     except (Refused, _BadFile) as error:
         return "failed", f"{first.record_id} of call {first.call_id}: {error}"
     return ("known" if _decode_answer(body).duplicate else "new"), ""
@@ -260,7 +265,7 @@ class _BadFile(Exception):
     """A document is missing, or not as long as the index says."""
 
 
-def _blocks(line: bytes, files: list[Path], letters: list[Letter]) -> Iterator[bytes]:
+def _blocks(line: bytes, files: list[Path], letters: list[DeadLetter]) -> Iterator[bytes]:
     """What is sent: the line, then the documents one after the other."""
     yield line
     for path, letter in zip(files, letters, strict=True):

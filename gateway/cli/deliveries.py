@@ -209,7 +209,7 @@ def reroute(
 @click.option("--state", "states", type=_STATES, multiple=True, help="Only those in this state; by default all open.")
 @ordering
 @admin_option
-def retoken(
+def replace_token(
     address: ListenAddress,
     *,
     file: TextIO | None,
@@ -228,7 +228,7 @@ def retoken(
     key = _key(file)
     requests = [OrderRequest(select=select, token=key) for select in selects]
     wording = Wording("give another key to", "Another key was given to", _THINGS)
-    give(address, OrderName.RETOKEN, requests, wording, dry_run=dry_run, yes=yes)
+    give(address, OrderName.REPLACE_TOKEN, requests, wording, dry_run=dry_run, yes=yes)
 
 
 def _key(file: TextIO | None) -> str:

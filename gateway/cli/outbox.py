@@ -145,16 +145,16 @@ async def _empty(file: OutboxFile, address: ListenAddress, tally: _Tally) -> str
     import aiohttp  # noqa: PLC0415  # see above
 
     from gateway.sdk_outbox.rescue import Rescuer  # noqa: PLC0415  # see above
-    from gateway.sdk_outbox.sinks import PostTaker  # noqa: PLC0415  # see above
+    from gateway.sdk_outbox.sinks import PostSink  # noqa: PLC0415  # see above
 
     stamp = file.stamp()
     if stamp is None or not file.open(stamp):
         return None
     async with aiohttp.ClientSession(trust_env=False) as session:
         token, key = os.environ.get("CALLSPOOL_INTAKE_TOKEN"), os.environ.get("CALLSPOOL_WHISPEY_OUTBOX_TOKEN")
-        taker = PostTaker(session, f"http://{asked_at(address)}/v1/calls", token=token, key=key)
+        sink = PostSink(session, f"http://{asked_at(address)}/v1/calls", token=token, key=key)
         try:
-            rescuer = Rescuer(file, taker, lambda: time.time_ns() // 1_000_000, tally)
+            rescuer = Rescuer(file, sink, lambda: time.time_ns() // 1_000_000, tally)
             return (await rescuer.empty(lambda: True)).obstacle
         finally:
             file.close()

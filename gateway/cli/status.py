@@ -177,7 +177,7 @@ def _figures(lane: LaneStatus) -> tuple[Text, ...]:
 LOOK_SECONDS = 0.2
 """How often the destination is looked at while it is tried."""
 
-_decode_resume = msgspec.json.Decoder(Resumed).decode
+_decode_resumed = msgspec.json.Decoder(Resumed).decode
 _decode_status = msgspec.json.Decoder(Status).decode
 
 
@@ -197,7 +197,7 @@ def resume(destination: str, address: ListenAddress, *, wait: float) -> None:
     Its success closes the circuit breaker and wakes everything that waits.
     """
     with explained():
-        resumed = _decode_resume(tell(address, b"{}", "api", "destinations", destination, "resume"))
+        resumed = _decode_resumed(tell(address, b"{}", "api", "destinations", destination, "resume"))
         if not resumed.waited:
             output().print(plain(f"{destination} waits for nothing: it takes deliveries.", "green"))
             return

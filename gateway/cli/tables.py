@@ -125,7 +125,7 @@ def _advice(letters: Sequence[DeliveryEntry]) -> Iterable[Text]:
 
 _decode = msgspec.json.Decoder(CallTrace).decode
 
-_STYLES_SHOW = {
+_STAGE_STYLES = {
     Stage.DELIVERED: "green",
     Stage.QUEUED: "yellow",
     Stage.CORE_SENT: "yellow",
@@ -169,7 +169,7 @@ def _summary(record: RecordTrace) -> RenderableType:
     shown.add_row(plain("core sent", "bold"), plain(record.core_sent_at or "not yet"))
     if record.upload_method == "two_phase":
         shown.add_row(plain("detail sent", "bold"), plain(record.detail_sent_at or "not yet"))
-    shown.add_row(plain("now", "bold"), plain(record.where, _STYLES_SHOW[record.stage]))
+    shown.add_row(plain("now", "bold"), plain(record.where, _STAGE_STYLES[record.stage]))
     return shown
 
 
@@ -193,7 +193,7 @@ def deliveries_table(record: RecordTrace) -> RenderableType:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_decode_selecting = msgspec.json.Decoder(DeliveryPage).decode
+_decode_page = msgspec.json.Decoder(DeliveryPage).decode
 
 
 class Span(click.ParamType[float]):
@@ -255,7 +255,7 @@ def entries(address: ListenAddress, select: Select) -> Iterator[DeliveryEntry]:
     """All deliveries that are selected, page by page. Raises like `ask`."""
     query = _query(select)
     while True:
-        page = _decode_selecting(ask(address, "api", "deliveries", query=query))
+        page = _decode_page(ask(address, "api", "deliveries", query=query))
         yield from page.deliveries
         if page.cursor is None:
             return

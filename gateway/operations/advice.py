@@ -45,7 +45,7 @@ _KINDS = tuple((kind, re.compile(sign, re.IGNORECASE)) for kind, sign in _SIGNS)
 ADVICE = {
     ReasonKind.TOO_LARGE: "Set when_too_large of the destination and replay, or reroute it to a bucket.",
     ReasonKind.UNKNOWN_CALL: "See whether its core arrived there; replay the core first, then this.",
-    ReasonKind.TOKEN: "Give it a key with `callspool deliveries retoken`, then replay.",
+    ReasonKind.TOKEN: "Give it a key with `callspool deliveries replace-token`, then replay.",
     ReasonKind.UNREADABLE: "Its payload cannot be read: look for what is wrong with the disk; discard what is lost.",
     ReasonKind.WRONG_KIND: "Reroute it to a destination that takes it.",
     ReasonKind.GIVEN_UP: "Replay it once the destination takes it; `callspool dead show` tells the last reason.",

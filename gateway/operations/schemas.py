@@ -25,7 +25,7 @@ class OrderName(StrEnum):
     """Try now what is queued and was to be tried later."""
     REROUTE = "reroute"
     """Move what is queued or dead to another destination."""
-    RETOKEN = "retoken"
+    REPLACE_TOKEN = "replace-token"
     """Send with another key what is queued or dead."""
 
 
@@ -56,7 +56,7 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     to: str | None = None
     """For `reroute`: the destination to move to."""
     token: str | None = None
-    """For `retoken`: the key to send with. It is stored like an agent's own, and never shown."""
+    """For `replace-token`: the key to send with. It is stored like an agent's own, and never shown."""
 
 
 class OrderStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +145,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The version that wrote it."""
 
 
-class Letter(msgspec.Struct, frozen=True, kw_only=True):
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A further line: a dead letter, or what is held with one. Times are ISO 8601 in UTC."""
 
     record_id: str
@@ -173,8 +173,8 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """Why the document could not be read, if so."""
 
 
-LETTER_TYPE = "application/vnd.callspool.letter"
-"""The type of a call log that is brought in: a line of JSON (`Brought`), then its documents as they lie there."""
+IMPORT_TYPE = "application/vnd.callspool.dead-letter"
+"""The content type of an import: a line of JSON (`ImportHeader`), then the exported documents, byte for byte."""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,8 +186,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: str
 
 
-class Brought(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is brought in of one call log, and for whom."""
+class ImportHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The call log that is imported, and its new destination."""
 
     to: str
     record_id: str
@@ -200,7 +200,7 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """To be sent with, where the destination forwards agents' keys."""
 
 
-class BroughtIn(msgspec.Struct, frozen=True, kw_only=True):
+class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
     """The answer, once it is durable."""
 
     record_id: str

@@ -102,7 +102,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Takes:
+class Accepts:
     """What deliveries a destination can be given that were planned for another."""
 
     forms: frozenset[Form]

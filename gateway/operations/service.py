@@ -1,12 +1,11 @@
-"""The desk where operators' orders are taken: each request is one bounded step, carried out at once.
+"""Replay, discard, retry, reroute and replace the token of deliveries: each request is one bounded step.
 
-Nothing of an order is remembered between two steps: who gives it holds the cursor. So an order that is interrupted
-has done what it has done, and given again it goes on with what is left.
+The gateway keeps nothing of an order between two steps: the caller holds the cursor. An order that is interrupted
+keeps what it has done; the same order, given again, does the rest.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
@@ -24,8 +23,8 @@ from gateway.operations.schemas import (
     OrderStep,
     Select,
 )
-from gateway.operations.selection import BadSelection, Takes, cursor_of, named_record, place_in, selection_of
-from gateway.operations.transfer import Bringer, preview
+from gateway.operations.selection import Accepts, BadSelection, cursor_of, named_record, place_in, selection_of
+from gateway.operations.transfer import DeadLetterImporter, preview
 from gateway.trace import instant, trace_of
 from spool.admin.query import DEAD, QUEUED, Ordered, Selection
 from spool.errors import CorruptPayload
@@ -33,6 +32,7 @@ from spool.records import FORMS_AFTER_CORE, Delivery, DeliveryKey, DeliveryState
 from spool.stats import OpenDelivery, TracedRecord
 from spool.store import Spool
 from uploaders.base import PayloadReader
+from uploaders.dispatch.dispatcher import Dispatcher
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 
 _log = structlog.get_logger("callspool.orders")
@@ -46,40 +46,28 @@ class _Rule:
     states: frozenset[DeliveryState]
 
 
-class Deliverer(Protocol):
-    """What must hear of an order at once, so that it does not send what it had in hand."""
-
-    def withdraw(self, keys: Collection[DeliveryKey]) -> None:
-        """These were moved: what is not being attempted is forgotten, and the spool asked anew."""
-        ...
-
-    def probe_tokens(self, destination: str, token_ids: Collection[int | None]) -> bool:
-        """Send one held delivery of each of these tokens now; whether the destination has paused one of them."""
-        ...
-
-
 class UnknownDelivery(Exception):
     """No delivery that has not ended has this key."""
 
 
-class OrderDesk:
-    """Answers questions and takes orders about deliveries that have not ended. For the event loop."""
+class DeliveryAdmin:
+    """Lists open deliveries and carries out operators' orders about them. For the event loop."""
 
     def __init__(
         self,
         spool: Spool,
         staging: StagingArea,
-        deliverer: Deliverer,
-        destinations: Mapping[str, Takes],
+        dispatcher: Dispatcher,
+        destinations: Mapping[str, Accepts],
         clock: Callable[[], int],
     ) -> None:
         self.payloads: PayloadReader = spool
         """Reads what deliveries carry."""
-        self.bringer = Bringer(spool, staging, destinations)
-        """Takes call logs that were exported elsewhere."""
+        self.importer = DeadLetterImporter(spool, staging, destinations)
+        """Imports dead letters that were exported elsewhere."""
         self._spool = spool
         self._orders = spool.orders
-        self._deliverer = deliverer
+        self._dispatcher = dispatcher
         self._destinations = destinations
         self._clock = clock
         self._rules = {
@@ -87,7 +75,7 @@ class OrderDesk:
             OrderName.DISCARD: _Rule(self._discard, DEAD),
             OrderName.RETRY: _Rule(self._retry, QUEUED),
             OrderName.REROUTE: _Rule(self._reroute, DEAD | QUEUED),
-            OrderName.RETOKEN: _Rule(self._retoken, DEAD | QUEUED),
+            OrderName.REPLACE_TOKEN: _Rule(self._replace_token, DEAD | QUEUED),
         }
 
     async def list(self, select: Select, cursor: str | None, limit: int = LIMIT) -> DeliveryPage:
@@ -130,7 +118,7 @@ class OrderDesk:
         done = 0
         if page.found and not request.dry_run:
             done = (await rule.carry_out(page.found, request)).moved
-            self._deliverer.withdraw({one.key for one in page.found})
+            self._dispatcher.withdraw({one.key for one in page.found})
             _log.info("order", order=name.value, deliveries=done)
         return OrderStep(
             matched=len(page.found),
@@ -164,8 +152,8 @@ class OrderDesk:
         """Raise `BadSelection` where the order lacks what it needs, or says what it has no use for."""
         if (request.to is not None) != (name is OrderName.REROUTE):
             raise BadSelection("`to` names the destination of a reroute, and of no other order")
-        if (request.token is not None) != (name is OrderName.RETOKEN):
-            raise BadSelection("`token` is the key of a retoken, and of no other order")
+        if (request.token is not None) != (name is OrderName.REPLACE_TOKEN):
+            raise BadSelection("`token` is the new key of a replace-token, and of no other order")
         if request.to is not None and request.to not in self._destinations:
             known = ", ".join(self._destinations)
             raise BadSelection(f"the configuration has no destination {request.to!r}: say one of {known}")
@@ -193,18 +181,18 @@ class OrderDesk:
         held = [one for one in found if one.delivery.state is DeliveryState.HELD]
         for destination in {one.delivery.destination for one in held}:
             for token_id in {one.record.token_id for one in held if one.delivery.destination == destination}:
-                if self._deliverer.probe_tokens(destination, {token_id}):
+                if self._dispatcher.probe_tokens(destination, {token_id}):
                     of_token = (destination, token_id)
                     tried += sum((one.delivery.destination, one.record.token_id) == of_token for one in held)
         return Ordered(done.moved + tried, done.ready)
 
     async def _reroute(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
         to = request.to or ""
-        takes = self._destinations[to]
-        return await self._orders.reroute(_keys(found), to, forms=takes.forms, ordered=takes.ordered)
+        accepts = self._destinations[to]
+        return await self._orders.reroute(_keys(found), to, forms=accepts.forms, ordered=accepts.ordered)
 
-    async def _retoken(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
-        return await self._orders.retoken(_keys(found), request.token or "")
+    async def _replace_token(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
+        return await self._orders.replace_token(_keys(found), request.token or "")
 
 
 def _keys(found: Iterable[OpenDelivery]) -> list[DeliveryKey]:
@@ -220,7 +208,7 @@ def _fits_a_header(token: str) -> bool:
 _ADVICE = {
     DeliveryState.READY: "Nothing: it is sent as soon as it is due.",
     DeliveryState.WAITING: "Nothing: an earlier delivery, of this call or of this record, must end first.",
-    DeliveryState.HELD: "Retoken it (`callspool deliveries retoken`), or replay the dead core it is held with.",
+    DeliveryState.HELD: "Replace its token (`callspool deliveries replace-token`), or replay the dead core before it.",
 }
 
 

@@ -1,4 +1,4 @@
-"""Bringing exported call logs in: staged, verified, decompressed, and accepted as queued deliveries.
+"""Importing exported dead letters: staged, verified, decompressed, and accepted as queued deliveries.
 
 Whatever their size, memory is bounded: a document is read, written, decompressed and mapped a block at a time.
 """
@@ -8,15 +8,15 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 import zstandard
+from aiohttp import StreamReader
 
 from gateway.intake.ports import RecordStore
 from gateway.intake.staging import Staged, StagedFile, StagingArea
 from gateway.logs import redact_text
-from gateway.operations.schemas import Brought, BroughtIn, Document
-from gateway.operations.selection import BadSelection, Takes
+from gateway.operations.schemas import Document, ImportHeader, ImportResult
+from gateway.operations.selection import Accepts, BadSelection
 from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from uploaders.base import PayloadReader
 from uploaders.document.body import compress, decompress
@@ -31,54 +31,46 @@ _DETAIL_OPENING = re.compile(
 _LONGEST_OPENING = 1 << 20
 
 
-class Source(Protocol):
-    """Where the documents come from: the body of a request, behind its first line."""
+class DeadLetterImporter:
+    """Imports exported call logs. For the event loop."""
 
-    async def readexactly(self, n: int) -> bytes:
-        """So many bytes; raises `asyncio.IncompleteReadError` where there are fewer."""
-        ...
-
-
-class Bringer:
-    """Brings call logs in. For the event loop."""
-
-    def __init__(self, store: RecordStore, staging: StagingArea, destinations: Mapping[str, Takes]) -> None:
+    def __init__(self, store: RecordStore, staging: StagingArea, destinations: Mapping[str, Accepts]) -> None:
         self._store = store
         self._staging = staging
         self._destinations = destinations
 
-    async def bring(self, brought: Brought, source: Source) -> BroughtIn:
-        """Accept a call log under its old name; one that is here already is a duplicate.
+    async def import_record(self, header: ImportHeader, source: StreamReader) -> ImportResult:
+        """Accept a call log under the record id that it had; one that the spool knows already is a duplicate.
 
         Raises `BadSelection` for what cannot be delivered, or does not match its checksum, and the spool's errors.
         """
-        forms = self._forms(brought)
+        forms = self._forms(header)
         staged = self._staging.begin()
         try:
-            documents = [await self._document(document, source, staged) for document in brought.documents]
+            documents = [await self._document(document, source, staged) for document in header.documents]
             fragments: dict[Fragment, Sequence[Buffer]] = {}
             for form, document in zip(forms, documents, strict=True):
                 fragments |= _fragments(form, document)
-            accepted = await self._store.accept(self._record(brought, forms, documents, fragments))
+            accepted = await self._store.accept(self._record(header, forms, documents, fragments))
         finally:
             staged.discard()
-        return BroughtIn(record_id=accepted.uid, duplicate=accepted.duplicate)
+        return ImportResult(record_id=accepted.uid, duplicate=accepted.duplicate)
 
-    def _forms(self, brought: Brought) -> list[Form]:
-        """What is brought, if the destination can take that."""
-        takes = self._destinations.get(brought.to)
-        if takes is None:
+    def _forms(self, header: ImportHeader) -> list[Form]:
+        """The forms of the documents, if the destination accepts them."""
+        accepts = self._destinations.get(header.to)
+        if accepts is None:
             known = ", ".join(self._destinations)
-            raise BadSelection(f"the configuration has no destination {brought.to!r}: say one of {known}")
-        words = [document.form for document in brought.documents]
-        wrong = [word for word in words if word == Form.NOTICE or word not in {form.value for form in takes.forms}]
+            raise BadSelection(f"the configuration has no destination {header.to!r}: say one of {known}")
+        words = [document.form for document in header.documents]
+        wrong = [word for word in words if word == Form.NOTICE or word not in {form.value for form in accepts.forms}]
         alone = len(words) == 1 or (Form.WHOLE not in words and len(set(words)) == len(words))
-        if not words or wrong or not alone or not brought.call_id or not brought.record_id:
+        if not words or wrong or not alone or not header.call_id or not header.record_id:
             told = ", ".join(words) or "nothing"
-            raise BadSelection(f"{brought.to} cannot be owed {told} of one call log that is brought in")
+            raise BadSelection(f"{header.to} does not accept {told} of one imported call log")
         return [Form(word) for word in words]
 
-    async def _document(self, document: Document, source: Source, staged: Staged) -> memoryview:
+    async def _document(self, document: Document, source: StreamReader, staged: Staged) -> memoryview:
         """One document, verified and decompressed, as a map of a file that lives as long as the map does."""
         workers = self._staging.workers
         packed, digest, left = await workers.run(staged.file), sha256(), document.bytes
@@ -100,27 +92,27 @@ class Bringer:
 
     def _record(
         self,
-        brought: Brought,
+        header: ImportHeader,
         forms: Sequence[Form],
         documents: Sequence[memoryview],
         fragments: Mapping[Fragment, Sequence[Buffer]],
     ) -> NewRecord:
-        ordered = self._destinations[brought.to].ordered
-        digest = sha256(b"".join(bytes.fromhex(document.sha256) for document in brought.documents)).digest()
+        ordered = self._destinations[header.to].ordered
+        digest = sha256(b"".join(bytes.fromhex(document.sha256) for document in header.documents)).digest()
         return NewRecord(
-            call_id=brought.call_id,
-            agent_id=brought.agent_id,
-            event=brought.event,
-            environment=brought.environment,
+            call_id=header.call_id,
+            agent_id=header.agent_id,
+            event=header.event,
+            environment=header.environment,
             digest=digest,
             raw_bytes=sum(len(piece) for pieces in fragments.values() for piece in pieces),
-            token=brought.key,
+            token=header.key,
             fragments=fragments,
             deliveries=tuple(
-                NewDelivery(brought.to, form, _lane(form, len(document)), ordered)
+                NewDelivery(header.to, form, _lane(form, len(document)), ordered)
                 for form, document in zip(forms, documents, strict=True)
             ),
-            origin=brought.record_id,
+            origin=header.record_id,
         )
 
 

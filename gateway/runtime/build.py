@@ -21,11 +21,11 @@ from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.intake.upload_urls import UploadDesk
 from gateway.live_calls import MOST, OLDEST, Courtesy, OpenCalls
-from gateway.operations.service import OrderDesk
+from gateway.operations.service import DeliveryAdmin
 from gateway.runtime import options
 from gateway.runtime.destinations import UploaderContext, accepts, fallbacks, make_uploader, route_of
 from gateway.sdk_outbox.rescue import OutboxWatch
-from gateway.sdk_outbox.sinks import SpoolTaker
+from gateway.sdk_outbox.sinks import SpoolSink
 from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
@@ -49,7 +49,7 @@ class App:
     gate: Gate
     calls: OpenCalls
     throttle: Courtesy
-    delivery_admin: OrderDesk
+    delivery_admin: DeliveryAdmin
     examiner: Examiner
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
@@ -142,7 +142,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
 
     # The SDK's outboxes are a second way in, through the same parts.
     whispey = settings.whispey
-    taker = SpoolTaker(
+    sink = SpoolSink(
         acceptor=acceptor,
         budget=budget,
         staging=staging,
@@ -152,8 +152,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         key=whispey.outbox_token.get_secret_value() if whispey.outbox_token else None,
     )
     paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
-    outboxes = OutboxWatch(paths, whispey.outbox_interval, taker, now, metrics)
+    outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, now, metrics)
 
     accepted = {destination.name: accepts(destination) for destination in destinations}
-    delivery_admin = OrderDesk(spool, staging, dispatcher, accepted, now)
+    delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, now)
     return App(spool, dispatcher, server, gate, calls, throttle, delivery_admin, examiner, executor, outboxes)

@@ -30,7 +30,7 @@ from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
 from gateway.fanout import DestinationRoute, RouteKind
 from gateway.live_calls import Courtesy
-from gateway.operations.selection import Takes
+from gateway.operations.selection import Accepts
 from spool.records import OBJECT_FORMS, REQUEST_FORMS, Buffer, Clock, Form, Lane
 from spool.store import Spool
 from uploaders.base import Uploader
@@ -97,10 +97,10 @@ def route_of(destination: Destination) -> DestinationRoute:
     return kind_of(destination).route(destination)
 
 
-def accepts(destination: Destination) -> Takes:
+def accepts(destination: Destination) -> Accepts:
     """What an operator may reroute to it."""
     kind = kind_of(destination)
-    return Takes(kind.forms(destination), ordered=kind.ordered)
+    return Accepts(kind.forms(destination), ordered=kind.ordered)
 
 
 def make_uploader(destination: Destination, context: UploaderContext) -> Uploader:

@@ -24,7 +24,7 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import Lifecycle, Phase
 from gateway.live_calls import CourtesyFigures
-from gateway.operations.service import OrderDesk
+from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
 from gateway.runtime.build import App, build, now
 from gateway.sdk_outbox.rows import OutboxStatus
@@ -181,7 +181,7 @@ class Gateway:
         return self._lifecycle
 
     @property
-    def delivery_admin(self) -> OrderDesk | None:
+    def delivery_admin(self) -> DeliveryAdmin | None:
         """See `GatewayView`."""
         return self._app.delivery_admin if self._app else None
 

@@ -19,9 +19,9 @@ from gateway.sdk_outbox.rows import (
     Outcome,
     Row,
     RowRefused,
-    TakingLater,
+    SinkUnavailable,
 )
-from gateway.sdk_outbox.sinks import Taker
+from gateway.sdk_outbox.sinks import RowSink
 from spool.records import Clock
 
 REFUSED_MAX = 1000
@@ -52,9 +52,9 @@ class Remains:
 class Rescuer:
     """Empties an outbox file that is open. For the event loop."""
 
-    def __init__(self, file: OutboxFile, taker: Taker, clock: Clock, observer: RescueObserver) -> None:
+    def __init__(self, file: OutboxFile, sink: RowSink, clock: Clock, observer: RescueObserver) -> None:
         self._file = file
-        self._taker = taker
+        self._sink = sink
         self._clock = clock
         self._observer = observer
         self._refused: dict[int, None] = {}
@@ -91,8 +91,8 @@ class Rescuer:
     async def _take(self, row: Row) -> Outcome:
         """What became of one row; only a cancellation is raised."""
         try:
-            return await self._taker.take(row, self._file.copy)
-        except TakingLater as error:
+            return await self._sink.store(row, self._file.copy)
+        except SinkUnavailable as error:
             self._obstacle = str(error)
             return Outcome.LATER
         except OutboxBusy as error:
@@ -129,11 +129,11 @@ PATIENCE_SECONDS = 10.0
 class _Watched:
     """One outbox, and what is known of it. Times are seconds since the epoch."""
 
-    def __init__(self, path: Path, taker: Taker, clock: Clock, observer: RescueObserver) -> None:
+    def __init__(self, path: Path, sink: RowSink, clock: Clock, observer: RescueObserver) -> None:
         self._file = OutboxFile(path)
         self._clock = clock
         self._observer = observer
-        self._rescuer = Rescuer(self._file, taker, clock, self)
+        self._rescuer = Rescuer(self._file, sink, clock, self)
         self._seen: Stamp | None = None
         self._look_at = self._not_before = 0.0
         self._state, self._reason, self._rows = OutboxState.MISSING, "", 0
@@ -209,9 +209,9 @@ class OutboxWatch:
     """Watches any number of outboxes, none of which waits for another. For the event loop."""
 
     def __init__(
-        self, paths: Sequence[Path], interval: float, taker: Taker, clock: Clock, observer: RescueObserver
+        self, paths: Sequence[Path], interval: float, sink: RowSink, clock: Clock, observer: RescueObserver
     ) -> None:
-        self._watched = [_Watched(path, taker, clock, observer) for path in paths]
+        self._watched = [_Watched(path, sink, clock, observer) for path in paths]
         self._interval = interval
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

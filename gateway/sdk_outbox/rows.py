@@ -116,7 +116,7 @@ class RowRefused(Exception):
     """This row holds no call log that could be taken. It stays where it is, and holds up no other."""
 
 
-class TakingLater(Exception):
+class SinkUnavailable(Exception):
     """Nothing can be taken at the moment: the spool is full, memory is used up, the gateway does not answer."""
 
 

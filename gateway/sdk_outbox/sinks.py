@@ -18,12 +18,13 @@ from gateway.calllog.toplevel import Member, Scratch, TopLevel, scan
 from gateway.intake.accept import YIELDS_TO, Acceptor
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse import Prepared
+from gateway.intake.ports import IntakeObserver
 from gateway.intake.responses import translate
 from gateway.intake.routes import HEADER, IntakeToken, usable
 from gateway.intake.staging import Body, Staged, StagedFile, StagingArea, Workers
 from gateway.live_calls import ENDED, STARTED
 from gateway.sdk_outbox.file import BATCH_BYTES, in_thread
-from gateway.sdk_outbox.rows import OutboxError, Outcome, Row, RowRefused, TakingLater
+from gateway.sdk_outbox.rows import OutboxError, Outcome, Row, RowRefused, SinkUnavailable
 from spool.records import Buffer
 
 # From a row of the SDK's outbox to the call log as the SDK posts it, byte for byte. Pure.
@@ -113,28 +114,20 @@ Copy = Callable[[Row, Callable[[bytes], object]], None]
 """Gives the payload of a row to a writer, piece by piece; for worker threads."""
 
 
-class Taker(Protocol):
+class RowSink(Protocol):
     """Where rescued rows go."""
 
-    async def take(self, row: Row, copy: Copy) -> Outcome:
+    async def store(self, row: Row, copy: Copy) -> Outcome:
         """Make a row's call log durable there; the outcome is one that allows the row to be deleted.
 
-        Raises `RowRefused` for a row that is no call log, `TakingLater` where nothing can be taken at the moment, and
+        Raises `RowRefused` for a row that is no call log, `SinkUnavailable` while nothing can be accepted, and
         `OutboxError` where the row cannot be read.
         """
         ...
 
 
-class NonfiniteObserver(Protocol):
-    """Hears of what was replaced."""
-
-    def nonfinite_numbers(self, count: int) -> None:
-        """A new record had so many NaN or Infinity, which are null now."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolTaker:
+class SpoolSink:
     """Takes rows into the spool of this process, through the parts of its intake. For the event loop."""
 
     acceptor: Acceptor
@@ -142,12 +135,12 @@ class SpoolTaker:
     staging: StagingArea
     workers: Workers
     token: IntakeToken
-    observer: NonfiniteObserver
+    observer: IntakeObserver
     key: str | None = field(repr=False)
     """The agent's key for rows that hold none."""
 
-    async def take(self, row: Row, copy: Copy) -> Outcome:
-        """See `Taker`."""
+    async def store(self, row: Row, copy: Copy) -> Outcome:
+        """See `RowSink`."""
         try:
             # A small row waits for memory like a post, so that posts are not the ones that wait.
             with await self.budget.reserve(min(3 * row.size, MEMORY_BYTES, self.budget.largest)):
@@ -160,7 +153,7 @@ class SpoolTaker:
                 _log.error("unexpected error with a row", row=row.row_id, call_id=row.call_id, exc_info=error)
                 raise RowRefused("an unexpected error met it; the log has the details") from error
             if refusal.retry_after is not None:
-                raise TakingLater(refusal.message) from error
+                raise SinkUnavailable(refusal.message) from error
             raise RowRefused(refusal.message) from error
 
     async def _take(self, row: Row, copy: Copy) -> Outcome:
@@ -224,7 +217,7 @@ def _pieces_of(pieces: Iterable[Buffer]) -> Iterable[memoryview]:
 
 # Taking a row by posting it to the intake of a running gateway, whose answer says that it is durable.
 
-_WRITE_BYTES_POSTING = 256 << 10
+_POST_PIECE_BYTES = 256 << 10
 _ACCEPTED = 202
 _REFUSED = {400, 413, 422}
 """What is wrong with this call log alone; any other answer speaks of the gateway."""
@@ -245,7 +238,7 @@ class _Answer(msgspec.Struct):
     error: _Error = msgspec.field(default_factory=_Error)
 
 
-class PostTaker:
+class PostSink:
     """Takes rows through the intake at `url`. `token` is the intake's own, `key` the agent's for rows without one."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, *, token: str | None, key: str | None) -> None:
@@ -254,8 +247,8 @@ class PostTaker:
         self._token = token
         self._key = key
 
-    async def take(self, row: Row, copy: Copy) -> Outcome:
-        """See `gateway.sdk_outbox.sinks.Taker`."""
+    async def store(self, row: Row, copy: Copy) -> Outcome:
+        """See `gateway.sdk_outbox.sinks.RowSink`."""
         restored = await in_thread(_restored, row, copy)
         try:
             async with self._session.post(
@@ -263,7 +256,7 @@ class PostTaker:
             ) as response:
                 return _outcome(response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TakingLater(f"the gateway did not answer: {error or type(error).__name__}") from error
+            raise SinkUnavailable(f"the gateway did not answer: {error or type(error).__name__}") from error
 
     def _headers(self, restored: Restored) -> dict[str, str]:
         """Credentials, length, and whether it yields to a full end."""
@@ -292,20 +285,20 @@ async def _sent(pieces: Sequence[Buffer]) -> AsyncIterator[bytes]:
     """The pieces, cut so small that few bytes of a large row are copied at a time."""
     for piece in pieces:
         view = memoryview(piece)
-        for start in range(0, len(view), _WRITE_BYTES_POSTING):
-            yield bytes(view[start : start + _WRITE_BYTES_POSTING])
+        for start in range(0, len(view), _POST_PIECE_BYTES):
+            yield bytes(view[start : start + _POST_PIECE_BYTES])
 
 
 def _outcome(status: int, body: bytes) -> Outcome:
-    """What an answer means for its row; raises what `take` raises."""
+    """What an answer means for its row; raises what `store` raises."""
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise TakingLater(f"what answers there is no callspool (HTTP {status})") from None
+        raise SinkUnavailable(f"what answers there is no callspool (HTTP {status})") from None
     if status == _ACCEPTED:
         if answer.duplicate:
             return Outcome.DUPLICATE
         return Outcome.SUPERSEDED if answer.superseded else Outcome.RESCUED
     if status in _REFUSED:
         raise RowRefused(answer.error.message)
-    raise TakingLater(f"{answer.error.message} {answer.error.hint}")
+    raise SinkUnavailable(f"{answer.error.message} {answer.error.hint}")

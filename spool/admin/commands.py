@@ -86,10 +86,10 @@ class Orders:
         names = self._reader.names
         return await self._in_steps(keys, lambda step: Reroute(step, to, forms, ordered, names, self._clock()))
 
-    async def retoken(self, keys: Iterable[DeliveryKey], token: str) -> Ordered:
+    async def replace_token(self, keys: Iterable[DeliveryKey], token: str) -> Ordered:
         """Let the call logs of these deliveries be sent with `token`, and free what was held for their old ones."""
         names = self._reader.names
-        return await self._in_steps(keys, lambda step: Retoken(step, token, names, self._clock()))
+        return await self._in_steps(keys, lambda step: ReplaceToken(step, token, names, self._clock()))
 
     async def _in_steps(self, keys: Iterable[DeliveryKey], operation: Callable[[Keys], Operation[Ordered]]) -> Ordered:
         """Submit the order a transaction's worth at a time; announce what each step freed."""
@@ -294,7 +294,7 @@ class Reroute:
 
 
 @dataclass(frozen=True, slots=True)
-class Retoken:
+class ReplaceToken:
     """Let the records of these deliveries be sent with `token`, and free what was held for their old ones.
 
     A key belongs to the call log: every delivery of it that forwards one uses the new one from now on. The old one is

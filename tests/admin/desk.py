@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestClient
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
-from gateway.operations.selection import Takes
-from gateway.operations.service import OrderDesk
+from gateway.operations.selection import Accepts
+from gateway.operations.service import DeliveryAdmin
 from spool.records import Bury, Delivery, Form, NewDelivery
 from spool.store import Spool
 from tests.admin.world import World
@@ -23,9 +23,9 @@ AnyDesk = TypeVar("AnyDesk", bound="Desk")
 
 OTHER = "other"
 TAKES = {
-    ENDPOINT: Takes(frozenset(Form), ordered=True),
-    OTHER: Takes(frozenset(Form) - {Form.NOTICE}, ordered=True),
-    BUCKET: Takes(frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), ordered=False),
+    ENDPOINT: Accepts(frozenset(Form), ordered=True),
+    OTHER: Accepts(frozenset(Form) - {Form.NOTICE}, ordered=True),
+    BUCKET: Accepts(frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), ordered=False),
 }
 
 
@@ -36,7 +36,7 @@ class Desk:
         self.spool = spool
         self.clock = clock
         self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers(Metrics(), RecentEvents(clock)))
-        self.desk = OrderDesk(spool, staging, self.dispatcher, TAKES, clock)
+        self.desk = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock)
         self.app = World(desk=self.desk).app
 
     async def buried(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from gateway.operations.schemas import LETTER_TYPE
+from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import DeliveryState
 from tests.admin.desk import OTHER, AskedDesk, at_the_desk
 from tests.spool.building import BUCKET, ENDPOINT, states
@@ -50,7 +50,7 @@ def nothing_staged(directory: Path) -> Callable[[], Awaitable[bool]]:
 
 async def brought(desk: AskedDesk, body: bytes) -> tuple[int, Any]:
     """Status and answer."""
-    answer = await desk.client.post("/api/letters", data=body, headers={"Content-Type": LETTER_TYPE})
+    answer = await desk.client.post("/api/dead-letters/import", data=body, headers={"Content-Type": IMPORT_TYPE})
     return answer.status, await answer.json()
 
 
@@ -63,11 +63,11 @@ async def brought(desk: AskedDesk, body: bytes) -> tuple[int, Any]:
         pytest.param(a_body(("core", b"{}"), packed=False), "no zstd", id="not compressed"),
         pytest.param(a_body(("detail", b"{}")), "does not begin and end", id="no detail"),
         pytest.param(a_body(("detail", DETAIL[:-1])), "does not begin and end", id="open detail"),
-        pytest.param(a_body(), "cannot be owed nothing", id="no documents"),
-        pytest.param(a_body(("notice", b"{}")), "cannot be owed notice", id="a notice"),
-        pytest.param(a_body(("half", b"{}")), "cannot be owed half", id="unknown form"),
-        pytest.param(a_body(("core", b"{}"), ("whole", b"{}")), "cannot be owed core, whole", id="twice the same"),
-        pytest.param(a_body(("reduced", DETAIL), to=BUCKET), "bucket cannot be owed reduced", id="not for a bucket"),
+        pytest.param(a_body(), "does not accept nothing", id="no documents"),
+        pytest.param(a_body(("notice", b"{}")), "does not accept notice", id="a notice"),
+        pytest.param(a_body(("half", b"{}")), "does not accept half", id="unknown form"),
+        pytest.param(a_body(("core", b"{}"), ("whole", b"{}")), "does not accept core, whole", id="twice the same"),
+        pytest.param(a_body(("reduced", DETAIL), to=BUCKET), "bucket does not accept reduced", id="not for a bucket"),
         pytest.param(a_body(("core", b"{}"), to="nobody"), "no destination 'nobody'", id="unknown destination"),
         pytest.param(a_body(("core", b"{}"), extra=1), "extra", id="unknown field"),
     ],
@@ -101,5 +101,5 @@ async def test_a_detail_is_made_again_as_it_came(desk: AskedDesk, detail: bytes)
 
 async def test_an_order_is_no_letter(desk: AskedDesk) -> None:
     """What a page of another site could post is not taken, nor what is meant for another route."""
-    answer = await desk.client.post("/api/letters", json={"to": ENDPOINT})
+    answer = await desk.client.post("/api/dead-letters/import", json={"to": ENDPOINT})
     assert (answer.status, (await answer.json())["error"]["code"]) == (415, "wrong_type")

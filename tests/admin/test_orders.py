@@ -228,10 +228,10 @@ async def test_a_damaged_payload_is_told(desk: AskedDesk, tmp_path: Path) -> Non
         ("reroute", {}, "`to` names the destination"),
         ("replay", {"to": "other"}, "`to` names the destination"),
         ("reroute", {"to": "nobody"}, "no destination 'nobody': say one of endpoint"),
-        ("retoken", {}, "`token` is the key"),
-        ("discard", {"token": "hush"}, "`token` is the key"),
-        ("retoken", {"token": "hush\n"}, "none that a header can carry"),
-        ("retoken", {"token": ""}, "none that a header can carry"),
+        ("replace-token", {}, "`token` is the new key"),
+        ("discard", {"token": "hush"}, "`token` is the new key"),
+        ("replace-token", {"token": "hush\n"}, "none that a header can carry"),
+        ("replace-token", {"token": ""}, "none that a header can carry"),
     ],
 )
 async def test_an_order_says_what_it_needs_and_no_more(
@@ -257,7 +257,7 @@ async def test_a_token_of_an_order_is_nowhere_to_be_seen(desk: AskedDesk, capsys
     """A new key frees what was held for the old one; it is in no answer, no list, and no message."""
     accepted = await desk.spool.accept(a_record("a", token="refused"))
     await desk.spool.settle(accepted.ready[0], Hold("HTTP 401", accepted.ready[0].record.token_id))
-    step = await desk.order("retoken", token="hush-hush")
+    step = await desk.order("replace-token", token="hush-hush")
     assert (step["matched"], step["done"]) == (1, 1)
     assert await states(desk.spool, "a") == [READY]
     shown = await desk.list(state="queued")

@@ -10,7 +10,7 @@ from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import Lifecycle, Phase
 from gateway.live_calls import CourtesyFigures
-from gateway.operations.service import OrderDesk
+from gateway.operations.service import DeliveryAdmin
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.errors import SpoolError
 from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
@@ -82,7 +82,7 @@ class World:
     lifecycle: Lifecycle = RUNNING
     calls: Mapping[str, tuple[TracedRecord, ...]] = field(default_factory=dict)
     trace_error: SpoolError | None = None
-    desk: OrderDesk | None = None
+    desk: DeliveryAdmin | None = None
     token: str | None = None
     now: int = NOW
     courtesy: CourtesyFigures | None = NO_CALLS
@@ -110,7 +110,7 @@ class View:
         return self._world.lifecycle
 
     @property
-    def delivery_admin(self) -> OrderDesk | None:
+    def delivery_admin(self) -> DeliveryAdmin | None:
         return self._world.desk
 
     def now(self) -> int:

@@ -128,12 +128,12 @@ def test_what_was_exported_can_be_brought_into_another_spool(
     """It is queued there with the same keys and documents, in the order of its calls, and only once."""
     exported(cli, server, desk, tmp_path / "out")
     command = ("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there)
-    assert "Would bring in 3 call logs." in cli(*command, "--dry-run").stdout
+    assert "Would import 3 call logs." in cli(*command, "--dry-run").stdout
     assert server.run(states(other.spool, "a")) == []
     result = cli(*command)
-    assert (result.exit_code, f"Brought in 3 call logs for {OTHER}." in result.stdout) == (0, True), result.output
+    assert (result.exit_code, f"Imported 3 call logs for {OTHER}." in result.stdout) == (0, True), result.output
     again = cli(*command)
-    assert ("Brought in 0 call logs" in again.stdout, "3 were here already" in again.stderr) == (True, True)
+    assert ("Imported 0 call logs" in again.stdout, "3 were known already" in again.stderr) == (True, True)
     assert documents(cli, *there) == documents(cli)
     assert server.run(states(other.spool, "b")) == [READY, WAITING, WAITING]
     assert server.run(other.spool.token(1)) is None
@@ -156,10 +156,10 @@ def test_what_is_still_here_is_not_brought_in_and_what_was_discarded_is(
     """An export is a copy: into its own spool it comes back only once what it was made of is gone."""
     exported(cli, server, desk, tmp_path / "out")
     command = ("dead", "import", str(tmp_path / "out"), "--to", "endpoint")
-    assert "3 were here already" in cli(*command).stderr
+    assert "3 were known already" in cli(*command).stderr
     before = documents(cli)
     assert cli("dead", "discard", "b", "--yes").exit_code == 0
-    assert "Brought in 2 call logs" in cli(*command).stdout
+    assert "Imported 2 call logs" in cli(*command).stdout
     assert documents(cli) == before
 
 
@@ -181,17 +181,17 @@ def test_what_is_not_whole_is_left_out(
     spoil: Callable[[Path], object],
     said: str,
 ) -> None:
-    """A damaged file is told with its call, nothing of it is stored, and the others are brought in."""
+    """A damaged file is told with its call, nothing of it is stored, and the others are imported."""
     exported(cli, server, desk, tmp_path / "out")
     _, first, *_ = index_of(tmp_path / "out")
     spoil(tmp_path / "out" / first["file"])
     result = cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there)
     assert (result.exit_code, said in result.stderr) == (1, True), result.output
-    assert "1 could not be brought in" in result.stderr
-    assert "Brought in 2 call logs" in result.stdout
+    assert "1 could not be imported" in result.stderr
+    assert "Imported 2 call logs" in result.stdout
 
 
-@pytest.mark.parametrize(("to", "said"), [("nobody", "no destination 'nobody'"), ("bucket", "Brought in 3")])
+@pytest.mark.parametrize(("to", "said"), [("nobody", "no destination 'nobody'"), ("bucket", "Imported 3")])
 def test_the_destination_decides_what_can_be_brought_in(
     cli: Cli, server: Server, desk: Desk, other: Desk, there: tuple[str, str], tmp_path: Path, to: str, said: str
 ) -> None:

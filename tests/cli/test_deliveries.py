@@ -71,7 +71,7 @@ def test_a_new_key_is_never_on_the_command_line(
     if given == "terminal":
         monkeypatch.setattr(sys.modules["gateway.cli.deliveries"], "is_a_terminal", lambda: True)
     sources = {"file": ("--key", str(file)), "standard input": ("--key", "-"), "terminal": ()}
-    arguments = ("deliveries", "retoken", "refused", *sources[given])
+    arguments = ("deliveries", "replace-token", "refused", *sources[given])
     typed = {"file": None, "standard input": "hush\n", "terminal": "hush\ny\n"}
     result = cli(*arguments, stdin=typed[given])
     assert (result.exit_code, "hush" in result.output) == (0, False), result.output
@@ -82,6 +82,6 @@ def test_a_new_key_is_never_on_the_command_line(
 
 def test_without_a_key_nothing_is_changed(cli: Cli, server: Server, desk: Desk) -> None:
     """Where nobody can be asked, the ways to give a key are named."""
-    result = cli("deliveries", "retoken", "refused")
+    result = cli("deliveries", "replace-token", "refused")
     assert (result.exit_code, "--key FILE" in result.stderr) == (2, True)
     assert server.run(states(desk.spool, "refused")) == [HELD]

@@ -23,7 +23,7 @@ from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers
 from gateway.intake.upload_urls import UploadDesk
 from gateway.live_calls import OpenCalls
-from gateway.sdk_outbox.sinks import SpoolTaker
+from gateway.sdk_outbox.sinks import SpoolSink
 from spool.records import Clock
 from spool.store import Spool
 
@@ -81,7 +81,7 @@ class Intake:
         )
         token = IntakeToken(options.token)
         self.taker = partial(
-            SpoolTaker,
+            SpoolSink,
             acceptor=acceptor,
             budget=self.budget,
             staging=staging,

@@ -50,7 +50,7 @@ class Watching:
 @asynccontextmanager
 async def watching_over(folder: Path, *paths: Path) -> AsyncIterator[Watching]:
     async with running(folder / "spool") as world:
-        watch = OutboxWatch(paths, INTERVAL, world.intake.taker(key=None), world.clock, Heard())
+        watch = OutboxWatch(paths, INTERVAL, world.intake.sink(key=None), world.clock, Heard())
         watch.start()
         try:
             yield Watching(world, watch)
@@ -191,7 +191,7 @@ async def test_a_stop_takes_what_was_written_last(tmp_path: Path) -> None:
     """An agent that is stopped together with the gateway writes its rows then: a stop ends with a look."""
     outbox = tmp_path / "outbox.db"
     async with running(tmp_path / "spool") as world:
-        watch = OutboxWatch((outbox,), 3600.0, world.intake.taker(key=None), world.clock, Heard())
+        watch = OutboxWatch((outbox,), 3600.0, world.intake.sink(key=None), world.clock, Heard())
         watch.start()
         await until(lambda: asyncio.sleep(0, watch.status()[0].state is OutboxState.MISSING), "it was looked at")
         write(outbox, payload=FULL)

@@ -25,8 +25,8 @@ class Rescue:
 
     def __post_init__(self) -> None:
         self.file = OutboxFile(self.outbox)
-        taker = self.world.intake.taker(key=self.key)
-        self.rescuer = Rescuer(self.file, taker, self.world.clock, self)
+        sink = self.world.intake.sink(key=self.key)
+        self.rescuer = Rescuer(self.file, sink, self.world.clock, self)
 
     def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:
         self.outcomes[outcome] += 1

@@ -146,7 +146,7 @@ class Model:
             if one is not None and one.state is READY:
                 one.due_at = min(one.due_at, now)
 
-    def retoken(self, keys: Iterable[DeliveryKey], token: str, now: int) -> None:
+    def replace_token(self, keys: Iterable[DeliveryKey], token: str, now: int) -> None:
         for number in dict.fromkeys(key.record_id for key in keys if (one := self.find(key)) and not one.state.ended):
             record = self.records[number - 1]
             for one in record.owed:

@@ -72,7 +72,7 @@ DESTINATIONS = (ENDPOINT, BUCKET)
 FILES = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
 TAKES = {ENDPOINT: (FILES | {Form.NOTICE, Form.REDUCED}, True), BUCKET: (FILES, False)}
 """What can be rerouted to a destination, and whether it gets that in the order of the calls."""
-ORDERS = ("replay", "discard", "retry", "retoken", "reroute")
+ORDERS = ("replay", "discard", "retry", "replace_token", "reroute")
 FOR_EVER = 1000 * HOUR
 EXPIRE_AFTER = 5 * HOUR
 LARGE = 5 << 20
@@ -256,7 +256,10 @@ class SpoolMachine(RuleBasedStateMachine):
             "replay": (lambda: order.replay(keys), lambda: self.model.replay(keys, now)),
             "discard": (lambda: order.discard(keys), discarded),
             "retry": (lambda: order.retry(keys), lambda: self.model.retry(keys, now)),
-            "retoken": (lambda: order.retoken(keys, token), lambda: self.model.retoken(keys, token, now)),
+            "replace_token": (
+                lambda: order.replace_token(keys, token),
+                lambda: self.model.replace_token(keys, token, now),
+            ),
             "reroute": (
                 lambda: order.reroute(keys, destination, forms=forms, ordered=ordered),
                 lambda: self.model.reroute(keys, destination, forms, now, ordered=ordered),

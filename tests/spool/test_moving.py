@@ -203,12 +203,12 @@ async def held(spool: Spool, call_id: str, token: str | None) -> Delivery:
 async def test_another_token_frees_what_was_held_for_the_old_one(spool: Spool, tmp_path: Path, old: str | None) -> None:
     """The call log is sent with the new token at once, and the old one is gone; others of the old token stay held."""
     one, other = await held(spool, "c", old), await held(spool, "d", old)
-    done = await spool.orders.retoken([one.key], "good")
+    done = await spool.orders.replace_token([one.key], "good")
     (freed,) = done.ready
     assert (done.moved, freed.key, freed.due_at) == (1, one.key, NOW)
     assert await spool.token(freed.record.token_id or 0) == "good"
     assert (await states(spool, "c"), await states(spool, "d")) == ([READY, WAITING], [HELD, WAITING])
-    await spool.orders.retoken([other.key], "good")
+    await spool.orders.replace_token([other.key], "good")
     assert rows(tmp_path, "SELECT value, uses FROM tokens") == [("good", 2)]
 
 
@@ -216,7 +216,7 @@ async def test_a_dead_letter_with_another_token_stays_one(spool: Spool) -> None:
     """A new token changes what a dead letter is sent with, once it is replayed."""
     (core, _), (delivery,) = await split(spool, token="old"), await due(spool)
     await spool.settle(delivery, Bury("gone"))
-    done = await spool.orders.retoken([core], "new")
+    done = await spool.orders.replace_token([core], "new")
     assert (done.moved, done.ready, await states(spool, "c")) == (1, (), [DEAD, HELD])
     (replayed,) = (await spool.orders.replay([core])).ready
     assert await spool.token(replayed.record.token_id or 0) == "new"
@@ -228,7 +228,7 @@ async def test_an_attempt_with_the_old_token_says_nothing_about_the_new_one(
 ) -> None:
     """What was under way with the replaced token is tried again with the new one, whatever came of it."""
     (core, _), (before,) = await split(spool, token="old"), await due(spool)
-    await spool.orders.retoken([core], "new")
+    await spool.orders.replace_token([core], "new")
     (again,) = await spool.settle(before, settlement)
     assert (again.key, again.record.token_id != before.record.token_id) == (core, True)
     assert await states(spool, "c") == [READY, WAITING]
@@ -239,5 +239,5 @@ async def test_what_has_ended_gets_no_token(spool: Spool, tmp_path: Path) -> Non
     (delivery,) = (await spool.accept(a_record("c", token="old"))).ready
     await spool.settle(delivery, Delivered())
     unknown = DeliveryKey(99, ENDPOINT, Form.CORE)
-    assert (await spool.orders.retoken([delivery.key, unknown], "new")).moved == 0
+    assert (await spool.orders.replace_token([delivery.key, unknown], "new")).moved == 0
     assert rows(tmp_path, "SELECT count(*) FROM tokens") == [(0,)]

@@ -107,7 +107,7 @@ async def test_another_key_frees_what_was_held(tmp_path: Path) -> None:
 
         await until(all_held, "all are held")
         shown = await callspool(gateway, "deliveries", "list", "--state", "held")
-        said = await callspool(gateway, "deliveries", "retoken", "--all", "--key", "-", stdin=b"good-key\n")
+        said = await callspool(gateway, "deliveries", "replace-token", "--all", "--key", "-", stdin=b"good-key\n")
         assert "Another key was given to 3 deliveries." in said
         await endpoint.wait_for(3)
         await gateway.delivered()

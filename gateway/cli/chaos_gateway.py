@@ -1,4 +1,4 @@
-"""`python -m gateway.cli.chaos_subject`: the gateway that `callspool chaos` tests; its settings come from the check.
+"""`python -m gateway.cli.chaos_gateway`: the gateway that `callspool chaos` tests; its settings come from the check.
 
 They are read, pickled, from standard input, which only the process that started this one writes to: a file or
 variables could not say all of them without saying the operator's own destinations too.
