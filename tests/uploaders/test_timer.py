@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from uploaders.dispatch.queue_client import LONGEST_SLEEP_SECONDS, LoopTimer, sleep_until
+from uploaders.dispatch.scheduling import LONGEST_SLEEP_SECONDS, LoopTimer, sleep_until
 
 
 def now() -> int:

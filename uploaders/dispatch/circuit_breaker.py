@@ -70,24 +70,23 @@ class CircuitBreaker:
             return BreakerState.CLOSED
         return BreakerState.HALF_OPEN if self._probe_under_way else BreakerState.OPEN
 
-    @property
-    def kept(self) -> OpenBreaker | None:
-        """What a restart is to know; None while it is closed."""
+    def snapshot(self) -> OpenBreaker | None:
+        """What a restart must know; None while it is closed."""
         if self._cause is None or self.since is None or self.retry_at is None:
             return None
         return OpenBreaker(self._cause, self.reason, self.since, self.retry_at, self._probes)
 
-    def restore(self, kept: OpenBreaker, now: int) -> Change:
+    def restore(self, saved: OpenBreaker, now: int) -> Change:
         """Go on where an earlier process stopped.
 
         Back-off keeps its time, as far as that can be true: a clock may have been set back. A pause is probed at once,
         since whoever corrects an address or a token restarts, and need not wait.
         """
-        self._cause = Cause.BACKING_OFF if kept.cause == Cause.BACKING_OFF else Cause.PAUSED
-        self.reason, self._probes = kept.reason, kept.probes
-        self.since = min(kept.since, now)
+        self._cause = Cause.BACKING_OFF if saved.cause == Cause.BACKING_OFF else Cause.PAUSED
+        self.reason, self._probes = saved.reason, saved.probes
+        self.since = min(saved.since, now)
         longest = now + math.ceil(max(self._policy.maximum, RETRY_AFTER_LIMIT_SECONDS) * 1000)
-        self.retry_at = now if self._cause is Cause.PAUSED else min(kept.retry_at, longest)
+        self.retry_at = now if self._cause is Cause.PAUSED else min(saved.retry_at, longest)
         return Change(False, f"{self._cause}, as before the restart: {self.reason}")
 
     def resume(self, now: int) -> bool:

@@ -1,54 +1,21 @@
-"""One destination: its two lanes, its breaker and its paused tokens, and what an attempt's end means for them."""
+"""One destination: two lanes, a circuit breaker, refused credentials, and what each attempt means for them.
+
+A slot of a lane is taken for the attempt alone. Its settlement is written while the slot serves the next delivery, so
+that many settlements share one group commit; the lease ends when the settlement is durable.
+"""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from spool.records import Bury, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
 from uploaders.base import DestinationStatus, DispatchObserver, Outcome, Queue, Refused, Scope, Uploader
 from uploaders.dispatch.circuit_breaker import Change, CircuitBreaker
-from uploaders.dispatch.concurrency import ConcurrencyLimit
 from uploaders.dispatch.credentials import CredentialBreaker
-from uploaders.dispatch.lane import LaneWorker, PayloadUnreadable
+from uploaders.dispatch.lane import MOST_UNSETTLED, LaneState, PayloadUnreadable, attempt, outcome_label
 from uploaders.dispatch.policy import FallbackStep, RetryPolicy, backoff_seconds, decide, defer, settle_too_large
-from uploaders.dispatch.queue_client import Insisting, PatientQueue, Tasks, TimerHandle
-
-# Keeps a circuit breaker in the spool: read once at the start, written whenever it changed.
-
-
-class BreakerKeeper:
-    """One write at a time, so that the latest state is written last; what changes meanwhile is written after it."""
-
-    def __init__(self, name: str, breaker: CircuitBreaker, queue: PatientQueue, tasks: Tasks) -> None:
-        self._name = name
-        self._breaker = breaker
-        self._queue = queue
-        self._tasks = tasks
-        self._kept = breaker.kept
-        self._writing = False
-
-    async def restore(self, now: int) -> Change | None:
-        """Let the breaker go on where an earlier process stopped; None where it was closed."""
-        self._kept = await self._queue.open_breaker(self._name)
-        return None if self._kept is None else self._breaker.restore(self._kept, now)
-
-    def look(self) -> None:
-        """Write the breaker's state if it is not what was written last. Takes constant time."""
-        if not self._writing and self._breaker.kept != self._kept:
-            self._writing = True
-            self._tasks.spawn(self._write())
-
-    async def _write(self) -> None:
-        """Until what is written is what is true."""
-        try:
-            while (kept := self._breaker.kept) != self._kept:
-                await self._queue.keep_breaker(self._name, kept)
-                self._kept = kept
-        finally:
-            self._writing = False
-
-
-# Plain data: how to deliver to one destination.
+from uploaders.dispatch.scheduling import Tasks, TimerHandle, Timing, retry_until_answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,38 +44,34 @@ class DestinationWorker:
         name: str,
         plan: DestinationPlan,
         queue: Queue,
-        insisting: Insisting,
+        timing: Timing,
         observer: DispatchObserver,
         freed: Callable[[tuple[Delivery, ...]], None],
         pumped: Callable[[], None],
     ) -> None:
-        self.freed = freed
+        self._freed = freed
         self._name = name
         self._plan = plan
-        self._queue = PatientQueue(queue, insisting)
-        self._insisting = insisting
+        self._queue = queue
+        self._timing = timing
         self._observer = observer
         self._pumped = pumped
-        self._breaker = CircuitBreaker(plan.policy, insisting.jitter)
-        self._tokens = CredentialBreaker(plan.policy)
-        self._lanes = {
-            lane: LaneWorker(
-                name, lane, ConcurrencyLimit(plan.concurrency[lane]), plan.uploader, self._queue, observer, self
-            )
-            for lane in Lane
-        }
+        self._breaker = CircuitBreaker(plan.policy, timing.jitter)
+        self._saved_breaker = self._breaker.snapshot()
+        self._saving_breaker = False
+        self._credentials = CredentialBreaker(plan.policy)
+        self._lanes = {lane: LaneState(lane, plan.concurrency[lane]) for lane in Lane}
         self._scheduled = False
         self._stopped = False
         self._alarm: tuple[int, TimerHandle] | None = None
         self._chores = Tasks()
-        self._keeper = BreakerKeeper(name, self._breaker, self._queue, self._chores)
         self._restored = False
 
     @property
     def core_idle(self) -> bool:
         """Whether no core delivery is under way, and none could be started now."""
         core = self._lanes[Lane.CORE]
-        waits = not self._breaker.closed and not self._breaker.may_probe(self._insisting.clock())
+        waits = not self._breaker.closed and not self._breaker.may_probe(self._timing.clock())
         return core.idle or (waits and not core.busy)
 
     @property
@@ -124,8 +87,8 @@ class DestinationWorker:
             in_flight={lane: worker.running for lane, worker in self._lanes.items()},
             breaker=self._breaker.state,
             since=self._breaker.since,
-            refused_tokens=self._tokens.count,
-            slots={lane: worker.slots for lane, worker in self._lanes.items()},
+            refused_tokens=self._credentials.count,
+            slots={lane: self._slots(worker) for lane, worker in self._lanes.items()},
         )
 
     def start(self) -> None:
@@ -134,18 +97,18 @@ class DestinationWorker:
 
     def offer(self, delivery: Delivery) -> None:
         """A delivery that may be sent now. Takes constant time."""
-        self._lanes[delivery.lane].buffer.offer(delivery, self._insisting.clock())
+        self._lanes[delivery.lane].prefetch.offer(delivery, self._timing.clock())
         self.changed()
 
     def withdraw(self, keys: Collection[DeliveryKey]) -> None:
         """Forget deliveries that an order moved, as far as they are not being attempted, and ask anew what is due."""
         for lane in self._lanes.values():
-            lane.buffer.withdraw(keys)
+            lane.prefetch.withdraw(keys)
         self._ask_again()
 
     def probe_tokens(self, token_ids: Collection[int | None]) -> bool:
         """Send one delivery of each of these tokens now, where it is paused; whether one of them is."""
-        paused = self._tokens.probe_now(self._insisting.clock(), token_ids)
+        paused = self._credentials.probe_now(self._timing.clock(), token_ids)
         self.changed()
         return paused
 
@@ -160,10 +123,10 @@ class DestinationWorker:
 
         Success ends the outage or the pause, as ever. False where nothing waits.
         """
-        now = self._insisting.clock()
+        now = self._timing.clock()
         waited = self._breaker.resume(now)
-        waited = self._tokens.probe_now(now) or waited
-        self._keeper.look()
+        waited = self._credentials.probe_now(now) or waited
+        self._save_breaker()
         if waited:
             self._chores.spawn(self._wake())
         return waited
@@ -177,30 +140,86 @@ class DestinationWorker:
         await self._chores.cancel()
         await self._plan.uploader.close()
 
-    # What the lanes ask ----------------------------------------------------------------------------------------
+    # Attempts ---------------------------------------------------------------------------------------------------
 
-    def admit(self, lane: LaneWorker, now: int) -> tuple[Delivery, bool] | None:
-        """See `LaneOwner.admit`. What is taken of a paused token is held on the way."""
+    def _slots(self, lane: LaneState) -> int:
+        """How many attempts of this lane may be under way now. Cores are never throttled for live calls."""
+        allowed = self._plan.details_at_once() if lane.lane is Lane.DETAIL else None
+        return lane.limit.slots if allowed is None else min(allowed, lane.limit.slots)
+
+    def _start_attempts(self, lane: LaneState, now: int) -> None:
+        """Fill the free slots of a lane, and ask the spool for more when few deliveries are left."""
+        lane.prefetch.advance(now)
+        while lane.running < self._slots(lane) and lane.unsettled < MOST_UNSETTLED:
+            admitted = self._admit(lane, now)
+            if admitted is None:
+                break
+            lane.running += 1
+            lane.attempts.spawn(self._deliver(lane, *admitted))
+        if lane.prefetch.wants_filling:
+            lane.queries.spawn(self._fill(lane))
+
+    def _admit(self, lane: LaneState, now: int) -> tuple[Delivery, bool] | None:
+        """The next delivery to attempt, and whether it is the breaker's probe; None when none may be started.
+
+        What needs a refused credential is held instead.
+        """
         while self._restored:
             probe = not self._breaker.closed
-            delivery = self._take_probe(lane, now) if probe else lane.buffer.take()
+            delivery = self._take_probe(lane, now) if probe else lane.prefetch.take()
             if delivery is None:
                 return None
-            reason = self._tokens.hold_reason(delivery)
+            reason = self._credentials.hold_reason(delivery)
             if reason is None:
                 if probe:
                     self._breaker.probe_started()
                 return delivery, probe
-            lane.settle_soon(delivery, Hold(reason, delivery.record.token_id))
+            lane.unsettled += 1
+            lane.attempts.spawn(self._settle(lane, delivery, Hold(reason, delivery.record.token_id)))
         return None
 
-    def slots_allowed(self, lane: LaneWorker) -> int | None:
-        """See `LaneOwner.slots_allowed`. Cores are never held back."""
-        return self._plan.details_at_once() if lane.lane is Lane.DETAIL else None
+    async def _deliver(self, lane: LaneState, delivery: Delivery, probe: bool) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            outcome = await attempt(self._plan.uploader, delivery, cancelled_by_us=lane.stopping)
+        finally:
+            all_in_use = lane.running >= self._slots(lane)
+            lane.running -= 1
+        if not isinstance(outcome, PayloadUnreadable):
+            size = delivery.record.raw_bytes
+            lane.limit.attempt_ended(outcome, size=size, started=started, now=loop.time(), all_in_use=all_in_use)
+        lane.unsettled += 1
+        settlement = self._conclude(delivery, outcome, probe=probe)
+        self.changed()
+        self._observer.attempted(delivery, outcome_label(settlement, outcome), loop.time() - started)
+        await self._settle(lane, delivery, settlement)
 
-    def conclude(self, delivery: Delivery, outcome: Outcome | PayloadUnreadable, *, probe: bool) -> Settlement:
-        """See `LaneOwner.conclude`."""
-        now, policy = self._insisting.clock(), self._plan.policy
+    async def _settle(self, lane: LaneState, delivery: Delivery, settlement: Settlement) -> None:
+        freed = await retry_until_answered(
+            self._timing, lambda: self._queue.settle(delivery, settlement), "settling a delivery"
+        )
+        lane.unsettled -= 1
+        lane.prefetch.release(delivery.key)
+        if isinstance(settlement, RetryAt):
+            lane.prefetch.note_due(settlement.due_at)
+        if freed:
+            self._freed(freed)
+        self.changed()
+
+    async def _fill(self, lane: LaneState) -> None:
+        await lane.prefetch.fill(
+            lambda limit: retry_until_answered(
+                self._timing,
+                lambda: self._queue.due(self._name, lane.lane, now=self._timing.clock(), limit=limit),
+                "asking what is due",
+            )
+        )
+        self.changed()
+
+    def _conclude(self, delivery: Delivery, outcome: Outcome | PayloadUnreadable, *, probe: bool) -> Settlement:
+        """Learn from an attempt and decide what is to be written."""
+        now, policy = self._timing.clock(), self._plan.policy
         if isinstance(outcome, PayloadUnreadable):
             if probe:
                 self._breaker.probe_abandoned()
@@ -218,21 +237,21 @@ class DestinationWorker:
             delivery,
             now,
             policy,
-            jitter=self._insisting.jitter(),
+            jitter=self._timing.jitter(),
             destination_succeeded_since_first_failure=(self._breaker.last_success_at or 0)
             > (delivery.first_failed_at or now),
         )
         again_at = self._breaker.retry_at or now
         return defer(settlement, outcome, now, again_at, refusing_everything=self._breaker.refusing_everything)
 
-    # Breaker and tokens ----------------------------------------------------------------------------------------
+    # Circuit breaker and credentials -----------------------------------------------------------------------------
 
     def _learn(self, delivery: Delivery, outcome: Outcome, now: int, *, probe: bool) -> None:
         change = self._breaker.attempt_ended(delivery.key, outcome, now, probe=probe)
-        self._keeper.look()
+        self._save_breaker()
         if change is not None:
             self._tell(change)
-        taken = self._tokens.attempt_ended(delivery, outcome, now)
+        taken = self._credentials.attempt_ended(delivery, outcome, now)
         token_id = delivery.record.token_id
         if taken:
             self._observer.destination_changed(self._name, True, f"{_named(token_id)} is taken again")
@@ -246,51 +265,80 @@ class DestinationWorker:
         if change.wake:
             self._chores.spawn(self._wake())
 
-    def _take_probe(self, lane: LaneWorker, now: int) -> Delivery | None:
+    def _take_probe(self, lane: LaneState, now: int) -> Delivery | None:
         """One delivery, of the core lane if it has any, and not one that failed as a probe while others wait."""
         if not self._breaker.may_probe(now):
             return None
-        if lane.lane is Lane.DETAIL and self._lanes[Lane.CORE].buffer.may_have_waiting:
+        if lane.lane is Lane.DETAIL and self._lanes[Lane.CORE].prefetch.may_have_waiting:
             return None
-        fresh = lane.buffer.take_first(lambda delivery: not self._breaker.was_probed(delivery.key))
-        if fresh is not None or lane.buffer.wants_filling:
+        fresh = lane.prefetch.take_first(lambda delivery: not self._breaker.was_probed(delivery.key))
+        if fresh is not None or lane.prefetch.wants_filling:
             return fresh
         self._breaker.forget_probed()
-        return lane.buffer.take()
+        return lane.prefetch.take()
 
     # Work beside the lanes -------------------------------------------------------------------------------------
 
+    def _save_breaker(self) -> None:
+        """Write the breaker's state if it is not what was written last. Takes constant time."""
+        if not self._saving_breaker and self._breaker.snapshot() != self._saved_breaker:
+            self._saving_breaker = True
+            self._chores.spawn(self._write_breaker())
+
+    async def _write_breaker(self) -> None:
+        """One write at a time, until what is written is what is true."""
+        try:
+            while (snapshot := self._breaker.snapshot()) != self._saved_breaker:
+                await retry_until_answered(
+                    self._timing, partial(self._queue.breakers.keep, self._name, snapshot), "saving a circuit breaker"
+                )
+                self._saved_breaker = snapshot
+        finally:
+            self._saving_breaker = False
+
     async def _wake(self) -> None:
-        await self._queue.wake(self._name)
+        await retry_until_answered(
+            self._timing, lambda: self._queue.wake(self._name, now=self._timing.clock()), "waking a destination"
+        )
         self._ask_again()
 
     async def _resume(self) -> None:
         """Go on where the process before this one stopped; nothing is sent until that is known."""
-        change = await self._keeper.restore(self._insisting.clock())
-        if change is not None:
-            self._tell(change)
+        saved = await retry_until_answered(
+            self._timing, lambda: self._queue.breakers.read(self._name), "reading a circuit breaker"
+        )
+        if saved is not None:
+            self._tell(self._breaker.restore(saved, self._timing.clock()))
+        self._saved_breaker = saved
         self._restored = True
         self.changed()
-        for token_id in await self._queue.held_tokens(self._name):
+        held = await retry_until_answered(
+            self._timing, lambda: self._queue.held_tokens(self._name), "asking which tokens are held"
+        )
+        for token_id in held:
             if self._plan.shared_token:
                 await self._release_all(token_id)
             else:
-                self._tokens.resume(token_id, self._insisting.clock())
+                self._credentials.resume(token_id, self._timing.clock())
         self.changed()
 
     async def _release_all(self, token_id: int | None) -> None:
-        await self._queue.release(self._name, token_id)
+        await retry_until_answered(
+            self._timing, lambda: self._queue.release(self._name, token_id), "releasing held deliveries"
+        )
         self._ask_again()
 
     async def _release_probe(self, token_id: int | None) -> None:
-        freed = await self._queue.release(self._name, token_id, limit=1)
-        self._tokens.released(token_id, freed)
-        self.freed(freed)
+        freed = await retry_until_answered(
+            self._timing, lambda: self._queue.release(self._name, token_id, limit=1), "releasing a held delivery"
+        )
+        self._credentials.released(token_id, freed)
+        self._freed(freed)
         self.changed()
 
     def _ask_again(self) -> None:
         for lane in self._lanes.values():
-            lane.buffer.ask_again()
+            lane.prefetch.ask_again()
         self.changed()
 
     # Events ----------------------------------------------------------------------------------------------------
@@ -299,18 +347,18 @@ class DestinationWorker:
         self._scheduled = False
         if self._stopped:
             return
-        now = self._insisting.clock()
-        for token_id in self._tokens.take_due(now):
+        now = self._timing.clock()
+        for token_id in self._credentials.take_due(now):
             self._chores.spawn(self._release_probe(token_id))
         for lane in self._lanes.values():
-            lane.pump(now)
+            self._start_attempts(lane, now)
         self._set_alarm(now)
         self._pumped()
 
     def _set_alarm(self, now: int) -> None:
         """One timer, for the earliest of everything that time alone will make possible."""
-        times = [lane.buffer.next_due_at for lane in self._lanes.values()]
-        times += [self._breaker.retry_at, self._tokens.next_probe_at]
+        times = [lane.prefetch.next_due_at for lane in self._lanes.values()]
+        times += [self._breaker.retry_at, self._credentials.next_probe_at]
         earliest = min((when for when in times if when is not None and when > now), default=None)
         if self._alarm is not None:
             if self._alarm[0] == earliest:
@@ -318,7 +366,7 @@ class DestinationWorker:
             self._alarm[1].cancel()
             self._alarm = None
         if earliest is not None:
-            self._alarm = (earliest, self._insisting.timer.call_at(earliest, self._on_alarm))
+            self._alarm = (earliest, self._timing.timer.call_at(earliest, self._on_alarm))
 
     def _on_alarm(self) -> None:
         self._alarm = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from spool.records import Delivery, DeliveryKey
 from uploaders.base import DestinationStatus, DispatchObserver, Queue
 from uploaders.dispatch.destination import DestinationPlan, DestinationWorker
-from uploaders.dispatch.queue_client import Insisting, LoopTimer, Timer
+from uploaders.dispatch.scheduling import LoopTimer, Timer, Timing
 
 __all__ = ["DestinationPlan", "Dispatcher"]
 
@@ -31,9 +31,9 @@ class Dispatcher:
         observer: DispatchObserver,
         timer: Timer | None = None,
     ) -> None:
-        insisting = Insisting(clock, jitter, timer or LoopTimer(clock))
+        timing = Timing(clock, jitter, timer or LoopTimer(clock))
         self._destinations = {
-            name: DestinationWorker(name, plan, queue, insisting, observer, self.offer, self._pumped)
+            name: DestinationWorker(name, plan, queue, timing, observer, self.offer, self._pumped)
             for name, plan in destinations.items()
         }
         self._drained: set[asyncio.Future[None]] = set()
