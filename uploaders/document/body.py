@@ -10,6 +10,7 @@ import mmap
 import tempfile
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -130,29 +131,6 @@ class TooLarge(Exception):
         self.max_bytes = max_bytes
 
 
-class Body(Protocol):
-    """Takes pieces in order; after `finish`, `buffer` holds the body."""
-
-    buffer: SpillingBuffer
-    content_encoding: str | None
-
-    def add_literal(self, data: bytes) -> None:
-        """Append JSON text. Raises `TooLarge`."""
-        ...
-
-    def is_quick(self, frame: bytes) -> bool:
-        """Whether adding this frame takes the event loop no time that matters."""
-        ...
-
-    def add_frame(self, frame: bytes) -> None:
-        """Append the JSON text that a stored zstd frame holds. Raises `TooLarge` and `CorruptPayload`."""
-        ...
-
-    def finish(self) -> None:
-        """Write what is left: less than half a millisecond. Raises `TooLarge`."""
-        ...
-
-
 def decompress(frame: bytes) -> bytes:
     """The raw bytes of one stored frame. Raises `CorruptPayload` when it is not a complete, sane zstd frame."""
     if isinstance(frame, FreshFrame):
@@ -170,8 +148,11 @@ def compress(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
 
 
-class _BoundedBody:
-    """What all bodies share: a buffer that refuses to become longer than `max_bytes`."""
+class Body(ABC):
+    """Takes pieces in order into a buffer of at most `room.max_bytes`; after `finish`, `buffer` holds the body.
+
+    What appends raises `TooLarge`.
+    """
 
     content_encoding: str | None = None
 
@@ -179,21 +160,28 @@ class _BoundedBody:
         self.buffer = SpillingBuffer(room.directory)
         self._max_bytes = room.max_bytes
 
+    @abstractmethod
+    def add_literal(self, data: bytes) -> None:
+        """Append JSON text."""
+
+    @abstractmethod
+    def add_frame(self, frame: bytes) -> None:
+        """Append the JSON text that a stored zstd frame holds. Raises `CorruptPayload`."""
+
+    def is_quick(self, frame: bytes) -> bool:  # noqa: ARG002  # of zstd it depends on the frame
+        """Whether adding this frame takes the event loop no time that matters."""
+        return False
+
+    def finish(self) -> None:  # noqa: B027  # most bodies have nothing left to write
+        """Write what is left: less than half a millisecond."""
+
     def _write(self, data: bytes) -> None:
-        """Append encoded bytes. Raises `TooLarge`."""
         if self.buffer.size + len(data) > self._max_bytes:
             raise TooLarge(self._max_bytes)
         self.buffer.write(data)
 
-    def is_quick(self, frame: bytes) -> bool:  # noqa: ARG002  # of zstd it depends on the frame
-        """It is not: what the frame holds is made anew."""
-        return False
 
-    def finish(self) -> None:
-        """Nothing is left to write."""
-
-
-class IdentityBody(_BoundedBody):
+class IdentityBody(Body):
     """The document itself."""
 
     def add_literal(self, data: bytes) -> None:
@@ -205,7 +193,7 @@ class IdentityBody(_BoundedBody):
         self._write(decompress(frame))
 
 
-class ZstdBody(_BoundedBody):
+class ZstdBody(Body):
     """Frames one after the other are valid zstd: stored ones go in as they are, only the glue is compressed."""
 
     content_encoding: str | None = "zstd"
@@ -223,7 +211,7 @@ class ZstdBody(_BoundedBody):
         self._write(frame)
 
 
-class GzipBody(_BoundedBody):
+class GzipBody(Body):
     """One gzip member."""
 
     content_encoding: str | None = "gzip"
@@ -246,7 +234,7 @@ class GzipBody(_BoundedBody):
         super().finish()
 
 
-class EnvelopeBody(_BoundedBody):
+class EnvelopeBody(Body):
     """The Whispey envelope: `{"compressed": true, "data": <base64 of gzip>, ...sizes}`, encoded as it streams."""
 
     def __init__(self, room: BodyRoom, compressor: Compressor) -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from spool.records import Buffer, Delivery, Fragment, Record
 from uploaders.document.body import (
@@ -41,19 +41,6 @@ INLINE_BYTES = 64 * 1024
 
 Frames = Callable[[Record, Fragment], AsyncIterator[bytes]]
 """`PayloadReader.frames`."""
-
-
-class Text(Protocol):
-    """A document that is made, not stored; it can be read more than once, in a thread."""
-
-    @property
-    def raw_bytes(self) -> int:
-        """Its length."""
-        ...
-
-    def blocks(self) -> Iterator[bytes]:
-        """The document in blocks of about 1 MiB."""
-        ...
 
 
 class Encoding(StrEnum):
@@ -107,7 +94,7 @@ async def encode(delivery: Delivery, frames: Frames, encoding: Encoding, room: B
     )
 
 
-async def encode_text(text: Text, encoding: Encoding, room: BodyRoom) -> EncodedBody:
+async def encode_text(text: "ReducedDocument", encoding: Encoding, room: BodyRoom) -> EncodedBody:
     """The body of a document that is not stored as it is sent. Raises `TooLarge` like `encode`."""
     return await _first_that_fits(
         _bodies(encoding, text.raw_bytes, room), lambda body: asyncio.to_thread(_fill_with, body, text)
@@ -162,7 +149,7 @@ async def _fill(body: Body, record: Record, pieces: Sequence[Piece], frames: Fra
     return EncodedBody(body.buffer.view(), body.content_encoding)
 
 
-def _fill_with(body: Body, text: Text) -> EncodedBody:
+def _fill_with(body: Body, text: "ReducedDocument") -> EncodedBody:
     for block in text.blocks():
         body.add_literal(block)
     body.finish()

@@ -6,7 +6,7 @@ parser of its own: a request of 2 KB by the library's session takes three times 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol, cast
+from typing import cast
 
 import aiohttp
 import httptools
@@ -211,27 +211,15 @@ TURN_BYTES = 1 << 20
 Data = bytes | memoryview | AsyncIterator[bytes]
 
 
-class Sink(Protocol):
-    """What a request is written to."""
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Send this, or keep it until the peer takes it."""
-        ...
-
-    async def drained(self) -> bool:
-        """Wait until little is left unsent. False: the answer ended or the connection did, so nothing is to be sent."""
-        ...
-
-
-async def send(sink: Sink, head: bytes, data: Data, deadlines: Deadlines, pace: Pace | None) -> bool:
-    """Send all of a request. False: no more of it was wanted, for its answer has ended. `pace` None: at once."""
+async def send(connection: HttpConnection, head: bytes, data: Data, deadlines: Deadlines, pace: Pace | None) -> bool:
+    """Send all of a request. False: the response ended first, and the rest was not sent. `pace` None: unlimited."""
     deadlines.begin(Phase.SEND)
     if pace is None and isinstance(data, (bytes, memoryview)) and len(data) <= SLICE_BYTES:
-        sink.write(b"".join((head, data)))
+        connection.write(b"".join((head, data)))
         wanted = True
     else:
-        sink.write(head)
-        wanted = await _Sending(sink, deadlines, pace).send(data)
+        connection.write(head)
+        wanted = await _Sending(connection, deadlines, pace).send(data)
     deadlines.begin(Phase.FIRST_BYTE)
     return wanted
 
@@ -239,8 +227,8 @@ async def send(sink: Sink, head: bytes, data: Data, deadlines: Deadlines, pace: 
 class _Sending:
     """One body on its way out."""
 
-    def __init__(self, sink: Sink, deadlines: Deadlines, pace: Pace | None) -> None:
-        self._sink = sink
+    def __init__(self, connection: HttpConnection, deadlines: Deadlines, pace: Pace | None) -> None:
+        self._connection = connection
         self._deadlines = deadlines
         self._pace = pace
         self._since_turn = 0
@@ -260,8 +248,8 @@ class _Sending:
             if self._pace is not None:
                 with self._deadlines.suspended():
                     allowed = await self._pace(min(len(rest), SLICE_BYTES))
-            self._sink.write(rest[:allowed])
-            if not await self._sink.drained():
+            self._connection.write(rest[:allowed])
+            if not await self._connection.drained():
                 return False
             self._deadlines.begin(Phase.SEND)
             rest = rest[allowed:]
