@@ -54,7 +54,7 @@ class OpenCalls:
 
 
 @dataclass(frozen=True, slots=True)
-class CourtesyRule:
+class ThrottlePolicy:
     """How much is left. Rates are bytes a second, over all destinations together; None: any number."""
 
     rate: float | None
@@ -70,7 +70,7 @@ class CourtesyRule:
 
 
 @dataclass(frozen=True, slots=True)
-class CourtesyFigures:
+class ThrottleStatus:
     """How it is at one moment."""
 
     live_calls: int
@@ -81,10 +81,10 @@ class CourtesyFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Courtesy:
+class DrainThrottle:
     """The rule, applied to the calls that are live now. `clock` gives milliseconds since the Unix epoch."""
 
-    rule: CourtesyRule
+    rule: ThrottlePolicy
     calls: OpenCalls
     clock: Callable[[], int]
 
@@ -108,7 +108,7 @@ class Courtesy:
         """How many details a destination may have under way now; None: as many as it bears."""
         return self.rule.live_concurrency if self.slowed else None
 
-    def figures(self) -> CourtesyFigures:
+    def status(self) -> ThrottleStatus:
         """For people and metrics."""
         live = self.calls.open_calls(self.clock(), self.rule.live_max_age)
-        return CourtesyFigures(live, self.slowed, self.rate())
+        return ThrottleStatus(live, self.slowed, self.rate())

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.admin.view import GatewayView
-from gateway.live_calls import CourtesyFigures
+from gateway.live_calls import ThrottleStatus
 from gateway.logs import redact_text
 from gateway.operations.advice import by_kind
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
@@ -171,7 +171,7 @@ def of_destinations(destinations: Iterable[DestinationStatus]) -> Iterator[Gauge
     yield from (up, state, trouble, tokens, slots)
 
 
-def of_courtesy(figures: CourtesyFigures | None) -> Iterator[GaugeMetricFamily]:
+def of_courtesy(figures: ThrottleStatus | None) -> Iterator[GaugeMetricFamily]:
     """How many calls are live, and whether details are held back for them."""
     live, slowed = _live_calls(), _details_slowed()
     if figures is not None:

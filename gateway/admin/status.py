@@ -11,7 +11,7 @@ import structlog
 from gateway.admin.events import Event
 from gateway.admin.view import Lifecycle, Phase
 from gateway.formatting import bytes_text
-from gateway.live_calls import CourtesyFigures
+from gateway.live_calls import ThrottleStatus
 from gateway.logs import redact_text
 from gateway.operations.advice import ADVICE, by_kind
 from gateway.sdk_outbox.rows import OutboxStatus, Outcome
@@ -144,7 +144,7 @@ def status_of(
     lifecycle: Lifecycle,
     stats: SpoolStats | None,
     destinations: tuple[DestinationStatus, ...],
-    courtesy: CourtesyFigures | None,
+    courtesy: ThrottleStatus | None,
     outboxes: tuple[OutboxStatus, ...],
     events: tuple[Event, ...],
 ) -> Status:
@@ -189,7 +189,7 @@ def _outbox(outbox: OutboxStatus) -> OutboxReport:
     )
 
 
-def _courtesy(figures: CourtesyFigures) -> CourtesyReport:
+def _courtesy(figures: ThrottleStatus) -> CourtesyReport:
     """For people."""
     return CourtesyReport(live_calls=figures.live_calls, slowed=figures.slowed, bytes_per_second=figures.rate)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.live_calls import CourtesyFigures
+from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import Salvages
@@ -65,7 +65,7 @@ class GatewayView(Protocol):
         """Every watched outbox of the SDK, in the order of the configuration."""
         ...
 
-    def drain_throttle(self) -> CourtesyFigures | None:
+    def drain_throttle(self) -> ThrottleStatus | None:
         """How far details are held back for live calls."""
         ...
 

@@ -25,12 +25,12 @@ from gateway.intake.parse import (
     examine,
     prepared,
 )
-from gateway.intake.parse_worker import Examiner
+from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver, RecordStore
-from gateway.intake.responses import Refusal
+from gateway.intake.responses import Rejection
 from gateway.intake.routes import usable
 from gateway.intake.staging import Body, Workers
-from gateway.intake.upload_urls import UploadDesk
+from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
 from spool.records import Accepted, Clock, NewRecord
 
@@ -49,7 +49,7 @@ class Acceptor:
         destinations: Sequence[DestinationRoute],
         rule: SizeRule,
         workers: Workers,
-        examiner: Examiner,
+        parse_worker: ParseWorker,
         decoder: BodyDecoder,
         observer: IntakeObserver,
         clock: Clock,
@@ -61,7 +61,7 @@ class Acceptor:
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)
         self._rule = rule
         self._workers = workers
-        self._examiner = examiner
+        self._parse_worker = parse_worker
         self._decoder = decoder
         self._observer = observer
         self._clock = clock
@@ -92,11 +92,11 @@ class Acceptor:
         agents_key: str | None,
         *,
         upload_key_hash: bytes | None = None,
-        yields_to: str | None = None,
+        superseded_by: str | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
-        With `yields_to` it is recorded, but sent to nobody, where the call has a record of that event already, as a
+        With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already, as a
         start has it that comes after its end.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
@@ -115,7 +115,7 @@ class Acceptor:
                 token=token,
                 fragments=call_log.fragments,
                 deliveries=self._plans[call_log.stored_as],
-                superseded_by=ENDED if about.event == STARTED else yields_to,
+                superseded_by=ENDED if about.event == STARTED else superseded_by,
                 upload_key_hash=upload_key_hash,
             )
         )
@@ -127,7 +127,7 @@ class Acceptor:
         if body.small:
             return examine(body.data, body.scratch, self._rule)
         if body.file is not None and len(body.data) > _IN_PROCESS_BYTES:
-            return await self._examiner.examine(body.file, body.new_file, self._rule)
+            return await self._parse_worker.examine(body.file, body.new_file, self._rule)
         return await self._workers.run(examine, body.data, body.scratch, self._rule)
 
     def _note(self, about: About, accepted: Accepted) -> None:
@@ -164,7 +164,7 @@ def _bad_envelope(what: str) -> CallLogError:
 # What an examined document is answered with: the same for a post, for an upload, and for a line of a batch.
 
 _ANSWERED = "answered"
-YIELDS_TO = "x-callspool-yields-to"
+SUPERSEDED_BY = "x-callspool-superseded-by"
 """The header by which a sender says which event of the call its call log must not replace."""
 
 
@@ -176,7 +176,7 @@ class Sender(msgspec.Struct, frozen=True):
     request: web.BaseRequest
     prefix: str
     """What the sender wrote before the path of the route."""
-    yields_to: str | None = None
+    superseded_by: str | None = None
     """The event of the call that its call log must not replace, as the sender says."""
 
     @property
@@ -188,7 +188,7 @@ class Sender(msgspec.Struct, frozen=True):
         return f"{scheme}://{host}{self.prefix}"
 
 
-class Reply(NamedTuple):
+class Result(NamedTuple):
     """An answer before it goes over the wire."""
 
     status: int
@@ -202,53 +202,53 @@ class Reply(NamedTuple):
         return self.result != _ANSWERED
 
 
-def answered(body: bytes) -> Reply:
+def answered(body: bytes) -> Result:
     """The reply to a question."""
-    return Reply(200, body, _ANSWERED)
+    return Result(200, body, _ANSWERED)
 
 
-class Replier:
+class PostService:
     """Decides and does what an examined document asks for. For the event loop."""
 
-    def __init__(self, acceptor: Acceptor, uploads: UploadDesk) -> None:
+    def __init__(self, acceptor: Acceptor, uploads: UploadUrlService) -> None:
         self._acceptor = acceptor
         self._uploads = uploads
 
-    async def reply(self, opened: Opened, sender: Sender) -> Reply:
-        """Accept a call log, or give an upload address. Raises `Refusal` and `SpoolError`."""
+    async def reply(self, opened: Opened, sender: Sender) -> Result:
+        """Accept a call log, or give an upload address. Raises `Rejection` and `SpoolError`."""
         if isinstance(opened, Prepared):
-            accepted = await self._acceptor.accept(opened, sender.agents_key, yields_to=sender.yields_to)
-            return accepted_reply(opened, accepted, 202)
+            accepted = await self._acceptor.accept(opened, sender.agents_key, superseded_by=sender.superseded_by)
+            return accepted_result(opened, accepted, 202)
         if isinstance(opened, AddressRequest):
             return await self.give_address(opened.call_id, sender)
         return await self._reply_to_reference(opened, sender)
 
-    async def give_address(self, call_id: str, sender: Sender) -> Reply:
+    async def give_address(self, call_id: str, sender: Sender) -> Result:
         """An address that one call log can be PUT to."""
         given = await self._uploads.give(call_id, sender.agents_key)
         url = f"{sender.base_url}/uploads/{given.secret}"
         return answered(responses.upload_address(url, given.s3_key, given.s3_bucket))
 
-    async def _reply_to_reference(self, reference: Reference, sender: Sender) -> Reply:
+    async def _reply_to_reference(self, reference: Reference, sender: Sender) -> Result:
         """A reference to what was uploaded here tells nothing new; any other is for the endpoint to read."""
         upload = await self._uploads.find_by_s3_key(reference.s3_key)
         if upload is None:
             accepted = await self._acceptor.accept(reference.prepared, sender.agents_key)
-            return accepted_reply(reference.prepared, accepted, 202)
+            return accepted_result(reference.prepared, accepted, 202)
         if upload.record_uid is None:
-            raise Refusal(
+            raise Rejection(
                 409,
                 "not_uploaded",
                 "The address that this s3_key belongs to was never used.",
                 "PUT the call log to its upload_url first, or post the call log itself.",
             )
-        return Reply(202, responses.referenced(reference.prepared.about.call_id, upload.record_uid), "duplicate")
+        return Result(202, responses.referenced(reference.prepared.about.call_id, upload.record_uid), "duplicate")
 
 
-def accepted_reply(prepared: Prepared, accepted: Accepted, status: int) -> Reply:
+def accepted_result(prepared: Prepared, accepted: Accepted, status: int) -> Result:
     """The answer to a call log that is durable."""
     result = "duplicate" if accepted.duplicate else "superseded" if accepted.superseded else "accepted"
-    return Reply(status, responses.accepted(prepared.about.call_id, accepted), result)
+    return Result(status, responses.accepted(prepared.about.call_id, accepted), result)
 
 
 def _first(header: str | None) -> str:

@@ -18,13 +18,13 @@ import structlog
 from aiohttp import web
 
 from gateway.intake import responses
-from gateway.intake.accept import Acceptor, Replier, Sender
-from gateway.intake.admission import Gate
+from gateway.intake.accept import Acceptor, PostService, Sender
 from gateway.intake.body_reader import BodyReader, Incoming, invite
 from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget
 from gateway.intake.parse import Opened, call_id_of
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.responses import Refusal, internal, stopping, too_large, translate
+from gateway.intake.protocol import AdmissionGate
+from gateway.intake.responses import Rejection, internal, stopping, too_large, translate
 from gateway.intake.routes import Route
 from gateway.intake.staging import Body, Staged, StagedFile, StagingArea, Workers
 from spool.errors import SpoolError
@@ -113,7 +113,7 @@ class _GrowingLine:
                 raise too_large(self._line_max)
             if len(self._data) > LINE_BYTES:
                 await self._write()
-        except (Refusal, SpoolError, OSError) as error:
+        except (Rejection, SpoolError, OSError) as error:
             self.drop()
             self._failure = error
 
@@ -162,14 +162,14 @@ _LINES_IN_FLIGHT = 64
 """Enough to fill commits: the spool takes about 16 small records at a time from connections."""
 
 
-class LineReplier:
+class LineAcceptor:
     """Accepts the lines of one batch, many at once, those of the same call in their order. For the event loop."""
 
     def __init__(
-        self, acceptor: Acceptor, replier: Replier, observer: IntakeObserver, sender: Sender, bytes_in_flight: int
+        self, acceptor: Acceptor, posts: PostService, observer: IntakeObserver, sender: Sender, bytes_in_flight: int
     ) -> None:
         self._acceptor = acceptor
-        self._replier = replier
+        self._posts = posts
         self._observer = observer
         self._sender = sender
         self._bytes_max = bytes_in_flight
@@ -178,25 +178,25 @@ class LineReplier:
         self._room = asyncio.Event()
         self._last_of_call: dict[str, asyncio.Task[bytes]] = {}
 
-    def refuse(self, number: int, line: Line, error: Exception) -> "asyncio.Future[bytes]":
+    def reject(self, number: int, line: Line, error: Exception) -> "asyncio.Future[bytes]":
         """The answer to a line that is not looked at."""
         if isinstance(line, Body):
             line.release()
         known: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        known.set_result(self._refused(number, error))
+        known.set_result(self._rejected(number, error))
         return known
 
-    async def reply(self, number: int, line: Body | Exception) -> "asyncio.Future[bytes]":
+    async def accept(self, number: int, line: Body | Exception) -> "asyncio.Future[bytes]":
         """The answer to a line, known once it is durable; waits first until enough of the others are."""
         if isinstance(line, Exception):
-            return self.refuse(number, line, line)
+            return self.reject(number, line, line)
         started = time.perf_counter()
         size = 0 if line.staged else len(line.data)
         await self._wait_for_room(size)
         try:
             opened = await self._acceptor.examine(line)
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
-            return self.refuse(number, line, error)
+            return self.reject(number, line, error)
         self._lines += 1
         self._bytes += size
         call_id = call_id_of(opened)
@@ -211,21 +211,21 @@ class LineReplier:
         if earlier is not None:
             await asyncio.wait([earlier])
         try:
-            reply = await self._replier.reply(opened, self._sender)
+            reply = await self._posts.reply(opened, self._sender)
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
-            return self._refused(number, error)
+            return self._rejected(number, error)
         self._observer.posted(Route.BATCH.value, reply.result)
         if reply.acknowledges:
             self._observer.acknowledged(time.perf_counter() - started)
         return _numbered(number, reply.status, reply.body)
 
-    def _refused(self, number: int, error: Exception) -> bytes:
-        refusal = translate(error)
-        if refusal is None:
+    def _rejected(self, number: int, error: Exception) -> bytes:
+        rejection = translate(error)
+        if rejection is None:
             _log.error("unexpected error in a batch", exc_info=error)
-            refusal = internal()
-        self._observer.posted(Route.BATCH.value, refusal.code)
-        return _numbered(number, refusal.status, responses.refused(refusal))
+            rejection = internal()
+        self._observer.posted(Route.BATCH.value, rejection.code)
+        return _numbered(number, rejection.status, responses.rejected(rejection))
 
     async def _wait_for_room(self, size: int) -> None:
         while self._lines >= _LINES_IN_FLIGHT or (self._bytes and self._bytes + size > self._bytes_max):
@@ -271,8 +271,8 @@ class BatchRunner:
         reader: BodyReader,
         lines: LineReader,
         acceptor: Acceptor,
-        replier: Replier,
-        gate: Gate,
+        posts: PostService,
+        gate: AdmissionGate,
         observer: IntakeObserver,
     ) -> None:
         self._limits = limits
@@ -280,7 +280,7 @@ class BatchRunner:
         self._reader = reader
         self._lines = lines
         self._acceptor = acceptor
-        self._replier = replier
+        self._posts = posts
         self._gate = gate
         self._observer = observer
 
@@ -304,7 +304,7 @@ class BatchRunner:
         answers = _Answers(request, response, self._limits.progress_timeout)
         writing = asyncio.create_task(answers.write_all())
         try:
-            await self._read(pieces, self._replier_for(sender), answers)
+            await self._read(pieces, self._line_acceptor(sender), answers)
             answers.end()
             await writing
         except asyncio.CancelledError:
@@ -313,10 +313,10 @@ class BatchRunner:
             raise
         return response
 
-    def _replier_for(self, sender: Sender) -> LineReplier:
-        return LineReplier(self._acceptor, self._replier, self._observer, sender, IN_FLIGHT_BYTES)
+    def _line_acceptor(self, sender: Sender) -> LineAcceptor:
+        return LineAcceptor(self._acceptor, self._posts, self._observer, sender, IN_FLIGHT_BYTES)
 
-    async def _read(self, pieces: Pieces, replier: LineReplier, answers: "_Answers") -> None:
+    async def _read(self, pieces: Pieces, lines: LineAcceptor, answers: "_Answers") -> None:
         number = taken = 0
         try:
             async for line in self._lines.lines(pieces):
@@ -326,19 +326,19 @@ class BatchRunner:
                 taken += 1
                 if taken > 2 * self._limits.max_lines:
                     last = _too_many(self._limits.max_lines, "; this line and those behind it were not read")
-                    answers.add(replier.refuse(number, line, last))
+                    answers.add(lines.reject(number, line, last))
                     answers.closes = True
                     break
                 if taken > self._limits.max_lines:
-                    answers.add(replier.refuse(number, line, _too_many(self._limits.max_lines)))
+                    answers.add(lines.reject(number, line, _too_many(self._limits.max_lines)))
                 elif not self._gate.is_open:
-                    answers.add(replier.refuse(number, line, stopping()))
+                    answers.add(lines.reject(number, line, stopping()))
                 else:
-                    answers.add(await replier.reply(number, line))
+                    answers.add(await lines.accept(number, line))
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
-            answers.add(replier.refuse(number + 1, None, error))
+            answers.add(lines.reject(number + 1, None, error))
             answers.closes = True
-            answers.abandons = isinstance(error, Refusal) and error.abandons
+            answers.abandons = isinstance(error, Rejection) and error.abandons
 
 
 class _Answers:
@@ -410,8 +410,8 @@ class _Answers:
         return b"".join(known)
 
 
-def _too_many(max_lines: int, more: str = "") -> Refusal:
-    return Refusal(
+def _too_many(max_lines: int, more: str = "") -> Rejection:
+    return Rejection(
         413,
         "batch_too_long",
         f"The batch has more than the {max_lines} call logs that this gateway takes in one{more}.",

@@ -9,7 +9,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from gateway.intake.decoding import BodyDecoder, decoders_for
 from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget, Reservation
 from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
-from gateway.intake.responses import ClientGone, Refusal, stalled, too_large
+from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
 from gateway.intake.staging import Body, Staged, StagingArea, Workers
 
 # The bytes of a request as they come in from the client, who may stop sending, go away, or send very slowly.
@@ -56,14 +56,14 @@ class Incoming:
                 buffer[filled : filled + len(piece)] = piece
                 filled += len(piece)
             if filled < len(buffer):
-                await self._protocol.fill(self._content, buffer[filled:], self._timeout)
+                await self._protocol.read_into(self._content, buffer[filled:], self._timeout)
         except _GONE as error:
             raise ClientGone(str(error)) from None
 
     async def next(self) -> bytes:
         """The next piece, of at most some 100 KiB; empty at the end.
 
-        Raises `Refusal` (408) when the body does not advance by `PROGRESS_BYTES` within the progress timeout,
+        Raises `Rejection` (408) when the body does not advance by `PROGRESS_BYTES` within the progress timeout,
         time that the reader itself takes not counted; `ClientGone` when the connection is.
         """
         try:
@@ -96,13 +96,13 @@ def _protocol_of(request: web.BaseRequest) -> IntakeProtocol:
 async def invite(request: web.BaseRequest) -> None:
     """Tell a client that waits for it to send its body. Everything that may refuse the request comes before this.
 
-    Raises `Refusal` (417) when it expects anything else, `ClientGone` when it is.
+    Raises `Rejection` (417) when it expects anything else, `ClientGone` when it is.
     """
     expected = request.headers.get("Expect")
     if expected is None or request.version < HttpVersion11:
         return
     if expected.lower() != "100-continue":
-        raise Refusal(417, "unknown_expectation", "The Expect header is not known here.", "Leave it out.")
+        raise Rejection(417, "unknown_expectation", "The Expect header is not known here.", "Leave it out.")
     try:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     except ConnectionError as error:
@@ -141,7 +141,7 @@ class BodyReader:
         """The decoded body, which the caller must release.
 
         What the headers and the state of the gateway speak against is refused before the client is told to send.
-        Raises `Refusal`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
+        Raises `Rejection`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
         """
         encoding = request.headers.get("Content-Encoding")
         decoders = decoders_for(encoding) if encoding else ()

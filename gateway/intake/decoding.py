@@ -2,7 +2,7 @@
 
 Each decoder takes an iterator of pieces and gives one, so that they can be put one after the other, hold little
 whatever the size, and can be stopped by whoever consumes them. All run in any thread; zlib and zstd let go of
-the interpreter while they work. Bytes that are not what they should be raise `Refusal` (400) with the offset in
+the interpreter while they work. Bytes that are not what they should be raise `Rejection` (400) with the offset in
 the data that this decoder was given.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 import zstandard
 
 from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget, Reservation
-from gateway.intake.responses import Refusal, bad_encoding, too_large
+from gateway.intake.responses import Rejection, bad_encoding, too_large
 from gateway.intake.staging import Body, StagedFile, StagingArea, Workers
 
 Pieces = Iterator[bytes | memoryview]
@@ -73,14 +73,14 @@ def expected_size(data: memoryview | bytes, decoders: Sequence[Decoder]) -> int:
 def decoders_for(content_encoding: str) -> tuple[Decoder, ...]:
     """The decoders that undo a Content-Encoding header, in the order in which they must work.
 
-    Raises `Refusal` (415) for a coding that is not known here, and for more than four of them.
+    Raises `Rejection` (415) for a coding that is not known here, and for more than four of them.
     """
     names = [name.strip().lower() for name in content_encoding.split(",")]
     codings = [name for name in names if name not in {"", "identity"}]
     unknown = [name for name in codings if name not in _DECODERS]
     if unknown or len(codings) > _CODINGS_MAX:
         what = f"an encoding that is not known here: {unknown[0][:40]}" if unknown else "too many encodings"
-        raise Refusal(
+        raise Rejection(
             415, "unknown_encoding", f"The body has {what}.", "Use gzip, zstd, deflate, or no Content-Encoding."
         )
     return tuple(_DECODERS[name] for name in reversed(codings))
@@ -89,7 +89,7 @@ def decoders_for(content_encoding: str) -> tuple[Decoder, ...]:
 def decode(data: memoryview | bytes, decoders: Iterable[Decoder], limits: DecodingLimits) -> Pieces:
     """Apply decoders one after the other, each within the limits.
 
-    Raises `Refusal`: 400 for wrong or truncated data and for a bomb, 413 above `decoded_max`.
+    Raises `Rejection`: 400 for wrong or truncated data and for a bomb, 413 above `decoded_max`.
     """
     pieces: Pieces = slices(data)
     for decoder in decoders:
@@ -228,7 +228,7 @@ def _bounded(pieces: Pieces, encoded_size: int, limits: DecodingLimits) -> Piece
         if total > limits.decoded_max:
             raise too_large(limits.decoded_max)
         if total > ratio_limit:
-            raise Refusal(
+            raise Rejection(
                 400,
                 "decompression_bomb",
                 f"The body decodes to more than {limits.decoded_ratio_max} times its size.",
@@ -279,7 +279,7 @@ class BodyDecoder:
     async def decode(self, data: bytes | bytearray | memoryview, decoders: tuple[Decoder, ...]) -> Body:
         """The decoded body, which the caller must release. `data` must not change meanwhile.
 
-        Raises `Refusal` for data that is wrong or decodes to too much, `SpoolFull` and `OSError` from staging.
+        Raises `Rejection` for data that is wrong or decodes to too much, `SpoolFull` and `OSError` from staging.
         """
         view = memoryview(data)
         expected = expected_size(view, decoders)

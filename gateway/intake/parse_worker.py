@@ -1,4 +1,4 @@
-"""The gateway's side of the examiner, a process of its own that looks at giant bodies (`examiner_process`).
+"""The gateway's side of the parse worker, a process of its own that looks at giant bodies (`examiner_process`).
 
 There is one, started with the first giant and kept; giants take turns. A post whose examination does not come to its
 end (the process crashed, was killed, ran into a limit of the machine) is tried once more with a new process.
@@ -19,16 +19,16 @@ from gateway.intake.parse_worker_main import (
     Failed,
     Faulty,
     Found,
-    FromExaminer,
+    FromWorker,
     Job,
     ScratchGiven,
     ScratchWanted,
-    ToExaminer,
     TooComplex,
-    decode_from_examiner,
+    ToWorker,
+    decode_from_worker,
     framed,
 )
-from gateway.intake.responses import Refusal
+from gateway.intake.responses import Rejection
 from gateway.intake.staging import StagedFile, Workers
 
 _log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class _Ended(Exception):
     """The process ended in the middle of a job."""
 
 
-class Examiner:
+class ParseWorker:
     """Examines staged bodies one after the other. For the event loop; `close` when no post is under way."""
 
     def __init__(self, workers: Workers) -> None:
@@ -58,7 +58,7 @@ class Examiner:
     async def examine(self, file: StagedFile, new_file: Callable[[int], StagedFile], rule: SizeRule) -> Examined:
         """What the body in `file` is, with views of that; `new_file` gives room for a changed copy, in any thread.
 
-        Raises `CallLogError` when it is nothing of use, `Refusal` when it cannot be examined (413, 503), and what
+        Raises `CallLogError` when it is nothing of use, `Rejection` when it cannot be examined (413, 503), and what
         `new_file` raises. When this is cancelled, the process is ended in the middle of its work.
         """
         job = Job(str(file.path), rule)
@@ -96,7 +96,7 @@ class Examiner:
         except BaseException as error:
             await self._end(process, dying=isinstance(error, _Ended))
             if isinstance(error, _Ended):
-                _log.warning("examiner_ended", status=process.returncode, staged_file=job.path)
+                _log.warning("parse_worker_ended", status=process.returncode, staged_file=job.path)
                 raise _Ended(f"it ended with status {process.returncode}") from None
             raise
         return _found(answer), scratch
@@ -118,7 +118,7 @@ class Examiner:
         await process.wait()
 
 
-async def _asked(process: Process, message: ToExaminer) -> FromExaminer:
+async def _asked(process: Process, message: ToWorker) -> FromWorker:
     """The answer to a message. Raises `_Ended` when none comes."""
     assert process.stdin is not None, "started with pipes"
     assert process.stdout is not None, "started with pipes"
@@ -126,12 +126,12 @@ async def _asked(process: Process, message: ToExaminer) -> FromExaminer:
         process.stdin.write(framed(message))
         await process.stdin.drain()
         head = await process.stdout.readexactly(LENGTH_BYTES)
-        return decode_from_examiner(await process.stdout.readexactly(int.from_bytes(head, "little")))
+        return decode_from_worker(await process.stdout.readexactly(int.from_bytes(head, "little")))
     except (ConnectionError, asyncio.IncompleteReadError):
         raise _Ended from None
 
 
-def _found(answer: FromExaminer) -> Found:
+def _found(answer: FromWorker) -> Found:
     """What was found; raises what speaks against the body instead."""
     match answer:
         case Found():
@@ -139,24 +139,24 @@ def _found(answer: FromExaminer) -> Found:
         case Faulty():
             raise CallLogError(Fault(answer.code), answer.message, answer.hint, answer.position)
         case TooComplex():
-            raise Refusal(
+            raise Rejection(
                 413,
                 "too_complex",
                 "The call log has too many members to be examined in the memory that there is for it.",
                 "Send it with fewer top-level members: lists and objects inside of them cost nothing.",
             )
         case Failed():
-            _log.error("unexpected error in the examiner", traceback=answer.traceback)
+            _log.error("unexpected error in the parse worker", traceback=answer.traceback)
             raise _given_up("it met an unexpected error; the gateway's log has the details")
         case ScratchWanted():
             raise _given_up("it asked for room twice")
 
 
-def _given_up(why: str) -> Refusal:
+def _given_up(why: str) -> Rejection:
     """The body may be as it should be, but could not be examined."""
-    return Refusal(
+    return Rejection(
         503,
-        "examiner_failed",
+        "parse_worker_failed",
         f"The process that examines large call logs failed twice with this one: {why}.",
         "Keep the call log and send it again later; the machine may be out of memory.",
         retry_after=10,

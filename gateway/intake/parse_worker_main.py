@@ -1,4 +1,4 @@
-"""The examiner: a process that looks at giant bodies, so that the gateway's interpreter is not held meanwhile.
+"""The parse worker: a process that looks at giant bodies, so that the gateway's interpreter is not held meanwhile.
 
 It is started by `gateway.intake.parse_worker` and reads jobs from its standard input, one at a time. It ends when
 that is closed, in whatever way the gateway ended. Its memory is limited: a body that needs more (one of ten million
@@ -24,33 +24,33 @@ from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import Slice
 from gateway.intake.parse import Finding, SizeRule, examine
 
-# What the gateway and its examiner, a process of its own, say to each other: msgpack messages behind their length.
+# What the gateway and its parse worker, a process of its own, say to each other: msgpack messages behind their length.
 
 LENGTH_BYTES = 4
 """Of the number that stands before each message, little-endian."""
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
-    """To the examiner: look at this staged body."""
+    """To the parse worker: look at this staged body."""
 
     path: str
     rule: SizeRule
 
 
 class ScratchGiven(msgspec.Struct, frozen=True, tag=True):
-    """To the examiner: here is the file that you asked for, of the size that you asked for."""
+    """To the parse worker: here is the file that you asked for, of the size that you asked for."""
 
     path: str
 
 
 class ScratchWanted(msgspec.Struct, frozen=True, tag=True):
-    """From the examiner: I need a file of so many bytes, for a changed copy of the body."""
+    """From the parse worker: I need a file of so many bytes, for a changed copy of the body."""
 
     size: int
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """From the examiner: what the body is."""
+    """From the parse worker: what the body is."""
 
     finding: Finding
     text: Slice | None
@@ -58,7 +58,7 @@ class Found(msgspec.Struct, frozen=True, tag=True):
 
 
 class Faulty(msgspec.Struct, frozen=True, tag=True):
-    """From the examiner: the body is nothing of use. The fields of a `CallLogError`."""
+    """From the parse worker: the body is nothing of use. The fields of a `CallLogError`."""
 
     code: str
     message: str
@@ -67,24 +67,24 @@ class Faulty(msgspec.Struct, frozen=True, tag=True):
 
 
 class TooComplex(msgspec.Struct, frozen=True, tag=True):
-    """From the examiner: its memory does not suffice for this body."""
+    """From the parse worker: its memory does not suffice for this body."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """From the examiner: something happened that nobody foresaw."""
+    """From the parse worker: something happened that nobody foresaw."""
 
     traceback: str
 
 
-ToExaminer = Job | ScratchGiven
-FromExaminer = ScratchWanted | Found | Faulty | TooComplex | Failed
+ToWorker = Job | ScratchGiven
+FromWorker = ScratchWanted | Found | Faulty | TooComplex | Failed
 
 _encode = msgspec.msgpack.Encoder().encode
-decode_to_examiner: Callable[[bytes], ToExaminer] = msgspec.msgpack.Decoder(ToExaminer).decode
-decode_from_examiner: Callable[[bytes], FromExaminer] = msgspec.msgpack.Decoder(FromExaminer).decode
+decode_to_worker: Callable[[bytes], ToWorker] = msgspec.msgpack.Decoder(ToWorker).decode
+decode_from_worker: Callable[[bytes], FromWorker] = msgspec.msgpack.Decoder(FromWorker).decode
 
 
-def framed(message: ToExaminer | FromExaminer) -> bytes:
+def framed(message: ToWorker | FromWorker) -> bytes:
     """The message as it goes over a pipe."""
     data = _encode(message)
     return len(data).to_bytes(LENGTH_BYTES, "little") + data
@@ -100,7 +100,7 @@ _FIRST_TO_GO = "1000"
 class Examination:
     """One job. Further messages about it come from `inbox`, which another thread fills."""
 
-    def __init__(self, job: Job, inbox: "queue.SimpleQueue[ToExaminer]", output: int) -> None:
+    def __init__(self, job: Job, inbox: "queue.SimpleQueue[ToWorker]", output: int) -> None:
         self._job = job
         self._inbox = inbox
         self._output = output
@@ -110,7 +110,7 @@ class Examination:
         """Do it and tell what came of it, of every error too, so that the next job can follow."""
         _send(self._output, self._answer())
 
-    def _answer(self) -> FromExaminer:
+    def _answer(self) -> FromWorker:
         """What the gateway is told in the end."""
         try:
             body = _map(self._job.path, mmap.ACCESS_READ)
@@ -144,7 +144,7 @@ def main() -> None:
     with suppress(ValueError):  # a lower hard limit is there already
         resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
     threading.stack_size(_STACK_BYTES)
-    inbox: queue.SimpleQueue[ToExaminer] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     output = os.dup(1)
     os.dup2(2, 1)  # a stray print must not break the messages
     threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
@@ -154,11 +154,11 @@ def main() -> None:
         Examination(job, inbox, output).do()
 
 
-def _listen(inbox: "queue.SimpleQueue[ToExaminer]") -> None:
+def _listen(inbox: "queue.SimpleQueue[ToWorker]") -> None:
     """Fill the inbox; at the end of the input the process ends, whatever it is doing."""
     with open(0, "rb", closefd=False) as pipe:  # a file by its number
         while head := pipe.read(LENGTH_BYTES):
-            inbox.put(decode_to_examiner(pipe.read(int.from_bytes(head, "little"))))
+            inbox.put(decode_to_worker(pipe.read(int.from_bytes(head, "little"))))
     os._exit(0)
 
 
@@ -172,7 +172,7 @@ def _map(path: str, access: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _send(output: int, message: FromExaminer) -> None:
+def _send(output: int, message: FromWorker) -> None:
     """Write a message in full."""
     data = memoryview(framed(message))
     while data:

@@ -36,7 +36,7 @@ class IntakeObserver(Protocol):
     """Hears what the intake does, on the event loop, for metrics."""
 
     def posted(self, route: str, result: str) -> None:
-        """A request ended: `result` is accepted, duplicate, superseded, answered, gone, or the refusal's code."""
+        """A request ended: `result` is accepted, duplicate, superseded, answered, gone, or the rejection's code."""
         ...
 
     def acknowledged(self, seconds: float) -> None:

@@ -1,137 +1,198 @@
-"""The server side of one connection, as aiohttp has it, with what this intake wants otherwise."""
+"""One connection of the intake: aiohttp's protocol with admission control, a connection limit and back-pressure.
+
+- Admission control: `AdmissionGate` says whether posts are let in, and how many requests are in flight.
+- Connection limit and load shedding: `ConnectionLimiter` counts clients and the bytes that they sent and no memory
+  reservation covers; above its limits idle clients are closed, then large posts are turned away, then all.
+- Back-pressure: a connection reads from its socket no more than is reserved for it, so that its sender waits in TCP.
+- `DirectRead`: a body goes from the socket into its memory, past the HTTP parser.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpRequestParser
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 
-from gateway.intake.admission import Crowd
 from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.responses import Refusal, internal, refusal_answer, stalled
+from gateway.intake.responses import Rejection, internal, rejection_response, stalled, stopping
 from gateway.intake.routes import Route
 
-# Between a socket and the HTTP parser: reads no more at once than the connection may hold.
-#
-# Event loops read up to 256 KB from a socket at once, before anybody has looked whether there is memory for it. A
-# `BufferedProtocol` is asked for a buffer first, so here the connection's own state decides: a client that nothing is
-# reserved for is read in small steps, and waits in TCP.
-
-
-class Room(Protocol):
-    """Memory that what comes is read into, past the protocol."""
-
-    @property
-    def room(self) -> memoryview:
-        """Where to read to next; not empty."""
-        ...
-
-    def add(self, byte_count: int) -> None:
-        """So much was read."""
-        ...
-
-
-class Reading(Protocol):
-    """The protocol behind the doorway."""
-
-    @property
-    def filling(self) -> Room | None:
-        """What the next bytes belong into, if not to the protocol."""
-        ...
-
-    @property
-    def read_bytes(self) -> int:
-        """How much may be read at once now; at most `READ_MOST`."""
-        ...
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected."""
-        ...
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection ended."""
-        ...
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came."""
-        ...
-
-    def eof_received(self) -> None:
-        """The client will send no more."""
-        ...
-
-    def pause_writing(self) -> None:
-        """The client takes in less than is written."""
-        ...
-
-    def resume_writing(self) -> None:
-        """It takes more again."""
-        ...
-
-
-READ_MOST = 256 * 1024
-_room = memoryview(bytearray(READ_MOST))
-"""What sockets are read into: an event loop reads one at a time, and what came is copied out at once."""
-
-
-class Doorway(asyncio.BufferedProtocol):
-    """Passes everything on to the protocol behind it."""
-
-    __slots__ = ("_behind",)
-
-    def __init__(self, behind: Reading) -> None:
-        self._behind = behind
-
-    def get_buffer(self, _sizehint: int) -> memoryview:
-        """Where to read to, and thereby how much."""
-        filling = self._behind.filling
-        return _room[: self._behind.read_bytes] if filling is None else filling.room
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """So much came."""
-        filling = self._behind.filling
-        if filling is None:
-            self._behind.data_received(bytes(_room[:nbytes]))
-        else:
-            filling.add(nbytes)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected."""
-        self._behind.connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection ended."""
-        self._behind.connection_lost(exc)
-
-    def eof_received(self) -> None:
-        """The client sends nothing more."""
-        self._behind.eof_received()
-
-    def pause_writing(self) -> None:
-        """The client takes nothing more for now."""
-        self._behind.pause_writing()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        self._behind.resume_writing()
-
-
+READ_MAX_BYTES = 256 * 1024
+"""What event loops read from a socket at once."""
 UNREAD_BYTES = 8 * 1024
 """Above twice this much of a body that no memory is reserved for yet, the sender must wait."""
-_READ_STEPS = (16 * 1024, 64 * 1024, READ_MOST)
+_READ_STEPS = (16 * 1024, 64 * 1024, READ_MAX_BYTES)
 """What is read from a socket at once: the largest step that is reserved; the smallest where nothing is."""
 _HEAD_BYTES = 32 * 1024
 """Headers that are still not complete are too long; Node and nginx take 16 to 32 KB."""
 _HELD_BYTES = 16 << 20
-"""What all connections may hold outside of the memory budget before those that wait are told to come back."""
+"""The soft limit of what all connections hold outside of the memory budget."""
 _LEAST_SERVER_ERROR = 500
-
+PROGRESS_BYTES = 64 * 1024
+"""What a body must advance by within each progress timeout; a client below 6.5 KB/s would hold memory for hours."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class AdmissionGate:
+    """Admission control: closed until `open`, closed again by `close`. Counts requests. For the event loop."""
+
+    def __init__(self) -> None:
+        self._open = False
+        self._in_flight = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether posts are let in."""
+        return self._open
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being worked on."""
+        return self._in_flight
+
+    def open(self) -> None:
+        """Let posts in."""
+        self._open = True
+
+    def close(self) -> None:
+        """Let nobody in any more; requests in flight go on."""
+        self._open = False
+
+    async def drained(self) -> None:
+        """Wait until no request is in flight."""
+        await self._drained.wait()
+
+    def check(self) -> None:
+        """Return if posts are let in; raises `Rejection` (503) otherwise."""
+        if not self._open:
+            raise stopping()
+
+    def begin(self) -> None:
+        """A request begins, whether it will be let in or not."""
+        self._in_flight += 1
+        self._drained.clear()
+
+    def end(self) -> None:
+        """That request has its response."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._drained.set()
+
+
+class ConnectionLimiter:
+    """Counts connections and the bytes that they hold, and closes idle ones to make room. For the event loop.
+
+    A connection that waits for its client's next request costs some 10 KB and may be closed at any time: so a new
+    client always finds room, at the cost of the one that was idle for the longest. What counts against memory are bytes
+    that came and that no reservation covers: of headers, and of bodies whose posts still wait for memory.
+    """
+
+    def __init__(self, connections_max: int, held_max: int) -> None:
+        self._connections_max = connections_max
+        self._held_max = held_max
+        self._connected = 0
+        self._held = 0
+        # In the order in which they became idle.
+        self._idle: dict[IntakeProtocol, None] = {}
+
+    @property
+    def connected(self) -> int:
+        """How many clients are connected."""
+        return self._connected
+
+    @property
+    def held(self) -> int:
+        """Bytes that all of them hold."""
+        return self._held
+
+    @property
+    def over_soft_limit(self) -> bool:
+        """Whether so much is held that posts which would hold more are better sent again later."""
+        return self._held > self._held_max
+
+    @property
+    def over_hard_limit(self) -> bool:
+        """Whether so much is held that no post at all can be accepted."""
+        return self._held > 2 * self._held_max
+
+    def opened(self, connection: "IntakeProtocol") -> bool:
+        """A client connected. Returns whether there is room for it, which there is while another one is idle."""
+        self._connected += 1
+        room = self._connected <= self._connections_max or self._close_idle(holding=False)
+        self._idle[connection] = None
+        return room
+
+    def closed(self, connection: "IntakeProtocol") -> None:
+        """A connection ended."""
+        self._connected -= 1
+        self._idle.pop(connection, None)
+
+    def busy(self, connection: "IntakeProtocol") -> None:
+        """A request of this connection begins."""
+        self._idle.pop(connection, None)
+
+    def idle(self, connection: "IntakeProtocol") -> None:
+        """Its request has its response."""
+        self._idle[connection] = None
+
+    def buffered(self, byte_count: int) -> None:
+        """`byte_count` more bytes are held, or fewer. Above the soft limit, unfinished headers are the first to go."""
+        self._held += byte_count
+        if byte_count > 0 and self.over_soft_limit:
+            self._close_idle(holding=True)
+
+    def _close_idle(self, *, holding: bool) -> bool:
+        """Close the one that was idle for the longest (of those that hold something); whether there is one."""
+        for connection in self._idle:
+            if connection.idle and (connection.held or not holding):
+                del self._idle[connection]
+                connection.force_close()
+                return True
+        return False
+
+
+class DirectRead:
+    """A body that is read from the socket into its reserved memory, past the HTTP parser. For one reader."""
+
+    __slots__ = ("_left", "_on_full", "_read")
+
+    def __init__(self, buffer: memoryview, on_full: Callable[[], None]) -> None:
+        """`buffer` is not empty. `on_full` is called before anything else is read."""
+        self._left = buffer
+        self._on_full = on_full
+        self._read = asyncio.get_running_loop().create_future()
+
+    @property
+    def buffer(self) -> memoryview:
+        """Where to read to next; not empty."""
+        return self._left[:READ_MAX_BYTES]
+
+    def advance(self, byte_count: int) -> None:
+        """So many bytes were read into `buffer`."""
+        self._left = self._left[byte_count:]
+        if not self._left:
+            self._on_full()
+            self._read.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come."""
+        if not self._read.done():
+            self._read.set_exception(error)
+
+    async def wait(self, progress_timeout: float) -> None:
+        """Wait until all is read. Raises `Rejection` (408) when it does not advance, and the error of `fail`."""
+        while not self._read.done():
+            left = len(self._left)
+            await asyncio.wait((self._read,), timeout=progress_timeout)
+            if not self._read.done() and left - len(self._left) < PROGRESS_BYTES:
+                raise stalled(progress_timeout)
+        self._read.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +210,7 @@ class ConnectionLimits:
 class IntakeProtocol(web.RequestHandler):
     """Cuts off a client that sends no complete headers, and answers broken requests in JSON."""
 
-    __slots__ = ("_headers_due", "_reserved", "_server", "filling", "held", "turned_away")
+    __slots__ = ("_headers_due", "_reserved", "_server", "direct_read", "held", "turned_away")
 
     def __init__(self, server: "IntakeWebServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -163,7 +224,7 @@ class IntakeProtocol(web.RequestHandler):
         self._server = server
         self._headers_due: asyncio.TimerHandle | None = None
         self._reserved: int | None = None
-        self.filling: Filling | None = None
+        self.direct_read: DirectRead | None = None
         """What the next bytes from the client go into, past the parser."""
         self.held = 0
         self.turned_away = False
@@ -184,16 +245,16 @@ class IntakeProtocol(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         super().connection_made(transport)
-        self.turned_away = not self._server.crowd.came(self)
+        self.turned_away = not self._server.limiter.opened(self)
         self._headers_due = self._loop.call_later(self._server.limits.header_timeout, self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection ended."""
-        self.headers_came()
-        self._let_go()
-        if self.filling is not None:
-            self.filling.end(ConnectionResetError("the client went away"))
-        self._server.crowd.went(self)
+        self._headers_complete()
+        self._uncount()
+        if self.direct_read is not None:
+            self.direct_read.fail(ConnectionResetError("the client went away"))
+        self._server.limiter.closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -204,7 +265,7 @@ class IntakeProtocol(web.RequestHandler):
         super().data_received(data)
         if counts and self.transport is not None:
             self.held += len(data)
-            self._server.crowd.holds(len(data))
+            self._server.limiter.buffered(len(data))
         if self.held > _HEAD_BYTES and self.idle:
             self._server.observer.posted(Route.NONE.value, "headers_too_long")
             self.force_close()
@@ -216,54 +277,54 @@ class IntakeProtocol(web.RequestHandler):
 
     def begin_request(self) -> None:
         """A request is in hand: its headers are complete."""
-        self.headers_came()
-        self._server.crowd.works(self)
+        self._headers_complete()
+        self._server.limiter.busy(self)
 
     def reserved(self, content: StreamReader, byte_count: int) -> None:
         """So much memory is reserved for the body of the request in hand, which is read from now on."""
         self._reserved = byte_count
-        self._let_go()
+        self._uncount()
         content.set_read_chunk_size(_READ_STEPS[1])
 
-    async def fill(self, content: StreamReader, buffer: memoryview, progress_timeout: float) -> None:
+    async def read_into(self, content: StreamReader, buffer: memoryview, progress_timeout: float) -> None:
         """Read the rest of the body of the request in hand into `buffer`, which is as long as that.
 
         The parser, which has nothing of it left, does not see it: a new one begins with what comes after it. Raises
-        `Refusal` (408) and `ConnectionError`; the connection is of no use then.
+        `Rejection` (408) and `ConnectionError`; the connection is of no use then.
         """
 
         def end_body() -> None:
             """All of it is here: what comes next is another request."""
-            self.filling = None
+            self.direct_read = None
             self._parser = _new_parser(self, self._loop)
             content.feed_eof()
 
-        self.filling = Filling(buffer, end_body)
+        self.direct_read = DirectRead(buffer, end_body)
         try:
-            await self.filling.filled(progress_timeout)
+            await self.direct_read.wait(progress_timeout)
         except BaseException:
-            self.filling = None
+            self.direct_read = None
             self.close()
             raise
 
     def arrived(self) -> None:
         """Memory is reserved for the body of the request in hand, and all of it is here."""
-        self._let_go()
+        self._uncount()
 
     def end_request(self) -> None:
         """The answer to the request in hand is known."""
         self._reserved = None
-        self._let_go()
+        self._uncount()
         if self.transport is not None:
-            self._server.crowd.waits(self)
+            self._server.limiter.idle(self)
 
-    def _let_go(self) -> None:
+    def _uncount(self) -> None:
         """What was held is covered by a reservation now, or gone."""
         if self.held:
-            self._server.crowd.holds(-self.held)
+            self._server.limiter.buffered(-self.held)
             self.held = 0
 
-    def headers_came(self) -> None:
+    def _headers_complete(self) -> None:
         """The headers of a request are complete; those of later ones have as long as an idle connection."""
         if self._headers_due is not None:
             self._headers_due.cancel()
@@ -279,13 +340,13 @@ class IntakeProtocol(web.RequestHandler):
         """The answer to a request that is no proper HTTP, or that the handler let an error out of."""
         if status >= _LEAST_SERVER_ERROR:
             self.log_exception("unexpected error in the intake's server", exc_info=exc)
-            refusal = internal()
+            rejection = internal()
         else:
             what = (message or "malformed request").strip().split("\n", 1)[0]
-            refusal = Refusal(status, "bad_request", f"This is no valid HTTP request: {what}", "See RFC 9112.")
-        refusal.closes = True
-        self._server.observer.posted(Route.NONE.value, refusal.code)
-        return refusal_answer(refusal)
+            rejection = Rejection(status, "bad_request", f"This is no valid HTTP request: {what}", "See RFC 9112.")
+        rejection.closes = True
+        self._server.observer.posted(Route.NONE.value, rejection.code)
+        return rejection_response(rejection)
 
 
 def _new_parser(protocol: IntakeProtocol, loop: asyncio.AbstractEventLoop) -> HttpRequestParser:
@@ -306,11 +367,14 @@ def _new_parser(protocol: IntakeProtocol, loop: asyncio.AbstractEventLoop) -> Ht
 class IntakeWebServer(web.Server):
     """Makes an `IntakeProtocol` for each connection, and counts them."""
 
-    def __init__(self, handler: Handler, observer: IntakeObserver, limits: ConnectionLimits) -> None:
+    def __init__(
+        self, handler: Handler, gate: AdmissionGate, observer: IntakeObserver, limits: ConnectionLimits
+    ) -> None:
         super().__init__(self._handle)
+        self._gate = gate
         self.observer = observer
         self.limits = limits
-        self.crowd = Crowd(limits.connections_max, _HELD_BYTES)
+        self.limiter = ConnectionLimiter(limits.connections_max, _HELD_BYTES)
         self._handler = handler
 
     def __call__(self) -> IntakeProtocol:
@@ -321,24 +385,26 @@ class IntakeWebServer(web.Server):
         protocol = request.protocol
         assert isinstance(protocol, IntakeProtocol), "made by __call__"
         protocol.begin_request()
+        self._gate.begin()
         try:
             if protocol.turned_away or self._no_room_for(request):
                 self.observer.posted(Route.NONE.value, "crowded")
-                return refusal_answer(_crowded())
+                return rejection_response(_crowded())
             return await self._handler(request)
         finally:
+            self._gate.end()
             protocol.end_request()
 
     def _no_room_for(self, request: web.BaseRequest) -> bool:
-        """Whether too much is held to take it: small posts are turned away last."""
-        if not self.crowd.presses:
+        """Load shedding: whether too much is held to accept it. Small posts are turned away last."""
+        if not self.limiter.over_soft_limit:
             return False
         small = request.content_length is not None and request.content_length <= SMALL_POST_BYTES
-        return self.crowd.chokes or not small
+        return self.limiter.over_hard_limit or not small
 
 
-def _crowded() -> Refusal:
-    return Refusal(
+def _crowded() -> Rejection:
+    return Rejection(
         503,
         "crowded",
         "Too many clients are connected, or wait for memory.",
@@ -348,45 +414,51 @@ def _crowded() -> Refusal:
     )
 
 
-# A body on its way from the socket into the memory that is reserved for it, past the HTTP parser: copied by nobody.
-
-PROGRESS_BYTES = 64 * 1024
-"""What a body must advance by within each progress timeout; a client below 6.5 KB/s would hold memory for hours."""
+_socket_buffer = memoryview(bytearray(READ_MAX_BYTES))
+"""What sockets are read into: an event loop reads one at a time, and what came is copied out at once."""
 
 
-class Filling:
-    """A buffer that is filled. For one reader."""
+class BufferedProtocolAdapter(asyncio.BufferedProtocol):
+    """Between a socket and its `IntakeProtocol`: reads no more at once than the connection may hold.
 
-    __slots__ = ("_full", "_left", "_on_full")
+    Event loops read up to 256 KB from a socket at once, before anybody has looked whether there is memory for it. They
+    ask a `BufferedProtocol` for a buffer first; aiohttp's handler is a plain `Protocol`, which they never ask.
+    """
 
-    def __init__(self, buffer: memoryview, on_full: Callable[[], None]) -> None:
-        """`buffer` is not empty. `on_full` is called before anything else is read."""
-        self._left = buffer
-        self._on_full = on_full
-        self._full = asyncio.get_running_loop().create_future()
+    __slots__ = ("_protocol",)
 
-    @property
-    def room(self) -> memoryview:
-        """Where to read to next."""
-        return self._left[:READ_MOST]
+    def __init__(self, protocol: IntakeProtocol) -> None:
+        self._protocol = protocol
 
-    def add(self, byte_count: int) -> None:
-        """So much was read into its room."""
-        self._left = self._left[byte_count:]
-        if not self._left:
-            self._on_full()
-            self._full.set_result(None)
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where to read to, and thereby how much."""
+        direct = self._protocol.direct_read
+        return _socket_buffer[: self._protocol.read_bytes] if direct is None else direct.buffer
 
-    def end(self, error: Exception) -> None:
-        """Nothing more will come."""
-        if not self._full.done():
-            self._full.set_exception(error)
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much was read."""
+        direct = self._protocol.direct_read
+        if direct is None:
+            self._protocol.data_received(bytes(_socket_buffer[:nbytes]))
+        else:
+            direct.advance(nbytes)
 
-    async def filled(self, progress_timeout: float) -> None:
-        """Wait until it is full. Raises `Refusal` (408) when it does not advance, and what it was ended with."""
-        while not self._full.done():
-            left = len(self._left)
-            await asyncio.wait((self._full,), timeout=progress_timeout)
-            if not self._full.done() and left - len(self._left) < PROGRESS_BYTES:
-                raise stalled(progress_timeout)
-        self._full.result()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._protocol.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended."""
+        self._protocol.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """The client sends nothing more."""
+        self._protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client reads less than is written."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._protocol.resume_writing()

@@ -20,13 +20,13 @@ from spool.records import Accepted
 
 # Why a post is not taken: one exception that carries the whole answer, and the translation of others' errors into it.
 #
-# The status of each refusal is decided here and nowhere else. Nothing answers 500: an error that nobody foresaw is
+# The status of each rejection is decided here and nowhere else. Nothing answers 500: an error that nobody foresaw is
 # a 503, because the SDK keeps a call log that met a 503 and drops one that met a 500.
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
-class Refusal(Exception):
+class Rejection(Exception):
     """The answer to a request that is refused.
 
     `code` is stable and for programs, `message` says what happened, `hint` what the sender can do. With
@@ -57,7 +57,7 @@ class Refusal(Exception):
         self.abandons = abandons
 
 
-class ClientGone(Refusal):
+class ClientGone(Rejection):
     """The client closed or broke the connection before its request was complete: hardly anyone reads this answer."""
 
     def __init__(self, message: str) -> None:
@@ -65,9 +65,9 @@ class ClientGone(Refusal):
         super().__init__(400, "client_gone", f"The body did not come in whole: {message}.", hint, abandons=True)
 
 
-def bad_encoding(message: str, position: int) -> Refusal:
+def bad_encoding(message: str, position: int) -> Rejection:
     """The bytes are not what their Content-Encoding, or their envelope, says they are."""
-    return Refusal(
+    return Rejection(
         400,
         "bad_encoding",
         f"{message} (byte {position} of the encoded data, counted from 0).",
@@ -75,9 +75,9 @@ def bad_encoding(message: str, position: int) -> Refusal:
     )
 
 
-def too_large(limit: int) -> Refusal:
+def too_large(limit: int) -> Rejection:
     """A limit that the operator set on the size of a post was passed."""
-    return Refusal(
+    return Rejection(
         413,
         "too_large",
         f"The call log is larger than the {limit} bytes that this gateway is configured to take.",
@@ -86,9 +86,9 @@ def too_large(limit: int) -> Refusal:
     )
 
 
-def stalled(seconds: float) -> Refusal:
+def stalled(seconds: float) -> Rejection:
     """The client stopped sending, or sends so slowly that it would hold memory for hours."""
-    return Refusal(
+    return Rejection(
         408,
         "stalled",
         f"The body did not advance enough for {seconds:g} s.",
@@ -97,9 +97,9 @@ def stalled(seconds: float) -> Refusal:
     )
 
 
-def internal() -> Refusal:
+def internal() -> Rejection:
     """Something happened that nobody foresaw; the log has its traceback."""
-    return Refusal(
+    return Rejection(
         503,
         "internal",
         "The gateway met an unexpected error with this request; its log has the details.",
@@ -108,9 +108,9 @@ def internal() -> Refusal:
     )
 
 
-def stopping() -> Refusal:
+def stopping() -> Rejection:
     """The gateway is about to end, or has not opened yet."""
-    return Refusal(
+    return Rejection(
         503,
         "stopping",
         "The gateway is starting or stopping and takes no call logs at the moment.",
@@ -120,13 +120,13 @@ def stopping() -> Refusal:
     )
 
 
-def translate(error: Exception) -> Refusal | None:
-    """The refusal that an error of the parts below amounts to; None for one that nobody foresaw."""
+def translate(error: Exception) -> Rejection | None:
+    """The rejection that an error of the parts below amounts to; None for one that nobody foresaw."""
     match error:
-        case Refusal():
+        case Rejection():
             return error
         case CallLogError():
-            return Refusal(422 if error.unprocessable else 400, error.code, error.message, error.hint)
+            return Rejection(422 if error.unprocessable else 400, error.code, error.message, error.hint)
         case SpoolFull(limit_bytes=None):
             return _full("disk_full", str(error))
         case SpoolFull():
@@ -137,14 +137,14 @@ def translate(error: Exception) -> Refusal | None:
             return _unavailable(error)
 
 
-def _unavailable(error: Exception) -> Refusal | None:
+def _unavailable(error: Exception) -> Rejection | None:
     if isinstance(error, NotStorable):
-        return Refusal(422, "not_storable", str(error), "Correct what it names; sending it again as it is is no use.")
+        return Rejection(422, "not_storable", str(error), "Correct what it names; sending it again as it is is no use.")
     if isinstance(error, SpoolError):
         hint = "Keep the call log and send it again later."
-        return Refusal(503, "spool_unavailable", str(error), hint, retry_after=5)
+        return Rejection(503, "spool_unavailable", str(error), hint, retry_after=5)
     if isinstance(error, BudgetExhausted | MemoryError):
-        return Refusal(
+        return Rejection(
             503,
             "memory_budget",
             "All memory for call logs in flight is in use.",
@@ -154,8 +154,8 @@ def _unavailable(error: Exception) -> Refusal | None:
     return None
 
 
-def _full(code: str, message: str) -> Refusal:
-    return Refusal(
+def _full(code: str, message: str) -> Rejection:
+    return Rejection(
         507,
         code,
         message,
@@ -168,7 +168,7 @@ _encode = msgspec.json.Encoder().encode
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii") for status in HTTPStatus}
 
 
-class Answer(web.StreamResponse):
+class JsonResponse(web.StreamResponse):
     """A complete answer with a JSON body.
 
     It leaves out what `StreamResponse` prepares (headers, cookies, compression, chunks) and keeps only what the
@@ -228,7 +228,7 @@ class _Error(msgspec.Struct):
     hint: str
 
 
-class _Refused(msgspec.Struct, kw_only=True):
+class _Rejected(msgspec.Struct, kw_only=True):
     success: bool = False
     error: _Error
 
@@ -264,9 +264,9 @@ def accepted(call_id: str, record: Accepted) -> bytes:
     )
 
 
-def refused(refusal: Refusal) -> bytes:
+def rejected(rejection: Rejection) -> bytes:
     """The body for a request that was refused."""
-    return _encode(_Refused(error=_Error(refusal.code, refusal.message, refusal.hint)))
+    return _encode(_Rejected(error=_Error(rejection.code, rejection.message, rejection.hint)))
 
 
 def referenced(call_id: str, record_uid: str) -> bytes:
@@ -279,14 +279,16 @@ def upload_address(url: str, s3_key: str, bucket: str) -> bytes:
     return _encode(_UploadAddress(upload_url=url, s3_key=s3_key, s3_bucket=bucket))
 
 
-def refusal_answer(refusal: Refusal) -> Answer:
+def rejection_response(rejection: Rejection) -> JsonResponse:
     """The whole answer to a request that was refused."""
     extra = b""
-    if refusal.retry_after is not None:
-        extra += b"Retry-After: %d\r\n" % refusal.retry_after
-    if refusal.allow is not None:
-        extra += b"Allow: %b\r\n" % refusal.allow.encode("ascii")
-    return Answer(refusal.status, refused(refusal), extra=extra, closes=refusal.closes, abandons=refusal.abandons)
+    if rejection.retry_after is not None:
+        extra += b"Retry-After: %d\r\n" % rejection.retry_after
+    if rejection.allow is not None:
+        extra += b"Allow: %b\r\n" % rejection.allow.encode("ascii")
+    return JsonResponse(
+        rejection.status, rejected(rejection), extra=extra, closes=rejection.closes, abandons=rejection.abandons
+    )
 
 
 @lru_cache(maxsize=2)

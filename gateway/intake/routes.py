@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from gateway.intake.responses import Refusal
+from gateway.intake.responses import Rejection
 
 
 class Route(StrEnum):
@@ -60,14 +60,14 @@ _HINT = (
 def match(method: str, path: str) -> Match:
     """The route of a request; `path` is percent-encoded, as it was sent, and without its query.
 
-    Raises `Refusal`: 404 for an unknown path, 405 for a method that its route does not have.
+    Raises `Rejection`: 404 for an unknown path, 405 for a method that its route does not have.
     """
     found = _find(method, path[:-1] if path.endswith("/") and len(path) > 1 else path)
     if found is None:
-        raise Refusal(404, "no_such_route", "There is nothing at this path.", _HINT)
+        raise Rejection(404, "no_such_route", "There is nothing at this path.", _HINT)
     allowed = _METHOD[found.route]
     if method != allowed:
-        raise Refusal(405, "wrong_method", f"This path takes {allowed}, not {method[:20]}.", _HINT, allow=allowed)
+        raise Rejection(405, "wrong_method", f"This path takes {allowed}, not {method[:20]}.", _HINT, allow=allowed)
     return found
 
 
@@ -105,13 +105,13 @@ class IntakeToken:
         self._token = token.encode() if token is not None else None
 
     def check(self, request: web.BaseRequest) -> None:
-        """Return if the request may come in; raises `Refusal` (401) otherwise."""
+        """Return if the request may come in; raises `Rejection` (401) otherwise."""
         if self._token is None or self._equals(request.headers.get(HEADER)):
             return
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._equals(bearer.strip()):
             return
-        raise Refusal(
+        raise Rejection(
             401,
             "unauthorized",
             "The intake's token is missing or wrong.",

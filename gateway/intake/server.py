@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import structlog
 
-from gateway.intake.admission import Gate
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.protocol import ConnectionLimits, Doorway, Handler, IntakeWebServer
+from gateway.intake.protocol import AdmissionGate, BufferedProtocolAdapter, ConnectionLimits, Handler, IntakeWebServer
 from gateway.process import connections_possible
 
 _log = structlog.get_logger(__name__)
@@ -25,7 +24,13 @@ class IntakeServer:
     """Listens on one address. For the event loop."""
 
     def __init__(
-        self, host: str, port: int, handler: Handler, gate: Gate, observer: IntakeObserver, limits: ConnectionLimits
+        self,
+        host: str,
+        port: int,
+        handler: Handler,
+        gate: AdmissionGate,
+        observer: IntakeObserver,
+        limits: ConnectionLimits,
     ) -> None:
         self._host = host
         self._port = port
@@ -46,12 +51,12 @@ class IntakeServer:
     @property
     def connected(self) -> int:
         """How many clients are connected."""
-        return 0 if self._web is None else self._web.crowd.connected
+        return 0 if self._web is None else self._web.limiter.connected
 
     @property
     def held(self) -> int:
         """Bytes that clients sent and that no reservation covers."""
-        return 0 if self._web is None else self._web.crowd.held
+        return 0 if self._web is None else self._web.limiter.held
 
     async def start(self, inherited: socket.socket | None = None) -> None:
         """Listen; posts are answered 503 until the gate is opened. Raises `OSError` if the address is taken.
@@ -59,14 +64,16 @@ class IntakeServer:
         `inherited` is the socket of a server before this one: who connected meanwhile waits in it, and is served.
         """
         limits = self._within_descriptors()
-        web_server = self._web = IntakeWebServer(self._handler, self._observer, limits)
+        web_server = self._web = IntakeWebServer(self._handler, self._gate, self._observer, limits)
         loop = asyncio.get_running_loop()
         if inherited is None:
             self._listener = await loop.create_server(
-                lambda: Doorway(web_server()), self._host, self._port, backlog=_BACKLOG
+                lambda: BufferedProtocolAdapter(web_server()), self._host, self._port, backlog=_BACKLOG
             )
         else:
-            self._listener = await loop.create_server(lambda: Doorway(web_server()), sock=inherited, backlog=_BACKLOG)
+            self._listener = await loop.create_server(
+                lambda: BufferedProtocolAdapter(web_server()), sock=inherited, backlog=_BACKLOG
+            )
 
     def dup_listening_socket(self) -> socket.socket | None:
         """A second hold on the socket that it listens on; None where it listens on several."""
@@ -86,8 +93,8 @@ class IntakeServer:
             return 0
         with contextlib.suppress(TimeoutError):  # those still inside are counted and cut off
             async with asyncio.timeout(drain_seconds):
-                await self._gate.emptied()
-        cut_off = self._gate.inside
+                await self._gate.drained()
+        cut_off = self._gate.in_flight
         self._listener.close()
         await self._web.shutdown(_AT_ONCE if cut_off else _CLOSE_SECONDS)
         return cut_off

@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass
 
 from gateway.intake.ports import RecordStore
-from gateway.intake.responses import Refusal
+from gateway.intake.responses import Rejection
 from spool.records import Clock, Upload
 
 BUCKET = "callspool"
@@ -34,12 +34,12 @@ class Claim:
     upload: Upload
 
     def check_same(self, digest: bytes) -> None:
-        """Return unless another call log came through this address before; raises `Refusal` (409) then.
+        """Return unless another call log came through this address before; raises `Rejection` (409) then.
 
         The same one again is a repeated request, whose answer got lost.
         """
         if self.upload.record_uid is not None and self.upload.digest != digest:
-            raise Refusal(
+            raise Rejection(
                 409,
                 "upload_used",
                 "Another call log was uploaded to this address before.",
@@ -47,7 +47,7 @@ class Claim:
             )
 
 
-class UploadDesk:
+class UploadUrlService:
     """Gives out upload addresses and finds them again. Times in milliseconds."""
 
     def __init__(self, store: RecordStore, clock: Clock, lifetime: int) -> None:
@@ -63,15 +63,15 @@ class UploadDesk:
         return GivenAddress(secret, s3_key)
 
     async def claim(self, secret: str) -> Claim:
-        """The address that somebody wants to upload to. Raises `Refusal`: 404 if unknown, 403 if expired."""
+        """The address that somebody wants to upload to. Raises `Rejection`: 404 if unknown, 403 if expired."""
         key_hash = _hash(secret)
         upload = await self._store.find_upload(key_hash)
         if upload is None:
-            raise Refusal(
+            raise Rejection(
                 404, "unknown_upload", "This upload address is not known.", "Ask get-upload-url for a new address."
             )
         if upload.record_uid is None and self._clock() >= upload.expires_at:
-            raise Refusal(
+            raise Rejection(
                 403,
                 "upload_expired",
                 "This upload address has expired.",

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 from config.settings import Settings
 from gateway.admin.events import Observers
-from gateway.intake.accept import Acceptor, Replier
-from gateway.intake.admission import Gate
+from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.batch import BatchRunner, LineReader
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
 from gateway.intake.handler import IntakeHandler
 from gateway.intake.memory import MemoryBudget
-from gateway.intake.parse_worker import Examiner
+from gateway.intake.parse_worker import ParseWorker
+from gateway.intake.protocol import AdmissionGate
 from gateway.intake.routes import IntakeToken
 from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
-from gateway.intake.upload_urls import UploadDesk
-from gateway.live_calls import MOST, OLDEST, Courtesy, OpenCalls
+from gateway.intake.upload_urls import UploadUrlService
+from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
 from gateway.runtime import options
 from gateway.runtime.destinations import UploaderContext, accepts, fallbacks, make_uploader, route_of
@@ -46,11 +46,11 @@ class App:
     spool: Spool
     dispatcher: Dispatcher
     intake: IntakeServer
-    gate: Gate
+    gate: AdmissionGate
     calls: OpenCalls
-    throttle: Courtesy
+    throttle: DrainThrottle
     delivery_admin: DeliveryAdmin
-    examiner: Examiner
+    parse_worker: ParseWorker
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
 
@@ -63,7 +63,7 @@ class App:
 
     async def close(self) -> None:
         """Release everything, once nothing listens or delivers any more."""
-        await self.examiner.close()
+        await self.parse_worker.close()
         await self.spool.close()
         await asyncio.to_thread(self.executor.shutdown)
 
@@ -98,7 +98,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
     directory = settings.spool.dir.absolute()
     calls = OpenCalls(await spool.live_calls(now() - OLDEST, MOST))
-    throttle = Courtesy(options.throttle_policy(settings.drain), calls, now)
+    throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, now)
 
     # The way out: a plan for each destination, and the dispatcher that follows the plans.
     context = UploaderContext(spool, directory, metrics, now, throttle)
@@ -121,21 +121,21 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
 
     # The way in: memory and staging, then what reads, decodes, parses and accepts a post.
     executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
-    gate, workers = Gate(), Workers(executor)
+    gate, workers = AdmissionGate(), Workers(executor)
     budget = MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
     staging = StagingArea(prepare_directory(directory), spool, workers)
     decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, workers)
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
-    examiner = Examiner(workers)
+    parse_worker = ParseWorker(workers)
     rule = options.size_rule(settings.split, settings.spool.compression_level)
     routes = [route_of(destination) for destination in destinations]
-    acceptor = Acceptor(spool, routes, rule, workers, examiner, decoder, metrics, now, calls)
-    uploads = UploadDesk(spool, now, options.milliseconds(intake.upload_url_ttl))
-    replier = Replier(acceptor, uploads)
+    acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, now, calls)
+    uploads = UploadUrlService(spool, now, options.milliseconds(intake.upload_url_ttl))
+    posts = PostService(acceptor, uploads)
     lines = LineReader(intake.body_max, staging, workers)
-    batch = BatchRunner(options.batch_limits(intake), budget, reader, lines, acceptor, replier, gate, metrics)
+    batch = BatchRunner(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None)
-    handler = IntakeHandler(gate, token, reader, acceptor, uploads, replier, batch, spool, metrics)
+    handler = IntakeHandler(gate, token, reader, acceptor, uploads, posts, batch, spool, metrics)
     server = IntakeServer(
         intake.listen.host, intake.listen.port, handler, gate, metrics, options.connection_limits(intake)
     )
@@ -156,4 +156,4 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
 
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, now)
-    return App(spool, dispatcher, server, gate, calls, throttle, delivery_admin, examiner, executor, outboxes)
+    return App(spool, dispatcher, server, gate, calls, throttle, delivery_admin, parse_worker, executor, outboxes)

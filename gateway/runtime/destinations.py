@@ -29,7 +29,7 @@ from gateway.admin.metrics import Metrics
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
 from gateway.fanout import DestinationRoute, RouteKind
-from gateway.live_calls import Courtesy
+from gateway.live_calls import DrainThrottle
 from gateway.operations.selection import Accepts
 from spool.records import OBJECT_FORMS, REQUEST_FORMS, Buffer, Clock, Form, Lane
 from spool.store import Spool
@@ -52,7 +52,7 @@ class UploaderContext:
     `scratch` is a directory for what an uploader has to keep for a moment.
     """
 
-    def __init__(self, spool: Spool, scratch: Path, metrics: Metrics, clock: Clock, throttle: Courtesy) -> None:
+    def __init__(self, spool: Spool, scratch: Path, metrics: Metrics, clock: Clock, throttle: DrainThrottle) -> None:
         self.spool = spool
         self.scratch = scratch
         self.metrics = metrics

@@ -23,7 +23,7 @@ from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import Lifecycle, Phase
-from gateway.live_calls import CourtesyFigures
+from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
 from gateway.runtime.build import App, build, now
@@ -151,9 +151,9 @@ class Gateway:
         quiet = last is None or now() - last >= self._settings.shutdown.quiet * 1000
         stats = app.spool.stats()
         if stats.failure is not None:  # nothing can be written down: neither the end of a call nor that of a delivery
-            return quiet and not app.gate.inside
+            return quiet and not app.gate.in_flight
         accepts_posts = stats.shortage is None and stats.used_bytes < stats.limit_bytes
-        expecting = app.gate.inside or (accepts_posts and self._open_calls(app))
+        expecting = app.gate.in_flight or (accepts_posts and self._open_calls(app))
         return quiet and not expecting and app.dispatcher.core_idle()
 
     def _signal(self) -> None:
@@ -206,9 +206,9 @@ class Gateway:
         """See `GatewayView`."""
         return self._app.outboxes.status() if self._app else ()
 
-    def drain_throttle(self) -> CourtesyFigures | None:
+    def drain_throttle(self) -> ThrottleStatus | None:
         """See `GatewayView`."""
-        return self._app.throttle.figures() if self._app else None
+        return self._app.throttle.status() if self._app else None
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """See `GatewayView`."""

@@ -7,7 +7,7 @@ from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
-from gateway.live_calls import CourtesyRule
+from gateway.live_calls import ThrottlePolicy
 from spool.records import Lane
 from spool.store import SpoolOptions, WhenFull
 from uploaders.dispatch.policy import RetryPolicy
@@ -74,9 +74,9 @@ def concurrency(lanes: LaneConcurrency) -> dict[Lane, int]:
     return {Lane.CORE: lanes.core, Lane.DETAIL: lanes.detail}
 
 
-def throttle_policy(drain: DrainSettings) -> CourtesyRule:
+def throttle_policy(drain: DrainSettings) -> ThrottlePolicy:
     """What details leave to live calls, and to the line."""
-    return CourtesyRule(
+    return ThrottlePolicy(
         rate=drain.max_bytes_per_second,
         when_idle=drain.when_idle,
         live_rate=drain.live_bytes_per_second,

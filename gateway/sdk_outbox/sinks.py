@@ -15,7 +15,7 @@ import structlog
 from gateway.calllog.document import text_of
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import Member, Scratch, TopLevel, scan
-from gateway.intake.accept import YIELDS_TO, Acceptor
+from gateway.intake.accept import SUPERSEDED_BY, Acceptor
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse import Prepared
 from gateway.intake.ports import IntakeObserver
@@ -148,13 +148,13 @@ class SpoolSink:
         except (OutboxError, RowRefused):
             raise
         except Exception as error:  # whatever it is, the row stays in the outbox, and the others go on
-            refusal = translate(error)
-            if refusal is None:
+            rejection = translate(error)
+            if rejection is None:
                 _log.error("unexpected error with a row", row=row.row_id, call_id=row.call_id, exc_info=error)
                 raise RowRefused("an unexpected error met it; the log has the details") from error
-            if refusal.retry_after is not None:
-                raise SinkUnavailable(refusal.message) from error
-            raise RowRefused(refusal.message) from error
+            if rejection.retry_after is not None:
+                raise SinkUnavailable(rejection.message) from error
+            raise RowRefused(rejection.message) from error
 
     async def _take(self, row: Row, copy: Copy) -> Outcome:
         """Examine and accept one row."""
@@ -164,7 +164,7 @@ class SpoolSink:
             if not isinstance(opened, Prepared):
                 raise RowRefused("its whispey_data is not a call log")
             accepted = await self.acceptor.accept(
-                opened, self._key_for(restored), yields_to=ENDED if restored.partial else None
+                opened, self._key_for(restored), superseded_by=ENDED if restored.partial else None
             )
         finally:
             body.release()
@@ -267,7 +267,7 @@ class PostSink:
         if key := usable(restored.key) or self._key:
             headers[HEADER] = key
         if restored.partial:
-            headers[YIELDS_TO] = ENDED
+            headers[SUPERSEDED_BY] = ENDED
         return headers
 
 

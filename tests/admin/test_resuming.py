@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.admin.gauges import short_reason
-from gateway.live_calls import CourtesyFigures
+from gateway.live_calls import ThrottleStatus
 from tests.admin.world import ENDPOINT_DOWN, World
 
 JSON = {"Content-Type": "application/json"}
@@ -81,7 +81,7 @@ async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: Callable) 
 
 async def test_status_and_metrics_tell_of_live_calls(aiohttp_client: Callable) -> None:
     """How many there are, and that details are held back for them."""
-    world = World(courtesy=CourtesyFigures(live_calls=3, slowed=True, rate=262_144.0))
+    world = World(courtesy=ThrottleStatus(live_calls=3, slowed=True, rate=262_144.0))
     client = await aiohttp_client(world.app)
     told = (await (await client.get("/api/status")).json())["courtesy"]
     assert told == {"live_calls": 3, "slowed": True, "bytes_per_second": 262_144.0}

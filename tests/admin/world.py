@@ -9,7 +9,7 @@ from gateway.admin.app import build_admin_app
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import Lifecycle, Phase
-from gateway.live_calls import CourtesyFigures
+from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.errors import SpoolError
@@ -69,7 +69,7 @@ LOCAL_UP = DestinationStatus(
 
 
 RUNNING = Lifecycle(Phase.RUNNING)
-NO_CALLS = CourtesyFigures(live_calls=0, slowed=False, rate=None)
+NO_CALLS = ThrottleStatus(live_calls=0, slowed=False, rate=None)
 
 
 @dataclass
@@ -85,7 +85,7 @@ class World:
     desk: DeliveryAdmin | None = None
     token: str | None = None
     now: int = NOW
-    courtesy: CourtesyFigures | None = NO_CALLS
+    courtesy: ThrottleStatus | None = NO_CALLS
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
     on_resume: Callable[[str], bool | None] | None = None
@@ -125,7 +125,7 @@ class View:
     def outboxes(self) -> tuple[OutboxStatus, ...]:
         return self._world.outboxes
 
-    def drain_throttle(self) -> CourtesyFigures | None:
+    def drain_throttle(self) -> ThrottleStatus | None:
         return self._world.courtesy
 
     def resume(self, destination: str) -> bool | None:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from config.destinations import DESTINATION_TYPES, Destination, DestinationTable, type_name
 from gateway.admin.metrics import Metrics
-from gateway.live_calls import Courtesy, CourtesyRule, OpenCalls
+from gateway.live_calls import DrainThrottle, OpenCalls, ThrottlePolicy
 from gateway.runtime.destinations import KINDS, UploaderContext, accepts, make_uploader, route_of
 from spool.records import Form
 from tests.project.repository import text
@@ -34,10 +34,10 @@ def destination(kind: str, **settings: object) -> Any:
 
 
 async def uploader_of(directory: Path, configuration: Any) -> Uploader:
-    rule = CourtesyRule(rate=None, when_idle=False, live_rate=None, live_concurrency=1, live_max_age=1)
+    rule = ThrottlePolicy(rate=None, when_idle=False, live_rate=None, live_concurrency=1, live_max_age=1)
     clock = Clock()
     async with opened(directory, clock=clock) as spool:
-        context = UploaderContext(spool, directory, Metrics(), clock, Courtesy(rule, OpenCalls(), clock))
+        context = UploaderContext(spool, directory, Metrics(), clock, DrainThrottle(rule, OpenCalls(), clock))
         uploader = make_uploader(configuration, context)
         await uploader.close()
         return uploader

@@ -103,7 +103,7 @@ async def test_a_client_that_never_reads_is_given_up(tmp_path) -> None:
         lines = b"\n".join(refused + accepted)
         reader, writer = await world.connect()
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(lines), lines))
-        await world.until(lambda: not world.intake.gate.inside and world.counted("batch", "accepted"), 60)
+        await world.until(lambda: not world.intake.gate.in_flight and world.counted("batch", "accepted"), 60)
         assert world.counted("batch", "accepted") == len(accepted)
         assert world.intake.budget.used_bytes == 0
         with contextlib.suppress(ConnectionResetError):
@@ -176,7 +176,7 @@ async def test_a_batch_whose_client_goes_away_leaves_nothing_behind(world: World
     await writer.drain()
     await world.until(lambda: world.counted("batch", "accepted") and world.staged_files())
     writer.transport.abort()
-    await world.until(lambda: not world.intake.gate.inside and not world.staged_files())
+    await world.until(lambda: not world.intake.gate.in_flight and not world.staged_files())
     assert world.intake.budget.used_bytes == 0
 
 

@@ -91,11 +91,11 @@ async def test_without_an_idle_client_a_new_one_is_refused(tmp_path: Path) -> No
     """When every connection has a request in hand, one more is answered 503 with Retry-After."""
     async with running(tmp_path, connections=ConnectionLimits(connections_max=1)) as world:
         async with connections(world, 1, HEAD + b"Content-Length: 100\r\n\r\n{"):
-            await world.until(lambda: world.intake.gate.inside)
+            await world.until(lambda: world.intake.gate.in_flight)
             reply = await world.post(call_log())
             assert (reply.status, reply.code) == (503, "crowded")
             assert reply.headers["Retry-After"]
-        await world.until(lambda: not world.intake.gate.inside)
+        await world.until(lambda: not world.intake.gate.in_flight)
         assert (await world.post(call_log())).status == 202
 
 
@@ -143,7 +143,7 @@ async def test_too_much_in_waiting_sends_large_posts_away(tmp_path: Path, monkey
                 reply = await world.post(call_log("large", size=100_000))
                 assert (reply.status, reply.code) == (503, "crowded")
                 assert (await world.post(call_log("small"))).status == 202
-        await world.until(lambda: not world.intake.gate.inside)
+        await world.until(lambda: not world.intake.gate.in_flight)
         assert world.intake.server.held == 0
 
 

@@ -24,7 +24,7 @@ from gateway.intake.decoding import (
     unquote,
     unzstd,
 )
-from gateway.intake.responses import Refusal
+from gateway.intake.responses import Rejection
 from tests.intake.bodies import raw_deflate
 
 ENCODE = {
@@ -53,9 +53,9 @@ def test_every_truncation_is_found(decoder: Decoder, data: st.DataObject) -> Non
     """No proper beginning of encoded data passes for all of it."""
     encoded = ENCODE[decoder](data.draw(st.binary(max_size=500)))
     kept = data.draw(st.integers(0, len(encoded) - 1))
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(Rejection) as rejection:
         b"".join(decoder(iter([encoded[:kept]])))
-    assert refusal.value.status == 400
+    assert rejection.value.status == 400
 
 
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate", "zstd", "gzip, zstd", "deflate, gzip"]))
@@ -64,8 +64,8 @@ def test_noise_is_refused_and_nothing_else_happens(noise: bytes, encoding: str) 
     status = 0
     try:
         b"".join(decode(noise, decoders_for(encoding), DecodingLimits()))
-    except Refusal as refusal:
-        status = refusal.status
+    except Rejection as rejection:
+        status = rejection.status
     assert status in {0, 400}
 
 
@@ -75,8 +75,8 @@ def test_escapes_are_undone_wherever_they_are_cut(text: str, cuts: list[int]) ->
     whole = text.encode()
     try:
         expected = b"".join(unquote(iter([whole])))
-    except Refusal:
-        with pytest.raises(Refusal):
+    except Rejection:
+        with pytest.raises(Rejection):
             b"".join(unquote(iter(in_pieces(whole, cuts))))
     else:
         assert b"".join(unquote(iter(in_pieces(whole, cuts)))) == expected
@@ -120,7 +120,7 @@ def test_a_zstd_bomb_ends_early() -> None:
     """Zstd's ratio of 30,000 to 1 is noticed within one slice of it."""
     compressor = zstandard.ZstdCompressor().compressobj()
     bomb = b"".join(compressor.compress(b"\0" * (1 << 20)) for _ in range(500)) + compressor.flush()
-    with pytest.raises(Refusal, match="times its size"):
+    with pytest.raises(Rejection, match="times its size"):
         b"".join(decode(bomb, [unzstd], DecodingLimits(decoded_max=32 << 20)))
 
 
@@ -129,7 +129,7 @@ def test_a_window_larger_than_the_standard_s_is_refused() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=25)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     data = compressor.compress(random.Random(1).randbytes(1_000_000)) + compressor.flush()
-    with pytest.raises(Refusal, match="too much memory"):
+    with pytest.raises(Rejection, match="too much memory"):
         b"".join(decode(data, [unzstd], DecodingLimits()))
 
 
@@ -138,5 +138,5 @@ def test_the_ratio_counts_only_beyond_the_first_mebibyte() -> None:
     dull = b" " * (1 << 20)
     limits = DecodingLimits(decoded_ratio_max=1)
     assert b"".join(decode(gzip.compress(dull), [gunzip], limits)) == dull
-    with pytest.raises(Refusal, match="times its size"):
+    with pytest.raises(Rejection, match="times its size"):
         b"".join(decode(gzip.compress(dull + b" "), [gunzip], limits))

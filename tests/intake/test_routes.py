@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.intake.responses import Refusal
+from gateway.intake.responses import Rejection
 from gateway.intake.routes import Match, Route, match
 
 
@@ -43,6 +43,6 @@ def test_known_paths(method: str, path: str, expected: Match) -> None:
 )
 def test_other_paths(method: str, path: str, status: int) -> None:
     """Everything else is 404, or 405 where the path is known."""
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(Rejection) as rejection:
         match(method, path)
-    assert refusal.value.status == status
+    assert rejection.value.status == status

@@ -86,7 +86,7 @@ async def test_a_client_that_goes_away_frees_its_memory(world: World, length: in
     _, writer = await world.connect()
     writer.write(HEAD + b"Content-Length: %d\r\n\r\nabc" % length)
     await writer.drain()
-    await world.until(lambda: world.intake.gate.inside)
+    await world.until(lambda: world.intake.gate.in_flight)
     writer.transport.abort()
     await world.until(lambda: world.counted("calls", "client_gone"))
     await world.until(lambda: not world.staged_files())
@@ -212,7 +212,7 @@ async def test_a_stop_does_not_wait_for_ever(world: World) -> None:
     """A post that is not complete when the drain time is over is cut off and counted."""
     reader, writer = await world.connect()
     writer.write(HEAD + b"Content-Length: 1000\r\n\r\n{")
-    await world.until(lambda: world.intake.gate.inside)
+    await world.until(lambda: world.intake.gate.in_flight)
     async with asyncio.timeout(DEADLINE):
         assert await world.intake.server.stop(0.05) == 1
         assert b" 202 " not in await reader.read()

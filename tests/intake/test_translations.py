@@ -20,10 +20,10 @@ from spool.errors import CorruptDatabase, NotStorable, SpoolFull, SpoolUnavailab
 )
 def test_errors_of_the_spool_have_an_answer(error: Exception, status: int, code: str) -> None:
     """What passes is answered so that the sender keeps its call log; what no retry can store, as its own mistake."""
-    refusal = translate(error)
-    assert refusal is not None
-    assert (refusal.status, refusal.code) == (status, code)
-    assert (refusal.retry_after is not None) == (status >= 500)
+    rejection = translate(error)
+    assert rejection is not None
+    assert (rejection.status, rejection.code) == (status, code)
+    assert (rejection.retry_after is not None) == (status >= 500)
 
 
 def test_what_nobody_foresaw_is_not_guessed_at() -> None:

@@ -7,21 +7,20 @@ from functools import partial
 from pathlib import Path
 
 from gateway.fanout import DestinationRoute
-from gateway.intake.accept import Acceptor, Replier
-from gateway.intake.admission import Gate
+from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.batch import BatchLimits, BatchRunner, LineReader
 from gateway.intake.body_reader import BodyLimits, BodyReader
 from gateway.intake.decoding import BodyDecoder, DecodingLimits
 from gateway.intake.handler import IntakeHandler
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse import SizeRule
-from gateway.intake.parse_worker import Examiner
+from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.protocol import ConnectionLimits
+from gateway.intake.protocol import AdmissionGate, ConnectionLimits
 from gateway.intake.routes import IntakeToken
 from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers
-from gateway.intake.upload_urls import UploadDesk
+from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import OpenCalls
 from gateway.sdk_outbox.sinks import SpoolSink
 from spool.records import Clock
@@ -61,21 +60,23 @@ class Intake:
         self.budget = MemoryBudget(options.memory_budget, wait_seconds=options.memory_wait)
         decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, workers)
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
-        self.examiner = Examiner(workers)
+        self.parse_worker = ParseWorker(workers)
         calls = OpenCalls()
-        acceptor = Acceptor(store, destinations, options.sizes, workers, self.examiner, decoder, observer, clock, calls)
-        uploads = UploadDesk(store, clock, round(options.upload_url_lifetime * 1000))
-        replier = Replier(acceptor, uploads)
+        acceptor = Acceptor(
+            store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls
+        )
+        uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
+        posts = PostService(acceptor, uploads)
         lines = LineReader(options.bodies.body_max, staging, workers)
         self.open_calls = calls
-        self.gate = Gate()
+        self.gate = AdmissionGate()
         batch = BatchRunner(
             BatchLimits(options.batch_max_lines, options.bodies.progress_timeout),
             self.budget,
             reader,
             lines,
             acceptor,
-            replier,
+            posts,
             self.gate,
             observer,
         )
@@ -89,5 +90,5 @@ class Intake:
             token=token,
             observer=observer,
         )
-        handler = IntakeHandler(self.gate, token, reader, acceptor, uploads, replier, batch, store, observer)
+        handler = IntakeHandler(self.gate, token, reader, acceptor, uploads, posts, batch, store, observer)
         self.server = IntakeServer("127.0.0.1", 0, handler, self.gate, observer, options.connections)

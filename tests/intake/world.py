@@ -157,6 +157,6 @@ async def running(
         yield world
     finally:
         await intake.server.stop(DEADLINE)
-        await intake.examiner.close()
+        await intake.parse_worker.close()
         executor.shutdown()
         await spool.close()

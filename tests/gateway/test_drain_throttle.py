@@ -2,10 +2,10 @@
 
 import pytest
 
-from gateway.live_calls import Courtesy, CourtesyFigures, CourtesyRule, OpenCalls
+from gateway.live_calls import DrainThrottle, OpenCalls, ThrottlePolicy, ThrottleStatus
 
 HOUR = 3600_000
-IDLE_ONLY = CourtesyRule(rate=None, when_idle=True, live_rate=256.0, live_concurrency=1, live_max_age=2 * HOUR)
+IDLE_ONLY = ThrottlePolicy(rate=None, when_idle=True, live_rate=256.0, live_concurrency=1, live_max_age=2 * HOUR)
 
 
 class Clock:
@@ -17,36 +17,36 @@ class Clock:
         return self.now
 
 
-def courtesy(rule: CourtesyRule, *began: tuple[str, int]) -> tuple[Courtesy, Clock]:
+def throttle(rule: ThrottlePolicy, *began: tuple[str, int]) -> tuple[DrainThrottle, Clock]:
     clock = Clock()
-    return Courtesy(rule, OpenCalls(began), clock), clock
+    return DrainThrottle(rule, OpenCalls(began), clock), clock
 
 
 def test_a_live_call_slows_details_until_it_ends() -> None:
     """From its call_started to its call_ended details go at the slower rate, fewer at once; then all is as before."""
-    one, clock = courtesy(IDLE_ONLY)
-    assert one.figures() == CourtesyFigures(live_calls=0, slowed=False, rate=None)
+    one, clock = throttle(IDLE_ONLY)
+    assert one.status() == ThrottleStatus(live_calls=0, slowed=False, rate=None)
     one.calls.accepted("a", "call_started", clock.now)
-    assert one.figures() == CourtesyFigures(live_calls=1, slowed=True, rate=256.0)
+    assert one.status() == ThrottleStatus(live_calls=1, slowed=True, rate=256.0)
     assert one.details_at_once() == 1
     one.calls.accepted("a", "call_ended", clock.now)
-    assert one.figures() == CourtesyFigures(live_calls=0, slowed=False, rate=None)
+    assert one.status() == ThrottleStatus(live_calls=0, slowed=False, rate=None)
     assert one.details_at_once() is None
 
 
 def test_a_call_that_lost_its_end_holds_nothing_back_for_ever() -> None:
     """After the configured age a call is not live any more, whatever became of it."""
-    one, clock = courtesy(IDLE_ONLY, ("a", 100 * HOUR))
+    one, clock = throttle(IDLE_ONLY, ("a", 100 * HOUR))
     clock.now += 2 * HOUR
     assert one.slowed
     clock.now += 1
     assert not one.slowed
-    assert one.figures().live_calls == 0
+    assert one.status().live_calls == 0
 
 
 def test_a_call_from_before_the_start_is_live() -> None:
     """What the spool knew of calls at the start counts."""
-    one, _ = courtesy(IDLE_ONLY, ("a", 99 * HOUR))
+    one, _ = throttle(IDLE_ONLY, ("a", 99 * HOUR))
     assert one.slowed
 
 
@@ -56,7 +56,7 @@ def test_a_call_from_before_the_start_is_live() -> None:
 )
 def test_the_lower_rate_holds(rate: float | None, live_rate: float | None, idle: object, live: object) -> None:
     """Live calls only ever make the limit lower."""
-    one, clock = courtesy(CourtesyRule(rate, True, live_rate, 1, 2 * HOUR))
+    one, clock = throttle(ThrottlePolicy(rate, True, live_rate, 1, 2 * HOUR))
     assert one.rate() == idle
     one.calls.accepted("a", "call_started", clock.now)
     assert one.rate() == live
@@ -65,7 +65,7 @@ def test_the_lower_rate_holds(rate: float | None, live_rate: float | None, idle:
 
 def test_without_when_idle_live_calls_change_nothing() -> None:
     """They are counted, and details go as ever."""
-    one, _ = courtesy(CourtesyRule(None, False, 9.0, 1, 2 * HOUR), ("a", 100 * HOUR))
-    assert one.figures() == CourtesyFigures(live_calls=1, slowed=False, rate=None)
+    one, _ = throttle(ThrottlePolicy(None, False, 9.0, 1, 2 * HOUR), ("a", 100 * HOUR))
+    assert one.status() == ThrottleStatus(live_calls=1, slowed=False, rate=None)
     assert one.details_at_once() is None
     assert not one.limits_rate

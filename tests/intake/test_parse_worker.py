@@ -20,12 +20,12 @@ from tests.system.waiting import until
 PARENT = """
 import asyncio, sys
 from concurrent.futures import ThreadPoolExecutor
-from gateway.intake.parse_worker import Examiner
+from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.staging import Workers
 
 async def main():
-    examiner = Examiner(Workers(ThreadPoolExecutor(1)))
-    print((await examiner._start()).pid, flush=True)
+    parse_worker = ParseWorker(Workers(ThreadPoolExecutor(1)))
+    print((await parse_worker._start()).pid, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -47,12 +47,12 @@ async def test_only_giants_need_the_process(small: World) -> None:
     """It is started with the first body that is too large to be looked at here, and then kept."""
     assert (await small.post(call_log("a"))).status == 202
     assert (await small.post(call_log("b", size=3_000_000))).status == 202
-    assert small.intake.examiner.pid is None
+    assert small.intake.parse_worker.pid is None
     assert (await small.post(large_call_log("c"))).status == 202
-    first = small.intake.examiner.pid
+    first = small.intake.parse_worker.pid
     assert first is not None
     assert (await small.post(envelope(large_call_log("d")))).status == 202
-    assert small.intake.examiner.pid == first
+    assert small.intake.parse_worker.pid == first
     await small.until(lambda: _nothing_left(small))
 
 
@@ -90,9 +90,9 @@ async def test_what_needs_too_much_memory_is_refused(small: World) -> None:
     members = b",".join(b'"m%d":0' % number for number in range(900_000))
     reply = await small.post(b'{"call_id":"a",%b}' % members)
     assert (reply.status, reply.code) == (413, "too_complex")
-    pid = small.intake.examiner.pid
+    pid = small.intake.parse_worker.pid
     assert (await small.post(large_call_log())).status == 202
-    assert small.intake.examiner.pid == pid
+    assert small.intake.parse_worker.pid == pid
     await small.until(lambda: _nothing_left(small))
 
 
@@ -112,23 +112,23 @@ async def test_lists_that_need_too_much_memory_are_not_summarised(small: World) 
 async def test_a_post_survives_the_death_of_the_process(small: World) -> None:
     """A process that is killed in the middle of an examination is replaced, and the post is taken."""
     await small.post(large_call_log("a"))
-    pid = small.intake.examiner.pid
+    pid = small.intake.parse_worker.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     posting = asyncio.create_task(small.post(large_call_log("b")))
     await small.until(lambda: small.staged_files() and small.staged_files()[0].stat().st_size > 5_000_000)
     os.kill(pid, signal.SIGKILL)
     assert (await posting).status == 202
-    assert small.intake.examiner.pid not in {None, pid}
+    assert small.intake.parse_worker.pid not in {None, pid}
     await small.until(lambda: _nothing_left(small))
 
 
-async def test_a_post_that_cannot_be_examined_is_503(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_post_that_cannot_be_parsed_is_503(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a second process ends too, the sender keeps its call log; the next giant gets another process."""
     with monkeypatch.context() as patched:
         patched.setattr(parse_worker, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
         reply = await small.post(large_call_log())
-        assert (reply.status, reply.code) == (503, "examiner_failed")
+        assert (reply.status, reply.code) == (503, "parse_worker_failed")
         assert reply.headers["Retry-After"]
         assert "status 3" in reply.json["error"]["message"]
     assert (await small.post(large_call_log())).status == 202
