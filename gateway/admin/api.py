@@ -1,4 +1,4 @@
-"""The part of the admin API that is about deliveries that have not ended: finding them, and orders about them."""
+"""The admin API of deliveries that have not ended: list them, read them, and give orders about them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -26,14 +26,14 @@ _decode = msgspec.json.Decoder(OrderRequest).decode
 _decode_import = msgspec.json.Decoder(ImportHeader).decode
 _READY_HINT = "Try again when /readyz answers 200."
 _REQUEST_HINT = "docs/operating.md describes the requests of the admin API."
-_KEY_HINT = "`/api/deliveries` lists those that have not ended; what has, is in the trace of its call."
-# The first that fits counts: what is more special stands before what it is a kind of.
+_KEY_HINT = "`/api/deliveries` lists those that have not ended; the others are in the trace of their call."
+# The first match counts: a subclass stands before its base.
 _REFUSALS: Mapping[type[Exception], tuple[int, str, str, str]] = {
-    UnknownDelivery: (404, "unknown_delivery", "No delivery that has not ended is called {}.", _KEY_HINT),
-    CorruptPayload: (409, "unreadable", "It cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
-    BadLocation: (409, "unreadable", "It cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
-    msgspec.MsgspecError: (400, "bad_request", "The request cannot be meant: {}.", _REQUEST_HINT),
-    BadSelection: (400, "bad_request", "The request cannot be meant: {}.", _REQUEST_HINT),
+    UnknownDelivery: (404, "unknown_delivery", "There is no open delivery {}.", _KEY_HINT),
+    CorruptPayload: (409, "unreadable", "The payload cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
+    BadLocation: (409, "unreadable", "The payload cannot be read: {}.", ADVICE[ReasonKind.UNREADABLE]),
+    msgspec.MsgspecError: (400, "bad_request", "Invalid request: {}.", _REQUEST_HINT),
+    BadSelection: (400, "bad_request", "Invalid request: {}.", _REQUEST_HINT),
     SpoolFull: (507, "spool_full", "{}", "Try again when there is room."),
     SpoolError: (503, "spool_unavailable", "{}", _READY_HINT),
 }
@@ -41,7 +41,7 @@ _Work = Callable[[DeliveryAdmin], Awaitable[web.StreamResponse]]
 
 
 class OrderHandlers:
-    """Answers the requests about deliveries and takes orders."""
+    """Lists deliveries and carries out orders about them."""
 
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
@@ -66,7 +66,7 @@ class OrderHandlers:
             limit = msgspec.convert(query.get("limit", LIMIT), int, strict=False)
             return answer(await desk.list(select, query.get("cursor"), limit))
 
-        return await self._at_the_desk(work)
+        return await self._with_delivery_admin(work)
 
     async def story(self, request: web.Request) -> web.StreamResponse:
         """Everything about one delivery."""
@@ -75,10 +75,10 @@ class OrderHandlers:
             """Look it up."""
             return answer(await desk.story(request.match_info["key"]))
 
-        return await self._at_the_desk(work)
+        return await self._with_delivery_admin(work)
 
     async def document(self, request: web.Request) -> web.StreamResponse:
-        """What a delivery carries, as JSON; compressed with zstd for whoever takes that."""
+        """What a delivery carries, as JSON; compressed with zstd for clients that accept it."""
 
         async def work(desk: DeliveryAdmin) -> web.StreamResponse:
             """Look it up, and read it as it is sent."""
@@ -88,7 +88,7 @@ class OrderHandlers:
                 return await _streamed(request, compressed(delivery, desk.payloads), headers)
             return await _streamed(request, plain(delivery, desk.payloads), HEADERS)
 
-        return await self._at_the_desk(work)
+        return await self._with_delivery_admin(work)
 
     async def bring(self, request: web.Request) -> web.StreamResponse:
         """A call log that was exported elsewhere comes in: a line that tells of it, then its documents."""
@@ -103,7 +103,7 @@ class OrderHandlers:
                 raise BadSelection("the line that tells of it is missing or too long")
             return answer(await desk.importer.import_record(_decode_import(line), request.content))
 
-        return await self._at_the_desk(work)
+        return await self._with_delivery_admin(work)
 
     def _taker(self, name: OrderName) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """The handler of one order."""
@@ -113,26 +113,28 @@ class OrderHandlers:
             try:
                 body = await request.read()
             except web.HTTPRequestEntityTooLarge:
-                hint = "Select by a filter, and go on by the cursor."
-                return refused(413, "too_large", f"An order may have {LARGEST_REQUEST} bytes.", hint)
+                hint = "Select by a filter and continue with the cursor."
+                return refused(413, "too_large", f"An order may have at most {LARGEST_REQUEST} bytes.", hint)
 
             async def work(desk: DeliveryAdmin) -> web.StreamResponse:
                 """Read the order and take it."""
                 return answer(await desk.take(name, _decode(body)))
 
-            return await self._at_the_desk(work)
+            return await self._with_delivery_admin(work)
 
         return handler
 
-    async def _at_the_desk(self, work: _Work) -> web.StreamResponse:
-        """Every failure as an answer that says what to do."""
+    async def _with_delivery_admin(self, work: _Work) -> web.StreamResponse:
+        """Do the work; every failure becomes an answer that says what to do."""
         desk = self._gateway.delivery_admin
         if desk is None:
             return refused(503, "spool_unavailable", "The spool is not open.", _READY_HINT)
         try:
             return await work(desk)
         except tuple(_REFUSALS) as error:
-            status, code, sentence, hint = next(told for kind, told in _REFUSALS.items() if isinstance(error, kind))
+            status, code, sentence, hint = next(
+                refusal for kind, refusal in _REFUSALS.items() if isinstance(error, kind)
+            )
             return refused(status, code, redact_text(sentence.format(error)), hint)
 
 
@@ -155,19 +157,19 @@ async def _streamed(
     return response
 
 
-# The part of the admin API that ends a destination's wait: its breaker's, and those of the tokens that it refuses.
+# `POST /api/destinations/{destination}/resume`: closes a destination's breaker for a try, and retries refused tokens.
 
 
 class Resumed(msgspec.Struct, frozen=True, kw_only=True):
-    """What an order to resume did."""
+    """The result of an order to resume."""
 
     destination: str
     waited: bool
-    """Whether it waited for anything; if so, one delivery is sent now, and one of each refused token."""
+    """Whether it was waiting; if so, one delivery is sent now, and one for each refused token."""
 
 
 class ResumeHandler:
-    """Takes orders to resume."""
+    """Resumes a destination."""
 
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
@@ -189,17 +191,17 @@ class ResumeHandler:
         return answer(Resumed(destination=name, waited=waited))
 
 
-# `POST /api/salvage`: brings what another database holds into this gateway's spool, and tells of it line by line.
+# `POST /api/salvage`: imports what another database holds into this gateway's spool, and reports line by line.
 
 HEARTBEAT_SECONDS = 1.0
-"""An empty line, so that whoever waits knows that it goes on: a single record may be large."""
+"""An empty line, so that the client knows that the work continues: a single record may be large."""
 
 _decode_salvage = msgspec.json.Decoder(SalvageOrder).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class SalvageHandler:
-    """Takes the order, and stops in the middle when whoever gave it is gone: a repetition goes on."""
+    """Carries out the order; stops when the client is gone. A repeated order continues where it stopped."""
 
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
@@ -209,7 +211,7 @@ class SalvageHandler:
         app.router.add_post("/api/salvage", access.order(self.take))
 
     async def take(self, request: web.Request) -> web.StreamResponse:
-        """Carry it out, and tell of it as NDJSON."""
+        """Carry it out, and report as NDJSON."""
         salvages = self._gateway.salvages
         if salvages is None:
             return refused(503, "spool_unavailable", "The spool is not open.", "Try again when /readyz answers 200.")
@@ -217,7 +219,7 @@ class SalvageHandler:
             order = _decode_salvage(await request.read())
         except msgspec.MsgspecError as error:
             hint = "docs/operating.md describes the requests of the admin API."
-            return refused(400, "bad_request", f"The order cannot be meant: {error}.", hint)
+            return refused(400, "bad_request", f"Invalid request: {error}.", hint)
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         async with aclosing(carry_out(salvages, order)) as lines:

@@ -1,7 +1,7 @@
 """The admin application: metrics, health, the status page and its JSON API.
 
-What is answered here comes from memory, but for the trace of a call, and changes nothing. What may change something
-is in `gateway.admin.api`.
+These routes read from memory, but for the trace of a call, and change nothing. Routes that may change something are in
+`gateway.admin.api`.
 """
 
 import base64
@@ -81,7 +81,7 @@ class AdminHandlers:
                 stats=gateway.spool_stats(),
                 destinations=gateway.destinations(),
                 outboxes=gateway.outboxes(),
-                courtesy=gateway.drain_throttle(),
+                throttle=gateway.drain_throttle(),
                 events=self._events.recent(),
             )
         )
@@ -104,7 +104,7 @@ def build_admin_app(
 ) -> web.Application:
     """The application of the admin listener. Registers the gauges of `gateway` with the metrics.
 
-    `token` is asked of whoever gives orders or reads what call logs hold.
+    `token` is required to give orders and to read what call logs hold.
     """
     metrics.registry.register(GaugeCollector(gateway))
     handlers = AdminHandlers(gateway, metrics, events)

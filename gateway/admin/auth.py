@@ -1,7 +1,7 @@
 """Who may give orders and read payloads at the admin listener.
 
-With a token in the configuration: who presents it as a bearer. Without one: only this machine, and no web page that
-a browser on this machine shows. Figures, health and traces are for everyone who reaches the listener.
+With a token in the configuration: clients that present it as a bearer. Without one: only this machine, and no web page
+that a browser on this machine shows. Figures, health and traces are for everyone who reaches the listener.
 """
 
 import hmac
@@ -22,19 +22,21 @@ class Access:
         self._token = None if token is None else token.encode()
 
     def order(self, handler: Handler, content_type: str = "application/json") -> Handler:
-        """Protects a route that changes something: it takes a type that no page of another site can post unasked."""
+        """Protects a route that changes something: no page of another site can post its content type."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
             """Refuse, or go on."""
             if request.content_type != content_type:
                 hint = f"Send it with `Content-Type: {content_type}`."
-                return refused(415, "wrong_type", f"This takes {content_type}, not {request.content_type}.", hint)
+                return refused(
+                    415, "wrong_type", f"This route accepts {content_type}, not {request.content_type}.", hint
+                )
             return self._refusal(request) or await handler(request)
 
         return checked
 
     def secret(self, handler: Handler) -> Handler:
-        """Protects a route that hands out what call logs hold."""
+        """Protects a route that shows what call logs hold."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
             """Refuse, or go on."""
@@ -46,14 +48,14 @@ class Access:
         """Why this request may not come in; None if it may."""
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
-            hint = "Use `callspool` on the command line, or a client that sends no Origin."
-            return refused(403, "cross_site", f"A page of {origin} may not do this.", hint)
+            hint = "Use the `callspool` command line, or a client that sends no Origin."
+            return refused(403, "cross_site", f"Pages of {origin} are not allowed to do this.", hint)
         if self._token is not None:
             return None if self._presents_token(request) else _unauthorized()
         if _is_this_machine(request.remote) and _is_direct(request.host):
             return None
         hint = "Set admin.token (CALLSPOOL_ADMIN_TOKEN) and present it as a bearer, or ask from the machine itself."
-        return refused(403, "local_only", "Without a token, only this machine may do this, under its address.", hint)
+        return refused(403, "local_only", "Without a token, only this machine may do this, by its own address.", hint)
 
     def _presents_token(self, request: web.Request) -> bool:
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")

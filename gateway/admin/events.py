@@ -1,4 +1,4 @@
-"""What lately happened to destinations: kept for the status page, and written to the log.
+"""Recent events of destinations: kept for the status page, and logged.
 
 A bounded ring in memory; the log is the history.
 """
@@ -40,15 +40,16 @@ class RecentEvents:
         self._log_each = logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG)
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-        """Tells of dead letters and of what was too large; of the daily business only the debug level speaks."""
+        """Keeps dead letters and what was too large; ordinary attempts are logged at the debug level only."""
         call = delivery.record.call_id
         if outcome == "diverted":
             self._keep(
-                "warning", f"{delivery.destination}: the {delivery.form} of call {call} is too large, and goes on"
+                "warning",
+                f"{delivery.destination}: the {delivery.form} of call {call} is too large: the fallback is tried",
             )
             self._log.warning("too_large", **_described(delivery, seconds))
         elif outcome == "corrupt":
-            self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} is damaged in the spool")
+            self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} is corrupt in the spool")
             self._log.error("corrupt_payload", **_described(delivery, seconds))
         elif outcome == "dead":
             self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
@@ -57,17 +58,19 @@ class RecentEvents:
             self._log.debug("attempted", outcome=outcome, **_described(delivery, seconds))
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
-        """Tells that a destination fails or takes deliveries again."""
+        """A destination fails, or accepts deliveries again."""
         if up:
-            self._keep("info", f"{destination} takes deliveries again")
+            self._keep("info", f"{destination} accepts deliveries again")
             self._log.info("destination_up", destination=destination)
         else:
-            self._keep("warning", f"{destination} takes no deliveries: {reason}")
+            self._keep("warning", f"{destination} accepts no deliveries: {reason}")
             self._log.warning("destination_down", destination=destination, reason=reason)
 
     def details_given_up(self, count: int, payload_bytes: int) -> None:
-        """Tells that details were given up because the spool was full."""
-        text = f"the spool is full: {count} of the oldest details ({bytes_text(payload_bytes)}) were given up for room"
+        """Details were given up because the spool was full."""
+        text = (
+            f"the spool is full: {count} of the oldest details ({bytes_text(payload_bytes)}) were given up to make room"
+        )
         self._keep("warning", text)
         self._log.warning("details_given_up", deliveries=count, payload_bytes=payload_bytes)
 

@@ -29,11 +29,11 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     held: int
     queued: int
-    """Still to be made: ready, waiting and held together."""
+    """Still to be delivered: ready, waiting and held together."""
     queued_bytes: int
     in_flight: int
     concurrency: int
-    """How many may be under way now, as the destination bears."""
+    """How many may be in flight at once, adapted to what the destination can handle."""
     dead: int
     delivered: int
     expired: int
@@ -48,7 +48,7 @@ class DeadReason(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     count: int
     example: str
-    """The reason that most of them have."""
+    """The most frequent reason."""
     advice: str
     """What to do."""
 
@@ -68,7 +68,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None
     """Since when it is down."""
     refused_tokens: int
-    """Tokens of agents that it refuses; what needs them is held."""
+    """Tokens of agents that it refuses; deliveries that need them are held."""
     retry_at: str | None
     dead: int
     dead_reasons: tuple[DeadReason, ...] = ()
@@ -84,7 +84,7 @@ class OutboxReport(msgspec.Struct, frozen=True, kw_only=True):
     """`missing`, `watched`, `waiting` or `unusable`."""
     reason: str
     rows: int
-    """Rows that lie in it: in use by the SDK, refused, or still to be taken."""
+    """Rows in it: in use by the SDK, refused, or still to be taken."""
     rescued: int
     duplicate: int
     superseded: int
@@ -97,22 +97,22 @@ class SpoolReport(msgspec.Struct, frozen=True, kw_only=True):
     used_bytes: int
     limit_bytes: int
     reserve_bytes: int
-    """The last part of the limit, which large call logs leave to small ones."""
+    """The last part of the quota, which large call logs leave to small ones."""
     full_of_details: bool
     """Whether large call logs are refused, because only the reserve is left."""
     unaccounted: int
-    """Deliveries lost track of. Must be 0."""
+    """Deliveries that the counters cannot account for. Must be 0."""
     failure: str | None
 
 
-class CourtesyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What details leave to live calls."""
+class DrainThrottleReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the draining of details is held back for live calls."""
 
     live_calls: int
-    slowed: bool
-    """Whether details are held to a slower rate because a call is live."""
+    throttled: bool
+    """Whether details go at a lower rate because a call is live."""
     bytes_per_second: float | None
-    """What details of all destinations may take together; None: any number."""
+    """The rate limit of the details of all destinations together; None: no limit."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +130,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator should do although posts are accepted."""
     spool: SpoolReport | None
     """None while the spool is not open."""
-    courtesy: CourtesyReport | None
+    drain_throttle: DrainThrottleReport | None
     """None while the spool is not open."""
     destinations: tuple[DestinationReport, ...]
     outboxes: tuple[OutboxReport, ...]
     events: tuple[Event, ...]
-    """What lately happened, the newest first."""
+    """Recent events, the newest first."""
 
 
 def status_of(
@@ -144,7 +144,7 @@ def status_of(
     lifecycle: Lifecycle,
     stats: SpoolStats | None,
     destinations: tuple[DestinationStatus, ...],
-    courtesy: ThrottleStatus | None,
+    throttle: ThrottleStatus | None,
     outboxes: tuple[OutboxStatus, ...],
     events: tuple[Event, ...],
 ) -> Status:
@@ -158,7 +158,7 @@ def status_of(
         reasons=tuple(redact_text(reason) for reason in found),
         attention=tuple(redact_text(note) for note in attention(stats)),
         spool=None if stats is None else _spool(stats),
-        courtesy=None if courtesy is None else _courtesy(courtesy),
+        drain_throttle=None if throttle is None else _drain_throttle(throttle),
         destinations=tuple(_destination(each, stats, now) for each in _with_forgotten(destinations, stats)),
         outboxes=tuple(map(_outbox, outboxes)),
         events=events,
@@ -189,9 +189,8 @@ def _outbox(outbox: OutboxStatus) -> OutboxReport:
     )
 
 
-def _courtesy(figures: ThrottleStatus) -> CourtesyReport:
-    """For people."""
-    return CourtesyReport(live_calls=figures.live_calls, slowed=figures.slowed, bytes_per_second=figures.rate)
+def _drain_throttle(status: ThrottleStatus) -> DrainThrottleReport:
+    return DrainThrottleReport(live_calls=status.live_calls, throttled=status.slowed, bytes_per_second=status.rate)
 
 
 def _with_forgotten(
@@ -253,9 +252,9 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
     )
 
 
-# Decides whether posts can be accepted. Pure; destinations have no part in it.
+# Readiness: whether posts can be accepted. Pure; it never depends on destinations.
 #
-# A gateway whose endpoint is down is ready: keeping call logs meanwhile is what it is there for.
+# A gateway whose endpoint is down is ready: keeping call logs meanwhile is its purpose.
 
 
 def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]:
@@ -283,13 +282,13 @@ def spool_obstacle(stats: SpoolStats) -> str | None:
 def attention(stats: SpoolStats | None) -> tuple[str, ...]:
     """What an operator should do although posts can be accepted; empty when there is nothing."""
     return tuple(
-        f"a damaged database was moved to {aside.directory} ({aside.reason}): run `callspool salvage`"
+        f"a corrupt database is in quarantine at {aside.directory} ({aside.reason}): run `callspool salvage`"
         for aside in (stats.asides if stats else ())
         if not aside.brought
     )
 
 
-# A line a minute that says what happened: for those who read logs and scrape nothing.
+# One log line a minute that sums up what happened, for those who read logs and scrape nothing.
 
 EVERY_SECONDS = 60.0
 
@@ -324,7 +323,7 @@ async def summarize_forever(
 ) -> None:
     """Log a summary every minute in which something happened or waits, and what is wrong then, until cancelled.
 
-    That is what keeps the spool from taking records, and what is in `trouble` with its maintenance.
+    `trouble` says what is wrong with the maintenance of the spool, if anything.
     """
     before = totals_of(stats())
     while True:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from config.types import ListenAddress
 from gateway.admin.api import Resumed
-from gateway.admin.status import CourtesyReport, DestinationReport, LaneStatus, OutboxReport, SpoolReport, Status
+from gateway.admin.status import DestinationReport, DrainThrottleReport, LaneStatus, OutboxReport, SpoolReport, Status
 from gateway.cli.client import admin_option, ask, explained, tell
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
@@ -50,8 +50,8 @@ def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: floa
 def describe(status: Status) -> RenderableType:
     """The status as a page of text."""
     lines: list[RenderableType] = [_headline(status), _spool_line(status.spool)]
-    if status.courtesy is not None and status.courtesy.live_calls:
-        lines.append(_calls_line(status.courtesy))
+    if status.drain_throttle is not None and status.drain_throttle.live_calls:
+        lines.append(_calls_line(status.drain_throttle))
     lines += [plain(note, "bold yellow") for note in status.attention]
     lines += [Text(), _destinations(status)]
     lines += [_outbox_line(outbox) for outbox in status.outboxes]
@@ -117,11 +117,11 @@ def _outbox_line(outbox: OutboxReport) -> Text:
     return line.append_text(plain(f"  {outbox.reason}", "red")) if outbox.reason else line
 
 
-def _calls_line(courtesy: CourtesyReport) -> Text:
+def _calls_line(throttle: DrainThrottleReport) -> Text:
     """How many calls are live, and what details leave them."""
-    line = plain(f"live calls: {count_text(courtesy.live_calls)}")
-    if courtesy.slowed:
-        rate = courtesy.bytes_per_second
+    line = plain(f"live calls: {count_text(throttle.live_calls)}")
+    if throttle.throttled:
+        rate = throttle.bytes_per_second
         slowly = "a few at once" if rate is None else f"at {bytes_text(round(rate))} a second at most"
         line.append(f"  details go {slowly} until they end", "yellow")
     return line

@@ -117,8 +117,8 @@ async def test_recent_events_are_told_newest_first_and_without_secrets(aiohttp_c
     assert len(events) == 50
     assert [each["text"] for each in events[:3]] == [
         "endpoint: the detail of call call-1 became a dead letter",
-        "endpoint takes deliveries again",
-        "endpoint takes no deliveries: https://h/x?token=*** refused",
+        "endpoint accepts deliveries again",
+        "endpoint accepts no deliveries: https://h/x?token=*** refused",
     ]
     assert [each["level"] for each in events[:3]] == ["error", "info", "warning"]
     assert events[0]["at"] == "2026-01-01T00:00:01.500Z"

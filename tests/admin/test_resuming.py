@@ -81,13 +81,13 @@ async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: Callable) 
 
 async def test_status_and_metrics_tell_of_live_calls(aiohttp_client: Callable) -> None:
     """How many there are, and that details are held back for them."""
-    world = World(courtesy=ThrottleStatus(live_calls=3, slowed=True, rate=262_144.0))
+    world = World(throttle=ThrottleStatus(live_calls=3, slowed=True, rate=262_144.0))
     client = await aiohttp_client(world.app)
-    told = (await (await client.get("/api/status")).json())["courtesy"]
-    assert told == {"live_calls": 3, "slowed": True, "bytes_per_second": 262_144.0}
+    told = (await (await client.get("/api/status")).json())["drain_throttle"]
+    assert told == {"live_calls": 3, "throttled": True, "bytes_per_second": 262_144.0}
     metrics = await (await client.get("/metrics")).text()
     assert "callspool_live_calls 3.0" in metrics
-    assert "callspool_details_slowed 1.0" in metrics
+    assert "callspool_drain_throttled 1.0" in metrics
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class World:
     desk: DeliveryAdmin | None = None
     token: str | None = None
     now: int = NOW
-    courtesy: ThrottleStatus | None = NO_CALLS
+    throttle: ThrottleStatus | None = NO_CALLS
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
     on_resume: Callable[[str], bool | None] | None = None
@@ -126,7 +126,7 @@ class View:
         return self._world.outboxes
 
     def drain_throttle(self) -> ThrottleStatus | None:
-        return self._world.courtesy
+        return self._world.throttle
 
     def resume(self, destination: str) -> bool | None:
         self._world.resumed.append(destination)

@@ -26,11 +26,14 @@ INTAKE_PATHS = {
 _NO_GATEWAY = cast("GatewayView", None)
 
 
-def metrics() -> dict[str, str]:
-    """The name of every metric of ours as people write it, with its kind."""
+def metrics() -> dict[str, tuple[str, str]]:
+    """The name of every metric of ours as people write it, with its kind and its help text."""
     families = [*Metrics().registry.collect(), *GaugeCollector(_NO_GATEWAY).describe()]
-    names = {f"{family.name}_total" if family.type == "counter" else family.name: family.type for family in families}
-    return {name: kind for name, kind in names.items() if name.startswith("callspool_")}
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name: (family.type, family.documentation)
+        for family in families
+        if family.name.startswith("callspool_")
+    }
 
 
 def admin_paths() -> list[str]:

@@ -50,5 +50,5 @@ async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path:
         assert "brought" in done.stdout
         traces = [await gateway.trace(f"old-{number}") for number in range(20)]
         assert all(traces)
-        assert await gateway.metric("callspool_databases_aside") == 0
+        assert await gateway.metric("callspool_quarantined_databases") == 0
         assert await gateway.metric("callspool_unaccounted_records") == 0

@@ -47,8 +47,8 @@ async def test_details_wait_for_the_end_of_a_live_call_and_cores_do_not(tmp_path
         await gateway.post({"call_id": "live", "wcall_event": "call_started", "agent_id": "a"})
         await gateway.kill()
         await gateway.start()
-        courtesy = (await gateway.status())["courtesy"]
-        assert courtesy == {"live_calls": 1, "slowed": True, "bytes_per_second": RATE}
+        throttle = (await gateway.status())["drain_throttle"]
+        assert throttle == {"live_calls": 1, "throttled": True, "bytes_per_second": RATE}
         await gateway.post(a_large_call_log("large"))
         began = time.monotonic()
         await endpoint.wait_until(lambda: any(one.key.endswith("-core") for one in endpoint.accepted))
@@ -58,7 +58,7 @@ async def test_details_wait_for_the_end_of_a_live_call_and_cores_do_not(tmp_path
         await gateway.post({"call_id": "live", "wcall_event": "call_ended", "agent_id": "a"})
         await endpoint.wait_until(lambda: any(one.key.endswith("-detail") for one in endpoint.accepted))
         assert time.monotonic() - began < SLOWLY
-        assert not (await gateway.status())["courtesy"]["slowed"]
+        assert not (await gateway.status())["drain_throttle"]["throttled"]
 
 
 async def is_sending(gateway: GatewayProcess) -> bool:
