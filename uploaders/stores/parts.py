@@ -1,0 +1,250 @@
+"""A part is one stored event of a call (start, end, update, detail), and what a store knows of it beside its bytes.
+
+Pure. A document is kept as it came; what lists and filters need of it (`Head`) is copied out of it as far as it can
+be read. A value of an unexpected type is left out of the head; it never makes the part invalid.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from spool.records import DETAIL_FORMS, Form
+
+
+class PartKind(IntEnum):
+    """What a part says of its call. The numbers are stored."""
+
+    START = 1
+    """The call began."""
+    END = 2
+    """The call ended; with everything that was known then."""
+    CALL = 3
+    """All of a call, from a sender that has no events: it waits for no start."""
+    UPDATE = 4
+    """Something that became known later, such as where the recording is."""
+    DETAIL = 5
+    """The large rest of a call: telemetry and turns, as stored zstd frames."""
+    REFERENCE = 6
+    """A note that a document of the call lies in a bucket."""
+
+
+DETAIL_EVENT: Final = "call_detail"
+"""The event of a Phase 2 body (`"update_type": "detailed_telemetry"`)."""
+_KINDS: Final[Mapping[str, PartKind]] = {
+    "call_started": PartKind.START,
+    "call_ended": PartKind.END,
+    "call_log": PartKind.CALL,
+    "s3_reference": PartKind.REFERENCE,
+    DETAIL_EVENT: PartKind.DETAIL,
+}
+
+
+def kind_of(event: str, form: Form) -> PartKind:
+    """Which part a delivery is. An unknown event is an update: it completes nothing, and nothing of it is lost."""
+    if form in DETAIL_FORMS:
+        return PartKind.DETAIL
+    if form is Form.NOTICE:
+        return PartKind.REFERENCE
+    return _KINDS.get(event, PartKind.UPDATE)
+
+
+class Head(Struct, frozen=True, omit_defaults=True):
+    """What lists and filters need of a document. Times are milliseconds since the Unix epoch."""
+
+    agent_id: str | None = None
+    customer_number: str | None = None
+    environment: str | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    reason: str | None = None
+    """Why the call ended, as its sender says."""
+    summary: dict[str, int | float] | None = None
+    """Figures of the call: see `SUMMARY`."""
+
+
+class Part(Struct, frozen=True):
+    """One event of a call, ready to be written. `(project, call_id, kind, digest)` names it for good."""
+
+    project: str
+    """Whose call it is; empty where there is one tenant only."""
+    call_id: str
+    """As `key_text` makes it."""
+    kind: PartKind
+    digest: bytes
+    """SHA-256 of the document as it was posted, without its token: the same through retries, replays and sidecars."""
+    accepted_at: int
+    """When the spool accepted it, in milliseconds. Of two parts of one kind the later one is shown."""
+    source_uid: str
+    """The record that it came from."""
+    event: str
+    document: bytes
+    """The JSON text, unchanged; empty for a detail, whose frames are written beside it."""
+    head: Head = Head()
+
+    @property
+    def rank(self) -> tuple[int, bytes]:
+        """Of several parts of one kind the one with the highest rank is shown, whatever order they came in."""
+        return (self.accepted_at, self.digest)
+
+
+# Texts that a database refuses: NUL anywhere in PostgreSQL, lone surrogates wherever a text must be UTF-8.
+
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+MAX_TEXT: Final = 512
+"""Characters of a text that are kept in a column of its own."""
+
+
+def storable_text(text: str) -> str:
+    """The text, cut to `MAX_TEXT`, with a replacement character for each one that no database takes."""
+    return _UNSTORABLE.sub(_REPLACEMENT, text[:MAX_TEXT])
+
+
+def key_text(text: str) -> str:
+    """The text as a key: distinct texts stay distinct, also where characters had to be replaced or cut."""
+    stored = storable_text(text)
+    if stored == text:
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return f"{stored[: MAX_TEXT - 17]}~{digest}"
+
+
+# Reading a head out of a document.
+
+SUMMARY: Final[Mapping[str, tuple[str, str]]] = {
+    "turns": ("summary_metrics", "total_turns"),
+    "tokens": ("summary_metrics", "total_tokens"),
+    "average_latency_seconds": ("summary_metrics", "avg_latency"),
+    "spans": ("telemetry_summary", "total_spans"),
+    "errors": ("telemetry_summary", "error_count"),
+}
+"""Figures by their name here, and where a core has them."""
+_LARGEST_EXACT: Final = 1 << 53
+_SLOW_BYTES: Final = 32 << 20
+"""A document that the fast decoder refuses is read with the standard library's, unless it is larger than this."""
+_MILLISECONDS_ABOVE: Final = 100_000_000_000
+"""A Unix time above this (the year 5138 in seconds) counts milliseconds."""
+_LATEST: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+
+class _Members(Struct):
+    agent_id: Raw = Raw(b"null")
+    customer_number: Raw = Raw(b"null")
+    environment: Raw = Raw(b"null")
+    call_started_at: Raw = Raw(b"null")
+    call_ended_at: Raw = Raw(b"null")
+    call_ended_reason: Raw = Raw(b"null")
+    summary_metrics: Raw = Raw(b"null")
+    telemetry_summary: Raw = Raw(b"null")
+    transcript_json: Raw = Raw(b"null")
+
+
+_decode_members = msgspec.json.Decoder(_Members).decode
+_decode_any = msgspec.json.Decoder().decode
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+
+
+def read_head(document: bytes) -> Head:
+    """What lists need of a document; an empty head for one that cannot be read."""
+    try:
+        members = _decode_members(document)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _read_slowly(document)
+    values = {name: _value(getattr(members, name)) for name in _Members.__struct_fields__[:-1]}
+    return _head(values, _length(members.transcript_json))
+
+
+def _read_slowly(document: bytes) -> Head:
+    """With the standard library, which takes lone surrogates and numbers beyond any float."""
+    if len(document) > _SLOW_BYTES:
+        return Head()
+    try:
+        values = json.loads(document)
+    except (ValueError, RecursionError):
+        return Head()
+    if not isinstance(values, dict):
+        return Head()
+    turns = values.get("transcript_json")
+    return _head(values, len(turns) if isinstance(turns, list) else None)
+
+
+def _head(values: Mapping[str, Any], turns: int | None) -> Head:  # Any: whatever an agent wrote
+    return Head(
+        agent_id=_text(values.get("agent_id")),
+        customer_number=_text(values.get("customer_number")),
+        environment=_text(values.get("environment")),
+        started_at=moment(values.get("call_started_at")),
+        ended_at=moment(values.get("call_ended_at")),
+        reason=_text(values.get("call_ended_reason")),
+        summary=_summary(values, turns),
+    )
+
+
+def _value(raw: Raw) -> Any:  # Any: whatever an agent wrote
+    try:
+        return _decode_any(raw)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            return json.loads(bytes(raw))
+        except (ValueError, RecursionError):
+            return None
+
+
+def _length(raw: Raw) -> int | None:
+    try:
+        return len(_decode_list(raw))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _text(value: object) -> str | None:
+    """A text or a number as text; None for anything else, and for an empty one."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    if isinstance(value, int) and abs(value) >= _LARGEST_EXACT << 32:  # str() of a million digits is refused
+        return None
+    return storable_text(str(value)) or None
+
+
+def _summary(values: Mapping[str, Any], turns: int | None) -> dict[str, int | float] | None:
+    """The figures of `SUMMARY` that a document has; without its own count, the turns of its transcript."""
+    figures: dict[str, int | float] = {} if turns is None else {"turns": turns}
+    for name, (group, member) in SUMMARY.items():
+        holder = values.get(group)
+        number = holder.get(member) if isinstance(holder, dict) else None
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if math.isfinite(number) and abs(number) < _LARGEST_EXACT:
+            figures[name] = number
+    return figures or None
+
+
+def moment(value: object) -> int | None:
+    """Milliseconds since the Unix epoch, from ISO 8601 or a Unix number in seconds or milliseconds.
+
+    A time without an offset is taken as UTC: the agent's own zone is not known here. None for what is no time between
+    1970 and 9999.
+    """
+    if isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value)
+            seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if not 0 <= value <= _LATEST:  # False for NaN too
+            return None
+        seconds = value / 1000 if value > _MILLISECONDS_ABOVE else value
+    else:
+        return None
+    milliseconds = round(seconds * 1000)
+    return milliseconds if 0 <= milliseconds <= _LATEST else None
