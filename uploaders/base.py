@@ -5,10 +5,10 @@ makes one attempt, and says what came of it. It keeps no queue, decides no retry
 a destination or a network does: that is an outcome.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from spool.records import (
     Delivery,
@@ -98,6 +98,25 @@ class Uploader(Protocol):
 
     async def close(self) -> None:
         """Give back connections and files. No attempt is under way when this is called."""
+        ...
+
+
+@runtime_checkable
+class BatchUploader(Uploader, Protocol):
+    """Delivers several at once for less than one after the other: into a database, a broker, a directory.
+
+    The dispatcher never puts two deliveries of a call that have an order into one batch: the queue names the second
+    one as due only after the first one ended.
+    """
+
+    batch_size: int
+    """The most deliveries of one batch."""
+
+    async def deliver_many(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
+        """Make one attempt for each; the outcomes are in the same order, and each settles its own delivery.
+
+        Raises what `deliver` raises when a payload cannot be read; then each is attempted alone.
+        """
         ...
 
 

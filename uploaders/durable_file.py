@@ -5,6 +5,7 @@ again needs the fsync of its parent.
 """
 
 import os
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -40,18 +41,19 @@ class DurableFile:
             rest = rest[self._opened.write(rest) :]
 
     def commit(self) -> None:
-        """Flush it to the disk, give it its name, and flush that too. Raises `OSError`.
+        """Flush it to the disk, give it its name, and flush that too. Raises `OSError`."""
+        commit_all((self,))
 
-        The directories up to the root are flushed even when they were there: a killed process may have made them.
-        """
+    def publish(self) -> None:
+        """Flush the content and give it its name; the name is not durable yet. Raises `OSError`."""
         os.fsync(self._opened.fileno())
         self._opened.close()
         self._partial.replace(self._path)
-        directory = self._path.parent
-        while directory != self._root:
-            sync_directory(directory)
-            directory = directory.parent
-        sync_directory(self._root)
+
+    @property
+    def directories(self) -> list[Path]:
+        """The directories up to the root, the deepest first."""
+        return [directory for directory in self._path.parents if directory.is_relative_to(self._root)]
 
     def discard(self) -> None:
         """Remove what is not committed; without effect on what is."""
@@ -64,6 +66,18 @@ class DurableFile:
         if self._file is None:
             raise ValueError("the file is not open")
         return self._file
+
+
+def commit_all(files: Sequence[DurableFile]) -> None:
+    """Commit several files of one root; directories that they share are flushed once. Raises `OSError`.
+
+    The directories up to the root are flushed even when they were there: a killed process may have made them.
+    """
+    for file in files:
+        file.publish()
+    shared = {directory for file in files for directory in file.directories}
+    for directory in sorted(shared, key=lambda path: len(path.parts), reverse=True):
+        sync_directory(directory)
 
 
 def make_directories(path: Path) -> None:

@@ -10,7 +10,7 @@ durable or not at all; delivering again replaces it by the same bytes. A notice 
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,7 +19,7 @@ from spool.records import NAME_ENDINGS, OBJECT_FORMS, Delivery, Form
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import compress, decompress
 from uploaders.document.render import render
-from uploaders.durable_file import DurableFile
+from uploaders.durable_file import DurableFile, commit_all
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.safe_names import safe_name
 
@@ -30,35 +30,51 @@ T = TypeVar("T")
 class FileUploader:
     """Delivers into `directory`, which is made when the first delivery comes."""
 
+    batch_size = 16
+    """One file alone costs four fsyncs, for itself and three directories; of 16 files each costs just over two."""
+
     def __init__(self, directory: Path, payloads: PayloadReader, bandwidth: Bandwidth = UNLIMITED) -> None:
         self._directory = directory
         self._payloads = payloads
         self._bandwidth = bandwidth
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Write one file. A full or failing disk is the destination's fault: everything for it waits."""
-        if delivery.form not in OBJECT_FORMS:
-            return Refused(f"a directory takes no {delivery.form}")
+        """Write one file."""
+        return (await self.deliver_many((delivery,)))[0]
+
+    async def deliver_many(self, deliveries: Sequence[Delivery]) -> tuple[Outcome, ...]:
+        """Write a file for each; directories that they share are flushed once.
+
+        A full or failing disk is the destination's fault: everything for it waits.
+        """
+        written: Outcome = Delivered()
         try:
-            await self._write(delivery)
+            await self._write([delivery for delivery in deliveries if delivery.form in OBJECT_FORMS])
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
-            return RetryLater(f"cannot write into {self._directory}: {reason}", Scope.DESTINATION)
-        return Delivered()
+            written = RetryLater(f"cannot write into {self._directory}: {reason}", Scope.DESTINATION)
+        return tuple(
+            written if delivery.form in OBJECT_FORMS else Refused(f"a directory takes no {delivery.form}")
+            for delivery in deliveries
+        )
 
     async def close(self) -> None:
         """Nothing is kept open between deliveries."""
 
-    async def _write(self, delivery: Delivery) -> None:
-        file = DurableFile(self._directory, self._directory / path_of(delivery))
+    async def _write(self, deliveries: Sequence[Delivery]) -> None:
+        files: list[DurableFile] = []
         try:
-            await _in_thread(file.open)
-            async for part in self._parts(delivery):
-                async for some in paced(part, self._bandwidth.pace(delivery.lane)):
-                    await _in_thread(file.write, some)
-            await _in_thread(file.commit)
+            for delivery in deliveries:
+                file = DurableFile(self._directory, self._directory / path_of(delivery))
+                files.append(file)
+                await _in_thread(file.open)
+                async for part in self._parts(delivery):
+                    async for some in paced(part, self._bandwidth.pace(delivery.lane)):
+                        await _in_thread(file.write, some)
+            await _in_thread(commit_all, files)
         finally:
-            file.discard()
+            for file in files:
+                file.discard()
 
     async def _parts(self, delivery: Delivery) -> AsyncIterator[bytes]:
         """The content in parts of at most one frame."""

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
 
 from spool.records import Delivery, Form, Lane, NewDelivery
 from tests.uploaders.fake_time import FakeTime, turns
@@ -107,9 +110,10 @@ class Stage:
     dispatcher: Dispatcher
     other: ToldUploader
 
-    async def post(self, call_id: str, *deliveries: NewDelivery, token: str | None = None, event: str = "e") -> None:
+    async def post(self, call_id: str, *deliveries: NewDelivery, token: str | None = None, **fields: Any) -> None:
         """Accept a record as the gateway would, and offer what is ready."""
-        accepted = await self.queue.accept(a_post(call_id, *deliveries, token=token, event=event))
+        new = replace(a_post(call_id, *deliveries, token=token), **{"event": "e", **fields})
+        accepted = await self.queue.accept(new)
         self.dispatcher.offer(accepted.ready)
 
     async def post_all(self, *call_ids: str) -> None:
@@ -129,19 +133,20 @@ async def a_stage(
     when_too_large: tuple[FallbackStep, ...] = (),
     details_at_once: Callable[[], int | None] = lambda: None,
     answer: Answer | None = None,
+    uploader: Callable[[FakeTime], "ToldUploader"] | None = None,
     queue: MemoryQueue | None = None,
     time: FakeTime | None = None,
 ) -> AsyncIterator[Stage]:
     """A started dispatcher for `endpoint` and `other`; stopped at the end, with nothing left running."""
     time = time or FakeTime()
     queue = queue or MemoryQueue(time.clock)
-    uploader, other, observed = ToldUploader(time), ToldUploader(time), Observed()
-    uploader.answer = answer or uploader.answer
+    told, other, observed = (uploader or ToldUploader)(time), ToldUploader(time), Observed()
+    told.answer = answer or told.answer
     slots = {Lane.CORE: core_slots, Lane.DETAIL: detail_slots}
     dispatcher = Dispatcher(
         queue,
         {
-            "endpoint": DestinationPlan(uploader, policy, slots, shared_token, when_too_large, "http", details_at_once),
+            "endpoint": DestinationPlan(told, policy, slots, shared_token, when_too_large, "http", details_at_once),
             "other": DestinationPlan(other, policy, slots, type="file"),
         },
         time.clock,
@@ -151,9 +156,9 @@ async def a_stage(
     )
     dispatcher.start()
     await turns()
-    yield Stage(time, queue, uploader, observed, dispatcher, other)
+    yield Stage(time, queue, told, observed, dispatcher, other)
     await dispatcher.stop(0)
-    assert uploader.closed
+    assert told.closed
     assert len(asyncio.all_tasks()) == 1, "a task outlived the dispatcher"
 
 

@@ -5,15 +5,33 @@ that many settlements share one group commit; the lease ends when the settlement
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from spool.records import Bury, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
-from uploaders.base import DestinationStatus, DispatchObserver, Outcome, Queue, Refused, Scope, Uploader
+from uploaders.base import (
+    BatchUploader,
+    Delivered,
+    DestinationStatus,
+    DispatchObserver,
+    Outcome,
+    Queue,
+    Refused,
+    Scope,
+    Uploader,
+)
 from uploaders.dispatch.circuit_breaker import Change, CircuitBreaker
 from uploaders.dispatch.credentials import CredentialBreaker
-from uploaders.dispatch.lane import MOST_UNSETTLED, LaneState, PayloadUnreadable, attempt, outcome_label
+from uploaders.dispatch.lane import (
+    BATCH_BYTES,
+    MOST_UNSETTLED,
+    LaneState,
+    PayloadUnreadable,
+    attempt,
+    attempt_many,
+    outcome_label,
+)
 from uploaders.dispatch.policy import FallbackStep, RetryPolicy, backoff_seconds, decide, defer, settle_too_large
 from uploaders.dispatch.scheduling import Tasks, TimerHandle, Timing, retry_until_answered
 
@@ -60,6 +78,7 @@ class DestinationWorker:
         self._saved_breaker = self._breaker.snapshot()
         self._saving_breaker = False
         self._credentials = CredentialBreaker(plan.policy)
+        self._batching = plan.uploader if isinstance(plan.uploader, BatchUploader) else None
         self._lanes = {lane: LaneState(lane, plan.concurrency[lane]) for lane in Lane}
         self._scheduled = False
         self._stopped = False
@@ -150,14 +169,33 @@ class DestinationWorker:
     def _start_attempts(self, lane: LaneState, now: int) -> None:
         """Fill the free slots of a lane, and ask the spool for more when few deliveries are left."""
         lane.prefetch.advance(now)
-        while lane.running < self._slots(lane) and lane.unsettled < MOST_UNSETTLED:
+        while lane.running < (slots := self._slots(lane)) and lane.unsettled < MOST_UNSETTLED:
             admitted = self._admit(lane, now)
             if admitted is None:
                 break
+            delivery, probe = admitted
+            batch = [delivery] if probe else self._gather(lane, delivery, slots - lane.running, now)
             lane.running += 1
-            lane.attempts.spawn(self._deliver(lane, *admitted))
+            if self._batching is None or len(batch) == 1:
+                lane.attempts.spawn(self._deliver(lane, delivery, probe))
+            else:
+                lane.attempts.spawn(self._deliver_many(lane, self._batching, batch))
         if lane.prefetch.wants_filling:
             lane.queries.spawn(self._fill(lane))
+
+    def _gather(self, lane: LaneState, first: Delivery, free: int, now: int) -> list[Delivery]:
+        """`first`, and what goes with it in one batch: its share of what waits for the `free` slots."""
+        batch, size = [first], first.record.raw_bytes
+        if self._batching is None:
+            return batch
+        share = min(self._batching.batch_size, -(-(lane.prefetch.waiting + 1) // free))
+        while len(batch) < share and size < BATCH_BYTES:
+            admitted = self._admit(lane, now)
+            if admitted is None:
+                break
+            batch.append(admitted[0])
+            size += admitted[0].record.raw_bytes
+        return batch
 
     def _admit(self, lane: LaneState, now: int) -> tuple[Delivery, bool] | None:
         """The next delivery to attempt, and whether it is the breaker's probe; None when none may be started.
@@ -189,11 +227,36 @@ class DestinationWorker:
         if not isinstance(outcome, PayloadUnreadable):
             size = delivery.record.raw_bytes
             lane.limit.attempt_ended(outcome, size=size, started=started, now=loop.time(), all_in_use=all_in_use)
+        settlement = self._finish(lane, delivery, outcome, loop.time() - started, probe=probe)
+        await self._settle(lane, delivery, settlement)
+
+    async def _deliver_many(self, lane: LaneState, uploader: BatchUploader, batch: Sequence[Delivery]) -> None:
+        """One attempt for all, in one slot. The settlements are submitted together, and share a group commit."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            outcomes = await attempt_many(uploader, batch, cancelled_by_us=lane.stopping)
+        finally:
+            all_in_use = lane.running >= self._slots(lane)
+            lane.running -= 1
+        known = [outcome for outcome in outcomes if not isinstance(outcome, PayloadUnreadable)]
+        if known:
+            worst = next((one for one in known if not isinstance(one, Delivered)), known[0])
+            size = sum(delivery.record.raw_bytes for delivery in batch)
+            lane.limit.attempt_ended(worst, size=size, started=started, now=loop.time(), all_in_use=all_in_use)
+        for delivery, outcome in zip(batch, outcomes, strict=True):
+            settlement = self._finish(lane, delivery, outcome, loop.time() - started, probe=False)
+            lane.attempts.spawn(self._settle(lane, delivery, settlement))
+
+    def _finish(
+        self, lane: LaneState, delivery: Delivery, outcome: Outcome | PayloadUnreadable, seconds: float, *, probe: bool
+    ) -> Settlement:
+        """Decide what an attempt means, and report it; what is returned is to be written."""
         lane.unsettled += 1
         settlement = self._conclude(delivery, outcome, probe=probe)
         self.changed()
-        self._observer.attempted(delivery, outcome_label(settlement, outcome), loop.time() - started)
-        await self._settle(lane, delivery, settlement)
+        self._observer.attempted(delivery, outcome_label(settlement, outcome), seconds)
+        return settlement
 
     async def _settle(self, lane: LaneState, delivery: Delivery, settlement: Settlement) -> None:
         freed = await retry_until_answered(

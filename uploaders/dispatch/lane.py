@@ -3,7 +3,7 @@
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,7 +11,7 @@ import structlog
 from spool import records
 from spool.errors import CorruptPayload, SpoolError
 from spool.records import Bury, Delivery, DeliveryKey, Divert, Due, Hold, Lane, Settlement
-from uploaders.base import Outcome, RetryLater, Uploader
+from uploaders.base import BatchUploader, Outcome, RetryLater, Uploader
 from uploaders.dispatch.concurrency import ConcurrencyLimit
 from uploaders.dispatch.scheduling import Tasks
 
@@ -48,6 +48,11 @@ class Prefetch:
     def may_have_waiting(self) -> bool:
         """Whether a delivery is here, or may turn out to be."""
         return bool(self._waiting) or self._spool_has_more or self._filling
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries could be attempted now."""
+        return len(self._waiting)
 
     @property
     def wants_filling(self) -> bool:
@@ -173,6 +178,24 @@ async def attempt(
         return _unexpected(delivery, error)
 
 
+async def attempt_many(
+    uploader: BatchUploader, deliveries: Sequence[Delivery], *, cancelled_by_us: asyncio.Event
+) -> Sequence[Outcome | PayloadUnreadable]:
+    """Make one attempt for each. As `attempt`; a payload that cannot be read takes the others out of the batch only."""
+    try:
+        if not any(delivery.record.damaged for delivery in deliveries):
+            return await uploader.deliver_many(deliveries)
+    except SpoolError:
+        pass  # said again, and kept, by the attempt of the delivery that is meant
+    except asyncio.CancelledError as error:
+        if cancelled_by_us.is_set():
+            raise
+        return [_unexpected(delivery, error) for delivery in deliveries]
+    except Exception as error:  # noqa: BLE001 - as in `attempt`
+        return [_unexpected(delivery, error) for delivery in deliveries]
+    return [await attempt(uploader, delivery, cancelled_by_us=cancelled_by_us) for delivery in deliveries]
+
+
 def _unexpected(delivery: Delivery, error: BaseException) -> RetryLater:
     """Name the error and where it was raised, not its text: that may quote a header or an address."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -189,6 +212,10 @@ def _unexpected(delivery: Delivery, error: BaseException) -> RetryLater:
 
 MOST_UNSETTLED = 256
 """Attempts whose settlement is not written yet. While the spool's disk fails, at most these can be sent twice."""
+
+
+BATCH_BYTES = 1 << 20
+"""A batch of so many bytes of call logs takes no more deliveries: large ones gain nothing by it."""
 
 
 class LaneState:
