@@ -35,6 +35,7 @@ from config.types import (
     Wait,
     format_size,
 )
+from spool.records import WhenFull
 
 # How considerate the draining of details is: of the line, and of the calls that are live on the same machine.
 
@@ -110,14 +111,10 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
     """Coloured text."""
 
-
-class WhenFull(StrEnum):
-    """What is done about a call log that the spool's quota has no room for."""
-
-    REFUSE = "refuse"
-    """It is answered 507; everything that is in the spool stays."""
-    EXPIRE_DETAILS = "expire_details"
-    """The oldest details are given up for it, counted as expired; never a core."""
+    @property
+    def as_text(self) -> bool | None:
+        """Whether messages are text for people; None: at a terminal only."""
+        return None if self is LogFormat.AUTO else self is LogFormat.CONSOLE
 
 
 def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own type here

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from spool.records import Form, Lane, NewDelivery
+from uploaders.document.options import Large
 
 
 class RouteKind(StrEnum):
@@ -16,17 +17,6 @@ class RouteKind(StrEnum):
     """Takes every call log whole, through an upload address: presigned."""
     BUCKET = "bucket"
     """Takes objects, which wait for nothing: s3."""
-
-
-class Large(StrEnum):
-    """How a large call log goes to an endpoint."""
-
-    TWO_PHASE = "two_phase"
-    """The core at once, the detail when there is room for it."""
-    WHOLE = "whole"
-    """In one request."""
-    PRESIGNED = "presigned"
-    """In one piece, through an upload address that the endpoint gives."""
 
 
 class StoredAs(StrEnum):

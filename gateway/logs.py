@@ -7,7 +7,6 @@ Secrets are kept out of messages where they are written; what is masked here is 
 import logging
 import re
 import sys
-from enum import StrEnum
 from typing import TextIO
 
 import structlog
@@ -35,24 +34,16 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 
-class LogStyle(StrEnum):
-    """How messages are written."""
+def configure_logging(level: str = "info", *, as_text: bool | None = None, stream: TextIO | None = None) -> None:
+    """Send every message of at least `level` to `stream` (standard error). Replaces what was set.
 
-    AUTO = "auto"
-    """CONSOLE at a terminal, JSON otherwise."""
-    JSON = "json"
-    """One JSON object a line."""
-    CONSOLE = "console"
-    """Coloured text, one message a line."""
-
-
-def configure_logging(level: str = "info", style: str = LogStyle.AUTO, stream: TextIO | None = None) -> None:
-    """Send every message of at least `level` to `stream` (standard error), in this style. Replaces what was set.
+    Each message is a JSON object in a line of its own, or text with `as_text`; None: text at a terminal only.
 
     Access logs of the web server are left out: posts are counted by metrics, not written down one by one.
     """
     target = sys.stderr if stream is None else stream
-    as_text = style == LogStyle.CONSOLE or (style == LogStyle.AUTO and target.isatty())
+    if as_text is None:
+        as_text = target.isatty()
     handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -69,6 +69,15 @@ class Fragment(StrEnum):
     """Of a large record whose `call_id` came as a number: that, as it came."""
 
 
+class WhenFull(StrEnum):
+    """What is done about a record that the quota has no room for."""
+
+    REFUSE = "refuse"
+    """It is refused; everything that is in the spool stays."""
+    EXPIRE_DETAILS = "expire_details"
+    """The oldest details are given up for it. Never a core, a whole, or a dead letter."""
+
+
 class DeliveryState(IntEnum):
     """Where a delivery stands. The numbers are stored; the first three are the queue."""
 

@@ -7,7 +7,6 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from spool.admin.commands import Orders
@@ -37,6 +36,7 @@ from spool.records import (
     Record,
     Settlement,
     Upload,
+    WhenFull,
 )
 from spool.salvage.importer import Target
 from spool.salvage.service import Salvages
@@ -47,15 +47,6 @@ from spool.stats import SpoolStats, TracedRecord
 
 HOUR = 3600 * 1000
 """Milliseconds."""
-
-
-class WhenFull(StrEnum):
-    """What is done about a record that the quota has no room for."""
-
-    REFUSE = "refuse"
-    """It is refused; everything that is in the spool stays."""
-    EXPIRE_DETAILS = "expire_details"
-    """The oldest details are given up for it. Never a core, a whole, or a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)

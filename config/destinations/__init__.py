@@ -5,7 +5,6 @@ alone can add one, a row in `config.shortcuts`.
 """
 
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -30,32 +29,7 @@ from config.destinations.base import (
 from config.destinations.http import PresignedDestination
 from config.destinations.s3 import S3Destination
 from config.types import MB, Choice, Directory, Size
-
-
-class Encoding(StrEnum):
-    """How a request body goes to an endpoint."""
-
-    AUTO = "auto"
-    """Plain JSON up to 10 KB, the envelope above: what every endpoint takes."""
-    IDENTITY = "identity"
-    """Plain JSON."""
-    GZIP = "gzip"
-    """Content-Encoding: gzip."""
-    ZSTD = "zstd"
-    """Content-Encoding: zstd."""
-    ENVELOPE = "envelope"
-    """JSON that carries the base64 of a gzip, as the SDK sends it above 10 KB."""
-
-
-class Large(StrEnum):
-    """How a large call log goes to an endpoint."""
-
-    TWO_PHASE = "two_phase"
-    """The core at once, the detail after it."""
-    WHOLE = "whole"
-    """In one request."""
-    PRESIGNED = "presigned"
-    """In one piece, to an upload address that the endpoint gives."""
+from uploaders.document.options import Encoding, Large
 
 
 def _default_fallbacks(checked: dict[str, Any]) -> tuple[Fallback, ...]:  # Any: pydantic's own type here
@@ -164,12 +138,10 @@ __all__ = [
     "Destination",
     "DestinationTable",
     "DetailSent",
-    "Encoding",
     "Fallback",
     "FileDestination",
     "HttpDestination",
     "LaneConcurrency",
-    "Large",
     "PresignedDestination",
     "PresignedSettings",
     "RetrySettings",

@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, FilePath, ValidationInfo, field_validator
 
 from config.destinations.base import DestinationTable, LaneConcurrency
 from config.types import (
-    GIB,
-    MIB,
     MINUTE,
     Choice,
     Duration,
@@ -22,87 +19,20 @@ from config.types import (
     format_path,
     format_size,
 )
-
-# What a template of object keys may hold: pure checks, each with advice.
-#
-# The rules are those of the uploader that makes the keys; they are told here before anything starts.
-
-DEFAULT_KEY = "{date}/{call_id}/{event}-{record_id}"
-VARIABLES = ("agent_id", "call_id", "date", "event", "record_id")
-LONGEST_KEY_BYTES = 1024
-"""Of UTF-8, with the prefix (Amazon S3 User Guide, "Creating object key names")."""
-LONGEST_VALUE_CHARACTERS = 80
-"""Longer ids are cut."""
-LONGEST_ENDING = ".detail.json.zst"
-
-_VARIABLE = re.compile(r"\{([^{}]*)\}")
-_RELATIVE = re.compile(r"(^|/)\.{1,2}(/|$)")
-
-
-def check_prefix(prefix: str) -> str:
-    """A folder for all objects, without the `/` at its end; empty for none. Raises ValueError, with advice."""
-    folder = prefix.rstrip("/")
-    if folder and not _is_path(folder):
-        raise ValueError("should be a folder such as calls/prod: visible characters, no empty folder, no `.` or `..`")
-    return folder
-
-
-def check_key(template: str, prefix: str) -> str:
-    """A template of which every record's object gets a key of its own. Raises ValueError, with advice."""
-    known = ", ".join(f"{{{name}}}" for name in VARIABLES)
-    names = _VARIABLE.findall(template)
-    if set(names) - set(VARIABLES) or set(_VARIABLE.sub("", template)) & {"{", "}"}:
-        raise ValueError(f"should hold no braces but those of {known}")
-    last = [found[-1] for part in template.split("/") if (found := _VARIABLE.findall(part))]
-    if "record_id" not in last:
-        raise ValueError("should hold {record_id}, as the last variable of a folder or of the name")
-    longest = _VARIABLE.sub("x" * LONGEST_VALUE_CHARACTERS, template) + LONGEST_ENDING
-    if not _is_path(longest):
-        raise ValueError("should have visible characters, no empty folder, and none called `.` or `..`")
-    if len(f"{prefix}/{longest}".encode()) > LONGEST_KEY_BYTES:
-        raise ValueError(f"makes keys longer than {LONGEST_KEY_BYTES} bytes: shorten it, or the prefix")
-    return template
-
-
-def _is_path(text: str) -> bool:
-    return text.isprintable() and not text.startswith("/") and "//" not in text and not _RELATIVE.search(text)
-
-
-SMALLEST_PART = 5 * MIB
-LARGEST_PART = 5 * GIB
+from uploaders.s3.options import (
+    DEFAULT_PART_BYTES,
+    DEFAULT_TEMPLATE,
+    LARGEST_PART_BYTES,
+    SMALLEST_PART_BYTES,
+    KeyTemplate,
+    ObjectContent,
+    ObjectEncoding,
+    ServerSideEncryption,
+    check_prefix,
+    folder_of,
+)
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}", re.ASCII)
-
-
-class ObjectContent(StrEnum):
-    """What the object of a large call log holds."""
-
-    DETAIL = "detail"
-    """The detail."""
-    WHOLE = "whole"
-    """The call log in one piece."""
-
-
-class ObjectEncoding(StrEnum):
-    """How objects are stored."""
-
-    ZSTD = "zstd"
-    """Content-Encoding: zstd."""
-    PLAIN = "plain"
-    """JSON."""
-    GZIP = "gzip"
-    """Content-Encoding: gzip."""
-
-
-class Encryption(StrEnum):
-    """How the server encrypts what it keeps."""
-
-    AES256 = "aes256"
-    """With keys of the server."""
-    KMS = "kms"
-    """With a key of the key management service."""
-    NONE = "none"
-    """As the bucket's own default says."""
 
 
 class S3Destination(DestinationTable):
@@ -124,7 +54,7 @@ class S3Destination(DestinationTable):
     """Whether the bucket stands in the path instead of the host name; by default where `endpoint_url` is set."""
     notify: OptionalName = None
     """The `http` destination that gets the core and a notice of the object; without it the bucket gets everything."""
-    key: str = DEFAULT_KEY
+    key: str = DEFAULT_TEMPLATE
     """Keys below the prefix, made of `{agent_id}`, `{call_id}`, `{date}`, `{event}` and `{record_id}`."""
     object: Annotated[ObjectContent, Choice] = ObjectContent.DETAIL
     """What the object of a large call log holds: its `detail`, or the `whole` call log."""
@@ -132,13 +62,13 @@ class S3Destination(DestinationTable):
     """With `object = "whole"`: whether each whole carries the agent's token, as the SDK's own uploads do."""
     encoding: Annotated[ObjectEncoding, Choice] = ObjectEncoding.ZSTD
     """`zstd` (as stored in the spool: costs nothing), `gzip`, or `plain` JSON."""
-    encryption: Annotated[Encryption, Choice] = Encryption.AES256
+    encryption: Annotated[ServerSideEncryption, Choice] = ServerSideEncryption.AES256
     """`aes256`, `kms`, or `none` to leave it to the bucket's default."""
     kms_key_id: OptionalName = None
     """With `encryption = "kms"`: the key; by default the account's own for S3."""
     storage_class: OptionalName = None
     """The storage class of objects, such as `STANDARD_IA`; by default the bucket's own."""
-    part_size: Size = 8 * MIB
+    part_size: Size = DEFAULT_PART_BYTES
     """Objects from 8 MiB on are sent in parts of this size, 5 MiB to 5 GiB; each is in memory while it is sent."""
     parts_at_once: Annotated[int, Field(ge=1, le=64)] = 4
     """Parts in memory at once, being made or under way, over all objects of this destination."""
@@ -181,7 +111,8 @@ class S3Destination(DestinationTable):
     @field_validator("key")
     @classmethod
     def _keys_differ(cls, key: str, info: ValidationInfo) -> str:
-        return check_key(key, info.data.get("prefix", ""))
+        KeyTemplate(folder_of(info.data.get("prefix", "")), key)
+        return key
 
     @field_validator("token_in_whole")
     @classmethod
@@ -193,13 +124,13 @@ class S3Destination(DestinationTable):
     @field_validator("kms_key_id")
     @classmethod
     def _key_needs_kms(cls, key_id: str | None, info: ValidationInfo) -> str | None:
-        if key_id is not None and info.data.get("encryption", Encryption.KMS) is not Encryption.KMS:
+        if key_id is not None and info.data.get("encryption", ServerSideEncryption.KMS) is not ServerSideEncryption.KMS:
             raise ValueError('needs `encryption = "kms"`')
         return key_id
 
     @field_validator("part_size")
     @classmethod
     def _parts_fit(cls, size: int) -> int:
-        if not SMALLEST_PART <= size <= LARGEST_PART:
-            raise ValueError(f"should be {format_size(SMALLEST_PART)} to {format_size(LARGEST_PART)}")
+        if not SMALLEST_PART_BYTES <= size <= LARGEST_PART_BYTES:
+            raise ValueError(f"should be {format_size(SMALLEST_PART_BYTES)} to {format_size(LARGEST_PART_BYTES)}")
         return size

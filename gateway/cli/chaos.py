@@ -13,13 +13,14 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from config.destinations import HttpDestination, Large, PresignedSettings, RetrySettings, TokenMode
+from config.destinations import HttpDestination, PresignedSettings, RetrySettings, TokenMode
 from config.settings import Settings, WhispeySettings
 from config.types import KIB, MIB, ListenAddress
 from gateway.cli.exits import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import count_text
+from uploaders.document.options import Large
 
 if TYPE_CHECKING:
     from gateway.chaos.harness import Outcome, Plan

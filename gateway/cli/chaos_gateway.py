@@ -16,7 +16,7 @@ def main() -> int:
     """Run a gateway with the given settings."""
     settings = pickle.loads(sys.stdin.buffer.read())  # see above: from the parent process alone
     assert isinstance(settings, Settings)
-    configure_logging(settings.log.level, settings.log.format)
+    configure_logging(settings.log.level, as_text=settings.log.format.as_text)
     return serve(settings)
 
 

@@ -17,7 +17,7 @@ from gateway.runtime import lifecycle
 def run(file: Path | None, *, local: bool) -> None:
     """Take call logs, keep them safe, and deliver them, until SIGTERM or SIGINT."""
     loaded = loaded_or_exit(file, local=local)
-    configure_logging(loaded.settings.log.level, loaded.settings.log.format)
+    configure_logging(loaded.settings.log.level, as_text=loaded.settings.log.format.as_text)
     log = structlog.get_logger("callspool")
     for warning in loaded.warnings:
         log.warning("configuration", about=warning)

@@ -18,13 +18,10 @@ from config.destinations import (
     Fallback,
     FileDestination,
     HttpDestination,
-    Large,
     PresignedDestination,
     S3Destination,
 )
 from config.destinations.base import REDUCTIONS, EndpointTable
-from config.destinations.s3 import Encryption
-from gateway import fanout
 from gateway.admin.metrics import Metrics
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
@@ -35,13 +32,14 @@ from spool.records import OBJECT_FORMS, REQUEST_FORMS, Buffer, Clock, Form, Lane
 from spool.store import Spool
 from uploaders.base import Uploader
 from uploaders.dispatch.policy import FallbackStep, reduced, to_bucket, upload
-from uploaders.document.encoding import Encoding, NotReducible, Reduction
+from uploaders.document.encoding import NotReducible, Reduction
+from uploaders.document.options import Large
 from uploaders.file import FileUploader
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
 from uploaders.rate_limit import Bandwidth, RateLimit
-from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
+from uploaders.s3.options import S3Options
 
 Model = TypeVar("Model", bound=DestinationTable)
 
@@ -174,7 +172,7 @@ def http_options(destination: HttpDestination) -> HttpOptions:
     """How to post call logs to an endpoint."""
     return replace(
         posting_options(destination),
-        encoding=Encoding(destination.encoding),
+        encoding=destination.encoding,
         max_request_bytes=destination.max_request_bytes,
     )
 
@@ -182,7 +180,7 @@ def http_options(destination: HttpDestination) -> HttpOptions:
 def _http_route(destination: HttpDestination) -> DestinationRoute:
     return DestinationRoute(
         destination.name,
-        large=fanout.Large(destination.large),
+        large=destination.large,
         referenced=destination.presigned.reference,
         detail=FORM_OF_DETAILS[destination.detail],
         overflows=Fallback.S3 in destination.when_too_large,
@@ -268,14 +266,6 @@ def _presigned_uploader(destination: PresignedDestination, context: UploaderCont
 
 # `s3`: a bucket.
 
-ENCRYPTION = MappingProxyType(
-    {
-        Encryption.AES256: ServerSideEncryption.AES256,
-        Encryption.KMS: ServerSideEncryption.KMS,
-        Encryption.NONE: ServerSideEncryption.NONE,
-    }
-)
-
 
 def s3_options(destination: S3Destination) -> S3Options:
     """How to deliver to a bucket."""
@@ -287,12 +277,12 @@ def s3_options(destination: S3Destination) -> S3Options:
         region=destination.region,
         profile=destination.profile,
         path_style=destination.path_style,
-        encryption=ENCRYPTION[destination.encryption],
+        encryption=destination.encryption,
         kms_key_id=destination.kms_key_id,
         storage_class=destination.storage_class,
-        content=Content(destination.object),
+        content=destination.object,
         token_in_whole=destination.token_in_whole,
-        encoding=ObjectEncoding(destination.encoding),
+        encoding=destination.encoding,
         part_bytes=destination.part_size,
         parts_at_once=destination.parts_at_once,
         if_none_match=destination.if_none_match,

@@ -9,7 +9,7 @@ from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
 from gateway.live_calls import ThrottlePolicy
 from spool.records import Lane
-from spool.store import SpoolOptions, WhenFull
+from spool.store import SpoolOptions
 from uploaders.dispatch.policy import RetryPolicy
 
 
@@ -25,7 +25,7 @@ def spool_options(settings: Settings) -> SpoolOptions:
         directory=spool.dir.absolute(),
         max_bytes=spool.max_bytes,
         reserve_for_cores=spool.reserve_for_cores,
-        when_full=WhenFull(spool.when_full),
+        when_full=spool.when_full,
         compression_level=spool.compression_level,
         duplicate_window=milliseconds(settings.intake.duplicate_window),
         expire_after=None if spool.expire_after is None else milliseconds(spool.expire_after),

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from config.destinations import DESTINATION_TYPES, Destination, DestinationTable, type_name
+from config.destinations import DESTINATION_TYPES, Destination, DestinationTable, DetailSent, type_name
 from gateway.admin.metrics import Metrics
 from gateway.live_calls import DrainThrottle, OpenCalls, ThrottlePolicy
-from gateway.runtime.destinations import KINDS, UploaderContext, accepts, make_uploader, route_of
+from gateway.runtime.destinations import FORM_OF_DETAILS, KINDS, UploaderContext, accepts, make_uploader, route_of
 from spool.records import Form
 from tests.project.repository import text
 from tests.s3.conformance import KINDS as TESTED
@@ -60,6 +60,11 @@ async def test_every_kind_has_a_factory_and_a_place_in_the_plan(model: type[Dest
     assert route_of(configuration).name == "a"
     accepted = accepts(configuration)
     assert {Form.WHOLE, Form.CORE, Form.DETAIL} <= accepted.forms
+
+
+def test_everything_that_may_be_sent_of_details_has_its_form() -> None:
+    """No choice of `detail` is without a meaning for the plan of deliveries."""
+    assert set(FORM_OF_DETAILS) == set(DetailSent)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pydantic import SecretStr
 
 from config.destinations import HttpDestination, PresignedDestination
 from config.destinations.s3 import S3Destination
-from gateway.fanout import Large, RouteKind
+from gateway.fanout import RouteKind
 from gateway.runtime.destinations import posting_options, presigned_options, route_of, s3_options
+from uploaders.document.options import Large
 from uploaders.http.timeouts import Timeouts
-from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
+from uploaders.s3.options import ObjectContent, ObjectEncoding, S3Options, ServerSideEncryption
 
 NO_SETTINGS_OF_THE_UPLOADER = {"name", "type", "notify", "concurrency", "retry", "max_bytes_per_second"}
 URL = "https://host/dev/send-call-log"
@@ -36,7 +37,7 @@ CASES = [
     ({"encryption": "none"}, "encryption", ServerSideEncryption.NONE),
     ({"encryption": "kms", "kms_key_id": "k"}, "kms_key_id", "k"),
     ({"storage_class": "STANDARD_IA"}, "storage_class", "STANDARD_IA"),
-    ({"object": "whole"}, "content", Content.WHOLE),
+    ({"object": "whole"}, "content", ObjectContent.WHOLE),
     ({"object": "whole", "token_in_whole": True}, "token_in_whole", True),
     ({"encoding": "plain"}, "encoding", ObjectEncoding.PLAIN),
     ({"encoding": "gzip"}, "encoding", ObjectEncoding.GZIP),

@@ -2,8 +2,9 @@
 
 import pytest
 
-from gateway.fanout import DestinationRoute, Large, RouteKind, StoredAs, plan
+from gateway.fanout import DestinationRoute, RouteKind, StoredAs, plan
 from spool.records import Form, Lane, NewDelivery
+from uploaders.document.options import Large
 
 ENDPOINT = DestinationRoute("endpoint")
 WHOLE = DestinationRoute("endpoint", large=Large.WHOLE)

@@ -82,13 +82,13 @@ def test_every_key_is_harmless_and_short_enough(template, call_id, agent_id, eve
     [
         ("", "{date}/{call_id}", "record_id"),
         ("", "{record_id}{call_id}", "last variable"),
-        ("", "{record_id}-{who}", "no {who}"),
-        ("", "{record_id}/{", "brace"),
-        ("", "x}/{record_id}", "brace"),
+        ("", "{record_id}-{who}", "no braces but"),
+        ("", "{record_id}/{", "no braces but"),
+        ("", "x}/{record_id}", "no braces but"),
         ("", "a//{record_id}", "empty folder"),
         ("/", "{record_id}", "empty folder"),
         ("a/../", "{record_id}", r"`\.\.`"),
-        ("a\n/", "{record_id}", "printable"),
+        ("a\n/", "{record_id}", "visible"),
         ("p" * 1000, "{call_id}/{record_id}", "longer"),
     ],
 )

@@ -10,7 +10,7 @@ from tests.s3.building import MEBIBYTE, objects, options, rest_of
 from tests.s3.proxy import Answer, Fate, proxy_before
 from tests.uploaders.building import a_delivery
 from uploaders.base import Delivered, Refused
-from uploaders.s3.options import Content, ObjectEncoding, ServerSideEncryption
+from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])
@@ -98,7 +98,7 @@ async def test_a_bucket_alone_takes_cores_and_wholes_too(store, made, weed, buck
 async def test_a_whole_is_what_a_function_of_the_bucket_expects(store, made, weed, bucket, wanted, token, encoding):
     """As `whole` the detail's object holds the call log, and the agent's token only where that is wanted."""
     delivery = await store.large(1000, token="agent's")
-    chosen = options(weed, bucket, content=Content.WHOLE, encoding=encoding, token_in_whole=wanted)
+    chosen = options(weed, bucket, content=ObjectContent.WHOLE, encoding=encoding, token_in_whole=wanted)
     assert isinstance(await made(chosen).deliver(delivery), Delivered)
     (stored,) = await objects(weed, bucket)
     assert stored.document == b'{"call_id": "large", "n": 1.10,' + rest_of(1000) + token + b"}"
@@ -111,7 +111,7 @@ async def test_a_whole_stored_in_one_piece_gets_the_token_as_well(store, made, w
     """However a call log is stored, the token becomes its last member and every other byte stays as it came."""
     body = b'{"call_id": "small", "text": "' + b"}" * size + b'"'
     delivery = await store.small(body + b"} \n", token="agent's")
-    chosen = options(weed, bucket, content=Content.WHOLE, encoding=encoding, token_in_whole=True)
+    chosen = options(weed, bucket, content=ObjectContent.WHOLE, encoding=encoding, token_in_whole=True)
     assert isinstance(await made(chosen).deliver(delivery), Delivered)
     (stored,) = await objects(weed, bucket)
     assert stored.document == body + b',"token":"agent\'s"} \n'

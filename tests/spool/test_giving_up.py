@@ -9,8 +9,8 @@ import pytest
 
 from spool.errors import SpoolFull
 from spool.fsck import Severity, check
-from spool.records import Accepted, Bury, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery
-from spool.store import Spool, WhenFull
+from spool.records import Accepted, Bury, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery, WhenFull
+from spool.store import Spool
 from tests.spool.building import (
     BUCKET,
     CORE,

@@ -15,7 +15,7 @@ from tests.s3.presigning import presigning
 from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
 from tests.uploaders.rogue import HEAD, Rogue, read_request
 from uploaders.base import Delivered, SilentObserver, Uploader
-from uploaders.document.encoding import Encoding
+from uploaders.document.options import Encoding
 from uploaders.file import FileUploader
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import HttpOptions, HttpUploader

@@ -17,7 +17,8 @@ from spool.records import Delivery, Form, Fragment, Record
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
 from uploaders.document import body as spilling
 from uploaders.document.body import BodyRoom, TooLarge, decompress
-from uploaders.document.encoding import AUTO_PLAIN_BYTES, EncodedBody, Encoding, encode
+from uploaders.document.encoding import AUTO_PLAIN_BYTES, EncodedBody, encode
+from uploaders.document.options import Encoding
 
 LIMIT = 64 << 20
 

@@ -8,7 +8,7 @@ from spool.records import Form, Fragment
 from tests.uploaders.building import Payloads, a_delivery, a_record
 from tests.uploaders.sending import TOKEN, a_payload, an_uploader, deliver
 from uploaders.base import Delivered, Refused, RetryLater, Scope
-from uploaders.document.encoding import Encoding
+from uploaders.document.options import Encoding
 from uploaders.http.uploader import HttpOptions
 
 

@@ -12,7 +12,7 @@ from spool.records import Form
 from tests.uploaders.rogue import HEAD, Behaviour, Rogue, for_ever, read_request
 from tests.uploaders.sending import a_payload, deliver
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.document.encoding import Encoding
+from uploaders.document.options import Encoding
 from uploaders.http.connection import RESPONSE_LIMIT_BYTES
 from uploaders.http.timeouts import Timeouts
 

@@ -14,7 +14,8 @@ from spool.records import Buffer, Delivery, Form, Fragment
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
 from tests.uploaders.sending import deliver
 from uploaders.base import Delivered, Refused, RetryLater
-from uploaders.document.encoding import BLOCK_BYTES, Encoding, NotReducible, ReducedDocument, Reduction
+from uploaders.document.encoding import BLOCK_BYTES, NotReducible, ReducedDocument, Reduction
+from uploaders.document.options import Encoding
 
 REST_BYTES = 3 * BLOCK_BYTES
 

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +30,7 @@ from uploaders.document.body import (
     fast_gzip,
     small_gzip,
 )
+from uploaders.document.options import Encoding
 from uploaders.document.render import Piece, raw_bytes_of, render
 
 AUTO_PLAIN_BYTES = 10 * 1024
@@ -41,21 +41,6 @@ INLINE_BYTES = 64 * 1024
 
 Frames = Callable[[Record, Fragment], AsyncIterator[bytes]]
 """`PayloadReader.frames`."""
-
-
-class Encoding(StrEnum):
-    """How a request carries its document."""
-
-    AUTO = "auto"
-    """Plain up to 10 KB, the envelope above: what every Whispey endpoint takes."""
-    IDENTITY = "identity"
-    """Plain JSON."""
-    GZIP = "gzip"
-    """`Content-Encoding: gzip`."""
-    ZSTD = "zstd"
-    """`Content-Encoding: zstd`: the stored frames as they are."""
-    ENVELOPE = "envelope"
-    """JSON around the base64 of the gzip, as the SDK does it."""
 
 
 @dataclass(frozen=True, slots=True)

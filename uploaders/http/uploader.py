@@ -16,13 +16,13 @@ from uploaders.base import Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import BodyRoom, TooLarge
 from uploaders.document.encoding import (
     EncodedBody,
-    Encoding,
     NotReducible,
     Reduction,
     encode,
     encode_text,
     reduced_document,
 )
+from uploaders.document.options import Encoding
 from uploaders.document.render import BadLocation
 from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.pool import ClientOptions, HttpClient

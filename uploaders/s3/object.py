@@ -17,13 +17,17 @@ from spool.records import Delivery, Form
 from uploaders.document.body import Compressor, compress, decompress, fast_gzip
 from uploaders.document.encoding import Frames
 from uploaders.document.render import Piece, encoded_member, raw_bytes_of, render, with_last_member
-from uploaders.s3.options import Content, ObjectEncoding, S3Options, ServerSideEncryption
+from uploaders.s3.options import ObjectContent, ObjectEncoding, S3Options, ServerSideEncryption
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.literals import ServerSideEncryptionType, StorageClassType
 
 
 CONTENT_TYPE = "application/json"
+_ENCRYPTIONS: dict[ServerSideEncryption, "ServerSideEncryptionType"] = {
+    ServerSideEncryption.AES256: "AES256",
+    ServerSideEncryption.KMS: "aws:kms",
+}
 _CONTENT_ENCODINGS = {ObjectEncoding.ZSTD: "zstd", ObjectEncoding.GZIP: "gzip", ObjectEncoding.PLAIN: None}
 _GZIP_OVERHEAD = 1024
 """More than header and trailer; incompressible input grows by 5 bytes for every 16 KB or more."""
@@ -114,14 +118,14 @@ class ObjectBody:
 
 
 def object_body(
-    delivery: Delivery, encoding: ObjectEncoding, content: Content, frames: Frames, *, token: str | None = None
+    delivery: Delivery, encoding: ObjectEncoding, content: ObjectContent, frames: Frames, *, token: str | None = None
 ) -> ObjectBody:
     """What the object of a delivery holds; a `token` becomes the last member of its document.
 
     Raises `CorruptPayload` and `BadLocation` as `render` does.
     """
     stored = delivery
-    if delivery.form is Form.DETAIL and content is Content.WHOLE:
+    if delivery.form is Form.DETAIL and content is ObjectContent.WHOLE:
         stored = replace(delivery, form=Form.WHOLE)
     pieces = render(stored)
     member = b"" if token is None else encoded_member("token", token)
@@ -191,7 +195,7 @@ def stored_parameters(options: S3Options, attributes: Attributes) -> StoredParam
     if attributes.content_encoding is not None:
         parameters["ContentEncoding"] = attributes.content_encoding
     if options.encryption is not ServerSideEncryption.NONE:
-        parameters["ServerSideEncryption"] = cast("ServerSideEncryptionType", options.encryption.value)
+        parameters["ServerSideEncryption"] = _ENCRYPTIONS[options.encryption]
     if options.kms_key_id is not None:
         parameters["SSEKMSKeyId"] = options.kms_key_id
     if options.storage_class is not None:

@@ -33,22 +33,29 @@ _ENCODING_ENDINGS = {None: "", "zstd": ".zst", "gzip": ".gz"}
 
 @dataclass(frozen=True, slots=True)
 class KeyTemplate:
-    """A prefix, taken as it is, and a template. Raises `ValueError`, naming what is wrong with it."""
+    """A prefix, taken as it is, and a template. Raises `ValueError`, with advice about the template."""
 
     prefix: str
     template: str
 
     def __post_init__(self) -> None:
         """Check what every key has in common."""
-        _check_variables(self.template)
-        _check_record_id(self.template)
-        example = self.prefix + _VARIABLE.sub("x" * KEPT_CHARACTERS, self.template) + LONGEST_ENDING
-        if len(example.encode()) > LONGEST_KEY_BYTES:
-            raise ValueError(f"key: with long ids, keys would be longer than {LONGEST_KEY_BYTES} bytes")
-        if example.startswith("/") or "//" in example or _RELATIVE.search(example):
-            raise ValueError("key: should have no empty folder, and none called `.` or `..`")
-        if not example.isprintable():
-            raise ValueError("key: should have printable characters only")
+        known = ", ".join(f"{{{name}}}" for name in _NAMES)
+        names = _VARIABLE.findall(self.template)
+        if set(names) - set(_NAMES) or set(_VARIABLE.sub("", self.template)) & {"{", "}"}:
+            raise ValueError(f"should hold no braces but those of {known}")
+        # A uid is 8 hexadecimal digits, `-`, and a number: at the end of a folder or name it can be read back.
+        last = [found[-1] for part in self.template.split("/") if (found := _VARIABLE.findall(part))]
+        if "record_id" not in last:
+            raise ValueError(
+                "should hold {record_id}, as the last variable of a folder or of the name, or the object of one record "
+                f"could replace that of another; for example {DEFAULT_TEMPLATE}"
+            )
+        longest = _VARIABLE.sub("x" * KEPT_CHARACTERS, self.template) + LONGEST_ENDING
+        if not _is_path(self.prefix + longest):
+            raise ValueError("should have visible characters, no empty folder, and none called `.` or `..`")
+        if len((self.prefix + longest).encode()) > LONGEST_KEY_BYTES:
+            raise ValueError(f"makes keys longer than {LONGEST_KEY_BYTES} bytes: shorten it, or the prefix")
 
     def key(self, delivery: Delivery, form: Form, content_encoding: str | None) -> str:
         """The key of the object that holds this form of the delivery's record."""
@@ -65,25 +72,21 @@ def _values(record: Record) -> Iterator[tuple[str, str]]:
     yield "record_id", safe_name(record.uid)
 
 
-def _check_variables(template: str) -> None:
-    unknown = [name for name in _VARIABLE.findall(template) if name not in _NAMES]
-    known = ", ".join(f"{{{name}}}" for name in _NAMES)
-    if unknown:
-        raise ValueError(f"key: there is no {{{unknown[0]}}}; there are {known}")
-    if set(_VARIABLE.sub("", template)) & {"{", "}"}:
-        raise ValueError(f"key: has a brace that belongs to none of {known}")
+def _is_path(text: str) -> bool:
+    return text.isprintable() and not text.startswith("/") and "//" not in text and not _RELATIVE.search(text)
 
 
-def _check_record_id(template: str) -> None:
-    """A uid is 8 hexadecimal digits, `-`, and a number: at the end of a folder or name it is read back from its end."""
-    for part in template.split("/"):
-        names = _VARIABLE.findall(part)
-        if names and names[-1] == "record_id":
-            return
-    raise ValueError(
-        "key: should hold {record_id} as the last variable of a folder or of the name, or one record's object "
-        f"could replace another's; for example {DEFAULT_TEMPLATE}"
-    )
+def check_prefix(prefix: str) -> str:
+    """A folder for all objects, without the `/` at its end; empty for none. Raises `ValueError`, with advice."""
+    folder = prefix.rstrip("/")
+    if folder and not _is_path(folder):
+        raise ValueError("should be a folder such as calls/prod: visible characters, no empty folder, no `.` or `..`")
+    return folder
+
+
+def folder_of(prefix: str) -> str:
+    """A prefix as it stands before every key, with the `/` at its end."""
+    return f"{prefix.rstrip('/')}/" if prefix else ""
 
 
 # How an object is cut into parts: pure, from its size.
@@ -152,7 +155,7 @@ def _whole_mebibytes(size: int) -> int:
     return -(-size // MEBIBYTE) * MEBIBYTE
 
 
-class Content(StrEnum):
+class ObjectContent(StrEnum):
     """What the object of a large call log's delivery holds."""
 
     DETAIL = "detail"
@@ -175,9 +178,9 @@ class ObjectEncoding(StrEnum):
 class ServerSideEncryption(StrEnum):
     """How the server encrypts what it keeps."""
 
-    AES256 = "AES256"
+    AES256 = "aes256"
     """With keys of the server (SSE-S3)."""
-    KMS = "aws:kms"
+    KMS = "kms"
     """With a key of the key management service (SSE-KMS)."""
     NONE = "none"
     """Nothing is asked for: the bucket's own default holds."""
@@ -207,7 +210,7 @@ class S3Options:
     kms_key_id: str | None = None
     """With `encryption` KMS: the key; None: the account's default key."""
     storage_class: str | None = None
-    content: Content = Content.DETAIL
+    content: ObjectContent = ObjectContent.DETAIL
     token_in_whole: bool = False
     """With `content` WHOLE: whether each whole holds the agent's token, as its last member `token`."""
     encoding: ObjectEncoding = ObjectEncoding.ZSTD
@@ -235,7 +238,10 @@ class S3Options:
         if self.kms_key_id is not None and self.encryption is not ServerSideEncryption.KMS:
             raise ValueError(f'kms_key_id: needs encryption = "{ServerSideEncryption.KMS}"')
         plan_parts(0, self.part_bytes)
-        self.template()
+        try:
+            self.template()
+        except ValueError as error:
+            raise ValueError(f"key: {error}") from None
 
     def template(self) -> KeyTemplate:
         """The parsed template of keys."""
@@ -244,7 +250,7 @@ class S3Options:
     @property
     def folder(self) -> str:
         """`prefix` as it stands before every key, with the `/` at its end."""
-        return f"{self.prefix.rstrip('/')}/" if self.prefix else ""
+        return folder_of(self.prefix)
 
     @property
     def addresses_by_path(self) -> bool:

@@ -17,7 +17,7 @@ from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import S3Failure
 from uploaders.s3.multipart import MultipartUploader, StaleUploads
 from uploaders.s3.object import CONTENT_TYPE, Attributes, ObjectBody, metadata_of, object_body
-from uploaders.s3.options import Content, ObjectTooLarge, PartPlan, S3Options, plan_parts
+from uploaders.s3.options import ObjectContent, ObjectTooLarge, PartPlan, S3Options, plan_parts
 from uploaders.s3.parts import Fingerprint, PartCutter
 from uploaders.s3.publish import ObjectTarget, Publisher
 
@@ -79,7 +79,7 @@ class S3Uploader:
 
     async def _body(self, delivery: Delivery) -> ObjectBody:
         options, token_id = self._options, delivery.record.token_id
-        wanted = options.token_in_whole and options.content is Content.WHOLE and delivery.form is not Form.CORE
+        wanted = options.token_in_whole and options.content is ObjectContent.WHOLE and delivery.form is not Form.CORE
         token = await self._payloads.token(token_id) if wanted and token_id is not None else None
         return object_body(delivery, options.encoding, options.content, self._payloads.frames, token=token)
 
