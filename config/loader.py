@@ -1,6 +1,6 @@
 """Loads the settings: defaults, then the TOML file, then CALLSPOOL_* variables, the later winning.
 
-Everything that is wrong is told at once. Nothing here reads the process's environment by itself.
+Everything that is wrong is reported at once. Nothing here reads the process's environment by itself.
 """
 
 import re
@@ -70,7 +70,7 @@ def _checked(layers: tuple[Layer, ...], problems: list[Problem]) -> Settings | N
         return None
 
 
-# Reads the CALLSPOOL_* environment variables as a layer, and tells of those that nobody knows.
+# Reads the CALLSPOOL_* environment variables as a layer, and reports unknown ones.
 
 KUBERNETES_LINK = re.compile(
     rf"{PREFIX}(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP).*)?)"

@@ -44,15 +44,15 @@ class DrainSettings(Table):
     """What details may take, all destinations together. Cores never wait."""
 
     max_bytes_per_second: OptionalSize = None
-    """The most that details take of the line, all destinations together, in bytes a second; cores are counted too."""
+    """The bandwidth limit of details, all destinations together, in bytes per second; cores count, but never wait."""
     when_idle: bool = False
-    """Whether details are sent slowly while a call is live, and catch up afterwards."""
+    """Whether details are throttled while a call is live, and catch up afterwards."""
     live_bytes_per_second: OptionalSize = 256 * KIB
-    """With `when_idle`: the most that details take while a call is live, all destinations together."""
+    """With `when_idle`: the bandwidth limit of details while a call is live, all destinations together."""
     live_concurrency: Annotated[int, Field(ge=1)] = 1
-    """With `when_idle`: details under way at once while a call is live, for each destination."""
+    """With `when_idle`: details in flight at once while a call is live, for each destination."""
     live_max_age: Duration = 2 * HOUR
-    """With `when_idle`: a call that began longer ago, and has not ended, is not live any more."""
+    """With `when_idle`: a call that started longer ago no longer counts as live."""
 
 
 # How much the whole gateway gives way to other processes of the same machine: CPU and disk.
@@ -70,7 +70,7 @@ class IoClass(StrEnum):
 
 
 class PrioritySettings(Table):
-    """Both are set at the start; a refusal of the system is told, and nothing else comes of it."""
+    """Both are set at the start. A refusal of the system is logged and has no other effect."""
 
     nice: Annotated[int, Field(ge=0, le=19)] | None = None
     """The niceness of the gateway, 0 to 19: the higher, the more CPU time other processes get before it."""
@@ -118,7 +118,7 @@ class LogFormat(StrEnum):
 
 
 def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own type here
-    """16 MiB, or a smaller memory budget: who sets only the budget need not know of this setting."""
+    """16 MiB, or a smaller memory budget: setting the budget alone is enough."""
     budget: int = checked.get("memory_budget", 16 * MIB)
     return min(16 * MIB, budget)
 
@@ -129,31 +129,31 @@ class IntakeSettings(Table):
     listen: Listen = ListenAddress("127.0.0.1", 7717)
     """Where agents post to."""
     token: SecretStr | None = None
-    """Required from agents, as `x-pype-token` or as a bearer; without it every post is taken."""
+    """Required from agents, as `x-pype-token` or as a bearer; without it every post is accepted."""
     batch_max_lines: Annotated[int, Field(ge=1)] = 10_000
     """The most call logs in one NDJSON batch."""
     memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB
-    """Memory for the bodies of all posts together; when it is used up, posts wait."""
+    """Memory for the bodies of all posts together; while it is used up, posts wait."""
     inline_max: Size = Field(default_factory=_default_inline_max)
-    """Posts up to this size are read into memory, larger ones onto the disk; at most the memory budget."""
+    """Posts up to this size are read into memory, larger ones onto disk; at most the memory budget."""
     memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
     """How long a post waits for memory before it is answered 503."""
     progress_timeout: Duration = 10.0
-    """A post of which less than 64 KiB come in so long is cut off."""
+    """A post that delivers less than 64 KiB within this time is aborted."""
     header_timeout: Duration = 10.0
-    """For the headers of a request to arrive in full."""
+    """How long the headers of a request may take to arrive."""
     connections_max: Annotated[int, Field(ge=1)] = 4096
-    """The most connections; for another one the longest idle one is closed. At most what file descriptors allow."""
+    """The most connections; above it the longest idle one is closed. At most what file descriptors allow."""
     body_max: OptionalSize = None
     """The largest post as it is sent; above it the answer is 413."""
     decoded_max: Size = 4 * GIB
     """The largest post after decompression."""
     decoded_ratio_max: Annotated[int, Field(ge=1)] = 1000
-    """A post may not decompress to more than so many times its size."""
+    """The most times its own size that a post may decompress to."""
     upload_url_ttl: Duration = 15 * MINUTE
     """How long an address given by get-upload-url can be used."""
     duplicate_window: Wait = DAY
-    """A post that repeats one this recent is acknowledged and not stored again; 0 turns that off."""
+    """How long a repeated post is recognised, acknowledged and not stored again; 0 turns that off."""
 
     @field_validator("token")
     @classmethod
@@ -175,7 +175,7 @@ class AdminSettings(Table):
     listen: Listen = ListenAddress("127.0.0.1", 7718)
     """Where metrics, health and the status page are served."""
     token: SecretStr | None = None
-    """Required from whoever gives orders or reads call logs here, as a bearer; without it, only this machine may."""
+    """Required to give orders and to read call logs here, as a bearer; without it, only this machine may."""
 
     @field_validator("token")
     @classmethod
@@ -189,16 +189,16 @@ class SpoolSettings(Table):
     dir: Directory = Path("callspool-data/spool")
     """The directory of the spool, on a local file system; one process owns it."""
     max_bytes: OptionalSize = None
-    """The most the spool may take, log and staging included; by default 10 GiB or 80 % of the free space at the
+    """The quota of the spool, log and staging included; by default 10 GiB or 80 % of the free space at the
     first start, whichever is less."""
     reserve_for_cores: OptionalSize = None
-    """The part of `max_bytes` that large call logs leave to small ones; by default a twentieth, at most half of it."""
+    """The part of the quota that large call logs leave to small ones; by default a twentieth, at most half."""
     when_full: Annotated[WhenFull, Choice] = WhenFull.REFUSE
-    """`refuse` what does not fit, or `expire_details`: give up the oldest details for it, never cores."""
+    """`refuse` new call logs, or `expire_details`: evict the oldest details for them, never cores."""
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     """zstd level of stored call logs, 1 (fast) to 19 (small)."""
     receipts_max: Annotated[int, Field(ge=0)] = 100_000
-    """The most receipts of delivered records to keep."""
+    """How many receipts of delivered records are kept at most."""
     receipts_keep: Duration = DAY
     """How long a receipt is kept."""
     expire_after: OptionalDuration = None
@@ -228,11 +228,12 @@ class WhispeySettings(Table):
     """Rescuing what the Whispey SDK leaves behind in its outbox."""
 
     outbox: Files = ()
-    """The SDK's outbox files to empty into the spool, such as `/tmp/whispey_outbox.db`; several apart by `:`."""
+    """The SDK's outbox files to empty into the spool, such as `/tmp/whispey_outbox.db`; several
+    are separated by `:`."""
     outbox_interval: Annotated[Duration, Field(ge=0.2, le=3600)] = 5.0
-    """How often to look whether an outbox changed."""
+    """How often to check the outboxes for changes."""
     outbox_token: SecretStr | None = None
-    """The agent's key for rows that hold none, because the SDK has it from its environment."""
+    """The agent's key for rows without one: the SDK may read its key from the environment."""
 
     @field_validator("outbox_token")
     @classmethod
@@ -244,18 +245,18 @@ class ShutdownSettings(Table):
     """How the gateway stops."""
 
     deadline: Duration = 25.0
-    """The longest a stop may take; what is undelivered then stays in the spool."""
+    """The longest that a graceful shutdown may take; what is undelivered then stays in the spool."""
     quiet: Wait = 2.0
-    """Intake closes once no post came for so long, so that an agent that stops too can hand over its log."""
+    """The intake stays open until no post came for this long, so that an agent that stops too can post its log."""
     call_max_age: Duration = 2 * HOUR
-    """A started call older than this is no longer waited for."""
+    """A shutdown does not wait for calls that started longer ago."""
 
 
 class LogSettings(Table):
     """What is logged, to standard error."""
 
     level: Annotated[LogLevel, Choice] = LogLevel.INFO
-    """The least severe messages to log: `debug`, `info`, `warning` or `error`."""
+    """The lowest level to log: `debug`, `info`, `warning` or `error`."""
     format: Annotated[LogFormat, Choice] = LogFormat.AUTO
     """`json`, `console`, or `auto`: console at a terminal, JSON otherwise."""
 

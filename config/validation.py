@@ -16,7 +16,7 @@ from config.types import MASK, mask_address
 _LONGEST_VALUE = 80
 
 _CONSEQUENCE = "default_factory_not_called"
-"""A default that depends on other fields could not be made, because one of those is wrong: told already."""
+"""A default that depends on other fields could not be made, because one of those is wrong: reported already."""
 
 _ADVICE = {
     "missing": "should be given",

@@ -1,8 +1,8 @@
-"""Gives way to other processes: the niceness and the I/O priority of this one, set before it has any threads.
+"""How the process uses the machine: the niceness and the I/O priority of this one, set before it has any threads.
 
 Both belong to a thread on Linux and are inherited by those that it starts, so a thread that is there already would
-keep its own. What the system refuses is told, and nothing else comes of it: a gateway that is less considerate than
-it was asked to be still keeps every call log.
+keep its own. What the system refuses is logged and has no other effect: a gateway that is less considerate than asked
+still keeps every call log.
 """
 
 import os

@@ -33,7 +33,7 @@ from uploaders.document.options import Encoding, Large
 
 
 def _default_fallbacks(checked: dict[str, Any]) -> tuple[Fallback, ...]:  # Any: pydantic's own type here
-    """Who says where upload addresses are asked for, has them."""
+    """An endpoint whose `address_url` is set gives upload addresses."""
     presigned = checked.get("presigned")
     in_two_phases = checked.get("large") is Large.TWO_PHASE and checked.get("detail") is not DetailSent.NONE
     return (Fallback.PRESIGNED,) if in_two_phases and presigned and presigned.address_url else ()
@@ -43,13 +43,13 @@ class HttpDestination(EndpointTable):
     """An HTTP endpoint that takes call logs."""
 
     type: Literal["http"]
-    """`http`: an endpoint that takes call logs as JSON."""
+    """`http`: an endpoint that accepts call logs as JSON."""
     encoding: Annotated[Encoding, Choice] = Encoding.AUTO
     """`auto` (plain up to 10 KB, the envelope above), `identity`, `gzip`, `zstd` or `envelope`."""
     large: Annotated[Large, Choice] = Large.TWO_PHASE
     """How large call logs go: `two_phase`, `whole` or `presigned`."""
     max_request_bytes: Size = 6 * MB
-    """The largest request body that the endpoint takes."""
+    """The largest request body that the endpoint accepts."""
     detail: Annotated[DetailSent, Choice] = DetailSent.FULL
     """What it gets of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest spans)
     or `none`."""

@@ -34,7 +34,7 @@ class RetrySettings(Table):
     max: Duration = 5 * MINUTE
     """The longest wait between two attempts."""
     give_up_after: Duration = DAY
-    """So long after its first failure a delivery becomes a dead letter."""
+    """How long after its first failure a delivery becomes a dead letter."""
 
     @field_validator("max")
     @classmethod
@@ -48,20 +48,20 @@ class LaneConcurrency(Table):
     """How many deliveries of each lane are under way at once; a lane never waits for the other's slots."""
 
     core: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Wholes, cores and notices under way at once."""
+    """Wholes, cores and notices in flight at once."""
     detail: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Details under way at once."""
+    """Details in flight at once."""
 
 
 class DestinationTable(Table):
     """What every destination has."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-    """Names the destination in metrics and in the spool: a to z, 0 to 9 and `-`, at most 32; keep it for good."""
+    """Its name in metrics and in the spool: at most 32 of a to z, 0 to 9 and `-`. Never change it."""
     type: str
     """Selects the model; each one narrows it to its own word."""
     max_bytes_per_second: OptionalSize = None
-    """The most that details take of the line to it, in bytes a second; cores are counted and never wait."""
+    """The bandwidth limit of details to it, in bytes per second; cores count, but never wait."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
     """When a failed delivery is tried again."""
 
@@ -96,9 +96,9 @@ class PresignedSettings(Table):
     address_url: Endpoint | None = Field(default=None, repr=False)
     """Where to ask for an upload address; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
     reference: bool = False
-    """Whether the endpoint is told of each upload; by default not, since the object's arrival starts its processing."""
+    """Whether the endpoint is notified of each upload; by default not, since the object's arrival starts processing."""
     timeout: Duration = 15 * MINUTE
-    """For one upload in all."""
+    """For a whole upload."""
 
 
 def _default_token_mode(
@@ -119,11 +119,11 @@ class EndpointTable(DestinationTable):
     connect_timeout: Duration = 10.0
     """For establishing a connection, TLS included."""
     send_timeout: Duration = 20.0
-    """So long the endpoint may take no more of a request that is being sent."""
+    """How long the endpoint may stop reading a request."""
     first_byte_timeout: Duration = 45.0
-    """From the end of a request to the status and headers of its answer."""
+    """From the end of a request to the status and headers of its response."""
     total_timeout: Duration = 2 * MINUTE
-    """For one request in all, but for the time that a bandwidth limit makes it wait."""
+    """For a whole request, without the time that a bandwidth limit makes it wait."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust besides the system's."""
 
@@ -265,7 +265,7 @@ def bucket_problems(layer: Layer) -> Iterator[Problem]:
 def _wants_a_bucket(item: Mapping[str, Any]) -> bool:  # Any: what a file may hold
     try:
         ways = read_fallbacks(item.get("when_too_large", ()))
-    except ValueError:  # told by the check of the value itself
+    except ValueError:  # reported by the check of the value itself
         return False
     return isinstance(ways, tuple) and Fallback.S3 in ways
 

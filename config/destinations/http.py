@@ -18,7 +18,7 @@ class PresignedDestination(EndpointTable):
     """An endpoint whose storage gets every call log whole; credentials for that are the endpoint's business."""
 
     type: Literal["presigned"]
-    """`presigned`: an endpoint that gives upload addresses; every call log goes whole through one of its own."""
+    """`presigned`: an endpoint that gives upload addresses; every call log is uploaded whole."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
     """Uploads under way at once, for each lane."""
     presigned: PresignedSettings = Field(default_factory=PresignedSettings)

@@ -43,7 +43,7 @@ class S3Destination(DestinationTable):
     bucket: str
     """The bucket; it must exist."""
     prefix: str = "callspool"
-    """A folder for all objects, which the lifecycle rule of `callspool s3 setup` is for; empty for none."""
+    """A folder for all objects, which the lifecycle rule of `callspool s3 setup` covers; empty for none."""
     endpoint_url: Endpoint | None = None
     """The server, where it is not Amazon's."""
     region: OptionalName = None
@@ -51,39 +51,39 @@ class S3Destination(DestinationTable):
     profile: OptionalName = None
     """A profile of the shared AWS configuration; by default AWS_PROFILE."""
     path_style: bool | None = None
-    """Whether the bucket stands in the path instead of the host name; by default where `endpoint_url` is set."""
+    """Whether the bucket is in the path instead of the host name; by default where `endpoint_url` is set."""
     notify: OptionalName = None
-    """The `http` destination that gets the core and a notice of the object; without it the bucket gets everything."""
+    """The `http` destination that gets the core and a notice of the object; without one the bucket gets everything."""
     key: str = DEFAULT_TEMPLATE
     """Keys below the prefix, made of `{agent_id}`, `{call_id}`, `{date}`, `{event}` and `{record_id}`."""
     object: Annotated[ObjectContent, Choice] = ObjectContent.DETAIL
     """What the object of a large call log holds: its `detail`, or the `whole` call log."""
     token_in_whole: bool = False
-    """With `object = "whole"`: whether each whole carries the agent's token, as the SDK's own uploads do."""
+    """With `object = "whole"`: whether each whole holds the agent's token, as the SDK's own uploads do."""
     encoding: Annotated[ObjectEncoding, Choice] = ObjectEncoding.ZSTD
     """`zstd` (as stored in the spool: costs nothing), `gzip`, or `plain` JSON."""
     encryption: Annotated[ServerSideEncryption, Choice] = ServerSideEncryption.AES256
     """`aes256`, `kms`, or `none` to leave it to the bucket's default."""
     kms_key_id: OptionalName = None
-    """With `encryption = "kms"`: the key; by default the account's own for S3."""
+    """With `encryption = "kms"`: the key; by default the account's own key for S3."""
     storage_class: OptionalName = None
     """The storage class of objects, such as `STANDARD_IA`; by default the bucket's own."""
     part_size: Size = DEFAULT_PART_BYTES
-    """Objects from 8 MiB on are sent in parts of this size, 5 MiB to 5 GiB; each is in memory while it is sent."""
+    """Objects of 8 MiB and more are sent in parts of this size, 5 MiB to 5 GiB; each is in memory while it is sent."""
     parts_at_once: Annotated[int, Field(ge=1, le=64)] = 4
-    """Parts in memory at once, being made or under way, over all objects of this destination."""
+    """Parts in memory at once, of all objects of this destination together."""
     if_none_match: bool = True
-    """Whether the server is asked not to replace an object; one that does not know how is found out."""
+    """Whether the server is asked not to replace an object; servers without support are detected."""
     checksums: bool = True
-    """Whether requests carry a CRC-32; `false` sends a Content-MD5, for servers that refuse the other."""
+    """Whether requests carry a CRC-32; `false` sends a Content-MD5, for servers that refuse CRC-32."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
     """Objects under way at once, for each lane."""
     connect_timeout: Duration = 10.0
     """For establishing a connection, TLS included."""
     read_timeout: Duration = MINUTE
-    """For the answer to a request, once that is sent."""
+    """For the response to a request, once that is sent."""
     request_timeout: Duration = 5 * MINUTE
-    """For one request in all, with its body."""
+    """For a whole request, with its body."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust instead of the system's."""
 
