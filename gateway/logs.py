@@ -12,25 +12,11 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-MASK = "***"
+from uploaders.redact import MASK, redact
 
 _SECRET_KEY = re.compile(
     r"(?:^|[_.-])(?:token|secret|password|passwd|authorization|api[_-]?key|cookie|credentials?|signature)$",
     re.IGNORECASE,
-)
-_SECRET_NAME = r"[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)|sig|code|key"
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(://)[^/?#@\s]+@"), rf"\1{MASK}@"),
-    (re.compile(rf"([?&;](?:{_SECRET_NAME})=)[^&;#\s\"'<>]+", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {MASK}"),
-    (
-        re.compile(
-            r"((?:authorization|x-pype-token|x-api-key|cookie|token|api_?key|password|secret)[\"']?\s*[:=]\s*)"
-            r"(?!(?:bearer|basic)\s+\*)(?:\"[^\"]*\"|'[^']*'|[^\s\"',;}&]+)",
-            re.IGNORECASE,
-        ),
-        rf"\1{MASK}",
-    ),
 )
 
 
@@ -51,7 +37,7 @@ def configure_logging(level: str = "info", *, as_text: bool | None = None, strea
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                redact,
+                redact_event,
                 _lead_with_the_event,
                 _renderer(as_text=as_text, colors=target.isatty()),
             ],
@@ -73,7 +59,7 @@ def configure_logging(level: str = "info", *, as_text: bool | None = None, strea
     )
 
 
-def redact(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+def redact_event(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     """Mask what looks like a secret, by the name of its key or by its form within a text."""
     return {key: _redacted(key, value) for key, value in event_dict.items()}
 
@@ -84,20 +70,13 @@ def _lead_with_the_event(_logger: WrappedLogger, _method: str, event_dict: Event
     return {**leading, **event_dict}
 
 
-def redact_text(text: str) -> str:
-    """A text with tokens, credentials and secrets of queries masked."""
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
 def _redacted(key: object, value: object) -> object:
     if isinstance(key, str) and isinstance(value, str | bytes) and _SECRET_KEY.search(key):
         return MASK
     if isinstance(value, str):
-        return redact_text(value)
+        return redact(value)
     if isinstance(value, bytes | BaseException):
-        return redact_text(str(value))
+        return redact(str(value))
     if isinstance(value, dict):
         return {name: _redacted(name, below) for name, below in value.items()}
     if isinstance(value, list | tuple):

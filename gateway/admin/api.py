@@ -9,7 +9,6 @@ from aiohttp import web
 
 from gateway.admin.auth import HEADERS, Access, answer, refused
 from gateway.admin.view import GatewayView
-from gateway.logs import redact_text
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.salvage import SalvageOrder, carry_out
 from gateway.operations.schemas import IMPORT_TYPE, LIMIT, ImportHeader, OrderName, OrderRequest, Select
@@ -18,6 +17,7 @@ from gateway.operations.service import DeliveryAdmin, UnknownDelivery
 from gateway.operations.transfer import compressed, plain
 from spool.errors import CorruptPayload, SpoolError, SpoolFull
 from uploaders.document.render import BadLocation
+from uploaders.redact import redact
 
 LARGEST_REQUEST = 64 << 10
 _FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target")
@@ -135,7 +135,7 @@ class OrderHandlers:
             status, code, sentence, hint = next(
                 refusal for kind, refusal in _REFUSALS.items() if isinstance(error, kind)
             )
-            return refused(status, code, redact_text(sentence.format(error)), hint)
+            return refused(status, code, redact(sentence.format(error)), hint)
 
 
 async def _streamed(

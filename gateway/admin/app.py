@@ -21,9 +21,9 @@ from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.status import attention, obstacles, status_of
 from gateway.admin.view import GatewayView
-from gateway.logs import redact_text
 from gateway.trace import trace_of
 from spool.errors import SpoolError
+from uploaders.redact import redact
 
 
 class _Health(msgspec.Struct):
@@ -60,8 +60,8 @@ class AdminHandlers:
     async def readyz(self, _request: web.Request) -> web.Response:
         """200 if posts can be accepted, else 503 with the reasons."""
         stats = self._gateway.spool_stats()
-        reasons = tuple(redact_text(reason) for reason in obstacles(self._gateway.lifecycle, stats))
-        notes = tuple(redact_text(note) for note in attention(stats))
+        reasons = tuple(redact(reason) for reason in obstacles(self._gateway.lifecycle, stats))
+        notes = tuple(redact(note) for note in attention(stats))
         if reasons:
             return answer(_Readiness("not ready", reasons, notes), status=503)
         return answer(_Readiness("ready", attention=notes))
@@ -92,7 +92,7 @@ class AdminHandlers:
         try:
             records = await self._gateway.trace(call_id)
         except SpoolError as error:
-            return refused(503, "spool_unavailable", redact_text(str(error)), "Try again when /readyz answers 200.")
+            return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
         if not records:
             hint = "Receipts of delivered calls are kept for a limited time only."
             return refused(404, "unknown_call", "The spool knows no call of this id.", hint)

@@ -12,9 +12,9 @@ import structlog
 
 from gateway.admin.metrics import Metrics
 from gateway.formatting import bytes_text
-from gateway.logs import redact_text
 from gateway.trace import instant
 from spool.records import Clock, Delivery
+from uploaders.redact import redact
 
 _KEPT = 50
 _LOGGER = "callspool.destinations"
@@ -79,7 +79,7 @@ class RecentEvents:
         return tuple(reversed(self._events))
 
     def _keep(self, level: str, text: str) -> None:
-        self._events.append(Event(instant(self._clock()), level, redact_text(text)))
+        self._events.append(Event(instant(self._clock()), level, redact(text)))
 
 
 def _described(delivery: Delivery, seconds: float) -> dict[str, object]:

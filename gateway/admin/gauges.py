@@ -11,11 +11,11 @@ from prometheus_client.registry import Collector
 
 from gateway.admin.view import GatewayView
 from gateway.live_calls import ThrottleStatus
-from gateway.logs import redact_text
 from gateway.operations.advice import by_kind
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.stats import SpoolStats
 from uploaders.base import BreakerState, DestinationStatus
+from uploaders.redact import redact
 
 _LANE = ("destination", "lane")
 
@@ -144,8 +144,8 @@ def _of_destinations(destinations: Iterable[DestinationStatus]) -> Iterator[Gaug
 
 def short_reason(reason: str) -> str:
     """A reason fit to be a label: of an HTTP response only its status, since each one may have another body."""
-    status, _, _ = redact_text(reason).partition(": ")
-    return status if status.startswith("HTTP ") else redact_text(reason)
+    status, _, _ = redact(reason).partition(": ")
+    return status if status.startswith("HTTP ") else redact(reason)
 
 
 def _of_live_calls(status: ThrottleStatus | None) -> Iterator[GaugeMetricFamily]:

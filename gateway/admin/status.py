@@ -12,13 +12,13 @@ from gateway.admin.events import Event
 from gateway.admin.view import Lifecycle, Phase
 from gateway.formatting import bytes_text
 from gateway.live_calls import ThrottleStatus
-from gateway.logs import redact_text
 from gateway.operations.advice import ADVICE, by_kind
 from gateway.sdk_outbox.rows import OutboxStatus, Outcome
 from gateway.trace import instant
 from spool.records import Lane
 from spool.stats import LaneCounts, SpoolStats
 from uploaders.base import DestinationStatus
+from uploaders.redact import redact
 
 
 class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,8 +155,8 @@ def status_of(
         now=instant(now),
         phase=lifecycle.phase.value,
         ready=not found,
-        reasons=tuple(redact_text(reason) for reason in found),
-        attention=tuple(redact_text(note) for note in attention(stats)),
+        reasons=tuple(redact(reason) for reason in found),
+        attention=tuple(redact(note) for note in attention(stats)),
         spool=None if stats is None else _spool(stats),
         drain_throttle=None if throttle is None else _drain_throttle(throttle),
         destinations=tuple(_destination(each, stats, now) for each in _with_forgotten(destinations, stats)),
@@ -172,7 +172,7 @@ def _spool(stats: SpoolStats) -> SpoolReport:
         reserve_bytes=stats.reserve_bytes,
         full_of_details=stats.full_of_details,
         unaccounted=stats.unaccounted,
-        failure=None if stats.failure is None else redact_text(stats.failure),
+        failure=None if stats.failure is None else redact(stats.failure),
     )
 
 
@@ -180,7 +180,7 @@ def _outbox(outbox: OutboxStatus) -> OutboxReport:
     return OutboxReport(
         path=outbox.path,
         state=outbox.state.value,
-        reason=redact_text(outbox.reason),
+        reason=redact(outbox.reason),
         rows=outbox.rows,
         rescued=outbox.outcomes.get(Outcome.RESCUED, 0),
         duplicate=outbox.outcomes.get(Outcome.DUPLICATE, 0),
@@ -212,7 +212,7 @@ def _destination(destination: DestinationStatus, stats: SpoolStats | None, now: 
         type=destination.type,
         configured=destination.configured,
         up=destination.up,
-        reason=redact_text(destination.reason),
+        reason=redact(destination.reason),
         breaker=destination.breaker.value,
         since=None if destination.since is None else instant(destination.since),
         refused_tokens=destination.refused_tokens,
@@ -226,7 +226,7 @@ def _destination(destination: DestinationStatus, stats: SpoolStats | None, now: 
 def _dead_reasons(name: str, stats: SpoolStats | None) -> tuple[DeadReason, ...]:
     found = [] if stats is None else [stats.dead_reasons.get((name, lane), {}) for lane in Lane]
     return tuple(
-        DeadReason(kind=one.kind.value, count=one.count, example=redact_text(one.example), advice=ADVICE[one.kind])
+        DeadReason(kind=one.kind.value, count=one.count, example=redact(one.example), advice=ADVICE[one.kind])
         for one in by_kind(found)
     )
 

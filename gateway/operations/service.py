@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.intake.staging import StagingArea
-from gateway.logs import redact_text
 from gateway.operations.advice import advice_for
 from gateway.operations.schemas import (
     LARGEST_LIMIT,
@@ -34,6 +33,7 @@ from spool.store import Spool
 from uploaders.base import PayloadReader
 from uploaders.dispatch.dispatcher import Dispatcher
 from uploaders.document.render import BadLocation, raw_bytes_of, render
+from uploaders.redact import redact
 
 _log = structlog.get_logger("callspool.orders")
 
@@ -233,7 +233,7 @@ def entry_of(found: OpenDelivery, now: int) -> DeliveryEntry:
         form=one.form.value,
         lane=one.lane.value,
         state=one.state.name.lower(),
-        reason=None if one.error is None else redact_text(one.error),
+        reason=None if one.error is None else redact(one.error),
         attempts=one.attempts,
         accepted_at=instant(record.accepted_at),
         since=instant(found.since),

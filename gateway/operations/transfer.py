@@ -14,13 +14,13 @@ from aiohttp import StreamReader
 
 from gateway.intake.ports import RecordStore
 from gateway.intake.staging import Staged, StagedFile, StagingArea
-from gateway.logs import redact_text
 from gateway.operations.schemas import Document, ImportHeader, ImportResult
 from gateway.operations.selection import Accepts, BadSelection
 from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from uploaders.base import PayloadReader
 from uploaders.document.body import compress, decompress
 from uploaders.document.render import render
+from uploaders.redact import redact
 
 BLOCK_BYTES = 1 << 20
 _LARGE_BYTES = 4 << 20
@@ -180,4 +180,4 @@ async def preview(delivery: Delivery, payloads: PayloadReader) -> tuple[str, boo
         if len(begun) > PREVIEW_BYTES:
             break
     text = begun[:PREVIEW_BYTES].decode(errors="ignore")
-    return redact_text(text), len(begun) <= PREVIEW_BYTES
+    return redact(text), len(begun) <= PREVIEW_BYTES

@@ -179,7 +179,7 @@ async def test_the_story_of_a_delivery_is_whole(desk: AskedDesk) -> None:
     told = await (await desk.client.get(f"/api/deliveries/{key}")).json()
     assert (told["delivery"]["key"], told["record"]["stage"]) == (key, "dead")
     assert "when_too_large" in told["advice"]
-    assert (told["preview"], told["preview_complete"]) == ('{"call_id": "a", "api_key": ***}', True)
+    assert (told["preview"], told["preview_complete"]) == ('{"call_id": "a", "api_key": "***"}', True)
 
 
 @pytest.mark.parametrize(("encoding", "compressed"), [("identity", False), ("gzip, zstd", True)])

@@ -130,7 +130,7 @@ def test_a_redirect_tells_where_without_secrets(location: str | None, told: str)
         ('{"x-pype-token": "abc123"}', '{"x-pype-token": "***"}'),
         ("token=abc123&x=1", "token=***&x=1"),
         ("api_key: abc123", "api_key: ***"),
-        ("Authorization: Bearer abc.def", "Authorization: ***"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
         ("sent Bearer abc.def-123", "sent Bearer ***"),
         ("you sent own-secret here", "you sent *** here"),
         ("X-Amz-Signature=ab12&X-Amz-Credential=AKIA", "X-Amz-Signature=***&X-Amz-Credential=***"),
