@@ -3,9 +3,15 @@
 import hashlib
 import json
 import random
+from collections.abc import AsyncIterator, Sequence
 
+import zstandard
+
+from uploaders.stores.completion import CompletionRule
 from uploaders.stores.parts import Head, Part, PartKind, key_text, read_head
+from uploaders.stores.store import Detail, Span
 
+RULE = CompletionRule(timeout=300_000, open_timeout=3_600_000)
 EVENTS = {
     PartKind.START: "call_started",
     PartKind.END: "call_ended",
@@ -51,3 +57,26 @@ def random_parts(chance: random.Random, calls: int, count: int) -> list[Part]:
         fields = {"agent_id": f"agent-{number % 3}", "call_started_at": started, "number": chance.randrange(4)}
         parts.append(part_of(kind, f"call-{chance.randrange(calls)}", chance.randrange(1_000), **fields))
     return parts
+
+
+async def frames_of(document: bytes, step: int = 1 << 20) -> AsyncIterator[bytes]:
+    """The document as a spool has it: zstd frames that hold so much each."""
+    compressor = zstandard.ZstdCompressor(level=1)
+    for start in range(0, len(document), step):
+        yield compressor.compress(document[start : start + step])
+
+
+def detail_of(document: bytes, spans: Sequence[Span] = (), step: int = 1 << 20) -> Detail:
+    """The content of a DETAIL part."""
+    return Detail(frames_of(document, step), lambda: spans)
+
+
+def span_of(seq: int, **columns: object) -> Span:
+    """A span with a name."""
+    values = dict.fromkeys(Span.__struct_fields__) | {"seq": seq, "name": f"span {seq}", "error": False} | columns
+    return Span(**values)
+
+
+async def document_of(frames: AsyncIterator[bytes]) -> bytes:
+    """What frames hold."""
+    return b"".join([zstandard.ZstdDecompressor().decompress(frame) async for frame in frames])

@@ -1,0 +1,383 @@
+"""What every store does: one suite for all of them, on real databases."""
+
+import asyncio
+import json
+import random
+import resource
+import sys
+
+import pytest
+import zstandard
+
+from tests.stores.calls import RULE, detail_of, document_of, part_of, random_parts, span_of
+from tests.stores.engines import Engine
+from uploaders.stores.completion import CallRow, CallState, add_part, expire, fields_of
+from uploaders.stores.parts import Part, PartKind, key_text
+from uploaders.stores.store import CallQuery, CallSummary, Detail, SchemaTooNew, Store, StoredCall, Swept, Written
+
+MINUTE = 60_000
+VALUES = {
+    "NUL": rb'"a\u0000b"',
+    "lone surrogates": rb'["\ud800", "\udfff\ud800"]',
+    "beyond any float": b"1e400",
+    "25 digits": b"1234567890123456789012345",
+    "digits kept": b"1.10",
+    "duplicate keys": b'{"k": 1, "k": 2}',
+    "blanks": b"[ 1 ,\t2\n]",
+    "characters": '"h\u00e9llo \U0001f600"'.encode(),
+}
+
+
+async def call_of(store: Store, call_id: str = "c1", project: str = "") -> StoredCall:
+    found = await store.call(project, call_id)
+    assert found is not None
+    return found
+
+
+async def summary_of(store: Store, call_id: str = "c1") -> CallSummary:
+    return (await call_of(store, call_id)).summary
+
+
+def documents(call: StoredCall, kind: PartKind) -> list[bytes]:
+    return [part.document for part in call.parts if part.kind is kind and part.shown]
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+async def test_documents_come_out_as_they_went_in(store: Store, value: bytes):
+    """Every value that JSON text can hold is unchanged, byte for byte, in a document and in a detail."""
+    text = b'{"call_id":"c1",  "value": ' + value + b"}"
+    end, detail = part_of(PartKind.END, document=text), part_of(PartKind.DETAIL, document=text)
+    await store.write([end, part_of(PartKind.UPDATE, document=text)])
+    await store.write_detail(detail, detail_of(text))
+    call = await call_of(store)
+    assert documents(call, PartKind.END) == [text]
+    assert documents(call, PartKind.UPDATE) == [text]
+    assert await document_of(store.detail("", "c1")) == text
+
+
+@pytest.mark.parametrize("call_id", ["a\0b", "a\ud800b", "ä😀", "x" * 2_000, "'; drop table calls_complete; --", ""])
+async def test_any_call_id_names_its_call(store: Store, call_id: str):
+    """An id with characters that no database takes is found by itself, and by no other id."""
+    await store.write([part_of(PartKind.CALL, call_id), part_of(PartKind.CALL, "another")])
+    assert (await call_of(store, call_id)).summary.call_id == key_text(call_id)
+    assert await store.call("", call_id + "\ufffd") is None
+
+
+@pytest.mark.parametrize("first", [PartKind.START, PartKind.END])
+async def test_start_and_end_complete_a_call_in_any_order(store: Store, first: PartKind):
+    """The second of both completes it, in one row, with what both say."""
+    parts = {
+        PartKind.START: part_of(PartKind.START, customer_number="+1", call_started_at=1_764_320_400),
+        PartKind.END: part_of(PartKind.END, call_ended_at=1_764_320_460, call_ended_reason="hangup"),
+    }
+    assert await store.write([parts.pop(first)]) == Written({first: 1})
+    assert (await summary_of(store)).state is (CallState.OPEN if first is PartKind.START else CallState.ENDED)
+    (last,) = parts.values()
+    assert await store.write([last]) == Written({last.kind: 1}, completed=1)
+    call = await summary_of(store)
+    assert (call.state, call.late, call.error) == (CallState.COMPLETE, False, None)
+    assert (call.fields.customer_number, call.fields.duration_seconds) == ("+1", 60)
+    assert call.completed_at is not None
+
+
+async def test_both_parts_in_one_batch_complete_the_call_once(store: Store, engine: Engine):
+    """Parts of one call in one batch become one row, and one completion."""
+    both = [part_of(PartKind.START), part_of(PartKind.END)]
+    assert await store.write(both) == Written({PartKind.START: 1, PartKind.END: 1}, completed=1)
+    assert engine.rows("select count(*) from calls_complete where completed_at is not null") == [(1,)]
+
+
+async def test_a_call_log_without_events_waits_for_no_start(store: Store):
+    """All of a call in one document is complete at once."""
+    await store.write([part_of(PartKind.CALL)])
+    assert (await summary_of(store)).state is CallState.COMPLETE
+
+
+async def test_duplicates_change_nothing(store: Store, engine: Engine):
+    """Writing parts again, alone or twice in one batch, leaves parts, rows, frames and spans as they were."""
+    parts = [part_of(PartKind.START), part_of(PartKind.END), part_of(PartKind.UPDATE)]
+    detail, text = part_of(PartKind.DETAIL, document=b'{"d":1}'), b'{"d":1}'
+    await store.write([*parts, *parts])
+    await store.write_detail(detail, detail_of(text, [span_of(0)]))
+    before = await call_of(store)
+    assert await store.write(parts) == Written()
+    assert await store.write_detail(detail, detail_of(text, [span_of(0)], step=3)) == Written()
+    assert await call_of(store) == before
+    assert await document_of(store.detail("", "c1")) == text
+    for table, count in {"call_parts": 4, "calls_complete": 1, "call_details": 1, "spans": 1}.items():
+        assert engine.rows(f"select count(*) from {table}") == [(count,)]
+
+
+async def test_projects_share_nothing(store: Store):
+    """The same call id in two projects is two calls."""
+    await store.write([part_of(PartKind.START, project="a"), part_of(PartKind.END, project="b")])
+    assert (await call_of(store, project="a")).summary.state is CallState.OPEN
+    assert (await call_of(store, project="b")).summary.state is CallState.ENDED
+    assert await store.call("", "c1") is None
+    assert [call.project for call in await store.calls(CallQuery(project="b"))] == ["b"]
+
+
+@pytest.mark.parametrize("order", [("end", "detail"), ("detail", "end"), ("detail", "start", "end")])
+async def test_a_detail_may_come_before_its_call(store: Store, order: tuple[str, ...]):
+    """A detail waits for nothing and loses nothing, and is no start or end of its call."""
+    text = b'{"call_id":"c1","telemetry_data":{}}'
+    for step in order:
+        if step == "detail":
+            await store.write_detail(part_of(PartKind.DETAIL, document=text), detail_of(text, [span_of(0), span_of(1)]))
+        else:
+            await store.write([part_of(PartKind[step.upper()])])
+    call = await summary_of(store)
+    assert call.has_detail
+    assert call.state is (CallState.COMPLETE if "start" in order else CallState.ENDED)
+    assert await document_of(store.detail("", "c1")) == text
+
+
+async def test_a_newer_detail_replaces_what_is_shown(store: Store, engine: Engine):
+    """Of two details the one accepted last is shown, with its spans alone, whichever is written first."""
+    old, new = b'{"detail":"old"}', b'{"detail":"new"}'
+    for text, at in ((new, 2), (old, 1)):
+        spans = [span_of(number, name=text.decode()) for number in range(at)]
+        await store.write_detail(part_of(PartKind.DETAIL, accepted_at=at, document=text), detail_of(text, spans))
+    assert await document_of(store.detail("", "c1")) == new
+    assert engine.rows("select seq, name from spans order by seq") == [(0, new.decode()), (1, new.decode())]
+    assert len((await call_of(store)).parts) == 2
+
+
+async def test_spans_hold_whatever_a_sender_calls_them(store: Store, engine: Engine):
+    """Each column of a span is stored, missing ones as null."""
+    full = span_of(0, trace_id="t", span_id="s", parent_span_id="p", operation="llm", start_ns=1 << 62, duration_ns=5,
+                   status=2, error=True)  # fmt: skip
+    await store.write_detail(part_of(PartKind.DETAIL, document=b"{}"), detail_of(b"{}", [full, span_of(1, name=None)]))
+    columns = "trace_id, span_id, parent_span_id, name, operation, start_ns, duration_ns, status, error"
+    first, second = engine.rows(f"select {columns} from spans order by seq")
+    assert first == ("t", "s", "p", "span 0", "llm", 1 << 62, 5, 2, True)
+    assert second == (None,) * 8 + (False,)
+
+
+async def test_a_call_without_detail_has_no_frames(store: Store):
+    """Asking for what is not there gives nothing, and no error."""
+    await store.write([part_of(PartKind.END)])
+    assert [frame async for frame in store.detail("", "c1")] == []
+    assert [frame async for frame in store.detail("", "unknown")] == []
+    assert await store.call("", "unknown") is None
+
+
+async def test_an_interrupted_detail_leaves_nothing_to_see(store: Store, second: Store, engine: Engine):
+    """A detail whose frames break off is not there; the same detail afterwards is, whole."""
+    text = random.Random(1).randbytes(9 << 20).hex().encode()
+    part = part_of(PartKind.DETAIL, document=text)
+
+    async def broken():
+        async for number, frame in _numbered(detail_of(text).frames):
+            if number == 15:
+                raise OSError("the spool's disk")
+            yield frame
+
+    with pytest.raises(OSError, match="disk"):
+        await store.write_detail(part, Detail(broken()))
+    assert [frame async for frame in second.detail("", "c1")] == []
+    assert await second.call("", "c1") is None
+    await store.write_detail(part, detail_of(text))
+    assert await document_of(second.detail("", "c1")) == text
+    engine.advance(25 * 60 * MINUTE)
+    await store.sweep()
+    held = sum(row[0] for row in engine.rows("select count(*) from call_details"))
+    assert held == 18
+
+
+async def _numbered(frames):
+    number = 0
+    async for frame in frames:
+        yield number, frame
+        number += 1
+
+
+async def test_deadlines_and_late_partners(store: Store, engine: Engine):
+    """Orphan after `timeout`, error record after `open_timeout`; a late partner repairs both, marked as late."""
+    await store.write([part_of(PartKind.START, "open"), part_of(PartKind.END, "orphan"), part_of(PartKind.CALL, "all")])
+    engine.advance(RULE.timeout - 1_000)
+    assert await store.sweep() == Swept()
+    engine.advance(2_000)
+    assert await store.sweep() == Swept(orphans=1)
+    assert (await summary_of(store, "orphan")).state is CallState.ORPHAN
+    assert (await summary_of(store, "orphan")).error
+    assert (await summary_of(store, "open")).state is CallState.OPEN
+    engine.advance(RULE.open_timeout)
+    assert await store.sweep() == Swept(timed_out=1)
+    assert (await summary_of(store, "open")).state is CallState.TIMED_OUT
+    late = await store.write([part_of(PartKind.END, "open"), part_of(PartKind.START, "orphan")])
+    assert late == Written({PartKind.END: 1, PartKind.START: 1}, late=2)
+    for call_id in ("open", "orphan"):
+        call = await summary_of(store, call_id)
+        assert (call.state, call.late, call.error) == (CallState.COMPLETE, True, None)
+    engine.advance(10 * RULE.open_timeout)
+    assert await store.sweep() == Swept()
+
+
+async def test_a_sweep_is_bounded(store: Store, engine: Engine):
+    """At most `limit` calls are given up in one transaction, the oldest first; two sweepers share the rest."""
+    await store.write([part_of(PartKind.END, f"c{number}") for number in range(7)])
+    engine.advance(RULE.timeout + 1_000)
+    assert [await store.sweep(limit=3) for _ in range(4)] == [Swept(0, 3), Swept(0, 3), Swept(0, 1), Swept()]
+
+
+async def test_two_writers_at_once_complete_every_call(store: Store, second: Store, engine: Engine):
+    """The start through one process and the end through another, at the same moment, find each other every time."""
+    await asyncio.gather(store.open(), second.open())
+    ids = [f"c{number}" for number in range(100)]
+    chance = random.Random(7)
+
+    async def send(to: Store, kind: PartKind) -> Written:
+        parts = [part_of(kind, call_id) for call_id in ids]
+        chance.shuffle(parts)
+        done = await asyncio.gather(*[to.write(parts[start : start + 10]) for start in range(0, len(parts), 10)])
+        return Written(completed=sum(written.completed for written in done))
+
+    written = await asyncio.gather(send(store, PartKind.START), send(second, PartKind.END))
+    assert sum(each.completed for each in written) == len(ids)
+    assert engine.rows("select state, count(*) from calls_complete group by state") == [(CallState.COMPLETE, len(ids))]
+
+
+async def test_the_same_parts_through_two_writers_are_written_once(store: Store, second: Store, engine: Engine):
+    """Redelivery to another process at the same moment makes no second part, and no second completion."""
+    await asyncio.gather(store.open(), second.open())
+    text = json.dumps({"turns": ["x" * 100] * 1_000}).encode()
+    for number in range(10):
+        call_id = f"c{number}"
+        parts = [part_of(PartKind.START, call_id), part_of(PartKind.END, call_id)]
+        detail = part_of(PartKind.DETAIL, call_id, document=text)
+        done = await asyncio.gather(
+            store.write(parts), second.write(parts[::-1]),
+            store.write_detail(detail, detail_of(text)), second.write_detail(detail, detail_of(text, step=1_000)),
+        )  # fmt: skip
+        assert sum(written.completed for written in done) == 1
+        assert await document_of(store.detail("", call_id)) == text
+    assert engine.rows("select count(*) from call_parts") == [(30,)]
+
+
+async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store):
+    """By time, agent, number and state; no more than the limit."""
+    first = 1_764_320_400
+    await store.write(
+        [
+            part_of(PartKind.CALL, "a", agent_id="x", call_started_at=first, customer_number="+1"),
+            part_of(PartKind.START, "b", agent_id="y", call_started_at=first + 60),
+            part_of(PartKind.CALL, "c", agent_id="x", call_started_at=first + 120, transcript_json=[{}, {}, {}]),
+        ]
+    )
+
+    async def listed(**query: object) -> list[str]:
+        return [call.call_id for call in await store.calls(CallQuery(**query))]
+
+    assert await listed() == ["c", "b", "a"]
+    assert await listed(limit=2) == ["c", "b"]
+    assert await listed(agent_id="x") == ["c", "a"]
+    assert await listed(customer_number="+1") == ["a"]
+    assert await listed(state=CallState.OPEN) == ["b"]
+    assert await listed(since=(first + 60) * 1000) == ["c", "b"]
+    assert await listed(until=(first + 60) * 1000) == ["a"]
+    assert (await store.calls(CallQuery(limit=1)))[0].fields.summary == {"turns": 3}
+
+
+async def test_a_store_keeps_all_through_a_restart(engine: Engine):
+    """Another process finds what was written, and goes on where this one stopped."""
+    first, again = engine.store(), engine.store()
+    await first.write([part_of(PartKind.START)])
+    await first.close()
+    assert await again.write([part_of(PartKind.END)]) == Written({PartKind.END: 1}, completed=1)
+    status = await again.status()
+    assert (status.calls, status.schema_version) == ({CallState.COMPLETE: 1}, 1)
+    await again.close()
+
+
+async def test_a_newer_schema_is_refused(store: Store, second: Store, engine: Engine):
+    """What a newer callspool migrated is left alone, and the error says what to do."""
+    await store.open()
+    engine.set_schema_version(99)
+    with pytest.raises(SchemaTooNew, match="version 99"):
+        await second.write([part_of(PartKind.START)])
+    assert engine.rows("select count(*) from call_parts") == [(0,)]
+
+
+async def test_many_may_open_a_new_store_at_once(engine: Engine):
+    """The first of several processes makes the schema; none of them fails."""
+    stores = [engine.store() for _ in range(4)]
+    await asyncio.gather(*[each.open() for each in stores])
+    await asyncio.gather(*[each.write([part_of(PartKind.CALL, f"c{n}")]) for n, each in enumerate(stores)])
+    assert engine.rows("select count(*) from calls_complete") == [(4,)]
+    for each in stores:
+        await each.close()
+
+
+@pytest.mark.slow
+async def test_a_detail_of_300_megabytes_takes_little_memory(store: Store):
+    """In and out it passes frame by frame; the process grows by far less than the detail."""
+    await store.write([part_of(PartKind.END)])
+    frame = zstandard.ZstdCompressor(level=1).compress(random.Random(1).randbytes(1 << 20))
+
+    async def frames():
+        for _ in range(300):
+            yield frame
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    await store.write_detail(part_of(PartKind.DETAIL, document=b"large"), Detail(frames()))
+    sizes = [len(each) async for each in store.detail("", "c1")]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    assert sizes == [len(frame)] * 300
+    assert grown < 64 << 20
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_random_parts_and_crashes_agree_with_the_model(store: Store, engine: Engine, seed: int):
+    """Whatever comes in whatever order, through writers that come and go: the rows are those of the pure rules."""
+    chance = random.Random(seed)
+    model: dict[str, CallRow] = {}
+    written: set[tuple[str, PartKind, bytes]] = set()
+    now, writer = 0, store
+    parts = random_parts(chance, calls=6, count=120)
+    while parts:
+        size = chance.randrange(1, 9)
+        batch, parts = parts[:size], parts[size:]
+        for part in [part for part in batch if part.kind is PartKind.DETAIL]:
+            await writer.write_detail(part, detail_of(b'{"d":1}'))
+            _add_to_model(model, written, [part], now)
+        batch = [part for part in batch if part.kind is not PartKind.DETAIL]
+        await writer.write(batch)
+        _add_to_model(model, written, batch, now)
+        if chance.random() < 0.3:  # the answer was lost, and it is written again
+            await writer.write(batch[::-1])
+        if chance.random() < 0.2:
+            if writer is not store:
+                await writer.close()
+            writer = engine.store()
+        if chance.random() < 0.4:
+            passed = chance.choice([MINUTE, RULE.timeout + MINUTE, RULE.open_timeout + MINUTE])
+            engine.advance(passed)
+            now += passed
+            await writer.sweep()
+            model = {call_id: expire(row, now) for call_id, row in model.items()}
+    assert {call.call_id: _known(call) for call in await store.calls(CallQuery())} == {
+        call_id: _expected(row) for call_id, row in model.items()
+    }
+    assert engine.rows("select count(*) from call_parts") == [(len(written),)]
+    if writer is not store:
+        await writer.close()
+
+
+def _add_to_model(
+    model: dict[str, CallRow], written: set[tuple[str, PartKind, bytes]], batch: list[Part], now: int
+) -> None:
+    for part in batch:
+        key = (part.call_id, part.kind, part.digest)
+        if key not in written:
+            written.add(key)
+            model[part.call_id] = add_part(model.get(part.call_id), part, now, RULE)
+
+
+def _known(call: CallSummary) -> tuple[object, ...]:
+    return (call.state, call.late, call.fields, call.error, call.conflicts, call.has_detail)
+
+
+def _expected(row: CallRow) -> tuple[object, ...]:
+    fields = fields_of(row.start.head if row.start else None, row.end.head if row.end else None)
+    return (row.state, row.late, fields, row.error, row.conflicts, row.detail is not None)

@@ -1,0 +1,85 @@
+"""What the embedded store does besides what every store does."""
+
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.stores.calls import RULE, part_of
+from tests.stores.engines import SqliteEngine
+from uploaders.stores.parts import PartKind
+from uploaders.stores.sqlite.store import SqliteStore
+from uploaders.stores.store import PartRefused, StoreRefused, StoreUnavailable
+
+
+async def test_nobody_else_may_read_the_file(tmp_path: Path):
+    """The file and the directory that is made for it are their owner's alone."""
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    await store.write([part_of(PartKind.START)])
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (engine.path.parent, *engine.path.parent.iterdir())]
+    await store.close()
+    assert modes[0] == 0o700
+    assert set(modes[1:]) == {0o600}
+
+
+async def test_the_database_of_something_else_is_left_alone(tmp_path: Path):
+    """A path that names another database, such as a spool, is refused; nothing in it is changed."""
+    path = tmp_path / "spool.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE records (id INTEGER)")
+    before = path.read_bytes()
+    store = SqliteStore(path, lambda: 0, RULE)
+    with pytest.raises(StoreRefused, match="something else"):
+        await store.open()
+    await store.close()
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path):
+    """Waiting would not mend it."""
+    path = tmp_path / "store.db"
+    path.write_bytes(b"no database at all, " * 100)
+    store = SqliteStore(path, lambda: 0, RULE)
+    with pytest.raises(StoreRefused, match="no SQLite database"):
+        await store.write([part_of(PartKind.START)])
+    await store.close()
+
+
+async def test_a_directory_that_cannot_be_made_may_be_there_later(tmp_path: Path):
+    """A store that cannot be opened is tried again by the next write."""
+    blocked = tmp_path / "calls"
+    blocked.write_text("a file")
+    store = SqliteStore(blocked / "store.db", lambda: 0, RULE)
+    with pytest.raises(StoreUnavailable):
+        await store.write([part_of(PartKind.START)])
+    blocked.unlink()
+    assert (await store.write([part_of(PartKind.START)])).new
+    await store.close()
+
+
+async def test_a_value_that_cannot_be_stored_refuses_its_batch_alone(tmp_path: Path):
+    """Nothing of the batch is kept, and the next one is written."""
+    store = SqliteEngine(tmp_path).store()
+    beyond = part_of(PartKind.START, "beyond", accepted_at=1 << 70)
+    with pytest.raises(PartRefused):
+        await store.write([part_of(PartKind.START), beyond])
+    assert await store.call("", "c1") is None
+    assert (await store.write([part_of(PartKind.START)])).new
+    await store.close()
+
+
+async def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file that another process keeps locked is unavailable, not refused, and free later."""
+    monkeypatch.setattr("uploaders.stores.sqlite.store._BUSY_MILLISECONDS", 50)
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    await store.open()
+    with closing(sqlite3.connect(engine.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await store.write([part_of(PartKind.START)])
+    assert (await store.write([part_of(PartKind.START)])).new
+    await store.close()

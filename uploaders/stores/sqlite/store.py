@@ -1,0 +1,491 @@
+"""The embedded store: one SQLite file, written by one thread and read by another.
+
+Batches come from the caller; each is one transaction with an fsync. Pairing needs no cleverness here: the transaction
+holds the only write lock of the file, so it reads the row of a call, applies `completion.add_part` and writes it back.
+Several processes may share the file; they take turns.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from uploaders.stores import migrations
+from uploaders.stores.completion import (
+    EXPIRED_STATES,
+    CallFields,
+    CallRow,
+    CallState,
+    CompletionRule,
+    Shown,
+    add_part,
+    expire,
+    fields_of,
+)
+from uploaders.stores.parts import Head, Part, PartKind, key_text
+from uploaders.stores.store import (
+    CallQuery,
+    CallSummary,
+    Detail,
+    PartRefused,
+    Span,
+    StoredCall,
+    StoredPart,
+    StoreRefused,
+    StoreStatus,
+    StoreUnavailable,
+    Swept,
+    Written,
+)
+
+APPLICATION_ID: Final = 0x63616C6C
+"""Marks the file as a store of calls ("call"): any other database is refused."""
+STAGE_BYTES: Final = 4 << 20
+"""Frames of a detail that are written in one transaction."""
+ABANDONED_AFTER: Final = 24 * 3600 * 1000
+"""Milliseconds after which a detail that never got its part is cleared."""
+_BUSY_MILLISECONDS: Final = 10_000
+"""Another process may hold the file as long as its transaction lasts."""
+
+Result = TypeVar("Result")
+_encode_head = msgspec.json.Encoder().encode
+_decode_head = msgspec.json.Decoder(Head).decode
+_decode_summary = msgspec.json.Decoder(dict[str, int | float]).decode
+
+_INSERT_PART: Final = """
+INSERT INTO call_parts (project, call_id, kind, digest, event, agent_id, call_started_at, call_ended_at, reason,
+                        accepted_at, received_at, source_uid, core, detail_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?) ON CONFLICT DO NOTHING
+"""
+_ROW: Final = """
+SELECT state, late, start_accepted_at, start_digest, start_head, end_accepted_at, end_digest, end_head,
+       detail_accepted_at, detail_digest, self_contained, conflicts, first_part_at, due_at, completed_at, error
+FROM calls_complete WHERE project = ? AND call_id = ?
+"""
+_PUT_ROW: Final = f"INSERT OR REPLACE INTO calls_complete VALUES ({', '.join(['?'] * 27)})"
+_SUMMARY: Final = """
+SELECT project, call_id, state, late, agent_id, customer_number, environment, started_at, ended_at, duration_s, reason,
+       summary, first_part_at, completed_at, error, conflicts, detail_digest IS NOT NULL
+FROM calls_complete
+"""
+_PARTS: Final = """
+SELECT kind, event, digest, accepted_at, source_uid, CAST(core AS BLOB) FROM call_parts
+WHERE project = ? AND call_id = ? ORDER BY accepted_at, kind, digest
+"""
+_SHOWN_DETAIL: Final = """
+SELECT detail_id FROM calls_complete JOIN call_parts USING (project, call_id)
+WHERE project = ? AND call_id = ? AND kind = ? AND digest = detail_digest
+"""
+_NEXT_FRAME: Final = "SELECT seq, frame FROM call_details WHERE detail_id = ? AND seq > ? ORDER BY seq LIMIT 1"
+_PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 12)})"
+
+
+class SqliteStore:
+    """A store in the file `path`, which is made, with its directory, when it is opened."""
+
+    def __init__(self, path: Path, clock: Callable[[], int], rule: CompletionRule) -> None:
+        self._path = path
+        self._clock = clock
+        self._rule = rule
+        self._writing = _Connection("store-writer")
+        self._reading = _Connection("store-reader")
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """See `Store.open`."""
+        async with self._opening:
+            if not self._reading.is_open:
+                await self._writing.run(self._open_writer)
+                await self._reading.run(self._open_reader)
+
+    async def write(self, parts: Sequence[Part]) -> Written:
+        """See `Store.write`."""
+        await self.open()
+        return await self._writing.run(partial(self._write, parts))
+
+    async def write_detail(self, part: Part, detail: Detail) -> Written:
+        """See `Store.write_detail`."""
+        await self.open()
+        staged: int | None = None
+        seq, size, frames = 0, 0, list[bytes]()
+        async for frame in detail.frames:
+            frames.append(frame)
+            size += len(frame)
+            if size >= STAGE_BYTES:
+                staged = await self._writing.run(partial(self._stage, staged, seq, frames))
+                seq, size, frames = seq + len(frames), 0, []
+        spans = await asyncio.to_thread(detail.spans)
+        return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, spans))
+
+    async def sweep(self, limit: int = 1000) -> Swept:
+        """See `Store.sweep`."""
+        await self.open()
+        return await self._writing.run(partial(self._sweep, limit))
+
+    async def calls(self, query: CallQuery) -> list[CallSummary]:
+        """See `Store.calls`."""
+        await self.open()
+        conditions = {
+            "project = ?": query.project,
+            "listed_at >= ?": query.since,
+            "listed_at < ?": query.until,
+            "agent_id = ?": query.agent_id,
+            "customer_number = ?": query.customer_number,
+            "state = ?": query.state,
+        }
+        given = {condition: value for condition, value in conditions.items() if value is not None}
+        statement = f"{_SUMMARY} WHERE {' AND '.join(given)} ORDER BY listed_at DESC, call_id LIMIT ?"
+        rows = await self._reading.run(lambda reading: reading.execute(statement, (*given.values(), query.limit)))
+        return [_summary_of(row) for row in rows]
+
+    async def call(self, project: str, call_id: str) -> StoredCall | None:
+        """See `Store.call`."""
+        await self.open()
+        return await self._reading.run(partial(_read_call, (project, key_text(call_id))))
+
+    async def detail(self, project: str, call_id: str) -> AsyncIterator[bytes]:
+        """See `Store.detail`. Each frame is a question of its own: no snapshot is held while the caller sends one."""
+        await self.open()
+        key = (project, key_text(call_id), PartKind.DETAIL)
+        found = await self._reading.run(lambda reading: reading.execute(_SHOWN_DETAIL, key))
+        seq = -1
+        while found:
+            frames = await self._reading.run(partial(_read_frame, found[0][0], seq))
+            if not frames:
+                return
+            ((seq, frame),) = frames
+            yield frame
+
+    async def status(self) -> StoreStatus:
+        """See `Store.status`."""
+        await self.open()
+        counted = "SELECT state, count(*) FROM calls_complete GROUP BY state"
+        rows = await self._reading.run(lambda reading: reading.execute(counted))
+        ((version,),) = await self._reading.run(lambda reading: reading.execute("PRAGMA user_version"))
+        calls = {CallState(state): count for state, count in rows}
+        return StoreStatus(f"SQLite {sqlite3.sqlite_version}", version, calls)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self._writing.close()
+        await self._reading.close()
+
+    # In the threads of the connections --------------------------------------------------------------------------
+
+    def _open_writer(self, writing: "_Connection") -> None:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Made before SQLite would, with its own mode: what calls say is nobody else's matter.
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise StoreUnavailable(f"cannot open the store {self._path}: {reason}") from error
+        if not writing.is_open:
+            writing.connect(self._path)
+        try:
+            _check_it_is_ours(writing, self._path)
+            writing.execute("PRAGMA journal_mode = WAL")
+            writing.execute("PRAGMA synchronous = FULL")
+            # Debian compiles secure_delete on: deleting a detail would write all of it once more.
+            writing.execute("PRAGMA secure_delete = FAST")
+            _migrate(writing)
+        except BaseException:
+            writing.disconnect()
+            raise
+
+    def _open_reader(self, reading: "_Connection") -> None:
+        reading.connect(self._path)
+        reading.execute("PRAGMA query_only = 1")
+
+    def _write(self, parts: Sequence[Part], writing: "_Connection") -> Written:
+        with writing.transaction():
+            return self._add(writing, [part for part in parts if self._insert(writing, part)])
+
+    def _stage(self, staged: int | None, seq: int, frames: Sequence[bytes], writing: "_Connection") -> int:
+        """Write some frames of a detail ahead of its part."""
+        with writing.transaction():
+            if staged is None:
+                inserted = "INSERT INTO details (staged_at) VALUES (?) RETURNING detail_id"
+                ((staged,),) = writing.execute(inserted, (self._clock(),))
+            _put_frames(writing, staged, seq, frames)
+        return staged
+
+    def _write_detail(
+        self, part: Part, staged: int | None, seq: int, frames: Sequence[bytes], spans: Sequence[Span],
+        writing: "_Connection",
+    ) -> Written:  # fmt: skip
+        with writing.transaction():
+            if staged is None:
+                ((staged,),) = writing.execute("INSERT INTO details (staged_at) VALUES (NULL) RETURNING detail_id")
+            if not self._insert(writing, part, staged):
+                _delete_detail(writing, staged)
+                return Written()
+            _put_frames(writing, staged, seq, frames)
+            writing.execute("UPDATE details SET staged_at = NULL WHERE detail_id = ?", (staged,))
+            written = self._add(writing, [part])
+            row = _row_of(writing, (part.project, part.call_id))
+            if row is not None and row.detail is not None and row.detail.digest == part.digest:
+                _replace_spans(writing, part, spans)
+            return written
+
+    def _insert(self, writing: "_Connection", part: Part, detail_id: int | None = None) -> bool:
+        """Whether the store did not have it."""
+        head = part.head
+        return writing.change(
+            _INSERT_PART,
+            (part.project, part.call_id, part.kind, part.digest, part.event, head.agent_id, head.started_at,
+             head.ended_at, head.reason, part.accepted_at, self._clock(), part.source_uid, part.document, detail_id),
+        ) == 1  # fmt: skip
+
+    def _add(self, writing: "_Connection", parts: Sequence[Part]) -> Written:
+        """Bring the rows of calls up to date with new parts."""
+        now = self._clock()
+        rows: dict[tuple[str, str], CallRow] = {}
+        new: dict[PartKind, int] = {}
+        completed: list[CallRow] = []
+        for part in parts:
+            key = (part.project, part.call_id)
+            before = rows.get(key) or _row_of(writing, key)
+            after = rows[key] = add_part(before, part, now, self._rule)
+            if after.state is CallState.COMPLETE and (before is None or before.state is not after.state):
+                completed.append(after)
+            new[part.kind] = new.get(part.kind, 0) + 1
+        for row in rows.values():
+            _put_row(writing, row)
+        late = sum(row.late for row in completed)
+        return Written(new, len(completed) - late, late)
+
+    def _sweep(self, limit: int, writing: "_Connection") -> Swept:
+        now = self._clock()
+        due = "SELECT project, call_id FROM calls_complete WHERE due_at <= ? ORDER BY due_at LIMIT ?"
+        abandoned = "SELECT detail_id FROM details WHERE staged_at <= ? LIMIT 1"
+        given_up = dict.fromkeys(EXPIRED_STATES, 0)
+        with writing.transaction():
+            for key in writing.execute(due, (now, limit)):
+                row = _row_of(writing, key)
+                assert row is not None
+                row = expire(row, now)
+                _put_row(writing, row)
+                given_up[row.state] += 1
+            for (detail_id,) in writing.execute(abandoned, (now - ABANDONED_AFTER,)):
+                _delete_detail(writing, detail_id)
+        return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN])
+
+
+class _Connection:
+    """A connection and the one thread that uses it. `run` is for the event loop, the others are for that thread."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected."""
+        return self._connection is not None
+
+    async def run(self, work: Callable[["_Connection"], Result]) -> Result:
+        """Do the work in the thread. It runs to its end also where the caller is cancelled."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work)
+
+    async def close(self) -> None:
+        """Disconnect and end the thread."""
+        await self.run(_Connection.disconnect)
+        self._thread.shutdown()
+
+    def connect(self, path: Path) -> None:
+        """Open the file."""
+        # NULL isolation level: transactions are begun and ended here, in plain sight.
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+
+    def disconnect(self) -> None:
+        """Close the file, if it is open."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:  # Any: a row
+        """All rows of one statement."""
+        assert self._connection is not None
+        with closing(self._connection.execute(statement, parameters)) as cursor:
+            return cursor.fetchall()
+
+    def change(self, statement: str, parameters: Sequence[object]) -> int:
+        """How many rows a statement changed."""
+        assert self._connection is not None
+        with closing(self._connection.execute(statement, parameters)) as cursor:
+            return cursor.rowcount
+
+    def change_many(self, statement: str, rows: Iterator[Sequence[object]]) -> None:
+        """Run a statement for each of the rows."""
+        assert self._connection is not None
+        self._connection.executemany(statement, rows)
+
+    def run_script(self, script: str) -> None:
+        """Run a migration, which commits itself; nothing of one that fails is kept."""
+        assert self._connection is not None
+        try:
+            self._connection.executescript(script)
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what the block writes, or nothing of it."""
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
+            raise
+
+    def _translated(self, work: Callable[["_Connection"], Result]) -> Result:
+        try:
+            return work(self)
+        except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+            raise _translate(error) from error
+
+
+_REFUSED_VALUES: Final = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _translate(error: Exception) -> Exception:
+    """The store's error for one of SQLite's or of binding a value."""
+    if isinstance(error, OverflowError | UnicodeEncodeError):
+        return PartRefused(f"SQLite refuses a value: {error}")
+    code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+    if code in _REFUSED_VALUES or isinstance(error, sqlite3.DataError):
+        return PartRefused(f"SQLite refuses a value: {error}")
+    if code in _DAMAGED:
+        return StoreRefused(f"the store is damaged or no SQLite database: {error}")
+    return StoreUnavailable(f"SQLite: {error}")
+
+
+def _check_it_is_ours(writing: _Connection, path: Path) -> None:
+    """Refuse a database that holds something else: nothing in it is touched."""
+    # In this order: both are written by one commit, which another process may make in between.
+    ((tables,),) = writing.execute("SELECT count(*) FROM sqlite_schema")
+    ((application_id,),) = writing.execute("PRAGMA application_id")
+    if tables and application_id != APPLICATION_ID:
+        raise StoreRefused(f"{path} is the database of something else: name a file of its own for the store")
+
+
+def _migrate(writing: _Connection) -> None:
+    """Bring the schema up to date. Several processes may open a new file at once: the lock lets one do it."""
+    known = migrations.migrations_of(__package__)
+    while True:
+        ((version,),) = writing.execute("PRAGMA user_version")
+        lacking = migrations.pending(known, version)
+        if not lacking:
+            return
+        try:
+            writing.run_script(next(iter(lacking.values())))
+        except sqlite3.Error:
+            if writing.execute("PRAGMA user_version") == [(version,)]:
+                raise
+
+
+def _row_of(connection: _Connection, key: tuple[str, str]) -> CallRow | None:
+    rows = connection.execute(_ROW, key)
+    if not rows:
+        return None
+    (state, late, start_at, start_digest, start_head, end_at, end_digest, end_head, detail_at, detail_digest,
+     self_contained, conflicts, first_part_at, due_at, completed_at, error) = rows[0]  # fmt: skip
+    return CallRow(
+        *key,
+        first_part_at,
+        CallState(state),
+        bool(late),
+        None if start_at is None else Shown(start_at, start_digest, _decode_head(start_head)),
+        None if end_at is None else Shown(end_at, end_digest, _decode_head(end_head)),
+        None if detail_at is None else Shown(detail_at, detail_digest, Head()),
+        bool(self_contained),
+        conflicts,
+        due_at,
+        completed_at,
+        error,
+    )
+
+
+def _put_row(writing: _Connection, row: CallRow) -> None:
+    fields = fields_of(row.start.head if row.start else None, row.end.head if row.end else None)
+    summary = None if fields.summary is None else _encode_head(fields.summary).decode()
+    listed_at = row.first_part_at if fields.started_at is None else fields.started_at
+    shown: list[object] = []
+    for part in (row.start, row.end):
+        shown += (None, None, None) if part is None else (part.accepted_at, part.digest, _head_text(part.head))
+    shown += (None, None) if row.detail is None else (row.detail.accepted_at, row.detail.digest)
+    writing.change(
+        _PUT_ROW,
+        (row.project, row.call_id, row.state, row.late, *shown, row.self_contained, row.conflicts, row.first_part_at,
+         row.due_at, row.completed_at, row.error, fields.agent_id, fields.customer_number, fields.environment,
+         fields.started_at, fields.ended_at, fields.duration_seconds, fields.reason, summary, listed_at),
+    )  # fmt: skip
+
+
+def _head_text(head: Head) -> str:
+    return _encode_head(head).decode()
+
+
+def _put_frames(writing: _Connection, detail_id: int, seq: int, frames: Sequence[bytes]) -> None:
+    rows = ((detail_id, number, frame) for number, frame in enumerate(frames, seq))
+    writing.change_many("INSERT INTO call_details VALUES (?, ?, ?)", rows)
+
+
+def _delete_detail(writing: _Connection, detail_id: int) -> None:
+    writing.change("DELETE FROM call_details WHERE detail_id = ?", (detail_id,))
+    writing.change("DELETE FROM details WHERE detail_id = ?", (detail_id,))
+
+
+def _replace_spans(writing: _Connection, part: Part, spans: Sequence[Span]) -> None:
+    key = (part.project, part.call_id)
+    writing.change("DELETE FROM spans WHERE project = ? AND call_id = ?", key)
+    writing.change_many(_PUT_SPAN, ((*key, *msgspec.structs.astuple(span)) for span in spans))
+
+
+def _summary_of(row: Sequence[Any]) -> CallSummary:  # Any: a row
+    (project, call_id, state, late, agent_id, number, environment, started_at, ended_at, duration, reason, summary,
+     first_part_at, completed_at, error, conflicts, has_detail) = row  # fmt: skip
+    figures = None if summary is None else _decode_summary(summary)
+    fields = CallFields(agent_id, number, environment, started_at, ended_at, duration, reason, figures)
+    return CallSummary(
+        project, call_id, CallState(state), bool(late), fields, first_part_at, completed_at, error, conflicts,
+        bool(has_detail),
+    )  # fmt: skip
+
+
+def _read_call(key: tuple[str, str], reading: _Connection) -> StoredCall | None:
+    """In one snapshot: a part that is shown is among the parts."""
+    reading.execute("BEGIN")
+    try:
+        summaries = reading.execute(f"{_SUMMARY} WHERE project = ? AND call_id = ?", key)
+        row = _row_of(reading, key)
+        parts = reading.execute(_PARTS, key)
+    finally:
+        reading.execute("COMMIT")
+    if not summaries or row is None:
+        return None
+    shown = {part.digest for part in (row.start, row.end, row.detail) if part is not None}
+    return StoredCall(_summary_of(summaries[0]), tuple([_part_of(each, shown) for each in parts]))
+
+
+def _part_of(columns: Sequence[Any], shown: Collection[bytes]) -> StoredPart:  # Any: a row
+    kind, event, digest, accepted_at, source_uid, document = columns
+    is_shown = kind in {PartKind.UPDATE, PartKind.REFERENCE} or digest in shown
+    return StoredPart(PartKind(kind), event, digest, accepted_at, source_uid, document, is_shown)
+
+
+def _read_frame(detail_id: int, after: int, reading: _Connection) -> list[Any]:  # Any: a row
+    return reading.execute(_NEXT_FRAME, (detail_id, after))

@@ -1,0 +1,197 @@
+"""What a store is: a database that calls are written to by their parts, and asked for as calls.
+
+The interface is narrow on purpose, and every implementation passes one conformance suite (tests/stores). A write is
+durable when its method returns, and writing a part again changes nothing, so that whoever is unsure writes again.
+Documents come out byte for byte as they went in.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import Struct
+
+from uploaders.stores.completion import CallFields, CallState
+from uploaders.stores.parts import Part, PartKind
+
+# Everything that a store raises is a `StoreError`; each engine translates its own errors in one place.
+
+
+class StoreError(Exception):
+    """Base of all errors of stores."""
+
+
+class StoreUnavailable(StoreError):
+    """It may work later: the database is down, full, locked, read-only, or the connection broke.
+
+    Whether a write that met this was committed is unknown; writing it again is safe.
+    """
+
+
+class StoreRefused(StoreError):
+    """It will not work until somebody changes something: the wrong database, a missing grant, a damaged file."""
+
+
+class SchemaTooNew(StoreRefused):
+    """A newer callspool has migrated this database; this one refuses to guess what it means."""
+
+
+class PartRefused(StoreError):
+    """The database refuses a value among those it was given; nothing of this batch was kept, others may work."""
+
+
+# What is written.
+
+
+class Span(Struct, frozen=True):
+    """The columns of one span of a detail; its attributes and events stay in the detail."""
+
+    seq: int
+    """Its place in the detail, from 0."""
+    trace_id: str | None
+    span_id: str | None
+    parent_span_id: str | None
+    name: str | None
+    operation: str | None
+    start_ns: int | None
+    duration_ns: int | None
+    status: int | None
+    error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """The content of a DETAIL part, which may be larger than memory."""
+
+    frames: AsyncIterator[bytes]
+    """Zstd frames; decompressed one after the other they are the JSON document."""
+    spans: Callable[[], Sequence[Span]] = tuple
+    """Its spans; may be called only after the last frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write did, as counts."""
+
+    new: Mapping[PartKind, int] = field(default_factory=dict)
+    """The parts that the store did not have; the others were duplicates."""
+    completed: int = 0
+    """Calls that became complete in time."""
+    late: int = 0
+    """Calls that became complete after they had been given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many calls were given up."""
+
+    timed_out: int = 0
+    orphans: int = 0
+
+
+# What is asked.
+
+
+@dataclass(frozen=True, slots=True)
+class CallQuery:
+    """Which calls to list, the newest first. Times are milliseconds since the Unix epoch."""
+
+    project: str = ""
+    limit: int = 50
+    since: int | None = None
+    """Began, or was first heard of, at or after this."""
+    until: int | None = None
+    """And before this."""
+    agent_id: str | None = None
+    customer_number: str | None = None
+    state: CallState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallSummary:
+    """A call as lists show it."""
+
+    project: str
+    call_id: str
+    state: CallState
+    late: bool
+    fields: CallFields
+    first_part_at: int
+    completed_at: int | None
+    error: str | None
+    conflicts: int
+    has_detail: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """One part of a call as it lies in the store."""
+
+    kind: PartKind
+    event: str
+    digest: bytes
+    accepted_at: int
+    source_uid: str
+    document: bytes
+    """Empty for a detail."""
+    shown: bool
+    """Whether it is the part of its kind that the call shows; always true of updates and references."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCall:
+    """A call with all of its parts, oldest first."""
+
+    summary: CallSummary
+    parts: tuple[StoredPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """What a store says of itself."""
+
+    engine: str
+    """Such as `PostgreSQL 18.6`."""
+    schema_version: int
+    calls: Mapping[CallState, int]
+    """How many calls are in each state."""
+
+
+class Store(Protocol):
+    """One database. Every method raises `StoreError`, and connects first where there is no connection."""
+
+    async def open(self) -> None:
+        """Connect and migrate; does nothing where that was done. Raises `SchemaTooNew` for a newer schema."""
+        ...
+
+    async def write(self, parts: Sequence[Part]) -> Written:
+        """Write parts in one transaction, and pair those of one call. None of them is a DETAIL."""
+        ...
+
+    async def write_detail(self, part: Part, detail: Detail) -> Written:
+        """Write a DETAIL part and its spans, whole or not at all, at bounded memory."""
+        ...
+
+    async def sweep(self, limit: int = 1000) -> Swept:
+        """Give up at most `limit` calls that are due, and clear what interrupted writes left."""
+        ...
+
+    async def calls(self, query: CallQuery) -> list[CallSummary]:
+        """The calls that a query asks for."""
+        ...
+
+    async def call(self, project: str, call_id: str) -> StoredCall | None:
+        """One call by its own id (as it was posted); None for one that is not here."""
+        ...
+
+    def detail(self, project: str, call_id: str) -> AsyncIterator[bytes]:
+        """The frames of the detail that a call shows, one at a time; none for a call without a detail."""
+        ...
+
+    async def status(self) -> StoreStatus:
+        """Engine, schema and counts."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections. No other method is running or called afterwards."""
+        ...
