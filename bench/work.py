@@ -17,19 +17,16 @@ from pathlib import Path
 
 from bench.latency import summarize
 from bench.load import Measured
-from gateway.intake.parse import CallLogFound, Prepared, SizeRule, examine, prepared
+from gateway.intake.parse import CallLog, SizeRule, parse
 from spool.payload.frames import FrameWriter
 
 
 def frames_of(body: bytes, writer: FrameWriter) -> Iterator[bytes]:
     """What is stored of a call log."""
-    examined = examine(body, bytearray, SizeRule())
-    if not isinstance(examined.finding, CallLogFound):
+    call_log = parse(body, bytearray, SizeRule())
+    if not isinstance(call_log, CallLog):
         raise TypeError("the body is no call log")
-    found = prepared(examined.finding, examined.text)
-    if not isinstance(found, Prepared):
-        raise TypeError("the body is a note of a call log")
-    for pieces in found.fragments.values():
+    for pieces in call_log.fragments.values():
         for frame in writer.frames(pieces):
             yield frame.data
 

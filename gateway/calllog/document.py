@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Final
 
@@ -28,8 +27,8 @@ _decode_text = msgspec.json.Decoder(str).decode
 _is_number = re.compile(rb"-?[0-9]").match
 
 
-class CallLog(msgspec.Struct, frozen=True):
-    """One checked call log. Its values lie in the posted body, which must outlive it."""
+class Document(msgspec.Struct, frozen=True):
+    """One checked call log, or a reference to one. Its values lie in the posted body, which must outlive it."""
 
     call_id: str
     """The `call_id`; one that came as a number is named by its literal text."""
@@ -48,10 +47,17 @@ class CallLog(msgspec.Struct, frozen=True):
     nonfinite_numbers: int
     """How many NaN and Infinity were replaced by null."""
     top: TopLevel
+    is_reference: bool = False
+    """Whether it is a note that the call log itself lies in a bucket."""
+
+    @property
+    def s3_key(self) -> str | None:
+        """Of a reference: the name of the object."""
+        return text_of(self.top.values.get("s3_key")) if self.is_reference else None
 
     def __repr__(self) -> str:
         """Without its token and its content."""
-        return f"CallLog({self.call_id!r}, {self.event!r}, {self.raw_bytes} bytes)"
+        return f"Document({self.call_id!r}, {self.event!r}, {self.raw_bytes} bytes)"
 
     @property
     def pieces(self) -> tuple[Buffer, ...]:
@@ -81,26 +87,27 @@ class CallLog(msgspec.Struct, frozen=True):
         return {member.name: member for member in sorted(last.values(), key=_index)}
 
 
-def parse(body: Buffer | mmap, *, scratch: Scratch = bytearray) -> CallLog:
+def parse(body: Buffer | mmap, *, scratch: Scratch = bytearray) -> Document:
     """Check a decoded body and take it as a call log.
 
     Nothing is copied, unless the body holds non-finite numbers: `scratch` then gives the buffer for the copy.
     Raises `CallLogError` when it is not a JSON object in UTF-8 with a usable `call_id`.
     """
-    return call_log_of(scan(body, scratch))
+    return document_of(scan(body, scratch))
 
 
-def call_log_of(top: TopLevel) -> CallLog:
+def document_of(top: TopLevel) -> Document:
     """The call log whose top level was scanned. Raises `CallLogError` without a usable `call_id`."""
     values = top.values
     call_id, named_by_text = _call_id(values.get("call_id"))
-    event = REFERENCE_EVENT if is_reference(values) else _text(values.get("wcall_event")) or DEFAULT_EVENT
+    reference = is_literal(values.get("s3_reference"), b"true") and "s3_key" in values
+    event = REFERENCE_EVENT if reference else _text(values.get("wcall_event")) or DEFAULT_EVENT
     token = None
     slices: tuple[Slice, ...] = (Slice(0, len(top.text)),)
     if _TOKEN in values:
         token = _credential(values[_TOKEN])
         slices = tuple(kept for kept in _without_token(top) if kept.size)
-    return CallLog(
+    return Document(
         call_id,
         named_by_text,
         _text(values.get("agent_id")),
@@ -111,12 +118,8 @@ def call_log_of(top: TopLevel) -> CallLog:
         sum([kept.size for kept in slices]),
         top.nonfinite_numbers,
         top,
+        reference,
     )
-
-
-def is_reference(values: Mapping[str, msgspec.Raw]) -> bool:
-    """Whether these are the members of a note that a call log lies in a bucket."""
-    return is_literal(values.get("s3_reference"), b"true") and "s3_key" in values
 
 
 def text_of(raw: msgspec.Raw | None) -> str | None:
@@ -204,61 +207,37 @@ def _steps(piece: Buffer) -> Iterator[Buffer]:
 # What kind of body was posted, told by its top-level members. What an envelope carries is decoded by the intake.
 
 _DATA = "data"
-_UPLOAD_URL_REQUEST = {"call_id", "content_type"}
+_UPLOAD_REQUEST = {"call_id", "content_type"}
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, tag=True):
     """A compressed call log: `{"compressed": true, "data": base64 of gzip}`, other members as they may be.
 
     A body with a `call_id` of its own is a call log, whatever else it holds, and never an envelope.
     """
 
-    top: TopLevel = field(repr=False)
-
-    @property
-    def data(self) -> Slice:
-        """Where in `top.text` the JSON string lies that holds what it carries."""
-        member = next(member for member in reversed(self.top.members()) if member.name == _DATA)
-        return Slice(member.value_start, member.end)
+    data: Slice
+    """Where in `text` the JSON string lies that holds what it carries."""
+    text: memoryview = memoryview(b"")
+    """The document."""
 
 
-@dataclass(frozen=True, slots=True)
-class UploadUrlRequest:
+class UploadRequest(msgspec.Struct, frozen=True, tag=True):
     """A request for an address to upload a call log to: exactly `call_id` and `content_type`."""
 
     call_id: str
-    content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class S3Reference:
-    """A note that the call log lies in a bucket. `call_log` is the note itself, to be spooled like a call log."""
-
-    call_log: CallLog
-    bucket: str | None
-    key: str | None
+Posted = Document | Envelope | UploadRequest
 
 
-Posted = CallLog | Envelope | UploadUrlRequest | S3Reference
-
-
-def recognise(body: Buffer | mmap, *, scratch: Scratch = bytearray) -> Posted:
-    """Check a decoded body and say what it is, in one pass: `parse` need not be called on the same body.
-
-    `scratch` gives the buffer for the copy of a body with non-finite numbers. Raises `CallLogError`.
-    """
-    top = scan(body, scratch)
+def recognise(top: TopLevel) -> Posted:
+    """What a document is. Raises `CallLogError` for one that has no usable `call_id` and needs one."""
     values = top.values
     if "call_id" not in values and is_literal(values.get("compressed"), b"true") and _DATA in values:
-        return Envelope(top)
-    if len(values) == len(_UPLOAD_URL_REQUEST) and values.keys() == _UPLOAD_URL_REQUEST:
-        return UploadUrlRequest(call_log_of(top).call_id, text_of(values["content_type"]) or "")
-    call_log = call_log_of(top)
-    if is_reference(values):
-        return _reference(call_log, values)
-    return call_log
-
-
-def _reference(call_log: CallLog, values: Mapping[str, msgspec.Raw]) -> S3Reference:
-    return S3Reference(call_log, text_of(values.get("s3_bucket")), text_of(values.get("s3_key")))
+        data = next(member for member in reversed(top.members()) if member.name == _DATA)
+        return Envelope(Slice(data.value_start, data.end), memoryview(top.text))
+    document = document_of(top)
+    if len(values) == len(_UPLOAD_REQUEST) and values.keys() == _UPLOAD_REQUEST:
+        return UploadRequest(document.call_id)
+    return document

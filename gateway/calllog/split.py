@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from gateway.calllog.document import CallLog
+from gateway.calllog.document import Document
 from gateway.calllog.summary import (
     Turn,
     duration_between,
@@ -272,7 +272,7 @@ class SplitCallLog:
     """The members that move to the detail, as they came."""
 
 
-def split(call_log: CallLog, *, core_max_bytes: int = CORE_MAX_BYTES) -> SplitCallLog:
+def split(call_log: Document, *, core_max_bytes: int = CORE_MAX_BYTES) -> SplitCallLog:
     """Split a call log so that its core, braces included, is at most `core_max_bytes` long.
 
     `telemetry_data` and `transcript_with_metrics` always move; then, while the core is too long, the largest other

@@ -1,35 +1,25 @@
-"""The one path from a decoded body to a durable record."""
+"""The one path from a decoded body to a durable record, and to the answer for its sender."""
 
 import logging
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
 from aiohttp import web
 
+from gateway.calllog.document import Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.fanout import DestinationRoute, StoredAs, plan
 from gateway.intake import responses
+from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import ENVELOPE, BodyDecoder
-from gateway.intake.parse import (
-    About,
-    AddressRequest,
-    EnvelopeFound,
-    Examined,
-    Opened,
-    Prepared,
-    Reference,
-    SizeRule,
-    UploadUrlRequestFound,
-    examine,
-    prepared,
-)
+from gateway.intake.memory import Body
+from gateway.intake.parse import CallLog, Parsed, Reference, SizeRule, parse
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver, RecordStore
 from gateway.intake.responses import Rejection
-from gateway.intake.routes import usable
-from gateway.intake.staging import Body, Workers
+from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result, usable
+from gateway.intake.staging import Workers
 from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
 from spool.records import Accepted, Clock, NewRecord
@@ -37,11 +27,11 @@ from spool.records import Accepted, Clock, NewRecord
 _log = structlog.get_logger(__name__)
 
 _IN_PROCESS_BYTES = 4 << 20
-"""A staged body above this is examined in another process: below it, the interpreter is held for 2.5 ms at most."""
+"""A staged body above this is parsed in another process: below it, the interpreter is held for 2.5 ms at most."""
 
 
 class Acceptor:
-    """Examines bodies and accepts call logs. For the event loop."""
+    """Parses bodies and accepts call logs. For the event loop."""
 
     def __init__(
         self,
@@ -68,27 +58,25 @@ class Acceptor:
         # Asked once: at 2 KB a post, asking each time costs as much as checking the body.
         self._log_each = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
-    async def examine(self, body: Body) -> Opened:
+    async def parse(self, body: Body) -> Parsed:
         """What the body is; one that is an envelope becomes what it carries.
 
         Raises `CallLogError`, and what decoding raises.
         """
-        examined = await self._look_at(body)
-        if isinstance(examined.finding, EnvelopeFound):
-            quoted = memoryview(examined.text)[examined.finding.data.start : examined.finding.data.end]
+        parsed = await self._parse(body)
+        if isinstance(parsed, Envelope):
+            quoted = parsed.text[parsed.data.start : parsed.data.end]
             if bytes(quoted[:1]) != b'"':
                 raise _bad_envelope("`data` is not a text")
             body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE))
-            examined = await self._look_at(body)
-            if isinstance(examined.finding, EnvelopeFound):
+            parsed = await self._parse(body)
+            if isinstance(parsed, Envelope):
                 raise _bad_envelope("what it carries is an envelope again")
-        if isinstance(examined.finding, UploadUrlRequestFound):
-            return AddressRequest(examined.finding.call_id)
-        return prepared(examined.finding, examined.text)
+        return parsed
 
     async def accept(
         self,
-        call_log: Prepared,
+        call_log: CallLog,
         agents_key: str | None,
         *,
         upload_key_hash: bytes | None = None,
@@ -102,49 +90,48 @@ class Acceptor:
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
-        about = call_log.about
-        token = (agents_key or usable(about.token)) if self._keeps_tokens else None
+        token = (agents_key or usable(call_log.token)) if self._keeps_tokens else None
         accepted = await self._store.accept(
             NewRecord(
-                call_id=about.call_id,
-                agent_id=about.agent_id,
-                event=about.event,
-                environment=about.environment,
+                call_id=call_log.call_id,
+                agent_id=call_log.agent_id,
+                event=call_log.event,
+                environment=call_log.environment,
                 digest=call_log.digest,
-                raw_bytes=about.raw_bytes,
+                raw_bytes=call_log.raw_bytes,
                 token=token,
                 fragments=call_log.fragments,
                 deliveries=self._plans[call_log.stored_as],
-                superseded_by=ENDED if about.event == STARTED else superseded_by,
+                superseded_by=ENDED if call_log.event == STARTED else superseded_by,
                 upload_key_hash=upload_key_hash,
             )
         )
-        self._note(about, accepted)
+        self._note(call_log, accepted)
         return accepted
 
-    async def _look_at(self, body: Body) -> Examined:
-        """Examine it where that holds up nobody: here, in a thread, or in the other process."""
+    async def _parse(self, body: Body) -> Parsed | Envelope:
+        """Parse it where that holds up nobody: here, in a thread, or in the parse worker."""
         if body.small:
-            return examine(body.data, body.scratch, self._rule)
+            return parse(body.data, body.scratch, self._rule)
         if body.file is not None and len(body.data) > _IN_PROCESS_BYTES:
-            return await self._parse_worker.examine(body.file, body.new_file, self._rule)
-        return await self._workers.run(examine, body.data, body.scratch, self._rule)
+            return await self._parse_worker.parse(body.file, body.new_file, self._rule)
+        return await self._workers.run(parse, body.data, body.scratch, self._rule)
 
-    def _note(self, about: About, accepted: Accepted) -> None:
-        """Tell what was accepted to whoever counts."""
+    def _note(self, call_log: CallLog, accepted: Accepted) -> None:
+        """Count and log what was accepted."""
         if not accepted.superseded:
-            self.open_calls.accepted(about.call_id, about.event, self._clock())
+            self.open_calls.accepted(call_log.call_id, call_log.event, self._clock())
         if not accepted.duplicate:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
             if accepted.two_phase:
                 self._observer.two_phase()
-            if about.nonfinite_numbers:
-                self._observer.nonfinite_numbers(about.nonfinite_numbers)
+            if call_log.nonfinite_numbers:
+                self._observer.nonfinite_numbers(call_log.nonfinite_numbers)
         if self._log_each:
             _log.debug(
                 "accepted",
-                call_id=about.call_id,
-                call_event=about.event,
+                call_id=call_log.call_id,
+                call_event=call_log.event,
                 record_id=accepted.uid,
                 raw_bytes=accepted.raw_bytes,
                 duplicate=accepted.duplicate,
@@ -161,11 +148,10 @@ def _bad_envelope(what: str) -> CallLogError:
     )
 
 
-# What an examined document is answered with: the same for a post, for an upload, and for a line of a batch.
+# What a parsed body is answered with: the same for a post, for an upload, and for a line of a batch.
 
-_ANSWERED = "answered"
 SUPERSEDED_BY = "x-callspool-superseded-by"
-"""The header by which a sender says which event of the call its call log must not replace."""
+"""The header by which a sender names the event of the call that its call log must not replace."""
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -188,53 +174,56 @@ class Sender(msgspec.Struct, frozen=True):
         return f"{scheme}://{host}{self.prefix}"
 
 
-class Result(NamedTuple):
-    """An answer before it goes over the wire."""
-
-    status: int
-    body: bytes
-    result: str
-    """What the observer is told."""
-
-    @property
-    def acknowledges(self) -> bool:
-        """Whether it says that a call log is durable."""
-        return self.result != _ANSWERED
-
-
-def answered(body: bytes) -> Result:
-    """The reply to a question."""
-    return Result(200, body, _ANSWERED)
+Parse = Callable[[Body], Awaitable[Parsed]]
+"""The part of a source of call logs that knows its format. Raises `CallLogError` or `Rejection`."""
 
 
 class PostService:
-    """Decides and does what an examined document asks for. For the event loop."""
+    """Does what a parsed body asks for, and answers its sender. For the event loop."""
 
-    def __init__(self, acceptor: Acceptor, uploads: UploadUrlService) -> None:
+    def __init__(self, reader: BodyReader, acceptor: Acceptor, uploads: UploadUrlService, token: IntakeToken) -> None:
+        self._reader = reader
         self._acceptor = acceptor
         self._uploads = uploads
+        self._token = token
 
-    async def reply(self, opened: Opened, sender: Sender) -> Result:
+    def posting(self, parse: Parse) -> Respond:
+        """What answers the posts of a source: reads the body, parses it, and does what it asks for."""
+
+        async def respond(request: web.BaseRequest, match: Match) -> Result:
+            body = await self._reader.read(request)
+            try:
+                return await self.reply(await parse(body), self.sender(request, match))
+            finally:
+                body.release()
+
+        return respond
+
+    def sender(self, request: web.BaseRequest, match: Match) -> Sender:
+        """What the request says of its sender."""
+        return Sender(self._token.agents_key(request), request, match.prefix, request.headers.get(SUPERSEDED_BY))
+
+    async def reply(self, parsed: Parsed, sender: Sender) -> Result:
         """Accept a call log, or give an upload address. Raises `Rejection` and `SpoolError`."""
-        if isinstance(opened, Prepared):
-            accepted = await self._acceptor.accept(opened, sender.agents_key, superseded_by=sender.superseded_by)
-            return accepted_result(opened, accepted, 202)
-        if isinstance(opened, AddressRequest):
-            return await self.give_address(opened.call_id, sender)
-        return await self._reply_to_reference(opened, sender)
+        if isinstance(parsed, CallLog):
+            accepted = await self._acceptor.accept(parsed, sender.agents_key, superseded_by=sender.superseded_by)
+            return accepted_result(parsed, accepted, 202)
+        if isinstance(parsed, UploadRequest):
+            return await self.give_address(parsed.call_id, sender)
+        return await self._reply_to_reference(parsed, sender)
 
     async def give_address(self, call_id: str, sender: Sender) -> Result:
         """An address that one call log can be PUT to."""
         given = await self._uploads.give(call_id, sender.agents_key)
         url = f"{sender.base_url}/uploads/{given.secret}"
-        return answered(responses.upload_address(url, given.s3_key, given.s3_bucket))
+        return Result(200, responses.upload_address(url, given.s3_key, given.s3_bucket), ANSWERED)
 
     async def _reply_to_reference(self, reference: Reference, sender: Sender) -> Result:
-        """A reference to what was uploaded here tells nothing new; any other is for the endpoint to read."""
+        """A reference to what was uploaded here says nothing new; any other is for the endpoint to read."""
         upload = await self._uploads.find_by_s3_key(reference.s3_key)
         if upload is None:
-            accepted = await self._acceptor.accept(reference.prepared, sender.agents_key)
-            return accepted_result(reference.prepared, accepted, 202)
+            accepted = await self._acceptor.accept(reference.note, sender.agents_key)
+            return accepted_result(reference.note, accepted, 202)
         if upload.record_uid is None:
             raise Rejection(
                 409,
@@ -242,13 +231,13 @@ class PostService:
                 "The address that this s3_key belongs to was never used.",
                 "PUT the call log to its upload_url first, or post the call log itself.",
             )
-        return Result(202, responses.referenced(reference.prepared.about.call_id, upload.record_uid), "duplicate")
+        return Result(202, responses.referenced(reference.call_id, upload.record_uid), "duplicate")
 
 
-def accepted_result(prepared: Prepared, accepted: Accepted, status: int) -> Result:
+def accepted_result(call_log: CallLog, accepted: Accepted, status: int) -> Result:
     """The answer to a call log that is durable."""
-    result = "duplicate" if accepted.duplicate else "superseded" if accepted.superseded else "accepted"
-    return Result(status, responses.accepted(prepared.about.call_id, accepted), result)
+    outcome = "duplicate" if accepted.duplicate else "superseded" if accepted.superseded else "accepted"
+    return Result(status, responses.accepted(call_log.call_id, accepted), outcome)
 
 
 def _first(header: str | None) -> str:

@@ -7,10 +7,10 @@ from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
 from gateway.intake.decoding import BodyDecoder, decoders_for
-from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget, Reservation
+from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
 from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
-from gateway.intake.staging import Body, Staged, StagingArea, Workers
+from gateway.intake.staging import Staged, StagingArea, Workers
 
 # The bytes of a request as they come in from the client, who may stop sending, go away, or send very slowly.
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import msgspec
 import zstandard
 
-from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget, Reservation
+from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
 from gateway.intake.responses import Rejection, bad_encoding, too_large
-from gateway.intake.staging import Body, StagedFile, StagingArea, Workers
+from gateway.intake.staging import StagedFile, StagingArea, Workers
 
 Pieces = Iterator[bytes | memoryview]
 Decoder = Callable[[Pieces], Pieces]

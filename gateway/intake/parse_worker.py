@@ -1,7 +1,7 @@
-"""The gateway's side of the parse worker, a process of its own that looks at giant bodies (`examiner_process`).
+"""The gateway's side of the parse worker, a process of its own that parses giant bodies (`parse_worker_main`).
 
-There is one, started with the first giant and kept; giants take turns. A post whose examination does not come to its
-end (the process crashed, was killed, ran into a limit of the machine) is tried once more with a new process.
+There is one, started with the first giant and kept; giants take turns. A post whose parsing does not end (the
+process crashed, was killed, ran into a limit of the machine) is tried once more with a new process.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import structlog
 
+from gateway.calllog.document import Envelope
 from gateway.calllog.errors import CallLogError, Fault
-from gateway.intake.parse import Examined, SizeRule
+from gateway.intake.parse import Parsed, SizeRule, with_text
 from gateway.intake.parse_worker_main import (
     LENGTH_BYTES,
     Failed,
@@ -43,7 +44,7 @@ class _Ended(Exception):
 
 
 class ParseWorker:
-    """Examines staged bodies one after the other. For the event loop; `close` when no post is under way."""
+    """Parses staged bodies one after the other. For the event loop; `close` when no post is under way."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -55,10 +56,10 @@ class ParseWorker:
         """The process, while there is one."""
         return self._process.pid if self._process else None
 
-    async def examine(self, file: StagedFile, new_file: Callable[[int], StagedFile], rule: SizeRule) -> Examined:
+    async def parse(self, file: StagedFile, new_file: Callable[[int], StagedFile], rule: SizeRule) -> Parsed | Envelope:
         """What the body in `file` is, with views of that; `new_file` gives room for a changed copy, in any thread.
 
-        Raises `CallLogError` when it is nothing of use, `Rejection` when it cannot be examined (413, 503), and what
+        Raises `CallLogError` when it is nothing of use, `Rejection` when it cannot be parsed (413, 503), and what
         `new_file` raises. When this is cancelled, the process is ended in the middle of its work.
         """
         job = Job(str(file.path), rule)
@@ -72,9 +73,9 @@ class ParseWorker:
                     raise _given_up(str(error)) from None
         if found.text is None:
             assert scratch is not None, "a changed copy needs a file"
-            return Examined(found.finding, await self._workers.run(scratch.map))
+            return with_text(found.parsed, await self._workers.run(scratch.map))
         body = await self._workers.run(file.map)
-        return Examined(found.finding, body[found.text.start : found.text.end])
+        return with_text(found.parsed, body[found.text.start : found.text.end])
 
     async def close(self) -> None:
         """End the process."""
@@ -132,7 +133,7 @@ async def _asked(process: Process, message: ToWorker) -> FromWorker:
 
 
 def _found(answer: FromWorker) -> Found:
-    """What was found; raises what speaks against the body instead."""
+    """What the body is; raises the error that the worker found instead."""
     match answer:
         case Found():
             return answer
@@ -142,7 +143,7 @@ def _found(answer: FromWorker) -> Found:
             raise Rejection(
                 413,
                 "too_complex",
-                "The call log has too many members to be examined in the memory that there is for it.",
+                "The call log has too many members to be parsed in the memory that is set aside for that.",
                 "Send it with fewer top-level members: lists and objects inside of them cost nothing.",
             )
         case Failed():
@@ -153,11 +154,11 @@ def _found(answer: FromWorker) -> Found:
 
 
 def _given_up(why: str) -> Rejection:
-    """The body may be as it should be, but could not be examined."""
+    """The body may be valid, but could not be parsed."""
     return Rejection(
         503,
         "parse_worker_failed",
-        f"The process that examines large call logs failed twice with this one: {why}.",
+        f"The process that parses large call logs failed twice with this one: {why}.",
         "Keep the call log and send it again later; the machine may be out of memory.",
         retry_after=10,
     )

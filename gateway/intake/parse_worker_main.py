@@ -1,4 +1,4 @@
-"""The parse worker: a process that looks at giant bodies, so that the gateway's interpreter is not held meanwhile.
+"""The parse worker: a process that parses giant bodies, so that the gateway's interpreter is not held meanwhile.
 
 It is started by `gateway.intake.parse_worker` and reads jobs from its standard input, one at a time. It ends when
 that is closed, in whatever way the gateway ended. Its memory is limited: a body that needs more (one of ten million
@@ -20,9 +20,10 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.calllog.document import Envelope
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import Slice
-from gateway.intake.parse import Finding, SizeRule, examine
+from gateway.intake.parse import Parsed, SizeRule, parse, text_of, with_text
 
 # What the gateway and its parse worker, a process of its own, say to each other: msgpack messages behind their length.
 
@@ -31,7 +32,7 @@ LENGTH_BYTES = 4
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
-    """To the parse worker: look at this staged body."""
+    """To the parse worker: parse this staged body."""
 
     path: str
     rule: SizeRule
@@ -50,9 +51,9 @@ class ScratchWanted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """From the parse worker: what the body is."""
+    """From the parse worker: what the body is, without its text."""
 
-    finding: Finding
+    parsed: Parsed | Envelope
     text: Slice | None
     """Which part of the body its slices are slices of; None: of all of the scratch file."""
 
@@ -97,7 +98,7 @@ _FIRST_TO_GO = "1000"
 """The highest oom_score_adj: an out-of-memory killer then chooses this process before the gateway."""
 
 
-class Examination:
+class Parsing:
     """One job. Further messages about it come from `inbox`, which another thread fills."""
 
     def __init__(self, job: Job, inbox: "queue.SimpleQueue[ToWorker]", output: int) -> None:
@@ -114,10 +115,10 @@ class Examination:
         """What the gateway is told in the end."""
         try:
             body = _map(self._job.path, mmap.ACCESS_READ)
-            examined = examine(body, self._scratch, self._job.rule)
+            parsed = parse(body, self._scratch, self._job.rule)
             # What is left out of a body that is not copied is its beginning, a byte order mark.
-            text = None if self._copied else Slice(len(body) - len(examined.text), len(body))
-            return Found(examined.finding, text)
+            text = None if self._copied else Slice(len(body) - len(text_of(parsed)), len(body))
+            return Found(with_text(parsed, memoryview(b"")), text)
         except CallLogError as error:
             return Faulty(error.code, error.message, error.hint, error.position)
         except MemoryError:
@@ -151,7 +152,7 @@ def main() -> None:
     while True:
         job = inbox.get()
         assert isinstance(job, Job), "nothing else was asked for"
-        Examination(job, inbox, output).do()
+        Parsing(job, inbox, output).do()
 
 
 def _listen(inbox: "queue.SimpleQueue[ToWorker]") -> None:

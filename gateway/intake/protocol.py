@@ -18,7 +18,7 @@ from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.responses import Rejection, internal, rejection_response, stalled, stopping
-from gateway.intake.routes import Route
+from gateway.intake.routes import NO_ROUTE
 
 READ_MAX_BYTES = 256 * 1024
 """What event loops read from a socket at once."""
@@ -267,7 +267,7 @@ class IntakeProtocol(web.RequestHandler):
             self.held += len(data)
             self._server.limiter.buffered(len(data))
         if self.held > _HEAD_BYTES and self.idle:
-            self._server.observer.posted(Route.NONE.value, "headers_too_long")
+            self._server.observer.posted(NO_ROUTE, "headers_too_long")
             self.force_close()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
@@ -345,7 +345,7 @@ class IntakeProtocol(web.RequestHandler):
             what = (message or "malformed request").strip().split("\n", 1)[0]
             rejection = Rejection(status, "bad_request", f"This is no valid HTTP request: {what}", "See RFC 9112.")
         rejection.closes = True
-        self._server.observer.posted(Route.NONE.value, rejection.code)
+        self._server.observer.posted(NO_ROUTE, rejection.code)
         return rejection_response(rejection)
 
 
@@ -388,7 +388,7 @@ class IntakeWebServer(web.Server):
         self._gate.begin()
         try:
             if protocol.turned_away or self._no_room_for(request):
-                self.observer.posted(Route.NONE.value, "crowded")
+                self.observer.posted(NO_ROUTE, "crowded")
                 return rejection_response(_crowded())
             return await self._handler(request)
         finally:

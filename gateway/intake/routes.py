@@ -1,90 +1,112 @@
 """Which route a request takes: a function of its method and path."""
 
 import hmac
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote
 
-import msgspec
 from aiohttp import web
 
 from gateway.intake.responses import Rejection
 
-
-class Route(StrEnum):
-    """What a request asks for. The values label metrics."""
-
-    SEND_CALL_LOG = "send_call_log"
-    """`POST [/any/prefix]/send-call-log`, where the SDK posts to."""
-    CALLS = "calls"
-    """`POST /v1/calls`, one call log."""
-    BATCH = "batch"
-    """`POST /v1/calls/batch`, one call log a line."""
-    UPLOAD_URL = "upload_url"
-    """`POST [/any/prefix]/get-upload-url`."""
-    UPLOAD = "upload"
-    """`PUT [/any/prefix]/uploads/SECRET`, the address that get-upload-url gave."""
-    TRACE = "trace"
-    """`GET /v1/calls/CALL_ID`, what became of a call."""
-    NONE = "none"
-    """Nothing that there is; a label, never matched."""
-
-
-class Match(msgspec.Struct, frozen=True):
-    """A route with what its path says."""
-
-    route: Route
-    prefix: str = ""
-    """What stands before the route's own path, as it was sent."""
-    argument: str = ""
-    """The secret or the call id, decoded."""
-
-
-_METHOD: Mapping[Route, str] = {
-    Route.SEND_CALL_LOG: "POST",
-    Route.CALLS: "POST",
-    Route.BATCH: "POST",
-    Route.UPLOAD_URL: "POST",
-    Route.UPLOAD: "PUT",
-    Route.TRACE: "GET",
-}
-_BY_LAST_PART = {"send-call-log": Route.SEND_CALL_LOG, "get-upload-url": Route.UPLOAD_URL}
-_CALLS = "/v1/calls"
-_BATCH = f"{_CALLS}/batch"
+NO_ROUTE = "none"
+"""Labels what is counted before its route is known."""
 _HINT = (
     "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls or /v1/calls/batch; "
     "PUT to an upload_url; GET /v1/calls/{call_id}."
 )
 
 
-def match(method: str, path: str) -> Match:
-    """The route of a request; `path` is percent-encoded, as it was sent, and without its query.
+class Result(NamedTuple):
+    """An answer before it goes over the wire."""
 
-    Raises `Rejection`: 404 for an unknown path, 405 for a method that its route does not have.
-    """
-    found = _find(method, path[:-1] if path.endswith("/") and len(path) > 1 else path)
-    if found is None:
-        raise Rejection(404, "no_such_route", "There is nothing at this path.", _HINT)
-    allowed = _METHOD[found.route]
-    if method != allowed:
+    status: int
+    body: bytes
+    outcome: str
+    """What the observer is told: accepted, duplicate, superseded, or answered."""
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether it says that a call log is durable."""
+        return self.outcome != ANSWERED
+
+
+ANSWERED = "answered"
+"""The outcome of a request that posted no call log."""
+
+
+class Match(NamedTuple):
+    """A route with what its path says."""
+
+    route: "Route"
+    prefix: str = ""
+    """What stands before the route's own path, as it was sent."""
+    argument: str = ""
+    """The secret or the call id, decoded."""
+
+
+Respond = Callable[[web.BaseRequest, Match], Awaitable[Result | web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way in. Its path is a fixed one (`/v1/calls`), may follow any prefix (`*/send-call-log`), or ends in an
+    argument (`/v1/calls/{call_id}`, `*/uploads/{secret}`)."""
+
+    name: str
+    """Labels metrics."""
+    method: str
+    path: str
+    respond: Respond
+    """What answers a request of this route. Raises what `responses.translate` knows."""
+    needs_token: bool = True
+    """Whether the intake's token is checked first."""
+
+
+class Router:
+    """Finds the route of a request."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._fixed: dict[str, list[Route]] = {}
+        self._by_last_part: dict[str, list[Route]] = {}
+        self._with_argument: list[Route] = []
+        for route in routes:
+            if route.path.endswith("}"):
+                self._with_argument.append(route)
+            elif route.path.startswith("*/"):
+                self._by_last_part.setdefault(route.path[2:], []).append(route)
+            else:
+                self._fixed.setdefault(route.path, []).append(route)
+
+    def match(self, method: str, path: str) -> Match:
+        """The route of a request; `path` is percent-encoded, as it was sent, and without its query.
+
+        Raises `Rejection`: 404 for an unknown path, 405 for a method that the path does not have.
+        """
+        known = self._matches(path[:-1] if path.endswith("/") and len(path) > 1 else path)
+        for match in known:
+            if match.route.method == method:
+                return match
+        if not known:
+            raise Rejection(404, "no_such_route", "There is nothing at this path.", _HINT)
+        allowed = ", ".join(match.route.method for match in known)
         raise Rejection(405, "wrong_method", f"This path takes {allowed}, not {method[:20]}.", _HINT, allow=allowed)
-    return found
 
-
-def _find(method: str, path: str) -> Match | None:
-    prefix, _, last = path.rpartition("/")
-    route = _BY_LAST_PART.get(last)
-    if route is not None:
-        return Match(route, prefix)
-    if path == _CALLS:
-        return Match(Route.CALLS)
-    if path == _BATCH and method == "POST":
-        return Match(Route.BATCH)
-    if path.startswith(f"{_CALLS}/"):
-        return Match(Route.TRACE, argument=unquote(path[len(_CALLS) + 1 :]))
-    if prefix.endswith("/uploads"):
-        return Match(Route.UPLOAD, prefix.removesuffix("/uploads"), unquote(last))
-    return None
+    def _matches(self, path: str) -> list[Match]:
+        """What the path alone allows; what follows any prefix comes before everything else."""
+        prefix, _, last = path.rpartition("/")
+        if (routes := self._by_last_part.get(last)) is not None:
+            return [Match(route, prefix) for route in routes]
+        matches = [Match(route) for route in self._fixed.get(path, ())]
+        for route in self._with_argument:
+            parent = route.path.rpartition("/")[0]
+            if not parent.startswith("*/"):
+                if path.startswith(f"{parent}/"):
+                    matches.append(Match(route, argument=unquote(path[len(parent) + 1 :])))
+            elif prefix.endswith(parent[1:]):
+                matches.append(Match(route, prefix.removesuffix(parent[1:]), unquote(last)))
+        return matches
 
 
 # Credentials of a request: the intake's own token, and the agent's key that destinations may be sent.

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 
-from gateway.intake.memory import SMALL_POST_BYTES, Reservation
+from gateway.intake.ports import RecordStore
 from spool.directory import STAGING_NAME
 from spool.records import Buffer
 
@@ -72,18 +72,6 @@ def _report(future: "Future[None]") -> None:
 _SUFFIX = ".staged"
 _CLAIM_BYTES = 4 << 20
 """What is claimed of the quota at once while a file of unknown length grows."""
-
-
-class StagingQuota(Protocol):
-    """Keeps account of the bytes in staging files; `spool.store.Spool` does. For the event loop only."""
-
-    def promise_staging(self, byte_count: int) -> None:
-        """Set so many bytes aside. Raises `spool.errors.SpoolFull` where the quota has no room for them."""
-        ...
-
-    def settle_staging(self, byte_count: int) -> None:
-        """So many bytes are gone again."""
-        ...
 
 
 class StagedFile:
@@ -164,7 +152,7 @@ class Staged:
 
     def claim(self, size: int) -> None:
         """Claim `size` bytes for what is about to come. For the event loop. Raises `SpoolFull`."""
-        self._area.quota.promise_staging(size)
+        self._area.store.promise_staging(size)
         self._claimed += size
 
     def need(self, size: int) -> None:
@@ -199,16 +187,16 @@ class Staged:
             files, self._files = self._files, []
             asyncio.get_running_loop().call_soon(self._area.workers.start, lambda: _close_all(files))
         if self._claimed:
-            self._area.quota.settle_staging(self._claimed)
+            self._area.store.settle_staging(self._claimed)
             self._claimed = 0
 
 
 class StagingArea:
     """Where bodies are staged, and what that counts in."""
 
-    def __init__(self, directory: Path, quota: StagingQuota, workers: Workers) -> None:
+    def __init__(self, directory: Path, store: RecordStore, workers: Workers) -> None:
         self.directory = directory
-        self.quota = quota
+        self.store = store
         self.workers = workers
 
     def begin(self) -> Staged:
@@ -229,65 +217,3 @@ def prepare_directory(spool_directory: Path) -> Path:
 def _close_all(files: Iterable[StagedFile]) -> None:
     for file in files:
         file.close()
-
-
-# A body: what a request carried, in memory within the budget or in a staging file, and given back when done.
-
-
-class Body:
-    """The bytes of one posted document, decoded.
-
-    `data` is valid until `release`; views into it that others still hold stay valid after it, but are counted
-    nowhere then. `staged` takes what must be written beside it; a small body has none. `file` is the one that `data`
-    is a map of, if it is.
-    """
-
-    __slots__ = ("_reservation", "data", "file", "staged")
-
-    def __init__(
-        self,
-        data: bytes | bytearray | memoryview,
-        reservation: Reservation | None,
-        staged: Staged | None,
-        file: StagedFile | None = None,
-    ) -> None:
-        self.data = data
-        self.staged = staged
-        self.file = file
-        self._reservation = reservation
-
-    @property
-    def small(self) -> bool:
-        """Whether it can be looked at on the event loop: 64 KiB parse in less than 0.1 ms."""
-        return len(self.data) <= SMALL_POST_BYTES
-
-    def become(self, decoded: "Body") -> None:
-        """Hold what was decoded from this body instead of it."""
-        self.release()
-        self.data = decoded.data
-        self.staged = decoded.staged
-        self.file = decoded.file
-        self._reservation = decoded._reservation
-
-    def scratch(self, size: int) -> bytearray | mmap.mmap:
-        """A writable buffer of `size` bytes that lives as long as this body. For worker threads, unless small.
-
-        A file, unless the body is small: the budget has no room for a second copy of it.
-        """
-        return bytearray(size) if self.small or self.staged is None else self.staged.scratch(size)
-
-    def new_file(self, size: int) -> StagedFile:
-        """A file of `size` bytes that lives as long as this body, which must not be small. For worker threads."""
-        assert self.staged is not None, "only a small body has nothing staged"
-        return self.staged.new_file(size)
-
-    def release(self) -> None:
-        """Give back memory and files; harmless when repeated."""
-        self.data = b""
-        self.file = None
-        if self._reservation is not None:
-            self._reservation.release()
-            self._reservation = None
-        if self.staged is not None:
-            self.staged.discard()
-            self.staged = None

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from config.settings import Settings
 from gateway.admin.events import Observers
 from gateway.intake.accept import Acceptor, PostService
-from gateway.intake.batch import BatchRunner, LineReader
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
 from gateway.intake.handler import IntakeHandler
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.protocol import AdmissionGate
-from gateway.intake.routes import IntakeToken
+from gateway.intake.routes import IntakeToken, Router
 from gateway.intake.server import IntakeServer
+from gateway.intake.sources.batch import BatchSource, LineReader
+from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
@@ -131,13 +132,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     routes = [route_of(destination) for destination in destinations]
     acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, now, calls)
     uploads = UploadUrlService(spool, now, options.milliseconds(intake.upload_url_ttl))
-    posts = PostService(acceptor, uploads)
-    lines = LineReader(intake.body_max, staging, workers)
-    batch = BatchRunner(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None)
-    handler = IntakeHandler(gate, token, reader, acceptor, uploads, posts, batch, spool, metrics)
+    posts = PostService(reader, acceptor, uploads, token)
+    sdk = SdkSource(reader, acceptor, posts, uploads, spool)
+    lines = LineReader(intake.body_max, staging, workers)
+    batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
+    handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), gate, token, metrics)
     server = IntakeServer(
-        intake.listen.host, intake.listen.port, handler, gate, metrics, options.connection_limits(intake)
+        intake.listen.host, intake.listen.port, handler.handle, gate, metrics, options.connection_limits(intake)
     )
 
     # The SDK's outboxes are a second way in, through the same parts.

@@ -2,11 +2,11 @@
 
 from config.destinations import LaneConcurrency, RetrySettings
 from config.settings import DrainSettings, IntakeSettings, Settings, SplitSettings
-from gateway.intake.batch import BatchLimits
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
+from gateway.intake.sources.batch import BatchLimits
 from gateway.live_calls import ThrottlePolicy
 from spool.records import Lane
 from spool.store import SpoolOptions

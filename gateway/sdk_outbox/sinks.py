@@ -16,12 +16,12 @@ from gateway.calllog.document import text_of
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import Member, Scratch, TopLevel, scan
 from gateway.intake.accept import SUPERSEDED_BY, Acceptor
-from gateway.intake.memory import MemoryBudget
-from gateway.intake.parse import Prepared
+from gateway.intake.memory import Body, MemoryBudget
+from gateway.intake.parse import CallLog
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.responses import translate
 from gateway.intake.routes import HEADER, IntakeToken, usable
-from gateway.intake.staging import Body, Staged, StagedFile, StagingArea, Workers
+from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.live_calls import ENDED, STARTED
 from gateway.sdk_outbox.file import BATCH_BYTES, in_thread
 from gateway.sdk_outbox.rows import OutboxError, Outcome, Row, RowRefused, SinkUnavailable
@@ -160,11 +160,11 @@ class SpoolSink:
         """Examine and accept one row."""
         body, restored = await self._load(row, copy)
         try:
-            opened = await self.acceptor.examine(body)
-            if not isinstance(opened, Prepared):
+            parsed = await self.acceptor.parse(body)
+            if not isinstance(parsed, CallLog):
                 raise RowRefused("its whispey_data is not a call log")
             accepted = await self.acceptor.accept(
-                opened, self._key_for(restored), superseded_by=ENDED if restored.partial else None
+                parsed, self._key_for(restored), superseded_by=ENDED if restored.partial else None
             )
         finally:
             body.release()

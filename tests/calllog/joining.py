@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 
-from gateway.calllog.document import CallLog
+from gateway.calllog.document import Document
 from gateway.calllog.split import SplitCallLog
 from gateway.calllog.toplevel import Piece, buffers
 
@@ -14,7 +14,7 @@ def joined(text: bytes | memoryview, pieces: Iterable[Piece]) -> bytes:
     return b"".join(buffers(text, pieces))
 
 
-def body(call_log: CallLog) -> bytes:
+def body(call_log: Document) -> bytes:
     return b"".join(call_log.pieces)
 
 

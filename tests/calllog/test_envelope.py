@@ -7,17 +7,23 @@ import mmap
 
 import pytest
 
-from gateway.calllog.document import CallLog, Envelope, S3Reference, UploadUrlRequest, recognise
+from gateway.calllog.document import Document, Envelope, Posted, UploadRequest
+from gateway.calllog.document import recognise as recognise_top
 from gateway.calllog.errors import CallLogError, Fault
+from gateway.calllog.toplevel import scan
 
 PACKED = gzip.compress(json.dumps({"call_id": "a", "x": [n * 7919 for n in range(999)]}).encode(), mtime=0)
 DATA = base64.b64encode(PACKED).decode()
 
 
+def recognise(body: bytes | mmap.mmap) -> Posted:
+    return recognise_top(scan(body))
+
+
 def packed_in(body: bytes | mmap.mmap) -> bytes:
     envelope = recognise(body)
     assert isinstance(envelope, Envelope)
-    return base64.b64decode(json.loads(bytes(memoryview(envelope.top.text)[envelope.data.start : envelope.data.end])))
+    return base64.b64decode(json.loads(bytes(envelope.text[envelope.data.start : envelope.data.end])))
 
 
 @pytest.mark.parametrize(
@@ -48,15 +54,15 @@ def test_envelope_in_a_mapping() -> None:
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        ({"call_id": "a", "wcall_event": "call_started"}, CallLog),
-        ({"call_id": "a"}, CallLog),
-        ({"call_id": "a", "compressed": True, "data": "x"}, CallLog),
-        ({"call_id": "a", "content_type": "application/json"}, UploadUrlRequest),
-        ({"content_type": "application/json", "call_id": 5}, UploadUrlRequest),
-        ({"call_id": "a", "content_type": "application/json", "agent_id": "b"}, CallLog),
-        ({"s3_reference": True, "s3_bucket": "b", "s3_key": "k", "call_id": "a", "agent_id": "g"}, S3Reference),
-        ({"s3_reference": "yes", "s3_key": "k", "call_id": "a"}, CallLog),
-        ({"s3_reference": True, "call_id": "a"}, CallLog),
+        ({"call_id": "a", "wcall_event": "call_started"}, Document),
+        ({"call_id": "a"}, Document),
+        ({"call_id": "a", "compressed": True, "data": "x"}, Document),
+        ({"call_id": "a", "content_type": "application/json"}, UploadRequest),
+        ({"content_type": "application/json", "call_id": 5}, UploadRequest),
+        ({"call_id": "a", "content_type": "application/json", "agent_id": "b"}, Document),
+        ({"s3_reference": True, "s3_bucket": "b", "s3_key": "k", "call_id": "a", "agent_id": "g"}, Document),
+        ({"s3_reference": "yes", "s3_key": "k", "call_id": "a"}, Document),
+        ({"s3_reference": True, "call_id": "a"}, Document),
         ({"compressed": True, "data": "x"}, Envelope),
         ({"compressed": True, "data": "x", "token": "t"}, Envelope),
     ],
@@ -85,17 +91,24 @@ def test_what_names_no_call_is_refused(body: dict[str, object]) -> None:
 
 
 def test_reference_says_where_the_object_lies() -> None:
-    """A reference carries bucket and key, and is itself a call log that can be spooled."""
+    """A reference names its object, and is itself a call log that can be spooled."""
     body = json.dumps({"s3_reference": True, "s3_bucket": "b", "s3_key": "k/1", "call_id": "a", "agent_id": "g"})
     reference = recognise(body.encode())
-    assert isinstance(reference, S3Reference)
-    assert (reference.bucket, reference.key) == ("b", "k/1")
-    assert (reference.call_log.call_id, reference.call_log.event) == ("a", "s3_reference")
-    assert b"".join(reference.call_log.pieces) == body.encode()
+    assert isinstance(reference, Document)
+    assert (reference.is_reference, reference.s3_key) == (True, "k/1")
+    assert (reference.call_id, reference.event) == ("a", "s3_reference")
+    assert b"".join(reference.pieces) == body.encode()
 
 
 def test_upload_request_says_for_what() -> None:
-    """A request for an upload address carries the call's id and the content type, where that is text."""
-    request = recognise(b'{"call_id": 12, "content_type": "application/json"}')
-    assert request == UploadUrlRequest("12", "application/json")
-    assert recognise(b'{"call_id": "a", "content_type": null}') == UploadUrlRequest("a", "")
+    """A request for an upload address names the call."""
+    assert recognise(b'{"call_id": 12, "content_type": "application/json"}') == UploadRequest("12")
+    assert recognise(b'{"call_id": "a", "content_type": null}') == UploadRequest("a")
+
+
+@pytest.mark.parametrize("flag", ['"yes"', "false", "1"])
+def test_only_a_true_flag_makes_a_reference(flag: str) -> None:
+    """A call log with a field of that name is none."""
+    document = recognise(b'{"s3_reference": %b, "s3_key": "k", "call_id": "a"}' % flag.encode())
+    assert isinstance(document, Document)
+    assert (document.is_reference, document.s3_key) == (False, None)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gateway.calllog.document import CallLog, parse
+from gateway.calllog.document import Document, parse
 from gateway.calllog.split import CORE_MAX_BYTES, SplitCallLog, split
 from gateway.calllog.toplevel import Slice
 from tests.calllog.joining import core, detail, joined, top_level, whole
@@ -16,7 +16,7 @@ TURNS = [
 ]
 
 
-def split_log(members: dict[str, object], **options: int) -> tuple[CallLog, SplitCallLog]:
+def split_log(members: dict[str, object], **options: int) -> tuple[Document, SplitCallLog]:
     call_log = parse(json.dumps({"call_id": "a", **members}).encode())
     return call_log, split(call_log, **options)
 
@@ -128,7 +128,7 @@ def test_the_largest_other_members_move_when_the_core_is_too_long() -> None:
     assert members_of(whole(parts)) == {"call_id": "a", **fields}
 
 
-def sized(limit: int, extra: int) -> tuple[CallLog, SplitCallLog]:
+def sized(limit: int, extra: int) -> tuple[Document, SplitCallLog]:
     empty = len(json.dumps({"call_id": "a", "x": "", "y": 1}))
     return split_log({"x": "x" * (limit - empty + extra), "y": 1}, core_max_bytes=limit)
 

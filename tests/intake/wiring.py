@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gateway.fanout import DestinationRoute
 from gateway.intake.accept import Acceptor, PostService
-from gateway.intake.batch import BatchLimits, BatchRunner, LineReader
 from gateway.intake.body_reader import BodyLimits, BodyReader
 from gateway.intake.decoding import BodyDecoder, DecodingLimits
 from gateway.intake.handler import IntakeHandler
@@ -17,8 +16,10 @@ from gateway.intake.parse import SizeRule
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import AdmissionGate, ConnectionLimits
-from gateway.intake.routes import IntakeToken
+from gateway.intake.routes import IntakeToken, Router
 from gateway.intake.server import IntakeServer
+from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader
+from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers
 from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import OpenCalls
@@ -66,11 +67,13 @@ class Intake:
             store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls
         )
         uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
-        posts = PostService(acceptor, uploads)
+        token = IntakeToken(options.token)
+        posts = PostService(reader, acceptor, uploads, token)
+        sdk = SdkSource(reader, acceptor, posts, uploads, store)
         lines = LineReader(options.bodies.body_max, staging, workers)
         self.open_calls = calls
         self.gate = AdmissionGate()
-        batch = BatchRunner(
+        batch = BatchSource(
             BatchLimits(options.batch_max_lines, options.bodies.progress_timeout),
             self.budget,
             reader,
@@ -80,8 +83,7 @@ class Intake:
             self.gate,
             observer,
         )
-        token = IntakeToken(options.token)
-        self.taker = partial(
+        self.sink = partial(
             SpoolSink,
             acceptor=acceptor,
             budget=self.budget,
@@ -90,5 +92,5 @@ class Intake:
             token=token,
             observer=observer,
         )
-        handler = IntakeHandler(self.gate, token, reader, acceptor, uploads, posts, batch, store, observer)
-        self.server = IntakeServer("127.0.0.1", 0, handler, self.gate, observer, options.connections)
+        handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), self.gate, token, observer)
+        self.server = IntakeServer("127.0.0.1", 0, handler.handle, self.gate, observer, options.connections)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import cast
+from unittest.mock import Mock
 
 import click
 
@@ -10,17 +11,8 @@ from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import GatewayView
-from gateway.intake.routes import Route
-
-INTAKE_PATHS = {
-    Route.SEND_CALL_LOG: "/send-call-log",
-    Route.UPLOAD_URL: "/get-upload-url",
-    Route.UPLOAD: "upload_url",
-    Route.CALLS: "/v1/calls",
-    Route.BATCH: "/v1/calls/batch",
-    Route.TRACE: "/v1/calls/{call_id}",
-}
-"""How people write each route of the intake."""
+from gateway.intake.sources.batch import BatchSource
+from gateway.intake.sources.sdk import SdkSource
 
 # Asking what there is reads nothing, so that no spool and no destination need to be there.
 _NO_GATEWAY = cast("GatewayView", None)
@@ -34,6 +26,13 @@ def metrics() -> dict[str, tuple[str, str]]:
         for family in families
         if family.name.startswith("callspool_")
     }
+
+
+def intake_paths() -> list[str]:
+    """Every path of the intake as people write it; the address of an upload has a name of its own."""
+    sources = (SdkSource(*[Mock()] * 5), BatchSource(*[Mock()] * 8))
+    paths = [route.path.removeprefix("*") for source in sources for route in source.routes()]
+    return ["upload_url" if path.startswith("/uploads/") else path for path in paths]
 
 
 def admin_paths() -> list[str]:

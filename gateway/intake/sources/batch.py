@@ -10,7 +10,7 @@ batch may have.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,17 +20,19 @@ from aiohttp import web
 from gateway.intake import responses
 from gateway.intake.accept import Acceptor, PostService, Sender
 from gateway.intake.body_reader import BodyReader, Incoming, invite
-from gateway.intake.memory import SMALL_POST_BYTES, MemoryBudget
-from gateway.intake.parse import Opened, call_id_of
+from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget
+from gateway.intake.parse import Parsed
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import AdmissionGate
 from gateway.intake.responses import Rejection, internal, stopping, too_large, translate
-from gateway.intake.routes import Route
-from gateway.intake.staging import Body, Staged, StagedFile, StagingArea, Workers
+from gateway.intake.routes import Match, Route
+from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from spool.errors import SpoolError
 
 # The lines of an NDJSON body, each as a body of its own, whatever its length.
 
+NAME = "batch"
+"""Labels metrics."""
 LINE_BYTES = 1 << 20
 """A longer line is staged."""
 _BLANK = b" \t\r"
@@ -194,37 +196,37 @@ class LineAcceptor:
         size = 0 if line.staged else len(line.data)
         await self._wait_for_room(size)
         try:
-            opened = await self._acceptor.examine(line)
+            parsed = await self._acceptor.parse(line)
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
             return self.reject(number, line, error)
         self._lines += 1
         self._bytes += size
-        call_id = call_id_of(opened)
-        task = asyncio.create_task(self._finish(number, opened, started, self._last_of_call.get(call_id)))
+        call_id = parsed.call_id
+        task = asyncio.create_task(self._finish(number, parsed, started, self._last_of_call.get(call_id)))
         self._last_of_call[call_id] = task
         task.add_done_callback(lambda done: self._done(done, call_id, line, size))
         return task
 
     async def _finish(
-        self, number: int, opened: Opened, started: float, earlier: "asyncio.Task[bytes] | None"
+        self, number: int, parsed: Parsed, started: float, earlier: "asyncio.Task[bytes] | None"
     ) -> bytes:
         if earlier is not None:
             await asyncio.wait([earlier])
         try:
-            reply = await self._posts.reply(opened, self._sender)
+            result = await self._posts.reply(parsed, self._sender)
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
             return self._rejected(number, error)
-        self._observer.posted(Route.BATCH.value, reply.result)
-        if reply.acknowledges:
+        self._observer.posted(NAME, result.outcome)
+        if result.acknowledges:
             self._observer.acknowledged(time.perf_counter() - started)
-        return _numbered(number, reply.status, reply.body)
+        return _numbered(number, result.status, result.body)
 
     def _rejected(self, number: int, error: Exception) -> bytes:
         rejection = translate(error)
         if rejection is None:
             _log.error("unexpected error in a batch", exc_info=error)
             rejection = internal()
-        self._observer.posted(Route.BATCH.value, rejection.code)
+        self._observer.posted(NAME, rejection.code)
         return _numbered(number, rejection.status, responses.rejected(rejection))
 
     async def _wait_for_room(self, size: int) -> None:
@@ -261,8 +263,8 @@ class BatchLimits:
     """Seconds in which the client must send something and, once it has sent all, take some of its answers."""
 
 
-class BatchRunner:
-    """Reads batches. For the event loop."""
+class BatchSource:
+    """Answers batches. For the event loop."""
 
     def __init__(
         self,
@@ -284,8 +286,13 @@ class BatchRunner:
         self._gate = gate
         self._observer = observer
 
-    async def run(self, request: web.BaseRequest, sender: Sender) -> web.StreamResponse:
-        """Take a batch and answer it. Raises what speaks against it before its first byte was read."""
+    def routes(self) -> Sequence[Route]:
+        """Its route."""
+        return (Route(NAME, "POST", "/v1/calls/batch", self._respond),)
+
+    async def _respond(self, request: web.BaseRequest, match: Match) -> web.StreamResponse:
+        """Accept a batch line by line and answer it. Raises what speaks against it before its first byte was read."""
+        sender = self._posts.sender(request, match)
         if request.headers.get("Content-Encoding"):
             # An encoded batch is decoded as a whole first; it is lines that make a batch, not its bytes.
             body = await self._reader.read(request)
