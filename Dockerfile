@@ -10,12 +10,13 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 # The dependencies first: they change less often than the source, so that a rebuild finds them in the cache.
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/callspool \
-    && python -m pip --python /opt/callspool/bin/python install --require-hashes --requirement requirements.lock \
-    && python -m pip install --require-hashes --requirement requirements-build.lock
+    && python -m pip --python /opt/callspool/bin/python install --no-deps --require-hashes --requirement requirements.lock \
+    && python -m pip install --no-deps --require-hashes --requirement requirements-build.lock
 
 COPY . .
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
-    && python -m pip --python /opt/callspool/bin/python install --no-deps --no-index /wheels/*.whl
+    && python -m pip --python /opt/callspool/bin/python install --no-deps --no-index /wheels/*.whl \
+    && python -m pip --python /opt/callspool/bin/python check
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="callspool" \

@@ -1,7 +1,8 @@
 # What one does with this repository. `make` alone lists it.
 #
-# Everything is installed into .venv: the locked dependencies, each checked against its hash, and the project
-# itself (editable). Which package index serves them is decided by pip's own configuration, never by a file here.
+# Everything is installed into .venv: what the locks name, each file checked against its hash and nothing resolved
+# (`--no-deps`), and the project itself (editable). Two stamps say what .venv holds: what `make run` needs, and what
+# the tests need besides. Which package index serves it is decided by pip's own configuration, never by a file here.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,10 +12,12 @@ MAKEFLAGS += --no-print-directory
 # Each process that a test starts would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-PYTHON ?= python3
+# The first of these that is new enough.
+PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done),python3)
 BIN := .venv/bin
-READY := .venv/.ready
-SDK := .venv/.sdk
+RUNS := .venv/.runs
+TESTS := .venv/.tests
 LOCKS := requirements.lock requirements-dev.lock requirements-build.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
@@ -25,73 +28,100 @@ SECONDS ?= 600
 # How long `make prove` takes: full, or small.
 BUDGET ?= full
 
-define NEEDS_PYTHON
-callspool needs Python 3.11 or newer; "$(PYTHON)" is not one.
-Install it, or name one that you have: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)
+# $(call install,LOCKS): install exactly what these files name, with the progress of pip in one line.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+define install
+	@$(PIP) install --no-deps --require-hashes $(addprefix --requirement ,$(1)) 2> .venv/pip.err \
+	  | { count=0; while read -r verb name _; do \
+	      case $$verb in \
+	        Collecting|Requirement) count=$$((count + 1)); \
+	          if [[ -t 1 && $$verb == Collecting ]]; then \
+	            printf '\r\033[K      %s of %s: %s' $$count $$(cat $(1) | grep -c '==') "$${name%%==*}"; fi;; \
+	        Installing) \
+	          if [[ -t 1 ]]; then printf '\r\033[K'; fi; echo "      downloaded; unpacking";; \
+	      esac; done; } \
+	  || { if [[ -t 1 ]]; then printf '\r\033[K'; fi; awk "$$EXPLAIN" .venv/pip.err >&2; exit 1; }
 endef
-export NEEDS_PYTHON
+
+# $(call install-project): callspool itself, editable, and proof that nothing it needs is missing. The SDK is left out
+# of that: its agent framework is not installed.
+define install-project
+	@$(PIP) install --quiet --no-deps --no-build-isolation --no-index --editable . 2> .venv/pip.err \
+	  || { awk "$$EXPLAIN" .venv/pip.err >&2; exit 1; }
+	@missing="$$($(PIP) check 2>/dev/null | grep -v -e '^whispey ' -e '^No broken requirements' || true)"; \
+	  [[ -z $$missing ]] || { echo "The locks are not complete (make lock): $$missing" >&2; exit 1; }
+endef
+
+# The error first, then what pip said besides, without its warnings; a network's failures come as warnings.
+define EXPLAIN
+function told(line) { if (!(line in seen)) { seen[line]; rest = rest "\n" line } }
+/^ERROR: /          { error = substr($$0, 8); more = ""; next }
+/^ +/ && error      { more = more "\n" $$0; next }
+/^WARNING: Retrying/ { sub(/\(Retry\([^)]*\)\) /, ""); sub(/0x[0-9a-f]+/, "0x"); told($$0); next }
+/^(WARNING|DEPRECATION|\[notice\])|^ *$$/ { next }
+                    { told($$0) }
+END { print "Set-up failed. " (error ? error : "pip said:") more rest; print "All that pip said: .venv/pip.err" }
+endef
+export EXPLAIN
 
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: run
-run: $(READY) ## Start callspool here; what it delivers lands in ./callspool-data/delivered/
+run: $(RUNS) ## Start callspool here; what it delivers lands in ./callspool-data/delivered/
 	@exec $(BIN)/callspool run --local
 
 .PHONY: setup
-setup: $(READY) $(SDK) ## Create .venv with the locked dependencies (the other targets do it when it is needed)
+setup: $(TESTS) ## Create .venv with all that is locked (the other targets install what they need)
 
 # A .venv whose interpreter is gone or too old is made anew; otherwise only what changed is installed.
-$(READY): $(LOCKS) pyproject.toml
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	  || { echo "$$NEEDS_PYTHON" >&2; exit 1; }
+$(RUNS): requirements.lock requirements-build.lock pyproject.toml
+	@found="$$("$(PYTHON)" -c 'import sys; print(sys.version.split()[0]); sys.exit(sys.version_info < (3, 11))' \
+	  2>/dev/null)" || { echo "callspool needs Python 3.11 or newer, and \"$(PYTHON)\" is $${found:-not there}:" \
+	    "make $(or $(MAKECMDGOALS),run) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "[1/3] .venv with $$($(PYTHON) --version)"; \
+	  echo "[1/3] .venv with $$("$(PYTHON)" --version)"; \
 	  "$(PYTHON)" -m venv --clear .venv || { echo "Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }
-	@echo "[2/3] $$(cat requirements-dev.lock requirements-build.lock | grep -c '==') locked packages (about a minute)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes \
-	    -r requirements-dev.lock -r requirements-build.lock 2> .venv/install.err \
-	  | while read -r verb name _; do \
-	      if [[ -t 1 && $$verb == Collecting ]]; then printf '\r\033[K      %s' "$$name"; fi; done \
-	  || { cat .venv/install.err >&2; exit 1; }
-	@if [[ -t 1 ]]; then printf '\r\033[K'; fi
+	@echo "[2/3] $$(cat requirements.lock requirements-build.lock | grep -c '==') locked packages (some 20 seconds)"
+	$(call install,requirements.lock requirements-build.lock)
 	@echo "[3/3] callspool itself (editable)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(call install-project)
 	@touch $@
 
-# The SDK that the tests post with. What posts in it needs nothing of the agent framework that it asks for.
-$(SDK): requirements-sdk.lock $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $< \
-	    2> .venv/install.err || { cat .venv/install.err >&2; exit 1; }
+# The SDK that the tests post with comes without what it asks for: what posts in it needs no agent framework.
+$(TESTS): $(RUNS) requirements-dev.lock requirements-sdk.lock
+	@echo "[tests] $$(grep -c '==' requirements-dev.lock) locked packages (some 30 seconds)"
+	$(call install,requirements-dev.lock requirements-sdk.lock)
+	$(call install-project)
 	@touch $@
 
 .PHONY: test
-test: $(READY) $(SDK) lint ## Check format, lint, types, import directions; run the tests with coverage
+test: $(TESTS) lint ## Check format, lint, types, import directions; run the tests with coverage
 	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 .PHONY: prove
-prove: $(READY) $(SDK) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)
+prove: $(TESTS) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)
 	PROVE_BUDGET=$(BUDGET) $(BIN)/pytest -n $(JOBS) --dist worksteal -m prove
 
 .PHONY: lint
-lint: $(READY) ## The static checks of `make test` alone
+lint: $(TESTS) ## The static checks of `make test` alone
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: format
-format: $(READY) ## Let ruff format the code and repair what it can
+format: $(TESTS) ## Let ruff format the code and repair what it can
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(READY) ## Measure callspool beside a bare aiohttp handler (options: make bench ARGS=--quick)
+bench: $(TESTS) ## Measure callspool beside a bare aiohttp handler (options: make bench ARGS=--quick)
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: soak
-soak: $(READY) ## Load, bad clients, outages and restarts at once: does it leak or lose anything? (SECONDS=600)
+soak: $(TESTS) ## Load, bad clients, outages and restarts at once: does it leak or lose anything? (SECONDS=600)
 	@$(BIN)/python -m bench soak --seconds $(SECONDS) $(ARGS)
 
 .PHONY: peers
@@ -111,7 +141,7 @@ lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=-
 	compile pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock; \
 	"$$tool/bin/python" -c 'import tomllib; \
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
-	  | compile - -o requirements-build.lock
+	  | compile - -c requirements-dev.lock -o requirements-build.lock
 	@git --no-pager diff --stat -- $(LOCKS)
 
 .PHONY: image

@@ -1,14 +1,16 @@
-"""How the process uses the machine: the niceness and the I/O priority of this one, set before it has any threads.
+"""What this process is to the machine: its priority, its file descriptors, and how it starts children.
 
-Both belong to a thread on Linux and are inherited by those that it starts, so a thread that is there already would
-keep its own. What the system refuses is logged and has no other effect: a gateway that is less considerate than asked
-still keeps every call log.
+The niceness and the I/O priority are set before this process has any threads: on Linux both belong to a thread and
+are inherited by those that it starts, so a thread that is there already would keep its own. A setting that the system
+refuses is logged, and the gateway runs on without it.
 """
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -69,3 +71,23 @@ def connections_possible() -> int:
     """How many connections can be open besides everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft - min(_KEPT_BACK, soft // 4)
+
+
+# Child processes.
+
+_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds our packages, wherever it is installed."""
+
+_RUN_MODULE = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+def module_command(module: str) -> tuple[str, ...]:
+    """The command that runs one of our modules in a process of its own, as `python -m` would.
+
+    A child looks for our packages in the folder that this process has them from before it looks anywhere else, so a
+    `config.py` in `PYTHONPATH` or in the current directory (`-P`) is not mistaken for ours.
+    """
+    return (sys.executable, "-P", "-c", _RUN_MODULE, str(_ROOT), module)

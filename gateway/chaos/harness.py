@@ -4,7 +4,6 @@ import asyncio
 import pickle
 import random
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import aiohttp
 
 from gateway.chaos.oracle import Notes, Verdict, judge
 from gateway.chaos.traffic import Agents, ChaosEndpoint, FaultMode
+from gateway.process import module_command
 
 # The gateway under test: a process of its own, started again and again over the same spool.
 
@@ -39,7 +39,7 @@ class GatewayUnderTest:
         """Start it and wait until it takes posts. Raises `GatewayFailed` where it ends, or takes too long."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.cli.chaos_gateway",
+                *module_command("gateway.cli.chaos_gateway"),
                 stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
             )  # fmt: skip
         self.starts += 1

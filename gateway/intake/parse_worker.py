@@ -6,7 +6,6 @@ process crashed, was killed, ran into a limit of the machine) is tried once more
 
 import asyncio
 import contextlib
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 
@@ -31,10 +30,10 @@ from gateway.intake.parse_worker_main import (
 )
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import StagedFile, Workers
+from gateway.process import module_command
 
 _log = structlog.get_logger(__name__)
-_COMMAND = (sys.executable, "-P", "-m", "gateway.intake.parse_worker_main")
-"""`-P`: nothing is imported from the directory in which the gateway happens to run."""
+_COMMAND = module_command("gateway.intake.parse_worker_main")
 
 _DYING_SECONDS = 1.0
 

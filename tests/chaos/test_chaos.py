@@ -49,7 +49,7 @@ async def test_a_check_finds_the_gateway_sound(tmp_path: Path) -> None:
     file = tmp_path / "callspool.toml"
     file.write_text(CONFIGURATION.format(folder=tmp_path), "utf-8")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway.cli", "chaos", "--config", str(file), "--seconds", "4", "--kills", "2", "--json",
+        sys.executable, "-m", "gateway", "chaos", "--config", str(file), "--seconds", "4", "--kills", "2", "--json",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     async with asyncio.timeout(400):

@@ -88,7 +88,7 @@ def test_watching_goes_on_until_it_is_interrupted(server: Server) -> None:
         return await handler(_request)  # type: ignore[operator]  # aiohttp's own handler type is private
 
     world.app.middlewares.append(web.middleware(count))
-    command = [sys.executable, "-m", "gateway.cli", "status", "--watch", "--interval", "0.1", "--admin"]
+    command = [sys.executable, "-m", "gateway", "status", "--watch", "--interval", "0.1", "--admin"]
     address = server.serve(world.app)
     process = subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate(timeout=30)

@@ -36,14 +36,17 @@ def test_ci_runs_what_a_developer_runs():
 
 
 @pytest.mark.parametrize("python", ["/nonexistent/python3", "false"])
-def test_a_missing_or_old_python_is_told_of_clearly(tmp_path, python):
-    """Set-up with no suitable Python fails with a sentence that says what is needed."""
+def test_a_missing_or_old_python_is_named_in_one_line(tmp_path, python):
+    """Set-up with no suitable Python fails with one line that says what is needed and what to type."""
     for name in ("Makefile", "pyproject.toml", *(file.name for file in ROOT.glob("requirements*.lock"))):
         (tmp_path / name).write_text(text(name), encoding="utf-8")
-    command = ["make", "setup", f"PYTHON={python}"]
+    command = ["make", "run", f"PYTHON={python}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    line, _made = done.stderr.splitlines()
     assert done.returncode != 0
-    assert "needs Python 3.11 or newer" in done.stderr
+    assert line == (
+        f'callspool needs Python 3.11 or newer, and "{python}" is not there: make run PYTHON=/path/to/python3.12'
+    )
 
 
 def test_hooks_run_only_what_the_setup_installs():

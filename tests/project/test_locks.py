@@ -1,65 +1,91 @@
-"""The lock files: complete, hashed, and silent about where packages come from."""
+"""The lock files: complete for every Python and platform, hashed, and silent about where packages come from."""
 
+import itertools
 import re
 import tomllib
 from functools import cache
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
+from tests.project.locks import ENVIRONMENTS, NotInstalled, asked_for, locked, missing, reached
 from tests.project.repository import text
 
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-sdk.lock")
+COMPLETE = LOCKS[:3]
+"""All but the SDK's: of what that asks for, an agent framework, nothing is installed."""
 
 
 @cache
-def pyproject():
-    return tomllib.loads(text("pyproject.toml"))
+def wanted(name):
+    """What the project asks for in each lock."""
+    pyproject = tomllib.loads(text("pyproject.toml"))
+    runtime = pyproject["project"]["dependencies"]
+    lines = {
+        "requirements.lock": runtime,
+        "requirements-dev.lock": [*runtime, *pyproject["project"]["optional-dependencies"]["dev"]],
+        "requirements-build.lock": pyproject["build-system"]["requires"],
+    }
+    return [Requirement(line) for line in lines[name]]
 
 
-def locked(name):
-    """Each locked package with its version and its hashes."""
-    blocks = re.split(r"\n(?=\S)", text(name).strip())
-    pins = {}
-    for block in blocks:
-        pin, *_ = block.split(" ", 1)
-        package, _, version = pin.partition("==")
-        pins[canonicalize_name(package)] = (version, re.findall(r"--hash=sha256:[0-9a-f]{64}\b", block))
-    return pins
+@pytest.fixture(params=COMPLETE)
+def lock(request):
+    """Each lock that is to be complete; skipped where .venv was not made from it."""
+    try:
+        for name, pin in locked(request.param).items():
+            asked_for(name, pin.version)
+    except NotInstalled as error:
+        pytest.skip(f"{request.param} is not installed here (make setup): {error}")
+    return request.param
 
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_holds_hashes_and_no_address(name):
     """Each pin has its hashes; which index serves it is decided by the environment that installs it."""
-    content = text(name)
-    assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host| @ ", content)
-    assert all(version and hashes for version, hashes in locked(name).values())
+    assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host| @ ", text(name))
+    assert all(pin.version and pin.hashes for pin in locked(name).values())
 
 
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("requirements.lock", lambda: pyproject()["project"]["dependencies"]),
-        ("requirements-dev.lock", lambda: pyproject()["project"]["dependencies"]),
-        ("requirements-dev.lock", lambda: pyproject()["project"]["optional-dependencies"]["dev"]),
-        ("requirements-build.lock", lambda: pyproject()["build-system"]["requires"]),
-    ],
-    ids=["runtime", "runtime-in-dev", "dev", "build"],
-)
-def test_a_lock_holds_what_the_project_asks_for(name, wanted):
-    """Every dependency in pyproject.toml is locked, in a version that it allows: `make lock` was not forgotten."""
-    pins = locked(name)
-    wrong = []
-    for line in wanted():
-        requirement = Requirement(line)
-        version, _ = pins.get(canonicalize_name(requirement.name), ("nothing", ()))
-        if version == "nothing" or not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{line}, but locked is {version}")
-    assert not wrong, "run `make lock`"
+def test_a_lock_is_complete(lock):
+    """Whatever a locked distribution asks for is locked too, in a version it allows, with its extras, everywhere."""
+    found = {line for environment in ENVIRONMENTS for line in missing(wanted(lock), locked(lock), environment)}
+    assert not found, "run `make lock`"
 
 
-def test_development_and_runtime_agree():
-    """Tests run against the versions that are shipped."""
-    runtime, development = locked("requirements.lock"), locked("requirements-dev.lock")
-    assert {name: pin for name, pin in development.items() if name in runtime} == runtime
+def test_a_lock_holds_nothing_needless(lock):
+    """What nothing asks for any more, on no platform, is not installed either."""
+    needed = set().union(*(reached(wanted(lock), locked(lock), environment) for environment in ENVIRONMENTS))
+    assert set(locked(lock)) == needed, "run `make lock`"
+
+
+@pytest.mark.parametrize("left_out", sorted(locked("requirements-dev.lock")))
+def test_a_gap_in_a_lock_is_found(left_out):
+    """The check above fails for every single distribution that is taken out of the lock."""
+    pins = {name: pin for name, pin in locked("requirements-dev.lock").items() if name != left_out}
+    try:
+        gaps = (missing(wanted("requirements-dev.lock"), pins, environment) for environment in ENVIRONMENTS)
+        assert any(any(True for _ in gap) for gap in gaps)
+    except NotInstalled as error:
+        pytest.skip(f"not installed here (make setup): {error}")
+
+
+def test_an_extra_is_followed():
+    """What only an extra asks for is looked for: aioboto3 asks for `aiobotocore[boto3]`, which asks for boto3."""
+    pins = {name: pin for name, pin in locked("requirements.lock").items() if name != "boto3"}
+    found = "\n".join(missing(wanted("requirements.lock"), pins, ENVIRONMENTS[0]))
+    assert re.search(r"^aiobotocore \S+ asks for boto3.*, which is not locked$", found, re.MULTILINE)
+
+
+@pytest.mark.parametrize("pair", list(itertools.combinations(COMPLETE, 2)), ids=" and ".join)
+def test_locks_agree(pair):
+    """What several locks name is the same file in each: tests run against the versions that are shipped."""
+    one, other = map(locked, pair)
+    assert {name: one[name] for name in one.keys() & other.keys()} == {
+        name: other[name] for name in one.keys() & other.keys()
+    }
+
+
+def test_development_contains_runtime():
+    """Whoever tests has everything that runs."""
+    assert locked("requirements.lock").keys() <= locked("requirements-dev.lock").keys()

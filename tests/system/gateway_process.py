@@ -40,7 +40,7 @@ class GatewayProcess:
     """One gateway: its folder with spool and log, its two ports, and the process while there is one.
 
     `environment` and `arguments` are added to what every start needs; they may be changed between starts. `prefix` is a
-    command that replaces itself by the one that its arguments are.
+    command that replaces itself by the one that its arguments are; `program` is what `callspool` is called by.
     """
 
     def __init__(
@@ -50,13 +50,14 @@ class GatewayProcess:
         *,
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
+        program: Sequence[str | Path] = (PROGRAM,),
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.spool = folder / "spool"
         self.environment = dict(environment or {})
         self.arguments = tuple(arguments)
-        self._prefix = tuple(prefix)
+        self._command = (*prefix, *program)
         self._log = folder / "gateway.log"
         self._intake, self._admin = ReservedPort(), ReservedPort()
         self._process: asyncio.subprocess.Process | None = None
@@ -101,7 +102,7 @@ class GatewayProcess:
         assert not self.alive, "it runs already"
         with self._log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._prefix, PROGRAM, "run", *self.arguments, cwd=self.folder, env=self._whole_environment(),
+                *self._command, "run", *self.arguments, cwd=self.folder, env=self._whole_environment(),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
 

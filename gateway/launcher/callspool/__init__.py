@@ -1,0 +1,1 @@
+"""callspool as it is installed: the launcher, and `config`, `gateway`, `spool` and `uploaders` as folders inside."""

@@ -1,0 +1,1 @@
+"""Tests of how callspool is set up, built and installed."""

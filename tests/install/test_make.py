@@ -1,0 +1,162 @@
+"""`make` sets up what the locks say, whatever the index holds, and says in one line what went wrong.
+
+The index is a folder of empty wheels with the requirements of the real ones, and newer versions of all of them.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.install.index import Index
+from tests.project.locks import locked
+from tests.project.repository import text
+
+BACKEND = """
+import os, zipfile
+
+NAME = "callspool-0-py3-none-any.whl"
+FILES = {
+    "METADATA": "Metadata-Version: 2.1\\nName: callspool\\nVersion: 0\\n" + REQUIRES,
+    "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    "RECORD": "",
+}
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(os.path.join(folder, NAME), "w") as wheel:
+        for name, content in FILES.items():
+            wheel.writestr("callspool-0.dist-info/" + name, content)
+    return NAME
+"""
+"""What pip asks of a build backend, in its smallest form."""
+
+PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-sdk.lock")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with our Makefile and locks of its own, and the index that it is set up from."""
+
+    folder: Path
+    index: Index
+
+    def write(self, locks: dict[str, list[str]], requires: list[str]) -> None:
+        """Lock these lines, all four locks of them, and let the project ask for `requires`."""
+        self.folder.mkdir()
+        (self.folder / "Makefile").write_text(text("Makefile"), encoding="utf-8")
+        (self.folder / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
+        lines = "".join(f"Requires-Dist: {line}\n" for line in requires)
+        (self.folder / "backend.py").write_text(f"REQUIRES = {lines!r}\n{BACKEND}", encoding="utf-8")
+        for name in LOCKS:
+            (self.folder / name).write_text("\n".join(locks.get(name, [])) + "\n", encoding="utf-8")
+
+    def make(self, target: str) -> "subprocess.CompletedProcess[str]":
+        """Run make with the index as the only one, and with one more that is not there."""
+        return subprocess.run(
+            ["make", target, f"PYTHON={sys.executable}"], cwd=self.folder, capture_output=True, text=True, check=False,
+            env={**self.index.environment(), "PIP_FIND_LINKS": str(self.folder / "nowhere")}, timeout=300,
+        )  # fmt: skip
+
+    def installed(self) -> dict[str, str]:
+        """What is in .venv besides what every environment holds."""
+        command = [
+            self.folder / ".venv/bin/python",
+            "-m",
+            "pip",
+            "list",
+            "--format=json",
+            "--disable-pip-version-check",
+        ]
+        listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+        return {
+            each["name"]: each["version"] for each in listed if each["name"] not in {"pip", "setuptools", "callspool"}
+        }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project that locks nothing yet."""
+    return Project(tmp_path / "project", Index(tmp_path / "index"))
+
+
+@pytest.mark.slow
+def test_the_setup_does_not_change_with_the_index(project: Project) -> None:
+    """With newer versions of everything in the index, exactly the locked ones are installed, and none is missing."""
+    locks, expected = {}, {}
+    for lock in LOCKS:
+        locks[lock] = []
+        for name, pin in locked(lock).items():
+            if not pin.holds():
+                continue
+            requires, extras = _asked_for(name)
+            line = project.index.add(name, pin.version, requires, extras)
+            project.index.add(name, "9999.0")
+            locks[lock].append(line)
+            expected[name] = pin.version
+    project.write(locks, [str(line) for line in _runtime()])
+
+    done = project.make("setup")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name.lower().replace("_", "-").replace(".", "-"): v for name, v in project.installed().items()} == expected
+
+
+@pytest.mark.slow
+def test_what_runs_is_set_up_without_what_tests(project: Project) -> None:
+    """`make run` installs the runtime lock and what builds; the rest comes when it is needed."""
+    runs, builds, tests = (project.index.add(name, "1.0") for name in ("runs", "builds", "tests"))
+    project.write(
+        {
+            "requirements.lock": [runs],
+            "requirements-build.lock": [builds],
+            "requirements-dev.lock": [runs, tests],
+            "requirements-sdk.lock": [],
+        },
+        ["runs"],
+    )
+    assert project.make(".venv/.runs").returncode == 0
+    assert project.installed() == {"runs": "1.0", "builds": "1.0"}
+    assert project.make("setup").returncode == 0
+    assert project.installed() == {"runs": "1.0", "builds": "1.0", "tests": "1.0"}
+
+
+@pytest.mark.slow
+def test_a_failure_is_said_first(project: Project) -> None:
+    """When pip fails, the first line says why, and none of its warnings stand before or after it."""
+    lines = [project.index.add("runs", "1.0"), project.index.add("gone", "1.0")]
+    project.index.remove("gone")
+    project.write({"requirements.lock": lines}, [])
+    first, *others = project.make(".venv/.runs").stderr.splitlines()
+    assert first == "Set-up failed. No matching distribution found for gone==1.0"
+    assert not [line for line in others if "WARNING" in line or "is ignored" in line]
+    assert (project.folder / ".venv/pip.err").read_text("utf-8").count("nowhere") > 0, "there was a warning"
+
+
+@pytest.mark.slow
+def test_a_gap_in_a_lock_is_said(project: Project) -> None:
+    """A lock that lacks what one of its distributions asks for is found when it is installed."""
+    lines = [project.index.add("runs", "1.0", ["needed>=2"])]
+    project.index.add("needed", "2.0")
+    project.write({"requirements.lock": lines}, [])
+    first, *_ = project.make(".venv/.runs").stderr.splitlines()
+    assert first == "The locks are not complete (make lock): runs 1.0 requires needed, which is not installed."
+
+
+def _asked_for(name: str) -> tuple[list[str], list[str]]:
+    """What the real distribution asks for, and its extras."""
+    try:
+        found = distribution(name)
+    except PackageNotFoundError:
+        pytest.skip(f"{name} is not installed here: make setup")
+    return list(found.requires or ()), found.metadata.get_all("Provides-Extra") or []
+
+
+def _runtime() -> list[Requirement]:
+    """What callspool itself asks for."""
+    return [Requirement(line) for line in distribution("callspool").requires or () if "extra ==" not in line]
