@@ -1,4 +1,4 @@
-"""Which deliveries a record owes to whom: a function of the destinations and of how the record is stored."""
+"""Fan-out: which deliveries a record owes to which destination. Pure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

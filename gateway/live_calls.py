@@ -1,16 +1,17 @@
-"""What details leave to the calls that are live on the same machine, and to its line.
+"""The calls that are live on this machine, and the throttle that holds details back in their favour.
 
-While a call is live, details go a few at a time and slowly; afterwards they catch up. Cores never wait. Everything
-is asked at the moment it matters, in constant time, so nothing has to be told when a call begins or ends.
+While a call is live, details are sent a few at a time and slowly; afterwards they catch up. Cores never wait. The
+throttle is consulted at the moment of each decision, in constant time, so nobody has to be notified when a call begins
+or ends.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Which calls are live: a `call_started` came and its `call_ended` did not.
-#
-# A stop can wait for these, and details make room for them. Every answer but the count takes constant time; a start
-# learns from the spool which calls began before it.
+from spool.records import Clock
+
+# A call is live once its `call_started` was accepted, until its `call_ended` is. A stop can wait for live calls. At a
+# start the spool says which calls began before it.
 
 STARTED = "call_started"
 ENDED = "call_ended"
@@ -55,7 +56,7 @@ class OpenCalls:
 
 @dataclass(frozen=True, slots=True)
 class ThrottlePolicy:
-    """How much is left. Rates are bytes a second, over all destinations together; None: any number."""
+    """How details are throttled. Rates are bytes a second, over all destinations together; None: no limit."""
 
     rate: float | None
     """At all times."""
@@ -71,44 +72,44 @@ class ThrottlePolicy:
 
 @dataclass(frozen=True, slots=True)
 class ThrottleStatus:
-    """How it is at one moment."""
+    """The throttle at one moment, for people and metrics."""
 
     live_calls: int
     slowed: bool
-    """Whether details are held to a slower rate because of live calls."""
+    """Whether live calls throttle details now."""
     rate: float | None
-    """The bytes a second that details of all destinations may take; None: any number."""
+    """The bytes a second that details of all destinations may take; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrainThrottle:
-    """The rule, applied to the calls that are live now. `clock` gives milliseconds since the Unix epoch."""
+    """Applies the policy to the calls that are live now."""
 
-    rule: ThrottlePolicy
+    policy: ThrottlePolicy
     calls: OpenCalls
-    clock: Callable[[], int]
+    clock: Clock
 
     @property
     def limits_rate(self) -> bool:
         """Whether there can ever be a rate."""
-        rule = self.rule
-        return rule.rate is not None or (rule.when_idle and rule.live_rate is not None)
+        policy = self.policy
+        return policy.rate is not None or (policy.when_idle and policy.live_rate is not None)
 
     @property
     def slowed(self) -> bool:
-        """Whether live calls hold details back now."""
-        return self.rule.when_idle and self.calls.any_live(self.clock(), self.rule.live_max_age)
+        """Whether live calls throttle details now."""
+        return self.policy.when_idle and self.calls.any_live(self.clock(), self.policy.live_max_age)
 
     def rate(self) -> float | None:
-        """The bytes a second that hold now."""
-        rates = [self.rule.rate, self.rule.live_rate if self.slowed else None]
+        """The limit in bytes a second that applies now."""
+        rates = [self.policy.rate, self.policy.live_rate if self.slowed else None]
         return min((rate for rate in rates if rate is not None), default=None)
 
     def details_at_once(self) -> int | None:
-        """How many details a destination may have under way now; None: as many as it bears."""
-        return self.rule.live_concurrency if self.slowed else None
+        """How many details a destination may have under way now; None: no limit."""
+        return self.policy.live_concurrency if self.slowed else None
 
     def status(self) -> ThrottleStatus:
-        """For people and metrics."""
-        live = self.calls.open_calls(self.clock(), self.rule.live_max_age)
+        """The live calls and the limits at this moment."""
+        live = self.calls.open_calls(self.clock(), self.policy.live_max_age)
         return ThrottleStatus(live, self.slowed, self.rate())

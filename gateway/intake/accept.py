@@ -1,4 +1,8 @@
-"""The one path from a decoded body to a durable record, and to the answer for its sender."""
+"""The one path from a decoded body to a durable record, and to the answer for its sender.
+
+Idempotency: the spool recognises a call log that it has accepted before (promise 3), and its sender is answered
+`duplicate`.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,9 +1,8 @@
-"""Undoing what a body is encoded in, piece by piece: gzip, zstd, deflate, and the base64 of an envelope.
+"""Content codings: a body is decoded from gzip, zstd, deflate, or the base64 of an envelope, piece by piece.
 
-Each decoder takes an iterator of pieces and gives one, so that they can be put one after the other, hold little
-whatever the size, and can be stopped by whoever consumes them. All run in any thread; zlib and zstd let go of
-the interpreter while they work. Bytes that are not what they should be raise `Rejection` (400) with the offset in
-the data that this decoder was given.
+Each decoder maps an iterator of pieces to another one, so that decoders can be chained, hold little whatever the size,
+and stop when their consumer does. All run in any thread; zlib and zstd release the interpreter lock. Data that is not
+in its coding raises `Rejection` (400) with the offset in the data that this decoder was given.
 """
 
 import binascii

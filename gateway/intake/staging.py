@@ -1,9 +1,8 @@
-"""Staging: files beside the spool for bodies that must not be held in memory.
+"""Staging: bodies that must not be held in memory spill to files beside the spool.
 
-A staged body is written as it comes in, then mapped, so that only the pages being looked at are in memory. The
-file goes when the post is done; one that a killed process left is removed at the next start. Nothing here is
-synced: a staged body is not acknowledged before the spool has its own durable copy. What is staged counts in the
-spool's quota.
+A staged body is written as it comes in, then mapped, so that only the pages that are read are in memory. The file is
+removed when the post is done; one that a killed process left is removed at the next start. Nothing here is synced:
+a staged body is not acknowledged before the spool has its own durable copy. Spilled bytes count in the spool's quota.
 """
 
 import asyncio
