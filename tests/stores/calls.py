@@ -68,7 +68,7 @@ async def frames_of(document: bytes, step: int = 1 << 20) -> AsyncIterator[bytes
 
 def detail_of(document: bytes, spans: Sequence[Span] = (), step: int = 1 << 20) -> Detail:
     """The content of a DETAIL part."""
-    return Detail(frames_of(document, step), lambda: spans)
+    return Detail(frames_of(document, step), lambda: iter(spans))
 
 
 def span_of(seq: int, **columns: object) -> Span:

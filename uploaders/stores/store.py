@@ -5,7 +5,7 @@ durable when its method returns, and writing a part again changes nothing, so th
 Documents come out byte for byte as they went in.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -65,8 +65,8 @@ class Detail:
 
     frames: AsyncIterator[bytes]
     """Zstd frames; decompressed one after the other they are the JSON document."""
-    spans: Callable[[], Sequence[Span]] = tuple
-    """Its spans; may be called only after the last frame."""
+    spans: Callable[[], Iterator[Span]] = lambda: iter(())
+    """Its spans, made as they are asked for, in any thread; may be called only after the last frame."""
 
 
 @dataclass(frozen=True, slots=True)

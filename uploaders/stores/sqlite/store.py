@@ -121,8 +121,7 @@ class SqliteStore:
             if size >= STAGE_BYTES:
                 staged = await self._writing.run(partial(self._stage, staged, seq, frames))
                 seq, size, frames = seq + len(frames), 0, []
-        spans = await asyncio.to_thread(detail.spans)
-        return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, spans))
+        return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, detail.spans))
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`."""
@@ -218,7 +217,7 @@ class SqliteStore:
         return staged
 
     def _write_detail(
-        self, part: Part, staged: int | None, seq: int, frames: Sequence[bytes], spans: Sequence[Span],
+        self, part: Part, staged: int | None, seq: int, frames: Sequence[bytes], spans: Callable[[], Iterator[Span]],
         writing: "_Connection",
     ) -> Written:  # fmt: skip
         with writing.transaction():
@@ -232,7 +231,7 @@ class SqliteStore:
             written = self._add(writing, [part])
             row = _row_of(writing, (part.project, part.call_id))
             if row is not None and row.detail is not None and row.detail.digest == part.digest:
-                _replace_spans(writing, part, spans)
+                _replace_spans(writing, part, spans())
             return written
 
     def _insert(self, writing: "_Connection", part: Part, detail_id: int | None = None) -> bool:
@@ -449,7 +448,7 @@ def _delete_detail(writing: _Connection, detail_id: int) -> None:
     writing.change("DELETE FROM details WHERE detail_id = ?", (detail_id,))
 
 
-def _replace_spans(writing: _Connection, part: Part, spans: Sequence[Span]) -> None:
+def _replace_spans(writing: _Connection, part: Part, spans: Iterator[Span]) -> None:
     key = (part.project, part.call_id)
     writing.change("DELETE FROM spans WHERE project = ? AND call_id = ?", key)
     writing.change_many(_PUT_SPAN, ((*key, *msgspec.structs.astuple(span)) for span in spans))

@@ -1,0 +1,202 @@
+"""Delivers into a store: a whole, a core, an update or a notice as a part, a detail as frames with its spans.
+
+Parts go in batches: the dispatcher gives what waits, and one transaction takes it. A batch of which the database
+refuses a value is halved until the part is found that is at fault; the others are written, that one is refused.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from spool.records import REQUEST_FORMS, Delivery, Fragment
+from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
+from uploaders.document.body import SpillingBuffer, compress, decompress
+from uploaders.document.render import BadLocation, raw_bytes_of, render
+from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, storable_text
+from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
+from uploaders.stores.store import (
+    Detail,
+    PartRefused,
+    Span,
+    Store,
+    StoreError,
+    StoreRefused,
+    Written,
+)
+
+log = structlog.get_logger(__name__)
+
+FORMS: Final = REQUEST_FORMS
+"""What a store takes. A reduced detail is for endpoints that take no full one."""
+_TELEMETRY: Final = b'"telemetry_data"'
+
+
+class StoreObserver(Protocol):
+    """Hears what is written, for metrics."""
+
+    def parts_written(self, destination: str, size: int, seconds: float, written: Written) -> None:
+        """A transaction with so many parts was committed; those that are not `new` were duplicates."""
+        ...
+
+    def part_refused(self, destination: str, kind: PartKind) -> None:
+        """The database refused a value of this part."""
+        ...
+
+
+class StoreUploader:
+    """Delivers into `store`. `scratch` is a directory for a detail while its spans are read."""
+
+    def __init__(
+        self, destination: str, store: Store, payloads: PayloadReader, observer: StoreObserver, scratch: Path,
+        batch_size: int, *, spans: bool = True,
+    ) -> None:  # fmt: skip
+        self.batch_size = batch_size
+        self._destination = destination
+        self._store = store
+        self._payloads = payloads
+        self._observer = observer
+        self._scratch = scratch
+        self._spans = spans
+
+    async def deliver(self, delivery: Delivery) -> Outcome:
+        """Write one part, or one detail."""
+        return (await self.deliver_many([delivery]))[0]
+
+    async def deliver_many(self, deliveries: Sequence[Delivery]) -> Sequence[Outcome]:
+        """Write parts in one transaction; details after that, each in its own."""
+        outcomes: dict[int, Outcome] = {}
+        parts: dict[int, Part] = {}
+        for index, delivery in enumerate(deliveries):
+            if delivery.form not in FORMS:
+                outcomes[index] = Refused(f"a store takes no {delivery.form}")
+            elif not _is_detail(delivery):
+                part = await self._read(delivery)
+                if isinstance(part, Part):
+                    parts[index] = part
+                else:
+                    outcomes[index] = part
+        outcomes.update(zip(parts, await self._write(list(parts.values())), strict=True))
+        for index, delivery in enumerate(deliveries):
+            holds_spans = index in parts and _TELEMETRY in parts[index].document
+            if index not in outcomes or (holds_spans and isinstance(outcomes[index], Delivered)):
+                outcomes[index] = await self._write_detail(delivery)
+        return [outcomes[index] for index in range(len(deliveries))]
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        await self._store.close()
+
+    async def _read(self, delivery: Delivery) -> Part | Refused:
+        """The part, with its document in memory: at most the size of a whole."""
+        try:
+            pieces = [piece async for piece in self._document(delivery)]
+        except BadLocation as error:
+            return Refused(str(error))
+        return _part_of(delivery, b"".join(pieces))
+
+    async def _document(self, delivery: Delivery) -> AsyncIterator[bytes]:
+        for piece in render(delivery):
+            if isinstance(piece, Fragment):
+                async for frame in self._payloads.frames(delivery.record, piece):
+                    yield decompress(frame)
+            else:
+                yield piece
+
+    async def _write(self, parts: Sequence[Part]) -> list[Outcome]:
+        """The outcome for each part of a batch."""
+        if not parts:
+            return []
+        started = time.perf_counter()
+        try:
+            written = await self._store.write(parts)
+        except PartRefused as error:
+            if len(parts) > 1:
+                middle = len(parts) // 2
+                return [*await self._write(parts[:middle]), *await self._write(parts[middle:])]
+            return [self._refused(parts[0].kind, error)]
+        except StoreError as error:
+            return [_failed(error)] * len(parts)
+        self._observer.parts_written(self._destination, len(parts), time.perf_counter() - started, written)
+        return [Delivered()] * len(parts)
+
+    async def _write_detail(self, delivery: Delivery) -> Outcome:
+        """A detail, or the frames of a whole that holds telemetry: it is its own detail."""
+        started = time.perf_counter()
+        part = _part_of(delivery, b"", PartKind.DETAIL)
+        copy = SpillingBuffer(self._scratch)
+        reads = self._spans and raw_bytes_of(delivery.record, render(delivery)) <= LARGEST_BYTES
+        try:
+            frames = self._frames(delivery, copy if reads else None)
+            detail = Detail(frames, lambda: self._read_spans(delivery, copy, skip=not reads))
+            written = await self._store.write_detail(part, detail)
+        except PartRefused as error:
+            return self._refused(PartKind.DETAIL, error)
+        except StoreError as error:
+            return _failed(error)
+        finally:
+            copy.close()
+        self._observer.parts_written(self._destination, 1, time.perf_counter() - started, written)
+        return Delivered()
+
+    async def _frames(self, delivery: Delivery, copy: SpillingBuffer | None) -> AsyncIterator[bytes]:
+        """The document as frames; what they hold goes into `copy` too."""
+        for piece in render(delivery):
+            if isinstance(piece, bytes):
+                if copy is not None:
+                    copy.write(piece)
+                yield compress(piece)
+                continue
+            async for frame in self._payloads.frames(delivery.record, piece):
+                if copy is not None:
+                    await asyncio.to_thread(_copy, frame, copy)
+                yield frame
+
+    def _read_spans(self, delivery: Delivery, copy: SpillingBuffer, *, skip: bool) -> Iterator[Span]:
+        try:
+            if skip:
+                raise SpansLeftOut("the detail is too large" if self._spans else "spans are switched off")
+            return read_spans(copy.view())
+        except SpansLeftOut as error:
+            if self._spans:
+                uid = delivery.record.uid
+                log.warning("spans_left_out", destination=self._destination, record=uid, reason=str(error))
+            return iter(())
+
+    def _refused(self, kind: PartKind, error: PartRefused) -> Refused:
+        self._observer.part_refused(self._destination, kind)
+        return Refused(str(error))
+
+
+def _is_detail(delivery: Delivery) -> bool:
+    return kind_of(delivery.record.event, delivery.form) is PartKind.DETAIL
+
+
+def _part_of(delivery: Delivery, document: bytes, kind: PartKind | None = None) -> Part:
+    record = delivery.record
+    kind = kind_of(record.event, delivery.form) if kind is None else kind
+    return Part(
+        project="",
+        call_id=key_text(record.call_id),
+        kind=kind,
+        digest=record.digest,
+        accepted_at=record.accepted_at,
+        source_uid=record.uid,
+        event=storable_text(record.event),
+        document=document,
+        head=Head() if kind is PartKind.DETAIL else read_head(document),
+    )
+
+
+def _copy(frame: bytes, copy: SpillingBuffer) -> None:
+    copy.write(decompress(frame))
+
+
+def _failed(error: StoreError) -> Outcome:
+    """The destination's matter, not the record's."""
+    if isinstance(error, StoreRefused):
+        return Refused(str(error), Scope.DESTINATION)
+    return RetryLater(str(error), Scope.DESTINATION)
