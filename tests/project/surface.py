@@ -50,3 +50,14 @@ def commands(group: click.Group, above: str = "callspool") -> Iterator[str]:
             yield from commands(command, typed)
         else:
             yield typed
+
+
+def options(group: click.Group, typed: str) -> set[str]:
+    """The long options of a command as people type it, such as `callspool dead list`."""
+    command: click.Command = group
+    for name in typed.split()[1:]:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), name)
+        assert found is not None
+        command = found
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("--")}

@@ -7,7 +7,7 @@ import pytest
 from config.catalogue import HEADER, destination_rows, setting_rows
 from gateway.cli import main
 from tests.project.repository import ROOT, text, tracked
-from tests.project.surface import admin_paths, commands, intake_paths, metrics
+from tests.project.surface import admin_paths, commands, intake_paths, metrics, options
 
 DOCUMENTS = [
     path
@@ -63,6 +63,17 @@ def test_a_route_of_the_intake_is_documented(path):
 def test_a_command_is_documented(command):
     """Every command stands in the documents as it is typed."""
     assert command in ALL
+
+
+def test_the_table_of_commands_is_that_of_the_code():
+    """docs/commands.md has one row for each command, and each option in a row exists."""
+    rows = re.findall(r"^\| `(callspool [^`]+)` \| (.*) \|$", text("docs/commands.md"), re.MULTILINE)
+    known = {command: options(main, command) for command in commands(main)}
+    written = {next(name for name in sorted(known, reverse=True) if typed.startswith(name)): typed for typed, _ in rows}
+    assert len(rows) == len(written) == len(known)
+    for typed, words in rows:
+        command = next(name for name in sorted(known, reverse=True) if typed.startswith(name))
+        assert set(re.findall(r"--[a-z-]+", typed + words)) <= known[command], typed
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
