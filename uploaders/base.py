@@ -1,8 +1,7 @@
-"""What an uploader is, and what it may ask of the world: the interfaces of this package.
+"""The interfaces of this package: what an uploader is, and what it may use.
 
-An uploader delivers to one kind of destination. It gets one delivery and a way to read that delivery's payload,
-makes one attempt, and says what came of it. It keeps no queue, decides no retry time and never raises for what
-a destination or a network does: that is an outcome.
+An uploader delivers to one kind of destination. It gets a delivery and a reader for its payload, makes one attempt and
+returns the outcome. It has no queue, decides no retry time and never raises for what a destination or a network does.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from spool.records import (
 
 
 class Scope(StrEnum):
-    """What an outcome speaks about besides the delivery that met it."""
+    """What an outcome applies to, besides the delivery that was attempted."""
 
     RECORD = "record"
     """Only this delivery."""
@@ -37,7 +36,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The destination has it for certain. `location` says where, if a notice is to tell of it."""
+    """The destination confirmed it. `location` says where the object is, for the notice about it."""
 
     location: str | None = None
 
@@ -48,7 +47,7 @@ RETRY_AFTER_LIMIT_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """It may work later. `after_seconds` is the destination's own wish (Retry-After).
+    """It may work later. `after_seconds` is what the destination asked for (Retry-After).
 
     `give_up_after_seconds` bounds how long this one reason is worth retrying; None leaves that to the policy.
     """
@@ -61,9 +60,9 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The destination will not have it. With scope RECORD a dead letter; otherwise a pause with a probe.
+    """The destination rejects it. With scope RECORD it becomes a dead letter, otherwise a pause with a probe follows.
 
-    `too_large` says that size alone was the reason.
+    `too_large`: its size alone was the reason.
     """
 
     reason: str
@@ -75,7 +74,7 @@ Outcome = Delivered | RetryLater | Refused
 
 
 class PayloadReader(Protocol):
-    """Reads the payload of records, verified, one chunk at a time, holding nothing between chunks."""
+    """Reads and verifies the payload of records, one chunk at a time; holds no resources between chunks."""
 
     def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
         """The stored zstd frames of a fragment, in order; each is a complete frame of at most 1 MiB raw.
@@ -93,11 +92,11 @@ class Uploader(Protocol):
     """Delivers to one destination."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Make one attempt. Cancelling it is safe: the delivery is then still owed."""
+        """Make one attempt. It may be cancelled: the delivery is then still owed."""
         ...
 
     async def close(self) -> None:
-        """Give back connections and files. No attempt is under way when this is called."""
+        """Close connections and files. No attempt is under way when this is called."""
         ...
 
 
@@ -170,7 +169,7 @@ class Queue(Protocol):
 
 
 class DispatchObserver(Protocol):
-    """Hears what the dispatcher does, for metrics and logs."""
+    """Is called with what the dispatcher does, for metrics and logs."""
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """An attempt ended: `outcome` is delivered, retry, held, dead, diverted (it goes on in another way), or corrupt
@@ -178,24 +177,24 @@ class DispatchObserver(Protocol):
         ...
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
-        """A destination began or ceased to take deliveries."""
+        """A destination began or stopped accepting deliveries."""
         ...
 
 
 class BreakerState(StrEnum):
-    """Whether a destination is sent to."""
+    """The states of a circuit breaker."""
 
     CLOSED = "closed"
     """Deliveries flow."""
     OPEN = "open"
     """Nothing is sent until its time."""
     HALF_OPEN = "half_open"
-    """One delivery is under way to find out."""
+    """One delivery, the probe, is under way."""
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationStatus:
-    """How a destination does at one moment, for people and for metrics."""
+    """The state of a destination at one moment, for people and for metrics."""
 
     name: str
     type: str
@@ -203,7 +202,7 @@ class DestinationStatus:
     configured: bool
     """False for a destination that the configuration no longer has but that is still owed deliveries."""
     up: bool
-    """Whether it takes deliveries; one that was never tried counts as up."""
+    """Whether it accepts deliveries; one that was never tried counts as up."""
     reason: str
     """Why it is down; empty while it is up."""
     retry_at: int | None
@@ -214,23 +213,23 @@ class DestinationStatus:
     since: int | None = None
     """Since when it is down."""
     refused_tokens: int = 0
-    """How many tokens of agents it refuses; what needs them is held."""
+    """How many tokens of agents it refuses; deliveries that need them are held."""
     slots: Mapping[Lane, int] = field(default_factory=dict)
-    """How many attempts may be under way in each lane, as it bears them now."""
+    """How many attempts may be under way in each lane: the concurrency limit at this moment."""
 
 
-# What is to be heard of objects, whichever way they went, for metrics.
+# Observers of objects and uploads, for metrics and logs.
 
 
 class ObjectObserver(Protocol):
-    """Hears of objects that a storage took."""
+    """Is called for objects that a storage confirmed."""
 
     def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:
         """An object of so many bytes was sent and confirmed; `large` says that it was a delivery of the detail lane."""
         ...
 
 
-# What an uploader in parts asks of the spool: to remember how far it has come.
+# Progress of multipart uploads, kept through restarts.
 
 
 class Ledger(Protocol):
@@ -240,15 +239,15 @@ class Ledger(Protocol):
     """
 
     async def upload_progress(self, key: DeliveryKey) -> UploadProgress | None:
-        """How far the upload of a delivery has come; None when it has none."""
+        """The progress of a delivery's upload; None when it has none."""
         ...
 
     async def begin_upload(self, progress: UploadProgress) -> None:
-        """Remember an upload that was begun, in place of an earlier one of this delivery."""
+        """Save an upload that was begun, in place of an earlier one of this delivery."""
         ...
 
     async def write_parts(self, key: DeliveryKey, parts: Mapping[int, PartProgress]) -> None:
-        """Remember parts as they are now: before they are sent, and with their ETag after."""
+        """Save parts as they are now: before they are sent, and with their ETag after."""
         ...
 
     async def forget_upload(self, key: DeliveryKey) -> None:
@@ -260,31 +259,28 @@ class Ledger(Protocol):
         ...
 
 
-# What is to be heard of uploads, for metrics and logs.
-
-
 class S3Observer(ObjectObserver, Protocol):
-    """Hears what the uploader does. Sizes in bytes, durations in seconds."""
+    """Is called with what the S3 uploader does. Sizes in bytes, durations in seconds."""
 
     def part_sent(self, destination: str, size: int, seconds: float, *, repeated: bool) -> None:
-        """A part arrived; `repeated` says that it was begun before, by an attempt that did not see its end."""
+        """A part was uploaded; `repeated`: an earlier attempt had begun it and did not see its end."""
         ...
 
     def parts_resumed(self, destination: str, count: int) -> None:
-        """An upload went on: so many parts were there already and were not sent again."""
+        """An upload was resumed: `count` parts were there already and were not sent again."""
         ...
 
     def uploads_aborted(self, destination: str, count: int, *, failed: int) -> None:
-        """So many uploads that nobody will complete were aborted at the server; others could not be, so far."""
+        """`count` abandoned uploads were aborted at the server, `failed` could not be so far."""
         ...
 
     def read_back(self, destination: str, size: int) -> None:
-        """The server told nothing that proves an object, so it was read back."""
+        """The server gave no checksum that verifies an object, so it was downloaded and compared."""
         ...
 
 
 class SilentObserver:
-    """Tells nobody."""
+    """Reports nothing."""
 
     def part_sent(self, destination: str, size: int, seconds: float, *, repeated: bool) -> None:
         """Nothing."""

@@ -54,7 +54,9 @@ class FileUploader:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
             written = RetryLater(f"cannot write into {self._directory}: {reason}", Scope.DESTINATION)
         return tuple(
-            written if delivery.form in OBJECT_FORMS else Refused(f"a directory takes no {delivery.form}")
+            written
+            if delivery.form in OBJECT_FORMS
+            else Refused(f"a directory does not accept the form {delivery.form}")
             for delivery in deliveries
         )
 

@@ -42,7 +42,7 @@ _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class BadAddress(ValueError):
-    """What the endpoint answered is no upload address that may be used."""
+    """The endpoint's response holds no upload address that may be used."""
 
 
 class _Told(msgspec.Struct):
@@ -86,11 +86,11 @@ def parse_address(body: bytes, *, asked_at: int, secure: bool) -> UploadAddress:
         parts = urlsplit(told.upload_url)
         host = parts.hostname
     except (msgspec.DecodeError, ValueError) as error:
-        raise BadAddress("the answer holds no upload_url") from error
+        raise BadAddress("the response has no upload_url") from error
     if parts.scheme not in {"https", "http"} or not host:
-        raise BadAddress("its upload_url is no HTTP address")
+        raise BadAddress("the upload_url is not an HTTP address")
     if secure and parts.scheme != "https":
-        raise BadAddress("its upload_url is not https, as the endpoint itself is")
+        raise BadAddress("the upload_url is not https although the endpoint is")
     bucket = told.s3_bucket or _bucket_in(host, parts.path, told.s3_key or "")
     location = f"s3://{bucket}/{told.s3_key}" if bucket and told.s3_key else None
     return UploadAddress(told.upload_url, asked_at + 1000 * _valid_seconds(parts.query), location)
@@ -153,17 +153,19 @@ class PresignedUploader:
         self._clock = clock
         self._observer = observer
         self._bandwidth = bandwidth
-        self._connections = HttpClient(ClientOptions(options.ca_file, options.timeouts))
+        self._client = HttpClient(ClientOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Ask for an address and use it. Errors of the spool pass through."""
         if delivery.form is not Form.WHOLE:
-            return Refused(f"an upload address takes no {delivery.form}")
+            return Refused(f"an upload address does not accept the form {delivery.form}")
         token, lost = await self._token(delivery)
         if lost:
-            return Refused("its own token is no longer stored: set a token for this destination, then requeue it")
+            return Refused(
+                "the record's own token is no longer stored: set a token for this destination, then replay it"
+            )
         if token is not None and not token.isprintable():
-            return Refused("the token has characters that no header may have", Scope.CREDENTIAL)
+            return Refused("the token contains characters that a header cannot carry", Scope.CREDENTIAL)
         try:
             return await self._upload(delivery, token)
         except NETWORK_ERRORS as error:
@@ -171,7 +173,7 @@ class PresignedUploader:
 
     async def close(self) -> None:
         """Close the kept connections."""
-        await self._connections.close()
+        await self._client.close()
 
     async def _token(self, delivery: Delivery) -> tuple[str | None, bool]:
         """The configured token or the record's own, and whether that is no longer stored."""
@@ -188,9 +190,11 @@ class PresignedUploader:
         headers = {"Content-Type": CONTENT_TYPE, "User-Agent": "callspool", "Accept-Encoding": "identity"}
         if token is not None:
             headers["x-pype-token"] = token
-        answer = await self._connections.request("POST", self._asked_url, headers, body)
+        answer = await self._client.request("POST", self._asked_url, headers, body)
         if answer.status in {404, 405}:
-            return Refused("the endpoint gives no upload addresses (get-upload-url is not there)", Scope.DESTINATION)
+            return Refused(
+                "the endpoint does not provide upload addresses (there is no get-upload-url)", Scope.DESTINATION
+            )
         judged = judge(answer, Form.WHOLE, sent_bytes=len(body), now=self._clock(), secrets=(token,) if token else ())
         if not isinstance(judged, Delivered):
             return judged
@@ -200,7 +204,7 @@ class PresignedUploader:
             return RetryLater(f"get-upload-url: {error}")
 
     async def _upload(self, delivery: Delivery, token: str | None) -> Outcome:
-        """Ask, put, and tell of what arrived."""
+        """Request an address, PUT the call log there, and report the object."""
         started = self._clock()
         address = await self._ask(delivery, token)
         if not isinstance(address, UploadAddress):
@@ -223,7 +227,7 @@ class PresignedUploader:
         """One PUT with its length, so that nothing is sent in chunks: storage servers refuse these."""
         headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size), "User-Agent": "callspool"}
         url = URL(address.url, encoded=True)
-        answer = await self._connections.request("PUT", url, headers, document, pace=pace)
+        answer = await self._client.request("PUT", url, headers, document, pace=pace)
         return judge_upload(answer, address.location, now=self._clock())
 
     async def _plain(self, delivery: Delivery) -> AsyncIterator[bytes]:
@@ -236,7 +240,7 @@ class PresignedUploader:
                 yield await asyncio.to_thread(decompress, frame)
 
 
-# Lets two uploaders share an endpoint: one posts to it, the other puts wholes to upload addresses that it gives.
+# Routes each delivery to one of two uploaders of an endpoint: one posts, the other uploads wholes to pre-signed URLs.
 
 
 class RoutingUploader:

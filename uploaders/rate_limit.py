@@ -1,6 +1,6 @@
-"""How fast details may leave: the limits of one destination and of all together, and the waiting.
+"""Rate limits (token buckets) for details: of one destination, and of all together.
 
-Cores pass at once. They are counted, so that details leave them room; but no core ever waits for a byte.
+Cores are sent at once. They are counted, so that details slow down for them; but no core ever waits.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ Pace = Callable[[int], Awaitable[int]]
 # after waits behind. Seconds are those of a monotonic clock.
 
 BURST_SECONDS = 0.1
-"""So much of its rate a bucket holds at most: more would be felt on a thin line beside a live call."""
+"""A bucket holds at most 0.1 s of its rate: a longer burst would disturb a live call on a thin line."""
 DEBT_SECONDS = 5.0
-"""What goes without waiting can make the others wait so long, and no longer: nobody starves behind it."""
+"""Cores can delay details by at most so much: no detail starves behind them."""
 
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Grants `rate` bytes a second; None: any number."""
+    """Grants `rate` bytes a second; None: no limit."""
 
     rate: float | None
     _tokens: float = field(init=False, default=0.0)
@@ -68,7 +68,7 @@ SMALLEST_SLICE = 1024
 
 @dataclass(slots=True)
 class RateLimit:
-    """One limit that uploads go through. `rate` tells the bytes a second that hold now; None: any number."""
+    """One limit for uploads. `rate` returns the bytes a second that apply now; None: no limit."""
 
     rate: Callable[[], float | None]
     _bucket: TokenBucket = field(init=False, default_factory=lambda: TokenBucket(None))
@@ -81,14 +81,14 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """The limits that what goes to one destination passes, all of them. `clock` gives monotonic seconds."""
+    """All rate limits of one destination. `clock` gives monotonic seconds."""
 
     limits: Sequence[RateLimit]
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     def pace(self, lane: Lane) -> Pace | None:
-        """What holds the uploads of this lane back; None where there is no limit at all."""
+        """The pace of uploads in this lane; None where there is no limit."""
         if not self.limits:
             return None
         return self._wait if lane is Lane.DETAIL else self._count
@@ -123,4 +123,4 @@ async def paced(data: Buffer, pace: Pace | None) -> AsyncIterator[memoryview]:
 
 
 UNLIMITED = Bandwidth((), clock=lambda: 0.0)
-"""Where nothing is limited."""
+"""No rate limit."""

@@ -32,11 +32,14 @@ class ReasonKind(StrEnum):
 
 
 _SIGNS = (
-    (ReasonKind.TOO_LARGE, r"bytes were sent;|longer than max_request_bytes|entity ?too ?large|no object of this size"),
+    (
+        ReasonKind.TOO_LARGE,
+        r"bytes were sent;|longer than max_request_bytes|entity ?too ?large|accept an object of this size",
+    ),
     (ReasonKind.UNKNOWN_CALL, r"call log not found"),
-    (ReasonKind.TOKEN, r"own token is no longer stored|the token has characters"),
+    (ReasonKind.TOKEN, r"own token is no longer stored|the token contains characters"),
     (ReasonKind.UNREADABLE, r"\bchunk \d+ of record|a stored frame|has no \w+ to make its|a notice without an object"),
-    (ReasonKind.WRONG_KIND, r"\btakes no (whole|core|detail|reduced|notice)\b|reduces no details any more"),
+    (ReasonKind.WRONG_KIND, r"does not accept the form (whole|core|detail|reduced|notice)\b|no longer reduces details"),
     (ReasonKind.GIVEN_UP, r"^given up after"),
     (ReasonKind.REFUSED, r"\bHTTP 4\d\d"),
 )

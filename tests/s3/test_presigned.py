@@ -218,7 +218,7 @@ async def test_what_cannot_go_this_way_is_refused():
     async with an_uploader("http://127.0.0.1:1/send-call-log", payloads) as uploader:
         for form in (Form.NOTICE, Form.CORE, Form.DETAIL):
             outcome = await uploader.deliver(a_delivery(delivery.record, form))
-            assert outcome == Refused(f"an upload address takes no {form}")
+            assert outcome == Refused(f"an upload address does not accept the form {form}")
         payloads.tokens[7] = "two\nlines"
         assert (await uploader.deliver(delivery)).scope is Scope.CREDENTIAL
         payloads.tokens.clear()

@@ -90,7 +90,7 @@ async def test_an_object_that_is_not_what_was_sent_is_not_delivered(weed, bucket
         return told
 
     target = ObjectTarget("objects", "key", "uid", Attributes("application/json", None, {}))
-    with pytest.raises(S3Failure, match="is not what was sent") as failure:
+    with pytest.raises(S3Failure, match="does not match what was sent") as failure:
         await publisher.publish(target, Fingerprint.of_one(part), create)
     assert isinstance(failure.value.outcome, RetryLater)
     await connection.close()

@@ -255,7 +255,7 @@ async def test_a_server_that_goes_silent_does_not_hold_a_slot_for_ever(store, ma
     """A request has its time, with its body; then the delivery is tried again later."""
     proxied.decide = lambda one: Fate.HOLD_BODY if one.method == "PUT" else Fate.PASS
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, request_timeout=0.3))
-    reason = "PutObject: its answer did not come to an end within 0.3 s (request_timeout)"
+    reason = "PutObject: the response did not end within 0.3 s (request_timeout)"
     assert await uploader.deliver(await store.large(MEBIBYTE)) == RetryLater(reason)
 
 

@@ -123,7 +123,7 @@ async def test_what_can_never_be_an_object_is_refused(store, made, weed, bucket,
     uploader = made(options(weed, bucket))
     small = await store.small()
     notice = a_delivery(small.record, Form.NOTICE)
-    assert await uploader.deliver(notice) == Refused("a bucket takes no notice")
+    assert await uploader.deliver(notice) == Refused("a bucket does not accept the form notice")
     whole = await store.accept({Fragment.BODY: [b"{}"]}, Form.WHOLE)
     body = replace(whole.record.fragments[Fragment.BODY], stored_bytes=6 << 40)
     huge = replace(whole, record=replace(whole.record, fragments={Fragment.BODY: body}))

@@ -222,7 +222,7 @@ async def test_a_dead_letter_with_another_token_stays_one(spool: Spool) -> None:
     assert await spool.token(replayed.record.token_id or 0) == "new"
 
 
-@pytest.mark.parametrize("settlement", [Hold("401", 1), Bury("its own token is no longer stored")])
+@pytest.mark.parametrize("settlement", [Hold("401", 1), Bury("the record's own token is no longer stored")])
 async def test_an_attempt_with_the_old_token_says_nothing_about_the_new_one(
     spool: Spool, settlement: Hold | Bury
 ) -> None:

@@ -43,7 +43,7 @@ def test_what_a_status_means(status: int, expected: tuple[type, Scope]) -> None:
 )
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_a_2xx_is_delivered(status: int, body: bytes) -> None:
-    """Any 2xx is a delivery, unless its body says that it failed or is none of an endpoint."""
+    """Any 2xx is a delivery, unless the body reports a failure or is none of an endpoint."""
     assert judged(status, body) == Delivered()
 
 

@@ -147,7 +147,7 @@ async def test_a_directory_refuses_notices_alone(tmp_path: Path) -> None:
     record = a_record(payloads)
     batch = [a_delivery(record), a_delivery(record, Form.NOTICE, location="s3://bucket/key")]
     outcomes = await FileUploader(tmp_path, payloads).deliver_many(batch)
-    assert outcomes == (Delivered(), Refused("a directory takes no notice"))
+    assert outcomes == (Delivered(), Refused("a directory does not accept the form notice"))
 
 
 async def test_a_batch_of_files_appears_whole_or_not_at_all(tmp_path: Path) -> None:

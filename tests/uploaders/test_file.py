@@ -159,7 +159,7 @@ async def test_cancelling_waits_for_the_thread_that_writes(tmp_path: Path, monke
 async def test_a_notice_is_refused(tmp_path: Path) -> None:
     """A directory has no use for a notice: it becomes a dead letter instead of an odd file."""
     outcome = await FileUploader(tmp_path, Payloads()).deliver(a_delivery(form=Form.NOTICE, location="s3://b/k"))
-    assert outcome == Refused("a directory takes no notice")
+    assert outcome == Refused("a directory does not accept the form notice")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])

@@ -22,7 +22,7 @@ async def test_a_silent_endpoint_is_given_up_in_time() -> None:
     payloads, delivery = a_payload()
     async with Endpoint(fault=Fault("hang")) as endpoint:
         outcome = await deliver(endpoint.url, payloads, delivery(Form.CORE), timeouts=Timeouts(first_byte=0.05))
-    assert outcome == RetryLater("it took the request and did not answer within 0.05 s (first_byte_timeout)")
+    assert outcome == RetryLater("the server read the request and did not respond within 0.05 s (first_byte_timeout)")
 
 
 async def test_a_cut_connection_is_a_failure_of_the_delivery() -> None:

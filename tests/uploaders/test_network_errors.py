@@ -11,12 +11,12 @@ from uploaders.http.errors import outcome_of
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (TimeoutError(), RetryLater("no answer in time (read_timeout)")),
-        (aiohttp.SocketTimeoutError(), RetryLater("no answer in time (read_timeout)")),
+        (TimeoutError(), RetryLater("no response in time (read_timeout)")),
+        (aiohttp.SocketTimeoutError(), RetryLater("no response in time (read_timeout)")),
         (aiohttp.ConnectionTimeoutError(), RetryLater("no connection in time (connect_timeout)", Scope.DESTINATION)),
         (
             aiohttp.ServerDisconnectedError(),
-            RetryLater("the connection was closed before an answer came"),
+            RetryLater("the connection was closed before a response"),
         ),
         (
             aiohttp.ClientOSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)),
@@ -25,7 +25,7 @@ from uploaders.http.errors import outcome_of
         (aiohttp.ClientPayloadError("secret"), RetryLater("the connection broke: ClientPayloadError")),
         (
             aiohttp.InvalidURL("http://user:secret@"),
-            RetryLater("its address is not a valid HTTP URL", Scope.DESTINATION),
+            RetryLater("the address is not a valid HTTP URL", Scope.DESTINATION),
         ),
     ],
 )

@@ -36,7 +36,7 @@ async def test_the_end_of_an_outage_costs_no_waiting() -> None:
         await stage.time.advance(0.1)
         await turns(1000)
         assert stage.queue.states() == ["delivered"] * 50
-        assert stage.observed.changes[-1] == ("endpoint", True, "it takes deliveries again")
+        assert stage.observed.changes[-1] == ("endpoint", True, "deliveries are accepted again")
 
 
 async def test_what_met_an_outage_is_not_counted_against_it() -> None:

@@ -82,7 +82,7 @@ async def test_what_cannot_be_reduced_is_refused_with_its_reason(reduce: object,
     )
     assert isinstance(outcome, Refused)
     assert not outcome.too_large
-    assert ("cannot be read" if reduce else "reduces no details") in outcome.reason
+    assert ("cannot be read" if reduce else "no longer reduces details") in outcome.reason
 
 
 async def test_no_room_for_the_file_is_no_reason_to_give_up(tmp_path: Path) -> None:

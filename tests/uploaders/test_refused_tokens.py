@@ -60,7 +60,7 @@ async def test_a_token_that_is_taken_again_frees_all_its_deliveries() -> None:
         await stage.time.advance(60)
         await turns(1000)
         assert stage.queue.states() == ["delivered"] * 40
-        assert stage.observed.changes[-1] == ("endpoint", True, "token 1 is taken again")
+        assert stage.observed.changes[-1] == ("endpoint", True, "token 1 is accepted again")
 
 
 @pytest.mark.parametrize("answer", [Refused("HTTP 422"), RetryLater("HTTP 404", give_up_after_seconds=60)])

@@ -1,4 +1,4 @@
-"""The circuit breaker of a destination: a state machine without any I/O, told of every attempt's end.
+"""The circuit breaker of a destination: a state machine without I/O that learns from the end of every attempt.
 
     CLOSED ── RetryLater(DESTINATION), or N deliveries failing in a row ──▶ OPEN (backing off) ─┐
     CLOSED ── Refused(DESTINATION), or M deliveries refused in a row ─────▶ OPEN (paused) ──────┤
@@ -26,12 +26,12 @@ class Cause(StrEnum):
     BACKING_OFF = "backing off"
     """The destination fails: probed after a jittered, growing wait, or when it asked to be."""
     PAUSED = "paused"
-    """It refuses everything: probed after minutes."""
+    """It rejects everything: probed after minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A destination began or ceased to take deliveries. `wake`: what waits for its own time need wait no more."""
+    """A destination began or stopped accepting deliveries. `wake`: deferred deliveries become due."""
 
     up: bool
     reason: str
@@ -65,7 +65,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> BreakerState:
-        """As people know it of other breakers."""
+        """Closed, open or half open."""
         if self.closed:
             return BreakerState.CLOSED
         return BreakerState.HALF_OPEN if self._probe_under_way else BreakerState.OPEN
@@ -77,7 +77,7 @@ class CircuitBreaker:
         return OpenBreaker(self._cause, self.reason, self.since, self.retry_at, self._probes)
 
     def restore(self, saved: OpenBreaker, now: int) -> Change:
-        """Go on where an earlier process stopped.
+        """Resume the state of an earlier process.
 
         Back-off keeps its time, as far as that can be true: a clock may have been set back. A pause is probed at once,
         since whoever corrects an address or a token restarts, and need not wait.
@@ -143,7 +143,7 @@ class CircuitBreaker:
         return self._open(cause, outcome, after or 0.0, now, probe=probe)
 
     def _blame(self, key: DeliveryKey, outcome: RetryLater | Refused) -> Cause | None:
-        """Why this failure opens it; None when the destination answered in its right mind."""
+        """Why this failure opens the breaker; None where it does not."""
         if isinstance(outcome, Refused):
             if outcome.scope is Scope.DESTINATION:
                 return Cause.PAUSED
@@ -180,7 +180,7 @@ class CircuitBreaker:
         return backoff_seconds(self._policy, self._probes, self._jitter())
 
     def _close(self, now: int) -> Change:
-        """Wake what waits, so that the end of an outage costs no waiting.
+        """Make deferred deliveries due, so that the end of an outage costs no waiting.
 
         Not again within the longest wait when records failed by themselves: a few bad ones at the head of the queue
         would be woken by every success, and open it again each time.
@@ -194,4 +194,4 @@ class CircuitBreaker:
         self._probed.clear()
         self._failed.clear()
         self._refused.clear()
-        return Change(True, "it takes deliveries again", wake)
+        return Change(True, "deliveries are accepted again", wake)

@@ -1,4 +1,4 @@
-"""How many attempts a lane has under way at once: pure, learned from how they end.
+"""Concurrency limit of a lane, adaptive: additive increase, multiplicative decrease (AIMD). Pure.
 
     throttled, or unreachable ───────────▶ half as many        at most once for what was under way together
     answers take 3 times their usual time ▶ 3/4 as many
@@ -16,9 +16,9 @@ from uploaders.base import Delivered, Outcome, RetryLater, Scope
 THROTTLED_FACTOR = 0.5
 SLOW_FACTOR = 0.75
 SLOW_RATIO = 3.0
-"""So many times the usual duration is a queue at the other end, not chance."""
+"""Three times the usual duration means a queue at the other end, not chance."""
 UNHURRIED_SECONDS = 0.5
-"""Who answers within this is in no trouble, whatever its usual time."""
+"""Responses within this time are never slow, whatever the usual duration."""
 RECENT_WEIGHT = 0.3
 """Of the newest attempt in what is recent: one slow answer alone means nothing."""
 DRIFT = 0.02
@@ -53,7 +53,7 @@ class ConcurrencyLimit:
     _durations: dict[int, _Durations] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Begin with all of them: only trouble takes some away."""
+        """Begin with the configured number; only trouble reduces it."""
         self._limit = float(self.most)
 
     @property

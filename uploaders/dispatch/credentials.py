@@ -1,7 +1,7 @@
-"""Which tokens a destination refuses, and when one of their deliveries is sent to find out: no I/O.
+"""Circuit breakers for credentials: which tokens a destination refuses, and when each is probed. No I/O.
 
-Deliveries of a paused token are held in the spool as they come up. At its time one of them is released and sent;
-when it is taken, all are. Other tokens are not affected. Times are milliseconds since the Unix epoch.
+Deliveries of a refused token are held in the spool as they become due. When a probe is due, one of them is released
+and sent; when it is accepted, all are. Other tokens are not affected. Times are milliseconds since the Unix epoch.
 """
 
 import math
@@ -23,7 +23,7 @@ class _Pause:
 
 
 class CredentialBreaker:
-    """The paused tokens of one destination; None stands for deliveries without a token."""
+    """The refused tokens of one destination; None stands for deliveries without a token."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -49,7 +49,7 @@ class CredentialBreaker:
 
     def resume(self, token_id: int | None, now: int) -> None:
         """Deliveries of this token were held before this process began: probe it at once."""
-        self._pauses.setdefault(token_id, _Pause("refused before the last start", now))
+        self._pauses.setdefault(token_id, _Pause("refused before the last restart", now))
 
     def hold_reason(self, delivery: Delivery) -> str | None:
         """Why this delivery is to be held rather than sent; None when it may be sent."""

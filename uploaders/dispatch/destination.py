@@ -317,7 +317,7 @@ class DestinationWorker:
         taken = self._credentials.attempt_ended(delivery, outcome, now)
         token_id = delivery.record.token_id
         if taken:
-            self._observer.destination_changed(self._name, True, f"{_named(token_id)} is taken again")
+            self._observer.destination_changed(self._name, True, f"{_named(token_id)} is accepted again")
             self._chores.spawn(self._release_all(token_id))
         elif taken is False and isinstance(outcome, Refused):
             reason = f"{_named(token_id)} is refused, its deliveries are held: {outcome.reason}"

@@ -1,4 +1,4 @@
-"""When to try again, and when not: pure functions from what happened to what the spool is to write.
+"""Retry policy: back-off with jitter, giving up, and fallbacks. Pure functions from an outcome to a settlement.
 
 Times are milliseconds since the Unix epoch, `jitter` is in [0, 1).
 """
@@ -24,7 +24,7 @@ from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How patient to be with one destination. All durations are seconds."""
+    """When to retry, to probe and to give up, for one destination. All durations are seconds."""
 
     initial: float = 1.0
     """The longest wait before the first retry; it doubles with every failed attempt."""
@@ -79,10 +79,10 @@ def decide(
 def defer(
     settlement: Settlement, outcome: Outcome, now: int, again_at: int, *, refusing_everything: bool
 ) -> Settlement:
-    """What `decide` said, changed for a delivery that met a closed door: `again_at` is when that is tried again.
+    """Adjust the settlement of a delivery while its destination is down; `again_at` is when that is probed.
 
-    Not before then; and no dead letters at a wrong address. What asked for time gets it after a restart too. A refusal
-    does not outlive the process: whoever corrects the address or the token restarts, and need not wait.
+    It is not due before the probe, and nothing becomes a dead letter at a wrong address. A back-off outlasts a restart;
+    a refusal does not, since whoever corrects the address or the token restarts and should not wait.
     """
     if isinstance(settlement, RetryAt) and not settlement.counted:
         due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
@@ -123,7 +123,7 @@ def _milliseconds(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 
-# The fallbacks for what an endpoint refuses as too large: a pure decision about where such a delivery goes on.
+# Fallbacks for what an endpoint rejects as too large: where such a delivery is sent instead. Pure.
 #
 #     detail, or whole ──too large──▶ step 1 ──too large──▶ step 2 ── ... ──▶ a dead letter
 #
@@ -132,10 +132,10 @@ def _milliseconds(seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FallbackStep:
-    """One way on."""
+    """One fallback."""
 
     to: tuple[NewDelivery, ...]
-    """What is owed from now on; the first of them carries the content."""
+    """The deliveries that take its place; the first one carries the content."""
     keep: bool
     """Whether the refused delivery stays as a dead letter, because what goes on is less than it."""
     of_details: bool
@@ -162,7 +162,7 @@ def reduced(destination: str) -> FallbackStep:
 
 
 def next_fallback(fallbacks: tuple[FallbackStep, ...], delivery: Delivery) -> FallbackStep | None:
-    """The first step behind the one that this delivery stands on; None when there is none that suits it."""
+    """The fallback after the one that this delivery came by; None when there is none for it."""
     if delivery.form not in FORMS_WITH_DETAIL:
         return None
     has_detail = Fragment.REST in delivery.record.fragments

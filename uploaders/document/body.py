@@ -1,4 +1,4 @@
-"""Bodies under construction: each takes glue and stored frames in order and writes a bounded buffer.
+"""Builders of request bodies: each takes literal JSON and stored frames in order and writes a bounded buffer.
 
 They are synchronous and share nothing, so a thread may run them. A body is used once.
 """

@@ -1,7 +1,7 @@
-"""One connection to an HTTP/1.1 server: writes requests and reads the beginnings of their answers, one after the other.
+"""One connection to an HTTP/1.1 server: writes requests and reads the beginnings of the responses, one after the other.
 
-The HTTP client library opens it (names, addresses, TLS, proxies); here only what each request costs is done, with a
-parser of its own: a request of 2 KB by the library's session takes three times the CPU.
+The HTTP client library opens it (names, addresses, TLS, proxies). Requests are written and parsed here: a request of
+2 KB by the library's session takes three times the CPU.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ from uploaders.http.timeouts import Deadlines, Phase
 from uploaders.rate_limit import SLICE_BYTES, Pace
 
 RESPONSE_LIMIT_BYTES = 64 * 1024
-"""More of an answer's body than this is neither read nor kept, and so many bytes of headers are no HTTP."""
+"""No more of a response's body is read, and longer headers are rejected."""
 
 _FIRST_FINAL_STATUS = 200
-"""Answers below announce another one."""
+"""Responses below are interim ones; another one follows."""
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-"""Headers that say where a body ends; without them the end of the connection does."""
+"""Headers that say where a body ends; without them it ends with the connection."""
 _LOOKED_AT = frozenset({b"retry-after", b"location", b"content-type"})
 
 
 class BadAnswer(aiohttp.ClientError):
-    """What came is no answer of HTTP, or its headers do not end."""
+    """The response is not HTTP, or its headers do not end."""
 
 
 class HttpConnection(asyncio.Protocol):
-    """One connection. Between `begin` and the return of `answered` one request is under way."""
+    """One connection. From `begin` to the return of `answered` one request is under way."""
 
     def __init__(self, opened: Connection) -> None:
-        """Takes over a connection that was just opened and that nothing was sent on."""
+        """Takes over a connection that was just opened and not used yet."""
         self._transport = cast("asyncio.Transport", opened.transport)
         self._opened = opened
         self._opener = self._transport.get_protocol()
@@ -53,11 +53,11 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def is_free(self) -> bool:
-        """Whether another request can be sent: the one before was answered to its end, and the server stays."""
+        """Whether it can be reused: the last response ended, and the server keeps the connection open."""
         return self._may_be_kept and not self._lost and not self._transport.is_closing()
 
     def begin(self, answer_begins: Callable[[], None]) -> None:
-        """A request is to be sent. `answer_begins` is called with the end of the headers of its answer."""
+        """Begin a request. `answer_begins` is called at the end of the response's headers."""
         self._answer_begins = answer_begins
         self._ended = self._loop.create_future()
         self._failure = None
@@ -67,12 +67,12 @@ class HttpConnection(asyncio.Protocol):
             self._fail(aiohttp.ServerDisconnectedError())
 
     def write(self, data: bytes | memoryview) -> None:
-        """Send this, or keep it until the server takes it; of a connection that ends, `drained` knows."""
+        """Send this, or buffer it until the server reads it. `drained` reports a connection that ended."""
         if not self._transport.is_closing():
             self._transport.write(data)
 
     async def drained(self) -> bool:
-        """Wait until little is left unsent. False: the answer ended or the connection did, so nothing is to be sent."""
+        """Wait until little is buffered. False: the response or the connection ended, and no more is to be sent."""
         if self._transport.is_closing():
             await self._ended
         elif self._paused and not self._ended.done():
@@ -84,28 +84,28 @@ class HttpConnection(asyncio.Protocol):
         return not self._ended.done()
 
     async def answered(self) -> Answer:
-        """The beginning of the answer. Raises `aiohttp.ClientError` or `OSError` when it does not come to its end."""
+        """The beginning of the response. Raises `aiohttp.ClientError` or `OSError` when it does not end."""
         await self._ended
         if self._failure is not None:
             raise self._failure
         return Answer(
             self._status,
             bytes(self._body),
-            self._told.get(b"retry-after"),
-            self._told.get(b"location"),
-            self._told.get(b"content-type", "").partition(";")[0].strip().lower() or None,
+            self._headers.get(b"retry-after"),
+            self._headers.get(b"location"),
+            self._headers.get(b"content-type", "").partition(";")[0].strip().lower() or None,
             whole=self._whole,
         )
 
     def abort(self) -> None:
-        """Close the connection at once; what is unsent is dropped."""
+        """Close the connection at once; what is buffered is dropped."""
         self._transport.abort()
         self._opened.close()
 
     # What the event loop calls ---------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Something of an answer came, or something that nobody asked for."""
+        """A part of the response arrived, or data without a request."""
         if self._ended.done():
             self.abort()
             return
@@ -116,10 +116,10 @@ class HttpConnection(asyncio.Protocol):
         if self._in_headers:
             self._header_bytes += len(data)
             if self._header_bytes > RESPONSE_LIMIT_BYTES:
-                self._fail(BadAnswer("headers without an end"))
+                self._fail(BadAnswer("the headers do not end"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing more will come, nor go."""
+        """The connection ended."""
         self._lost = True
         if not self._ended.done():
             if exc is None and not self._in_headers and self._ends_with_connection:
@@ -131,38 +131,38 @@ class HttpConnection(asyncio.Protocol):
         self._opened.close()
 
     def pause_writing(self) -> None:
-        """The server is slower than we are."""
+        """The buffer is full: the server reads more slowly than we write."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """It has taken most of it."""
+        """The buffer is nearly empty."""
         self._paused = False
-        self._let_go_on()
+        self._wake_writer()
 
     # What the parser calls -------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """More than was asked for spoils the connection."""
+        """A response without a request: the connection is not reused."""
         if self._ended.done():
             self._may_be_kept = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of several alike the first one counts."""
+        """Of several with one name the first one counts."""
         name = name.lower()
         if name in _LOOKED_AT:
-            self._told.setdefault(name, value.decode(errors="surrogateescape"))
+            self._headers.setdefault(name, value.decode(errors="surrogateescape"))
         elif name in _FRAMING:
             self._ends_with_connection = False
 
     def on_headers_complete(self) -> None:
-        """The body begins, if this is the answer and does not only announce it."""
+        """The body begins, unless this is an interim response."""
         self._status = self._parser.get_status_code()
         self._in_headers = self._status < _FIRST_FINAL_STATUS
         if not self._in_headers:
             self._answer_begins()
 
     def on_body(self, body: bytes) -> None:
-        """Take it up to the limit, where the answer ends for us."""
+        """Keep it up to the limit; the response ends there for us."""
         room = RESPONSE_LIMIT_BYTES - len(self._body)
         self._body += body[:room]
         if len(body) > room:
@@ -170,7 +170,7 @@ class HttpConnection(asyncio.Protocol):
             self._end()
 
     def on_message_complete(self) -> None:
-        """The answer is here, or only its announcement."""
+        """The response ended, or an interim one did."""
         if self._in_headers:
             self._expect_headers()
         elif self._whole:
@@ -179,7 +179,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _expect_headers(self) -> None:
         self._status = 0
-        self._told: dict[bytes, str] = {}
+        self._headers: dict[bytes, str] = {}
         self._body = bytearray()
         self._whole = True
         self._in_headers = True
@@ -194,19 +194,19 @@ class HttpConnection(asyncio.Protocol):
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
-            self._let_go_on()
+            self._wake_writer()
 
-    def _let_go_on(self) -> None:
+    def _wake_writer(self) -> None:
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
 
 
-# Sends a request: its body in slices, each no sooner than a bandwidth limit allows, each watched.
+# Sends a request: its body in slices, each as soon as the rate limit allows, each with a time-out.
 #
-# The peer's slowness and our own waiting are told apart here: only the former counts for the time-outs.
+# Only the server's slowness counts for the time-outs, not the waiting for the rate limit.
 
 TURN_BYTES = 1 << 20
-"""So much may be written before others have a turn: to a peer that reads fast 184 MB went out in 118 ms without one."""
+"""After so many bytes other tasks get a turn: without one, 184 MB to a fast reader took the event loop for 118 ms."""
 
 Data = bytes | memoryview | AsyncIterator[bytes]
 

@@ -1,7 +1,7 @@
-"""The one place that translates the errors of HTTP clients into outcomes.
+"""Translates the errors of HTTP clients into outcomes.
 
-Where no connection came about, nothing would reach this destination, so it waits as a whole; where a connection
-broke or went silent, only this delivery is known to have failed.
+Without a connection nothing reaches the destination, so all its deliveries wait; where a connection broke or went
+silent, only this delivery is known to have failed.
 """
 
 import asyncio
@@ -22,38 +22,38 @@ _UNREACHABLE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], .
     (aiohttp.ClientProxyConnectionError, "the proxy cannot be reached: {detail}"),
     (aiohttp.ClientConnectorCertificateError, "TLS: {detail} (set ca_file for a private authority)"),
     ((aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch), "TLS failed: {detail}"),
-    (aiohttp.ClientConnectorDNSError, "its host name cannot be resolved"),
+    (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved"),
     (aiohttp.ClientConnectorError, "cannot connect: {detail}"),
-    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), "its address is not a valid HTTP URL"),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), "the address is not a valid HTTP URL"),
 )
-"""No connection came about; the first row that fits counts, so the particular stand before the general."""
+"""Errors of connecting; the first row that matches counts, so special cases stand before general ones."""
 
 _SILENT = {
-    Phase.SEND: "it took no more of the request",
-    Phase.FIRST_BYTE: "it took the request and did not answer",
-    Phase.ANSWER: "its answer did not come to an end",
+    Phase.SEND: "the server stopped reading the request",
+    Phase.FIRST_BYTE: "the server read the request and did not respond",
+    Phase.ANSWER: "the response did not end",
 }
-"""What the peer did in the phase in which a time-out struck."""
+"""What the server did in the phase in which a time-out expired."""
 
 
 def outcome_of(error: Exception) -> RetryLater:
-    """Names the failure without addresses or headers: both may hold secrets."""
+    """The outcome of a network error; names no addresses or headers, since both may hold secrets."""
     if isinstance(error, TimedOut):
         return _timed_out(error)
     unreachable = _unreachable_reason(error)
     if unreachable is not None:
         return RetryLater(unreachable, Scope.DESTINATION)
     if isinstance(error, asyncio.TimeoutError):
-        return RetryLater("no answer in time (read_timeout)")
+        return RetryLater("no response in time (read_timeout)")
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return RetryLater("the connection was closed before an answer came")
+        return RetryLater("the connection was closed before a response")
     if isinstance(error, BadAnswer | aiohttp.ClientResponseError):
-        return RetryLater("what it answered is not HTTP")
+        return RetryLater("the response is not HTTP")
     return RetryLater(f"the connection broke: {_detail(error)}")
 
 
 def _timed_out(error: TimedOut) -> RetryLater:
-    """Says which time-out struck, and what the peer was doing."""
+    """Names the time-out that expired, and what the server was doing."""
     within = f"within {error.seconds:g} s ({error.setting})"
     if error.phase is Phase.CONNECT:
         return RetryLater(f"no connection {within}", Scope.DESTINATION)

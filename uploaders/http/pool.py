@@ -1,4 +1,4 @@
-"""Kept connections to HTTP servers, and requests over them: one place for TLS, proxies and time-outs.
+"""Connection pool and HTTP client: one place for TLS, proxies and time-outs.
 
 A request is never redirected and never repeated here; no cookies are kept.
 """
@@ -20,28 +20,28 @@ from uploaders.http.responses import Answer
 from uploaders.http.timeouts import Deadlines, Phase, Timeouts, Watch
 from uploaders.rate_limit import Pace
 
-# HttpClient that wait for their next request, by the server that they lead to.
+# Connection pool: idle connections by server.
 
 KEEP_ALIVE_SECONDS = 4.0
 """Shorter than the 5 s after which Node servers close an idle connection: a POST on a closed one would fail."""
 
 
 class ConnectionPool:
-    """The one used last is taken first, so that those which are not needed grow old and are closed."""
+    """Keeps idle connections. The one used last is taken first, so that surplus ones grow old and are closed."""
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, list[tuple[float, HttpConnection]]] = defaultdict(list)
-        """Of each server the one used last at the end."""
+        """By server; the one used last stands at the end."""
         self._sweep: asyncio.TimerHandle | None = None
 
     def put(self, origin: str, connection: HttpConnection) -> None:
-        """Keep it for the next request to this server."""
+        """Keep a connection for the next request to this server."""
         self._waiting[origin].append((time.monotonic(), connection))
         if self._sweep is None:
             self._sweep_later()
 
     def take(self, origin: str) -> HttpConnection | None:
-        """One that can still be used; None where there is none."""
+        """A connection that can still be used; None where there is none."""
         waiting = self._waiting[origin]
         oldest = time.monotonic() - KEEP_ALIVE_SECONDS
         while waiting:
@@ -62,7 +62,7 @@ class ConnectionPool:
         self._waiting.clear()
 
     def _close_old(self) -> None:
-        """Close what has waited for too long or is no longer connected, and look again while any waits."""
+        """Close what was idle for too long or lost its connection; look again while any is left."""
         self._sweep = None
         oldest = time.monotonic() - KEEP_ALIVE_SECONDS
         for origin, waiting in list(self._waiting.items()):
@@ -112,10 +112,10 @@ def proxy_for(address: str) -> Proxy | None:
     return Proxy(proxy.with_user(None), headers, tunnels=target.scheme == "https")
 
 
-# Where requests go: what an address says about connecting, and the lines with which every request to it begins.
+# Request targets: how to connect to an address, and the lines with which every request to it begins.
 
 _OF_THE_ADDRESS = frozenset({"Host", "Authorization", "Accept"})
-"""What the HTTP client library makes of an address itself, credentials in it included; `Accept` is everything."""
+"""Headers that the HTTP client library derives from an address, credentials in it included; `Accept` is `*/*`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class RequestTarget:
     opening: aiohttp.ClientRequest
     """What the HTTP client library needs in order to connect."""
     named: str
-    """The address as a request names it: its path and query, to a proxy that forwards all of it."""
+    """What stands in the request line: path and query, or the whole address for a proxy that forwards."""
     lines: tuple[str, ...]
     """Headers that each request carries."""
 
@@ -149,7 +149,7 @@ def origin_of(url: URL) -> str:
 
 
 def request_target(url: URL, proxy: Proxy | None) -> RequestTarget:
-    """Where this address, of HTTP, is reached."""
+    """How this HTTP address is reached."""
     tunnels = proxy is not None and proxy.tunnels
     opening = aiohttp.ClientRequest(
         "POST", url, proxy=proxy.url if proxy else None, proxy_headers=proxy.headers if proxy and tunnels else None
@@ -172,7 +172,7 @@ def request_head(method: str, target: RequestTarget, headers: Mapping[str, str])
 
 
 _IN_ANY_TIME = aiohttp.ClientTimeout(total=None, sock_connect=None)
-"""`Deadlines` watches."""
+"""`Deadlines` enforces the time-outs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ class HttpClient:
         opened = await self._connector.connect(target.opening, [], _IN_ANY_TIME)
         if opened.protocol is None or opened.protocol.should_close:
             opened.close()
-            raise BadAnswer("it spoke before it was asked")
+            raise BadAnswer("the server sent data before the request")
         return HttpConnection(opened)
 
     def _request_target(self, url: str | URL) -> RequestTarget:

@@ -52,9 +52,9 @@ _BEGINS_WITH_FAILURE = re.compile(rb'\s*\{[^{}\[\]]{0,4096}?"success"\s*:\s*fals
 class _Doubt(StrEnum):
     """What makes a 2xx no confirmation of a delivery."""
 
-    SAYS_FAILURE = "its body says that it failed"
-    NO_JSON = "its body is not the JSON that it says to be"
-    WEB_PAGE = "a web page, as of a login or a proxy, is no confirmation: set the endpoint's own address as url"
+    SAYS_FAILURE = "the body reports a failure"
+    NO_JSON = "the body is not valid JSON although its content type says so"
+    WEB_PAGE = "a web page, for example of a login or a proxy, confirms nothing: set the endpoint's own address as url"
 
 
 @dataclass(frozen=True, slots=True)

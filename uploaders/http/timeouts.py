@@ -22,11 +22,11 @@ class Phase(IntEnum):
     CONNECT = 0
     """A connection: name, TCP, proxy and TLS."""
     SEND = 1
-    """The peer to take more of the request."""
+    """The server to read more of the request."""
     FIRST_BYTE = 2
-    """The answer to begin: its status and all of its headers, since these may trickle too."""
+    """The response to begin: its status and all of its headers, since these may trickle too."""
     ANSWER = 3
-    """The rest of the answer."""
+    """The rest of the response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Timeouts:
     connect: float = 10.0
     """Until there is a connection, TLS and proxy included."""
     send: float = 20.0
-    """Without the peer taking any more of the request."""
+    """Without the server reading any more of the request."""
     first_byte: float = 45.0
-    """From the end of the request to the status and headers of the answer."""
+    """From the end of the request to the status and headers of the response."""
     total: float = 120.0
-    """All of it, but for the time that a bandwidth limit made it wait."""
+    """The whole request, without the time that it waited for the rate limit."""
     total_name: str = "total_timeout"
     """What the configuration calls the bound of all of it."""
 

@@ -1,7 +1,7 @@
 """Delivers to an HTTP endpoint: wholes, cores (Phase 1), details (Phase 2, full or reduced) and notices, one POST each.
 
 One attempt is one request: it is never redirected and never repeated here. Its body is made first, in a buffer of at
-most `max_request_bytes`, so that it is sent with its length. HttpClient are kept and reused; proxies come from
+most `max_request_bytes`, so that it is sent with its length. Connections are kept and reused; proxies come from
 HTTPS_PROXY, HTTP_PROXY and NO_PROXY as they were at the start.
 
 Limits: one URL for everything, no chunked bodies, no cookies.
@@ -70,7 +70,7 @@ class HttpUploader:
         self._clock = clock
         self._bandwidth = bandwidth
         self._room = BodyRoom(options.max_request_bytes, options.scratch)
-        self._connections = HttpClient(ClientOptions(options.ca_file, options.timeouts))
+        self._client = HttpClient(ClientOptions(options.ca_file, options.timeouts))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one request and judge its answer. `CorruptPayload` passes through: no destination caused it."""
@@ -80,11 +80,11 @@ class HttpUploader:
         except (MissingToken, NotReducible, BadLocation) as error:
             return Refused(str(error))
         except OSError as error:
-            return RetryLater(f"no room to make the request's body: {error.strerror or type(error).__name__}")
+            return RetryLater(f"no disk space to build the request body: {error.strerror or type(error).__name__}")
         except TooLarge as error:
             return Refused(self._too_large_reason(error), too_large=True)
         if token is not None and not token.isprintable():
-            return Refused("the token has characters that no header may have", Scope.CREDENTIAL)
+            return Refused("the token contains characters that a header cannot carry", Scope.CREDENTIAL)
         try:
             return await self._post(delivery, body, token)
         except NETWORK_ERRORS as error:
@@ -94,21 +94,21 @@ class HttpUploader:
 
     async def close(self) -> None:
         """Close the kept connections."""
-        await self._connections.close()
+        await self._client.close()
 
     async def _body(self, delivery: Delivery) -> EncodedBody:
         frames, encoding, room = self._payloads.frames, self._options.encoding, self._room
         if delivery.form is not Form.REDUCED:
             return await encode(delivery, frames, encoding, room)
         if self._options.reduction is None:
-            raise NotReducible("this destination reduces no details any more: requeue the full one instead")
+            raise NotReducible("this destination no longer reduces details: replay the full one instead")
         document = await reduced_document(delivery, frames, self._options.reduction)
         return await encode_text(document, encoding, room)
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
         sent_bytes, headers = body.size, _headers(delivery, body, token)
         pace = self._bandwidth.pace(delivery.lane)
-        answer = await self._connections.request("POST", self._options.url, headers, body.data, pace=pace)
+        answer = await self._client.request("POST", self._options.url, headers, body.data, pace=pace)
         secrets = (token,) if token else ()
         return judge(answer, delivery.form, sent_bytes=sent_bytes, now=self._clock(), secrets=secrets)
 
@@ -121,7 +121,9 @@ class HttpUploader:
             return None
         token = await self._payloads.token(token_id)
         if token is None:
-            raise MissingToken("its own token is no longer stored: set a token for this destination, then requeue it")
+            raise MissingToken(
+                "the record's own token is no longer stored: set a token for this destination, then replay it"
+            )
         return token
 
     def _too_large_reason(self, error: TooLarge) -> str:

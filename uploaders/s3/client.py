@@ -157,7 +157,7 @@ def _load_models(session: AioSession) -> None:
         loader.load_data(name)
 
 
-# What callspool asks of a bucket: each request as a method with plain data, and errors of this package.
+# The requests to a bucket, each a method with plain data and errors of this package.
 #
 # Every method raises `S3Failure` or one of its kinds.
 

@@ -39,9 +39,9 @@ ADVICE = MappingProxyType(
         ErrorClass.CREDENTIALS: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role; "
         "they are looked up again without a restart",
         ErrorClass.DENIED: "allow {permission}; a bucket or key policy may forbid it, too",
-        ErrorClass.NOT_SUPPORTED: 'the server does not know it: try encryption = "none", no storage_class, '
+        ErrorClass.NOT_SUPPORTED: 'the server does not support it: try encryption = "none", no storage_class, '
         "checksums = false",
-        ErrorClass.TOO_LARGE: "the server takes no object of this size",
+        ErrorClass.TOO_LARGE: "the server does not accept an object of this size",
     }
 )
 

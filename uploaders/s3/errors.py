@@ -1,6 +1,6 @@
-"""What goes wrong at a bucket: the errors of this package, and the one place that translates botocore's into them.
+"""Errors of a bucket, and the translation of botocore's errors into them.
 
-| what the server or the way to it says                         | outcome                                        |
+| error                                                          | outcome                                        |
 |----------------------------------------------------------------|------------------------------------------------|
 | SlowDown and other throttling, 429, 503, no space, unreachable | the whole destination waits                    |
 | other 5xx, time-outs, broken connections, damaged on the way   | this delivery is retried                       |
@@ -114,7 +114,7 @@ def translate(error: Exception, operation: str) -> S3Failure:
     if isinstance(error, _ON_THE_WAY):
         return S3Failure(_unanswered(error, operation), operation=operation)
     if isinstance(error, ResponseParserError):
-        return S3Failure(RetryLater(f"{operation}: the answer is not one of S3"), operation=operation)
+        return S3Failure(RetryLater(f"{operation}: the response is not an S3 response"), operation=operation)
     reason = f"{operation}: {type(error).__name__}: {excerpt(str(error))}"
     return S3Failure(Refused(reason, Scope.DESTINATION), operation=operation)
 

@@ -1,4 +1,4 @@
-"""Uploads in parts that go on where they stopped.
+"""Multipart uploads that resume where they stopped.
 
 Before a part is sent, its number, size and MD5 are in the ledger, after it its ETag. An attempt that finds an upload
 there asks the server for its parts, makes all parts anew from the spool (which costs no memory and little time) and
@@ -179,7 +179,7 @@ async def fingerprint(body: ObjectBody, part_bytes: int) -> Fingerprint:
     return result
 
 
-# Aborts uploads in parts that nobody will complete: their parts take room at the server that is paid for.
+# Aborts multipart uploads that nobody will complete: their parts take space at the server that is paid for.
 #
 # Three kinds: of a delivery that ended without being delivered; of one whose key or bucket has changed; and one that
 # the server began and whose id was never written down, because the gateway was killed in between. What is missed here

@@ -1,4 +1,4 @@
-"""The bytes of an object, made from what the spool keeps as often as they are wanted, and the same every time.
+"""The bytes and attributes of an object, built from the stored frames; building again gives the same bytes.
 
 Stored frames pass as they are, with the glue between them as small frames of their own; or they are decompressed;
 or compressed again as one gzip member. At most one frame is held, and whatever takes long runs in a thread.

@@ -1,4 +1,4 @@
-"""Cuts the bytes of an object into parts, each with its checksums, holding one part and one chunk at a time."""
+"""Cuts the bytes of an object into parts with checksums, one in memory at a time, and verifies uploaded objects."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Creates objects so that none but callspool's own is ever replaced, and proves each before it counts as delivered."""
+"""Publishes objects: never replaces one of another writer, and verifies each before it counts as delivered."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from uploaders.s3.object import Attributes
 from uploaders.s3.parts import Fingerprint, ObjectState, Verdict, compare, proves
 
 Create = Callable[[bool], Awaitable[str | None]]
-"""Makes the object; its argument says whether it may replace one. Returns the CRC-32 that the answer tells, if any."""
+"""Makes the object; its argument says whether it may replace one. Returns the CRC-32 in the response, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ObjectTarget:
 
 
 class Publisher:
-    """Works on one bucket. Learns whether its server knows `If-None-Match`."""
+    """Works on one bucket. Learns whether its server supports `If-None-Match`."""
 
     def __init__(self, bucket: Bucket, observer: S3Observer, *, only_new: bool) -> None:
         self._bucket = bucket
@@ -38,21 +38,21 @@ class Publisher:
         self._only_new = only_new
 
     async def publish(self, target: ObjectTarget, sent: Fingerprint, create: Create) -> bool:
-        """Create the object and prove it; False when it was there already, by an attempt that did not see its end.
+        """Create and verify the object; False when an earlier attempt, whose end was not seen, had created it.
 
         Raises `S3Failure`: also when a stranger's object is in the way, or when the object is not what was sent.
         """
         try:
-            told_crc32 = await self._create(create)
+            response_crc32 = await self._create(create)
         except ObjectExists:
             if await self.is_there(target, sent, await self._bucket.head(target.key)):
                 return False
-            told_crc32 = await create(True)
-        await self._prove(target, sent, told_crc32)
+            response_crc32 = await create(True)
+        await self._prove(target, sent, response_crc32)
         return True
 
     async def find(self, target: ObjectTarget) -> ObjectState | None:
-        """What lies under the key; None: nothing."""
+        """The object under the key; None: there is none."""
         try:
             return await self._bucket.head(target.key)
         except NoSuchObject:
@@ -66,31 +66,32 @@ class Publisher:
         if await self._verdict(target, sent, found) is Verdict.MATCHES:
             return True
         if found.record_uid != target.record_uid:
-            reason = f"an object that is not callspool's lies at s3://{self._bucket.name}/{target.key}: move it away"
+            place = f"s3://{self._bucket.name}/{target.key}"
+            reason = f"there is an object at {place} that callspool did not write: move it away"
             raise S3Failure(Refused(reason), operation="HeadObject")
         return False
 
     async def _create(self, create: Create) -> str | None:
-        """Make it where none is, as far as the server knows how."""
+        """Create it where none exists, as far as the server supports that condition."""
         if not self._only_new:
             return await create(True)
         try:
             return await create(False)
         except NotSupported:
-            told_crc32 = await create(True)
+            response_crc32 = await create(True)
             self._only_new = False
-            return told_crc32
+            return response_crc32
 
-    async def _prove(self, target: ObjectTarget, sent: Fingerprint, told_crc32: str | None) -> None:
-        """By the answer itself, or else by asking for the object. Raises `S3Failure`."""
-        if proves(told_crc32, sent):
+    async def _prove(self, target: ObjectTarget, sent: Fingerprint, response_crc32: str | None) -> None:
+        """Verify it by the response itself, or else by a HEAD. Raises `S3Failure`."""
+        if proves(response_crc32, sent):
             return
         if await self._verdict(target, sent, await self._bucket.head(target.key)) is not Verdict.MATCHES:
-            reason = f"the object at s3://{self._bucket.name}/{target.key} is not what was sent"
+            reason = f"the object at s3://{self._bucket.name}/{target.key} does not match what was sent"
             raise S3Failure(RetryLater(reason), operation="HeadObject")
 
     async def _verdict(self, target: ObjectTarget, sent: Fingerprint, found: ObjectState) -> Verdict:
-        """What the server's figures say, or the bytes where these say nothing."""
+        """Compare the server's checksums, or the bytes where it has none."""
         verdict = await asyncio.to_thread(compare, found, sent)
         if verdict is not Verdict.UNPROVEN:
             return verdict
@@ -98,7 +99,7 @@ class Publisher:
         return await self._read_back(target, sent)
 
     async def _read_back(self, target: ObjectTarget, sent: Fingerprint) -> Verdict:
-        """What the bytes themselves say."""
+        """Download the object and compare its checksum."""
         checksum = size = 0
         async for chunk in self._bucket.read(target.key):
             checksum, size = crc32(chunk, checksum), size + len(chunk)

@@ -56,7 +56,7 @@ class S3Uploader:
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one attempt. Errors of the spool pass through: no destination caused them."""
         if delivery.form not in OBJECT_FORMS:
-            return Refused(f"a bucket takes no {delivery.form}")
+            return Refused(f"a bucket does not accept the form {delivery.form}")
         try:
             body = await self._body(delivery)
             plan = plan_parts(body.size_bound, self._options.part_bytes)
