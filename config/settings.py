@@ -31,6 +31,7 @@ from config.types import (
     OptionalSize,
     Size,
     Table,
+    UserIds,
     Variable,
     Wait,
     format_size,
@@ -232,6 +233,8 @@ class WhispeySettings(Table):
     are separated by `:`."""
     outbox_interval: Annotated[Duration, Field(ge=0.2, le=3600)] = 5.0
     """How often to check the outboxes for changes."""
+    outbox_owners: UserIds = ()
+    """Numbers of other users to whom an outbox may belong, besides callspool's own user and root."""
     outbox_token: SecretStr | None = None
     """The agent's key for rows without one: the SDK may read its key from the environment."""
 

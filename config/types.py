@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt
 
 # Sizes and durations as people write them, and back: pure functions of values.
 #
@@ -261,6 +261,15 @@ def _paths(value: object) -> object:
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
+def _user_ids(value: object) -> object:
+    """Takes a text as a variable has it, separated by colons or commas, for a list of user ids."""
+    return [part for part in re.split(r"[:,\s]+", value) if part] if isinstance(value, str) else value
+
+
+def _format_user_ids(ids: tuple[int, ...]) -> str:
+    return ":".join(map(str, ids)) or "none"
+
+
 def _format_paths(paths: tuple[Path, ...]) -> str:
     return os.pathsep.join(map(format_path, paths)) or "none"
 
@@ -302,5 +311,7 @@ OptionalName = Annotated[str | None, BeforeValidator(_or_none(_word))]
 """A word of visible ASCII characters, or none."""
 Files = Annotated[tuple[Path, ...], BeforeValidator(_paths), Shown(_format_paths)]
 """Paths of files that need not exist yet; in a variable apart by colons."""
+UserIds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_user_ids), Shown(_format_user_ids)]
+"""Ids of users; in a variable separated by colons or commas."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

@@ -8,7 +8,7 @@ import click
 from config.effective import DEFAULT, effective_settings
 from config.loader import Loaded
 from gateway.cli.exits import Exit
-from gateway.cli.options import configuration_options, loaded_or_exit
+from gateway.cli.options import configuration_options, loaded_or_exit, warnings_of
 from gateway.cli.output import complain, output, plain, table
 
 
@@ -35,7 +35,7 @@ def check_config(
     """Show the settings in effect and where each comes from; secrets are masked."""
     loaded = loaded_or_exit(file, local=local)
     _show_settings(loaded)
-    for warning in loaded.warnings:
+    for warning in warnings_of(loaded):
         complain(f"warning: {warning}", style="yellow")
     if with_probe:
         from gateway.cli.probing import probe_all  # noqa: PLC0415  # without --probe no uploader is loaded

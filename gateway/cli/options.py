@@ -1,7 +1,8 @@
 """Loads the configuration for a command, or ends the command with everything that is wrong."""
 
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from config.layers import InvalidConfiguration
 from config.loader import Loaded, load
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
+from spool import sandbox
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,6 +47,17 @@ def loaded_or_exit(file: Path | None, *, local: bool) -> Loaded:
         for problem in error.problems:
             complain(f"  {problem}", style="")
         raise SystemExit(Exit.USAGE) from None
+
+
+def warnings_of(loaded: Loaded) -> Iterator[str]:
+    """What is doubtful about the settings, alone or with what is installed here."""
+    yield from loaded.warnings
+    if loaded.settings.whispey.outbox and not sandbox.sqlite_is_safe():
+        safe = ".".join(str(number) for number in sandbox.SAFE_SQLITE)
+        yield (
+            f"SQLite {sqlite3.sqlite_version} deletes any file that a forged rollback journal beside an outbox names; "
+            f"callspool keeps it from reading such journals, but {safe} or newer would be safe by itself"
+        )
 
 
 # Which spool a command is about: a directory that was named, or the configured one.

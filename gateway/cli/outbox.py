@@ -16,7 +16,7 @@ from gateway.cli.client import AddressType, asked_at
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import bytes_text, count_text
-from gateway.sdk_outbox.file import OutboxFile
+from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rows import OutboxError, Outcome, Survey
 
 _CONNECT_SECONDS = 5.0
@@ -37,6 +37,14 @@ def outbox() -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Only show what would be taken; the file is not touched.")
 @click.option(
+    "--owner",
+    "owners",
+    type=click.IntRange(min=0),
+    metavar="UID",
+    multiple=True,
+    help="Another user, by number, whose file it may be; yours and root's are accepted anyway.",
+)
+@click.option(
     "--intake",
     "address",
     type=AddressType(),
@@ -46,15 +54,15 @@ def outbox() -> None:
     show_default=True,
     help="Where the gateway's intake is.",
 )
-def import_outbox(file: Path, address: ListenAddress, *, dry_run: bool) -> None:
+def import_outbox(file: Path, address: ListenAddress, *, owners: tuple[int, ...], dry_run: bool) -> None:
     """Empty an outbox file of the SDK into a running gateway: each row is deleted there once it is durable.
 
     An agent that runs beside is not disturbed. CALLSPOOL_INTAKE_TOKEN is the token of the intake, if it has one;
     CALLSPOOL_WHISPEY_OUTBOX_TOKEN the agent's key for rows that hold none.
     """
-    chosen = OutboxFile(file.absolute())
+    chosen = OutboxReader(file.absolute(), owners)
     try:
-        survey = _survey(chosen)
+        survey = asyncio.run(_survey(chosen))
         _show(file, survey)
         if dry_run:
             complain("Nothing was changed.", style="yellow")
@@ -66,15 +74,13 @@ def import_outbox(file: Path, address: ListenAddress, *, dry_run: bool) -> None:
         raise SystemExit(Exit.FAILED) from None
 
 
-def _survey(file: OutboxFile) -> Survey:
+async def _survey(file: OutboxReader) -> Survey:
     """What lies in it, found out without changing anything."""
     stamp = file.stamp()
-    if stamp is None or not file.open(stamp, to_change=False):
-        return Survey()
     try:
-        return file.survey(time.time())
+        return await file.survey(time.time()) if stamp and await file.open(stamp, to_change=False) else Survey()
     finally:
-        file.close()
+        await file.close()
 
 
 def _show(file: Path, survey: Survey) -> None:
@@ -118,7 +124,7 @@ class _Tally:
         self.progress.advance(self._task)
 
 
-def _import(file: OutboxFile, address: ListenAddress, survey: Survey) -> None:
+def _import(file: OutboxReader, address: ListenAddress, survey: Survey) -> None:
     """Take the rows, with a bar at a terminal, and say what became of them."""
     tally = _Tally(survey.ready)
     if output().is_terminal:
@@ -139,7 +145,7 @@ def _import(file: OutboxFile, address: ListenAddress, survey: Survey) -> None:
         raise SystemExit(Exit.FAILED)
 
 
-async def _empty(file: OutboxFile, address: ListenAddress, tally: _Tally) -> str | None:
+async def _empty(file: OutboxReader, address: ListenAddress, tally: _Tally) -> str | None:
     """Take all rows that are free; why it ended early, if it did."""
     # The other commands start without loading an HTTP client.
     import aiohttp  # noqa: PLC0415  # see above
@@ -147,14 +153,14 @@ async def _empty(file: OutboxFile, address: ListenAddress, tally: _Tally) -> str
     from gateway.sdk_outbox.rescue import Rescuer  # noqa: PLC0415  # see above
     from gateway.sdk_outbox.sinks import PostSink  # noqa: PLC0415  # see above
 
-    stamp = file.stamp()
-    if stamp is None or not file.open(stamp):
-        return None
     async with aiohttp.ClientSession(trust_env=False) as session:
         token, key = os.environ.get("CALLSPOOL_INTAKE_TOKEN"), os.environ.get("CALLSPOOL_WHISPEY_OUTBOX_TOKEN")
         sink = PostSink(session, f"http://{asked_at(address)}/v1/calls", token=token, key=key)
+        stamp = file.stamp()
         try:
+            if stamp is None or not await file.open(stamp):
+                return None
             rescuer = Rescuer(file, sink, lambda: time.time_ns() // 1_000_000, tally)
             return (await rescuer.empty(lambda: True)).obstacle
         finally:
-            file.close()
+            await file.close()

@@ -6,7 +6,7 @@ import click
 import structlog
 
 from config.settings import IoClass, PrioritySettings
-from gateway.cli.options import configuration_options, loaded_or_exit
+from gateway.cli.options import configuration_options, loaded_or_exit, warnings_of
 from gateway.logs import configure_logging
 from gateway.process import Priority, give_way
 from gateway.runtime import lifecycle
@@ -19,7 +19,7 @@ def run(file: Path | None, *, local: bool) -> None:
     loaded = loaded_or_exit(file, local=local)
     configure_logging(loaded.settings.log.level, as_text=loaded.settings.log.format.as_text)
     log = structlog.get_logger("callspool")
-    for warning in loaded.warnings:
+    for warning in warnings_of(loaded):
         log.warning("configuration", about=warning)
     # Before anything has threads: they inherit it.
     for refused in give_way(_priority(loaded.settings.priority)):

@@ -154,7 +154,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         key=whispey.outbox_token.get_secret_value() if whispey.outbox_token else None,
     )
     paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
-    outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, now, metrics)
+    outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, now, metrics, owners=whispey.outbox_owners)
 
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, now)

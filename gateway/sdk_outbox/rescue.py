@@ -10,7 +10,8 @@ from typing import Protocol
 
 import structlog
 
-from gateway.sdk_outbox.file import OutboxFile, Stamp, in_thread
+from gateway.sdk_outbox.file import Stamp
+from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rows import (
     OutboxBusy,
     OutboxState,
@@ -50,10 +51,10 @@ class Remains:
 
 
 class Rescuer:
-    """Empties an outbox file that is open. For the event loop."""
+    """Empties an outbox that is open. For the event loop."""
 
-    def __init__(self, file: OutboxFile, sink: RowSink, clock: Clock, observer: RescueObserver) -> None:
-        self._file = file
+    def __init__(self, outbox: OutboxReader, sink: RowSink, clock: Clock, observer: RescueObserver) -> None:
+        self._outbox = outbox
         self._sink = sink
         self._clock = clock
         self._observer = observer
@@ -69,29 +70,31 @@ class Rescuer:
         self._obstacle = None
         while go_on() and self._obstacle is None and await self._batch():
             pass
-        left_out = tuple(self._refused)
-        rows = await in_thread(self._file.count)
-        free_from = await in_thread(self._file.free_from, left_out)
+        rows, free_from = await self._outbox.remains(self._refused)
         return Remains(rows, free_from, self._obstacle)
 
     async def _batch(self) -> bool:
         """Whether there was a row."""
         now = self._clock() / 1000
-        rows = await in_thread(self._file.claim, now, tuple(self._refused))
+        batch = await self._outbox.claim(now, self._refused)
+        for refused in batch.refused:
+            self._remember(refused.row_id, None, refused.reason)
+            self._observer.row_settled(str(self._outbox.path), Outcome.REFUSED, 0)
+        rows = batch.rows
         if not rows:
-            return False
+            return bool(batch.refused)
         outcomes = await asyncio.gather(*(self._take(row) for row in rows))
         done = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome.done]
-        await in_thread(self._file.settle, now, done, _others(rows, done))
+        await self._outbox.settle(now, done, _others(rows, done))
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome is not Outcome.LATER:
-                self._observer.row_settled(str(self._file.path), outcome, row.size)
+                self._observer.row_settled(str(self._outbox.path), outcome, row.size)
         return True
 
     async def _take(self, row: Row) -> Outcome:
         """What became of one row; only a cancellation is raised."""
         try:
-            return await self._sink.store(row, self._file.copy)
+            return await self._sink.store(row, self._outbox.copy)
         except SinkUnavailable as error:
             self._obstacle = str(error)
             return Outcome.LATER
@@ -99,17 +102,15 @@ class Rescuer:
             self._obstacle = str(error)
             return Outcome.LATER
         except (RowRefused, OutboxUnusable) as error:
-            self._remember(row, str(error))
+            self._remember(row.row_id, row.call_id, str(error))
             return Outcome.REFUSED
 
-    def _remember(self, row: Row, reason: str) -> None:
+    def _remember(self, row_id: int, call_id: str | None, reason: str) -> None:
         """Refuse a row: once in the log, and not looked at again."""
-        self._refused[row.row_id] = None
+        self._refused[row_id] = None
         if len(self._refused) > REFUSED_MAX:
             del self._refused[next(iter(self._refused))]
-        _log.warning(
-            "outbox_row_refused", outbox=str(self._file.path), row=row.row_id, call_id=row.call_id, reason=reason
-        )
+        _log.warning("outbox_row_refused", outbox=str(self._outbox.path), row=row_id, call_id=call_id, reason=reason)
 
 
 def _others(rows: Collection[Row], done: Collection[Row]) -> list[Row]:
@@ -129,11 +130,13 @@ PATIENCE_SECONDS = 10.0
 class _Watched:
     """One outbox, and what is known of it. Times are seconds since the epoch."""
 
-    def __init__(self, path: Path, sink: RowSink, clock: Clock, observer: RescueObserver) -> None:
-        self._file = OutboxFile(path)
+    def __init__(
+        self, path: Path, owners: Collection[int], sink: RowSink, clock: Clock, observer: RescueObserver
+    ) -> None:
+        self._outbox = OutboxReader(path, owners)
         self._clock = clock
         self._observer = observer
-        self._rescuer = Rescuer(self._file, sink, clock, self)
+        self._rescuer = Rescuer(self._outbox, sink, clock, self)
         self._seen: Stamp | None = None
         self._look_at = self._not_before = 0.0
         self._state, self._reason, self._rows = OutboxState.MISSING, "", 0
@@ -147,12 +150,12 @@ class _Watched:
 
     def status(self) -> OutboxStatus:
         """How it does."""
-        return OutboxStatus(str(self._file.path), self._state, self._reason, self._rows, dict(self._outcomes))
+        return OutboxStatus(str(self._outbox.path), self._state, self._reason, self._rows, dict(self._outcomes))
 
     async def look(self) -> None:
         """Take what is there, if anything changed since the last look. Raises nothing but a cancellation."""
         try:
-            stamp = await in_thread(self._file.stamp)
+            stamp = self._outbox.stamp()
             if stamp is None:
                 self._seen = None
                 self._rescuer.forget_refusals()
@@ -164,7 +167,7 @@ class _Watched:
         except OutboxUnusable as error:
             self._become(OutboxState.UNUSABLE, str(error))
         except Exception as error:  # noqa: BLE001  # one outbox must not end the watch over the others
-            _log.error("unexpected error with an outbox", outbox=str(self._file.path), exc_info=error)
+            _log.error("unexpected error with an outbox", outbox=str(self._outbox.path), exc_info=error)
             self._become(OutboxState.UNUSABLE, "an unexpected error; the log has the details")
 
     async def _read(self, stamp: Stamp) -> None:
@@ -174,12 +177,12 @@ class _Watched:
         # Noted before its rows are read: what is written from here on makes another difference.
         self._seen, self._look_at = stamp, self._clock() / 1000 + LOOK_ANYWAY_SECONDS
         try:
-            if not await in_thread(self._file.open, stamp):
+            if not await self._outbox.open(stamp):
                 self._become(OutboxState.MISSING)
                 return
             self._conclude(await self._rescuer.empty(lambda: not self.stopping))
         finally:
-            await in_thread(self._file.close)
+            await self._outbox.close()
 
     def _conclude(self, remains: Remains) -> None:
         """When to look again, and how it does."""
@@ -200,18 +203,25 @@ class _Watched:
             return
         self._state, self._reason = state, reason
         if reason:
-            _log.warning("outbox_not_taken", outbox=str(self._file.path), state=state.value, reason=reason)
+            _log.warning("outbox_not_taken", outbox=str(self._outbox.path), state=state.value, reason=reason)
         else:
-            _log.info("outbox", outbox=str(self._file.path), state=state.value)
+            _log.info("outbox", outbox=str(self._outbox.path), state=state.value)
 
 
 class OutboxWatch:
     """Watches any number of outboxes, none of which waits for another. For the event loop."""
 
     def __init__(
-        self, paths: Sequence[Path], interval: float, sink: RowSink, clock: Clock, observer: RescueObserver
+        self,
+        paths: Sequence[Path],
+        interval: float,
+        sink: RowSink,
+        clock: Clock,
+        observer: RescueObserver,
+        *,
+        owners: Collection[int] = (),
     ) -> None:
-        self._watched = [_Watched(path, sink, clock, observer) for path in paths]
+        self._watched = [_Watched(path, owners, sink, clock, observer) for path in paths]
         self._interval = interval
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

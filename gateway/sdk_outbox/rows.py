@@ -1,17 +1,8 @@
-"""Plain data about an outbox and its rows, and the SQL that reads and changes them.
+"""Plain data about an outbox and its rows, and what can go wrong with either."""
 
-The conditions are those of `outbox.py` in the SDK 4.2.11, which stays free to claim, send and delete beside us.
-"""
-
-import sqlite3
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
-from spool.db.connection import primary_code
-
-ABANDONED_SECONDS: Final = 300
-"""A claim this old belongs to nobody any more: the SDK's own rule."""
+import msgspec
 
 
 class Outcome(StrEnum):
@@ -26,7 +17,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     """It holds no call log; left here."""
     LATER = "later"
-    """It could not be taken yet; given back."""
+    """It could not be accepted yet; given back."""
 
     @property
     def done(self) -> bool:
@@ -34,9 +25,8 @@ class Outcome(StrEnum):
         return self in {Outcome.RESCUED, Outcome.DUPLICATE, Outcome.SUPERSEDED}
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row that was claimed; `status` and `claimed_at` are what it had before."""
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that may be taken; `status` and `claimed_at` are what it had before it was claimed."""
 
     row_id: int
     call_id: str
@@ -44,12 +34,30 @@ class Row:
     claimed_at: float | None
     size: int
     """Bytes of its payload."""
-    payload: bytes | None = field(repr=False)
+    claimed: bool
+    """False for a row that is too large to be rewritten with a claim: it is deleted only while it is unchanged."""
+    payload: bytes | None = None
     """The payload, if it is small enough to be held in memory."""
 
+    def __repr__(self) -> str:  # never a payload in a log
+        return f"Row({self.row_id}, {self.call_id!r}, {self.size} bytes)"
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+
+class RefusedRow(msgspec.Struct, frozen=True):
+    """A row that holds nothing that could be a call log: its payload is NULL or a number, say."""
+
+    row_id: int
+    reason: str
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """The next rows of an outbox. There are no more where both are empty."""
+
+    rows: tuple[Row, ...]
+    refused: tuple[RefusedRow, ...]
+
+
+class Survey(msgspec.Struct, frozen=True):
     """What lies in an outbox, looked at without changing anything."""
 
     ready: int = 0
@@ -59,45 +67,8 @@ class Survey:
     """Rows that the SDK is sending, or will soon send again."""
     by_kind: tuple[tuple[str, str, int], ...] = ()
     """Status, event and count."""
-
-
-COLUMNS: Final = frozenset(
-    {"id", "call_id", "event_type", "payload", "status", "created_at", "next_attempt_at", "claimed_at"}
-)
-
-_FREE = f"""(
-    status = 'dead'
-    OR (status = 'pending' AND next_attempt_at <= :now)
-    OR (status = 'in_progress' AND coalesce(claimed_at, created_at) <= :now - {ABANDONED_SECONDS})
-)"""
-_NOT_LEFT_OUT = "id NOT IN (SELECT value FROM json_each(:left_out))"
-
-FREE_ROWS: Final = f"""
-    SELECT id, CAST(substr(call_id, 1, 512) AS TEXT), status, claimed_at FROM outbox
-    WHERE {_FREE} AND {_NOT_LEFT_OUT} ORDER BY id LIMIT :limit
-"""
-ANY_FREE_ROW: Final = f"SELECT EXISTS (SELECT 1 FROM outbox WHERE {_FREE} AND {_NOT_LEFT_OUT})"
-FREE_IDS: Final = f"SELECT id FROM outbox WHERE {_FREE} ORDER BY id"
-CLAIM: Final = "UPDATE outbox SET status = 'in_progress', claimed_at = ? WHERE id = ?"
-# Whoever claimed the row since then (after a pause of ours of five minutes) keeps it.
-DELETE_CLAIMED: Final = "DELETE FROM outbox WHERE id = ? AND status = 'in_progress' AND claimed_at = ?"
-GIVE_BACK: Final = (
-    "UPDATE outbox SET status = ?, claimed_at = ? WHERE id = ? AND status = 'in_progress' AND claimed_at = ?"
-)
-FREE_FROM: Final = f"""
-    SELECT min(CASE status WHEN 'pending' THEN next_attempt_at
-               ELSE coalesce(claimed_at, created_at) + {ABANDONED_SECONDS} END)
-    FROM outbox WHERE status IN ('pending', 'in_progress') AND {_NOT_LEFT_OUT}
-"""
-COUNT: Final = "SELECT count(*) FROM outbox"
-KINDS: Final = "SELECT status, event_type, count(*) FROM outbox GROUP BY 1, 2 ORDER BY 1, 2"
-
-
-# What can go wrong with an outbox: with the file as a whole, for a while, or with one row of it.
-
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_NOT_WRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+    unreadable: int = 0
+    """Rows that hold no call log, or cannot be read."""
 
 
 class OutboxError(Exception):
@@ -117,42 +88,24 @@ class RowRefused(Exception):
 
 
 class SinkUnavailable(Exception):
-    """Nothing can be taken at the moment: the spool is full, memory is used up, the gateway does not answer."""
-
-
-def translated(error: sqlite3.Error | UnicodeDecodeError) -> OutboxError:
-    """What an error of SQLite means for the outbox."""
-    code = primary_code(error)
-    if code in _BUSY:
-        return OutboxBusy("another process keeps it locked")
-    if code in _DAMAGED:
-        return OutboxUnusable(f"it is damaged, or no SQLite file ({error}): repair it, or move it away")
-    if code in _NOT_WRITABLE:
-        return OutboxUnusable(
-            f"it cannot be written to ({error}): give this user read and write access to the file and its folder"
-        )
-    return OutboxUnusable(f"SQLite cannot work with it: {error}")
-
-
-# How an outbox does: plain data for metrics, the status page and the command line.
+    """Nothing can be accepted at the moment: the spool is full, memory is used up, the gateway does not answer."""
 
 
 class OutboxState(StrEnum):
     """How an outbox does."""
 
     MISSING = "missing"
-    """There is no such file yet, or no table in it; it is taken up when it appears."""
+    """There is no such file yet, or no table in it; it is watched until it appears."""
     WATCHED = "watched"
-    """What comes in is taken."""
+    """New rows are taken."""
     WAITING = "waiting"
     """Its rows cannot be taken at the moment."""
     UNUSABLE = "unusable"
-    """Damaged, foreign or closed to this user."""
+    """Damaged, foreign, unsafe or closed to this user."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxStatus:
-    """One outbox at a moment."""
+class OutboxStatus(msgspec.Struct, frozen=True):
+    """One outbox at a moment: plain data for metrics, the status page and the command line."""
 
     path: str
     state: OutboxState
@@ -160,5 +113,5 @@ class OutboxStatus:
     """Why it waits or is unusable; empty otherwise."""
     rows: int
     """Rows that lie in it: in use by the SDK, refused, or still to be taken."""
-    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    outcomes: dict[Outcome, int] = {}
     """What became of rows since the start."""

@@ -1,9 +1,11 @@
 """Taking a row into the spool: the same examination and acceptance as a post, durable when it returns."""
 
+import asyncio
 import json
 import mmap
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -23,7 +25,7 @@ from gateway.intake.responses import translate
 from gateway.intake.routes import HEADER, IntakeToken, usable
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.live_calls import ENDED, STARTED
-from gateway.sdk_outbox.file import BATCH_BYTES, in_thread
+from gateway.sdk_outbox.file import BATCH_BYTES
 from gateway.sdk_outbox.rows import OutboxError, Outcome, Row, RowRefused, SinkUnavailable
 from spool.records import Buffer
 
@@ -110,8 +112,8 @@ MEMORY_BYTES = 3 * BATCH_BYTES
 _log = structlog.get_logger("callspool.outbox")
 _WRITE_BYTES = 1 << 20
 
-Copy = Callable[[Row, Callable[[bytes], object]], None]
-"""Gives the payload of a row to a writer, piece by piece; for worker threads."""
+Copy = Callable[[Row], AsyncGenerator[bytes, None]]
+"""Gives the payload of a row, piece by piece."""
 
 
 class RowSink(Protocol):
@@ -186,7 +188,11 @@ class SpoolSink:
             return Body(b"".join(restored.pieces), None, None), restored
         staged = self.staging.begin()
         try:
-            file, restored = await in_thread(_staged, staged, lambda write: copy(row, write))
+            payload = await run(staged.file)
+            async with aclosing(copy(row)) as pieces:
+                async for piece in pieces:
+                    await run(payload.write, piece)
+            file, restored = await run(_restored_in, staged, payload)
             data = await run(file.map)
         except BaseException:
             staged.discard()
@@ -194,10 +200,8 @@ class SpoolSink:
         return Body(data, None, staged, file), restored
 
 
-def _staged(staged: Staged, copy: Callable[[Callable[[bytes], object]], None]) -> tuple[StagedFile, Restored]:
-    """A large row through two files: its payload, and the call log as the SDK posts it. For worker threads."""
-    payload = staged.file()
-    copy(payload.write)
+def _restored_in(staged: Staged, payload: StagedFile) -> tuple[StagedFile, Restored]:
+    """The call log of a large row in a staging file of its own, as the SDK posts it. For worker threads."""
     scratch: Scratch = staged.scratch
     restored = restore(payload.map(), scratch)
     call_log = staged.file()
@@ -249,7 +253,7 @@ class PostSink:
 
     async def store(self, row: Row, copy: Copy) -> Outcome:
         """See `gateway.sdk_outbox.sinks.RowSink`."""
-        restored = await in_thread(_restored, row, copy)
+        restored = await _restored(row, copy)
         try:
             async with self._session.post(
                 self._url, data=_sent(restored.pieces), headers=self._headers(restored)
@@ -271,14 +275,16 @@ class PostSink:
         return headers
 
 
-def _restored(row: Row, copy: Copy) -> Restored:
+async def _restored(row: Row, copy: Copy) -> Restored:
     """The call log of a row; a large payload is mapped from a file that is gone when nobody looks at it any more."""
     if row.payload is not None:
         return restore(row.payload)
     with tempfile.TemporaryFile() as file:
-        copy(row, file.write)
+        async with aclosing(copy(row)) as pieces:
+            async for piece in pieces:
+                file.write(piece)
         file.flush()
-        return restore(memoryview(mmap.mmap(file.fileno(), row.size, access=mmap.ACCESS_READ)))
+        return await asyncio.to_thread(restore, memoryview(mmap.mmap(file.fileno(), row.size, access=mmap.ACCESS_READ)))
 
 
 async def _sent(pieces: Sequence[Buffer]) -> AsyncIterator[bytes]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.sdk_outbox.rows import ABANDONED_SECONDS, Outcome
+from gateway.sdk_outbox.file import ABANDONED_SECONDS
+from gateway.sdk_outbox.rows import Outcome
 from spool.records import Fragment
 from tests.outbox.sdk import rows, write
 from tests.outbox.world import Rescue, rescuing
@@ -141,15 +142,13 @@ async def test_a_row_that_somebody_else_claimed_meanwhile_is_left_to_them(tmp_pa
     """After a pause so long that the SDK took our claim for abandoned, the row is not deleted under it."""
     async with rescuing(tmp_path) as rescue:
         write(rescue.outbox, payload=FULL)
-        stamp = rescue.file.stamp()
-        assert stamp is not None
-        assert rescue.file.open(stamp)
-        claimed = rescue.file.claim(rescue.now, ())
+        await rescue.open()
+        claimed = await rescue.reader.claim(rescue.now, ())
         later = Rescue(rescue.world, rescue.outbox)
         rescue.world.clock.now += 1000 * ABANDONED_SECONDS
-        assert later.file.open(stamp)
-        assert len(later.file.claim(later.now, ())) == 1
-        rescue.file.settle(rescue.now - ABANDONED_SECONDS, claimed, ())
+        await later.open()
+        assert len((await later.reader.claim(later.now, ())).rows) == 1
+        await rescue.reader.settle(rescue.now - ABANDONED_SECONDS, claimed.rows, ())
         assert rows(rescue.outbox) == [(1, "in_progress", later.now)]
-        rescue.file.close()
-        later.file.close()
+        await rescue.reader.close()
+        await later.reader.close()

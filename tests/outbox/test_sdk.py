@@ -8,7 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gateway.sdk_outbox.rows import ABANDONED_SECONDS, Outcome
+from gateway.sdk_outbox.file import ABANDONED_SECONDS
+from gateway.sdk_outbox.rows import Outcome
 from tests.outbox.sdk import DOWN, KEY, agent, needs_sdk, rows
 from tests.outbox.world import Rescue, rescuing
 

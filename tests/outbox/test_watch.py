@@ -4,58 +4,22 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from gateway.sdk_outbox import rescue
-from gateway.sdk_outbox.file import OutboxFile, Stamp
+from gateway.sdk_outbox.file import Stamp
+from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rescue import OutboxWatch
-from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
-from tests.intake.world import World, running
+from gateway.sdk_outbox.rows import OutboxState, Outcome
+from tests.intake.world import running
 from tests.outbox.sdk import rows, write
+from tests.outbox.watching import Heard, watching_over
 from tests.system.waiting import until
 
-INTERVAL = 0.02
 FULL = {"call_id": "call-1", "wcall_event": "call_ended", "telemetry_data": {}}
-
-
-class Heard:
-    """Counts nothing: the status does."""
-
-    def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
-        pass
-
-
-class Watching:
-    """A watch, and what it says of its outboxes."""
-
-    def __init__(self, world: World, watch: OutboxWatch) -> None:
-        self.world = world
-        self.watch = watch
-
-    def status(self, index: int = 0) -> OutboxStatus:
-        return self.watch.status()[index]
-
-    async def until(self, state: OutboxState, rescued: int = 0, index: int = 0) -> None:
-        async def reached() -> bool:
-            status = self.status(index)
-            return status.state is state and status.outcomes.get(Outcome.RESCUED, 0) >= rescued
-
-        await until(reached, f"outbox {index} is {state} with {rescued} rescued")
-
-
-@asynccontextmanager
-async def watching_over(folder: Path, *paths: Path) -> AsyncIterator[Watching]:
-    async with running(folder / "spool") as world:
-        watch = OutboxWatch(paths, INTERVAL, world.intake.sink(key=None), world.clock, Heard())
-        watch.start()
-        try:
-            yield Watching(world, watch)
-        finally:
-            await watch.stop(5.0)
 
 
 async def test_an_outbox_may_appear_later_and_be_replaced(tmp_path: Path) -> None:
@@ -159,16 +123,16 @@ async def test_a_quiet_outbox_is_not_even_opened(tmp_path: Path, monkeypatch: py
     """As long as neither the file nor its log changes, a look is a look at their size and time."""
     opened, looked = [], []
 
-    class Counted(OutboxFile):
+    class Counted(OutboxReader):
         def stamp(self) -> Stamp | None:
             looked.append(1)
             return super().stamp()
 
-        def open(self, stamp: Stamp, *, to_change: bool = True) -> bool:
+        async def open(self, stamp: Stamp, *, to_change: bool = True) -> bool:
             opened.append(1)
-            return super().open(stamp, to_change=to_change)
+            return await super().open(stamp, to_change=to_change)
 
-    monkeypatch.setattr(rescue, "OutboxFile", Counted)
+    monkeypatch.setattr(rescue, "OutboxReader", Counted)
     outbox = tmp_path / "outbox.db"
     write(outbox, payload=FULL, status="in_progress", claimed_at=9e9)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.sdk_outbox.file import OutboxFile
+from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rescue import Remains, Rescuer
 from gateway.sdk_outbox.rows import Outcome
 from spool.records import Fragment
@@ -24,9 +24,9 @@ class Rescue:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.file = OutboxFile(self.outbox)
+        self.reader = OutboxReader(self.outbox)
         sink = self.world.intake.sink(key=self.key)
-        self.rescuer = Rescuer(self.file, sink, self.world.clock, self)
+        self.rescuer = Rescuer(self.reader, sink, self.world.clock, self)
 
     def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:
         self.outcomes[outcome] += 1
@@ -38,13 +38,17 @@ class Rescue:
 
     async def run(self) -> Remains:
         """Empty the outbox once."""
-        stamp = self.file.stamp()
-        assert stamp is not None
-        assert self.file.open(stamp)
+        await self.open()
         try:
             return await self.rescuer.empty(lambda: True)
         finally:
-            self.file.close()
+            await self.reader.close()
+
+    async def open(self) -> None:
+        """Start the process that reads the outbox."""
+        stamp = self.reader.stamp()
+        assert stamp is not None
+        assert await self.reader.open(stamp)
 
     async def stored(self, call_id: str) -> bytes:
         """The only record of a call, as it lies in the spool."""

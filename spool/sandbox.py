@@ -1,0 +1,137 @@
+"""The sandbox of a process that reads files of another trust domain: an SDK's outbox, somebody else's spool.
+
+Whoever can write such a file can make SQLite do much: delete what a rollback journal names, end the process by a
+truncated `-shm`, allocate gigabytes. So it is opened in a process of its own that has little to lose and little to
+give: an environment without secrets, no open files but its pipes, limits on memory and CPU time, and, where the kernel
+has Landlock (Linux 5.13 or later), access to one folder and to nothing else. It ends when the gateway does.
+
+This module imports little, since the process that it confines pays for each import.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sqlite3
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SAFE_SQLITE = (3, 53, 3)
+"""From this version on, SQLite no longer deletes the file that a forged rollback journal names as its super-journal.
+
+Tried with the journal of tests/outbox/hostile.py: 3.40.1, 3.50.4, 3.51.3 and 3.53.2 delete it, 3.53.3, 3.53.4 and
+3.54.1 do not.
+"""
+_PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+"""What a Python process needs to start. Tokens and keys of the gateway have other names."""
+_FIRST_TO_GO = "1000"
+"""The highest oom_score_adj: an out-of-memory killer then chooses this process before the gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the process may use."""
+
+    memory_bytes: int
+    """Address space in all, mapped files included."""
+    cpu_seconds: int
+
+
+def sqlite_is_safe(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
+    """Whether this SQLite leaves alone what a forged journal names, without our care."""
+    return version >= SAFE_SQLITE
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Those of the gateway's variables that the process is given: none that holds a secret."""
+    return {name: variables[name] for name in _PASSED_ON if name in variables}
+
+
+def confine(limits: Limits, folder: Path) -> bool:
+    """Give up what this process does not need to work on the files in `folder`. Call it before any thread is started.
+
+    Returns whether the kernel keeps it away from all other files. A signal that stops the gateway's whole group is
+    ignored: the gateway still has work for this process, and ends it.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):  # only Linux has it, and not in every container
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
+    for kind, limit in (
+        (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_CPU, limits.cpu_seconds),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        with suppress(ValueError, OSError):  # a lower hard limit is there already
+            resource.setrlimit(kind, (limit, limit))
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return _landlock(libc, folder)
+
+
+# Landlock, by its system calls: the C library has no functions for them. linux/landlock.h names the numbers.
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+"""The same numbers on every architecture."""
+_GIVE_VERSION = 1
+_PATH_BENEATH = 1
+
+_WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8, 1 << 14
+_FOLDER_RIGHTS = _WRITE_FILE | _READ_FILE | _READ_DIR | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
+_FILE_RIGHTS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
+_NEWEST_ABI = 6
+_TCP = 0b11
+"""From ABI 4 on: neither bind nor connect."""
+_SCOPES = 0b11
+"""From ABI 6 on: no abstract socket and no process outside can be reached."""
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
+
+
+class _Beneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
+
+
+def _landlock(libc: ctypes.CDLL, folder: Path) -> bool:
+    """Leave this process the files of `folder`, SQLite's source of randomness, and nothing else."""
+    abi = min(int(libc.syscall(_CREATE_RULESET, None, 0, _GIVE_VERSION)), _NEWEST_ABI)
+    if abi < 1:
+        return False
+    handled = _FILE_RIGHTS_BY_ABI[min(abi, max(_FILE_RIGHTS_BY_ABI))]
+    rules = _Ruleset(handled, _TCP if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    ruleset = int(libc.syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0))
+    if ruleset < 0:
+        return False
+    try:
+        allowed = _allow(libc, ruleset, folder, _FOLDER_RIGHTS & handled)
+        _allow(libc, ruleset, Path("/dev/urandom"), _READ_FILE)  # without it, SQLite takes the time
+        if not allowed or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            return False
+        return int(libc.syscall(_RESTRICT_SELF, ruleset, 0)) == 0
+    finally:
+        os.close(ruleset)
+
+
+def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int) -> bool:
+    """Add a rule; whether that went well."""
+    try:
+        parent = os.open(path, getattr(os, "O_PATH", 0) | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        rule = _Beneath(rights, parent)
+        return int(libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0)) == 0
+    finally:
+        os.close(parent)
