@@ -123,7 +123,9 @@ async def _compare(folder: Path, server: Server, size: DrainSize, rounds: int) -
 
 
 async def _callspool_seconds(spool: Spool, server: Server, bucket: str, due: tuple[Delivery, ...]) -> float:
-    uploader = S3Uploader(S3Options(bucket, endpoint_url=server.endpoint, region=REGION), spool, spool.ledger, _now)
+    uploader = S3Uploader(
+        S3Options(bucket, endpoint_url=server.endpoint, region=REGION), spool, spool.uploader_state, _now
+    )
 
     async def one(delivery: Delivery) -> None:
         outcome = await uploader.deliver(delivery)

@@ -18,10 +18,10 @@ from pathlib import Path
 from bench.latency import summarize
 from bench.load import Measured
 from gateway.intake.parse import CallLog, SizeRule, parse
-from spool.payload.frames import FrameWriter
+from spool.payload.frames import FrameEncoder
 
 
-def frames_of(body: bytes, writer: FrameWriter) -> Iterator[bytes]:
+def frames_of(body: bytes, writer: FrameEncoder) -> Iterator[bytes]:
     """What is stored of a call log."""
     call_log = parse(body, bytearray, SizeRule())
     if not isinstance(call_log, CallLog):
@@ -38,7 +38,7 @@ def work(bodies: Sequence[bytes], folder: Path, group: int, seconds: float) -> M
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.execute("CREATE TABLE frames (id INTEGER PRIMARY KEY, frame BLOB)")
-    writer, in_turn = FrameWriter(), itertools.cycle(bodies)
+    writer, in_turn = FrameEncoder(), itertools.cycle(bodies)
     posts, began, cpu_before = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds:
         frames = [(frame,) for body in itertools.islice(in_turn, group) for frame in frames_of(body, writer)]

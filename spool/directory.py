@@ -1,4 +1,4 @@
-"""The spool directory: who owns it, and whether a spool can live there.
+"""The spool directory: who owns it, whether a spool can live there, and the quarantine of corrupt databases.
 
 One process owns a spool at a time. The lock is an flock on a file of its own, so that the database file is
 never opened outside SQLite (closing it would drop SQLite's own locks).
@@ -16,14 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
-from spool.stats import Aside
+from spool.stats import QuarantinedDatabase
 
 DATABASE_NAME = "spool.db"
 LOCK_NAME = "spool.lock"
 STAGING_NAME = "staging"
 """Where bodies are kept that are still coming in; what a killed process left there is removed at the next start."""
-ASIDE_PREFIX = "aside-"
-"""What the directories are called into which damaged databases are moved."""
+QUARANTINE_PREFIX = "quarantine-"
+"""How the names of the directories begin into which corrupt databases are moved."""
+OLD_QUARANTINE_PREFIX = "aside-"
+"""How they began before schema version 6."""
+IMPORTED_NAME = "imported.json"
+"""The mark of a database whose readable records were all imported into another spool."""
+OLD_IMPORTED_NAME = "brought.json"
+"""What the mark was called before schema version 6."""
 
 NETWORK_FILE_SYSTEMS = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "coda", "glusterfs", "lustre", "beegfs", "gfs2",
@@ -164,7 +170,7 @@ class DirectoryLock:
         )
 
 
-# Moving a damaged database aside: whole, with its log, into a directory of its own beside the new one.
+# Quarantine: a corrupt database is moved whole, with its log, into a directory of its own beside the new one.
 #
 # Nothing here is ever deleted by callspool. A move that a crash interrupted is finished at the next start: the
 # directory says that the move is under way until all is moved.
@@ -172,53 +178,63 @@ class DirectoryLock:
 REASON_NAME = "reason.txt"
 MOVING_NAME = "moving.txt"
 """What the reason is called while the move is under way."""
-BROUGHT_NAME = "brought.json"
-"""Written when every readable record of a directory was brought into another spool."""
 _PARTS = (f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", DATABASE_NAME)
 
 
-def move_aside(directory: Path, reason: str, now: int) -> Path:
-    """Move the database of a closed spool aside; returns where to. `now` in milliseconds. Raises `OSError`."""
-    aside = _new_directory(directory, datetime.fromtimestamp(now / 1000, UTC).strftime("%Y%m%dT%H%M%SZ"))
-    with (aside / MOVING_NAME).open("w", encoding="utf-8") as file:
+def quarantine(directory: Path, reason: str, now: int) -> Path:
+    """Move the database of a closed spool into quarantine; returns where to. `now` in ms. Raises `OSError`."""
+    folder = _new_folder(directory, datetime.fromtimestamp(now / 1000, UTC).strftime("%Y%m%dT%H%M%SZ"))
+    with (folder / MOVING_NAME).open("w", encoding="utf-8") as file:
         file.write(reason + "\n")
         file.flush()
         os.fsync(file.fileno())
-    _sync(aside)
+    _sync(folder)
     _sync(directory)
-    _move(directory, aside)
-    return aside
+    _move(directory, folder)
+    return folder
 
 
-def finish_moves(directory: Path) -> None:
+def finish_quarantines(directory: Path) -> None:
     """Finish a move that was interrupted. Raises `OSError`."""
-    for aside in directory.glob(f"{ASIDE_PREFIX}*"):
-        if (aside / MOVING_NAME).exists():
-            _move(directory, aside)
+    for folder in _folders(directory):
+        if (folder / MOVING_NAME).exists():
+            _move(directory, folder)
 
 
-def asides(directory: Path) -> tuple[Aside, ...]:
-    """The databases that were moved aside and are still there, the oldest first."""
-    return tuple(_described(aside) for aside in sorted(directory.glob(f"{ASIDE_PREFIX}*")) if aside.is_dir())
+def quarantined(directory: Path) -> tuple[QuarantinedDatabase, ...]:
+    """The databases in quarantine, the oldest first."""
+    return tuple(_described(folder) for folder in _folders(directory))
 
 
-def _described(aside: Path) -> Aside:
-    reason = aside / REASON_NAME
+def was_imported(folder: Path) -> bool:
+    """Whether a mark says that the records of the database in this directory were imported."""
+    return any((folder / name).exists() for name in (IMPORTED_NAME, OLD_IMPORTED_NAME))
+
+
+def _folders(directory: Path) -> list[Path]:
+    """By the time in their names."""
+    prefixes = (QUARANTINE_PREFIX, OLD_QUARANTINE_PREFIX)
+    folders = [folder for prefix in prefixes for folder in directory.glob(f"{prefix}*") if folder.is_dir()]
+    return sorted(folders, key=lambda folder: folder.name.partition("-")[2])
+
+
+def _described(folder: Path) -> QuarantinedDatabase:
+    reason = folder / REASON_NAME
     text = reason.read_text("utf-8", "replace").strip() if reason.exists() else ""
-    size = sum(file.stat().st_size for file in aside.iterdir() if file.is_file())
-    return Aside(aside, text, size, (aside / BROUGHT_NAME).exists())
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return QuarantinedDatabase(folder, text, size, was_imported(folder))
 
 
-def _new_directory(directory: Path, time: str) -> Path:
-    for name in _names(f"{ASIDE_PREFIX}{time}"):
-        aside = directory / name
-        if not aside.exists():
-            aside.mkdir(mode=0o700)
-            return aside
+def _new_folder(directory: Path, time: str) -> Path:
+    for name in _numbered(f"{QUARANTINE_PREFIX}{time}"):
+        folder = directory / name
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            return folder
     raise AssertionError("names do not end")
 
 
-def _names(first: str) -> Iterator[str]:
+def _numbered(first: str) -> Iterator[str]:
     """Two moves in one second need two names."""
     yield first
     number = 2
@@ -227,18 +243,18 @@ def _names(first: str) -> Iterator[str]:
         number += 1
 
 
-def _move(directory: Path, aside: Path) -> None:
+def _move(directory: Path, folder: Path) -> None:
     for name in _PARTS:
         if (directory / name).exists():
-            (directory / name).rename(aside / name)
-    _sync(aside)
+            (directory / name).rename(folder / name)
+    _sync(folder)
     _sync(directory)
-    (aside / MOVING_NAME).rename(aside / REASON_NAME)
-    _sync(aside)
+    (folder / MOVING_NAME).rename(folder / REASON_NAME)
+    _sync(folder)
 
 
 def _sync(directory: Path) -> None:
-    """Make what names lie in a directory durable."""
+    """Make the names that lie in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -246,11 +262,11 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-# What is known of damage to the database that is open: once something was seen, nothing more is written to it.
+class CorruptionLatch:
+    """The first sign of corruption in the open database; after it, nothing more is written to that.
 
-
-class Damage:
-    """The first sign of damage. Any thread may report it; `wait` is for the event loop that was given."""
+    Any thread may report; `wait` is for the event loop that was given.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -259,67 +275,58 @@ class Damage:
         """What was seen first; None while nothing was."""
 
     def report(self, reason: str) -> None:
-        """Something that only damage explains was seen. Later reports change nothing."""
-        if self.reason is not None:
-            return
-        self.reason = reason
-        self._soon(self._seen.set)
+        """Something was seen that only corruption explains. Later reports change nothing."""
+        if self.reason is None:
+            self.reason = reason
+            with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
+                self._loop.call_soon_threadsafe(self._seen.set)
 
-    def look_at(self, error: Exception) -> None:
-        """An error was met: report it if it tells of damage."""
+    def observe(self, error: Exception) -> None:
+        """Report an error if it is one of corruption."""
         if isinstance(error, CorruptDatabase):
             self.report(str(error))
 
     def error(self) -> CorruptDatabase:
-        """What is said to whoever would write."""
-        return CorruptDatabase(f"the spool's database is damaged, and makes way for a new one: {self.reason}")
+        """The error of whoever would write."""
+        return CorruptDatabase(f"the spool's database is corrupt and is being replaced: {self.reason}")
 
     async def wait(self) -> str:
-        """Wait until damage is seen; returns what it was."""
+        """Wait until corruption is seen; returns what it was."""
         await self._seen.wait()
         return self.reason or ""
 
-    def _soon(self, callback: Callable[[], None]) -> None:
-        """On the event loop, unless that is closed and nobody waits any more."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback)
 
+class SpoolDirectory:
+    """The spool directory as this process owns it. Made by `acquire`, ended by `release`, with the database closed."""
 
-# The spool directory as this process holds it: its lock, what damage was seen, and what was moved aside.
-
-
-class Custody:
-    """Made by `take`, ended by `give_back`, when nothing of the database is open any more."""
-
-    def __init__(self, directory: Path, lock: DirectoryLock, warning: str | None, damage: Damage) -> None:
-        self.directory = directory
+    def __init__(self, path: Path, lock: DirectoryLock, warning: str | None, corruption: CorruptionLatch) -> None:
+        self.path = path
         self.warning = warning
         """What the operator should know about the directory, if anything."""
-        self.damage = damage
-        """What damage was seen to the database that is open."""
-        self.asides: tuple[Aside, ...] = ()
-        """The damaged databases that were moved aside, as of the last `look`."""
+        self.corruption = corruption
+        self.quarantined: tuple[QuarantinedDatabase, ...] = ()
+        """The databases in quarantine, as of the last `refresh`."""
         self._lock = lock
 
     @classmethod
-    async def take(cls, directory: Path, lock_timeout: float) -> "Custody":
+    async def acquire(cls, path: Path, lock_timeout: float) -> "SpoolDirectory":
         """Own the directory. Raises `UnsuitableDirectory` or `SpoolLocked`."""
-        warning = prepare_directory(directory)
-        lock = DirectoryLock(directory)
+        warning = prepare_directory(path)
+        lock = DirectoryLock(path)
         await asyncio.to_thread(lock.acquire, lock_timeout)
-        return cls(directory, lock, warning, Damage(asyncio.get_running_loop()))
+        return cls(path, lock, warning, CorruptionLatch(asyncio.get_running_loop()))
 
-    def look(self) -> None:
-        """See what lies aside."""
-        self.asides = asides(self.directory)
+    def refresh(self) -> None:
+        """See which databases are in quarantine now."""
+        self.quarantined = quarantined(self.path)
 
-    async def give_back(self, now: int) -> None:
-        """Move a damaged database aside, so that whoever opens the directory next makes a new one; free the directory.
+    async def release(self, now: int) -> None:
+        """Move a corrupt database into quarantine, so that whoever opens the directory next makes a new one; free it.
 
-        Raises `OSError` where it cannot be moved; the next start meets the damage again, or finishes the move.
+        Raises `OSError` where it cannot be moved; the next start meets the corruption again, or finishes the move.
         """
         try:
-            if self.damage.reason is not None:
-                await asyncio.to_thread(move_aside, self.directory, self.damage.reason, now)
+            if self.corruption.reason is not None:
+                await asyncio.to_thread(quarantine, self.path, self.corruption.reason, now)
         finally:
             self._lock.release()

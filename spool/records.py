@@ -139,12 +139,6 @@ detail that is replayed becomes HELD when its core is still dead.
 """
 
 
-class FreshFrame(bytes):
-    """A stored frame of which `raw`, what it holds, is at hand still: nobody need decompress it."""
-
-    raw: bytes
-
-
 class StoredFragment(Struct, frozen=True):
     """How a fragment lies in the spool: `chunks` zstd frames that hold `raw_bytes` in `stored_bytes`."""
 
@@ -265,6 +259,25 @@ class Accepted(Struct, frozen=True):
     """Whether the accepted record (the first one, for a duplicate) is stored as core and detail."""
 
 
+# Destinations by name and by number.
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationIds:
+    """The spool's id, and the numbers under which its database knows its destinations."""
+
+    spool_id: str
+    ids: dict[str, int]
+    """Numbers by name."""
+    names: dict[int, str]
+    """Names by number."""
+
+    def add(self, destinations: Mapping[int, str]) -> None:
+        """Know destinations that were added since the start. For the event loop."""
+        self.names.update(destinations)
+        self.ids.update({name: destination_id for destination_id, name in destinations.items()})
+
+
 # What a settled attempt does to its delivery ------------------------------------------------------------------
 
 
@@ -293,14 +306,14 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Bury:
+class DeadLetter:
     """Make it a dead letter with this reason."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
-class Divert:
+class Redirect:
     """The destination refuses it like this: others of the same record are owed from now on, to whomever.
 
     With `keep` it becomes a dead letter with `error` besides; without, they take its place and it is owed no more.
@@ -312,7 +325,7 @@ class Divert:
     keep: bool
 
 
-Settlement = Delivered | RetryAt | Hold | Bury | Divert
+Settlement = Delivered | RetryAt | Hold | DeadLetter | Redirect
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +340,7 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenBreaker:
+class BreakerSnapshot:
     """Why a destination takes no deliveries. Times are milliseconds since the Unix epoch."""
 
     cause: str

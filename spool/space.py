@@ -1,6 +1,6 @@
-"""The quota: how many bytes the spool may take, and what is promised to posts that are on their way in.
+"""Space: the quota, with what is reserved in it for posts on their way in, and the headroom on the disk.
 
-A part of it is kept for records that owe nothing to the detail lane, so that a spool full of details still takes
+A part of it is kept for records that enqueue nothing to the detail lane, so that a spool full of details still takes
 what a dashboard needs at once.
 """
 
@@ -32,8 +32,8 @@ def reserve_of(limit_bytes: int, wanted_bytes: int | None) -> int:
     return min(reserve, limit_bytes // 2)
 
 
-class Promise:
-    """So many bytes of the quota, for as long as a block lasts."""
+class QuotaReservation:
+    """Bytes of the quota that are reserved for as long as a block lasts."""
 
     __slots__ = ("_byte_count", "_quota")
 
@@ -42,15 +42,15 @@ class Promise:
         self._byte_count = byte_count
 
     def __enter__(self) -> None:
-        """Nothing more: it was promised when this was made."""
+        """They were reserved when this was made."""
 
     def __exit__(self, *_: object) -> None:
-        """It was kept."""
+        """What of them was used is measured now."""
         self._quota.release(self._byte_count)
 
 
 class Quota:
-    """Bytes used, promised and allowed. For the event loop only.
+    """Bytes used, reserved and allowed. For the event loop only.
 
     `waited` says for how many milliseconds the oldest record that is still owed has waited, if there is one.
     """
@@ -64,51 +64,51 @@ class Quota:
         self.staged_bytes = 0
         """What lies in staging files, by what `stage` and `unstage` were told."""
         self._waited = waited
-        self._promised = 0
+        self._reserved = 0
 
-    def promised(self, byte_count: int, used_bytes: int, *, reserve: bool = False) -> "Promise":
+    def reserve(self, byte_count: int, used_bytes: int, *, core: bool = False) -> "QuotaReservation":
         """Set `byte_count` aside for a post on its way in, or raise `SpoolFull`; afterwards its use is measured.
 
-        To be used in a `with` statement at once. With `reserve` the part that is kept for cores may be used.
+        To be used in a `with` statement at once. With `core` the part that is kept for cores may be used.
         """
-        self._check(byte_count, used_bytes, reserve=reserve)
-        self._promised += byte_count
-        return Promise(self, byte_count)
+        self._check(byte_count, used_bytes, core=core)
+        self._reserved += byte_count
+        return QuotaReservation(self, byte_count)
 
     def release(self, byte_count: int) -> None:
-        """So much less is promised: it was used, or will not be."""
-        self._promised -= byte_count
+        """So much less is reserved: it was used, or will not be."""
+        self._reserved -= byte_count
 
-    def fits(self, byte_count: int, used_bytes: int, *, reserve: bool = False) -> bool:
-        """Whether so much could be promised now."""
-        limit = self.limit_bytes if reserve else self.limit_bytes - self.reserve_bytes
-        return self._taken(used_bytes) + byte_count <= limit
+    def fits(self, byte_count: int, used_bytes: int, *, core: bool = False) -> bool:
+        """Whether so much could be reserved now."""
+        limit = self.limit_bytes if core else self.limit_bytes - self.reserve_bytes
+        return self._occupied(used_bytes) + byte_count <= limit
 
     def stage(self, byte_count: int, used_bytes: int) -> None:
         """Count so many bytes of a staging file, or raise `SpoolFull`; what is staged is large, and never a core."""
-        self._check(byte_count, used_bytes, reserve=False)
+        self._check(byte_count, used_bytes, core=False)
         self.staged_bytes += byte_count
 
     def unstage(self, byte_count: int) -> None:
         """So many bytes of staging files are gone."""
         self.staged_bytes -= byte_count
 
-    def _taken(self, used_bytes: int) -> int:
-        """What is used, staged and promised."""
-        return used_bytes + self.staged_bytes + self._promised
+    def _occupied(self, used_bytes: int) -> int:
+        """What is used, staged and reserved."""
+        return used_bytes + self.staged_bytes + self._reserved
 
-    def _check(self, byte_count: int, used_bytes: int, *, reserve: bool) -> None:
+    def _check(self, byte_count: int, used_bytes: int, *, core: bool) -> None:
         """Raise `SpoolFull` where so much does not fit."""
-        if self.fits(byte_count, used_bytes, reserve=reserve):
+        if self.fits(byte_count, used_bytes, core=core):
             return
-        taken, waited = self._taken(used_bytes), self._waited()
-        kept = f" ({self.reserve_bytes} of them kept for cores)" if self.reserve_bytes and not reserve else ""
-        oldest = "" if waited is None else f"; what is owed the longest has waited for {waited / 1000:.0f} s"
+        occupied, waited = self._occupied(used_bytes), self._waited()
+        kept = f" ({self.reserve_bytes} of them kept for cores)" if self.reserve_bytes and not core else ""
+        oldest = "" if waited is None else f"; the oldest delivery has waited for {waited / 1000:.0f} s"
         raise SpoolFull(
-            f"the spool is full: {taken} of {self.limit_bytes} bytes are taken{kept} and {byte_count} more are "
-            f"needed{oldest}; it empties as deliveries succeed (see the status page for what holds them up), "
+            f"the spool is full: {occupied} of {self.limit_bytes} bytes are used{kept} and {byte_count} more are "
+            f"needed{oldest}; it empties as deliveries succeed (the status page shows what holds them up), "
             "or raise CALLSPOOL_SPOOL_MAX_BYTES where the disk has room for more",
-            used_bytes=taken,
+            used_bytes=occupied,
             limit_bytes=self.limit_bytes,
         )
 
@@ -219,7 +219,7 @@ class DiskSpace:
         except OSError as error:
             _shorten(self._path, self._held)
             if self._held and error.errno not in _NO_ROOM:
-                return  # a disk that fails otherwise is told of by the writes that matter
+                return  # a disk that fails otherwise is reported by the writes that matter
             self._note(f"the disk is full: no room for {self._path} ({error.strerror}); free space on it")
             return
         self._held = size
@@ -242,6 +242,6 @@ def _take(path: Path, size: int) -> None:
 
 
 def _shorten(path: Path, size: int) -> None:
-    """Let the file system have its blocks. That it cannot be shortened is a failing disk, which other writes tell."""
+    """Give its blocks back to the file system. A disk that fails here is reported by other writes."""
     with suppress(OSError):
         os.truncate(path, size)

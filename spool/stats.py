@@ -1,4 +1,4 @@
-"""What people and metrics see of a spool: figures, and what became of records. Plain data, like `spool.records`."""
+"""Stats: what people and metrics see of a spool, and what became of records. Plain data, like `spool.records`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class LaneCounts:
     """How the deliveries of one destination and lane stand.
 
     `delivered`, `expired` and `discarded` only grow, and so does `owed`, but for deliveries whose place was taken by
-    others (`spool.records.Divert`), or that were moved to another destination; the others are levels.
+    others (`spool.records.Redirect`), or that were moved to another destination; the others are levels.
     """
 
     owed: int = 0
@@ -86,15 +86,15 @@ class OpenDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
-    """A damaged database that was moved aside."""
+class QuarantinedDatabase:
+    """A corrupt database that was moved into quarantine."""
 
     directory: Path
     reason: str
     size: int
     """Bytes of its files."""
-    brought: bool
-    """Whether its records were brought into the present database already."""
+    imported: bool
+    """Whether its records were imported into the present database already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ class SpoolStats:
     """The last part of the limit, which only records without details may use."""
     dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = field(default_factory=dict)
     """How many of the newest dead letters of a lane have each reason, as of some seconds ago."""
-    asides: tuple[Aside, ...] = ()
-    """Damaged databases that were moved aside and are still there."""
+    quarantined: tuple[QuarantinedDatabase, ...] = ()
+    """Corrupt databases that are in quarantine still."""
 
     @property
     def full_of_details(self) -> bool:

@@ -10,12 +10,12 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from spool.records import (
+    BreakerSnapshot,
     Delivery,
     DeliveryKey,
     Due,
     Fragment,
     Lane,
-    OpenBreaker,
     PartProgress,
     Record,
     Settlement,
@@ -119,24 +119,12 @@ class BatchUploader(Uploader, Protocol):
         ...
 
 
-class BreakerMemory(Protocol):
-    """Keeps open breakers through restarts. Both methods raise `SpoolError`."""
-
-    async def read(self, destination: str) -> OpenBreaker | None:
-        """What was kept last; None for a destination whose breaker is closed."""
-        ...
-
-    async def keep(self, destination: str, breaker: OpenBreaker | None) -> None:
-        """Remember it, or that it is closed; durable when this returns."""
-        ...
-
-
 class Queue(Protocol):
     """What the dispatcher asks of the spool."""
 
     @property
-    def breakers(self) -> BreakerMemory:
-        """Where open breakers are kept."""
+    def uploader_state(self) -> "UploaderState":
+        """Where open circuit breakers are kept."""
         ...
 
     async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
@@ -163,7 +151,7 @@ class Queue(Protocol):
         """The tokens for which `Hold` has set something aside: after a restart they are to be tried again."""
         ...
 
-    async def wake(self, destination: str, *, now: int) -> None:
+    async def make_due(self, destination: str, *, now: int) -> None:
         """Make every delivery that is ready but not yet due, due now: the destination answers again."""
         ...
 
@@ -229,14 +217,23 @@ class ObjectObserver(Protocol):
         ...
 
 
-# Progress of multipart uploads, kept through restarts.
+# What uploaders keep through restarts.
 
 
-class Ledger(Protocol):
-    """Keeps the progress of multipart uploads. What was written is durable when a method returns.
+class UploaderState(Protocol):
+    """Keeps open circuit breakers, and the progress of multipart uploads.
 
-    The progress of a delivery disappears when that is settled as delivered. Every method raises `SpoolError`.
+    What was written is durable when a method returns. The progress of a delivery disappears when that is settled as
+    delivered. Every method raises `SpoolError`.
     """
+
+    async def read_breaker(self, destination: str) -> BreakerSnapshot | None:
+        """What was kept last; None for a destination whose breaker is closed."""
+        ...
+
+    async def keep_breaker(self, destination: str, breaker: BreakerSnapshot | None) -> None:
+        """Remember it, or that it is closed."""
+        ...
 
     async def upload_progress(self, key: DeliveryKey) -> UploadProgress | None:
         """The progress of a delivery's upload; None when it has none."""
@@ -299,13 +296,11 @@ class SilentObserver:
 
 
 __all__ = [
-    "BreakerMemory",
     "BreakerState",
     "Delivered",
     "DeliveryKey",
     "DestinationStatus",
     "DispatchObserver",
-    "Ledger",
     "Outcome",
     "PartProgress",
     "PayloadReader",
@@ -315,4 +310,5 @@ __all__ = [
     "Scope",
     "UploadProgress",
     "Uploader",
+    "UploaderState",
 ]

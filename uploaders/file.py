@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from spool.payload.frames import decode, encode
 from spool.records import NAME_ENDINGS, OBJECT_FORMS, Delivery, Form
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
-from uploaders.document.body import compress, decompress
 from uploaders.document.render import render
 from uploaders.durable_file import DurableFile, commit_all
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
@@ -83,10 +83,10 @@ class FileUploader:
         compressed = delivery.form is Form.DETAIL
         for piece in render(delivery):
             if isinstance(piece, bytes):
-                yield compress(piece) if compressed else piece
+                yield encode(piece) if compressed else piece
                 continue
             async for frame in self._payloads.frames(delivery.record, piece):
-                yield frame if compressed else await _in_thread(decompress, frame)
+                yield frame if compressed else await _in_thread(decode, frame)
 
 
 def path_of(delivery: Delivery) -> Path:

@@ -19,9 +19,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 from yarl import URL
 
+from spool.payload.frames import decode
 from spool.records import Delivery, Form, Lane
 from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
-from uploaders.document.body import decompress
 from uploaders.document.render import encoded_member, raw_bytes_of, render, with_last_member
 from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.pool import ClientOptions, HttpClient
@@ -237,7 +237,7 @@ class PresignedUploader:
                 yield piece
                 continue
             async for frame in self._payloads.frames(delivery.record, piece):
-                yield await asyncio.to_thread(decompress, frame)
+                yield await asyncio.to_thread(decode, frame)
 
 
 # Routes each delivery to one of two uploaders of an endpoint: one posts, the other uploads wholes to pre-signed URLs.

@@ -120,8 +120,8 @@ def _of_spool(stats: SpoolStats) -> Iterator[GaugeMetricFamily]:
     yield _gauge("spool_limit_bytes", stats.limit_bytes)
     yield _gauge("spool_reserve_bytes", stats.reserve_bytes)
     yield _gauge("unaccounted_records", stats.unaccounted)
-    yield _gauge("quarantined_databases", sum(not aside.brought for aside in stats.asides))
-    yield _gauge("quarantined_bytes", sum(aside.size for aside in stats.asides))
+    yield _gauge("quarantined_databases", sum(not one.imported for one in stats.quarantined))
+    yield _gauge("quarantined_bytes", sum(one.size for one in stats.quarantined))
 
 
 def _of_destinations(destinations: Iterable[DestinationStatus]) -> Iterator[GaugeMetricFamily]:

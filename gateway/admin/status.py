@@ -282,9 +282,9 @@ def spool_obstacle(stats: SpoolStats) -> str | None:
 def attention(stats: SpoolStats | None) -> tuple[str, ...]:
     """What an operator should do although posts can be accepted; empty when there is nothing."""
     return tuple(
-        f"a corrupt database is in quarantine at {aside.directory} ({aside.reason}): run `callspool salvage`"
-        for aside in (stats.asides if stats else ())
-        if not aside.brought
+        f"a corrupt database is in quarantine at {one.directory} ({one.reason}): run `callspool salvage`"
+        for one in (stats.quarantined if stats else ())
+        if not one.imported
     )
 
 

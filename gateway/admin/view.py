@@ -7,7 +7,7 @@ from typing import Protocol
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.sdk_outbox.rows import OutboxStatus
-from spool.salvage.service import Salvages
+from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
 
@@ -45,7 +45,7 @@ class GatewayView(Protocol):
         ...
 
     @property
-    def salvages(self) -> Salvages | None:
+    def salvages(self) -> SalvageService | None:
         """Imports what other databases hold."""
         ...
 

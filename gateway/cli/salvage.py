@@ -1,4 +1,4 @@
-"""`callspool salvage` and `callspool adopt`: bring what another database holds into a spool, running or stopped."""
+"""`callspool salvage` and `callspool adopt`: import what another database holds into a spool, running or stopped."""
 
 import asyncio
 import time
@@ -35,17 +35,17 @@ class _NoObserver:
         """A transaction with `batch` operations took `seconds`."""
 
 
-@click.command(short_help="Bring what can be read of a damaged database into the spool.")
+@click.command(short_help="Import what can be read of a corrupt database into the spool.")
 @click.argument("directory", required=False, type=_PATH)
-@click.option("--dry-run", is_flag=True, help="Only say what would be brought.")
+@click.option("--dry-run", is_flag=True, help="Only report what would be imported.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON, one a line.")
 @spool_option
 @admin_option
 def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *, dry_run: bool, as_json: bool) -> None:
-    """Bring every readable record of the databases that were moved aside into the present one.
+    """Import every readable record of the databases in quarantine into the present one.
 
     A running gateway does it itself, and delivers at once; where none runs, the configured spool is opened. DIRECTORY
-    names one of them, or a copy from elsewhere. It may be repeated: nothing is brought twice.
+    names one of them, or a copy from elsewhere. It may be repeated: nothing is imported twice.
     """
     order = SalvageOrder(None if directory is None else str(directory.absolute()), False, dry_run)
     _carry_out(order, file, address, as_json=as_json)
@@ -53,15 +53,15 @@ def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *
 
 @click.command(short_help="Take over the spool of a gateway that will not come back.")
 @click.argument("directory", type=_PATH)
-@click.option("--dry-run", is_flag=True, help="Only say what would be brought.")
+@click.option("--dry-run", is_flag=True, help="Only report what would be imported.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @spool_option
 @admin_option
 def adopt(directory: Path, file: Path | None, address: ListenAddress, *, dry_run: bool, as_json: bool) -> None:
     """Take over the spool in DIRECTORY, dead letters included, from a gateway that will not come back.
 
-    It is refused while a gateway lives there. Afterwards the database there is moved aside: a repetition does nothing,
-    and a gateway that starts there begins with an empty spool.
+    It is refused while a gateway lives there. Afterwards the database there is in quarantine: a repetition does
+    nothing, and a gateway that starts there begins with an empty spool.
     """
     _carry_out(SalvageOrder(str(directory.absolute()), True, dry_run), file, address, as_json=as_json)
 
@@ -108,7 +108,7 @@ async def _in_own_spool(order: SalvageOrder, file: Path | None) -> AsyncGenerato
     options = spool_options(loaded_or_exit(file, local=True).settings)
     spool = await Spool.open(options, (), lambda: time.time_ns() // 1_000_000, _NoObserver())
     try:
-        async with aclosing(carry_out(spool.salvages, order)) as lines:
+        async with aclosing(carry_out(spool.salvage, order)) as lines:
             async for line in lines:
                 yield line
     finally:
@@ -127,10 +127,10 @@ def _show(line: Line, tell: Tell, *, as_json: bool) -> None:
             tell(line.what, line.done, line.total)
         case Failed():
             complain(
-                f"{line.directory}: {line.reason}.", hint="What was brought before stays, and is not brought twice."
+                f"{line.directory}: {line.reason}.", hint="What was imported before stays, and is not imported twice."
             )
         case NothingToDo() if not as_json:
-            complain("No damaged database waits to be brought.", style="green")
+            complain("No database is in quarantine that was not imported already.", style="green")
         case Report() if not as_json:
             describe(line)
         case _:
@@ -143,7 +143,7 @@ SHOWN_UNREADABLE = 20
 """More are in the JSON."""
 
 _STYLES = {
-    Outcome.BROUGHT: "green",
+    Outcome.IMPORTED: "green",
     Outcome.DAMAGED: "yellow",
     Outcome.UNREADABLE: "bold red",
 }
@@ -152,7 +152,7 @@ _STYLES = {
 def describe(report: Report) -> None:
     """Print what came of the records, which cannot be read, and what to do with the directory."""
     console = output()
-    verb = "would be brought" if report.dry_run else "adopted" if report.adopt else "salvaged"
+    verb = "would be imported" if report.dry_run else "adopted" if report.adopt else "salvaged"
     console.print(plain(f"{report.directory}  ", "bold").append(verb, "bold green"))
     shown = table("Records", "", numbers=("Records",))
     for outcome in Outcome:

@@ -14,11 +14,8 @@ from gateway.calllog.document import Document, Envelope, UploadRequest, recognis
 from gateway.calllog.split import CORE_MAX_BYTES, split
 from gateway.calllog.toplevel import Piece, buffers, scan
 from gateway.fanout import StoredAs
-from spool.payload.frames import FRAME_RAW_BYTES, FrameWriter, chunk_count
+from spool.payload.frames import FrameEncoder, frames_bound
 from spool.records import Buffer, Fragment
-
-_FRAME_OVERHEAD = FRAME_RAW_BYTES // 256 + 128
-"""What zstd may add to a frame at most: ZSTD_COMPRESSBOUND of its zstd.h, and a checksum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +117,9 @@ def stored_as(document: Document, rule: SizeRule) -> StoredAs:
     """
     if document.raw_bytes > rule.two_phase_raw_threshold:
         return StoredAs.TWO_PHASE
-    most = document.raw_bytes + _FRAME_OVERHEAD * chunk_count(document.raw_bytes)
-    if _fits(most, rule):
+    if _fits(frames_bound(document.raw_bytes), rule):
         return StoredAs.SINGLE
-    frames = FrameWriter(rule.compression_level).frames(document.pieces)
+    frames = FrameEncoder(rule.compression_level).frames(document.pieces)
     return StoredAs.SINGLE if _fits(sum(len(frame.data) for frame in frames), rule) else StoredAs.TWO_PHASE
 
 

@@ -31,11 +31,11 @@ class RecordStore(Protocol):
         """The upload address that was given out under this name."""
         ...
 
-    def promise_staging(self, byte_count: int) -> None:
+    def reserve_staging(self, byte_count: int) -> None:
         """Set so many bytes of the quota aside for a staging file. Raises `SpoolFull` where it has no room for them."""
         ...
 
-    def settle_staging(self, byte_count: int) -> None:
+    def release_staging(self, byte_count: int) -> None:
         """So many bytes of staging files are gone again."""
         ...
 

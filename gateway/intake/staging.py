@@ -151,7 +151,7 @@ class Staged:
 
     def claim(self, size: int) -> None:
         """Claim `size` bytes for what is about to come. For the event loop. Raises `SpoolFull`."""
-        self._area.store.promise_staging(size)
+        self._area.store.reserve_staging(size)
         self._claimed += size
 
     def need(self, size: int) -> None:
@@ -186,7 +186,7 @@ class Staged:
             files, self._files = self._files, []
             asyncio.get_running_loop().call_soon(self._area.workers.start, lambda: _close_all(files))
         if self._claimed:
-            self._area.store.settle_staging(self._claimed)
+            self._area.store.release_staging(self._claimed)
             self._claimed = 0
 
 

@@ -1,4 +1,4 @@
-"""What is asked and told of a salvage: one order, answered by lines, the last of which says how it ended."""
+"""Orders to salvage: one order is answered by lines, the last of which says how it ended."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,18 +11,18 @@ from gateway.live_calls import ENDED, STARTED
 from spool.errors import SpoolError
 from spool.salvage.importer import Step
 from spool.salvage.model import Tally
-from spool.salvage.service import Salvages, Task
+from spool.salvage.service import SalvageService, Task
 
 
 class SalvageOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to bring."""
+    """What to import."""
 
     directory: str | None = None
-    """Where the database lies, as the gateway sees it; None: wherever damaged ones were moved aside."""
+    """Where the database lies, as the gateway sees it; None: all that are in quarantine."""
     adopt: bool = False
     """Whether it is the spool of a gateway that will not come back."""
     dry_run: bool = False
-    """Whether to say only what would be brought."""
+    """Whether to report only what would be imported."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -35,7 +35,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class UnreadableRecord(msgspec.Struct, frozen=True):
-    """A record that was there, and of which nothing can be brought."""
+    """A record that was there, and of which nothing can be imported."""
 
     record: int
     call_id: str | None
@@ -51,70 +51,68 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     records: dict[str, int]
     """Counts by what came of them (spool.salvage.model.Outcome)."""
     deliveries: dict[str, int]
-    """Counts of what was brought, by the state that it has now."""
+    """Counts of what was imported, by the state that it has now."""
     payload_bytes: int
     without_token: int
     unreadable: list[UnreadableRecord]
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Why one directory was not brought, or not to its end."""
+    """Why one directory was not imported, or not to its end."""
 
     directory: str
     reason: str
 
 
 class NothingToDo(msgspec.Struct, frozen=True, tag="nothing"):
-    """No damaged database lies aside that was not brought already."""
+    """No database is in quarantine that was not imported already."""
 
 
 Line = Progress | Report | Failed | NothingToDo
 
 
-# Carries an order to salvage out, and tells how it goes.
+# Carries an order to salvage out, and reports how it goes.
 
 SUPERSEDES = {STARTED: ENDED}
 """The start of a call is of no use after its end: the last write would win."""
-TELL_SECONDS = 0.2
+REPORT_SECONDS = 0.2
 
 
-async def carry_out(salvages: Salvages, order: SalvageOrder) -> AsyncGenerator[Line, None]:
-    """Bring one directory after the other; what fails for one keeps no other from being brought."""
+async def carry_out(salvage: SalvageService, order: SalvageOrder) -> AsyncGenerator[Line, None]:
+    """Import one directory after the other; what fails for one keeps no other from being imported."""
     if order.directory is not None:
         tasks = [Task(Path(order.directory), order.adopt, order.dry_run)]
     else:
-        tasks = [Task(aside.directory, False, order.dry_run) for aside in salvages.waiting]
+        tasks = [Task(one.directory, False, order.dry_run) for one in salvage.waiting]
     if not tasks:
         yield NothingToDo()
     for task in tasks:
         try:
-            async with aclosing(_told(salvages, task)) as lines:
+            async with aclosing(_reported(salvage, task)) as lines:
                 async for line in lines:
                     yield line
         except (SpoolError, OSError) as error:
             yield Failed(str(task.directory), str(error))
 
 
-async def _told(salvages: Salvages, task: Task) -> AsyncGenerator[Line, None]:
+async def _reported(salvage: SalvageService, task: Task) -> AsyncGenerator[Line, None]:
     """Its steps, not all of them, and its report."""
     loop = asyncio.get_running_loop()
-    told_at = 0.0
-    async with aclosing(salvages.carry_out(task, SUPERSEDES)) as steps:
+    reported_at = 0.0
+    async with aclosing(salvage.carry_out(task, SUPERSEDES)) as steps:
         async for step in steps:
             if isinstance(step, Tally):
                 yield _report(task, step)
-            elif loop.time() - told_at >= TELL_SECONDS:
-                told_at = loop.time()
+            elif loop.time() - reported_at >= REPORT_SECONDS:
+                reported_at = loop.time()
                 yield _progress(step)
 
 
 def _progress(step: Step) -> Progress:
-    """As it is told."""
     return Progress(step.what, step.done, step.total)
 
 
 def _report(task: Task, tally: Tally) -> Report:
-    """As it is told."""
     return Report(
         directory=str(task.directory),
         adopt=task.adopt,

@@ -25,7 +25,7 @@ from gateway.operations.schemas import (
 from gateway.operations.selection import Accepts, BadSelection, cursor_of, named_record, place_in, selection_of
 from gateway.operations.transfer import DeadLetterImporter, preview
 from gateway.trace import instant, trace_of
-from spool.admin.query import DEAD, QUEUED, Ordered, Selection
+from spool.admin.query import DEAD, QUEUED, AdminResult, Selection
 from spool.errors import CorruptPayload
 from spool.records import FORMS_AFTER_CORE, Delivery, DeliveryKey, DeliveryState, Form
 from spool.stats import OpenDelivery, TracedRecord
@@ -42,7 +42,7 @@ _log = structlog.get_logger("callspool.orders")
 class _Rule:
     """How an order is carried out, and of deliveries in which states unless the selection names others."""
 
-    carry_out: Callable[[tuple[OpenDelivery, ...], OrderRequest], Awaitable[Ordered]]
+    carry_out: Callable[[tuple[OpenDelivery, ...], OrderRequest], Awaitable[AdminResult]]
     states: frozenset[DeliveryState]
 
 
@@ -66,7 +66,7 @@ class DeliveryAdmin:
         self.importer = DeadLetterImporter(spool, staging, destinations)
         """Imports dead letters that were exported elsewhere."""
         self._spool = spool
-        self._orders = spool.orders
+        self._orders = spool.admin
         self._dispatcher = dispatcher
         self._destinations = destinations
         self._clock = clock
@@ -160,10 +160,10 @@ class DeliveryAdmin:
         if request.token is not None and not _fits_a_header(request.token):
             raise BadSelection("the token is none that a header can carry: visible ASCII characters, at most 8 KB")
 
-    async def _replay(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
+    async def _replay(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> AdminResult:
         return await self._orders.replay(_keys(found))
 
-    async def _discard(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
+    async def _discard(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> AdminResult:
         """What is held with a core goes with it: freed alone, a detail would be sent to who has no core of it."""
         keys = _keys(found)
         held = [
@@ -174,7 +174,7 @@ class DeliveryAdmin:
         ]
         return await self._orders.discard([*keys, *held])
 
-    async def _retry(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> Ordered:
+    async def _retry(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> AdminResult:
         """What is held for a refused token goes when one delivery of it was taken: that one is sent now."""
         done = await self._orders.retry(_keys(found))
         tried = 0
@@ -184,14 +184,14 @@ class DeliveryAdmin:
                 if self._dispatcher.probe_tokens(destination, {token_id}):
                     of_token = (destination, token_id)
                     tried += sum((one.delivery.destination, one.record.token_id) == of_token for one in held)
-        return Ordered(done.moved + tried, done.ready)
+        return AdminResult(done.moved + tried, done.ready)
 
-    async def _reroute(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
+    async def _reroute(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> AdminResult:
         to = request.to or ""
         accepts = self._destinations[to]
         return await self._orders.reroute(_keys(found), to, forms=accepts.forms, ordered=accepts.ordered)
 
-    async def _replace_token(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> Ordered:
+    async def _replace_token(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> AdminResult:
         return await self._orders.replace_token(_keys(found), request.token or "")
 
 

@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import zstandard
 from aiohttp import StreamReader
 
 from gateway.intake.ports import RecordStore
 from gateway.intake.staging import Staged, StagedFile, StagingArea
 from gateway.operations.schemas import Document, ImportHeader, ImportResult
 from gateway.operations.selection import Accepts, BadSelection
+from spool.errors import CorruptPayload
+from spool.payload.frames import decode, decode_file, encode
 from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from uploaders.base import PayloadReader
-from uploaders.document.body import compress, decompress
 from uploaders.document.render import render
 from uploaders.redact import redact
 
@@ -119,14 +119,10 @@ class DeadLetterImporter:
 def _unpack(packed: Path, plain: StagedFile) -> None:
     """Decompress a file of zstd frames into another file."""
     try:
-        with (
-            packed.open("rb") as file,
-            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader,
-        ):
-            while block := reader.read(BLOCK_BYTES):
-                plain.write(block)
-    except zstandard.ZstdError as error:
-        raise BadSelection(f"a document is no zstd: {error}") from error
+        for block in decode_file(packed):
+            plain.write(block)
+    except CorruptPayload as error:
+        raise BadSelection(f"a document cannot be decoded: {error}") from error
 
 
 def _fragments(form: Form, document: memoryview) -> dict[Fragment, Sequence[Buffer]]:
@@ -160,7 +156,7 @@ async def compressed(delivery: Delivery, payloads: PayloadReader) -> AsyncIterat
     """
     for piece in render(delivery):
         if isinstance(piece, bytes):
-            yield compress(piece)
+            yield encode(piece)
         else:
             async for frame in payloads.frames(delivery.record, piece):
                 yield frame
@@ -169,7 +165,7 @@ async def compressed(delivery: Delivery, payloads: PayloadReader) -> AsyncIterat
 async def plain(delivery: Delivery, payloads: PayloadReader) -> AsyncIterator[bytes]:
     """The document as JSON text, at most 1 MiB at a time. Raises the same errors."""
     async for frame in compressed(delivery, payloads):
-        yield await asyncio.to_thread(decompress, frame)
+        yield await asyncio.to_thread(decode, frame)
 
 
 async def preview(delivery: Delivery, payloads: PayloadReader) -> tuple[str, bool]:

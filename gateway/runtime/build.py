@@ -118,7 +118,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     # Jitter needs no unpredictability, only spread.
     dispatcher = Dispatcher(spool, plans, now, random.random, observers)
     spool.listener = dispatcher.offer
-    spool.room.gave_up = observers.details_given_up
+    spool.evictor.evicted = observers.details_given_up
 
     # The way in: memory and staging, then what reads, decodes, parses and accepts a post.
     executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")

@@ -308,7 +308,7 @@ def _s3_uploader(destination: S3Destination, context: UploaderContext) -> Upload
     # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
     from uploaders.s3.uploader import S3Uploader  # noqa: PLC0415  # see above
 
-    options, ledger, bandwidth = s3_options(destination), context.spool.ledger, context.bandwidth(destination)
+    options, ledger, bandwidth = s3_options(destination), context.spool.uploader_state, context.bandwidth(destination)
     return S3Uploader(options, context.spool, ledger, context.clock, context.metrics, bandwidth)
 
 

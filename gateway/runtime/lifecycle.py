@@ -28,9 +28,9 @@ from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
 from gateway.runtime.build import App, build, now
 from gateway.sdk_outbox.rows import OutboxStatus
-from spool.directory import Custody
+from spool.directory import SpoolDirectory
 from spool.errors import SpoolError
-from spool.salvage.service import Salvages
+from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
 
@@ -98,7 +98,7 @@ class Gateway:
 
     async def _work(self, app: App, listening_socket: socket.socket | None) -> socket.socket | None:
         self._app = app
-        _log_directory(app.spool.custody)
+        _log_directory(app.spool.directory)
         await app.intake.start(listening_socket)
         app.dispatcher.start()
         app.gate.open()
@@ -107,7 +107,7 @@ class Gateway:
         _log.info("running", intake_port=app.intake.port, spool_bytes=app.spool.used_bytes)
         summaries = asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
         try:
-            if await _first(self._told_to_stop.wait(), app.spool.custody.damage.wait()) == 0:
+            if await _first(self._told_to_stop.wait(), app.spool.directory.corruption.wait()) == 0:
                 await self._shut_down(app)
                 return None
             return await self._restart_after_corruption(app)
@@ -116,7 +116,7 @@ class Gateway:
 
     async def _restart_after_corruption(self, app: App) -> socket.socket | None:
         """End everything that uses the database, which accepts nothing any more, but keep agents waiting."""
-        reason = app.spool.custody.damage.reason
+        reason = app.spool.directory.corruption.reason
         self._lifecycle = Lifecycle(
             Phase.STARTING, (f"the spool's database is corrupt and is being replaced: {reason}",)
         )
@@ -186,9 +186,9 @@ class Gateway:
         return self._app.delivery_admin if self._app else None
 
     @property
-    def salvages(self) -> Salvages | None:
+    def salvages(self) -> SalvageService | None:
         """See `GatewayView`."""
-        return self._app.spool.salvages if self._app else None
+        return self._app.spool.salvage if self._app else None
 
     def now(self) -> int:
         """See `GatewayView`."""
@@ -219,14 +219,14 @@ class Gateway:
         return self._app.dispatcher.retry_now(destination) if self._app else None
 
 
-def _log_directory(custody: Custody) -> None:
+def _log_directory(directory: SpoolDirectory) -> None:
     """Log what an operator should know about the spool directory."""
-    if custody.warning:
-        _log.warning("spool_directory", reason=custody.warning)
-    for aside in custody.asides:
-        if not aside.brought:
+    if directory.warning:
+        _log.warning("spool_directory", reason=directory.warning)
+    for one in directory.quarantined:
+        if not one.imported:
             hint = "run `callspool salvage`: it imports what can be read into the present database"
-            _log.error("database_quarantined", directory=str(aside.directory), reason=aside.reason, what_to_do=hint)
+            _log.error("database_quarantined", directory=str(one.directory), reason=one.reason, what_to_do=hint)
 
 
 async def _first(*waits: Coroutine[object, object, object]) -> int:

@@ -1,23 +1,25 @@
-"""`Orders`: what operators ask and decide about deliveries that have not ended; `Spool.orders`.
+"""`QueueAdmin`: what operators ask and order about deliveries that have not ended; `Spool.admin`.
 
 Every order is written in bounded transactions, between which posts are committed. What such a step did is durable;
 an order that is interrupted is given again, and goes on with what is left.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 from spool.admin import query
-from spool.admin.query import FOLLOW, SET_TOKEN, Ordered, Page, Selection, find, place_of, together
+from spool.admin.query import FOLLOW, SET_TOKEN, AdminResult, Page, Selection, combined, find, place_of
 from spool.db import sql
-from spool.db.sql import DELIVERY_STATE, HELD_FOR_CORE, WAKE, record_of
+from spool.db.sql import DELIVERY_STATE, HELD_FOR_CORE, MAKE_DUE, record_of
 from spool.db.transaction import Operation, Transaction
 from spool.db.writer import Writer
-from spool.queue.ordering import Sibling, place, siblings_of
+from spool.queue.ordering import Sibling, initial_state, siblings_of
 from spool.queue.reader import Reader
-from spool.queue.settle import Names, end_record, free_waiting, held_for_token, owe_in_place, read_delivery
-from spool.records import Delivery, DeliveryKey, DeliveryState, Form, Record
+from spool.queue.reclaim import OrphanChunks
+from spool.queue.settle import end_record, enqueue_in_order, free_waiting, held_for_token, read_delivery
+from spool.records import Delivery, DeliveryKey, DeliveryState, DestinationIds, Form, Record
 
 KEYS_PER_STEP = 100
 """An order about many deliveries is written in transactions of this many, between which posts are committed."""
@@ -25,7 +27,7 @@ KEYS_PER_STEP = 100
 Keys = tuple[DeliveryKey, ...]
 
 
-class Orders:
+class QueueAdmin:
     """For the event loop. What an order frees is announced like a new record's deliveries."""
 
     def __init__(
@@ -34,16 +36,16 @@ class Orders:
         reader: Reader,
         clock: Callable[[], int],
         announce: Callable[[tuple[Delivery, ...]], None],
-        chunks_are_loose: Callable[[], None],
+        orphans: OrphanChunks,
     ) -> None:
         self._writer = writer
         self._reader = reader
         self._clock = clock
         self._announce = announce
-        self._chunks_are_loose = chunks_are_loose
+        self._orphans = orphans
 
     async def record_id(self, uid: str) -> int | None:
-        """The number here of the record that is called `uid` outside: one that was brought in, or one of this spool."""
+        """The number here of the record that is called `uid` outside: one that was imported, or one of this spool."""
         return await self._reader.record_id(uid)
 
     async def find(self, selection: Selection, *, limit: int, after: DeliveryKey | None = None) -> Page:
@@ -54,50 +56,50 @@ class Orders:
         """A delivery as an uploader sees it, for reading its document; None when there is none."""
         return await self._reader.delivery(key)
 
-    async def replay(self, keys: Iterable[DeliveryKey]) -> Ordered:
+    async def replay(self, keys: Iterable[DeliveryKey]) -> AdminResult:
         """Put dead letters back into the queue, in the order of their calls, as if never tried.
 
         Idempotency keys stay; what was held with a dead letter goes on waiting for it. What is no dead letter (any
         more) is passed over.
         """
-        names = self._reader.names
-        return await self._in_steps(keys, lambda step: Replay(step, names, self._clock()))
+        return await self._in_steps(keys, replay)
 
-    async def discard(self, keys: Iterable[DeliveryKey]) -> Ordered:
+    async def discard(self, keys: Iterable[DeliveryKey]) -> AdminResult:
         """Give up deliveries that have not ended: they count as discarded, and a record may end with its last.
 
         A core that is discarded without its detail frees that to be sent.
         """
-        names = self._reader.names
-        done = await self._in_steps(keys, lambda step: Discard(step, names, self._clock()))
-        self._chunks_are_loose()
+        done = await self._in_steps(keys, discard)
+        self._orphans.appeared.set()
         return done
 
-    async def retry(self, keys: Iterable[DeliveryKey]) -> Ordered:
+    async def retry(self, keys: Iterable[DeliveryKey]) -> AdminResult:
         """Make deliveries due now that are ready, but not before a later time; all others are passed over."""
-        names = self._reader.names
-        return await self._in_steps(keys, lambda step: Retry(step, names, self._clock()))
+        return await self._in_steps(keys, retry)
 
-    async def reroute(self, keys: Iterable[DeliveryKey], to: str, *, forms: frozenset[Form], ordered: bool) -> Ordered:
-        """Move deliveries that have not ended to the destination `to`, which takes `forms`, as if never tried.
+    async def reroute(
+        self, keys: Iterable[DeliveryKey], to: str, *, forms: frozenset[Form], ordered: bool
+    ) -> AdminResult:
+        """Move deliveries that have not ended to the destination `to`, which accepts `forms`, as if never tried.
 
-        What one record still owes to a destination moves together, and counts; see `Reroute` for what is passed over.
+        What one record still owes to a destination moves together, and counts; see `reroute` for what is passed over.
         """
-        names = self._reader.names
-        return await self._in_steps(keys, lambda step: Reroute(step, to, forms, ordered, names, self._clock()))
+        return await self._in_steps(keys, partial(reroute, to=to, forms=forms, ordered=ordered))
 
-    async def replace_token(self, keys: Iterable[DeliveryKey], token: str) -> Ordered:
+    async def replace_token(self, keys: Iterable[DeliveryKey], token: str) -> AdminResult:
         """Let the call logs of these deliveries be sent with `token`, and free what was held for their old ones."""
-        names = self._reader.names
-        return await self._in_steps(keys, lambda step: ReplaceToken(step, token, names, self._clock()))
+        return await self._in_steps(keys, partial(replace_token, token=token))
 
-    async def _in_steps(self, keys: Iterable[DeliveryKey], operation: Callable[[Keys], Operation[Ordered]]) -> Ordered:
+    async def _in_steps(self, keys: Iterable[DeliveryKey], order: Callable[..., AdminResult]) -> AdminResult:
         """Submit the order a transaction's worth at a time; announce what each step freed."""
-        done: list[Ordered] = []
+        done: list[AdminResult] = []
         for step in steps(keys):
-            done.append(await self._writer.submit(operation(step)))
+            operation: Operation[AdminResult] = partial(
+                order, keys=step, destinations=self._reader.destinations, now=self._clock()
+            )
+            done.append(await self._writer.submit(operation))
             self._announce(done[-1].ready)
-        return together(done)
+        return combined(done)
 
 
 def steps(keys: Iterable[DeliveryKey]) -> list[Keys]:
@@ -113,258 +115,233 @@ def steps(keys: Iterable[DeliveryKey]) -> list[Keys]:
     return [tuple(part) for part in parts]
 
 
-# Looking up the delivery that a key of an order names.
-
-
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A delivery as it is now."""
+class _Match:
+    """The delivery that a key of an order names, as it is now."""
 
     destination_id: int
     state: DeliveryState
     delivery: Delivery
 
 
-def find_addressed(transaction: Transaction, key: DeliveryKey, names: Names) -> Found | None:
-    """The delivery that a key names; None when there is none (any more)."""
-    destination_id = names.ids.get(key.destination)
+def _match(transaction: Transaction, key: DeliveryKey, destinations: DestinationIds) -> _Match | None:
+    """None when there is none (any more)."""
+    destination_id = destinations.ids.get(key.destination)
     row = transaction.execute(DELIVERY_STATE, (key.record_id, destination_id, key.form)).fetchone()
     if row is None or destination_id is None:
         return None
-    delivery = read_delivery(transaction, key.record_id, destination_id, key.form, names)
-    return Found(destination_id, DeliveryState(row[0]), delivery)
+    delivery = read_delivery(transaction, key.record_id, destination_id, key.form, destinations)
+    return _Match(destination_id, DeliveryState(row[0]), delivery)
 
 
-# Giving deliveries up by an operator's order.
+# The orders; each is one bounded transaction.
 
 
-@dataclass(frozen=True, slots=True)
-class Discard:
+def discard(transaction: Transaction, keys: Keys, destinations: DestinationIds, now: int) -> AdminResult:
     """Give deliveries up: they count as discarded, free what waited for them, and their records may end.
 
     A core that is discarded alone frees its detail, which is then sent: discard both in one order. Keys of
     deliveries that have ended are passed over.
     """
-
-    keys: tuple[DeliveryKey, ...]
-    names: Names
-    now: int
-
-    def __call__(self, transaction: Transaction) -> Ordered:
-        """One bounded transaction."""
-        moved = 0
-        records: dict[int, Record] = {}
-        for key in self.keys:
-            found = find_addressed(transaction, key, self.names)
-            if found is not None and not found.state.ended:
-                self._give_up(transaction, found)
-                records[key.record_id] = found.delivery.record
-                moved += 1
-        freed: list[Delivery] = []
-        for record in records.values():
-            freed += free_waiting(transaction, record, self.names)
-            end_record(transaction, record, self.now)
-        return Ordered(moved, tuple(freed))
-
-    def _give_up(self, transaction: Transaction, found: Found) -> None:
-        """In the queue and in the books."""
-        delivery = found.delivery
-        transaction.execute(query.DISCARD, (self.now, delivery.record.record_id, found.destination_id, delivery.form))
-        transaction.counters.move(
-            found.destination_id, delivery.lane, found.state, DeliveryState.DISCARDED, delivery.record.raw_bytes
-        )
+    moved = 0
+    records: dict[int, Record] = {}
+    for key in keys:
+        match = _match(transaction, key, destinations)
+        if match is not None and not match.state.ended:
+            record, lane = match.delivery.record, match.delivery.lane
+            transaction.execute(query.DISCARD, (now, record.record_id, match.destination_id, key.form))
+            transaction.counters.move(
+                match.destination_id, lane, match.state, DeliveryState.DISCARDED, record.raw_bytes
+            )
+            records[key.record_id] = record
+            moved += 1
+    freed: list[Delivery] = []
+    for record in records.values():
+        freed += free_waiting(transaction, record, destinations)
+        end_record(transaction, record, now)
+    return AdminResult(moved, tuple(freed))
 
 
-# Sending dead letters again, in the order of their calls.
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """Put dead letters back into the queue, with their old idempotency keys and all attempts before them.
+def replay(transaction: Transaction, keys: Keys, destinations: DestinationIds, now: int) -> AdminResult:
+    """Put dead letters back into the queue, with their old idempotency keys, as if never tried.
 
     Each goes where the order of its call wants it. What was held with it goes on waiting for it. Keys of
     deliveries that are not dead letters (any more) are passed over.
     """
+    moved, ready = 0, []
+    for key in keys:
+        match = _match(transaction, key, destinations)
+        if match is not None and match.state is DeliveryState.DEAD:
+            ready += _replay_one(transaction, match, destinations, now)
+            moved += 1
+    return AdminResult(moved, tuple(ready))
 
-    keys: tuple[DeliveryKey, ...]
-    names: Names
-    now: int
 
-    def __call__(self, transaction: Transaction) -> Ordered:
-        """One bounded transaction."""
-        moved, ready = 0, []
-        for key in self.keys:
-            found = find_addressed(transaction, key, self.names)
-            if found is not None and found.state is DeliveryState.DEAD:
-                ready += self._replay(transaction, found)
-                moved += 1
-        return Ordered(moved, tuple(ready))
+def _replay_one(transaction: Transaction, match: _Match, destinations: DestinationIds, now: int) -> list[Delivery]:
+    """Returns what may be sent because of it."""
+    record, destination_id, form = match.delivery.record, match.destination_id, match.delivery.form
+    siblings = siblings_of(transaction, record.record_id)
+    one = next(each for each in siblings if (each.destination_id, each.form) == (destination_id, form))
+    state = initial_state(transaction, record.call_id, record.record_id, one, siblings)
+    held_for = HELD_FOR_CORE if state is DeliveryState.HELD else None
+    transaction.execute(query.REPLAY, (state, now, held_for, record.record_id, destination_id, form))
+    transaction.counters.move(destination_id, match.delivery.lane, DeliveryState.DEAD, state, record.raw_bytes)
+    freed = free_waiting(transaction, record, destinations)
+    if state is not DeliveryState.READY:
+        return list(freed)
+    return [read_delivery(transaction, record.record_id, destination_id, form, destinations), *freed]
 
-    def _replay(self, transaction: Transaction, found: Found) -> list[Delivery]:
-        """Returns what may be sent because of it."""
-        record, destination_id, form = found.delivery.record, found.destination_id, found.delivery.form
-        siblings = siblings_of(transaction, record.record_id)
-        one = next(each for each in siblings if (each.destination_id, each.form) == (destination_id, form))
-        state = place(transaction, record.call_id, record.record_id, one, siblings)
-        held_for = HELD_FOR_CORE if state is DeliveryState.HELD else None
-        transaction.execute(query.REPLAY, (state, self.now, held_for, record.record_id, destination_id, form))
-        transaction.counters.move(destination_id, found.delivery.lane, DeliveryState.DEAD, state, record.raw_bytes)
-        freed = free_waiting(transaction, record, self.names)
-        if state is not DeliveryState.READY:
-            return list(freed)
-        return [read_delivery(transaction, record.record_id, destination_id, form, self.names), *freed]
+
+def retry(transaction: Transaction, keys: Keys, destinations: DestinationIds, now: int) -> AdminResult:
+    """Make deliveries due now that are ready, but not before a later time.
+
+    What waits for another one, or is held, keeps its place in the order, and is passed over.
+    """
+    ready: list[Delivery] = []
+    for key in keys:
+        match = _match(transaction, key, destinations)
+        if match is not None and match.state is DeliveryState.READY and match.delivery.due_at > now:
+            transaction.execute(MAKE_DUE, (now, key.record_id, match.destination_id, key.form))
+            ready.append(read_delivery(transaction, key.record_id, match.destination_id, key.form, destinations))
+    return AdminResult(len(ready), tuple(ready))
 
 
 # Moving what is owed to one destination to another one.
 #
-# In the books it is owed to the other one from then on, and to the first no more, as with a diverted delivery: nothing
-# was given up, so nothing counts as discarded. The idempotency key stays, since no destination is part of it.
+# In the counters it is owed to the other one from then on, and to the first no more, as with a redirected delivery:
+# nothing was given up, so nothing counts as discarded. The idempotency key stays, since no destination is part of it.
 
 
-@dataclass(frozen=True, slots=True)
-class Reroute:
+def reroute(
+    transaction: Transaction,
+    keys: Keys,
+    to: str,
+    forms: frozenset[Form],
+    destinations: DestinationIds,
+    now: int,
+    *,
+    ordered: bool,
+) -> AdminResult:
     """Move deliveries that have not ended to `to`, as if never tried.
 
     What one record still owes to a destination moves together: a detail without its core would meet an endpoint that
-    does not know the call. It is passed over where `to` takes not all of it (`forms`) or was owed some of it before.
+    does not know the call. It is passed over where `to` does not accept all of it (`forms`) or was owed some of it
+    before. `ordered`: whether `to` gets the deliveries of a call one after the other; a bucket does not.
     """
-
-    keys: tuple[DeliveryKey, ...]
-    to: str
-    forms: frozenset[Form]
-    ordered: bool
-    """Whether `to` gets the deliveries of a call one after the other; a bucket does not."""
-    names: Names
-    now: int
-
-    def __call__(self, transaction: Transaction) -> Ordered:
-        """One bounded transaction."""
-        moved, ready = 0, []
-        records: list[Record] = []
-        keys = sorted(self.keys, key=place_of)
-        for (record_id, destination), of_record in groupby(keys, key=lambda key: (key.record_id, key.destination)):
-            forms = {key.form for key in of_record}
-            record = self._record(transaction, record_id)
-            leaving = [] if record is None else self._leaving(transaction, record_id, destination, forms)
-            if record is not None and leaving:
-                ready += self._move(transaction, record, leaving)
-                records.append(record)
-                moved += len(leaving)
-        # Not before all have left: what one of them frees may be the next one to leave.
-        for record in records:
-            ready += free_waiting(transaction, record, self.names)
-        return Ordered(moved, tuple(ready))
-
-    def _record(self, transaction: Transaction, record_id: int) -> Record | None:
+    moved, ready = 0, []
+    records: list[Record] = []
+    new_id = destinations.ids[to]
+    by_record = groupby(sorted(keys, key=place_of), key=lambda key: (key.record_id, key.destination))
+    for (record_id, destination), of_record in by_record:
+        old_id = destinations.ids.get(destination)
         row = transaction.execute(sql.READ_RECORD, (record_id,)).fetchone()
-        return None if row is None else record_of(row, self.names.spool_id)
+        leaving = _leaving(transaction, record_id, old_id, new_id, {key.form for key in of_record}, forms)
+        if row is not None and old_id is not None and leaving:
+            record = record_of(row, destinations.spool_id)
+            arriving = [replace(one, ordered=ordered) for one in leaving]
+            ready += _move(transaction, record, old_id, new_id, arriving, destinations, now)
+            records.append(record)
+            moved += len(leaving)
+    # Not before all have left: what one of them frees may be the next one to leave.
+    for record in records:
+        ready += free_waiting(transaction, record, destinations)
+    return AdminResult(moved, tuple(ready))
 
-    def _leaving(self, transaction: Transaction, record_id: int, destination: str, named: set[Form]) -> list[Sibling]:
-        """All that a record still owes to a destination; nothing where it cannot be moved."""
-        old_id, new_id = self.names.ids.get(destination), self.names.ids[self.to]
-        siblings = siblings_of(transaction, record_id)
-        leaving = [one for one in siblings if one.destination_id == old_id and not one.state.ended]
-        taken = {one.form for one in siblings if one.destination_id == new_id}
-        forms = {one.form for one in leaving}
-        stays = old_id == new_id or not named & forms or not forms <= self.forms or forms & taken
-        return [] if stays else leaving
 
-    def _move(self, transaction: Transaction, record: Record, leaving: Sequence[Sibling]) -> list[Delivery]:
-        """Owe it to the other destination instead; returns what may be sent there at once."""
-        old_id, new_id = leaving[0].destination_id, self.names.ids[self.to]
-        staying = [one for one in siblings_of(transaction, record.record_id) if one not in leaving]
-        for one in leaving:
-            transaction.execute(sql.DISOWN, (record.record_id, old_id, one.form))
-            transaction.counters.disown(old_id, one.lane, one.state, record.raw_bytes)
-        # A notice waits for its object wherever that goes.
-        transaction.execute(FOLLOW, (new_id, record.record_id, old_id))
-        staying = [self._following(one, old_id, new_id) for one in staying]
-        arriving = [self._arriving(one, old_id, new_id) for one in leaving]
-        return owe_in_place(transaction, record, staying, arriving, self.names, self.now)
+def _leaving(
+    transaction: Transaction,
+    record_id: int,
+    old_id: int | None,
+    new_id: int,
+    named: set[Form],
+    accepts: frozenset[Form],
+) -> list[Sibling]:
+    """All that a record still owes to a destination; nothing where it cannot be moved."""
+    siblings = siblings_of(transaction, record_id)
+    leaving = [one for one in siblings if one.destination_id == old_id and not one.state.ended]
+    there = {one.form for one in siblings if one.destination_id == new_id}
+    forms = {one.form for one in leaving}
+    stays = old_id == new_id or not named & forms or not forms <= accepts or forms & there
+    return [] if stays else leaving
 
-    def _following(self, one: Sibling, old_id: int, new_id: int) -> Sibling:
-        return replace(one, after_destination_id=new_id) if one.after_destination_id == old_id else one
 
-    def _arriving(self, one: Sibling, old_id: int, new_id: int) -> Sibling:
-        moved = replace(one, destination_id=new_id, state=DeliveryState.READY, ordered=self.ordered, held_for=None)
-        return self._following(moved, old_id, new_id)
+def _move(
+    transaction: Transaction,
+    record: Record,
+    old_id: int,
+    new_id: int,
+    leaving: Sequence[Sibling],
+    destinations: DestinationIds,
+    now: int,
+) -> list[Delivery]:
+    """Owe it to the other destination instead; returns what may be sent there at once."""
+    forms = {one.form for one in leaving}
+    siblings = siblings_of(transaction, record.record_id)
+    staying = [one for one in siblings if not (one.destination_id == old_id and one.form in forms)]
+    for one in leaving:
+        transaction.execute(sql.DEQUEUE, (record.record_id, old_id, one.form))
+        transaction.counters.dequeue(old_id, one.lane, one.state, record.raw_bytes)
+    # A notice waits for its object wherever that goes.
+    transaction.execute(FOLLOW, (new_id, record.record_id, old_id))
+    staying = [_following(one, old_id, new_id) for one in staying]
+    arriving = [
+        _following(replace(one, destination_id=new_id, state=DeliveryState.READY, held_for=None), old_id, new_id)
+        for one in leaving
+    ]
+    return enqueue_in_order(transaction, record, staying, arriving, destinations, now)
+
+
+def _following(one: Sibling, old_id: int, new_id: int) -> Sibling:
+    return replace(one, after_destination_id=new_id) if one.after_destination_id == old_id else one
 
 
 # Giving call logs another key than the one that came with them.
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaceToken:
+def replace_token(
+    transaction: Transaction, keys: Keys, token: str, destinations: DestinationIds, now: int
+) -> AdminResult:
     """Let the records of these deliveries be sent with `token`, and free what was held for their old ones.
 
     A key belongs to the call log: every delivery of it that forwards one uses the new one from now on. The old one is
     overwritten when nothing uses it any more. Dead letters stay dead letters.
     """
-
-    keys: tuple[DeliveryKey, ...]
-    token: str = field(repr=False)
-    names: Names
-    now: int
-
-    def __call__(self, transaction: Transaction) -> Ordered:
-        """One bounded transaction."""
-        moved, ready = 0, []
-        for record_id, of_record in groupby(sorted(self.keys, key=place_of), key=lambda key: key.record_id):
-            row = transaction.execute(sql.READ_RECORD, (record_id,)).fetchone()
-            open_ones = {
-                (self.names.names[one.destination_id], one.form)
-                for one in siblings_of(transaction, record_id)
-                if not one.state.ended
-            }
-            meant = sum((key.destination, key.form) in open_ones for key in of_record)
-            if row is not None and meant:
-                moved += meant
-                ready += self._replace(transaction, record_id, record_of(row, self.names.spool_id).token_id)
-        return Ordered(moved, tuple(ready))
-
-    def _replace(self, transaction: Transaction, record_id: int, old: int | None) -> list[Delivery]:
-        """Returns the deliveries of the record that may be sent with its new key."""
-        new = transaction.tokens.use(transaction.connection, self.token)
-        if old is not None:
-            transaction.tokens.release(old)
-        transaction.execute(SET_TOKEN, (new, record_id))
-        ready = []
-        for one in siblings_of(transaction, record_id):
-            held = one.state is DeliveryState.HELD and one.held_for == held_for_token(old)
-            if not held and one.state is not DeliveryState.READY:
-                continue
-            delivery = read_delivery(transaction, record_id, one.destination_id, one.form, self.names)
-            if held:
-                key = (record_id, one.destination_id, one.form)
-                transaction.execute(sql.SET_STATE, (DeliveryState.READY, None, None, None, None, *key))
-                transaction.execute(sql.WAKE, (self.now, *key))
-                raw_bytes = delivery.record.raw_bytes
-                transaction.counters.move(one.destination_id, one.lane, one.state, DeliveryState.READY, raw_bytes)
-                delivery = read_delivery(transaction, *key, self.names)
-            ready.append(delivery)
-        return ready
+    moved, ready = 0, []
+    for record_id, of_record in groupby(sorted(keys, key=place_of), key=lambda key: key.record_id):
+        row = transaction.execute(sql.READ_RECORD, (record_id,)).fetchone()
+        still_open = {
+            (destinations.names[one.destination_id], one.form)
+            for one in siblings_of(transaction, record_id)
+            if not one.state.ended
+        }
+        matching = sum((key.destination, key.form) in still_open for key in of_record)
+        if row is not None and matching:
+            old = record_of(row, destinations.spool_id).token_id
+            moved += matching
+            ready += _replace_token_of(transaction, record_id, old, token, destinations, now)
+    return AdminResult(moved, tuple(ready))
 
 
-# Making deliveries due now that were to be tried later.
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Make deliveries due now that are ready, but not before a later time.
-
-    What waits for another one, or is held, keeps its place in the order, and is passed over.
-    """
-
-    keys: tuple[DeliveryKey, ...]
-    names: Names
-    now: int
-
-    def __call__(self, transaction: Transaction) -> Ordered:
-        """One bounded transaction."""
-        ready: list[Delivery] = []
-        for key in self.keys:
-            found = find_addressed(transaction, key, self.names)
-            if found is not None and found.state is DeliveryState.READY and found.delivery.due_at > self.now:
-                transaction.execute(WAKE, (self.now, key.record_id, found.destination_id, key.form))
-                ready.append(read_delivery(transaction, key.record_id, found.destination_id, key.form, self.names))
-        return Ordered(len(ready), tuple(ready))
+def _replace_token_of(
+    transaction: Transaction, record_id: int, old: int | None, token: str, destinations: DestinationIds, now: int
+) -> list[Delivery]:
+    """Returns the deliveries of the record that may be sent with its new token."""
+    new = transaction.tokens.use(transaction.connection, token)
+    if old is not None:
+        transaction.tokens.release(old)
+    transaction.execute(SET_TOKEN, (new, record_id))
+    ready = []
+    for one in siblings_of(transaction, record_id):
+        held = one.state is DeliveryState.HELD and one.held_for == held_for_token(old)
+        if not held and one.state is not DeliveryState.READY:
+            continue
+        key = (record_id, one.destination_id, one.form)
+        delivery = read_delivery(transaction, *key, destinations)
+        if held:
+            transaction.execute(sql.SET_STATE, (DeliveryState.READY, None, None, None, None, *key))
+            transaction.execute(MAKE_DUE, (now, *key))
+            raw_bytes = delivery.record.raw_bytes
+            transaction.counters.move(one.destination_id, one.lane, one.state, DeliveryState.READY, raw_bytes)
+            delivery = read_delivery(transaction, *key, destinations)
+        ready.append(delivery)
+    return ready

@@ -14,7 +14,7 @@ QUEUED = frozenset(state for state in DeliveryState if state.queued)
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Deliveries that have not ended, by what all of these say; what is None says nothing."""
+    """Deliveries that have not ended and match all of these; None matches everything."""
 
     states: frozenset[DeliveryState] = DEAD
     destination: str | None = None
@@ -27,14 +27,14 @@ class Selection:
     until: int | None = None
     """Neither before nor after these times (ms): of a dead letter when it became one, else when it was accepted."""
 
-    def takes(self, found: OpenDelivery) -> bool:
+    def matches(self, candidate: OpenDelivery) -> bool:
         """Whether it is one of these."""
-        one = found.delivery
+        one = candidate.delivery
         named = one.destination == (self.destination or one.destination) and one.form is (self.form or one.form)
-        of_record = self.record_id is None or found.record.record_id == self.record_id
-        in_time = (self.since or 0) <= found.since and (self.until is None or found.since <= self.until)
-        told = self.reason is None or self.reason.casefold() in (one.error or "").casefold()
-        return named and of_record and one.state in self.states and in_time and told
+        of_record = self.record_id is None or candidate.record.record_id == self.record_id
+        in_time = (self.since or 0) <= candidate.since and (self.until is None or candidate.since <= self.until)
+        has_reason = self.reason is None or self.reason.casefold() in (one.error or "").casefold()
+        return named and of_record and one.state in self.states and in_time and has_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
+class AdminResult:
     """What an order did."""
 
     moved: int
@@ -62,17 +62,17 @@ def place_of(key: DeliveryKey) -> tuple[int, str, str]:
     return key.record_id, key.destination, key.form
 
 
-def together(parts: Iterable[Ordered]) -> Ordered:
+def combined(parts: Iterable[AdminResult]) -> AdminResult:
     """What several steps of an order did."""
     done = tuple(parts)
-    return Ordered(sum(part.moved for part in done), tuple(one for part in done for one in part.ready))
+    return AdminResult(sum(part.moved for part in done), tuple(one for part in done for one in part.ready))
 
 
 # Finding the deliveries that an operator means, a bounded page at a time.
 
 
 async def find(reader: Reader, selection: Selection, limit: int, after: DeliveryKey | None) -> Page:
-    """Look at the next `limit` deliveries that the indexes lead to, and keep those that the selection takes.
+    """Look at the next `limit` deliveries that the indexes lead to, and keep those that match the selection.
 
     In commit order over all destinations, lanes and states, so that orders are carried out in that order.
     """
@@ -80,7 +80,7 @@ async def find(reader: Reader, selection: Selection, limit: int, after: Delivery
     ahead = [one for one in ahead if after is None or place_of(one.key) > place_of(after)]
     looked_at = sorted(ahead, key=_place)[:limit]
     last = looked_at[-1].key if len(looked_at) == limit else None
-    return Page(tuple(one for one in looked_at if selection.takes(one)), last)
+    return Page(tuple(one for one in looked_at if selection.matches(one)), last)
 
 
 async def _ahead(reader: Reader, selection: Selection, limit: int, after: DeliveryKey | None) -> list[OpenDelivery]:
@@ -93,7 +93,7 @@ async def _ahead(reader: Reader, selection: Selection, limit: int, after: Delive
         return await reader.find(OPEN_OF_RECORD, (selection.record_id,))
     if selection.call_id is not None:
         return await _of_call(reader, selection.call_id, first, limit)
-    ids = reader.names.ids
+    ids = reader.destinations.ids
     wanted = ids.values() if selection.destination is None else [ids.get(selection.destination)]
     found: list[OpenDelivery] = []
     for destination_id in wanted:
@@ -106,7 +106,7 @@ async def _ahead(reader: Reader, selection: Selection, limit: int, after: Delive
 
 async def _of_call(reader: Reader, call_id: str, first: int, limit: int) -> list[OpenDelivery]:
     """Those of a call; of one record there are at most as many as destinations and forms."""
-    most_of_a_record = len(reader.names.ids) * len(Form)
+    most_of_a_record = len(reader.destinations.ids) * len(Form)
     return await reader.find(OPEN_OF_CALL, (call_id, first, limit + 2 * most_of_a_record))
 
 
@@ -115,7 +115,7 @@ def _place(one: OpenDelivery) -> tuple[int, str, str]:
     return place_of(one.key)
 
 
-# The SQL statements of operators' orders, named; a comment says why one is so where that is not plain.
+# The SQL statements of operators' orders.
 
 FOUND_COLUMNS = f"{RECORD_COLUMNS}, {TRACED_COLUMNS}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiosqlite
 
 from spool.db.sql import Row
-from spool.directory import Damage
+from spool.directory import CorruptionLatch
 from spool.errors import CorruptDatabase, NotStorable, SchemaTooNew, SpoolError, SpoolFull, SpoolUnavailable
 
 PAGE_SIZE = 16384
@@ -96,7 +96,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def schema_faults(connection: sqlite3.Connection) -> list[str]:
-    """What the schema of the database lacks or has otherwise than its version says; more than that is no fault."""
+    """The names of what is missing in the schema, or differs from its version; what is there besides is fine."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     found = dict(connection.execute(_SCHEMA).fetchall())
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
@@ -157,7 +157,7 @@ def _translate_code(error: sqlite3.Error | UnicodeDecodeError, what: str) -> Spo
     if primary in _FULL:
         return SpoolFull(f"the disk is full: {what} failed ({error}); free space on it", used_bytes=0, limit_bytes=None)
     if primary in _CORRUPT:
-        return CorruptDatabase(f"the spool's database is damaged: {what} failed ({error})")
+        return CorruptDatabase(f"the spool's database is corrupt: {what} failed ({error})")
     if primary in _VALUES:
         return NotStorable(f"{what} failed: {error}")
     name = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -173,22 +173,68 @@ def translated(what: str) -> Iterator[None]:
         raise translate(error, what) from error
 
 
+# Looking into a database without changing a byte of it, beside a running gateway or where none runs.
+#
+# - A gateway runs: a reading connection like any other. It takes SQLite's own read locks and changes no file's
+#   content.
+# - None runs, and the write-ahead log holds something: `mode=ro` alone would rebuild the log's index in a new file.
+#   With the VFS that locks nothing, and exclusive mode, SQLite keeps that index in memory (SQLite: "Write-Ahead
+#   Logging", 8).
+# - None runs, and there is no log: `immutable=1`, for otherwise an empty log would be made.
+
+CORRUPT_ROW_ERRORS = (sqlite3.Error, TypeError, ValueError, LookupError, OverflowError)
+"""What reading corrupt rows can raise: whatever stands in a column, its type is not the schema's any more."""
+
+
+@contextmanager
+def reading(database: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
+    """A connection that changes nothing, for one thread at a time; text that is no UTF-8 is read all the same.
+
+    `live` says whether a gateway owns the spool. Never for the database that this process itself has open: closing any
+    descriptor of it would drop the POSIX locks by which other processes see this one.
+    """
+    connection = sqlite3.connect(
+        _inspection_address(database, live=live), uri=True, isolation_level=None, check_same_thread=False
+    )
+    try:
+        if not live:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA query_only = 1")
+        connection.execute("PRAGMA busy_timeout = 2000")
+        connection.text_factory = _lenient_text
+        yield connection
+    finally:
+        connection.close()
+
+
+def _inspection_address(database: Path, *, live: bool) -> str:
+    address = f"{database.absolute().as_uri()}?mode=ro"
+    if live:
+        return address
+    log = log_of(database)
+    return address + ("&vfs=unix-none" if log.exists() and log.stat().st_size else "&immutable=1")
+
+
+def _lenient_text(stored: bytes) -> str:
+    return stored.decode("utf-8", "replace")
+
+
 # One reading connection, on a thread of its own: it can change nothing, and each question is a snapshot.
 
 Value = str | bytes | int | None
 
 
 class ReadConnection:
-    """Answers one question after the other. Made by `open`."""
+    """Runs one statement after the other. Made by `open`."""
 
-    def __init__(self, connection: aiosqlite.Connection, damage: Damage) -> None:
+    def __init__(self, connection: aiosqlite.Connection, corruption: CorruptionLatch) -> None:
         self._connection = connection
-        self._damage = damage
+        self._corruption = corruption
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path, damage: Damage) -> "ReadConnection":
-        """Open the database, which must exist; on an error nothing is left open. What is malformed goes to `damage`."""
+    async def open(cls, path: Path, corruption: CorruptionLatch) -> "ReadConnection":
+        """Open the database, which must exist; on an error nothing is left open. Reports to `corruption`."""
         with translated("opening the spool for reading"):
             # Not to be cancelled: its thread would open the file nevertheless, and nobody would close it.
             connecting = asyncio.ensure_future(aiosqlite.connect(address_of(path), uri=True, isolation_level=None))
@@ -204,7 +250,7 @@ class ReadConnection:
             except BaseException:
                 await connection.close()
                 raise
-        return cls(connection, damage)
+        return cls(connection, corruption)
 
     async def ask(self, statement: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> list[Row]:
         """The rows of one statement; raises the spool's errors."""
@@ -214,7 +260,7 @@ class ReadConnection:
             with translated("reading from the spool"):
                 return list(await self._connection.execute_fetchall(statement, parameters))
         except CorruptDatabase as error:
-            self._damage.report(str(error))
+            self._corruption.report(str(error))
             raise
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
 """The counters: how every destination's deliveries stand, kept in the transactions that move them.
 
-The book holds the committed counts in memory and the changes of the transaction under way beside them; these are
+The committed counts are held in memory, and the changes of the transaction under way beside them; these are
 written with the transaction and become part of the image when it is durable.
 """
 
@@ -20,7 +20,7 @@ LaneKey = tuple[int, Lane]
 """A destination's id and a lane."""
 
 
-class CounterBook:
+class DeliveryCounters:
     """Counts per destination and lane. Written by the writer's thread only; `image` may be read by any."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -36,7 +36,7 @@ class CounterBook:
             for destination_id, lane, *counts in connection.execute(sql.ALL_COUNTERS)
         }
 
-    def owe(self, destination_id: int, lane: Lane, state: DeliveryState, raw_bytes: int) -> None:
+    def enqueue(self, destination_id: int, lane: Lane, state: DeliveryState, raw_bytes: int) -> None:
         """A new delivery begins in `state`."""
         changes = self._of(destination_id, lane)
         changes[_OWED] += 1
@@ -44,7 +44,7 @@ class CounterBook:
         if state.queued:
             changes[_QUEUED_BYTES] += raw_bytes
 
-    def disown(self, destination_id: int, lane: Lane, state: DeliveryState, raw_bytes: int) -> None:
+    def dequeue(self, destination_id: int, lane: Lane, state: DeliveryState, raw_bytes: int) -> None:
         """A delivery in `state` is owed no more: others took its place."""
         changes = self._of(destination_id, lane)
         changes[_OWED] -= 1
@@ -87,7 +87,7 @@ class CounterBook:
         self.image = image
 
     def rolled_back(self) -> None:
-        """The transaction came to nothing, and so do its changes."""
+        """The transaction was rolled back, and its changes with it."""
         self._changes.clear()
 
     def _of(self, destination_id: int, lane: Lane) -> list[int]:

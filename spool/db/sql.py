@@ -21,7 +21,7 @@ WRITE_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO
 ADD_DESTINATION = "INSERT INTO destinations (name) VALUES (?) ON CONFLICT (name) DO NOTHING"
 ALL_DESTINATIONS = "SELECT destination_id, name FROM destinations"
 LAST_CHUNK = "SELECT max(chunk_id) FROM chunks"
-LAST_LOOSE_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
+LAST_ORPHAN_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
 
 # As two statements inside of a transaction: 6 us of each commit; as one of table functions after it: 21 us.
 PAGE_COUNT = "PRAGMA page_count"
@@ -80,13 +80,13 @@ NEW_RECORD_COLUMNS = (
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
-# A record's rest may be loose before all of its payload is, and that may be deleted as far as there.
-ADD_LOOSE_CHUNKS = (
+# A record's rest may be orphaned before all of its payload is, and that may be deleted as far as there.
+ADD_ORPHAN_CHUNKS = (
     "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?) "
     "ON CONFLICT (first_chunk) DO UPDATE SET last_chunk = max(last_chunk, excluded.last_chunk)"
 )
-IS_LOOSE = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
-FORGET_LOOSE_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
+IS_ORPHAN = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
+FORGET_ORPHAN_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
 OF_ORIGIN = "SELECT record_id FROM records WHERE origin = ?"
 STILL_HERE = (
     "SELECT record_id FROM records r WHERE record_id = ? AND NOT (settled_at IS NOT NULL AND EXISTS "
@@ -146,17 +146,17 @@ SET_STATE = (
     "UPDATE deliveries SET state = ?, settled_at = ?, held_for = ?, error = ?, location = coalesce(?, location) "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
-POSTPONE = (
+DEFER = (
     "UPDATE deliveries SET due_at = ?, attempts = attempts + ?, "
     "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ? "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
-DISOWN = "DELETE FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
+DEQUEUE = "DELETE FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
 NOT_YET_DUE = (
     f"SELECT record_id, form FROM deliveries WHERE destination_id = :destination AND lane = :lane "
     f"AND state = {_READY} AND +state <= 3 AND record_id >= :first AND due_at > :now ORDER BY record_id LIMIT :limit"
 )
-WAKE = "UPDATE deliveries SET due_at = ? WHERE record_id = ? AND destination_id = ? AND form = ?"
+MAKE_DUE = "UPDATE deliveries SET due_at = ? WHERE record_id = ? AND destination_id = ? AND form = ?"
 HELD_FOR = (
     "SELECT record_id, form FROM deliveries WHERE destination_id = ? AND held_for = ? AND lane = ? "
     f"AND state = {_HELD} ORDER BY record_id LIMIT ?"
@@ -222,7 +222,7 @@ READ_CHUNKS = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN 
 # Maintenance
 
 DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"
-LOOSE_CHUNKS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk LIMIT ?"
+ORPHAN_CHUNKS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk LIMIT ?"
 OLD_RECEIPTS = (
     "SELECT record_id FROM records WHERE settled_at IS NOT NULL AND settled_at < ? ORDER BY settled_at LIMIT ?"
 )
@@ -283,7 +283,7 @@ ABANDONED_MULTIPARTS = (
 )
 
 
-# From rows of the database to plain data, in the order of `statements.RECORD_COLUMNS` and `DELIVERY_COLUMNS`.
+# From rows of the database to plain data, in the order of `RECORD_COLUMNS` and `DELIVERY_COLUMNS`.
 
 Row = Sequence[Any]
 """A row as SQLite gives it: its columns have the types of the schema."""
@@ -311,7 +311,7 @@ def checksum_of(row: Row) -> int:
 
 
 def record_of(row: Row, spool_id: str) -> Record:
-    """The record in the first `RECORD_WIDTH` columns; what does not match its checksum is told as damaged."""
+    """The record in the first `RECORD_WIDTH` columns; one that does not match its checksum is marked as damaged."""
     record_id, damaged = row[0], row[13] is not None and row[13] != checksum_of(row)
     try:
         fragments = decode_fragments(row[11])

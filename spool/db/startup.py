@@ -1,4 +1,4 @@
-"""Opening a spool: the database file, its schema, what a start needs to know; a damaged one makes way for a new one."""
+"""Opening a spool: the database file, its schema, what a start needs to know; a corrupt one is replaced."""
 
 import os
 import secrets
@@ -20,11 +20,11 @@ from spool.db.connection import (
     translate,
     translated,
 )
-from spool.db.counters import CounterBook
+from spool.db.counters import DeliveryCounters
 from spool.db.wal import lost_commits
-from spool.directory import finish_moves, move_aside
+from spool.directory import finish_quarantines, quarantine
 from spool.errors import CorruptDatabase
-from spool.queue.settle import Names
+from spool.records import DestinationIds
 from spool.space import default_limit
 
 LOG_SHARE = 8
@@ -32,7 +32,7 @@ LOG_SHARE = 8
 VERSIONS_AHEAD = 1000
 """No newer callspool is so far ahead: a version beyond that is a damaged number, not a newer schema."""
 
-_DAMAGE_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, 0}
+_CORRUPTION_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, 0}
 """Of statements that are right for every sound database; 0 is the Python module's own, for text that is no UTF-8."""
 
 
@@ -40,11 +40,11 @@ _DAMAGE_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE
 class Start:
     """What the database says at a start."""
 
-    names: Names
+    destinations: DestinationIds
     limit_bytes: int
     next_chunk: int
-    moved_aside: Path | None = None
-    """Where the database is that was there before, if it was damaged."""
+    quarantined: Path | None = None
+    """Where the database is that was there before, if it was corrupt."""
 
     @property
     def log_cap_bytes(self) -> int:
@@ -53,32 +53,32 @@ class Start:
 
 
 def open_or_replace(path: Path, max_bytes: int | None, destinations: Sequence[str], now: int) -> Start:
-    """Prepare the database; one that is damaged is moved aside whole, and a new one takes its place.
+    """Prepare the database; a corrupt one is moved into quarantine whole, and a new one takes its place.
 
-    Raises `SchemaTooNew`, which is no damage, and `SpoolUnavailable` where disk or rights are in the way.
+    Raises `SchemaTooNew`, which is no corruption, and `SpoolUnavailable` where disk or rights are in the way.
     """
     with translated(f"opening the spool {path}"):
-        finish_moves(path.parent)
+        finish_quarantines(path.parent)
     try:
         _refuse_lost_commits(path)
         return prepare_database(path, max_bytes, destinations)
     except CorruptDatabase as error:
-        with translated(f"moving the damaged database {path} aside"):
-            aside = move_aside(path.parent, str(error), now)
-        return replace(prepare_database(path, max_bytes, destinations), moved_aside=aside)
+        with translated(f"moving the corrupt database {path} into quarantine"):
+            folder = quarantine(path.parent, str(error), now)
+        return replace(prepare_database(path, max_bytes, destinations), quarantined=folder)
 
 
 def prepare_database(path: Path, max_bytes: int | None, destinations: Sequence[str]) -> Start:
     """Bring the database up to date and read what a start needs; a handful of look-ups, whatever it holds."""
-    with _judged(path):
+    with _corruption_recognised(path):
         _protect(path)
         connection = connect_writer(path)
         try:
             _check_schema(connection)
             with translated(f"bringing the schema of the spool {path} up to date"):
                 migrate(connection)
-            _introduce(connection, path, destinations)
-            CounterBook(connection)  # what the writer will read: whether it can be
+            _write_facts(connection, path, destinations)
+            DeliveryCounters(connection)  # what the writer will read: whether it can be
             return _read(connection, max_bytes)
         finally:
             connection.close()
@@ -86,28 +86,28 @@ def prepare_database(path: Path, max_bytes: int | None, destinations: Sequence[s
 
 def _refuse_lost_commits(path: Path) -> None:
     """Raise `CorruptDatabase` where opening the database would lose what its log holds."""
-    with _judged(path):
+    with _corruption_recognised(path):
         if not path.exists() and log_of(path).exists():
             raise CorruptDatabase(f"the database {path} is not there, and its log is")
         lost = lost_commits(path) if path.exists() else 0
     if lost:
-        raise CorruptDatabase(f"the log of {path} is damaged: {lost} commits behind the damage would be lost")
+        raise CorruptDatabase(f"the log of {path} is corrupt: {lost} commits behind the damage would be lost")
 
 
 @contextmanager
-def _judged(path: Path) -> Iterator[None]:
-    """Tell damage from what else keeps a database from opening: what a sound one could not cause is damage."""
+def _corruption_recognised(path: Path) -> Iterator[None]:
+    """Tell corruption from what else keeps a database from opening: what a sound one could not cause is corruption."""
     try:
         yield
     except sqlite3.Error as error:
         refused = primary_code(error) == sqlite3.SQLITE_READONLY and os.access(path, os.W_OK)
-        if refused or primary_code(error) in _DAMAGE_CODES:
-            raise CorruptDatabase(f"the spool {path} is damaged: {error}") from error
+        if refused or primary_code(error) in _CORRUPTION_CODES:
+            raise CorruptDatabase(f"the spool {path} is corrupt: {error}") from error
         raise translate(error, f"opening the spool {path}") from error
     except OSError as error:
         raise translate(error, f"opening the spool {path}") from error
     except (TypeError, ValueError, LookupError) as error:
-        raise CorruptDatabase(f"the spool {path} is damaged: it holds what was never written ({error})") from error
+        raise CorruptDatabase(f"the spool {path} is corrupt: it holds what was never written ({error})") from error
 
 
 def _check_schema(connection: sqlite3.Connection) -> None:
@@ -117,9 +117,9 @@ def _check_schema(connection: sqlite3.Connection) -> None:
         return
     faults = schema_faults(connection)
     if faults:
-        raise CorruptDatabase(f"the schema of the spool is damaged: {', '.join(faults)}")
+        raise CorruptDatabase(f"the schema of the spool is corrupt: {', '.join(faults)}")
     if not 0 <= version <= newest_version():
-        raise CorruptDatabase(f"the schema of the spool is damaged: it calls itself version {version}")
+        raise CorruptDatabase(f"the schema of the spool is corrupt: it calls itself version {version}")
 
 
 def _protect(path: Path) -> None:
@@ -129,12 +129,12 @@ def _protect(path: Path) -> None:
         path.chmod(0o600)
 
 
-def _introduce(connection: sqlite3.Connection, path: Path, destinations: Sequence[str]) -> None:
-    """Write down what every spool knows of itself, once, and the destinations."""
+def _write_facts(connection: sqlite3.Connection, path: Path, destinations: Sequence[str]) -> None:
+    """Write the facts that every spool knows about itself, once, and the destinations."""
     has_id = connection.execute(sql.READ_META, ("spool_id",)).fetchone() is not None
     used = connection.execute(sql.LAST_RECORD).fetchone() is not None
     if used and not has_id:
-        raise CorruptDatabase(f"the spool {path} is damaged: it has lost its id")
+        raise CorruptDatabase(f"the spool {path} is corrupt: it has lost its id")
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(sql.WRITE_META, ("spool_id", secrets.token_hex(4)))
     connection.execute(sql.WRITE_META, ("limit_bytes", default_limit(path.parent)))
@@ -149,7 +149,7 @@ def _read(connection: sqlite3.Connection, max_bytes: int | None) -> Start:
     default = connection.execute(sql.READ_META, ("limit_bytes",)).fetchone()[0]
     names = dict(connection.execute(sql.ALL_DESTINATIONS).fetchall())
     last_chunks = [
-        connection.execute(statement).fetchone()[0] or 0 for statement in (sql.LAST_CHUNK, sql.LAST_LOOSE_CHUNK)
+        connection.execute(statement).fetchone()[0] or 0 for statement in (sql.LAST_CHUNK, sql.LAST_ORPHAN_CHUNK)
     ]
     ids = {name: destination_id for destination_id, name in names.items()}
-    return Start(Names(spool_id, ids, names), max_bytes or default, max(last_chunks) + 1)
+    return Start(DestinationIds(spool_id, ids, names), max_bytes or default, max(last_chunks) + 1)

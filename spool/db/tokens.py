@@ -14,7 +14,7 @@ from spool.db import sql
 _KNOWN_TOKENS = 1024
 
 
-class TokenBook:
+class TokenStore:
     """Tokens and how many records and upload addresses use each. For the writer's thread only."""
 
     def __init__(self) -> None:
@@ -73,9 +73,9 @@ class TokenBook:
         self._changes.clear()
 
     def rolled_back(self) -> None:
-        """The transaction came to nothing; ids that it gave out are forgotten with it."""
+        """The transaction was rolled back; ids that it gave out are forgotten with it."""
         self._changes.clear()
-        self._deleted = True  # perhaps it was cleared by a scrub that came to nothing
+        self._deleted = True  # perhaps it was cleared by a scrub that was rolled back
         self._ids.clear()
 
     def _forget(self, token_id: int) -> None:

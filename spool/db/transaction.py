@@ -1,4 +1,4 @@
-"""A transaction as operations see it: reading, writing, rows that are written together, and the books."""
+"""A transaction as operations see it: reading, batch inserts, batched completions, look-ups ahead, and the counters."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -7,9 +7,9 @@ from itertools import chain
 from typing import TypeVar
 
 from spool.db import sql
-from spool.db.counters import CounterBook
+from spool.db.counters import DeliveryCounters
 from spool.db.sql import Row
-from spool.db.tokens import TokenBook
+from spool.db.tokens import TokenStore
 from spool.records import DeliveryState
 
 Result = TypeVar("Result")
@@ -20,14 +20,14 @@ class Transaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self.counters = CounterBook(connection)
-        self.tokens = TokenBook()
-        self.chunks = Inserts("chunks", sql.CHUNK_COLUMNS)
-        self.records = Inserts("records", sql.NEW_RECORD_COLUMNS)
-        self.deliveries = Inserts("deliveries", sql.NEW_DELIVERY_COLUMNS)
-        self.endings = Endings()
-        self.known = LookUps()
-        self._gathered = (self.chunks, self.records, self.deliveries, self.endings)
+        self.counters = DeliveryCounters(connection)
+        self.tokens = TokenStore()
+        self.chunks = BatchInsert("chunks", sql.CHUNK_COLUMNS)
+        self.records = BatchInsert("records", sql.NEW_RECORD_COLUMNS)
+        self.deliveries = BatchInsert("deliveries", sql.NEW_DELIVERY_COLUMNS)
+        self.completions = Completions()
+        self.known = Prefetch()
+        self._batches = (self.chunks, self.records, self.deliveries, self.completions)
         row = connection.execute(sql.LAST_RECORD).fetchone()
         self._last_record_id = int(row[0]) if row else 0
         self._before = (0, 0)
@@ -67,7 +67,7 @@ class Transaction:
         return self._last_record_id
 
     def commit(self) -> None:
-        """Write what was gathered and the books, and make all of it durable."""
+        """Write what was gathered and the counters, and make all of it durable."""
         self._flush()
         self.counters.flush(self.connection)
         self.tokens.flush(self.connection)
@@ -83,7 +83,7 @@ class Transaction:
 
     def roll_back(self) -> None:
         """Undo everything since `begin`."""
-        for rows in self._gathered:
+        for rows in self._batches:
             rows.clear()
         self.counters.rolled_back()
         self.tokens.rolled_back()
@@ -91,7 +91,7 @@ class Transaction:
             self.connection.execute("ROLLBACK")
 
     def _flush(self) -> None:
-        for rows in self._gathered:
+        for rows in self._batches:
             if rows:
                 rows.flush(self.connection)
 
@@ -100,7 +100,7 @@ Operation = Callable[[Transaction], Result]
 """Runs in the writer's thread. It may run again after a rollback, so it changes nothing but the transaction."""
 
 
-# New rows that are written together: they are gathered, and written when something is read, or at the end.
+# Batch insert: new rows are gathered, and written together when something is read, or at the end.
 #
 # At 2 KB a post the hand-over of Python's lock at each statement, not SQLite, bounded how many were accepted.
 
@@ -113,7 +113,7 @@ def statement_for(table: str, columns: tuple[str, ...], rows: int) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places(rows, len(columns))}"
 
 
-class Inserts:
+class BatchInsert:
     """The rows that are still to be inserted into one table."""
 
     def __init__(self, table: str, columns: str) -> None:
@@ -143,26 +143,26 @@ class Inserts:
             start += step
 
     def clear(self) -> None:
-        """Forget the rows: their transaction came to nothing."""
+        """Forget the rows: their transaction was rolled back."""
         self._rows.clear()
 
 
-# What came to its end in a transaction, written together: deliveries, their records, and payloads nobody needs.
+# Completions of a transaction, written together: delivered deliveries, receipts, and payloads nobody needs.
 #
 # Each delivery by itself took five statements; a group of them takes three.
 
 
-class Endings:
-    """The ends that are still to be written. For the writer's thread only."""
+class Completions:
+    """The completions that are still to be written. For the writer's thread only."""
 
     def __init__(self) -> None:
         self._delivered: list[tuple[object, ...]] = []
         self._receipts: list[tuple[int, int]] = []
         self._chunks: list[tuple[int]] = []
-        self._loose: list[tuple[int, int]] = []
+        self._orphans: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
-        return len(self._delivered) + len(self._receipts) + len(self._chunks) + len(self._loose)
+        return len(self._delivered) + len(self._receipts) + len(self._chunks) + len(self._orphans)
 
     def delivered(self, record_id: int, destination_id: int, form: str, now: int, location: str | None) -> None:
         """A destination confirmed this delivery."""
@@ -177,36 +177,37 @@ class Endings:
         if first == last:
             self._chunks.append((first,))
         else:  # Large payloads are deleted in steps, between which posts are committed.
-            self._loose.append((first, last))
+            self._orphans.append((first, last))
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write them all."""
         for statement, values in (
-            *padded(end_delivered, self._delivered),
-            *padded(make_receipts, self._receipts),
-            *padded(delete_chunks, self._chunks),
+            *pad_batch(end_delivered, self._delivered),
+            *pad_batch(make_receipts, self._receipts),
+            *pad_batch(delete_chunks, self._chunks),
         ):
             connection.execute(statement, values)
-        if self._loose:
-            connection.executemany(sql.ADD_LOOSE_CHUNKS, self._loose)
+        if self._orphans:
+            connection.executemany(sql.ADD_ORPHAN_CHUNKS, self._orphans)
         self.clear()
 
     def clear(self) -> None:
-        """Forget them: they are written, or their transaction came to nothing."""
-        for rows in (self._delivered, self._receipts, self._chunks, self._loose):
+        """Forget them: they are written, or their transaction was rolled back."""
+        for rows in (self._delivered, self._receipts, self._chunks, self._orphans):
             rows.clear()
 
 
-# What a group of operations asks of the database, asked for all of them together when their transaction begins.
+# Prefetch: what the operations of a group need to know of the database is looked up for all of them when their
+# transaction begins.
 #
-# An operation announces the call or the record that it is about (`Writer.submit`); what was found is then known here,
+# An operation announces the call or the record that it is about (`Writer.submit`); that is then known here,
 # for as long as nothing else of the transaction changed it. What is not known here has to be asked for.
 
 OpenDeliveries = dict[tuple[int, str], DeliveryState]
 """By destination id and form, what has not ended of a record, dead letters included."""
 
 
-class LookUps:
+class Prefetch:
     """What is known about the calls and records of one transaction. For the writer's thread only."""
 
     def __init__(self) -> None:
@@ -216,10 +217,10 @@ class LookUps:
     def begin(self, connection: sqlite3.Connection, calls: Iterable[str], records: Iterable[int]) -> None:
         """Look up the announced calls and records; what was known before is forgotten."""
         self._new_calls = set(calls)
-        for statement, asked in padded(known_calls, [(call_id,) for call_id in self._new_calls]):
+        for statement, asked in pad_batch(known_calls, [(call_id,) for call_id in self._new_calls]):
             self._new_calls.difference_update(call_id for (call_id,) in connection.execute(statement, asked).fetchall())
         self._open = {record_id: {} for record_id in records}
-        for statement, asked in padded(open_of_records, [(record_id,) for record_id in self._open]):
+        for statement, asked in pad_batch(open_of_records, [(record_id,) for record_id in self._open]):
             for record_id, destination_id, form, state in connection.execute(statement, asked).fetchall():
                 self._open[record_id][destination_id, form] = DeliveryState(state)
 
@@ -253,7 +254,7 @@ ForRows = Callable[[int], str]
 """Makes the statement for so many rows."""
 
 
-def padded(for_rows: ForRows, rows: Sequence[Row]) -> Iterator[tuple[str, tuple[object, ...]]]:
+def pad_batch(for_rows: ForRows, rows: Sequence[Row]) -> Iterator[tuple[str, tuple[object, ...]]]:
     """The statements that together take all `rows`, each with its parameters."""
     for start in range(0, len(rows), LARGEST_STEP):
         step = rows[start : start + LARGEST_STEP]

@@ -13,7 +13,7 @@ from pathlib import Path
 from spool.db.checkpointer import CAP_BYTES, Checkpointer
 from spool.db.connection import PAGE_SIZE, SQLITE_ERRORS, connect_writer, distrusts_disk, log_of, translate
 from spool.db.transaction import Transaction
-from spool.directory import Damage
+from spool.directory import CorruptionLatch
 from spool.errors import SpoolError
 from spool.space import DiskSpace
 
@@ -25,10 +25,12 @@ REOPEN_SECONDS = 1.0
 class OpenDatabase:
     """Opens it at once. For the writer's thread, which calls `finish` at the end; its figures are for any thread."""
 
-    def __init__(self, path: Path, disk: DiskSpace, damage: Damage, log_cap_bytes: int = CAP_BYTES) -> None:
+    def __init__(
+        self, path: Path, disk: DiskSpace, corruption: CorruptionLatch, log_cap_bytes: int = CAP_BYTES
+    ) -> None:
         self._path = path
         self._disk = disk
-        self._damage = damage
+        self._corruption = corruption
         self._last_reopen = 0.0
         self.failure: str | None = None
         """Why nothing can be written at the moment, if so."""
@@ -44,7 +46,7 @@ class OpenDatabase:
         )
 
     def measure(self) -> str | None:
-        """See how much room is in use; returns why what was just committed cannot be relied on, if so."""
+        """Measure the space in use; returns why what was just committed cannot be relied on, if so."""
         return self.sizes.measure(self.transaction)
 
     def written(self, byte_count: int) -> None:
@@ -88,7 +90,7 @@ class OpenDatabase:
             finished = self._checkpointer.finish(self.transaction.connection)
         except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"
-            self._damage.look_at(translate(error, "opening the spool anew"))
+            self._corruption.observe(translate(error, "opening the spool anew"))
             return False
         reason = self.measure() if finished else before
         self.failure = reason or self.failure
@@ -107,7 +109,7 @@ class OpenDatabase:
         with suppress(*SQLITE_ERRORS, OSError):
             if self.failure is not None:
                 self._checkpointer.distrust()
-            if self._damage.reason is None:
+            if self._corruption.reason is None:
                 self.transaction.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         with suppress(*SQLITE_ERRORS):
             self.transaction.connection.close()
@@ -115,16 +117,16 @@ class OpenDatabase:
 
     def _checkpoint_failed(self, error: SpoolError) -> None:
         self.failure = str(error)
-        self._damage.look_at(error)
+        self._corruption.observe(error)
 
     def _checkpoint_ran_out(self, reason: str) -> None:
         """The log is as good, and whatever finds no room in it gives the headroom up; but it must not get longer."""
         self._disk.ran_out(reason, large=True)
 
 
-# How much room the database and its log take, as of the last commit.
+# How much space the database and its log take, as of the last commit.
 
-RESTART = "; nothing is taken until callspool is started again"
+RESTART = "; nothing is accepted until callspool is started again"
 
 
 class Sizes:
@@ -181,7 +183,7 @@ class WritePoint(StrEnum):
     WRITTEN = "written"
     """All of its operations ran, and nothing is durable."""
     COMMITTED = "committed"
-    """All of it is durable, and nobody was told."""
+    """All of it is durable, and no future was resolved."""
     RESETTING = "resetting"
     """The write-ahead log is about to be moved into the database."""
     RESET = "reset"
@@ -193,6 +195,6 @@ hook: Callable[[WritePoint, Sequence[object]], None] | None = None
 
 
 def reach(point: WritePoint, group: Sequence[object] = ()) -> None:
-    """Tell the hook, if there is one."""
+    """Call the hook, if there is one."""
     if hook is not None:
         hook(point, group)

@@ -1,4 +1,4 @@
-"""The sole writer: one thread owns the one writing connection, and many requests share one durable commit.
+"""The sole writer, with group commit: one thread owns the writing connection, many requests share a durable commit.
 
 Whoever wants something written submits an operation, a function of the transaction, and awaits its result. The
 thread takes all that wait (light ones first, then heavy ones up to a bound, so that a large payload never holds
@@ -19,22 +19,22 @@ from typing import Generic, Protocol
 
 from spool.db.checkpointer import CAP_BYTES
 from spool.db.connection import SQLITE_ERRORS, SqliteError, concerns_everyone, distrusts_disk, translate
-from spool.db.counters import CounterBook
+from spool.db.counters import DeliveryCounters
 from spool.db.transaction import Operation, Result
 from spool.db.write_connection import OpenDatabase, WritePoint, reach
-from spool.directory import Damage
+from spool.directory import CorruptionLatch
 from spool.errors import SpoolFull, SpoolUnavailable
-from spool.payload.frames import Press, Small
+from spool.payload.frames import BatchCompressor, SmallPayload
 from spool.space import DiskSpace
 
-# What waits for the writer: an operation, and whoever awaits its result.
+# What waits for the writer: an operation, and the future of its result.
 
 
-class Commitment(asyncio.Future[Result]):
-    """What an operation comes to. It runs whether anybody waits for it or not, and may use the caller's buffers.
+class CommitFuture(asyncio.Future[Result]):
+    """The result of an operation, which runs whether anybody waits for it or not, and may use the caller's buffers.
 
-    So whoever awaits it is cancelled only when it is done: a task that is told that its future cannot be cancelled
-    goes on waiting, and is cancelled where it awaited.
+    So a task that awaits it is cancelled only when it is done: a future that refuses to be cancelled keeps its task
+    waiting, which is then cancelled where it awaited.
     """
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  # asyncio's signature
@@ -48,19 +48,19 @@ class Request(Generic[Result]):
 
     operation: Operation[Result]
     byte_count: int
-    commitment: Commitment[Result]
+    future: CommitFuture[Result]
     call_id: str | None
     record_id: int | None
-    payload: Small | None
+    payload: SmallPayload | None
     result: Result | None = None
     error: Exception | None = None
 
     def resolve(self) -> None:
-        """Tell what came of it."""
+        """Give its future the result or the error."""
         if self.error is not None:
-            self.commitment.set_exception(self.error)
+            self.future.set_exception(self.error)
         else:
-            self.commitment.set_result(self.result)  # type: ignore[arg-type]  # None only where Result allows it
+            self.future.set_result(self.result)  # type: ignore[arg-type]  # None only where Result allows it
 
 
 Group = list[Request[object]]
@@ -68,26 +68,26 @@ Group = list[Request[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Setback:
-    """What made a group's transaction come to nothing; with `shared` it would be no better for any of them alone."""
+class TransactionFailure:
+    """Why a group's transaction failed; with `shared`, each of its operations would fail alone as well."""
 
     error: Exception
     shared: bool
 
 
 def fail(group: Group, error: Exception) -> None:
-    """None of them came to anything."""
+    """Let all of them fail with this error."""
     for request in group:
         request.error = error
 
 
 def resolve(group: Group) -> None:
-    """Tell everyone of a group. For the event loop."""
+    """Resolve all futures of a group. For the event loop."""
     for request in group:
         request.resolve()
 
 
-# The line of requests before the writer: light ones first, heavy ones a bounded amount at a time.
+# The write queue: light requests first, heavy ones a bounded amount at a time.
 
 GROUP_LIGHT_OPERATIONS = 512
 GROUP_HEAVY_BYTES = 4 << 20
@@ -96,8 +96,8 @@ HEAVY_BYTES = 256 << 10
 """A request that writes so much is heavy."""
 
 
-class RequestLine:
-    """Where requests wait. `put` and `end` may be called by any thread, the rest only by the writer's."""
+class WriteQueue:
+    """Requests that wait. `put` and `end` may be called by any thread, the rest only by the writer's."""
 
     def __init__(self) -> None:
         self._inbox: SimpleQueue[Request[object] | None] = SimpleQueue()
@@ -131,7 +131,7 @@ class RequestLine:
         return True
 
     def take_group(self) -> Group:
-        """What shares the next transaction."""
+        """The requests that share the next transaction: the group of a group commit."""
         group = [self._light.popleft() for _ in range(min(len(self._light), GROUP_LIGHT_OPERATIONS))]
         heavy_bytes = 0
         while self._heavy and (not heavy_bytes or heavy_bytes + self._heavy[0].byte_count <= GROUP_HEAVY_BYTES):
@@ -140,7 +140,7 @@ class RequestLine:
         return group
 
     def take_all(self) -> Group:
-        """Everything that waits, for nobody will write it any more."""
+        """Everything that waits, when nobody will write it any more."""
         while not self._inbox.empty():
             self.sort()
         left = [*self._light, *self._heavy]
@@ -149,7 +149,7 @@ class RequestLine:
         return left
 
 
-# Who hears of commits, for metrics.
+# The observer of commits, for metrics.
 
 
 class CommitObserver(Protocol):
@@ -175,20 +175,20 @@ class Writer:
         loop: asyncio.AbstractEventLoop,
         observer: CommitObserver,
         disk: DiskSpace,
-        damage: Damage,
+        corruption: CorruptionLatch,
         compression_level: int = 1,
         log_cap_bytes: int = CAP_BYTES,
     ) -> None:
         self._loop = loop
         self._observer = observer
-        self._line = RequestLine()
-        self._press = Press(compression_level)
-        self._damage = damage
+        self._queue = WriteQueue()
+        self._compressor = BatchCompressor(compression_level)
+        self._corruption = corruption
         self._in_hand: Group = []
         self._closed: str | None = None
-        """Why nothing is taken any more."""
+        """Why no request is accepted any more."""
         self.disk = disk
-        self.database = OpenDatabase(path, disk, damage, log_cap_bytes)
+        self.database = OpenDatabase(path, disk, corruption, log_cap_bytes)
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
@@ -198,8 +198,8 @@ class Writer:
         return self.database.failure
 
     @property
-    def counters(self) -> CounterBook:
-        """The books, as of the last commit."""
+    def counters(self) -> DeliveryCounters:
+        """The counters, as of the last commit."""
         return self.database.transaction.counters
 
     @property
@@ -215,8 +215,8 @@ class Writer:
         *,
         call_id: str | None = None,
         record_id: int | None = None,
-        payload: Small | None = None,
-    ) -> Commitment[Result]:
+        payload: SmallPayload | None = None,
+    ) -> CommitFuture[Result]:
         """Have `operation` run in a transaction; what is returned resolves once that is durable.
 
         `byte_count` says how many bytes it adds to the spool: what adds any is refused while the disk is full.
@@ -225,15 +225,15 @@ class Writer:
         """
         if self._closed is not None:
             raise SpoolUnavailable(self._closed)
-        commitment: Commitment[Result] = Commitment(loop=self._loop)
-        self._line.put(Request(operation, byte_count, commitment, call_id, record_id, payload))  # type: ignore[arg-type]  # a queue of any results
-        return commitment
+        future: CommitFuture[Result] = CommitFuture(loop=self._loop)
+        self._queue.put(Request(operation, byte_count, future, call_id, record_id, payload))  # type: ignore[arg-type]  # a queue of any results
+        return future
 
     async def close(self) -> None:
         """Write what was submitted, finish the log, and end the thread."""
         if self._closed is None:
             self._closed = "the spool is closed"
-            self._line.end()
+            self._queue.end()
         await asyncio.to_thread(self._thread.join)
 
     # The thread ------------------------------------------------------------------------------------------------
@@ -246,38 +246,38 @@ class Writer:
 
     def _work(self) -> None:
         stopping = False
-        while not stopping or self._line:
-            stopping = self._line.sort(0.0 if stopping or self._line else self._patience) or stopping
+        while not stopping or self._queue:
+            stopping = self._queue.sort(0.0 if stopping or self._queue else self._patience) or stopping
             if self.disk.shortage is not None:
                 self.disk.recover()
-            self._in_hand = self._line.take_group()
+            self._in_hand = self._queue.take_group()
             if self._in_hand:
                 self._write(self._in_hand)
-                self._tell(resolve, self._in_hand)
+                self._call_on_loop(resolve, self._in_hand)
                 self._in_hand = []
             self.database.reset_long_log()
         self.database.finish()
 
     @property
     def _patience(self) -> float | None:
-        """How long to wait for requests: on a full disk there is something to look at."""
+        """How long to wait for requests: a full disk is looked at again every second."""
         return None if self.disk.shortage is None else LOOK_SECONDS
 
     def _write(self, group: Group) -> None:
-        if self._damage.reason is not None:
-            fail(group, self._damage.error())
+        if self._corruption.reason is not None:
+            fail(group, self._corruption.error())
             return
         if self.failure is not None and not self.database.reopen():
             fail(group, SpoolUnavailable(f"the spool cannot write: {self.failure}"))
             return
         group = self._admitted(group)
-        setback = self._transact(group) if group else None
-        if setback is not None and isinstance(setback.error, SpoolFull):
-            setback = self._make_do(group, setback)
-        if setback is None:
+        failed = self._transact(group) if group else None
+        if failed is not None and isinstance(failed.error, SpoolFull):
+            failed = self._retry_without_headroom(group, failed)
+        if failed is None:
             return
-        if len(group) == 1 or setback.shared:
-            fail(group, setback.error)
+        if len(group) == 1 or failed.shared:
+            fail(group, failed.error)
             return
         for request in group:
             self._write([request])
@@ -293,23 +293,23 @@ class Writer:
         fail(refused, SpoolFull(self.disk.shortage, used_bytes=self.total_bytes, limit_bytes=None))
         return [one for one in group if one.error is None]
 
-    def _make_do(self, group: Group, setback: Setback) -> Setback | None:
-        """After a group found no room: what adds nothing has the headroom now, and the log from its start."""
-        reason = str(setback.error)
+    def _retry_without_headroom(self, group: Group, failed: TransactionFailure) -> TransactionFailure | None:
+        """After a group found no room on the disk: what adds nothing may use the headroom, and a reset log."""
+        reason = str(failed.error)
         if any(request.byte_count for request in group):
             if len(group) == 1:  # which of several it was shows when each runs alone
                 self.disk.ran_out(reason, large=group[0].byte_count >= HEAVY_BYTES)
-            return setback
+            return failed
         self.disk.give_up(reason)
         self.database.reset_log()
         return self._transact(group)
 
-    def _transact(self, group: Group) -> Setback | None:
-        """Run a group in one transaction. Returns what made it come to nothing."""
+    def _transact(self, group: Group) -> TransactionFailure | None:
+        """Run a group in one transaction. Returns why it failed; None when it is durable."""
         started = time.perf_counter()
         transaction = self.database.transaction
         try:
-            self._press.compress([request.payload for request in group if request.payload is not None])
+            self._compressor.compress([request.payload for request in group if request.payload is not None])
             transaction.begin(
                 [request.call_id for request in group if request.call_id is not None],
                 [request.record_id for request in group if request.record_id is not None],
@@ -321,38 +321,38 @@ class Writer:
             transaction.commit()
             reach(WritePoint.COMMITTED, group)
         except SQLITE_ERRORS as error:
-            return self._set_back(error)
+            return self._fail(error)
         except Exception as error:  # noqa: BLE001  # whatever an operation raises belongs to whoever submitted it
             self.database.roll_back()
             unstorable = isinstance(error, UnicodeEncodeError | OverflowError)
-            return Setback(translate(error, WRITING) if unstorable else error, shared=False)
+            return TransactionFailure(translate(error, WRITING) if unstorable else error, shared=False)
         reason = self.database.measure()
         if reason is not None:
             self.database.failure = reason
-            return Setback(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
+            return TransactionFailure(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
         if transaction.changed_something:
             self.database.written(sum(request.byte_count for request in group))
-            self._tell(self._observer.committed, time.perf_counter() - started, len(group))
+            self._call_on_loop(self._observer.committed, time.perf_counter() - started, len(group))
         return None
 
-    def _set_back(self, cause: SqliteError) -> Setback:
+    def _fail(self, cause: SqliteError) -> TransactionFailure:
         """After an I/O error nothing that the connection believes can be trusted: it is reopened before the next."""
         self.database.roll_back()
         error = translate(cause, WRITING)
         if distrusts_disk(cause):
             self.database.failure = str(error)
-        self._damage.look_at(error)
+        self._corruption.observe(error)
         if isinstance(error, SpoolFull):
             error.used_bytes = self.total_bytes
-        return Setback(error, shared=concerns_everyone(cause))
+        return TransactionFailure(error, shared=concerns_everyone(cause))
 
     def _abandon(self) -> None:
-        """Nobody waits for ever for a thread that ended: there is nobody left, unless it ended by a mistake of ours."""
+        """Fail what is left, so that nobody waits for a thread that ended: nothing, unless it ended by a defect."""
         self._closed = self._closed or ENDED
-        left = [*self._in_hand, *self._line.take_all()]
+        left = [*self._in_hand, *self._queue.take_all()]
         fail(left, SpoolUnavailable(ENDED))
-        self._tell(resolve, left)
+        self._call_on_loop(resolve, left)
 
-    def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
+    def _call_on_loop(self, callback: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the event loop is closed, and everyone who waited on it is gone
             self._loop.call_soon_threadsafe(callback, *arguments)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from spool.db.connection import CORRUPT_ROW_ERRORS
 from spool.directory import DATABASE_NAME, is_owned
 from spool.errors import UnsuitableDirectory
 from spool.fsck.checks import check_books, check_deliveries, check_files
 from spool.fsck.reader import Inspection, Tell, inspecting
 from spool.fsck.report import RULES, Finding, Kind, Rule, Severity
 from spool.fsck.storage import (
-    DAMAGE,
     check_frames,
     check_layout,
     check_pages,
@@ -43,7 +43,7 @@ def check(
     try:
         with inspecting(directory, live=live, tell=tell) as inspection:
             findings += _check_database(inspection)
-    except DAMAGE as error:
+    except CORRUPT_ROW_ERRORS as error:
         findings.append(unreadable("database", error))
     if not owned and is_owned(directory) != live:
         raise UnsuitableDirectory(f"a gateway started or stopped in {directory} meanwhile; check again")
@@ -64,7 +64,7 @@ def _check_database(inspection: Inspection) -> list[Finding]:
         findings += _readable("books", lambda: check_books(inspection))
         layout = check_readable(inspection, findings)
     finally:
-        with suppress(*DAMAGE):  # a snapshot of a damaged database may be gone already
+        with suppress(*CORRUPT_ROW_ERRORS):  # a snapshot of a damaged database may be gone already
             inspection.connection.execute("COMMIT")
     inspection.tell(BOOKS, 1, 1)
     if layout is not None:
@@ -78,5 +78,5 @@ def _readable(what: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Find
     """What was found until the database could not be read on."""
     try:
         yield from look()
-    except DAMAGE as error:
+    except CORRUPT_ROW_ERRORS as error:
         yield unreadable(what, error)

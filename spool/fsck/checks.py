@@ -1,4 +1,4 @@
-"""The books: counters, tokens and numbers agree with what is there (promise 2)."""
+"""Checks of the counters, tokens and numbers (promise 2), of deliveries and their order (promise 4), and of files."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from typing import NamedTuple
 from spool.db.connection import log_of
 from spool.db.sql import HELD_FOR_CORE
 from spool.db.wal import lost_commits
-from spool.directory import DATABASE_NAME, LOCK_NAME, STAGING_NAME, asides
+from spool.directory import DATABASE_NAME, LOCK_NAME, STAGING_NAME, quarantined
 from spool.fsck import reader
 from spool.fsck.reader import Inspection
 from spool.fsck.report import Finding, Kind
 from spool.fsck.storage import record_named
-from spool.queue.ordering import Sibling, place, place_in_record, sibling_of
+from spool.queue.ordering import Sibling, initial_state, sibling_of, state_in_record
 from spool.records import DeliveryState, Form, Lane
 from spool.space import HEADROOM_NAME
 from spool.stats import LaneCounts
@@ -194,11 +194,11 @@ def _misplaced(inspection: Inspection, one: _Stored, sibling: Sibling, siblings:
 
     What is ready beside earlier records of its call is legal: a replayed dead letter goes before it.
     """
-    if sibling.state is DeliveryState.READY and place_in_record(sibling, siblings) is not DeliveryState.READY:
+    if sibling.state is DeliveryState.READY and state_in_record(sibling, siblings) is not DeliveryState.READY:
         return Finding(Kind.OUT_OF_TURN, one.where, "is ready, and what it has to wait for has not ended", one.key)
     with_core = sibling.state is DeliveryState.HELD and sibling.held_for == HELD_FOR_CORE
     if with_core or sibling.state is DeliveryState.WAITING:
-        right = place(inspection.connection, one.call_id or "", one.record_id, sibling, siblings)
+        right = initial_state(inspection.connection, one.call_id or "", one.record_id, sibling, siblings)
         if right is DeliveryState.READY:
             return Finding(
                 Kind.STUCK, one.where, f"is {sibling.state.name.lower()}, and nothing is ahead of it", one.key
@@ -222,9 +222,9 @@ def check_files(directory: Path, *, live: bool) -> Iterator[Finding]:
     yield from _check_log(directory, live=live)
     if not live:
         yield from _check_staging(directory)
-    for aside in asides(directory):
-        if not aside.brought:
-            yield Finding(Kind.MOVED_ASIDE, aside.directory.name, f"a damaged database was moved here: {aside.reason}")
+    for one in quarantined(directory):
+        if not one.imported:
+            yield Finding(Kind.IN_QUARANTINE, one.directory.name, f"a corrupt database was moved here: {one.reason}")
 
 
 def own_files(directory: Path) -> list[Path]:

@@ -1,12 +1,4 @@
-"""Looking into a spool without changing a byte of it, beside a running gateway or where none runs.
-
-- A gateway runs: a reading connection like any other. It takes SQLite's own read locks and changes no file's
-  content, and holds no snapshot for longer than the books take.
-- None runs, and the write-ahead log holds something: `mode=ro` alone would rebuild the log's index in a new file.
-  With the VFS that locks nothing, and exclusive mode, SQLite keeps that index in memory (SQLite: "Write-Ahead
-  Logging", 8).
-- None runs, and there is no log: `immutable=1`, for otherwise an empty log would be made.
-"""
+"""What a check reads: the inspection of a spool beside a running gateway or where none runs, and its statements."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -14,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from spool.db.connection import log_of
+from spool.db.connection import reading
 from spool.db.sql import COUNTER_COLUMNS
 from spool.directory import DATABASE_NAME
 
@@ -31,33 +23,6 @@ class Inspection:
     live: bool
     """Whether a gateway owns it at the moment."""
     tell: Tell
-
-
-@contextmanager
-def reading(database: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
-    """A connection that changes nothing, for one thread at a time; text that is no UTF-8 is read all the same."""
-    connection = sqlite3.connect(_address(database, live=live), uri=True, isolation_level=None, check_same_thread=False)
-    try:
-        if not live:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA query_only = 1")
-        connection.execute("PRAGMA busy_timeout = 2000")
-        connection.text_factory = _text
-        yield connection
-    finally:
-        connection.close()
-
-
-def _address(database: Path, *, live: bool) -> str:
-    address = f"{database.absolute().as_uri()}?mode=ro"
-    if live:
-        return address
-    log = log_of(database)
-    return address + ("&vfs=unix-none" if log.exists() and log.stat().st_size else "&immutable=1")
-
-
-def _text(stored: bytes) -> str:
-    return stored.decode("utf-8", "replace")
 
 
 @contextmanager
@@ -79,7 +44,7 @@ OPEN_RECORDS = (
 )
 CHUNK_IDS = "SELECT chunk_id FROM chunks ORDER BY chunk_id"
 CHUNKS_BETWEEN = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN ? AND ? ORDER BY chunk_id"
-LOOSE = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk"
+ORPHANS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk"
 
 # All of a record's deliveries lie side by side, so this needs no sorting.
 DELIVERIES = (

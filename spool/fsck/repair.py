@@ -1,4 +1,4 @@
-"""Doing what a check advises, where a machine can: on a spool that nobody uses, a transaction a round."""
+"""Repairs: what a check advises is done where a machine can, on a spool that nobody uses, a transaction a round."""
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -84,16 +84,16 @@ def _bury_one(connection: sqlite3.Connection, key: _Key, now: int) -> None:
     if key[2] in set(Form) and lane in set(Lane):
         connection.execute(reader.BURY_DELIVERY, (now, REASON, *key))
     else:
-        connection.execute(sql.DISOWN, key)
+        connection.execute(sql.DEQUEUE, key)
 
 
 def _delete_chunks(connection: sqlite3.Connection, key: _Key, _now: int) -> None:
     connection.execute(sql.DELETE_CHUNKS, key)
-    connection.execute(sql.FORGET_LOOSE_CHUNKS, key[:1])
+    connection.execute(sql.FORGET_ORPHAN_CHUNKS, key[:1])
 
 
 def _forget(connection: sqlite3.Connection, key: _Key, _now: int) -> None:
-    connection.execute(sql.DISOWN, key)
+    connection.execute(sql.DEQUEUE, key)
 
 
 def _forget_parts(connection: sqlite3.Connection, key: _Key, _now: int) -> None:
@@ -126,8 +126,8 @@ _REPAIRS: Mapping[Kind, Callable[[sqlite3.Connection, _Key, int], None]] = {
     Kind.SHARED_CHUNKS: _bury,
     Kind.BAD_FRAME: _bury,
     Kind.ILLEGAL_DELIVERY: _bury_one,
-    Kind.ORPHANED_CHUNKS: _delete_chunks,
-    Kind.LOOSE_CHUNKS: _delete_chunks,
+    Kind.UNKNOWN_CHUNKS: _delete_chunks,
+    Kind.ORPHAN_CHUNKS: _delete_chunks,
     Kind.NO_RECORD: _forget,
     Kind.NOTHING_OWED: _settle,
     Kind.OWED_BY_RECEIPT: _put(DeliveryState.DISCARDED),

@@ -13,7 +13,7 @@ class Severity(StrEnum):
     WARNING = "warning"
     """Nothing acknowledged is in danger, but something is not as it should be."""
     ERROR = "error"
-    """Something acknowledged is damaged, lost or stuck, or the books are wrong."""
+    """Something acknowledged is damaged, lost or stuck, or the counters are wrong."""
 
 
 class Kind(StrEnum):
@@ -22,7 +22,7 @@ class Kind(StrEnum):
     WRONG_OWNER = "wrong owner"
     WRONG_MODE = "wrong mode"
     LEFT_IN_STAGING = "left in staging"
-    MOVED_ASIDE = "moved aside"
+    IN_QUARANTINE = "in quarantine"
     NEWER_SCHEMA = "newer schema"
     OLDER_SCHEMA = "older schema"
     UNREADABLE = "unreadable"
@@ -33,8 +33,8 @@ class Kind(StrEnum):
     MISSING_CHUNKS = "missing chunks"
     SHARED_CHUNKS = "shared chunks"
     BAD_FRAME = "bad frame"
-    ORPHANED_CHUNKS = "orphaned chunks"
-    LOOSE_CHUNKS = "loose chunks"
+    UNKNOWN_CHUNKS = "unknown chunks"
+    ORPHAN_CHUNKS = "orphan chunks"
     NO_RECORD = "no record"
     NO_DESTINATION = "no destination"
     ILLEGAL_DELIVERY = "illegal delivery"
@@ -61,7 +61,7 @@ class Rule:
 
 
 _REPAIR = "stop the gateway and run `callspool fsck --repair`"
-_TAKE_OVER = "start the gateway: it moves the database aside and goes on with a new one; then `callspool salvage`"
+_TAKE_OVER = "start the gateway: it moves the database into quarantine and makes a new one; then `callspool salvage`"
 _NEXT_START = "nothing: the next start deals with it"
 
 RULES: Mapping[Kind, Rule] = {
@@ -70,7 +70,7 @@ RULES: Mapping[Kind, Rule] = {
     ),
     Kind.WRONG_MODE: Rule(Severity.WARNING, f"{_REPAIR}: it is for its owner only then", repaired=True),
     Kind.LEFT_IN_STAGING: Rule(Severity.NOTE, _NEXT_START, repaired=True),
-    Kind.MOVED_ASIDE: Rule(Severity.WARNING, "run `callspool salvage`; then remove the directory"),
+    Kind.IN_QUARANTINE: Rule(Severity.WARNING, "run `callspool salvage`; then remove the directory"),
     Kind.NEWER_SCHEMA: Rule(Severity.ERROR, "use the callspool that wrote it, or a newer one"),
     Kind.OLDER_SCHEMA: Rule(Severity.NOTE, "start the gateway once, which brings it up to date, and check again"),
     Kind.UNREADABLE: Rule(Severity.ERROR, _TAKE_OVER),
@@ -81,8 +81,8 @@ RULES: Mapping[Kind, Rule] = {
     Kind.MISSING_CHUNKS: Rule(Severity.ERROR, f"{_REPAIR}: it becomes a dead letter", repaired=True),
     Kind.SHARED_CHUNKS: Rule(Severity.ERROR, f"{_REPAIR}: both become dead letters", repaired=True),
     Kind.BAD_FRAME: Rule(Severity.ERROR, f"{_REPAIR}: its record becomes a dead letter", repaired=True),
-    Kind.ORPHANED_CHUNKS: Rule(Severity.WARNING, f"{_REPAIR}: they are deleted", repaired=True),
-    Kind.LOOSE_CHUNKS: Rule(Severity.NOTE, _NEXT_START, repaired=True),
+    Kind.UNKNOWN_CHUNKS: Rule(Severity.WARNING, f"{_REPAIR}: they are deleted", repaired=True),
+    Kind.ORPHAN_CHUNKS: Rule(Severity.NOTE, _NEXT_START, repaired=True),
     Kind.NO_RECORD: Rule(Severity.ERROR, f"{_REPAIR}: it is forgotten", repaired=True),
     Kind.NO_DESTINATION: Rule(Severity.ERROR, _TAKE_OVER),
     Kind.ILLEGAL_DELIVERY: Rule(Severity.ERROR, f"{_REPAIR}: it becomes a dead letter", repaired=True),

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import msgspec
 
-from spool.db.connection import newest_version
+from spool.db.connection import CORRUPT_ROW_ERRORS, newest_version
 from spool.db.sql import decode_fragments
 from spool.fsck import reader
 from spool.fsck.reader import Inspection
@@ -37,10 +37,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the books say about the chunks, of one snapshot."""
+    """What the tables say about the chunks, in one snapshot."""
 
     owners: Sequence[Owner]
-    loose: Sequence[tuple[int, int]]
+    orphans: Sequence[tuple[int, int]]
     present: "array[int]"
     """The ids of all chunks, in order."""
     quarantined: frozenset[int]
@@ -67,11 +67,11 @@ def read_layout(inspection: Inspection, faults: list[Finding]) -> Layout:
             faults.append(Finding(Kind.UNREADABLE_RECORD, record_named(record_id, call_id), text, (record_id,)))
         count = sum(each.chunks for each in stored.values())
         owners.append(Owner(first, first + count - 1, record_id, call_id))
-    loose = inspection.connection.execute(reader.LOOSE).fetchall()
+    orphans = inspection.connection.execute(reader.ORPHANS).fetchall()
     present = array("q", (chunk_id for (chunk_id,) in inspection.connection.execute(reader.CHUNK_IDS)))
     quarantined = frozenset(record_id for (record_id,) in inspection.connection.execute(reader.QUARANTINED))
     faults[:] = [each for each in faults if each.kind is not Kind.UNREADABLE_RECORD or each.key[0] not in quarantined]
-    return Layout(owners, loose, present, quarantined)
+    return Layout(owners, orphans, present, quarantined)
 
 
 def check_layout(layout: Layout, *, live: bool) -> Iterator[Finding]:
@@ -86,17 +86,17 @@ def check_layout(layout: Layout, *, live: bool) -> Iterator[Finding]:
         if next_one.first <= one.last and not {one.record_id, next_one.record_id} <= layout.quarantined:
             text = f"shares chunks with {next_one.where}"
             yield Finding(Kind.SHARED_CHUNKS, one.where, text, (one.record_id, next_one.record_id))
-    for first, last in _orphans(layout):
+    for first, last in _unknown(layout):
         text = "belong to no record"
-        yield Finding(Kind.ORPHANED_CHUNKS, f"chunks {first} to {last}", text, (first, last))
-    for first, last in layout.loose if not live else ():
+        yield Finding(Kind.UNKNOWN_CHUNKS, f"chunks {first} to {last}", text, (first, last))
+    for first, last in layout.orphans if not live else ():
         text = "of a payload that was still coming in, or on its way out"
-        yield Finding(Kind.LOOSE_CHUNKS, f"chunks {first} to {last}", text, (first, last))
+        yield Finding(Kind.ORPHAN_CHUNKS, f"chunks {first} to {last}", text, (first, last))
 
 
-def _orphans(layout: Layout) -> Iterator[tuple[int, int]]:
+def _unknown(layout: Layout) -> Iterator[tuple[int, int]]:
     """Runs of chunks that nobody owns: those between the ranges that somebody does."""
-    ranges = sorted([*layout.loose, *((owner.first, owner.last) for owner in layout.owners)])
+    ranges = sorted([*layout.orphans, *((owner.first, owner.last) for owner in layout.owners)])
     at = 0
     for first, last in [*ranges, (1 << 62, 1 << 62)]:
         until = bisect_left(layout.present, first, at)
@@ -121,7 +121,7 @@ def _bad_among(connection: sqlite3.Connection, chunk_ids: Iterable[int]) -> list
     ids = list(chunk_ids)
     try:
         rows = connection.execute(reader.CHUNKS_BETWEEN, (ids[0], ids[-1])).fetchall()
-    except DAMAGE as error:
+    except CORRUPT_ROW_ERRORS as error:
         if len(ids) == 1:
             return [(ids[0], f"cannot be read: {error}")]
         return [bad for chunk_id in ids for bad in _bad_among(connection, [chunk_id])]
@@ -132,7 +132,7 @@ def check_readable(inspection: Inspection, faults: list[Finding]) -> Layout | No
     """The layout, or None where the tables that say it cannot be read."""
     try:
         return read_layout(inspection, faults)
-    except DAMAGE as error:
+    except CORRUPT_ROW_ERRORS as error:
         faults.append(unreadable("records and chunks", error))
         return None
 
@@ -172,10 +172,6 @@ def _statements(inspection: Inspection) -> list[str]:
     if not inspection.live:
         return [f"PRAGMA integrity_check({MOST_LINES})"]
     return [f"PRAGMA integrity_check({name})" for (name,) in inspection.connection.execute(TABLES).fetchall()]
-
-
-DAMAGE = (sqlite3.Error, TypeError, ValueError, LookupError, OverflowError)
-"""What reading damaged rows can raise: whatever stands in a column, its type is not the schema's any more."""
 
 
 def unreadable(what: str, error: Exception) -> Finding:

@@ -8,9 +8,8 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
-from spool.payload.frames import Frame, Stored
-from spool.queue.accept import Taken
-from spool.records import Form, Fragment, FreshFrame, Lane
+from spool.payload.frames import CachedFrame, Frame, StoredPayload
+from spool.records import Fragment
 
 LIMIT_BYTES = 8 << 20
 """What is kept in all; when it is used, the oldest go, and are read from the disk when their turn comes."""
@@ -26,7 +25,7 @@ class _Kept:
     """Deliveries that have not read all of it."""
 
 
-class FreshPayloads:
+class PayloadCache:
     """Bodies and cores by record, for the event loop. Details are not kept: they wait for their cores."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -35,16 +34,15 @@ class FreshPayloads:
         self.byte_count = 0
         """What is kept now."""
 
-    def keep(self, taken: Taken) -> None:
-        """Keep what deliveries are about to read, unless it is too large."""
-        readers = sum([one.lane is Lane.CORE and one.form is not Form.NOTICE for one in taken.accepted.ready])
-        if not readers or taken.stored is None or taken.stored.loose:
+    def keep(self, record_id: int, stored: StoredPayload, readers: int) -> None:
+        """Keep what so many deliveries are about to read, unless it is too large or was written in parts."""
+        if stored.orphaned:
             return
-        frames = _small_fragments(taken.stored)
+        frames = _small_fragments(stored)
         byte_count = sum([_size(frame) for of_one in frames.values() for frame in of_one])
         if not frames or byte_count > self._limit // SHARE:
             return
-        self._kept[taken.accepted.ready[0].record.record_id] = _Kept(frames, byte_count, readers)
+        self._kept[record_id] = _Kept(frames, byte_count, readers)
         self.byte_count += byte_count
         while self.byte_count > self._limit:
             self._forget(next(iter(self._kept)))
@@ -58,19 +56,19 @@ class FreshPayloads:
             kept.readers -= 1
             if not kept.readers:
                 self._forget(record_id)
-        return _Given(iter(kept.frames[fragment]))
+        return _CachedFrames(iter(kept.frames[fragment]))
 
     def _forget(self, record_id: int) -> None:
         self.byte_count -= self._kept.pop(record_id).byte_count
 
 
-class _Given:
+class _CachedFrames:
     """Frames that are here, as frames that have to be waited for."""
 
     def __init__(self, frames: Iterator[bytes]) -> None:
         self._frames = frames
 
-    def __aiter__(self) -> "_Given":
+    def __aiter__(self) -> "_CachedFrames":
         return self
 
     async def __anext__(self) -> bytes:
@@ -80,24 +78,24 @@ class _Given:
         return frame
 
 
-def _small_fragments(stored: Stored) -> dict[Fragment, Sequence[bytes]]:
+def _small_fragments(stored: StoredPayload) -> dict[Fragment, Sequence[bytes]]:
     """What bodies and cores are made of; frames lie in the order of their fragments."""
     frames: dict[Fragment, Sequence[bytes]] = {}
     start = 0
     for fragment, described in stored.fragments.items():
         if described.chunks and fragment is not Fragment.REST:
-            frames[fragment] = [_fresh(frame) for frame in stored.frames[start : start + described.chunks]]
+            frames[fragment] = [_cached(frame) for frame in stored.frames[start : start + described.chunks]]
         start += described.chunks
     return frames
 
 
-def _fresh(frame: Frame) -> bytes:
+def _cached(frame: Frame) -> bytes:
     if frame.raw is None:
         return frame.data
-    fresh = FreshFrame(frame.data)
-    fresh.raw = frame.raw
-    return fresh
+    cached = CachedFrame(frame.data)
+    cached.raw = frame.raw
+    return cached
 
 
 def _size(frame: bytes) -> int:
-    return len(frame) + (len(frame.raw) if isinstance(frame, FreshFrame) else 0)
+    return len(frame) + (len(frame.raw) if isinstance(frame, CachedFrame) else 0)

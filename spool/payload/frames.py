@@ -1,19 +1,34 @@
-"""Payloads: the raw pieces of a fragment become independent zstd frames, and frames are read back verified.
+"""The codec of payloads: raw pieces become independent zstd frames, and frames are read back verified.
 
-Each frame holds at most `FRAME_RAW_BYTES` and carries zstd's own checksum of what it holds, so that the
-concatenation of a fragment's frames is a valid `.zst`. A CRC-32 beside each stored frame verifies it without
-decompressing.
+This is the only code that knows how a payload frame is coded: `FrameEncoder` and `encode` make frames, `decode` undoes
+one, and `PASSTHROUGH` names the content encoding under which stored frames may leave as they are. Whatever is to
+change about it (encryption, another compression, a key for each tenant) changes here.
+
+Each frame holds at most `FRAME_RAW_BYTES` and carries zstd's own checksum of what it holds, so that the concatenation
+of a fragment's frames is a valid `.zst`. A CRC-32 beside each stored frame verifies it without decoding it.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import zstandard
 from isal.isal_zlib import crc32
 from msgspec import Struct
 
+from spool.errors import CorruptPayload
 from spool.records import Buffer, Fragment, StoredFragment
 
 FRAME_RAW_BYTES = 1 << 20
+FRAME_RAW_LIMIT = 4 << 20
+"""A frame that claims to hold more is broken, and not worth the memory."""
+PASSTHROUGH = "zstd"
+"""The `Content-Encoding` (RFC 8878) of stored frames, one after the other, as they are."""
+
+
+def frames_bound(raw_bytes: int) -> int:
+    """How many bytes the frames of so many raw ones take at most: ZSTD_COMPRESSBOUND of zstd.h, and a checksum each."""
+    return raw_bytes + (FRAME_RAW_BYTES // 256 + 128) * chunk_count(raw_bytes)
 
 
 class Frame(Struct, frozen=True):
@@ -25,7 +40,7 @@ class Frame(Struct, frozen=True):
     raw: bytes | None = None
 
 
-class FrameWriter:
+class FrameEncoder:
     """Compresses pieces into frames. Not for use by two threads at once: it keeps zstd's working memory."""
 
     def __init__(self, level: int = 1) -> None:
@@ -37,7 +52,7 @@ class FrameWriter:
         data = bytes(memoryview(self._compressor.compress(raw)))
         return Frame(data, len(raw), crc32(data))
 
-    def together(self, raws: Sequence[Buffer]) -> list[Frame]:
+    def encode_batch(self, raws: Sequence[Buffer]) -> list[Frame]:
         """One frame for each of `raws`, none of them empty, in one call of the library."""
         if not raws:
             return []
@@ -49,6 +64,57 @@ class FrameWriter:
         """The frames of a fragment, in order. Whoever iterates decides how many are alive at a time."""
         for raw in cut(pieces, FRAME_RAW_BYTES):
             yield self.frame(raw)
+
+
+class CachedFrame(bytes):
+    """A stored frame of which `raw`, what it holds, is still in memory: nobody need decode it."""
+
+    raw: bytes
+
+
+class _PerThread(threading.local):
+    """Making a decompressor costs half as much as decompressing 2 KB with it."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_own = _PerThread()
+
+
+def encode(raw: Buffer) -> bytes:
+    """A frame that holds `raw`, fit to stand between stored frames."""
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(raw)
+
+
+def decode(frame: bytes) -> bytes:
+    """The raw bytes of one stored frame. Raises `CorruptPayload` when it is not a complete, sane frame."""
+    if isinstance(frame, CachedFrame):
+        return frame.raw
+    try:
+        if zstandard.frame_content_size(frame) > FRAME_RAW_LIMIT:
+            raise CorruptPayload(f"a stored frame claims to hold more than {FRAME_RAW_LIMIT} bytes")
+        return _own.decompressor.decompress(frame, max_output_size=FRAME_RAW_LIMIT)
+    except zstandard.ZstdError as error:
+        raise CorruptPayload(f"a stored frame cannot be decompressed: {error}") from error
+
+
+def decode_file(source: Path) -> Iterator[bytes]:
+    """What a file of frames holds, at most 1 MiB at a time. Raises `CorruptPayload` and `OSError`."""
+    try:
+        with (
+            source.open("rb") as file,
+            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader,
+        ):
+            while block := reader.read(FRAME_RAW_BYTES):
+                yield block
+    except zstandard.ZstdError as error:
+        raise CorruptPayload(f"no zstd: {error}") from error
+
+
+def is_whole(frame: bytes, checksum: int | None) -> bool:
+    """Whether a frame matches the checksum that was stored beside it."""
+    return crc32(frame) == checksum
 
 
 def cut(pieces: Iterable[Buffer], size: int) -> Iterator[Buffer]:
@@ -94,18 +160,18 @@ def chunk_range(first_chunk: int, fragments: Mapping[Fragment, StoredFragment], 
 # Payloads that are ready to be written, and small ones that are made so in the writer's thread, a group at once.
 
 
-class Stored(Struct, frozen=True):
+class StoredPayload(Struct, frozen=True):
     """A payload that is ready to be accepted.
 
-    `frames` are those still to be written, from `next_chunk` on; with `loose` the earlier ones of the range that
-    begins at `first_chunk` are in the spool already.
+    `frames` are those still to be written, from `next_chunk` on; with `orphaned` the earlier ones of the range that
+    begins at `first_chunk` are in the spool already, as orphan chunks.
     """
 
     first_chunk: int
     next_chunk: int
     frames: Sequence[Frame]
     fragments: Mapping[Fragment, StoredFragment]
-    loose: bool
+    orphaned: bool
 
     @property
     def stored_bytes(self) -> int:
@@ -113,7 +179,7 @@ class Stored(Struct, frozen=True):
         return sum([fragment.stored_bytes for fragment in self.fragments.values()])
 
 
-class Small(Struct):
+class SmallPayload(Struct):
     """A payload of which no fragment is larger than a frame, still to be compressed.
 
     On the event loop that would cost a tenth of a 2 KB post, and give up Python's lock in the middle of it.
@@ -121,29 +187,29 @@ class Small(Struct):
 
     first_chunk: int
     fragments: Mapping[Fragment, Sequence[Buffer]]
-    stored: Stored | None = None
-    """What the press made of it."""
+    stored: StoredPayload | None = None
+    """What the compressor made of it."""
 
 
-class Press:
+class BatchCompressor:
     """Compresses small payloads. For one thread: it keeps zstd's working memory."""
 
     def __init__(self, level: int) -> None:
-        self._writer = FrameWriter(level)
+        self._writer = FrameEncoder(level)
 
-    def compress(self, payloads: Iterable[Small]) -> None:
+    def compress(self, payloads: Iterable[SmallPayload]) -> None:
         """Make all of them ready that are not; one call for many, since each call gives Python's lock up."""
         new = [payload for payload in payloads if payload.stored is None]
         raws = [{fragment: _joined(pieces) for fragment, pieces in one.fragments.items()} for one in new]
-        made = iter(self._writer.together([raw for own in raws for raw in own.values() if len(raw)]))
+        made = iter(self._writer.encode_batch([raw for own in raws for raw in own.values() if len(raw)]))
         for payload, own in zip(new, raws, strict=True):
             frames = {fragment: [next(made)] if len(raw) else [] for fragment, raw in own.items()}
-            payload.stored = Stored(
+            payload.stored = StoredPayload(
                 payload.first_chunk,
                 payload.first_chunk,
                 [frame for of_one in frames.values() for frame in of_one],
                 {fragment: described(of_one) for fragment, of_one in frames.items()},
-                loose=False,
+                orphaned=False,
             )
 
 

@@ -1,28 +1,26 @@
-"""Receiving records: their payloads are compressed, promised in the quota, and given to the writer."""
+"""Ingest: payloads are compressed, given room in the quota, and written; large ones in bounded transactions.
+
+A payload that compresses to at most `GROUP_HEAVY_BYTES` is written in the transaction that accepts its record. A
+larger one is written batch by batch before that, in a range of chunks that is registered as orphaned, so that a crash
+leaves nothing that would have to be searched for.
+"""
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 from spool.db import sql
 from spool.db.transaction import Result, Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
 from spool.errors import SpoolUnavailable
-from spool.payload.frames import Frame, FrameWriter, Small, Stored, chunk_count
-from spool.queue.accept import Acceptance, Taken, still_loose, write_frames
-from spool.queue.reclaim import RoomMaker
-from spool.queue.settle import Names
-from spool.records import Accepted, Buffer, Fragment, Lane, NewRecord, StoredFragment
-from spool.space import Promise, Quota
-
-# Large payloads on their way in: compressed off the event loop, written in bounded transactions.
-#
-# A payload that compresses to at most `GROUP_HEAVY_BYTES` is written in the transaction that accepts its record. A
-# larger one is written batch by batch before that, in a range of chunks that is registered as loose, so that a crash
-# leaves nothing that would have to be searched for.
+from spool.payload.frames import Frame, FrameEncoder, SmallPayload, StoredPayload, chunk_count
+from spool.queue.accept import Acceptance, accept, require_orphans, write_frames
+from spool.queue.reclaim import Evictor, OrphanChunks
+from spool.records import Accepted, Buffer, DestinationIds, Fragment, Lane, NewRecord, StoredFragment
+from spool.space import Quota, QuotaReservation
 
 
 @dataclass(slots=True)
@@ -34,15 +32,15 @@ class Incoming:
     frames: Generator[tuple[Fragment, Frame], None, None]
     sizes: dict[Fragment, list[int]]
     """Chunks, raw bytes and stored bytes of each fragment, in the order of chunks, as far as they are compressed."""
-    loose: bool = False
-    """Whether some of it is in the spool already."""
+    orphaned: bool = False
+    """Whether some of it is in the spool already, as orphan chunks."""
     _written: int = 0
 
     @classmethod
     def of(cls, fragments: Mapping[Fragment, Sequence[Buffer]], first_chunk: int, level: int) -> "Incoming":
         """The payload of `fragments`, whose chunks begin at `first_chunk`."""
         sizes = {fragment: [0, 0, 0] for fragment in fragments}
-        return cls(first_chunk, total_chunks(fragments), _frames(fragments, FrameWriter(level)), sizes)
+        return cls(first_chunk, total_chunks(fragments), _frames(fragments, FrameEncoder(level)), sizes)
 
     def next_batch(self) -> tuple[list[Frame], bool]:
         """Up to `GROUP_HEAVY_BYTES` of frames, and whether these were the last."""
@@ -59,40 +57,39 @@ class Incoming:
                 break
         return batch, sum(sizes[0] for sizes in self.sizes.values()) == self.chunks
 
-    def stored(self, last_batch: list[Frame]) -> Stored:
+    def stored(self, last_batch: list[Frame]) -> StoredPayload:
         """The whole payload, of which `last_batch` is still to be written."""
         fragments = {fragment: StoredFragment(*sizes) for fragment, sizes in self.sizes.items()}
-        return Stored(self.first_chunk, self.first_chunk + self._written, last_batch, fragments, self.loose)
+        return StoredPayload(self.first_chunk, self.first_chunk + self._written, last_batch, fragments, self.orphaned)
 
     def close(self) -> None:
         """Let go of the buffers that were given; a mapped file can be unmapped then."""
         self.frames.close()
 
-    def add_batch(self, batch: list[Frame]) -> "AddBatch":
+    def write_batch(self, batch: list[Frame]) -> Callable[[Transaction], None]:
         """The operation that writes a batch which is not the last."""
         whole = (self.first_chunk, self.first_chunk + self.chunks - 1)
-        operation = AddBatch(self.first_chunk + self._written, batch, whole, register=not self.loose)
+        operation = partial(
+            write_orphans,
+            first_chunk=self.first_chunk + self._written,
+            frames=batch,
+            whole=whole,
+            register=not self.orphaned,
+        )
         self._written += len(batch)
-        self.loose = True
+        self.orphaned = True
         return operation
 
 
-@dataclass(frozen=True, slots=True)
-class AddBatch:
-    """Write frames of a payload that is still coming in; the first batch registers the range as loose."""
-
-    first_chunk: int
-    frames: list[Frame]
-    loose_range: tuple[int, int]
-    register: bool
-
-    def __call__(self, transaction: Transaction) -> None:
-        """One bounded transaction."""
-        if self.register:
-            transaction.execute(sql.ADD_LOOSE_CHUNKS, self.loose_range)
-        else:
-            still_loose(transaction, self.loose_range[0])
-        write_frames(transaction, self.frames, self.first_chunk)
+def write_orphans(
+    transaction: Transaction, first_chunk: int, frames: Sequence[Frame], whole: tuple[int, int], *, register: bool
+) -> None:
+    """Write frames of a payload that is still coming in; the first batch registers the `whole` range as orphans."""
+    if register:
+        transaction.execute(sql.ADD_ORPHAN_CHUNKS, whole)
+    else:
+        require_orphans(transaction, whole[0])
+    write_frames(transaction, frames, first_chunk)
 
 
 def total_chunks(fragments: Mapping[Fragment, Sequence[Buffer]]) -> int:
@@ -101,10 +98,10 @@ def total_chunks(fragments: Mapping[Fragment, Sequence[Buffer]]) -> int:
 
 
 def _frames(
-    fragments: Mapping[Fragment, Sequence[Buffer]], frame_writer: FrameWriter
+    fragments: Mapping[Fragment, Sequence[Buffer]], encoder: FrameEncoder
 ) -> Generator[tuple[Fragment, Frame], None, None]:
     for fragment, pieces in fragments.items():
-        for frame in frame_writer.frames(pieces):
+        for frame in encoder.frames(pieces):
             yield fragment, frame
 
 
@@ -114,44 +111,34 @@ OVERHEAD_BYTES = 1024
 """What a record takes in the spool besides its payload, about."""
 
 
-class IncomingRanges(Protocol):
-    """Knows which loose chunks are still coming in, so that these are not deleted."""
-
-    incoming: set[int]
-
-    def chunks_are_loose(self) -> None:
-        """There is something to delete."""
-        ...
-
-
-class Receiver:
+class Ingest:
     """Accepts records. For the event loop; `close` after the last one."""
 
     def __init__(
         self,
         writer: Writer,
         quota: Quota,
-        ranges: IncomingRanges,
-        names: Names,
+        orphans: OrphanChunks,
+        destinations: DestinationIds,
         clock: Callable[[], int],
         *,
         next_chunk: int,
         compression_level: int,
         duplicate_window: int,
-        taken: Callable[[Taken], None],
-        room: RoomMaker | None,
+        accepted: Callable[[Acceptance], None],
+        evictor: Evictor | None,
     ) -> None:
         self._writer = writer
         self._quota = quota
-        self._ranges = ranges
-        self._names = names
+        self._orphans = orphans
+        self._destinations = destinations
         self._clock = clock
         self._next_chunk = next_chunk
         self._level = compression_level
         self._duplicate_window = duplicate_window
-        self._taken = taken
-        self._room = room
-        """Gives details up for what does not fit; None where everything in the spool stays."""
+        self._accepted = accepted
+        self._evictor = evictor
+        """Evicts details for what does not fit; None where everything in the spool stays."""
         self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
 
     def close(self) -> None:
@@ -160,35 +147,34 @@ class Receiver:
 
     def make_room_soon(self, byte_count: int) -> None:
         """Begin to make room for so much, if that is wanted and needed; nothing is waited for."""
-        if self._room is not None:
-            self._room.make_soon(byte_count)
+        if self._evictor is not None:
+            self._evictor.make_room_soon(byte_count)
 
     async def accept(self, new: NewRecord) -> Accepted:
         """See `spool.store.Spool.accept`."""
         byte_count = sum([len(piece) for pieces in new.fragments.values() for piece in pieces])
         if byte_count > INLINE_BYTES:
             return await self._accept_large(new)
-        first = self._reserve_chunks(total_chunks(new.fragments))
-        return await self._commit(new, Small(first, new.fragments), byte_count)
+        first = self._take_chunk_ids(total_chunks(new.fragments))
+        return await self._commit(new, SmallPayload(first, new.fragments), byte_count)
 
     async def _accept_large(self, new: NewRecord) -> Accepted:
-        first = self._reserve_chunks(total_chunks(new.fragments))
-        incoming = Incoming.of(new.fragments, first, self._level)
-        self._ranges.incoming.add(first)
-        try:
-            batch, last = await self._compressed(incoming)
-            while not last:
-                byte_count = sum(len(frame.data) for frame in batch)
-                with await self._promised(byte_count, new):
-                    await self._writer.submit(incoming.add_batch(batch), byte_count)
+        chunks = total_chunks(new.fragments)
+        with self.chunk_ids(chunks) as first:
+            incoming = Incoming.of(new.fragments, first, self._level)
+            try:
                 batch, last = await self._compressed(incoming)
-            byte_count = sum(len(frame.data) for frame in batch)
-            return await self._commit(new, incoming.stored(batch), byte_count)
-        finally:
-            incoming.close()
-            self._ranges.incoming.discard(first)
-            if incoming.loose:
-                self._ranges.chunks_are_loose()
+                while not last:
+                    byte_count = sum(len(frame.data) for frame in batch)
+                    with await self._reserve(byte_count, new):
+                        await self._writer.submit(incoming.write_batch(batch), byte_count)
+                    batch, last = await self._compressed(incoming)
+                byte_count = sum(len(frame.data) for frame in batch)
+                return await self._commit(new, incoming.stored(batch), byte_count)
+            finally:
+                incoming.close()
+                if incoming.orphaned:
+                    self._orphans.appeared.set()
 
     async def _compressed(self, incoming: Incoming) -> tuple[list[Frame], bool]:
         try:
@@ -197,47 +183,43 @@ class Receiver:
             raise SpoolUnavailable("the spool is closed") from error
         return await uninterrupted(compressing)
 
-    async def _commit(self, new: NewRecord, payload: Small | Stored, byte_count: int) -> Accepted:
+    async def _commit(self, new: NewRecord, payload: SmallPayload | StoredPayload, byte_count: int) -> Accepted:
         now = self._clock()
-        operation = Acceptance(
-            new,
-            payload,
-            self._names.spool_id,
-            self._names.ids,
-            now,
-            now - self._duplicate_window,
+        operation = partial(
+            accept,
+            new=new,
+            payload=payload,
+            destinations=self._destinations,
+            now=now,
+            duplicates_since=now - self._duplicate_window,
         )
-        with await self._promised(byte_count + OVERHEAD_BYTES, new):
-            small = payload if isinstance(payload, Small) else None
+        with await self._reserve(byte_count + OVERHEAD_BYTES, new):
+            small = payload if isinstance(payload, SmallPayload) else None
             committing = self._writer.submit(operation, byte_count, call_id=new.call_id, payload=small)
             try:
                 return (await committing).accepted
             finally:
                 # What was submitted is committed, whether the sender still waits for it or not.
                 if committing.done() and committing.exception() is None:
-                    self._taken(committing.result())
+                    self._accepted(committing.result())
 
-    async def _promised(self, byte_count: int, new: NewRecord) -> Promise:
-        """The quota's promise of so many bytes; what owes nothing to the detail lane may use the reserve for cores."""
-        reserve = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
-        if not reserve:
+    async def _reserve(self, byte_count: int, new: NewRecord) -> QuotaReservation:
+        """Reserve room in the quota; what owes nothing to the detail lane may use the part that is kept for cores."""
+        core = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
+        if not core:
             byte_count *= 2  # it lies in the log and in the database for a while, and must not take the reserve by that
-        if self._room is not None:
-            await self._room.make(byte_count, reserve=reserve)
-        return self._quota.promised(byte_count, self._writer.total_bytes, reserve=reserve)
+        if self._evictor is not None:
+            await self._evictor.make_room(byte_count, core=core)
+        return self._quota.reserve(byte_count, self._writer.total_bytes, core=core)
 
     @contextmanager
-    def reserved(self, count: int) -> Iterator[int]:
-        """The first of so many ids for chunks, which are not deleted as loose while the block lasts."""
-        first = self._reserve_chunks(count)
-        self._ranges.incoming.add(first)
-        try:
+    def chunk_ids(self, count: int) -> Iterator[int]:
+        """The first of so many ids for chunks, which are not deleted as orphans while the block lasts."""
+        first = self._take_chunk_ids(count)
+        with self._orphans.incoming(first):
             yield first
-        finally:
-            self._ranges.incoming.discard(first)
-            self._ranges.chunks_are_loose()
 
-    def _reserve_chunks(self, count: int) -> int:
+    def _take_chunk_ids(self, count: int) -> int:
         first = self._next_chunk
         self._next_chunk += count
         return first

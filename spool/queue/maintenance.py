@@ -1,9 +1,10 @@
-"""What the spool does for itself beside its work: deleting what nothing needs, giving back space, recounting."""
+"""Maintenance: deleting what nothing needs (retention), giving back space, recounting; and the scrub."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from spool.db import sql
@@ -11,11 +12,11 @@ from spool.db.connection import PAGE_SIZE, ReadConnection
 from spool.db.sql import Row
 from spool.db.transaction import Operation, Result, Transaction
 from spool.db.writer import Writer
-from spool.directory import Damage
+from spool.directory import CorruptionLatch
 from spool.errors import CorruptDatabase
-from spool.queue.ordering import FreeStuck
+from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
-from spool.queue.reclaim import DeleteLooseChunks, Expire
+from spool.queue.reclaim import OrphanChunks, expire_old
 from spool.records import Delivery, Lane
 
 EVERY_SECONDS = 5.0
@@ -38,26 +39,14 @@ class ReceiptLimits:
     at_most: int
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeExcessReceipts:
-    """Delete receipts, the oldest first: `too_many`, and at most `ROWS_PER_STEP`; returns how many were deleted."""
-
-    too_many: int
-
-    def __call__(self, transaction: Transaction) -> int:
-        """One bounded transaction."""
-        return _purge(transaction, sql.OLDEST_RECEIPTS, (min(self.too_many, ROWS_PER_STEP),))
+def purge_excess_receipts(transaction: Transaction, too_many: int) -> int:
+    """Delete the oldest receipts: `too_many`, and at most `ROWS_PER_STEP`; returns how many were deleted."""
+    return _purge(transaction, sql.OLDEST_RECEIPTS, (min(too_many, ROWS_PER_STEP),))
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeOldReceipts:
+def purge_old_receipts(transaction: Transaction, before: int) -> int:
     """Delete receipts of records that ended before `before`, at most `ROWS_PER_STEP`; returns how many."""
-
-    before: int
-
-    def __call__(self, transaction: Transaction) -> int:
-        """One bounded transaction."""
-        return _purge(transaction, sql.OLD_RECEIPTS, (self.before, ROWS_PER_STEP))
+    return _purge(transaction, sql.OLD_RECEIPTS, (before, ROWS_PER_STEP))
 
 
 def _purge(transaction: Transaction, which: str, parameters: tuple[int, ...]) -> int:
@@ -68,37 +57,25 @@ def _purge(transaction: Transaction, which: str, parameters: tuple[int, ...]) ->
     return len(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeUploads:
-    """Delete upload addresses that expired before `before`, with the tokens that only they use."""
-
-    before: int
-
-    def __call__(self, transaction: Transaction) -> int:
-        """At most `ROWS_PER_STEP`."""
-        rows = transaction.execute(sql.EXPIRED_UPLOADS, (self.before, ROWS_PER_STEP)).fetchall()
-        for key_hash, token_id in rows:
-            if token_id is not None:
-                transaction.tokens.release(token_id)
-            transaction.execute(sql.DELETE_UPLOAD, (key_hash,))
-        return len(rows)
+def purge_uploads(transaction: Transaction, before: int) -> int:
+    """Delete upload addresses that expired before `before`, with the tokens that only they use; returns how many."""
+    rows = transaction.execute(sql.EXPIRED_UPLOADS, (before, ROWS_PER_STEP)).fetchall()
+    for key_hash, token_id in rows:
+        if token_id is not None:
+            transaction.tokens.release(token_id)
+        transaction.execute(sql.DELETE_UPLOAD, (key_hash,))
+    return len(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class GiveBackSpace:
+def vacuum(transaction: Transaction, keep_bytes: int) -> bool:
     """Return a bounded number of free pages to the file system; returns whether there are more than are to be kept."""
-
-    keep_bytes: int
-
-    def __call__(self, transaction: Transaction) -> bool:
-        """One bounded transaction."""
-        free = transaction.execute("PRAGMA freelist_count").fetchone()[0]
-        if free * PAGE_SIZE <= self.keep_bytes:
-            return False
-        for _ in range(min(PAGES_PER_STEP, free)):
-            # Whatever number it is given, the sqlite3 module steps this statement once, and each step frees one page.
-            transaction.execute("PRAGMA incremental_vacuum(1)")
-        return True
+    free = transaction.execute("PRAGMA freelist_count").fetchone()[0]
+    if free * PAGE_SIZE <= keep_bytes:
+        return False
+    for _ in range(min(PAGES_PER_STEP, free)):
+        # Whatever number it is given, the sqlite3 module steps this statement once, and each step frees one page.
+        transaction.execute("PRAGMA incremental_vacuum(1)")
+    return True
 
 
 def scrub_tokens(transaction: Transaction) -> None:
@@ -113,6 +90,7 @@ class Maintenance:
         self,
         writer: Writer,
         reader: Reader,
+        orphans: OrphanChunks,
         receipts: ReceiptLimits,
         clock: Callable[[], int],
         upload_keep: int,
@@ -121,15 +99,13 @@ class Maintenance:
     ) -> None:
         self._writer = writer
         self._reader = reader
+        self._orphans = orphans
         self._receipts = receipts
         self._upload_keep = upload_keep
         self._expire_after = expire_after
         self._announce = announce
         self._clock = clock
-        self._wake = asyncio.Event()
         self._next_recount = 0.0
-        self.incoming: set[int] = set()
-        """First chunks of the payloads that are coming in."""
         self.oldest: Mapping[tuple[str, Lane], int] = {}
         self.dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = {}
         self.unaccounted = 0
@@ -140,33 +116,29 @@ class Maintenance:
         """What could not be done when it was tried last, and why; None when all is well."""
         return "; ".join(self._failures.values()) or None
 
-    def chunks_are_loose(self) -> None:
-        """There is something to delete."""
-        self._wake.set()
-
     async def run(self) -> None:
-        """Until cancelled: a round every `EVERY_SECONDS`, and at once what chunks are loose."""
+        """Until cancelled: a round every `EVERY_SECONDS`, and orphan chunks as soon as there are any."""
         loop = asyncio.get_running_loop()
         next_round = loop.time()
         while True:
-            await self._attempt("deleting payloads", self._delete_loose_chunks)
+            await self._attempt("deleting payloads", self._orphans.delete)
             if loop.time() >= next_round:
                 next_round = loop.time() + EVERY_SECONDS
                 await self.round()
             # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with the event.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_round):
-                    await self._wake.wait()
-            self._wake.clear()
+                    await self._orphans.appeared.wait()
+            self._orphans.appeared.clear()
 
     async def round(self) -> None:
-        """Everything but loose chunks, once. What fails keeps nothing else from being done."""
+        """Everything but orphan chunks, once. What fails keeps nothing else from being done."""
         await self._attempt("giving back space", self._give_back_space)
         await self._attempt("expiring deliveries", self._expire)
         await self._attempt("deleting receipts and upload addresses", self._purge)
         await self._attempt("clearing tokens", self._scrub_tokens)
-        await self._attempt("freeing deliveries", self._free_stuck)
-        await self._attempt("recounting", self._look)
+        await self._attempt("freeing deliveries", self._unblock_stuck)
+        await self._attempt("recounting", self._recount)
 
     async def _attempt(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -186,45 +158,44 @@ class Maintenance:
 
     async def _give_back_space(self) -> None:
         keep = 0 if self._writer.disk.shortage else KEEP_FREE_BYTES
-        while await self._gently(GiveBackSpace(keep)):
+        while await self._gently(partial(vacuum, keep_bytes=keep)):
             continue
 
     async def _scrub_tokens(self) -> None:
         await self._writer.submit(scrub_tokens)
-
-    async def _delete_loose_chunks(self) -> None:
-        while await self._writer.submit(DeleteLooseChunks(frozenset(self.incoming))):
-            continue
 
     async def _expire(self) -> None:
         expired = 1 if self._expire_after is not None else 0
         while expired:
             now = self._clock()
             before = now - (self._expire_after or 0)
-            expired, freed = await self._gently(Expire(before, now, self._reader.names))
+            operation = partial(expire_old, before=before, now=now, destinations=self._reader.destinations)
+            expired, freed = await self._gently(operation)
             self._announce(freed)
 
     async def _purge(self) -> None:
         now = self._clock()
         too_many = await self._reader.count_receipts() - self._receipts.at_most
         while too_many > 0:
-            deleted = await self._writer.submit(PurgeExcessReceipts(too_many))
+            deleted = await self._writer.submit(partial(purge_excess_receipts, too_many=too_many))
             too_many -= deleted or too_many
-        while await self._writer.submit(PurgeOldReceipts(now - self._receipts.keep)) == ROWS_PER_STEP:
+        old_receipts = partial(purge_old_receipts, before=now - self._receipts.keep)
+        while await self._writer.submit(old_receipts) == ROWS_PER_STEP:
             continue
-        while await self._writer.submit(PurgeUploads(now - self._upload_keep)) == ROWS_PER_STEP:
+        old_uploads = partial(purge_uploads, before=now - self._upload_keep)
+        while await self._writer.submit(old_uploads) == ROWS_PER_STEP:
             continue
 
-    async def _free_stuck(self) -> None:
+    async def _unblock_stuck(self) -> None:
         for (destination_id, lane), counts in self._writer.counters.image.items():
             if counts.waiting:
-                await self._writer.submit(FreeStuck(destination_id, lane))
+                await self._writer.submit(partial(unblock_stuck, destination_id=destination_id, lane=lane))
 
-    async def _look(self) -> None:
-        """Read what `stats` tells: the oldest of each lane, why some are dead, and whether the books are right."""
+    async def _recount(self) -> None:
+        """Read what `stats` shows: the oldest of each lane, why some are dead, and whether the counters are right."""
         oldest, reasons = {}, {}
         for (destination_id, lane), counts in self._writer.counters.image.items():
-            key = (self._reader.names.names[destination_id], lane)
+            key = (self._reader.destinations.names[destination_id], lane)
             accepted_at = await self._reader.oldest(destination_id, lane)
             if accepted_at is not None:
                 oldest[key] = accepted_at
@@ -250,14 +221,14 @@ def unaccounted(recount: list[Row]) -> int:
     return sum(abs(count) for count in missing.values())
 
 
-# The check that runs beside the work: whether the database can still be read, a slice at a time.
+# Scrub: the check that runs beside the work, whether the database can still be read, a slice at a time.
 #
-# It reads what deliveries may not read for a long time, so that damage is found while the records are few that lie in a
-# damaged database, and not on the day on which they are needed. A fault ends the life of the database: see `Damage`.
+# It reads what deliveries may not read for a long time, so that corruption is found while a corrupt database holds few
+# records, and not on the day on which they are needed. After a fault the database is replaced: see `CorruptionLatch`.
 
 SHARE = 0.02
 """Of the time: 10 GB that are read at 500 MB/s take a thousand seconds."""
-CHECK_EVERY_SECONDS = 3600.0
+SCRUB_EVERY_SECONDS = 3600.0
 CHUNKS_PER_SLICE = 8
 """Up to 8 MiB, some 20 ms."""
 
@@ -267,25 +238,25 @@ TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'chunk
 NEXT_CHUNKS = "SELECT chunk_id, frame FROM chunks WHERE chunk_id > ? ORDER BY chunk_id LIMIT ?"
 
 
-class BackgroundCheck:
+class Scrub:
     """Looks at all of the database once an hour, beginning at once. `run` ends only by being cancelled."""
 
-    def __init__(self, path: Path, damage: Damage) -> None:
+    def __init__(self, path: Path, corruption: CorruptionLatch) -> None:
         self._path = path
-        self._damage = damage
+        self._corruption = corruption
 
     async def run(self) -> None:
-        """Round after round, with pauses, until damage was seen."""
+        """Round after round, with pauses, until corruption was seen."""
         loop = asyncio.get_running_loop()
-        connection = await ReadConnection.open(self._path, self._damage)
+        connection = await ReadConnection.open(self._path, self._corruption)
         try:
-            while self._damage.reason is None:
-                next_round = loop.time() + CHECK_EVERY_SECONDS
+            while self._corruption.reason is None:
+                next_round = loop.time() + SCRUB_EVERY_SECONDS
                 async for seconds in self.round(connection):
                     await asyncio.sleep(seconds / SHARE)
                 await asyncio.sleep(max(0.0, next_round - loop.time()))
         except CorruptDatabase as error:
-            self._damage.report(str(error))
+            self._corruption.report(str(error))
         finally:
             await connection.close()
 
@@ -296,7 +267,7 @@ class BackgroundCheck:
             started = loop.time()
             lines = [line for (line,) in await connection.ask(f"PRAGMA quick_check({table})") if line != "ok"]
             if lines:
-                raise CorruptDatabase(f"the background check found damage in {table}: {lines[0]}")
+                raise CorruptDatabase(f"the scrub found corruption in {table}: {lines[0]}")
             yield loop.time() - started
         last = 0
         while True:

@@ -20,8 +20,8 @@ from spool.records import DETAIL_FORMS, DeliveryState, Form, Lane, NewDelivery
 from spool.stats import HELD_WITH_DEAD
 
 
-class Asked(Protocol):
-    """What the order is asked of: a transaction, or a connection that only reads."""
+class Database(Protocol):
+    """Where the order is looked up: a transaction, or a connection that only reads."""
 
     def execute(self, statement: str, parameters: Row | Mapping[str, object] = (), /) -> sqlite3.Cursor:
         """Run one statement."""
@@ -42,12 +42,12 @@ class Sibling:
 
 
 def planned(new: NewDelivery, destination_ids: Mapping[str, int]) -> Sibling:
-    """A delivery that is still to be owed, READY until it has its place."""
+    """A delivery that is still to be owed, READY until its state is known."""
     after = None if new.after is None else destination_ids[new.after]
     return Sibling(destination_ids[new.destination], new.form, new.lane, DeliveryState.READY, new.ordered, after, None)
 
 
-def siblings_of(transaction: Asked, record_id: int) -> list[Sibling]:
+def siblings_of(transaction: Database, record_id: int) -> list[Sibling]:
     """All deliveries of a record."""
     return [sibling_of(row) for row in transaction.execute(sql.DELIVERIES_OF_RECORD, (record_id,))]
 
@@ -58,17 +58,19 @@ def sibling_of(row: Row) -> Sibling:
     return Sibling(destination_id, Form(form), Lane(lane), DeliveryState(state), bool(ordered), after, held_for)
 
 
-def place(transaction: Asked, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
-    """Where a delivery that has not been sent belongs: READY, WAITING, or HELD with a dead one of its own record."""
-    state = place_in_record(one, record)
+def initial_state(
+    transaction: Database, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]
+) -> DeliveryState:
+    """The state of a delivery that has not been sent: READY, WAITING, or HELD with a dead one of its own record."""
+    state = state_in_record(one, record)
     follows = state is DeliveryState.READY and one.ordered and one.form is not Form.NOTICE
     if follows and _earlier_queued(transaction, call_id, record_id, one):
         return DeliveryState.WAITING
     return state
 
 
-def place_in_record(one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
-    """Where it belongs as far as the other deliveries of its own record decide that."""
+def state_in_record(one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
+    """Its state as far as the other deliveries of its own record decide that."""
     ahead = [other.state for other in record if _goes_first(other, one)]
     if DeliveryState.DEAD in ahead:
         return DeliveryState.HELD
@@ -85,7 +87,7 @@ def _goes_first(other: Sibling, one: Sibling) -> bool:
     return own_core and (one.form is Form.NOTICE or (one.ordered and one.form in DETAIL_FORMS))
 
 
-def _earlier_queued(transaction: Asked, call_id: str, record_id: int, one: Sibling) -> bool:
+def _earlier_queued(transaction: Database, call_id: str, record_id: int, one: Sibling) -> bool:
     earlier = transaction.execute(
         sql.EARLIER_QUEUED,
         {"call_id": call_id, "record_id": record_id, "destination": one.destination_id, "lane": one.lane},
@@ -93,45 +95,38 @@ def _earlier_queued(transaction: Asked, call_id: str, record_id: int, one: Sibli
     return earlier.fetchone() is not None
 
 
-def replace_waiting(transaction: Transaction, call_id: str, record_id: int) -> list[tuple[int, Sibling]]:
-    """After a delivery of this record moved, find new places for what waits because of it, in its own record and later.
+def reevaluate_waiting(transaction: Transaction, call_id: str, record_id: int) -> list[tuple[int, Sibling]]:
+    """After a delivery of this record moved, find new states for what waits because of it, in its own record and later.
 
     Returns the deliveries that became READY, with their records' ids.
     """
     freed: list[tuple[int, Sibling]] = []
     for later_id, raw_bytes in transaction.execute(sql.LATER_OF_CALL, (call_id, record_id)).fetchall():
-        freed += [(later_id, one) for one in _replace_in(transaction, call_id, later_id, raw_bytes)]
+        freed += [(later_id, one) for one in _reevaluate(transaction, call_id, later_id, raw_bytes)]
     return freed
 
 
-@dataclass(frozen=True, slots=True)
-class FreeStuck:
-    """Give the oldest waiting deliveries of a lane new places, should nothing be ahead of them any more.
+def unblock_stuck(transaction: Transaction, destination_id: int, lane: Lane, limit: int = 16) -> int:
+    """Give the oldest waiting deliveries of a lane new states, should nothing be ahead of them any more.
 
     The end of a delivery frees what waits for it, but looks only so far through a call with thousands of records.
+    Returns how many deliveries were freed.
     """
-
-    destination_id: int
-    lane: Lane
-    limit: int = 16
-
-    def __call__(self, transaction: Transaction) -> int:
-        """Returns how many deliveries were freed."""
-        oldest = transaction.execute(sql.OLDEST_WAITING, (self.destination_id, self.lane, self.limit))
-        return sum(len(_replace_in(transaction, *row)) for row in oldest.fetchall())
+    oldest = transaction.execute(sql.OLDEST_WAITING, (destination_id, lane, limit)).fetchall()
+    return sum(len(_reevaluate(transaction, *row)) for row in oldest)
 
 
-def _replace_in(transaction: Transaction, call_id: str, record_id: int, raw_bytes: int) -> list[Sibling]:
-    """Find new places for what waits in one record; returns the deliveries that became READY."""
+def _reevaluate(transaction: Transaction, call_id: str, record_id: int, raw_bytes: int) -> list[Sibling]:
+    """Find new states for what waits in one record; returns the deliveries that became READY."""
     freed = []
     record = siblings_of(transaction, record_id)
     for one in record:
         if not _waits(one):
             continue
-        state = place(transaction, call_id, record_id, one, record)
+        state = initial_state(transaction, call_id, record_id, one, record)
         if state is one.state:
             continue
-        _put(transaction, record_id, one, state, raw_bytes)
+        _set_state(transaction, record_id, one, state, raw_bytes)
         if state is DeliveryState.READY:
             freed.append(one)
     return freed
@@ -142,7 +137,7 @@ def _waits(one: Sibling) -> bool:
     return one.state is DeliveryState.WAITING or with_its_core
 
 
-def _put(transaction: Transaction, record_id: int, one: Sibling, state: DeliveryState, raw_bytes: int) -> None:
+def _set_state(transaction: Transaction, record_id: int, one: Sibling, state: DeliveryState, raw_bytes: int) -> None:
     held = state is DeliveryState.HELD
     transaction.execute(
         sql.SET_STATE,

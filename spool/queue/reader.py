@@ -1,4 +1,4 @@
-"""Everything that is read while the writer goes on: the queue, payloads, traces, tokens, upload addresses.
+"""Everything that is read beside the writer: the queue, payloads, traces, tokens, upload addresses.
 
 Each statement is a snapshot of its own; no snapshot is held while anything else is awaited, since a held one would
 keep the write-ahead log from being reset.
@@ -8,17 +8,25 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from isal.isal_zlib import crc32
-
 from spool.db import sql
 from spool.db.connection import ReadConnection, Value
 from spool.db.sql import HELD_FOR_SHARED_TOKEN, RECORD_WIDTH, Row, delivery_of, number_in, record_of
 from spool.db.tokens import hash_of
-from spool.directory import Damage
+from spool.directory import CorruptionLatch
 from spool.errors import CorruptPayload, NotStorable
-from spool.payload.frames import chunk_range
-from spool.queue.settle import Names
-from spool.records import Delivery, DeliveryKey, DeliveryState, Due, Form, Fragment, Lane, Record, Upload
+from spool.payload.frames import chunk_range, is_whole
+from spool.records import (
+    Delivery,
+    DeliveryKey,
+    DeliveryState,
+    DestinationIds,
+    Due,
+    Form,
+    Fragment,
+    Lane,
+    Record,
+    Upload,
+)
 from spool.stats import OpenDelivery, TracedDelivery, TracedRecord
 
 LONGEST_WAIT = 24 * 3600 * 1000
@@ -32,20 +40,24 @@ class Reader:
     """Three reading connections: for questions, for payloads and for counting, so that none waits for another."""
 
     def __init__(
-        self, questions: ReadConnection, payloads: ReadConnection, counting: ReadConnection, names: Names
+        self,
+        questions: ReadConnection,
+        payloads: ReadConnection,
+        counting: ReadConnection,
+        destinations: DestinationIds,
     ) -> None:
         self._questions = questions
         self._payloads = payloads
         self._counting = counting
-        self.names = names
+        self.destinations = destinations
 
     @classmethod
-    async def open(cls, path: Path, names: Names, damage: Damage) -> "Reader":
+    async def open(cls, path: Path, destinations: DestinationIds, corruption: CorruptionLatch) -> "Reader":
         """Open the connections; on an error none is left open."""
         async with AsyncExitStack() as opened:
-            questions, payloads, counting = [await _opened(path, damage, opened) for _ in range(3)]
+            questions, payloads, counting = [await _opened(path, corruption, opened) for _ in range(3)]
             opened.pop_all()
-        return cls(questions, payloads, counting, names)
+        return cls(questions, payloads, counting, destinations)
 
     async def close(self) -> None:
         """Close the connections; what is being read is finished first."""
@@ -61,7 +73,7 @@ class Reader:
             "horizon": now + LONGEST_WAIT,
         }
         rows = await self._questions.ask(sql.DUE, {**bounds, "limit": limit})
-        deliveries = tuple(delivery_of(row, self.names.spool_id, self.names.names) for row in rows)
+        deliveries = tuple(delivery_of(row, self.destinations.spool_id, self.destinations.names) for row in rows)
         if len(deliveries) == limit:
             return Due(deliveries, now)
         next_due = await self._questions.ask(sql.NEXT_DUE, bounds)
@@ -78,10 +90,10 @@ class Reader:
         for start in range(wanted.start, wanted.stop, CHUNKS_PER_READ):
             stop = min(start + CHUNKS_PER_READ, wanted.stop)
             rows = await self._payloads.ask(sql.READ_CHUNKS, (start, stop - 1))
-            found = {chunk_id: (checksum, frame) for chunk_id, checksum, frame in rows}
+            stored = {chunk_id: (checksum, frame) for chunk_id, checksum, frame in rows}
             for chunk_id in range(start, stop):
-                checksum, frame = found.get(chunk_id, (None, b""))
-                if crc32(frame) != checksum:
+                checksum, frame = stored.get(chunk_id, (None, b""))
+                if not is_whole(frame, checksum):
                     reason = "missing" if checksum is None else "damaged: its checksum differs"
                     raise CorruptPayload(f"chunk {chunk_id} of record {record.uid} is {reason}")
                 yield frame
@@ -113,19 +125,20 @@ class Reader:
         """The deliveries that `statement` names, which begins with the columns of a record and those of a trace."""
         rows = await self._questions.ask(statement, parameters)
         return [
-            OpenDelivery(record_of(row, self.names.spool_id), self._traced_delivery(row[RECORD_WIDTH:])) for row in rows
+            OpenDelivery(record_of(row, self.destinations.spool_id), self._traced_delivery(row[RECORD_WIDTH:]))
+            for row in rows
         ]
 
     async def record_id(self, uid: str) -> int | None:
         """The number of the record that has this name; for a name of this spool's own, whether it is there or not."""
         rows = await self._questions.ask(sql.OF_ORIGIN, (uid,))
-        return rows[0][0] if rows else number_in(uid, self.names.spool_id)
+        return rows[0][0] if rows else number_in(uid, self.destinations.spool_id)
 
     async def delivery(self, key: DeliveryKey) -> Delivery | None:
         """The delivery that a key names, as an uploader sees it; None when there is none."""
-        parameters = (key.record_id, self.names.ids.get(key.destination), key.form)
+        parameters = (key.record_id, self.destinations.ids.get(key.destination), key.form)
         rows = await self._questions.ask(sql.READ_DELIVERY, parameters)
-        return delivery_of(rows[0], self.names.spool_id, self.names.names) if rows else None
+        return delivery_of(rows[0], self.destinations.spool_id, self.destinations.names) if rows else None
 
     async def upload(self, statement: str, key: bytes | str) -> Upload | None:
         """The upload address that `statement` finds by `key`."""
@@ -155,7 +168,7 @@ class Reader:
         return int(rows[0][0])
 
     async def _traced(self, row: Row) -> TracedRecord:
-        record = record_of(row, self.names.spool_id)
+        record = record_of(row, self.destinations.spool_id)
         superseded, settled_at = row[RECORD_WIDTH:]
         rows = await self._questions.ask(sql.TRACE_DELIVERIES, (record.record_id,))
         deliveries = tuple(self._traced_delivery(delivery) for delivery in rows)
@@ -164,7 +177,7 @@ class Reader:
     def _traced_delivery(self, row: Row) -> TracedDelivery:
         destination_id, form, lane, state, attempts, due_at, settled_at, error = row
         return TracedDelivery(
-            self.names.names[destination_id],
+            self.destinations.names[destination_id],
             Form(form),
             Lane(lane),
             DeliveryState(state),
@@ -175,7 +188,7 @@ class Reader:
         )
 
 
-async def _opened(path: Path, damage: Damage, stack: AsyncExitStack) -> ReadConnection:
-    connection = await ReadConnection.open(path, damage)
+async def _opened(path: Path, corruption: CorruptionLatch, stack: AsyncExitStack) -> ReadConnection:
+    connection = await ReadConnection.open(path, corruption)
     stack.push_async_callback(connection.close)
     return connection

@@ -1,142 +1,137 @@
-"""The operations of the queue that write: settling an attempt, holding and releasing, waking."""
+"""Settling: what an attempt did to its delivery, and what that frees; retention of records begins with their end.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+All of these are operations: functions of a transaction, run in the writer's thread.
+"""
 
-from msgspec import Struct
+from collections.abc import Sequence
+from dataclasses import replace
 
 from spool.db import sql
 from spool.db.sql import HELD_FOR_SHARED_TOKEN, delivery_of
 from spool.db.transaction import Transaction
-from spool.queue.accept import owe
-from spool.queue.ordering import Sibling, place, planned, replace_waiting, siblings_of
+from spool.queue.accept import enqueue
+from spool.queue.ordering import Sibling, initial_state, planned, reevaluate_waiting, siblings_of
 from spool.records import (
     LEGAL_TRANSITIONS,
-    Bury,
+    DeadLetter,
     Delivered,
     Delivery,
     DeliveryState,
-    Divert,
+    DestinationIds,
     Form,
     Hold,
     Lane,
     Record,
+    Redirect,
     RetryAt,
+    Settlement,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What the spool and its destinations are called, for making deliveries of rows."""
+def settle(
+    transaction: Transaction, delivery: Delivery, settlement: Settlement, destinations: DestinationIds, now: int
+) -> tuple[Delivery, ...]:
+    """Write what an attempt did to its delivery; returns the deliveries that its end freed.
 
-    spool_id: str
-    ids: dict[str, int]
-    names: dict[int, str]
-
-    def learn(self, destinations: Mapping[int, str]) -> None:
-        """Know destinations that were added since the start. For the event loop."""
-        self.names.update(destinations)
-        self.ids.update({name: destination_id for destination_id, name in destinations.items()})
-
-
-class Settle(Struct, frozen=True):
-    """Write what an attempt did to its delivery; returns the deliveries that its end freed."""
-
-    delivery: Delivery
-    settlement: Delivered | RetryAt | Hold | Bury
-    names: Names
-    now: int
-
-    def __call__(self, transaction: Transaction) -> tuple[Delivery, ...]:
-        """What an order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing."""
-        destination_id = self.names.ids[self.delivery.destination]
-        old = self._state(transaction, destination_id)
-        if isinstance(self.settlement, Delivered):
-            return self._deliver(transaction, self.settlement, destination_id, old)
-        if old is not DeliveryState.READY:
-            return ()
-        if isinstance(self.settlement, RetryAt):
-            self._postpone(transaction, self.settlement, destination_id)
-            return ()
-        if self._has_another_token(transaction):
-            # The attempt was made with a key that was replaced meanwhile: it says nothing about the new one.
-            key = (self.delivery.record.record_id, destination_id, self.delivery.form)
-            return (read_delivery(transaction, *key, self.names),)
-        return self._set_aside(transaction, self.settlement, destination_id)
-
-    def _state(self, transaction: Transaction, destination_id: int) -> DeliveryState:
-        """Where the delivery stands; what is gone counts as given up, like what is a receipt only."""
-        record_id, form = self.delivery.record.record_id, self.delivery.form
-        known = transaction.known.open_of(record_id)
-        if known is not None:
-            return known.get((destination_id, form), DeliveryState.DISCARDED)
-        row = transaction.execute(sql.DELIVERY_STATE, (record_id, destination_id, form)).fetchone()
-        return DeliveryState(row[0]) if row is not None else DeliveryState.DISCARDED
-
-    def _deliver(
-        self, transaction: Transaction, confirmed: Delivered, destination_id: int, old: DeliveryState
-    ) -> tuple[Delivery, ...]:
-        if DeliveryState.DELIVERED not in LEGAL_TRANSITIONS[old]:
-            return ()
-        record, form = self.delivery.record, self.delivery.form
-        transaction.endings.delivered(record.record_id, destination_id, form, self.now, confirmed.location)
-        known = transaction.known.open_of(record.record_id)
-        if known is not None:
-            del known[destination_id, form]
-        transaction.counters.move(destination_id, self.delivery.lane, old, DeliveryState.DELIVERED, record.raw_bytes)
-        freed = free_waiting(transaction, record, self.names)
-        end_record(transaction, record, self.now)
-        return freed
-
-    def _set_aside(self, transaction: Transaction, reason: Hold | Bury, destination_id: int) -> tuple[Delivery, ...]:
-        """What is held keeps its place in the order; a dead letter frees what waits for it."""
-        delivery, old = self.delivery, DeliveryState.READY
-        held = isinstance(reason, Hold)
-        new = DeliveryState.HELD if held else DeliveryState.DEAD
-        key = (delivery.record.record_id, destination_id, delivery.form)
-        held_for = held_for_token(reason.token_id) if isinstance(reason, Hold) else None
-        transaction.execute(sql.SET_STATE, (new, None if held else self.now, held_for, reason.error, None, *key))
-        transaction.counters.move(destination_id, delivery.lane, old, new, delivery.record.raw_bytes)
-        return () if held else free_waiting(transaction, delivery.record, self.names)
-
-    def _has_another_token(self, transaction: Transaction) -> bool:
-        """Whether an order gave the record another token since it was read for this attempt."""
-        row = transaction.execute(sql.RECORD_TOKEN, (self.delivery.record.record_id,)).fetchone()
-        return row is not None and row[0] != self.delivery.record.token_id
-
-    def _postpone(self, transaction: Transaction, retry: RetryAt, destination_id: int) -> None:
-        transaction.execute(
-            sql.POSTPONE,
-            (
-                retry.due_at,
-                retry.counted,
-                retry.counted,
-                self.now,
-                retry.error,
-                self.delivery.record.record_id,
-                destination_id,
-                self.delivery.form,
-            ),
-        )
-
-
-def free_waiting(transaction: Transaction, record: Record, names: Names) -> tuple[Delivery, ...]:
-    """After a delivery of `record` moved: put in their places those that wait; returns what may be sent now."""
-    if not any(transaction.counters.waiting_or_held(known) for known in names.names):
+    What an operator's order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing.
+    """
+    if isinstance(settlement, Redirect):
+        return _redirect(transaction, delivery, settlement, destinations, now)
+    destination_id = destinations.ids[delivery.destination]
+    old = _state_of(transaction, delivery, destination_id)
+    if isinstance(settlement, Delivered):
+        return _deliver(transaction, delivery, settlement, destination_id, old, destinations, now)
+    if old is not DeliveryState.READY:
         return ()
-    freed = replace_waiting(transaction, record.call_id, record.record_id)
-    return tuple(read_delivery(transaction, record_id, one.destination_id, one.form, names) for record_id, one in freed)
+    if isinstance(settlement, RetryAt):
+        _defer(transaction, delivery, settlement, destination_id, now)
+        return ()
+    if _has_another_token(transaction, delivery.record):
+        # The attempt was made with a key that was replaced meanwhile: it says nothing about the new one.
+        return (read_delivery(transaction, delivery.record.record_id, destination_id, delivery.form, destinations),)
+    return _set_aside(transaction, delivery, settlement, destination_id, destinations, now)
 
 
-def read_delivery(transaction: Transaction, record_id: int, destination_id: int, form: Form, names: Names) -> Delivery:
+def _state_of(transaction: Transaction, delivery: Delivery, destination_id: int) -> DeliveryState:
+    """Where the delivery stands; what is gone counts as given up, like what is a receipt only."""
+    record_id, form = delivery.record.record_id, delivery.form
+    known = transaction.known.open_of(record_id)
+    if known is not None:
+        return known.get((destination_id, form), DeliveryState.DISCARDED)
+    row = transaction.execute(sql.DELIVERY_STATE, (record_id, destination_id, form)).fetchone()
+    return DeliveryState(row[0]) if row is not None else DeliveryState.DISCARDED
+
+
+def _deliver(
+    transaction: Transaction,
+    delivery: Delivery,
+    confirmed: Delivered,
+    destination_id: int,
+    old: DeliveryState,
+    destinations: DestinationIds,
+    now: int,
+) -> tuple[Delivery, ...]:
+    if DeliveryState.DELIVERED not in LEGAL_TRANSITIONS[old]:
+        return ()
+    record, form = delivery.record, delivery.form
+    transaction.completions.delivered(record.record_id, destination_id, form, now, confirmed.location)
+    known = transaction.known.open_of(record.record_id)
+    if known is not None:
+        del known[destination_id, form]
+    transaction.counters.move(destination_id, delivery.lane, old, DeliveryState.DELIVERED, record.raw_bytes)
+    freed = free_waiting(transaction, record, destinations)
+    end_record(transaction, record, now)
+    return freed
+
+
+def _defer(transaction: Transaction, delivery: Delivery, retry: RetryAt, destination_id: int, now: int) -> None:
+    key = (delivery.record.record_id, destination_id, delivery.form)
+    transaction.execute(sql.DEFER, (retry.due_at, retry.counted, retry.counted, now, retry.error, *key))
+
+
+def _set_aside(
+    transaction: Transaction,
+    delivery: Delivery,
+    reason: Hold | DeadLetter,
+    destination_id: int,
+    destinations: DestinationIds,
+    now: int,
+) -> tuple[Delivery, ...]:
+    """What is held keeps its place in the order; a dead letter frees what waits for it."""
+    held = isinstance(reason, Hold)
+    new = DeliveryState.HELD if held else DeliveryState.DEAD
+    key = (delivery.record.record_id, destination_id, delivery.form)
+    held_for = held_for_token(reason.token_id) if isinstance(reason, Hold) else None
+    transaction.execute(sql.SET_STATE, (new, None if held else now, held_for, reason.error, None, *key))
+    transaction.counters.move(destination_id, delivery.lane, DeliveryState.READY, new, delivery.record.raw_bytes)
+    return () if held else free_waiting(transaction, delivery.record, destinations)
+
+
+def _has_another_token(transaction: Transaction, record: Record) -> bool:
+    """Whether an order gave the record another token since it was read for this attempt."""
+    row = transaction.execute(sql.RECORD_TOKEN, (record.record_id,)).fetchone()
+    return row is not None and row[0] != record.token_id
+
+
+# What every end of a delivery needs.
+
+
+def free_waiting(transaction: Transaction, record: Record, destinations: DestinationIds) -> tuple[Delivery, ...]:
+    """After a delivery of `record` moved: put in their places those that wait; returns what may be sent now."""
+    if not any(transaction.counters.waiting_or_held(known) for known in destinations.names):
+        return ()
+    freed = reevaluate_waiting(transaction, record.call_id, record.record_id)
+    return tuple(
+        read_delivery(transaction, record_id, one.destination_id, one.form, destinations) for record_id, one in freed
+    )
+
+
+def read_delivery(
+    transaction: Transaction, record_id: int, destination_id: int, form: Form, destinations: DestinationIds
+) -> Delivery:
     """A delivery as it is now."""
     row = transaction.execute(sql.READ_DELIVERY, (record_id, destination_id, form)).fetchone()
-    return delivery_of(row, names.spool_id, names.names)
-
-
-def held_for_token(token_id: int | None) -> int:
-    """What stands in `held_for` of a delivery whose token is refused; None where it has none of its own."""
-    return HELD_FOR_SHARED_TOKEN if token_id is None else token_id
+    return delivery_of(row, destinations.spool_id, destinations.names)
 
 
 def end_record(transaction: Transaction, record: Record, now: int) -> bool:
@@ -145,10 +140,10 @@ def end_record(transaction: Transaction, record: Record, now: int) -> bool:
         return False
     chunks = record_chunks(record)
     if chunks:
-        transaction.endings.chunks(record.first_chunk, record.first_chunk + chunks - 1)
+        transaction.completions.chunks(record.first_chunk, record.first_chunk + chunks - 1)
     if record.token_id is not None:
         transaction.tokens.release(record.token_id)
-    transaction.endings.receipt(record.record_id, now)
+    transaction.completions.receipt(record.record_id, now)
     return True
 
 
@@ -164,133 +159,102 @@ def record_chunks(record: Record) -> int:
     return sum(fragment.chunks for fragment in record.fragments.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Make deliveries ready again that were held for a token; returns how many, and the first of them."""
-
-    destination: str
-    token_id: int | None
-    limit: int
-    names: Names
-
-    def __call__(self, transaction: Transaction) -> tuple[int, tuple[Delivery, ...]]:
-        """Free up to `limit`, the core lane first, the oldest first."""
-        destination_id, held_for = self.names.ids[self.destination], held_for_token(self.token_id)
-        count, first = 0, []
-        for lane in Lane:
-            rows = transaction.execute(sql.HELD_FOR, (destination_id, held_for, lane, self.limit - count)).fetchall()
-            for record_id, form in rows:
-                delivery = read_delivery(transaction, record_id, destination_id, Form(form), self.names)
-                transaction.execute(
-                    sql.SET_STATE,
-                    (DeliveryState.READY, None, None, None, None, record_id, destination_id, form),
-                )
-                transaction.counters.move(
-                    destination_id, lane, DeliveryState.HELD, DeliveryState.READY, delivery.record.raw_bytes
-                )
-                first.append(delivery)
-            count += len(rows)
-        return count, tuple(first)
+# Making deliveries ready or due again: those of a token that is accepted, or of a destination that answers.
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Make what is ready but not yet due, due now: at most `limit` deliveries of a lane, from record `first` on."""
-
-    destination_id: int
-    lane: Lane
-    now: int
-    first: int
-    limit: int
-
-    def __call__(self, transaction: Transaction) -> int | None:
-        """Returns the record to go on with, or None when that was all."""
-        found = transaction.execute(
-            sql.NOT_YET_DUE,
-            {
-                "destination": self.destination_id,
-                "lane": self.lane,
-                "now": self.now,
-                "first": self.first,
-                "limit": self.limit,
-            },
-        ).fetchall()
-        for record_id, form in found:
-            transaction.execute(sql.WAKE, (self.now, record_id, self.destination_id, form))
-        return int(found[-1][0]) if len(found) == self.limit else None
+def held_for_token(token_id: int | None) -> int:
+    """What stands in `held_for` of a delivery whose token is refused; None where it has none of its own."""
+    return HELD_FOR_SHARED_TOKEN if token_id is None else token_id
 
 
-# Moving a refused delivery on: others of its record take its place, in the transaction in which it ends.
+def release(
+    transaction: Transaction, destination_id: int, token_id: int | None, limit: int, destinations: DestinationIds
+) -> tuple[int, tuple[Delivery, ...]]:
+    """Free up to `limit` deliveries that were held for a token, the core lane first, the oldest first.
+
+    Returns how many, and these.
+    """
+    freed: list[Delivery] = []
+    for lane in Lane:
+        asked = (destination_id, held_for_token(token_id), lane, limit - len(freed))
+        for record_id, form in transaction.execute(sql.HELD_FOR, asked).fetchall():
+            delivery = read_delivery(transaction, record_id, destination_id, Form(form), destinations)
+            ready = (DeliveryState.READY, None, None, None, None, record_id, destination_id, form)
+            transaction.execute(sql.SET_STATE, ready)
+            raw_bytes = delivery.record.raw_bytes
+            transaction.counters.move(destination_id, lane, DeliveryState.HELD, DeliveryState.READY, raw_bytes)
+            freed.append(delivery)
+    return len(freed), tuple(freed)
 
 
-@dataclass(frozen=True, slots=True)
-class MoveOn:
-    """Settle a delivery as diverted; returns the deliveries that may be sent instead of it, or because of its end."""
+def make_due(transaction: Transaction, destination_id: int, lane: Lane, now: int, first: int, limit: int) -> int | None:
+    """Make due now what is ready but not due yet: at most `limit` deliveries of a lane, from record `first` on.
 
-    delivery: Delivery
-    divert: Divert
-    names: Names
-    now: int
+    Returns the record to go on with, or None when that was all.
+    """
+    asked = {"destination": destination_id, "lane": lane, "now": now, "first": first, "limit": limit}
+    later = transaction.execute(sql.NOT_YET_DUE, asked).fetchall()
+    for record_id, form in later:
+        transaction.execute(sql.MAKE_DUE, (now, record_id, destination_id, form))
+    return int(later[-1][0]) if len(later) == limit else None
 
-    def __call__(self, transaction: Transaction) -> tuple[Delivery, ...]:
-        """What an order moved meanwhile, or what was diverted before, is left alone."""
-        record = self.delivery.record
-        siblings = siblings_of(transaction, record.record_id)
-        refused = next((one for one in siblings if self._names(one)), None)
-        if refused is None:
-            return ()
-        remaining = [one for one in siblings if one is not refused]
-        if self.divert.keep:
-            self._bury(transaction, refused)
-            remaining.append(replace(refused, state=DeliveryState.DEAD))
-        else:
-            self._disown(transaction, refused)
-        ready = self._owe(transaction, remaining)
-        freed = free_waiting(transaction, record, self.names)
-        end_record(transaction, record, self.now)
-        return (*ready, *freed)
 
-    def _names(self, one: Sibling) -> bool:
-        """Whether this is what was attempted. A whole that goes on in the other lane keeps all of its key but that."""
-        delivery = self.delivery
-        same = (self.names.names[one.destination_id], one.form, one.lane)
-        wanted = (delivery.destination, delivery.form, delivery.lane)
-        return same == wanted and one.state is DeliveryState.READY
+# Fallback: others of its record take the place of a refused delivery, in the transaction in which it ends.
 
-    def _bury(self, transaction: Transaction, refused: Sibling) -> None:
-        record, dead = self.delivery.record, DeliveryState.DEAD
-        key = (record.record_id, refused.destination_id, refused.form)
-        transaction.execute(sql.SET_STATE, (dead, self.now, None, self.divert.error, None, *key))
+
+def _redirect(
+    transaction: Transaction, delivery: Delivery, redirect: Redirect, destinations: DestinationIds, now: int
+) -> tuple[Delivery, ...]:
+    """Returns the deliveries that may be sent instead of it, or because of its end.
+
+    What an order moved meanwhile, or what was redirected before, is left alone.
+    """
+    record = delivery.record
+    siblings = siblings_of(transaction, record.record_id)
+    refused = next((one for one in siblings if _is_attempted(one, delivery, destinations)), None)
+    if refused is None:
+        return ()
+    remaining = [one for one in siblings if one is not refused]
+    key = (record.record_id, refused.destination_id, refused.form)
+    if redirect.keep:
+        dead = DeliveryState.DEAD
+        transaction.execute(sql.SET_STATE, (dead, now, None, redirect.error, None, *key))
         transaction.counters.move(refused.destination_id, refused.lane, refused.state, dead, record.raw_bytes)
+        remaining.append(replace(refused, state=dead))
+    else:
+        transaction.execute(sql.DEQUEUE, key)
+        transaction.counters.dequeue(refused.destination_id, refused.lane, refused.state, record.raw_bytes)
+    owed = {(one.destination_id, one.form) for one in remaining}
+    wanted = [planned(new, destinations.ids) for new in redirect.to]
+    added = [one for one in wanted if (one.destination_id, one.form) not in owed]
+    ready = enqueue_in_order(transaction, record, remaining, added, destinations, now)
+    freed = free_waiting(transaction, record, destinations)
+    end_record(transaction, record, now)
+    return (*ready, *freed)
 
-    def _disown(self, transaction: Transaction, refused: Sibling) -> None:
-        record = self.delivery.record
-        transaction.execute(sql.DISOWN, (record.record_id, refused.destination_id, refused.form))
-        transaction.counters.disown(refused.destination_id, refused.lane, refused.state, record.raw_bytes)
 
-    def _owe(self, transaction: Transaction, remaining: list[Sibling]) -> list[Delivery]:
-        """Owe what is not owed yet; returns what may be sent at once."""
-        owed = {(one.destination_id, one.form) for one in remaining}
-        wanted = [planned(new, self.names.ids) for new in self.divert.to]
-        added = [one for one in wanted if (one.destination_id, one.form) not in owed]
-        return owe_in_place(transaction, self.delivery.record, remaining, added, self.names, self.now)
+def _is_attempted(one: Sibling, delivery: Delivery, destinations: DestinationIds) -> bool:
+    """Whether this is what was attempted. A whole that goes on in the other lane keeps all of its key but that."""
+    same = (destinations.names[one.destination_id], one.form, one.lane)
+    wanted = (delivery.destination, delivery.form, delivery.lane)
+    return same == wanted and one.state is DeliveryState.READY
 
 
-def owe_in_place(
+def enqueue_in_order(
     transaction: Transaction,
     record: Record,
     remaining: Sequence[Sibling],
     added: Sequence[Sibling],
-    names: Names,
+    destinations: DestinationIds,
     now: int,
 ) -> list[Delivery]:
     """Owe the `added` deliveries of a record, each in its place; returns those that may be sent at once."""
     ready = []
     for one in added:
-        state = place(transaction, record.call_id, record.record_id, one, [*remaining, *added])
+        state = initial_state(transaction, record.call_id, record.record_id, one, [*remaining, *added])
         # What is to be held with a dead letter waits first: freeing what waits then finds that, as ever.
         state = state if state is DeliveryState.READY else DeliveryState.WAITING
-        owe(transaction, record, one, state, now)
+        enqueue(transaction, record, one, state, now)
         if state is DeliveryState.READY:
-            ready.append(read_delivery(transaction, record.record_id, one.destination_id, one.form, names))
+            ready.append(read_delivery(transaction, record.record_id, one.destination_id, one.form, destinations))
     return ready

@@ -1,4 +1,4 @@
-"""Plain data of a salvage: what was found in another database, what came of it, and how it went altogether."""
+"""Plain data of a salvage: what another database holds, what came of each record, and the tally."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from spool.records import DeliveryState, Form, Lane, Record
 
 
 @dataclass(frozen=True, slots=True)
-class FoundDelivery:
+class SourceDelivery:
     """A delivery as the other database has it; destinations by name, for their numbers are its own."""
 
     destination: str
@@ -27,11 +27,11 @@ class FoundDelivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceRecord:
     """A record that could be read, with all that is known of its deliveries and the agent's own token."""
 
     record: Record
-    deliveries: tuple[FoundDelivery, ...]
+    deliveries: tuple[SourceDelivery, ...]
     token: str | None
 
     @property
@@ -41,7 +41,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableRecord:
     """A record that is known to have been there, and cannot be read."""
 
     record_id: int
@@ -53,12 +53,12 @@ class Unreadable:
 class Outcome(StrEnum):
     """What came of a record."""
 
-    BROUGHT = "brought"
+    IMPORTED = "imported"
     """It is in this spool now, with its deliveries and its keys."""
-    DAMAGED = "brought, with damaged parts"
+    DAMAGED = "imported, with damaged parts"
     """Some of its payload could not be read: deliveries that need that become dead letters, the others are made."""
     THERE = "already there"
-    """An earlier salvage brought it."""
+    """An earlier salvage imported it."""
     DUPLICATE = "posted again since"
     """The agent repeated the post, and this spool accepted it."""
     SUPERSEDED = "superseded"
@@ -66,23 +66,23 @@ class Outcome(StrEnum):
     ENDED = "delivered before"
     """Nothing of it is owed any more."""
     UNREADABLE = "unreadable"
-    """Nothing of it can be brought."""
+    """Nothing of it can be imported."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """How a salvage goes; counts of records."""
+    """What came of a salvage; counts of records."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     deliveries: Counter[DeliveryState] = field(default_factory=Counter)
-    """Deliveries that were brought, by the state that they have now."""
+    """Deliveries that were imported, by the state that they have now."""
     payload_bytes: int = 0
-    unreadable: list[Unreadable] = field(default_factory=list)
+    unreadable: list[UnreadableRecord] = field(default_factory=list)
     without_token: int = 0
     """Records whose agent's token could not be read; they are sent without it."""
 
 
-# What a salvage asks of the other database, and writes into this one; named.
+# The statements of a salvage: what it reads of the other database, and writes into this one.
 
 RECORDS = f"SELECT {RECORD_COLUMNS}, r.settled_at FROM records r WHERE r.record_id BETWEEN ? AND ? ORDER BY r.record_id"
 OLD_RECORDS = RECORDS.replace("r.origin, r.checksum", "NULL, NULL")

@@ -1,4 +1,4 @@
-"""Reading a database that may be damaged anywhere: what cannot be read is stepped over, and told.
+"""Reading a database that may be damaged anywhere: what cannot be read is passed over and reported.
 
 Tables are walked by ranges of ids. A range that cannot be read is halved, until what is bad is alone.
 """
@@ -15,18 +15,25 @@ from typing import BinaryIO
 from zlib import crc32
 
 from spool.db import sql
-from spool.db.connection import PAGE_SIZE, connect_writer, log_of, migrate, newest_version, schema_faults
+from spool.db.connection import (
+    CORRUPT_ROW_ERRORS,
+    PAGE_SIZE,
+    connect_writer,
+    log_of,
+    migrate,
+    newest_version,
+    reading,
+    schema_faults,
+)
 from spool.db.sql import RECORD_WIDTH, Row, record_of
 from spool.db.startup import VERSIONS_AHEAD
 from spool.db.tokens import hash_of
 from spool.db.wal import FRAME, HEADER, add_checksum, frames, lost_commits, page_size_of
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew
-from spool.fsck.reader import reading
-from spool.fsck.storage import DAMAGE
 from spool.records import DeliveryState, Form, Fragment, Lane
 from spool.salvage import model
-from spool.salvage.model import Found, FoundDelivery, Unreadable
+from spool.salvage.model import SourceDelivery, SourceRecord, UnreadableRecord
 
 RECORDS_PER_READ = 256
 
@@ -52,16 +59,16 @@ class Source:
         self.last_record = max((int(self._value(each) or 0) for each in model.LARGEST), default=0)
         self._open_deliveries = self._from_index()
 
-    def records(self) -> Iterator[Found | Unreadable]:
+    def records(self) -> Iterator[SourceRecord | UnreadableRecord]:
         """All records in commit order, receipts included, and those that cannot be read."""
         calls: dict[int, str] = {row[0]: row[1] for row in self._all(model.CALLS)}
         for first in range(1, self.last_record + 1, RECORDS_PER_READ):
             last = min(first + RECORDS_PER_READ - 1, self.last_record)
             for piece in self._halved((first, last)):
-                if isinstance(piece, Unreadable):
+                if isinstance(piece, UnreadableRecord):
                     known = piece.record_id in calls or piece.record_id in self._open_deliveries
                     if known:
-                        yield Unreadable(piece.record_id, calls.get(piece.record_id), piece.reason)
+                        yield UnreadableRecord(piece.record_id, calls.get(piece.record_id), piece.reason)
                 else:
                     yield self._found(piece)
 
@@ -72,17 +79,17 @@ class Source:
                 row = self._connection.execute(model.CHUNK, (chunk_id,)).fetchone()
                 if row is not None and crc32(row[1]) == row[0]:
                     yield place, row[0], row[1]
-            except DAMAGE:
+            except CORRUPT_ROW_ERRORS:
                 continue
 
-    def _halved(self, ids: Range) -> Iterator[Row | Unreadable]:
+    def _halved(self, ids: Range) -> Iterator[Row | UnreadableRecord]:
         """The rows of a range of records; what is bad in it is found by halving."""
         try:
             rows = self._connection.execute(self._records, ids).fetchall()
-        except DAMAGE as error:
+        except CORRUPT_ROW_ERRORS as error:
             first, last = ids
             if first == last:
-                yield Unreadable(first, None, str(error))
+                yield UnreadableRecord(first, None, str(error))
                 return
             middle = (first + last) // 2
             yield from self._halved((first, middle))
@@ -90,32 +97,34 @@ class Source:
         else:
             yield from rows
 
-    def _found(self, row: Row) -> Found | Unreadable:
+    def _found(self, row: Row) -> SourceRecord | UnreadableRecord:
         try:
             record = record_of(row, self.spool_id)
             if record.damaged:
-                return Unreadable(
+                return UnreadableRecord(
                     record.record_id, record.call_id, "what is stored about it does not match its checksum"
                 )
             if row[RECORD_WIDTH] is not None:
-                return Found(record, (), None)
-            return Found(record, self._deliveries(record.record_id, record.fragments), self._token(record.token_id))
-        except DAMAGE as error:
-            return Unreadable(int(row[0]), None, f"what is stored about it was never written: {error}")
+                return SourceRecord(record, (), None)
+            return SourceRecord(
+                record, self._deliveries(record.record_id, record.fragments), self._token(record.token_id)
+            )
+        except CORRUPT_ROW_ERRORS as error:
+            return UnreadableRecord(int(row[0]), None, f"what is stored about it was never written: {error}")
 
-    def _deliveries(self, record_id: int, fragments: Mapping[Fragment, object]) -> tuple[FoundDelivery, ...]:
+    def _deliveries(self, record_id: int, fragments: Mapping[Fragment, object]) -> tuple[SourceDelivery, ...]:
         """As they are; else as far as the index of open ones tells; else dead letters of all that might be owed."""
         try:
             rows = self._connection.execute(model.DELIVERIES, (record_id,)).fetchall()
             known = [self._delivery(row) for row in rows]
-        except DAMAGE:
+        except CORRUPT_ROW_ERRORS:
             known = [self._delivery(row) for row in self._open_deliveries.get(record_id, ())]
         return tuple(known) or self._guessed(fragments)
 
-    def _delivery(self, row: Row) -> FoundDelivery:
+    def _delivery(self, row: Row) -> SourceDelivery:
         destination_id, form, lane, state, *rest = row
         after = rest[1] if len(rest) > 1 else None
-        return FoundDelivery(
+        return SourceDelivery(
             self.destinations[destination_id],
             Form(form),
             Lane(lane),
@@ -123,14 +132,14 @@ class Source:
             *((bool(rest[0]), None if after is None else self.destinations[after], *rest[2:]) if rest else ()),
         )
 
-    def _guessed(self, fragments: Mapping[Fragment, object]) -> tuple[FoundDelivery, ...]:
+    def _guessed(self, fragments: Mapping[Fragment, object]) -> tuple[SourceDelivery, ...]:
         """Nothing is known of what was delivered: an operator has to decide."""
         forms = (
             {Form.WHOLE: Lane.CORE} if Fragment.BODY in fragments else {Form.CORE: Lane.CORE, Form.DETAIL: Lane.DETAIL}
         )
         error = "corrupt: whether it was delivered before could not be read; send it again if it was not"
         return tuple(
-            FoundDelivery(name, form, lane, DeliveryState.DEAD, settled_at=0, error=error)
+            SourceDelivery(name, form, lane, DeliveryState.DEAD, settled_at=0, error=error)
             for name in self.destinations.values()
             for form, lane in forms.items()
         )
@@ -142,7 +151,7 @@ class Source:
         try:
             row = self._connection.execute(model.TOKEN, (token_id,)).fetchone()
             return str(row[0]) if row is not None and hash_of(row[0]) == row[1] else None
-        except DAMAGE:
+        except CORRUPT_ROW_ERRORS:
             return None
 
     def _from_index(self) -> dict[int, list[Row]]:
@@ -156,7 +165,7 @@ class Source:
         rows: list[Row] = []
         try:
             rows.extend(self._connection.execute(statement))
-        except DAMAGE:
+        except CORRUPT_ROW_ERRORS:
             return rows
         return rows
 
@@ -167,7 +176,7 @@ class Source:
 
 
 @contextmanager
-def opened_source(directory: Path, tell: Callable[[str, int, int], None]) -> Iterator[Source]:
+def opened_source(directory: Path) -> Iterator[Source]:
     """Open the database in `directory`, which nobody else uses. Raises `CorruptDatabase` where nothing can be read.
 
     Where commits lie in its log behind damage, or its schema is damaged, a copy of the log is mended first, in a
@@ -177,14 +186,12 @@ def opened_source(directory: Path, tell: Callable[[str, int, int], None]) -> Ite
     with ExitStack() as stack:
         try:
             if _loses_commits(database):
-                tell("mending the log", 0, 0)
                 database = _beside(database, write_mended_log, stack)
             sound = _has_its_schema(database)
             if not sound:
-                tell("mending the schema", 0, 0)
                 database = _beside(database, write_log_with_schema, stack)
             source = Source(stack.enter_context(reading(database, live=False)), directory)
-        except DAMAGE as error:
+        except CORRUPT_ROW_ERRORS as error:
             raise CorruptDatabase(f"nothing can be read of {directory / DATABASE_NAME}: {error}") from error
         if not sound and not source.last_record:
             raise CorruptDatabase(f"nothing can be read of {directory / DATABASE_NAME}: it holds no records")
@@ -202,14 +209,14 @@ def _has_its_schema(database: Path) -> bool:
     try:
         with reading(database, live=False) as connection:
             return not schema_faults(connection)
-    except DAMAGE:
+    except CORRUPT_ROW_ERRORS:
         return False
 
 
 def _loses_commits(database: Path) -> bool:
     try:
         return lost_commits(database) > 0
-    except (*DAMAGE, OSError):
+    except (*CORRUPT_ROW_ERRORS, OSError):
         return False
 
 

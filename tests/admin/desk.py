@@ -13,7 +13,7 @@ from gateway.admin.metrics import Metrics
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.operations.selection import Accepts
 from gateway.operations.service import DeliveryAdmin
-from spool.records import Bury, Delivery, Form, NewDelivery
+from spool.records import DeadLetter, Delivery, Form, NewDelivery
 from spool.store import Spool
 from tests.admin.world import World
 from tests.spool.building import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
@@ -50,7 +50,7 @@ class Desk:
         """A record whose first delivery is a dead letter; a core with its detail unless told otherwise."""
         new = a_record(call_id, *(deliveries or (CORE, DETAIL)), fragments=split_fragments(rest), token=token)
         accepted = await self.spool.accept(new)
-        await self.spool.settle(accepted.ready[0], Bury(reason))
+        await self.spool.settle(accepted.ready[0], DeadLetter(reason))
         return accepted.ready[0]
 
 

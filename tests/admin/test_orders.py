@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientError
 
-from spool.records import Bury, Delivered, DeliveryState, Hold, Lane, RetryAt
+from spool.records import DeadLetter, Delivered, DeliveryState, Hold, Lane, RetryAt
 from tests.admin.desk import AskedDesk, at_the_desk
 from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, states, write
 from tests.spool.test_payloads import decoded
@@ -174,7 +174,7 @@ async def test_the_story_of_a_delivery_is_whole(desk: AskedDesk) -> None:
     """Reason, advice, the other deliveries of its record, and how its document begins, with secrets masked."""
     secret = b'{"call_id": "a", "api_key": "hush"}'
     accepted = await desk.spool.accept(a_record("a", body=secret))
-    await desk.spool.settle(accepted.ready[0], Bury("HTTP 413: (5 bytes were sent; do)"))
+    await desk.spool.settle(accepted.ready[0], DeadLetter("HTTP 413: (5 bytes were sent; do)"))
     key = f"{accepted.uid}/whole/{ENDPOINT}"
     told = await (await desk.client.get(f"/api/deliveries/{key}")).json()
     assert (told["delivery"]["key"], told["record"]["stage"]) == (key, "dead")

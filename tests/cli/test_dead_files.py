@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.operations.schemas import INDEX
-from spool.records import Bury, Delivered, DeliveryState
+from spool.records import DeadLetter, Delivered, DeliveryState
 from tests.admin.desk import OTHER, Desk, at_the_desk
 from tests.cli.conftest import Cli, Server
 from tests.spool.building import WHOLE, a_record, states, write
@@ -103,9 +103,9 @@ def exported(cli: Cli, server: Server, desk: Desk, folder: Path) -> None:
     async def bury() -> None:
         """One after the other, in commit order."""
         first = await desk.buried("a", rest=b'"rest": "' + b"x" * 2_000_000 + b'"')
-        (core,) = (await desk.spool.orders.replay([first.key])).ready
+        (core,) = (await desk.spool.admin.replay([first.key])).ready
         (detail,) = await desk.spool.settle(core, Delivered())
-        await desk.spool.settle(detail, Bury("HTTP 413"))
+        await desk.spool.settle(detail, DeadLetter("HTTP 413"))
         await desk.buried("b", WHOLE)
         await desk.buried("b")
 

@@ -72,7 +72,7 @@ def test_notes_alone_do_not_make_a_spool_unsound(spool: Path) -> None:
     change(spool, "INSERT INTO loose_chunks VALUES (500, 501)")
     done = fsck(spool)
     assert done.exit_code == Exit.OK
-    assert "loose chunks" in done.output
+    assert "orphan chunks" in done.output
 
 
 def test_the_configured_spool_is_the_default(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

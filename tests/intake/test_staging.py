@@ -22,12 +22,12 @@ class Account:
     def __init__(self) -> None:
         self.promised = 0
 
-    def promise_staging(self, byte_count: int) -> None:
+    def reserve_staging(self, byte_count: int) -> None:
         if self.promised + byte_count > 10 << 20:
             raise SpoolFull("full", used_bytes=self.promised, limit_bytes=10 << 20)
         self.promised += byte_count
 
-    def settle_staging(self, byte_count: int) -> None:
+    def release_staging(self, byte_count: int) -> None:
         self.promised -= byte_count
 
 

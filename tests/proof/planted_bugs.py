@@ -58,7 +58,7 @@ BUGS = (
         "posts are acknowledged before the commit",
         "spool/db/writer.py",
         "            transaction.commit()\n",
-        "            self._tell(resolve, group)\n            transaction.commit()\n",
+        "            self._call_on_loop(resolve, group)\n            transaction.commit()\n",
         ("tests/spool/test_writer.py", "tests/spool/test_crash.py"),
     ),
     Bug(
@@ -77,9 +77,9 @@ BUGS = (
     ),
     Bug(
         "a stored frame is not checked when it is read",
-        "spool/queue/reader.py",
-        "if crc32(frame) != checksum:",
-        "if checksum is None:",
+        "spool/payload/frames.py",
+        "return crc32(frame) == checksum",
+        "return checksum is not None",
         ("tests/spool/test_corruption.py",),
     ),
     Bug(
@@ -92,7 +92,7 @@ BUGS = (
     Bug(
         "details may take the reserve for cores",
         "spool/space.py",
-        "limit = self.limit_bytes if reserve else self.limit_bytes - self.reserve_bytes",
+        "limit = self.limit_bytes if core else self.limit_bytes - self.reserve_bytes",
         "limit = self.limit_bytes",
         ("tests/spool/test_reserve.py",),
     ),

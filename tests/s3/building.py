@@ -16,7 +16,7 @@ import aioboto3
 import zstandard
 
 from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server
-from spool.records import Bury, Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
+from spool.records import DeadLetter, Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from spool.store import Spool, SpoolOptions
 from uploaders.s3.client import client_config
 from uploaders.s3.options import S3Options
@@ -99,8 +99,8 @@ class Store:
 
     async def discarded(self, delivery: Delivery) -> None:
         """Give it up, as an operator may with a dead letter."""
-        await self.spool.settle(delivery, Bury("given up"))
-        await self.spool.orders.discard([delivery.key])
+        await self.spool.settle(delivery, DeadLetter("given up"))
+        await self.spool.admin.discard([delivery.key])
 
 
 @asynccontextmanager

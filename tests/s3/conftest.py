@@ -66,7 +66,7 @@ async def made(store, heard, credentials) -> AsyncIterator[Callable[[S3Options],
     uploaders = []
 
     def make(chosen: S3Options) -> S3Uploader:
-        uploaders.append(S3Uploader(chosen, store.spool, store.spool.ledger, now, heard))
+        uploaders.append(S3Uploader(chosen, store.spool, store.spool.uploader_state, now, heard))
         return uploaders[-1]
 
     yield make

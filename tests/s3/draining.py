@@ -16,7 +16,7 @@ from uploaders.s3.uploader import S3Uploader
 
 async def drain(spool: Path, options: S3Options) -> None:
     async with opened_store(spool) as store:
-        uploader = S3Uploader(options, store.spool, store.spool.ledger, now)
+        uploader = S3Uploader(options, store.spool, store.spool.uploader_state, now)
         due = await store.due(Lane.DETAIL)
         # Two at once, as the detail lane has it.
         slots = asyncio.Semaphore(2)

@@ -180,7 +180,7 @@ async def test_abandoned_uploads_are_aborted(store, made, weed, bucket, proxied,
     await made(chosen).deliver(await store.large(1000))
     assert (heard.aborted, heard.not_aborted) == (1, 1)
     assert await uploads(weed, bucket) == []
-    assert await store.spool.ledger.abandoned_uploads(DESTINATION) == ()
+    assert await store.spool.uploader_state.abandoned_uploads(DESTINATION) == ()
 
 
 async def test_an_upload_whose_id_was_never_written_down_is_aborted(store, made, weed, bucket, proxied, heard):
@@ -234,20 +234,22 @@ async def test_an_upload_that_comes_too_late_is_aborted(store, made, weed, bucke
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket))
     await uploader.deliver(delivery)
-    await store.spool.ledger.forget_upload(delivery.key)
+    await store.spool.uploader_state.forget_upload(delivery.key)
     assert isinstance(await uploader.deliver(delivery), Delivered)
     assert heard.aborted == 1
     assert await uploads(weed, bucket) == []
-    assert await store.spool.ledger.upload_progress(delivery.key) is None
+    assert await store.spool.uploader_state.upload_progress(delivery.key) is None
 
 
 async def test_an_abandoned_upload_that_the_server_lost_is_forgotten(store, made, weed, bucket, heard):
     """What a lifecycle rule aborted before is as good as aborted."""
     delivery = await store.large(1000)
-    await store.spool.ledger.begin_upload(UploadProgress(delivery.key, bucket, "key", "unknown-upload", 5 * MEBIBYTE))
+    await store.spool.uploader_state.begin_upload(
+        UploadProgress(delivery.key, bucket, "key", "unknown-upload", 5 * MEBIBYTE)
+    )
     await store.discarded(delivery)
     await made(options(weed, bucket)).deliver(await store.large(1000))
-    assert await store.spool.ledger.abandoned_uploads(DESTINATION) == ()
+    assert await store.spool.uploader_state.abandoned_uploads(DESTINATION) == ()
     assert (heard.aborted, heard.not_aborted) == (0, 0)
 
 
@@ -274,11 +276,11 @@ async def test_the_progress_ends_with_the_delivery(store, made, weed, bucket):
     """Until it is settled the ledger remembers the upload, and afterwards nothing of it is left."""
     delivery = await store.large(SIZE)
     await made(options(weed, bucket)).deliver(delivery)
-    progress = await store.spool.ledger.upload_progress(delivery.key)
+    progress = await store.spool.uploader_state.upload_progress(delivery.key)
     assert sorted(progress.parts) == [1, 2, 3, 4]
     assert all(part.etag for part in progress.parts.values())
     await store.spool.settle(delivery, SettledAsDelivered())
-    assert await store.spool.ledger.upload_progress(delivery.key) is None
+    assert await store.spool.uploader_state.upload_progress(delivery.key) is None
 
 
 async def test_parts_are_written_down_before_they_are_sent(store, made, weed, bucket, proxied):
@@ -287,7 +289,7 @@ async def test_parts_are_written_down_before_they_are_sent(store, made, weed, bu
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
     proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 2 else Fate.PASS
     await uploader.deliver(delivery)
-    progress = await store.spool.ledger.upload_progress(delivery.key)
+    progress = await store.spool.uploader_state.upload_progress(delivery.key)
     assert (progress.bucket, progress.part_bytes) == (bucket, 5 * MEBIBYTE)
     assert progress.parts[1].etag == progress.parts[1].md5.hex()
     assert progress.parts[2].etag is None
@@ -298,14 +300,14 @@ async def test_the_ledger_forgets_and_begins_anew(store):
     """A new upload of a delivery takes the place of the old one with all its parts; forgetting is repeatable."""
     delivery = await store.large(1000)
     for upload_id in ("first", "second"):
-        await store.spool.ledger.begin_upload(UploadProgress(delivery.key, "b", "k", upload_id, 8 * MEBIBYTE))
-        await store.spool.ledger.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16)})
-        await store.spool.ledger.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16, "etag")})
-        progress = await store.spool.ledger.upload_progress(delivery.key)
+        await store.spool.uploader_state.begin_upload(UploadProgress(delivery.key, "b", "k", upload_id, 8 * MEBIBYTE))
+        await store.spool.uploader_state.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16)})
+        await store.spool.uploader_state.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16, "etag")})
+        progress = await store.spool.uploader_state.upload_progress(delivery.key)
         assert (progress.upload_id, progress.parts) == (upload_id, {1: PartProgress(5, b"m" * 16, "etag")})
     for _ in range(2):
-        await store.spool.ledger.forget_upload(delivery.key)
-        assert await store.spool.ledger.upload_progress(delivery.key) is None
+        await store.spool.uploader_state.forget_upload(delivery.key)
+        assert await store.spool.uploader_state.upload_progress(delivery.key) is None
 
 
 @pytest.mark.parametrize(

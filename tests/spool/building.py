@@ -141,19 +141,19 @@ async def states(spool: Spool, call_id: str = "call") -> list[DeliveryState]:
 
 async def replay(spool: Spool, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
     """Replay; returns what may be sent because of it."""
-    return (await spool.orders.replay(keys)).ready
+    return (await spool.admin.replay(keys)).ready
 
 
 async def discard(spool: Spool, keys: Iterable[DeliveryKey]) -> tuple[Delivery, ...]:
     """Give up; returns what may be sent because of it."""
-    return (await spool.orders.discard(keys)).ready
+    return (await spool.admin.discard(keys)).ready
 
 
 async def dead(
     spool: Spool, destination: str | None, *, limit: int, after: DeliveryKey | None = None
 ) -> tuple[OpenDelivery, ...]:
     """A page of dead letters."""
-    page = await spool.orders.find(Selection(destination=destination), limit=limit, after=after)
+    page = await spool.admin.find(Selection(destination=destination), limit=limit, after=after)
     return page.found
 
 
@@ -171,7 +171,7 @@ async def without_maintenance(spool: Spool) -> None:
 
 async def maintained(spool: Spool) -> None:
     """One round of maintenance, now."""
-    await spool._maintenance._delete_loose_chunks()
+    await spool._orphans.delete()
     await spool._maintenance.round()
     assert spool.maintenance_failure is None
 

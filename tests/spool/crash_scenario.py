@@ -11,21 +11,22 @@ import random
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from spool.db import write_connection
 from spool.db.write_connection import WritePoint
 from spool.db.writer import Request
 from spool.records import (
-    Bury,
+    DeadLetter,
     Delivered,
     Delivery,
     DeliveryKey,
-    Divert,
     Form,
     Hold,
     Lane,
     PartProgress,
+    Redirect,
     RetryAt,
     Settlement,
     UploadProgress,
@@ -85,7 +86,8 @@ class Witness:
 def _name(request: object) -> str:
     assert isinstance(request, Request)
     operation = request.operation
-    return str(getattr(operation, "__qualname__", type(operation).__name__)).partition(".<locals>")[0]
+    function = operation.func if isinstance(operation, partial) else operation
+    return str(getattr(function, "__qualname__", "")).partition(".<locals>")[0]
 
 
 async def everything(directory: Path, witness: Witness) -> None:
@@ -99,7 +101,7 @@ async def everything(directory: Path, witness: Witness) -> None:
         await settle_all(spool, witness)
         await order_all(spool, witness)
         for destination in (ENDPOINT, BUCKET):
-            await spool.wake(destination, now=NOW)
+            await spool.make_due(destination, now=NOW)
         clock.now += 2 * HOUR
         await maintained(spool)
         clock.now += 200 * HOUR
@@ -132,11 +134,11 @@ async def upload_parts(spool: Spool) -> None:
     """A multipart upload that comes to one part, one that is given up, and one that was abandoned."""
     (delivery,) = await due(spool, Lane.DETAIL, destination=BUCKET)
     for upload_id in ("first", "second"):
-        await spool.ledger.begin_upload(UploadProgress(delivery.key, BUCKET, "key", upload_id, 5 << 20, {}))
-        await spool.ledger.write_parts(delivery.key, {1: PartProgress(5 << 20, b"m" * 16, '"etag"')})
-        await spool.ledger.upload_progress(delivery.key)
-    await spool.ledger.forget_upload(delivery.key)
-    await spool.ledger.abandoned_uploads(BUCKET)
+        await spool.uploader_state.begin_upload(UploadProgress(delivery.key, BUCKET, "key", upload_id, 5 << 20, {}))
+        await spool.uploader_state.write_parts(delivery.key, {1: PartProgress(5 << 20, b"m" * 16, '"etag"')})
+        await spool.uploader_state.upload_progress(delivery.key)
+    await spool.uploader_state.forget_upload(delivery.key)
+    await spool.uploader_state.abandoned_uploads(BUCKET)
 
 
 async def settle_all(spool: Spool, witness: Witness) -> None:
@@ -150,12 +152,12 @@ async def settle_all(spool: Spool, witness: Witness) -> None:
 
     by_call = {one.record.call_id: one for one in await due(spool)}
     await settle(by_call["plain"], Delivered())
-    await settle(by_call["refused"], Bury("400"))
+    await settle(by_call["refused"], DeadLetter("400"))
     await settle(by_call["held"], Hold("401", by_call["held"].record.token_id))
     await settle(by_call["retried"], RetryAt(NOW + 10 * HOUR, "503"))
     await settle(by_call["large"], Delivered())
     (detail,) = await settle(by_call["split"], Delivered())
-    await settle(detail, Divert("413", (OBJECT, NOTICE), keep=False))
+    await settle(detail, Redirect("413", (OBJECT, NOTICE), keep=False))
     for delivery in await due(spool, Lane.DETAIL, destination=BUCKET):
         await settle(delivery, Delivered("s3://bucket/key"))
 
@@ -164,9 +166,9 @@ async def order_all(spool: Spool, witness: Witness) -> None:
     """What operators do."""
     (held,) = await spool.held_tokens(ENDPOINT)
     await spool.release(ENDPOINT, held)
-    await spool.orders.replay([await key_of(spool, "refused")])
+    await spool.admin.replay([await key_of(spool, "refused")])
     witness.tell("discarding", "through-address")
-    await spool.orders.discard([await key_of(spool, "through-address")])
+    await spool.admin.discard([await key_of(spool, "through-address")])
 
 
 async def key_of(spool: Spool, call_id: str) -> DeliveryKey:

@@ -50,7 +50,7 @@ class Crashed:
         except SchemaTooNew:
             return 0  # a version that is a little ahead is taken for what it says
         async with opened(directory) as spool:
-            for aside in spool.stats().asides:
+            for aside in spool.stats().quarantined:
                 try:
                     await bring(spool, aside.directory)
                 except CorruptDatabase:

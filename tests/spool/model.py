@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from spool.records import (
-    Bury,
+    DeadLetter,
     Delivered,
     DeliveryKey,
     DeliveryState,
-    Divert,
     Form,
     Hold,
     Lane,
     NewDelivery,
+    Redirect,
     RetryAt,
     Settlement,
 )
@@ -109,7 +109,7 @@ class Model:
         one = self.find(key)
         if one is None or one.state.ended or (one.state is not READY and not isinstance(settlement, Delivered)):
             return
-        if isinstance(settlement, (Hold, Bury)) and token != self.records[key.record_id - 1].token:
+        if isinstance(settlement, (Hold, DeadLetter)) and token != self.records[key.record_id - 1].token:
             return
         match settlement:
             case Delivered():
@@ -118,9 +118,9 @@ class Model:
                 one.due_at, one.attempts = due_at, one.attempts + counted
             case Hold(_, token_id):
                 one.state, one.held_for = HELD, "shared" if token_id is None else token
-            case Bury():
+            case DeadLetter():
                 one.state = DEAD
-            case Divert(_, to, keep):
+            case Redirect(_, to, keep):
                 self._divert(key, one, to, keep=keep, now=now)
         self._find_places()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import zstandard
 
-from spool.records import Bury, Delivered, DeliveryState, Form, Fragment, Lane
+from spool.records import DeadLetter, Delivered, DeliveryState, Form, Fragment, Lane
 from spool.salvage.model import Tally
 from spool.salvage.service import Task
 from spool.stats import LaneCounts
@@ -36,14 +36,14 @@ async def fill(spool: Spool, *, calls: int = 12, seed: int = 1, first: int = 0) 
             known[call] = {Fragment.BODY: body}
     one, other, *_ = await due(spool)
     await spool.settle(one, Delivered())
-    await spool.settle(other, Bury("made to fail"))
+    await spool.settle(other, DeadLetter("made to fail"))
     return known
 
 
 async def bring(spool: Spool, directory: Path, *, adopt: bool = False, dry_run: bool = False) -> Tally:
     """The tally of a salvage."""
     last = None
-    async for step in spool.salvages.carry_out(Task(directory, adopt, dry_run), SUPERSEDES):
+    async for step in spool.salvage.carry_out(Task(directory, adopt, dry_run), SUPERSEDES):
         last = step
     assert isinstance(last, Tally)
     return last

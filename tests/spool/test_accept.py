@@ -4,12 +4,13 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spool.db.transaction import Transaction
 from spool.errors import NotStorable, SpoolUnavailable
-from spool.queue.ingest import AddBatch
+from spool.queue import ingest
 from spool.records import Delivered, DeliveryState, Form, Fragment, Lane
 from spool.store import Spool
 from tests.spool.building import (
@@ -181,14 +182,14 @@ async def test_small_posts_are_committed_between_the_batches_of_a_giant(spool: S
 
 def _held_up(monkeypatch: pytest.MonkeyPatch, reached: Callable[[], None]) -> None:
     """Say when the second batch of a giant is being written."""
-    original = AddBatch.__call__
+    original = ingest.write_orphans
 
-    def call(self: AddBatch, transaction: Transaction) -> None:
-        original(self, transaction)
-        if not self.register:
+    def write(transaction: Transaction, *, register: bool, **batch: Any) -> None:
+        original(transaction, register=register, **batch)
+        if not register:
             reached()
 
-    monkeypatch.setattr(AddBatch, "__call__", call)
+    monkeypatch.setattr(ingest, "write_orphans", write)
 
 
 async def test_cancelling_a_giant_leaves_nothing(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,18 +206,18 @@ async def test_cancelling_a_giant_leaves_nothing(spool: Spool, tmp_path: Path, m
     await maintained(spool)
     assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM loose_chunks)") == [(0, 0)]
     assert await spool.trace("c") == ()
-    assert spool._quota._promised == 0
-    assert spool._maintenance.incoming == set()
+    assert spool._quota._reserved == 0
+    assert spool._orphans._incoming == set()
 
 
 async def test_a_payload_whose_first_part_is_gone_is_refused(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should loose chunks ever be deleted before their record came, that is an error and not a record with holes."""
-    monkeypatch.setattr(spool._maintenance, "incoming", _Forgetful())
+    """Should orphan chunks ever be deleted before their record came, that is an error and not a record with holes."""
+    monkeypatch.setattr(spool._orphans, "_incoming", _Forgetful())
     loop, reached = asyncio.get_running_loop(), asyncio.Event()
     _held_up(monkeypatch, lambda: loop.call_soon_threadsafe(reached.set))
     accepting = asyncio.create_task(spool.accept(a_record("c", body=os.urandom(3 * GIANT))))
     await asyncio.wait_for(reached.wait(), 10)
-    await spool._maintenance._delete_loose_chunks()
+    await spool._orphans.delete()
     with pytest.raises(SpoolUnavailable, match="deleted before"):
         await accepting
     assert await spool.trace("c") == ()

@@ -10,9 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spool.db.counters import CounterBook
+from spool.db.counters import DeliveryCounters
 from spool.db.transaction import Transaction
-from spool.records import Bury, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt, Settlement
+from spool.records import (
+    DeadLetter,
+    Delivered,
+    Delivery,
+    DeliveryKey,
+    DeliveryState,
+    Form,
+    Hold,
+    Lane,
+    RetryAt,
+    Settlement,
+)
 from spool.stats import LaneCounts
 from spool.store import Spool
 from tests.spool.building import (
@@ -42,7 +53,7 @@ SETTLEMENTS: tuple[Callable[[Delivery], Settlement], ...] = (
     lambda _: Delivered("s3://somewhere"),
     lambda _: RetryAt(NOW + HOUR, "500"),
     lambda delivery: Hold("401", delivery.record.token_id),
-    lambda _: Bury("400"),
+    lambda _: DeadLetter("400"),
 )
 
 accepts = st.tuples(
@@ -98,7 +109,7 @@ async def one(spool: Spool, known: list[Delivery], what: str, which: object, cho
 
 def fail(transaction: Transaction) -> None:
     """An operation that changes both books, and fails."""
-    transaction.counters.owe(1, Lane.CORE, DeliveryState.READY, 1000)
+    transaction.counters.enqueue(1, Lane.CORE, DeliveryState.READY, 1000)
     transaction.tokens.use(transaction.connection, "never")
     raise LookupError("not today")
 
@@ -148,9 +159,9 @@ async def test_waiting_is_seen_within_its_own_transaction(spool: Spool) -> None:
     """A delivery that was accepted in this very commit counts as waiting for those settled after it."""
 
     def look(transaction: Transaction) -> tuple[bool, bool, bool]:
-        book: CounterBook = transaction.counters
+        book: DeliveryCounters = transaction.counters
         before = book.waiting_or_held(1)
-        book.owe(1, Lane.DETAIL, DeliveryState.WAITING, 1)
+        book.enqueue(1, Lane.DETAIL, DeliveryState.WAITING, 1)
         during = book.waiting_or_held(1)
         book.move(1, Lane.DETAIL, DeliveryState.WAITING, DeliveryState.READY, 1)
         return before, during, book.waiting_or_held(1)

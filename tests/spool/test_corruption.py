@@ -1,4 +1,4 @@
-"""Damage: a bad chunk, record or page is named, and harms nothing beside it (promise 6)."""
+"""CorruptionLatch: a bad chunk, record or page is named, and harms nothing beside it (promise 6)."""
 
 import asyncio
 import os
@@ -116,13 +116,13 @@ async def test_a_database_with_a_damaged_page_makes_way(tmp_path: Path) -> None:
         (delivery,) = await due(spool)
         with pytest.raises(CorruptDatabase):
             await payload(spool, delivery)
-        with pytest.raises(CorruptDatabase, match="makes way"):
+        with pytest.raises(CorruptDatabase, match="is being replaced"):
             await spool.accept(a_record("next"))
         assert "malformed" in (spool.stats().failure or "")
     async with opened(tmp_path) as spool:
-        (aside,) = spool.stats().asides
+        (aside,) = spool.stats().quarantined
         assert "malformed" in aside.reason
-        assert not aside.brought
+        assert not aside.imported
         assert aside.size > 1 << 20
         assert (await spool.accept(a_record("next"))).ready
         assert spool.stats().failure is None
@@ -134,10 +134,10 @@ async def test_damage_met_by_a_write_is_damage(tmp_path: Path) -> None:
         pass
     overwrite_page(tmp_path / DATABASE_NAME, page_of(tmp_path, "uploads"))
     async with opened(tmp_path) as spool:
-        spool._checking.cancel()
+        spool._scrubbing.cancel()
         with pytest.raises(CorruptDatabase):
             await spool.register_upload(b"hash", "key", "c", None, NOW)
-        assert "malformed" in await asyncio.wait_for(spool.custody.damage.wait(), 10)
+        assert "malformed" in await asyncio.wait_for(spool.directory.corruption.wait(), 10)
 
 
 @pytest.mark.parametrize("where", ["a table", "a payload"])
@@ -150,7 +150,7 @@ async def test_the_background_check_finds_damage_that_nobody_met(tmp_path: Path,
     else:
         overwrite_payload_pages(tmp_path / DATABASE_NAME)
     async with opened(tmp_path) as spool:
-        assert await asyncio.wait_for(spool.custody.damage.wait(), 20)
+        assert await asyncio.wait_for(spool.directory.corruption.wait(), 20)
 
 
 async def test_a_file_that_is_no_database_makes_way(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_a_file_that_is_no_database_makes_way(tmp_path: Path) -> None:
     (tmp_path / DATABASE_NAME).write_bytes(text)
     async with opened(tmp_path) as spool:
         assert (await spool.accept(a_record())).ready
-        (aside,) = spool.stats().asides
+        (aside,) = spool.stats().quarantined
         assert "not a database" in aside.reason
         assert (aside.directory / DATABASE_NAME).read_bytes() == text
 
@@ -174,10 +174,10 @@ async def test_a_move_that_was_interrupted_is_finished(tmp_path: Path) -> None:
     (aside / f"{DATABASE_NAME}-wal").write_bytes(b"")
     async with opened(tmp_path) as spool:
         assert await spool.trace("old") == ()
-        assert [each.reason for each in spool.stats().asides] == ["made to fail"]
+        assert [each.reason for each in spool.stats().quarantined] == ["made to fail"]
         assert (aside / DATABASE_NAME).exists()
     async with opened(tmp_path) as spool:
-        assert len(spool.stats().asides) == 1
+        assert len(spool.stats().quarantined) == 1
 
 
 async def test_two_databases_can_be_moved_aside_in_one_second(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ async def test_two_databases_can_be_moved_aside_in_one_second(tmp_path: Path) ->
     for _ in range(2):
         (tmp_path / DATABASE_NAME).write_bytes(b"this is not a database" * 1000)
         async with opened(tmp_path) as spool:
-            names = [each.directory.name for each in spool.stats().asides]
-    assert names == ["aside-20250615T150640Z", "aside-20250615T150640Z-2"]
+            names = [each.directory.name for each in spool.stats().quarantined]
+    assert names == ["quarantine-20250615T150640Z", "quarantine-20250615T150640Z-2"]
 
 
 async def test_a_log_without_its_database_makes_way(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_log_without_its_database_makes_way(tmp_path: Path) -> None:
     (tmp_path / "b" / f"{DATABASE_NAME}-wal").write_bytes(log)
     async with opened(tmp_path / "b") as spool:
         assert await spool.trace("c") == ()
-        (aside,) = spool.stats().asides
+        (aside,) = spool.stats().quarantined
         assert (aside.directory / f"{DATABASE_NAME}-wal").read_bytes() == log
 
 
@@ -207,7 +207,7 @@ async def test_a_log_without_its_database_makes_way(tmp_path: Path) -> None:
     [
         ("DELETE FROM meta WHERE name = 'spool_id'", "lost its id"),
         ("PRAGMA user_version = 70000", "calls itself version 70000"),
-        ("PRAGMA user_version = 1", "damaged: records"),
+        ("PRAGMA user_version = 1", "corrupt: records"),
         ("DROP INDEX records_by_call", "records_by_call"),
         ("UPDATE counters SET lane = 'no'", "never written"),
     ],
@@ -218,5 +218,5 @@ async def test_what_no_spool_would_have_written_makes_way(tmp_path: Path, statem
         await spool.accept(a_record())
     change_chunk(statement, tmp_path)
     async with opened(tmp_path) as spool:
-        (aside,) = spool.stats().asides
+        (aside,) = spool.stats().quarantined
         assert reason in aside.reason

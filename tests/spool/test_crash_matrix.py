@@ -23,9 +23,9 @@ from tests.spool.test_payloads import decoded
 
 KILLED = -9
 OPERATIONS = {
-    "Acceptance", "AddBatch", "Spool.register_upload", "Settle", "MoveOn", "Release", "Replay", "Discard",
-    "Expire", "Wake", "DeleteLooseChunks", "PurgeOldReceipts", "PurgeUploads", "BeginProgress", "WriteParts",
-    "ForgetProgress", "scrub_tokens", "GiveBackSpace",
+    "accept", "write_orphans", "_register_upload", "settle", "release", "replay", "discard", "expire_old", "make_due",
+    "delete_orphan_chunks", "purge_old_receipts", "purge_uploads", "_begin_upload", "_write_parts", "_forget_upload",
+    "scrub_tokens", "vacuum",
 }  # fmt: skip
 """What a kill may interrupt."""
 
@@ -117,12 +117,12 @@ def sound(directory: Path) -> None:
 
 async def drained(spool: Spool) -> None:
     """Deliver all that is left, as it was posted."""
-    dead = await spool.orders.find(Selection(), limit=100)
-    await spool.orders.replay([one.key for one in dead.found])
+    dead = await spool.admin.find(Selection(), limit=100)
+    await spool.admin.replay([one.key for one in dead.found])
     for destination in (ENDPOINT, BUCKET):
         for token_id in await spool.held_tokens(destination):
             await spool.release(destination, token_id)
-        await spool.wake(destination, now=2**53)
+        await spool.make_due(destination, now=2**53)
     while queue := await all_due(spool):
         for delivery in queue:
             await as_posted(spool, delivery)

@@ -18,14 +18,14 @@ from tests.spool.building import a_record, due, looked_into, opened
 from tests.spool.damaging import LOG_NAME, Crashed
 from tests.spool.salvaging import bring
 
-Damage = Callable[[dict[str, bytes]], dict[str, bytes]]
+CorruptionLatch = Callable[[dict[str, bytes]], dict[str, bytes]]
 
 
-def cut(name: str, share: float) -> Damage:
+def cut(name: str, share: float) -> CorruptionLatch:
     return lambda images: {**images, name: images[name][: int(len(images[name]) * share)]}
 
 
-def zeroed(name: str, page: int) -> Damage:
+def zeroed(name: str, page: int) -> CorruptionLatch:
     def zero(images: dict[str, bytes]) -> dict[str, bytes]:
         image = bytearray(images[name])
         image[page * 16384 : (page + 1) * 16384] = bytes(16384)
@@ -34,7 +34,7 @@ def zeroed(name: str, page: int) -> Damage:
     return zero
 
 
-DAMAGES: dict[str, tuple[Damage, int]] = {
+DAMAGES: dict[str, tuple[CorruptionLatch, int]] = {
     "nothing": (lambda images: images, 12),
     "a log that is cut short": (cut(LOG_NAME, 0.6), 5),
     "no log": (lambda images: {DATABASE_NAME: images[DATABASE_NAME]}, 5),
@@ -92,7 +92,7 @@ async def test_a_schema_whose_damage_is_no_text_is_damage(tmp_path: Path) -> Non
     with pytest.raises(CorruptDatabase), translated("reading"), closing(looked_into(spool)) as connection:
         connection.execute("SELECT * FROM records")
     async with opened(spool) as fresh:
-        (aside,) = fresh.stats().asides
+        (aside,) = fresh.stats().quarantined
         await bring(fresh, aside.directory)
         assert [one.record.call_id for one in await due(fresh)] == ["kept"]
 
@@ -110,4 +110,4 @@ async def test_files_of_another_user_are_refused(tmp_path: Path) -> None:
                 pass
     finally:
         os.seteuid(0)
-    assert [path.name for path in (tmp_path / "spool").glob("aside-*")] == []
+    assert [path.name for path in (tmp_path / "spool").glob("quarantine-*")] == []

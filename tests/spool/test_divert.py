@@ -7,15 +7,15 @@ import pytest
 
 from spool.queue.maintenance import unaccounted
 from spool.records import (
-    Bury,
+    DeadLetter,
     Delivered,
     Delivery,
     DeliveryKey,
     DeliveryState,
-    Divert,
     Form,
     Lane,
     NewDelivery,
+    Redirect,
     RetryAt,
 )
 from spool.stats import LaneCounts
@@ -44,9 +44,9 @@ from tests.spool.building import (
 REDUCED = NewDelivery(ENDPOINT, Form.REDUCED, Lane.DETAIL)
 UPLOAD = NewDelivery(ENDPOINT, Form.WHOLE, Lane.DETAIL)
 
-TO_REDUCED = Divert("413", (REDUCED,), keep=True)
-TO_UPLOAD = Divert("413", (UPLOAD,), keep=False)
-TO_BUCKET = Divert("413", (OBJECT, NOTICE), keep=False)
+TO_REDUCED = Redirect("413", (REDUCED,), keep=True)
+TO_UPLOAD = Redirect("413", (UPLOAD,), keep=False)
+TO_BUCKET = Redirect("413", (OBJECT, NOTICE), keep=False)
 
 READY, WAITING, HELD, DEAD, DELIVERED = (
     DeliveryState.READY,
@@ -72,7 +72,7 @@ async def by_form(spool: Spool, call_id: str = "call") -> dict[tuple[str, Form],
 async def assert_accounted(spool: Spool) -> None:
     """By the counters themselves, and by counting what is there."""
     assert {counts.unaccounted for counts in spool.stats().lanes.values()} <= {0}
-    assert unaccounted(await spool._reader.recount()) == 0
+    assert unaccounted(await spool.reader.recount()) == 0
 
 
 def counts(spool: Spool, lane: Lane = Lane.DETAIL, destination: str = ENDPOINT) -> LaneCounts:
@@ -146,10 +146,10 @@ async def test_an_object_is_owed_to_the_bucket_and_a_notice_waits_for_it(spool: 
 
 
 @pytest.mark.parametrize(
-    ("ending", "expected"), [(Delivered("s3://bucket/key"), READY), (Bury("no such bucket"), HELD)]
+    ("ending", "expected"), [(Delivered("s3://bucket/key"), READY), (DeadLetter("no such bucket"), HELD)]
 )
 async def test_an_object_that_is_owed_already_is_not_owed_twice(
-    spool: Spool, ending: Delivered | Bury, expected: DeliveryState
+    spool: Spool, ending: Delivered | DeadLetter, expected: DeliveryState
 ) -> None:
     """Where the bucket has the detail by other means only the notice is added, placed by how that object ended."""
     detail = await a_detail(spool, OBJECT)
@@ -164,7 +164,7 @@ async def test_an_object_that_is_owed_already_is_not_owed_twice(
 
 
 @pytest.mark.parametrize(("divert", "times"), list(product((TO_REDUCED, TO_UPLOAD, TO_BUCKET), (2, 3))))
-async def test_diverting_again_does_nothing(spool: Spool, divert: Divert, times: int) -> None:
+async def test_diverting_again_does_nothing(spool: Spool, divert: Redirect, times: int) -> None:
     """An attempt whose end is written more than once diverts once."""
     detail = await a_detail(spool)
     first = await spool.settle(detail, divert)
@@ -190,7 +190,7 @@ async def test_a_dead_letter_refused_again_diverts_no_second_time(spool: Spool) 
 
 
 @pytest.mark.parametrize("divert", [TO_REDUCED, TO_UPLOAD, TO_BUCKET])
-async def test_what_an_operator_gave_up_is_not_diverted(spool: Spool, divert: Divert) -> None:
+async def test_what_an_operator_gave_up_is_not_diverted(spool: Spool, divert: Redirect) -> None:
     """An order during the attempt wins over its end."""
     detail = await a_detail(spool, NewDelivery(BUCKET, Form.CORE, Lane.CORE, ordered=False))
     await discard(spool, [detail.key])
@@ -202,7 +202,7 @@ async def test_what_an_operator_gave_up_is_not_diverted(spool: Spool, divert: Di
 
 @pytest.mark.parametrize(("divert", "later"), [(TO_REDUCED, WAITING), (TO_UPLOAD, WAITING), (TO_BUCKET, READY)])
 async def test_later_details_wait_for_what_goes_to_the_same_lane(
-    spool: Spool, divert: Divert, later: DeliveryState
+    spool: Spool, divert: Redirect, later: DeliveryState
 ) -> None:
     """What takes the place of a detail keeps its turn in the call; an object in a bucket keeps nobody waiting."""
     detail = await a_detail(spool)
@@ -229,7 +229,7 @@ async def test_a_reduced_detail_waits_for_its_core(spool: Spool) -> None:
     """Where details are always reduced, they wait for their own core and are held with a dead one, as full ones are."""
     (core,) = (await spool.accept(a_record("call", CORE, REDUCED, fragments=split_fragments()))).ready
     assert (await by_form(spool))[ENDPOINT, Form.REDUCED] is WAITING
-    await spool.settle(core, Bury("400"))
+    await spool.settle(core, DeadLetter("400"))
     assert (await by_form(spool))[ENDPOINT, Form.REDUCED] is HELD
     (again,) = await replay(spool, [core.key])
     (reduced,) = await spool.settle(again, Delivered())
@@ -237,7 +237,7 @@ async def test_a_reduced_detail_waits_for_its_core(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("divert", [TO_REDUCED, TO_UPLOAD, TO_BUCKET])
-async def test_a_diverted_delivery_survives_a_restart(tmp_path: Path, clock: Clock, divert: Divert) -> None:
+async def test_a_diverted_delivery_survives_a_restart(tmp_path: Path, clock: Clock, divert: Redirect) -> None:
     """What was diverted is still so after the spool was opened anew, and keeps its record."""
     async with opened(tmp_path, clock=clock) as spool:
         detail = await a_detail(spool)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.records import Bury, Delivered, DeliveryKey, DeliveryState, Form
+from spool.records import DeadLetter, Delivered, DeliveryKey, DeliveryState, Form
 from spool.store import Spool
 from tests.spool.building import (
     CORE,
@@ -79,7 +79,7 @@ async def test_what_is_still_owed_is_an_original_however_old(spool: Spool, clock
 async def test_a_dead_letter_is_an_original(spool: Spool) -> None:
     """A dead letter keeps its payload, so a repetition adds nothing."""
     accepted = await spool.accept(a_record("c", digest=SAME))
-    await spool.settle(accepted.ready[0], Bury("400"))
+    await spool.settle(accepted.ready[0], DeadLetter("400"))
     assert (await spool.accept(a_record("c", digest=SAME))).duplicate
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spool.records import Bury, Delivered, Delivery, DeliveryState, Lane
+from spool.records import DeadLetter, Delivered, Delivery, DeliveryState, Lane
 from tests.spool.building import (
     CORE,
     DETAIL,
@@ -35,7 +35,7 @@ async def test_dead_letters_do_not_expire(tmp_path: Path, clock: Clock) -> None:
     """A dead letter keeps its payload until somebody decides about it."""
     async with opened(tmp_path, clock=clock, expire_after=HOUR) as spool:
         accepted = await spool.accept(a_record("dead"))
-        await spool.settle(accepted.ready[0], Bury("refused"))
+        await spool.settle(accepted.ready[0], DeadLetter("refused"))
         await spool.accept(a_record("other"))
         clock.now += 2 * HOUR
         await maintained(spool)

@@ -32,9 +32,9 @@ async def test_what_was_just_accepted_is_not_read_back(
     kept = [fragment for fragment in fragments if fragment is not Fragment.REST]
     stored = sum(record.fragments[fragment].stored_bytes for fragment in kept)
     raw = sum(record.fragments[fragment].raw_bytes for fragment in kept)
-    assert spool._fresh.byte_count == stored + (raw if record.raw_bytes <= INLINE_BYTES else 0)
+    assert spool._cache.byte_count == stored + (raw if record.raw_bytes <= INLINE_BYTES else 0)
     from_memory = [decoded(await payload(spool, accepted.ready[0], fragment)) for fragment in kept]
-    assert spool._fresh.byte_count == 0
+    assert spool._cache.byte_count == 0
     assert from_memory == [b"".join(fragments[fragment]) for fragment in kept]
     assert [decoded(await payload(spool, accepted.ready[0], fragment)) for fragment in kept] == from_memory
 
@@ -44,7 +44,7 @@ async def test_each_delivery_may_read_it(spool: Spool) -> None:
     accepted = await spool.accept(a_record("call", WHOLE, ALSO_WHOLE, fragments={Fragment.BODY: [b"body"]}))
     for left in (True, False):
         assert decoded(await payload(spool, accepted)) == b"body"
-        assert bool(spool._fresh.byte_count) is left
+        assert bool(spool._cache.byte_count) is left
 
 
 async def test_memory_for_fresh_payloads_is_bounded(spool: Spool) -> None:
@@ -52,9 +52,9 @@ async def test_memory_for_fresh_payloads_is_bounded(spool: Spool) -> None:
     noise = random.Random(1)
     half = LIMIT_BYTES // SHARE // 2
     taken = [await spool.accept(a_record(f"c{number}", body=noise.randbytes(half))) for number in range(20)]
-    assert LIMIT_BYTES // 2 < spool._fresh.byte_count <= LIMIT_BYTES
+    assert LIMIT_BYTES // 2 < spool._cache.byte_count <= LIMIT_BYTES
     large = await spool.accept(a_record("large", body=noise.randbytes(LIMIT_BYTES // SHARE + 1)))
-    assert spool._fresh.byte_count <= LIMIT_BYTES
+    assert spool._cache.byte_count <= LIMIT_BYTES
     for accepted in (taken[0], taken[-1], large):
         read = decoded(await payload(spool, accepted))
         assert len(read) == accepted.raw_bytes
@@ -66,5 +66,5 @@ async def test_a_duplicate_keeps_nothing(spool: Spool, tmp_path: Path) -> None:
     await payload(spool, first)
     await spool.settle(first.ready[0], Delivered())
     assert (await spool.accept(a_record("call", digest=b"d" * 32))).duplicate
-    assert spool._fresh.byte_count == 0
+    assert spool._cache.byte_count == 0
     assert rows(tmp_path, "SELECT count(*) FROM records") == [(1,)]

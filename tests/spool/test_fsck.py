@@ -17,7 +17,7 @@ from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
 from spool.fsck.repair import repair
-from spool.records import Bury, Delivered, Lane
+from spool.records import DeadLetter, Delivered, Lane
 from spool.store import Spool
 from tests.spool.building import (
     BUCKET,
@@ -46,7 +46,7 @@ async def fill(spool: Spool) -> None:
     await spool.register_upload(b"hash", "key", "call", "t", NOW)
     first, second, third, *_ = await due(spool)
     await spool.settle(first, Delivered())
-    await spool.settle(second, Bury("made to fail"))
+    await spool.settle(second, DeadLetter("made to fail"))
     await spool.settle(third, Delivered())
     (object_delivery,) = await due(spool, Lane.DETAIL, destination=BUCKET)
     assert object_delivery.record.call_id == "bucket"
@@ -127,8 +127,8 @@ FAULTS = {
     "a payload's chunk is gone": ("DELETE FROM chunks WHERE chunk_id = 7", Kind.MISSING_CHUNKS),
     "a frame was changed": ("UPDATE chunks SET frame = zeroblob(9) WHERE chunk_id = 1", Kind.BAD_FRAME),
     "a checksum was changed": ("UPDATE chunks SET crc32 = crc32 + 1 WHERE chunk_id = 1", Kind.BAD_FRAME),
-    "a chunk too many": ("INSERT INTO chunks VALUES (1000, 0, x'00')", Kind.ORPHANED_CHUNKS),
-    "a loose range": ("INSERT INTO loose_chunks VALUES (2000, 2001)", Kind.LOOSE_CHUNKS),
+    "a chunk too many": ("INSERT INTO chunks VALUES (1000, 0, x'00')", Kind.UNKNOWN_CHUNKS),
+    "an orphan range": ("INSERT INTO loose_chunks VALUES (2000, 2001)", Kind.ORPHAN_CHUNKS),
     "two records in one place": (
         "UPDATE records SET first_chunk = first_chunk - 1 WHERE call_id = 'whole-2'",
         Kind.SHARED_CHUNKS,
@@ -232,7 +232,7 @@ def test_files_are_for_their_owner_and_nothing_is_left_over(filled: Path) -> Non
     (filled / "staging" / "x.staged").write_bytes(b"half a post")
     (filled / f"{DATABASE_NAME}-shm").touch(0o600)
     (filled / "aside-20260101T000000Z").mkdir()
-    expected = {Kind.WRONG_MODE, Kind.LEFT_IN_STAGING, Kind.MISSING_LOG, Kind.MOVED_ASIDE}
+    expected = {Kind.WRONG_MODE, Kind.LEFT_IN_STAGING, Kind.MISSING_LOG, Kind.IN_QUARANTINE}
     assert kinds(filled) == expected
 
 

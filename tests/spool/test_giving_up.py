@@ -9,7 +9,7 @@ import pytest
 
 from spool.errors import SpoolFull
 from spool.fsck import Severity, check
-from spool.records import Accepted, Bury, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery, WhenFull
+from spool.records import Accepted, DeadLetter, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery, WhenFull
 from spool.store import Spool
 from tests.spool.building import (
     BUCKET,
@@ -48,7 +48,7 @@ async def test_the_oldest_details_make_room_for_new_records(tmp_path: Path) -> N
     """Everything is accepted; the oldest details are expired and counted, and every core is still there to be sent."""
     told: list[tuple[int, int]] = []
     async with opened(tmp_path, max_bytes=30 * MIB, when_full=EXPIRE) as spool:
-        spool.room.gave_up = lambda deliveries, payload_bytes: told.append((deliveries, payload_bytes))
+        spool.evictor.evicted = lambda deliveries, payload_bytes: told.append((deliveries, payload_bytes))
         for number in range(45):
             await accept_large(spool, f"c{number}", CORE, DETAIL)
             assert spool.stats().used_bytes <= 30 * MIB
@@ -91,7 +91,7 @@ async def test_what_may_not_be_given_up_stays(tmp_path: Path) -> None:
     """Wholes, dead letters, and details whose rest one of these needs stay; when there is nothing else, it is full."""
     async with opened(tmp_path, max_bytes=24 * MIB, when_full=EXPIRE) as spool:
         dead = (await accept_large(spool, "dead", DETAIL)).ready[0]
-        await spool.settle(dead, Bury("too large"))
+        await spool.settle(dead, DeadLetter("too large"))
         await accept_large(spool, "shared", CORE, DETAIL, NewDelivery(BUCKET, Form.WHOLE, Lane.DETAIL))
         await accept_large(spool, "only", LARGE_WHOLE)
         posts = (accept_large(spool, f"c{number}", LARGE_WHOLE) for number in range(40))
@@ -143,6 +143,6 @@ async def test_room_for_a_staging_file_is_made_for_its_next_try(tmp_path: Path) 
         for number in range(40):
             await accept_large(spool, f"c{number}", CORE, DETAIL)
         with pytest.raises(SpoolFull):
-            spool.promise_staging(10 * MIB)
+            spool.reserve_staging(10 * MIB)
         await becomes(lambda: spool._quota.fits(10 * MIB, spool.used_bytes))
-        spool.promise_staging(10 * MIB)
+        spool.reserve_staging(10 * MIB)

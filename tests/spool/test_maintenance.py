@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from spool.db import checkpointer
 from spool.db.connection import PAGE_SIZE, log_of
 from spool.db.transaction import Transaction
 from spool.directory import DATABASE_NAME
-from spool.queue import maintenance
-from spool.queue.maintenance import GiveBackSpace, unaccounted
-from spool.queue.reclaim import DeleteLooseChunks
-from spool.records import Bury, Delivered, Fragment, Lane
+from spool.queue import maintenance, reclaim
+from spool.queue.maintenance import unaccounted, vacuum
+from spool.queue.reclaim import delete_orphan_chunks
+from spool.records import DeadLetter, Delivered, Fragment, Lane
 from spool.store import Spool
 from tests.spool.building import (
     ENDPOINT,
@@ -45,7 +46,7 @@ async def test_old_receipts_go(spool: Spool, clock: Clock, tmp_path: Path) -> No
     """A receipt is kept for 24 hours after its record ended; what is still owed or dead is kept for ever."""
     await delivered(spool, "old")
     dead = await spool.accept(a_record("dead"))
-    await spool.settle(dead.ready[0], Bury("400"))
+    await spool.settle(dead.ready[0], DeadLetter("400"))
     await spool.accept(a_record("queued"))
     clock.now += 20 * HOUR
     await delivered(spool, "young")
@@ -104,7 +105,7 @@ async def test_loose_chunks_are_deleted_by_bounded_steps(spool: Spool, tmp_path:
 
     await without_maintenance(spool)
     await write(spool, prepare)
-    step = DeleteLooseChunks(frozenset({20}), limit=8)
+    step = partial(delete_orphan_chunks, incoming=frozenset({20}), limit=8)
     assert await write(spool, step) is True
     assert left() == [(20, 20), (35, 49), (60, 61)]
     assert await write(spool, step) is True
@@ -113,7 +114,7 @@ async def test_loose_chunks_are_deleted_by_bounded_steps(spool: Spool, tmp_path:
     assert await write(spool, step) is False
     assert left() == [(20, 20)]
     assert rows(tmp_path, "SELECT chunk_id FROM chunks") == [(20,)]
-    assert await write(spool, DeleteLooseChunks(frozenset())) is False
+    assert await write(spool, partial(delete_orphan_chunks, incoming=frozenset())) is False
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(0,)]
 
 
@@ -144,7 +145,7 @@ async def test_what_a_spool_at_rest_gave_back_is_the_disks(tmp_path: Path, monke
         await without_maintenance(spool)
         accepted = await spool.accept(a_record("c", body=os.urandom(8 * MIB)))
         await spool.settle(accepted.ready[0], Delivered())
-        await spool._maintenance._delete_loose_chunks()
+        await spool._orphans.delete()
         await becomes(lambda: log_of(database).stat().st_size == 0)
         before = database.stat().st_size
         await spool._maintenance._give_back_space()
@@ -159,15 +160,15 @@ async def test_a_spool_that_emptied_gives_its_space_back(tmp_path: Path, monkeyp
         checkpointed(tmp_path)
         full = (tmp_path / DATABASE_NAME).stat().st_size
         await spool.settle(accepted.ready[0], Delivered())
-        await spool._maintenance._delete_loose_chunks()
+        await spool._orphans.delete()
         free = await write(spool, free_pages)
-        assert await write(spool, GiveBackSpace(4 * MIB)) is True
+        assert await write(spool, partial(vacuum, keep_bytes=4 * MIB)) is True
         assert free - await write(spool, free_pages) == maintenance.PAGES_PER_STEP
         await maintained(spool)
         assert 0 < await write(spool, free_pages) * PAGE_SIZE <= 4 * MIB
         checkpointed(tmp_path)
         assert (tmp_path / DATABASE_NAME).stat().st_size < full - 19 * MIB
-        assert await write(spool, GiveBackSpace(4 * MIB)) is False
+        assert await write(spool, partial(vacuum, keep_bytes=4 * MIB)) is False
 
 
 def free_pages(transaction: Transaction) -> int:
@@ -192,21 +193,21 @@ async def test_what_fails_is_told_and_keeps_nothing_else_from_being_done(
 ) -> None:
     """A step that fails, for whatever reason, can be seen and is tried again; the others are done meanwhile."""
 
-    def fail(_transaction: Transaction) -> bool:
+    def fail(_transaction: Transaction, **_: object) -> bool:
         raise LookupError("not today")
 
     await delivered(spool, "old")
     clock.now += 25 * HOUR
     with monkeypatch.context() as patched:
-        patched.setattr(GiveBackSpace, "__call__", lambda _, transaction: fail(transaction))
-        patched.setattr(DeleteLooseChunks, "__call__", lambda _, transaction: fail(transaction))
+        patched.setattr(maintenance, "vacuum", fail)
+        patched.setattr(reclaim, "delete_orphan_chunks", fail)
         patched.setattr(maintenance, "EVERY_SECONDS", 0.01)
-        spool._maintenance.chunks_are_loose()
+        spool._orphans.appeared.set()
         await becomes(lambda: len(spool._maintenance._failures) == 2, seconds=20)
         await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM records") == [(0,)])
         assert spool.maintenance_failure is not None
         assert "giving back space failed: not today" in spool.maintenance_failure
-    spool._maintenance.chunks_are_loose()
+    spool._orphans.appeared.set()
     await becomes(lambda: spool.maintenance_failure is None)
     assert spool.stats().failure is None, "posts can be accepted all the same"
 
@@ -216,7 +217,7 @@ async def test_closing_ends_maintenance_that_was_just_woken(tmp_path: Path) -> N
     for _ in range(10):
         async with opened(tmp_path, lock_timeout=0.0) as spool:
             await asyncio.sleep(0)
-            spool._maintenance.chunks_are_loose()
+            spool._orphans.appeared.set()
             async with asyncio.timeout(20):
                 await spool.close()
             assert spool._maintaining.cancelled()

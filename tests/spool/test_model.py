@@ -20,22 +20,22 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from spool.admin.query import Ordered, place_of
+from spool.admin.query import AdminResult, place_of
 from spool.db.write_connection import WritePoint
 from spool.fsck import Severity, check
 from spool.records import (
     Accepted,
-    Bury,
+    DeadLetter,
     Delivered,
     Delivery,
     DeliveryKey,
     DeliveryState,
-    Divert,
     Form,
     Fragment,
     Hold,
     Lane,
     NewDelivery,
+    Redirect,
     RetryAt,
     Settlement,
 )
@@ -223,7 +223,7 @@ class SpoolMachine(RuleBasedStateMachine):
             lambda _: RetryAt(later, "500"),
             lambda _: RetryAt(later, "503", counted=False),
             lambda delivery: Hold("401", delivery.record.token_id),
-            lambda _: Bury("400"),
+            lambda _: DeadLetter("400"),
         )
         self.settle(which, crash, kinds[kind])
 
@@ -233,7 +233,7 @@ class SpoolMachine(RuleBasedStateMachine):
         details = [key for key in self.attempted if key.form is Form.DETAIL and key.destination == ENDPOINT]
         if details:
             chosen = list(self.attempted).index(details[which % len(details)])
-            self.settle(chosen, crash, lambda _: Divert("413", to, keep))
+            self.settle(chosen, crash, lambda _: Redirect("413", to, keep))
 
     # What operators and time do
 
@@ -244,7 +244,7 @@ class SpoolMachine(RuleBasedStateMachine):
             DeliveryKey(record.number, one.plan.destination, one.plan.form) for record, one in self.model.each()
         ]  # fmt: skip
         keys = sorted({known[one % len(known)] for one in chosen}, key=place_of)
-        order, now = self.spool.orders, self.clock.now
+        order, now = self.spool.admin, self.clock.now
         destination, token = DESTINATIONS[to], TOKENS[1 + to]
         forms, ordered = TAKES[destination]
 
@@ -252,7 +252,7 @@ class SpoolMachine(RuleBasedStateMachine):
             those = [one for key in keys if (one := self.model.find(key)) is not None and not one.state.ended]
             self.model.give_up(those, DeliveryState.DISCARDED)
 
-        given: dict[str, tuple[Callable[[], Awaitable[Ordered]], Callable[[], None]]] = {
+        given: dict[str, tuple[Callable[[], Awaitable[AdminResult]], Callable[[], None]]] = {
             "replay": (lambda: order.replay(keys), lambda: self.model.replay(keys, now)),
             "discard": (lambda: order.discard(keys), discarded),
             "retry": (lambda: order.retry(keys), lambda: self.model.retry(keys, now)),
@@ -267,7 +267,7 @@ class SpoolMachine(RuleBasedStateMachine):
         }
         work, in_the_model = given[what]
 
-        def became(done: Ordered) -> None:
+        def became(done: AdminResult) -> None:
             in_the_model()
             self.handed_out(done.ready)
 

@@ -7,7 +7,7 @@ import pytest
 
 from spool.admin import commands
 from spool.queue.maintenance import unaccounted
-from spool.records import Bury, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
+from spool.records import DeadLetter, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
 from tests.spool.building import (
     BUCKET,
@@ -43,7 +43,7 @@ async def spool(tmp_path: Path, clock: Clock) -> AsyncIterator[Spool]:
 async def balanced(spool: Spool) -> None:
     """The books balance for every destination, and agree with what a recount of the deliveries finds."""
     assert all(counts.unaccounted == 0 for counts in spool.stats().lanes.values())
-    assert unaccounted(await spool._reader.recount()) == 0
+    assert unaccounted(await spool.reader.recount()) == 0
 
 
 async def split(spool: Spool, call_id: str = "c", token: str | None = None) -> list[DeliveryKey]:
@@ -55,7 +55,7 @@ async def split(spool: Spool, call_id: str = "c", token: str | None = None) -> l
 
 async def moved_to(spool: Spool, keys: list[DeliveryKey], to: str = OTHER) -> int:
     """Reroute; how many were moved."""
-    return (await spool.orders.reroute(keys, to, forms=ALL, ordered=True)).moved
+    return (await spool.admin.reroute(keys, to, forms=ALL, ordered=True)).moved
 
 
 async def where(spool: Spool, call_id: str = "c") -> list[tuple[str, str, DeliveryState]]:
@@ -68,10 +68,10 @@ async def test_what_was_to_be_tried_later_is_due_now(spool: Spool, clock: Clock)
     accepted = await spool.accept(a_record("c", CORE, DETAIL, fragments=split_fragments()))
     await spool.settle(accepted.ready[0], RetryAt(NOW + HOUR, "500"))
     detail = DeliveryKey(accepted.ready[0].record.record_id, ENDPOINT, Form.DETAIL)
-    done = await spool.orders.retry([accepted.ready[0].key, detail])
+    done = await spool.admin.retry([accepted.ready[0].key, detail])
     assert (done.moved, [(one.due_at, one.attempts) for one in done.ready]) == (1, [(NOW, 1)])
     assert await states(spool, "c") == [READY, WAITING]
-    assert (await spool.orders.retry([accepted.ready[0].key])).moved == 0
+    assert (await spool.admin.retry([accepted.ready[0].key])).moved == 0
 
 
 async def test_what_is_rerouted_is_owed_elsewhere_under_its_key(spool: Spool) -> None:
@@ -94,7 +94,7 @@ async def test_what_is_rerouted_is_owed_elsewhere_under_its_key(spool: Spool) ->
 async def test_a_dead_core_and_its_held_detail_go_together(spool: Spool, named: Form) -> None:
     """Whichever of them is named, a dead core is ready at its new place, and its detail waits for it there."""
     core, _ = await split(spool)
-    await spool.settle((await due(spool))[0], Bury("400"))
+    await spool.settle((await due(spool))[0], DeadLetter("400"))
     assert await states(spool, "c") == [DEAD, HELD]
     assert await moved_to(spool, [DeliveryKey(core.record_id, ENDPOINT, named)]) == 2
     assert await where(spool) == [(OTHER, "core", READY), (OTHER, "detail", WAITING)]
@@ -107,7 +107,7 @@ async def test_what_waited_behind_it_is_freed(spool: Spool) -> None:
     assert await states(spool, "c") == [READY, WAITING, WAITING]
     record_ids = [int(uid.rpartition("-")[2]) for uid in (first, second, third)]
     keys = [DeliveryKey(record_id, ENDPOINT, Form.WHOLE) for record_id in record_ids]
-    done = await spool.orders.reroute(keys[:2], OTHER, forms=ALL, ordered=True)
+    done = await spool.admin.reroute(keys[:2], OTHER, forms=ALL, ordered=True)
     assert [one.key for one in done.ready] == [DeliveryKey(record_ids[0], OTHER, Form.WHOLE), keys[2]]
     assert await states(spool, "c") == [READY, WAITING, READY]
 
@@ -115,7 +115,7 @@ async def test_what_waited_behind_it_is_freed(spool: Spool) -> None:
 async def test_a_bucket_gives_no_order(spool: Spool) -> None:
     """What goes to a destination without an order is ready at once, detail and later records too."""
     keys = await split(spool) + await split(spool)
-    done = await spool.orders.reroute(keys, BUCKET, forms=ALL, ordered=False)
+    done = await spool.admin.reroute(keys, BUCKET, forms=ALL, ordered=False)
     assert (done.moved, len(await due(spool, destination=BUCKET))) == (4, 2)
     assert await states(spool, "c") == [READY] * 4
 
@@ -142,7 +142,7 @@ async def test_a_notice_follows_its_object(spool: Spool) -> None:
 async def test_what_cannot_be_moved_stays(spool: Spool, forms: frozenset[Form], to: str) -> None:
     """A record's deliveries move together or not at all."""
     keys = await split(spool)
-    assert (await spool.orders.reroute(keys, to, forms=forms, ordered=True)).moved == 0
+    assert (await spool.admin.reroute(keys, to, forms=forms, ordered=True)).moved == 0
     assert await where(spool) == [(ENDPOINT, "core", READY), (ENDPOINT, "detail", WAITING)]
 
 
@@ -162,7 +162,7 @@ async def test_what_was_under_way_is_not_settled_at_its_old_place(spool: Spool) 
     """An attempt that ends after its delivery was moved away changes nothing, whatever came of it."""
     (core, _), (before,) = await split(spool), await due(spool)
     await moved_to(spool, [core])
-    for settlement in (Delivered(), Bury("400"), Hold("401", None), RetryAt(NOW + HOUR, "500")):
+    for settlement in (Delivered(), DeadLetter("400"), Hold("401", None), RetryAt(NOW + HOUR, "500")):
         assert await spool.settle(before, settlement) == ()
     assert await where(spool) == [(OTHER, "core", READY), (OTHER, "detail", WAITING)]
 
@@ -183,7 +183,7 @@ async def test_an_order_that_dies_between_steps_is_given_again(tmp_path: Path, m
     names = (ENDPOINT, OTHER)
     async with opened(tmp_path, destinations=names) as spool:
         keys = [key for number in range(4) for key in await split(spool, f"c{number}")]
-        await spool.orders.reroute(commands.steps(keys)[0], OTHER, forms=ALL, ordered=True)
+        await spool.admin.reroute(commands.steps(keys)[0], OTHER, forms=ALL, ordered=True)
     async with opened(tmp_path, destinations=names) as spool:
         await balanced(spool)
         assert await moved_to(spool, keys) == 6
@@ -203,32 +203,32 @@ async def held(spool: Spool, call_id: str, token: str | None) -> Delivery:
 async def test_another_token_frees_what_was_held_for_the_old_one(spool: Spool, tmp_path: Path, old: str | None) -> None:
     """The call log is sent with the new token at once, and the old one is gone; others of the old token stay held."""
     one, other = await held(spool, "c", old), await held(spool, "d", old)
-    done = await spool.orders.replace_token([one.key], "good")
+    done = await spool.admin.replace_token([one.key], "good")
     (freed,) = done.ready
     assert (done.moved, freed.key, freed.due_at) == (1, one.key, NOW)
     assert await spool.token(freed.record.token_id or 0) == "good"
     assert (await states(spool, "c"), await states(spool, "d")) == ([READY, WAITING], [HELD, WAITING])
-    await spool.orders.replace_token([other.key], "good")
+    await spool.admin.replace_token([other.key], "good")
     assert rows(tmp_path, "SELECT value, uses FROM tokens") == [("good", 2)]
 
 
 async def test_a_dead_letter_with_another_token_stays_one(spool: Spool) -> None:
     """A new token changes what a dead letter is sent with, once it is replayed."""
     (core, _), (delivery,) = await split(spool, token="old"), await due(spool)
-    await spool.settle(delivery, Bury("gone"))
-    done = await spool.orders.replace_token([core], "new")
+    await spool.settle(delivery, DeadLetter("gone"))
+    done = await spool.admin.replace_token([core], "new")
     assert (done.moved, done.ready, await states(spool, "c")) == (1, (), [DEAD, HELD])
-    (replayed,) = (await spool.orders.replay([core])).ready
+    (replayed,) = (await spool.admin.replay([core])).ready
     assert await spool.token(replayed.record.token_id or 0) == "new"
 
 
-@pytest.mark.parametrize("settlement", [Hold("401", 1), Bury("the record's own token is no longer stored")])
+@pytest.mark.parametrize("settlement", [Hold("401", 1), DeadLetter("the record's own token is no longer stored")])
 async def test_an_attempt_with_the_old_token_says_nothing_about_the_new_one(
-    spool: Spool, settlement: Hold | Bury
+    spool: Spool, settlement: Hold | DeadLetter
 ) -> None:
     """What was under way with the replaced token is tried again with the new one, whatever came of it."""
     (core, _), (before,) = await split(spool, token="old"), await due(spool)
-    await spool.orders.replace_token([core], "new")
+    await spool.admin.replace_token([core], "new")
     (again,) = await spool.settle(before, settlement)
     assert (again.key, again.record.token_id != before.record.token_id) == (core, True)
     assert await states(spool, "c") == [READY, WAITING]
@@ -239,5 +239,5 @@ async def test_what_has_ended_gets_no_token(spool: Spool, tmp_path: Path) -> Non
     (delivery,) = (await spool.accept(a_record("c", token="old"))).ready
     await spool.settle(delivery, Delivered())
     unknown = DeliveryKey(99, ENDPOINT, Form.CORE)
-    assert (await spool.orders.replace_token([delivery.key, unknown], "new")).moved == 0
+    assert (await spool.admin.replace_token([delivery.key, unknown], "new")).moved == 0
     assert rows(tmp_path, "SELECT count(*) FROM tokens") == [(0,)]

@@ -1,12 +1,13 @@
 """Promise 4 in tables: which delivery of a call may be sent after what happened to those before it."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from spool.queue.ordering import FreeStuck
+from spool.queue.ordering import unblock_stuck
 from spool.records import (
-    Bury,
+    DeadLetter,
     Delivered,
     Delivery,
     DeliveryState,
@@ -39,7 +40,7 @@ LARGE_WHOLE = NewDelivery(ENDPOINT, Form.WHOLE, Lane.DETAIL)
 ALONE_CORE = NewDelivery(BUCKET, Form.CORE, Lane.CORE, ordered=False)
 OTHER = NewDelivery("other", Form.WHOLE, Lane.CORE)
 
-DONE, FAILED, AGAIN, HELD = Delivered(), Bury("400"), RetryAt(NOW + HOUR, "500"), Hold("401", None)
+DONE, FAILED, AGAIN, HELD = Delivered(), DeadLetter("400"), RetryAt(NOW + HOUR, "500"), Hold("401", None)
 
 Step = tuple[str, Settlement]
 """What happens to a delivery, named by its record's number and its form: "0 core"."""
@@ -290,6 +291,6 @@ async def test_what_is_stuck_is_freed_by_maintenance(spool: Spool) -> None:
 
     await write(spool, end_behind_the_back)
     assert await due(spool) == []
-    assert await write(spool, FreeStuck(1, Lane.CORE)) == 1
+    assert await write(spool, partial(unblock_stuck, destination_id=1, lane=Lane.CORE)) == 1
     assert len(await due(spool)) == 1
-    assert await write(spool, FreeStuck(1, Lane.CORE)) == 0
+    assert await write(spool, partial(unblock_stuck, destination_id=1, lane=Lane.CORE)) == 0

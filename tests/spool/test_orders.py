@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spool.admin import commands
-from spool.records import Bury, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
+from spool.records import DeadLetter, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
 from tests.spool.building import (
     BUCKET,
@@ -43,7 +43,7 @@ READY, WAITING, HELD, DEAD, DELIVERED, DISCARDED = (
 
 async def buried(spool: Spool, call_id: str, *deliveries: type[CORE] | object) -> Delivery:
     accepted = await spool.accept(a_record(call_id, *deliveries, fragments=split_fragments()))  # type: ignore[arg-type]
-    await spool.settle(accepted.ready[0], Bury("400"))
+    await spool.settle(accepted.ready[0], DeadLetter("400"))
     return accepted.ready[0]
 
 
@@ -56,7 +56,7 @@ async def test_pages_of_dead_letters_are_in_commit_order_and_whole(spool: Spool)
     for number in range(5):
         accepted = await spool.accept(a_record(f"c{number}", CORE, DETAIL, OBJECT, fragments=split_fragments()))
         for delivery in accepted.ready:
-            await spool.settle(delivery, Bury(f"reason {number}"))
+            await spool.settle(delivery, DeadLetter(f"reason {number}"))
     seen = []
     after = None
     while page := await dead(spool, None, limit=3, after=after):
@@ -76,7 +76,7 @@ async def test_dead_letters_of_both_lanes_are_shown(spool: Spool) -> None:
     """Several dead letters of one record are on the page, also where it is cut between them."""
     letter = await buried(spool, "c", CORE, OBJECT)
     (upload,) = await due(spool, Lane.DETAIL, destination=BUCKET)
-    await spool.settle(upload, Bury("403"))
+    await spool.settle(upload, DeadLetter("403"))
     first = await dead(spool, None, limit=1)
     second = await dead(spool, None, limit=1, after=first[0].key)
     assert [first[0].key, second[0].key] == [key(letter, Form.DETAIL, BUCKET), key(letter, Form.CORE)]
@@ -87,7 +87,7 @@ async def test_a_replayed_letter_is_as_if_never_tried(spool: Spool, clock: Clock
     """It is due at once under its old idempotency key, with all its attempts before it."""
     accepted = await spool.accept(a_record("c"))
     await spool.settle(accepted.ready[0], RetryAt(NOW, "500"))
-    await spool.settle(accepted.ready[0], Bury("400"))
+    await spool.settle(accepted.ready[0], DeadLetter("400"))
     clock.now += HOUR
     (replayed,) = await replay(spool, [accepted.ready[0].key])
     assert replayed.idempotency_key == accepted.ready[0].idempotency_key
@@ -114,7 +114,7 @@ async def test_a_replayed_object_takes_its_notice_along(spool: Spool) -> None:
     (core,) = await due(spool)
     (upload,) = await due(spool, Lane.DETAIL, destination=BUCKET)
     await spool.settle(core, Delivered())
-    await spool.settle(upload, Bury("403"))
+    await spool.settle(upload, DeadLetter("403"))
     (replayed,) = await replay(spool, [upload.key])
     (notice,) = await spool.settle(replayed, Delivered("s3://there"))
     assert (notice.form, notice.location) == (Form.NOTICE, "s3://there")
@@ -126,7 +126,7 @@ async def test_a_replayed_detail_is_held_while_its_core_is_dead(spool: Spool) ->
     detail = key(core, Form.DETAIL)
     (replayed,) = await replay(spool, [core.key])
     (ready,) = await spool.settle(replayed, Delivered())
-    await spool.settle(ready, Bury("413"))
+    await spool.settle(ready, DeadLetter("413"))
     core_again = await buried(spool, "d", CORE, DETAIL)
     assert await replay(spool, [key(core_again, Form.DETAIL)]) == ()
     assert await states(spool, "d") == [DEAD, HELD]
@@ -137,22 +137,22 @@ async def test_core_and_detail_can_be_replayed_in_one_order(spool: Spool) -> Non
     """In whatever order the keys are given, the core is due and the detail waits for it."""
     accepted = await spool.accept(a_record("c", CORE, OBJECT, NOTICE, fragments=split_fragments()))
     for delivery in accepted.ready:
-        await spool.settle(delivery, Bury("400"))
+        await spool.settle(delivery, DeadLetter("400"))
     keys = [delivery.key for delivery in accepted.ready]
     for order in (keys, keys[::-1]):
         assert {one.key for one in await replay(spool, order)} == set(keys)
         for delivery in accepted.ready:
-            await spool.settle(delivery, Bury("400"))
+            await spool.settle(delivery, DeadLetter("400"))
 
 
 async def test_a_replayed_letter_waits_its_turn(spool: Spool) -> None:
     """Behind an earlier delivery of its call that is still queued, a replayed one waits."""
     first = await spool.accept(a_record("c"))
     second = await spool.accept(a_record("c"))
-    await spool.settle(first.ready[0], Bury("400"))
+    await spool.settle(first.ready[0], DeadLetter("400"))
     assert second.ready == ()
     (ready,) = await due(spool)
-    await spool.settle(ready, Bury("400"))
+    await spool.settle(ready, DeadLetter("400"))
     await replay(spool, [first.ready[0].key])
     assert await replay(spool, [ready.key]) == ()
     assert await states(spool, "c") == [READY, WAITING]
@@ -187,11 +187,11 @@ async def test_a_replayed_letter_that_was_delivered_meanwhile_is_done(spool: Spo
         pytest.param(None, READY, id="ready"),
         pytest.param(RetryAt(NOW + HOUR, "500"), READY, id="postponed"),
         pytest.param(Hold("401", None), HELD, id="held"),
-        pytest.param(Bury("400"), DEAD, id="dead"),
+        pytest.param(DeadLetter("400"), DEAD, id="dead"),
     ],
 )
 async def test_any_delivery_that_has_not_ended_can_be_given_up(
-    spool: Spool, tmp_path: Path, settlement: RetryAt | Hold | Bury | None, before: DeliveryState
+    spool: Spool, tmp_path: Path, settlement: RetryAt | Hold | DeadLetter | None, before: DeliveryState
 ) -> None:
     """A discarded delivery ends its record like a delivered one, counts as discarded, and keeps its reason."""
     accepted = await spool.accept(a_record("c", token="secret"))
@@ -269,7 +269,7 @@ async def test_the_reasons_of_dead_letters_are_counted(spool: Spool) -> None:
     """The figures tell why there are dead letters, and forget what was given up."""
     letters = [await buried(spool, f"c{number}", CORE) for number in range(3)]
     (other,) = (await spool.accept(a_record("d"))).ready
-    await spool.settle(other, Bury("413"))
+    await spool.settle(other, DeadLetter("413"))
     await maintained(spool)
     assert spool.stats().dead_reasons == {(ENDPOINT, Lane.CORE): {"400": 3, "413": 1}}
     await discard(spool, [letter.key for letter in letters])

@@ -5,7 +5,7 @@ import os
 import pytest
 from msgspec.structs import replace
 
-from spool.payload.frames import Frame, FrameWriter, Press, Small
+from spool.payload.frames import BatchCompressor, Frame, FrameEncoder, SmallPayload
 from spool.records import Buffer, Fragment, StoredFragment
 
 BODIES: tuple[bytes, ...] = (b"{}", b"a" * 2_000, os.urandom(32 << 10))
@@ -13,20 +13,20 @@ BODIES: tuple[bytes, ...] = (b"{}", b"a" * 2_000, os.urandom(32 << 10))
 
 def alone(raw: bytes, level: int = 1) -> Frame:
     """The frame of a payload by itself, with what it holds at hand."""
-    (frame,) = FrameWriter(level).frames([raw])
+    (frame,) = FrameEncoder(level).frames([raw])
     return replace(frame, raw=raw)
 
 
 def test_a_payload_is_stored_as_if_it_were_alone() -> None:
     """Frames, sizes and chunk ids are those of each payload by itself, in the order of its fragments."""
-    payloads = [Small(10 * number, {Fragment.BODY: (body,)}) for number, body in enumerate(BODIES)]
-    Press(1).compress(payloads)
+    payloads = [SmallPayload(10 * number, {Fragment.BODY: (body,)}) for number, body in enumerate(BODIES)]
+    BatchCompressor(1).compress(payloads)
     for payload, body in zip(payloads, BODIES, strict=True):
         stored = payload.stored
         assert stored is not None
         assert list(stored.frames) == [alone(body)]
         assert stored.fragments == {Fragment.BODY: StoredFragment(1, len(body), len(alone(body).data))}
-        assert (stored.first_chunk, stored.next_chunk, stored.loose) == (
+        assert (stored.first_chunk, stored.next_chunk, stored.orphaned) == (
             payload.first_chunk,
             payload.first_chunk,
             False,
@@ -40,8 +40,8 @@ def test_pieces_are_joined_and_empty_fragments_have_no_frame() -> None:
         Fragment.DERIVED: (b"",),
         Fragment.REST: (b"rest",),
     }
-    payload = Small(0, fragments)
-    Press(1).compress([payload])
+    payload = SmallPayload(0, fragments)
+    BatchCompressor(1).compress([payload])
     assert payload.stored is not None
     frames = [alone(b"onetwothree"), alone(b"rest")]
     assert list(payload.stored.frames) == frames
@@ -53,16 +53,16 @@ def test_pieces_are_joined_and_empty_fragments_have_no_frame() -> None:
 def test_the_level_is_the_presss(level: int) -> None:
     """A press compresses at its own level."""
     body = b"".join(b'{"number": %d}' % number for number in range(500))
-    payload = Small(0, {Fragment.BODY: (body,)})
-    Press(level).compress([payload])
+    payload = SmallPayload(0, {Fragment.BODY: (body,)})
+    BatchCompressor(level).compress([payload])
     assert payload.stored is not None
     assert list(payload.stored.frames) == [alone(body, level)]
 
 
 def test_what_is_compressed_stays_as_it_is() -> None:
     """A group that is written again, one by one, is not compressed again."""
-    payload = Small(0, {Fragment.BODY: (b"body",)})
-    press = Press(1)
+    payload = SmallPayload(0, {Fragment.BODY: (b"body",)})
+    press = BatchCompressor(1)
     press.compress([payload])
     before = payload.stored
     press.compress([payload])

@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spool.payload.frames import FRAME_RAW_BYTES, Frame, FrameWriter, chunk_count, chunk_range, cut
+from spool.payload.frames import FRAME_RAW_BYTES, Frame, FrameEncoder, chunk_count, chunk_range, cut
 from spool.queue.ingest import INLINE_BYTES
 from spool.records import Fragment, StoredFragment
 from spool.store import Spool
@@ -104,7 +104,7 @@ def test_fragments_lie_one_after_the_other() -> None:
 
 def test_a_frame_is_described_by_its_bytes() -> None:
     """A frame tells the raw size and the CRC-32 of its stored bytes."""
-    (frame,) = FrameWriter().frames([b"a" * FRAME_RAW_BYTES])
+    (frame,) = FrameEncoder().frames([b"a" * FRAME_RAW_BYTES])
     assert isinstance(frame, Frame)
     assert frame.raw_bytes == FRAME_RAW_BYTES
     assert decoded(frame.data) == b"a" * FRAME_RAW_BYTES

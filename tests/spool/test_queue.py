@@ -7,7 +7,7 @@ import pytest
 
 from spool import store
 from spool.queue.reader import LONGEST_WAIT
-from spool.records import Bury, Delivered, DeliveryState, Form, Hold, Lane, RetryAt
+from spool.records import DeadLetter, Delivered, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
 from tests.spool.building import (
     CORE,
@@ -85,7 +85,7 @@ async def test_a_record_keeps_its_payload_until_its_last_delivery_ended(spool: S
     await spool.accept(a_record("call", CORE, DETAIL, fragments=split_fragments(), token="secret"))
     (core,) = await due(spool)
     (detail,) = await spool.settle(core, Delivered())
-    await spool.settle(detail, Bury("too large"))
+    await spool.settle(detail, DeadLetter("too large"))
     (record,) = await spool.trace("call")
     assert record.settled_at is None
     assert [(one.state, one.error) for one in record.deliveries] == [
@@ -160,7 +160,7 @@ async def test_waking_goes_by_steps(spool: Spool, monkeypatch: pytest.MonkeyPatc
         accepted = await spool.accept(a_record(f"c{number}"))
         await spool.settle(accepted.ready[0], RetryAt(NOW + HOUR, "503", counted=False))
     assert await due(spool) == []
-    await spool.wake(ENDPOINT, now=NOW)
+    await spool.make_due(ENDPOINT, now=NOW)
     assert len(await due(spool)) == 11
 
 
@@ -194,7 +194,7 @@ async def test_what_is_settled_is_not_due_any_more_whatever_is_counted_meanwhile
 
     async def count() -> None:
         while True:
-            await spool._reader.recount()
+            await spool.reader.recount()
 
     counting = asyncio.create_task(count())
     seen: list[str] = []

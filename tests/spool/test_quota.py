@@ -10,7 +10,7 @@ from spool.db.connection import log_of
 from spool.db.startup import Start
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolFull
-from spool.queue.settle import Names
+from spool.queue.settle import DestinationIds
 from spool.records import Accepted, Delivered
 from spool.space import DEFAULT_LIMIT, HEADROOM_NAME, Quota, default_limit
 from spool.store import Spool
@@ -22,21 +22,21 @@ MIB = 1 << 20
 def test_what_is_promised_counts_until_it_is_in() -> None:
     """Two posts that fit only one at a time cannot both be on their way in."""
     quota = Quota(100)
-    with quota.promised(60, 0):
-        with pytest.raises(SpoolFull) as refused, quota.promised(60, 0):
+    with quota.reserve(60, 0):
+        with pytest.raises(SpoolFull) as refused, quota.reserve(60, 0):
             pass
         assert (refused.value.used_bytes, refused.value.limit_bytes) == (60, 100)
         assert "CALLSPOOL_SPOOL_MAX_BYTES" in str(refused.value)
-    with quota.promised(60, 40):
+    with quota.reserve(60, 40):
         pass
 
 
 def test_a_promise_ends_with_an_error_too() -> None:
     """What came to nothing takes no room."""
     quota = Quota(100)
-    with pytest.raises(LookupError), quota.promised(100, 0):
+    with pytest.raises(LookupError), quota.reserve(100, 0):
         raise LookupError
-    with quota.promised(100, 0):
+    with quota.reserve(100, 0):
         pass
 
 
@@ -44,7 +44,7 @@ def test_staging_files_count() -> None:
     """What lies in staging takes room from the spool until it is told to be gone."""
     quota = Quota(100)
     quota.stage(80, 0)
-    with pytest.raises(SpoolFull), quota.promised(30, 0):
+    with pytest.raises(SpoolFull), quota.reserve(30, 0):
         pass
     with pytest.raises(SpoolFull):
         quota.stage(30, 0)
@@ -89,7 +89,7 @@ async def test_a_giant_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path, max_bytes=20 * MIB) as spool:
         with pytest.raises(SpoolFull):
             await spool.accept(a_record("c", body=os.urandom(40 * MIB)))
-        assert spool._quota._promised == 0
+        assert spool._quota._reserved == 0
         await maintained(spool)
         assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM loose_chunks)") == [(0, 0)]
         assert await due(spool) == []
@@ -106,17 +106,17 @@ async def test_what_is_used_is_pages_log_headroom_and_staging(spool: Spool, tmp_
     headroom = tmp_path / HEADROOM_NAME
     on_disk = database.stat().st_size + log.stat().st_size + headroom.stat().st_size
     assert abs(spool.stats().used_bytes - on_disk) < MIB
-    spool.promise_staging(5 * MIB)
+    spool.reserve_staging(5 * MIB)
     assert abs(spool.stats().used_bytes - on_disk - 5 * MIB) < MIB
-    spool.settle_staging(5 * MIB)
+    spool.release_staging(5 * MIB)
     assert abs(spool.stats().used_bytes - on_disk) < MIB
 
 
 async def test_staging_beyond_the_limit_is_refused(tmp_path: Path) -> None:
-    """A staging file is promised before it is written."""
+    """A staging file is reserve before it is written."""
     async with opened(tmp_path, max_bytes=20 * MIB) as spool:
         with pytest.raises(SpoolFull):
-            spool.promise_staging(20 * MIB)
+            spool.reserve_staging(20 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -124,4 +124,4 @@ async def test_staging_beyond_the_limit_is_refused(tmp_path: Path) -> None:
 )
 def test_the_log_takes_a_share_of_a_small_spool(limit: int, cap: int) -> None:
     """The log's cap is an eighth of the quota, between 4 and 64 MiB."""
-    assert Start(Names("", {}, {}), limit, 1).log_cap_bytes == cap
+    assert Start(DestinationIds("", {}, {}), limit, 1).log_cap_bytes == cap

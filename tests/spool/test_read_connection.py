@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spool.db.connection import ReadConnection
-from spool.directory import DATABASE_NAME, Damage
+from spool.directory import DATABASE_NAME, CorruptionLatch
 from tests.disks.mounting import users_of
 from tests.spool.building import opened
 
@@ -22,7 +22,9 @@ def test_an_opening_that_is_cancelled_leaves_nothing_open(tmp_path: Path, steps:
             pass
 
     async def open_and_cancel() -> None:
-        opening = asyncio.create_task(ReadConnection.open(tmp_path / DATABASE_NAME, Damage(asyncio.get_running_loop())))
+        opening = asyncio.create_task(
+            ReadConnection.open(tmp_path / DATABASE_NAME, CorruptionLatch(asyncio.get_running_loop()))
+        )
         for _ in range(steps):
             await asyncio.sleep(0)
         opening.cancel()

@@ -38,19 +38,19 @@ def test_the_size_of_the_reserve(limit: int, wanted: int | None, reserve: int) -
 def test_the_reserve_is_for_cores_only() -> None:
     """What may use it fits up to the limit; anything else, staging files included, only up to the reserve."""
     quota = Quota(100, 20)
-    with quota.promised(80, 0):
-        with pytest.raises(SpoolFull, match="20 of them kept for cores"), quota.promised(1, 0):
+    with quota.reserve(80, 0):
+        with pytest.raises(SpoolFull, match="20 of them kept for cores"), quota.reserve(1, 0):
             pass
         with pytest.raises(SpoolFull):
             quota.stage(1, 0)
-        with quota.promised(20, 0, reserve=True):
-            assert not quota.fits(1, 0, reserve=True)
+        with quota.reserve(20, 0, core=True):
+            assert not quota.fits(1, 0, core=True)
 
 
 def test_a_refusal_says_for_how_long_the_oldest_has_waited() -> None:
     """Whoever reads it learns whether anything moves at all."""
     quota = Quota(100, waited=lambda: 90_000)
-    with pytest.raises(SpoolFull, match="waited for 90 s"), quota.promised(101, 0):
+    with pytest.raises(SpoolFull, match="waited for 90 s"), quota.reserve(101, 0):
         pass
 
 

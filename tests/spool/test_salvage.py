@@ -32,7 +32,7 @@ async def test_a_sound_database_comes_over_whole(tmp_path: Path) -> None:
     known, owed = await filled_aside(tmp_path / "old")
     async with opened(tmp_path / "new") as spool:
         tally = await bring(spool, tmp_path / "old")
-        assert tally.outcomes == {Outcome.BROUGHT: len(known)}
+        assert tally.outcomes == {Outcome.IMPORTED: len(known)}
         assert await open_deliveries(spool) == owed
         for call, fragments in known.items():
             for fragment, expected in fragments.items():
@@ -53,9 +53,9 @@ async def test_a_repetition_brings_nothing_twice(tmp_path: Path) -> None:
     async with opened(tmp_path / "new") as spool:
         tally = await bring(spool, tmp_path / "old")
         assert tally.outcomes[Outcome.THERE] > 0
-        assert tally.outcomes[Outcome.THERE] + tally.outcomes[Outcome.BROUGHT] == len(known)
+        assert tally.outcomes[Outcome.THERE] + tally.outcomes[Outcome.IMPORTED] == len(known)
         assert await open_deliveries(spool) == owed
-        with pytest.raises(UnsuitableDirectory, match="brought already"):
+        with pytest.raises(UnsuitableDirectory, match="imported already"):
             await bring(spool, tmp_path / "old")
 
 
@@ -65,7 +65,7 @@ async def test_a_dry_run_brings_nothing(tmp_path: Path) -> None:
     before = (tmp_path / "old" / DATABASE_NAME).read_bytes()
     async with opened(tmp_path / "new") as spool:
         tally = await bring(spool, tmp_path / "old", dry_run=True)
-        assert tally.outcomes == {Outcome.BROUGHT: len(known)}
+        assert tally.outcomes == {Outcome.IMPORTED: len(known)}
         assert sum(count for state, count in tally.deliveries.items() if not state.ended) == len(owed)
         assert totals(spool).owed == 0
         await bring(spool, tmp_path / "old")
@@ -110,9 +110,9 @@ async def test_records_beside_a_damaged_page_come_over(tmp_path: Path) -> None:
         database.write_bytes(spoiled)
         async with opened(tmp_path / f"new-{page}") as spool:
             tally = await bring(spool, tmp_path / "old")
-            (tmp_path / "old" / "brought.json").unlink()
+            (tmp_path / "old" / "imported.json").unlink()
             there = len([record for call in known for record in await spool.trace(call)])
-            assert there == tally.outcomes[Outcome.BROUGHT] + tally.outcomes[Outcome.DAMAGED]
+            assert there == tally.outcomes[Outcome.IMPORTED] + tally.outcomes[Outcome.DAMAGED]
             for call, fragments in known.items():
                 for record in await spool.trace(call):
                     assert not record.record.damaged
@@ -171,7 +171,7 @@ async def test_adopting_takes_all_and_leaves_a_directory_to_begin_anew(tmp_path:
             await bring(spool, tmp_path / "old", adopt=True)
     async with opened(tmp_path / "old") as spool:
         assert totals(spool).owed == 0
-        assert [aside.brought for aside in spool.stats().asides] == [True]
+        assert [one.imported for one in spool.stats().quarantined] == [True]
 
 
 async def test_a_living_gateway_is_not_adopted(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ async def test_what_cannot_be_read_at_all_is_told(tmp_path: Path, spoil: object,
     async with opened(tmp_path / "new") as spool:
         with pytest.raises(error):
             await bring(spool, tmp_path / "old")
-        assert not (tmp_path / "old" / "brought.json").exists()
+        assert not (tmp_path / "old" / "imported.json").exists()
 
 
 async def test_commits_behind_damage_in_the_log_are_not_lost(tmp_path: Path) -> None:
@@ -217,11 +217,11 @@ async def test_commits_behind_damage_in_the_log_are_not_lost(tmp_path: Path) -> 
     (crashed / DATABASE_NAME).write_bytes(images[DATABASE_NAME])
     (crashed / f"{DATABASE_NAME}-wal").write_bytes(log)
     async with opened(crashed) as spool:
-        (aside,) = spool.stats().asides
+        (aside,) = spool.stats().quarantined
         assert "log" in aside.reason
         tally = await bring(spool, aside.directory)
         assert sum(tally.outcomes.values()) == 30
-        assert tally.outcomes[Outcome.BROUGHT] >= 29
+        assert tally.outcomes[Outcome.IMPORTED] >= 29
         for delivery in await due(spool):
             number = int(delivery.record.call_id.split("-")[1])
             if not delivery.record.damaged:

@@ -46,7 +46,7 @@ PLANS = {
     "OPEN_IN_RECORD": [f"{PRIMARY_KEY} (record_id=?)"],
     "GIVEN_UP": [f"{PRIMARY_KEY} (record_id=?)"],
     "SET_STATE": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
-    "POSTPONE": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
+    "DEFER": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "REPLAY": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "DISCARD": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "READ_CHUNKS": [f"{BY_ID} (rowid>? AND rowid<?)"],
@@ -59,7 +59,7 @@ PLANS = {
     "READ_UPLOAD_BY_HASH": [f"u USING {PRIMARY_KEY} (key_hash=?)"],
     "READ_UPLOAD_BY_S3_KEY": ["(s3_key=?)"],
     "LAST_CHUNK": ["SEARCH chunks"],
-    "LAST_LOOSE_CHUNK": ["SEARCH loose_chunks"],
+    "LAST_ORPHAN_CHUNK": ["SEARCH loose_chunks"],
 }
 
 

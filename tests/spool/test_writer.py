@@ -372,15 +372,15 @@ async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> 
     async def submit_and_leave() -> Spool:
         spool = await Spool.open(SpoolOptions(tmp_path), [ENDPOINT], lambda: NOW, Commits())
         await without_maintenance(spool)
-        await spool._reader.close()
+        await spool.reader.close()
         spool._writer.submit(lambda transaction: transaction.execute("INSERT INTO meta VALUES ('left', 1)") and None)
         return spool
 
     spool = await asyncio.to_thread(lambda: asyncio.run(submit_and_leave()))
-    spool._writer._line.end()
+    spool._writer._queue.end()
     await asyncio.to_thread(spool._writer._thread.join, 10)
-    spool._receiver.close()
-    spool.custody._lock.release()
+    spool._ingest.close()
+    spool.directory._lock.release()
     connection = looked_into(tmp_path)
     assert connection.execute("SELECT value FROM meta WHERE name = 'left'").fetchone() == (1,)
     connection.close()

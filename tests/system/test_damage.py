@@ -39,7 +39,7 @@ async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path:
 
         async def accepted_by_a_new_one() -> bool:
             reply = await gateway.post({"call_id": "old-0", "text": "another"})
-            return reply.status == 202 and bool(list(gateway.spool.glob("aside-*")))
+            return reply.status == 202 and bool(list(gateway.spool.glob("quarantine-*")))
 
         await until(accepted_by_a_new_one, "a new database took over")
         assert (await gateway.status())["attention"]
@@ -47,7 +47,7 @@ async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path:
         command = [PROGRAM, "salvage", "--admin", address]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
-        assert "brought" in done.stdout
+        assert "imported" in done.stdout
         traces = [await gateway.trace(f"old-{number}") for number in range(20)]
         assert all(traces)
         assert await gateway.metric("callspool_quarantined_databases") == 0

@@ -1,7 +1,8 @@
 """The `Queue` protocol in memory, for tests of the dispatcher; it passes queue_conformance.py as the spool does."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -9,12 +10,12 @@ from msgspec.structs import replace
 from spool.errors import SpoolError
 from spool.records import (
     Accepted,
-    Bury,
+    BreakerSnapshot,
+    DeadLetter,
     Delivered,
     Delivery,
     DeliveryKey,
     DeliveryState,
-    Divert,
     Due,
     Form,
     Fragment,
@@ -22,11 +23,13 @@ from spool.records import (
     Lane,
     NewDelivery,
     NewRecord,
-    OpenBreaker,
+    PartProgress,
     Record,
+    Redirect,
     RetryAt,
     Settlement,
     StoredFragment,
+    UploadProgress,
 )
 
 CORE_IS_DEAD = "core is dead"
@@ -46,24 +49,43 @@ class Entry:
         return self.state.queued and self.held_for != CORE_IS_DEAD and self.planned.form is not Form.NOTICE
 
 
-class MemoryBreakers:
-    """The `BreakerMemory` protocol in memory; `keeps` is what was written, in order."""
+class MemoryUploaderState:
+    """The `UploaderState` protocol in memory; `keeps` is what was written of breakers, in order."""
 
-    def __init__(self, enter: Callable[[str], None]) -> None:
-        self.kept: dict[str, OpenBreaker] = {}
-        self.keeps: list[OpenBreaker | None] = []
+    def __init__(self, enter: Callable[[str], None], ended: Callable[[DeliveryKey], bool]) -> None:
+        self.kept: dict[str, BreakerSnapshot] = {}
+        self.keeps: list[BreakerSnapshot | None] = []
+        self.uploads: dict[DeliveryKey, UploadProgress] = {}
         self._enter = enter
+        self._ended = ended
 
-    async def read(self, destination: str) -> OpenBreaker | None:
+    async def read_breaker(self, destination: str) -> BreakerSnapshot | None:
         self._enter("read_breaker")
         return self.kept.get(destination)
 
-    async def keep(self, destination: str, breaker: OpenBreaker | None) -> None:
+    async def keep_breaker(self, destination: str, breaker: BreakerSnapshot | None) -> None:
         self._enter("keep_breaker")
         self.keeps.append(breaker)
         self.kept.pop(destination, None)
         if breaker is not None:
             self.kept[destination] = breaker
+
+    async def upload_progress(self, key: DeliveryKey) -> UploadProgress | None:
+        return self.uploads.get(key)
+
+    async def begin_upload(self, progress: UploadProgress) -> None:
+        self.uploads[progress.delivery] = progress
+
+    async def write_parts(self, key: DeliveryKey, parts: Mapping[int, PartProgress]) -> None:
+        progress = self.uploads[key]
+        self.uploads[key] = dataclasses.replace(progress, parts={**progress.parts, **parts})
+
+    async def forget_upload(self, key: DeliveryKey) -> None:
+        self.uploads.pop(key, None)
+
+    async def abandoned_uploads(self, destination: str) -> tuple[UploadProgress, ...]:
+        ended = [key for key in self.uploads if key.destination == destination and self._ended(key)]
+        return tuple(dataclasses.replace(self.uploads[key], parts={}) for key in ended)
 
 
 class MemoryQueue:
@@ -77,7 +99,7 @@ class MemoryQueue:
         self.due_gate = asyncio.Event()
         self.due_gate.set()
         self.calls: list[str] = []
-        self.breakers = MemoryBreakers(self._enter)
+        self.uploader_state = MemoryUploaderState(self._enter, lambda key: self.entries[key].state.ended)
         self.settlements: list[tuple[DeliveryKey, Settlement]] = []
         self._clock = clock
         self._tokens: dict[str, int] = {}
@@ -113,8 +135,8 @@ class MemoryQueue:
         entry = self.entries.get(delivery.key)
         if entry is None or entry.state.ended:
             return ()
-        if isinstance(settlement, Divert):
-            return self._divert(entry, delivery, settlement)
+        if isinstance(settlement, Redirect):
+            return self._redirect(entry, delivery, settlement)
         if isinstance(settlement, RetryAt):
             self._postpone(entry, settlement)
             return ()
@@ -153,8 +175,8 @@ class MemoryQueue:
         }
         return tuple(held)
 
-    async def wake(self, destination: str, *, now: int) -> None:
-        self._enter("wake")
+    async def make_due(self, destination: str, *, now: int) -> None:
+        self._enter("make_due")
         for entry in self.entries.values():
             if entry.state is DeliveryState.READY and entry.delivery.destination == destination:
                 entry.delivery = replace(entry.delivery, due_at=min(entry.delivery.due_at, now))
@@ -206,14 +228,14 @@ class MemoryQueue:
             first_failed_at=first if retry.counted else old.first_failed_at,
         )
 
-    def _divert(self, entry: Entry, delivery: Delivery, divert: Divert) -> tuple[Delivery, ...]:
+    def _redirect(self, entry: Entry, delivery: Delivery, redirect: Redirect) -> tuple[Delivery, ...]:
         if entry.state is not DeliveryState.READY or entry.delivery.lane is not delivery.lane:
             return ()
-        if divert.keep:
-            entry.state, entry.error = DeliveryState.DEAD, divert.error
+        if redirect.keep:
+            entry.state, entry.error = DeliveryState.DEAD, redirect.error
         else:
             del self.entries[delivery.key]
-        for planned in divert.to:
+        for planned in redirect.to:
             added = Delivery(delivery.record, planned.destination, planned.form, planned.lane, 0, self._clock(), None)
             if added.key not in self.entries:
                 self.entries[added.key] = Entry(added, planned)
@@ -268,7 +290,7 @@ def _goes_first(other: Entry, one: Entry) -> bool:
 def _target(settlement: Settlement) -> tuple[DeliveryState, str | None, int | str | None]:
     if isinstance(settlement, Hold):
         return DeliveryState.HELD, settlement.error, _held_for(settlement.token_id)
-    if isinstance(settlement, Bury):
+    if isinstance(settlement, DeadLetter):
         return DeliveryState.DEAD, settlement.error, None
     return DeliveryState.DELIVERED, None, None
 

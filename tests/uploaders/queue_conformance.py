@@ -10,17 +10,17 @@ from typing import Protocol
 
 from spool.records import (
     Accepted,
-    Bury,
+    BreakerSnapshot,
+    DeadLetter,
     Delivered,
     Delivery,
-    Divert,
     Form,
     Fragment,
     Hold,
     Lane,
     NewDelivery,
     NewRecord,
-    OpenBreaker,
+    Redirect,
     RetryAt,
 )
 from uploaders.base import Queue
@@ -123,7 +123,7 @@ async def test_waking_makes_everything_due(queue: AcceptingQueue) -> None:
     for destination, lane in ((ENDPOINT, Lane.CORE), (BUCKET, Lane.DETAIL)):
         (delivery,) = await due(queue, lane, destination=destination)
         await queue.settle(delivery, RetryAt(FAR, "500"))
-    await queue.wake(ENDPOINT, now=NOW)
+    await queue.make_due(ENDPOINT, now=NOW)
     assert named(await due(queue)) == [("a", Form.WHOLE)]
     assert await due(queue, Lane.DETAIL, destination=BUCKET) == []
 
@@ -180,7 +180,7 @@ async def test_a_dead_core_frees_the_next_and_holds_its_detail(queue: AcceptingQ
     await queue.accept(a_post("c", CORE, DETAIL))
     await queue.accept(a_post("c", CORE, DETAIL))
     (core,) = await due(queue)
-    freed = await queue.settle(core, Bury("400"))
+    freed = await queue.settle(core, DeadLetter("400"))
     assert named(freed) == [("c", Form.CORE)]
     assert await due(queue, Lane.DETAIL) == []
     assert named(await queue.settle(freed[0], Delivered())) == [("c", Form.DETAIL)]
@@ -246,7 +246,7 @@ async def test_settling_twice_changes_nothing(queue: AcceptingQueue) -> None:
     (delivery,) = await due(queue)
     await queue.settle(delivery, Delivered())
     assert await queue.settle(delivery, RetryAt(NOW, "500")) == ()
-    assert await queue.settle(delivery, Bury("400")) == ()
+    assert await queue.settle(delivery, DeadLetter("400")) == ()
     assert await due(queue, now=FAR) == []
 
 
@@ -258,7 +258,7 @@ async def test_what_is_diverted_goes_on_in_its_new_form(queue: AcceptingQueue) -
         (core,) = await due(queue)
         await queue.settle(core, Delivered())
     (detail,) = await due(queue, Lane.DETAIL)
-    reduced = Divert("413", (NewDelivery(ENDPOINT, Form.REDUCED, Lane.DETAIL),), keep=True)
+    reduced = Redirect("413", (NewDelivery(ENDPOINT, Form.REDUCED, Lane.DETAIL),), keep=True)
     assert named(await queue.settle(detail, reduced)) == [("c", Form.REDUCED)]
     assert await queue.settle(detail, reduced) == ()
     (smaller,) = await due(queue, Lane.DETAIL)
@@ -271,7 +271,7 @@ async def test_what_is_diverted_to_a_bucket_is_followed_by_its_notice(queue: Acc
     await queue.accept(a_post("c", CORE, DETAIL))
     (core,) = await due(queue)
     (detail,) = await queue.settle(core, Delivered())
-    (in_bucket,) = await queue.settle(detail, Divert("413", (OBJECT, NOTICE), keep=False))
+    (in_bucket,) = await queue.settle(detail, Redirect("413", (OBJECT, NOTICE), keep=False))
     assert (in_bucket.destination, in_bucket.form) == (BUCKET, Form.DETAIL)
     assert await due(queue) + await due(queue, Lane.DETAIL) == []
     (notice,) = await queue.settle(in_bucket, Delivered("s3://bucket/key"))
@@ -280,11 +280,11 @@ async def test_what_is_diverted_to_a_bucket_is_followed_by_its_notice(queue: Acc
 
 async def test_an_open_breaker_is_kept(queue: AcceptingQueue) -> None:
     """What was kept last about a destination is read, apart from that of others; closed is nothing."""
-    first = OpenBreaker("backing off", "HTTP 503", NOW, NOW + 5, 0)
-    second = OpenBreaker("paused", 'it said "no"', NOW, FAR, 3)
+    first = BreakerSnapshot("backing off", "HTTP 503", NOW, NOW + 5, 0)
+    second = BreakerSnapshot("paused", 'it said "no"', NOW, FAR, 3)
     for breaker in (first, second):
-        await queue.breakers.keep(ENDPOINT, breaker)
-    assert await queue.breakers.read(ENDPOINT) == second
-    assert await queue.breakers.read(BUCKET) is None
-    await queue.breakers.keep(ENDPOINT, None)
-    assert await queue.breakers.read(ENDPOINT) is None
+        await queue.uploader_state.keep_breaker(ENDPOINT, breaker)
+    assert await queue.uploader_state.read_breaker(ENDPOINT) == second
+    assert await queue.uploader_state.read_breaker(BUCKET) is None
+    await queue.uploader_state.keep_breaker(ENDPOINT, None)
+    assert await queue.uploader_state.read_breaker(ENDPOINT) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spool.errors import CorruptPayload
-from spool.records import Bury, Delivery, Form, Fragment, Lane, RetryAt
+from spool.records import DeadLetter, Delivery, Form, Fragment, Lane, RetryAt
 from spool.records import Delivered as Settled
 from tests.spool.building import ENDPOINT, Clock, Commits, due, opened
 from tests.spool.building import a_record as a_new_record
@@ -77,7 +77,7 @@ async def test_each_delivery_of_a_batch_has_its_own_outcome() -> None:
         await stage.post_all(*names(4))
         assert stage.uploader.batches == [names(4)]
         kinds = {call_id: type(settlement) for call_id, settlement in settled(stage).items()}
-        assert kinds == {"c0000": Settled, "c0001": Bury, "c0002": RetryAt, "c0003": Settled}
+        assert kinds == {"c0000": Settled, "c0001": DeadLetter, "c0002": RetryAt, "c0003": Settled}
 
 
 async def test_the_deliveries_of_a_call_never_share_a_batch() -> None:
@@ -105,7 +105,7 @@ async def test_an_unreadable_payload_takes_nobody_along() -> None:
     async with a_stage(uploader=Batching) as stage:
         stage.uploader.unreadable = "c0002"
         await stage.post_all(*names(4))
-        dead = [call_id for call_id, settlement in settled(stage).items() if isinstance(settlement, Bury)]
+        dead = [call_id for call_id, settlement in settled(stage).items() if isinstance(settlement, DeadLetter)]
         assert dead == ["c0002"]
         assert sorted(stage.uploader.calls) == ["c0000", "c0001", "c0003"]
 

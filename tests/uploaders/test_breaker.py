@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from spool.records import OpenBreaker
+from spool.records import BreakerSnapshot
 from tests.uploaders.dispatching import POLICY, Gate, a_stage
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
@@ -25,8 +25,8 @@ async def test_an_open_breaker_is_kept_until_it_closes() -> None:
         await stage.time.advance(0.5)
         stage.uploader.answer = Delivered()
         await stage.time.advance(1)
-        kept = OpenBreaker("backing off", DOWN.reason, start, start + 500, 0)
-        assert stage.queue.breakers.keeps == [kept, replace(kept, retry_at=start + 1500, probes=1), None]
+        kept = BreakerSnapshot("backing off", DOWN.reason, start, start + 500, 0)
+        assert stage.queue.uploader_state.keeps == [kept, replace(kept, retry_at=start + 1500, probes=1), None]
 
 
 async def test_a_closed_breaker_costs_no_write() -> None:
@@ -34,7 +34,7 @@ async def test_a_closed_breaker_costs_no_write() -> None:
     async with a_stage() as stage:
         await stage.post_all("a", "b", "c")
         assert stage.queue.states() == ["delivered"] * 3
-        assert stage.queue.breakers.keeps == []
+        assert stage.queue.uploader_state.keeps == []
 
 
 async def test_a_restart_during_a_back_off_sends_nothing_before_its_time() -> None:
@@ -42,7 +42,7 @@ async def test_a_restart_during_a_back_off_sends_nothing_before_its_time() -> No
     time = FakeTime()
     queue = MemoryQueue(time.clock)
     since = time.now - 60_000
-    queue.breakers.kept["endpoint"] = OpenBreaker("backing off", "HTTP 503", since, time.now + 90_000, 7)
+    queue.uploader_state.kept["endpoint"] = BreakerSnapshot("backing off", "HTTP 503", since, time.now + 90_000, 7)
     for call in ("a", "b"):
         await queue.accept(a_post(call))
     slow = Gate()
@@ -59,14 +59,16 @@ async def test_a_restart_during_a_back_off_sends_nothing_before_its_time() -> No
         slow.open()
         await turns()
         assert queue.states() == ["delivered", "delivered"]
-        assert queue.breakers.kept == {}
+        assert queue.uploader_state.kept == {}
 
 
 async def test_a_restart_during_a_pause_probes_at_once() -> None:
     """Whoever corrects an address restarts and need not wait; but no more than one delivery tries it."""
     time = FakeTime()
     queue = MemoryQueue(time.clock)
-    queue.breakers.kept["endpoint"] = OpenBreaker("paused", WRONG_ADDRESS.reason, time.now, time.now + 300_000, 3)
+    queue.uploader_state.kept["endpoint"] = BreakerSnapshot(
+        "paused", WRONG_ADDRESS.reason, time.now, time.now + 300_000, 3
+    )
     for call in ("a", "b", "c"):
         await queue.accept(a_post(call))
     async with a_stage(queue=queue, time=time, core_slots=4, answer=WRONG_ADDRESS) as stage:
@@ -77,13 +79,13 @@ async def test_a_restart_during_a_pause_probes_at_once() -> None:
 @pytest.mark.parametrize(
     ("kept", "retry_at", "since"),
     [
-        (OpenBreaker("backing off", "r", 10 * HOUR, 10 * HOUR + 5, 0), 10 * HOUR + 5, 10 * HOUR),
-        (OpenBreaker("backing off", "r", 900 * HOUR, 999 * HOUR, 0), 11 * HOUR, 10 * HOUR),
-        (OpenBreaker("paused", "r", 10 * HOUR, 99 * HOUR, 0), 10 * HOUR, 10 * HOUR),
-        (OpenBreaker("a word of a later version", "r", 1, 99 * HOUR, 0), 10 * HOUR, 1),
+        (BreakerSnapshot("backing off", "r", 10 * HOUR, 10 * HOUR + 5, 0), 10 * HOUR + 5, 10 * HOUR),
+        (BreakerSnapshot("backing off", "r", 900 * HOUR, 999 * HOUR, 0), 11 * HOUR, 10 * HOUR),
+        (BreakerSnapshot("paused", "r", 10 * HOUR, 99 * HOUR, 0), 10 * HOUR, 10 * HOUR),
+        (BreakerSnapshot("a word of a later version", "r", 1, 99 * HOUR, 0), 10 * HOUR, 1),
     ],
 )
-def test_what_was_kept_is_believed_as_far_as_it_can_be_true(kept: OpenBreaker, retry_at: int, since: int) -> None:
+def test_what_was_kept_is_believed_as_far_as_it_can_be_true(kept: BreakerSnapshot, retry_at: int, since: int) -> None:
     """A clock that was set back since makes nobody wait longer than the longest wait there is."""
     breaker = CircuitBreaker(POLICY, lambda: 0.5)
     breaker.restore(kept, 10 * HOUR)

@@ -111,7 +111,7 @@ async def test_a_claim_lasts_until_its_settlement_is_durable() -> None:
         stage.queue.gate.clear()
         await stage.post_all("a")
         stage.dispatcher.offer([stage.queue.delivery(0)])
-        await stage.queue.wake("endpoint", now=stage.time.now)
+        await stage.queue.make_due("endpoint", now=stage.time.now)
         await stage.post_all(*names(HIGH_WATER))
         assert stage.uploader.calls.count("a") == 1
         stage.queue.gate.set()

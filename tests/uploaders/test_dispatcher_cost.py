@@ -8,7 +8,7 @@ from spool.records import Delivery, Due, Lane
 from tests.uploaders.dispatching import POLICY, Observed, names
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.base import BreakerMemory, Delivered, Outcome
+from uploaders.base import Delivered, Outcome, UploaderState
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.dispatch.lane import HIGH_WATER
 
@@ -16,8 +16,8 @@ from uploaders.dispatch.lane import HIGH_WATER
 class InstantQueue:
     """A queue whose spool is always empty and settles at once: what is left is the dispatcher's own cost."""
 
-    def __init__(self, breakers: BreakerMemory, expected: int) -> None:
-        self.breakers = breakers
+    def __init__(self, uploader_state: UploaderState, expected: int) -> None:
+        self.uploader_state = uploader_state
         self.settled = 0
         self.done = asyncio.Event()
         self.expected = expected
@@ -50,7 +50,7 @@ async def test_a_small_delivery_takes_few_steps_of_the_loop(monkeypatch: pytest.
     memory = MemoryQueue(lambda: 0)
     for call in names(HIGH_WATER):
         await memory.accept(a_post(call))
-    queue = InstantQueue(memory.breakers, HIGH_WATER)
+    queue = InstantQueue(memory.uploader_state, HIGH_WATER)
     plan = DestinationPlan(Trivial(), POLICY, {Lane.CORE: 16, Lane.DETAIL: 1})
     dispatcher = Dispatcher(queue, {"endpoint": plan}, lambda: 0, lambda: 0.5, Observed(), FakeTime(0))  # type: ignore[arg-type]  # two of its calls are never made
     dispatcher.start()

@@ -13,10 +13,11 @@ import pytest
 import zstandard
 
 from spool.errors import CorruptPayload
+from spool.payload.frames import decode
 from spool.records import Delivery, Form, Fragment, Record
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
 from uploaders.document import body as spilling
-from uploaders.document.body import BodyRoom, TooLarge, decompress
+from uploaders.document.body import BodyRoom, TooLarge
 from uploaders.document.encoding import AUTO_PLAIN_BYTES, EncodedBody, encode
 from uploaders.document.options import Encoding
 
@@ -194,7 +195,7 @@ def test_a_frame_that_claims_to_be_huge_is_not_believed() -> None:
     """A frame whose header claims more than a chunk can hold is refused before memory is given for it."""
     bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
     with pytest.raises(CorruptPayload, match="claims"):
-        decompress(bomb)
+        decode(bomb)
 
 
 @pytest.mark.parametrize("encoding", Encoding)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spool.records import Bury, Divert, Form, Fragment, Lane, NewDelivery
+from spool.records import DeadLetter, Form, Fragment, Lane, NewDelivery, Redirect
 from tests.uploaders.building import a_delivery, a_record, large_fragments
 from tests.uploaders.dispatching import CORE, DETAIL, a_stage
 from tests.uploaders.fake_time import turns
@@ -59,12 +59,12 @@ def test_a_record_in_one_piece_can_only_be_uploaded(
 def test_only_what_is_less_than_the_detail_keeps_it(step: FallbackStep, keep: bool) -> None:
     """A full detail that goes on elsewhere is owed no more; beside a reduced one it stays as a dead letter."""
     settlement = settle_too_large((step,), a_delivery(TWO_PHASE, Form.DETAIL), "413")
-    assert settlement == Divert("413", step.to, keep)
+    assert settlement == Redirect("413", step.to, keep)
 
 
 def test_without_a_step_it_is_a_dead_letter() -> None:
     """The reason says what was refused, and stays with it."""
-    assert settle_too_large((), a_delivery(TWO_PHASE, Form.DETAIL), "413: ...") == Bury("413: ...")
+    assert settle_too_large((), a_delivery(TWO_PHASE, Form.DETAIL), "413: ...") == DeadLetter("413: ...")
 
 
 TOO_LARGE = Refused("413: too large", too_large=True)

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from spool.errors import CorruptPayload
+from spool.payload.frames import decode
 from spool.records import Delivery, Form, Fragment
 from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
-from uploaders.document.body import decompress
 from uploaders.document.render import BadLocation, parse_location, raw_bytes_of, render
 
 
@@ -16,7 +16,7 @@ async def text_of(payloads: Payloads, delivery: Delivery) -> bytes:
             joined += piece
             continue
         async for frame in payloads.frames(delivery.record, piece):
-            joined += decompress(frame)
+            joined += decode(frame)
     return joined
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spool import records
-from spool.records import Bury, Hold, RetryAt, Settlement
+from spool.records import DeadLetter, Hold, RetryAt, Settlement
 from tests.uploaders.building import a_delivery, a_record
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.policy import (
@@ -104,7 +104,7 @@ DECISIONS: list[tuple[str, Outcome, dict[str, object], bool, Settlement]] = [
         RetryLater("500"),
         {"first_failed_at": NOW - 24 * HOUR},
         True,
-        Bury("given up after 24.0 h: 500"),
+        DeadLetter("given up after 24.0 h: 500"),
     ),
     (
         "a day, nothing passed",
@@ -125,7 +125,7 @@ DECISIONS: list[tuple[str, Outcome, dict[str, object], bool, Settlement]] = [
         RetryLater("404", give_up_after_seconds=3600),
         {"first_failed_at": NOW - HOUR},
         False,
-        Bury("given up after 1.0 h: 404"),
+        DeadLetter("given up after 1.0 h: 404"),
     ),
     (
         "a bound at the first failure",
@@ -134,8 +134,8 @@ DECISIONS: list[tuple[str, Outcome, dict[str, object], bool, Settlement]] = [
         False,
         RetryAt(NOW + 500, "404"),
     ),
-    ("refused", Refused("400"), {}, False, Bury("400")),
-    ("too large", Refused("413", too_large=True), {}, False, Bury("413")),
+    ("refused", Refused("400"), {}, False, DeadLetter("400")),
+    ("too large", Refused("413", too_large=True), {}, False, DeadLetter("413")),
     ("token refused", Refused("401", Scope.CREDENTIAL), {}, False, Hold("401", 7)),
     (
         "destination refuses",

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from spool.records import DeliveryKey, OpenBreaker
+from spool.records import BreakerSnapshot, DeliveryKey
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BreakerState, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.policy import RetryPolicy, backoff_seconds, probe_seconds
 
@@ -70,13 +70,13 @@ class CircuitBreaker:
             return BreakerState.CLOSED
         return BreakerState.HALF_OPEN if self._probe_under_way else BreakerState.OPEN
 
-    def snapshot(self) -> OpenBreaker | None:
+    def snapshot(self) -> BreakerSnapshot | None:
         """What a restart must know; None while it is closed."""
         if self._cause is None or self.since is None or self.retry_at is None:
             return None
-        return OpenBreaker(self._cause, self.reason, self.since, self.retry_at, self._probes)
+        return BreakerSnapshot(self._cause, self.reason, self.since, self.retry_at, self._probes)
 
-    def restore(self, saved: OpenBreaker, now: int) -> Change:
+    def restore(self, saved: BreakerSnapshot, now: int) -> Change:
         """Resume the state of an earlier process.
 
         Back-off keeps its time, as far as that can be true: a clock may have been set back. A pause is probed at once,

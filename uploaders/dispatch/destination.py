@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from spool.records import Bury, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
+from spool.records import DeadLetter, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
 from uploaders.base import (
     BatchUploader,
     Delivered,
@@ -287,7 +287,7 @@ class DestinationWorker:
             if probe:
                 self._breaker.probe_abandoned()
             if outcome.lost:
-                return Bury(f"corrupt: {outcome.reason}")
+                return DeadLetter(f"corrupt: {outcome.reason}")
             wait = backoff_seconds(policy, delivery.attempts, 1.0)
             return RetryAt(now + round(wait * 1000), outcome.reason, False)
         if self._plan.shared_token and isinstance(outcome, Refused) and outcome.scope is Scope.CREDENTIAL:
@@ -353,7 +353,9 @@ class DestinationWorker:
         try:
             while (snapshot := self._breaker.snapshot()) != self._saved_breaker:
                 await retry_until_answered(
-                    self._timing, partial(self._queue.breakers.keep, self._name, snapshot), "saving a circuit breaker"
+                    self._timing,
+                    partial(self._queue.uploader_state.keep_breaker, self._name, snapshot),
+                    "saving a circuit breaker",
                 )
                 self._saved_breaker = snapshot
         finally:
@@ -361,14 +363,14 @@ class DestinationWorker:
 
     async def _wake(self) -> None:
         await retry_until_answered(
-            self._timing, lambda: self._queue.wake(self._name, now=self._timing.clock()), "waking a destination"
+            self._timing, lambda: self._queue.make_due(self._name, now=self._timing.clock()), "waking a destination"
         )
         self._ask_again()
 
     async def _resume(self) -> None:
         """Go on where the process before this one stopped; nothing is sent until that is known."""
         saved = await retry_until_answered(
-            self._timing, lambda: self._queue.breakers.read(self._name), "reading a circuit breaker"
+            self._timing, lambda: self._queue.uploader_state.read_breaker(self._name), "reading a circuit breaker"
         )
         if saved is not None:
             self._tell(self._breaker.restore(saved, self._timing.clock()))

@@ -10,7 +10,7 @@ import structlog
 
 from spool import records
 from spool.errors import CorruptPayload, SpoolError
-from spool.records import Bury, Delivery, DeliveryKey, Divert, Due, Hold, Lane, Settlement
+from spool.records import DeadLetter, Delivery, DeliveryKey, Due, Hold, Lane, Redirect, Settlement
 from uploaders.base import BatchUploader, Outcome, RetryLater, Uploader
 from uploaders.dispatch.concurrency import ConcurrencyLimit
 from uploaders.dispatch.scheduling import Tasks
@@ -261,6 +261,6 @@ def outcome_label(settlement: Settlement, outcome: Outcome | PayloadUnreadable) 
         return "delivered"
     if isinstance(settlement, Hold):
         return "held"
-    if isinstance(settlement, Divert):
+    if isinstance(settlement, Redirect):
         return "diverted"
-    return "dead" if isinstance(settlement, Bury) else "retry"
+    return "dead" if isinstance(settlement, DeadLetter) else "retry"

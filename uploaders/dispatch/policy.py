@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from spool import records
 from spool.records import (
     FORMS_WITH_DETAIL,
-    Bury,
+    DeadLetter,
     Delivery,
-    Divert,
     Form,
     Fragment,
     Lane,
     NewDelivery,
+    Redirect,
     RetryAt,
     Settlement,
 )
@@ -71,7 +71,7 @@ def decide(
     if isinstance(outcome, Refused):
         return _decide_refused(outcome, delivery, now, policy)
     if _given_up(outcome, delivery, now, policy, destination_succeeded_since_first_failure):
-        return records.Bury(f"given up after {_spent_hours(delivery, now):.1f} h: {outcome.reason}")
+        return records.DeadLetter(f"given up after {_spent_hours(delivery, now):.1f} h: {outcome.reason}")
     wait = max(backoff_seconds(policy, delivery.attempts, jitter), outcome.after_seconds or 0.0)
     return RetryAt(now + _milliseconds(wait), outcome.reason, counted=outcome.scope is not Scope.DESTINATION)
 
@@ -88,14 +88,14 @@ def defer(
         due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
         return replace(settlement, due_at=due_at)
     refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD
-    if isinstance(settlement, records.Bury) and refused and refusing_everything:
+    if isinstance(settlement, records.DeadLetter) and refused and refusing_everything:
         return RetryAt(again_at, settlement.error, counted=False)
     return settlement
 
 
 def _decide_refused(outcome: Refused, delivery: Delivery, now: int, policy: RetryPolicy) -> Settlement:
     if outcome.scope is Scope.RECORD:
-        return records.Bury(outcome.reason)
+        return records.DeadLetter(outcome.reason)
     if outcome.scope is Scope.CREDENTIAL:
         return records.Hold(outcome.reason, delivery.record.token_id)
     return RetryAt(now + _milliseconds(policy.probe_initial), outcome.reason, counted=False)
@@ -170,10 +170,10 @@ def next_fallback(fallbacks: tuple[FallbackStep, ...], delivery: Delivery) -> Fa
     return next((step for step in fallbacks[standing + 1 :] if has_detail or not step.of_details), None)
 
 
-def settle_too_large(fallbacks: tuple[FallbackStep, ...], delivery: Delivery, reason: str) -> Divert | Bury:
+def settle_too_large(fallbacks: tuple[FallbackStep, ...], delivery: Delivery, reason: str) -> Redirect | DeadLetter:
     """What the spool is to write after a delivery was refused as too large for `reason`."""
     step = next_fallback(fallbacks, delivery)
-    return Bury(reason) if step is None else Divert(reason, step.to, step.keep)
+    return DeadLetter(reason) if step is None else Redirect(reason, step.to, step.keep)
 
 
 def _stands_on(step: FallbackStep, delivery: Delivery) -> bool:

@@ -8,18 +8,15 @@ import io
 import json
 import mmap
 import tempfile
-import threading
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import zstandard
 from isal import isal_zlib
 
-from spool.errors import CorruptPayload
-from spool.records import FreshFrame
+from spool.payload.frames import PASSTHROUGH, decode, encode
 
 # The two gzip compressors: a fast one for every body, a small one for what the fast one left too large.
 #
@@ -106,21 +103,8 @@ class SpillingBuffer:
         return memoryview(mmap.mmap(self._buffer.fileno(), self.size, access=mmap.ACCESS_READ))
 
 
-FRAME_RAW_LIMIT = 4 * 1024 * 1024
-"""A stored frame holds at most 1 MiB; one that claims to hold far more is broken, and not worth the memory."""
-
 BASE64_GROUP = 3
 """Bytes that base64 turns into 4 characters without padding."""
-
-
-class _Own(threading.local):
-    """What each thread keeps: making a decompressor costs half as much as decompressing 2 KB with it."""
-
-    def __init__(self) -> None:
-        self.decompressor = zstandard.ZstdDecompressor()
-
-
-_own = _Own()
 
 
 class TooLarge(Exception):
@@ -129,23 +113,6 @@ class TooLarge(Exception):
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"the body is longer than {max_bytes} bytes")
         self.max_bytes = max_bytes
-
-
-def decompress(frame: bytes) -> bytes:
-    """The raw bytes of one stored frame. Raises `CorruptPayload` when it is not a complete, sane zstd frame."""
-    if isinstance(frame, FreshFrame):
-        return frame.raw
-    try:
-        if zstandard.frame_content_size(frame) > FRAME_RAW_LIMIT:
-            raise CorruptPayload(f"a stored frame claims to hold more than {FRAME_RAW_LIMIT} bytes")
-        return _own.decompressor.decompress(frame, max_output_size=FRAME_RAW_LIMIT)
-    except zstandard.ZstdError as error:
-        raise CorruptPayload(f"a stored frame cannot be decompressed: {error}") from error
-
-
-def compress(data: bytes) -> bytes:
-    """One zstd frame that holds `data`, fit to stand between stored frames."""
-    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
 
 
 class Body(ABC):
@@ -190,17 +157,17 @@ class IdentityBody(Body):
 
     def add_frame(self, frame: bytes) -> None:
         """Append what it holds."""
-        self._write(decompress(frame))
+        self._write(decode(frame))
 
 
 class ZstdBody(Body):
     """Frames one after the other are valid zstd: stored ones go in as they are, only the glue is compressed."""
 
-    content_encoding: str | None = "zstd"
+    content_encoding: str | None = PASSTHROUGH
 
     def add_literal(self, data: bytes) -> None:
         """Append a frame of its own."""
-        self._write(compress(data))
+        self._write(encode(data))
 
     def is_quick(self, frame: bytes) -> bool:
         """A copy in memory is."""
@@ -226,7 +193,7 @@ class GzipBody(Body):
 
     def add_frame(self, frame: bytes) -> None:
         """Compress and append what it holds."""
-        self.add_literal(decompress(frame))
+        self.add_literal(decode(frame))
 
     def finish(self) -> None:
         """End the gzip member."""
@@ -252,7 +219,7 @@ class EnvelopeBody(Body):
 
     def add_frame(self, frame: bytes) -> None:
         """Do so with what it holds."""
-        self.add_literal(decompress(frame))
+        self.add_literal(decode(frame))
 
     def finish(self) -> None:
         """End the gzip member and close the envelope with the sizes, which are known only now."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from spool.payload.frames import decode
 from spool.records import Buffer, Delivery, Fragment, Record
 from uploaders.document.body import (
     Body,
@@ -26,7 +27,6 @@ from uploaders.document.body import (
     IdentityBody,
     TooLarge,
     ZstdBody,
-    decompress,
     fast_gzip,
     small_gzip,
 )
@@ -205,7 +205,7 @@ async def reduced_document(delivery: Delivery, frames: Frames, reduction: Reduct
 
 
 def _append(file: BinaryIO, frame: bytes) -> None:
-    file.write(decompress(frame))
+    file.write(decode(frame))
 
 
 def _reduced(file: BinaryIO, reduction: Reduction) -> ReducedDocument:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from spool.records import DeliveryKey
-from uploaders.base import Ledger, PartProgress, RetryLater, S3Observer, UploadProgress
+from uploaders.base import PartProgress, RetryLater, S3Observer, UploaderState, UploadProgress
 from uploaders.s3.client import Bucket, ListedPart
 from uploaders.s3.errors import NoSuchUpload, S3Failure
 from uploaders.s3.object import ObjectBody
@@ -42,7 +42,7 @@ class MultipartUploader:
     def __init__(
         self,
         bucket: Bucket,
-        ledger: Ledger,
+        ledger: UploaderState,
         publisher: Publisher,
         observer: S3Observer,
         clock: Callable[[], int],
@@ -189,7 +189,7 @@ async def fingerprint(body: ObjectBody, part_bytes: int) -> Fingerprint:
 class StaleUploads:
     """Works on one bucket, and on others where the ledger names them."""
 
-    def __init__(self, bucket: Bucket, ledger: Ledger, observer: S3Observer) -> None:
+    def __init__(self, bucket: Bucket, ledger: UploaderState, observer: S3Observer) -> None:
         self._bucket = bucket
         self._ledger = ledger
         self._observer = observer

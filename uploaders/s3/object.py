@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
+from spool.payload.frames import PASSTHROUGH, decode, encode
 from spool.records import Delivery, Form
-from uploaders.document.body import Compressor, compress, decompress, fast_gzip
+from uploaders.document.body import Compressor, fast_gzip
 from uploaders.document.encoding import Frames
 from uploaders.document.render import Piece, encoded_member, raw_bytes_of, render, with_last_member
 from uploaders.s3.options import ObjectContent, ObjectEncoding, S3Options, ServerSideEncryption
@@ -28,7 +29,7 @@ _ENCRYPTIONS: dict[ServerSideEncryption, "ServerSideEncryptionType"] = {
     ServerSideEncryption.AES256: "AES256",
     ServerSideEncryption.KMS: "aws:kms",
 }
-_CONTENT_ENCODINGS = {ObjectEncoding.ZSTD: "zstd", ObjectEncoding.GZIP: "gzip", ObjectEncoding.PLAIN: None}
+_CONTENT_ENCODINGS = {ObjectEncoding.ZSTD: PASSTHROUGH, ObjectEncoding.GZIP: "gzip", ObjectEncoding.PLAIN: None}
 _GZIP_OVERHEAD = 1024
 """More than header and trailer; incompressible input grows by 5 bytes for every 16 KB or more."""
 _FRAME_OVERHEAD = 128
@@ -78,7 +79,7 @@ class ObjectBody:
         """The bytes, in chunks of about a frame. Raises what `frames` raises, and `CorruptPayload`."""
         if self.encoding is ObjectEncoding.ZSTD and self.last_member:
             async for data in self._plain():
-                yield await asyncio.to_thread(compress, data)
+                yield await asyncio.to_thread(encode, data)
         elif self.encoding is ObjectEncoding.ZSTD:
             async for _, data in self._stored():
                 yield data
@@ -106,7 +107,7 @@ class ObjectBody:
     async def _decoded(self) -> AsyncIterator[bytes]:
         """The document as the spool has it."""
         async for piece, data in self._stored():
-            yield data if isinstance(piece, bytes) else await asyncio.to_thread(decompress, data)
+            yield data if isinstance(piece, bytes) else await asyncio.to_thread(decode, data)
 
     async def _gzip(self, compressor: Compressor) -> AsyncIterator[bytes]:
         """The document as one gzip member."""
@@ -134,7 +135,7 @@ def object_body(
         # Made of fragments: there is glue at the end that can hold it.
         pieces, member = (*pieces[:-1], member + b"}"), b""
     if encoding is ObjectEncoding.ZSTD:
-        pieces = tuple(compress(piece) if isinstance(piece, bytes) else piece for piece in pieces)
+        pieces = tuple(encode(piece) if isinstance(piece, bytes) else piece for piece in pieces)
     return ObjectBody(stored, pieces, encoding, frames, raw_bytes, member)
 
 

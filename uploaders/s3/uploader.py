@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from spool.records import OBJECT_FORMS, Delivery, Form, Lane
-from uploaders.base import Delivered, Ledger, Outcome, PayloadReader, Refused, S3Observer, SilentObserver
+from uploaders.base import Delivered, Outcome, PayloadReader, Refused, S3Observer, SilentObserver, UploaderState
 from uploaders.rate_limit import UNLIMITED, Bandwidth
 from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import S3Failure
@@ -32,7 +32,7 @@ class S3Uploader:
         self,
         options: S3Options,
         payloads: PayloadReader,
-        ledger: Ledger,
+        ledger: UploaderState,
         clock: Callable[[], int],
         observer: S3Observer | None = None,
         bandwidth: Bandwidth = UNLIMITED,

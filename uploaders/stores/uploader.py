@@ -12,9 +12,10 @@ from typing import Final, Protocol
 
 import structlog
 
+from spool.payload.frames import decode, encode
 from spool.records import REQUEST_FORMS, Delivery, Fragment
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
-from uploaders.document.body import SpillingBuffer, compress, decompress
+from uploaders.document.body import SpillingBuffer
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, storable_text
 from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
@@ -102,7 +103,7 @@ class StoreUploader:
         for piece in render(delivery):
             if isinstance(piece, Fragment):
                 async for frame in self._payloads.frames(delivery.record, piece):
-                    yield decompress(frame)
+                    yield decode(frame)
             else:
                 yield piece
 
@@ -148,7 +149,7 @@ class StoreUploader:
             if isinstance(piece, bytes):
                 if copy is not None:
                     copy.write(piece)
-                yield compress(piece)
+                yield encode(piece)
                 continue
             async for frame in self._payloads.frames(delivery.record, piece):
                 if copy is not None:
@@ -192,7 +193,7 @@ def _part_of(delivery: Delivery, document: bytes, kind: PartKind | None = None) 
 
 
 def _copy(frame: bytes, copy: SpillingBuffer) -> None:
-    copy.write(decompress(frame))
+    copy.write(decode(frame))
 
 
 def _failed(error: StoreError) -> Outcome:
