@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
-from gateway.intake.decoding import BodyDecoder, decoders_for
+from gateway.intake.decoding import BodyDecoder, Decoder, decoders_for
 from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
 from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
@@ -109,6 +109,21 @@ async def invite(request: web.BaseRequest) -> None:
         raise ClientGone(str(error)) from None
 
 
+def _decoders_of(request: web.BaseRequest) -> tuple[Decoder, ...]:
+    """What undoes all codings of the body; a header may come in several lines. Raises `Rejection` (415, 501)."""
+    headers = request.headers
+    if "Content-Encoding" not in headers and "Transfer-Encoding" not in headers:
+        return ()
+    return decoders_for(
+        ",".join(headers.getall("Content-Encoding", ())), ",".join(headers.getall("Transfer-Encoding", ()))
+    )
+
+
+def is_encoded(request: web.BaseRequest) -> bool:
+    """Whether the body must be decoded. Raises `Rejection` (415, 501)."""
+    return bool(_decoders_of(request))
+
+
 _WRITE_BYTES = 1 << 20
 """What a body without room in memory reserves: what is collected before it is written to a staging file."""
 
@@ -143,8 +158,7 @@ class BodyReader:
         What the headers and the state of the gateway speak against is refused before the client is told to send.
         Raises `Rejection`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
         """
-        encoding = request.headers.get("Content-Encoding")
-        decoders = decoders_for(encoding) if encoding else ()
+        decoders = _decoders_of(request)
         body = await self._receive(request)
         if not decoders:
             return body

@@ -26,13 +26,16 @@ SLICE = 64 * 1024
 _OUTPUT = 256 * 1024
 _ZSTD_SLICE = 512
 """The zstd decoder cannot be told how much to give at most; 512 bytes of it can hold 16 MiB, and no more."""
-_ZSTD_WINDOW_MAX = 8 << 20
-"""The largest window that a sender of `Content-Encoding: zstd` may use (RFC 9659)."""
+ZSTD_WINDOW_MAX = 8 << 20
+"""The largest window that a sender of `Content-Encoding: zstd` may use (RFC 9659): memory that no budget covers."""
 _ZSTD_HEADER = 18
 """The longest frame header (RFC 8878)."""
 _CODINGS_MAX = 4
+_KNOWN_CODINGS = "Use gzip, zstd, deflate, or no Content-Encoding."
 _USUAL_RATIO = 8
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15
+_PADDING = b"\0\r\n\t "
+"""What may follow the end of encoded data: zeros, as tapes and some uploaders pad, and a line break."""
 _ESCAPE = 6
 """The length of the longest escape in a JSON text, backslash-u and four digits."""
 
@@ -69,20 +72,28 @@ def expected_size(data: memoryview | bytes, decoders: Sequence[Decoder]) -> int:
     return guess
 
 
-def decoders_for(content_encoding: str) -> tuple[Decoder, ...]:
-    """The decoders that undo a Content-Encoding header, in the order in which they must work.
+def decoders_for(content_encoding: str, transfer_encoding: str = "") -> tuple[Decoder, ...]:
+    """The decoders that undo these headers, in the order in which they must work: transfer codings come off first.
 
-    Raises `Rejection` (415) for a coding that is not known here, and for more than four of them.
+    Raises `Rejection` for a coding that is not known here (415, of the transfer 501), and for more than four of them.
     """
-    names = [name.strip().lower() for name in content_encoding.split(",")]
-    codings = [name for name in names if name not in {"", "identity"}]
-    unknown = [name for name in codings if name not in _DECODERS]
-    if unknown or len(codings) > _CODINGS_MAX:
-        what = f"an encoding that is not known here: {unknown[0][:40]}" if unknown else "too many encodings"
-        raise Rejection(
-            415, "unknown_encoding", f"The body has {what}.", "Use gzip, zstd, deflate, or no Content-Encoding."
-        )
+    codings = [*_codings(content_encoding), *_codings(transfer_encoding)]
+    if codings[-1:] == ["chunked"]:  # undone by the HTTP parser, whose message framing it is
+        codings.pop()
+    if len(codings) > _CODINGS_MAX:
+        raise Rejection(415, "unknown_encoding", "The body has too many encodings.", _KNOWN_CODINGS)
+    unknown = next((name for name in codings if name not in _DECODERS), None)
+    if unknown is not None:
+        status = 415 if unknown in _codings(content_encoding) else 501
+        what = f"The body has an encoding that is not known here: {unknown[:40]}."
+        raise Rejection(status, "unknown_encoding", what, _KNOWN_CODINGS)
     return tuple(_DECODERS[name] for name in reversed(codings))
+
+
+def _codings(header: str) -> list[str]:
+    """The codings that a header lists, in the order in which they were applied."""
+    names = [name.strip().lower() for name in header.split(",")]
+    return [name for name in names if name not in {"", "identity"}]
 
 
 def decode(data: memoryview | bytes, decoders: Iterable[Decoder], limits: DecodingLimits) -> Pieces:
@@ -97,7 +108,7 @@ def decode(data: memoryview | bytes, decoders: Iterable[Decoder], limits: Decodi
 
 
 def gunzip(pieces: Pieces) -> Pieces:
-    """Undo gzip; several members one after the other are one body, as RFC 1952 has it."""
+    """Undo gzip; several members are one body (RFC 1952), and zeros and blanks after one are ignored."""
     return _inflate(pieces, _GZIP, "gzip")
 
 
@@ -116,18 +127,23 @@ def inflate(pieces: Pieces) -> Pieces:
 
 def unzstd(pieces: Pieces) -> Pieces:
     """Undo zstd; several frames one after the other are one body."""
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_MAX)
-    frame, position = decompressor.decompressobj(), 0
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
+    frame, position, header = decompressor.decompressobj(), 0, b""
     for piece in pieces:
         for start in range(0, len(piece), _ZSTD_SLICE):
             data = bytes(piece[start : start + _ZSTD_SLICE])
             position += len(data)
             while data:
                 if frame.eof:
-                    frame = decompressor.decompressobj()
+                    data = data.lstrip(_PADDING)
+                    if not data:
+                        break
+                    frame, header = decompressor.decompressobj(), b""
+                header += data[: _ZSTD_HEADER - len(header)]
                 try:
                     output = frame.decompress(data)
                 except zstandard.ZstdError as error:
+                    _check_window(header)
                     raise bad_encoding(f"The zstd data is wrong: {error}", position - len(data)) from None
                 yield output
                 data = frame.unused_data if frame.eof else b""
@@ -135,11 +151,28 @@ def unzstd(pieces: Pieces) -> Pieces:
         raise bad_encoding("The zstd data ends too early", position)
 
 
+def _check_window(header: bytes) -> None:
+    """Raise `Rejection` where a frame with this header was refused because of its window."""
+    try:
+        window = zstandard.get_frame_parameters(header).window_size
+    except zstandard.ZstdError:
+        return
+    if window > ZSTD_WINDOW_MAX:
+        raise Rejection(
+            415,
+            "window_too_large",
+            f"The zstd data needs a window of {window} bytes; RFC 9659 allows {ZSTD_WINDOW_MAX}.",
+            "Compress without --long, or with a window log of 23 at most.",
+        )
+
+
 def unbase64(pieces: Pieces) -> Pieces:
-    """Undo base64 with padding."""
+    """Undo base64 with padding; line breaks in it are ignored, as MIME has it."""
     carried, position, ended = b"", 0, False
     for piece in pieces:
         data = carried + bytes(piece)
+        if b"\n" in data:
+            data = data.translate(None, b"\r\n")
         whole = len(data) // 4 * 4
         if whole and ended:
             raise bad_encoding("The base64 goes on after its end", position)
@@ -199,6 +232,9 @@ def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
         data = piece
         while True:
             if decoder.eof:
+                stripped = bytes(data).lstrip(_PADDING)
+                position += len(data) - len(stripped)
+                data = stripped
                 if not data:
                     break
                 if window != _GZIP:

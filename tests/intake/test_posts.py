@@ -1,11 +1,13 @@
 """What becomes of a call log that is posted."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import uuid
 
 import pytest
+import zstandard
 
 from gateway.intake.body_reader import BodyLimits
 from spool.records import DeliveryState, Form, Fragment, Lane
@@ -278,3 +280,27 @@ async def test_posts_are_measured(world: World) -> None:
     assert value("callspool_ack_seconds_count") == 1
     assert value("callspool_two_phase_total") == 1
     assert value("callspool_payload_bytes_total", {"stage": "raw"}) == len(large_call_log())
+
+
+@pytest.mark.parametrize("path", ["/v1/calls", "/v1/calls/batch"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Encoding: gzip\r\nContent-Encoding: zstd\r\nContent-Length: %d\r\n",
+        b"Content-Encoding: gzip, zstd\r\nContent-Length: %d\r\n",
+        b"Content-Encoding: gzip\r\nTransfer-Encoding: zstd, chunked\r\n",
+        b"Transfer-Encoding: gzip, zstd, chunked\r\n",
+    ],
+    ids=["two lines", "one line", "content and transfer", "transfer"],
+)
+async def test_every_coding_of_a_body_is_undone(world: World, path: str, headers: bytes) -> None:
+    """All lines of Content-Encoding and Transfer-Encoding count."""
+    body = zstandard.ZstdCompressor().compress(gzip.compress(call_log("coded")))
+    framed = body if b"Length" in headers else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    if b"%d" in headers:
+        headers %= len(body)
+    answer = await world.send_raw(
+        b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\n%b" % (path.encode(), headers, framed)
+    )
+    assert b'"success":true' in answer, answer
+    assert (await world.only_record("coded")).record.raw_bytes == len(call_log("coded"))

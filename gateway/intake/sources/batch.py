@@ -19,7 +19,7 @@ from aiohttp import web
 
 from gateway.intake import responses
 from gateway.intake.accept import Acceptor, PostService, Sender
-from gateway.intake.body_reader import BodyReader, Incoming, invite
+from gateway.intake.body_reader import BodyReader, Incoming, invite, is_encoded
 from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget
 from gateway.intake.parse import Parsed
 from gateway.intake.ports import IntakeObserver
@@ -293,7 +293,7 @@ class BatchSource:
     async def _respond(self, request: web.BaseRequest, match: Match) -> web.StreamResponse:
         """Accept a batch line by line and answer it. Raises what speaks against it before its first byte was read."""
         sender = self._posts.sender(request, match)
-        if request.headers.get("Content-Encoding"):
+        if is_encoded(request):
             # An encoded batch is decoded as a whole first; it is lines that make a batch, not its bytes.
             body = await self._reader.read(request)
             try:
