@@ -26,7 +26,7 @@ def arrived(request: web.BaseRequest) -> bytes | None:
     content = request.content
     if not content.is_eof():
         return None
-    _protocol_of(request).arrived()
+    protocol_of(request).arrived()
     try:
         return content.read_nowait()
     except _GONE as error:
@@ -41,7 +41,7 @@ class Incoming:
     def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
         """`reserved` bytes of memory are there for it: what may be on its way to the reader."""
         self._content = request.content
-        self._protocol = _protocol_of(request)
+        self._protocol = protocol_of(request)
         self._protocol.reserved(request.content, reserved)
         self._timeout = progress_timeout
         self._waited = 0.0
@@ -76,18 +76,21 @@ class Incoming:
         return piece
 
     async def _wait(self) -> bytes:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            async with asyncio.timeout(self._timeout - self._waited):
-                piece = await self._content.readany()
-        except TimeoutError:
-            raise stalled(self._timeout) from None
-        self._waited += loop.time() - started
-        return piece
+        clock = self._protocol.clock
+        while True:
+            started = clock.time()
+            try:
+                async with asyncio.timeout(self._timeout - self._waited):
+                    return await self._content.readany()
+            except TimeoutError:
+                if self._waited + clock.time() - started >= self._timeout:
+                    raise stalled(self._timeout) from None
+            finally:
+                self._waited += clock.time() - started
 
 
-def _protocol_of(request: web.BaseRequest) -> IntakeProtocol:
+def protocol_of(request: web.BaseRequest) -> IntakeProtocol:
+    """The connection of a request."""
     protocol = request.protocol
     assert isinstance(protocol, IntakeProtocol), "made by the intake's server"
     return protocol

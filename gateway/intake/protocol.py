@@ -31,10 +31,37 @@ _HEAD_BYTES = 32 * 1024
 _HELD_BYTES = 16 << 20
 """The soft limit of what all connections hold outside of the memory budget."""
 _LEAST_SERVER_ERROR = 500
+_TICK_SECONDS = 0.25
 PROGRESS_BYTES = 64 * 1024
 """What a body must advance by within each progress timeout; a client below 6.5 KB/s would hold memory for hours."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class LoopClock:
+    """Seconds during which the event loop ran, for time-outs of clients.
+
+    While the process is stopped or its machine is paused the clock stands still: what clients sent meanwhile waits in
+    their sockets, and is read before a time-out is judged.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._seconds = 0.0
+        self._ticked_at = loop.time()
+        self._next_tick = loop.call_later(_TICK_SECONDS, self._tick)
+
+    def time(self) -> float:
+        """The seconds until now."""
+        return self._seconds + min(self._loop.time() - self._ticked_at, 2 * _TICK_SECONDS)
+
+    def stop(self) -> None:
+        """Tick no more."""
+        self._next_tick.cancel()
+
+    def _tick(self) -> None:
+        self._seconds, self._ticked_at = self.time(), self._loop.time()
+        self._next_tick = self._loop.call_later(_TICK_SECONDS, self._tick)
 
 
 class AdmissionGate:
@@ -160,12 +187,13 @@ class ConnectionLimiter:
 class DirectRead:
     """A body that is read from the socket into its reserved memory, past the HTTP parser. For one reader."""
 
-    __slots__ = ("_left", "_on_full", "_read")
+    __slots__ = ("_clock", "_left", "_on_full", "_read")
 
-    def __init__(self, buffer: memoryview, on_full: Callable[[], None]) -> None:
+    def __init__(self, buffer: memoryview, on_full: Callable[[], None], clock: LoopClock) -> None:
         """`buffer` is not empty. `on_full` is called before anything else is read."""
         self._left = buffer
         self._on_full = on_full
+        self._clock = clock
         self._read = asyncio.get_running_loop().create_future()
 
     @property
@@ -188,8 +216,9 @@ class DirectRead:
     async def wait(self, progress_timeout: float) -> None:
         """Wait until all is read. Raises `Rejection` (408) when it does not advance, and the error of `fail`."""
         while not self._read.done():
-            left = len(self._left)
-            await asyncio.wait((self._read,), timeout=progress_timeout)
+            left, deadline = len(self._left), self._clock.time() + progress_timeout
+            while not self._read.done() and (remaining := deadline - self._clock.time()) > 0:
+                await asyncio.wait((self._read,), timeout=remaining)
             if not self._read.done() and left - len(self._left) < PROGRESS_BYTES:
                 raise stalled(progress_timeout)
         self._read.result()
@@ -210,7 +239,19 @@ class ConnectionLimits:
 class IntakeProtocol(web.RequestHandler):
     """Cuts off a client that sends no complete headers, and answers broken requests in JSON."""
 
-    __slots__ = ("_headers_due", "_reserved", "_server", "direct_read", "held", "turned_away")
+    __slots__ = (
+        "_answered",
+        "_half_closed",
+        "_headers_due",
+        "_last_body",
+        "_reserved",
+        "_server",
+        "_waits_since",
+        "clock",
+        "direct_read",
+        "held",
+        "turned_away",
+    )
 
     def __init__(self, server: "IntakeWebServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -222,7 +263,12 @@ class IntakeProtocol(web.RequestHandler):
             read_bufsize=UNREAD_BYTES,
         )
         self._server = server
+        self.clock = server.clock
         self._headers_due: asyncio.TimerHandle | None = None
+        self._waits_since = 0.0
+        self._half_closed = False
+        self._answered = 0
+        self._last_body: StreamReader | None = None
         self._reserved: int | None = None
         self.direct_read: DirectRead | None = None
         """What the next bytes from the client go into, past the parser."""
@@ -246,7 +292,40 @@ class IntakeProtocol(web.RequestHandler):
         """A client connected."""
         super().connection_made(transport)
         self.turned_away = not self._server.limiter.opened(self)
-        self._headers_due = self._loop.call_later(self._server.limits.header_timeout, self.force_close)
+        self._waits_since = self.clock.time()
+        self._headers_due = self._loop.call_later(self._server.limits.header_timeout, self._on_header_timeout)
+
+    def _on_header_timeout(self) -> None:
+        remaining = self._server.limits.header_timeout - (self.clock.time() - self._waits_since)
+        if remaining > 0:
+            self._headers_due = self._loop.call_later(remaining, self._on_header_timeout)
+        else:
+            self.force_close()
+
+    def _process_keepalive(self) -> None:
+        """aiohttp closes idle connections here, by the time of the event loop."""
+        remaining = self._server.limits.keepalive_timeout - (self.clock.time() - self._waits_since)
+        if remaining > 0:
+            self._next_keepalive_close_time = self._loop.time() + remaining
+        super()._process_keepalive()
+
+    def half_closed(self) -> bool:
+        """The client sends nothing more, and may still read. Returns whether the connection stays open for answers.
+
+        The last of them then ends it. A body that is not complete is answered as that of a client that is gone.
+        """
+        self._half_closed = True
+        if self._answered == self._request_count:
+            if self.idle or not self._answered:
+                return False
+            self.close()  # once the last answer is written
+            return True
+        body = self._last_body
+        if self.direct_read is not None:
+            self.direct_read.fail(ConnectionResetError("the client sends no more"))
+        elif body is not None and not body.is_eof():
+            body.set_exception(RequestPayloadError("the client sends no more"))
+        return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection ended."""
@@ -263,6 +342,8 @@ class IntakeProtocol(web.RequestHandler):
         expected = self.idle or self._current_request is not None or not self._request_count
         counts = data and self._reserved is None and expected
         super().data_received(data)
+        if self._messages:
+            self._last_body = self._messages[-1][1]
         if counts and self.transport is not None:
             self.held += len(data)
             self._server.limiter.buffered(len(data))
@@ -299,7 +380,7 @@ class IntakeProtocol(web.RequestHandler):
             self._parser = _new_parser(self, self._loop)
             content.feed_eof()
 
-        self.direct_read = DirectRead(buffer, end_body)
+        self.direct_read = DirectRead(buffer, end_body, self.clock)
         try:
             await self.direct_read.wait(progress_timeout)
         except BaseException:
@@ -315,8 +396,14 @@ class IntakeProtocol(web.RequestHandler):
         """The answer to the request in hand is known."""
         self._reserved = None
         self._uncount()
+        self._waits_since = self.clock.time()
+        self._answered += 1
+        if not self._messages:
+            self._last_body = None
         if self.transport is not None:
             self._server.limiter.idle(self)
+        if self._half_closed and not self._messages:
+            self.close()
 
     def _uncount(self) -> None:
         """What was held is covered by a reservation now, or gone."""
@@ -372,6 +459,7 @@ class IntakeWebServer(web.Server):
     ) -> None:
         super().__init__(self._handle)
         self._gate = gate
+        self.clock = LoopClock(asyncio.get_running_loop())
         self.observer = observer
         self.limits = limits
         self.limiter = ConnectionLimiter(limits.connections_max, _HELD_BYTES)
@@ -380,6 +468,11 @@ class IntakeWebServer(web.Server):
     def __call__(self) -> IntakeProtocol:
         """The protocol of a new connection."""
         return IntakeProtocol(self, self._loop)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close all connections."""
+        await super().shutdown(timeout)
+        self.clock.stop()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = request.protocol
@@ -451,9 +544,9 @@ class BufferedProtocolAdapter(asyncio.BufferedProtocol):
         """The connection ended."""
         self._protocol.connection_lost(exc)
 
-    def eof_received(self) -> None:
-        """The client sends nothing more."""
-        self._protocol.eof_received()
+    def eof_received(self) -> bool:
+        """The client sends nothing more; whether the connection stays open for answers."""
+        return self._protocol.half_closed()
 
     def pause_writing(self) -> None:
         """The client reads less than is written."""

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from gateway.intake import responses
 from gateway.intake.accept import Acceptor, PostService, Sender
-from gateway.intake.body_reader import BodyReader, Incoming, invite, is_encoded
+from gateway.intake.body_reader import BodyReader, Incoming, invite, is_encoded, protocol_of
 from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget
 from gateway.intake.parse import Parsed
 from gateway.intake.ports import IntakeObserver
@@ -362,7 +362,9 @@ class _Answers:
         self._pending: deque[asyncio.Future[bytes] | None] = deque()
         self._added = asyncio.Event()
         self._ended = False
+        self._clock = protocol_of(request).clock
         self._limit: asyncio.Timeout | None = None
+        self._limited_since = 0.0
 
     def add(self, answer: "asyncio.Future[bytes]") -> None:
         """The answer to the next line, known now or later."""
@@ -374,6 +376,7 @@ class _Answers:
         self._pending.append(None)
         self._added.set()
         self._ended = True
+        self._limited_since = self._clock.time()
         if self._limit is not None:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
 
@@ -386,19 +389,31 @@ class _Answers:
         """Write until the end. When the client takes nothing, the connection ends, and every line is still awaited."""
         try:
             while data := await self._next():
-                async with asyncio.timeout(self._timeout if self._ended else None) as self._limit:
-                    await self._response.write(data)
-                self._limit = None
+                await self._write(data)
             if self.closes:
                 self._response.force_close()
             await self._response.write_eof()
             if self.abandons:
                 self._request.protocol.force_close()
         except (ConnectionError, TimeoutError):
-            self._limit = None
             self.give_up()
             while await self._next():
                 pass
+
+    async def _write(self, data: bytes) -> None:
+        """Write and wait until the client has read enough. Raises `TimeoutError`, once the client has sent all."""
+        writing = self._response.write(data)
+        self._limited_since = self._clock.time()
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout if self._ended else None) as self._limit:
+                    return await writing
+            except TimeoutError:
+                if self._clock.time() - self._limited_since >= self._timeout:
+                    raise
+                writing = self._request.writer.drain()  # this process was stopped: the client has time left
+            finally:
+                self._limit = None
 
     async def _next(self) -> bytes:
         """The next answers, those that are known together; empty at the end."""
