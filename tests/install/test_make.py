@@ -92,8 +92,8 @@ def test_the_setup_does_not_change_with_the_index(project: Project) -> None:
     for lock in LOCKS:
         locks[lock] = []
         for name, pin in locked(lock).items():
-            if not pin.holds():
-                continue
+            if name == "pip" or not pin.holds():
+                continue  # an empty pip would install nothing
             requires, extras = _asked_for(name)
             line = project.index.add(name, pin.version, requires, extras)
             project.index.add(name, "9999.0")

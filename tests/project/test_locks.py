@@ -24,7 +24,7 @@ def wanted(name):
     lines = {
         "requirements.lock": runtime,
         "requirements-dev.lock": [*runtime, *pyproject["project"]["optional-dependencies"]["dev"]],
-        "requirements-build.lock": pyproject["build-system"]["requires"],
+        "requirements-build.lock": [*pyproject["build-system"]["requires"], "pip"],
     }
     return [Requirement(line) for line in lines[name]]
 
