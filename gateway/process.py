@@ -5,6 +5,7 @@ are inherited by those that it starts, so a thread that is there already would k
 refuses is logged, and the gateway runs on without it.
 """
 
+import contextlib
 import os
 import resource
 import sys
@@ -71,6 +72,16 @@ def connections_possible() -> int:
     """How many connections can be open besides everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft - min(_KEPT_BACK, soft // 4)
+
+
+def port_owner(port: int) -> str | None:
+    """The process that listens at a TCP port of this machine; None where nobody does, or the system does not say."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+            if listens and listens.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return None
 
 
 # Child processes.

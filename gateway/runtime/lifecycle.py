@@ -27,6 +27,7 @@ from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
 from gateway.runtime.build import App, build, now
+from gateway.runtime.startup import CannotListen, listening_at, starting_point
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.directory import SpoolDirectory
 from spool.errors import SpoolError
@@ -65,6 +66,7 @@ class Gateway:
         self._observers = Observers(Metrics(), RecentEvents(now))
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
+        self._status_page = ""
         self._told_to_stop = asyncio.Event()
         self._hurried = asyncio.Event()
 
@@ -78,7 +80,7 @@ class Gateway:
                 listening_socket: socket.socket | None = None
                 while not self._told_to_stop.is_set():
                     listening_socket = await self._run_once(listening_socket)
-        except (SpoolError, OSError) as error:
+        except (SpoolError, CannotListen, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
         _log.info("stopped")
@@ -99,12 +101,14 @@ class Gateway:
     async def _work(self, app: App, listening_socket: socket.socket | None) -> socket.socket | None:
         self._app = app
         _log_directory(app.spool.directory)
-        await app.intake.start(listening_socket)
+        with listening_at(self._settings.intake.listen, "intake"):
+            await app.intake.start(listening_socket)
         app.dispatcher.start()
         app.gate.open()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
-        _log.info("running", intake_port=app.intake.port, spool_bytes=app.spool.used_bytes)
+        where = starting_point(self._settings, app.intake.port, self._status_page)
+        _log.info("running", **where, intake_port=app.intake.port, spool_bytes=app.spool.used_bytes)
         summaries = asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
         try:
             if await _first(self._told_to_stop.wait(), app.spool.directory.corruption.wait()) == 0:
@@ -169,8 +173,11 @@ class Gateway:
         await runner.setup()
         try:
             site = web.TCPSite(runner, settings.listen.host, settings.listen.port, shutdown_timeout=1.0)
-            await site.start()
-            _log.info("starting", admin=site.name)
+            with listening_at(settings.listen, "admin"):
+                await site.start()
+            host, port, *_ = runner.addresses[0]
+            self._status_page = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            _log.info("starting", admin=self._status_page)
             yield
         finally:
             await runner.cleanup()

@@ -1,6 +1,8 @@
 """How a gateway starts, and why it may refuse to."""
 
+import os
 import re
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -27,6 +29,49 @@ async def test_a_spool_has_one_owner(tmp_path: Path) -> None:
         assert f"pid {owner.process.pid}" in told["reason"]
         assert "CALLSPOOL_SPOOL_DIR" in told["reason"]
         assert (await owner.post(make_call_log(2_000, seed=1))).status == 202
+
+
+async def test_a_start_says_where_everything_is(tmp_path: Path) -> None:
+    """The line that says that it runs names where to post, the page, the spool, and what is delivered where."""
+    settings = {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/send-call-log?key=secret"}
+    async with GatewayProcess(tmp_path / "gateway", settings, arguments=["--local"]) as gateway:
+        (running,) = gateway.events("running")
+    assert running["post_to"] == f"{gateway.intake_url}/v1/calls"
+    assert running["status_page"] == f"{gateway.admin_url}/"
+    assert running["spool"] == str(gateway.spool)
+    assert running["delivers"] == [
+        "endpoint: http://127.0.0.1:9/send-call-log?key=***",
+        "local: ./callspool-data/delivered",
+    ]
+
+
+@pytest.mark.parametrize("section", ["intake", "admin"])
+async def test_a_port_in_use_names_the_setting_and_the_owner(tmp_path: Path, section: str) -> None:
+    """A port that somebody else has is explained: which setting, and which process; the exit code is 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        variable = f"CALLSPOOL_{section.upper()}_LISTEN"
+        gateway = GatewayProcess(tmp_path / "gateway", {variable: address}, arguments=["--local"])
+        async with AsyncExitStack() as cleanup:
+            cleanup.push_async_exit(gateway)
+            await gateway.spawn()
+            assert await gateway.ended() == 1
+    (why,) = gateway.events("cannot_run")
+    assert f"{address} is already in use by " in why["reason"]
+    assert f"(process {os.getpid()})" in why["reason"]
+    assert f"{section}.listen ({variable})" in why["reason"]
+
+
+async def test_an_address_of_another_machine_names_the_setting(tmp_path: Path) -> None:
+    """Whatever else the system says against an address is told with the setting that names it."""
+    settings = {"CALLSPOOL_INTAKE_LISTEN": "192.0.2.1:7717"}
+    gateway = GatewayProcess(tmp_path / "gateway", settings, arguments=["--local"])
+    async with AsyncExitStack() as cleanup:
+        cleanup.push_async_exit(gateway)
+        await gateway.spawn()
+        assert await gateway.ended() == 1
+    (why,) = gateway.events("cannot_run")
+    assert why["reason"].startswith("cannot listen at 192.0.2.1:7717, which intake.listen (CALLSPOOL_INTAKE_LISTEN) ")
 
 
 @pytest.mark.parametrize(
