@@ -23,9 +23,10 @@ from spool.payload.frames import decode
 from spool.records import Delivery, Form, Lane
 from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
 from uploaders.document.render import encoded_member, raw_bytes_of, render, with_last_member
+from uploaders.http.confirmation import Answer, Verdict, read, text_of
 from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.pool import ClientOptions, HttpClient
-from uploaders.http.responses import Answer, judge, parse_retry_after
+from uploaders.http.responses import judge, parse_retry_after
 from uploaders.http.timeouts import Timeouts
 from uploaders.rate_limit import UNLIMITED, Bandwidth, Pace
 from uploaders.redact import excerpt
@@ -75,7 +76,7 @@ def address_request_url(endpoint: str) -> str:
     return f"{head}{_ADDRESS_PATH}{tail}"
 
 
-def parse_address(body: bytes, *, asked_at: int, secure: bool) -> UploadAddress:
+def parse_address(body: str | bytes, *, asked_at: int, secure: bool) -> UploadAddress:
     """The address in an endpoint's answer to a request that was sent at `asked_at`. Raises `BadAddress`.
 
     Its time counts from the request, so that it is never used too late; `secure` demands https, because the call log
@@ -199,7 +200,7 @@ class PresignedUploader:
         if not isinstance(judged, Delivered):
             return judged
         try:
-            return parse_address(answer.body, asked_at=asked_at, secure=self._asked_url.startswith("https:"))
+            return parse_address(text_of(answer), asked_at=asked_at, secure=self._asked_url.startswith("https:"))
         except BadAddress as error:
             return RetryLater(f"get-upload-url: {error}")
 
@@ -280,7 +281,14 @@ _MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
 def judge_upload(answer: Answer, location: str | None, *, now: int) -> Outcome:
     """Only the error's code and message are told: the rest of such a document quotes the signed request."""
     if 200 <= answer.status < 300:
-        return Delivered(location)
+        reading = read(answer)
+        is_error = _CODE.search(answer.body) is not None
+        if reading.verdict is Verdict.CONFIRMED and reading.wrapped is None and not is_error:
+            return Delivered(location)
+        if reading.verdict is Verdict.WEB_PAGE and not is_error:
+            return Refused(f"upload: HTTP {answer.status}: a web page confirms nothing", Scope.DESTINATION)
+        text = excerpt(text_of(answer))
+        return RetryLater(f"upload: HTTP {answer.status}: {text} ({reading.reason or 'the body reports a failure'})")
     code, message = _found(_CODE, answer.body), _found(_MESSAGE, answer.body)
     reason = f"upload: HTTP {answer.status} {code}: {excerpt(message)}".removesuffix(": ").rstrip()
     kind = classify("PutObject", code, answer.status)

@@ -24,6 +24,7 @@ from config.types import (
     format_path,
     names_secret,
 )
+from uploaders.http.options import parse_rule
 
 
 class RetrySettings(Table):
@@ -107,6 +108,22 @@ def _default_token_mode(
     return TokenMode.REPLACE if checked.get("token") else TokenMode.FORWARD
 
 
+def _read_rules(value: object) -> object:
+    """Rules from a list, or from one text. Raises ValueError for one that cannot be read."""
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError('should be a list of rules, such as ["/ok == true", "!/errors"]')
+    return tuple(parse_rule(str(each)).text for each in given)
+
+
+def _format_rules(rules: tuple[str, ...]) -> str:
+    return ", ".join(rules) or "none"
+
+
+Rules = Annotated[tuple[str, ...], BeforeValidator(_read_rules), Shown(_format_rules)]
+"""What confirms a delivery."""
+
+
 class EndpointTable(DestinationTable):
     """What every endpoint has."""
 
@@ -124,6 +141,9 @@ class EndpointTable(DestinationTable):
     """From the end of a request to the status and headers of its response."""
     total_timeout: Duration = 2 * MINUTE
     """For a whole request, without the time that a bandwidth limit makes it wait."""
+    delivered_when: Rules = ()
+    """What the body of a 2xx must say to confirm a delivery: JSON pointers such as `"/ok == true"` or `"!/errors"`, all
+    of which must hold. By default it must not report a failure."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust besides the system's."""
 

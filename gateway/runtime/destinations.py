@@ -35,6 +35,7 @@ from uploaders.dispatch.policy import FallbackStep, reduced, to_bucket, upload
 from uploaders.document.encoding import NotReducible, Reduction
 from uploaders.document.options import Large
 from uploaders.file import FileUploader
+from uploaders.http.options import parse_rule
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
@@ -121,6 +122,7 @@ def posting_options(destination: EndpointTable) -> HttpOptions:
         token=_own_token(destination),
         ca_file=destination.ca_file,
         timeouts=_timeouts(destination, destination.total_timeout),
+        delivered_when=tuple(parse_rule(rule) for rule in destination.delivered_when),
     )
 
 

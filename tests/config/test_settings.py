@@ -126,3 +126,17 @@ def test_a_file_destination_needs_a_name_and_a_path_alone() -> None:
     """A file destination has a default for everything else."""
     destination = FileDestination.model_validate({"type": "file", "name": "local", "path": "delivered"})
     assert destination.concurrency == LaneConcurrency(core=2, detail=1)
+
+
+def test_rules_of_confirmation_are_read() -> None:
+    """`delivered_when` takes a list of rules, or one."""
+    listed, alone = http(delivered_when=["/ok == true", "!/errors"]), http(delivered_when="/stored")
+    rules = (*listed.delivered_when, *alone.delivered_when)
+    assert rules == ("/ok == true", "!/errors", "/stored")
+
+
+@pytest.mark.parametrize("given", [["ok"], 7, ["/a == b"], ["/ok", 7]])
+def test_a_rule_of_confirmation_that_cannot_be_read_is_named(given: object) -> None:
+    """A mistake is found at the start, with the setting and what would be right."""
+    with pytest.raises(ValidationError, match=r"delivered_when"):
+        http(delivered_when=given)

@@ -5,7 +5,8 @@ import pytest
 from gateway.operations.advice import ADVICE, ReasonKind, by_kind, kind_of
 from spool.records import Form
 from uploaders.base import Refused
-from uploaders.http.responses import Answer, judge
+from uploaders.http.confirmation import Answer
+from uploaders.http.responses import judge
 
 
 @pytest.mark.parametrize(

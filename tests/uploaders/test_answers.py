@@ -3,7 +3,8 @@ import pytest
 from spool.records import Form
 from tests.uploaders.building import ACCEPTED_AT
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.http.responses import Answer, judge
+from uploaders.http.confirmation import Answer
+from uploaders.http.responses import judge
 from uploaders.redact import EXCERPT_CHARACTERS, excerpt
 
 DAY = 24 * 3600.0
@@ -22,11 +23,12 @@ def judged(status: int, body: bytes = b"", form: Form = Form.CORE, **headers: st
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        *((status, RETRY) for status in (408, 425, 500, 501, 502, 504, 507, 520, 599, 100, 600)),
+        *((status, RETRY) for status in (408, 409, 421, 423, 424, 425)),
+        *((status, RETRY) for status in (500, 501, 502, 504, 507, 520, 599, 100, 600)),
         *((status, WAIT) for status in (429, 503)),
         *((status, TOKEN_REFUSED) for status in (401, 403)),
-        *((status, PAUSED) for status in (300, 301, 302, 303, 304, 307, 308, 407)),
-        *((status, DEAD) for status in (400, 404, 405, 409, 410, 413, 415, 422, 451)),
+        *((status, PAUSED) for status in (300, 301, 302, 303, 304, 307, 308, 407, 508)),
+        *((status, DEAD) for status in (400, 404, 405, 406, 410, 413, 415, 422, 451)),
     ],
 )
 def test_what_a_status_means(status: int, expected: tuple[type, Scope]) -> None:
@@ -39,7 +41,7 @@ def test_what_a_status_means(status: int, expected: tuple[type, Scope]) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b'{"success": true}', b"<b>ok</b>", b'{"success": "false"}', b"[1]", b'{"data": {"success": false}}'],
+    [b"", b'{"success": true}', b"<b>ok</b>", b'{"note": "false"}', b"[1]", b'{"data": {"success": false}}'],
 )
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_a_2xx_is_delivered(status: int, body: bytes) -> None:
@@ -95,6 +97,13 @@ def test_a_refusal_for_size_is_told_apart(status: int, body: bytes, too_large: b
     assert isinstance(outcome, Refused)
     assert outcome.too_large is too_large
     assert ("123 bytes were sent" in outcome.reason) is too_large
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 410, 413, 422, 451])
+def test_a_4xx_that_names_a_time_is_retried_then(status: int) -> None:
+    """With Retry-After the server says that the same request may succeed: no refusal of the record."""
+    outcome = judged(status, retry_after="1")
+    assert outcome == RetryLater(outcome.reason, after_seconds=1.0)  # type: ignore[union-attr]  # it has one
 
 
 @pytest.mark.parametrize(("status", "scope"), [(429, Scope.DESTINATION), (503, Scope.DESTINATION), (502, Scope.RECORD)])

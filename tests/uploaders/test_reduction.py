@@ -93,7 +93,7 @@ async def test_no_room_for_the_file_is_no_reason_to_give_up(tmp_path: Path) -> N
         "http://127.0.0.1:9/never", payloads, a_reduced_delivery(payloads, 100), reduction=reduction
     )
     assert isinstance(outcome, RetryLater)
-    assert "no room" in outcome.reason
+    assert "temporary file" in outcome.reason
 
 
 async def test_a_broken_payload_is_told_as_that(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The HTTP client library opens it (names, addresses, TLS, proxies). Requests are 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -12,18 +13,23 @@ import aiohttp
 import httptools
 from aiohttp.connector import Connection
 
-from uploaders.http.responses import Answer
+from uploaders.http.confirmation import Answer
 from uploaders.http.timeouts import Deadlines, Phase
 from uploaders.rate_limit import SLICE_BYTES, Pace
 
 RESPONSE_LIMIT_BYTES = 64 * 1024
-"""No more of a response's body is read, and longer headers are rejected."""
+"""No more of the beginning of a response's body is kept, and longer headers are rejected."""
+TAIL_BYTES = 4096
+"""Of a longer body so much of its end is kept: what follows an echo of the request says whether that succeeded."""
+READ_LIMIT_BYTES = 8 << 20
+"""A longer body than this is not read to its end."""
 
 _FIRST_FINAL_STATUS = 200
 """Responses below are interim ones; another one follows."""
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 """Headers that say where a body ends; without them it ends with the connection."""
-_LOOKED_AT = frozenset({b"retry-after", b"location", b"content-type"})
+_LOOKED_AT = frozenset({b"retry-after", b"location", b"content-type", b"content-encoding"})
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([\w.:-]{1,40})", re.IGNORECASE)
 
 
 class BadAnswer(aiohttp.ClientError):
@@ -49,6 +55,8 @@ class HttpConnection(asyncio.Protocol):
         self._may_be_kept = False
         self._failure: Exception | None = None
         self._answer_begins: Callable[[], None] = lambda: None
+        self._tail = b""
+        self._beyond = 0
         self._expect_headers()
 
     @property
@@ -88,13 +96,18 @@ class HttpConnection(asyncio.Protocol):
         await self._ended
         if self._failure is not None:
             raise self._failure
+        content_type = self._headers.get(b"content-type", "")
+        charset = _CHARSET.search(content_type)
         return Answer(
             self._status,
             bytes(self._body),
             self._headers.get(b"retry-after"),
             self._headers.get(b"location"),
-            self._headers.get(b"content-type", "").partition(";")[0].strip().lower() or None,
+            content_type.partition(";")[0].strip().lower() or None,
             whole=self._whole,
+            charset=charset[1] if charset else None,
+            content_encoding=self._headers.get(b"content-encoding", "").strip().lower() or None,
+            tail=bytes(self._tail),
         )
 
     def abort(self) -> None:
@@ -162,18 +175,21 @@ class HttpConnection(asyncio.Protocol):
             self._answer_begins()
 
     def on_body(self, body: bytes) -> None:
-        """Keep it up to the limit; the response ends there for us."""
+        """Keep the beginning and the end of it."""
         room = RESPONSE_LIMIT_BYTES - len(self._body)
         self._body += body[:room]
         if len(body) > room:
             self._whole = False
-            self._end()
+            self._beyond += len(body) - room
+            self._tail = (self._tail + body[room:])[-TAIL_BYTES:]
+            if self._beyond > READ_LIMIT_BYTES:
+                self._end()
 
     def on_message_complete(self) -> None:
         """The response ended, or an interim one did."""
         if self._in_headers:
             self._expect_headers()
-        elif self._whole:
+        elif not self._ended.done():
             self._may_be_kept = self._parser.should_keep_alive()
             self._end()
 
@@ -182,6 +198,8 @@ class HttpConnection(asyncio.Protocol):
         self._headers: dict[bytes, str] = {}
         self._body = bytearray()
         self._whole = True
+        self._tail = b""
+        self._beyond = 0
         self._in_headers = True
         self._header_bytes = 0
         self._ends_with_connection = True

@@ -15,8 +15,8 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
+from uploaders.http.confirmation import Answer
 from uploaders.http.connection import BadAnswer, Data, HttpConnection, send
-from uploaders.http.responses import Answer
 from uploaders.http.timeouts import Deadlines, Phase, Timeouts, Watch
 from uploaders.rate_limit import Pace
 

@@ -25,6 +25,7 @@ from uploaders.document.encoding import (
 from uploaders.document.options import Encoding
 from uploaders.document.render import BadLocation
 from uploaders.http.errors import NETWORK_ERRORS, outcome_of
+from uploaders.http.options import Rule
 from uploaders.http.pool import ClientOptions, HttpClient
 from uploaders.http.responses import TOO_LARGE_ADVICE, judge
 from uploaders.http.timeouts import Timeouts
@@ -48,6 +49,8 @@ class HttpOptions:
     ca_file: Path | None = None
     """PEM certificates of authorities to trust besides the system's."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    delivered_when: tuple[Rule, ...] = ()
+    """What the body of a 2xx must say to confirm a delivery; empty: it must not report a failure in any dialect."""
 
 
 class MissingToken(Exception):
@@ -80,7 +83,9 @@ class HttpUploader:
         except (MissingToken, NotReducible, BadLocation) as error:
             return Refused(str(error))
         except OSError as error:
-            return RetryLater(f"no disk space to build the request body: {error.strerror or type(error).__name__}")
+            return RetryLater(
+                f"cannot write the request body to a temporary file: {error.strerror or type(error).__name__}"
+            )
         except TooLarge as error:
             return Refused(self._too_large_reason(error), too_large=True)
         if token is not None and not token.isprintable():
@@ -110,7 +115,14 @@ class HttpUploader:
         pace = self._bandwidth.pace(delivery.lane)
         answer = await self._client.request("POST", self._options.url, headers, body.data, pace=pace)
         secrets = (token,) if token else ()
-        return judge(answer, delivery.form, sent_bytes=sent_bytes, now=self._clock(), secrets=secrets)
+        return judge(
+            answer,
+            delivery.form,
+            sent_bytes=sent_bytes,
+            now=self._clock(),
+            secrets=secrets,
+            delivered_when=self._options.delivered_when,
+        )
 
     async def _token(self, delivery: Delivery) -> str | None:
         """The configured token, or the record's own; None when the agent sent none. Raises `MissingToken`."""
