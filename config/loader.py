@@ -126,7 +126,7 @@ def _is_kubernetes_link(name: str, environment: Mapping[str, str]) -> bool:
 def read_file(path: Path) -> Layer:
     """The layer of a TOML file. Raises InvalidConfiguration, naming the file, if it cannot be read as TOML."""
     try:
-        tree = tomllib.loads(path.read_bytes().decode())
+        tree = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise _unusable(path, "there is no such file") from None
     except OSError as error:

@@ -2,11 +2,20 @@
 
 Everything goes to standard error, as JSON lines or, at a terminal, as coloured text; times are UTC in ISO 8601.
 Secrets are kept out of messages where they are written; what is masked here is the second line of defence.
+
+Nothing that logs ever waits for whoever reads the log: a thread writes, from a bounded queue that drops and counts
+what does not fit. A pipe that nobody reads, or a terminal stopped with Ctrl-S, would freeze the event loop otherwise.
 """
 
+import atexit
 import logging
+import os
 import re
+import select
 import sys
+import threading
+from collections import deque
+from types import TracebackType
 from typing import TextIO
 
 import structlog
@@ -30,7 +39,13 @@ def configure_logging(level: str = "info", *, as_text: bool | None = None, strea
     target = sys.stderr if stream is None else stream
     if as_text is None:
         as_text = target.isatty()
-    handler = logging.StreamHandler(target)
+    descriptor = _descriptor_of(target)
+    handler: logging.Handler
+    if descriptor is None:
+        handler = logging.StreamHandler(target)
+    else:
+        handler = LogWriter(descriptor, as_text=as_text)
+        _log_what_python_prints()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_described(),
@@ -57,6 +72,14 @@ def configure_logging(level: str = "info", *, as_text: bool | None = None, strea
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _descriptor_of(stream: TextIO) -> int | None:
+    """The file behind a stream; None for one in memory."""
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def redact_event(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
@@ -99,3 +122,138 @@ def _renderer(*, as_text: bool, colors: bool) -> Processor:
     if as_text:
         return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
     return structlog.processors.JSONRenderer()
+
+
+# The writer: what the event loop and other threads log waits in a queue for a thread that writes it.
+
+QUEUE_BYTES = 1 << 20
+"""Some thousand messages: enough for a reader that is slow for a moment."""
+FLUSH_SECONDS = 1.0
+"""How long the end of the process waits for the last messages to be written."""
+_WRITE_BYTES = 64 << 10
+
+
+class LogWriter(logging.Handler):
+    """Writes messages to a file descriptor from a thread of its own. `emit` never waits for the reader."""
+
+    def __init__(self, descriptor: int, *, as_text: bool = False, queue_bytes: int = QUEUE_BYTES) -> None:
+        super().__init__()
+        self.as_text = as_text
+        """Whether people read it."""
+        self._descriptor = descriptor
+        self._queue_bytes = queue_bytes
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+        self._idle = True
+        self._unreported = 0
+        self.dropped = 0
+        """Messages that found the queue full, or that could not be written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a message, or drop and count it."""
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001  # whatever a message holds, its caller must not suffer; it is counted
+            self._drop(1)
+            return
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        """Queue a text for a line of its own, or drop and count it."""
+        data = f"{text}\n".encode(errors="backslashreplace")
+        with self._changed:
+            # The report about what was dropped, which the writing thread makes, always has room.
+            if self._queued + len(data) > self._queue_bytes and threading.current_thread() is not self._thread:
+                self.dropped += 1
+                self._unreported += 1
+                return
+            self._queue.append(data)
+            self._queued += len(data)
+            self._idle = False
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+                self._thread.start()
+                atexit.register(self.wait_until_written, FLUSH_SECONDS)
+            self._changed.notify_all()
+
+    def wait_until_written(self, seconds: float) -> bool:
+        """Wait until the queue is empty, at most so long; returns whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._idle, seconds)
+
+    def _drop(self, count: int) -> None:
+        with self._changed:
+            self.dropped += count
+            self._unreported += count
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue:
+                    self._idle = True
+                    self._changed.notify_all()
+                    self._changed.wait()
+                lines = list(self._queue)
+                self._queue.clear()
+            # What is being written still counts as queued: the memory is in use until then.
+            if not self._write_all(b"".join(lines)):
+                self._drop(len(lines))
+            with self._changed:
+                self._queued -= sum(map(len, lines))
+                missed, self._unreported = self._unreported, 0
+            if missed:
+                structlog.get_logger("callspool").warning("log_messages_dropped", messages=missed)
+
+    def _write_all(self, data: bytes) -> bool:
+        """Whether all of it could be written; waits as long as that takes."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view[:_WRITE_BYTES]) :]
+            except BlockingIOError:  # somebody else, who shares the terminal or pipe, made it non-blocking
+                select.select((), (self._descriptor,), ())
+            except OSError:  # nobody reads any more
+                return False
+        return True
+
+
+def dropped_messages() -> int:
+    """How many messages were dropped because nobody read the log."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, LogWriter))
+
+
+def announce(text: str) -> bool:
+    """Write a text for people as it is, where messages are text. Returns whether they are."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogWriter) and handler.as_text:
+            handler.write(text)
+            return True
+    return False
+
+
+def _log_what_python_prints() -> None:
+    """Let tracebacks that Python itself would print to standard error, waiting for its reader, be messages."""
+    log = logging.getLogger("python")
+    logging.captureWarnings(capture=True)
+
+    def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        """The main thread ends by this error."""
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, traceback)
+            return
+        log.critical("uncaught exception", exc_info=(kind, error, traceback))
+
+    def uncaught_in_thread(failed: threading.ExceptHookArgs) -> None:
+        """Another thread ends by this error."""
+        if failed.exc_value is not None:
+            log.error("uncaught exception in a thread", exc_info=failed.exc_value)
+
+    def unraisable(failed: "sys.UnraisableHookArgs") -> None:
+        """An error where none can be raised, such as in a finalizer."""
+        log.error("exception ignored in %r", failed.object, exc_info=failed.exc_value)
+
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
+    sys.unraisablehook = unraisable

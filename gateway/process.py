@@ -9,7 +9,7 @@ import contextlib
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +80,15 @@ def port_owner(port: int) -> str | None:
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr
             if listens and listens.port == port and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+                process = psutil.Process(connection.pid)
+                name = "another callspool" if _runs_callspool(process.cmdline()) else process.name()
+                return f"{name} (process {connection.pid})"
     return None
+
+
+def _runs_callspool(command: Iterable[str]) -> bool:
+    """Whether a command line starts a gateway, by its script or as a module."""
+    return any(Path(word).name in {"callspool", "gateway.cli", "gateway.cli.chaos_gateway"} for word in command)
 
 
 # Child processes.

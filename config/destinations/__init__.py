@@ -28,7 +28,7 @@ from config.destinations.base import (
 )
 from config.destinations.http import PresignedDestination
 from config.destinations.s3 import S3Destination
-from config.types import MB, Choice, Directory, Size
+from config.types import MB, Choice, Directory, Size, format_path
 from uploaders.document.options import Encoding, Large
 
 
@@ -111,6 +111,11 @@ class FileDestination(DestinationTable):
     """The directory; a sub-directory is made for each day."""
     concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=2, detail=1))
     """Files written at once, for each lane."""
+
+    @property
+    def target(self) -> str:
+        """See `DestinationTable`."""
+        return format_path(self.path)
 
 
 Destination = Annotated[

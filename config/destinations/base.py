@@ -1,6 +1,7 @@
 """What every destination has: a name, a type, patience, and places in each lane."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from config.types import (
     crosses_network_in_clear,
     format_duration,
     format_path,
+    mask_address,
     names_secret,
 )
 from uploaders.http.options import parse_rule
@@ -70,6 +72,11 @@ class DestinationTable(Table):
     def replaces_token(self) -> bool:
         """Whether all requests carry the destination's own token instead of the agents'."""
         return False
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """Where it delivers to, for people: without secrets."""
 
     def warnings(self, *, core_max_bytes: int) -> Iterator[str]:  # noqa: ARG002  # for some kinds
         """One sentence for each thing that is allowed but should be looked at; cores have at most `core_max_bytes`."""
@@ -146,6 +153,11 @@ class EndpointTable(DestinationTable):
     of which must hold. By default it must not report a failure."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust besides the system's."""
+
+    @property
+    def target(self) -> str:
+        """See `DestinationTable`."""
+        return mask_address(self.url)
 
     @property
     def replaces_token(self) -> bool:

@@ -87,6 +87,11 @@ class S3Destination(DestinationTable):
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust instead of the system's."""
 
+    @property
+    def target(self) -> str:
+        """See `DestinationTable`."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
     def warnings(self, *, core_max_bytes: int) -> Iterator[str]:
         """See `DestinationTable`."""
         yield from super().warnings(core_max_bytes=core_max_bytes)

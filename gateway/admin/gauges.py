@@ -6,11 +6,12 @@ All of one scrape comes from one snapshot of the spool, so that its figures agre
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.admin.view import GatewayView
 from gateway.live_calls import ThrottleStatus
+from gateway.logs import dropped_messages
 from gateway.operations.advice import by_kind
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.stats import SpoolStats
@@ -65,11 +66,12 @@ class GaugeCollector(Collector):
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """The gauges without values, so that registering reads nothing."""
         yield from map(_gauge, GAUGES)
+        yield _dropped_messages(None)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """The gauges as they are now."""
         stats = self._gateway.spool_stats()
         if stats is not None:
@@ -79,6 +81,7 @@ class GaugeCollector(Collector):
         yield from _of_destinations(self._gateway.destinations())
         yield from _of_live_calls(self._gateway.drain_throttle())
         yield from _of_outboxes(self._gateway.outboxes())
+        yield _dropped_messages(dropped_messages())
 
 
 def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
@@ -88,6 +91,12 @@ def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
     if value is not None:
         family.add_metric((), value)
     return family
+
+
+def _dropped_messages(count: int | None) -> CounterMetricFamily:
+    """The only counter here: the log counts for itself."""
+    meaning = "Log messages that were dropped because nobody read the log."
+    return CounterMetricFamily("callspool_log_messages_dropped_total", meaning, value=count)
 
 
 def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from gateway.cli.exits import EPILOG
+from gateway.cli.streams import secure_standard_streams
 
 # Subcommands that are loaded when they are asked for: what one of them imports, the others need not wait for.
 
@@ -64,6 +65,7 @@ class OnDemandGroup(click.Group):
 @click.version_option(package_name="callspool", prog_name="callspool", message="%(prog)s %(version)s")
 def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
+    secure_standard_streams()
 
 
 # `callspool version`.

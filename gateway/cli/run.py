@@ -17,13 +17,14 @@ from gateway.runtime import lifecycle
 def run(file: Path | None, *, local: bool) -> None:
     """Take call logs, keep them safe, and deliver them, until SIGTERM or SIGINT."""
     loaded = loaded_or_exit(file, local=local)
+    # Before anything has threads, the one that writes the log included: they inherit it.
+    refused = list(give_way(_priority(loaded.settings.priority)))
     configure_logging(loaded.settings.log.level, as_text=loaded.settings.log.format.as_text)
     log = structlog.get_logger("callspool")
     for warning in warnings_of(loaded):
         log.warning("configuration", about=warning)
-    # Before anything has threads: they inherit it.
-    for refused in give_way(_priority(loaded.settings.priority)):
-        log.warning("priority", refused=refused)
+    for reason in refused:
+        log.warning("priority", refused=reason)
     raise SystemExit(lifecycle.serve(loaded.settings))
 
 

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Coroutine
 
 import structlog
@@ -27,7 +28,7 @@ from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
 from gateway.runtime.build import App, build, now
-from gateway.runtime.startup import CannotListen, listening_at, starting_point
+from gateway.runtime.startup import CannotListen, introduce, listening_at
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.directory import SpoolDirectory
 from spool.errors import SpoolError
@@ -66,15 +67,15 @@ class Gateway:
         self._observers = Observers(Metrics(), RecentEvents(now))
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
-        self._status_page = ""
+        self._admin_port = settings.admin.listen.port
         self._told_to_stop = asyncio.Event()
         self._hurried = asyncio.Event()
 
     async def run(self) -> int:
-        """Start, work, and stop on SIGTERM or SIGINT. Returns the exit code."""
+        """Start, work, and shut down gracefully on a signal. Returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signal)
+        for number, handling in signal_handling(at_a_terminal=sys.stderr.isatty()).items():
+            loop.add_signal_handler(number, self._signal if handling else _ignore_signal, number)
         try:
             async with self._admin_listener():
                 listening_socket: socket.socket | None = None
@@ -107,8 +108,7 @@ class Gateway:
         app.gate.open()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
-        where = starting_point(self._settings, app.intake.port, self._status_page)
-        _log.info("running", **where, intake_port=app.intake.port, spool_bytes=app.spool.used_bytes)
+        introduce(self._settings, app.intake.port, self._admin_port, app.spool.used_bytes)
         summaries = asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
         try:
             if await _first(self._told_to_stop.wait(), app.spool.directory.corruption.wait()) == 0:
@@ -160,7 +160,8 @@ class Gateway:
         expecting = app.gate.in_flight or (accepts_posts and self._open_calls(app))
         return quiet and not expecting and app.dispatcher.core_idle()
 
-    def _signal(self) -> None:
+    def _signal(self, number: signal.Signals) -> None:
+        _log.info("signal", signal=number.name)
         (self._hurried if self._told_to_stop.is_set() else self._told_to_stop).set()
 
     # The admin listener: up first and down last, so that it can say why the rest is not ---------------------------
@@ -175,9 +176,8 @@ class Gateway:
             site = web.TCPSite(runner, settings.listen.host, settings.listen.port, shutdown_timeout=1.0)
             with listening_at(settings.listen, "admin"):
                 await site.start()
-            host, port, *_ = runner.addresses[0]
-            self._status_page = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            _log.info("starting", admin=self._status_page)
+            self._admin_port = runner.addresses[0][1]
+            _log.info("starting", admin=site.name)
             yield
         finally:
             await runner.cleanup()
@@ -224,6 +224,35 @@ class Gateway:
     def resume(self, destination: str) -> bool | None:
         """See `GatewayView`."""
         return self._app.dispatcher.retry_now(destination) if self._app else None
+
+
+def signal_handling(*, at_a_terminal: bool) -> dict[signal.Signals, bool]:
+    """For each signal that would end the process without a drain: whether it shuts down gracefully, or is ignored.
+
+    SIGHUP means that the terminal is gone, and to a daemon that it should read its configuration again, which is read
+    at the start only. What is ignored already stays so, such as SIGHUP under nohup.
+    """
+    handling = {
+        signal.SIGQUIT: True,
+        signal.SIGXCPU: True,
+        signal.SIGHUP: at_a_terminal,
+        signal.SIGUSR1: False,
+        signal.SIGUSR2: False,
+        signal.SIGALRM: False,
+        signal.SIGVTALRM: False,
+        signal.SIGPROF: False,
+        signal.SIGIO: False,
+    }
+    if sys.platform == "linux":
+        handling |= {signal.SIGPWR: True, signal.SIGSTKFLT: False}
+    kept = {number: drains for number, drains in handling.items() if signal.getsignal(number) is not signal.SIG_IGN}
+    # A shell ignores SIGINT for what it starts in the background, and yet somebody may send it on purpose.
+    return {signal.SIGTERM: True, signal.SIGINT: True, **kept}
+
+
+def _ignore_signal(number: signal.Signals) -> None:
+    hint = "settings are read at the start only; SIGTERM shuts down gracefully"
+    _log.warning("signal_ignored", signal=number.name, hint=hint)
 
 
 def _log_directory(directory: SpoolDirectory) -> None:

@@ -1,14 +1,32 @@
-"""What a start says: where to post, where the page is, what is delivered where; and why a port cannot be used."""
+"""What a start says: where to post, where the page is, what is delivered where; or why it cannot listen."""
 
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Final
 
-from config.destinations import Destination, FileDestination, S3Destination
+import structlog
+
 from config.settings import Settings
-from config.types import ListenAddress, format_path, mask_address
+from config.types import ListenAddress, format_path
+from gateway.fanout import StoredAs, plan
+from gateway.logs import announce
 from gateway.process import port_owner
+from gateway.runtime.destinations import route_of
+from spool.records import Form
+
+_FORMS: Final = {
+    Form.WHOLE: "call logs",
+    Form.CORE: "cores",
+    Form.DETAIL: "details",
+    Form.REDUCED: "reduced details",
+    Form.NOTICE: "notices",
+}
+_ANY_INTERFACE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+_log = structlog.get_logger("callspool")
 
 
 class CannotListen(Exception):
@@ -23,7 +41,7 @@ def listening_at(address: ListenAddress, section: str) -> Iterator[None]:
     except OSError as error:
         setting = f"{section}.listen (CALLSPOOL_{section.upper()}_LISTEN)"
         if error.errno != errno.EADDRINUSE:
-            said = os.strerror(error.errno) if error.errno else str(error)
+            said = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
             raise CannotListen(f"cannot listen at {address}, which {setting} names: {said}") from error
         owner = port_owner(address.port)
         who = f"by {owner}" if owner else "most likely by another callspool (`ss -ltnp` shows whose it is)"
@@ -32,25 +50,34 @@ def listening_at(address: ListenAddress, section: str) -> Iterator[None]:
         ) from error
 
 
-def starting_point(settings: Settings, intake_port: int, status_page: str) -> dict[str, object]:
-    """What somebody who starts callspool for the first time wants to know, as fields of a log line."""
-    host = settings.intake.listen.host
-    return {
-        "post_to": f"http://{f'[{host}]' if ':' in host else host}:{intake_port}/v1/calls",
-        "status_page": f"{status_page}/",
-        "spool": format_path(settings.spool.dir),
-        "delivers": list(_deliveries(settings.destinations)),
-    }
+def introduce(settings: Settings, intake_port: int, admin_port: int, spool_bytes: int) -> None:
+    """Say that it runs and where everything is: in plain lines for people, else as the fields of one message."""
+    intake = f"http://{_reachable(settings.intake.listen, intake_port)}"
+    page = f"http://{_reachable(settings.admin.listen, admin_port)}/"
+    deliveries = list(_deliveries(settings))
+    spool = format_path(settings.spool.dir)
+    rows = [("Post call logs to", f"{intake}/v1/calls"), ("or, with the SDK", f"{intake}/send-call-log")]
+    rows += [("Status page", page)]
+    rows += [("" if index else "Delivers to", what) for index, what in enumerate(deliveries)]
+    rows += [("Spool", spool)]
+    text = f"\ncallspool {version('callspool')} is ready.\n\n"
+    text += "".join(f"  {about:<18} {what}\n" for about, what in rows)
+    text += "\n  Ctrl-C stops it; what is not delivered yet stays in the spool for the next start.\n"
+    where: dict[str, object] = {}
+    if not announce(text):
+        where = {"post_to": f"{intake}/v1/calls", "status_page": page, "spool": spool, "delivers": deliveries}
+    _log.info("running", **where, intake_port=intake_port, spool_bytes=spool_bytes)
 
 
-def _deliveries(destinations: Iterable[Destination]) -> Iterator[str]:
-    """Each destination with where it is; secrets in addresses are masked."""
-    for destination in destinations:
-        match destination:
-            case FileDestination():
-                where = format_path(destination.path)
-            case S3Destination():
-                where = f"s3://{destination.bucket}/{destination.prefix}"
-            case _:
-                where = mask_address(destination.url)
-        yield f"{destination.name}: {where}"
+def _reachable(listen: ListenAddress, port: int) -> str:
+    """An address that reaches this listener from this machine."""
+    return str(ListenAddress(_ANY_INTERFACE.get(listen.host, listen.host), port))
+
+
+def _deliveries(settings: Settings) -> Iterator[str]:
+    """Each destination with where it is, and what it gets of call logs."""
+    routes = [route_of(destination) for destination in settings.destinations]
+    owed = [delivery for stored_as in StoredAs for delivery in plan(routes, stored_as)]
+    for destination in settings.destinations:
+        forms = dict.fromkeys(_FORMS[each.form] for each in owed if each.destination == destination.name)
+        yield f"{destination.name}: {destination.target} ({', '.join(forms) or 'what another refuses as too large'})"

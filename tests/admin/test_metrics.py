@@ -51,6 +51,7 @@ PUBLISHED = {
     "callspool_outbox_rescued_bytes_total": {"path"},
     "callspool_outbox_waiting_rows": {"path"},
     "callspool_outbox_up": {"path"},
+    "callspool_log_messages_dropped_total": set(),
     "callspool_large_payloads_total": {"destination"},
     "callspool_upload_seconds": {"destination"},
     "callspool_upload_bytes_total": {"destination"},

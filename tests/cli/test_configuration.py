@@ -1,6 +1,8 @@
 """Tests of the commands that read the configuration."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from gateway.cli.exits import EPILOG, Exit
 from gateway.runtime import lifecycle
 from tests.cli.conftest import Cli, Server
 
+PROGRAM = Path(sys.executable).with_name("callspool")
 CONTEXT = click.Context(main)
 URL = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log?code=hush"}
 
@@ -169,3 +172,18 @@ def test_every_command_and_option_says_what_it_is_for(cli: Cli, command: str) ->
     for parameter in found.params:
         assert isinstance(parameter, click.Argument) or getattr(parameter, "help", None), parameter.name
     assert cli(command, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("directory", ["/tmp/日本", "/tmp/\udcff", "/tmp/ü"])
+def test_no_encoding_ends_a_command(encoding: str, directory: str) -> None:
+    """What a terminal cannot show is escaped; the command says everything else, and succeeds."""
+    ended = subprocess.run(
+        [PROGRAM, "check-config", "--local"],
+        env={"PYTHONIOENCODING": encoding, "CALLSPOOL_SPOOL_DIR": directory},
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"spool.dir" in ended.stdout
+    assert b"/tmp/" in ended.stdout

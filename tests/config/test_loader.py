@@ -130,3 +130,10 @@ def test_a_core_larger_than_a_request_is_allowed_with_a_warning(write_file: Writ
 def test_an_http_endpoint_on_this_machine_needs_no_warning() -> None:
     """Plain HTTP that never leaves the machine is nothing to say a word about."""
     assert load(None, {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/x"}).warnings == ()
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows put one before the text; it changes nothing."""
+    file = tmp_path / "c.toml"
+    file.write_bytes(b'\xef\xbb\xbf[spool]\nmax_bytes = "1 GB"\n')
+    assert load(file, ENDPOINT).settings.spool.max_bytes == 1_000_000_000

@@ -40,8 +40,8 @@ async def test_a_start_says_where_everything_is(tmp_path: Path) -> None:
     assert running["status_page"] == f"{gateway.admin_url}/"
     assert running["spool"] == str(gateway.spool)
     assert running["delivers"] == [
-        "endpoint: http://127.0.0.1:9/send-call-log?key=***",
-        "local: ./callspool-data/delivered",
+        "endpoint: http://127.0.0.1:9/send-call-log?key=*** (call logs, cores, details)",
+        "local: ./callspool-data/delivered (call logs, cores, details)",
     ]
 
 
@@ -60,6 +60,18 @@ async def test_a_port_in_use_names_the_setting_and_the_owner(tmp_path: Path, sec
     assert f"{address} is already in use by " in why["reason"]
     assert f"(process {os.getpid()})" in why["reason"]
     assert f"{section}.listen ({variable})" in why["reason"]
+
+
+async def test_a_second_callspool_is_told_of_the_first(tmp_path: Path) -> None:
+    """Started twice, the second one says that another callspool has the address, and which process that is."""
+    async with GatewayProcess(tmp_path / "first", arguments=["--local"]) as first, AsyncExitStack() as cleanup:
+        address = first.admin_url.removeprefix("http://")
+        second = GatewayProcess(tmp_path / "second", {"CALLSPOOL_ADMIN_LISTEN": address}, arguments=["--local"])
+        cleanup.push_async_exit(second)
+        await second.spawn()
+        assert await second.ended() == 1
+        (why,) = second.events("cannot_run")
+        assert f"already in use by another callspool (process {first.process.pid})" in why["reason"]
 
 
 async def test_an_address_of_another_machine_names_the_setting(tmp_path: Path) -> None:
