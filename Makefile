@@ -23,6 +23,8 @@ UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
 # Test processes; more than the cores only makes them wait for each other.
 JOBS ?= 2
+# Below this share of lines that ran, in per cent, `make test` fails.
+COVERAGE := 90
 # How long the load of `make soak` lasts.
 SECONDS ?= 600
 # How long `make prove` takes: full, or small.
@@ -99,8 +101,12 @@ $(TESTS): $(RUNS) requirements-dev.lock requirements-sdk.lock
 	@touch $@
 
 .PHONY: test
-test: $(TESTS) lint ## Check format, lint, types, import directions; run the tests with coverage
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+test: $(TESTS) ## Check format, lint, types, import directions; run the tests with coverage (ARGS for pytest)
+	@said="$$(mktemp)"; $(MAKE) lint >"$$said" 2>&1 & lint=$$!; trap 'kill $$lint 2>/dev/null; rm -f "$$said"' EXIT; \
+	failed=0; $(BIN)/slipcover --json --out .coverage.json -m pytest -n $(JOBS) --dist worksteal $(ARGS) || failed=1; \
+	wait $$lint || failed=1; cat "$$said"; exit $$failed
+	@$(BIN)/slipcover --merge .coverage.json --out .coverage.json --fail-under $(COVERAGE) \
+	  || { echo "Less than $(COVERAGE) % of the lines ran in the test processes." >&2; exit 1; }
 
 .PHONY: prove
 prove: $(TESTS) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)

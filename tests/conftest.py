@@ -30,6 +30,20 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     return loops
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each of two test processes begin with its half of the slow tests, so that none is left alone with one.
+
+    `--dist worksteal` gives each process one half of the list, and what remains of it at the end to whoever is free.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    rest = [item for item in items if not item.get_closest_marker("slow")]
+    half = max(0, len(items) // 2 - len(slow[0::2]))
+    items[:] = [*slow[0::2], *rest[:half], *slow[1::2], *rest[half:]]
+
+
 @pytest.hookimpl
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Write what tests put into `record_property("told", ...)`: the output of tests that pass is not shown."""

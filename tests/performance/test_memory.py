@@ -13,12 +13,13 @@ LARGE = 15_000_000
 
 async def test_a_large_post_is_held_once(tmp_path: Path) -> None:
     """The intake of 15 MB takes the body's own memory, its compressed frames, and little else."""
-    body = make_call_log(LARGE, seed=1, call_id="large")
-    request = b"POST /v1/calls HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    first, body = (make_call_log(LARGE, seed=seed, call_id=f"large-{seed}") for seed in (1, 2))
     async with running(tmp_path) as world:
+        # What the first one leaves behind (caches, code that measures coverage) is no part of a post.
+        await asyncio.to_thread(_post, world.port, first)
         tracemalloc.start()
         try:
-            answer = await asyncio.to_thread(_post, world.port, request)
+            answer = await asyncio.to_thread(_post, world.port, body)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -26,8 +27,10 @@ async def test_a_large_post_is_held_once(tmp_path: Path) -> None:
     assert peak < 1.4 * len(body), f"{peak / len(body):.2f} copies of the body"
 
 
-def _post(port: int, request: bytes) -> bytes:
-    """Send a request that is in memory already; returns the beginning of its answer."""
+def _post(port: int, body: bytes) -> bytes:
+    """Send a body that is in memory already, without a copy of it; returns the beginning of the answer."""
+    head = b"POST /v1/calls HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(request)
+        connection.sendall(head)
+        connection.sendall(body)
         return connection.recv(4096)

@@ -42,7 +42,7 @@ class Watched:
         holding_up = self.spool._writer.submit(lambda _: begun.set() or go_on.wait(30))
         await asyncio.to_thread(begun.wait, 30)
         tasks = [asyncio.create_task(one) for one in work]
-        waiting = self.spool._writer._line._inbox
+        waiting = self.spool._writer._queue._inbox
         await becomes(lambda: waiting.qsize() == len(work))
         commits_before = len(self._commits.batches)
         with self._tracing(done), _counting_bytes(done):

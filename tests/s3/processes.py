@@ -1,7 +1,6 @@
 """Runs `tests.s3.draining` in a process of its own, and reads what it says."""
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +11,10 @@ DEADLINE_SECONDS = 120
 
 @asynccontextmanager
 async def draining(spool: Path, endpoint: str, bucket: str, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The running process; killed at the end, if it still runs. Without coverage, whose memory is not ours."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    """The running process; killed at the end, if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.s3.draining", str(spool), endpoint, bucket, *more,
-        stdout=asyncio.subprocess.PIPE, env=environment,
+        stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         yield process
