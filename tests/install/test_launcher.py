@@ -9,7 +9,7 @@ import pytest
 
 from gateway.process import module_command
 from tests.install.pythons import needs_python
-from tests.project.repository import ROOT, text, with_suffix
+from tests.project.repository import ROOT
 
 LAUNCHER = ROOT / "gateway" / "launcher"
 
@@ -55,10 +55,3 @@ def test_a_child_process_finds_our_packages_first(tmp_path: Path) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_every_child_process_is_started_that_way() -> None:
-    """No product code builds the command of a Python process itself."""
-    product = [path for path in with_suffix(".py") if path.parts[0] in {"config", "gateway", "spool", "uploaders"}]
-    found = {str(path) for path in product if "sys.executable" in text(path)}
-    assert found == {"gateway/process.py", "gateway/launcher/callspool/__main__.py"}

@@ -33,3 +33,9 @@ def test_no_web_server_below_the_gateway():
 def test_nothing_but_tests_imports_tests():
     """Benchmarks may be run where there are none."""
     assert not [f"{path}: {name}" for path in NO_TESTS for name in imported_by(path) if name.split(".")[0] == "tests"]
+
+
+def test_every_python_process_is_started_in_one_place():
+    """`gateway.process.module_command` keeps foreign modules out of a child: no other code builds such a command."""
+    found = {str(path) for path in NO_TESTS if path.parts[0] != "bench" and "sys.executable" in text(path)}
+    assert found == {"gateway/process.py", "gateway/launcher/callspool/__main__.py"}
