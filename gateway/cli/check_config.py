@@ -10,6 +10,7 @@ from config.loader import Loaded
 from gateway.cli.exits import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit, warnings_of
 from gateway.cli.output import complain, output, plain, table
+from gateway.runtime.own_intake import addresses_of, own_intake_warnings
 
 
 @click.command("check-config", short_help="Show the settings in effect and where each comes from.")
@@ -35,7 +36,7 @@ def check_config(
     """Show the settings in effect and where each comes from; secrets are masked."""
     loaded = loaded_or_exit(file, local=local)
     _show_settings(loaded)
-    for warning in warnings_of(loaded):
+    for warning in (*warnings_of(loaded), *own_intake_warnings(loaded.settings, addresses_of)):
         complain(f"warning: {warning}", style="yellow")
     if with_probe:
         from gateway.cli.probing import probe_all  # noqa: PLC0415  # without --probe no uploader is loaded

@@ -10,6 +10,7 @@ from gateway.cli.options import configuration_options, loaded_or_exit, warnings_
 from gateway.logs import configure_logging
 from gateway.process import Priority, give_way
 from gateway.runtime import lifecycle
+from gateway.runtime.own_intake import own_intake_warnings
 
 
 @click.command(short_help="Take call logs, keep them safe, deliver them.")
@@ -21,7 +22,7 @@ def run(file: Path | None, *, local: bool) -> None:
     refused = list(give_way(_priority(loaded.settings.priority)))
     configure_logging(loaded.settings.log.level, as_text=loaded.settings.log.format.as_text)
     log = structlog.get_logger("callspool")
-    for warning in warnings_of(loaded):
+    for warning in (*warnings_of(loaded), *own_intake_warnings(loaded.settings)):
         log.warning("configuration", about=warning)
     for reason in refused:
         log.warning("priority", refused=reason)

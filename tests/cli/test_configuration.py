@@ -174,6 +174,15 @@ def test_every_command_and_option_says_what_it_is_for(cli: Cli, command: str) ->
     assert cli(command, "--help").exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_a_destination_that_is_the_own_intake_is_told_before_the_start(
+    cli: Cli, served: list[Settings], command: str
+) -> None:
+    """One environment for agent and gateway makes a loop, which nobody has to find out by a queue that grows."""
+    result = cli(command, env={"CALLSPOOL_ENDPOINT_URL": "http://localhost:7717/send-call-log"})
+    assert "destinations[endpoint].url is this gateway's own intake (127.0.0.1:7717)" in result.stderr
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 @pytest.mark.parametrize("directory", ["/tmp/日本", "/tmp/\udcff", "/tmp/ü"])
 def test_no_encoding_ends_a_command(encoding: str, directory: str) -> None:
