@@ -283,3 +283,46 @@ async def test_an_address_makes_the_first_lines(address: str, lines: Sequence[st
     """Path, host and credentials of an address stand in the request as the standard wants them."""
     head = request_head("POST", request_target(URL(address), None), {"Content-Length": "2"}).decode()
     assert head.split("\r\n") == [*lines, "Content-Length: 2", "", ""]
+
+
+START, LENGTH, END = b"HTTP/1.1 200 OK\r\n", b"Content-Length: 2\r\n", b"\r\n{}"
+CHUNKED = START + b"Transfer-Encoding: chunked\r\n\r\n"
+LIVELY = {
+    "bare line feeds": b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+    "one bare line feed": START + b"Content-Length: 2\n" + END,
+    "a folded header": START + b"X-Note: a\r\n  b\r\n" + LENGTH + END,
+    "a folded header, by a tab": START + b"X-Note: a\r\n\tb\r\n" + LENGTH + END,
+    "a control character": START + b"X-Note: a\x01b\r\n" + LENGTH + END,
+    "a blank after a chunk's size": CHUNKED + b"2 \r\n{}\r\n0\r\n\r\n",
+    "blanks after chunks' sizes": CHUNKED + b"1  \r\n{\r\n1 \r\n}\r\n0 \r\n\r\n",
+    "a chunk extension": CHUNKED + b"2;a=b\r\n{}\r\n0\r\n\r\n",
+    "a trailer": CHUNKED + b"2\r\n{}\r\n0\r\nX-Sum: 1\r\n\r\n",
+    "no reason": b"HTTP/1.1 200\r\n" + LENGTH + END,
+    "an empty reason": b"HTTP/1.1 200 \r\n" + LENGTH + END,
+    "an empty header": START + b"X-Note:\r\n" + LENGTH + END,
+    "Latin-1 in a header": START + b"X-Note: \xe9\r\n" + LENGTH + END,
+    "lower case": START + b"content-length: 2\r\n" + END,
+    "an empty line first": b"\r\n" + START + LENGTH + END,
+    "two codings": START + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "length and coding": START + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "two lengths": START + LENGTH + LENGTH + END,
+    "a length with a sign": START + b"Content-Length: +2\r\n" + END,
+    "HTTP/2": b"HTTP/2 200 OK\r\n" + LENGTH + END,
+    "no version": b"HTTP 200 OK\r\n" + LENGTH + END,
+    "a status of four digits": b"HTTP/1.1 2000 OK\r\n" + LENGTH + END,
+    "bare carriage returns": b"HTTP/1.1 200 OK\rContent-Length: 2\r\r{}",
+}
+
+
+@pytest.mark.parametrize("name", LIVELY)
+async def test_what_the_client_library_reads_is_read(name: str) -> None:
+    """A response that aiohttp, and so the SDK, can read is read here with the same result."""
+    async with answering(LIVELY[name], then_closes=True) as rogue, aiohttp.ClientSession() as session:
+        try:
+            async with session.post(rogue.url, data=b"{}") as response:
+                expected = (response.status, await response.read())
+        except aiohttp.ClientError:
+            return  # what nobody reads may be refused
+    async with answering(LIVELY[name], then_closes=True) as rogue, connections() as made:
+        got = await made.request("POST", rogue.url, HEADERS, b"{}")
+    assert (got.status, got.body) == expected

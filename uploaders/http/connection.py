@@ -46,6 +46,10 @@ class HttpConnection(asyncio.Protocol):
         self._opener = self._transport.get_protocol()
         self._transport.set_protocol(self)
         self._parser = httptools.HttpResponseParser(self)
+        # What aiohttp's client accepts, and so the SDK: bare line feeds, folded headers, blanks after a chunk's size.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ended.set_result(None)
@@ -161,7 +165,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of several with one name the first one counts."""
-        name = name.lower()
+        name = name.strip().lower()
         if name in _LOOKED_AT:
             self._headers.setdefault(name, value.decode(errors="surrogateescape"))
         elif name in _FRAMING:
