@@ -2,6 +2,7 @@
 
 import json
 
+import aioboto3
 import pytest
 from msgspec.structs import replace
 
@@ -171,3 +172,14 @@ async def test_only_a_large_body_asks_before_it_is_sent_and_only_while_that_may_
         assert not await asked(4 * MEBIBYTE, Fate.LOSE_ANSWER)
         assert await asked(4 * MEBIBYTE)
         assert not await asked(12 * MEBIBYTE)
+
+
+async def test_a_client_is_replaced_when_it_is_old(store, made, weed, bucket, monkeypatch):
+    """Under steady traffic too, connections are made anew now and then; requests under way keep theirs to their end."""
+    monkeypatch.setattr("uploaders.s3.client.MAX_AGE_SECONDS", 0.0)
+    make, clients = aioboto3.Session.client, []
+    monkeypatch.setattr(aioboto3.Session, "client", lambda *args, **kwargs: clients.append(1) or make(*args, **kwargs))
+    uploader = made(options(weed, bucket, encoding=ObjectEncoding.PLAIN))
+    outcomes = [await uploader.deliver(await store.large(size * MEBIBYTE)) for size in (1, 30)]
+    assert all(isinstance(outcome, Delivered) for outcome in outcomes)
+    assert len(clients) >= 6, "each request of the one and of the parts of the other had a client of its own"

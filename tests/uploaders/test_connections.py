@@ -2,9 +2,10 @@
 
 import asyncio
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -133,6 +134,52 @@ async def test_a_connection_that_was_idle_for_long_is_closed(monkeypatch: pytest
     async with Rogue(behaviour) as rogue, connections() as made:
         assert (await made.request("POST", rogue.url, HEADERS, b"{}")).status == 200
         await asyncio.wait_for(gone.wait(), 10)
+
+
+@pytest.mark.parametrize("through_proxy", [False, True])
+async def test_a_name_that_moved_is_followed_under_steady_traffic(
+    monkeypatch: pytest.MonkeyPatch, through_proxy: bool
+) -> None:
+    """A connection has an age limit, also to a proxy: then the name is resolved anew, though it was never idle."""
+    monkeypatch.setattr(pool, "MAX_AGE_SECONDS", 0.2)
+    monkeypatch.setattr(pool, "DNS_CACHE_SECONDS", 0)
+    addresses = ["127.0.0.1"]
+
+    async def resolve(_self: object, host: str, port: int = 0, family: int = 0) -> list[dict[str, object]]:
+        answer = {"hostname": host, "host": addresses[-1], "port": port, "family": socket.AF_INET}
+        return [{**answer, "proto": 0, "flags": 0}]
+
+    monkeypatch.setattr(aiohttp.connector.DefaultResolver, "resolve", resolve)
+    served: list[str] = []
+    opened: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await read_request(reader)
+                served.append(writer.get_extra_info("sockname")[0])
+                writer.write(OK)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    second = await asyncio.start_server(serve, "127.0.0.2", server.sockets[0].getsockname()[1])
+    port = server.sockets[0].getsockname()[1]
+    if through_proxy:
+        monkeypatch.setenv("http_proxy", f"http://moved.example:{port}")
+    url = "http://endpoint.example/x" if through_proxy else f"http://moved.example:{port}/x"
+    try:
+        async with connections() as made, asyncio.timeout(20):
+            await made.request("POST", url, HEADERS, b"{}")
+            addresses.append("127.0.0.2")
+            while served[-1] != "127.0.0.2":
+                await made.request("POST", url, HEADERS, b"{}")
+    finally:
+        for one in (server, second, *opened):
+            one.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in opened), return_exceptions=True)
+    assert served[0] == "127.0.0.1"
+    assert len(served) > 2, "the connection was used again while it was young"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The HTTP client library opens it (names, addresses, TLS, proxies). Requests are 
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -42,6 +43,7 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self, opened: Connection) -> None:
         """Takes over a connection that was just opened and not used yet."""
         self._transport = cast("asyncio.Transport", opened.transport)
+        self.opened_at = time.monotonic()
         self._opened = opened
         self._opener = self._transport.get_protocol()
         self._transport.set_protocol(self)

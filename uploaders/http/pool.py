@@ -24,6 +24,11 @@ from uploaders.rate_limit import Pace
 
 KEEP_ALIVE_SECONDS = 4.0
 """Shorter than the 5 s after which Node servers close an idle connection: a POST on a closed one would fail."""
+MAX_AGE_SECONDS = 60.0
+"""Then a connection, direct or through a proxy, is closed after its request and the name resolved anew: under steady
+traffic it would lead to an address that the name left long ago. One TLS handshake a minute costs nothing."""
+DNS_CACHE_SECONDS = 10
+"""How long a resolved name is used for new connections."""
 
 
 class ConnectionPool:
@@ -35,7 +40,10 @@ class ConnectionPool:
         self._sweep: asyncio.TimerHandle | None = None
 
     def put(self, origin: str, connection: HttpConnection) -> None:
-        """Keep a connection for the next request to this server."""
+        """Keep a connection for the next request to this server, unless it is too old."""
+        if time.monotonic() - connection.opened_at > MAX_AGE_SECONDS:
+            connection.abort()
+            return
         self._waiting[origin].append((time.monotonic(), connection))
         if self._sweep is None:
             self._sweep_later()
@@ -235,7 +243,7 @@ class HttpClient:
 
     async def _connect(self, target: RequestTarget) -> HttpConnection:
         if self._connector is None:
-            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls)
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls, ttl_dns_cache=DNS_CACHE_SECONDS)
         opened = await self._connector.connect(target.opening, [], _IN_ANY_TIME)
         if opened.protocol is None or opened.protocol.should_close:
             opened.close()

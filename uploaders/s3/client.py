@@ -6,6 +6,8 @@ are refreshed by botocore; others are read again after the server refused them.
 
 import asyncio
 import io
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 
 DEFAULT_REGION = "us-east-1"
+MAX_AGE_SECONDS = 15 * 60.0
+"""Then the client is replaced, and with it its connections: under steady traffic they would never be idle, and lead to
+an address that the server's name left long ago. Making a client takes some 60 ms."""
 AT_ONCE_BYTES = 1 << 20
 """A body up to this goes out at once. Before a larger one the server is asked, unless it did what the last request
 wanted: a refusal is heard before the body breaks the connection, and while all is well no round trip is lost."""
@@ -65,33 +70,50 @@ class S3Connection:
         self._options = options
         self._lock = asyncio.Lock()
         self._client: S3Client | None = None
+        self._opened_at = 0.0
         self._stack = AsyncExitStack()
-        self._retired: list[AsyncExitStack] = []
+        self._in_use: Counter[S3Client] = Counter()
+        self._retired: dict[S3Client, AsyncExitStack] = {}
+        """Clients that were replaced while requests of theirs were under way."""
         self._asks = True
         """Whether the server is asked before a large body: at first, and after every failure."""
 
     async def client(self) -> "S3Client":
         """The client. Raises `S3Failure` when the configured profile or authorities cannot be read."""
         async with self._lock:
+            if time.monotonic() - self._opened_at > MAX_AGE_SECONDS:
+                self.renew(self._client)
             if self._client is None:
                 with translated("Connect"):
                     self._client = await self._connect()
+                self._opened_at = time.monotonic()
             return self._client
 
-    def renew(self, refused: "S3Client | None") -> None:
-        """Look credentials up anew at the next use, unless that happened since `refused` was given.
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator["S3Client"]:
+        """The client for one request: one that is replaced meanwhile is closed after its last request."""
+        client = await self.client()
+        self._in_use[client] += 1
+        try:
+            yield client
+        finally:
+            self._in_use[client] -= 1
+            if not self._in_use[client]:
+                del self._in_use[client]
+                if client in self._retired:
+                    await self._retired.pop(client).aclose()
 
-        Requests that are under way keep their connections until `close`.
-        """
+    def renew(self, refused: "S3Client | None") -> None:
+        """Look credentials up anew at the next use, unless that happened since `refused` was given."""
         if self._client is not None and self._client is refused:
+            self._retired[self._client] = self._stack
             self._client = None
-            self._retired.append(self._stack)
             self._stack = AsyncExitStack()
 
     async def close(self) -> None:
         """Close all connections."""
         self._client = None
-        for stack in (*self._retired, self._stack):
+        for stack in (*self._retired.values(), self._stack):
             await stack.aclose()
         self._retired.clear()
 
@@ -320,22 +342,22 @@ class Bucket:
     @asynccontextmanager
     async def _request(self, operation: str, body: PartData | None = None) -> AsyncIterator["S3Client"]:
         """A client for one request, whose errors become those of this package."""
-        client = await self._connection.client()
-        try:
-            with translated(operation):
-                seconds = self._options.request_timeout
-                try:
-                    async with asyncio.timeout(seconds) as timer:
-                        if body is not None:
-                            body.timer = timer
-                        yield client
-                except TimeoutError as error:
-                    if timer.expired():
-                        raise TimedOut(Phase.ANSWER, "request_timeout", seconds) from error
-                    raise
-        except BadCredentials:
-            self._connection.renew(client)
-            raise
+        async with self._connection.lease() as client:
+            try:
+                with translated(operation):
+                    seconds = self._options.request_timeout
+                    try:
+                        async with asyncio.timeout(seconds) as timer:
+                            if body is not None:
+                                body.timer = timer
+                            yield client
+                    except TimeoutError as error:
+                        if timer.expired():
+                            raise TimedOut(Phase.ANSWER, "request_timeout", seconds) from error
+                        raise
+            except BadCredentials:
+                self._connection.renew(client)
+                raise
 
 
 def _required(told: T | None, name: str) -> T:
