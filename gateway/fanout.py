@@ -17,6 +17,8 @@ class RouteKind(StrEnum):
     """Takes every call log whole, through an upload address: presigned."""
     BUCKET = "bucket"
     """Takes objects, which wait for nothing: s3."""
+    STORE = "store"
+    """Keeps every event of a call and puts them together itself, so that none waits for another: sqlite, postgres."""
 
 
 class StoredAs(StrEnum):
@@ -26,6 +28,8 @@ class StoredAs(StrEnum):
     """As it came: only a whole."""
     TWO_PHASE = "two_phase"
     """In fragments: core, detail, or whole."""
+    DETAIL = "detail"
+    """As it came, a large detail that was split off elsewhere: only a whole, of the detail lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple
     for route in destinations:
         if route.kind is RouteKind.BUCKET:
             owed.extend([] if route.notifies in sent_first else _to_bucket(route, stored_as))
+        elif route.kind is RouteKind.STORE:
+            owed.extend(_to_store(route, stored_as))
         elif route.kind is RouteKind.UPLOADS:
             owed.extend(_uploaded(route, Lane.CORE if stored_as is StoredAs.SINGLE else Lane.DETAIL))
         else:
@@ -73,6 +79,11 @@ def _to_endpoint(route: DestinationRoute, stored_as: StoredAs, bucket: str | Non
         yield NewDelivery(route.name, Form.WHOLE, Lane.CORE)
     elif route.large is Large.PRESIGNED:
         yield from _uploaded(route, Lane.DETAIL)
+    elif stored_as is StoredAs.DETAIL:
+        if bucket is not None:
+            yield NewDelivery(route.name, Form.NOTICE, Lane.CORE, after=bucket)
+        elif route.detail is not None:
+            yield NewDelivery(route.name, Form.WHOLE, Lane.DETAIL)
     elif route.large is Large.WHOLE:
         yield NewDelivery(route.name, Form.WHOLE, Lane.DETAIL)
     else:
@@ -97,5 +108,18 @@ def _to_bucket(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDeli
         if alone:
             yield NewDelivery(route.name, Form.CORE, Lane.CORE, ordered=False)
         yield NewDelivery(route.name, Form.DETAIL, Lane.DETAIL, ordered=False)
+    elif stored_as is StoredAs.DETAIL:
+        yield NewDelivery(route.name, Form.WHOLE, Lane.DETAIL, ordered=False)
     elif alone:
         yield NewDelivery(route.name, Form.WHOLE, Lane.CORE, ordered=False)
+
+
+def _to_store(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDelivery]:
+    """Nothing has an order, and nothing is superseded: a late start completes its call."""
+    forms = {
+        StoredAs.SINGLE: ((Form.WHOLE, Lane.CORE),),
+        StoredAs.TWO_PHASE: ((Form.CORE, Lane.CORE), (Form.DETAIL, Lane.DETAIL)),
+        StoredAs.DETAIL: ((Form.WHOLE, Lane.DETAIL),),
+    }
+    for form, lane in forms[stored_as]:
+        yield NewDelivery(route.name, form, lane, ordered=False, last_write_wins=False)

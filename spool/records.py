@@ -216,6 +216,8 @@ class NewDelivery:
     """Whether it waits its turn among the deliveries of its call; objects in a bucket do not."""
     after: str | None = None
     """A destination whose delivery of this record must end first (a notice waits for its object)."""
+    last_write_wins: bool = True
+    """Whether what comes last there replaces what came before: then nothing is sent that a later event supersedes."""
 
 
 class NewRecord(Struct, frozen=True):
@@ -236,6 +238,8 @@ class NewRecord(Struct, frozen=True):
     fragments: Mapping[Fragment, Sequence[Buffer]]
     deliveries: tuple[NewDelivery, ...]
     superseded_by: str | None = None
+    superseded_everywhere: bool = False
+    """Whether it then is owed to nobody at all: also not to destinations that keep every event of a call."""
     upload_key_hash: bytes | None = None
     """The upload address that this came through; it is marked as used in the same transaction."""
     origin: str | None = None
@@ -252,7 +256,7 @@ class Accepted(Struct, frozen=True):
     duplicate: bool
     """An accepted record had the same call id, event and digest: nothing was stored."""
     superseded: bool
-    """A later event of the call was accepted before: recorded, and not sent."""
+    """A later event of the call was accepted before: not sent to where it would replace that."""
     ready: tuple[Delivery, ...]
     """The new deliveries that may be sent at once."""
     two_phase: bool

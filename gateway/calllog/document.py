@@ -14,6 +14,8 @@ from spool.records import Buffer
 
 DEFAULT_EVENT: Final = "call_log"
 """The event of a call log that names none in `wcall_event`."""
+DETAIL_EVENT: Final = "call_detail"
+"""The event of a detail that another gateway split off (Phase 2): never split again."""
 REFERENCE_EVENT: Final = "s3_reference"
 """The event of a note that the call log itself lies in a bucket."""
 MAX_NAME_LENGTH: Final = 512
@@ -36,7 +38,7 @@ class Document(msgspec.Struct, frozen=True):
     """Whether the `call_id` came as a text; otherwise it was a number."""
     agent_id: str | None
     event: str
-    """`wcall_event`, or `DEFAULT_EVENT`; of a reference to a bucket `REFERENCE_EVENT`."""
+    """`wcall_event`, or `DEFAULT_EVENT`; `REFERENCE_EVENT` of a reference to a bucket, `DETAIL_EVENT` of a detail."""
     environment: str | None
     token: str | None
     """The top-level `token`. One that is neither text nor a number is of no use, and dropped."""
@@ -101,7 +103,7 @@ def document_of(top: TopLevel) -> Document:
     values = top.values
     call_id, named_by_text = _call_id(values.get("call_id"))
     reference = is_literal(values.get("s3_reference"), b"true") and "s3_key" in values
-    event = REFERENCE_EVENT if reference else _text(values.get("wcall_event")) or DEFAULT_EVENT
+    event = REFERENCE_EVENT if reference else _event(values)
     token = None
     slices: tuple[Slice, ...] = (Slice(0, len(top.text)),)
     if _TOKEN in values:
@@ -120,6 +122,14 @@ def document_of(top: TopLevel) -> Document:
         top,
         reference,
     )
+
+
+def _event(values: Mapping[str, msgspec.Raw]) -> str:
+    """What the call log says it is. An update without an event is called by its `update_type`."""
+    update = _text(values.get("update_type"))
+    if update == "detailed_telemetry":
+        return DETAIL_EVENT
+    return _text(values.get("wcall_event")) or update or DEFAULT_EVENT
 
 
 def text_of(raw: msgspec.Raw | None) -> str | None:

@@ -88,8 +88,8 @@ class Acceptor:
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
-        With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already, as a
-        start has it that comes after its end.
+        With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already. A
+        start that comes after its end is sent only to destinations that keep every event of a call.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
@@ -106,7 +106,8 @@ class Acceptor:
                 token=token,
                 fragments=call_log.fragments,
                 deliveries=self._plans[call_log.stored_as],
-                superseded_by=ENDED if call_log.event == STARTED else superseded_by,
+                superseded_by=superseded_by or (ENDED if call_log.event == STARTED else None),
+                superseded_everywhere=superseded_by is not None,
                 upload_key_hash=upload_key_hash,
             )
         )

@@ -10,7 +10,7 @@ from mmap import mmap
 
 import msgspec
 
-from gateway.calllog.document import Document, Envelope, UploadRequest, recognise
+from gateway.calllog.document import DETAIL_EVENT, Document, Envelope, UploadRequest, recognise
 from gateway.calllog.split import CORE_MAX_BYTES, split
 from gateway.calllog.toplevel import Piece, buffers, scan
 from gateway.fanout import StoredAs
@@ -116,11 +116,16 @@ def stored_as(document: Document, rule: SizeRule) -> StoredAs:
     even the most that compression may add keeps it below the other one (with the defaults, below 3.1 MB).
     """
     if document.raw_bytes > rule.two_phase_raw_threshold:
-        return StoredAs.TWO_PHASE
+        return _large(document)
     if _fits(frames_bound(document.raw_bytes), rule):
         return StoredAs.SINGLE
     frames = FrameEncoder(rule.compression_level).frames(document.pieces)
-    return StoredAs.SINGLE if _fits(sum(len(frame.data) for frame in frames), rule) else StoredAs.TWO_PHASE
+    return StoredAs.SINGLE if _fits(sum(len(frame.data) for frame in frames), rule) else _large(document)
+
+
+def _large(document: Document) -> StoredAs:
+    """A detail has no core: splitting it again would make one that says nothing, and replace the call's."""
+    return StoredAs.DETAIL if document.event == DETAIL_EVENT else StoredAs.TWO_PHASE
 
 
 def _fits(stored: int, rule: SizeRule) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from spool.db import sql
 from spool.db.sql import checksum_of, encode_fragments, number_in, record_of, uid_of
@@ -10,7 +11,7 @@ from spool.db.transaction import Transaction
 from spool.errors import SpoolUnavailable
 from spool.payload.frames import Frame, SmallPayload, StoredPayload
 from spool.queue.ordering import Sibling, initial_state, planned, state_in_record
-from spool.records import Accepted, Delivery, DeliveryState, DestinationIds, Fragment, NewRecord, Record
+from spool.records import Accepted, Delivery, DeliveryState, DestinationIds, Fragment, NewDelivery, NewRecord, Record
 
 
 class Acceptance(Struct, frozen=True):
@@ -49,8 +50,10 @@ def accept(
     superseded = any(event == new.superseded_by for _, event, *_ in earlier)
     stored = payload.stored if isinstance(payload, SmallPayload) else payload
     assert stored is not None, "the writer had it compressed"
+    if superseded:
+        new = replace(new, deliveries=_despite_later_events(new))
     record = _write_record(transaction, new, stored, destinations.spool_id, now, superseded=superseded)
-    ready = () if superseded else _enqueue_all(transaction, new, record, destinations, begins_call=not earlier)
+    ready = _enqueue_all(transaction, new, record, destinations, begins_call=not earlier)
     _mark_upload_used(transaction, new, record.uid)
     two_phase = Fragment.BODY not in stored.fragments
     accepted = Accepted(
@@ -70,6 +73,13 @@ def _original(
         if transaction.execute(sql.GIVEN_UP, (record_id,)).fetchone() is None:
             return record_id
     return None
+
+
+def _despite_later_events(new: NewRecord) -> tuple[NewDelivery, ...]:
+    """What is owed of a record that is superseded: to whoever keeps every event, unless nobody is to get it."""
+    if new.superseded_everywhere:
+        return ()
+    return tuple([delivery for delivery in new.deliveries if not delivery.last_write_wins])
 
 
 def _namesake(transaction: Transaction, origin: str, spool_id: str) -> int | None:
@@ -97,7 +107,7 @@ def _duplicate_of(transaction: Transaction, new: NewRecord, record_id: int, spoo
 def _write_record(
     transaction: Transaction, new: NewRecord, stored: StoredPayload, spool_id: str, now: int, *, superseded: bool
 ) -> Record:
-    owed = bool(new.deliveries) and not superseded
+    owed = bool(new.deliveries)
     token_id = transaction.tokens.use(transaction.connection, new.token) if new.token and owed else None
     if owed:
         if stored.orphaned:
@@ -112,7 +122,7 @@ def _write_record(
         stored_bytes, now, token_id, stored.first_chunk, encode_fragments(stored.fragments),
         new.origin,
     )  # fmt: skip
-    transaction.records.add((*row[:12], superseded, settled_at, new.origin, checksum_of(row)))
+    transaction.records.add((*row[:12], superseded and not owed, settled_at, new.origin, checksum_of(row)))
     uid = new.origin or uid_of(spool_id, record_id)
     return Record(
         record_id, uid, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,

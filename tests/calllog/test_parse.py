@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.calllog.document import DEFAULT_EVENT, MAX_NAME_LENGTH, REFERENCE_EVENT, parse
+from gateway.calllog.document import DEFAULT_EVENT, DETAIL_EVENT, MAX_NAME_LENGTH, REFERENCE_EVENT, parse
 from tests.calllog.joining import body
 
 LITERALS = [
@@ -112,11 +112,16 @@ def test_call_id_is_text_or_the_text_of_a_number(literal: str, call_id: str) -> 
         (', "s3_reference": true, "s3_key": "k"', REFERENCE_EVENT),
         (', "s3_reference": true, "s3_key": "k", "wcall_event": "call_ended"', REFERENCE_EVENT),
         (', "s3_reference": true', DEFAULT_EVENT),
+        (', "update_type": "detailed_telemetry"', DETAIL_EVENT),
+        (', "update_type": "detailed_telemetry", "wcall_event": "call_ended"', DETAIL_EVENT),
+        (', "update_type": "recording_ready"', "recording_ready"),
+        (', "update_type": "recording_ready", "wcall_event": "call_ended"', "call_ended"),
+        (', "update_type": 7', DEFAULT_EVENT),
         (', "s3_reference": false, "s3_key": "k"', DEFAULT_EVENT),
     ],
 )
 def test_event_always_has_a_name(members: str, event: str) -> None:
-    """The event is `wcall_event` where that is a text, of a reference to a bucket its own, otherwise a default."""
+    """The event is `wcall_event`, else `update_type`, else a default; references and details have their own."""
     assert parse(f'{{"call_id": "a"{members}}}'.encode()).event == event
 
 

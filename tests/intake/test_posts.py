@@ -60,6 +60,20 @@ async def test_a_repeated_post_is_a_duplicate(world: World) -> None:
     assert world.counted("send_call_log", "duplicate") == 1
 
 
+async def test_a_phase_2_body_is_not_split_again(world: World) -> None:
+    """A detail that a gateway posts is kept as it came, however large: it has no core that could be made of it."""
+    posted = json.loads(large_call_log())
+    detail = {"call_id": "call-1", "update_type": "detailed_telemetry", "telemetry_data": posted["telemetry_data"]}
+    body = json.dumps(detail).encode()
+    reply = await world.post(body)
+    assert (reply.status, reply.json["upload_method"]) == (202, "single")
+    record = (await world.only_record("call-1")).record
+    assert (record.event, list(record.fragments)) == ("call_detail", [Fragment.BODY])
+    assert await world.stored(record) == body
+    (delivery,) = (await world.only_record("call-1")).deliveries
+    assert (delivery.form, delivery.lane) == (Form.WHOLE, Lane.DETAIL)
+
+
 async def test_a_start_after_its_end_is_superseded(world: World) -> None:
     """A call_started that comes after its call_ended is recorded and owed to nobody."""
     await world.post(call_log())

@@ -17,7 +17,12 @@ BUCKET = DestinationRoute("bucket", RouteKind.BUCKET, notifies="endpoint")
 OTHER = DestinationRoute("other")
 REDUCED = DestinationRoute("endpoint", detail=Form.REDUCED)
 CORES_ONLY = DestinationRoute("endpoint", detail=None)
+STORE = DestinationRoute("store", RouteKind.STORE)
 OVERFLOWING = DestinationRoute("endpoint", overflows=True)
+
+
+def stored(form: Form, lane: Lane) -> NewDelivery:
+    return to("store", form, lane, ordered=False, last_write_wins=False)
 
 
 def to(name: str, form: Form, lane: Lane, **more: object) -> NewDelivery:
@@ -40,6 +45,7 @@ def to(name: str, form: Form, lane: Lane, **more: object) -> NewDelivery:
         ([LONE_BUCKET], [to("bucket", Form.WHOLE, Lane.CORE, ordered=False)]),
         ([BUCKET, ENDPOINT], [to("endpoint", Form.WHOLE, Lane.CORE)]),
         ([ENDPOINT, OTHER], [to("endpoint", Form.WHOLE, Lane.CORE), to("other", Form.WHOLE, Lane.CORE)]),
+        ([STORE], [stored(Form.WHOLE, Lane.CORE)]),
     ],
 )
 def test_a_record_in_one_piece_goes_whole_and_at_once(
@@ -98,6 +104,7 @@ def test_a_record_in_one_piece_goes_whole_and_at_once(
                 to("other", Form.DETAIL, Lane.DETAIL),
             ],
         ),
+        ([STORE], [stored(Form.CORE, Lane.CORE), stored(Form.DETAIL, Lane.DETAIL)]),
     ],
 )
 def test_a_large_record_goes_as_its_destination_wants_it(
@@ -105,3 +112,29 @@ def test_a_large_record_goes_as_its_destination_wants_it(
 ) -> None:
     """Core and detail, or the whole in the detail lane; with a bucket, its object and a notice of that."""
     assert plan(routes, StoredAs.TWO_PHASE) == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ([ENDPOINT], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        ([WHOLE], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        ([CORES_ONLY], []),
+        ([PRESIGNED], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        ([LONE_BUCKET], [to("bucket", Form.WHOLE, Lane.DETAIL, ordered=False)]),
+        (
+            [BUCKET, ENDPOINT],
+            [
+                to("bucket", Form.WHOLE, Lane.DETAIL, ordered=False),
+                to("endpoint", Form.NOTICE, Lane.CORE, after="bucket"),
+            ],
+        ),
+        ([BUCKET, OVERFLOWING], [to("endpoint", Form.WHOLE, Lane.DETAIL)]),
+        ([STORE], [stored(Form.WHOLE, Lane.DETAIL)]),
+    ],
+)
+def test_a_detail_of_another_gateway_goes_on_as_it_came(
+    routes: list[DestinationRoute], expected: list[NewDelivery]
+) -> None:
+    """A Phase 2 body is never split again: it goes in one piece and never before cores, or as an object."""
+    assert plan(routes, StoredAs.DETAIL) == tuple(expected)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from spool.db.transaction import Transaction
 from spool.errors import NotStorable, SpoolUnavailable
 from spool.queue import ingest
-from spool.records import Delivered, DeliveryState, Form, Fragment, Lane
+from spool.records import Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery
 from spool.store import Spool
 from tests.spool.building import (
     BUCKET,
@@ -20,6 +21,7 @@ from tests.spool.building import (
     ENDPOINT,
     NOTICE,
     OBJECT,
+    WHOLE,
     Clock,
     a_record,
     due,
@@ -83,6 +85,20 @@ async def test_a_superseded_record_is_a_receipt_without_payload(spool: Spool, tm
     assert started.deliveries == ()
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(1,)]
     assert rows(tmp_path, "SELECT count(*) FROM tokens") == [(0,)]
+
+
+async def test_a_superseded_record_is_owed_to_whoever_keeps_every_event(spool: Spool) -> None:
+    """A late start goes to a store, which completes its call with it, and to nobody where the last write wins."""
+    kept = NewDelivery(BUCKET, Form.WHOLE, Lane.CORE, ordered=False, last_write_wins=False)
+    await spool.accept(a_record("c", event="call_ended"))
+    late = await spool.accept(a_record("c", WHOLE, kept, event="call_started", superseded_by="call_ended"))
+    assert late.superseded
+    assert [delivery.destination for delivery in late.ready] == [BUCKET]
+    _, started = await spool.trace("c")
+    assert not started.superseded
+    new = a_record("c", WHOLE, kept, event="call_started", superseded_by="call_ended")
+    nobody = await spool.accept(replace(new, superseded_everywhere=True))
+    assert nobody.ready == ()
 
 
 async def test_a_start_before_its_end_is_not_superseded(spool: Spool) -> None:
