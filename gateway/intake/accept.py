@@ -196,11 +196,8 @@ class PostService:
         """What answers the posts of a source: reads the body, parses it, and does what it asks for."""
 
         async def respond(request: web.BaseRequest, match: Match) -> Result:
-            body = await self._reader.read(request)
-            try:
+            with await self._reader.read(request) as body:
                 return await self.reply(await parse(body), self.sender(request, match))
-            finally:
-                body.release()
 
         return respond
 

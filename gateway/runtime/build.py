@@ -48,6 +48,7 @@ class App:
     dispatcher: Dispatcher
     intake: IntakeServer
     gate: AdmissionGate
+    staging: StagingArea
     calls: OpenCalls
     throttle: DrainThrottle
     delivery_admin: DeliveryAdmin
@@ -158,4 +159,6 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
 
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, now)
-    return App(spool, dispatcher, server, gate, calls, throttle, delivery_admin, parse_worker, executor, outboxes)
+    return App(
+        spool, dispatcher, server, gate, staging, calls, throttle, delivery_admin, parse_worker, executor, outboxes
+    )

@@ -52,17 +52,13 @@ class SdkSource:
 
     async def _give_address(self, request: web.BaseRequest, match: Match) -> Result:
         """An address for whatever document names a call: the SDK sends the id and a content type."""
-        body = await self._reader.read(request)
-        try:
+        with await self._reader.read(request) as body:
             parsed = await self._acceptor.parse(body)
-            return await self._posts.give_address(parsed.call_id, self._posts.sender(request, match))
-        finally:
-            body.release()
+        return await self._posts.give_address(parsed.call_id, self._posts.sender(request, match))
 
     async def _accept_upload(self, request: web.BaseRequest, match: Match) -> Result:
         claim = await self._uploads.claim(match.argument)
-        body = await self._reader.read(request)
-        try:
+        with await self._reader.read(request) as body:
             parsed = await self._acceptor.parse(body)
             if not isinstance(parsed, CallLog):
                 raise Rejection(400, "not_a_call_log", "The uploaded document is no call log.", "PUT the call log.")
@@ -70,8 +66,6 @@ class SdkSource:
             key = usable(parsed.token) or claim.upload.token
             accepted = await self._acceptor.accept(parsed, key, upload_key_hash=claim.key_hash)
             return accepted_result(parsed, accepted, _SUCCESS)
-        finally:
-            body.release()
 
     async def _trace(self, _request: web.BaseRequest, match: Match) -> Result:
         records = await self._store.trace(match.argument)
