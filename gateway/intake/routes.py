@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from gateway.calllog.document import credential
 from gateway.intake.responses import Rejection
 
 NO_ROUTE = "none"
@@ -116,8 +117,6 @@ class Router:
 # agent's key. An agent that has both sends the intake's token as a bearer, and its key in the header.
 
 HEADER = "x-pype-token"
-_LONGEST = 8190
-"""What a header can carry at most towards common servers."""
 
 
 class IntakeToken:
@@ -145,17 +144,10 @@ class IntakeToken:
         return self.foreign(request.headers.get(HEADER))
 
     def foreign(self, key: str | None) -> str | None:
-        """The key, if a header can carry it and it is not the intake's own token."""
-        return None if key is None or self._equals(key) else usable(key)
+        """The key, if it is a credential and not the intake's own token."""
+        return None if key is None or self._equals(key) else credential(key)
 
     def _equals(self, presented: str | None) -> bool:
         if self._token is None or presented is None:
             return False
         return hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), self._token)
-
-
-def usable(key: str | None) -> str | None:
-    """The key, if a header can carry it: not empty, not too long, printable."""
-    if not key or len(key) > _LONGEST or not key.isprintable():
-        return None
-    return key

@@ -63,13 +63,13 @@ class Intake:
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
         self.parse_worker = ParseWorker(workers)
         calls = OpenCalls()
+        token = IntakeToken(options.token)
         acceptor = Acceptor(
-            store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls
+            store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls, token
         )
         uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
-        token = IntakeToken(options.token)
         posts = PostService(reader, acceptor, uploads, token)
-        sdk = SdkSource(reader, acceptor, posts, uploads, store)
+        sdk = SdkSource(reader, acceptor, posts, uploads, store, token)
         lines = LineReader(options.bodies.body_max, staging, workers)
         self.open_calls = calls
         self.gate = AdmissionGate()

@@ -14,7 +14,7 @@ from gateway.intake.body_reader import BodyReader
 from gateway.intake.parse import CallLog
 from gateway.intake.ports import RecordStore
 from gateway.intake.responses import Rejection
-from gateway.intake.routes import ANSWERED, Match, Result, Route, usable
+from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result, Route
 from gateway.intake.upload_urls import UploadUrlService
 from gateway.trace import trace_of
 
@@ -32,12 +32,14 @@ class SdkSource:
         posts: PostService,
         uploads: UploadUrlService,
         store: RecordStore,
+        token: IntakeToken,
     ) -> None:
         self._reader = reader
         self._acceptor = acceptor
         self._posts = posts
         self._uploads = uploads
         self._store = store
+        self._token = token
 
     def routes(self) -> Sequence[Route]:
         """Its routes."""
@@ -63,7 +65,7 @@ class SdkSource:
             if not isinstance(parsed, CallLog):
                 raise Rejection(400, "not_a_call_log", "The uploaded document is no call log.", "PUT the call log.")
             claim.check_same(parsed.digest)
-            key = usable(parsed.token) or claim.upload.token
+            key = self._token.foreign(parsed.token) or claim.upload.token
             accepted = await self._acceptor.accept(parsed, key, upload_key_hash=claim.key_hash)
             return accepted_result(parsed, accepted, _SUCCESS)
 
