@@ -151,3 +151,46 @@ class IntakeToken:
         if self._token is None or presented is None:
             return False
         return hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), self._token)
+
+
+# Loops: a gateway whose endpoint is its own intake would deliver to itself, be answered "duplicate", and delete the
+# only copy. So what it sends carries its mark, and what carries its own mark is refused.
+
+
+def via_pseudonym(spool_id: str) -> str:
+    """What a gateway is called in `Via` (RFC 9110, 7.6.3): `Via: 1.1 callspool-ID`."""
+    return f"callspool-{spool_id}"
+
+
+class LoopGuard:
+    """Recognises what this gateway sent itself, through whatever proxies it came back."""
+
+    def __init__(self, spool_id: str) -> None:
+        self._pseudonym = via_pseudonym(spool_id)
+        self._own_keys = f"{spool_id}-"
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Return unless this gateway sent the request; raises `Rejection` (508) then.
+
+        A proxy may remove `Via`, but not the idempotency key, which begins with the spool's id.
+        """
+        headers = request.headers
+        if "Via" in headers and self._pseudonym in _received_by(headers.getall("Via")):
+            raise _loop_detected("Via")
+        if headers.get("Idempotency-Key", "").startswith(self._own_keys):
+            raise _loop_detected("Idempotency-Key")
+
+
+def _received_by(lines: Iterable[str]) -> set[str]:
+    """The hosts and pseudonyms that `Via` lists; comments are left out."""
+    members = [member.split() for line in lines for member in line.split(",")]
+    return {words[1].lower() for words in members if len(words) > 1}
+
+
+def _loop_detected(header: str) -> Rejection:
+    return Rejection(
+        508,
+        "loop_detected",
+        f"This gateway sent the request itself, as {header} says: one of its destinations leads back to its intake.",
+        "Set the destination's address to the endpoint that is to get the call logs; they stay in the spool.",
+    )

@@ -15,7 +15,7 @@ from gateway.intake.handler import IntakeHandler
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.protocol import AdmissionGate
-from gateway.intake.routes import IntakeToken, Router
+from gateway.intake.routes import IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
@@ -138,7 +138,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
     lines = LineReader(intake.body_max, staging, workers)
     batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
-    handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), gate, token, metrics)
+    handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), gate, LoopGuard(spool.id), token, metrics)
     server = IntakeServer(
         intake.listen.host, intake.listen.port, handler.handle, gate, metrics, options.connection_limits(intake)
     )

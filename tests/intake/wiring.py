@@ -16,7 +16,7 @@ from gateway.intake.parse import SizeRule
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import AdmissionGate, ConnectionLimits
-from gateway.intake.routes import IntakeToken, Router
+from gateway.intake.routes import IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
@@ -92,5 +92,7 @@ class Intake:
             token=token,
             observer=observer,
         )
-        handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), self.gate, token, observer)
+        handler = IntakeHandler(
+            Router([*sdk.routes(), *batch.routes()]), self.gate, LoopGuard(store.id), token, observer
+        )
         self.server = IntakeServer("127.0.0.1", 0, handler.handle, self.gate, observer, options.connections)
