@@ -118,12 +118,17 @@ def options(server: Server, bucket: str, **changes: Any) -> S3Options:
     return S3Options(**({"bucket": bucket, "endpoint_url": server.endpoint, "region": "us-east-1"} | changes))
 
 
+@cache
+def _session() -> aioboto3.Session:
+    """One for all: each would read the descriptions of S3 anew, 0.1 s of CPU."""
+    return aioboto3.Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name="us-east-1")
+
+
 @asynccontextmanager
 async def client_of(server: Server) -> AsyncIterator[Any]:
     """A client of the tests' own, to look at what is there."""
-    session = aioboto3.Session(aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name="us-east-1")
     config = client_config(options(server, "any"))
-    async with session.client("s3", endpoint_url=server.endpoint, config=config) as client:
+    async with _session().client("s3", endpoint_url=server.endpoint, config=config) as client:
         yield client
 
 

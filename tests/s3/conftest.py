@@ -1,9 +1,11 @@
 """Fixtures: S3 servers for the whole session, a bucket of one's own, a real spool with something to deliver."""
 
+import functools
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server, seaweedfs
 from tests.s3.building import Store, client_of, now, opened_store
@@ -13,6 +15,15 @@ from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def descriptions_read_once() -> Iterator[None]:
+    """botocore parses its descriptions of S3 for each session, and each uploader has its own: 0.1 s of CPU a test."""
+    read = functools.cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))
+        yield
 
 
 @pytest.fixture(scope="session")
