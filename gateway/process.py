@@ -8,7 +8,6 @@ refuses is logged, and the gateway runs on without it.
 import contextlib
 import os
 import resource
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,23 +88,3 @@ def port_owner(port: int) -> str | None:
 def _runs_callspool(command: Iterable[str]) -> bool:
     """Whether a command line starts a gateway, by its script or as a module."""
     return any(Path(word).name in {"callspool", "gateway.cli", "gateway.cli.chaos_gateway"} for word in command)
-
-
-# Child processes.
-
-_ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds our packages, wherever it is installed."""
-
-_RUN_MODULE = (
-    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
-
-
-def module_command(module: str) -> tuple[str, ...]:
-    """The command that runs one of our modules in a process of its own, as `python -m` would.
-
-    A child looks for our packages in the folder that this process has them from before it looks anywhere else, so a
-    `config.py` in `PYTHONPATH` or in the current directory (`-P`) is not mistaken for ours.
-    """
-    return (sys.executable, "-P", "-c", _RUN_MODULE, str(_ROOT), module)

@@ -14,10 +14,11 @@ import resource
 import signal
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 SAFE_SQLITE = (3, 53, 3)
 """From this version on, SQLite no longer deletes the file that a forged rollback journal names as its super-journal.
@@ -27,6 +28,14 @@ Tried with the journal of tests/outbox/hostile.py: 3.40.1, 3.50.4, 3.51.3 and 3.
 """
 _PASSED_ON = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 """What a Python process needs to start. Tokens and keys of the gateway have other names."""
+LENGTH_BYTES = 4
+"""Of the number that stands before each message between such a process and the gateway, little-endian."""
+_ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds our packages, wherever it is installed."""
+_RUN_MODULE = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 _FIRST_TO_GO = "1000"
 """The highest oom_score_adj: an out-of-memory killer then chooses this process before the gateway."""
 
@@ -50,8 +59,37 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: variables[name] for name in _PASSED_ON if name in variables}
 
 
-def confine(limits: Limits, folder: Path) -> bool:
+def module_command(module: str) -> tuple[str, ...]:
+    """The command that runs one of our modules in a process of its own, as `python -m` would.
+
+    A child looks for our packages in the folder that this process has them from before it looks anywhere else, so a
+    `config.py` in `PYTHONPATH` or in the current directory (`-P`) is not mistaken for ours.
+    """
+    return (sys.executable, "-P", "-c", _RUN_MODULE, str(_ROOT), module)
+
+
+def framed(data: bytes) -> bytes:
+    """A message as it goes over a pipe: behind its length."""
+    return len(data).to_bytes(LENGTH_BYTES, "little") + data
+
+
+def read_message(pipe: BinaryIO) -> bytes | None:
+    """The next message; None at the end of the pipe."""
+    head = pipe.read(LENGTH_BYTES)
+    return pipe.read(int.from_bytes(head, "little")) if len(head) == LENGTH_BYTES else None
+
+
+def pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Standard input and output of this process, for messages; a stray print goes to standard error from now on."""
+    output = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return os.fdopen(0, "rb", closefd=False), output
+
+
+def confine(limits: Limits, folder: Path, *, readable: Collection[Path] = (), scratch: bool = False) -> bool:
     """Give up what this process does not need to work on the files in `folder`. Call it before any thread is started.
+
+    It may still read below the paths of `readable`, and with `scratch` make folders in `folder`.
 
     Returns whether the kernel keeps it away from all other files. A signal that stops the gateway's whole group is
     ignored: the gateway still has work for this process, and ends it.
@@ -72,7 +110,8 @@ def confine(limits: Limits, folder: Path) -> bool:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    return _landlock(libc, folder)
+    rights = _FOLDER_RIGHTS | (_SCRATCH_RIGHTS if scratch else 0)
+    return _landlock(libc, {folder: rights, **dict.fromkeys(readable, _READ_FILE | _READ_DIR)})
 
 
 # Landlock, by its system calls: the C library has no functions for them. linux/landlock.h names the numbers.
@@ -85,7 +124,9 @@ _GIVE_VERSION = 1
 _PATH_BENEATH = 1
 
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 5, 1 << 8, 1 << 14
+_REMOVE_DIR, _MAKE_DIR, _REFER = 1 << 4, 1 << 7, 1 << 13
 _FOLDER_RIGHTS = _WRITE_FILE | _READ_FILE | _READ_DIR | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
+_SCRATCH_RIGHTS = _REMOVE_DIR | _MAKE_DIR | _REFER
 _FILE_RIGHTS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 _NEWEST_ABI = 6
 _TCP = 0b11
@@ -103,8 +144,8 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
-def _landlock(libc: ctypes.CDLL, folder: Path) -> bool:
-    """Leave this process the files of `folder`, SQLite's source of randomness, and nothing else."""
+def _landlock(libc: ctypes.CDLL, paths: Mapping[Path, int]) -> bool:
+    """Leave this process its rights below these paths, SQLite's source of randomness, and nothing else."""
     abi = min(int(libc.syscall(_CREATE_RULESET, None, 0, _GIVE_VERSION)), _NEWEST_ABI)
     if abi < 1:
         return False
@@ -115,7 +156,7 @@ def _landlock(libc: ctypes.CDLL, folder: Path) -> bool:
     if ruleset < 0:
         return False
     try:
-        allowed = _allow(libc, ruleset, folder, _FOLDER_RIGHTS & handled)
+        allowed = all(_allow(libc, ruleset, path, rights & handled) for path, rights in paths.items())
         _allow(libc, ruleset, Path("/dev/urandom"), _READ_FILE)  # without it, SQLite takes the time
         if not allowed or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             return False

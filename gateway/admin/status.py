@@ -143,14 +143,13 @@ def status_of(
     now: int,
     lifecycle: Lifecycle,
     stats: SpoolStats | None,
-    intake_obstacle: str | None,
     destinations: tuple[DestinationStatus, ...],
     throttle: ThrottleStatus | None,
     outboxes: tuple[OutboxStatus, ...],
     events: tuple[Event, ...],
 ) -> Status:
     """The status at `now` (ms since the epoch)."""
-    found = obstacles(lifecycle, stats, intake_obstacle)
+    found = obstacles(lifecycle, stats)
     return Status(
         version=version("callspool"),
         now=instant(now),
@@ -258,13 +257,14 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
 # A gateway whose endpoint is down is ready: keeping call logs meanwhile is its purpose.
 
 
-def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None, intake_obstacle: str | None = None) -> tuple[str, ...]:
+def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]:
     """Why posts cannot be accepted now; empty when they can."""
     found: list[str] = []
     if lifecycle.phase is not Phase.RUNNING:
         found.extend(lifecycle.reasons or (f"the gateway is {lifecycle.phase}",))
     obstacle = "the spool is not open" if stats is None else spool_obstacle(stats)
-    found.extend(reason for reason in (obstacle, intake_obstacle) if reason is not None)
+    if obstacle is not None:
+        found.append(obstacle)
     return tuple(found)
 
 

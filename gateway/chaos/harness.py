@@ -13,7 +13,7 @@ import aiohttp
 
 from gateway.chaos.oracle import Notes, Verdict, judge
 from gateway.chaos.traffic import Agents, ChaosEndpoint, FaultMode
-from gateway.process import module_command
+from spool.sandbox import module_command
 
 # The gateway under test: a process of its own, started again and again over the same spool.
 

@@ -6,6 +6,7 @@ process crashed, was killed, ran into a limit of the machine) is tried once more
 
 import asyncio
 import contextlib
+import os
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ from gateway.intake.parse_worker_main import (
 )
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import StagedFile, Workers
-from gateway.process import module_command
+from spool.sandbox import environment, module_command
 
 _log = structlog.get_logger(__name__)
 _COMMAND = module_command("gateway.intake.parse_worker_main")
@@ -103,7 +104,9 @@ class ParseWorker:
 
     async def _start(self) -> Process:
         """A new process: spawned, because a fork would keep the spool's lock. Raises `OSError`."""
-        self._process = await asyncio.create_subprocess_exec(*_COMMAND, stdin=PIPE, stdout=PIPE, start_new_session=True)
+        self._process = await asyncio.create_subprocess_exec(
+            *_COMMAND, stdin=PIPE, stdout=PIPE, start_new_session=True, env=environment(os.environ)
+        )
         return self._process
 
     async def _end(self, process: Process, *, dying: bool = False) -> None:

@@ -16,11 +16,9 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from gateway.process import module_command
 from gateway.sdk_outbox.file import LOCK_SECONDS, Stamp, stamp_of
 from gateway.sdk_outbox.reader_main import (
     LARGEST_MESSAGE,
-    LENGTH_BYTES,
     Answer,
     Claim,
     Claimed,
@@ -41,6 +39,7 @@ from gateway.sdk_outbox.reader_main import (
 )
 from gateway.sdk_outbox.rows import Batch, OutboxBusy, OutboxUnusable, Row, Survey
 from spool import sandbox
+from spool.sandbox import module_command
 
 ANSWER_SECONDS = 30.0
 """For an answer, or a piece of one: with a lock that another process holds, and a disk that is slow."""
@@ -200,7 +199,7 @@ async def _exchange(process: Process, request: Request | None) -> Answer:
     if request is not None:
         process.stdin.write(framed(request))
         await process.stdin.drain()
-    size = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "little")
+    size = int.from_bytes(await process.stdout.readexactly(sandbox.LENGTH_BYTES), "little")
     if size > LARGEST_MESSAGE:
         raise msgspec.DecodeError(f"a message of {size} bytes")
     answer: Answer = decode_answer(await process.stdout.readexactly(size))

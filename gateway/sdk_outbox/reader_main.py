@@ -5,7 +5,6 @@ Its arguments are the path and the ids of the users to whom the file may belong,
 each on its standard output, in msgpack behind a length; `spool.sandbox` says what confines it.
 """
 
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -17,8 +16,6 @@ from gateway.sdk_outbox.file import OutboxFile
 from gateway.sdk_outbox.rows import Batch, OutboxBusy, OutboxError, Row, Survey
 from spool import sandbox
 
-LENGTH_BYTES = 4
-"""Of the number that stands before each message, little-endian."""
 LARGEST_MESSAGE = 8 << 20
 """An answer holds at most a batch of payloads, or a piece of one."""
 LIMITS = sandbox.Limits(memory_bytes=256 << 20, cpu_seconds=600)
@@ -118,8 +115,7 @@ decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
 def framed(message: Request | Answer) -> bytes:
     """The message as it goes over a pipe."""
-    data = _encode(message)
-    return len(data).to_bytes(LENGTH_BYTES, "little") + data
+    return sandbox.framed(_encode(message))
 
 
 class _Reader:
@@ -160,19 +156,19 @@ class _Reader:
                 return Surveyed(self._file.survey(now))
 
     def _send(self, answer: Answer) -> None:
-        self._output.write(framed(answer))
-        self._output.flush()
+        data = memoryview(framed(answer))
+        while data:
+            data = data[self._output.write(data) :]
 
 
 def main(path: str, owners: str) -> None:
     """Work until the gateway closes the pipe, or ends."""
     file = OutboxFile(Path(path), frozenset(int(owner) for owner in owners.split(",")))
     confined = sandbox.confine(LIMITS, file.path.parent)
-    with os.fdopen(os.dup(1), "wb") as output, os.fdopen(0, "rb", closefd=False) as requests:
-        os.dup2(2, 1)  # a stray print must not break the messages
-        reader = _Reader(file, output, confined=confined)
-        while head := requests.read(LENGTH_BYTES):
-            reader.answer(_decode(requests.read(int.from_bytes(head, "little"))))
+    requests, output = sandbox.pipes()
+    reader = _Reader(file, output, confined=confined)
+    while (request := sandbox.read_message(requests)) is not None:
+        reader.answer(_decode(request))
     file.close()
 
 

@@ -186,6 +186,10 @@ CORRUPT_ROW_ERRORS = (sqlite3.Error, TypeError, ValueError, LookupError, Overflo
 """What reading corrupt rows can raise: whatever stands in a column, its type is not the schema's any more."""
 
 
+_LONGEST_VALUE = 4 << 20
+"""No value of a spool comes near it; one that is longer is damage, or somebody's who wants our memory."""
+
+
 @contextmanager
 def reading(database: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
     """A connection that changes nothing, for one thread at a time; text that is no UTF-8 is read all the same.
@@ -202,6 +206,7 @@ def reading(database: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA query_only = 1")
         connection.execute("PRAGMA busy_timeout = 2000")
         connection.text_factory = _lenient_text
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
         yield connection
     finally:
         connection.close()

@@ -19,7 +19,7 @@ from spool.queue.settle import read_delivery, record_chunks
 from spool.records import Delivery, DeliveryState, DestinationIds
 from spool.salvage import model
 from spool.salvage.model import Outcome, SourceDelivery, SourceRecord, Tally, UnreadableRecord
-from spool.salvage.source import Source, opened_source
+from spool.salvage.reader import SandboxedSource, opened_source
 from spool.space import Quota
 
 Chunk = tuple[int, int, bytes]
@@ -224,12 +224,12 @@ class Importer:
                 yield Step(READING, at, source.last_record)
             yield Step(READING, 1, 1)
 
-    async def _add_destinations(self, source: Source) -> None:
+    async def _add_destinations(self, source: SandboxedSource) -> None:
         """Names that only the other database knows are known here from now on."""
         operation = partial(add_destinations, names=tuple(source.destinations.values()))
         self._target.destinations.add(await self._target.writer.submit(operation))
 
-    async def _one(self, source: Source, one: SourceRecord | UnreadableRecord) -> Outcome:
+    async def _one(self, source: SandboxedSource, one: SourceRecord | UnreadableRecord) -> Outcome:
         """Import one record, or say why not."""
         if isinstance(one, UnreadableRecord):
             self.tally.unreadable.append(one)
@@ -247,14 +247,14 @@ class Importer:
             self.tally.without_token += 1
         return outcome
 
-    async def _count(self, source: Source, one: SourceRecord) -> Outcome:
+    async def _count(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
         """As if it were imported."""
         whole = await asyncio.to_thread(lambda: sum(1 for _ in source.chunks(_chunks_of(one))))
         self.tally.payload_bytes += one.record.stored_bytes
         self.tally.deliveries.update(delivery.state for delivery in one.deliveries)
         return _outcome(one, whole)
 
-    async def _import(self, source: Source, one: SourceRecord) -> Outcome:
+    async def _import(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
         """Its chunks in parts, the last one with the record."""
         target, wanted = self._target, _chunks_of(one)
         whole, orphaned = 0, False
@@ -305,7 +305,7 @@ def _next(batches: Iterator[list[Chunk]]) -> list[Chunk]:
     return next(batches, [])
 
 
-def _batches(source: Source, wanted: range, first: int) -> Iterator[list[Chunk]]:
+def _batches(source: SandboxedSource, wanted: range, first: int) -> Iterator[list[Chunk]]:
     """The chunks that can be read, with their new numbers, a bounded number of bytes at a time."""
     batch: list[Chunk] = []
     for number, checksum, frame in source.chunks(wanted):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.process import module_command
+from spool.sandbox import module_command
 from tests.install.pythons import needs_python
 from tests.project.repository import ROOT
 

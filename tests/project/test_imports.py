@@ -36,6 +36,6 @@ def test_nothing_but_tests_imports_tests():
 
 
 def test_every_python_process_is_started_in_one_place():
-    """`gateway.process.module_command` keeps foreign modules out of a child: no other code builds such a command."""
+    """`spool.sandbox.module_command` keeps foreign modules out of a child: no other code builds such a command."""
     found = {str(path) for path in NO_TESTS if path.parts[0] != "bench" and "sys.executable" in text(path)}
-    assert found == {"gateway/process.py", "gateway/launcher/callspool/__main__.py"}
+    assert found == {"spool/sandbox.py", "gateway/launcher/callspool/__main__.py"}

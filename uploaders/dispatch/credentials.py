@@ -17,7 +17,7 @@ from uploaders.dispatch.policy import RetryPolicy, probe_seconds
 class _Pause:
     reason: str
     retry_at: int | None
-    """When the next probe is to be released; None while nothing is held: the next due delivery is the probe."""
+    """When the next probe is to be released; None while the next delivery to come up is to be the probe."""
     probes: int = 0
     probe: DeliveryKey | None = None
 
@@ -36,36 +36,28 @@ class CredentialBreaker:
 
     @property
     def count(self) -> int:
-        """How many tokens are refused, as far as a delivery needs them."""
-        return sum(pause.retry_at is not None for pause in self._pauses.values())
+        """How many tokens are paused."""
+        return len(self._pauses)
 
     def probe_now(self, now: int, only: Collection[int | None] | None = None) -> bool:
-        """Probe every refused token now, or some; False where no delivery needs one of them.
-
-        What no delivery needs is forgotten: it is tried as if it had never been refused.
-        """
-        chosen = [token_id for token_id in self._pauses if only is None or token_id in only]
-        waiting = [pause for token_id in chosen if (pause := self._pauses[token_id]).retry_at is not None]
-        for pause in waiting:
+        """End every wait by an operator's order, or that of some tokens; False where none of them is paused."""
+        meant = [pause for token_id, pause in self._pauses.items() if only is None or token_id in only]
+        for pause in meant:
             if pause.probe is None:
                 pause.retry_at, pause.probes = now, 0
-        for token_id in chosen:
-            if self._pauses[token_id].retry_at is None:
-                del self._pauses[token_id]
-        return bool(waiting)
+        return bool(meant)
 
     def resume(self, token_id: int | None, now: int) -> None:
         """Deliveries of this token were held before this process began: probe it at once."""
         self._pauses.setdefault(token_id, _Pause("refused before the last restart", now))
 
-    def hold_reason(self, delivery: Delivery, now: int) -> str | None:
+    def hold_reason(self, delivery: Delivery) -> str | None:
         """Why this delivery is to be held rather than sent; None when it may be sent."""
         pause = self._pauses.get(delivery.record.token_id)
         if pause is None or pause.probe == delivery.key:
             return None
         if pause.retry_at is None and pause.probe is None:
-            # The time holds should this delivery end in another way, for example by an operator's order.
-            pause.probe, pause.retry_at = delivery.key, self._next_probe(pause, now)
+            pause.probe = delivery.key
             return None
         return pause.reason
 
@@ -80,19 +72,14 @@ class CredentialBreaker:
             pause.retry_at = self._next_probe(pause, now)
         return due
 
-    def released(self, token_id: int | None, freed: tuple[Delivery, ...]) -> bool:
-        """Remember the probe. True: nothing is held, so that no delivery needs this token any more.
-
-        Then the next delivery with this token is the probe.
-        """
+    def released(self, token_id: int | None, freed: tuple[Delivery, ...]) -> None:
+        """Remember the probe; with nothing held, the next delivery of this token to come up is the probe."""
         pause = self._pauses.get(token_id)
         if pause is None:
-            return False
+            return
         pause.probe = freed[0].key if freed else None
-        if freed:
-            return False
-        pause.retry_at = None
-        return True
+        if not freed:
+            pause.retry_at = None
 
     def attempt_ended(self, delivery: Delivery, outcome: Outcome, now: int) -> bool | None:
         """Learn from an attempt: False when this token began to be refused, True when it ceased to be."""

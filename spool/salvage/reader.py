@@ -1,0 +1,166 @@
+"""The salvage's side of the process that reads another spool's database (`reader_main`).
+
+That file may be damaged anywhere, and an adopted one is somebody else's: opened in the gateway, one huge value took
+2.3 GB of its memory, and a view without an end would have kept it from ending.
+"""
+
+import os
+import select
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from spool import sandbox
+from spool.directory import DATABASE_NAME
+from spool.errors import CorruptDatabase, SchemaTooNew, UnsuitableDirectory
+from spool.salvage.model import SourceRecord, UnreadableRecord
+from spool.salvage.reader_main import (
+    CHUNKS_AT_ONCE,
+    Answer,
+    Chunks,
+    Failed,
+    Following,
+    NextRecord,
+    Opened,
+    ReadChunks,
+    Request,
+    decode_answer,
+    encode,
+)
+
+ANSWER_SECONDS = 120.0
+"""For an answer: a database with a million records is opened in some 10 s, a damaged range is halved in less."""
+_LARGEST_MESSAGE = 64 << 20
+_PIECE = 1 << 20
+
+_log = structlog.get_logger("callspool.spool")
+_Expected = TypeVar("_Expected", bound=Answer)
+
+
+class SandboxedSource:
+    """Another database, read in a process of its own: what `spool.salvage.source.Source` has. For one thread at a time.
+
+    All of it may raise `CorruptDatabase`, when that process ends, hangs or can read no more.
+    """
+
+    def __init__(self, directory: Path, process: "subprocess.Popen[bytes]") -> None:
+        self._directory = directory
+        self._process = process
+        opened = self._answer(Opened)
+        self.spool_id = opened.spool_id
+        self.destinations = opened.destinations
+        self.last_record = opened.last_record
+
+    def records(self) -> Iterator[SourceRecord | UnreadableRecord]:
+        """All records in commit order, receipts included, and those that cannot be read."""
+        while found := self._ask(NextRecord(), Following).found:
+            yield found
+
+    def chunks(self, wanted: range) -> Iterator[tuple[int, int, bytes]]:
+        """Place, checksum and frame of those chunks that are there and whole."""
+        for start in range(0, len(wanted), CHUNKS_AT_ONCE):
+            part = wanted[start : start + CHUNKS_AT_ONCE]
+            for place, checksum, frame in self._ask(ReadChunks(part.start, len(part)), Chunks).chunks:
+                yield start + place, checksum, frame
+
+    def _ask(self, request: Request, expected: type[_Expected]) -> _Expected:
+        assert self._process.stdin is not None, "started with pipes"
+        try:
+            self._process.stdin.write(sandbox.framed(encode(request)))
+            self._process.stdin.flush()
+        except OSError:
+            raise self._ended() from None
+        return self._answer(expected)
+
+    def _answer(self, expected: type[_Expected]) -> _Expected:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        size = int.from_bytes(self._read(sandbox.LENGTH_BYTES, deadline), "little")
+        if size > _LARGEST_MESSAGE:
+            raise CorruptDatabase(f"nothing more can be read of {self._directory}: one value has {size:,} bytes")
+        try:
+            answer: Answer = decode_answer(self._read(size, deadline))
+        except msgspec.MsgspecError as error:
+            raise CorruptDatabase(f"the process that reads {self._directory} answered nonsense: {error}") from error
+        if isinstance(answer, Failed):
+            if answer.traceback:
+                _log.error("unexpected error in a salvage", directory=str(self._directory), traceback=answer.traceback)
+            raise (SchemaTooNew if answer.too_new else CorruptDatabase)(answer.reason)
+        if not isinstance(answer, expected):
+            raise CorruptDatabase(f"the process that reads {self._directory} answered something else")
+        return answer
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        """So many bytes, as they come."""
+        assert self._process.stdout is not None, "started with pipes"
+        descriptor, data = self._process.stdout.fileno(), bytearray()
+        while len(data) < size:
+            if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise CorruptDatabase(
+                    f"the process that reads {self._directory} did not answer within {ANSWER_SECONDS:.0f} s"
+                )
+            piece = os.read(descriptor, min(size - len(data), _PIECE))
+            if not piece:
+                raise self._ended()
+            data += piece
+        return bytes(data)
+
+    def _ended(self) -> CorruptDatabase:
+        status = self._process.wait()
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return CorruptDatabase(f"the process that reads {self._directory} ended with {how}")
+
+
+@contextmanager
+def opened_source(directory: Path) -> Iterator[SandboxedSource]:
+    """Open the database in `directory`, which nobody else uses, in a process that is ended with the context.
+
+    Raises `CorruptDatabase` where nothing can be read, `UnsuitableDirectory` for what is no spool of a user that this
+    one trusts, and `SchemaTooNew`.
+    """
+    _require_trusted(directory)
+    process = subprocess.Popen(
+        (*sandbox.module_command("spool.salvage.reader_main"), str(directory)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=sandbox.environment(os.environ),
+        start_new_session=True,
+    )
+    try:
+        yield SandboxedSource(directory, process)
+    finally:
+        # At the end of the pipe it removes what it mended and ends; if it hangs, it is killed.
+        assert process.stdin is not None, "started with pipes"
+        process.stdin.close()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdout is not None, "started with pipes"
+        process.stdout.close()
+
+
+_END_SECONDS = 2.0
+
+
+def _require_trusted(directory: Path) -> None:
+    """Raise `UnsuitableDirectory` unless the database is a file of this user, of root or of the directory's owner."""
+    database = directory / DATABASE_NAME
+    try:
+        found, owner = database.lstat(), directory.stat().st_uid
+    except OSError as error:
+        raise UnsuitableDirectory(f"{database} cannot be looked at: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsuitableDirectory(f"{database} is no file: a link is not followed")
+    if found.st_uid not in {os.geteuid(), 0, owner}:
+        raise UnsuitableDirectory(f"{database} belongs to user {found.st_uid}, and its directory to user {owner}")
+    if found.st_mode & stat.S_IWOTH:
+        raise UnsuitableDirectory(f"every user may write to {database}: take that right away with `chmod o-w`")
