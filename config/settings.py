@@ -27,6 +27,7 @@ from config.types import (
     Files,
     Listen,
     ListenAddress,
+    Names,
     OptionalDuration,
     OptionalSize,
     Size,
@@ -176,7 +177,9 @@ class AdminSettings(Table):
     listen: Listen = ListenAddress("127.0.0.1", 7718)
     """Where metrics, health and the status page are served."""
     token: SecretStr | None = None
-    """Required to give orders and to read call logs here, as a bearer; without it, only this machine may."""
+    """Accepted as a bearer from clients that give orders or read call logs, beside the random one in the spool."""
+    hosts: Names = ()
+    """Host names by which this listener may be asked, besides addresses, names without a dot and those of clusters."""
 
     @field_validator("token")
     @classmethod

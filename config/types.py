@@ -274,6 +274,25 @@ def _format_paths(paths: tuple[Path, ...]) -> str:
     return os.pathsep.join(map(format_path, paths)) or "none"
 
 
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+
+
+def _names(value: object) -> object:
+    """Host names from a list, or from a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError("should be a list of host names, without ports")
+    names = [str(each).strip().lower() for each in given]
+    names = [name for name in names if name and name != "none"]
+    if not all(map(_HOST_NAME.fullmatch, names)):
+        raise ValueError("should be a list of host names, without ports")
+    return names
+
+
+def _format_names(names: tuple[str, ...]) -> str:
+    return ",".join(names) or "none"
+
+
 def _lowered(value: object) -> object:
     """A text as enums write it; anything else is left to be refused."""
     return value.strip().lower() if isinstance(value, str) else value
@@ -313,5 +332,7 @@ Files = Annotated[tuple[Path, ...], BeforeValidator(_paths), Shown(_format_paths
 """Paths of files that need not exist yet; in a variable apart by colons."""
 UserIds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_user_ids), Shown(_format_user_ids)]
 """Ids of users; in a variable separated by colons or commas."""
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), Shown(_format_names)]
+"""Host names, separated by commas in a variable."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

@@ -20,6 +20,8 @@ from uploaders.document.render import BadLocation
 from uploaders.redact import redact
 
 LARGEST_REQUEST = 64 << 10
+_PROTECTED = frozenset({OrderName.DISCARD, OrderName.REROUTE, OrderName.REPLACE_TOKEN})
+"""What gives call logs up, or sends them elsewhere or with another key."""
 _FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target")
 
 _decode = msgspec.json.Decoder(OrderRequest).decode
@@ -48,12 +50,13 @@ class OrderHandlers:
 
     def add_to(self, app: web.Application, access: Access) -> None:
         """Add the routes."""
-        app.router.add_get("/api/deliveries", access.secret(self.list))
-        app.router.add_get("/api/deliveries/{key:.+}", access.secret(self.story))
-        app.router.add_get("/api/documents/{key:.+}", access.secret(self.document))
-        app.router.add_post("/api/dead-letters/import", access.order(self.bring, IMPORT_TYPE))
+        app.router.add_get("/api/deliveries", access.local(self.list))
+        app.router.add_get("/api/deliveries/{key:.+}", access.protected(self.story))
+        app.router.add_get("/api/documents/{key:.+}", access.protected(self.document))
+        app.router.add_post("/api/dead-letters/import", access.order(self.bring, IMPORT_TYPE, protected=True))
         for name in OrderName:
-            app.router.add_post(f"/api/orders/{name}", access.order(self._taker(name)))
+            handler = access.order(self._taker(name), protected=name in _PROTECTED)
+            app.router.add_post(f"/api/orders/{name}", handler)
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """A page of deliveries, as the query selects them."""
@@ -208,7 +211,7 @@ class SalvageHandler:
 
     def add_to(self, app: web.Application, access: Access) -> None:
         """Add the route."""
-        app.router.add_post("/api/salvage", access.order(self.take))
+        app.router.add_post("/api/salvage", access.order(self.take, protected=True))
 
     async def take(self, request: web.Request) -> web.StreamResponse:
         """Carry it out, and report as NDJSON."""

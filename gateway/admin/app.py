@@ -99,25 +99,20 @@ class AdminHandlers:
         return answer(trace_of(call_id, records))
 
 
-def build_admin_app(
-    gateway: GatewayView, metrics: Metrics, events: RecentEvents, token: str | None = None
-) -> web.Application:
-    """The application of the admin listener. Registers the gauges of `gateway` with the metrics.
-
-    `token` is required to give orders and to read what call logs hold.
-    """
+def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents, access: Access) -> web.Application:
+    """The application of the admin listener. Registers the gauges of `gateway` with the metrics."""
     metrics.registry.register(GaugeCollector(gateway))
     handlers = AdminHandlers(gateway, metrics, events)
-    app = web.Application(client_max_size=LARGEST_REQUEST)
+    app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.check_origin])
     app.router.add_get("/", handlers.page)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/healthz", handlers.healthz)
     app.router.add_get("/readyz", handlers.readyz)
     app.router.add_get("/api/status", handlers.status)
-    app.router.add_get("/api/calls/{call_id:.+}", handlers.call)
-    OrderHandlers(gateway).add_to(app, Access(token))
-    ResumeHandler(gateway).add_to(app, Access(token))
-    SalvageHandler(gateway).add_to(app, Access(token))
+    app.router.add_get("/api/calls/{call_id:.+}", access.local(handlers.call))
+    OrderHandlers(gateway).add_to(app, access)
+    ResumeHandler(gateway).add_to(app, access)
+    SalvageHandler(gateway).add_to(app, access)
     return app
 
 

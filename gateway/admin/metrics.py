@@ -165,6 +165,13 @@ class Metrics:
             "Bytes that were read back because the server gave no checksum that proves the object.",
             "destination",
         )
+        # The admin listener.
+        self._admin_refusals = self._counter(
+            "admin_refusals",
+            "Requests to the admin listener that were refused, by reason: no_token, wrong_token, too_many_guesses, "
+            "remote, host or cross_site.",
+            "reason",
+        )
         # The SDK's outboxes.
         self._outbox_rows = self._counter(
             "outbox_rows",
@@ -243,6 +250,10 @@ class Metrics:
     def read_back(self, destination: str, size: int) -> None:
         """An object was read back."""
         self._read_back.inc(destination, by=size)
+
+    def admin_refused(self, reason: str) -> None:
+        """A request to the admin listener was refused."""
+        self._admin_refusals.inc(reason)
 
     def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
         """A row was taken, or will not be."""

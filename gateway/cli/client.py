@@ -5,17 +5,21 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import click
 import msgspec
 
-from config.settings import AdminSettings
+from config.layers import InvalidConfiguration
+from config.loader import load
+from config.settings import AdminSettings, SpoolSettings
 from config.types import ListenAddress, parse_listen
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
 
+TOKEN_FILE = "admin-token"
 TOKEN_VARIABLE = "CALLSPOOL_ADMIN_TOKEN"  # the name of one, and no secret
 _TIMEOUT_SECONDS = 15.0
 """For the next byte of an answer: a step of an order waits for its commits."""
@@ -127,7 +131,7 @@ def _answer(
     if query:
         target = f"{target}?{urlencode(query, doseq=True)}"
     try:
-        connection.request(method, target, body=body, headers={**_credentials(), **(headers or {})})
+        connection.request(method, target, body=body, headers={**_credentials(asked), **(headers or {})})
         response = connection.getresponse()
         if response.status != 200:
             raise _refusal(address, response.status, response.read())
@@ -139,10 +143,22 @@ def _answer(
         connection.close()
 
 
-def _credentials() -> dict[str, str]:
-    """The admin token, from the environment alone: a command line is seen by every process."""
-    token = os.environ.get(TOKEN_VARIABLE)
+def _credentials(asked: ListenAddress) -> dict[str, str]:
+    """The admin token: from the environment, since every process sees a command line, or from this machine's spool."""
+    token = os.environ.get(TOKEN_VARIABLE) or (local_token() if asked.loopback else None)
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def local_token() -> str | None:
+    """The random token in the configured spool's directory; None where there is none that this user may read."""
+    try:
+        directory = load(None, os.environ, local=True).settings.spool.dir
+    except InvalidConfiguration:  # what is wrong may be no concern of a gateway that runs already
+        directory = Path(os.environ.get("CALLSPOOL_SPOOL_DIR") or SpoolSettings().dir)
+    try:
+        return (directory / TOKEN_FILE).read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeError):
+        return None
 
 
 def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Refused:

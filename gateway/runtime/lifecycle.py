@@ -20,6 +20,7 @@ from aiohttp import web
 
 from config.settings import Settings
 from gateway.admin.app import build_admin_app
+from gateway.admin.auth import Access, make_local_token
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.status import summarize_forever
@@ -65,6 +66,8 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._observers = Observers(Metrics(), RecentEvents(now))
+        token = settings.admin.token.get_secret_value() if settings.admin.token else None
+        self._access = Access(token, hosts=settings.admin.hosts, refused=self._observers.metrics.admin_refused)
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
         self._admin_port = settings.admin.listen.port
@@ -95,6 +98,8 @@ class Gateway:
         """
         app = await build(self._settings, self._observers)
         try:
+            directory = self._settings.spool.dir.absolute()
+            self._access.local_token = await asyncio.to_thread(make_local_token, directory)
             return await self._work(app, listening_socket)
         finally:
             await app.close()
@@ -169,8 +174,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _admin_listener(self) -> AsyncIterator[None]:
         settings, observers = self._settings.admin, self._observers
-        token = settings.token.get_secret_value() if settings.token else None
-        runner = web.AppRunner(build_admin_app(self, observers.metrics, observers.events, token), access_log=None)
+        app = build_admin_app(self, observers.metrics, observers.events, self._access)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, settings.listen.host, settings.listen.port, shutdown_timeout=1.0)

@@ -12,6 +12,7 @@ import zstandard
 from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import DeliveryState
 from tests.admin.desk import OTHER, AskedDesk, at_the_desk
+from tests.admin.world import AUTHORIZED
 from tests.spool.building import BUCKET, ENDPOINT, states
 from tests.system.waiting import until
 
@@ -22,7 +23,7 @@ NUMBER = b'{"call_id": 7, "update_type": "detailed_telemetry","rest": 1}'
 @pytest.fixture
 async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedDesk]:
     async with at_the_desk(tmp_path, AskedDesk) as made:
-        made.client = await aiohttp_client(made.app)
+        made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
         yield made
 
 

@@ -51,6 +51,7 @@ PUBLISHED = {
     "callspool_outbox_rescued_bytes_total": {"path"},
     "callspool_outbox_waiting_rows": {"path"},
     "callspool_outbox_up": {"path"},
+    "callspool_admin_refusals_total": {"reason"},
     "callspool_log_messages_dropped_total": set(),
     "callspool_large_payloads_total": {"destination"},
     "callspool_upload_seconds": {"destination"},
@@ -80,6 +81,7 @@ def count_everything(metrics: Metrics) -> None:
     metrics.object_delivered("s3", 1_000, 0.1, large=False)
     metrics.uploads_aborted("s3", 2, failed=1)
     metrics.read_back("s3", 1_000)
+    metrics.admin_refused("no_token")
 
 
 async def scrape(client: TestClient) -> tuple[str, Samples]:

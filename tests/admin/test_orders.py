@@ -10,6 +10,7 @@ from aiohttp import ClientError
 
 from spool.records import DeadLetter, Delivered, DeliveryState, Hold, Lane, RetryAt
 from tests.admin.desk import AskedDesk, at_the_desk
+from tests.admin.world import AUTHORIZED
 from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, states, write
 from tests.spool.test_payloads import decoded
 
@@ -25,7 +26,7 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
 @pytest.fixture
 async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedDesk]:
     async with at_the_desk(tmp_path, AskedDesk) as made:
-        made.client = await aiohttp_client(made.app)
+        made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
         yield made
 
 

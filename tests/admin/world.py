@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace as changed
 
 from gateway.admin.app import build_admin_app
+from gateway.admin.auth import Access
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import Lifecycle, Phase
@@ -68,6 +69,9 @@ LOCAL_UP = DestinationStatus(
 )
 
 
+LOCAL_TOKEN = "local-token-of-the-tests"
+"""What the spool's directory of a world would hold."""
+AUTHORIZED = {"Authorization": f"Bearer {LOCAL_TOKEN}"}
 RUNNING = Lifecycle(Phase.RUNNING)
 NO_CALLS = ThrottleStatus(live_calls=0, slowed=False, rate=None)
 
@@ -94,7 +98,9 @@ class World:
     def __post_init__(self) -> None:
         self.metrics = Metrics()
         self.events = RecentEvents(lambda: self.now)
-        self.app = build_admin_app(View(self), self.metrics, self.events, self.token)
+        self.access = Access(self.token, refused=self.metrics.admin_refused, clock=lambda: self.now / 1000)
+        self.access.local_token = LOCAL_TOKEN
+        self.app = build_admin_app(View(self), self.metrics, self.events, self.access)
 
 
 class View:

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 
-from gateway.cli import main
+from gateway.cli import client, main
+from tests.admin.world import LOCAL_TOKEN
 from tests.s3.conftest import bucket, credentials, weed
 
 __all__ = ["bucket", "credentials", "weed"]
@@ -23,6 +24,7 @@ Entered = TypeVar("Entered")
 
 @pytest.fixture(autouse=True)
 def no_variables_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "local_token", lambda: LOCAL_TOKEN)
     for name in list(os.environ):
         if name.startswith("CALLSPOOL_"):
             monkeypatch.delenv(name)

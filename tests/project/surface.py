@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import click
 
 from gateway.admin.app import build_admin_app
+from gateway.admin.auth import Access
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
@@ -37,7 +38,7 @@ def intake_paths() -> list[str]:
 
 def admin_paths() -> list[str]:
     """Every path of the admin listener; what a path says beyond a name, such as a pattern, is left out."""
-    app = build_admin_app(_NO_GATEWAY, Metrics(), RecentEvents(clock=lambda: 0))
+    app = build_admin_app(_NO_GATEWAY, Metrics(), RecentEvents(clock=lambda: 0), Access())
     return sorted({resource.canonical for resource in app.router.resources()})
 
 

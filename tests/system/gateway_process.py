@@ -162,6 +162,11 @@ class GatewayProcess:
         async with self._client().post(self.intake_url + path, data=io.BytesIO(data), headers=sent) as response:
             return Reply(response.status, await response.json(), response.headers)
 
+    @property
+    def operators_environment(self) -> dict[str, str]:
+        """What an operator's command line needs to be let in by the admin listener."""
+        return {**os.environ, "CALLSPOOL_SPOOL_DIR": str(self.spool)}
+
     # What an operator sees -------------------------------------------------------------------------------------
 
     @property

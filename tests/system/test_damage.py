@@ -45,7 +45,8 @@ async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path:
         assert (await gateway.status())["attention"]
         address = gateway.admin_url.removeprefix("http://")
         command = [PROGRAM, "salvage", "--admin", address]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+        env = gateway.operators_environment
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, env=env)
         assert done.returncode == 0, done.stderr
         assert "imported" in done.stdout
         traces = [await gateway.trace(f"old-{number}") for number in range(20)]

@@ -34,6 +34,7 @@ async def callspool(gateway: GatewayProcess, *arguments: str, stdin: bytes = b""
     command = await asyncio.create_subprocess_exec(
         PROGRAM, *arguments, "--admin", gateway.admin_url.removeprefix("http://"),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=gateway.operators_environment,
     )  # fmt: skip
     async with asyncio.timeout(60):
         out, _ = await command.communicate(stdin)
