@@ -11,8 +11,7 @@ from aiohttp import ClientError
 from spool.records import DeadLetter, Delivered, DeliveryState, Hold, Lane, RetryAt
 from tests.admin.desk import AskedDesk, at_the_desk
 from tests.admin.world import AUTHORIZED
-from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, states, write
-from tests.spool.test_payloads import decoded
+from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, decoded, states, write
 
 DEAD, HELD, READY, WAITING, DISCARDED = (
     DeliveryState.DEAD,

@@ -40,6 +40,11 @@ def cli() -> Cli:
     return run
 
 
+def rows(text: str) -> list[str]:
+    """The lines of a table, columns apart by one blank."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
 class Server:
     """A real server in a thread of its own, for commands that block."""
 

@@ -16,12 +16,7 @@ from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form
 from spool.stats import SpoolStats
 from tests.admin.world import NOW, World, delivery, traced, traced_delivery
-from tests.cli.conftest import Cli, Server
-
-
-def rows(text: str) -> list[str]:
-    """The lines of a table, columns apart by one blank."""
-    return [" ".join(line.split()) for line in text.splitlines()]
+from tests.cli.conftest import Cli, Server, rows
 
 
 def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server) -> None:

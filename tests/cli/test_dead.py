@@ -9,8 +9,7 @@ from gateway.cli import client, deliveries
 from spool.records import DeliveryState
 from tests.admin.desk import Desk, at_the_desk
 from tests.admin.world import World
-from tests.cli.conftest import Cli, Server
-from tests.cli.test_asking import rows
+from tests.cli.conftest import Cli, Server, rows
 from tests.spool.building import ENDPOINT, states
 
 DEAD, HELD, READY, WAITING, DISCARDED = (

@@ -12,8 +12,7 @@ from gateway.operations.schemas import INDEX
 from spool.records import DeadLetter, Delivered, DeliveryState
 from tests.admin.desk import OTHER, Desk, at_the_desk
 from tests.cli.conftest import Cli, Server
-from tests.spool.building import WHOLE, a_record, states, write
-from tests.spool.test_payloads import decoded
+from tests.spool.building import WHOLE, a_record, decoded, states, write
 
 READY, WAITING = DeliveryState.READY, DeliveryState.WAITING
 CORE = b'{"base": 1,"derived": 1}'

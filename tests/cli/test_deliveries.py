@@ -8,8 +8,7 @@ import pytest
 
 from spool.records import DeliveryState, Hold, RetryAt
 from tests.admin.desk import OTHER, Desk, at_the_desk
-from tests.cli.conftest import Cli, Server
-from tests.cli.test_asking import rows
+from tests.cli.conftest import Cli, Server, rows
 from tests.spool.building import HOUR, NOW, a_record, states, traced
 
 READY, HELD = DeliveryState.READY, DeliveryState.HELD

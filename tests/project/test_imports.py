@@ -1,6 +1,7 @@
 """What import-linter cannot say: it knows packages from outside only as a whole."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +34,18 @@ def test_no_web_server_below_the_gateway():
 def test_nothing_but_tests_imports_tests():
     """Benchmarks may be run where there are none."""
     assert not [f"{path}: {name}" for path in NO_TESTS for name in imported_by(path) if name.split(".")[0] == "tests"]
+
+
+def test_no_test_imports_another():
+    """What two test modules need is in a module of its own, named by what it gives; children's programs are text."""
+    named = re.compile(r"\b(?:from|import) tests\.(?:\w+\.)*test_\w+")
+    assert not [f"{path}: {found}" for path in MODULES for found in named.findall(text(path))]
+
+
+def test_every_test_module_says_what_it_is_about():
+    """A docstring opens it."""
+    tests = [path for path in MODULES if path.name.startswith("test_")]
+    assert not [str(path) for path in tests if ast.get_docstring(ast.parse(text(path))) is None]
 
 
 def test_every_python_process_is_started_in_one_place():

@@ -1,18 +1,26 @@
 """What the spool's tests share: records to accept, a clock to turn, and short ways of asking."""
 
 import asyncio
+import os
+import resource
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
+
+import pytest
+import zstandard
 
 from spool.admin.query import Selection
 from spool.db.transaction import Operation, Result
 from spool.directory import DATABASE_NAME
+from spool.errors import SpoolFull, SpoolUnavailable
 from spool.records import (
     Accepted,
     Buffer,
+    DeadLetter,
+    Delivered,
     Delivery,
     DeliveryKey,
     DeliveryState,
@@ -204,3 +212,57 @@ async def becomes(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
         await asyncio.sleep(0.01)
+
+
+def decoded(frames: bytes) -> bytes:
+    """What a reader of concatenated frames gets, and every standard tool too."""
+    with zstandard.ZstdDecompressor().stream_reader(frames, read_across_frames=True) as reader:
+        return bytes(reader.readall())
+
+
+async def accepted_again(spool: Spool, call_id: str) -> None:
+    """Try until the spool takes a record again, as a sender would, for at most 20 s."""
+    deadline = asyncio.get_running_loop().time() + 20
+    while asyncio.get_running_loop().time() < deadline:
+        with suppress(SpoolUnavailable):
+            await spool.accept(a_record(call_id))
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the spool did not recover")
+
+
+@contextmanager
+def files_no_larger_than(byte_count: int) -> Iterator[None]:
+    """Let every write of this process beyond `byte_count` of a file fail, as on a disk with an error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (byte_count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def one_of_everything(spool: Spool) -> None:
+    """A spool in which everything is: all forms, all states, a large payload, tokens, an upload address."""
+    for number in range(3):
+        await spool.accept(a_record("call", CORE, DETAIL, fragments=split_fragments(os.urandom(2000)), token="t"))
+        await spool.accept(a_record(f"whole-{number}", token=f"token-{number}"))
+    await spool.accept(a_record("bucket", OBJECT, NOTICE, fragments=split_fragments(os.urandom(3 << 20))))
+    await spool.register_upload(b"hash", "key", "call", "t", NOW)
+    first, second, third, *_ = await due(spool)
+    await spool.settle(first, Delivered())
+    await spool.settle(second, DeadLetter("made to fail"))
+    await spool.settle(third, Delivered())
+    (object_delivery,) = await due(spool, Lane.DETAIL, destination=BUCKET)
+    assert object_delivery.record.call_id == "bucket"
+
+
+async def accept_until_full(spool: Spool, size: int, prefix: str = "c") -> list[Accepted]:
+    """Accept records of this size until the disk has no room for one."""
+    accepted = []
+    for number in range(5000):
+        try:
+            accepted.append(await spool.accept(a_record(f"{prefix}{number}", body=os.urandom(size))))
+        except SpoolFull:
+            return accepted
+    raise AssertionError("the disk was never full")

@@ -17,8 +17,17 @@ from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
 from spool.records import Delivered
 from spool.store import Spool
-from tests.spool.building import a_record, becomes, checkpointed, due, looked_into, opened, rows
-from tests.spool.test_writer import accepted_again, files_no_larger_than
+from tests.spool.building import (
+    a_record,
+    accepted_again,
+    becomes,
+    checkpointed,
+    due,
+    files_no_larger_than,
+    looked_into,
+    opened,
+    rows,
+)
 
 MIB = 1 << 20
 

@@ -10,8 +10,7 @@ import pytest
 
 from spool.records import DeliveryState, Fragment
 from spool.store import Spool
-from tests.spool.building import due, maintained, opened, payload, rows
-from tests.spool.test_payloads import decoded
+from tests.spool.building import decoded, due, maintained, opened, payload, rows
 
 POSTING = """
 import asyncio, os, random, sys

@@ -17,45 +17,21 @@ from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
 from spool.fsck.repair import repair
-from spool.records import DeadLetter, Delivered, Lane
-from spool.store import Spool
 from tests.spool.building import (
-    BUCKET,
-    CORE,
-    DETAIL,
     ENDPOINT,
-    NOTICE,
     NOW,
-    OBJECT,
-    a_record,
-    due,
     looked_into,
+    one_of_everything,
     opened,
-    split_fragments,
     without_maintenance,
 )
 from tests.spool.damaging import LOG_NAME, Crashed
 
 
-async def fill(spool: Spool) -> None:
-    """A spool in which everything is: all forms, all states, a large payload, tokens, an upload address."""
-    for number in range(3):
-        await spool.accept(a_record("call", CORE, DETAIL, fragments=split_fragments(os.urandom(2000)), token="t"))
-        await spool.accept(a_record(f"whole-{number}", token=f"token-{number}"))
-    await spool.accept(a_record("bucket", OBJECT, NOTICE, fragments=split_fragments(os.urandom(3 << 20))))
-    await spool.register_upload(b"hash", "key", "call", "t", NOW)
-    first, second, third, *_ = await due(spool)
-    await spool.settle(first, Delivered())
-    await spool.settle(second, DeadLetter("made to fail"))
-    await spool.settle(third, Delivered())
-    (object_delivery,) = await due(spool, Lane.DETAIL, destination=BUCKET)
-    assert object_delivery.record.call_id == "bucket"
-
-
 async def make(directory: Path) -> None:
     async with opened(directory) as spool:
         await without_maintenance(spool)
-        await fill(spool)
+        await one_of_everything(spool)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +59,7 @@ def kinds(directory: Path) -> set[Kind]:
 async def test_a_sound_spool_has_no_findings(tmp_path: Path) -> None:
     """Whatever a spool has been through by its own operations, a check finds nothing, running and stopped."""
     async with opened(tmp_path) as spool:
-        await fill(spool)
+        await one_of_everything(spool)
         assert check(tmp_path) == ()
     before = files_of(tmp_path)
     assert check(tmp_path) == ()
@@ -93,12 +69,11 @@ async def test_a_sound_spool_has_no_findings(tmp_path: Path) -> None:
 KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-from tests.spool.building import opened
-from tests.spool.test_fsck import fill
+from tests.spool.building import one_of_everything, opened
 
 async def main():
     async with opened(Path(sys.argv[1])) as spool:
-        await fill(spool)
+        await one_of_everything(spool)
         os._exit(9)
 
 asyncio.run(main())

@@ -17,19 +17,18 @@ from spool.records import Accepted, Delivered, Lane
 from spool.space import HEADROOM_NAME, DiskSpace, headroom_bytes, make_room_to_open
 from spool.store import Spool
 from tests.disks.mounting import remount, small_disk
-from tests.spool.building import ENDPOINT, a_record, becomes, due, maintained, opened, payload
+from tests.spool.building import ENDPOINT, a_record, accept_until_full, becomes, due, maintained, opened, payload
 
 MIB = 1 << 20
 
 FILLING = """
 import asyncio, sys
 from pathlib import Path
-from tests.spool.building import opened
-from tests.spool.test_headroom import MIB, fill
+from tests.spool.building import accept_until_full, opened
 
 async def main():
-    async with opened(Path(sys.argv[1]), max_bytes=100 * MIB) as spool:
-        print(len(await fill(spool, 300_000)), flush=True)
+    async with opened(Path(sys.argv[1]), max_bytes=100 << 20) as spool:
+        print(len(await accept_until_full(spool, 300_000)), flush=True)
         await asyncio.sleep(60)
 
 asyncio.run(main())
@@ -52,17 +51,6 @@ def filled(disk: Path, leaving: int = 0) -> Path:
     return ballast
 
 
-async def fill(spool: Spool, size: int, prefix: str = "c") -> list[Accepted]:
-    """Accept records of this size until the disk has no room for one."""
-    accepted = []
-    for number in range(5000):
-        try:
-            accepted.append(await spool.accept(a_record(f"{prefix}{number}", body=os.urandom(size))))
-        except SpoolFull:
-            return accepted
-    raise AssertionError("the disk was never full")
-
-
 async def accepted_at_last(spool: Spool, body: bytes) -> Accepted:
     """Post as an agent does, again whenever the disk is full, for half a minute."""
     async with asyncio.timeout(30):
@@ -75,8 +63,8 @@ async def accepted_at_last(spool: Spool, body: bytes) -> Accepted:
 async def test_a_full_disk_empties_itself(disk: Path) -> None:
     """With no byte free everything is settled and deleted, and the freed room is the disk's: posts are taken again."""
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:
-        await fill(spool, 700_000)
-        await fill(spool, 2_000, "small")
+        await accept_until_full(spool, 700_000)
+        await accept_until_full(spool, 2_000, "small")
         filled(disk)
         with pytest.raises(SpoolFull):
             await spool.accept(a_record("refused"))
@@ -94,7 +82,7 @@ async def test_nothing_accepted_is_lost_on_a_full_disk(disk: Path) -> None:
     """What was acknowledged before and after is there in a new process's eyes; what was refused is not."""
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:
         ballast = filled(disk, leaving=10 * MIB)
-        accepted = [*await fill(spool, 300_000), *await fill(spool, 2_000, "small")]
+        accepted = [*await accept_until_full(spool, 300_000), *await accept_until_full(spool, 2_000, "small")]
         names = {one.ready[0].record.call_id for one in accepted}
         results = await asyncio.gather(*(spool.accept(a_record(f"no{n}")) for n in range(50)), return_exceptions=True)
         assert {type(result) for result in results} == {SpoolFull}
@@ -126,7 +114,7 @@ async def test_a_full_disk_is_over_for_a_spool_that_nobody_asks(disk: Path, monk
     """The spool looks by itself whether there is room again."""
     monkeypatch.setattr(maintenance, "EVERY_SECONDS", 1000)
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:
-        await fill(spool, 2_000_000)
+        await accept_until_full(spool, 2_000_000)
         assert spool.stats().shortage is not None
         remount(disk, "size=100m")
         await becomes(lambda: spool.stats().shortage is None)

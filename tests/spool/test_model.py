@@ -53,13 +53,13 @@ from tests.spool.building import (
     Clock,
     Commits,
     a_record,
+    decoded,
     maintained,
     rows,
     without_maintenance,
 )
 from tests.spool.crash_images import Camera
 from tests.spool.model import Kept, Model
-from tests.spool.test_payloads import decoded
 
 T = TypeVar("T")
 CALLS = ("a", "b")

@@ -13,15 +13,9 @@ from spool.payload.frames import FRAME_RAW_BYTES, Frame, FrameEncoder, chunk_cou
 from spool.queue.ingest import INLINE_BYTES
 from spool.records import Fragment, StoredFragment
 from spool.store import Spool
-from tests.spool.building import a_record, opened, payload
+from tests.spool.building import a_record, decoded, opened, payload
 
 MIB = 1 << 20
-
-
-def decoded(frames: bytes) -> bytes:
-    """What a reader of concatenated frames gets, and every standard tool too."""
-    with zstandard.ZstdDecompressor().stream_reader(frames, read_across_frames=True) as reader:
-        return bytes(reader.readall())
 
 
 @given(pieces=st.lists(st.binary(max_size=40), max_size=8), size=st.integers(1, 17))

@@ -3,15 +3,12 @@
 import asyncio
 import os
 import re
-import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -30,8 +27,10 @@ from tests.spool.building import (
     NOW,
     Commits,
     a_record,
+    accepted_again,
     becomes,
     due,
+    files_no_larger_than,
     looked_into,
     maintained,
     opened,
@@ -77,30 +76,8 @@ async def test_whoever_waits_is_cancelled_when_it_is_done(spool: Spool) -> None:
     assert ended == ["written", "gone"]
 
 
-@contextmanager
-def files_no_larger_than(byte_count: int) -> Iterator[None]:
-    """Let every write of this process beyond `byte_count` of a file fail, as on a disk with an error."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (byte_count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def log_size(directory: Path) -> int:
     return log_of(directory / DATABASE_NAME).stat().st_size
-
-
-async def accepted_again(spool: Spool, call_id: str) -> None:
-    """Try until the spool takes a record again, as a sender would, for at most 20 s."""
-    deadline = asyncio.get_running_loop().time() + 20
-    while asyncio.get_running_loop().time() < deadline:
-        with suppress(SpoolUnavailable):
-            await spool.accept(a_record(call_id))
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("the spool did not recover")
 
 
 async def test_posts_share_commits(spool: Spool, commits: Commits) -> None:

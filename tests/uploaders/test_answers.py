@@ -1,3 +1,5 @@
+"""What an endpoint's answer means for a delivery."""
+
 import pytest
 
 from spool.records import Form

@@ -1,3 +1,5 @@
+"""The dispatcher: what is due is sent once, in order, with bounded memory and bounded concurrency."""
+
 import asyncio
 
 from spool.records import Form, Lane, NewDelivery

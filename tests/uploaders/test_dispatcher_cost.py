@@ -1,3 +1,5 @@
+"""What the dispatcher adds to a delivery, counted in steps of the event loop."""
+
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager

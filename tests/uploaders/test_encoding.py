@@ -1,3 +1,5 @@
+"""Bodies: every encoding decodes to the same document, with bounded memory."""
+
 import asyncio
 import base64
 import gzip

@@ -1,3 +1,5 @@
+"""The endpoint that the tests deliver to: it keeps the rules of the real one."""
+
 import asyncio
 import json
 import signal

@@ -1,3 +1,5 @@
+"""Delivering into a folder: names, modes, durability."""
+
 import asyncio
 import errno
 import json

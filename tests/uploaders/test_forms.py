@@ -1,3 +1,5 @@
+"""The documents of a record: whole, core, detail and notice, with every value as it came."""
+
 import json
 
 import pytest

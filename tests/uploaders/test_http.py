@@ -1,3 +1,5 @@
+"""Delivering to an HTTP endpoint: headers, tokens, encodings, outcomes."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""What the network does to a delivery over HTTP: silence, cut connections, TLS, proxies."""
+
 import asyncio
 import ssl
 from base64 import b64encode

@@ -1,3 +1,5 @@
+"""Errors of the network and of the client library become outcomes."""
+
 import errno
 import os
 

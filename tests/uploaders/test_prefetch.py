@@ -1,3 +1,5 @@
+"""The buffer of deliveries that are due: what was offered, claimed and released."""
+
 import pytest
 
 from spool.records import Delivery, Due

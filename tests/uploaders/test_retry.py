@@ -1,3 +1,5 @@
+"""When a delivery is tried again."""
+
 from email.utils import formatdate
 
 import pytest

@@ -1,3 +1,5 @@
+"""Waiting for a time of the clock, which may be set meanwhile."""
+
 import asyncio
 import time
 
