@@ -36,8 +36,8 @@ define install
 	@$(PIP) install --no-deps --require-hashes $(addprefix --requirement ,$(1)) 2> .venv/pip.err \
 	  | { count=0; while read -r verb name _; do \
 	      case $$verb in \
-	        Collecting|Requirement) count=$$((count + 1)); \
-	          if [[ -t 1 && $$verb == Collecting ]]; then \
+	        Collecting|Processing|Requirement) count=$$((count + 1)); name="$${name##*/}"; \
+	          if [[ -t 1 && $$verb != Requirement ]]; then \
 	            printf '\r\033[K      %s of %s: %s' $$count $$(cat $(1) | grep -c '==') "$${name%%==*}"; fi;; \
 	        Installing) \
 	          if [[ -t 1 ]]; then printf '\r\033[K'; fi; echo "      downloaded; unpacking";; \
