@@ -17,13 +17,29 @@ class SpoolFull(SpoolError):
     """The quota or the disk has no room for this record; nothing of it was kept.
 
     `used_bytes` and `limit_bytes` say how full the spool is; `limit_bytes` is None when the disk, not the
-    quota, was the limit.
+    quota, was the limit. `allowed_bytes` is the part of the limit that was open to this record; `stored_bytes` and
+    `staged_bytes` are what it is known to need of that, when it failed.
     """
 
-    def __init__(self, message: str, *, used_bytes: int, limit_bytes: int | None) -> None:
+    def __init__(
+        self, message: str, *, used_bytes: int, limit_bytes: int | None, allowed_bytes: int | None = None
+    ) -> None:
         super().__init__(message)
         self.used_bytes = used_bytes
         self.limit_bytes = limit_bytes
+        self.allowed_bytes = allowed_bytes
+        self.stored_bytes = 0
+        self.staged_bytes = 0
+
+    @property
+    def never_fits(self) -> bool:
+        """Whether the record would not fit into an empty spool either.
+
+        An eighth is left to the headroom, the empty database and its log, and to what is stored beside a staged body.
+        """
+        if self.allowed_bytes is None:
+            return False
+        return self.stored_bytes + self.staged_bytes > self.allowed_bytes - self.allowed_bytes // 8
 
 
 class SpoolLocked(SpoolError):

@@ -110,6 +110,7 @@ class Quota:
             "or raise CALLSPOOL_SPOOL_MAX_BYTES where the disk has room for more",
             used_bytes=occupied,
             limit_bytes=self.limit_bytes,
+            allowed_bytes=self.limit_bytes if core else self.limit_bytes - self.reserve_bytes,
         )
 
 

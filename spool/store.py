@@ -192,6 +192,11 @@ class Spool:
 
     # Intake ----------------------------------------------------------------------------------------------------
 
+    @property
+    def id(self) -> str:
+        """The random id of this spool: it begins the name of every record, and marks what its gateway sends."""
+        return self._destinations.spool_id
+
     async def accept(self, new: NewRecord) -> Accepted:
         """Make a record durable, with the deliveries that it owes, or recognise it as a duplicate.
 

@@ -168,6 +168,10 @@ class DispatchObserver(Protocol):
         """A destination began or stopped accepting deliveries."""
         ...
 
+    def credential_changed(self, destination: str, credential: str, accepted: bool, reason: str) -> None:
+        """A destination began or stopped refusing a token, whose deliveries are held meanwhile."""
+        ...
+
 
 class BreakerState(StrEnum):
     """The states of a circuit breaker."""

@@ -60,7 +60,8 @@ class AdminHandlers:
     async def readyz(self, _request: web.Request) -> web.Response:
         """200 if posts can be accepted, else 503 with the reasons."""
         stats = self._gateway.spool_stats()
-        reasons = tuple(redact(reason) for reason in obstacles(self._gateway.lifecycle, stats))
+        closed = await self._gateway.intake_obstacle()
+        reasons = tuple(redact(reason) for reason in obstacles(self._gateway.lifecycle, stats, closed))
         notes = tuple(redact(note) for note in attention(stats))
         if reasons:
             return answer(_Readiness("not ready", reasons, notes), status=503)
@@ -79,6 +80,7 @@ class AdminHandlers:
                 now=gateway.now(),
                 lifecycle=gateway.lifecycle,
                 stats=gateway.spool_stats(),
+                intake_obstacle=await gateway.intake_obstacle(),
                 destinations=gateway.destinations(),
                 outboxes=gateway.outboxes(),
                 throttle=gateway.drain_throttle(),

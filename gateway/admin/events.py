@@ -66,6 +66,15 @@ class RecentEvents:
             self._keep("warning", f"{destination} accepts no deliveries: {reason}")
             self._log.warning("destination_down", destination=destination, reason=reason)
 
+    def credential_changed(self, destination: str, credential: str, accepted: bool, reason: str) -> None:
+        """A destination refuses the token of an agent, or accepts it again."""
+        if accepted:
+            self._keep("info", f"{destination}: {credential} is no longer refused: {reason}")
+            self._log.info("credential_accepted", destination=destination, credential=credential, reason=reason)
+        else:
+            self._keep("warning", f"{destination} refuses {credential}, its deliveries are held: {reason}")
+            self._log.warning("credential_refused", destination=destination, credential=credential, reason=reason)
+
     def details_given_up(self, count: int, payload_bytes: int) -> None:
         """Details were given up because the spool was full."""
         text = (
@@ -110,6 +119,10 @@ class Observers:
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
         """A destination began or ceased to take deliveries; its gauge is read from the dispatcher."""
         self.events.destination_changed(destination, up, reason)
+
+    def credential_changed(self, destination: str, credential: str, accepted: bool, reason: str) -> None:
+        """A destination began or stopped refusing a token; its gauge is read from the dispatcher."""
+        self.events.credential_changed(destination, credential, accepted, reason)
 
     def details_given_up(self, count: int, payload_bytes: int) -> None:
         """Details were given up because the spool was full."""

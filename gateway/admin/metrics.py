@@ -115,6 +115,9 @@ class Metrics:
         )
         self._two_phase = self._counter("two_phase", "Call logs that were split into core and detail.")
         self._nonfinite = self._counter("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
+        self._stray_tokens = self._counter(
+            "stray_tokens", "Accepted call logs whose top-level token is no credential: it stays in them."
+        )
         # The spool.
         self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
         self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
@@ -196,6 +199,10 @@ class Metrics:
         """A record of so many raw bytes was stored in so many."""
         self._payload.inc("raw", by=raw)
         self._payload.inc("stored", by=stored)
+
+    def stray_token(self) -> None:
+        """A new record has a `token` that is no credential."""
+        self._stray_tokens.inc()
 
     def nonfinite_numbers(self, count: int) -> None:
         """A record had so many NaN or Infinity."""

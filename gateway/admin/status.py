@@ -143,13 +143,14 @@ def status_of(
     now: int,
     lifecycle: Lifecycle,
     stats: SpoolStats | None,
+    intake_obstacle: str | None,
     destinations: tuple[DestinationStatus, ...],
     throttle: ThrottleStatus | None,
     outboxes: tuple[OutboxStatus, ...],
     events: tuple[Event, ...],
 ) -> Status:
     """The status at `now` (ms since the epoch)."""
-    found = obstacles(lifecycle, stats)
+    found = obstacles(lifecycle, stats, intake_obstacle)
     return Status(
         version=version("callspool"),
         now=instant(now),
@@ -257,14 +258,13 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
 # A gateway whose endpoint is down is ready: keeping call logs meanwhile is its purpose.
 
 
-def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None) -> tuple[str, ...]:
+def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None, intake_obstacle: str | None = None) -> tuple[str, ...]:
     """Why posts cannot be accepted now; empty when they can."""
     found: list[str] = []
     if lifecycle.phase is not Phase.RUNNING:
         found.extend(lifecycle.reasons or (f"the gateway is {lifecycle.phase}",))
     obstacle = "the spool is not open" if stats is None else spool_obstacle(stats)
-    if obstacle is not None:
-        found.append(obstacle)
+    found.extend(reason for reason in (obstacle, intake_obstacle) if reason is not None)
     return tuple(found)
 
 

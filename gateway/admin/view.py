@@ -69,6 +69,10 @@ class GatewayView(Protocol):
         """How far details are held back for live calls."""
         ...
 
+    async def intake_obstacle(self) -> str | None:
+        """Why one of the ways in is closed, besides the spool itself; None where none is."""
+        ...
+
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """The records of a call, the oldest first; none if it is unknown.
 

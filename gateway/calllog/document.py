@@ -22,6 +22,9 @@ MAX_NAME_LENGTH: Final = 512
 """Characters of an id, event or environment that are kept beside the body; a longer call_id is refused."""
 
 _TOKEN: Final = "token"
+_EMPTY: Final = {b"null", b'""'}
+_LONGEST_CREDENTIAL: Final = 8190
+"""What common servers read of a header at most."""
 _SMALL_BYTES: Final = 64 << 10
 _LOCKED_BYTES: Final = 2047
 """hashlib gives Python's lock up for more than this at once, and a busy writer's thread then keeps it for a while."""
@@ -41,9 +44,9 @@ class Document(msgspec.Struct, frozen=True):
     """`wcall_event`, or `DEFAULT_EVENT`; `REFERENCE_EVENT` of a reference to a bucket, `DETAIL_EVENT` of a detail."""
     environment: str | None
     token: str | None
-    """The top-level `token`. One that is neither text nor a number is of no use, and dropped."""
+    """The top-level `token`, if it is a credential. Any other stays in the document."""
     slices: tuple[Slice, ...]
-    """The decoded document without its `token`: slices of `top.text` whose concatenation is valid JSON."""
+    """The decoded document without its credential: slices of `top.text` whose concatenation is valid JSON."""
     raw_bytes: int
     """The length of all slices."""
     nonfinite_numbers: int
@@ -51,6 +54,8 @@ class Document(msgspec.Struct, frozen=True):
     top: TopLevel
     is_reference: bool = False
     """Whether it is a note that the call log itself lies in a bucket."""
+    stray_token: bool = False
+    """Whether it has a top-level `token` that says something and is no credential."""
 
     @property
     def s3_key(self) -> str | None:
@@ -81,11 +86,13 @@ class Document(msgspec.Struct, frozen=True):
 
     @property
     def members(self) -> Mapping[str, Member]:
-        """The top-level members without `token`, in the order of the document; the last one of duplicates.
+        """The top-level members without the credential, in the order of the document; the last one of duplicates.
 
         Made anew each time it is asked for.
         """
-        last = {member.name: member for member in self.top.members() if member.name != _TOKEN}
+        last = {member.name: member for member in self.top.members()}
+        if self.token is not None:
+            del last[_TOKEN]
         return {member.name: member for member in sorted(last.values(), key=_index)}
 
 
@@ -104,11 +111,14 @@ def document_of(top: TopLevel) -> Document:
     call_id, named_by_text = _call_id(values.get("call_id"))
     reference = is_literal(values.get("s3_reference"), b"true") and "s3_key" in values
     event = REFERENCE_EVENT if reference else _event(values)
-    token = None
+    token, stray_token = None, False
     slices: tuple[Slice, ...] = (Slice(0, len(top.text)),)
     if _TOKEN in values:
-        token = _credential(values[_TOKEN])
-        slices = tuple(kept for kept in _without_token(top) if kept.size)
+        token = credential(text_of(values[_TOKEN]))
+        if token is not None:
+            slices = tuple(kept for kept in _without_token(top) if kept.size)
+        else:
+            stray_token = bytes(values[_TOKEN]) not in _EMPTY
     return Document(
         call_id,
         named_by_text,
@@ -121,6 +131,7 @@ def document_of(top: TopLevel) -> Document:
         top.nonfinite_numbers,
         top,
         reference,
+        stray_token,
     )
 
 
@@ -176,12 +187,11 @@ def _bad_call_id(what: str) -> CallLogError:
     return CallLogError(Fault.BAD_CALL_ID, f"The call_id is {what}.", hint)
 
 
-def _credential(raw: msgspec.Raw) -> str | None:
-    """The token as the text that a header can carry; None where it cannot be one."""
-    literal = memoryview(raw)
-    if _is_number(literal):
-        return bytes(literal).decode()
-    return text_of(raw) or None
+def credential(text: str | None) -> str | None:
+    """The text, if it can be a key: a header carries it unchanged, so it is printable, short, without blanks around."""
+    if not text or len(text) > _LONGEST_CREDENTIAL or not text.isprintable() or text != text.strip():
+        return None
+    return text
 
 
 def _without_token(top: TopLevel) -> Iterator[Slice]:

@@ -268,6 +268,9 @@ def _spans(telemetry_data: Readable) -> list[Span] | None:
 Figures = dict[str, int | float]
 
 _SECONDS_DIGITS: Final = 6
+_SMALLEST_MILLISECONDS: Final = 1e11
+"""In milliseconds this is March 1973: no call is older."""
+_is_unix_text: Final = re.compile(r"[0-9]{9,19}(?:\.[0-9]+)?").fullmatch
 _MILLISECONDS_DIGITS: Final = 3
 _OTHER: Final = "other"
 """What a span without an operation type is counted as, and what comes after too many different ones."""
@@ -334,14 +337,17 @@ def transcript_json(turns: Iterable[Turn]) -> list[dict[str, str]]:
 
 
 def duration_between(started_at: object, ended_at: object) -> float | None:
-    """Seconds from start to end, each an ISO 8601 string or a Unix number in seconds.
+    """Seconds from start to end, each an ISO 8601 string or a Unix number, also as text.
 
-    None when either is missing or unreadable, when the end is before the start, and when only one names its
-    offset from UTC, because the agent's own zone is not known here.
+    The size of a number tells its unit: seconds, milliseconds, microseconds or nanoseconds. None when either is missing
+    or unreadable, when the end is before the start, and where the agent's zone, which is not known here, would decide:
+    when only one time names its offset from UTC, or none does and the clocks of this machine's zone changed in between.
     """
     started, ended = _moment(started_at), _moment(ended_at)
     if isinstance(started, datetime) and isinstance(ended, datetime):
         if (started.tzinfo is None) != (ended.tzinfo is None):
+            return None
+        if started.tzinfo is None and _clocks_changed(started, ended):
             return None
         duration = (ended - started).total_seconds()
     elif (from_seconds := _unix(started)) is not None and (to_seconds := _unix(ended)) is not None:
@@ -353,11 +359,32 @@ def duration_between(started_at: object, ended_at: object) -> float | None:
 
 def _moment(value: object) -> datetime | float | None:
     if isinstance(value, str):
+        if _is_unix_text(value):
+            return _seconds(float(value))
         try:
             return datetime.fromisoformat(value)
         except ValueError:
             return None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return _seconds(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _seconds(number: float) -> float:
+    """A Unix time in seconds: one of more than 1e11 (the year 5138) counts a thousandth, a millionth or a billionth."""
+    while number >= _SMALLEST_MILLISECONDS and math.isfinite(number):
+        number /= 1000
+    return number
+
+
+def _clocks_changed(started: datetime, ended: datetime) -> bool:
+    """Whether this machine's zone may have another offset at the one local time than at the other.
+
+    A local time that the clocks show twice has two.
+    """
+    moments = [moment.replace(fold=fold) for moment in (started, ended) for fold in (0, 1)]
+    try:
+        return len({moment.astimezone().utcoffset() for moment in moments}) > 1
+    except (OverflowError, OSError, ValueError):  # a year that the system's clock does not know
+        return False
 
 
 def _unix(moment: datetime | float | None) -> float | None:

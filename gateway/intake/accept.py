@@ -22,7 +22,7 @@ from gateway.intake.parse import CallLog, Parsed, Reference, SizeRule, parse
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver, RecordStore
 from gateway.intake.responses import Rejection
-from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result, usable
+from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
 from gateway.intake.staging import Workers
 from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
@@ -48,8 +48,10 @@ class Acceptor:
         observer: IntakeObserver,
         clock: Clock,
         open_calls: OpenCalls,
+        token: IntakeToken,
     ) -> None:
         self.open_calls = open_calls
+        self._token = token
         self._store = store
         self._plans = {kind: plan(destinations, kind) for kind in StoredAs}
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)
@@ -94,7 +96,7 @@ class Acceptor:
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
-        token = (agents_key or usable(call_log.token)) if self._keeps_tokens else None
+        token = (agents_key or self._token.foreign(call_log.token)) if self._keeps_tokens else None
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,
@@ -132,6 +134,8 @@ class Acceptor:
                 self._observer.two_phase()
             if call_log.nonfinite_numbers:
                 self._observer.nonfinite_numbers(call_log.nonfinite_numbers)
+            if call_log.stray_token:
+                self._observer.stray_token()
         if self._log_each:
             _log.debug(
                 "accepted",
@@ -196,11 +200,8 @@ class PostService:
         """What answers the posts of a source: reads the body, parses it, and does what it asks for."""
 
         async def respond(request: web.BaseRequest, match: Match) -> Result:
-            body = await self._reader.read(request)
-            try:
+            with await self._reader.read(request) as body:
                 return await self.reply(await parse(body), self.sender(request, match))
-            finally:
-                body.release()
 
         return respond
 

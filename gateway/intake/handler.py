@@ -8,7 +8,7 @@ from aiohttp import web
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import AdmissionGate
 from gateway.intake.responses import JsonResponse, internal, rejection_response, translate
-from gateway.intake.routes import NO_ROUTE, IntakeToken, Result, Router
+from gateway.intake.routes import NO_ROUTE, IntakeToken, LoopGuard, Result, Router
 
 _log = structlog.get_logger(__name__)
 
@@ -16,9 +16,17 @@ _log = structlog.get_logger(__name__)
 class IntakeHandler:
     """Answers the requests of agents."""
 
-    def __init__(self, router: Router, gate: AdmissionGate, token: IntakeToken, observer: IntakeObserver) -> None:
+    def __init__(
+        self,
+        router: Router,
+        gate: AdmissionGate,
+        loop_guard: LoopGuard,
+        token: IntakeToken,
+        observer: IntakeObserver,
+    ) -> None:
         self._router = router
         self._gate = gate
+        self._loop_guard = loop_guard
         self._token = token
         self._observer = observer
 
@@ -30,6 +38,7 @@ class IntakeHandler:
             match = self._router.match(request.method, request.rel_url.raw_path)
             name = match.route.name
             self._gate.check()
+            self._loop_guard.check(request)
             if match.route.needs_token:
                 self._token.check(request)
             result = await match.route.respond(request, match)

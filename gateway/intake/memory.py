@@ -16,6 +16,8 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from spool.errors import SpoolFull
+
 if TYPE_CHECKING:  # a small body has nothing staged, and most are small
     from gateway.intake.staging import Staged, StagedFile
 
@@ -234,6 +236,22 @@ class Body:
         """A file of `size` bytes that lives as long as this body, which must not be small. For worker threads."""
         assert self.staged is not None, "only a small body has nothing staged"
         return self.staged.new_file(size)
+
+    def __enter__(self) -> "Body":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release it. A spool that was full is told what the body took of the quota besides."""
+        if isinstance(error, SpoolFull):
+            self.count_staged(error)
+        self.release()
+
+    def count_staged(self, full: SpoolFull) -> None:
+        """Add what is staged of it to what the record is known to need."""
+        if self.staged is not None and not full.staged_bytes:
+            full.staged_bytes = self.staged.claimed_bytes
 
     def release(self) -> None:
         """Give back memory and files; harmless when repeated."""

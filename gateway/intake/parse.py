@@ -32,7 +32,7 @@ class SizeRule:
 
 
 class CallLog(msgspec.Struct, frozen=True, tag=True):
-    """A call log that is ready to be accepted; its first seven fields are those of its `Document`."""
+    """A call log that is ready to be accepted; its first eight fields are those of its `Document`."""
 
     call_id: str
     agent_id: str | None
@@ -41,6 +41,7 @@ class CallLog(msgspec.Struct, frozen=True, tag=True):
     token: str | None
     raw_bytes: int
     nonfinite_numbers: int
+    stray_token: bool
     digest: bytes
     stored_as: StoredAs
     pieces: Mapping[Fragment, tuple[Piece, ...]]
@@ -144,6 +145,7 @@ def _call_log(document: Document, rule: SizeRule) -> CallLog:
         document.token,
         document.raw_bytes,
         document.nonfinite_numbers,
+        document.stray_token,
         document.digest,
         kind,
         _in_fragments(document, rule) if kind is StoredAs.TWO_PHASE else {Fragment.BODY: document.slices},

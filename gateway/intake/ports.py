@@ -59,6 +59,10 @@ class IntakeObserver(Protocol):
         """A new record had so many NaN or Infinity, which are null now."""
         ...
 
+    def stray_token(self) -> None:
+        """A new record has a `token` that is no credential, and that stays in it."""
+        ...
+
     def two_phase(self) -> None:
         """A new record was split into core and detail."""
         ...

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from gateway.calllog.document import credential
 from gateway.intake.responses import Rejection
 
 NO_ROUTE = "none"
@@ -116,8 +117,6 @@ class Router:
 # agent's key. An agent that has both sends the intake's token as a bearer, and its key in the header.
 
 HEADER = "x-pype-token"
-_LONGEST = 8190
-"""What a header can carry at most towards common servers."""
 
 
 class IntakeToken:
@@ -145,8 +144,8 @@ class IntakeToken:
         return self.foreign(request.headers.get(HEADER))
 
     def foreign(self, key: str | None) -> str | None:
-        """The key, if a header can carry it and it is not the intake's own token."""
-        return None if key is None or self._equals(key) else usable(key)
+        """The key, if it is a credential and not the intake's own token."""
+        return None if key is None or self._equals(key) else credential(key)
 
     def _equals(self, presented: str | None) -> bool:
         if self._token is None or presented is None:
@@ -154,8 +153,44 @@ class IntakeToken:
         return hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), self._token)
 
 
-def usable(key: str | None) -> str | None:
-    """The key, if a header can carry it: not empty, not too long, printable."""
-    if not key or len(key) > _LONGEST or not key.isprintable():
-        return None
-    return key
+# Loops: a gateway whose endpoint is its own intake would deliver to itself, be answered "duplicate", and delete the
+# only copy. So what it sends carries its mark, and what carries its own mark is refused.
+
+
+def via_pseudonym(spool_id: str) -> str:
+    """What a gateway is called in `Via` (RFC 9110, 7.6.3): `Via: 1.1 callspool-ID`."""
+    return f"callspool-{spool_id}"
+
+
+class LoopGuard:
+    """Recognises what this gateway sent itself, through whatever proxies it came back."""
+
+    def __init__(self, spool_id: str) -> None:
+        self._pseudonym = via_pseudonym(spool_id)
+        self._own_keys = f"{spool_id}-"
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Return unless this gateway sent the request; raises `Rejection` (508) then.
+
+        A proxy may remove `Via`, but not the idempotency key, which begins with the spool's id.
+        """
+        headers = request.headers
+        if "Via" in headers and self._pseudonym in _received_by(headers.getall("Via")):
+            raise _loop_detected("Via")
+        if headers.get("Idempotency-Key", "").startswith(self._own_keys):
+            raise _loop_detected("Idempotency-Key")
+
+
+def _received_by(lines: Iterable[str]) -> set[str]:
+    """The hosts and pseudonyms that `Via` lists; comments are left out."""
+    members = [member.split() for line in lines for member in line.split(",")]
+    return {words[1].lower() for words in members if len(words) > 1}
+
+
+def _loop_detected(header: str) -> Rejection:
+    return Rejection(
+        508,
+        "loop_detected",
+        f"This gateway sent the request itself, as {header} says: one of its destinations leads back to its intake.",
+        "Set the destination's address to the endpoint that is to get the call logs; they stay in the spool.",
+    )

@@ -7,6 +7,7 @@ a staged body is not acknowledged before the spool has its own durable copy. Spi
 
 import asyncio
 import contextlib
+import errno
 import mmap
 import os
 import secrets
@@ -20,6 +21,7 @@ import structlog
 
 from gateway.intake.ports import RecordStore
 from spool.directory import STAGING_NAME
+from spool.errors import SpoolFull, SpoolUnavailable
 from spool.records import Buffer
 
 # Threads for what would hold up the event loop: decoding, parsing and hashing large bodies, and staging files.
@@ -69,6 +71,7 @@ def _report(future: "Future[None]") -> None:
 
 
 _SUFFIX = ".staged"
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLAIM_BYTES = 4 << 20
 """What is claimed of the quota at once while a file of unknown length grows."""
 
@@ -151,7 +154,11 @@ class Staged:
 
     def claim(self, size: int) -> None:
         """Claim `size` bytes for what is about to come. For the event loop. Raises `SpoolFull`."""
-        self._area.store.reserve_staging(size)
+        try:
+            self._area.store.reserve_staging(size)
+        except SpoolFull as full:
+            full.staged_bytes = self._claimed + size
+            raise
         self._claimed += size
 
     def need(self, size: int) -> None:
@@ -159,11 +166,34 @@ class Staged:
         self._needed += size
         missing = self._needed - self._claimed
         if missing > 0:
-            self._area.workers.ask_loop(lambda: self.claim(max(missing, _CLAIM_BYTES)))
+            self._area.workers.ask_loop(lambda: self._claim_ahead(missing))
+
+    def _claim_ahead(self, missing: int) -> None:
+        """Claim more than is missing, if there is room, so that the event loop is asked less often."""
+        try:
+            self.claim(max(missing, _CLAIM_BYTES))
+        except SpoolFull:
+            self.claim(missing)
+
+    @property
+    def claimed_bytes(self) -> int:
+        """What is claimed of the quota."""
+        return self._claimed
 
     def file(self) -> StagedFile:
-        """A new, empty file that only this process's user can read. For worker threads."""
-        file = StagedFile(self, self._area.directory / f"{secrets.token_hex(8)}{_SUFFIX}")
+        """A new, empty file that only this process's user can read. For worker threads.
+
+        Raises `OSError` where the disk has no room for it, `SpoolUnavailable` where the directory cannot be used.
+        """
+        path = self._area.directory / f"{secrets.token_hex(8)}{_SUFFIX}"
+        try:
+            file = StagedFile(self, path)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            if (obstacle := self._area.obstacle()) is not None:
+                raise SpoolUnavailable(obstacle) from error
+            file = StagedFile(self, path)
         self._files.append(file)
         return file
 
@@ -201,6 +231,21 @@ class StagingArea:
     def begin(self) -> Staged:
         """The staging files of a new post: none, until it makes some."""
         return Staged(self)
+
+    def obstacle(self) -> str | None:
+        """Why nothing can be staged at the moment, if so. A directory that was removed is made again.
+
+        Blocks on the disk. Without staging no call log can be accepted that is too large for memory.
+        """
+        try:
+            self.directory.mkdir(mode=0o700)
+        except FileExistsError:
+            usable = self.directory.is_dir() and os.access(self.directory, os.W_OK | os.X_OK)
+            return None if usable else f"the staging directory {self.directory} is no directory that can be written to"
+        except OSError as error:
+            return f"the staging directory {self.directory} cannot be made again: {error.strerror}"
+        _log.warning("staging_directory_made_again", directory=str(self.directory))
+        return None
 
 
 def prepare_directory(spool_directory: Path) -> Path:

@@ -15,7 +15,7 @@ from gateway.intake.handler import IntakeHandler
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.protocol import AdmissionGate
-from gateway.intake.routes import IntakeToken, Router
+from gateway.intake.routes import IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
@@ -48,6 +48,7 @@ class App:
     dispatcher: Dispatcher
     intake: IntakeServer
     gate: AdmissionGate
+    staging: StagingArea
     calls: OpenCalls
     throttle: DrainThrottle
     delivery_admin: DeliveryAdmin
@@ -130,14 +131,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     parse_worker = ParseWorker(workers)
     rule = options.size_rule(settings.split, settings.spool.compression_level)
     routes = [route_of(destination) for destination in destinations]
-    acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, now, calls)
-    uploads = UploadUrlService(spool, now, options.milliseconds(intake.upload_url_ttl))
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None)
+    acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, now, calls, token)
+    uploads = UploadUrlService(spool, now, options.milliseconds(intake.upload_url_ttl))
     posts = PostService(reader, acceptor, uploads, token)
-    sdk = SdkSource(reader, acceptor, posts, uploads, spool)
+    sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
     lines = LineReader(intake.body_max, staging, workers)
     batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
-    handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), gate, token, metrics)
+    handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), gate, LoopGuard(spool.id), token, metrics)
     server = IntakeServer(
         intake.listen.host, intake.listen.port, handler.handle, gate, metrics, options.connection_limits(intake)
     )
@@ -158,4 +159,6 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
 
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, now)
-    return App(spool, dispatcher, server, gate, calls, throttle, delivery_admin, parse_worker, executor, outboxes)
+    return App(
+        spool, dispatcher, server, gate, staging, calls, throttle, delivery_admin, parse_worker, executor, outboxes
+    )

@@ -218,6 +218,10 @@ class Gateway:
         """See `GatewayView`."""
         return self._app.outboxes.status() if self._app else ()
 
+    async def intake_obstacle(self) -> str | None:
+        """See `GatewayView`."""
+        return await asyncio.to_thread(self._app.staging.obstacle) if self._app else None
+
     def drain_throttle(self) -> ThrottleStatus | None:
         """See `GatewayView`."""
         return self._app.throttle.status() if self._app else None

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from gateway.calllog.document import text_of
+from gateway.calllog.document import credential, text_of
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import Member, Scratch, TopLevel, scan
 from gateway.intake.accept import SUPERSEDED_BY, Acceptor
@@ -22,7 +22,7 @@ from gateway.intake.memory import Body, MemoryBudget
 from gateway.intake.parse import CallLog
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.responses import translate
-from gateway.intake.routes import HEADER, IntakeToken, usable
+from gateway.intake.routes import HEADER, IntakeToken
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.live_calls import ENDED, STARTED
 from gateway.sdk_outbox.file import BATCH_BYTES
@@ -268,7 +268,7 @@ class PostSink:
         headers = {"Content-Type": "application/json", "Content-Length": str(size)}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        if key := usable(restored.key) or self._key:
+        if key := credential(restored.key) or self._key:
             headers[HEADER] = key
         if restored.partial:
             headers[SUPERSEDED_BY] = ENDED

@@ -15,7 +15,7 @@ from functools import partial
 from spool.db import sql
 from spool.db.transaction import Result, Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
-from spool.errors import SpoolUnavailable
+from spool.errors import SpoolFull, SpoolUnavailable
 from spool.payload.frames import Frame, FrameEncoder, SmallPayload, StoredPayload, chunk_count
 from spool.queue.accept import Acceptance, accept, require_orphans, write_frames
 from spool.queue.reclaim import Evictor, OrphanChunks
@@ -164,13 +164,15 @@ class Ingest:
             incoming = Incoming.of(new.fragments, first, self._level)
             try:
                 batch, last = await self._compressed(incoming)
+                written = 0
                 while not last:
                     byte_count = sum(len(frame.data) for frame in batch)
-                    with await self._reserve(byte_count, new):
+                    with await self._reserve(byte_count, new, written):
                         await self._writer.submit(incoming.write_batch(batch), byte_count)
+                    written += byte_count
                     batch, last = await self._compressed(incoming)
                 byte_count = sum(len(frame.data) for frame in batch)
-                return await self._commit(new, incoming.stored(batch), byte_count)
+                return await self._commit(new, incoming.stored(batch), byte_count, written)
             finally:
                 incoming.close()
                 if incoming.orphaned:
@@ -183,7 +185,9 @@ class Ingest:
             raise SpoolUnavailable("the spool is closed") from error
         return await uninterrupted(compressing)
 
-    async def _commit(self, new: NewRecord, payload: SmallPayload | StoredPayload, byte_count: int) -> Accepted:
+    async def _commit(
+        self, new: NewRecord, payload: SmallPayload | StoredPayload, byte_count: int, written: int = 0
+    ) -> Accepted:
         now = self._clock()
         operation = partial(
             accept,
@@ -193,7 +197,7 @@ class Ingest:
             now=now,
             duplicates_since=now - self._duplicate_window,
         )
-        with await self._reserve(byte_count + OVERHEAD_BYTES, new):
+        with await self._reserve(byte_count + OVERHEAD_BYTES, new, written):
             small = payload if isinstance(payload, SmallPayload) else None
             committing = self._writer.submit(operation, byte_count, call_id=new.call_id, payload=small)
             try:
@@ -203,14 +207,21 @@ class Ingest:
                 if committing.done() and committing.exception() is None:
                     self._accepted(committing.result())
 
-    async def _reserve(self, byte_count: int, new: NewRecord) -> QuotaReservation:
-        """Reserve room in the quota; what owes nothing to the detail lane may use the part that is kept for cores."""
+    async def _reserve(self, byte_count: int, new: NewRecord, written: int) -> QuotaReservation:
+        """Reserve room in the quota; what owes nothing to the detail lane may use the part that is kept for cores.
+
+        `written` bytes of the record are in the spool already.
+        """
         core = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
         if not core:
             byte_count *= 2  # it lies in the log and in the database for a while, and must not take the reserve by that
         if self._evictor is not None:
             await self._evictor.make_room(byte_count, core=core)
-        return self._quota.reserve(byte_count, self._writer.total_bytes, core=core)
+        try:
+            return self._quota.reserve(byte_count, self._writer.total_bytes, core=core)
+        except SpoolFull as full:
+            full.stored_bytes = written + byte_count
+            raise
 
     @contextmanager
     def chunk_ids(self, count: int) -> Iterator[int]:

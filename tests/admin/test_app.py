@@ -62,6 +62,14 @@ async def test_ready_means_that_posts_can_be_accepted(
     assert (status["ready"], status["reasons"]) == (not reasons, reasons)
 
 
+async def test_a_way_in_that_is_closed_is_told(aiohttp_client: Callable) -> None:
+    """Where nothing can be staged, giants would be refused: the gateway is not ready, and says why."""
+    client = await aiohttp_client(World(intake_obstacle="the staging directory is gone").app)
+    answer = await client.get("/readyz")
+    assert (answer.status, (await answer.json())["reasons"]) == (503, ["the staging directory is gone"])
+    assert not (await (await client.get("/api/status")).json())["ready"]
+
+
 async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Callable) -> None:
     """Backlog, age, attempts under way and dead letters stand by lane; forgotten destinations are not left out."""
     answer = await (await aiohttp_client(World().app)).get("/api/status")

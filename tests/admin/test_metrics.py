@@ -24,6 +24,7 @@ PUBLISHED = {
     "callspool_payload_bytes_total": {"stage"},
     "callspool_two_phase_total": set(),
     "callspool_nonfinite_numbers_total": set(),
+    "callspool_stray_tokens_total": set(),
     "callspool_backlog_records": {"destination", "lane"},
     "callspool_backlog_bytes": {"destination", "lane"},
     "callspool_oldest_pending_seconds": {"destination", "lane"},

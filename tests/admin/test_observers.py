@@ -19,6 +19,23 @@ def test_every_observer_hears_everything() -> None:
     assert len(world.events.recent()) == 2
 
 
+def test_a_refused_token_is_told_apart_from_its_destination() -> None:
+    """A refusal is a warning about the token; only a destination that was down accepts deliveries again."""
+    world = World()
+    observers = Observers(Metrics(), world.events)
+    observers.credential_changed("endpoint", "token 3", False, "HTTP 401: no such key")
+    observers.credential_changed("endpoint", "token 3", True, "it is accepted again")
+    accepted, refused = world.events.recent()
+    assert (refused.level, refused.text) == (
+        "warning",
+        "endpoint refuses token 3, its deliveries are held: HTTP 401: no such key",
+    )
+    assert (accepted.level, accepted.text) == (
+        "info",
+        "endpoint: token 3 is no longer refused: it is accepted again",
+    )
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (99_960, "100 KB"), (999_600, "1.0 MB"), (10**19, "10000 PB")],

@@ -90,6 +90,7 @@ class World:
     token: str | None = None
     now: int = NOW
     throttle: ThrottleStatus | None = NO_CALLS
+    intake_obstacle: str | None = None
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
     on_resume: Callable[[str], bool | None] | None = None
@@ -139,6 +140,9 @@ class View:
         if self._world.on_resume is not None:
             return self._world.on_resume(destination)
         return {each.name: not each.up for each in self._world.destinations}.get(destination)
+
+    async def intake_obstacle(self) -> str | None:
+        return self._world.intake_obstacle
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         if self._world.trace_error is not None:

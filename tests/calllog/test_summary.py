@@ -2,6 +2,10 @@
 
 import json
 import math
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -211,8 +215,56 @@ def test_percentiles_are_interpolated(values: list[float], p: float, expected: f
         (None, 1795300689, None),
         (True, 5, None),
         ({}, [], None),
+        (1795300689897, 1795300989897, 300.0),
+        (1795300689897.5, 1795300689898, 0.0005),
+        (1795300689, 1795300989000, 300.0),
+        (1795300689897000, 1795300989897000, 300.0),
+        (1795300689897000000, 1795300989897000000, 300.0),
+        ("1795300689897", "1795300989897", 300.0),
+        ("1795300689.5", 1795300689.75, 0.25),
+        (1795219200000, "2026-11-21T00:00:09Z", 9.0),
+        (1e308, 1e308, 0.0),
+        ("0001-01-01T00:00:00", "0001-01-01T00:00:05", 5.0),
     ],
 )
 def test_duration_is_known_where_both_ends_are(started: object, ended: object, seconds: float | None) -> None:
     """Start and end give a duration only where both can be read and compared."""
     assert duration_between(started, ended) == seconds
+
+
+@pytest.fixture(params=["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZoneInfo]:
+    """The zone of this machine."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield ZoneInfo(request.param)
+    monkeypatch.undo()
+    time.tzset()
+
+
+def changes(zone: ZoneInfo, year: int) -> list[datetime]:
+    """The hours of a year, in UTC, after which the clocks of a zone show another offset."""
+    hours = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(366 * 24)]
+    local = [hour.astimezone(zone).utcoffset() for hour in hours]
+    return [hours[n] for n in range(len(hours) - 1) if local[n] != local[n + 1]]
+
+
+def test_naive_times_across_a_change_of_the_clocks_give_no_duration(zone: ZoneInfo) -> None:
+    """The agent's zone is not known: a duration that would be wrong by an hour is left out, however long."""
+    found = changes(zone, 2026)
+    assert len(found) == 2
+    for change in found:
+        for minutes in (61, 130, 24 * 60):
+            started, ended = change - timedelta(minutes=5), change + timedelta(minutes=minutes)
+            naive = [moment.astimezone(zone).replace(tzinfo=None).isoformat() for moment in (started, ended)]
+            aware = [moment.astimezone(zone).isoformat() for moment in (started, ended)]
+            assert duration_between(*naive) is None
+            assert duration_between(*aware) == 60 * (minutes + 5)
+
+
+def test_naive_times_on_one_side_of_a_change_give_a_duration(zone: ZoneInfo) -> None:
+    """Only what lies between the two times matters."""
+    for change in changes(zone, 2026):
+        for side in (-6, 6):
+            started = (change + timedelta(hours=side)).astimezone(zone).replace(tzinfo=None)
+            assert duration_between(started.isoformat(), (started + timedelta(minutes=5)).isoformat()) == 300.0

@@ -4,6 +4,7 @@ The index is a folder of empty wheels with the requirements of the real ones, an
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -48,7 +49,6 @@ class Project:
 
     def write(self, locks: dict[str, list[str]], requires: list[str]) -> None:
         """Lock these lines, all four locks of them, and let the project ask for `requires`."""
-        self.folder.mkdir()
         (self.folder / "Makefile").write_text(text("Makefile"), encoding="utf-8")
         (self.folder / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
         lines = "".join(f"Requires-Dist: {line}\n" for line in requires)
@@ -79,10 +79,20 @@ class Project:
         }
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that holds pip alone, to be copied: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("environment") / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A project that locks nothing yet."""
-    return Project(tmp_path / "project", Index(tmp_path / "index"))
+def project(tmp_path: Path, environment: Path) -> Project:
+    """A project that locks nothing yet, with an empty environment."""
+    folder = tmp_path / "project"
+    shutil.copytree(environment, folder / ".venv", symlinks=True)
+    return Project(folder, Index(tmp_path / "index"))
 
 
 @pytest.mark.slow

@@ -4,14 +4,16 @@ import base64
 import gzip
 import json
 import zlib
+from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 import zstandard
 
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from spool.errors import SpoolUnavailable
-from tests.intake.bodies import call_log, envelope, raw_deflate
+from tests.intake.bodies import call_log, envelope, incompressible, raw_deflate
 from tests.intake.world import World, running
 
 GZIPPED = gzip.compress(call_log(size=5_000), mtime=0)
@@ -209,14 +211,67 @@ async def test_the_intake_s_token_is_checked(tmp_path, headers: dict[str, str], 
 
 
 async def test_a_full_spool_is_507(tmp_path) -> None:
-    """A call log for which the quota has no room is 507 with Retry-After, staged or not; nothing is kept."""
-    async with running(tmp_path, spool_max=400_000, bodies=BodyLimits(inline_max=1_000_000)) as world:
-        for body in (call_log("a", size=900_000), call_log("b", size=2_000_000)):
+    """A call log for which the quota has no room now is 507 with Retry-After, staged or not; nothing is kept."""
+    async with running(tmp_path, spool_max=3_000_000, bodies=BodyLimits(inline_max=1_000_000)) as world:
+        world.spool.reserve_staging(1_500_000)
+        for body in (call_log("a", size=950_000, noise=incompressible(900_000)), call_log("b", size=2_000_000)):
             reply = await world.post(body)
             assert (reply.status, reply.code) == (507, "spool_full")
             assert int(reply.headers["Retry-After"]) > 0
         assert await world.spool.trace("a") == ()
         await world.until(lambda: not world.staged_files())
+
+
+QUOTA = 12_000_000
+
+
+async def never(world: World, way: str) -> tuple[int, str, str, bool]:
+    """The status, code and message of a call log that could never be stored, and whether it is to be sent again."""
+    body = call_log("a", noise=incompressible(18_000_000))
+    match way:
+        case "length":
+            reply = await world.post(body)
+        case "no length":
+            reply = await world.post(aiohttp.payload.AsyncIterablePayload(pieces_of(body)))
+        case "gzip":
+            reply = await world.post(gzip.compress(body), content_encoding="gzip")
+        case "envelope":
+            reply = await world.post(envelope(body))
+        case "upload":
+            wanted = {"call_id": "a", "content_type": "application/json"}
+            given = (await world.post(wanted, "/dev/get-upload-url")).json
+            reply = await world.ask("PUT", given["upload_url"], body)
+        case "line":
+            reply = await world.post(call_log("small") + b"\n" + body, "/v1/calls/batch")
+            first, second = (json.loads(line) for line in reply.raw.splitlines())
+            assert first["status"] == 202
+            return second["status"], second["error"]["code"], second["error"]["message"], "Retry-After" in reply.headers
+        case "staged and stored":
+            reply = await world.post(call_log("a", noise=incompressible(10_300_000)))
+    return reply.status, reply.code, reply.json["error"]["message"], "Retry-After" in reply.headers
+
+
+async def pieces_of(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 100_000):
+        yield body[start : start + 100_000]
+
+
+@pytest.mark.parametrize(
+    ("way", "inline_max"),
+    [
+        ("length", 1_000_000), ("no length", 1_000_000), ("gzip", 1_000_000), ("envelope", 1_000_000),
+        ("upload", 1_000_000), ("line", 1_000_000), ("staged and stored", 1_000_000),
+    ],
+)  # fmt: skip
+async def test_what_could_never_be_stored_is_413(tmp_path, way: str, inline_max: int) -> None:
+    """A call log larger than the whole quota is refused by the limit's name, and not told to come back."""
+    async with running(tmp_path, spool_max=QUOTA, bodies=BodyLimits(inline_max=inline_max)) as world:
+        status, code, message, again = await never(world, way)
+        assert (status, code, again) == (413, "larger_than_quota", False)
+        assert any(f"allows {limit} for one" in message for limit in (QUOTA, QUOTA - QUOTA // 20))
+        assert await world.spool.trace("a") == ()
+        await world.until(lambda: not world.staged_files())
+        assert (await world.post(call_log("b"))).status == 202
 
 
 async def test_a_spool_that_is_closed_is_503(world: World) -> None:

@@ -1,8 +1,10 @@
 """Staging files: private, counted, and gone afterwards."""
 
 import errno
+import gzip
 import mmap
 import os
+import shutil
 import stat
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.intake.body_reader import BodyLimits
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from spool.errors import SpoolFull
-from tests.intake.bodies import call_log
-from tests.intake.world import running
+from tests.intake.bodies import call_log, envelope, incompressible
+from tests.intake.world import World, running
 
 
 class Account:
@@ -130,3 +133,43 @@ async def test_a_disk_that_is_full_is_507(tmp_path: Path, monkeypatch: pytest.Mo
         reply = await world.post(call_log(size=2_000_000))
         assert (reply.status, reply.code) == (507, "disk_full")
         await world.until(lambda: not world.staged_files())
+
+
+async def ways_in(world: World) -> list[tuple[int, str]]:
+    """What a giant is answered on each way into staging."""
+    giant = call_log(noise=incompressible(300_000))
+    wanted = {"call_id": "a", "content_type": "application/json"}
+    address = (await world.post(wanted, "/dev/get-upload-url")).json["upload_url"]
+    replies = [
+        await world.post(giant),
+        await world.post(envelope(giant)),
+        await world.post(gzip.compress(giant), content_encoding="gzip"),
+        await world.ask("PUT", address, giant),
+    ]
+    return [(reply.status, "" if reply.status < 300 else reply.code) for reply in replies]
+
+
+async def test_a_staging_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    """A giant is accepted on every way in, whatever cleared the directory away; it stays private."""
+    async with running(tmp_path, bodies=BodyLimits(inline_max=100_000)) as world:
+        for _ in range(2):
+            shutil.rmtree(world.staging)
+            assert {status for status, _ in await ways_in(world)} <= {200, 202}
+        assert stat.S_IMODE(world.staging.stat().st_mode) == 0o700
+        line = call_log("b", noise=incompressible(2_000_000))
+        shutil.rmtree(world.staging)
+        assert b'"status":202' in (await world.post(line, "/v1/calls/batch")).raw
+
+
+async def test_without_a_staging_directory_giants_wait_at_their_senders(tmp_path: Path) -> None:
+    """Where it cannot be made, giants are 503 with the reason; small posts are accepted."""
+    async with running(tmp_path, bodies=BodyLimits(inline_max=100_000)) as world:
+        shutil.rmtree(world.staging)
+        world.staging.write_text("in the way")
+        assert {*await ways_in(world)} == {(503, "spool_unavailable")}
+        assert (await world.post(call_log("small"))).status == 202
+        area = StagingArea(world.staging, world.spool, Workers(ThreadPoolExecutor(1)))
+        assert "is no directory that can be written to" in (area.obstacle() or "")
+        world.staging.unlink()
+        assert area.obstacle() is None
+        assert (await world.post(call_log(noise=incompressible(300_000)))).status == 202

@@ -2,9 +2,9 @@
 
 import pytest
 
+from gateway.calllog.document import credential
 from gateway.fanout import DestinationRoute
-from gateway.intake.routes import usable
-from tests.intake.bodies import call_log
+from tests.intake.bodies import call_log, envelope
 from tests.intake.world import World, running
 
 GATE = "gate-key"
@@ -27,6 +27,7 @@ async def _kept_key(world: World) -> str | None:
         (GATE, {"x-pype-token": GATE}, "document", "document"),
         (GATE, {"x-pype-token": "agents", "Authorization": f"Bearer {GATE}"}, None, "agents"),
         (GATE, {"Authorization": f"Bearer {GATE}"}, "document", "document"),
+        (GATE, {"x-pype-token": GATE}, GATE, None),
     ],
 )
 async def test_the_agent_s_key(
@@ -66,11 +67,13 @@ async def test_the_key_is_no_part_of_a_call_log_s_identity(world: World) -> None
         ("a\r\nHost: b", None),
         ("a\x00", None),
         ("\udc80", None),
+        (" a", None),
+        ("a\n", None),
     ],
 )
 def test_only_what_a_header_can_carry_is_a_key(key: str | None, expected: str | None) -> None:
     """Anything that could not be sent, or could smuggle in a header, is no key."""
-    assert usable(key) == expected
+    assert credential(key) == expected
 
 
 async def test_a_key_that_is_none_is_no_reason_to_lose_a_call_log(world: World) -> None:
@@ -80,3 +83,25 @@ async def test_a_key_that_is_none_is_no_reason_to_lose_a_call_log(world: World) 
     answer = await world.send_raw(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
     assert answer.startswith(b"HTTP/1.1 202 ")
     assert await _kept_key(world) is None
+
+
+@pytest.mark.parametrize("token", [17, {"key": "x"}, ["x"], "a\nb", True])
+@pytest.mark.parametrize("way", ["post", "batch", "envelope", "upload"])
+async def test_a_token_that_is_no_credential_is_content(world: World, token: object, way: str) -> None:
+    """Whatever way it comes in, it stays in the call log, never becomes the agent's key, and is counted."""
+    body = call_log(token=token)
+    match way:
+        case "post":
+            answer = await world.post(body)
+        case "batch":
+            answer = await world.post(body, "/v1/calls/batch")
+        case "envelope":
+            answer = await world.post(envelope(body))
+        case _:
+            wanted = {"call_id": "call-1", "content_type": "application/json"}
+            given = (await world.post(wanted, "/dev/get-upload-url", headers={"x-pype-token": "agents"})).json
+            answer = await world.ask("PUT", given["upload_url"], body)
+    assert answer.status in {200, 202}
+    assert await _kept_key(world) == ("agents" if way == "upload" else None)
+    assert await world.stored((await world.only_record("call-1")).record) == body
+    assert world.metrics.registry.get_sample_value("callspool_stray_tokens_total") == 1

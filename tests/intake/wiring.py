@@ -16,7 +16,7 @@ from gateway.intake.parse import SizeRule
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import AdmissionGate, ConnectionLimits
-from gateway.intake.routes import IntakeToken, Router
+from gateway.intake.routes import IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
@@ -63,13 +63,13 @@ class Intake:
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
         self.parse_worker = ParseWorker(workers)
         calls = OpenCalls()
+        token = IntakeToken(options.token)
         acceptor = Acceptor(
-            store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls
+            store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls, token
         )
         uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
-        token = IntakeToken(options.token)
         posts = PostService(reader, acceptor, uploads, token)
-        sdk = SdkSource(reader, acceptor, posts, uploads, store)
+        sdk = SdkSource(reader, acceptor, posts, uploads, store, token)
         lines = LineReader(options.bodies.body_max, staging, workers)
         self.open_calls = calls
         self.gate = AdmissionGate()
@@ -92,5 +92,7 @@ class Intake:
             token=token,
             observer=observer,
         )
-        handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), self.gate, token, observer)
+        handler = IntakeHandler(
+            Router([*sdk.routes(), *batch.routes()]), self.gate, LoopGuard(store.id), token, observer
+        )
         self.server = IntakeServer("127.0.0.1", 0, handler.handle, self.gate, observer, options.connections)

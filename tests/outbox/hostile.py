@@ -1,10 +1,11 @@
 """Files that somebody else made in place of an outbox: each does harm when SQLite opens it carelessly."""
 
 import os
+import random
 import sqlite3
 import struct
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def forge_journal(database: Path, target: Path) -> None:
     "The Rollback Journal", and pager.c, readSuperJournal).
     """
     magic = bytes.fromhex("d9d505f920a163d7")
-    (page,) = struct.unpack(">H", database.read_bytes()[16:18])
+    page = struct.unpack(">H", database.read_bytes()[16:18])[0] or 4096
     name = str(target).encode()
     header = magic + struct.pack(">IIIII", 0, 1, database.stat().st_size // page, 512, page)
     record = struct.pack(">I", 0x40000000 // page + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
@@ -155,3 +156,60 @@ def write_rows(path: Path, *rows: dict[str, object]) -> None:
             marks = ", ".join("?" * len(whole))
             connection.execute(f"INSERT INTO outbox ({', '.join(whole)}) VALUES ({marks})", tuple(whole.values()))
         connection.commit()
+
+
+def _flip(path: Path, chance: random.Random) -> None:
+    """Another byte at a random place of the file, its log or its index."""
+    target = _some(path, chance)
+    if size := target.stat().st_size:
+        with target.open("r+b") as file:
+            file.seek(chance.randrange(size))
+            file.write(bytes([chance.randrange(256)]))
+
+
+def _cut(path: Path, chance: random.Random) -> None:
+    target = _some(path, chance)
+    os.truncate(target, chance.randrange(target.stat().st_size + 1))
+
+
+def _add_to_schema(path: Path, chance: random.Random) -> None:
+    statement = chance.choice(
+        [
+            f"CREATE TRIGGER t BEFORE UPDATE ON outbox BEGIN {ENDLESS}; END",
+            "CREATE TRIGGER t AFTER DELETE ON outbox BEGIN DELETE FROM outbox; END",
+            f"CREATE VIEW v AS {ENDLESS}",
+            "ALTER TABLE outbox ADD COLUMN g AS (hex(payload))",
+            "DROP TABLE outbox",
+        ]
+    )
+    if not path.with_name(f"{path.name}-journal").exists():  # which SQLite would roll back here, in the test
+        with closing(sqlite3.connect(path, timeout=0)) as connection:
+            connection.executescript(statement)
+
+
+def _replace(path: Path, chance: random.Random) -> None:
+    path.unlink()
+    match chance.randrange(4):
+        case 0:
+            os.mkfifo(path)
+        case 1:
+            path.mkdir()
+        case 2:
+            path.symlink_to(path.with_name("nowhere"))
+        case _:
+            path.touch()
+
+
+def _some(path: Path, chance: random.Random) -> Path:
+    found = [each for each in path.parent.glob(f"{path.name}*") if each.is_file() and not each.is_symlink()]
+    return chance.choice(found)
+
+
+def do_harm(path: Path, victim: Path, chance: random.Random) -> None:
+    """Something that whoever may write to an outbox can do to it at any moment."""
+    harm = chance.choice([_flip, _flip, _cut, _add_to_schema, _replace, None])
+    with suppress(OSError, sqlite3.Error, IndexError):  # it was not possible at this moment
+        if harm is not None:
+            harm(path, chance)
+        elif path.is_file() and path.stat().st_size > 4096:
+            forge_journal(path, victim)

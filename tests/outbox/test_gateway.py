@@ -1,7 +1,10 @@
 """A gateway that is told of an outbox: what lies there arrives at the endpoint, also when both stop at once."""
 
+import asyncio
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.endpoint import Endpoint
@@ -35,6 +38,49 @@ async def test_rows_arrive_at_the_endpoint_with_their_key(tmp_path: Path) -> Non
             await gateway.start()
             await until(lambda: arrived(endpoint, "call-2"), "the last row has arrived")
     assert {arrival.token for arrival in endpoint.accepted} == {KEY}
+
+
+async def test_a_reader_that_hangs_does_not_keep_the_gateway_from_ending(tmp_path: Path) -> None:
+    """SIGTERM ends the gateway in time, and the process that was stuck with an outbox is gone with it."""
+    outbox = tmp_path / "outbox.db"
+    write(outbox, payload=FULL, status="in_progress", claimed_at=9e9)
+    settings = {
+        "CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/",
+        "CALLSPOOL_WHISPEY_OUTBOX": str(outbox),
+        "CALLSPOOL_WHISPEY_OUTBOX_INTERVAL": "0.2s",
+        "CALLSPOOL_SHUTDOWN_QUIET": "0",
+        "CALLSPOOL_SHUTDOWN_DEADLINE": "1s",
+    }
+    async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+        stuck = await suspended_reader(gateway, outbox)
+        gateway.terminate()
+        assert await gateway.ended(deadline=15.0) == 0
+        assert not stuck.is_running()
+
+
+async def suspended_reader(gateway: GatewayProcess, outbox: Path) -> psutil.Process:
+    """A process that reads the outbox, stopped in the middle of its work: each write to the file starts another."""
+    found: list[psutil.Process] = []
+
+    async def suspended() -> bool:
+        write(outbox, payload=FULL, status="in_progress", claimed_at=9e9)
+        deadline = time.monotonic() + 0.5
+        while not found and time.monotonic() < deadline:
+            found.extend(each for each in psutil.Process(gateway.process.pid).children() if reads_an_outbox(each))
+            await asyncio.sleep(0)
+        for each in found:
+            each.suspend()
+        return bool(found)
+
+    await until(suspended, "a reader is stopped")
+    return found[0]
+
+
+def reads_an_outbox(process: psutil.Process) -> bool:
+    try:
+        return "gateway.sdk_outbox.reader_main" in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 async def arrived(endpoint: Endpoint, call_id: str) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from gateway.sdk_outbox import reader
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rows import OutboxError, OutboxState, OutboxUnusable, Outcome
 from spool import sandbox
-from tests.outbox.hostile import CASES, COLUMNS, ENDLESS, FULL, ODD_ROWS, Case, forge_journal, write_rows
+from tests.budget import budgeted
+from tests.outbox.hostile import CASES, COLUMNS, ENDLESS, FULL, ODD_ROWS, Case, do_harm, forge_journal, write_rows
 from tests.outbox.sdk import KEY, rows, write
 from tests.outbox.watching import watching_over
-from tests.outbox.world import rescuing
+from tests.outbox.world import Rescue, rescuing
 
 PRECIOUS = b"three acknowledged call logs"
 
@@ -261,3 +263,28 @@ def test_a_reader_loads_little() -> None:
         capture_output=True, check=True, text=True,
     )  # fmt: skip
     assert not {"asyncio", "aiohttp", "aiosqlite", "structlog", "pydantic", "config"} & set(done.stdout.split())
+
+
+@pytest.mark.prove
+async def test_whatever_is_done_to_an_outbox_harms_nothing_else(tmp_path: Path, victim: Path) -> None:
+    """Files are changed at random moments, while they are read: what belongs to the gateway stays, and it goes on."""
+    chance = random.Random(11)
+    async with rescuing(tmp_path) as rescue:
+        for number in range(budgeted(small=25, full=400)):
+            outbox = tmp_path / f"{number}.db"
+            for row in range(chance.randrange(1, 40)):
+                call_id = f"{number}-{row}"
+                write(outbox, payload={**FULL, "call_id": call_id, "x": "y" * chance.randrange(9000)}, call_id=call_id)
+            hostile = Rescue(rescue.world, outbox)
+            working = asyncio.create_task(hostile.run())
+            for _ in range(chance.randrange(1, 6)):
+                for _ in range(chance.randrange(300)):
+                    await asyncio.sleep(0)
+                do_harm(outbox, victim, chance)
+            with suppress(OutboxError, AssertionError):  # an outbox that is gone, or none any more
+                await working
+            assert victim.read_bytes() == PRECIOUS
+            assert readers() == []
+        write(rescue.outbox, payload={**FULL, "call_id": "good"}, call_id="good")
+        await rescue.run()
+        assert rescue.outcomes == {Outcome.RESCUED: 1}

@@ -38,8 +38,8 @@ class Rescue:
 
     async def run(self) -> Remains:
         """Empty the outbox once."""
-        await self.open()
         try:
+            await self.open()
             return await self.rescuer.empty(lambda: True)
         finally:
             await self.reader.close()

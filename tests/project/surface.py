@@ -31,7 +31,7 @@ def metrics() -> dict[str, tuple[str, str]]:
 
 def intake_paths() -> list[str]:
     """Every path of the intake as people write it; the address of an upload has a name of its own."""
-    sources = (SdkSource(*[Mock()] * 5), BatchSource(*[Mock()] * 8))
+    sources = (SdkSource(*[Mock()] * 6), BatchSource(*[Mock()] * 8))
     paths = [route.path.removeprefix("*") for source in sources for route in source.routes()]
     return ["upload_url" if path.startswith("/uploads/") else path for path in paths]
 

@@ -124,6 +124,34 @@ BUGS = (
         "and not self._in_headers",
         ("tests/uploaders/test_connections.py",),
     ),
+    Bug(
+        "a rollback journal beside an outbox is rolled back",
+        "gateway/sdk_outbox/file.py",
+        "fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)",
+        "pass",
+        ("tests/outbox/test_hostile.py",),
+    ),
+    Bug(
+        "a trigger of an outbox runs",
+        "gateway/sdk_outbox/file.py",
+        "self._connection.set_authorizer(_authorized)",
+        "pass",
+        ("tests/outbox/test_hostile.py",),
+    ),
+    Bug(
+        "one odd row stops its outbox",
+        "gateway/sdk_outbox/file.py",
+        'if kind not in {"text", "blob"}:',
+        "if False:",
+        ("tests/outbox/test_hostile.py",),
+    ),
+    Bug(
+        "the reader of outboxes knows the gateway's secrets",
+        "gateway/sdk_outbox/reader.py",
+        "env=sandbox.environment(os.environ)",
+        "env=None",
+        ("tests/outbox/test_hostile.py",),
+    ),
 )
 
 

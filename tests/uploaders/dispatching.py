@@ -31,6 +31,7 @@ class Observed:
     attempts: list[str] = field(default_factory=list)
     attempted_calls: list[str] = field(default_factory=list)
     changes: list[tuple[str, bool, str]] = field(default_factory=list)
+    credentials: list[tuple[str, str, bool, str]] = field(default_factory=list)
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         assert seconds >= 0
@@ -39,6 +40,9 @@ class Observed:
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
         self.changes.append((destination, up, reason))
+
+    def credential_changed(self, destination: str, credential: str, accepted: bool, reason: str) -> None:
+        self.credentials.append((destination, credential, accepted, reason))
 
 
 class ToldUploader:

@@ -29,6 +29,9 @@ class Watcher:
         if self.delivered == 50:
             self.all_delivered.set()
 
+    def credential_changed(self, destination: str, credential: str, accepted: bool, reason: str) -> None:
+        raise AssertionError(f"{destination}: no token was to be refused: {reason}")
+
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
         assert destination == "endpoint"
         assert reason

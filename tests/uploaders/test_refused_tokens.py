@@ -2,7 +2,8 @@
 
 import pytest
 
-from spool.records import Delivery
+from spool.errors import CorruptPayload
+from spool.records import Delivery, DeliveryState
 from tests.uploaders.building import a_delivery, a_record
 from tests.uploaders.dispatching import Answer, Stage, a_stage, only, seconds
 from tests.uploaders.fake_time import FakeTime, turns
@@ -34,9 +35,8 @@ async def test_a_refused_token_holds_its_own_deliveries_only() -> None:
         assert stage.uploader.calls == ["a", "b", "d"]
         assert stage.queue.errors()[2] == TOKEN_REFUSED.reason
         assert stage.dispatcher.status()[0].up
-        ((name, up, reason),) = stage.observed.changes
-        assert (name, up) == ("endpoint", True)
-        assert "token 1 is refused" in reason
+        assert stage.observed.credentials == [("endpoint", "token 1", False, TOKEN_REFUSED.reason)]
+        assert stage.observed.changes == [], "the destination is neither up nor down for it"
 
 
 async def test_a_refused_token_is_probed_with_one_delivery() -> None:
@@ -48,7 +48,7 @@ async def test_a_refused_token_is_probed_with_one_delivery() -> None:
         await stage.time.advance(60 + 120 + 240 + 300)
         assert seconds(stage, start) == [0, 60, 180, 420, 720]
         assert stage.queue.states() == ["held"] * 3
-        assert len(stage.observed.changes) == 1
+        assert len(stage.observed.credentials) == 1
 
 
 async def test_a_token_that_is_taken_again_frees_all_its_deliveries() -> None:
@@ -60,7 +60,8 @@ async def test_a_token_that_is_taken_again_frees_all_its_deliveries() -> None:
         await stage.time.advance(60)
         await turns(1000)
         assert stage.queue.states() == ["delivered"] * 40
-        assert stage.observed.changes[-1] == ("endpoint", True, "token 1 is accepted again")
+        assert stage.observed.credentials[-1] == ("endpoint", "token 1", True, "it is accepted again")
+        assert stage.observed.changes == []
 
 
 @pytest.mark.parametrize("answer", [Refused("HTTP 422"), RetryLater("HTTP 404", give_up_after_seconds=60)])
@@ -98,6 +99,52 @@ async def test_with_nothing_held_the_next_delivery_is_the_probe() -> None:
         stage.uploader.answer = Delivered()
         await post_tokens(stage, b="bad", c="bad")
         assert stage.queue.states() == ["delivered"] * 2
+
+
+async def test_a_token_that_was_replaced_is_no_longer_refused() -> None:
+    """An order gave all held deliveries another token: the refused one is gone from the gauge at once, and logged."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad", b="bad")
+        assert stage.dispatcher.status()[0].refused_tokens == 1
+        keys = [key for key, entry in stage.queue.entries.items() if entry.state is DeliveryState.HELD]
+        stage.queue.entries.clear()
+        stage.dispatcher.withdraw(keys)
+        await turns(200)
+        assert stage.dispatcher.status()[0].refused_tokens == 0
+        assert stage.observed.credentials[-1] == ("endpoint", "token 1", True, "no delivery needs it any more")
+        assert stage.dispatcher.retry_now("endpoint") is False, "nothing waits"
+
+
+async def test_resuming_tries_a_refused_token_again() -> None:
+    """The key was mended at the endpoint: `resume` sends one of its deliveries at once, and frees the others."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad", b="bad")
+        stage.uploader.answer = Delivered()
+        assert stage.dispatcher.retry_now("endpoint") is True
+        await turns(200)
+        assert stage.queue.states() == ["delivered"] * 2
+        assert stage.dispatcher.status()[0].refused_tokens == 0
+
+
+async def test_a_probe_that_cannot_be_read_does_not_pause_a_token_for_ever() -> None:
+    """With nothing held the next delivery is the probe; where its payload is unreadable, another one follows."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad")
+        stage.queue.entries.clear()
+        await stage.time.advance(120)
+
+        def answer(delivery: Delivery) -> Outcome:
+            if delivery.record.call_id == "b":
+                raise CorruptPayload("chunk 1 is missing")
+            return Delivered()
+
+        stage.uploader.answer = answer
+        await post_tokens(stage, b="bad", c="bad")
+        await stage.time.advance(120)
+        assert stage.queue.states() == ["dead", "delivered"]
 
 
 async def test_a_probe_that_vanishes_does_not_pause_a_token_for_ever() -> None:
@@ -185,5 +232,5 @@ async def test_a_pause_that_ends_during_a_release_is_not_revived() -> None:
     pauses.released(7, (one,))
     assert pauses.attempt_ended(one, Delivered(), 0) is True
     pauses.released(7, (other,))
-    assert pauses.hold_reason(other) is None
+    assert pauses.hold_reason(other, 0) is None
     assert pauses.next_probe_at is None

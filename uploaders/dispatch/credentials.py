@@ -17,7 +17,7 @@ from uploaders.dispatch.policy import RetryPolicy, probe_seconds
 class _Pause:
     reason: str
     retry_at: int | None
-    """When the next probe is to be released; None while the next delivery to come up is to be the probe."""
+    """When the next probe is to be released; None while nothing is held: the next due delivery is the probe."""
     probes: int = 0
     probe: DeliveryKey | None = None
 
@@ -36,28 +36,36 @@ class CredentialBreaker:
 
     @property
     def count(self) -> int:
-        """How many tokens are paused."""
-        return len(self._pauses)
+        """How many tokens are refused, as far as a delivery needs them."""
+        return sum(pause.retry_at is not None for pause in self._pauses.values())
 
     def probe_now(self, now: int, only: Collection[int | None] | None = None) -> bool:
-        """End every wait by an operator's order, or that of some tokens; False where none of them is paused."""
-        meant = [pause for token_id, pause in self._pauses.items() if only is None or token_id in only]
-        for pause in meant:
+        """Probe every refused token now, or some; False where no delivery needs one of them.
+
+        What no delivery needs is forgotten: it is tried as if it had never been refused.
+        """
+        chosen = [token_id for token_id in self._pauses if only is None or token_id in only]
+        waiting = [pause for token_id in chosen if (pause := self._pauses[token_id]).retry_at is not None]
+        for pause in waiting:
             if pause.probe is None:
                 pause.retry_at, pause.probes = now, 0
-        return bool(meant)
+        for token_id in chosen:
+            if self._pauses[token_id].retry_at is None:
+                del self._pauses[token_id]
+        return bool(waiting)
 
     def resume(self, token_id: int | None, now: int) -> None:
         """Deliveries of this token were held before this process began: probe it at once."""
         self._pauses.setdefault(token_id, _Pause("refused before the last restart", now))
 
-    def hold_reason(self, delivery: Delivery) -> str | None:
+    def hold_reason(self, delivery: Delivery, now: int) -> str | None:
         """Why this delivery is to be held rather than sent; None when it may be sent."""
         pause = self._pauses.get(delivery.record.token_id)
         if pause is None or pause.probe == delivery.key:
             return None
         if pause.retry_at is None and pause.probe is None:
-            pause.probe = delivery.key
+            # The time holds should this delivery end in another way, for example by an operator's order.
+            pause.probe, pause.retry_at = delivery.key, self._next_probe(pause, now)
             return None
         return pause.reason
 
@@ -72,14 +80,19 @@ class CredentialBreaker:
             pause.retry_at = self._next_probe(pause, now)
         return due
 
-    def released(self, token_id: int | None, freed: tuple[Delivery, ...]) -> None:
-        """Remember the probe; with nothing held, the next delivery of this token to come up is the probe."""
+    def released(self, token_id: int | None, freed: tuple[Delivery, ...]) -> bool:
+        """Remember the probe. True: nothing is held, so that no delivery needs this token any more.
+
+        Then the next delivery with this token is the probe.
+        """
         pause = self._pauses.get(token_id)
         if pause is None:
-            return
+            return False
         pause.probe = freed[0].key if freed else None
-        if not freed:
-            pause.retry_at = None
+        if freed:
+            return False
+        pause.retry_at = None
+        return True
 
     def attempt_ended(self, delivery: Delivery, outcome: Outcome, now: int) -> bool | None:
         """Learn from an attempt: False when this token began to be refused, True when it ceased to be."""

@@ -120,7 +120,11 @@ class DestinationWorker:
         self.changed()
 
     def withdraw(self, keys: Collection[DeliveryKey]) -> None:
-        """Forget deliveries that an order moved, as far as they are not being attempted, and ask anew what is due."""
+        """Forget deliveries that an order moved, as far as they are not being attempted, and ask anew what is due.
+
+        The order may have taken the last delivery that needed a refused token, so these are looked at, too.
+        """
+        self._credentials.probe_now(self._timing.clock())
         for lane in self._lanes.values():
             lane.prefetch.withdraw(keys)
         self._ask_again()
@@ -207,7 +211,7 @@ class DestinationWorker:
             delivery = self._take_probe(lane, now) if probe else lane.prefetch.take()
             if delivery is None:
                 return None
-            reason = self._credentials.hold_reason(delivery)
+            reason = self._credentials.hold_reason(delivery, now)
             if reason is None:
                 if probe:
                     self._breaker.probe_started()
@@ -317,11 +321,10 @@ class DestinationWorker:
         taken = self._credentials.attempt_ended(delivery, outcome, now)
         token_id = delivery.record.token_id
         if taken:
-            self._observer.destination_changed(self._name, True, f"{_named(token_id)} is accepted again")
+            self._observer.credential_changed(self._name, _named(token_id), True, "it is accepted again")
             self._chores.spawn(self._release_all(token_id))
         elif taken is False and isinstance(outcome, Refused):
-            reason = f"{_named(token_id)} is refused, its deliveries are held: {outcome.reason}"
-            self._observer.destination_changed(self._name, True, reason)
+            self._observer.credential_changed(self._name, _named(token_id), False, outcome.reason)
 
     def _tell(self, change: Change) -> None:
         self._observer.destination_changed(self._name, change.up, change.reason)
@@ -397,7 +400,8 @@ class DestinationWorker:
         freed = await retry_until_answered(
             self._timing, lambda: self._queue.release(self._name, token_id, limit=1), "releasing a held delivery"
         )
-        self._credentials.released(token_id, freed)
+        if self._credentials.released(token_id, freed):
+            self._observer.credential_changed(self._name, _named(token_id), True, "no delivery needs it any more")
         self._freed(freed)
         self.changed()
 

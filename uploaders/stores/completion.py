@@ -41,7 +41,7 @@ LEGAL_TRANSITIONS: Final[Mapping[CallState, frozenset[CallState]]] = {
 update had come before."""
 
 EXPIRED_STATES: Final = frozenset({CallState.TIMED_OUT, CallState.ORPHAN})
-"""A call that is completed from one of these is late."""
+"""A call that has been in one of these is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class CallRow:
     first_part_at: int
     state: CallState = CallState.PENDING
     late: bool = False
-    """Completed after it had been given up as timed out or orphaned."""
+    """It had been given up as timed out or orphaned before its latest part came."""
     start: Shown | None = None
     end: Shown | None = None
     """Of END and CALL parts."""
@@ -111,7 +111,7 @@ def add_part(row: CallRow | None, part: Part, now: int, rule: CompletionRule) ->
     if state is row.state:
         return after
     assert state in LEGAL_TRANSITIONS[row.state], f"a call may not go from {row.state.name} to {state.name}"
-    late = row.late or (state is CallState.COMPLETE and row.state in EXPIRED_STATES)
+    late = row.late or row.state in EXPIRED_STATES
     due_at = {CallState.OPEN: now + rule.open_timeout, CallState.ENDED: now + rule.timeout}.get(state)
     completed_at = now if state is CallState.COMPLETE else None
     return replace(after, state=state, late=late, due_at=due_at, completed_at=completed_at, error=None)

@@ -27,7 +27,7 @@ from gateway.intake.protocol import AdmissionGate
 from gateway.intake.responses import Rejection, internal, stopping, too_large, translate
 from gateway.intake.routes import Match, Route
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
-from spool.errors import SpoolError
+from spool.errors import SpoolError, SpoolFull
 
 # The lines of an NDJSON body, each as a body of its own, whatever its length.
 
@@ -202,19 +202,21 @@ class LineAcceptor:
         self._lines += 1
         self._bytes += size
         call_id = parsed.call_id
-        task = asyncio.create_task(self._finish(number, parsed, started, self._last_of_call.get(call_id)))
+        task = asyncio.create_task(self._finish(number, line, parsed, started, self._last_of_call.get(call_id)))
         self._last_of_call[call_id] = task
         task.add_done_callback(lambda done: self._done(done, call_id, line, size))
         return task
 
     async def _finish(
-        self, number: int, parsed: Parsed, started: float, earlier: "asyncio.Task[bytes] | None"
+        self, number: int, line: Body, parsed: Parsed, started: float, earlier: "asyncio.Task[bytes] | None"
     ) -> bytes:
         if earlier is not None:
             await asyncio.wait([earlier])
         try:
             result = await self._posts.reply(parsed, self._sender)
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
+            if isinstance(error, SpoolFull):
+                line.count_staged(error)
             return self._rejected(number, error)
         self._observer.posted(NAME, result.outcome)
         if result.acknowledges:

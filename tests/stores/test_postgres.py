@@ -1,0 +1,162 @@
+"""What the PostgreSQL store does besides what every store does."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.stores.calls import RULE, detail_of, document_of, part_of
+from tests.stores.engines import PostgresEngine
+from tests.stores.postgres_server import PostgresServer
+from uploaders.stores.completion import CallState
+from uploaders.stores.parts import PartKind
+from uploaders.stores.store import Detail, PartRefused, StoreRefused, StoreUnavailable
+
+psycopg = pytest.importorskip("psycopg")
+
+from uploaders.stores.postgres.pool import translate  # noqa: E402  # needs psycopg
+from uploaders.stores.postgres.store import PostgresStore  # noqa: E402
+
+
+@pytest.fixture
+def engine(postgres_servers: Callable[[str], PostgresServer]) -> PostgresEngine:
+    """A fresh schema."""
+    return PostgresEngine(postgres_servers("18"), f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """A server that a test may kill, and that flushes what it commits."""
+    server = PostgresServer("18")
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_value_that_is_refused_refuses_its_batch_alone(engine: PostgresEngine):
+    """Nothing of the batch is kept, the next one is written, and the error quotes no document."""
+    store = engine.store()
+    spoken = b'{"secret": "what was said", "broken'
+    with pytest.raises(PartRefused) as refused:
+        await store.write([part_of(PartKind.START), part_of(PartKind.END, "bad", document=spoken)])
+    assert "said" not in str(refused.value)
+    assert await store.call("", "c1") is None
+    assert (await store.write([part_of(PartKind.START)])).new
+    await store.close()
+
+
+async def test_a_missing_grant_is_named(engine: PostgresEngine):
+    """A role that may not write is refused with the grants that it needs."""
+    owner = engine.store()
+    await owner.open()
+    role = f"role_{uuid.uuid4().hex}"
+    engine.change(f"create role {role} login")
+    engine.change(f"grant usage on schema {engine.schema} to {role}")
+    store = PostgresStore(engine.url.replace("callspool@", f"{role}@"), RULE)
+    with pytest.raises(StoreRefused, match="grant this role"):
+        await store.write([part_of(PartKind.START)])
+    await store.close()
+    await owner.close()
+
+
+async def test_a_database_that_is_not_there_is_refused_or_waited_for(engine: PostgresEngine):
+    """A server that does not answer may come; the message names no password."""
+    store = PostgresStore("postgresql://user:hush@127.0.0.1:1/db", RULE)
+    with pytest.raises(StoreUnavailable) as unavailable:
+        await store.open()
+    assert "hush" not in str(unavailable.value)
+    await store.close()
+
+
+async def test_a_server_that_was_killed_has_all_that_was_acknowledged(own_server: PostgresServer):
+    """SIGKILL under load, several times: each acknowledged part is there once, and the store goes on by itself."""
+    store = PostgresStore(own_server.url(), RULE)
+    await store.open()
+    acknowledged: list[str] = []
+    news: asyncio.Queue[str] = asyncio.Queue()
+    stopping = asyncio.Event()
+
+    async def load(worker: int) -> None:
+        number = 0
+        while not stopping.is_set():
+            call_id = f"{worker}-{number}"
+            try:
+                await store.write([part_of(PartKind.START, call_id)])
+                await store.write([part_of(PartKind.END, call_id)])
+            except StoreUnavailable:
+                await asyncio.sleep(0.01)  # and again the same, as an uploader does
+                continue
+            acknowledged.append(call_id)
+            news.put_nowait(call_id)
+            number += 1
+
+    workers = [asyncio.create_task(load(worker)) for worker in range(4)]
+    for _ in range(3):
+        for _ in range(40):
+            await news.get()
+        await asyncio.to_thread(own_server.kill)
+        await asyncio.to_thread(own_server.start)
+    stopping.set()
+    await asyncio.gather(*workers)
+    status = await store.status()
+    with psycopg.connect(own_server.url()) as connection:
+        parts = connection.execute("select call_id, count(*) from call_parts group by call_id").fetchall()
+    await store.close()
+    assert set(acknowledged) <= {call_id for call_id, count in parts if count == 2}
+    assert all(count <= 2 for _, count in parts)
+    assert status.calls[CallState.COMPLETE] >= len(acknowledged)
+
+
+async def test_a_detail_that_a_killed_server_saw_half_of_is_not_there(own_server: PostgresServer):
+    """A detail is one transaction: afterwards it is written again, whole."""
+    store = PostgresStore(own_server.url(), RULE)
+    await store.open()
+    text = random.Random(3).randbytes(2 << 20).hex().encode()
+    part = part_of(PartKind.DETAIL, document=text)
+
+    async def killed():
+        async for number, frame in _numbered(detail_of(text).frames):
+            if number == 2:
+                await asyncio.to_thread(own_server.kill)
+            yield frame
+
+    with pytest.raises(StoreUnavailable):
+        await store.write_detail(part, Detail(killed()))
+    await asyncio.to_thread(own_server.start)
+    assert await store.call("", "c1") is None
+    await store.write_detail(part, detail_of(text))
+    assert await document_of(store.detail("", "c1")) == text
+    await store.close()
+
+
+async def _numbered(frames):
+    number = 0
+    async for frame in frames:
+        yield number, frame
+        number += 1
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        ("22P05", PartRefused),  # untranslatable character
+        ("22021", PartRefused),  # character not in repertoire
+        ("54000", PartRefused),  # program limit exceeded
+        ("40P01", StoreUnavailable),  # deadlock
+        ("40001", StoreUnavailable),  # serialization failure
+        ("57P01", StoreUnavailable),  # admin shutdown
+        ("57014", StoreUnavailable),  # statement timeout
+        ("53300", StoreUnavailable),  # too many connections
+        ("53100", StoreUnavailable),  # disk full
+        ("25006", StoreUnavailable),  # read-only transaction
+        ("42501", StoreRefused),  # insufficient privilege
+        ("42P01", StoreRefused),  # undefined table
+        ("3D000", StoreRefused),  # no such database
+        ("28P01", StoreRefused),  # wrong password
+    ],
+)
+def test_each_error_is_the_value_s_the_moment_s_or_the_set_up_s(sqlstate: str, kind: type[Exception]):
+    """What is retried, what refuses one part, and what waits for somebody to change something."""
+    assert type(translate(psycopg.errors.lookup(sqlstate)())) is kind

@@ -1,0 +1,91 @@
+"""A few connections to PostgreSQL, made when they are needed, and the translation of psycopg's errors."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from uploaders.stores.postgres import sql
+from uploaders.stores.store import PartRefused, StoreError, StoreRefused, StoreUnavailable
+
+Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
+
+CONNECT_SECONDS: Final = 10
+_VALUE_CLASSES: Final = {"22", "23", "54"}
+"""Data exceptions, constraints, limits of the program: the value is at fault."""
+_SETUP_CLASSES: Final = {"28", "3D", "3F", "42", "0A"}
+"""Authorization, a database or schema that is not there, tables and grants that are missing."""
+_ADVICE: Final = {
+    "42501": "; let its owner run `callspool store migrate`, and grant this role "
+    "SELECT, INSERT, UPDATE and DELETE on call_parts, calls_complete, call_details, spans and store_version",
+    "42P01": "; run `callspool store migrate`",
+}
+
+
+class ConnectionPool:
+    """At most `size` connections to the database that `url` names. Raises `StoreError` instead of psycopg's errors."""
+
+    def __init__(self, url: str, size: int, statement_timeout: float) -> None:
+        self._url = url
+        self._settings = f"-c statement_timeout={round(statement_timeout * 1000)} -c timezone=UTC"
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for the block alone, which begins its own transactions. After an error it is not used again."""
+        async with self._free:
+            try:
+                connection = self._idle.pop() if self._idle else await self._connect()
+                try:
+                    yield connection
+                except BaseException:
+                    # Whatever state it is in, a new one is in a better one.
+                    with suppress(psycopg.Error):
+                        await connection.close()
+                    raise
+            except (psycopg.Error, UnicodeEncodeError) as error:
+                raise translate(error) from error
+            self._idle.append(connection)
+
+    async def close(self) -> None:
+        """Close what is idle: everything, once nobody uses a connection."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _connect(self) -> Connection:
+        given = conninfo_to_dict(self._url)
+        options = f"{self._settings} {given.get('options') or ''}"  # what the address sets wins
+        timeout = given.get("connect_timeout") or CONNECT_SECONDS
+        name = given.get("application_name") or "callspool"
+        info = make_conninfo(self._url, options=options, connect_timeout=timeout, application_name=name)
+        connection: Connection = await AsyncConnection.connect(info, autocommit=True)
+        try:
+            await connection.execute(sql.INCOMING)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+
+def translate(error: Exception) -> StoreError:
+    """The store's error for one of psycopg's. Only the primary message is kept: the others quote documents."""
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        kind = error.sqlstate[:2]
+        message = f"PostgreSQL: {error.diag.message_primary} ({error.sqlstate})"
+        if kind in _VALUE_CLASSES:
+            return PartRefused(message)
+        if kind in _SETUP_CLASSES:
+            return StoreRefused(message + _ADVICE.get(error.sqlstate, ""))
+        return StoreUnavailable(message)
+    if isinstance(error, psycopg.DataError | UnicodeEncodeError):
+        return PartRefused(f"PostgreSQL refuses a value: {type(error).__name__}")
+    return StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

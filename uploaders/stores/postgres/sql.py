@@ -1,0 +1,168 @@
+"""The statements of the PostgreSQL store. Times go in and out as milliseconds since the Unix epoch."""
+
+from typing import Final
+
+from uploaders.stores.completion import CallState, error_of
+from uploaders.stores.parts import PartKind
+
+INCOMING: Final = """
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
+    project text, call_id text, kind smallint, digest bytea, event text, accepted_at bigint, source_uid text, core json,
+    head jsonb
+) ON COMMIT DELETE ROWS
+"""
+"""Where a batch is copied to before it is merged. One for each connection."""
+COPY_INCOMING: Final = """
+COPY incoming (project, call_id, kind, digest, event, accepted_at, source_uid, core, head) FROM STDIN
+"""
+
+INSERT_PARTS: Final = """
+INSERT INTO call_parts (project, call_id, kind, digest, event, accepted_at, source_uid, core, head)
+SELECT project, call_id, kind, digest, event, to_timestamp(accepted_at / 1000.0), source_uid, core, head
+FROM incoming ORDER BY project, call_id, kind, digest
+ON CONFLICT DO NOTHING
+RETURNING project, call_id, kind, digest, accepted_at, head
+"""
+"""Sorted, as the rows of calls are: two batches with the same keys wait for each other, and never in a circle."""
+_INSERTED_BEFORE: Final = """
+SELECT project, call_id, kind, digest, to_timestamp(accepted_at / 1000.0) AS accepted_at, head FROM incoming
+"""
+
+_START, _ENDS, _DETAIL = (
+    f"kind = {PartKind.START:d}",
+    f"kind IN ({PartKind.END:d}, {PartKind.CALL:d})",
+    f"kind = {PartKind.DETAIL:d}",
+)
+
+
+def _shown(column: str, kinds: str) -> str:
+    """Of the new parts of these kinds, a column of the one with the highest rank."""
+    return f"(array_agg({column} ORDER BY accepted_at DESC, digest DESC) FILTER (WHERE {kinds}))[1]"
+
+
+def _newer(slot: str, column: str) -> str:
+    """A column of the part that is shown: the new one's if that has the higher rank."""
+    ranks = f"(excluded.{slot}_accepted_at, excluded.{slot}_digest) > (c.{slot}_accepted_at, c.{slot}_digest)"
+    return f"""{slot}_{column} = CASE
+        WHEN excluded.{slot}_digest IS NOT NULL AND (c.{slot}_digest IS NULL OR {ranks})
+        THEN excluded.{slot}_{column} ELSE c.{slot}_{column} END"""
+
+
+_AFTER: Final = """call_state_after(
+        c.state, c.start_digest IS NOT NULL, c.start_digest IS NOT NULL OR excluded.start_digest IS NOT NULL,
+        c.end_digest IS NOT NULL OR excluded.end_digest IS NOT NULL, c.self_contained OR excluded.self_contained)"""
+
+
+def _due(state: str) -> str:
+    """When a call that begins to be in this state is given up."""
+    return f"""CASE {state}
+        WHEN {CallState.ENDED:d} THEN now() + %(timeout)s * interval '1 millisecond'
+        WHEN {CallState.COMPLETE:d} THEN NULL
+        ELSE now() + %(open_timeout)s * interval '1 millisecond' END"""
+
+
+def _merge(new: str) -> str:
+    return f"""
+WITH new AS ({new}), merged AS (
+    SELECT project, call_id,
+        {_shown("accepted_at", _START)} AS start_accepted_at,
+        {_shown("digest", _START)} AS start_digest,
+        {_shown("head", _START)} AS start_head,
+        {_shown("accepted_at", _ENDS)} AS end_accepted_at,
+        {_shown("digest", _ENDS)} AS end_digest,
+        {_shown("head", _ENDS)} AS end_head,
+        {_shown("accepted_at", _DETAIL)} AS detail_accepted_at,
+        {_shown("digest", _DETAIL)} AS detail_digest,
+        bool_or(kind = {PartKind.CALL:d}) AS self_contained,
+        count(*) FILTER (WHERE {_START}) AS starts,
+        count(*) FILTER (WHERE {_ENDS}) AS ends
+    FROM new GROUP BY project, call_id
+), changed AS (
+INSERT INTO calls_complete AS c (
+    project, call_id, state, late, start_accepted_at, start_digest, start_head, end_accepted_at, end_digest, end_head,
+    detail_accepted_at, detail_digest, self_contained, conflicts, first_part_at, due_at, completed_at)
+SELECT project, call_id, state, false, start_accepted_at, start_digest, start_head, end_accepted_at, end_digest,
+    end_head, detail_accepted_at, detail_digest, self_contained, greatest(starts - 1, 0) + greatest(ends - 1, 0),
+    now(), {_due("state")}, CASE state WHEN {CallState.COMPLETE:d} THEN now() END
+FROM merged, call_state_after({CallState.PENDING:d}::smallint, false, starts > 0, ends > 0, self_contained) AS state
+ORDER BY project, call_id
+ON CONFLICT (project, call_id) DO UPDATE SET
+    {_newer("start", "accepted_at")}, {_newer("start", "digest")}, {_newer("start", "head")},
+    {_newer("end", "accepted_at")}, {_newer("end", "digest")}, {_newer("end", "head")},
+    {_newer("detail", "accepted_at")}, {_newer("detail", "digest")},
+    self_contained = c.self_contained OR excluded.self_contained,
+    conflicts = c.conflicts + excluded.conflicts
+        + (c.start_digest IS NOT NULL AND excluded.start_digest IS NOT NULL)::int
+        + (c.end_digest IS NOT NULL AND excluded.end_digest IS NOT NULL)::int,
+    state = {_AFTER},
+    late = c.late OR (c.state IN ({CallState.TIMED_OUT:d}, {CallState.ORPHAN:d}) AND {_AFTER} <> c.state),
+    due_at = CASE WHEN {_AFTER} = c.state THEN c.due_at ELSE {_due(_AFTER)} END,
+    completed_at = CASE WHEN c.completed_at IS NULL AND {_AFTER} = {CallState.COMPLETE:d} THEN now()
+        ELSE c.completed_at END,
+    error = CASE WHEN {_AFTER} = c.state THEN c.error END
+RETURNING completed_at IS NOT DISTINCT FROM now() AS completed, late, detail_digest
+)
+"""
+
+
+WRITE_PARTS: Final = f"""{_merge(INSERT_PARTS)}
+SELECT 'part', kind, count(*) FROM new GROUP BY kind
+UNION ALL
+SELECT 'completed', late::int, count(*) FROM changed WHERE completed GROUP BY late
+"""
+"""The whole batch: insert what is new, and bring the rows of its calls up to date."""
+MERGE_DETAIL: Final = f"{_merge(_INSERTED_BEFORE)} SELECT detail_digest FROM changed"
+"""The row of a call whose DETAIL part this transaction has inserted; returns the detail that the call shows now."""
+
+COPY_FRAMES: Final = "COPY call_details (project, call_id, digest, seq, frame) FROM STDIN (FORMAT BINARY)"
+FRAME_TYPES: Final = ("text", "text", "bytea", "int4", "bytea")
+DELETE_SPANS: Final = "DELETE FROM spans WHERE project = %s AND call_id = %s"
+COPY_SPANS: Final = """
+COPY spans (project, call_id, seq, trace_id, span_id, parent_span_id, name, operation, start_ns, duration_ns, status,
+            error) FROM STDIN
+"""
+
+SWEEP: Final = f"""
+WITH due AS (
+    SELECT project, call_id FROM calls_complete WHERE due_at <= now() ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED
+), given_up AS (
+    UPDATE calls_complete c SET due_at = NULL,
+        state = CASE WHEN c.end_digest IS NULL THEN {CallState.TIMED_OUT:d} ELSE {CallState.ORPHAN:d} END,
+        error = CASE c.state
+            WHEN {CallState.PENDING:d} THEN '{error_of(CallState.PENDING)}'
+            WHEN {CallState.OPEN:d} THEN '{error_of(CallState.OPEN)}'
+            ELSE '{error_of(CallState.ENDED)}' END
+    FROM due WHERE c.project = due.project AND c.call_id = due.call_id
+    RETURNING c.state
+)
+SELECT state, count(*) FROM given_up GROUP BY state
+"""
+
+
+def _milliseconds(column: str) -> str:
+    return f"(extract(epoch FROM {column}) * 1000)::bigint"
+
+
+SUMMARY: Final = f"""
+SELECT project, call_id, state, late, agent_id, customer_number, environment, {_milliseconds("started_at")},
+    {_milliseconds("ended_at")}, CASE WHEN duration_s >= 0 THEN duration_s END, reason, summary::text,
+    {_milliseconds("first_part_at")}, {_milliseconds("completed_at")}, error, conflicts, detail_digest IS NOT NULL,
+    start_digest, end_digest, detail_digest
+FROM calls_complete
+"""
+PARTS: Final = f"""
+SELECT kind, event, digest, {_milliseconds("accepted_at")}, source_uid, core::text FROM call_parts
+WHERE project = %s AND call_id = %s ORDER BY accepted_at, kind, digest
+"""
+SHOWN_DETAIL: Final = """
+SELECT detail_digest FROM calls_complete WHERE project = %s AND call_id = %s AND detail_digest IS NOT NULL
+"""
+NEXT_FRAME: Final = """
+SELECT seq, frame FROM call_details WHERE project = %s AND call_id = %s AND digest = %s AND seq > %s
+ORDER BY seq LIMIT 1
+"""
+STATES: Final = "SELECT state, count(*) FROM calls_complete GROUP BY state"
+VERSION: Final = "SELECT CASE WHEN to_regclass('store_version') IS NULL THEN 0 ELSE -1 END"
+LATEST_VERSION: Final = "SELECT coalesce(max(version), 0) FROM store_version"
+MIGRATION_LOCK: Final = "SELECT pg_advisory_xact_lock(7717771801)"
+"""So that of several processes one migrates, and the others find it done."""
