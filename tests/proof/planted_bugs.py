@@ -34,6 +34,27 @@ class Bug:
 
 BUGS = (
     Bug(
+        "an address is an identity",
+        "gateway/admin/auth.py",
+        "if always or self._token is not None:",
+        "if self._token is not None:",
+        ("tests/admin/test_access.py",),
+    ),
+    Bug(
+        "a proxy is this machine",
+        "gateway/admin/auth.py",
+        "proxied = any(name in request.headers for name in _PROXY_HEADERS)",
+        "proxied = False",
+        ("tests/admin/test_access.py",),
+    ),
+    Bug(
+        "what nobody reads of the log is kept in memory",
+        "gateway/logs.py",
+        "if self._queued + len(data) > self._queue_bytes and",
+        "if False and",
+        ("tests/gateway/test_log_writer.py",),
+    ),
+    Bug(
         "a commit is not synced",
         "spool/db/connection.py",
         "PRAGMA synchronous = FULL",

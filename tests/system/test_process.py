@@ -105,6 +105,29 @@ async def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
         os.close(writing)
 
 
+async def test_readiness_knows_when_large_posts_cannot_come_in(tmp_path: Path) -> None:
+    """Without a place to stage them /readyz says why; once it is mended, or merely removed, they are accepted again."""
+    giant = make_call_log(20_000_000, seed=1)
+    async with GatewayProcess(tmp_path / "gateway", arguments=["--local"]) as gateway:
+        staging = gateway.spool / "staging"
+        staging.rmdir()
+        assert (await gateway.post(giant)).status == 202
+        await until(lambda: has(gateway, files=0), "what was staged is removed")
+        staging.rmdir()
+        staging.write_bytes(b"")
+        await until(lambda: answers(gateway, 503), "it is not ready")
+        staging.unlink()
+        await until(lambda: answers(gateway, 200), "it is ready again")
+
+
+async def answers(gateway: GatewayProcess, status: int) -> bool:
+    return await gateway.ready() == status
+
+
+async def has(gateway: GatewayProcess, *, files: int) -> bool:
+    return len(list((gateway.spool / "staging").iterdir())) == files
+
+
 @contextlib.asynccontextmanager
 async def terminal() -> AsyncIterator[tuple[int, int]]:
     master, slave = pty.openpty()
