@@ -102,7 +102,7 @@ $(TESTS): $(RUNS) requirements-dev.lock requirements-sdk.lock
 
 .PHONY: test
 test: $(TESTS) ## Check format, lint, types, import directions; run the tests with coverage (ARGS for pytest)
-	@said="$$(mktemp)"; $(MAKE) lint >"$$said" 2>&1 & lint=$$!; trap 'kill $$lint 2>/dev/null; rm -f "$$said"' EXIT; \
+	@said="$$(mktemp)"; $(MAKE) lint >"$$said" 2>&1 & lint=$$!; trap 'kill $$lint 2>/dev/null || true; rm -f "$$said"' EXIT; \
 	failed=0; $(BIN)/slipcover --json --out .coverage.json -m pytest -n $(JOBS) --dist worksteal $(ARGS) || failed=1; \
 	wait $$lint || failed=1; cat "$$said"; exit $$failed
 	@$(BIN)/slipcover --merge .coverage.json --out .coverage.json --fail-under $(COVERAGE) \
