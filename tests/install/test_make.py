@@ -97,43 +97,29 @@ def project(tmp_path: Path, environment: Path) -> Project:
 
 @pytest.mark.slow
 def test_the_setup_does_not_change_with_the_index(project: Project) -> None:
-    """With newer versions of everything in the index, exactly the locked ones are installed, and none is missing."""
-    locks, expected = {}, {}
+    """With newer versions of everything in the index, exactly the locked ones are installed, and none is missing.
+
+    What runs is set up first, without what tests need.
+    """
+    locks: dict[str, list[str]] = {}
+    expected: dict[str, dict[str, str]] = {}
     for lock in LOCKS:
-        locks[lock] = []
-        for name, pin in locked(lock).items():
-            if name == "pip" or not pin.holds():
-                continue  # an empty pip would install nothing
-            requires, extras = _asked_for(name)
-            line = project.index.add(name, pin.version, requires, extras)
+        pins = {name: pin for name, pin in locked(lock).items() if name != "pip" and pin.holds()}  # pip must work
+        locks[lock] = [project.index.add(name, pin.version, *_asked_for(name)) for name, pin in pins.items()]
+        expected[lock] = {name: pin.version for name, pin in pins.items()}
+        for name in pins:
             project.index.add(name, "9999.0")
-            locks[lock].append(line)
-            expected[name] = pin.version
     project.write(locks, [str(line) for line in _runtime()])
+
+    done = project.make(".venv/.runs")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert project.installed() == expected["requirements.lock"] | expected["requirements-build.lock"]
 
     done = project.make("setup")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {name.lower().replace("_", "-").replace(".", "-"): v for name, v in project.installed().items()} == expected
-
-
-@pytest.mark.slow
-def test_what_runs_is_set_up_without_what_tests(project: Project) -> None:
-    """`make run` installs the runtime lock and what builds; the rest comes when it is needed."""
-    runs, builds, tests = (project.index.add(name, "1.0") for name in ("runs", "builds", "tests"))
-    project.write(
-        {
-            "requirements.lock": [runs],
-            "requirements-build.lock": [builds],
-            "requirements-dev.lock": [runs, tests],
-            "requirements-sdk.lock": [],
-        },
-        ["runs"],
-    )
-    assert project.make(".venv/.runs").returncode == 0
-    assert project.installed() == {"runs": "1.0", "builds": "1.0"}
-    assert project.make("setup").returncode == 0
-    assert project.installed() == {"runs": "1.0", "builds": "1.0", "tests": "1.0"}
+    assert project.installed() == {name: version for lock in LOCKS for name, version in expected[lock].items()}
 
 
 @pytest.mark.slow
