@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from spool.admin.commands import QueueAdmin
+from spool.admin.query import Selection
 from spool.db import sql
 from spool.db.connection import translated
 from spool.db.startup import Start, open_or_replace
@@ -29,6 +30,7 @@ from spool.records import (
     Accepted,
     Delivered,
     Delivery,
+    DeliveryKey,
     Due,
     Form,
     Fragment,
@@ -295,6 +297,23 @@ class Spool:
     async def held_tokens(self, destination: str) -> tuple[int | None, ...]:
         """The tokens for which deliveries are held; None for the token that all deliveries there share."""
         return await self.reader.held_tokens(self._destinations.ids[destination])
+
+    async def revive(self, destination: str, *, since: int, refused: Callable[[str], bool]) -> tuple[Delivery, ...]:
+        """Put back dead letters that became some since then for a reason of which `refused` holds, as if never tried.
+
+        Returns those that may be sent now.
+        """
+        await self._writer.submit(lambda _transaction: None)  # behind the settlements that are still to be written
+        wanted = Selection(destination=destination, since=since)
+        keys: list[DeliveryKey] = []
+        after: DeliveryKey | None = None
+        while True:
+            page = await self.admin.find(wanted, limit=ROWS_PER_STEP, after=after)
+            keys += [one.key for one in page.found if refused(one.delivery.error or "")]
+            after = page.next
+            if after is None:
+                break
+        return (await self.admin.replay(keys)).ready
 
     async def make_due(self, destination: str, *, now: int) -> None:
         """Make every delivery that is ready but not yet due, due now."""

@@ -4,7 +4,7 @@ An uploader delivers to one kind of destination. It gets a delivery and a reader
 returns the outcome. It has no queue, decides no retry time and never raises for what a destination or a network does.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -62,12 +62,14 @@ class RetryLater:
 class Refused:
     """The destination rejects it. With scope RECORD it becomes a dead letter, otherwise a pause with a probe follows.
 
-    `too_large`: its size alone was the reason.
+    `too_large`: its size alone was the reason. `maybe_address`: it is also what a wrong address says (404), so that a
+    few in a row are no verdict about their records.
     """
 
     reason: str
     scope: Scope = Scope.RECORD
     too_large: bool = False
+    maybe_address: bool = False
 
 
 Outcome = Delivered | RetryLater | Refused
@@ -149,6 +151,13 @@ class Queue(Protocol):
 
     async def held_tokens(self, destination: str) -> tuple[int | None, ...]:
         """The tokens for which `Hold` has set something aside: after a restart they are to be tried again."""
+        ...
+
+    async def revive(self, destination: str, *, since: int, refused: Callable[[str], bool]) -> tuple[Delivery, ...]:
+        """Put back what became a dead letter there at or after `since`, for a reason of which `refused` holds.
+
+        It is as if never tried. Returns what may be sent now.
+        """
         ...
 
     async def make_due(self, destination: str, *, now: int) -> None:

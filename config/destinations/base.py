@@ -37,7 +37,7 @@ class RetrySettings(Table):
     max: Duration = 5 * MINUTE
     """The longest wait between two attempts."""
     give_up_after: Duration = DAY
-    """How long after its first failure a delivery becomes a dead letter."""
+    """How long a delivery is tried in vain before it becomes a dead letter; an attempt counts for at most `max`."""
 
     @field_validator("max")
     @classmethod

@@ -55,6 +55,27 @@ BUGS = (
         ("tests/gateway/test_log_writer.py",),
     ),
     Bug(
+        "a refusal is final before there is evidence that the address works",
+        "uploaders/dispatch/circuit_breaker.py",
+        "            self._revival = self._streak_began\n",
+        "            self._revival = None\n",
+        ("tests/uploaders/test_outages.py",),
+    ),
+    Bug(
+        "the time in which callspool was stopped counts as trying",
+        "uploaders/dispatch/policy.py",
+        "    return effort if elapsed < 0 else min(elapsed, effort)\n",
+        "    return elapsed\n",
+        ("tests/uploaders/test_retry.py",),
+    ),
+    Bug(
+        "a 2xx that reports a failure counts as delivered",
+        "uploaders/http/confirmation.py",
+        "    if (members and _failure(members)) or _FAILED_AT_END.search(answer.tail):\n",
+        "    if False:\n",
+        ("tests/uploaders/test_confirmation.py",),
+    ),
+    Bug(
         "a commit is not synced",
         "spool/db/connection.py",
         "PRAGMA synchronous = FULL",

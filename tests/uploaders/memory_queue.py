@@ -42,6 +42,7 @@ class Entry:
     state: DeliveryState = DeliveryState.WAITING
     held_for: int | str | None = None
     error: str | None = None
+    died_at: int = 0
 
     @property
     def blocks(self) -> bool:
@@ -141,6 +142,7 @@ class MemoryQueue:
             self._postpone(entry, settlement)
             return ()
         entry.state, entry.error, entry.held_for = _target(settlement)
+        entry.died_at = self._clock()
         if isinstance(settlement, Hold):
             return ()
         if isinstance(settlement, Delivered) and settlement.location is not None:
@@ -174,6 +176,21 @@ class MemoryQueue:
             and entry.delivery.destination == destination
         }
         return tuple(held)
+
+    async def revive(self, destination: str, *, since: int, refused: Callable[[str], bool]) -> tuple[Delivery, ...]:
+        self._enter("revive")
+        dead = [
+            entry
+            for entry in self.entries.values()
+            if entry.state is DeliveryState.DEAD
+            and entry.delivery.destination == destination
+            and entry.died_at >= since
+            and refused(entry.error or "")
+        ]
+        for entry in dead:
+            entry.delivery = replace(entry.delivery, attempts=0, first_failed_at=None, due_at=self._clock())
+            entry.state, entry.error = self._place(entry), None
+        return tuple(entry.delivery for entry in dead if entry.state is DeliveryState.READY)
 
     async def make_due(self, destination: str, *, now: int) -> None:
         self._enter("make_due")

@@ -288,3 +288,20 @@ async def test_an_open_breaker_is_kept(queue: AcceptingQueue) -> None:
     assert await queue.uploader_state.read_breaker(BUCKET) is None
     await queue.uploader_state.keep_breaker(ENDPOINT, None)
     assert await queue.uploader_state.read_breaker(ENDPOINT) is None
+
+
+async def test_dead_letters_of_a_streak_come_back(queue: AcceptingQueue) -> None:
+    """`revive` puts back what died since a time for a reason that is picked, of one destination, in its order."""
+    for number in range(3):
+        await queue.accept(a_post(f"c{number}", WHOLE))
+    await queue.accept(a_post("object", OBJECT))
+    for delivery, reason in zip(await due(queue), ("HTTP 404", "HTTP 413: too large", "HTTP 404"), strict=True):
+        await queue.settle(delivery, DeadLetter(reason))
+    (in_bucket,) = await due(queue, Lane.DETAIL, destination=BUCKET)
+    await queue.settle(in_bucket, DeadLetter("HTTP 404"))
+    assert await queue.revive(ENDPOINT, since=FAR * 2, refused=lambda _: True) == ()
+    revived = await queue.revive(ENDPOINT, since=0, refused=lambda reason: "404" in reason)
+    assert named(revived) == [("c0", Form.WHOLE), ("c2", Form.WHOLE)]
+    assert [delivery.key for delivery in await due(queue, now=FAR)] == [delivery.key for delivery in revived]
+    assert all((one.attempts, one.first_failed_at) == (0, None) for one in revived)
+    assert await due(queue, Lane.DETAIL, destination=BUCKET, now=FAR) == []

@@ -1,8 +1,11 @@
 """The dispatcher when a destination fails, refuses, or comes back: with a fake clock, by the real parts."""
 
+import pytest
+
 from spool.records import Form, Lane
-from tests.uploaders.dispatching import LONE_DETAIL, POLICY, WHOLE, Gate, a_stage, only, seconds
-from tests.uploaders.fake_time import turns
+from tests.uploaders.dispatching import LONE_DETAIL, POLICY, WHOLE, Gate, a_stage, names, only, seconds
+from tests.uploaders.fake_time import FakeTime, turns
+from tests.uploaders.memory_queue import MemoryQueue
 from uploaders.base import Delivered, Refused, RetryLater, Scope
 from uploaders.dispatch.policy import RetryPolicy
 
@@ -223,17 +226,79 @@ async def test_a_refusal_does_not_outlive_the_process() -> None:
 
 
 async def test_a_wrong_address_does_not_empty_the_queue_into_the_dead_letters() -> None:
-    """When everything is refused, only the first few become dead letters; the rest waits for a success."""
+    """When everything is refused, only the first few become dead letters, and they come back with the first success."""
     policy = RetryPolicy(refusals_before_pause=3)
     async with a_stage(policy=policy) as stage:
-        stage.uploader.answer = Refused("HTTP 404: no such route")
+        stage.uploader.answer = Refused("HTTP 400: no such route")
         await stage.post_all(*[f"c{number}" for number in range(10)])
         assert stage.queue.states() == ["dead"] * 2 + ["ready"] * 8
         await stage.time.advance(3600)
         assert stage.queue.states() == ["dead"] * 2 + ["ready"] * 8
         stage.uploader.answer = Delivered()
         await stage.time.advance(300)
-        assert stage.queue.states() == ["dead"] * 2 + ["delivered"] * 8
+        assert stage.queue.states() == ["delivered"] * 10
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3, 19, 30])
+async def test_what_a_redeploy_refused_comes_back_with_its_end(bad: int) -> None:
+    """404 for some seconds says something about the address, not about records: none of them stays a dead letter."""
+    async with a_stage() as stage:
+        await stage.post_all(*names(3))
+        stage.uploader.answer = Refused("HTTP 404", maybe_address=True)
+        await stage.post_all(*names(bad, 3))
+        stage.uploader.answer = Delivered()
+        await stage.post_all("after")
+        await stage.time.advance(300)
+        assert set(stage.queue.states()) == {"delivered"}
+
+
+async def test_what_a_wrong_address_refused_comes_back_after_a_restart() -> None:
+    """Who corrects an address restarts: what became a dead letter there comes back, too."""
+    time = FakeTime()
+    queue = MemoryQueue(time.clock)
+    policy = RetryPolicy(refusals_before_pause=5)
+    async with a_stage(policy=policy, queue=queue, time=time) as stage:
+        stage.uploader.answer = Refused("HTTP 400: no such route")
+        await stage.post_all(*names(10))
+        await time.advance(120)
+        assert queue.states() == ["dead"] * 4 + ["ready"] * 6
+    async with a_stage(policy=policy, queue=queue, time=time, answer=Refused("HTTP 400: no such route")):
+        await time.advance(600)
+        assert queue.states() == ["dead"] * 4 + ["ready"] * 6, "a restart does not begin the streak anew"
+    async with a_stage(policy=policy, queue=queue, time=time):
+        await time.advance(600)
+        assert queue.states() == ["delivered"] * 10
+
+
+async def test_a_record_that_is_refused_again_stays_a_dead_letter() -> None:
+    """What came back once, and is refused while others are accepted, has had its evidence: that is final."""
+    bad = names(4)
+    async with a_stage() as stage:
+        stage.uploader.answer = only(*bad, answer=Refused("HTTP 404: no such agent", maybe_address=True))
+        await stage.post_all(*bad, *names(3, 10))
+        await stage.time.advance(3600)
+        await stage.post_all(*names(20, 20))
+        await stage.time.advance(3600)
+        attempts = len(stage.uploader.given)
+        assert stage.queue.states() == ["dead"] * 4 + ["delivered"] * 23
+        await stage.post_all(*names(20, 40))
+        await stage.time.advance(3600)
+        assert stage.queue.states() == ["dead"] * 4 + ["delivered"] * 43
+        assert len(stage.uploader.given) == attempts + 20, "none of the refused ones was tried again"
+
+
+@pytest.mark.parametrize("reason", ["HTTP 413: (9 bytes were sent; do)", "corrupt: chunk 1 is missing"])
+async def test_what_died_for_another_reason_does_not_come_back(reason: str) -> None:
+    """Only refusals of a streak are taken back: not what is too large, nor what cannot be read."""
+    async with a_stage() as stage:
+        stage.uploader.answer = Refused(reason)
+        await stage.post_all("a")
+        stage.uploader.answer = Refused("HTTP 404", maybe_address=True)
+        await stage.post_all("b")
+        stage.uploader.answer = Delivered()
+        await stage.post_all("c")
+        await stage.time.advance(300)
+        assert stage.queue.states() == ["dead", "delivered", "delivered"]
 
 
 async def test_an_early_detail_does_not_open_a_wrong_address() -> None:

@@ -11,13 +11,16 @@ are milliseconds since the Unix epoch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from spool.records import BreakerSnapshot, DeliveryKey
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BreakerState, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.policy import RetryPolicy, backoff_seconds, probe_seconds
+
+MOST_REVIVED = 10_000
+"""Keys of revived deliveries that are remembered."""
 
 
 class Cause(StrEnum):
@@ -55,6 +58,12 @@ class CircuitBreaker:
         self._probed: set[DeliveryKey] = set()
         self._failed: set[DeliveryKey] = set()
         self._refused: set[DeliveryKey] = set()
+        self._missed: set[DeliveryKey] = set()
+        """Of the refused ones, those whose refusal may mean the address."""
+        self._streak_began: int | None = None
+        """When the first one of the refused in a row was refused."""
+        self._revival: int | None = None
+        self._revived: set[DeliveryKey] = set()
         self._opened_by_records = False
         self._woken_at: int | None = None
 
@@ -85,6 +94,8 @@ class CircuitBreaker:
         self._cause = Cause.BACKING_OFF if saved.cause == Cause.BACKING_OFF else Cause.PAUSED
         self.reason, self._probes = saved.reason, saved.probes
         self.since = min(saved.since, now)
+        if self._cause is Cause.PAUSED:
+            self._streak_began, self._opened_by_records = self.since, True
         longest = now + math.ceil(max(self._policy.maximum, RETRY_AFTER_LIMIT_SECONDS) * 1000)
         self.retry_at = now if self._cause is Cause.PAUSED else min(saved.retry_at, longest)
         return Change(False, f"{self._cause}, as before the restart: {self.reason}")
@@ -99,6 +110,10 @@ class CircuitBreaker:
 
     def may_probe(self, now: int) -> bool:
         """Whether one delivery may be started to find out if the destination takes any."""
+        if self.retry_at is not None and not self.closed:
+            # The clock may have been set back since: no wait is ever longer than this.
+            longest = math.ceil(max(self._policy.maximum, self._policy.probe_maximum, RETRY_AFTER_LIMIT_SECONDS) * 1000)
+            self.retry_at = min(self.retry_at, now + longest)
         return not self._probe_under_way and self.retry_at is not None and now >= self.retry_at
 
     def was_probed(self, key: DeliveryKey) -> bool:
@@ -120,7 +135,24 @@ class CircuitBreaker:
     @property
     def refusing_everything(self) -> bool:
         """Whether so many were refused in a row that a refusal says nothing about its record."""
-        return len(self._refused) >= self._policy.refusals_before_pause
+        many = len(self._refused) >= self._policy.refusals_before_pause
+        paused = self._cause is Cause.PAUSED and self._opened_by_records
+        return many or paused or len(self._missed) >= self._policy.misses_before_pause
+
+    def take_revival(self) -> int | None:
+        """Since when refused records became dead letters by a streak that has now ended: they come back, once.
+
+        A verdict about a record needs evidence that the address works: a success after it. The records of a streak had
+        none, if the streak was long or may have meant the address.
+        """
+        revival, self._revival = self._revival, None
+        return revival
+
+    def revived(self, keys: Iterable[DeliveryKey]) -> None:
+        """These came back: if they are refused again, although others were accepted, that is final."""
+        if len(self._revived) > MOST_REVIVED:
+            self._revived.clear()
+        self._revived.update(keys)
 
     def attempt_ended(self, key: DeliveryKey, outcome: Outcome, now: int, *, probe: bool) -> Change | None:
         """Learn from an attempt; returns what is to be told, if the state changed."""
@@ -129,9 +161,11 @@ class CircuitBreaker:
         if isinstance(outcome, Delivered):
             self.last_success_at = now
             self._failed.clear()
-            self._refused.clear()
+            self._end_streak()
             return self._close(now) if probe else None
         cause = self._blame(key, outcome)
+        if self._refused and self._streak_began is None:
+            self._streak_began = now
         if cause is None and self.refusing_everything:
             # At a wrong address a detail's "not found" is no sign of life: only a delivery closes it again.
             cause = Cause.PAUSED
@@ -147,8 +181,10 @@ class CircuitBreaker:
         if isinstance(outcome, Refused):
             if outcome.scope is Scope.DESTINATION:
                 return Cause.PAUSED
-            if outcome.scope is Scope.RECORD and not outcome.too_large:
+            if outcome.scope is Scope.RECORD and not outcome.too_large and key not in self._revived:
                 self._refused.add(key)
+                if outcome.maybe_address:
+                    self._missed.add(key)
             return None
         if outcome.scope is Scope.DESTINATION:
             return Cause.BACKING_OFF
@@ -168,10 +204,20 @@ class CircuitBreaker:
         if self.closed:
             self._opened_by_records = outcome.scope is not Scope.DESTINATION
             self.since = now
+            if self._opened_by_records and cause is Cause.PAUSED and self._streak_began is not None:
+                self.since = min(now, self._streak_began)  # a restart must know what is to come back
         previous, self._cause, self.reason = self._cause, cause, outcome.reason
         self._probes = self._probes + 1 if previous is cause else 0
         self.retry_at = now + math.ceil(max(self._wait_seconds(), after) * 1000)
         return None if previous is cause else Change(False, f"{cause}: {self.reason}")
+
+    def _end_streak(self) -> None:
+        """The destination accepted a delivery: what it refused before may have been refused for another reason."""
+        if self._missed or (self._cause is Cause.PAUSED and self._opened_by_records):
+            self._revival = self._streak_began
+        self._streak_began = None
+        self._refused.clear()
+        self._missed.clear()
 
     def _wait_seconds(self) -> float:
         """How long until the next probe."""
@@ -193,5 +239,5 @@ class CircuitBreaker:
         self._probes = 0
         self._probed.clear()
         self._failed.clear()
-        self._refused.clear()
+        self._end_streak()
         return Change(True, "deliveries are accepted again", wake)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import structlog
+
 from spool.records import DeadLetter, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
 from uploaders.base import (
     BatchUploader,
@@ -32,8 +34,18 @@ from uploaders.dispatch.lane import (
     attempt_many,
     outcome_label,
 )
-from uploaders.dispatch.policy import FallbackStep, RetryPolicy, backoff_seconds, decide, defer, settle_too_large
+from uploaders.dispatch.policy import (
+    FallbackStep,
+    RetryPolicy,
+    backoff_seconds,
+    decide,
+    defer,
+    is_refusal,
+    settle_too_large,
+)
 from uploaders.dispatch.scheduling import Tasks, TimerHandle, Timing, retry_until_answered
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +328,9 @@ class DestinationWorker:
     def _learn(self, delivery: Delivery, outcome: Outcome, now: int, *, probe: bool) -> None:
         change = self._breaker.attempt_ended(delivery.key, outcome, now, probe=probe)
         self._save_breaker()
+        revival = self._breaker.take_revival()
+        if revival is not None:
+            self._chores.spawn(self._revive(revival))
         if change is not None:
             self._tell(change)
         taken = self._credentials.attempt_ended(delivery, outcome, now)
@@ -363,6 +378,18 @@ class DestinationWorker:
                 self._saved_breaker = snapshot
         finally:
             self._saving_breaker = False
+
+    async def _revive(self, since: int) -> None:
+        """Put back what a streak of refusals made dead letters, now that the destination accepts deliveries."""
+        revived = await retry_until_answered(
+            self._timing,
+            lambda: self._queue.revive(self._name, since=since, refused=is_refusal),
+            "reviving dead letters",
+        )
+        self._breaker.revived(delivery.key for delivery in revived)
+        if revived:
+            log.warning("dead_letters_revived", destination=self._name, deliveries=len(revived))
+            self._ask_again()
 
     async def _wake(self) -> None:
         await retry_until_answered(

@@ -4,6 +4,7 @@ Times are milliseconds since the Unix epoch, `jitter` is in [0, 1).
 """
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 from spool import records
@@ -31,7 +32,7 @@ class RetryPolicy:
     maximum: float = 300.0
     """The longest wait between two attempts."""
     give_up_after: float = 24 * 3600.0
-    """A record that alone fails for this long, while the destination takes others, becomes a dead letter."""
+    """A record that is tried in vain for this long, while the destination accepts others, becomes a dead letter."""
     probe_initial: float = 60.0
     """How long after a refusal the destination or the token is tried again with one delivery; it doubles."""
     probe_maximum: float = 300.0
@@ -40,6 +41,8 @@ class RetryPolicy:
     """So many deliveries failing in a row mean that the destination, not a record, is at fault."""
     refusals_before_pause: int = 20
     """So many refused in a row mean that the address is wrong, and no more may become dead letters."""
+    misses_before_pause: int = 3
+    """The same for refusals as a wrong address gives them (404)."""
 
 
 def backoff_seconds(policy: RetryPolicy, failures: int, jitter: float) -> float:
@@ -71,7 +74,9 @@ def decide(
     if isinstance(outcome, Refused):
         return _decide_refused(outcome, delivery, now, policy)
     if _given_up(outcome, delivery, now, policy, destination_succeeded_since_first_failure):
-        return records.DeadLetter(f"given up after {_spent_hours(delivery, now):.1f} h: {outcome.reason}")
+        return records.DeadLetter(
+            f"given up after {milliseconds_tried(delivery, now, policy) / 3_600_000:.1f} h: {outcome.reason}"
+        )
     wait = max(backoff_seconds(policy, delivery.attempts, jitter), outcome.after_seconds or 0.0)
     return RetryAt(now + _milliseconds(wait), outcome.reason, counted=outcome.scope is not Scope.DESTINATION)
 
@@ -101,18 +106,32 @@ def _decide_refused(outcome: Refused, delivery: Delivery, now: int, policy: Retr
     return RetryAt(now + _milliseconds(policy.probe_initial), outcome.reason, counted=False)
 
 
+def is_refusal(reason: str) -> bool:
+    """Whether a dead letter with this reason was refused for its content, and not for its size, nor unreadable."""
+    return not re.search(r"^corrupt: |^given up after|bytes were sent;|max_request_bytes|this size", reason)
+
+
+def milliseconds_tried(delivery: Delivery, now: int, policy: RetryPolicy) -> int:
+    """For how long a delivery has been tried: the evidence for giving it up.
+
+    An attempt counts for no more than the longest wait, so that neither the time in which callspool was stopped nor a
+    step of the clock counts as effort: three attempts are at most a quarter of an hour, whatever the clock says.
+    """
+    effort = (delivery.attempts + 1) * _milliseconds(policy.maximum)
+    if delivery.first_failed_at is None:
+        return 0
+    elapsed = now - delivery.first_failed_at
+    return effort if elapsed < 0 else min(elapsed, effort)
+
+
 def _given_up(outcome: RetryLater, delivery: Delivery, now: int, policy: RetryPolicy, others_pass: bool) -> bool:
     """A reason with its own bound needs no other success: the destination answered, about this record."""
     if delivery.first_failed_at is None or outcome.scope is Scope.DESTINATION:
         return False
-    spent = now - delivery.first_failed_at
+    spent = milliseconds_tried(delivery, now, policy)
     if outcome.give_up_after_seconds is not None:
         return spent >= _milliseconds(outcome.give_up_after_seconds)
     return others_pass and spent >= _milliseconds(policy.give_up_after)
-
-
-def _spent_hours(delivery: Delivery, now: int) -> float:
-    return (now - (delivery.first_failed_at or now)) / 3_600_000
 
 
 def _doubled(initial: float, maximum: float, times: int) -> float:

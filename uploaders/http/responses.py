@@ -55,6 +55,8 @@ _DELAY_SECONDS = re.compile(r"0*([0-9]{1,9})(\.[0-9]*)?", re.ASCII)
 _ABSURD_SECONDS = re.compile(r"[0-9]{10,}(\.[0-9]*)?", re.ASCII)
 
 
+_MAYBE_THE_ADDRESS = frozenset({404, 405, 410})
+"""What a server says of an address where nothing is, for example while the endpoint is being deployed."""
 _ABOUT_THE_MOMENT = frozenset({408, 409, 421, 423, 424, 425})
 """Statuses of the 4xx class that say nothing about the record."""
 
@@ -102,7 +104,7 @@ def _judge_status(answer: Answer, reason: str, after: float | None, *, too_large
     about_the_moment = status in _ABOUT_THE_MOMENT or not 400 <= status < 500
     if after is not None or (about_the_moment and not too_large):
         return RetryLater(reason, after_seconds=after)
-    return Refused(reason, too_large=too_large)
+    return Refused(reason, too_large=too_large, maybe_address=status in _MAYBE_THE_ADDRESS)
 
 
 def parse_retry_after(value: str | None, now: int) -> float | None:
