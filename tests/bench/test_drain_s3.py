@@ -1,8 +1,11 @@
 """Draining to a bucket, measured."""
 
+import pytest
+
 from bench.drain_s3 import DrainSize, measure
 
 
+@pytest.mark.slow
 def test_both_ways_store_the_same_bytes_and_are_timed(tmp_path):
     """callspool and the S3 library drain the same objects to a real server; each rate and their ratio are known."""
     (comparison,) = measure(tmp_path, rounds=1, sizes=(DrainSize("1 MB", 1_000_000, 2),))

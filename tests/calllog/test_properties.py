@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,6 +79,7 @@ def exact(document: bytes) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in loaded.items() if name in kept}
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(MEMBERS, LAYOUTS, st.booleans(), st.sampled_from([60, 2_000, 500_000]))
 def test_forms_hold_the_members_that_came(
@@ -118,6 +120,7 @@ def test_both_readers_find_the_same_members(
     assert dict(top_level(whole(split(parse(strange))))) == expected(strange)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(MEMBERS, LAYOUTS, st.data())
 def test_damage_is_found_or_harmless(

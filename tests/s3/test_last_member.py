@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ async def chunked(document, cuts):
         yield document[begin:end]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     members=st.dictionaries(st.text(), values, min_size=1),

@@ -65,6 +65,7 @@ releases = st.tuples(st.sampled_from(["release", "fail", "maintain"]), st.just(0
 operations = st.lists(accepts | settles | settles | orders | releases, min_size=5, max_size=60)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(operations=operations)
 def test_the_books_are_what_a_recount_finds(operations: list[tuple[str, object, int, str | None]]) -> None:

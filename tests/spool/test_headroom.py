@@ -60,6 +60,7 @@ async def accepted_at_last(spool: Spool, body: bytes) -> Accepted:
                 return await spool.accept(a_record("after", body=body))
 
 
+@pytest.mark.slow
 async def test_a_full_disk_empties_itself(disk: Path) -> None:
     """With no byte free everything is settled and deleted, and the freed room is the disk's: posts are taken again."""
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:

@@ -188,6 +188,7 @@ async def test_free_pages_are_used_again(tmp_path: Path) -> None:
         assert max(sizes) - sizes[0] < MIB
 
 
+@pytest.mark.slow
 async def test_what_fails_is_told_and_keeps_nothing_else_from_being_done(
     spool: Spool, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

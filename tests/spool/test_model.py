@@ -357,6 +357,7 @@ class SpoolMachine(RuleBasedStateMachine):
 CHECKS = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 
 
+@pytest.mark.slow
 def test_the_spool_does_what_its_model_does() -> None:
     """Some runs of the model; `make prove` has many."""
     sized = settings(max_examples=8, stateful_step_count=30, deadline=None, suppress_health_check=CHECKS)

@@ -85,6 +85,7 @@ def numbers_in(directory: Path) -> set[int]:
     return {int(number) for file in files for number in re.findall(rb"(\d{4})-of-many-tokens", file)}
 
 
+@pytest.mark.slow
 async def test_a_log_at_rest_is_emptied(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When nobody writes for a moment, the log is emptied, and deleted tokens are gone from it."""
     accepted = await spool.accept(a_record(token="plain-secret-4711"))

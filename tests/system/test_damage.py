@@ -7,6 +7,8 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.system.gateway_process import PROGRAM, GatewayProcess
 from tests.system.waiting import until
 
@@ -23,6 +25,7 @@ def overwrite_tables(database: Path) -> None:
             file.write(os.urandom(PAGE_SIZE))
 
 
+@pytest.mark.slow
 async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path: Path) -> None:
     """Nothing is acknowledged into the damaged one; posts go on in the same process; salvage loses no record."""
     environment = {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/closed"}
