@@ -135,6 +135,9 @@ class PresignedOptions:
         """Where to ask. Raises `ValueError` when it is neither set nor can be made."""
         return self.address_url or address_request_url(self.url)
 
+    via: str | None = None
+    """As of `uploaders.http.uploader.HttpOptions`."""
+
 
 class PresignedUploader:
     """Delivers to one endpoint's storage. `clock` gives milliseconds since the Unix epoch."""
@@ -149,6 +152,7 @@ class PresignedUploader:
     ) -> None:
         """Raises `ValueError` for a URL of which none for addresses can be made, `OSError` for a bad `ca_file`."""
         self._options = options
+        self._marks = {"User-Agent": "callspool"} | ({"Via": f"1.1 {options.via}"} if options.via else {})
         self._asked_url = options.asked_url
         self._payloads = payloads
         self._clock = clock
@@ -188,7 +192,7 @@ class PresignedUploader:
         """An address for this call log, or why there is none."""
         asked_at = self._clock()
         body = json.dumps({"call_id": delivery.record.call_id, "content_type": CONTENT_TYPE}).encode()
-        headers = {"Content-Type": CONTENT_TYPE, "User-Agent": "callspool", "Accept-Encoding": "identity"}
+        headers = {**self._marks, "Content-Type": CONTENT_TYPE, "Accept-Encoding": "identity"}
         if token is not None:
             headers["x-pype-token"] = token
         answer = await self._client.request("POST", self._asked_url, headers, body)
@@ -226,7 +230,7 @@ class PresignedUploader:
         self, document: AsyncIterator[bytes], size: int, address: UploadAddress, pace: Pace | None
     ) -> Outcome:
         """One PUT with its length, so that nothing is sent in chunks: storage servers refuse these."""
-        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size), "User-Agent": "callspool"}
+        headers = {**self._marks, "Content-Type": CONTENT_TYPE, "Content-Length": str(size)}
         url = URL(address.url, encoded=True)
         answer = await self._client.request("PUT", url, headers, document, pace=pace)
         return judge_upload(answer, address.location, now=self._clock())

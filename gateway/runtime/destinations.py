@@ -26,6 +26,7 @@ from gateway.admin.metrics import Metrics
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
 from gateway.fanout import DestinationRoute, RouteKind
+from gateway.intake.routes import via_pseudonym
 from gateway.live_calls import DrainThrottle
 from gateway.operations.selection import Accepts
 from spool.records import OBJECT_FORMS, REQUEST_FORMS, Buffer, Clock, Form, Lane
@@ -53,6 +54,7 @@ class UploaderContext:
 
     def __init__(self, spool: Spool, scratch: Path, metrics: Metrics, clock: Clock, throttle: DrainThrottle) -> None:
         self.spool = spool
+        self.via = via_pseudonym(spool.id)
         self.scratch = scratch
         self.metrics = metrics
         self.clock = clock
@@ -115,9 +117,10 @@ def fallbacks(destination: Destination, destinations: Sequence[Destination]) -> 
 # Endpoints: what `http` and `presigned` have in common.
 
 
-def posting_options(destination: EndpointTable) -> HttpOptions:
+def posting_options(destination: EndpointTable, via: str | None = None) -> HttpOptions:
     """How to post to an endpoint."""
     return HttpOptions(
+        via=via,
         url=destination.url,
         token=_own_token(destination),
         ca_file=destination.ca_file,
@@ -126,9 +129,10 @@ def posting_options(destination: EndpointTable) -> HttpOptions:
     )
 
 
-def presigned_options(destination: HttpDestination | PresignedDestination) -> PresignedOptions:
+def presigned_options(destination: HttpDestination | PresignedDestination, via: str | None = None) -> PresignedOptions:
     """How to reach an endpoint that gives upload addresses."""
     return PresignedOptions(
+        via=via,
         url=destination.url,
         address_url=destination.presigned.address_url,
         token=_own_token(destination),
@@ -153,7 +157,7 @@ def _presigned(
     destination: HttpDestination | PresignedDestination, context: UploaderContext, bandwidth: Bandwidth
 ) -> PresignedUploader:
     """Through the upload addresses of this endpoint."""
-    options = presigned_options(destination)
+    options = presigned_options(destination, context.via)
     return PresignedUploader(options, context.spool, context.clock, context.metrics, bandwidth)
 
 
@@ -201,7 +205,10 @@ def _http_uploader(destination: HttpDestination, context: UploaderContext) -> Up
     """It posts; where large call logs go through upload addresses, always or as a fallback, it does both."""
     bandwidth = context.bandwidth(destination)
     options = replace(
-        http_options(destination), reduction=reduction(destination, context.scratch), scratch=context.scratch
+        http_options(destination),
+        reduction=reduction(destination, context.scratch),
+        scratch=context.scratch,
+        via=context.via,
     )
     posting = HttpUploader(options, context.spool, context.clock, bandwidth)
     if destination.large is not Large.PRESIGNED and Fallback.PRESIGNED not in destination.when_too_large:
@@ -262,7 +269,7 @@ def _presigned_route(destination: PresignedDestination) -> DestinationRoute:
 def _presigned_uploader(destination: PresignedDestination, context: UploaderContext) -> Uploader:
     """It uploads; notices are posted."""
     bandwidth = context.bandwidth(destination)
-    posting = HttpUploader(posting_options(destination), context.spool, context.clock, bandwidth)
+    posting = HttpUploader(posting_options(destination, context.via), context.spool, context.clock, bandwidth)
     return RoutingUploader(posting, _presigned(destination, context, bandwidth), frozenset(Lane))
 
 

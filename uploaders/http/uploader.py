@@ -51,6 +51,8 @@ class HttpOptions:
     timeouts: Timeouts = field(default_factory=Timeouts)
     delivered_when: tuple[Rule, ...] = ()
     """What the body of a 2xx must say to confirm a delivery; empty: it must not report a failure in any dialect."""
+    via: str | None = None
+    """What this gateway is called in `Via` (RFC 9110), by which its own intake recognises what comes back to it."""
 
 
 class MissingToken(Exception):
@@ -111,7 +113,7 @@ class HttpUploader:
         return await encode_text(document, encoding, room)
 
     async def _post(self, delivery: Delivery, body: EncodedBody, token: str | None) -> Outcome:
-        sent_bytes, headers = body.size, _headers(delivery, body, token)
+        sent_bytes, headers = body.size, _headers(delivery, body, token, self._options.via)
         pace = self._bandwidth.pace(delivery.lane)
         answer = await self._client.request("POST", self._options.url, headers, body.data, pace=pace)
         secrets = (token,) if token else ()
@@ -143,7 +145,7 @@ class HttpUploader:
         return f"longer than max_request_bytes = {error.max_bytes} as {encoding}: raise that, or {TOO_LARGE_ADVICE}"
 
 
-def _headers(delivery: Delivery, body: EncodedBody, token: str | None) -> dict[str, str]:
+def _headers(delivery: Delivery, body: EncodedBody, token: str | None, via: str | None) -> dict[str, str]:
     """`Accept-Encoding: identity`, because only the beginning of an answer is read and shown."""
     headers = {
         "Content-Type": "application/json",
@@ -155,4 +157,6 @@ def _headers(delivery: Delivery, body: EncodedBody, token: str | None) -> dict[s
         headers["Content-Encoding"] = body.content_encoding
     if token is not None:
         headers["x-pype-token"] = token
+    if via is not None:
+        headers["Via"] = f"1.1 {via}"
     return headers
