@@ -28,6 +28,7 @@ from spool.queue.settle import make_due, record_chunks, release, settle
 from spool.queue.uploader_state import UploaderState
 from spool.records import (
     Accepted,
+    Clock,
     Delivered,
     Delivery,
     DeliveryKey,
@@ -83,7 +84,7 @@ class Spool:
     def __init__(
         self,
         options: SpoolOptions,
-        clock: Callable[[], int],
+        clock: Clock,
         directory: SpoolDirectory,
         start: Start,
         reader: Reader,
@@ -141,7 +142,7 @@ class Spool:
 
     @classmethod
     async def open(
-        cls, options: SpoolOptions, destinations: Iterable[str], clock: Callable[[], int], observer: CommitObserver
+        cls, options: SpoolOptions, destinations: Iterable[str], clock: Clock, observer: CommitObserver
     ) -> "Spool":
         """Take the directory, bring its schema up to date, and be ready for posts.
 

@@ -11,7 +11,7 @@ notice after this one), planned only where it is configured; the location that i
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,7 +20,7 @@ import msgspec
 from yarl import URL
 
 from spool.payload.frames import decode
-from spool.records import Delivery, Form, Lane
+from spool.records import Clock, Delivery, Form, Lane
 from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
 from uploaders.document.render import encoded_member, raw_bytes_of, render, with_last_member
 from uploaders.http.confirmation import Answer, Verdict, read, text_of
@@ -146,7 +146,7 @@ class PresignedUploader:
         self,
         options: PresignedOptions,
         payloads: PayloadReader,
-        clock: Callable[[], int],
+        clock: Clock,
         observer: ObjectObserver,
         bandwidth: Bandwidth = UNLIMITED,
     ) -> None:

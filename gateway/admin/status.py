@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 import msgspec
@@ -19,6 +20,9 @@ from spool.records import Lane
 from spool.stats import LaneCounts, SpoolStats
 from uploaders.base import DestinationStatus
 from uploaders.redact import redact
+
+_version = cache(version)
+"""Read from a file once, not for each request."""
 
 
 class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +156,7 @@ def status_of(
     """The status at `now` (ms since the epoch)."""
     found = obstacles(lifecycle, stats, intake_obstacle)
     return Status(
-        version=version("callspool"),
+        version=_version("callspool"),
         now=instant(now),
         phase=lifecycle.phase.value,
         ready=not found,

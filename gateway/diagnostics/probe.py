@@ -6,14 +6,14 @@ does not exist is sent too: who takes that one does not look for the call.
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import zstandard
 
 from gateway.trace import instant
-from spool.records import Delivery, Form, Fragment, Lane, Record, StoredFragment
+from spool.records import Clock, Delivery, Form, Fragment, Lane, Record, StoredFragment
 from uploaders.base import Delivered, Refused, RetryLater
 from uploaders.http.uploader import HttpOptions, HttpUploader
 
@@ -44,7 +44,7 @@ class ProbeResult:
     """What the endpoint answered, where that was the trouble; otherwise empty."""
 
 
-async def probe(options: HttpOptions, *, agent_id: str, call_id: str, clock: Callable[[], int]) -> ProbeResult:
+async def probe(options: HttpOptions, *, agent_id: str, call_id: str, clock: Clock) -> ProbeResult:
     """Post the test records of `call_id` and judge the answers. Never raises for what the endpoint does."""
     core_members = _core_members(call_id, agent_id, clock())
     record = _record(call_id, agent_id, core_members)

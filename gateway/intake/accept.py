@@ -179,8 +179,14 @@ class Sender(msgspec.Struct, frozen=True):
         """What stands before the path of a route, as the sender wrote it, or as the proxy between says it did."""
         headers = self.request.headers
         scheme = _first(headers.get("X-Forwarded-Proto")) or self.request.scheme
-        host = _first(headers.get("X-Forwarded-Host")) or self.request.host
+        host = _first(headers.get("X-Forwarded-Host")) or headers.get("Host") or self._own_address()
         return f"{scheme}://{host}{self.prefix}"
+
+    def _own_address(self) -> str:
+        """Where a sender of HTTP/1.0 connected to. `request.host` would ask a name server, and block the event loop."""
+        transport = self.request.transport
+        host, port, *_ = transport.get_extra_info("sockname") if transport else ("127.0.0.1", 0)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 Parse = Callable[[Body], Awaitable[Parsed]]

@@ -27,7 +27,7 @@ from gateway.operations.transfer import DeadLetterImporter, preview
 from gateway.trace import instant, trace_of
 from spool.admin.query import DEAD, QUEUED, AdminResult, Selection
 from spool.errors import CorruptPayload
-from spool.records import FORMS_AFTER_CORE, Delivery, DeliveryKey, DeliveryState, Form
+from spool.records import FORMS_AFTER_CORE, Clock, Delivery, DeliveryKey, DeliveryState, Form
 from spool.stats import OpenDelivery, TracedRecord
 from spool.store import Spool
 from uploaders.base import PayloadReader
@@ -59,7 +59,7 @@ class DeliveryAdmin:
         staging: StagingArea,
         dispatcher: Dispatcher,
         destinations: Mapping[str, Accepts],
-        clock: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self.payloads: PayloadReader = spool
         """Reads what deliveries carry."""

@@ -19,7 +19,7 @@ from spool.queue.ordering import Sibling, initial_state, siblings_of
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.settle import end_record, enqueue_in_order, free_waiting, held_for_token, read_delivery
-from spool.records import Delivery, DeliveryKey, DeliveryState, DestinationIds, Form, Record
+from spool.records import Clock, Delivery, DeliveryKey, DeliveryState, DestinationIds, Form, Record
 
 KEYS_PER_STEP = 100
 """An order about many deliveries is written in transactions of this many, between which posts are committed."""
@@ -34,7 +34,7 @@ class QueueAdmin:
         self,
         writer: Writer,
         reader: Reader,
-        clock: Callable[[], int],
+        clock: Clock,
         announce: Callable[[tuple[Delivery, ...]], None],
         orphans: OrphanChunks,
     ) -> None:

@@ -19,7 +19,7 @@ from spool.errors import SpoolFull, SpoolUnavailable
 from spool.payload.frames import Frame, FrameEncoder, SmallPayload, StoredPayload, chunk_count
 from spool.queue.accept import Acceptance, accept, require_orphans, write_frames
 from spool.queue.reclaim import Evictor, OrphanChunks
-from spool.records import Accepted, Buffer, DestinationIds, Fragment, Lane, NewRecord, StoredFragment
+from spool.records import Accepted, Buffer, Clock, DestinationIds, Fragment, Lane, NewRecord, StoredFragment
 from spool.space import Quota, QuotaReservation
 
 
@@ -120,7 +120,7 @@ class Ingest:
         quota: Quota,
         orphans: OrphanChunks,
         destinations: DestinationIds,
-        clock: Callable[[], int],
+        clock: Clock,
         *,
         next_chunk: int,
         compression_level: int,

@@ -17,7 +17,7 @@ from spool.errors import CorruptDatabase
 from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks, expire_old
-from spool.records import Delivery, Lane
+from spool.records import Clock, Delivery, Lane
 
 EVERY_SECONDS = 5.0
 ROWS_PER_STEP = 500
@@ -92,7 +92,7 @@ class Maintenance:
         reader: Reader,
         orphans: OrphanChunks,
         receipts: ReceiptLimits,
-        clock: Callable[[], int],
+        clock: Clock,
         upload_keep: int,
         expire_after: int | None,
         announce: Callable[[tuple[Delivery, ...]], None],

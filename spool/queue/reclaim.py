@@ -21,6 +21,7 @@ from spool.queue.settle import end_record, free_waiting, read_delivery
 from spool.records import (
     DETAIL_FORMS,
     FORMS_WITH_DETAIL,
+    Clock,
     Delivery,
     DeliveryState,
     DestinationIds,
@@ -103,7 +104,7 @@ class Evictor:
         quota: Quota,
         destinations: DestinationIds,
         orphans: OrphanChunks,
-        clock: Callable[[], int],
+        clock: Clock,
         announce: Callable[[tuple[Delivery, ...]], None],
     ) -> None:
         self.evicted: Callable[[int, int], None] | None = None

@@ -16,7 +16,7 @@ from spool.queue.ingest import OVERHEAD_BYTES, Ingest
 from spool.queue.ordering import Sibling, initial_state
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.settle import read_delivery, record_chunks
-from spool.records import Delivery, DeliveryState, DestinationIds
+from spool.records import Clock, Delivery, DeliveryState, DestinationIds
 from spool.salvage import model
 from spool.salvage.model import Outcome, SourceDelivery, SourceRecord, Tally, UnreadableRecord
 from spool.salvage.reader import SandboxedSource, opened_source
@@ -191,7 +191,7 @@ class ImportTarget:
     destinations: DestinationIds
     ingest: Ingest
     orphans: OrphanChunks
-    clock: Callable[[], int]
+    clock: Clock
     announce: Callable[[tuple[Delivery, ...]], None]
 
 

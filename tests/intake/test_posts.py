@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import socket
 import uuid
 
 import pytest
@@ -267,6 +268,19 @@ async def test_keep_alive_carries_many_posts(world: World) -> None:
             assert json.loads(await reader.readexactly(length))["call_id"] == json.loads(body)["call_id"]
     writer.close()
     await writer.wait_closed()
+
+
+async def test_no_name_server_is_asked_for_an_upload_address(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request without a Host gets the address that it came to: to ask for a name would block everybody else."""
+
+    def blocking(*_: object) -> str:
+        raise AssertionError("a name server was asked on the event loop")
+
+    monkeypatch.setattr(socket, "getfqdn", blocking)
+    body = b'{"call_id": "call-1"}'
+    head = b"POST /get-upload-url HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer = await world.send_raw(head + body)
+    assert b'"upload_url":"http://127.0.0.1:' in answer, answer
 
 
 async def test_an_old_client_s_connection_is_closed(world: World) -> None:

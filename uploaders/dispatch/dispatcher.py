@@ -7,7 +7,7 @@ a destination opens, and when a timer says that something became due.
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from spool.records import Delivery, DeliveryKey
+from spool.records import Clock, Delivery, DeliveryKey
 from uploaders.base import DestinationStatus, DispatchObserver, Queue
 from uploaders.dispatch.destination import DestinationPlan, DestinationWorker
 from uploaders.dispatch.scheduling import LoopTimer, Timer, Timing
@@ -26,7 +26,7 @@ class Dispatcher:
         self,
         queue: Queue,
         destinations: Mapping[str, DestinationPlan],
-        clock: Callable[[], int],
+        clock: Clock,
         jitter: Callable[[], float],
         observer: DispatchObserver,
         timer: Timer | None = None,

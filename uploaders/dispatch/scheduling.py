@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from spool.errors import SpoolError
+from spool.records import Clock
 from uploaders.dispatch.policy import RetryPolicy, backoff_seconds
 
 # Timers: the only way in which the dispatcher waits for a clock, so that tests can control it.
@@ -37,7 +38,7 @@ class Timer(Protocol):
 class LoopTimer:
     """The event loop's timers, set by the wall clock `clock`."""
 
-    def __init__(self, clock: Callable[[], int]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def call_at(self, when: int, callback: Callable[[], None]) -> TimerHandle:
@@ -71,7 +72,7 @@ log = structlog.get_logger(__name__)
 class Timing:
     """Time and chance as the dispatcher has them: `clock` in milliseconds since the epoch, `jitter` in [0, 1)."""
 
-    clock: Callable[[], int]
+    clock: Clock
     jitter: Callable[[], float]
     timer: Timer
 

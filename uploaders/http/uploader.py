@@ -7,11 +7,10 @@ HTTPS_PROXY, HTTP_PROXY and NO_PROXY as they were at the start.
 Limits: one URL for everything, no chunked bodies, no cookies.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spool.records import Delivery, Form
+from spool.records import Clock, Delivery, Form
 from uploaders.base import Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import BodyRoom, TooLarge
 from uploaders.document.encoding import (
@@ -66,7 +65,7 @@ class HttpUploader:
         self,
         options: HttpOptions,
         payloads: PayloadReader,
-        clock: Callable[[], int],
+        clock: Clock,
         bandwidth: Bandwidth = UNLIMITED,
     ) -> None:
         """Raises `OSError` or `ssl.SSLError` when `ca_file` cannot be read."""

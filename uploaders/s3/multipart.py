@@ -7,11 +7,11 @@ completed, aborted or expired: whether the object is there decides.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from spool.records import DeliveryKey
+from spool.records import Clock, DeliveryKey
 from uploaders.base import PartProgress, RetryLater, S3Observer, UploaderState, UploadProgress
 from uploaders.s3.client import Bucket, ListedPart
 from uploaders.s3.errors import NoSuchUpload, S3Failure
@@ -45,7 +45,7 @@ class MultipartUploader:
         ledger: UploaderState,
         publisher: Publisher,
         observer: S3Observer,
-        clock: Callable[[], int],
+        clock: Clock,
         *,
         parts_at_once: int,
     ) -> None:

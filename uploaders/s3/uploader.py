@@ -7,10 +7,9 @@ An attempt that is repeated finds out what the earlier one achieved: the same ke
 no ACLs, no versioning of its own.
 """
 
-from collections.abc import Callable
 from contextlib import aclosing
 
-from spool.records import OBJECT_FORMS, Delivery, Form, Lane
+from spool.records import OBJECT_FORMS, Clock, Delivery, Form, Lane
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, S3Observer, SilentObserver, UploaderState
 from uploaders.rate_limit import UNLIMITED, Bandwidth
 from uploaders.s3.client import Bucket, S3Connection
@@ -33,7 +32,7 @@ class S3Uploader:
         options: S3Options,
         payloads: PayloadReader,
         ledger: UploaderState,
-        clock: Callable[[], int],
+        clock: Clock,
         observer: S3Observer | None = None,
         bandwidth: Bandwidth = UNLIMITED,
     ) -> None:

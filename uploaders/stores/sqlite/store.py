@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from spool.records import Clock
 from uploaders.stores import migrations
 from uploaders.stores.completion import (
     EXPIRED_STATES,
@@ -90,7 +91,7 @@ _PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 12)})"
 class SqliteStore:
     """A store in the file `path`, which is made, with its directory, when it is opened."""
 
-    def __init__(self, path: Path, clock: Callable[[], int], rule: CompletionRule) -> None:
+    def __init__(self, path: Path, clock: Clock, rule: CompletionRule) -> None:
         self._path = path
         self._clock = clock
         self._rule = rule
