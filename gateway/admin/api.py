@@ -11,7 +11,7 @@ from gateway.admin.auth import HEADERS, Access, answer, refused
 from gateway.admin.view import GatewayView
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.salvage import SalvageOrder, carry_out
-from gateway.operations.schemas import IMPORT_TYPE, LIMIT, ImportHeader, OrderName, OrderRequest, Select
+from gateway.operations.schemas import IMPORT_TYPE, LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
 from gateway.operations.selection import BadSelection
 from gateway.operations.service import DeliveryAdmin, UnknownDelivery
 from gateway.operations.transfer import compressed, plain
@@ -161,14 +161,6 @@ async def _streamed(
 
 
 # `POST /api/destinations/{destination}/resume`: closes a destination's breaker for a try, and retries refused tokens.
-
-
-class Resumed(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of an order to resume."""
-
-    destination: str
-    waited: bool
-    """Whether it was waiting; if so, one delivery is sent now, and one for each refused token."""
 
 
 class ResumeHandler:

@@ -7,27 +7,17 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from gateway.admin.metrics import Metrics
 from gateway.formatting import bytes_text
+from gateway.operations.schemas import Event
 from gateway.trace import instant
 from spool.records import Clock, Delivery
 from uploaders.redact import redact
 
 _KEPT = 50
 _LOGGER = "callspool.destinations"
-
-
-class Event(msgspec.Struct, frozen=True):
-    """Something that an operator may want to know."""
-
-    at: str
-    """ISO 8601 in UTC."""
-    level: str
-    """`info`, `warning` or `error`."""
-    text: str
 
 
 class RecentEvents:

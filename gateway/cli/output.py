@@ -4,7 +4,7 @@ Texts from elsewhere (call ids, reasons) are stripped of control characters: the
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,8 +13,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from spool.fsck import Tell
-
+Tell = Callable[[str, int, int], None]
+"""Hears of progress: what is being done, how much of it is done, and how much there is (0: not known)."""
 _PIPED_WIDTH = 250
 """Columns where no terminal says how many there are: wide enough that nothing is folded in common cases."""
 

@@ -13,13 +13,12 @@ from config.types import ListenAddress
 from gateway.cli.client import NoGateway, admin_option, converse, explained
 from gateway.cli.exits import Exit
 from gateway.cli.options import loaded_or_exit, spool_option
-from gateway.cli.output import complain, output, plain, progress_bar, table
+from gateway.cli.output import Tell, complain, output, plain, progress_bar, table
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.salvage import Failed, Line, NothingToDo, Progress, Report, SalvageOrder, carry_out
 from gateway.runtime.options import spool_options
 from spool.directory import is_owned
 from spool.errors import SpoolError
-from spool.fsck import Tell
 from spool.salvage.model import Outcome
 from spool.store import Spool
 

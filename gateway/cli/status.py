@@ -10,12 +10,19 @@ from rich.live import Live
 from rich.text import Text
 
 from config.types import ListenAddress
-from gateway.admin.api import Resumed
-from gateway.admin.status import DestinationReport, DrainThrottleReport, LaneStatus, OutboxReport, SpoolReport, Status
 from gateway.cli.client import admin_option, ask, explained, tell
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
+from gateway.operations.schemas import (
+    DestinationReport,
+    DrainThrottleReport,
+    LaneStatus,
+    OutboxReport,
+    Resumed,
+    SpoolReport,
+    Status,
+)
 
 _decode = msgspec.json.Decoder(Status).decode
 

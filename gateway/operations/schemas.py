@@ -1,6 +1,7 @@
-"""The documents of the admin API about deliveries that have not ended; the command line reads and writes the same.
+"""The documents of the admin API: what it answers, and the command line reads; the orders that it takes.
 
-Times are ISO 8601 in UTC, spans of time seconds, sizes bytes.
+Times are ISO 8601 in UTC, spans of time seconds, sizes bytes. It imports little: every command that asks a gateway
+loads it.
 """
 
 from enum import StrEnum
@@ -206,3 +207,141 @@ class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
     record_id: str
     duplicate: bool
     """Whether it was here already: nothing was stored."""
+
+
+# How the gateway and its destinations are: `/api/status`, and the answer to an order to resume.
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that an operator may want to know."""
+
+    at: str
+    """ISO 8601 in UTC."""
+    level: str
+    """`info`, `warning` or `error`."""
+    text: str
+
+
+class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One lane of a destination: counts of deliveries."""
+
+    lane: str
+    ready: int
+    waiting: int
+    held: int
+    queued: int
+    """Still to be delivered: ready, waiting and held together."""
+    queued_bytes: int
+    in_flight: int
+    concurrency: int
+    """How many may be in flight at once, adapted to what the destination can handle."""
+    dead: int
+    delivered: int
+    expired: int
+    discarded: int
+    oldest_seconds: float | None
+    """Age of the oldest record still to be delivered."""
+
+
+class DeadReason(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters of one kind, among the newest ones of a destination."""
+
+    kind: str
+    count: int
+    example: str
+    """The most frequent reason."""
+    advice: str
+    """What to do."""
+
+
+class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One destination, with its lanes."""
+
+    name: str
+    type: str
+    """Empty where the configuration no longer has it."""
+    configured: bool
+    up: bool
+    reason: str
+    """Why it is down; empty while it is up."""
+    breaker: str
+    """`closed`, `open` or `half_open`."""
+    since: str | None
+    """Since when it is down."""
+    refused_tokens: int
+    """Tokens of agents that it refuses; deliveries that need them are held."""
+    retry_at: str | None
+    dead: int
+    dead_reasons: tuple[DeadReason, ...] = ()
+    """Why, the most frequent kind first; some seconds old."""
+    lanes: tuple[LaneStatus, ...]
+
+
+class OutboxReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One outbox of the SDK; the counts are since the start."""
+
+    path: str
+    state: str
+    """`missing`, `watched`, `waiting` or `unusable`."""
+    reason: str
+    rows: int
+    """Rows in it: in use by the SDK, refused, or still to be taken."""
+    rescued: int
+    duplicate: int
+    superseded: int
+    refused: int
+
+
+class SpoolReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The spool in bytes."""
+
+    used_bytes: int
+    limit_bytes: int
+    reserve_bytes: int
+    """The last part of the quota, which large call logs leave to small ones."""
+    full_of_details: bool
+    """Whether large call logs are refused, because only the reserve is left."""
+    unaccounted: int
+    """Deliveries that the counters cannot account for. Must be 0."""
+    failure: str | None
+
+
+class DrainThrottleReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the draining of details is held back for live calls."""
+
+    live_calls: int
+    throttled: bool
+    """Whether details go at a lower rate because a call is live."""
+    bytes_per_second: float | None
+    """The rate limit of the details of all destinations together; None: no limit."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the status page shows. Times are ISO 8601 in UTC."""
+
+    version: str
+    now: str
+    phase: str
+    """`starting`, `running` or `stopping`."""
+    ready: bool
+    """Whether posts can be accepted."""
+    reasons: tuple[str, ...]
+    """Why posts cannot be accepted."""
+    attention: tuple[str, ...]
+    """What an operator should do although posts are accepted."""
+    spool: SpoolReport | None
+    """None while the spool is not open."""
+    drain_throttle: DrainThrottleReport | None
+    """None while the spool is not open."""
+    destinations: tuple[DestinationReport, ...]
+    outboxes: tuple[OutboxReport, ...]
+    events: tuple[Event, ...]
+    """Recent events, the newest first."""
+
+
+class Resumed(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of an order to resume."""
+
+    destination: str
+    waited: bool
+    """Whether it was waiting; if so, one delivery is sent now, and one for each refused token."""
