@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
 from config.settings import Settings
 from config.shortcuts import SHORTCUTS, shortcut_variable
-from config.types import MASK, Shown, Variable
+from config.types import Shown, Variable
+from config.values import MASK
 
 PREFIX = "CALLSPOOL_"
 CONFIG_VARIABLE = "CALLSPOOL_CONFIG"

@@ -17,8 +17,8 @@ from config.catalogue import CONFIG_VARIABLE, PREFIX, destination_settings, scal
 from config.layers import InvalidConfiguration, KeyPath, Layer, Problem, did_you_mean, paths_of_values
 from config.settings import Settings
 from config.shortcuts import destination_problems, with_shortcuts
-from config.types import MASK
 from config.validation import problems_of, warnings
+from config.values import MASK
 
 
 @dataclass(frozen=True, slots=True)

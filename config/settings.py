@@ -5,7 +5,6 @@ environment variable: CALLSPOOL_<SECTION>_<FIELD>, or the name given here by `Va
 """
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -14,19 +13,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from config.destinations import Destination, checked_token
 from config.types import (
-    DAY,
-    GIB,
-    HOUR,
-    KB,
-    KIB,
-    MIB,
-    MINUTE,
     Choice,
     Directory,
     Duration,
     Files,
     Listen,
-    ListenAddress,
     Names,
     OptionalDuration,
     OptionalSize,
@@ -35,6 +26,18 @@ from config.types import (
     UserIds,
     Variable,
     Wait,
+)
+from config.values import (
+    ADMIN_LISTEN,
+    DAY,
+    GIB,
+    HOUR,
+    INTAKE_LISTEN,
+    KB,
+    KIB,
+    MIB,
+    MINUTE,
+    SPOOL_DIRECTORY,
     format_size,
 )
 from spool.records import WhenFull
@@ -128,7 +131,7 @@ def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own 
 class IntakeSettings(Table):
     """The listener that agents post to."""
 
-    listen: Listen = ListenAddress("127.0.0.1", 7717)
+    listen: Listen = INTAKE_LISTEN
     """Where agents post to."""
     token: SecretStr | None = None
     """Required from agents, as `x-pype-token` or as a bearer; without it every post is accepted."""
@@ -174,7 +177,7 @@ class IntakeSettings(Table):
 class AdminSettings(Table):
     """The listener for people and scrapers: metrics, health, status page."""
 
-    listen: Listen = ListenAddress("127.0.0.1", 7718)
+    listen: Listen = ADMIN_LISTEN
     """Where metrics, health and the status page are served."""
     token: SecretStr | None = None
     """Accepted as a bearer from clients that give orders or read call logs, beside the random one in the spool."""
@@ -190,7 +193,7 @@ class AdminSettings(Table):
 class SpoolSettings(Table):
     """The durable store."""
 
-    dir: Directory = Path("callspool-data/spool")
+    dir: Directory = SPOOL_DIRECTORY
     """The directory of the spool, on a local file system; one process owns it."""
     max_bytes: OptionalSize = None
     """The quota of the spool, log and staging included; by default 10 GiB or 80 % of the free space at the

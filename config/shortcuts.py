@@ -13,7 +13,7 @@ from typing import Any
 
 from config.destinations.base import bucket_problems
 from config.layers import KeyPath, Layer, Problem, first_origin, readable
-from config.types import MASK
+from config.values import MASK
 
 LOCAL_NAME = "local"
 LOCAL_TYPE = "file"

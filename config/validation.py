@@ -11,7 +11,7 @@ from config.catalogue import is_secret, nested_model
 from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
 from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, first_value, readable
 from config.settings import Settings
-from config.types import MASK, mask_address
+from config.values import MASK, mask_address
 
 _LONGEST_VALUE = 80
 

@@ -28,7 +28,8 @@ from config.destinations.base import (
 )
 from config.destinations.http import PresignedDestination
 from config.destinations.s3 import S3Destination
-from config.types import MB, Choice, Directory, Size, format_path
+from config.types import Choice, Directory, Size, format_path
+from config.values import MB
 from uploaders.document.options import Encoding, Large
 
 

@@ -11,21 +11,8 @@ from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from config.layers import Layer, Problem, first_origin, readable
-from config.types import (
-    DAY,
-    MINUTE,
-    Choice,
-    Duration,
-    Endpoint,
-    OptionalSize,
-    Shown,
-    Table,
-    crosses_network_in_clear,
-    format_duration,
-    format_path,
-    mask_address,
-    names_secret,
-)
+from config.types import Choice, Duration, Endpoint, OptionalSize, Shown, Table, format_path
+from config.values import DAY, MINUTE, crosses_network_in_clear, format_duration, mask_address, names_secret
 from uploaders.http.options import parse_rule
 
 

@@ -7,18 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, FilePath, ValidationInfo, field_validator
 
 from config.destinations.base import DestinationTable, LaneConcurrency
-from config.types import (
-    MINUTE,
-    Choice,
-    Duration,
-    Endpoint,
-    OptionalName,
-    Shown,
-    Size,
-    crosses_network_in_clear,
-    format_path,
-    format_size,
-)
+from config.types import Choice, Duration, Endpoint, OptionalName, Shown, Size, format_path
+from config.values import MINUTE, crosses_network_in_clear, format_size
 from uploaders.s3.options import (
     DEFAULT_PART_BYTES,
     DEFAULT_TEMPLATE,

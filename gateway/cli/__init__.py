@@ -4,61 +4,64 @@
 running gateway through its admin API, `outbox import` posts to its intake. `salvage` and `adopt` do either.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version as installed_version
-from typing import Any
 
 import click
 
 from gateway.cli.exits import EPILOG
 from gateway.cli.streams import secure_standard_streams
 
-# Subcommands that are loaded when they are asked for: what one of them imports, the others need not wait for.
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """A command that is imported when it is used; `summary` is its line in the list of commands."""
+
+    module: str
+    summary: str
 
 
-class OnDemandGroup(click.Group):
-    """A group whose commands are found by the name of their module.
+COMMANDS = {
+    "run": LazyCommand("gateway.cli.run", "Accept call logs, store them durably, deliver them."),
+    "check-config": LazyCommand("gateway.cli.check_config", "Show the settings in effect; --probe tries endpoints."),
+    "status": LazyCommand("gateway.cli.status", "Show backlog, destinations and spool of a running gateway."),
+    "show": LazyCommand("gateway.cli.tables", "Show where a call is: accepted, core sent, detail sent."),
+    "resume": LazyCommand("gateway.cli.status", "Retry a destination that is down now."),
+    "dead": LazyCommand("gateway.cli.dead", "List, replay, discard, export and import dead letters."),
+    "deliveries": LazyCommand("gateway.cli.deliveries", "List, retry, reroute queued deliveries; replace tokens."),
+    "s3": LazyCommand("gateway.cli.s3", "Set up and check a bucket."),
+    "fsck": LazyCommand("gateway.cli.fsck", "Check a spool for damage; --repair mends it."),
+    "salvage": LazyCommand("gateway.cli.salvage", "Recover records from a damaged, quarantined database."),
+    "adopt": LazyCommand("gateway.cli.salvage", "Take over the spool of a gateway that is gone."),
+    "outbox": LazyCommand("gateway.cli.outbox", "Rescue what the SDK left in its outbox."),
+    "chaos": LazyCommand("gateway.cli.chaos", "Fault injection: kill, cut off and fill a second gateway."),
+    "version": LazyCommand("gateway.cli", "Print the version."),
+}
 
-    `modules` says for each command which module holds it, under the command's own name (with underscores). They
-    are listed in sorted order, as click does.
-    """
 
-    def __init__(self, *arguments: Any, modules: Mapping[str, str], **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._modules = modules
+class LazyGroup(click.Group):
+    """The commands of the table above. A command loads what it imports, and no other command's imports."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        """All names, for the help and for completion."""
-        return sorted(self._modules)
+        """All names, for completion."""
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # as above
         """The command of this name; None where there is none."""
-        if cmd_name not in self._modules:
+        if cmd_name not in COMMANDS:
             return None
-        module = import_module(self._modules[cmd_name])
+        module = import_module(COMMANDS[cmd_name].module)
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # as above
+        """The list of commands, from the table: no command is loaded for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].summary) for name in sorted(COMMANDS)])
+
 
 @click.group(
-    cls=OnDemandGroup,
-    modules={
-        "run": "gateway.cli.run",
-        "check-config": "gateway.cli.check_config",
-        "status": "gateway.cli.status",
-        "show": "gateway.cli.tables",
-        "resume": "gateway.cli.status",
-        "dead": "gateway.cli.dead",
-        "deliveries": "gateway.cli.deliveries",
-        "s3": "gateway.cli.s3",
-        "fsck": "gateway.cli.fsck",
-        "salvage": "gateway.cli.salvage",
-        "adopt": "gateway.cli.salvage",
-        "outbox": "gateway.cli.outbox",
-        "chaos": "gateway.cli.chaos",
-        "version": "gateway.cli",
-    },
+    cls=LazyGroup,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -74,4 +77,6 @@ def main() -> None:
 @click.command()
 def version() -> None:
     """Print the version."""
+    from importlib.metadata import version as installed_version  # noqa: PLC0415  # a tenth of the start
+
     click.echo(f"callspool {installed_version('callspool')}")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from config.destinations import HttpDestination, PresignedSettings, RetrySettings, TokenMode
 from config.settings import Settings, WhispeySettings
-from config.types import KIB, MIB, ListenAddress
+from config.values import KIB, MIB, ListenAddress
 from gateway.cli.exits import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
@@ -34,7 +34,7 @@ SPOOL_BYTES = 48 * MIB
 NAMED = 10
 
 
-@click.command(short_help="Kill, cut off and fill a second gateway; see what is lost.")
+@click.command()
 @configuration_options
 @click.option("--seconds", type=click.FloatRange(1, 3600), default=30.0, show_default=True, help="For each phase.")
 @click.option("--kills", type=click.IntRange(0, 100), default=5, show_default=True, help="In each phase.")

@@ -13,7 +13,7 @@ from gateway.cli.output import complain, output, plain, table
 from gateway.runtime.own_intake import addresses_of, own_intake_warnings
 
 
-@click.command("check-config", short_help="Show the settings in effect and where each comes from.")
+@click.command("check-config")
 @configuration_options
 @click.option(
     "--probe",

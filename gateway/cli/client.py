@@ -12,10 +12,7 @@ from urllib.parse import quote, urlencode
 import click
 import msgspec
 
-from config.layers import InvalidConfiguration
-from config.loader import load
-from config.settings import AdminSettings, SpoolSettings
-from config.types import ListenAddress, parse_listen
+from config.values import ADMIN_LISTEN, SPOOL_DIRECTORY, ListenAddress, parse_listen
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
 
@@ -63,7 +60,7 @@ def admin_option(command: Command) -> Command:
         "--admin",
         "address",
         type=AddressType(),
-        default=AdminSettings().listen,
+        default=ADMIN_LISTEN,
         envvar="CALLSPOOL_ADMIN_LISTEN",
         show_envvar=True,
         show_default=True,
@@ -152,13 +149,23 @@ def _credentials(asked: ListenAddress) -> dict[str, str]:
 def local_token() -> str | None:
     """The random token in the configured spool's directory; None where there is none that this user may read."""
     try:
-        directory = load(None, os.environ, local=True).settings.spool.dir
-    except InvalidConfiguration:  # what is wrong may be no concern of a gateway that runs already
-        directory = Path(os.environ.get("CALLSPOOL_SPOOL_DIR") or SpoolSettings().dir)
-    try:
-        return (directory / TOKEN_FILE).read_text(encoding="ascii").strip() or None
+        return (_spool_directory() / TOKEN_FILE).read_text(encoding="ascii").strip() or None
     except (OSError, UnicodeError):
         return None
+
+
+def _spool_directory() -> Path:
+    """The directory of the configured spool. Settings are loaded only where a file may name it: that takes a while."""
+    by_variable = Path(os.environ.get("CALLSPOOL_SPOOL_DIR") or SPOOL_DIRECTORY)
+    if not os.environ.get("CALLSPOOL_CONFIG"):
+        return by_variable
+    from config.layers import InvalidConfiguration  # noqa: PLC0415  # see above
+    from config.loader import load  # noqa: PLC0415  # see above
+
+    try:
+        return load(None, os.environ, local=True).settings.spool.dir
+    except InvalidConfiguration:  # what is wrong may be no concern of a gateway that runs already
+        return by_variable
 
 
 def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Refused:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import click
 import msgspec
 
-from config.types import ListenAddress
+from config.values import ListenAddress
 from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.exits import Exit
@@ -288,7 +288,7 @@ _SOME_STATE = ("dead", "queued")
 _decode_story = msgspec.json.Decoder(DeliveryStory).decode
 
 
-@click.group(short_help="Look at dead letters, send them again, give them up.")
+@click.group()
 def dead() -> None:
     """Dead letters: deliveries that are not tried again by themselves. They keep their payload and their reason."""
 

@@ -8,7 +8,7 @@ from typing import Any, TextIO, TypeVar
 import click
 import msgspec
 
-from config.types import ListenAddress
+from config.values import ListenAddress
 from gateway.cli.client import admin_option, explained, tell
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, progress_bar
@@ -134,7 +134,7 @@ _STATES = click.Choice(["ready", "waiting", "held", "queued", "dead"])
 _OPEN = ("dead", "queued")
 
 
-@click.group(short_help="Look at what is queued; try it now, elsewhere, or with another key.")
+@click.group()
 def deliveries() -> None:
     """Deliveries that have not ended: ready to be sent, waiting for others, held, or dead letters."""
 

@@ -45,7 +45,7 @@ class Report(msgspec.Struct, frozen=True):
     findings: tuple[FindingReport, ...]
 
 
-@click.command(short_help="Check everything in a spool, changing nothing.")
+@click.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path, file_okay=False))
 @spool_option
 @click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")

@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from config.settings import IntakeSettings
-from config.types import ListenAddress
+from config.values import INTAKE_LISTEN, ListenAddress
 from gateway.cli.client import AddressType, asked_at
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
@@ -28,7 +27,7 @@ _MEANINGS = {
 }
 
 
-@click.group(short_help="Rescue what the SDK left in its outbox.")
+@click.group()
 def outbox() -> None:
     """Rescue call logs that the Whispey SDK left in its outbox."""
 
@@ -48,7 +47,7 @@ def outbox() -> None:
     "--intake",
     "address",
     type=AddressType(),
-    default=IntakeSettings().listen,
+    default=INTAKE_LISTEN,
     envvar="CALLSPOOL_INTAKE_LISTEN",
     show_envvar=True,
     show_default=True,

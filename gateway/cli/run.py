@@ -13,7 +13,7 @@ from gateway.runtime import lifecycle
 from gateway.runtime.own_intake import own_intake_warnings
 
 
-@click.command(short_help="Take call logs, keep them safe, deliver them.")
+@click.command()
 @configuration_options
 def run(file: Path | None, *, local: bool) -> None:
     """Take call logs, keep them safe, and deliver them, until SIGTERM or SIGINT."""

@@ -23,7 +23,7 @@ EXPIRE_DAYS = 7
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-@click.group(short_help="Prepare a bucket, and prove that it works.")
+@click.group()
 def s3() -> None:
     """Prepare a bucket for what is delivered to it, and prove that it works."""
 

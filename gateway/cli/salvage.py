@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from config.types import ListenAddress
+from config.values import ListenAddress
 from gateway.cli.client import NoGateway, admin_option, converse, explained
 from gateway.cli.exits import Exit
 from gateway.cli.options import loaded_or_exit, spool_option
@@ -34,7 +34,7 @@ class _NoObserver:
         """A transaction with `batch` operations took `seconds`."""
 
 
-@click.command(short_help="Import what can be read of a corrupt database into the spool.")
+@click.command()
 @click.argument("directory", required=False, type=_PATH)
 @click.option("--dry-run", is_flag=True, help="Only report what would be imported.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON, one a line.")
@@ -50,7 +50,7 @@ def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *
     _carry_out(order, file, address, as_json=as_json)
 
 
-@click.command(short_help="Take over the spool of a gateway that will not come back.")
+@click.command()
 @click.argument("directory", type=_PATH)
 @click.option("--dry-run", is_flag=True, help="Only report what would be imported.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

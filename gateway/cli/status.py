@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from config.types import ListenAddress
+from config.values import ListenAddress
 from gateway.cli.client import admin_option, ask, explained, tell
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
@@ -30,7 +30,7 @@ _OUTBOX_STYLES = {"missing": "dim", "waiting": "yellow", "unusable": "bold red"}
 _NUMBERS = ("Backlog", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered")
 
 
-@click.command(short_help="Show how a running gateway does.")
+@click.command()
 @admin_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
@@ -188,7 +188,7 @@ _decode_resumed = msgspec.json.Decoder(Resumed).decode
 _decode_status = msgspec.json.Decoder(Status).decode
 
 
-@click.command(short_help="Try a destination that is down, at once.")
+@click.command()
 @click.argument("destination")
 @admin_option
 @click.option(

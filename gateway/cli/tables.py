@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from config.types import ListenAddress, parse_duration
+from config.values import ListenAddress, parse_duration
 from gateway.cli.client import admin_option, ask, explained
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
@@ -136,7 +136,7 @@ _STAGE_STYLES = {
 }
 
 
-@click.command(short_help="Show what came of a call.")
+@click.command()
 @click.argument("call_id")
 @admin_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")

@@ -13,7 +13,7 @@ import psutil
 
 from config.destinations.base import EndpointTable
 from config.settings import Settings
-from config.types import ListenAddress
+from config.values import ListenAddress
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str], set[Address]]

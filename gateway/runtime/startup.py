@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from config.settings import Settings
-from config.types import ListenAddress, format_path
+from config.types import format_path
+from config.values import ListenAddress
 from gateway.fanout import StoredAs, plan
 from gateway.logs import announce
 from gateway.process import port_owner

@@ -2,7 +2,7 @@
 
 import pytest
 
-from config.types import ListenAddress, check_endpoint, is_loopback, mask_address, parse_listen
+from config.values import ListenAddress, check_endpoint, is_loopback, mask_address, parse_listen
 
 
 @pytest.mark.parametrize(

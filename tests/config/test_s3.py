@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from config.destinations import S3Destination
 from config.loader import load
-from config.types import MIB
+from config.values import MIB
 from tests.config.conftest import WriteFile, problems
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 

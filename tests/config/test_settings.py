@@ -5,7 +5,7 @@ from pydantic import SecretStr, ValidationError
 
 from config.destinations import FileDestination, HttpDestination, LaneConcurrency, TokenMode
 from config.settings import Settings
-from config.types import KB, MB, MIB
+from config.values import KB, MB, MIB
 
 
 def http(**fields: object) -> HttpDestination:

@@ -1,0 +1,89 @@
+"""How little a command loads before it does its work: the start of a command is what its user waits for."""
+
+import os
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from gateway.cli import COMMANDS, main
+
+HEAVY = {
+    "aioboto3", "aiohttp", "aiosqlite", "asyncio", "msgspec", "prometheus_client", "psutil", "pydantic", "rich",
+    "sqlite3", "structlog", "uvloop", "zstandard",
+}  # fmt: skip
+ASKING = {"rich", "msgspec"}
+"""What a command needs that asks a running gateway: tables, and the decoder of the answer."""
+NOBODY = ("--admin", "127.0.0.1:9")
+
+LOADED = """
+import sys
+from gateway.cli import main
+try:
+    main(sys.argv[1:], prog_name="callspool")
+except SystemExit:
+    pass
+print("loaded:", *sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (("--help",), set()),
+        (("version",), set()),
+        (("status", *NOBODY), ASKING),
+        (("show", "call-1", *NOBODY), ASKING),
+        (("resume", "endpoint", *NOBODY), ASKING),
+        (("dead", "list", *NOBODY), ASKING),
+        (("dead", "replay", "--all", *NOBODY), ASKING),
+        (("deliveries", "list", *NOBODY), ASKING),
+        (("fsck", "--help"), HEAVY - {"aiohttp", "aioboto3", "prometheus_client", "structlog", "uvloop", "zstandard"}),
+        (("check-config", "--help"), HEAVY - {"aiohttp", "aiosqlite", "aioboto3", "prometheus_client", "uvloop"}),
+        (("outbox", "import", "--help"), HEAVY - {"aiohttp", "aiosqlite", "aioboto3", "prometheus_client", "pydantic"}),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
+)
+def test_a_command_loads_no_library_that_it_does_not_need(arguments: tuple[str, ...], needed: set[str]) -> None:
+    """Whoever adds an import to a command that asks a gateway pays for it at each call, and sees it here."""
+    done = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rpartition("loaded:")[2].split())
+    assert loaded & HEAVY <= needed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "floor"),
+    [
+        (("--help",), "import click"),
+        (
+            ("status", *NOBODY),
+            "import click, http.client, msgspec, rich.console, rich.live, rich.progress, rich.table",
+        ),
+    ],
+    ids=["help", "status"],
+)
+def test_a_command_starts_about_as_fast_as_its_libraries(arguments: tuple[str, ...], floor: str) -> None:
+    """CPU time, medians of interleaved rounds: our own modules take less than half of what their libraries take."""
+    program = f"from gateway.cli import main; main({list(arguments)!r}, prog_name='callspool')"
+    rounds = [(cpu_seconds(program), cpu_seconds(floor)) for _ in range(7)]
+    ours, libraries = (statistics.median(each) for each in zip(*rounds, strict=True))
+    assert ours < 1.5 * libraries
+
+
+def test_the_list_of_commands_is_that_of_the_modules() -> None:
+    """Each line of the table names a command that its module has, and says in one line of 80 what that does."""
+    for name, command in COMMANDS.items():
+        found = main.get_command(None, name)  # type: ignore[arg-type]  # no context is needed
+        assert found is not None
+        assert found.help
+        assert len(command.summary) + max(map(len, COMMANDS)) + 4 <= 80
+
+
+def cpu_seconds(program: str) -> float:
+    """User and system time of a Python process that runs this."""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, _, usage = os.wait4(process.pid, 0)
+    process.returncode = 0
+    return usage.ru_utime + usage.ru_stime
