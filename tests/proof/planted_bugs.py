@@ -74,6 +74,8 @@ BUGS = (
         "    if (members and _failure(members)) or _FAILED_AT_END.search(answer.tail):\n",
         "    if False:\n",
         ("tests/uploaders/test_confirmation.py",),
+    ),
+    Bug(
         "what the gateway sent itself is accepted",
         "gateway/intake/routes.py",
         'if "Via" in headers and self._pseudonym in _received_by(headers.getall("Via")):',
