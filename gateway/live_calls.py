@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spool.records import Clock
+from spool.stats import LiveCall
 
 # A call is live once its `call_started` was accepted, until its `call_ended` is. A stop can wait for live calls. At a
 # start the spool says which calls began before it.
@@ -23,22 +24,41 @@ OLDEST = 4 * 3600 * 1000
 class OpenCalls:
     """Counts live calls. Times in milliseconds since the epoch."""
 
-    def __init__(self, began: Iterable[tuple[str, int]] = ()) -> None:
-        """`began`: the calls that are live at a start and when they began, the oldest first."""
-        self._started: dict[str, int] = dict(began)
+    def __init__(self, began: Iterable[LiveCall] = ()) -> None:
+        """`began`: the calls that are live at a start, the oldest first."""
+        self._started: dict[tuple[str, str], int] = {}
+        self._happened: dict[tuple[str, str], int] = {}
+        """When calls began by their own times, as far as these say."""
+        for call in began:
+            self._begin((call.principal, call.call_id), call.accepted_at, call.happened_at)
         self.last_post_at: int | None = None
         """When a call log was last accepted; None before the first."""
 
-    def accepted(self, call_id: str, event: str, now: int) -> None:
-        """A call log is durable; the oldest live call is forgotten when there are too many."""
+    def accepted(self, call_id: str, event: str, now: int, principal: str = "", happened_at: int | None = None) -> None:
+        """A call log is durable; the oldest live call is forgotten when there are too many.
+
+        `happened_at` is the event's own time. An end that happened before the start was of an earlier call of this id.
+        """
         self.last_post_at = now
+        call = principal, call_id
         if event == STARTED:
-            self._started.pop(call_id, None)
-            self._started[call_id] = now
+            self._forget(call)
+            self._begin(call, now, happened_at)
             if len(self._started) > MOST:
-                del self._started[next(iter(self._started))]
+                self._forget(next(iter(self._started)))
         elif event == ENDED:
-            self._started.pop(call_id, None)
+            began = self._happened.get(call)
+            if began is None or happened_at is None or happened_at >= began:
+                self._forget(call)
+
+    def _begin(self, call: tuple[str, str], now: int, happened_at: int | None) -> None:
+        self._started[call] = now
+        if happened_at is not None:
+            self._happened[call] = happened_at
+
+    def _forget(self, call: tuple[str, str]) -> None:
+        self._started.pop(call, None)
+        self._happened.pop(call, None)
 
     def any_live(self, now: int, max_age: int) -> bool:
         """Whether a call is live that began at most `max_age` ago."""
@@ -47,10 +67,10 @@ class OpenCalls:
 
     def open_calls(self, now: int, max_age: int = OLDEST) -> int:
         """How many calls are live; one that began more than `max_age` ago has lost its end."""
-        for call_id, started in list(self._started.items()):
+        for call, started in list(self._started.items()):
             if now - started <= OLDEST:
                 break
-            del self._started[call_id]
+            self._forget(call)
         return sum(1 for started in self._started.values() if now - started <= max_age)
 
 

@@ -7,6 +7,7 @@ msgspec struct: a frozen dataclass of twelve fields takes eight times as long to
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from hashlib import sha256
 
 from msgspec import Struct
 
@@ -168,6 +169,22 @@ class Record(Struct, frozen=True):
     fragments: Mapping[Fragment, StoredFragment]
     damaged: bool = False
     """What is stored of it does not match its checksum: nothing of it may be delivered."""
+    tenant: str | None = None
+    """Whose call it is, where there are tenants."""
+    principal: str | None = ""
+    """Who posted it (`principal_of`); None where that is not known."""
+
+
+def principal_of(tenant: str | None, key: str | None) -> str:
+    """Who posts: the tenant, else a digest of the sender's key, else nobody in particular.
+
+    The digest is kept in receipts, when the key itself is long gone: 128 bits of it, of which no key can be made.
+    """
+    if tenant is not None:
+        return f"tenant:{tenant}"
+    if not key:
+        return ""
+    return "key:" + sha256(b"callspool principal\0" + key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class DeliveryKey(Struct, frozen=True):
@@ -244,6 +261,13 @@ class NewRecord(Struct, frozen=True):
     """The upload address that this came through; it is marked as used in the same transaction."""
     origin: str | None = None
     """What it was called in the spool that it was exported from; it keeps that name, and with it its keys."""
+    tenant: str | None = None
+    principal: str = ""
+    """Who posts it, by `principal_of`. Only posts of the same principal repeat, follow or supersede each other."""
+    happened_at: int | None = None
+    """When its event happened, by the times in it. What happened later than another event is not superseded by it."""
+    idempotency_key: str | None = None
+    """By what the sender says whether two equal posts are one; None leaves that to the rules of `accept`."""
 
 
 class Accepted(Struct, frozen=True):
@@ -299,6 +323,8 @@ class RetryAt:
     due_at: int
     error: str
     counted: bool = True
+    for_destination: bool = False
+    """Whether it waits for its destination, and is due as soon as that accepts deliveries again (`Queue.make_due`)."""
 
 
 @dataclass(frozen=True, slots=True)

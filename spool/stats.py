@@ -43,6 +43,17 @@ class LaneCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveCall:
+    """A call that began and has not ended. Times in milliseconds."""
+
+    call_id: str
+    principal: str
+    accepted_at: int
+    happened_at: int | None
+    """When it began, by the sender's own times."""
+
+
+@dataclass(frozen=True, slots=True)
 class TracedDelivery:
     """One delivery of a record as a person sees it."""
 

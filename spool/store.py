@@ -46,7 +46,7 @@ from spool.records import (
 from spool.salvage.importer import ImportTarget
 from spool.salvage.service import SalvageService
 from spool.space import DiskSpace, Quota, headroom_bytes, make_room_to_open, reserve_of
-from spool.stats import SpoolStats, TracedRecord
+from spool.stats import LiveCall, SpoolStats, TracedRecord
 
 # How a spool is kept.
 
@@ -317,7 +317,7 @@ class Spool:
         return (await self.admin.replay(keys)).ready
 
     async def make_due(self, destination: str, *, now: int) -> None:
-        """Make every delivery that is ready but not yet due, due now."""
+        """Make every delivery due now that was deferred until its destination accepts deliveries again."""
         destination_id = self._destinations.ids[destination]
         for lane in Lane:
             first: int | None = 0
@@ -341,8 +341,8 @@ class Spool:
         """The newest 256 records of a call, receipts included, the oldest first."""
         return await self.reader.trace(call_id)
 
-    async def live_calls(self, since: int, limit: int) -> list[tuple[str, int]]:
-        """The newest calls that began since then and have not ended, and when they began; the oldest first."""
+    async def live_calls(self, since: int, limit: int) -> list[LiveCall]:
+        """The newest calls that began since then and have not ended, the oldest first."""
         return await self.reader.live_calls(since, limit)
 
     @property

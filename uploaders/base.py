@@ -161,7 +161,7 @@ class Queue(Protocol):
         ...
 
     async def make_due(self, destination: str, *, now: int) -> None:
-        """Make every delivery that is ready but not yet due, due now: the destination answers again."""
+        """Make every delivery due now that was deferred until this destination accepts deliveries again."""
         ...
 
 

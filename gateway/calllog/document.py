@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from mmap import mmap
 from typing import Final
 
@@ -56,6 +57,8 @@ class Document(msgspec.Struct, frozen=True):
     """Whether it is a note that the call log itself lies in a bucket."""
     stray_token: bool = False
     """Whether it has a top-level `token` that says something and is no credential."""
+    happened_at: int | None = None
+    """When the start or the end of the call happened, by its own times, in milliseconds; None for other events."""
 
     @property
     def s3_key(self) -> str | None:
@@ -132,6 +135,7 @@ def document_of(top: TopLevel) -> Document:
         top,
         reference,
         stray_token,
+        _happened_at(event, values),
     )
 
 
@@ -141,6 +145,28 @@ def _event(values: Mapping[str, msgspec.Raw]) -> str:
     if update == "detailed_telemetry":
         return DETAIL_EVENT
     return _text(values.get("wcall_event")) or update or DEFAULT_EVENT
+
+
+_TIME_OF_EVENT: Final = {"call_started": "call_started_at", "call_ended": "call_ended_at"}
+_LONGEST_MOMENT: Final = 64
+_LATEST_MOMENT: Final = 1 << 53
+_decode_moment = msgspec.json.Decoder(str | int | float | None).decode
+
+
+def _happened_at(event: str, values: Mapping[str, msgspec.Raw]) -> int | None:
+    """By ISO 8601, or a Unix number in seconds. A time without an offset counts as UTC: it is compared with those of
+    the same sender only."""
+    raw = values.get(_TIME_OF_EVENT.get(event, ""))
+    if raw is None or len(memoryview(raw)) > _LONGEST_MOMENT:
+        return None
+    try:
+        value = _decode_moment(raw)
+        if isinstance(value, str):
+            at = datetime.fromisoformat(value)
+            value = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        return None if value is None else min(max(round(value * 1000), 0), _LATEST_MOMENT)
+    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
+        return None
 
 
 def text_of(raw: msgspec.Raw | None) -> str | None:

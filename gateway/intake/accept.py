@@ -26,7 +26,7 @@ from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
 from gateway.intake.staging import Workers
 from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
-from spool.records import Accepted, Clock, NewRecord
+from spool.records import Accepted, Clock, NewRecord, principal_of
 
 _log = structlog.get_logger(__name__)
 
@@ -87,16 +87,21 @@ class Acceptor:
         *,
         upload_key_hash: bytes | None = None,
         superseded_by: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
         With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already. A
         start that comes after its end is sent only to destinations that keep every event of a call.
 
+        Whose key it is decides of which earlier call logs it can be a duplicate, or superseded by; with an
+        `idempotency_key` only an earlier one with the same is one.
+
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
-        token = (agents_key or self._token.foreign(call_log.token)) if self._keeps_tokens else None
+        key = agents_key or self._token.foreign(call_log.token)
+        principal = principal_of(None, key)
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,
@@ -105,15 +110,18 @@ class Acceptor:
                 environment=call_log.environment,
                 digest=call_log.digest,
                 raw_bytes=call_log.raw_bytes,
-                token=token,
+                token=key if self._keeps_tokens else None,
                 fragments=call_log.fragments,
                 deliveries=self._plans[call_log.stored_as],
                 superseded_by=superseded_by or (ENDED if call_log.event == STARTED else None),
                 superseded_everywhere=superseded_by is not None,
                 upload_key_hash=upload_key_hash,
+                principal=principal,
+                happened_at=call_log.happened_at,
+                idempotency_key=idempotency_key,
             )
         )
-        self._note(call_log, accepted)
+        self._note(call_log, accepted, principal)
         return accepted
 
     async def _parse(self, body: Body) -> Parsed | Envelope:
@@ -124,10 +132,10 @@ class Acceptor:
             return await self._parse_worker.parse(body.file, body.new_file, self._rule)
         return await self._workers.run(parse, body.data, body.scratch, self._rule)
 
-    def _note(self, call_log: CallLog, accepted: Accepted) -> None:
+    def _note(self, call_log: CallLog, accepted: Accepted, principal: str) -> None:
         """Count and log what was accepted."""
         if not accepted.superseded:
-            self.open_calls.accepted(call_log.call_id, call_log.event, self._clock())
+            self.open_calls.accepted(call_log.call_id, call_log.event, self._clock(), principal, call_log.happened_at)
         if not accepted.duplicate:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
             if accepted.two_phase:
@@ -163,6 +171,11 @@ SUPERSEDED_BY = "x-callspool-superseded-by"
 """The header by which a sender names the event of the call that its call log must not replace."""
 
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""The header by which a sender says which posts are one (draft-ietf-httpapi-idempotency-key-header). Of a batch each
+line has its own: the header and the line's number."""
+
+
 class Sender(msgspec.Struct, frozen=True):
     """What is known of a sender besides the document."""
 
@@ -173,6 +186,8 @@ class Sender(msgspec.Struct, frozen=True):
     """What the sender wrote before the path of the route."""
     superseded_by: str | None = None
     """The event of the call that its call log must not replace, as the sender says."""
+    idempotency_key: str | None = None
+    """By what the sender says whether two equal posts are one."""
 
     @property
     def base_url(self) -> str:
@@ -213,12 +228,24 @@ class PostService:
 
     def sender(self, request: web.BaseRequest, match: Match) -> Sender:
         """What the request says of its sender."""
-        return Sender(self._token.agents_key(request), request, match.prefix, request.headers.get(SUPERSEDED_BY))
+        headers = request.headers
+        return Sender(
+            self._token.agents_key(request),
+            request,
+            match.prefix,
+            headers.get(SUPERSEDED_BY),
+            headers.get(IDEMPOTENCY_KEY),
+        )
 
     async def reply(self, parsed: Parsed, sender: Sender) -> Result:
         """Accept a call log, or give an upload address. Raises `Rejection` and `SpoolError`."""
         if isinstance(parsed, CallLog):
-            accepted = await self._acceptor.accept(parsed, sender.agents_key, superseded_by=sender.superseded_by)
+            accepted = await self._acceptor.accept(
+                parsed,
+                sender.agents_key,
+                superseded_by=sender.superseded_by,
+                idempotency_key=sender.idempotency_key,
+            )
             return accepted_result(parsed, accepted, 202)
         if isinstance(parsed, UploadRequest):
             return await self.give_address(parsed.call_id, sender)

@@ -48,6 +48,8 @@ class CallLog(msgspec.Struct, frozen=True, tag=True):
     """What is stored: slices of `text`, and bytes that were made."""
     text: memoryview = memoryview(b"")
     """The document. Empty on its way from the parse worker, which has only mapped it."""
+    happened_at: int | None = None
+    """When the start or the end of the call happened, by its own times; milliseconds."""
 
     def __repr__(self) -> str:
         """Without its token and its content."""
@@ -150,6 +152,7 @@ def _call_log(document: Document, rule: SizeRule) -> CallLog:
         kind,
         _in_fragments(document, rule) if kind is StoredAs.TWO_PHASE else {Fragment.BODY: document.slices},
         memoryview(document.top.text),
+        document.happened_at,
     )
 
 

@@ -17,7 +17,7 @@ from gateway.operations.schemas import Document, ImportHeader, ImportResult
 from gateway.operations.selection import Accepts, BadSelection
 from spool.errors import CorruptPayload
 from spool.payload.frames import decode, decode_file, encode
-from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
+from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord, principal_of
 from uploaders.base import PayloadReader
 from uploaders.document.render import render
 from uploaders.redact import redact
@@ -113,6 +113,7 @@ class DeadLetterImporter:
                 for form, document in zip(forms, documents, strict=True)
             ),
             origin=header.record_id,
+            principal=principal_of(None, header.key),
         )
 
 

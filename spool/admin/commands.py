@@ -182,7 +182,7 @@ def _replay_one(transaction: Transaction, match: _Match, destinations: Destinati
     record, destination_id, form = match.delivery.record, match.destination_id, match.delivery.form
     siblings = siblings_of(transaction, record.record_id)
     one = next(each for each in siblings if (each.destination_id, each.form) == (destination_id, form))
-    state = initial_state(transaction, record.call_id, record.record_id, one, siblings)
+    state = initial_state(transaction, record.call_id, record.principal, record.record_id, one, siblings)
     held_for = HELD_FOR_CORE if state is DeliveryState.HELD else None
     transaction.execute(query.REPLAY, (state, now, held_for, record.record_id, destination_id, form))
     transaction.counters.move(destination_id, match.delivery.lane, DeliveryState.DEAD, state, record.raw_bytes)

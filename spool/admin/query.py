@@ -135,7 +135,8 @@ OPEN_OF_RECORD = (
 )
 REPLAY = (
     "UPDATE deliveries SET state = ?, due_at = ?, held_for = ?, attempts = 0, first_failed_at = NULL, "
-    "settled_at = NULL, error = NULL WHERE record_id = ? AND destination_id = ? AND form = ?"
+    "settled_at = NULL, error = NULL, deferred_at = NULL, for_destination = 0 "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
 # The reason for which it was dead or held stays, for the trace.
 DISCARD = (

@@ -90,9 +90,17 @@ def migrate(connection: sqlite3.Connection) -> None:
             f"the spool's schema has version {found}, this callspool knows up to {newest}; "
             "run the callspool that wrote it or a newer one (nothing was changed)"
         )
+    if found == 0:  # one transaction: a new database on an almost full disk writes each page once
+        connection.executescript(_as_one_transaction([migrations[version] for version in sorted(migrations)]))
+        return
     for version in sorted(migrations):
         if version > found:
             connection.executescript(migrations[version])
+
+
+def _as_one_transaction(scripts: Sequence[str]) -> str:
+    begin, commit = "BEGIN IMMEDIATE;\n", "COMMIT;\n"
+    return begin + "".join(script.replace(begin, "").replace(commit, "") for script in scripts) + commit
 
 
 def schema_faults(connection: sqlite3.Connection) -> list[str]:

@@ -21,7 +21,7 @@ WRITE_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO
 ADD_DESTINATION = "INSERT INTO destinations (name) VALUES (?) ON CONFLICT (name) DO NOTHING"
 ALL_DESTINATIONS = "SELECT destination_id, name FROM destinations"
 LAST_CHUNK = "SELECT max(chunk_id) FROM chunks"
-LAST_ORPHAN_CHUNK = "SELECT max(last_chunk) FROM loose_chunks"
+LAST_ORPHAN_CHUNK = "SELECT max(last_chunk) FROM orphan_chunks"
 
 # As two statements inside of a transaction: 6 us of each commit; as one of table functions after it: 21 us.
 PAGE_COUNT = "PRAGMA page_count"
@@ -68,25 +68,28 @@ READ_TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
 
 # Accepting
 
-# The newest 256: a call has a handful of records; one that has thousands must not slow every post of it.
-EARLIER_OF_CALL = (
-    "SELECT record_id, event, digest, settled_at, accepted_at FROM records WHERE call_id = ? "
-    "ORDER BY record_id DESC LIMIT 256"
+# What one principal posted of a call, and what was posted by nobody knows whom (before version 6), the newest 256 of
+# each: a call has a handful of records; one that has thousands must not slow every post of it.
+EARLIER_COLUMNS = "record_id, event, digest, settled_at, accepted_at, happened_at, post_key"
+EARLIER_OF_CALL = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT {EARLIER_COLUMNS} FROM records WHERE call_id = :call_id AND principal {whose} "
+    "ORDER BY record_id DESC LIMIT 256)"
+    for whose in ("= :principal", "IS NULL")
 )
 CHUNK_COLUMNS = "chunk_id, crc32, frame"
 NEW_RECORD_COLUMNS = (
     "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
-    "first_chunk, fragments, superseded, settled_at, origin, checksum"
+    "first_chunk, fragments, superseded, settled_at, origin, checksum, tenant, principal, happened_at, post_key"
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
 # A record's rest may be orphaned before all of its payload is, and that may be deleted as far as there.
 ADD_ORPHAN_CHUNKS = (
-    "INSERT INTO loose_chunks (first_chunk, last_chunk) VALUES (?, ?) "
+    "INSERT INTO orphan_chunks (first_chunk, last_chunk) VALUES (?, ?) "
     "ON CONFLICT (first_chunk) DO UPDATE SET last_chunk = max(last_chunk, excluded.last_chunk)"
 )
-IS_ORPHAN = "SELECT 1 FROM loose_chunks WHERE first_chunk = ?"
-FORGET_ORPHAN_CHUNKS = "DELETE FROM loose_chunks WHERE first_chunk = ?"
+IS_ORPHAN = "SELECT 1 FROM orphan_chunks WHERE first_chunk = ?"
+FORGET_ORPHAN_CHUNKS = "DELETE FROM orphan_chunks WHERE first_chunk = ?"
 OF_ORIGIN = "SELECT record_id FROM records WHERE origin = ?"
 STILL_HERE = (
     "SELECT record_id FROM records r WHERE record_id = ? AND NOT (settled_at IS NOT NULL AND EXISTS "
@@ -98,7 +101,7 @@ GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIM
 
 RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
-    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum"
+    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum, r.tenant, r.principal"
 )
 # A notice tells of the object of the detail, where a bucket has one of the core too.
 DELIVERY_COLUMNS = (
@@ -112,9 +115,10 @@ READ_DELIVERY = (
     f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
     "WHERE d.record_id = ? AND d.destination_id = ? AND d.form = ?"
 )
+# The index is sorted by principal first: the newest of all are found among its entries alone.
 TRACE_RECORDS = (
-    f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.call_id = ? "
-    "ORDER BY r.record_id DESC LIMIT 256"
+    f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.record_id IN "
+    "(SELECT record_id FROM records WHERE call_id = ? ORDER BY record_id DESC LIMIT 256) ORDER BY r.record_id DESC"
 )
 TRACED_COLUMNS = "d.destination_id, d.form, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.error"
 TRACE_DELIVERIES = (
@@ -122,24 +126,28 @@ TRACE_DELIVERIES = (
 )
 
 # Calls that are live at a start. The event stands here as in the partial index, which is not used otherwise.
+# An end ends the starts before it, but none that happened later by the sender's own times: the call id is used again.
 LIVE_CALLS = (
-    "SELECT call_id, accepted_at FROM records began WHERE event = 'call_started' AND accepted_at >= ? "
-    "AND NOT superseded AND NOT EXISTS (SELECT 1 FROM records ended WHERE ended.call_id = began.call_id "
-    "AND ended.event = 'call_ended') ORDER BY accepted_at DESC LIMIT ?"
+    "SELECT call_id, coalesce(principal, ''), accepted_at, happened_at FROM records began "
+    "WHERE event = 'call_started' AND accepted_at >= ? AND NOT superseded AND NOT EXISTS ("
+    "SELECT 1 FROM records ended WHERE ended.call_id = began.call_id AND ended.event = 'call_ended' "
+    "AND (ended.principal = began.principal OR ended.principal IS NULL OR began.principal IS NULL) "
+    "AND NOT coalesce(ended.happened_at < began.happened_at, 0)) ORDER BY accepted_at DESC LIMIT ?"
 )
 
 # The queue
 
 # In commit order, straight from the index: most of a backlog is due, since an outage is the destination's and
-# not each delivery's. What is due later than the longest possible wait was written by a clock that ran ahead.
+# not each delivery's. What was never deferred is due, whatever the clock says now; so is what was deferred by a clock
+# that ran ahead of this one by more than a tolerance (:horizon is the latest time that this clock may have written).
 DUE = (
     f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
     f"WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = {_READY} AND +d.state <= 3 "
-    "AND NOT (d.due_at BETWEEN :now + 1 AND :horizon) ORDER BY d.record_id LIMIT :limit"
+    "AND (d.due_at <= :now OR d.deferred_at IS NULL OR d.deferred_at > :horizon) ORDER BY d.record_id LIMIT :limit"
 )
 NEXT_DUE = (
     f"SELECT min(due_at) FROM deliveries WHERE destination_id = :destination AND lane = :lane "
-    f"AND state = {_READY} AND +state <= 3 AND due_at BETWEEN :now + 1 AND :horizon"
+    f"AND state = {_READY} AND +state <= 3 AND due_at > :now AND deferred_at <= :horizon"
 )
 DELIVERY_STATE = "SELECT state FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
 SET_STATE = (
@@ -148,15 +156,19 @@ SET_STATE = (
 )
 DEFER = (
     "UPDATE deliveries SET due_at = ?, attempts = attempts + ?, "
-    "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ? "
-    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+    "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ?, "
+    "deferred_at = ?, for_destination = ? WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
 DEQUEUE = "DELETE FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
-NOT_YET_DUE = (
+DEFERRED_FOR_DESTINATION = (
     f"SELECT record_id, form FROM deliveries WHERE destination_id = :destination AND lane = :lane "
-    f"AND state = {_READY} AND +state <= 3 AND record_id >= :first AND due_at > :now ORDER BY record_id LIMIT :limit"
+    f"AND state = {_READY} AND +state <= 3 AND record_id >= :first AND due_at > :now AND for_destination "
+    "ORDER BY record_id LIMIT :limit"
 )
-MAKE_DUE = "UPDATE deliveries SET due_at = ? WHERE record_id = ? AND destination_id = ? AND form = ?"
+MAKE_DUE = (
+    "UPDATE deliveries SET due_at = ?, deferred_at = NULL, for_destination = 0 "
+    "WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
 HELD_FOR = (
     "SELECT record_id, form FROM deliveries WHERE destination_id = ? AND held_for = ? AND lane = ? "
     f"AND state = {_HELD} ORDER BY record_id LIMIT ?"
@@ -171,23 +183,30 @@ DELIVERIES_OF_RECORD = (
 )
 # A delivery waits for queued ones of earlier records of its call: core after core, detail after both.
 # What is held with a dead core waits with it and blocks nobody; nor does a notice, which may wait for a detail.
-# The newest 256 are enough: where an older one is still queued, those after it are too.
+# The newest 256 are enough: where an older one is still queued, those after it are too. Only the same principal's, and
+# what nobody knows whose it is.
+_EARLIER_RECORDS = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT record_id, settled_at FROM records WHERE call_id = :call_id AND principal {whose} "
+    "AND record_id < :record_id ORDER BY record_id DESC LIMIT 256)"
+    for whose in ("= :principal", "IS NULL")
+)
 EARLIER_QUEUED = (
-    "SELECT 1 FROM (SELECT record_id, settled_at FROM records WHERE call_id = :call_id AND record_id < :record_id "
-    "ORDER BY record_id DESC LIMIT 256) r CROSS JOIN deliveries d USING (record_id) "
+    f"SELECT 1 FROM ({_EARLIER_RECORDS}) r CROSS JOIN deliveries d USING (record_id) "
     "WHERE r.settled_at IS NULL AND d.destination_id = :destination AND d.ordered AND d.form <> 'notice' "
     f"AND d.state <= {_HELD} AND NOT (d.state = {_HELD} AND d.held_for IS {HELD_FOR_CORE}) "
     "AND (d.lane = 'core' OR :lane = 'detail') LIMIT 1"
 )
 # Those that wait among the next 1024; what lies behind more than that is found by maintenance.
-LATER_OF_CALL = (
-    "SELECT record_id, raw_bytes FROM (SELECT record_id, raw_bytes, settled_at FROM records "
-    "WHERE call_id = ? AND record_id >= ? ORDER BY record_id LIMIT 1024) r WHERE settled_at IS NULL AND EXISTS ("
+LATER_OF_ANYBODY = (
+    "SELECT record_id, raw_bytes, principal FROM (SELECT record_id, raw_bytes, principal, settled_at FROM records "
+    "WHERE call_id = :call_id AND record_id >= :record_id ORDER BY record_id LIMIT 1024) r "
+    "WHERE settled_at IS NULL AND EXISTS ("
     f"SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND (d.state = {_WAITING} "
     f"OR (d.state = {_HELD} AND d.held_for = {HELD_FOR_CORE}))) LIMIT 256"
 )
+LATER_OF_PRINCIPAL = LATER_OF_ANYBODY.replace("call_id = :call_id", "call_id = :call_id AND principal = :principal")
 OLDEST_WAITING = (
-    "SELECT r.call_id, r.record_id, r.raw_bytes FROM deliveries d JOIN records r USING (record_id) "
+    "SELECT r.call_id, r.principal, r.record_id, r.raw_bytes FROM deliveries d JOIN records r USING (record_id) "
     f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_WAITING} AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
 )
 OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND +state <= 3 LIMIT 1"
@@ -222,7 +241,7 @@ READ_CHUNKS = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN 
 # Maintenance
 
 DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"
-ORPHAN_CHUNKS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk LIMIT ?"
+ORPHAN_CHUNKS = "SELECT first_chunk, last_chunk FROM orphan_chunks ORDER BY first_chunk LIMIT ?"
 OLD_RECEIPTS = (
     "SELECT record_id FROM records WHERE settled_at IS NOT NULL AND settled_at < ? ORDER BY settled_at LIMIT ?"
 )
@@ -240,6 +259,8 @@ READ_UPLOAD = (
 )
 READ_UPLOAD_BY_HASH = READ_UPLOAD.format("key_hash")
 READ_UPLOAD_BY_S3_KEY = READ_UPLOAD.format("s3_key")
+UPLOADED_RECORD = "SELECT record_uid FROM uploads WHERE key_hash = ?"
+SAME_CONTENT = "SELECT record_id FROM records WHERE record_id = ? AND event = ? AND digest = ?"
 MARK_UPLOAD_USED = "UPDATE uploads SET record_uid = ?, digest = ? WHERE key_hash = ?"
 UPLOAD_TOKEN = "SELECT token_id FROM uploads WHERE key_hash = ? AND token_id IS NOT NULL"
 FORGET_UPLOAD_TOKEN = "UPDATE uploads SET token_id = NULL WHERE key_hash = ?"
@@ -288,7 +309,7 @@ ABANDONED_MULTIPARTS = (
 Row = Sequence[Any]
 """A row as SQLite gives it: its columns have the types of the schema."""
 
-RECORD_WIDTH = 14
+RECORD_WIDTH = 16
 
 _decode_fragments = msgspec.json.Decoder(dict[Fragment, tuple[int, int, int]]).decode
 
@@ -305,21 +326,26 @@ def encode_fragments(fragments: Mapping[Fragment, StoredFragment]) -> str:
     ).join("{}")
 
 
-def checksum_of(row: Row) -> int:
-    """Of a record's columns up to `origin`; without its token, which is taken away when the record ends."""
-    return crc32(repr((*row[:9], *row[10:13])).encode("utf-8", "surrogatepass"))
+def checksum_of(row: Row, tenant: str | None = None, principal: str | None = None) -> int:
+    """Of a record's columns up to `origin`, and of whose it is, as far as that is known.
+
+    Without its token, which is taken away when the record ends.
+    """
+    whose = (tenant, principal) if tenant is not None or principal is not None else ()
+    return crc32(repr((*row[:9], *row[10:13], *whose)).encode("utf-8", "surrogatepass"))
 
 
 def record_of(row: Row, spool_id: str) -> Record:
     """The record in the first `RECORD_WIDTH` columns; one that does not match its checksum is marked as damaged."""
-    record_id, damaged = row[0], row[13] is not None and row[13] != checksum_of(row)
+    record_id, tenant, principal = row[0], row[14], row[15]
+    damaged = row[13] is not None and row[13] != checksum_of(row, tenant, principal)
     try:
         fragments = decode_fragments(row[11])
     except (msgspec.DecodeError, TypeError):
         fragments, damaged = {}, True
     return Record(
         record_id, row[12] or uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7],
-        row[8], row[9], row[10], fragments, damaged,
+        row[8], row[9], row[10], fragments, damaged, tenant, principal,
     )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ class _Stored(NamedTuple):
     held_for: int | None
     settled_at: int | None
     attempts: int
+    principal: str | None
 
     @property
     def where(self) -> str:
@@ -198,7 +199,7 @@ def _misplaced(inspection: Inspection, one: _Stored, sibling: Sibling, siblings:
         return Finding(Kind.OUT_OF_TURN, one.where, "is ready, and what it has to wait for has not ended", one.key)
     with_core = sibling.state is DeliveryState.HELD and sibling.held_for == HELD_FOR_CORE
     if with_core or sibling.state is DeliveryState.WAITING:
-        right = initial_state(inspection.connection, one.call_id or "", one.record_id, sibling, siblings)
+        right = initial_state(inspection.connection, one.call_id or "", one.principal, one.record_id, sibling, siblings)
         if right is DeliveryState.READY:
             return Finding(
                 Kind.STUCK, one.where, f"is {sibling.state.name.lower()}, and nothing is ahead of it", one.key

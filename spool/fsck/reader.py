@@ -44,12 +44,13 @@ OPEN_RECORDS = (
 )
 CHUNK_IDS = "SELECT chunk_id FROM chunks ORDER BY chunk_id"
 CHUNKS_BETWEEN = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN ? AND ? ORDER BY chunk_id"
-ORPHANS = "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY first_chunk"
+ORPHANS = "SELECT first_chunk, last_chunk FROM orphan_chunks ORDER BY first_chunk"
 
 # All of a record's deliveries lie side by side, so this needs no sorting.
 DELIVERIES = (
     "SELECT d.record_id, r.call_id, r.record_id IS NULL, r.settled_at IS NOT NULL, d.destination_id, "
-    "n.name, d.form, d.lane, d.state, d.ordered, d.after_destination_id, d.held_for, d.settled_at, d.attempts "
+    "n.name, d.form, d.lane, d.state, d.ordered, d.after_destination_id, d.held_for, d.settled_at, d.attempts, "
+    "r.principal "
     "FROM deliveries d LEFT JOIN records r USING (record_id) LEFT JOIN destinations n USING (destination_id) "
     "ORDER BY d.record_id"
 )

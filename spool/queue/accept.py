@@ -1,6 +1,12 @@
-"""Accepting a record: the one operation that turns a checked call log into something durable and owed."""
+"""Accepting a record: the one operation that turns a checked call log into something durable and owed.
 
-from collections.abc import Sequence
+A post is a duplicate (promise 3) of an earlier record of the same principal, call id, event and digest, if that is the
+newest of its call and event, or is still owed: then nothing says that another one is meant. After A, B, a second A is a
+change back, and is sent. Where the sender gives idempotency keys, these say what is the same post, and nothing else.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,8 +27,9 @@ class Acceptance(Struct, frozen=True):
     stored: StoredPayload | None = None
 
 
-Earlier = tuple[int, str, bytes, int | None, int]
-"""A record of the same call: its number, event, digest, when it ended, and when it was accepted."""
+Earlier = tuple[int, str, bytes, int | None, int, int | None, bytes | None]
+"""A record of the same principal and call: its number, event and digest, when it ended, was accepted and happened, and
+the digest of its idempotency key."""
 
 
 def accept(
@@ -33,21 +40,21 @@ def accept(
     now: int,
     duplicates_since: int,
 ) -> Acceptance:
-    """Recognise a duplicate (promise 3); otherwise write chunks, record and deliveries.
+    """Recognise a duplicate; otherwise write chunks, record and deliveries.
 
     An ended record that was accepted before `duplicates_since` is no original any more.
     """
     begins_call = transaction.known.begins_call(new.call_id)
-    earlier: Sequence[Earlier] = []
-    if not begins_call:
-        earlier = transaction.execute(sql.EARLIER_OF_CALL, (new.call_id,)).fetchall()
+    earlier = [] if begins_call else earlier_posts(transaction, new.call_id, new.principal)
     if new.origin is None:
-        original = _original(transaction, new, earlier, duplicates_since)
+        original = _put_before(transaction, new, destinations.spool_id)
+        if original is None:
+            original = _original(transaction, new, earlier, duplicates_since)
     else:
         original = _namesake(transaction, new.origin, destinations.spool_id)
     if original is not None:
         return Acceptance(_duplicate_of(transaction, new, original, destinations.spool_id))
-    superseded = any(event == new.superseded_by for _, event, *_ in earlier)
+    superseded = is_superseded(new.superseded_by, new.happened_at, earlier)
     stored = payload.stored if isinstance(payload, SmallPayload) else payload
     assert stored is not None, "the writer had it compressed"
     if superseded:
@@ -65,14 +72,25 @@ def accept(
 def _original(
     transaction: Transaction, new: NewRecord, earlier: Sequence[Earlier], duplicates_since: int
 ) -> int | None:
-    for record_id, event, digest, settled_at, accepted_at in earlier:
-        if digest != new.digest or event != new.event:
-            continue
+    post_key = post_key_of(new.idempotency_key)
+    for record_id, settled_at, accepted_at in originals(new.event, new.digest, post_key, earlier):
         if settled_at is not None and accepted_at < duplicates_since:
             continue
-        if transaction.execute(sql.GIVEN_UP, (record_id,)).fetchone() is None:
+        if not was_given_up(transaction, record_id):
             return record_id
     return None
+
+
+def _put_before(transaction: Transaction, new: NewRecord, spool_id: str) -> int | None:
+    """The record that came through this one's upload address before: its token was for that one, and is gone."""
+    if new.upload_key_hash is None:
+        return None
+    row = transaction.execute(sql.UPLOADED_RECORD, (new.upload_key_hash,)).fetchone()
+    number = None if row is None or row[0] is None else number_in(row[0], spool_id)
+    if number is None or was_given_up(transaction, number):
+        return None
+    row = transaction.execute(sql.SAME_CONTENT, (number, new.event, new.digest)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _despite_later_events(new: NewRecord) -> tuple[NewDelivery, ...]:
@@ -80,6 +98,50 @@ def _despite_later_events(new: NewRecord) -> tuple[NewDelivery, ...]:
     if new.superseded_everywhere:
         return ()
     return tuple([delivery for delivery in new.deliveries if not delivery.last_write_wins])
+
+
+def earlier_posts(transaction: Transaction, call_id: str, principal: str | None) -> list[Earlier]:
+    """What this principal posted of a call, the newest first, and what was posted by nobody knows whom."""
+    asked = {"call_id": call_id, "principal": principal}
+    rows: list[Earlier] = transaction.execute(sql.EARLIER_OF_CALL, asked).fetchall()
+    return rows if len(rows) < 2 else sorted(rows, reverse=True)  # one needs no order
+
+
+def originals(
+    event: str, digest: bytes, post_key: bytes | None, earlier: Sequence[Earlier]
+) -> Iterator[tuple[int, int | None, int]]:
+    """Of which earlier posts this one may be a duplicate: their numbers, and when they ended and were accepted."""
+    newest = True
+    for record_id, its_event, its_digest, settled_at, accepted_at, _, its_key in earlier:
+        if its_event != event:
+            continue
+        same_post = its_key == post_key and (post_key is not None or newest or settled_at is None)
+        newest = False
+        if its_digest == digest and same_post:
+            yield record_id, settled_at, accepted_at
+
+
+def post_key_of(idempotency_key: str | None) -> bytes | None:
+    """The digest by which a sender's idempotency key is stored, however long that is."""
+    if idempotency_key is None:
+        return None
+    return sha256(idempotency_key.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def was_given_up(transaction: Transaction, record_id: int) -> bool:
+    """Whether a record was expired or discarded: then it is no original of anything."""
+    return transaction.execute(sql.GIVEN_UP, (record_id,)).fetchone() is not None
+
+
+def is_superseded(superseded_by: str | None, happened_at: int | None, earlier: Sequence[Earlier]) -> bool:
+    """Whether a later event of the call was accepted before.
+
+    One that happened before this one, by the sender's own times, is no later event: the call id is used again.
+    """
+    return any(
+        event == superseded_by and not (happened_at is not None and at is not None and happened_at > at)
+        for _, event, _, _, _, at, _ in earlier
+    )
 
 
 def _namesake(transaction: Transaction, origin: str, spool_id: str) -> int | None:
@@ -122,11 +184,13 @@ def _write_record(
         stored_bytes, now, token_id, stored.first_chunk, encode_fragments(stored.fragments),
         new.origin,
     )  # fmt: skip
-    transaction.records.add((*row[:12], superseded and not owed, settled_at, new.origin, checksum_of(row)))
+    whose = (new.tenant, new.principal)
+    more = (checksum_of(row, *whose), *whose, new.happened_at, post_key_of(new.idempotency_key))
+    transaction.records.add((*row[:12], superseded and not owed, settled_at, new.origin, *more))
     uid = new.origin or uid_of(spool_id, record_id)
     return Record(
         record_id, uid, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
-        stored_bytes, now, token_id, stored.first_chunk, stored.fragments,
+        stored_bytes, now, token_id, stored.first_chunk, stored.fragments, False, *whose,
     )  # fmt: skip
 
 
@@ -139,7 +203,7 @@ def _enqueue_all(
         if begins_call:
             state = state_in_record(one, record_siblings)
         else:
-            state = initial_state(transaction, record.call_id, record.record_id, one, record_siblings)
+            state = initial_state(transaction, record.call_id, record.principal, record.record_id, one, record_siblings)
         enqueue(transaction, record, one, state, record.accepted_at)
         if state is DeliveryState.READY:
             ready.append(Delivery(record, delivery.destination, one.form, one.lane, 0, record.accepted_at, None))

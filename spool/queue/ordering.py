@@ -59,12 +59,12 @@ def sibling_of(row: Row) -> Sibling:
 
 
 def initial_state(
-    transaction: Database, call_id: str, record_id: int, one: Sibling, record: Iterable[Sibling]
+    transaction: Database, call_id: str, principal: str | None, record_id: int, one: Sibling, record: Iterable[Sibling]
 ) -> DeliveryState:
     """The state of a delivery that has not been sent: READY, WAITING, or HELD with a dead one of its own record."""
     state = state_in_record(one, record)
     follows = state is DeliveryState.READY and one.ordered and one.form is not Form.NOTICE
-    if follows and _earlier_queued(transaction, call_id, record_id, one):
+    if follows and _earlier_queued(transaction, call_id, principal, record_id, one):
         return DeliveryState.WAITING
     return state
 
@@ -87,22 +87,32 @@ def _goes_first(other: Sibling, one: Sibling) -> bool:
     return own_core and (one.form is Form.NOTICE or (one.ordered and one.form in DETAIL_FORMS))
 
 
-def _earlier_queued(transaction: Database, call_id: str, record_id: int, one: Sibling) -> bool:
+def _earlier_queued(transaction: Database, call_id: str, principal: str | None, record_id: int, one: Sibling) -> bool:
     earlier = transaction.execute(
         sql.EARLIER_QUEUED,
-        {"call_id": call_id, "record_id": record_id, "destination": one.destination_id, "lane": one.lane},
+        {
+            "call_id": call_id,
+            "principal": principal,
+            "record_id": record_id,
+            "destination": one.destination_id,
+            "lane": one.lane,
+        },
     )
     return earlier.fetchone() is not None
 
 
-def reevaluate_waiting(transaction: Transaction, call_id: str, record_id: int) -> list[tuple[int, Sibling]]:
+def reevaluate_waiting(
+    transaction: Transaction, call_id: str, principal: str | None, record_id: int
+) -> list[tuple[int, Sibling]]:
     """After a delivery of this record moved, find new states for what waits because of it, in its own record and later.
 
     Returns the deliveries that became READY, with their records' ids.
     """
     freed: list[tuple[int, Sibling]] = []
-    for later_id, raw_bytes in transaction.execute(sql.LATER_OF_CALL, (call_id, record_id)).fetchall():
-        freed += [(later_id, one) for one in _reevaluate(transaction, call_id, later_id, raw_bytes)]
+    later = sql.LATER_OF_ANYBODY if principal is None else sql.LATER_OF_PRINCIPAL
+    asked = {"call_id": call_id, "record_id": record_id, "principal": principal}
+    for later_id, raw_bytes, whose in transaction.execute(later, asked).fetchall():
+        freed += [(later_id, one) for one in _reevaluate(transaction, call_id, whose, later_id, raw_bytes)]
     return freed
 
 
@@ -116,14 +126,16 @@ def unblock_stuck(transaction: Transaction, destination_id: int, lane: Lane, lim
     return sum(len(_reevaluate(transaction, *row)) for row in oldest)
 
 
-def _reevaluate(transaction: Transaction, call_id: str, record_id: int, raw_bytes: int) -> list[Sibling]:
+def _reevaluate(
+    transaction: Transaction, call_id: str, principal: str | None, record_id: int, raw_bytes: int
+) -> list[Sibling]:
     """Find new states for what waits in one record; returns the deliveries that became READY."""
     freed = []
     record = siblings_of(transaction, record_id)
     for one in record:
         if not _waits(one):
             continue
-        state = initial_state(transaction, call_id, record_id, one, record)
+        state = initial_state(transaction, call_id, principal, record_id, one, record)
         if state is one.state:
             continue
         _set_state(transaction, record_id, one, state, raw_bytes)

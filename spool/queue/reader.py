@@ -27,10 +27,10 @@ from spool.records import (
     Record,
     Upload,
 )
-from spool.stats import OpenDelivery, TracedDelivery, TracedRecord
+from spool.stats import LiveCall, OpenDelivery, TracedDelivery, TracedRecord
 
-LONGEST_WAIT = 24 * 3600 * 1000
-"""No delivery is ever postponed by more; what seems to be due later was written by a clock that ran ahead."""
+CLOCK_TOLERANCE = 60 * 1000
+"""A delivery that was deferred by so much later than now was deferred by a clock that ran ahead, and is due."""
 CHUNKS_PER_READ = 4
 REASONS_LOOKED_AT = 2000
 """Dead letters of a lane, the newest, whose reasons are counted: a few milliseconds, and at most half a megabyte."""
@@ -70,7 +70,7 @@ class Reader:
             "destination": destination_id,
             "lane": lane,
             "now": now,
-            "horizon": now + LONGEST_WAIT,
+            "horizon": now + CLOCK_TOLERANCE,
         }
         rows = await self._questions.ask(sql.DUE, {**bounds, "limit": limit})
         deliveries = tuple(delivery_of(row, self.destinations.spool_id, self.destinations.names) for row in rows)
@@ -116,10 +116,10 @@ class Reader:
             return ()
         return tuple([await self._traced(row) for row in reversed(rows)])
 
-    async def live_calls(self, since: int, limit: int) -> list[tuple[str, int]]:
+    async def live_calls(self, since: int, limit: int) -> list[LiveCall]:
         """See `spool.store.Spool.live_calls`."""
         rows = await self._questions.ask(sql.LIVE_CALLS, (since, limit))
-        return [(call_id, began) for call_id, began in reversed(rows)]
+        return [LiveCall(*row) for row in reversed(rows)]
 
     async def find(self, statement: str, parameters: Sequence[Value]) -> list[OpenDelivery]:
         """The deliveries that `statement` names, which begins with the columns of a record and those of a trace."""

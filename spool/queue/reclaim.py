@@ -240,7 +240,8 @@ def _drop_rest(transaction: Transaction, record: Record, row: Row, now: int) -> 
     del kept[Fragment.REST]
     transaction.execute(sql.ADD_ORPHAN_CHUNKS, (chunks.start, chunks.stop - 1))
     fragments, stored_bytes = encode_fragments(kept), record.stored_bytes - rest.stored_bytes
-    checksum = checksum_of((*row[:7], stored_bytes, *row[8:11], fragments, *row[12:]))
+    columns = (*row[:7], stored_bytes, *row[8:11], fragments, *row[12:])
+    checksum = checksum_of(columns, record.tenant, record.principal)
     transaction.execute(sql.SET_FRAGMENTS, (fragments, stored_bytes, checksum, record.record_id))
     return rest.stored_bytes
 

@@ -86,7 +86,8 @@ def _deliver(
 
 def _defer(transaction: Transaction, delivery: Delivery, retry: RetryAt, destination_id: int, now: int) -> None:
     key = (delivery.record.record_id, destination_id, delivery.form)
-    transaction.execute(sql.DEFER, (retry.due_at, retry.counted, retry.counted, now, retry.error, *key))
+    values = (retry.due_at, retry.counted, retry.counted, now, retry.error, now, retry.for_destination)
+    transaction.execute(sql.DEFER, (*values, *key))
 
 
 def _set_aside(
@@ -120,7 +121,7 @@ def free_waiting(transaction: Transaction, record: Record, destinations: Destina
     """After a delivery of `record` moved: put in their places those that wait; returns what may be sent now."""
     if not any(transaction.counters.waiting_or_held(known) for known in destinations.names):
         return ()
-    freed = reevaluate_waiting(transaction, record.call_id, record.record_id)
+    freed = reevaluate_waiting(transaction, record.call_id, record.principal, record.record_id)
     return tuple(
         read_delivery(transaction, record_id, one.destination_id, one.form, destinations) for record_id, one in freed
     )
@@ -188,12 +189,14 @@ def release(
 
 
 def make_due(transaction: Transaction, destination_id: int, lane: Lane, now: int, first: int, limit: int) -> int | None:
-    """Make due now what is ready but not due yet: at most `limit` deliveries of a lane, from record `first` on.
+    """Make due now what waits for its destination: at most `limit` deliveries of a lane, from record `first` on.
+
+    What was deferred for a reason of its own keeps its time.
 
     Returns the record to go on with, or None when that was all.
     """
     asked = {"destination": destination_id, "lane": lane, "now": now, "first": first, "limit": limit}
-    later = transaction.execute(sql.NOT_YET_DUE, asked).fetchall()
+    later = transaction.execute(sql.DEFERRED_FOR_DESTINATION, asked).fetchall()
     for record_id, form in later:
         transaction.execute(sql.MAKE_DUE, (now, record_id, destination_id, form))
     return int(later[-1][0]) if len(later) == limit else None
@@ -251,7 +254,9 @@ def enqueue_in_order(
     """Owe the `added` deliveries of a record, each in its place; returns those that may be sent at once."""
     ready = []
     for one in added:
-        state = initial_state(transaction, record.call_id, record.record_id, one, [*remaining, *added])
+        state = initial_state(
+            transaction, record.call_id, record.principal, record.record_id, one, [*remaining, *added]
+        )
         # What is to be held with a dead letter waits first: freeing what waits then finds that, as ever.
         state = state if state is DeliveryState.READY else DeliveryState.WAITING
         enqueue(transaction, record, one, state, now)

@@ -11,7 +11,7 @@ from spool.db import sql
 from spool.db.sql import HELD_FOR_CORE, checksum_of, encode_fragments, uid_of
 from spool.db.transaction import Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
-from spool.queue.accept import require_orphans
+from spool.queue.accept import earlier_posts, is_superseded, require_orphans, was_given_up
 from spool.queue.ingest import OVERHEAD_BYTES, Ingest
 from spool.queue.ordering import Sibling, initial_state
 from spool.queue.reclaim import OrphanChunks
@@ -53,17 +53,12 @@ def should_import(transaction: Transaction, source: SourceRecord, spool_id: str,
     own = record.uid == uid_of(spool_id, record.record_id)
     if own and transaction.execute(sql.READ_RECORD, (record.record_id,)).fetchone() is not None:
         return Outcome.THERE
-    earlier = transaction.execute(sql.EARLIER_OF_CALL, (record.call_id,)).fetchall()
+    earlier = earlier_posts(transaction, record.call_id, record.principal)
     for record_id, event, digest, *_ in earlier:
-        if (event, digest) == (record.event, record.digest) and not _given_up(transaction, record_id):
+        if (event, digest) == (record.event, record.digest) and not was_given_up(transaction, record_id):
             return Outcome.DUPLICATE
-    later = supersedes.get(record.event)
-    return Outcome.SUPERSEDED if any(event == later for _, event, *_ in earlier) else Outcome.IMPORTED
-
-
-def _given_up(transaction: Transaction, record_id: int) -> bool:
-    """Whether a record was expired or discarded: then it is no original of anything."""
-    return transaction.execute(sql.GIVEN_UP, (record_id,)).fetchone() is not None
+    superseded = is_superseded(supersedes.get(record.event), source.happened_at, earlier)
+    return Outcome.SUPERSEDED if superseded else Outcome.IMPORTED
 
 
 def import_chunks(transaction: Transaction, chunks: Sequence[Chunk], whole: tuple[int, int], *, register: bool) -> None:
@@ -113,7 +108,8 @@ def import_record(
     for one, sibling in zip(task.source.deliveries, siblings, strict=True):
         state = one.state
         if state.queued:
-            state = initial_state(transaction, task.source.record.call_id, record_id, sibling, siblings)
+            record = task.source.record
+            state = initial_state(transaction, record.call_id, record.principal, record_id, sibling, siblings)
         _enqueue(transaction, record_id, task.source, one, state, destinations, now)
         counts[state] = counts.get(state, 0) + 1
         if state is DeliveryState.READY:
@@ -133,7 +129,9 @@ def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: i
         record.raw_bytes, record.stored_bytes, record.accepted_at, token_id, first_chunk,
         encode_fragments(record.fragments), record.uid,
     )  # fmt: skip
-    transaction.records.add((*row[:12], False, None, record.uid, checksum_of(row)))
+    whose = (record.tenant, record.principal)
+    more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key)
+    transaction.records.add((*row[:12], False, None, record.uid, *more))
     return record_id
 
 

@@ -1,5 +1,6 @@
 """Plain data of a salvage: what another database holds, what came of each record, and the tally."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,10 @@ class SourceRecord:
     record: Record
     deliveries: tuple[SourceDelivery, ...]
     token: str | None
+    happened_at: int | None = None
+    """When its event happened, as far as the sender's times say."""
+    post_key: bytes | None = None
+    """The digest of the idempotency key that its sender gave."""
 
     @property
     def open(self) -> bool:
@@ -84,9 +89,12 @@ class Tally:
 
 # The statements of a salvage: what it reads of the other database, and writes into this one.
 
-RECORDS = f"SELECT {RECORD_COLUMNS}, r.settled_at FROM records r WHERE r.record_id BETWEEN ? AND ? ORDER BY r.record_id"
-OLD_RECORDS = RECORDS.replace("r.origin, r.checksum", "NULL, NULL")
-"""For a database of before version 3."""
+RECORDS = (
+    f"SELECT {RECORD_COLUMNS}, r.settled_at, r.happened_at, r.post_key FROM records r "
+    "WHERE r.record_id BETWEEN ? AND ? ORDER BY r.record_id"
+)
+RECORDS_BEFORE_6 = re.sub(r"r\.(tenant|principal|happened_at|post_key)", "NULL", RECORDS)
+RECORDS_BEFORE_3 = re.sub(r"r\.(origin|checksum)", "NULL", RECORDS_BEFORE_6)
 LARGEST = (
     "SELECT max(record_id) FROM records",
     "SELECT max(record_id) FROM deliveries",

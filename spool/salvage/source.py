@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
+from msgspec import structs
+
 from spool.db import sql
 from spool.db.connection import (
     CORRUPT_ROW_ERRORS,
@@ -31,7 +33,7 @@ from spool.db.tokens import hash_of
 from spool.db.wal import FRAME, HEADER, add_checksum, frames, lost_commits, page_size_of
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew
-from spool.records import DeliveryState, Form, Fragment, Lane
+from spool.records import DeliveryState, Form, Fragment, Lane, principal_of
 from spool.salvage import model
 from spool.salvage.model import SourceDelivery, SourceRecord, UnreadableRecord
 
@@ -51,7 +53,7 @@ class Source:
                 f"the spool in {directory} has version {version}, this callspool knows up to {newest_version()}; "
                 "use the callspool that wrote it or a newer one"
             )
-        self._records = model.RECORDS if version >= 3 else model.OLD_RECORDS
+        self._statement = _records_statement(version)
         spool_id = self._value("SELECT value FROM meta WHERE name = 'spool_id'")
         # Its own id is lost: keys are new ones then, and the same in every attempt to salvage it.
         self.spool_id = str(spool_id or sha256(directory.name.encode()).hexdigest()[:8])
@@ -85,7 +87,7 @@ class Source:
     def _halved(self, ids: Range) -> Iterator[Row | UnreadableRecord]:
         """The rows of a range of records; what is bad in it is found by halving."""
         try:
-            rows = self._connection.execute(self._records, ids).fetchall()
+            rows = self._connection.execute(self._statement, ids).fetchall()
         except CORRUPT_ROW_ERRORS as error:
             first, last = ids
             if first == last:
@@ -104,11 +106,14 @@ class Source:
                 return UnreadableRecord(
                     record.record_id, record.call_id, "what is stored about it does not match its checksum"
                 )
-            if row[RECORD_WIDTH] is not None:
+            settled_at, happened_at, post_key = row[RECORD_WIDTH:]
+            if settled_at is not None:
                 return SourceRecord(record, (), None)
-            return SourceRecord(
-                record, self._deliveries(record.record_id, record.fragments), self._token(record.token_id)
-            )
+            token = self._token(record.token_id)
+            if record.principal is None and (token is not None or record.token_id is None):
+                record = structs.replace(record, principal=principal_of(None, token))  # accepted before version 6
+            deliveries = self._deliveries(record.record_id, record.fragments)
+            return SourceRecord(record, deliveries, token, happened_at, post_key)
         except CORRUPT_ROW_ERRORS as error:
             return UnreadableRecord(int(row[0]), None, f"what is stored about it was never written: {error}")
 
@@ -173,6 +178,13 @@ class Source:
         """The one value of a statement; None where there is none, or it cannot be read."""
         rows = self._all(statement)
         return rows[0][0] if rows else None
+
+
+def _records_statement(version: int) -> str:
+    """The statement that reads records of a database of this version."""
+    if version >= 6:  # the schema's version
+        return model.RECORDS
+    return model.RECORDS_BEFORE_6 if version >= 3 else model.RECORDS_BEFORE_3
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_all_findings_as_json(spool: Path) -> None:
 
 def test_notes_alone_do_not_make_a_spool_unsound(spool: Path) -> None:
     """What the next start clears away is shown, and the exit code is 0."""
-    change(spool, "INSERT INTO loose_chunks VALUES (500, 501)")
+    change(spool, "INSERT INTO orphan_chunks VALUES (500, 501)")
     done = fsck(spool)
     assert done.exit_code == Exit.OK
     assert "orphan chunks" in done.output

@@ -3,6 +3,7 @@
 import pytest
 
 from gateway.live_calls import DrainThrottle, OpenCalls, ThrottlePolicy, ThrottleStatus
+from spool.stats import LiveCall
 
 HOUR = 3600_000
 IDLE_ONLY = ThrottlePolicy(rate=None, when_idle=True, live_rate=256.0, live_concurrency=1, live_max_age=2 * HOUR)
@@ -19,7 +20,7 @@ class Clock:
 
 def throttle(rule: ThrottlePolicy, *began: tuple[str, int]) -> tuple[DrainThrottle, Clock]:
     clock = Clock()
-    return DrainThrottle(rule, OpenCalls(began), clock), clock
+    return DrainThrottle(rule, OpenCalls(LiveCall(call_id, "", at, None) for call_id, at in began), clock), clock
 
 
 def test_a_live_call_slows_details_until_it_ends() -> None:

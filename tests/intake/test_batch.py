@@ -143,7 +143,7 @@ async def test_a_line_for_which_the_spool_has_no_room_spoils_no_other(tmp_path) 
 async def test_a_line_that_outgrows_the_quota_at_its_end_spoils_no_other(tmp_path) -> None:
     """The last part of a staged line is written when the line is complete; that may be what is too much."""
     lines = [call_log("a"), call_log("b", other="x" * ((4 << 20) + 50_000)), call_log("c")]
-    async with running(tmp_path, spool_max=6_000_000) as world:
+    async with running(tmp_path, spool_max=5_842_000) as world:
         answers = _answers(await world.post(b"\n".join(lines), BATCH))
         assert [each["status"] for each in answers] == [202, 507, 202]
         await world.until(lambda: not world.staged_files())

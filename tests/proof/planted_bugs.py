@@ -104,6 +104,13 @@ BUGS = (
         ("tests/intake/test_refusals.py",),
     ),
     Bug(
+        "a post of somebody else is taken for a repetition",
+        "spool/queue/accept.py",
+        'asked = {"call_id": call_id, "principal": principal}',
+        'asked = {"call_id": call_id, "principal": ""}',
+        ("tests/spool/test_identity.py",),
+    ),
+    Bug(
         "a commit is not synced",
         "spool/db/connection.py",
         "PRAGMA synchronous = FULL",

@@ -49,8 +49,8 @@ _digests = count(1)
 class Clock:
     """Time that a test turns, in milliseconds."""
 
-    def __init__(self) -> None:
-        self.now = NOW
+    def __init__(self, now: int = NOW) -> None:
+        self.now = now
 
     def __call__(self) -> int:
         return self.now
@@ -81,6 +81,9 @@ def a_record(
     token: str | None = None,
     superseded_by: str | None = None,
     upload_key_hash: bytes | None = None,
+    principal: str = "",
+    happened_at: int | None = None,
+    idempotency_key: str | None = None,
 ) -> NewRecord:
     """A record that is unlike every other one; with the given deliveries, or one WHOLE."""
     if fragments is None:
@@ -97,6 +100,9 @@ def a_record(
         deliveries=deliveries or (WHOLE,),
         superseded_by=superseded_by,
         upload_key_hash=upload_key_hash,
+        principal=principal,
+        happened_at=happened_at,
+        idempotency_key=idempotency_key,
     )
 
 

@@ -84,8 +84,9 @@ class Model:
 
     def original_of(self, call_id: str, event: str, digest: bytes) -> Kept | None:
         """The accepted record that a post repeats."""
-        same = [one for one in self.records if (one.call_id, one.event, one.digest) == (call_id, event, digest)]
-        return next((one for one in same if not one.given_up), None)
+        of_event = [one for one in reversed(self.records) if (one.call_id, one.event) == (call_id, event)]
+        candidates = [one for one in of_event if one is of_event[0] or not one.over]
+        return next((one for one in candidates if one.digest == digest and not one.given_up), None)
 
     def accept(self, record: Kept, plans: Iterable[NewDelivery], now: int) -> None:
         self.records.append(record)

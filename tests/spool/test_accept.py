@@ -116,7 +116,7 @@ async def test_a_superseded_giant_leaves_no_chunks(spool: Spool, tmp_path: Path)
     assert late.superseded
     await maintained(spool)
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(1,)]
-    assert rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)]
+    assert rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)]
 
 
 async def test_a_record_without_deliveries_is_a_receipt_at_once(spool: Spool, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ async def test_a_giant_comes_in_by_batches_and_is_whole(spool: Spool, tmp_path: 
     """A payload larger than a transaction may be is registered as loose until its record is there."""
     body = os.urandom(GIANT)
     accepted = await spool.accept(a_record("c", body=body))
-    assert rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)]
+    assert rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)]
     assert accepted.ready[0].record.fragments[Fragment.BODY].chunks == 12
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(12,)]
 
@@ -220,7 +220,7 @@ async def test_cancelling_a_giant_leaves_nothing(spool: Spool, tmp_path: Path, m
         await accepting
     body.clear()  # nobody looks at the caller's buffer any more, or this raises BufferError
     await maintained(spool)
-    assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM loose_chunks)") == [(0, 0)]
+    assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM orphan_chunks)") == [(0, 0)]
     assert await spool.trace("c") == ()
     assert spool._quota._reserved == 0
     assert spool._orphans._incoming == set()
@@ -256,7 +256,7 @@ async def test_closing_while_posts_come_in_answers_every_one(tmp_path: Path) -> 
     async with opened(tmp_path) as again:
         assert len(await due(again)) == len(results) - len(refused)
         await maintained(again)
-        assert rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)]
+        assert rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)]
 
 
 async def test_a_closed_spool_refuses_everything(tmp_path: Path) -> None:

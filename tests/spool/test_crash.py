@@ -83,7 +83,7 @@ async def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
 
 async def everything_is_there(spool: Spool, directory: Path, accepted: dict[str, int], delivered: set[str]) -> None:
     await maintained(spool)
-    assert rows(directory, "SELECT count(*) FROM loose_chunks") == [(0,)]
+    assert rows(directory, "SELECT count(*) FROM orphan_chunks") == [(0,)]
     assert spool.stats().unaccounted == 0
     queued = {one.record.call_id: one for one in await due(spool)}
     assert not delivered & queued.keys()

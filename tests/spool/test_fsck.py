@@ -103,7 +103,7 @@ FAULTS = {
     "a frame was changed": ("UPDATE chunks SET frame = zeroblob(9) WHERE chunk_id = 1", Kind.BAD_FRAME),
     "a checksum was changed": ("UPDATE chunks SET crc32 = crc32 + 1 WHERE chunk_id = 1", Kind.BAD_FRAME),
     "a chunk too many": ("INSERT INTO chunks VALUES (1000, 0, x'00')", Kind.UNKNOWN_CHUNKS),
-    "an orphan range": ("INSERT INTO loose_chunks VALUES (2000, 2001)", Kind.ORPHAN_CHUNKS),
+    "an orphan range": ("INSERT INTO orphan_chunks VALUES (2000, 2001)", Kind.ORPHAN_CHUNKS),
     "two records in one place": (
         "UPDATE records SET first_chunk = first_chunk - 1 WHERE call_id = 'whole-2'",
         Kind.SHARED_CHUNKS,

@@ -75,7 +75,7 @@ async def test_the_oldest_details_make_room_for_new_records(tmp_path: Path) -> N
             await spool.settle(detail, Delivered())
         await maintained(spool)
         assert spool.stats().unaccounted == 0
-    assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM loose_chunks)") == [(0, 0)]
+    assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM orphan_chunks)") == [(0, 0)]
 
 
 async def test_by_default_nothing_is_given_up(tmp_path: Path) -> None:

@@ -87,21 +87,21 @@ async def test_a_delivered_giant_is_deleted_in_the_background(spool: Spool, tmp_
     """Settling a giant is quick; its chunks go in bounded steps, at once and not at the next round."""
     accepted = await spool.accept(a_record("c", body=os.urandom(20 * MIB)))
     await spool.settle(accepted.ready[0], Delivered())
-    await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)], seconds=4)
+    await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)], seconds=4)
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(0,)]
 
 
-async def test_loose_chunks_are_deleted_by_bounded_steps(spool: Spool, tmp_path: Path) -> None:
+async def test_orphan_chunks_are_deleted_by_bounded_steps(spool: Spool, tmp_path: Path) -> None:
     """A step deletes up to its limit over several ranges, passes over those coming in, and says if any are left."""
 
     def prepare(transaction: Transaction) -> None:
         for first, last in ((10, 12), (20, 20), (30, 49), (60, 61)):
-            transaction.execute("INSERT INTO loose_chunks VALUES (?, ?)", (first, last))
+            transaction.execute("INSERT INTO orphan_chunks VALUES (?, ?)", (first, last))
             for chunk_id in range(first, last + 1):
                 transaction.execute("INSERT INTO chunks VALUES (?, 0, x'')", (chunk_id,))
 
     def left() -> list[tuple[object, ...]]:
-        return rows(tmp_path, "SELECT first_chunk, last_chunk FROM loose_chunks ORDER BY 1")
+        return rows(tmp_path, "SELECT first_chunk, last_chunk FROM orphan_chunks ORDER BY 1")
 
     await without_maintenance(spool)
     await write(spool, prepare)
@@ -124,14 +124,14 @@ async def test_what_a_crash_left_loose_is_deleted_after_the_start(tmp_path: Path
         await without_maintenance(spool)
 
         def half(transaction: Transaction) -> None:
-            transaction.execute("INSERT INTO loose_chunks VALUES (5, 99)")
+            transaction.execute("INSERT INTO orphan_chunks VALUES (5, 99)")
             transaction.execute("INSERT INTO chunks VALUES (5, 0, x''), (6, 0, x'')")
 
         await write(spool, half)
     async with opened(tmp_path) as spool:
         accepted = await spool.accept(a_record("next"))
         assert accepted.ready[0].record.first_chunk == 100
-        await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM loose_chunks") == [(0,)])
+        await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)])
         assert rows(tmp_path, "SELECT chunk_id FROM chunks") == [(100,)]
         assert await payload(spool, accepted)
 

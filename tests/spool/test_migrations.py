@@ -1,6 +1,7 @@
 """Migrations: the schema is brought up to date in order, whole, once; a newer one is refused and left alone."""
 
 import sqlite3
+import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from spool.db import connection as database
 from spool.db.connection import connect, connect_writer, migrate
 from spool.directory import DATABASE_NAME
 from spool.errors import SchemaTooNew
-from tests.spool.building import a_record, looked_into, opened
+from spool.fsck import Severity, check
+from spool.records import principal_of
+from tests.spool.building import Clock, a_record, due, looked_into, maintained, opened, rows
 
 NUMBERED = sorted(entry.name for entry in files("spool").joinpath("schema").iterdir() if entry.name.endswith(".sql"))
 
@@ -119,3 +122,65 @@ def test_a_connection_makes_no_database(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError):
         connect_writer(tmp_path / "missing.db")
     assert not (tmp_path / "missing.db").exists()
+
+
+# Databases of before ----------------------------------------------------------------------------------------------
+
+BEFORE_6 = [name for name in NUMBERED if int(name[:4]) < 6]
+DEFERRED, STRANDED = 3_600_000, 48 * 3_600_000
+
+
+def filled_before_6(path: Path) -> None:
+    """As version 5 wrote it: what is owed, deferred, held as a receipt, orphaned; and an open breaker."""
+    connection = connect_writer(path)
+    for name in BEFORE_6:
+        connection.executescript(files("spool").joinpath("schema", name).read_text("utf-8"))
+    now = time.time_ns() // 1_000_000
+    connection.execute("INSERT INTO meta VALUES ('spool_id', 'abcd0123'), ('limit_bytes', 100000000)")
+    connection.execute("INSERT INTO destinations VALUES (1, 'endpoint'), (2, 'bucket')")
+    for record_id, (call_id, settled_at) in enumerate([("a", None), ("b", None), ("c", None), ("d", now)], 1):
+        connection.execute(
+            "INSERT INTO records (record_id, call_id, event, digest, raw_bytes, stored_bytes, accepted_at, "
+            "first_chunk, fragments, settled_at) VALUES (?, ?, 'call_ended', ?, 0, 0, ?, 1, '{\"body\":[0,0,0]}', ?)",
+            (record_id, call_id, call_id.encode() * 32, now, settled_at),
+        )
+    for record_id, due_at, state in ((1, now, 0), (2, now + DEFERRED, 0), (3, now + STRANDED, 0), (4, now, 4)):
+        connection.execute(
+            "INSERT INTO deliveries (record_id, destination_id, form, lane, state, ordered, due_at, settled_at) "
+            "VALUES (?, 1, 'whole', 'core', ?, 1, ?, ?)",
+            (record_id, state, due_at, now if state else None),
+        )
+    connection.execute(
+        "INSERT INTO counters (destination_id, lane, owed, ready, delivered) VALUES (1, 'core', 4, 3, 1)"
+    )
+    connection.execute("INSERT INTO loose_chunks VALUES (7, 9)")
+    connection.execute(
+        "INSERT INTO breakers VALUES (1, 'backing off', 'HTTP 503', 1, 2, 3), (2, 'paused', '', 1, 2, 3)"
+    )
+    connection.close()
+
+
+async def test_what_version_5_wrote_goes_on_as_it_was(path: Path) -> None:
+    """What was deferred stays so and becomes due with its destination; orphans and breakers are known by new names."""
+    filled_before_6(path)
+    now = time.time_ns() // 1_000_000
+    async with opened(path.parent, clock=Clock(now)) as spool:
+        assert [delivery.record.call_id for delivery in await due(spool, now=now)] == ["a", "c"]
+        breakers = [await spool.uploader_state.read_breaker(name) for name in ("endpoint", "bucket")]
+        assert [breaker and breaker.cause for breaker in breakers] == ["backing_off", "paused"]
+        await spool.make_due("endpoint", now=now)
+        assert [delivery.record.call_id for delivery in await due(spool, now=now)] == ["a", "b", "c"]
+        await maintained(spool)
+        assert rows(path.parent, "SELECT count(*) FROM orphan_chunks") == [(0,)]
+    assert not [finding for finding in check(path.parent) if finding.severity is Severity.ERROR]
+
+
+@pytest.mark.parametrize("principal", ["", principal_of(None, "key"), principal_of("tenant", None)])
+async def test_what_version_5_accepted_is_an_original_whoever_repeats_it(path: Path, principal: str) -> None:
+    """An upgrade in the middle of a repetition spools nothing twice: of old records nobody knows who posted them."""
+    filled_before_6(path)
+    async with opened(path.parent, clock=Clock(time.time_ns() // 1_000_000)) as spool:
+        for call_id in ("a", "d"):
+            again = await spool.accept(a_record(call_id, digest=call_id.encode() * 32, principal=principal))
+            assert again.duplicate
+        assert (await spool.accept(a_record("b", principal=principal))).ready == (), "waits for the old one"

@@ -244,7 +244,7 @@ async def test_the_payload_of_a_giant_goes_in_the_background(spool: Spool, tmp_p
     accepted = await spool.accept(a_record("c", body=os.urandom(12 << 20)))
     await discard(spool, [accepted.ready[0].key])
     await maintained(spool)
-    assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM loose_chunks)") == [(0, 0)]
+    assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM orphan_chunks)") == [(0, 0)]
 
 
 async def test_large_orders_go_by_steps(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

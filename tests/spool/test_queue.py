@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spool import store
-from spool.queue.reader import LONGEST_WAIT
+from spool.queue.reader import CLOCK_TOLERANCE
 from spool.records import DeadLetter, Delivered, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
 from tests.spool.building import (
@@ -48,11 +48,26 @@ async def test_the_next_due_time_is_the_earliest(spool: Spool) -> None:
     assert [one.record.call_id for one in await due(spool, now=NOW + 2 * HOUR)] == ["c1", "c2"]
 
 
-async def test_a_clock_that_ran_ahead_strands_nothing(spool: Spool) -> None:
-    """What is due later than any wait can be was written by a wrong clock, and is due now."""
+@pytest.mark.parametrize("ahead", [CLOCK_TOLERANCE + 1, HOUR, 24 * HOUR, 1000 * HOUR])
+async def test_a_clock_that_ran_ahead_strands_nothing(spool: Spool, clock: Clock, ahead: int) -> None:
+    """What was accepted or deferred by a clock that ran ahead is due as soon as the clock is right."""
+    clock.now += ahead
+    accepted = await spool.accept(a_record("a"))
+    await spool.accept(a_record("b"))
+    await spool.settle(accepted.ready[0], RetryAt(clock.now + HOUR, "500"))
+    clock.now -= ahead
+    assert len(await due(spool)) == 2
+
+
+@pytest.mark.parametrize("wait", [1, 23 * HOUR, 24 * HOUR + 1, 25 * HOUR, 24 * 365 * HOUR])
+async def test_a_delivery_is_deferred_for_as_long_as_it_was_told(spool: Spool, clock: Clock, wait: int) -> None:
+    """However long that is: a `Retry-After` of days, or a maximum that the operator set."""
     accepted = await spool.accept(a_record())
-    await spool.settle(accepted.ready[0], RetryAt(NOW + LONGEST_WAIT + HOUR, "500"))
-    assert len(await due(spool)) == 1
+    await spool.settle(accepted.ready[0], RetryAt(NOW + wait, "503"))
+    for clock.now in (NOW, NOW + wait - 1):
+        page = await spool.due(ENDPOINT, Lane.CORE, now=clock.now, limit=10)
+        assert (page.deliveries, page.next_due_at) == ((), NOW + wait)
+    assert len(await due(spool, now=NOW + wait)) == 1
 
 
 async def test_attempts_and_their_times_survive_a_restart(tmp_path: Path, clock: Clock) -> None:
@@ -158,7 +173,7 @@ async def test_waking_goes_by_steps(spool: Spool, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(store, "ROWS_PER_STEP", 4)
     for number in range(11):
         accepted = await spool.accept(a_record(f"c{number}"))
-        await spool.settle(accepted.ready[0], RetryAt(NOW + HOUR, "503", counted=False))
+        await spool.settle(accepted.ready[0], RetryAt(NOW + HOUR, "503", counted=False, for_destination=True))
     assert await due(spool) == []
     await spool.make_due(ENDPOINT, now=NOW)
     assert len(await due(spool)) == 11

@@ -91,7 +91,7 @@ async def test_a_giant_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
             await spool.accept(a_record("c", body=os.urandom(40 * MIB)))
         assert spool._quota._reserved == 0
         await maintained(spool)
-        assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM loose_chunks)") == [(0, 0)]
+        assert rows(tmp_path, "SELECT (SELECT count(*) FROM chunks), (SELECT count(*) FROM orphan_chunks)") == [(0, 0)]
         assert await due(spool) == []
 
 

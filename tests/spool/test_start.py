@@ -17,7 +17,7 @@ BACKLOG = 100_000
 
 FILL = [
     f"""INSERT INTO records SELECT value, 'call-' || value, 'agent', 'call_ended', NULL, zeroblob(32), 2000, 800, {NOW},
-        1, value, '{{"body":[1,2000,800]}}', 0, NULL, NULL, NULL FROM generate_series""",
+        1, value, '{{"body":[1,2000,800]}}', 0, NULL, NULL, NULL, NULL, '', NULL, NULL FROM generate_series""",
     "INSERT INTO chunks SELECT value, 0, zeroblob(200) FROM generate_series",
     f"""INSERT INTO deliveries (record_id, destination_id, form, lane, state, ordered, due_at)
         SELECT value, 1, 'whole', 'core', value % 4, 1, {NOW} FROM generate_series""",

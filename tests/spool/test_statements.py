@@ -14,6 +14,7 @@ from spool.db.startup import prepare_database
 from spool.directory import DATABASE_NAME
 
 OPEN, HELD, PRIMARY_KEY, BY_ID = "deliveries_open", "deliveries_held", "PRIMARY KEY", "INTEGER PRIMARY KEY"
+CALL = "(call_id=? AND principal=?"
 LANE = "(destination_id=? AND lane=? AND state=?)"
 LANE_FROM = "(destination_id=? AND lane=? AND state=? AND record_id>?)"
 
@@ -22,24 +23,23 @@ NAMED = {**vars(sql), **vars(query)}
 PLANS = {
     # name of the statement: parts that its plan must have, in this order
     "DUE": [f"INDEX {OPEN} {LANE}", f"r USING {BY_ID}", f"o USING {PRIMARY_KEY}"],
-    "NEXT_DUE": [f"COVERING INDEX {OPEN} {LANE}"],
+    "NEXT_DUE": [f"INDEX {OPEN} {LANE}"],
     "OLDEST_DETAILS": [f"COVERING INDEX {OPEN} {LANE_FROM}"],
     "SET_FRAGMENTS": [BY_ID],
-    "NOT_YET_DUE": [f"COVERING INDEX {OPEN} {LANE_FROM}"],
+    "DEFERRED_FOR_DESTINATION": [f"INDEX {OPEN} {LANE_FROM}"],
     "OLDEST_IN_STATE": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],
     "OLDEST_WAITING": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],
     "OPEN_IN_STATE": [f"INDEX {OPEN} {LANE_FROM}", f"r USING {BY_ID}"],
-    "OPEN_OF_CALL": ["INDEX records_by_call (call_id=? AND rowid>?)", f"d USING {PRIMARY_KEY} (record_id=?)"],
     "OPEN_OF_RECORD": [f"r USING {BY_ID}", f"d USING {PRIMARY_KEY} (record_id=?)"],
     "HELD_FOR": [f"INDEX {HELD} (destination_id=? AND held_for=? AND lane=?)"],
     "HELD_TOKENS": [f"INDEX {HELD} (destination_id=?)"],
-    "EARLIER_OF_CALL": ["INDEX records_by_call (call_id=?)"],
-    "TRACE_RECORDS": ["INDEX records_by_call (call_id=?)"],
+    "EARLIER_OF_CALL": [f"INDEX records_by_call {CALL})", f"INDEX records_by_call {CALL})"],
     "EARLIER_QUEUED": [
-        "INDEX records_by_call (call_id=? AND rowid<?)",
+        f"INDEX records_by_call {CALL} AND rowid<?)",
+        f"INDEX records_by_call {CALL} AND rowid<?)",
         f"d USING {PRIMARY_KEY} (record_id=? AND destination_id=?)",
     ],
-    "LATER_OF_CALL": ["INDEX records_by_call (call_id=? AND rowid>?)", f"d USING {PRIMARY_KEY} (record_id=?)"],
+    "LATER_OF_PRINCIPAL": [f"INDEX records_by_call {CALL} AND rowid>?)", f"d USING {PRIMARY_KEY} (record_id=?)"],
     "DELIVERY_STATE": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "READ_DELIVERY": [f"r USING {BY_ID}", f"d USING {PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "DELIVERIES_OF_RECORD": [f"{PRIMARY_KEY} (record_id=?)"],
@@ -59,7 +59,7 @@ PLANS = {
     "READ_UPLOAD_BY_HASH": [f"u USING {PRIMARY_KEY} (key_hash=?)"],
     "READ_UPLOAD_BY_S3_KEY": ["(s3_key=?)"],
     "LAST_CHUNK": ["SEARCH chunks"],
-    "LAST_ORPHAN_CHUNK": ["SEARCH loose_chunks"],
+    "LAST_ORPHAN_CHUNK": ["SEARCH orphan_chunks"],
 }
 
 
@@ -97,9 +97,25 @@ def test_the_plan_goes_by_its_index(connection: sqlite3.Connection, name: str) -
         found = [position for position, line in enumerate(plan) if position >= at and part in line]
         assert found, f"{part} is not in {plan[at:]}"
         at = found[0] + 1
-    # A SCAN of the co-routine `r` reads the at most 1024 rows that its own search found.
-    assert not [line for line in plan if line.startswith("SCAN") and line != "SCAN r"]
+    # A SCAN of a co-routine reads the at most 1024 rows that its own search found.
+    assert not [
+        line for line in plan if line.startswith("SCAN") and not re.fullmatch(r"SCAN (r|\(subquery-\d+\))", line)
+    ]
     assert not [line for line in plan if "TEMP B-TREE" in line]
+
+
+OF_A_CALL = ("TRACE_RECORDS", "OPEN_OF_CALL", "LATER_OF_ANYBODY")
+"""What is asked about a call whoever posted it: its index is sorted by principal first."""
+
+
+@pytest.mark.parametrize("name", OF_A_CALL)
+def test_a_question_about_a_call_sorts_nothing_but_its_records(connection: sqlite3.Connection, name: str) -> None:
+    """The records of the call are found by its index, and nothing else is scanned or sorted."""
+    plan = plan_of(connection, NAMED[name])
+    assert any("INDEX records_by_call (call_id=?" in line for line in plan), plan
+    assert not [
+        line for line in plan if line.startswith("SCAN") and not re.fullmatch(r"SCAN (r|\(subquery-\d+\))", line)
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 64])

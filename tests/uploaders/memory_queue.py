@@ -33,6 +33,7 @@ from spool.records import (
 )
 
 CORE_IS_DEAD = "core is dead"
+CLOCK_TOLERANCE = 60_000
 
 
 @dataclass
@@ -43,6 +44,13 @@ class Entry:
     held_for: int | str | None = None
     error: str | None = None
     died_at: int = 0
+    for_destination: bool = False
+    deferred_at: int | None = None
+
+    def is_due(self, now: int) -> bool:
+        """What was never deferred is due, and what a clock deferred that ran ahead."""
+        ahead = self.deferred_at is None or self.deferred_at > now + CLOCK_TOLERANCE
+        return self.delivery.due_at <= now or ahead
 
     @property
     def blocks(self) -> bool:
@@ -118,13 +126,14 @@ class MemoryQueue:
     async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
         self._enter("due")
         ready = [
-            entry.delivery
+            entry
             for entry in self.entries.values()
             if entry.state is DeliveryState.READY
             and (entry.delivery.destination, entry.delivery.lane) == (destination, lane)
         ]
-        page = tuple(delivery for delivery in ready if delivery.due_at <= now)[:limit]
-        later = min((delivery.due_at for delivery in ready if delivery.due_at > now), default=None)
+        due = [entry for entry in ready if entry.is_due(now)]
+        page = tuple(entry.delivery for entry in due)[:limit]
+        later = min((entry.delivery.due_at for entry in ready if entry not in due), default=None)
         await self.due_gate.wait()
         return Due(page, now if len(page) == limit else later)
 
@@ -195,7 +204,8 @@ class MemoryQueue:
     async def make_due(self, destination: str, *, now: int) -> None:
         self._enter("make_due")
         for entry in self.entries.values():
-            if entry.state is DeliveryState.READY and entry.delivery.destination == destination:
+            ready = entry.state is DeliveryState.READY and entry.delivery.destination == destination
+            if ready and entry.for_destination:
                 entry.delivery = replace(entry.delivery, due_at=min(entry.delivery.due_at, now))
 
     # What tests look at ----------------------------------------------------------------------------------------
@@ -237,7 +247,7 @@ class MemoryQueue:
     def _postpone(self, entry: Entry, retry: RetryAt) -> None:
         old = entry.delivery
         first = old.first_failed_at if old.first_failed_at is not None else self._clock()
-        entry.error = retry.error
+        entry.error, entry.for_destination, entry.deferred_at = retry.error, retry.for_destination, self._clock()
         entry.delivery = replace(
             old,
             due_at=retry.due_at,

@@ -116,16 +116,28 @@ async def test_an_uncounted_attempt_leaves_no_trace_but_its_time(queue: Acceptin
     assert (again.attempts, again.first_failed_at) == (0, None)
 
 
-async def test_waking_makes_everything_due(queue: AcceptingQueue) -> None:
-    """`wake` ends the waiting of one destination's deliveries in both lanes, and of no other's."""
+async def test_what_waits_for_its_destination_can_be_made_due(queue: AcceptingQueue) -> None:
+    """`make_due` ends the waiting of one destination's deliveries in both lanes, and of no other's."""
     await queue.accept(a_post("a", WHOLE))
     await queue.accept(a_post("b", OBJECT))
     for destination, lane in ((ENDPOINT, Lane.CORE), (BUCKET, Lane.DETAIL)):
         (delivery,) = await due(queue, lane, destination=destination)
-        await queue.settle(delivery, RetryAt(FAR, "500"))
+        await queue.settle(delivery, RetryAt(FAR, "503", counted=False, for_destination=True))
     await queue.make_due(ENDPOINT, now=NOW)
     assert named(await due(queue)) == [("a", Form.WHOLE)]
     assert await due(queue, Lane.DETAIL, destination=BUCKET) == []
+
+
+async def test_what_was_deferred_for_a_reason_of_its_own_keeps_its_time(queue: AcceptingQueue) -> None:
+    """`make_due` leaves that alone; a later deferral decides, not an earlier one."""
+    for call_id in ("own", "own after all", "the destination's after all"):
+        await queue.accept(a_post(call_id, WHOLE))
+    for delivery, reasons in zip(await due(queue), ([False], [True, False], [False, True]), strict=True):
+        for for_destination in reasons:
+            await queue.settle(delivery, RetryAt(FAR, "503", for_destination=for_destination))
+    await queue.make_due(ENDPOINT, now=NOW)
+    assert named(await due(queue)) == [("the destination's after all", Form.WHOLE)]
+    assert len(await due(queue, now=FAR)) == 3
 
 
 async def test_cores_of_a_call_go_one_after_the_other(queue: AcceptingQueue) -> None:
@@ -280,7 +292,7 @@ async def test_what_is_diverted_to_a_bucket_is_followed_by_its_notice(queue: Acc
 
 async def test_an_open_breaker_is_kept(queue: AcceptingQueue) -> None:
     """What was kept last about a destination is read, apart from that of others; closed is nothing."""
-    first = BreakerSnapshot("backing off", "HTTP 503", NOW, NOW + 5, 0)
+    first = BreakerSnapshot("backing_off", "HTTP 503", NOW, NOW + 5, 0)
     second = BreakerSnapshot("paused", 'it said "no"', NOW, FAR, 3)
     for breaker in (first, second):
         await queue.uploader_state.keep_breaker(ENDPOINT, breaker)

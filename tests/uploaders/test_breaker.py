@@ -25,7 +25,7 @@ async def test_an_open_breaker_is_kept_until_it_closes() -> None:
         await stage.time.advance(0.5)
         stage.uploader.answer = Delivered()
         await stage.time.advance(1)
-        kept = BreakerSnapshot("backing off", DOWN.reason, start, start + 500, 0)
+        kept = BreakerSnapshot("backing_off", DOWN.reason, start, start + 500, 0)
         assert stage.queue.uploader_state.keeps == [kept, replace(kept, retry_at=start + 1500, probes=1), None]
 
 
@@ -42,7 +42,7 @@ async def test_a_restart_during_a_back_off_sends_nothing_before_its_time() -> No
     time = FakeTime()
     queue = MemoryQueue(time.clock)
     since = time.now - 60_000
-    queue.uploader_state.kept["endpoint"] = BreakerSnapshot("backing off", "HTTP 503", since, time.now + 90_000, 7)
+    queue.uploader_state.kept["endpoint"] = BreakerSnapshot("backing_off", "HTTP 503", since, time.now + 90_000, 7)
     for call in ("a", "b"):
         await queue.accept(a_post(call))
     slow = Gate()
@@ -79,8 +79,8 @@ async def test_a_restart_during_a_pause_probes_at_once() -> None:
 @pytest.mark.parametrize(
     ("kept", "retry_at", "since"),
     [
-        (BreakerSnapshot("backing off", "r", 10 * HOUR, 10 * HOUR + 5, 0), 10 * HOUR + 5, 10 * HOUR),
-        (BreakerSnapshot("backing off", "r", 900 * HOUR, 999 * HOUR, 0), 11 * HOUR, 10 * HOUR),
+        (BreakerSnapshot("backing_off", "r", 10 * HOUR, 10 * HOUR + 5, 0), 10 * HOUR + 5, 10 * HOUR),
+        (BreakerSnapshot("backing_off", "r", 900 * HOUR, 999 * HOUR, 0), 11 * HOUR, 10 * HOUR),
         (BreakerSnapshot("paused", "r", 10 * HOUR, 99 * HOUR, 0), 10 * HOUR, 10 * HOUR),
         (BreakerSnapshot("a word of a later version", "r", 1, 99 * HOUR, 0), 10 * HOUR, 1),
     ],

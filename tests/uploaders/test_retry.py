@@ -92,14 +92,14 @@ DECISIONS: list[tuple[str, Outcome, dict[str, object], bool, Settlement]] = [
         RetryLater("429", Scope.DESTINATION),
         {},
         True,
-        RetryAt(NOW + 500, "429", counted=False),
+        RetryAt(NOW + 500, "429", counted=False, for_destination=True),
     ),
     (
         "whole destination, for a week",
         RetryLater("429", Scope.DESTINATION),
         {"first_failed_at": NOW - 168 * HOUR},
         True,
-        RetryAt(NOW + 500, "429", counted=False),
+        RetryAt(NOW + 500, "429", counted=False, for_destination=True),
     ),
     (
         "a day, and others passed",
@@ -179,7 +179,7 @@ DECISIONS: list[tuple[str, Outcome, dict[str, object], bool, Settlement]] = [
         Refused("302", Scope.DESTINATION),
         {},
         False,
-        RetryAt(NOW + 60_000, "302", counted=False),
+        RetryAt(NOW + 60_000, "302", counted=False, for_destination=True),
     ),
 ]
 

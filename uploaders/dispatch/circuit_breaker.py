@@ -24,12 +24,17 @@ MOST_REVIVED = 10_000
 
 
 class Cause(StrEnum):
-    """Why it opened. The words are kept in the spool."""
+    """Why it opened. The values are stored in the spool."""
 
-    BACKING_OFF = "backing off"
+    BACKING_OFF = "backing_off"
     """The destination fails: probed after a jittered, growing wait, or when it asked to be."""
     PAUSED = "paused"
     """It rejects everything: probed after minutes."""
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self.value.replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class CircuitBreaker:
             self._streak_began, self._opened_by_records = self.since, True
         longest = now + math.ceil(max(self._policy.maximum, RETRY_AFTER_LIMIT_SECONDS) * 1000)
         self.retry_at = now if self._cause is Cause.PAUSED else min(saved.retry_at, longest)
-        return Change(False, f"{self._cause}, as before the restart: {self.reason}")
+        return Change(False, f"{self._cause.words}, as before the restart: {self.reason}")
 
     def resume(self, now: int) -> bool:
         """End the wait by an operator's order: the next delivery is the probe. False where it is closed anyway."""
@@ -209,7 +214,7 @@ class CircuitBreaker:
         previous, self._cause, self.reason = self._cause, cause, outcome.reason
         self._probes = self._probes + 1 if previous is cause else 0
         self.retry_at = now + math.ceil(max(self._wait_seconds(), after) * 1000)
-        return None if previous is cause else Change(False, f"{cause}: {self.reason}")
+        return None if previous is cause else Change(False, f"{cause.words}: {self.reason}")
 
     def _end_streak(self) -> None:
         """The destination accepted a delivery: what it refused before may have been refused for another reason."""

@@ -320,8 +320,8 @@ class DestinationWorker:
             destination_succeeded_since_first_failure=(self._breaker.last_success_at or 0)
             > (delivery.first_failed_at or now),
         )
-        again_at = self._breaker.retry_at or now
-        return defer(settlement, outcome, now, again_at, refusing_everything=self._breaker.refusing_everything)
+        again_at, refusing = self._breaker.retry_at, self._breaker.refusing_everything
+        return defer(settlement, outcome, now, again_at, refusing_everything=refusing)
 
     # Circuit breaker and credentials -----------------------------------------------------------------------------
 

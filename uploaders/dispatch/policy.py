@@ -78,23 +78,28 @@ def decide(
             f"given up after {milliseconds_tried(delivery, now, policy) / 3_600_000:.1f} h: {outcome.reason}"
         )
     wait = max(backoff_seconds(policy, delivery.attempts, jitter), outcome.after_seconds or 0.0)
-    return RetryAt(now + _milliseconds(wait), outcome.reason, counted=outcome.scope is not Scope.DESTINATION)
+    for_destination = outcome.scope is Scope.DESTINATION
+    return RetryAt(now + _milliseconds(wait), outcome.reason, not for_destination, for_destination)
 
 
 def defer(
-    settlement: Settlement, outcome: Outcome, now: int, again_at: int, *, refusing_everything: bool
+    settlement: Settlement, outcome: Outcome, now: int, again_at: int | None, *, refusing_everything: bool
 ) -> Settlement:
-    """Adjust the settlement of a delivery while its destination is down; `again_at` is when that is probed.
+    """Adjust the settlement of a delivery while its destination is down; `again_at` is when that is probed, else None.
 
     It is not due before the probe, and nothing becomes a dead letter at a wrong address. A back-off outlasts a restart;
-    a refusal does not, since whoever corrects the address or the token restarts and should not wait.
+    a refusal does not, since whoever corrects the address or the token restarts and should not wait. What fails is due
+    when the destination accepts deliveries again, unless the answer asked for a time of its own (Retry-After).
     """
+    own_time = isinstance(outcome, RetryLater) and outcome.scope is Scope.RECORD and outcome.after_seconds is not None
     if isinstance(settlement, RetryAt) and not settlement.counted:
-        due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at)
+        due_at = now if isinstance(outcome, Refused) else max(settlement.due_at, again_at or now)
         return replace(settlement, due_at=due_at)
+    if isinstance(settlement, RetryAt) and again_at is not None:
+        return replace(settlement, for_destination=not own_time)
     refused = isinstance(outcome, Refused) and outcome.scope is Scope.RECORD
     if isinstance(settlement, records.DeadLetter) and refused and refusing_everything:
-        return RetryAt(again_at, settlement.error, counted=False)
+        return RetryAt(again_at or now, settlement.error, counted=False, for_destination=True)
     return settlement
 
 
@@ -103,7 +108,7 @@ def _decide_refused(outcome: Refused, delivery: Delivery, now: int, policy: Retr
         return records.DeadLetter(outcome.reason)
     if outcome.scope is Scope.CREDENTIAL:
         return records.Hold(outcome.reason, delivery.record.token_id)
-    return RetryAt(now + _milliseconds(policy.probe_initial), outcome.reason, counted=False)
+    return RetryAt(now + _milliseconds(policy.probe_initial), outcome.reason, counted=False, for_destination=True)
 
 
 def is_refusal(reason: str) -> bool:

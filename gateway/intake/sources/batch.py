@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -207,13 +208,18 @@ class LineAcceptor:
         task.add_done_callback(lambda done: self._done(done, call_id, line, size))
         return task
 
+    def _sender_of(self, number: int) -> Sender:
+        """The sender of a line, whose idempotency key is that of the batch and the line's number."""
+        key = self._sender.idempotency_key
+        return self._sender if key is None else msgspec.structs.replace(self._sender, idempotency_key=f"{number} {key}")
+
     async def _finish(
         self, number: int, line: Body, parsed: Parsed, started: float, earlier: "asyncio.Task[bytes] | None"
     ) -> bytes:
         if earlier is not None:
             await asyncio.wait([earlier])
         try:
-            result = await self._posts.reply(parsed, self._sender)
+            result = await self._posts.reply(parsed, self._sender_of(number))
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
             if isinstance(error, SpoolFull):
                 line.count_staged(error)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
-from gateway.intake.accept import Acceptor, PostService, accepted_result
+from gateway.intake.accept import IDEMPOTENCY_KEY, Acceptor, PostService, accepted_result
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.parse import CallLog
 from gateway.intake.ports import RecordStore
@@ -66,7 +66,12 @@ class SdkSource:
                 raise Rejection(400, "not_a_call_log", "The uploaded document is no call log.", "PUT the call log.")
             claim.check_same(parsed.digest)
             key = self._token.foreign(parsed.token) or claim.upload.token
-            accepted = await self._acceptor.accept(parsed, key, upload_key_hash=claim.key_hash)
+            accepted = await self._acceptor.accept(
+                parsed,
+                key,
+                upload_key_hash=claim.key_hash,
+                idempotency_key=request.headers.get(IDEMPOTENCY_KEY),
+            )
             return accepted_result(parsed, accepted, _SUCCESS)
 
     async def _trace(self, _request: web.BaseRequest, match: Match) -> Result:
