@@ -231,6 +231,17 @@ class SplitSettings(Table):
     """The largest core; what does not fit moves to the detail."""
 
 
+class CompletionSettings(Table):
+    """How long the calls in a store wait for what is missing of them."""
+
+    timeout: Duration = 5 * MINUTE
+    """A call that ended, and whose start does not come within this time, becomes an orphan."""
+    open_timeout: Duration = HOUR
+    """A call that began, and whose end does not come within this time, becomes an error record."""
+    sweep: Duration = 5.0
+    """How often to look for calls that are due."""
+
+
 class WhispeySettings(Table):
     """Rescuing what the Whispey SDK leaves behind in its outbox."""
 
@@ -299,6 +310,8 @@ class Settings(BaseSettings):
     """How the gateway stops."""
     log: LogSettings = Field(default_factory=LogSettings)
     """What is logged."""
+    completion: CompletionSettings = Field(default_factory=CompletionSettings)
+    """How long the calls in a store wait for what is missing of them."""
     destinations: tuple[Destination, ...] = ()
     """Where call logs are delivered to."""
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from config.destinations.base import bucket_problems
+from config.destinations.stores import POSTGRES_SCHEMES
 from config.layers import KeyPath, Layer, Problem, first_origin, readable
 from config.values import MASK
 
@@ -35,6 +36,13 @@ class Shortcut:
     """From each variable to the field that it sets."""
     notifies: str | None = None
     """The type of the destinations one of which it notifies, unless the file says whom."""
+    schemes: tuple[str, ...] = ()
+    """Where one variable introduces several types: the beginnings of the address that choose this one."""
+
+    def is_chosen(self, environment: Mapping[str, str]) -> bool:
+        """Whether the variables introduce a destination of this type."""
+        given = environment.get(self.introduced_by)
+        return bool(given) and (not self.schemes or str(given).startswith(tuple(f"{each}:" for each in self.schemes)))
 
 
 SHORTCUTS: tuple[Shortcut, ...] = (
@@ -56,6 +64,20 @@ SHORTCUTS: tuple[Shortcut, ...] = (
             }
         ),
         notifies="http",
+    ),
+    Shortcut(
+        name="database",
+        type="sqlite",
+        introduced_by="CALLSPOOL_DATABASE_URL",
+        fields=MappingProxyType({"CALLSPOOL_DATABASE_URL": "path"}),
+        schemes=("sqlite",),
+    ),
+    Shortcut(
+        name="database",
+        type="postgres",
+        introduced_by="CALLSPOOL_DATABASE_URL",
+        fields=MappingProxyType({"CALLSPOOL_DATABASE_URL": "url"}),
+        schemes=POSTGRES_SCHEMES,
     ),
 )
 """In the order in which they add destinations."""
@@ -87,7 +109,7 @@ def with_shortcuts(file: Layer, environment: Mapping[str, str], *, local: bool) 
     for shortcut in SHORTCUTS:
         _apply(shortcut, environment, destinations, origins)
     for shortcut in SHORTCUTS:
-        if environment.get(shortcut.introduced_by):
+        if shortcut.is_chosen(environment):
             _notify(shortcut, destinations, origins)
     if local:
         _append(destinations, origins, "--local", name=LOCAL_NAME, type=LOCAL_TYPE, path=str(LOCAL_PATH))
@@ -105,14 +127,17 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
             yield Problem(key="destinations", value=f'"{name}"', advice=f"{count} have this name: each needs its own")
     yield from notify_problems(layer)
     yield from bucket_problems(layer)
+    chosen = {shortcut.introduced_by for shortcut in SHORTCUTS if shortcut.is_chosen(environment)}
     for shortcut in SHORTCUTS:
-        yield from _idle(shortcut, environment, destinations)
+        if shortcut.introduced_by not in chosen:
+            yield from _idle(shortcut, environment, destinations)
     if not destinations:
         yield Problem(
             key="destinations",
             advice=(
                 "there is none: set CALLSPOOL_ENDPOINT_URL to the URL that your agents post to now, "
-                "or CALLSPOOL_S3_BUCKET, or add [[destinations]] to the file, or try it out with --local"
+                "or CALLSPOOL_S3_BUCKET, or CALLSPOOL_DATABASE_URL, or add [[destinations]] to the file, "
+                "or try it out with --local"
             ),
         )
 
@@ -120,6 +145,8 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
 def _apply(
     shortcut: Shortcut, environment: Mapping[str, str], destinations: list[Any], origins: dict[KeyPath, str]
 ) -> None:
+    if shortcut.schemes and not shortcut.is_chosen(environment):
+        return
     given = {field: name for name, field in shortcut.fields.items() if environment.get(name)}
     index = next((at for at, item in enumerate(destinations) if _is(shortcut, item)), None)
     if index is None:
@@ -159,7 +186,10 @@ def _idle(shortcut: Shortcut, environment: Mapping[str, str], destinations: list
     if any(_is(shortcut, item) for item in destinations):
         return
     for variable in shortcut.fields:
-        if environment.get(variable):
+        if environment.get(variable) and shortcut.schemes:
+            if shortcut is next(each for each in SHORTCUTS if each.introduced_by == variable):
+                yield Problem(key=variable, value=MASK, advice="should begin with sqlite:/// or postgresql://")
+        elif environment.get(variable):
             advice = f"says nothing without {shortcut.introduced_by}: set that too"
             yield Problem(key=variable, value=MASK, advice=advice)
 

@@ -28,6 +28,7 @@ from config.destinations.base import (
 )
 from config.destinations.http import PresignedDestination
 from config.destinations.s3 import S3Destination
+from config.destinations.stores import PostgresDestination, SpansStored, SqliteDestination
 from config.types import Choice, Directory, Size, format_path
 from config.values import MB
 from uploaders.document.options import Encoding, Large
@@ -120,7 +121,8 @@ class FileDestination(DestinationTable):
 
 
 Destination = Annotated[
-    HttpDestination | PresignedDestination | S3Destination | FileDestination, Field(discriminator="type")
+    HttpDestination | PresignedDestination | S3Destination | FileDestination | SqliteDestination | PostgresDestination,
+    Field(discriminator="type"),
 ]
 """Any configured destination."""
 
@@ -129,6 +131,8 @@ DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (
     PresignedDestination,
     S3Destination,
     FileDestination,
+    SqliteDestination,
+    PostgresDestination,
 )
 """The members of `Destination`, in the order of their documentation."""
 
@@ -148,10 +152,13 @@ __all__ = [
     "FileDestination",
     "HttpDestination",
     "LaneConcurrency",
+    "PostgresDestination",
     "PresignedDestination",
     "PresignedSettings",
     "RetrySettings",
     "S3Destination",
+    "SpansStored",
+    "SqliteDestination",
     "TokenMode",
     "checked_token",
     "type_name",

@@ -1,7 +1,7 @@
 """The admin application: metrics, health, the status page and its JSON API.
 
-These routes read from memory, but for the trace of a call, and change nothing. Routes that may change something are in
-`gateway.admin.api`.
+These routes read from memory and change nothing. What is asked of calls is in `gateway.admin.calls`, what may change
+something in `gateway.admin.api`.
 """
 
 import base64
@@ -15,14 +15,13 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from gateway.admin.api import LARGEST_REQUEST, OrderHandlers, ResumeHandler, SalvageHandler
-from gateway.admin.auth import HEADERS, Access, answer, refused
+from gateway.admin.auth import HEADERS, Access, answer
+from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.status import attention, obstacles, status_of
 from gateway.admin.view import GatewayView
-from gateway.trace import trace_of
-from spool.errors import SpoolError
 from uploaders.redact import redact
 
 
@@ -88,18 +87,6 @@ class AdminHandlers:
             )
         )
 
-    async def call(self, request: web.Request) -> web.Response:
-        """The trace of a call; 404 if the spool knows none of that id, 503 if it cannot be read."""
-        call_id = request.match_info["call_id"]
-        try:
-            records = await self._gateway.trace(call_id)
-        except SpoolError as error:
-            return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
-        if not records:
-            hint = "Receipts of delivered calls are kept for a limited time only."
-            return refused(404, "unknown_call", "The spool knows no call of this id.", hint)
-        return answer(trace_of(call_id, records))
-
 
 def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents, access: Access) -> web.Application:
     """The application of the admin listener. Registers the gauges of `gateway` with the metrics."""
@@ -111,7 +98,7 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     app.router.add_get("/healthz", handlers.healthz)
     app.router.add_get("/readyz", handlers.readyz)
     app.router.add_get("/api/status", handlers.status)
-    app.router.add_get("/api/calls/{call_id:.+}", access.local(handlers.call))
+    CallHandlers(gateway).add_to(app, access)
     OrderHandlers(gateway).add_to(app, access)
     ResumeHandler(gateway).add_to(app, access)
     SalvageHandler(gateway).add_to(app, access)

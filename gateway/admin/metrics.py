@@ -1,17 +1,19 @@
 """The metrics that the gateway counts as it goes; what can be read at any time is in `gateway.admin.gauges`."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from math import inf
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from gateway.sdk_outbox.rows import Outcome
 from spool.records import Delivery
+from uploaders.stores.parts import PartKind
+from uploaders.stores.store import Swept, Written
 
 # Counters and histograms that are counted on the event loop, several for each post, and shown when they are asked for.
 #
@@ -38,6 +40,28 @@ class CounterTally(Collector):
         family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
         for labels, count in self._counts.items():
             family.add_metric(labels, count)
+        yield family
+
+
+class GaugeTally(Collector):
+    """A gauge that is set now and then."""
+
+    def __init__(self, name: str, meaning: str, labels: tuple[str, ...], *, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._labels = labels
+        self._values: dict[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def set(self, value: float, *labels: str) -> None:
+        """As it is now, for these values of the labels."""
+        self._values[labels] = value
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """As it stands."""
+        family = GaugeMetricFamily(self._name, self._meaning, labels=self._labels)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
         yield family
 
 
@@ -175,6 +199,33 @@ class Metrics:
             "remote, host or cross_site.",
             "reason",
         )
+        # Stores, and the calls that are put together in them.
+        self._store_rows = self._counter(
+            "store_rows",
+            "Parts of calls that stores were given: new, duplicate (the store had it), or refused (a value of it).",
+            "destination",
+            "kind",
+            "result",
+        )
+        self._store_batch = self._histogram(
+            "store_batch_size", "Parts that shared one transaction of a store.", _BATCH_BOUNDS, "destination"
+        )
+        self._store_commit = self._histogram(
+            "store_commit_seconds", "How long a transaction of a store took.", _DELIVERY_BOUNDS, "destination"
+        )
+        self._completed = self._counter(
+            "completion_calls",
+            "Calls: complete, late (completed after they had been given up), timed_out (no end came in time), or "
+            "orphan (no start came in time).",
+            "destination",
+            "result",
+        )
+        self._waiting = GaugeTally(
+            "callspool_completion_open_calls",
+            "Calls that wait for their start or end, as of the last sweep.",
+            ("destination",),
+            registry=self.registry,
+        )
         # The SDK's outboxes.
         self._outbox_rows = self._counter(
             "outbox_rows",
@@ -261,6 +312,27 @@ class Metrics:
     def admin_refused(self, reason: str) -> None:
         """A request to the admin listener was refused."""
         self._admin_refusals.inc(reason)
+
+    def parts_written(self, destination: str, parts: Mapping[PartKind, int], seconds: float, written: Written) -> None:
+        """A store committed parts."""
+        for kind, count in parts.items():
+            new = written.new.get(kind, 0)
+            self._store_rows.inc(destination, kind.name.lower(), "new", by=new)
+            self._store_rows.inc(destination, kind.name.lower(), "duplicate", by=count - new)
+        self._store_batch.observe(sum(parts.values()), destination)
+        self._store_commit.observe(seconds, destination)
+        self._completed.inc(destination, "complete", by=written.completed)
+        self._completed.inc(destination, "late", by=written.late)
+
+    def part_refused(self, destination: str, kind: PartKind) -> None:
+        """A store refused a value of a part."""
+        self._store_rows.inc(destination, kind.name.lower(), "refused")
+
+    def calls_swept(self, destination: str, swept: Swept) -> None:
+        """Calls of a store were given up, and others wait still."""
+        self._completed.inc(destination, "timed_out", by=swept.timed_out)
+        self._completed.inc(destination, "orphan", by=swept.orphans)
+        self._waiting.set(swept.waiting, destination)
 
     def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
         """A row was taken, or will not be."""

@@ -10,6 +10,7 @@ from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
+from uploaders.stores.store import Store
 
 
 class Phase(StrEnum):
@@ -47,6 +48,11 @@ class GatewayView(Protocol):
     @property
     def salvages(self) -> SalvageService | None:
         """Imports what other databases hold."""
+        ...
+
+    @property
+    def call_store(self) -> Store | None:
+        """The store that answers what is asked of calls; None without a destination that is one."""
         ...
 
     def now(self) -> int:

@@ -1,7 +1,8 @@
 """The command line: `callspool run`, `status`, `dead list` and the others.
 
-`run`, `check-config`, `s3` and `fsck` read the configuration; `status`, `show`, `dead` and `deliveries` ask a
-running gateway through its admin API, `outbox import` posts to its intake. `salvage` and `adopt` do either.
+`run`, `check-config`, `s3`, `store` and `fsck` read the configuration; `status`, `show`, `calls`, `dead` and
+`deliveries` ask a running gateway through its admin API, `outbox import` posts to its intake. `salvage` and `adopt` do
+either.
 """
 
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ COMMANDS = {
     "salvage": LazyCommand("gateway.cli.salvage", "Recover records from a damaged, quarantined database."),
     "adopt": LazyCommand("gateway.cli.salvage", "Take over the spool of a gateway that is gone."),
     "outbox": LazyCommand("gateway.cli.outbox", "Rescue what the SDK left in its outbox."),
+    "calls": LazyCommand("gateway.cli.calls", "List and show the calls in the store of a receiver."),
+    "store": LazyCommand("gateway.cli.store", "Migrate and check the store of a receiver."),
     "chaos": LazyCommand("gateway.cli.chaos", "Fault injection: kill, cut off and fill a second gateway."),
     "version": LazyCommand("gateway.cli", "Print the version."),
 }

@@ -25,6 +25,7 @@ from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
 from gateway.runtime import options
 from gateway.runtime.destinations import UploaderContext, accepts, fallbacks, make_uploader, route_of
+from gateway.runtime.stores import CallStores
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
 from spool.store import Spool
@@ -55,6 +56,7 @@ class App:
     parse_worker: ParseWorker
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
+    call_stores: CallStores
 
     def destinations(self) -> tuple[DestinationStatus, ...]:
         """Every destination; those that only the spool still knows come last."""
@@ -103,7 +105,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, now)
 
     # The way out: a plan for each destination, and the dispatcher that follows the plans.
-    context = UploaderContext(spool, directory, metrics, now, throttle)
+    completion = options.completion_rule(settings.completion)
+    context = UploaderContext(spool, directory, metrics, now, throttle, completion)
     plans = {
         destination.name: DestinationPlan(
             uploader=make_uploader(destination, context),
@@ -157,8 +160,20 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
     outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, now, metrics, owners=whispey.outbox_owners)
 
+    call_stores = CallStores(context.stores, settings.completion.sweep, metrics)
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, now)
     return App(
-        spool, dispatcher, server, gate, staging, calls, throttle, delivery_admin, parse_worker, executor, outboxes
+        spool,
+        dispatcher,
+        server,
+        gate,
+        staging,
+        calls,
+        throttle,
+        delivery_admin,
+        parse_worker,
+        executor,
+        outboxes,
+        call_stores,
     )

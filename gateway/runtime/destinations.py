@@ -18,8 +18,11 @@ from config.destinations import (
     Fallback,
     FileDestination,
     HttpDestination,
+    PostgresDestination,
     PresignedDestination,
     S3Destination,
+    SpansStored,
+    SqliteDestination,
 )
 from config.destinations.base import REDUCTIONS, EndpointTable
 from gateway.admin.metrics import Metrics
@@ -42,6 +45,11 @@ from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
 from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.options import S3Options
+from uploaders.stores.completion import CompletionRule
+from uploaders.stores.sqlite.store import SqliteStore
+from uploaders.stores.store import Store, StoreRefused
+from uploaders.stores.uploader import FORMS as STORE_FORMS
+from uploaders.stores.uploader import StoreUploader
 
 Model = TypeVar("Model", bound=DestinationTable)
 
@@ -52,7 +60,13 @@ class UploaderContext:
     `scratch` is a directory for what an uploader has to keep for a moment.
     """
 
-    def __init__(self, spool: Spool, scratch: Path, metrics: Metrics, clock: Clock, throttle: DrainThrottle) -> None:
+    def __init__(
+        self, spool: Spool, scratch: Path, metrics: Metrics, clock: Clock, throttle: DrainThrottle,
+        completion: CompletionRule,
+    ) -> None:  # fmt: skip
+        self.stores: dict[str, Store] = {}
+        """The stores that were made, by the names of their destinations."""
+        self.completion = completion
         self.spool = spool
         self.via = via_pseudonym(spool.id)
         self.scratch = scratch
@@ -328,6 +342,46 @@ def _file_uploader(destination: FileDestination, context: UploaderContext) -> Up
     return FileUploader(destination.path.absolute(), context.spool, context.bandwidth(destination))
 
 
+# Stores: `sqlite` and `postgres`. Who opens and sweeps them is in `gateway.runtime.stores`.
+
+
+def _store_uploader(destination: SqliteDestination | PostgresDestination, context: UploaderContext) -> Uploader:
+    store = context.stores[destination.name] = store_of(destination, context.completion, context.clock)
+    return StoreUploader(
+        destination.name,
+        store,
+        context.spool,
+        context.metrics,
+        context.scratch,
+        destination.batch_max,
+        context.bandwidth(destination),
+        spans=destination.spans is SpansStored.COLUMNS,
+    )
+
+
+def store_of(destination: SqliteDestination | PostgresDestination, rule: CompletionRule, clock: Clock) -> Store:
+    """The store of this destination; nothing is opened yet. Raises `StoreRefused` where its driver is missing."""
+    if isinstance(destination, SqliteDestination):
+        return SqliteStore(destination.path.absolute(), clock, rule)
+    try:
+        from uploaders.stores.postgres.store import PostgresStore  # noqa: PLC0415  # an extra, and 12 MB of memory
+    except ImportError as error:
+        raise StoreRefused(
+            f"destination {destination.name} needs the PostgreSQL driver: pip install 'callspool[postgres]' ({error})"
+        ) from error
+    return PostgresStore(destination.url, rule, pool=destination.pool, statement_timeout=destination.statement_timeout)
+
+
+def _store_kind(settings: type[SqliteDestination | PostgresDestination]) -> DestinationKind[Any]:
+    return DestinationKind(
+        settings=settings,
+        route=lambda destination: DestinationRoute(destination.name, RouteKind.STORE),
+        forms=lambda _: STORE_FORMS,
+        ordered=False,
+        uploader=_store_uploader,
+    )
+
+
 KINDS: MappingProxyType[type[DestinationTable], DestinationKind[Any]] = MappingProxyType(
     {
         kind.settings: kind
@@ -361,6 +415,8 @@ KINDS: MappingProxyType[type[DestinationTable], DestinationKind[Any]] = MappingP
                 ordered=True,
                 uploader=_file_uploader,
             ),
+            _store_kind(SqliteDestination),
+            _store_kind(PostgresDestination),
         )
     }
 )

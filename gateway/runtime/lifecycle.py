@@ -36,6 +36,7 @@ from spool.errors import SpoolError
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
+from uploaders.stores.store import Store, StoreError
 
 POLL_SECONDS = 0.1
 """How often a graceful shutdown checks whether everything is drained."""
@@ -84,7 +85,7 @@ class Gateway:
                 listening_socket: socket.socket | None = None
                 while not self._told_to_stop.is_set():
                     listening_socket = await self._run_once(listening_socket)
-        except (SpoolError, CannotListen, OSError) as error:
+        except (SpoolError, StoreError, CannotListen, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
         _log.info("stopped")
@@ -109,7 +110,9 @@ class Gateway:
         _log_directory(app.spool.directory)
         with listening_at(self._settings.intake.listen, "intake"):
             await app.intake.start(listening_socket)
+        await app.call_stores.open()
         app.dispatcher.start()
+        app.call_stores.start()
         app.gate.open()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
@@ -132,6 +135,7 @@ class Gateway:
         _log.error("database_corrupt", reason=reason, what_happens="it is quarantined, and a new one replaces it")
         listening_socket = app.intake.dup_listening_socket()
         await app.intake.stop(RESTART_SECONDS)
+        await app.call_stores.stop()
         await app.dispatcher.stop(SETTLE_SECONDS)
         return listening_socket
 
@@ -147,6 +151,7 @@ class Gateway:
                     await self._hurried.wait()
         await app.outboxes.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         cut_off = await app.intake.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
+        await app.call_stores.stop()
         left = 0.0 if self._hurried.is_set() else deadline - loop.time()
         await app.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))
         queued = sum(lane.queued for lane in app.spool.stats().lanes.values())
@@ -225,6 +230,11 @@ class Gateway:
     def drain_throttle(self) -> ThrottleStatus | None:
         """See `GatewayView`."""
         return self._app.throttle.status() if self._app else None
+
+    @property
+    def call_store(self) -> Store | None:
+        """See `GatewayView`."""
+        return self._app.call_stores.first if self._app else None
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """See `GatewayView`."""

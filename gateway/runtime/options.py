@@ -1,7 +1,7 @@
 """From settings to the options of each part: durations to milliseconds where a part counts in these, no more."""
 
 from config.destinations import LaneConcurrency, RetrySettings
-from config.settings import DrainSettings, IntakeSettings, Settings, SplitSettings
+from config.settings import CompletionSettings, DrainSettings, IntakeSettings, Settings, SplitSettings
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
@@ -11,6 +11,7 @@ from gateway.live_calls import ThrottlePolicy
 from spool.records import Lane
 from spool.store import SpoolOptions
 from uploaders.dispatch.policy import RetryPolicy
+from uploaders.stores.completion import CompletionRule
 
 
 def milliseconds(seconds: float) -> int:
@@ -62,6 +63,11 @@ def size_rule(split: SplitSettings, compression_level: int) -> SizeRule:
         core_max_bytes=split.core_max_bytes,
         compression_level=compression_level,
     )
+
+
+def completion_rule(completion: CompletionSettings) -> CompletionRule:
+    """How long the calls in a store wait."""
+    return CompletionRule(milliseconds(completion.timeout), milliseconds(completion.open_timeout))
 
 
 def retry_policy(retry: RetrySettings) -> RetryPolicy:

@@ -17,6 +17,7 @@ from spool.errors import SpoolError
 from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
 from spool.stats import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
 from uploaders.base import BreakerState, DestinationStatus
+from uploaders.stores.store import Store
 
 NOW = 1_767_225_600_000
 """2026-01-01T00:00:00Z."""
@@ -91,6 +92,7 @@ class World:
     now: int = NOW
     throttle: ThrottleStatus | None = NO_CALLS
     intake_obstacle: str | None = None
+    call_store: Store | None = None
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
     on_resume: Callable[[str], bool | None] | None = None
@@ -119,6 +121,10 @@ class View:
     @property
     def delivery_admin(self) -> DeliveryAdmin | None:
         return self._world.desk
+
+    @property
+    def call_store(self) -> Store | None:
+        return self._world.call_store
 
     def now(self) -> int:
         return self._world.now

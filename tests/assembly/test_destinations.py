@@ -17,12 +17,15 @@ from tests.spool.building import Clock, opened
 from uploaders.base import Uploader
 from uploaders.http.uploader import HttpUploader
 from uploaders.presigned import RoutingUploader
+from uploaders.stores.completion import CompletionRule
 
 ENOUGH: dict[str, dict[str, object]] = {
     "http": {"url": "https://host/dev/send-call-log"},
     "presigned": {"url": "https://host/dev/send-call-log"},
     "s3": {"bucket": "calls"},
     "file": {"path": "delivered"},
+    "sqlite": {"path": "calls.db"},
+    "postgres": {"url": "postgresql://host/calls"},
 }
 """The least that each kind must be told."""
 
@@ -37,7 +40,9 @@ async def uploader_of(directory: Path, configuration: Any) -> Uploader:
     rule = ThrottlePolicy(rate=None, when_idle=False, live_rate=None, live_concurrency=1, live_max_age=1)
     clock = Clock()
     async with opened(directory, clock=clock) as spool:
-        context = UploaderContext(spool, directory, Metrics(), clock, DrainThrottle(rule, OpenCalls(), clock))
+        context = UploaderContext(
+            spool, directory, Metrics(), clock, DrainThrottle(rule, OpenCalls(), clock), CompletionRule()
+        )
         uploader = make_uploader(configuration, context)
         await uploader.close()
         return uploader

@@ -68,7 +68,11 @@ def test_everything_wrong_is_told_at_once(write_file: WriteFile) -> None:
         ("destinations = 3", "destinations", "should be an array of tables: [[destinations]]"),
         ("[log]\nlevel = 'loud'", "log.level", "should be 'debug', 'info', 'warning' or 'error'"),
         ("[intake]\nbatch_max_lines = 0", "intake.batch_max_lines", "should be greater than or equal to 1"),
-        ("[[destinations]]\nname = 'a'", "destinations[a].type", "should be one of: http, presigned, s3, file"),
+        (
+            "[[destinations]]\nname = 'a'",
+            "destinations[a].type",
+            "should be one of: http, presigned, s3, file, sqlite, postgres",
+        ),
         ("[[destinations]]\ntype = 'file'\npath = 'x'", "destinations[0].name", "should be given"),
         ("[[destinations]]\ntype='http'\nname='a'\nurl=7", "destinations[a].url", "should be a valid string"),
     ],

@@ -1,6 +1,7 @@
 """Each kind of uploader with something real to deliver to, as the conformance suite sees it."""
 
 import json
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,14 +14,21 @@ from bench.s3_server import Server, free_ports
 from spool.records import Form
 from tests.s3.building import Store, objects, options
 from tests.s3.presigning import presigning
+from tests.stores.calls import RULE, document_of
+from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.postgres_server import PostgresServer
 from tests.uploaders.building import ACCEPTED_AT, Payloads
 from uploaders.base import SilentObserver, Uploader
 from uploaders.file import FileUploader
 from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader
 from uploaders.s3.uploader import S3Uploader
+from uploaders.stores.sqlite.store import SqliteStore
+from uploaders.stores.store import CallQuery
+from uploaders.stores.store import Store as CallStore
+from uploaders.stores.uploader import StoreUploader
 
-KINDS = ("file", "http", "s3", "presigned")
+KINDS = ("file", "http", "s3", "presigned", "sqlite", "postgres")
 
 
 @dataclass
@@ -38,7 +46,13 @@ class Subject:
 
 @asynccontextmanager
 async def subject(
-    kind: str, payloads: Payloads, tmp_path: Path, weed: Server, bucket: str, store: Store
+    kind: str,
+    payloads: Payloads,
+    tmp_path: Path,
+    weed: Server,
+    bucket: str,
+    store: Store,
+    postgres_servers: Callable[[str], PostgresServer],
 ) -> AsyncIterator[Subject]:
     """The uploader of this kind, closed at the end."""
     async with AsyncExitStack() as stack:
@@ -48,6 +62,13 @@ async def subject(
             made = _http(payloads, await stack.enter_async_context(Endpoint()))
         elif kind == "presigned":
             made = await stack.enter_async_context(_presigned(payloads))
+        elif kind == "sqlite":
+            (tmp_path / "blocked").write_bytes(b"a file where the directory should be")
+            nobody = SqliteStore(tmp_path / "blocked" / "calls.db", lambda: ACCEPTED_AT, RULE)
+            made = _store(payloads, tmp_path, SqliteEngine(tmp_path), nobody)
+        elif kind == "postgres":
+            engine = PostgresEngine(postgres_servers("18"), f"test_{uuid.uuid4().hex}")
+            made = _store(payloads, tmp_path, engine, _no_server())
         else:
             made = _s3(payloads, weed, bucket, store)
         try:
@@ -101,6 +122,42 @@ def _s3(payloads: Payloads, weed: Server, bucket: str, store: Store) -> Subject:
         for chosen in (options(weed, bucket), options(weed, bucket, endpoint_url=_nobody()))
     )
     return Subject(uploader, frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), arrived, unreachable)
+
+
+def _store(payloads: Payloads, tmp_path: Path, engine: Engine, nobody: CallStore) -> Subject:
+    """A record is one part of its kind, so a whole and a core of it are the same one here."""
+
+    async def arrived() -> list[bytes]:
+        reading = engine.store()
+        calls = [await reading.call("", call.call_id) for call in await reading.calls(CallQuery())]
+        documents = {part.document for call in calls if call for part in call.parts if part.document}
+        for call in calls:
+            if call and call.summary.has_detail:
+                documents.add(await document_of(reading.detail("", call.summary.call_id)))
+        await reading.close()
+        return list(documents)
+
+    uploader, unreachable = (
+        StoreUploader("db", store, payloads, Unobserved(), tmp_path, 10) for store in (engine.store(), nobody)
+    )
+    return Subject(uploader, frozenset({Form.CORE, Form.DETAIL, Form.NOTICE}), arrived, unreachable)
+
+
+def _no_server() -> CallStore:
+    from uploaders.stores.postgres.store import PostgresStore
+
+    (port,) = free_ports(1)
+    return PostgresStore(f"postgresql://127.0.0.1:{port}/calls", RULE)
+
+
+class Unobserved:
+    """Hears what a store is given."""
+
+    def parts_written(self, *what: object) -> None:
+        """Nothing."""
+
+    def part_refused(self, *what: object) -> None:
+        """Nothing."""
 
 
 def _nobody() -> str:

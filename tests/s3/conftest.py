@@ -11,6 +11,7 @@ from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server, seaweedfs
 from tests.s3.building import Store, client_of, now, opened_store
 from tests.s3.hearing import Heard
 from tests.s3.rclone import rclone
+from tests.stores.postgres_server import postgres_servers  # noqa: F401  # a fixture
 from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
 

@@ -1,4 +1,4 @@
-"""What every uploader does, whatever it delivers to: file, HTTP, S3, and upload addresses."""
+"""What every uploader does, whatever it delivers to: file, HTTP, S3, upload addresses, and stores."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ def payloads():
 
 
 @pytest.fixture(params=KINDS)
-async def tested(request, payloads, tmp_path, weed, bucket, store):
-    async with subject(request.param, payloads, tmp_path, weed, bucket, store) as made:
+async def tested(request, payloads, tmp_path, weed, bucket, store, postgres_servers):
+    async with subject(request.param, payloads, tmp_path, weed, bucket, store, postgres_servers) as made:
         yield made
 
 

@@ -1,38 +1,24 @@
 """The stores of the conformance suite."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
-from tests.stores.postgres_server import PostgresServer
+from tests.stores.postgres_server import PostgresServer, postgres_servers  # noqa: F401  # a fixture
 from uploaders.stores.store import Store
 
 ENGINES = ("sqlite", "postgres-18", "postgres-15")
 
 
-@pytest.fixture(scope="session")
-def postgres_servers() -> Iterator[Callable[[str], PostgresServer]]:
-    """Running servers by their version, each started when it is first asked for."""
-    servers: dict[str, PostgresServer] = {}
-
-    def server(version: str) -> PostgresServer:
-        """The server of this version. Nothing here survives a crash, so nothing needs to be flushed for one."""
-        if version not in servers:
-            made = PostgresServer(version, "fsync=off", "max_connections=50")
-            made.start()
-            servers[version] = made
-        return servers[version]
-
-    yield server
-    for each in servers.values():
-        each.stop()
-
-
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Callable[[str], PostgresServer]) -> Engine:
+def engine(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    postgres_servers: Callable[[str], PostgresServer],  # noqa: F811  # the fixture
+) -> Engine:
     """A fresh database."""
     kind, _, version = request.param.partition("-")
     if kind == "sqlite":

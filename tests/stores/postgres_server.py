@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,21 @@ class PostgresServer:
             self._process.wait(DEADLINE_SECONDS)
             self._process = None
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[Callable[[str], PostgresServer]]:
+    """Running servers by their version, each started when it is first asked for."""
+    servers: dict[str, PostgresServer] = {}
+
+    def server(version: str) -> PostgresServer:
+        """The server of this version. Nothing here survives a crash, so nothing needs to be flushed for one."""
+        if version not in servers:
+            made = PostgresServer(version, "fsync=off", "max_connections=50")
+            made.start()
+            servers[version] = made
+        return servers[version]
+
+    yield server
+    for each in servers.values():
+        each.stop()

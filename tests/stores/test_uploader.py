@@ -1,7 +1,7 @@
 """Deliveries become parts of calls: through the real embedded store, from records as a spool has them."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,8 @@ class Counts:
     batches: list[int] = field(default_factory=list)
     refused: list[PartKind] = field(default_factory=list)
 
-    def parts_written(self, destination: str, size: int, seconds: float, written: Written) -> None:
-        self.batches.append(size)
+    def parts_written(self, destination: str, parts: Mapping[PartKind, int], seconds: float, written: Written) -> None:
+        self.batches.append(sum(parts.values()))
 
     def part_refused(self, destination: str, kind: PartKind) -> None:
         self.refused.append(kind)

@@ -83,10 +83,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many calls were given up."""
+    """What a sweep did: how many calls were given up."""
 
     timed_out: int = 0
     orphans: int = 0
+    waiting: int = field(default=0, compare=False)
+    """How many calls still wait for their other part."""
 
 
 # What is asked.
@@ -190,6 +192,10 @@ class Store(Protocol):
 
     async def status(self) -> StoreStatus:
         """Engine, schema and counts."""
+        ...
+
+    async def check(self) -> tuple[str, ...]:
+        """What does not belong together, a sentence each; reads every row."""
         ...
 
     async def close(self) -> None:

@@ -6,7 +6,8 @@ refuses a value is halved until the part is found that is at fault; the others a
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from spool.records import REQUEST_FORMS, Delivery, Fragment
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import SpillingBuffer
 from uploaders.document.render import BadLocation, raw_bytes_of, render
+from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, storable_text
 from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
 from uploaders.stores.store import (
@@ -39,8 +41,8 @@ _TELEMETRY: Final = b'"telemetry_data"'
 class StoreObserver(Protocol):
     """Hears what is written, for metrics."""
 
-    def parts_written(self, destination: str, size: int, seconds: float, written: Written) -> None:
-        """A transaction with so many parts was committed; those that are not `new` were duplicates."""
+    def parts_written(self, destination: str, parts: Mapping[PartKind, int], seconds: float, written: Written) -> None:
+        """A transaction with so many parts of each kind was committed; those that are not `new` were duplicates."""
         ...
 
     def part_refused(self, destination: str, kind: PartKind) -> None:
@@ -53,7 +55,7 @@ class StoreUploader:
 
     def __init__(
         self, destination: str, store: Store, payloads: PayloadReader, observer: StoreObserver, scratch: Path,
-        batch_size: int, *, spans: bool = True,
+        batch_size: int, bandwidth: Bandwidth = UNLIMITED, *, spans: bool = True,
     ) -> None:  # fmt: skip
         self.batch_size = batch_size
         self._destination = destination
@@ -61,6 +63,7 @@ class StoreUploader:
         self._payloads = payloads
         self._observer = observer
         self._scratch = scratch
+        self._bandwidth = bandwidth
         self._spans = spans
 
     async def deliver(self, delivery: Delivery) -> Outcome:
@@ -121,7 +124,8 @@ class StoreUploader:
             return [self._refused(parts[0].kind, error)]
         except StoreError as error:
             return [_failed(error)] * len(parts)
-        self._observer.parts_written(self._destination, len(parts), time.perf_counter() - started, written)
+        kinds = Counter(part.kind for part in parts)
+        self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, written)
         return [Delivered()] * len(parts)
 
     async def _write_detail(self, delivery: Delivery) -> Outcome:
@@ -140,7 +144,8 @@ class StoreUploader:
             return _failed(error)
         finally:
             copy.close()
-        self._observer.parts_written(self._destination, 1, time.perf_counter() - started, written)
+        kinds = {PartKind.DETAIL: 1}
+        self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, written)
         return Delivered()
 
     async def _frames(self, delivery: Delivery, copy: SpillingBuffer | None) -> AsyncIterator[bytes]:
@@ -154,6 +159,8 @@ class StoreUploader:
             async for frame in self._payloads.frames(delivery.record, piece):
                 if copy is not None:
                     await asyncio.to_thread(_copy, frame, copy)
+                async for _ in paced(frame, self._bandwidth.pace(delivery.lane)):
+                    pass  # it goes in one piece, once the last byte of it may
                 yield frame
 
     def _read_spans(self, delivery: Delivery, copy: SpillingBuffer, *, skip: bool) -> Iterator[Span]:

@@ -161,6 +161,13 @@ NEXT_FRAME: Final = """
 SELECT seq, frame FROM call_details WHERE project = %s AND call_id = %s AND digest = %s AND seq > %s
 ORDER BY seq LIMIT 1
 """
+CHECKS: Final = {
+    "details without frames": (
+        f"SELECT count(*) FROM call_parts p WHERE kind = {PartKind.DETAIL:d} AND NOT EXISTS "
+        "(SELECT 1 FROM call_details d WHERE d.project = p.project AND d.call_id = p.call_id AND d.digest = p.digest)"
+    )
+}
+WAITING: Final = "SELECT count(*) FROM calls_complete WHERE due_at IS NOT NULL"
 STATES: Final = "SELECT state, count(*) FROM calls_complete GROUP BY state"
 VERSION: Final = "SELECT CASE WHEN to_regclass('store_version') IS NULL THEN 0 ELSE -1 END"
 LATEST_VERSION: Final = "SELECT coalesce(max(version), 0) FROM store_version"

@@ -15,6 +15,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
 from uploaders.stores import migrations
+from uploaders.stores.checks import CHECKS, finding
 from uploaders.stores.completion import CallFields, CallState, CompletionRule
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.postgres import sql
@@ -89,7 +90,8 @@ class PostgresStore:
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`. What several sweepers find due at once they share."""
         rows = dict(await self._rows(sql.SWEEP, (limit,)))
-        return Swept(rows.get(CallState.TIMED_OUT, 0), rows.get(CallState.ORPHAN, 0))
+        ((waiting,),) = await self._rows(sql.WAITING)
+        return Swept(rows.get(CallState.TIMED_OUT, 0), rows.get(CallState.ORPHAN, 0), waiting)
 
     async def calls(self, query: CallQuery) -> list[CallSummary]:
         """See `Store.calls`."""
@@ -137,6 +139,11 @@ class PostgresStore:
         ((version,),) = await self._rows(sql.LATEST_VERSION)
         ((server,),) = await self._rows("SELECT current_setting('server_version')")
         return StoreStatus(f"PostgreSQL {server.split()[0]}", version, {CallState(state): n for state, n in states})
+
+    async def check(self) -> tuple[str, ...]:
+        """See `Store.check`."""
+        found = {what: (await self._rows(statement))[0][0] for what, statement in {**CHECKS, **sql.CHECKS}.items()}
+        return tuple([finding(what, count) for what, count in found.items() if count])
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -19,6 +19,7 @@ import msgspec
 
 from spool.records import Clock
 from uploaders.stores import migrations
+from uploaders.stores.checks import CHECKS, finding
 from uploaders.stores.completion import (
     EXPIRED_STATES,
     CallFields,
@@ -84,6 +85,12 @@ _SHOWN_DETAIL: Final = """
 SELECT detail_id FROM calls_complete JOIN call_parts USING (project, call_id)
 WHERE project = ? AND call_id = ? AND kind = ? AND digest = detail_digest
 """
+_CHECKS: Final = {
+    "details without frames": (
+        f"SELECT count(*) FROM call_parts p WHERE kind = {PartKind.DETAIL:d} AND NOT EXISTS "
+        "(SELECT 1 FROM call_details d WHERE d.detail_id = p.detail_id)"
+    )
+}
 _NEXT_FRAME: Final = "SELECT seq, frame FROM call_details WHERE detail_id = ? AND seq > ? ORDER BY seq LIMIT 1"
 _PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 12)})"
 
@@ -171,6 +178,12 @@ class SqliteStore:
         ((version,),) = await self._reading.run(lambda reading: reading.execute("PRAGMA user_version"))
         calls = {CallState(state): count for state, count in rows}
         return StoreStatus(f"SQLite {sqlite3.sqlite_version}", version, calls)
+
+    async def check(self) -> tuple[str, ...]:
+        """See `Store.check`."""
+        await self.open()
+        found = {what: await self._reading.run(partial(_count, sql)) for what, sql in {**CHECKS, **_CHECKS}.items()}
+        return tuple([finding(what, count) for what, count in found.items() if count])
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -276,7 +289,8 @@ class SqliteStore:
                 given_up[row.state] += 1
             for (detail_id,) in writing.execute(abandoned, (now - ABANDONED_AFTER,)):
                 _delete_detail(writing, detail_id)
-        return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN])
+        ((waiting,),) = writing.execute("SELECT count(*) FROM calls_complete WHERE due_at IS NOT NULL")
+        return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
 
 
 class _Connection:
@@ -284,6 +298,7 @@ class _Connection:
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._closed = False
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -293,11 +308,16 @@ class _Connection:
 
     async def run(self, work: Callable[["_Connection"], Result]) -> Result:
         """Do the work in the thread. It runs to its end also where the caller is cancelled."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work)
 
     async def close(self) -> None:
-        """Disconnect and end the thread."""
+        """Disconnect and end the thread; nothing where that was done."""
+        if self._closed:
+            return
         await self.run(_Connection.disconnect)
+        self._closed = True
         self._thread.shutdown()
 
     def connect(self, path: Path) -> None:
@@ -485,6 +505,11 @@ def _part_of(columns: Sequence[Any], shown: Collection[bytes]) -> StoredPart:  #
     kind, event, digest, accepted_at, source_uid, document = columns
     is_shown = kind in {PartKind.UPDATE, PartKind.REFERENCE} or digest in shown
     return StoredPart(PartKind(kind), event, digest, accepted_at, source_uid, document, is_shown)
+
+
+def _count(statement: str, reading: _Connection) -> int:
+    ((count,),) = reading.execute(statement)
+    return int(count)
 
 
 def _read_frame(detail_id: int, after: int, reading: _Connection) -> list[Any]:  # Any: a row

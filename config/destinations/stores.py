@@ -1,0 +1,86 @@
+"""The settings of stores: databases that calls are put together in, from their start, end and detail."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field
+
+from config.destinations.base import DestinationTable, LaneConcurrency
+from config.types import Choice, Duration, Shown, format_path
+from config.values import MINUTE, mask_address
+
+SQLITE_SCHEME = "sqlite:///"
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+
+
+class SpansStored(StrEnum):
+    """What a store keeps of spans besides the detail that holds them."""
+
+    COLUMNS = "columns"
+    """A row for each: name, ids, times and status."""
+    NONE = "none"
+    """Nothing."""
+
+
+class StoreTable(DestinationTable):
+    """What every store has."""
+
+    batch_max: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """The most call logs in one transaction."""
+    spans: Annotated[SpansStored, Choice] = SpansStored.COLUMNS
+    """`columns`: a row for each span in the table `spans`; `none`: only in the detail."""
+
+
+def _sqlite_path(value: object) -> object:
+    """A path, or `sqlite:///PATH` (`sqlite:////absolute/path`)."""
+    if isinstance(value, str):
+        value = value.removeprefix(SQLITE_SCHEME)
+        if not value.strip() or "://" in value:
+            raise ValueError("should be the path of a file, or sqlite:///PATH (four slashes before an absolute path)")
+    return value
+
+
+def _postgres_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if urlsplit(value).scheme not in POSTGRES_SCHEMES:
+        raise ValueError("should begin with postgresql://, such as postgresql://user@host/database")
+    return value
+
+
+class SqliteDestination(StoreTable):
+    """A SQLite file."""
+
+    type: Literal["sqlite"]
+    """`sqlite`: a store in a file on this machine; needs nothing else."""
+    path: Annotated[Path, BeforeValidator(_sqlite_path), Shown(format_path)]
+    """The file; it and its directory are made. Not on a network file system."""
+    concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=2, detail=1))
+    """Batches in flight at once, for each lane: one is written while the next is prepared."""
+
+    @property
+    def target(self) -> str:
+        """See `DestinationTable`."""
+        return format_path(self.path)
+
+
+class PostgresDestination(StoreTable):
+    """A PostgreSQL database, which several receivers may share."""
+
+    type: Literal["postgres"]
+    """`postgres`: a store in PostgreSQL 15 or newer; needs `pip install callspool[postgres]`."""
+    url: Annotated[str, BeforeValidator(_postgres_url), Shown(mask_address)] = Field(repr=False)
+    """The database, as `postgresql://user:password@host:port/database?sslmode=verify-full`."""
+    pool: Annotated[int, Field(ge=1, le=100)] = 8
+    """The most connections of this process."""
+    statement_timeout: Duration = MINUTE
+    """For one statement; a batch that takes longer is tried again."""
+    concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=4, detail=2))
+    """Batches in flight at once, for each lane."""
+
+    @property
+    def target(self) -> str:
+        """See `DestinationTable`."""
+        return mask_address(self.url)

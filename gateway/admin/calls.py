@@ -1,0 +1,163 @@
+"""Calls as a store has put them together: listed, shown whole, and the detail of one, streamed.
+
+Documents are handed out to whoever presents a token, and to nobody else. Lists and what is known of a call hold none.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from aiohttp import web
+
+from gateway.admin.auth import HEADERS, Access, answer, refused
+from gateway.admin.view import GatewayView
+from gateway.calls import MOST_CALLS, CallList, document_of, entry_of
+from gateway.trace import trace_of
+from spool.errors import SpoolError
+from spool.payload.frames import decode
+from uploaders.redact import redact
+from uploaders.stores.completion import CallState
+from uploaders.stores.parts import PartKind, moment
+from uploaders.stores.store import CallQuery, Store, StoredCall, StoreError
+
+
+class CallHandlers:
+    """Answers what is asked of calls."""
+
+    def __init__(self, gateway: GatewayView) -> None:
+        self._gateway = gateway
+
+    def add_to(self, app: web.Application, access: Access) -> None:
+        """Add the routes. An id may hold slashes, so the one with the longest path comes first."""
+        app.router.add_get("/api/calls", access.local(self._with_store(self.calls)))
+        app.router.add_get("/api/calls/{call_id:.+}/detail", access.protected(self._with_store(self.detail)))
+        whole = access.protected(self._with_store(self.whole))
+        outline = access.local(self._with_store(self.outline))
+        trace = access.local(self.trace)
+
+        async def call(request: web.Request) -> web.StreamResponse:
+            """With a token the whole call, without one what is known of it; where there is no store, its trace."""
+            if self._gateway.call_store is None:
+                return await trace(request)
+            return await (whole if "Authorization" in request.headers else outline)(request)
+
+        app.router.add_get("/api/calls/{call_id:.+}", call)
+
+    async def calls(self, request: web.Request, store: Store) -> web.StreamResponse:
+        """The newest calls, as far as the query selects them."""
+        try:
+            query = _query_of(request.query)
+        except ValueError as error:
+            return refused(400, "bad_request", f"Invalid request: {error}.", "docs/receiver.md describes the queries.")
+        return answer(CallList(tuple([entry_of(call) for call in await store.calls(query)])))
+
+    async def whole(self, request: web.Request, store: Store) -> web.StreamResponse:
+        """One call with its documents."""
+        return await self._call(request, store, with_documents=True)
+
+    async def outline(self, request: web.Request, store: Store) -> web.StreamResponse:
+        """One call without its documents."""
+        return await self._call(request, store, with_documents=False)
+
+    async def detail(self, request: web.Request, store: Store) -> web.StreamResponse:
+        """The detail that a call shows, as JSON, a frame at a time; of a small call log, which has none, all of it."""
+        key = (request.query.get("project", ""), request.match_info["call_id"])
+        frames = store.detail(*key)
+        first = await anext(frames, None)
+        if first is None:
+            return _in_place_of_a_detail(await store.call(*key))
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/json"})
+        await response.prepare(request)
+        with suppress(ConnectionError):  # whoever asked has heard enough
+            await response.write(await asyncio.to_thread(decode, first))
+            async for frame in frames:
+                await response.write(await asyncio.to_thread(decode, frame))
+            await response.write_eof()
+        return response
+
+    async def trace(self, request: web.Request) -> web.Response:
+        """The trace of a call; 404 if the spool knows none of that id, 503 if it cannot be read."""
+        call_id = request.match_info["call_id"]
+        try:
+            records = await self._gateway.trace(call_id)
+        except SpoolError as error:
+            return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
+        if not records:
+            hint = "Receipts of delivered calls are kept for a limited time only."
+            return refused(404, "unknown_call", "The spool knows no call of this id.", hint)
+        return answer(trace_of(call_id, records))
+
+    async def _call(self, request: web.Request, store: Store, *, with_documents: bool) -> web.StreamResponse:
+        call_id = request.match_info["call_id"]
+        found = await store.call(request.query.get("project", ""), call_id)
+        if found is None:
+            return await self.trace(request)
+        try:
+            records = trace_of(call_id, await self._gateway.trace(call_id)).records
+        except SpoolError:
+            records = ()
+        return answer(document_of(found, records, with_documents=with_documents))
+
+    def _with_store(
+        self, handler: Callable[[web.Request, Store], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Give the handler the store, and answer for a store that is not there or not well."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            """Ask the store."""
+            store = self._gateway.call_store
+            if store is None:
+                hint = "Set CALLSPOOL_DATABASE_URL, or add a destination of type sqlite or postgres."
+                return refused(404, "no_store", "This gateway has no store of calls.", hint)
+            try:
+                return await handler(request, store)
+            except StoreError as error:
+                return refused(503, "store_unavailable", redact(str(error)), "Try again when the database answers.")
+
+        return handle
+
+
+def _in_place_of_a_detail(call: StoredCall | None) -> web.Response:
+    if call is None:
+        return _unknown_call()
+    ends = [part for part in call.parts if part.shown and part.kind in {PartKind.END, PartKind.CALL}]
+    if not ends:
+        hint = "`GET /api/calls/ID` says what there is of it so far."
+        return refused(404, "no_detail", "The store has neither detail nor end of this call.", hint)
+    return web.Response(body=ends[0].document, content_type="application/json", headers=HEADERS)
+
+
+def _unknown_call() -> web.Response:
+    return refused(404, "unknown_call", "The store knows no call of this id.", "`callspool calls list` lists calls.")
+
+
+def _query_of(query: Mapping[str, str]) -> CallQuery:
+    """The query of a request. Raises `ValueError` for what cannot be asked."""
+    known = {"project", "limit", "since", "until", "agent", "number", "state"}
+    if unknown := sorted(set(query) - known):
+        raise ValueError(f"unknown parameter {unknown[0]}")
+    limit = query.get("limit", "50")
+    if not limit.isdecimal() or not 1 <= int(limit) <= MOST_CALLS:
+        raise ValueError(f"limit should be a number from 1 to {MOST_CALLS}")
+    state = query.get("state")
+    if state is not None and state.upper() not in CallState.__members__:
+        raise ValueError(f"state should be one of {', '.join(CallState.__members__).lower()}")
+    return CallQuery(
+        project=query.get("project", ""),
+        limit=int(limit),
+        since=_time(query, "since"),
+        until=_time(query, "until"),
+        agent_id=query.get("agent"),
+        customer_number=query.get("number"),
+        state=None if state is None else CallState[state.upper()],
+    )
+
+
+def _time(query: Mapping[str, str], name: str) -> int | None:
+    given = query.get(name)
+    if given is None:
+        return None
+    at = moment(float(given) if given.replace(".", "", 1).isdecimal() else given)
+    if at is None:
+        raise ValueError(f"{name} should be a time, such as 2026-01-31T12:00:00Z or 1769860800")
+    return at

@@ -1,0 +1,104 @@
+"""A call as the store of a receiver shows it, shaped for people and for JSON.
+
+Pure: the same document is served by the admin API and read by the command line.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.trace import RecordTrace, instant
+from uploaders.stores.parts import PartKind
+from uploaders.stores.store import CallSummary, StoredCall
+
+MOST_CALLS = 1000
+"""In one list."""
+
+
+class CallEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A call in a list. Times are ISO 8601 in UTC."""
+
+    call_id: str
+    state: str
+    """pending, open, ended, complete, timed_out or orphan."""
+    late: bool
+    agent_id: str | None
+    customer_number: str | None
+    environment: str | None
+    started_at: str | None
+    ended_at: str | None
+    duration_seconds: float | None
+    reason: str | None
+    summary: Mapping[str, int | float] | None
+    error: str | None
+    first_part_at: str
+    completed_at: str | None
+    conflicts: int
+    has_detail: bool
+
+
+class CallList(msgspec.Struct, frozen=True):
+    """The newest calls first."""
+
+    calls: tuple[CallEntry, ...]
+
+
+class CallDocument(CallEntry, frozen=True, kw_only=True):
+    """One call with the trace of its records in the spool, and for whoever may read them its documents as they came."""
+
+    start: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
+    end: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
+    updates: tuple[msgspec.Raw, ...] | msgspec.UnsetType = msgspec.UNSET
+    references: tuple[msgspec.Raw, ...] | msgspec.UnsetType = msgspec.UNSET
+    records: tuple[RecordTrace, ...]
+
+
+def entry_of(call: CallSummary) -> CallEntry:
+    """A call in a list."""
+    return CallEntry(**_columns(call))
+
+
+def _columns(call: CallSummary) -> dict[str, Any]:  # Any: what the columns of an entry are
+    fields = call.fields
+    return {
+        "call_id": call.call_id,
+        "state": call.state.name.lower(),
+        "late": call.late,
+        "agent_id": fields.agent_id,
+        "customer_number": fields.customer_number,
+        "environment": fields.environment,
+        "started_at": _instant(fields.started_at),
+        "ended_at": _instant(fields.ended_at),
+        "duration_seconds": fields.duration_seconds,
+        "reason": fields.reason,
+        "summary": fields.summary,
+        "error": call.error,
+        "first_part_at": instant(call.first_part_at),
+        "completed_at": _instant(call.completed_at),
+        "conflicts": call.conflicts,
+        "has_detail": call.has_detail,
+    }
+
+
+def _instant(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else instant(milliseconds)
+
+
+def document_of(call: StoredCall, records: tuple[RecordTrace, ...], *, with_documents: bool) -> CallDocument:
+    """A call from a store, with the trace of its records."""
+
+    if not with_documents:
+        return CallDocument(**_columns(call.summary), records=records)
+
+    def shown(*kinds: PartKind) -> tuple[msgspec.Raw, ...]:
+        return tuple([msgspec.Raw(part.document) for part in call.parts if part.shown and part.kind in kinds])
+
+    return CallDocument(
+        **_columns(call.summary),
+        start=next(iter(shown(PartKind.START)), None),
+        end=next(iter(shown(PartKind.END, PartKind.CALL)), None),
+        updates=shown(PartKind.UPDATE),
+        references=shown(PartKind.REFERENCE),
+        records=records,
+    )

@@ -1,0 +1,117 @@
+"""`callspool calls list`, `show` and `detail`: what the store of a receiver holds, asked through its admin API."""
+
+import sys
+
+import click
+import msgspec
+from rich.console import Group, RenderableType
+
+from config.values import ListenAddress
+from gateway.calls import MOST_CALLS, CallDocument, CallEntry, CallList
+from gateway.cli.client import admin_option, ask, download, explained
+from gateway.cli.output import output, plain, table
+from uploaders.stores.completion import CallState
+
+_STYLES = {"open": "yellow", "ended": "yellow", "pending": "yellow", "timed_out": "red", "orphan": "red"}
+
+_decode_list = msgspec.json.Decoder(CallList).decode
+_decode_call = msgspec.json.Decoder(CallDocument).decode
+_raw_list = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@click.group(short_help="List and show the calls in the store.")
+def calls() -> None:
+    """List and show calls as the store of this gateway has put them together."""
+
+
+@calls.command("list", short_help="List the newest calls.")
+@admin_option
+@click.option("--limit", type=click.IntRange(1, MOST_CALLS), default=50, show_default=True, help="How many at most.")
+@click.option("--since", metavar="TIME", help="Began at or after this time (ISO 8601 or Unix).")
+@click.option("--until", metavar="TIME", help="Began before this time.")
+@click.option("--agent", metavar="ID", help="Of this agent.")
+@click.option("--number", metavar="NUMBER", help="With this customer number.")
+@click.option("--state", type=click.Choice([state.name.lower() for state in CallState]), help="In this state.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+def list_(
+    address: ListenAddress, *, limit: int, since: str | None, until: str | None, agent: str | None,
+    number: str | None, state: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """List the newest calls, as far as the options select them."""
+    given = {"since": since, "until": until, "agent": agent, "number": number, "state": state}
+    query = {"limit": str(limit), **{name: value for name, value in given.items() if value is not None}}
+    with explained():
+        body = ask(address, "api", "calls", query=query)
+        if as_json:
+            click.echo(bytes(_raw_list(body)["calls"]).decode())
+            return
+        found = _decode_list(body).calls
+        output().print(_table(found) if found else plain("No call.", "dim"))
+
+
+@calls.command(short_help="Show one call with its documents.")
+@click.argument("call_id")
+@admin_option
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
+def show(call_id: str, address: ListenAddress, *, as_json: bool) -> None:
+    """Show one call: what its start and its end say, its updates, and where each part came from."""
+    with explained():
+        body = ask(address, "api", "calls", call_id)
+        if as_json:
+            click.echo(body.decode())
+        else:
+            output().print(_described(_decode_call(body)))
+
+
+@calls.command(short_help="Print the detail of a call.")
+@click.argument("call_id")
+@admin_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON: the only form that a detail has.")
+def detail(call_id: str, address: ListenAddress, *, as_json: bool) -> None:  # noqa: ARG001  # as the others have it
+    """Print the detail of a call as JSON, each value as it was posted."""
+    with explained():
+        for block in download(address, "api", "calls", call_id, "detail"):
+            sys.stdout.buffer.write(block)
+        sys.stdout.buffer.write(b"\n")
+
+
+def _table(found: tuple[CallEntry, ...]) -> RenderableType:
+    shown = table("Call", "State", "Began", "Seconds", "Agent", "Number", "Turns", "Ended because", numbers=_NUMBERS)
+    for call in found:
+        turns = (call.summary or {}).get("turns", "-")
+        shown.add_row(
+            plain(call.call_id),
+            _state(call),
+            plain(call.started_at or call.first_part_at),
+            plain("-" if call.duration_seconds is None else round(call.duration_seconds)),
+            plain(call.agent_id or "-"),
+            plain(call.customer_number or "-"),
+            plain(turns),
+            plain(call.reason or "-"),
+        )
+    return shown
+
+
+_NUMBERS = ("Seconds", "Turns")
+
+
+def _state(call: CallEntry) -> RenderableType:
+    return plain(f"{call.state} (late)" if call.late else call.state, _STYLES.get(call.state, "green"))
+
+
+def _described(call: CallDocument) -> RenderableType:
+    shown = table("", "")
+    shown.show_header = False
+    for name in CallEntry.__struct_fields__:
+        value = getattr(call, name)
+        if value is not None and name != "call_id":
+            shown.add_row(plain(name.replace("_", " "), "bold"), plain(value))
+    parts: list[RenderableType] = [plain(f"call {call.call_id}", "bold"), shown]
+    for name in ("start", "end"):
+        document = getattr(call, name)
+        if isinstance(document, msgspec.Raw):
+            parts += [plain(f"\n{name}", "bold"), plain(bytes(document).decode())]
+    for name in ("updates", "references"):
+        for document in getattr(call, name) or ():
+            parts += [plain(f"\n{name[:-1]}", "bold"), plain(bytes(document).decode())]
+    return Group(*parts)

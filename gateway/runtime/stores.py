@@ -1,0 +1,82 @@
+"""The stores of a gateway: opened at the start, swept while it runs, and asked.
+
+A store is written to by its uploader. What is left is here: calls whose missing part does not come in time are given
+up, and whoever asks for a call asks the first store of the configuration.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final, Protocol
+
+import structlog
+
+from uploaders.stores.store import Store, StoreError, StoreUnavailable, Swept
+
+OPEN_SECONDS: Final = 5.0
+"""How long a start waits for a database; one that answers later is opened by the first write."""
+SWEEP_LIMIT: Final = 1000
+"""Calls that are given up in one transaction."""
+
+_log = structlog.get_logger(__name__)
+
+
+class SweepObserver(Protocol):
+    """Hears what is given up, for metrics."""
+
+    def calls_swept(self, destination: str, swept: Swept) -> None:
+        """Calls were given up, and others wait still."""
+        ...
+
+
+class CallStores:
+    """The stores by the names of their destinations, in the order of the configuration."""
+
+    def __init__(self, stores: Mapping[str, Store], sweep_seconds: float, observer: SweepObserver) -> None:
+        self._stores = stores
+        self._sweep_seconds = sweep_seconds
+        self._observer = observer
+        self._sweepers: list[asyncio.Task[None]] = []
+
+    @property
+    def first(self) -> Store | None:
+        """The store that answers questions; None where no destination is a store."""
+        return next(iter(self._stores.values()), None)
+
+    async def open(self) -> None:
+        """Connect and migrate. A database that cannot be reached is waited for later.
+
+        Raises `StoreRefused` where that would not help: a newer schema, the wrong database, a missing grant.
+        """
+        for name, store in self._stores.items():
+            try:
+                async with asyncio.timeout(OPEN_SECONDS):
+                    await store.open()
+            except (StoreUnavailable, TimeoutError) as error:
+                reason = str(error) or f"no answer within {OPEN_SECONDS:.0f} s"
+                _log.warning("store_unavailable", destination=name, reason=reason)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._sweepers = [asyncio.create_task(self._sweep(name, store)) for name, store in self._stores.items()]
+
+    async def stop(self) -> None:
+        """End it, before the stores are closed."""
+        for sweeper in self._sweepers:
+            sweeper.cancel()
+        await asyncio.gather(*self._sweepers, return_exceptions=True)
+        self._sweepers = []
+
+    async def _sweep(self, name: str, store: Store) -> None:
+        while True:
+            # A store in trouble is reported by the deliveries to it.
+            with suppress(StoreError):
+                await self._sweep_once(name, store)
+            await asyncio.sleep(self._sweep_seconds)
+
+    async def _sweep_once(self, name: str, store: Store) -> None:
+        while True:
+            swept = await store.sweep(SWEEP_LIMIT)
+            self._observer.calls_swept(name, swept)
+            if swept.timed_out + swept.orphans < SWEEP_LIMIT:
+                return

@@ -1,0 +1,142 @@
+"""Calls from the store of a receiver, asked over HTTP: a real embedded store behind the real admin application."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spool.records import DeliveryState, Form
+from tests.admin.world import World, traced, traced_delivery
+from tests.stores.calls import detail_of, part_of
+from tests.stores.engines import SqliteEngine
+from uploaders.stores.parts import PartKind
+from uploaders.stores.store import Store, StoreUnavailable
+
+BEARER = {"Authorization": "Bearer hush"}
+EXACT = b'{"call_id":"c1","n":1e400,"s":"\\ud800\\u0000","k":1,"k":2,"big":1234567890123456789012345}'
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """A complete call with a detail, an open one and an orphan-to-be."""
+    made = SqliteEngine(tmp_path).store()
+    await made.write(
+        [
+            part_of(PartKind.START, agent_id="a", call_started_at=1_764_320_400, customer_number="+49"),
+            part_of(PartKind.END, document=EXACT),
+            part_of(PartKind.UPDATE, document=b'{"recording_url": "u"}'),
+            part_of(PartKind.REFERENCE, document=b'{"s3_key": "k"}'),
+            part_of(PartKind.START, "rooms/7", agent_id="b"),
+            part_of(PartKind.END, "whole", note=1.10),
+        ]
+    )
+    await made.write_detail(part_of(PartKind.DETAIL, document=EXACT), detail_of(EXACT, step=7))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def client(aiohttp_client: Callable[..., Any], store: Store) -> Any:
+    """Somebody who has the token."""
+    return await aiohttp_client(World(call_store=store, token="hush").app, headers=BEARER)
+
+
+async def test_a_call_comes_back_whole(client: Any):
+    """Columns, documents as they were posted, and the other parts in one answer."""
+    body = await (await client.get("/api/calls/c1")).read()
+    assert EXACT in body
+    call = json.loads(body)
+    assert (call["state"], call["late"], call["agent_id"], call["customer_number"]) == ("complete", False, "a", "+49")
+    assert call["started_at"] == "2025-11-28T09:00:00.000Z"
+    assert (call["updates"], call["references"]) == ([{"recording_url": "u"}], [{"s3_key": "k"}])
+    assert (call["start"]["wcall_event"], call["has_detail"], call["records"]) == ("call_started", True, [])
+
+
+async def test_a_detail_comes_back_byte_for_byte(client: Any):
+    """Its frames are decompressed one after the other; nothing of it is read anew."""
+    answer = await client.get("/api/calls/c1/detail")
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert await answer.read() == EXACT
+
+
+async def test_a_call_in_one_piece_is_its_own_detail(client: Any):
+    """Who asks for the detail of a small call log gets that; of a call that has only begun, a reason."""
+    assert json.loads(await (await client.get("/api/calls/whole/detail")).read())["note"] == 1.10
+    assert (await client.get("/api/calls/rooms%2F7/detail")).status == 404
+
+
+async def test_calls_are_listed_and_selected(client: Any):
+    """By the parameters of the query, the newest first."""
+
+    async def listed(query: str = "") -> list[str]:
+        return [call["call_id"] for call in (await (await client.get(f"/api/calls{query}")).json())["calls"]]
+
+    assert set(await listed()) == {"c1", "rooms/7", "whole"}
+    assert await listed("?state=open") == ["rooms/7"]
+    assert await listed("?agent=a") == ["c1"]
+    assert await listed("?number=%2B49") == ["c1"]
+    assert await listed("?until=2025-11-28T09:00:01Z") == ["c1"]
+    assert await listed("?since=1764320401&state=ended") == ["whole"]
+    assert len(await listed("?limit=1")) == 1
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "limit=x", "state=lost", "since=yesterday", "since=1..2", "unknown=1"]
+)
+async def test_a_query_that_cannot_be_asked_is_refused(client: Any, query: str):
+    """With what would be right."""
+    answer = await client.get(f"/api/calls?{query}")
+    assert answer.status == 400
+    assert (await answer.json())["error"]["code"] == "bad_request"
+
+
+async def test_an_unknown_call_is_404(client: Any):
+    """In the store and in the spool."""
+    for path in ("/api/calls/nobody", "/api/calls/nobody/detail"):
+        answer = await client.get(path)
+        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "unknown_call")
+
+
+async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callable[..., Any], store: Store):
+    """From this machine without one there are lists and what is known of a call, and nothing that anybody said."""
+    trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
+    client = await aiohttp_client(World(call_store=store, calls=trace).app)
+    assert (await client.get("/api/calls/c1/detail")).status == 401
+    outline = await (await client.get("/api/calls/c1")).json()
+    assert (outline["state"], len(outline["records"])) == ("complete", 1)
+    assert not {"start", "end", "updates", "references"} & set(outline)
+    listed = (await (await client.get("/api/calls")).json())["calls"]
+    assert {call["call_id"] for call in listed} == {"c1", "rooms/7", "whole"}
+    assert (await client.get("/api/calls/c1", headers={"Authorization": "Bearer wrong"})).status == 401
+
+
+async def test_a_call_that_is_still_in_the_spool_has_its_trace(aiohttp_client: Callable[..., Any], store: Store):
+    """What the store does not have yet is where the trace says."""
+    trace = {"c2": (traced(traced_delivery(Form.WHOLE, DeliveryState.READY)),)}
+    waiting = await aiohttp_client(World(call_store=store, calls=trace).app)
+    answer = await (await waiting.get("/api/calls/c2")).json()
+    assert answer["records"][0]["stage"] == "queued"
+
+
+async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: Callable[..., Any]):
+    """The answer names what to configure; the trace of a call is there all the same."""
+    trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
+    client = await aiohttp_client(World(calls=trace).app)
+    answer = await client.get("/api/calls")
+    assert (answer.status, (await answer.json())["error"]["code"]) == (404, "no_store")
+    assert (await client.get("/api/calls/c1")).status == 200
+
+
+async def test_a_store_in_trouble_is_503(aiohttp_client: Callable[..., Any], store: Store, monkeypatch: Any):
+    """With the reason, and no secret in it."""
+
+    async def down(*_: object) -> None:
+        raise StoreUnavailable("cannot reach postgresql://user:hush@host/calls")
+
+    monkeypatch.setattr(store, "calls", down)
+    client = await aiohttp_client(World(call_store=store).app)
+    answer = await client.get("/api/calls")
+    assert answer.status == 503
+    assert "hush" not in await answer.text()

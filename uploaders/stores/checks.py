@@ -1,0 +1,40 @@
+"""What must be true of every store: each statement counts the rows for which it is not."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from uploaders.stores.parts import PartKind
+
+_PART_OF_ROW: Final = "p.project = c.project AND p.call_id = c.call_id AND p.digest = c.{0}_digest AND p.kind IN ({1})"
+
+
+def _unshown(slot: str, *kinds: PartKind) -> str:
+    part = _PART_OF_ROW.format(slot, ", ".join(str(int(kind)) for kind in kinds))
+    return (
+        f"SELECT count(*) FROM calls_complete c WHERE c.{slot}_digest IS NOT NULL "
+        f"AND NOT EXISTS (SELECT 1 FROM call_parts p WHERE {part})"
+    )
+
+
+CHECKS: Final[Mapping[str, str]] = {
+    "parts without the row of their call": (
+        "SELECT count(*) FROM call_parts p WHERE NOT EXISTS "
+        "(SELECT 1 FROM calls_complete c WHERE c.project = p.project AND c.call_id = p.call_id)"
+    ),
+    "calls without any part": (
+        "SELECT count(*) FROM calls_complete c WHERE NOT EXISTS "
+        "(SELECT 1 FROM call_parts p WHERE p.project = c.project AND p.call_id = c.call_id)"
+    ),
+    "calls whose start is missing": _unshown("start", PartKind.START),
+    "calls whose end is missing": _unshown("end", PartKind.END, PartKind.CALL),
+    "calls whose detail is missing": _unshown("detail", PartKind.DETAIL),
+    "calls that are complete without a start and an end": (
+        "SELECT count(*) FROM calls_complete WHERE completed_at IS NOT NULL AND end_digest IS NULL"
+    ),
+}
+"""The same text for SQLite and PostgreSQL."""
+
+
+def finding(what: str, count: int) -> str:
+    """A sentence for people."""
+    return f"{count} {what}"
