@@ -28,6 +28,7 @@ from uploaders.s3.object import (
     Attributes,
     Checksum,
     ChecksumKind,
+    ChecksumMode,
     WholeChecksum,
     only_new,
     stored_parameters,
@@ -228,7 +229,7 @@ class Bucket:
     async def head(self, key: str) -> ObjectState:
         """What the server tells of an object. Raises `NoSuchObject`."""
         async with self._request("HeadObject") as client:
-            told = await client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
+            told = await client.head_object(Bucket=self.name, Key=key, **self._checksum_mode())
             size = _required(told.get("ContentLength"), "Content-Length")
         record_uid = told.get("Metadata", {}).get(RECORD_UID)
         return ObjectState(size, _bare(told.get("ETag", "")), told.get("ChecksumCRC32"), record_uid)
@@ -324,6 +325,10 @@ class Bucket:
         if self._options.checksums:
             return Checksum(ChecksumCRC32=encoded_crc32(part.crc32))
         return Checksum(ContentMD5=encoded_md5(part.md5))
+
+    def _checksum_mode(self) -> ChecksumMode:
+        """Whether a HEAD asks for checksums: a server that rejects them in uploads may reject the question, too."""
+        return ChecksumMode(ChecksumMode="ENABLED") if self._options.checksums else ChecksumMode()
 
     def _checksum_kind(self) -> ChecksumKind:
         """What the begin of an upload in parts says of checksums to come."""

@@ -40,7 +40,7 @@ ADVICE = MappingProxyType(
         "they are looked up again without a restart",
         ErrorClass.DENIED: "allow {permission}; a bucket or key policy may forbid it, too",
         ErrorClass.NOT_SUPPORTED: 'the server does not support it: try encryption = "none", no storage_class, '
-        "checksums = false",
+        "checksums = false, if_none_match = false",
         ErrorClass.TOO_LARGE: "the server does not accept an object of this size",
     }
 )
@@ -96,6 +96,10 @@ _PERMISSIONS = MappingProxyType(
         "PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
     }
 )
+
+
+ABOUT_ONE_OBJECT = frozenset(["KeyTooLongError", "MetadataTooLarge", "EntityTooSmall"])
+"""Refusals that no setting would change: another object may well be accepted."""
 
 
 def classify(operation: str, code: str, status: int) -> ErrorClass:

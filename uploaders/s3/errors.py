@@ -52,6 +52,10 @@ class NotSupported(S3Failure):
     """The server does not know what was asked of it."""
 
 
+class Unacceptable(S3Failure):
+    """The server rejects the request for a reason that it calls the object's."""
+
+
 class BadCredentials(S3Failure):
     """There are no credentials, or the server does not accept them: they are to be looked up anew."""
 
@@ -69,6 +73,7 @@ _FAILURES: dict[ErrorClass, type[S3Failure]] = {
     ErrorClass.NO_OBJECT: NoSuchObject,
     ErrorClass.EXISTS: ObjectExists,
     ErrorClass.NOT_SUPPORTED: NotSupported,
+    ErrorClass.UNACCEPTABLE: Unacceptable,
     ErrorClass.CREDENTIALS: BadCredentials,
     ErrorClass.DENIED: AccessDenied,
 }

@@ -182,6 +182,12 @@ class ChecksumKind(TypedDict, total=False):
     ChecksumType: Literal["FULL_OBJECT"]
 
 
+class ChecksumMode(TypedDict, total=False):
+    """Whether the response to a HEAD is to hold checksums."""
+
+    ChecksumMode: Literal["ENABLED"]
+
+
 class WholeChecksum(TypedDict, total=False):
     """What the end of an upload in parts is checked by."""
 

@@ -10,10 +10,11 @@ no ACLs, no versioning of its own.
 from contextlib import aclosing
 
 from spool.records import OBJECT_FORMS, Clock, Delivery, Form, Lane
-from uploaders.base import Delivered, Outcome, PayloadReader, Refused, S3Observer, SilentObserver, UploaderState
+from uploaders.base import Delivered, Outcome, PayloadReader, Refused, S3Observer, Scope, SilentObserver, UploaderState
 from uploaders.rate_limit import UNLIMITED, Bandwidth
 from uploaders.s3.client import Bucket, S3Connection
-from uploaders.s3.errors import S3Failure
+from uploaders.s3.error_codes import ABOUT_ONE_OBJECT, ADVICE, ErrorClass
+from uploaders.s3.errors import S3Failure, Unacceptable
 from uploaders.s3.multipart import MultipartUploader, StaleUploads
 from uploaders.s3.object import CONTENT_TYPE, Attributes, ObjectBody, metadata_of, object_body
 from uploaders.s3.options import ObjectContent, ObjectTooLarge, PartPlan, S3Options, plan_parts
@@ -51,6 +52,8 @@ class S3Uploader:
         )
         self._stale = StaleUploads(self._bucket, ledger, observer)
         self._tidy_at = 0
+        self._works = False
+        """Whether the bucket accepted an object since the start."""
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one attempt. Errors of the spool pass through: no destination caused them."""
@@ -66,8 +69,11 @@ class S3Uploader:
         try:
             await self._tidy(delivery.destination)
             sent = await self._upload(delivery, target, body, plan)
+        except Unacceptable as failure:
+            return self._rejected(failure)
         except S3Failure as failure:
             return failure.outcome
+        self._works = True
         seconds = (self._clock() - started) / 1000
         self._observer.object_delivered(delivery.destination, sent.size, seconds, large=delivery.lane is Lane.DETAIL)
         return Delivered(location=f"s3://{self._bucket.name}/{target.key}")
@@ -75,6 +81,17 @@ class S3Uploader:
     async def close(self) -> None:
         """Close the connections."""
         await self._connection.close()
+
+    def _rejected(self, failure: Unacceptable) -> Outcome:
+        """A bucket that has not accepted anything yet rejects a header rather than an object, whatever it says.
+
+        Some servers answer 400 to a checksum, an encryption or a condition that they do not support: then no object
+        becomes a dead letter, and one delivery at a time finds out when the settings are right.
+        """
+        if self._works or failure.code in ABOUT_ONE_OBJECT:
+            return failure.outcome
+        reason = f"{failure}: no object was accepted yet ({ADVICE[ErrorClass.NOT_SUPPORTED]})"
+        return Refused(reason, Scope.DESTINATION)
 
     async def _body(self, delivery: Delivery) -> ObjectBody:
         options, token_id = self._options, delivery.record.token_id
