@@ -20,7 +20,7 @@ from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
-from gateway.admin.status import attention, obstacles, status_of
+from gateway.admin.status import attention, for_everyone, obstacles, status_of
 from gateway.admin.view import GatewayView
 from uploaders.redact import redact
 
@@ -40,8 +40,9 @@ class _Readiness(msgspec.Struct):
 class AdminHandlers:
     """Answers the requests of the admin listener."""
 
-    def __init__(self, gateway: GatewayView, metrics: Metrics, events: RecentEvents) -> None:
+    def __init__(self, gateway: GatewayView, metrics: Metrics, events: RecentEvents, access: Access) -> None:
         self._gateway = gateway
+        self._access = access
         self._metrics = metrics
         self._events = events
         self._page: Page = load_page()
@@ -71,27 +72,26 @@ class AdminHandlers:
         headers = {**HEADERS, "Content-Security-Policy": self._page.policy}
         return web.Response(text=self._page.html, content_type="text/html", headers=headers)
 
-    async def status(self, _request: web.Request) -> web.Response:
-        """What the status page shows, as JSON."""
+    async def status(self, request: web.Request) -> web.Response:
+        """What the status page shows, as JSON; calls and what endpoints answered only to those who may see them."""
         gateway = self._gateway
-        return answer(
-            status_of(
-                now=gateway.now(),
-                lifecycle=gateway.lifecycle,
-                stats=gateway.spool_stats(),
-                intake_obstacle=await gateway.intake_obstacle(),
-                destinations=gateway.destinations(),
-                outboxes=gateway.outboxes(),
-                throttle=gateway.drain_throttle(),
-                events=self._events.recent(),
-            )
+        status = status_of(
+            now=gateway.now(),
+            lifecycle=gateway.lifecycle,
+            stats=gateway.spool_stats(),
+            intake_obstacle=await gateway.intake_obstacle(),
+            destinations=gateway.destinations(),
+            outboxes=gateway.outboxes(),
+            throttle=gateway.drain_throttle(),
+            events=self._events.recent(),
         )
+        return answer(status if self._access.may_see_calls(request) else for_everyone(status))
 
 
 def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents, access: Access) -> web.Application:
     """The application of the admin listener. Registers the gauges of `gateway` with the metrics."""
     metrics.registry.register(GaugeCollector(gateway))
-    handlers = AdminHandlers(gateway, metrics, events)
+    handlers = AdminHandlers(gateway, metrics, events, access)
     app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.check_origin])
     app.router.add_get("/", handlers.page)
     app.router.add_get("/metrics", handlers.metrics)

@@ -129,6 +129,13 @@ class Access:
 
         return checked
 
+    def may_see_calls(self, request: web.Request) -> bool:
+        """Whether an open route may answer with what a local one would."""
+        bearer = _bearer_of(request)
+        if bearer:
+            return self._token_refusal(bearer, request.remote or "") is None
+        return self._token is None and _comes_from_this_machine(request)
+
     def _checked(self, handler: Handler, *, always: bool) -> Handler:
         async def checked(request: web.Request) -> web.StreamResponse:
             """Refuse, or go on."""
@@ -138,9 +145,8 @@ class Access:
 
     def _refusal(self, request: web.Request, *, always: bool) -> web.Response | None:
         """Why this request may not come in; None if it may."""
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and bearer.strip():
-            return self._token_refusal(bearer.strip(), request.remote or "")
+        if bearer := _bearer_of(request):
+            return self._token_refusal(bearer, request.remote or "")
         if always or self._token is not None:
             self._refused("no_token")
             return _unauthorized("This needs the admin token.")
@@ -217,6 +223,12 @@ def _site_of(origin: str) -> str | None:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:
         return None
+
+
+def _bearer_of(request: web.Request) -> str:
+    """The token that it presents; empty where it presents none."""
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    return bearer.strip() if scheme.lower() == "bearer" else ""
 
 
 def _comes_from_this_machine(request: web.Request) -> bool:

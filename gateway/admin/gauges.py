@@ -9,6 +9,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.admin.status import short_reason
 from gateway.admin.view import GatewayView
 from gateway.live_calls import ThrottleStatus
 from gateway.logs import dropped_messages
@@ -16,7 +17,6 @@ from gateway.operations.advice import by_kind
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.stats import SpoolStats
 from uploaders.base import BreakerState, DestinationStatus
-from uploaders.redact import redact
 
 _LANE = ("destination", "lane")
 
@@ -149,12 +149,6 @@ def _of_destinations(destinations: Iterable[DestinationStatus]) -> Iterator[Gaug
         for lane, count in each.slots.items():
             slots.add_metric((each.name, lane.value), count)
     yield from (up, state, since, tokens, slots)
-
-
-def short_reason(reason: str) -> str:
-    """A reason fit to be a label: of an HTTP response only its status, since each one may have another body."""
-    status, _, _ = redact(reason).partition(": ")
-    return status if status.startswith("HTTP ") else redact(reason)
 
 
 def _of_live_calls(status: ThrottleStatus | None) -> Iterator[GaugeMetricFamily]:

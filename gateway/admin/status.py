@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import version
 
 import structlog
+from msgspec import structs
 
 from gateway.admin.view import Lifecycle, Phase
 from gateway.formatting import bytes_text
@@ -59,6 +60,26 @@ def status_of(
         outboxes=tuple(map(_outbox, outboxes)),
         events=events,
     )
+
+
+def for_everyone(status: Status) -> Status:
+    """The status without what names a call or repeats what an endpoint answered."""
+    shorten = structs.replace
+    destinations = tuple(
+        shorten(
+            each,
+            reason=short_reason(each.reason),
+            dead_reasons=tuple(shorten(one, example=short_reason(one.example)) for one in each.dead_reasons),
+        )
+        for each in status.destinations
+    )
+    return shorten(status, complete=False, destinations=destinations, events=())
+
+
+def short_reason(reason: str) -> str:
+    """A reason fit to be a label: of an HTTP response only its status, since each one may have another body."""
+    status, _, _ = redact(reason).partition(": ")
+    return status if status.startswith("HTTP ") else redact(reason)
 
 
 def _spool(stats: SpoolStats) -> SpoolReport:

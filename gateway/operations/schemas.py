@@ -337,6 +337,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     outboxes: tuple[OutboxReport, ...]
     events: tuple[Event, ...]
     """Recent events, the newest first."""
+    complete: bool = True
+    """False for clients that may not see calls and what endpoints answered: then there are no events."""
 
 
 class Resumed(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import structlog
 from aiohttp.test_utils import TestServer
 
 from gateway.admin.auth import TOKEN_FILE, GuessLimit, is_trusted_host, make_local_token
-from tests.admin.world import AUTHORIZED, LOCAL_TOKEN, World
+from spool.records import Lane
+from tests.admin.world import AUTHORIZED, ENDPOINT_DOWN, LOCAL_TOKEN, STATS, World, delivery
 
 JSON = {"Content-Type": "application/json"}
 OPEN = ["/", "/metrics", "/healthz", "/readyz", "/api/status"]
@@ -130,6 +132,31 @@ async def test_pages_and_rebound_names_do_not_even_read_figures(aiohttp_client: 
     assert (await client.get(path, headers={"Origin": "https://evil.example"})).status == FORBIDDEN
     followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     assert (await client.get(path, headers=followed)).status == (200 if path == "/" else FORBIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("configured", "headers", "complete"),
+    [
+        (None, {}, True),
+        (None, {"X-Forwarded-For": "192.0.2.1"}, False),
+        ("hush-hush-hush-hush", {}, False),
+        ("hush-hush-hush-hush", BEARER, True),
+        (None, {"Via": "1.1 proxy", **AUTHORIZED}, True),
+    ],
+)
+async def test_figures_are_for_everyone_and_what_names_a_call_is_not(
+    aiohttp_client: Callable[..., Any], configured: str | None, headers: Mapping[str, str], complete: bool
+) -> None:
+    """Ids of calls and what endpoints answered need what a list of calls needs; the figures stay open."""
+    down = replace(ENDPOINT_DOWN, reason="HTTP 503: caller +1 555 0100")
+    stats = replace(STATS, dead_reasons={("endpoint", Lane.CORE): {"HTTP 400: caller +1 555 0100": 3}})
+    world = World(token=configured, destinations=(down,), stats=stats)
+    world.events.attempted(delivery(), "dead", 0.1)
+    answer = await (await aiohttp_client(world.app)).get("/api/status", headers=headers)
+    status, text = await answer.json(), await answer.text()
+    assert (status["complete"], "call-1" in text, "555 0100" in text) == (complete,) * 3
+    assert (status["destinations"][0]["dead"], status["destinations"][0]["dead_reasons"][0]["count"]) == (2, 3)
+    assert status["destinations"][0]["reason"].startswith("HTTP 503")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admin.gauges import short_reason
+from gateway.admin.status import short_reason
 from gateway.live_calls import ThrottleStatus
 from tests.admin.world import ENDPOINT_DOWN, World
 
