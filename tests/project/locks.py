@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 
 from tests.project.repository import text
 
-NOT_INSTALLED_EVERYWHERE = {"colorama": "0.4.6"}
-"""Locked for some platforms only, in a version that asks for nothing: whoever moves it looks into the new one."""
+WINDOWS_ONLY = {"colorama": "0.4.6", "tzdata": "2026.6"}
+"""Locked for Windows alone, in versions that ask for nothing: whoever locks another one looks into it."""
 
 ENVIRONMENTS = [
     {
@@ -73,7 +73,7 @@ class NotInstalled(Exception):
 @cache
 def asked_for(name: str, version: str) -> tuple[Requirement, ...]:
     """What a locked distribution asks for, by its own metadata. Raises `NotInstalled`."""
-    if NOT_INSTALLED_EVERYWHERE.get(name) == version:
+    if WINDOWS_ONLY.get(name) == version:
         return ()
     try:
         found = distribution(name)

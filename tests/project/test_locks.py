@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from packaging.requirements import Requirement
 
-from tests.project.locks import ENVIRONMENTS, NotInstalled, asked_for, locked, missing, reached
+from tests.project.locks import ENVIRONMENTS, WINDOWS_ONLY, NotInstalled, asked_for, locked, missing, reached
 from tests.project.repository import text
 
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-sdk.lock")
@@ -38,6 +38,13 @@ def lock(request):
     except NotInstalled as error:
         pytest.skip(f"{request.param} is not installed here (make setup): {error}")
     return request.param
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_what_is_not_installed_here_is_known(name):
+    """What a lock holds for other platforms only is known to ask for nothing: no metadata of it is here to say so."""
+    elsewhere = {package: pin.version for package, pin in locked(name).items() if not pin.holds()}
+    assert elsewhere.items() <= WINDOWS_ONLY.items()
 
 
 @pytest.mark.parametrize("name", LOCKS)
