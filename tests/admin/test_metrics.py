@@ -15,6 +15,8 @@ from gateway.sdk_outbox.rows import Outcome
 from spool.records import Form
 from spool.stats import SpoolStats
 from tests.admin.world import ENDPOINT_DOWN, View, World, delivery
+from uploaders.stores.parts import PartKind
+from uploaders.stores.store import Swept, Written
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -53,6 +55,11 @@ PUBLISHED = {
     "callspool_outbox_waiting_rows": {"path"},
     "callspool_outbox_up": {"path"},
     "callspool_admin_refusals_total": {"reason"},
+    "callspool_store_rows_total": {"destination", "kind", "result"},
+    "callspool_store_batch_size": {"destination"},
+    "callspool_store_commit_seconds": {"destination"},
+    "callspool_completion_calls_total": {"destination", "result"},
+    "callspool_completion_open_calls": {"destination"},
     "callspool_log_messages_dropped_total": set(),
     "callspool_large_payloads_total": {"destination"},
     "callspool_upload_seconds": {"destination"},
@@ -83,6 +90,9 @@ def count_everything(metrics: Metrics) -> None:
     metrics.uploads_aborted("s3", 2, failed=1)
     metrics.read_back("s3", 1_000)
     metrics.admin_refused("no_token")
+    metrics.parts_written("db", {PartKind.START: 2}, 0.01, Written(new={PartKind.START: 1}, completed=1))
+    metrics.part_refused("db", PartKind.END)
+    metrics.calls_swept("db", Swept(timed_out=1, orphans=2, waiting=3))
 
 
 async def scrape(client: TestClient) -> tuple[str, Samples]:
@@ -155,6 +165,10 @@ async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: C
         ("callspool_outbox_rows_total", {"path": "/tmp/outbox.db", "outcome": "rescued"}, 1),
         ("callspool_outbox_rescued_bytes_total", {"path": "/tmp/outbox.db"}, 2000),
         ("callspool_outbox_waiting_rows", {"path": "/tmp/outbox.db"}, 2),
+        ("callspool_store_rows_total", {"destination": "db", "kind": "start", "result": "duplicate"}, 1),
+        ("callspool_store_rows_total", {"destination": "db", "kind": "end", "result": "refused"}, 1),
+        ("callspool_completion_calls_total", {"destination": "db", "result": "orphan"}, 2),
+        ("callspool_completion_open_calls", {"destination": "db"}, 3),
         ("callspool_outbox_up", {"path": "/tmp/outbox.db"}, 0),
         ("callspool_destination_up", {"destination": "endpoint"}, 0),
         ("callspool_destination_up", {"destination": "local"}, 1),
