@@ -6,6 +6,7 @@ never opened outside SQLite (closing it would drop SQLite's own locks).
 
 import asyncio
 import fcntl
+import json
 import os
 import re
 import time
@@ -206,9 +207,34 @@ def quarantined(directory: Path) -> tuple[QuarantinedDatabase, ...]:
     return tuple(_described(folder) for folder in _folders(directory))
 
 
+def fingerprint(folder: Path) -> dict[str, list[int]]:
+    """The sizes and times of the files of a database, by which a change shows; what is not there is missing."""
+    found = {}
+    for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal"):
+        with suppress(FileNotFoundError):
+            status = (folder / name).stat()
+            found[name] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
 def was_imported(folder: Path) -> bool:
-    """Whether a mark says that the records of the database in this directory were imported."""
-    return any((folder / name).exists() for name in (IMPORTED_NAME, OLD_IMPORTED_NAME))
+    """Whether a mark says that the records of the database in this directory were imported, as it is now."""
+    try:
+        done = json.loads((folder / IMPORTED_NAME).read_text("utf-8"))
+        return bool(done["files"] == fingerprint(folder))
+    except FileNotFoundError:
+        return _was_imported_before_6(folder)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _was_imported_before_6(folder: Path) -> bool:
+    """Marks of before schema version 6 do not say what they are about: what was written since is not meant."""
+    try:
+        marked_at = (folder / OLD_IMPORTED_NAME).stat().st_mtime_ns
+    except OSError:
+        return False
+    return all(changed_at <= marked_at for _, changed_at in fingerprint(folder).values())
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -263,23 +289,31 @@ def _sync(directory: Path) -> None:
 
 
 class CorruptionLatch:
-    """The first sign of corruption in the open database; after it, nothing more is written to that.
+    """The first sign that the open database must be opened anew; after it, nothing more is written to that.
 
-    Any thread may report; `wait` is for the event loop that was given.
+    Either it is corrupt, and a new one takes its place; or it is sound, but its files were taken away from it. Any
+    thread may report; `wait` is for the event loop that was given.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._seen = asyncio.Event()
         self.reason: str | None = None
-        """What was seen first; None while nothing was."""
+        """What was seen first of corruption; None while nothing was."""
+        self.reopen_reason: str | None = None
+        """Why a sound database must be opened anew; None while it need not be."""
 
     def report(self, reason: str) -> None:
         """Something was seen that only corruption explains. Later reports change nothing."""
         if self.reason is None:
             self.reason = reason
-            with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
-                self._loop.call_soon_threadsafe(self._seen.set)
+            self._wake()
+
+    def request_reopen(self, reason: str) -> None:
+        """The database is sound, but can be written to only once everything that has it open has closed it."""
+        if self.reopen_reason is None:
+            self.reopen_reason = reason
+            self._wake()
 
     def observe(self, error: Exception) -> None:
         """Report an error if it is one of corruption."""
@@ -291,9 +325,13 @@ class CorruptionLatch:
         return CorruptDatabase(f"the spool's database is corrupt and is being replaced: {self.reason}")
 
     async def wait(self) -> str:
-        """Wait until corruption is seen; returns what it was."""
+        """Wait until the database must be opened anew; returns why."""
         await self._seen.wait()
-        return self.reason or ""
+        return self.reason or self.reopen_reason or ""
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(self._seen.set)
 
 
 class SpoolDirectory:

@@ -183,8 +183,14 @@ def _unreadable(report: Report) -> None:
 
 
 def _what_now(report: Report) -> str:
-    if report.adopt:
-        return f"The database there was moved aside, and is not needed any more: {report.directory} can be removed."
-    if report.unreadable:
-        return f"Keep {report.directory} if the lost records matter: a copy may be read elsewhere. Else remove it."
-    return f"Nothing in {report.directory} is needed any more: it can be removed."
+    """What to do with the directory: it can be removed only where this very run saw that nothing of it is missing."""
+    if report.complete and report.adopt:
+        return f"Everything in {report.directory} is in this spool now, or had ended. The directory can be removed."
+    if report.complete:
+        return (
+            f"Everything in {report.directory} is in this spool now, or had ended. The directory can be removed; "
+            "do not start a gateway there, which would deliver it all a second time."
+        )
+    if report.incomplete:
+        return f"Keep {report.directory} if what was lost matters: a copy may be read elsewhere."
+    return f"Keep {report.directory}: it was changed meanwhile. Run this again to import the rest."

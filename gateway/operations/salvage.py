@@ -55,6 +55,10 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     payload_bytes: int
     without_token: int
     unreadable: list[UnreadableRecord]
+    incomplete: bool = False
+    """Whether something of the directory is lost."""
+    complete: bool = False
+    """Whether everything in the directory is in the spool now, or had ended: nothing there is needed any more."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -121,5 +125,7 @@ def _report(task: Task, tally: Tally) -> Report:
         deliveries={state.name.lower(): count for state, count in tally.deliveries.items()},
         payload_bytes=tally.payload_bytes,
         without_token=tally.without_token,
+        incomplete=bool(tally.unreadable or tally.incomplete),
+        complete=tally.complete and not task.dry_run,
         unreadable=[UnreadableRecord(one.record_id, one.call_id, one.reason) for one in tally.unreadable],
     )

@@ -122,17 +122,22 @@ class Gateway:
             if await _first(self._told_to_stop.wait(), app.spool.directory.corruption.wait()) == 0:
                 await self._shut_down(app)
                 return None
-            return await self._restart_after_corruption(app)
+            return await self._reopen_spool(app)
         finally:
             summaries.cancel()
 
-    async def _restart_after_corruption(self, app: App) -> socket.socket | None:
+    async def _reopen_spool(self, app: App) -> socket.socket | None:
         """End everything that uses the database, which accepts nothing any more, but keep agents waiting."""
-        reason = app.spool.directory.corruption.reason
-        self._lifecycle = Lifecycle(
-            Phase.STARTING, (f"the spool's database is corrupt and is being replaced: {reason}",)
-        )
-        _log.error("database_corrupt", reason=reason, what_happens="it is quarantined, and a new one replaces it")
+        corruption = app.spool.directory.corruption
+        if corruption.reason is not None:
+            obstacle = f"the spool's database is corrupt and is being replaced: {corruption.reason}"
+            what_happens = "it is quarantined, and a new one replaces it"
+            _log.error("database_corrupt", reason=corruption.reason, what_happens=what_happens)
+        else:
+            obstacle = f"the spool's database is being opened anew: {corruption.reopen_reason}"
+            what_happens = "what it held is in the database; that is opened anew"
+            _log.error("log_lost", reason=corruption.reopen_reason, what_happens=what_happens)
+        self._lifecycle = Lifecycle(Phase.STARTING, (obstacle,))
         listening_socket = app.intake.dup_listening_socket()
         await app.intake.stop(RESTART_SECONDS)
         await app.call_stores.stop()

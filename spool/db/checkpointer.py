@@ -227,6 +227,8 @@ class LogIndex:
         """
         self.close()
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        if os.fstat(self._descriptor).st_size < HEADER_BYTES:
+            raise OSError(f"{self._path} is no index of a log")
         self._header = mmap.mmap(self._descriptor, HEADER_BYTES)
         return self._header
 

@@ -49,6 +49,22 @@ class OpenDatabase:
         """Measure the space in use; returns why what was just committed cannot be relied on, if so."""
         return self.sizes.measure(self.transaction)
 
+    def rescue(self) -> bool:
+        """Whether all that was committed is durable, although the log's file was taken away: removed, or replaced.
+
+        The open connection has it still, so what it holds is moved into the database. Then the database has to be
+        opened anew by everybody: a new connection beside the old ones would write to a log that these do not read.
+        """
+        if not self.sizes.lost_log():
+            return False
+        try:
+            rescued = self._checkpointer.finish(self.transaction.connection)
+        except (*SQLITE_ERRORS, OSError):
+            return False
+        if rescued:
+            self._corruption.request_reopen(f"the log of {self._path} was removed while it was in use")
+        return rescued
+
     def written(self, byte_count: int) -> None:
         """A group with so many bytes of payloads was committed."""
         self._checkpointer.written(PAGES_PER_GROUP * PAGE_SIZE + byte_count)
@@ -80,6 +96,7 @@ class OpenDatabase:
         replaced = self.sizes.replaced(self.transaction)
         if replaced is not None:  # what was acknowledged is not in the files that are there now
             self.failure = replaced
+            self.rescue()
             return False
         try:
             self._checkpointer.distrust()
@@ -127,6 +144,7 @@ class OpenDatabase:
 # How much space the database and its log take, as of the last commit.
 
 RESTART = "; nothing is accepted until callspool is started again"
+REOPENING = "; it is opened anew"
 
 
 class Sizes:
@@ -148,6 +166,20 @@ class Sizes:
         """The connection is closed; the next one may make files."""
         self._inodes = None
 
+    def lost_log(self) -> bool:
+        """Whether the database's file is the one in use, and its log's is not."""
+        try:
+            return (
+                self._inodes is not None
+                and self._path.stat().st_ino == self._inodes[1]
+                and self._log_inode() != self._inodes[0]
+            )
+        except OSError:
+            return False
+
+    def _log_inode(self) -> int | None:
+        return self._log_path.stat().st_ino if self._log_path.exists() else None
+
     def replaced(self, transaction: Transaction) -> str | None:
         """Why the files are not those any more that the open connection writes to, if so."""
         return None if self._inodes is None else self.measure(transaction)
@@ -157,12 +189,13 @@ class Sizes:
         try:
             log, database = self._log_path.stat(), self._path.stat()
         except FileNotFoundError as missing:
-            return f"{missing.filename} was removed while it was in use{RESTART}"
+            return f"{missing.filename} was removed while it was in use{REOPENING if self.lost_log() else RESTART}"
         except OSError as error:
             return f"the size of the spool cannot be read: {error}"
         inodes = (log.st_ino, database.st_ino)
         if inodes != (self._inodes or inodes):
-            return f"{self._path} or its log was replaced while it was in use{RESTART}"
+            replaced = REOPENING if self.lost_log() else RESTART
+            return f"{self._path} or its log was replaced while it was in use{replaced}"
         self._inodes = inodes
         self.log_bytes = log.st_size
         self.unmoved_bytes = max(0, transaction.pages * PAGE_SIZE - database.st_size)

@@ -329,7 +329,8 @@ class Writer:
         reason = self.database.measure()
         if reason is not None:
             self.database.failure = reason
-            return TransactionFailure(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
+            if not self.database.rescue():
+                return TransactionFailure(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
         if transaction.changed_something:
             self.database.written(sum(request.byte_count for request in group))
             self._call_on_loop(self._observer.committed, time.perf_counter() - started, len(group))

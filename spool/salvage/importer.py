@@ -238,19 +238,26 @@ class Importer:
             should_import, source=one, spool_id=self._target.destinations.spool_id, supersedes=self._supersedes
         )
         outcome = await self._target.writer.submit(question)
+        lost_token = one.record.token_id is not None and one.token is None
+        if outcome is Outcome.THERE:
+            self.tally.incomplete += lost_token or await self._readable(source, one) is Outcome.DAMAGED
         if outcome is not Outcome.IMPORTED:
             return outcome
         outcome = await (self._count(source, one) if self._dry_run else self._import(source, one))
-        if one.record.token_id is not None and one.token is None:
-            self.tally.without_token += 1
+        self.tally.without_token += lost_token
+        self.tally.incomplete += lost_token or outcome is Outcome.DAMAGED
         return outcome
+
+    async def _readable(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
+        """IMPORTED where all of its payload can be read, else DAMAGED."""
+        return _outcome(one, await asyncio.to_thread(lambda: sum(1 for _ in source.chunks(_chunks_of(one)))))
 
     async def _count(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
         """As if it were imported."""
-        whole = await asyncio.to_thread(lambda: sum(1 for _ in source.chunks(_chunks_of(one))))
+        outcome = await self._readable(source, one)
         self.tally.payload_bytes += one.record.stored_bytes
         self.tally.deliveries.update(delivery.state for delivery in one.deliveries)
-        return _outcome(one, whole)
+        return outcome
 
     async def _import(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
         """Its chunks in parts, the last one with the record."""

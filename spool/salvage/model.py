@@ -85,6 +85,15 @@ class Tally:
     unreadable: list[UnreadableRecord] = field(default_factory=list)
     without_token: int = 0
     """Records whose agent's token could not be read; they are sent without it."""
+    incomplete: int = 0
+    """Records that are here, imported now or before, of which the other database lacks a part or the token."""
+    unchanged: bool = False
+    """Whether the files of the other database were at the end as they were at the beginning."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the other database held is here, or ended there: then nothing of it is needed any more."""
+        return self.unchanged and not self.outcomes[Outcome.UNREADABLE] and not self.incomplete
 
 
 # The statements of a salvage: what it reads of the other database, and writes into this one.

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +11,10 @@ from pathlib import Path
 from spool.directory import (
     DATABASE_NAME,
     IMPORTED_NAME,
+    LOCK_NAME,
     DirectoryLock,
     SpoolDirectory,
+    fingerprint,
     finish_quarantines,
     quarantine,
     was_imported,
@@ -42,25 +44,61 @@ class SalvageService:
 
     @property
     def waiting(self) -> tuple[QuarantinedDatabase, ...]:
-        """The databases in quarantine whose records were not imported yet."""
+        """The databases in quarantine whose records were not imported yet, as far as marks say."""
         return tuple(one for one in self._directory.quarantined if not one.imported)
 
     async def carry_out(self, task: Task, supersedes: Mapping[str, str]) -> AsyncGenerator[Step | Tally, None]:
         """Import what can be read, and report how far it is; the tally comes last.
 
-        `supersedes` says of an event after which other event of its call it is not sent any more. A directory that was
-        done is marked: there is nothing more to do there. Raises `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew`,
-        `CorruptDatabase`, and `SpoolFull`: what was imported until then stays, and a repetition goes on.
+        `supersedes` says of an event after which other event of its call it is not sent any more. A repetition imports
+        what is not here yet, whatever a mark in the directory says: that was true when it was written. Raises
+        `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew`, `CorruptDatabase`, and `SpoolFull`: what was imported
+        until then stays, and a repetition goes on.
         """
         async with self._one_at_a_time:
-            with _owned(task):
+            with self._held(task):
+                before = fingerprint(task.directory)
                 importer = Importer(self._target, task.directory, supersedes, dry_run=task.dry_run)
                 async for step in importer.steps():
                     yield step
+                importer.tally.unchanged = fingerprint(task.directory) == before
                 if not task.dry_run:
                     await asyncio.to_thread(self._mark, task, importer.tally)
                     self._directory.refresh()
             yield importer.tally
+
+    @contextmanager
+    def _held(self, task: Task) -> Iterator[None]:
+        """Nobody else uses the directory meanwhile. Raises `SpoolLocked` while a gateway lives there.
+
+        This gateway's own database is refused before anything of it is opened: closing it again would drop the locks
+        by which other processes see that it is in use, and the next one to look would remove its log.
+        """
+        self._refuse_own(task.directory)
+        if not task.directory.is_dir():
+            raise UnsuitableDirectory(f"{task.directory} is no directory")
+        if not task.adopt and not (task.directory / LOCK_NAME).exists():
+            _require_database(task.directory)  # a copy, or a database in quarantine: no gateway ever lived there
+            yield
+            return
+        lock = DirectoryLock(task.directory)
+        lock.acquire(0.0)
+        try:
+            if task.adopt:
+                finish_quarantines(task.directory)
+            _require_database(task.directory)
+            yield
+        finally:
+            lock.release()
+
+    def _refuse_own(self, directory: Path) -> None:
+        """Raise `UnsuitableDirectory` where this gateway's database lies, whatever its path is called there."""
+        for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"):
+            with suppress(OSError):  # one of the two is not there
+                if (directory / name).samefile(self._directory.path / name):
+                    raise UnsuitableDirectory(
+                        f"{directory / name} is the database that this gateway uses: nothing there needs to be imported"
+                    )
 
     def _mark(self, task: Task, tally: Tally) -> None:
         """Write down that it is done. What was adopted goes into quarantine, so that no gateway delivers it again."""
@@ -72,32 +110,12 @@ class SalvageService:
             "at": datetime.fromtimestamp(now / 1000, UTC).isoformat(),
             "into": spool_id,
             "records": {outcome.value: count for outcome, count in tally.outcomes.items()},
+            "files": fingerprint(directory),
         }
         (directory / IMPORTED_NAME).write_text(json.dumps(done) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _owned(task: Task) -> Iterator[None]:
-    """Nobody else uses the directory meanwhile. Raises `SpoolLocked` while a gateway lives there."""
-    if was_imported(task.directory):
-        raise UnsuitableDirectory(f"what lies in {task.directory} was imported already; the directory can be removed")
-    if not task.adopt:
-        _require(task.directory)
-        yield
-        return
-    if not task.directory.is_dir():
-        raise UnsuitableDirectory(f"{task.directory} is no directory")
-    lock = DirectoryLock(task.directory)
-    lock.acquire(0.0)
-    try:
-        finish_quarantines(task.directory)
-        _require(task.directory)
-        yield
-    finally:
-        lock.release()
-
-
-def _require(directory: Path) -> None:
+def _require_database(directory: Path) -> None:
     """Raise `UnsuitableDirectory` where no database lies, and say so if that was adopted."""
     if (directory / DATABASE_NAME).exists():
         return

@@ -2,16 +2,21 @@
 
 import asyncio
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from spool.db.connection import PAGE_SIZE
-from spool.directory import DATABASE_NAME
+from spool.directory import DATABASE_NAME, IMPORTED_NAME, quarantined
 from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew, SpoolFull, SpoolLocked, UnsuitableDirectory
 from spool.fsck import Severity, check
 from spool.records import DeliveryState, Form, Fragment, Lane
-from spool.salvage.model import Outcome
+from spool.salvage.model import Outcome, Tally
+from spool.salvage.service import Task
 from tests.spool.building import ENDPOINT, a_record, due, looked_into, opened, payload
 from tests.spool.salvaging import bring, content, fill, filled_aside, open_deliveries, totals
 
@@ -55,8 +60,8 @@ async def test_a_repetition_brings_nothing_twice(tmp_path: Path) -> None:
         assert tally.outcomes[Outcome.THERE] > 0
         assert tally.outcomes[Outcome.THERE] + tally.outcomes[Outcome.IMPORTED] == len(known)
         assert await open_deliveries(spool) == owed
-        with pytest.raises(UnsuitableDirectory, match="imported already"):
-            await bring(spool, tmp_path / "old")
+        tally = await bring(spool, tmp_path / "old")
+        assert tally.outcomes == {Outcome.THERE: len(known)}
 
 
 async def test_a_dry_run_brings_nothing(tmp_path: Path) -> None:
@@ -233,3 +238,133 @@ async def test_commits_behind_damage_in_the_log_are_not_lost(tmp_path: Path) -> 
         unsound = await asyncio.to_thread(errors, crashed)
         assert len(unsound) == tally.outcomes[Outcome.DAMAGED]
         assert (await spool.due(ENDPOINT, Lane.CORE, now=10**15, limit=1)).deliveries
+
+
+# Whose database it is, and what may be said of it -------------------------------------------------------------------
+
+
+def _itself(own: Path, elsewhere: Path) -> Path:  # as the others
+    return own
+
+
+def _linked_directory(own: Path, elsewhere: Path) -> Path:
+    elsewhere.symlink_to(own)
+    return elsewhere
+
+
+def _linked_database(own: Path, elsewhere: Path) -> Path:
+    elsewhere.mkdir()
+    (elsewhere / DATABASE_NAME).symlink_to(own / DATABASE_NAME)
+    return elsewhere
+
+
+def _second_name(own: Path, elsewhere: Path) -> Path:
+    elsewhere.mkdir()
+    os.link(own / DATABASE_NAME, elsewhere / DATABASE_NAME)
+    return elsewhere
+
+
+def _log_only(own: Path, elsewhere: Path) -> Path:
+    elsewhere.mkdir()
+    os.link(own / f"{DATABASE_NAME}-wal", elsewhere / f"{DATABASE_NAME}-wal")
+    (elsewhere / DATABASE_NAME).write_bytes(b"")
+    return elsewhere
+
+
+LOOK = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT count(*) FROM records'); c.close()"
+
+
+@pytest.mark.parametrize("dry_run", [True, False], ids=["dry run", "for real"])
+@pytest.mark.parametrize("adopt", [False, True], ids=["salvage", "adopt"])
+@pytest.mark.parametrize("path", [_itself, _linked_directory, _linked_database, _second_name, _log_only])
+async def test_the_own_database_is_refused_and_stays_locked(
+    tmp_path: Path, path: Callable[[Path, Path], Path], adopt: bool, dry_run: bool
+) -> None:
+    """Under whatever name; another process that looks at it afterwards still sees it in use, and leaves its log."""
+    async with opened(tmp_path / "own") as spool:
+        await spool.accept(a_record("before"))
+        directory = path(tmp_path / "own", tmp_path / "elsewhere")
+        with pytest.raises((UnsuitableDirectory, SpoolLocked)):
+            await bring(spool, directory, adopt=adopt, dry_run=dry_run)
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", LOOK, str(tmp_path / "own" / DATABASE_NAME)])
+        assert (tmp_path / "own" / f"{DATABASE_NAME}-wal").exists()
+        await spool.accept(a_record("after"))
+        assert spool.stats().failure is None
+
+
+@pytest.mark.parametrize("dry_run", [True, False], ids=["dry run", "for real"])
+async def test_a_living_gateways_queue_is_not_imported(tmp_path: Path, dry_run: bool) -> None:
+    """It delivers that itself; and nothing in its directory is marked."""
+    async with opened(tmp_path / "old") as living, opened(tmp_path / "new") as spool:
+        await living.accept(a_record("c"))
+        with pytest.raises(SpoolLocked):
+            await bring(spool, tmp_path / "old", dry_run=dry_run)
+        assert totals(spool).owed == 0
+        assert not (tmp_path / "old" / IMPORTED_NAME).exists()
+
+
+@pytest.mark.parametrize("adopt", [False, True], ids=["salvage", "adopt"])
+async def test_what_came_after_a_mark_is_imported(tmp_path: Path, adopt: bool) -> None:
+    """A mark says what was true when it was written: a repetition imports what the directory holds now."""
+    async with opened(tmp_path / "new") as spool:
+        for number in range(3):
+            async with opened(tmp_path / "old") as old:
+                await old.accept(a_record(f"call-{number}"))
+            tally = await bring(spool, tmp_path / "old", adopt=adopt and number == 2)
+            assert tally.outcomes[Outcome.IMPORTED] == 1
+            assert tally.complete
+        assert sorted(await open_deliveries(spool))[0] != ""
+        assert totals(spool).owed == 3
+
+
+async def test_nothing_is_needed_only_where_this_very_run_saw_it(tmp_path: Path) -> None:
+    """With damage, with a lost token, or with a change while it was read, something is missing or may be."""
+    async with opened(tmp_path / "old") as spool:
+        await fill(spool)
+    whole = (tmp_path / "old" / DATABASE_NAME).read_bytes()
+    spoilt = {
+        "sound": "SELECT 1",
+        "a chunk": "DELETE FROM chunks WHERE chunk_id = (SELECT first_chunk + 2 FROM records WHERE record_id = 4)",
+        "a record": "UPDATE records SET agent_id = 'agenu' WHERE record_id = 5",
+        "a token": "UPDATE tokens SET value = 'x'",
+    }
+    for name, statement in spoilt.items():
+        (tmp_path / "old" / DATABASE_NAME).write_bytes(whole)
+        change(tmp_path / "old", statement)
+        async with opened(tmp_path / name) as spool:
+            for _ in range(2):  # when it is repeated, that is still so
+                assert (await bring(spool, tmp_path / "old")).complete is (name == "sound"), name
+
+
+async def test_a_change_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    """Then nothing is said to be complete, and the mark is not believed."""
+    await filled_aside(tmp_path / "old")
+    async with opened(tmp_path / "new") as spool:
+        last = None
+        async for step in spool.salvage.carry_out(Task(tmp_path / "old", False, False), {}):
+            os.utime(tmp_path / "old" / DATABASE_NAME)
+            last = step
+        assert isinstance(last, Tally)
+        assert not last.complete
+
+
+@pytest.mark.parametrize(
+    ("folder", "mark", "changed", "imported"),
+    [
+        ("aside-20260101T000000Z", "brought.json", False, True),
+        ("aside-20260101T000000Z", "brought.json", True, False),
+        ("aside-20260101T000000Z", None, False, False),
+        ("quarantine-20260101T000000Z", "imported.json", False, False),
+        ("elsewhere-20260101T000000Z", "brought.json", False, None),
+    ],
+)
+def test_what_was_quarantined_before_is_recognised(
+    tmp_path: Path, folder: str, mark: str | None, changed: bool, imported: bool | None
+) -> None:
+    """By its old name and its old mark, as long as nothing changed since; a mark that is none is not believed."""
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / DATABASE_NAME).write_bytes(b"old")
+    if mark:
+        (tmp_path / folder / mark).write_text("{}")
+    os.utime(tmp_path / folder / DATABASE_NAME, ns=(1, time.time_ns() + 10**10 if changed else 1))
+    assert [one.imported for one in quarantined(tmp_path)] == ([] if imported is None else [imported])

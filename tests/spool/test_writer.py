@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from spool.db.transaction import Transaction
 from spool.db.write_connection import OpenDatabase
 from spool.directory import DATABASE_NAME
 from spool.errors import NotStorable, SpoolFull, SpoolUnavailable
+from spool.fsck import Severity, check
 from spool.records import Delivered, Lane
 from spool.store import Spool, SpoolOptions
 from tests.spool.building import (
@@ -303,21 +304,6 @@ async def test_a_failing_spool_can_be_closed(tmp_path: Path) -> None:
         assert [one.record.call_id for one in await due(spool)] == ["before"]
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-async def test_a_log_that_was_removed_is_noticed(tmp_path: Path, *, replaced: bool) -> None:
-    """Commits into a file that nobody will find again are not acknowledged, nor where another took its name."""
-    async with opened(tmp_path) as spool:
-        await spool.accept(a_record("before"))
-        log = log_of(tmp_path / DATABASE_NAME)
-        log.unlink()
-        if replaced:
-            log.touch(0o600)
-        for _ in range(2):
-            with pytest.raises(SpoolUnavailable):
-                await spool.accept(a_record("lost"))
-        assert re.search("removed|replaced", spool.stats().failure or "")
-
-
 async def test_what_was_submitted_before_the_end_is_written(tmp_path: Path) -> None:
     """`close` writes what waits, and refuses what comes later."""
     async with opened(tmp_path) as spool:
@@ -361,3 +347,53 @@ async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> 
     connection = looked_into(tmp_path)
     assert connection.execute("SELECT value FROM meta WHERE name = 'left'").fetchone() == (1,)
     connection.close()
+
+
+def _removed(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
+    for suffix in suffixes:
+        (tmp_path / f"{DATABASE_NAME}{suffix}").unlink()
+
+
+def _replaced(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
+    for suffix in suffixes:
+        file = tmp_path / f"{DATABASE_NAME}{suffix}"
+        other = file.with_name("other")
+        other.touch(0o600)
+        other.write_bytes(b"not a log")
+        other.rename(file)
+
+
+@pytest.mark.parametrize("take_away", [_removed, _replaced])
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-wal", "-shm")], ids=["the log", "log and index"])
+async def test_a_log_that_is_taken_away_loses_nothing(
+    tmp_path: Path, take_away: Callable[[Path, tuple[str, ...]], None], suffixes: tuple[str, ...]
+) -> None:
+    """What was acknowledged, the post that notices it included, is in the database that is opened anew."""
+    accepted = []
+    async with opened(tmp_path) as spool:
+        await without_maintenance(spool)
+        accepted += [await spool.accept(a_record(f"before-{number}", body=os.urandom(5000))) for number in range(5)]
+        take_away(tmp_path, suffixes)
+        accepted.append(await spool.accept(a_record("notices it")))
+        assert "log" in await asyncio.wait_for(spool.directory.corruption.wait(), 10)
+        assert spool.directory.corruption.reason is None, "it is sound"
+        with pytest.raises(SpoolUnavailable, match="opened anew"):
+            await spool.accept(a_record("too late"))
+        assert "opened anew" in (spool.stats().failure or "")
+    async with opened(tmp_path) as spool:
+        assert {delivery.record.uid for delivery in await due(spool)} == {one.uid for one in accepted}
+        assert spool.stats().quarantined == ()
+        await spool.accept(a_record("again"))
+    assert not [finding for finding in check(tmp_path) if finding.severity is not Severity.NOTE]
+
+
+async def test_a_database_that_is_taken_away_is_not_replaced(tmp_path: Path) -> None:
+    """Where nothing but a person can find what was acknowledged, nothing is accepted, and nothing is opened anew."""
+    async with opened(tmp_path) as spool:
+        await without_maintenance(spool)
+        await spool.accept(a_record("a"))
+        (tmp_path / DATABASE_NAME).rename(tmp_path / "elsewhere")
+        for _ in range(2):
+            with pytest.raises(SpoolUnavailable, match="started again"):
+                await spool.accept(a_record("b"))
+        assert spool.directory.corruption.reopen_reason is None

@@ -56,3 +56,26 @@ async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path:
         assert all(traces)
         assert await gateway.metric("callspool_quarantined_databases") == 0
         assert await gateway.metric("callspool_unaccounted_records") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", [("spool.db-wal",), ("spool.db-wal", "spool.db-shm")], ids=["log", "log and index"])
+async def test_a_log_that_is_removed_while_the_gateway_runs_costs_nothing(
+    tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    """It lives, says that it is not ready, opens the spool anew by itself, and has all that it acknowledged."""
+    environment = {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/closed"}
+    async with GatewayProcess(tmp_path / "gateway", environment) as gateway:
+        for number in range(10):
+            assert (await gateway.post({"call_id": f"call-{number}", "text": "x" * 500})).status == 202
+        for file in files:
+            (gateway.spool / file).unlink()
+        assert (await gateway.post({"call_id": "call-10"})).status == 202
+
+        async def accepted_again() -> bool:
+            return (await gateway.post({"call_id": "call-11"})).status == 202 and (gateway.spool / files[0]).exists()
+
+        await until(accepted_again, "the spool was opened anew")
+        assert all([await gateway.trace(f"call-{number}") for number in range(12)])
+        assert not list(gateway.spool.glob("quarantine-*"))
+        assert await gateway.metric("callspool_unaccounted_records") == 0
