@@ -36,16 +36,26 @@ NAMED = 10
 
 @click.command()
 @configuration_options
-@click.option("--seconds", type=click.FloatRange(1, 3600), default=30.0, show_default=True, help="For each phase.")
-@click.option("--kills", type=click.IntRange(0, 100), default=5, show_default=True, help="In each phase.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides on the moments.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Length of each of the two phases with kills.",
+)
+@click.option(
+    "--kills", type=click.IntRange(0, 100), default=5, show_default=True, metavar="COUNT", help="Kills in each phase."
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="NUMBER", help="Seed of the random moments.")
 @click.option("--keep", is_flag=True, help="Keep the spool and the log of the gateway under test.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: int, keep: bool, as_json: bool) -> None:
-    """Start a second gateway with these settings; kill it at random, cut it off, fill it; report what was lost.
+    """Test these settings by fault injection, and report what was lost.
 
-    It delivers to an endpoint of the check's own: nothing reaches the configured destinations, and the configured
-    spool and outboxes are not touched. All happens in a new directory beside the spool, and on 127.0.0.1.
+    A second gateway is killed at random, cut off from its endpoint, and filled up. It delivers to an endpoint of the
+    test: your destinations, spool and outboxes are not touched. Everything happens in a new directory beside the spool,
+    and on 127.0.0.1.
     """
     # The other commands start without loading the gateway.
     from gateway.chaos.harness import GatewayFailed, Plan  # noqa: PLC0415  # see above
@@ -58,7 +68,7 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
     try:
         outcome = asyncio.run(_check(settings, folder, Plan(seconds, kills, seed), notes))
     except GatewayFailed as error:
-        complain(f"{error}.", hint="Its spool and its log were kept.")
+        complain(f"{error}.", hint="Its spool and log were kept.")
         raise SystemExit(Exit.FAILED) from None
     if keep or not outcome.passed:
         complain(f"Spool and log of the gateway under test: {folder}", style="dim")

@@ -25,15 +25,13 @@ from gateway.runtime.own_intake import addresses_of, own_intake_warnings
     "--probe-token",
     type=click.File(),
     metavar="FILE",
-    help="Where the token for the probe stands (- for standard input), if the destination has none of its own.",
+    help="File with a token for the probe (- for stdin), for destinations without a token of their own.",
 )
-@click.option(
-    "--probe-agent-id", default="callspool-probe", show_default=True, help="The agent_id of the test records."
-)
+@click.option("--probe-agent-id", default="callspool-probe", show_default=True, help="agent_id of the test records.")
 def check_config(
     file: Path | None, *, local: bool, with_probe: bool, probe_token: TextIO | None, probe_agent_id: str
 ) -> None:
-    """Show the settings in effect and where each comes from; secrets are masked."""
+    """Show the settings in effect and where each comes from. Secrets are masked."""
     loaded = loaded_or_exit(file, local=local)
     _show_settings(loaded)
     for warning in (*warnings_of(loaded), *own_intake_warnings(loaded.settings, addresses_of)):

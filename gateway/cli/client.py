@@ -64,7 +64,7 @@ def admin_option(command: Command) -> Command:
         envvar="CALLSPOOL_ADMIN_LISTEN",
         show_envvar=True,
         show_default=True,
-        help="Where the gateway's admin listener is.",
+        help="Address of the gateway's admin listener.",
     )(command)
 
 
@@ -174,12 +174,12 @@ def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Re
         error = json.loads(body)["error"]
         return Refused(str(error["code"]), str(error["message"]), str(error["hint"]))
     except (ValueError, KeyError, TypeError):
-        return NoGateway(f"What answers at {address} is no callspool gateway (HTTP {status})")
+        return NoGateway(f"The server at {address} is not a callspool gateway (HTTP {status})")
 
 
 # Turns what an answer of the admin API failed of into a sentence and an exit code.
 
-_START_HINT = "Start one with `callspool run`, or say where it is with --admin HOST:PORT."
+_START_HINT = "Start one with `callspool run`, or name its address with --admin HOST:PORT."
 
 _UNKNOWN = ("unknown_call", "unknown_delivery")
 
@@ -196,5 +196,8 @@ def explained() -> Iterator[None]:
         complain(str(error), hint=error.hint)
         raise SystemExit(Exit.UNKNOWN_CALL if error.code in _UNKNOWN else Exit.FAILED) from None
     except msgspec.DecodeError as error:
-        complain(f"The answer is not that of this version of callspool: {error}", hint="Compare `callspool version`.")
+        complain(
+            f"The gateway runs another version of callspool: {error}",
+            hint="Compare `callspool version` there and here.",
+        )
         raise SystemExit(Exit.NO_GATEWAY) from None

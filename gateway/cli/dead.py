@@ -46,16 +46,16 @@ from uploaders.safe_names import safe_name
 _encode = msgspec.json.Encoder().encode
 
 
-@click.command(short_help="Write dead letters into a folder.")
+@click.command(short_help="Write dead letters and their payloads to a folder.")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @selecting
-@click.option("--all", "everything", is_flag=True, help="Mean all of them, where nothing selects some.")
+@click.option("--all", "everything", is_flag=True, help="Select all; required without a filter.")
 @admin_option
 def export(address: ListenAddress, directory: Path, *, everything: bool, **selection: Any) -> None:
-    """Write dead letters and what they carry into DIRECTORY: an index, and a .json.zst for each document.
+    """Write dead letters to DIRECTORY: an index, and a .json.zst for each payload.
 
-    What is held with a dead core (its detail, its notice) comes along. All of it stays here, too. Agents' keys are not
-    among it.
+    Includes what is held for a dead core (its detail, its notice). Nothing is removed from the spool. Agents' keys are
+    never exported.
     """
     selects = select_by(("dead",), **selection)
     require_selection(selects, everything=everything)
@@ -65,7 +65,7 @@ def export(address: ListenAddress, directory: Path, *, everything: bool, **selec
         except OSError as error:
             complain(f"{directory} cannot be written: {error.strerror or error}.")
             raise SystemExit(Exit.FAILED) from None
-    output().print(plain(f"Wrote {count_text(written)} deliveries, {bytes_text(size)}, into {directory}.", "green"))
+    output().print(plain(f"Wrote {count_text(written)} deliveries, {bytes_text(size)}, to {directory}.", "green"))
     if unread:
         complain(f"{count_text(unread)} documents could not be read; the index says why.", style="yellow")
 
@@ -182,19 +182,18 @@ _decode_answer = msgspec.json.Decoder(ImportResult).decode
 
 @click.command("import", short_help="Queue exported dead letters again.")
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--to", required=True, metavar="NAME", help="The destination that they are to be delivered to.")
-@click.option("--from", "origin", metavar="NAME", help="Only those that were dead letters of this destination.")
-@click.option("--key", "file", type=click.File(), metavar="FILE", help="Where a key to send with stands; - is stdin.")
-@click.option("--dry-run", is_flag=True, help="Show what would be imported, change nothing.")
+@click.option("--to", required=True, metavar="NAME", help="Destination to deliver them to.")
+@click.option("--from", "origin", metavar="NAME", help="Only dead letters of this destination.")
+@click.option("--key", "file", type=click.File(), metavar="FILE", help="File with the key to send with (- for stdin).")
+@click.option("--dry-run", is_flag=True, help="Show what would be imported; change nothing.")
 @admin_option
 def import_(
     directory: Path, address: ListenAddress, *, to: str, origin: str | None, file: TextIO | None, dry_run: bool
 ) -> None:
-    """Queue what `callspool dead export` wrote into DIRECTORY for a destination of this gateway.
+    """Queue what `callspool dead export` wrote to DIRECTORY for a destination of this gateway.
 
-    Idempotency keys stay, checksums are verified, and what this spool knows already is not imported twice. Agents'
-    keys are never exported: where the destination forwards them, give one with --key, or later with `deliveries
-    replace-token`.
+    Keeps idempotency keys, verifies checksums, and skips what this spool already has. Agents' keys are never exported:
+    if the destination forwards them, pass one with --key, or later with `deliveries replace-token`.
     """
     found = list(_call_logs(directory, origin))
     if dry_run:
@@ -225,8 +224,8 @@ def _call_logs(directory: Path, origin: str | None) -> Iterator[list[DeadLetter]
                 raise ValueError(f"it is not {FORMAT}")
             letters = [_decode_letter(line) for line in index]
     except (OSError, ValueError, msgspec.MsgspecError) as error:
-        hint = "`callspool dead export` writes one."
-        complain(f"{directory / INDEX} is no index of dead letters: {error}", hint=hint)
+        hint = "`callspool dead export DIRECTORY` writes one."
+        complain(f"{directory / INDEX} is not an index of dead letters: {error}", hint=hint)
         raise SystemExit(Exit.FAILED) from None
     wanted = [one for one in letters if origin in (None, one.destination) and one.file is not None]
     for _, of_record in groupby(wanted, key=lambda one: one.record_id):
@@ -290,34 +289,39 @@ _decode_story = msgspec.json.Decoder(DeliveryStory).decode
 
 @click.group()
 def dead() -> None:
-    """Dead letters: deliveries that are not tried again by themselves. They keep their payload and their reason."""
+    """Dead letters: deliveries that callspool no longer retries. They keep their payload and the reason."""
 
 
 @dead.command("list", short_help="List dead letters.")
 @selecting
-@click.option("--limit", type=click.IntRange(min=1), help=f"The most to list; a table shows {SHOWN} unless told.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for all of them.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help=f"List at most this many.  [default: {SHOWN}; all with --json]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 @admin_option
 def list_(address: ListenAddress, *, limit: int | None, as_json: bool, **selection: Any) -> None:
-    """List dead letters, the oldest call logs first, and what to do about them."""
+    """List dead letters, oldest call logs first, with advice for each kind of reason."""
     list_entries(
         address, select_by(("dead",), **selection), dead_letters, "No dead letters.", limit=limit, as_json=as_json
     )
 
 
-@dead.command(short_help="Show the whole story of a dead letter.")
+@dead.command(short_help="Show one dead letter with its record and payload.")
 @click.argument("target", metavar="RECORD_ID|CALL_ID")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 @click.option(
     "--payload",
     "file",
     type=click.Path(path_type=Path, allow_dash=True),
     metavar="FILE",
-    help="Write what would be sent into a file instead; - is standard output.",
+    help="Write the payload to a file instead (- for stdout).",
 )
 @admin_option
 def show(target: str, address: ListenAddress, *, as_json: bool, file: Path | None) -> None:
-    """Show why a delivery is a dead letter, what to do about it, and how its document begins."""
+    """Show why a delivery is a dead letter, what to do about it, and the start of its payload."""
     with explained():
         found = _named(address, target)
         if file is not None:
@@ -330,7 +334,7 @@ def show(target: str, address: ListenAddress, *, as_json: bool, file: Path | Non
             else:
                 output().print(story(_decode_story(body)))
         if len(found) > _SHOWN_STORIES:
-            complain(f"{count_text(len(found) - _SHOWN_STORIES)} more are like that: name one by its key.", style="dim")
+            complain(f"{count_text(len(found) - _SHOWN_STORIES)} more match: name one by its key.", style="dim")
 
 
 @dead.command(short_help="Send dead letters again.")
@@ -338,19 +342,19 @@ def show(target: str, address: ListenAddress, *, as_json: bool, file: Path | Non
 @ordering
 @admin_option
 def replay(address: ListenAddress, *, everything: bool, dry_run: bool, yes: bool, **selection: Any) -> None:
-    """Put dead letters back into the queue, in the order of their calls and with their idempotency keys."""
+    """Queue dead letters again, in the order of their calls and with the same idempotency keys."""
     selects = select_by(("dead",), **selection)
     require_selection(selects, everything=everything)
     requests = [OrderRequest(select=select) for select in selects]
     give(address, OrderName.REPLAY, requests, Wording("replay", "Replayed", _LETTERS), dry_run=dry_run, yes=yes)
 
 
-@dead.command(short_help="Give dead letters up.")
+@dead.command(short_help="Delete dead letters for good.")
 @selecting
 @ordering
 @admin_option
 def discard(address: ListenAddress, *, everything: bool, dry_run: bool, yes: bool, **selection: Any) -> None:
-    """Give dead letters up, for good: their payloads go, and what is held with a core goes with it."""
+    """Delete dead letters for good, payloads included, with what is held for a discarded core."""
     selects = select_by(("dead",), **selection)
     require_selection(selects, everything=everything)
     requests = [OrderRequest(select=select) for select in selects]
@@ -367,7 +371,10 @@ def _named(address: ListenAddress, target: str) -> list[DeliveryEntry]:
         found = list(islice(entries(address, select), 1000))
         if found:
             return found
-    complain(f"No delivery of {target!r} is a dead letter or queued.", hint="`callspool show CALL_ID` tells its trace.")
+    complain(
+        f"No delivery of {target!r} is a dead letter or queued.",
+        hint="`callspool show CALL_ID` shows what became of it.",
+    )
     raise SystemExit(Exit.UNKNOWN_CALL)
 
 
@@ -375,7 +382,7 @@ def _write(address: ListenAddress, found: list[DeliveryEntry], file: Path) -> No
     """What one delivery carries, as JSON; a file appears only when it is whole."""
     if len(found) != 1:
         keys = ", ".join(one.key for one in found[:_SHOWN_STORIES])
-        raise click.UsageError(f"--payload is for one delivery. Name it by its key: {keys}")
+        raise click.UsageError(f"--payload writes one delivery, and several match. Name one by its key: {keys}")
     blocks = download(address, "api", "documents", *found[0].key.split("/", 2))
     if str(file) == "-":
         for block in blocks:

@@ -32,8 +32,8 @@ class Wording:
     done: str
     things: tuple[str, str]
     """One, and several."""
-    passed_over: str = "nothing was to be done"
-    """Why some of the selected may have been passed over."""
+    passed_over: str = "there was nothing to do"
+    """Why some of the selected may have been skipped."""
 
     def count(self, count: int) -> str:
         """So many of them."""
@@ -43,9 +43,9 @@ class Wording:
 def ordering(command: Command) -> Command:
     """Adds what every order has to a command: --all, --dry-run and --yes."""
     for option in (
-        click.option("--yes", "-y", is_flag=True, help="Do not ask back."),
-        click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing."),
-        click.option("--all", "everything", is_flag=True, help="Mean all of them, where nothing selects some."),
+        click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation."),
+        click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing."),
+        click.option("--all", "everything", is_flag=True, help="Select all; required without a filter."),
     ):
         command = option(command)
     return command
@@ -55,7 +55,7 @@ def require_selection(selects: Sequence[Select], *, everything: bool) -> None:
     """Ends the command where nothing says which deliveries are meant."""
     filtered = any(select != Select(states=select.states) for select in selects)
     if not filtered and not everything:
-        raise click.UsageError("Say which: name calls or records, use the filters, or say --all.")
+        raise click.UsageError("Nothing selected: name calls or records, use a filter, or pass --all.")
 
 
 def give(
@@ -72,7 +72,7 @@ def give(
         matched, matched_bytes = count_of(address, name, requests)
         found = f"{wording.count(matched)}, {bytes_text(matched_bytes)}"
         if not matched:
-            complain(f"There is nothing to {wording.verb}: no {wording.things[0]} is like that.", style="yellow")
+            complain(f"Nothing to {wording.verb}: no {wording.things[0]} matches.", style="yellow")
         elif dry_run:
             output().print(plain(f"Would {wording.verb} {found}. Nothing was changed."))
         elif yes or not is_a_terminal() or click.confirm(f"{wording.verb.capitalize()} {found}?", err=True):
@@ -108,15 +108,13 @@ def _carry_out(
                     matched += step.matched
                     tell_progress(wording.verb, matched, max(expected, matched))
     except BaseException as error:
-        complain(f"It broke off after {wording.count(done)}. The same command goes on with the rest.")
+        complain(f"Interrupted after {wording.count(done)}. Repeat the command for the rest.")
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(Exit.FAILED) from None
         raise
     output().print(plain(f"{wording.done} {wording.count(done)}.", "green"))
     if done < matched:
-        complain(
-            f"{count_text(matched - done)} of the selected were passed over: {wording.passed_over}.", style="yellow"
-        )
+        complain(f"{count_text(matched - done)} of the selected were skipped: {wording.passed_over}.", style="yellow")
 
 
 def _steps(address: ListenAddress, name: OrderName, request: OrderRequest) -> Iterator[OrderStep]:
@@ -136,43 +134,62 @@ _OPEN = ("dead", "queued")
 
 @click.group()
 def deliveries() -> None:
-    """Deliveries that have not ended: ready to be sent, waiting for others, held, or dead letters."""
+    """Open deliveries: ready to be sent, waiting for an earlier one, held, or dead letters."""
 
 
-@deliveries.command("list", short_help="List what is still to be delivered.")
+@deliveries.command("list", short_help="List queued deliveries.")
 @selecting
-@click.option("--state", "states", type=_STATES, multiple=True, help="Only those in this state; by default queued.")
-@click.option("--limit", type=click.IntRange(min=1), help=f"The most to list; a table shows {SHOWN} unless told.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for all of them.")
+@click.option(
+    "--state",
+    "states",
+    type=_STATES,
+    multiple=True,
+    metavar="STATE",
+    help="Only in this state: ready, waiting, held, queued or dead.  [default: queued]",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="COUNT",
+    help=f"List at most this many.  [default: {SHOWN}; all with --json]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 @admin_option
 def list_(
     address: ListenAddress, *, states: tuple[str, ...], limit: int | None, as_json: bool, **selection: Any
 ) -> None:
-    """List what is still to be delivered, the oldest call logs first."""
+    """List queued deliveries, oldest call logs first."""
     selects = select_by(states or ("queued",), **selection)
     list_entries(address, selects, queued, "Nothing is queued.", limit=limit, as_json=as_json)
 
 
-@deliveries.command(short_help="Try now what was to be tried later.")
+@deliveries.command(short_help="Retry now, without waiting for the back-off.")
 @selecting
 @ordering
 @admin_option
 def retry(address: ListenAddress, *, everything: bool, dry_run: bool, yes: bool, **selection: Any) -> None:
-    """Try now what was to be tried later, in the order of the calls.
+    """Retry queued deliveries now, without waiting for their back-off, in the order of their calls.
 
-    Of what is held for a refused token one delivery is sent; when it is taken, all go.
+    Of the deliveries held for a refused token one is sent; if it is accepted, all are.
     """
     selects = select_by(("queued",), **selection)
     require_selection(selects, everything=everything)
-    passed_over = "they are due already, wait for an earlier delivery, or are held with a dead letter"
+    passed_over = "already due, waiting for an earlier delivery, or held with a dead letter"
     wording = Wording("retry", "Due now:", _THINGS, passed_over)
     give(address, OrderName.RETRY, [OrderRequest(select=one) for one in selects], wording, dry_run=dry_run, yes=yes)
 
 
 @deliveries.command(short_help="Move deliveries to another destination.")
 @selecting
-@click.option("--to", required=True, metavar="NAME", help="The destination of the configuration to move them to.")
-@click.option("--state", "states", type=_STATES, multiple=True, help="Only those in this state; by default all open.")
+@click.option("--to", required=True, metavar="NAME", help="Configured destination to move them to.")
+@click.option(
+    "--state",
+    "states",
+    type=_STATES,
+    multiple=True,
+    metavar="STATE",
+    help="Only in this state: ready, waiting, held, queued or dead.  [default: all]",
+)
 @ordering
 @admin_option
 def reroute(
@@ -185,28 +202,36 @@ def reroute(
     yes: bool,
     **selection: Any,
 ) -> None:
-    """Move what is queued or dead to another destination, also of one that the configuration no longer has.
+    """Move queued deliveries and dead letters to another destination.
 
-    What one call log still owes to a destination moves together, with its idempotency keys.
+    This also works for destinations that are no longer configured. All that one call log still owes to a destination
+    moves together and keeps its idempotency keys.
     """
     selects = select_by(states or _OPEN, **selection)
     require_selection(selects, everything=everything)
     requests = [OrderRequest(select=select, to=to) for select in selects]
-    passed_over = f"{to} takes nothing of their form, was owed it before, or is where they are"
+    passed_over = f"{to} does not accept their form, was owed it before, or is where they are"
     wording = Wording(f"move to {to}", f"Moved to {to}:", _THINGS, passed_over)
     give(address, OrderName.REROUTE, requests, wording, dry_run=dry_run, yes=yes)
 
 
-@deliveries.command(short_help="Send with another key.")
+@deliveries.command(short_help="Send with another key than the agent's.")
 @selecting
 @click.option(
     "--key",
     "file",
     type=click.File(),
     metavar="FILE",
-    help="Where the new key stands; - is standard input. Without it you are asked, at a terminal.",
+    help="File with the new key (- for stdin); at a terminal you are asked.",
 )
-@click.option("--state", "states", type=_STATES, multiple=True, help="Only those in this state; by default all open.")
+@click.option(
+    "--state",
+    "states",
+    type=_STATES,
+    multiple=True,
+    metavar="STATE",
+    help="Only in this state: ready, waiting, held, queued or dead.  [default: all]",
+)
 @ordering
 @admin_option
 def replace_token(
@@ -219,9 +244,9 @@ def replace_token(
     yes: bool,
     **selection: Any,
 ) -> None:
-    """Send with another key instead of the agent's own, where a destination forwards that.
+    """Replace the agent's own key, where a destination forwards that.
 
-    The key belongs to the call log: all its deliveries use the new one. What was held for the old one is sent.
+    The key belongs to the call log: all its deliveries use the new one. Deliveries held for the old one are sent.
     """
     selects = select_by(states or _OPEN, **selection)
     require_selection(selects, everything=everything)
@@ -237,4 +262,4 @@ def _key(file: TextIO | None) -> str:
         return file.read().strip()
     if is_a_terminal():
         return str(click.prompt("New key", hide_input=True, err=True))
-    raise click.UsageError("Say where the new key stands: --key FILE, or --key - for standard input.")
+    raise click.UsageError("No new key: pass --key FILE, or --key - for standard input.")

@@ -49,12 +49,13 @@ class Report(msgspec.Struct, frozen=True):
 @click.argument("directory", required=False, type=click.Path(path_type=Path, file_okay=False))
 @spool_option
 @click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
-@click.option("--repair", "with_repair", is_flag=True, help="Repair what can be, in a spool that no gateway uses.")
+@click.option(
+    "--repair", "with_repair", is_flag=True, help="Repair what can be repaired; no gateway may use the spool."
+)
 def fsck(directory: Path | None, file: Path | None, *, as_json: bool, with_repair: bool) -> None:
-    """Check everything in a spool: files, pages, payloads, deliveries, their order, and the books.
+    """Check a spool: files, pages, payloads, deliveries, their order, and the counters.
 
-    Without --repair nothing is changed, and a gateway may be running. DIRECTORY is the configured spool, unless another
-    one is named.
+    Without --repair nothing is changed, and a gateway may be running. DIRECTORY defaults to the configured spool.
     """
     spool = spool_directory(directory, file)
     try:

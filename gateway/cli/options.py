@@ -23,14 +23,14 @@ def configuration_options(command: Command) -> Command:
         click.option(
             "--local",
             is_flag=True,
-            help="Add a destination that delivers into ./callspool-data/delivered, to try it out.",
+            help="Also deliver into ./callspool-data/delivered, to try callspool out.",
         ),
         click.option(
             "--config",
             "file",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="A TOML file with settings. [env var: CALLSPOOL_CONFIG]",
+            help="TOML file with settings.  [env var: CALLSPOOL_CONFIG]",
         ),
     ):
         command = option(command)
@@ -43,7 +43,7 @@ def loaded_or_exit(file: Path | None, *, local: bool) -> Loaded:
         return load(file, os.environ, local=local)
     except InvalidConfiguration as error:
         count = len(error.problems)
-        complain(f"The configuration cannot be used: {count} {'thing is' if count == 1 else 'things are'} wrong.")
+        complain(f"The configuration is invalid: {count} {'error' if count == 1 else 'errors'}.")
         for problem in error.problems:
             complain(f"  {problem}", style="")
         raise SystemExit(Exit.USAGE) from None
@@ -70,7 +70,7 @@ def spool_option(command: Command) -> Command:
         "file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The TOML file that says where the spool is. [env var: CALLSPOOL_CONFIG]",
+        help="TOML file with settings, for the spool.  [env var: CALLSPOOL_CONFIG]",
     )(command)
 
 

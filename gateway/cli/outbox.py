@@ -21,27 +21,27 @@ from gateway.sdk_outbox.rows import OutboxError, Outcome, Survey
 _CONNECT_SECONDS = 5.0
 _MEANINGS = {
     Outcome.RESCUED: ("rescued: durable in the gateway's spool", "green"),
-    Outcome.DUPLICATE: ("known already: its post had been accepted", ""),
-    Outcome.SUPERSEDED: ("recorded, not sent: an end without telemetry of a call whose end is known", ""),
-    Outcome.REFUSED: ("left there: holds no call log", "bold red"),
+    Outcome.DUPLICATE: ("already known: the SDK's post had been accepted", ""),
+    Outcome.SUPERSEDED: ("recorded, not sent: an end without telemetry, and the call's full end is known", ""),
+    Outcome.REFUSED: ("left in the outbox: not a call log", "bold red"),
 }
 
 
 @click.group()
 def outbox() -> None:
-    """Rescue call logs that the Whispey SDK left in its outbox."""
+    """Rescue call logs from the Whispey SDK's outbox file."""
 
 
 @outbox.command("import", short_help="Empty an outbox file into a running gateway.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Only show what would be taken; the file is not touched.")
+@click.option("--dry-run", is_flag=True, help="Show what would be moved; do not touch the file.")
 @click.option(
     "--owner",
     "owners",
     type=click.IntRange(min=0),
     metavar="UID",
     multiple=True,
-    help="Another user, by number, whose file it may be; yours and root's are accepted anyway.",
+    help="Also accept a file of this user; yours and root's are accepted anyway.",
 )
 @click.option(
     "--intake",
@@ -51,13 +51,14 @@ def outbox() -> None:
     envvar="CALLSPOOL_INTAKE_LISTEN",
     show_envvar=True,
     show_default=True,
-    help="Where the gateway's intake is.",
+    help="Address of the gateway's intake.",
 )
 def import_outbox(file: Path, address: ListenAddress, *, owners: tuple[int, ...], dry_run: bool) -> None:
-    """Empty an outbox file of the SDK into a running gateway: each row is deleted there once it is durable.
+    """Move the rows of an SDK outbox file to a running gateway.
 
-    An agent that runs beside is not disturbed. CALLSPOOL_INTAKE_TOKEN is the token of the intake, if it has one;
-    CALLSPOOL_WHISPEY_OUTBOX_TOKEN the agent's key for rows that hold none.
+    Each row is deleted once the gateway has stored it durably; a running agent is not disturbed.
+    CALLSPOOL_INTAKE_TOKEN: the token of the intake, if it has one. CALLSPOOL_WHISPEY_OUTBOX_TOKEN: the agent's key for
+    rows without one.
     """
     chosen = OutboxReader(file.absolute(), owners)
     try:
@@ -87,8 +88,8 @@ def _show(file: Path, survey: Survey) -> None:
     shown = table("Status", "Event", "Rows", numbers=("Rows",))
     for status, event, count in survey.by_kind:
         shown.add_row(plain(status), plain(event), plain(count_text(count)))
-    summary = f"{file}: {count_text(survey.ready)} rows to take ({bytes_text(survey.ready_bytes)})"
-    in_use = f", {count_text(survey.in_use)} that the SDK still works on" if survey.in_use else ""
+    summary = f"{file}: {count_text(survey.ready)} rows to move ({bytes_text(survey.ready_bytes)})"
+    in_use = f", {count_text(survey.in_use)} still in use by the SDK" if survey.in_use else ""
     output().print(plain(summary + in_use, "bold"))
     if survey.by_kind:
         output().print(shown)
@@ -102,7 +103,7 @@ def _check_gateway(address: ListenAddress) -> None:
     except OSError as error:
         complain(
             f"No gateway answers at {address}: {error.strerror or error}.",
-            hint="Start one with `callspool run`, or say where it is with --intake HOST:PORT.",
+            hint="Start one with `callspool run`, or name its address with --intake HOST:PORT.",
         )
         raise SystemExit(Exit.NO_GATEWAY) from None
 
@@ -115,7 +116,7 @@ class _Tally:
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=output()
         )
-        self._task = self.progress.add_task("taking rows", total=total)
+        self._task = self.progress.add_task("moving rows", total=total)
 
     def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:
         """A row was taken, or will not be."""
@@ -137,9 +138,7 @@ def _import(file: OutboxReader, address: ListenAddress, survey: Survey) -> None:
             shown.add_row(plain(count_text(tally.outcomes[outcome]), style), plain(meaning, style))
     output().print(shown)
     if obstacle is not None:
-        complain(
-            f"No more could be taken: {obstacle}", hint="Run the command again; what was taken is not taken twice."
-        )
+        complain(f"Stopped: {obstacle}", hint="Repeat the command for the rest; nothing is moved twice.")
     if obstacle is not None or tally.outcomes[Outcome.REFUSED]:
         raise SystemExit(Exit.FAILED)
 

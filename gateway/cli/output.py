@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+_NARROW_WIDTH = 140
+"""Below it, a table of deliveries with all its columns folds in most of them."""
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being done, how much of it is done, and how much there is (0: not known)."""
 _PIPED_WIDTH = 250
@@ -42,8 +44,20 @@ def table(*columns: str, numbers: Iterable[str] = ()) -> Table:
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     right = set(numbers)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        number = column in right
+        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     return made
+
+
+class Responsive:
+    """Two layouts of the same, for a wide and for a narrow console."""
+
+    def __init__(self, wide: RenderableType, narrow: RenderableType) -> None:
+        self._wide = wide
+        self._narrow = narrow
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._narrow if options.max_width < _NARROW_WIDTH else self._wide
 
 
 # A bar on standard error for what takes long; nothing where that is no terminal.

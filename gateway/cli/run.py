@@ -16,7 +16,7 @@ from gateway.runtime.own_intake import own_intake_warnings
 @click.command()
 @configuration_options
 def run(file: Path | None, *, local: bool) -> None:
-    """Take call logs, keep them safe, and deliver them, until SIGTERM or SIGINT."""
+    """Accept call logs, store them durably and deliver them, until SIGTERM or SIGINT."""
     loaded = loaded_or_exit(file, local=local)
     # Before anything has threads, the one that writes the log included: they inherit it.
     refused = list(give_way(_priority(loaded.settings.priority)))

@@ -25,16 +25,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @click.group()
 def s3() -> None:
-    """Prepare a bucket for what is delivered to it, and prove that it works."""
+    """Set up a bucket, and check that callspool can deliver to it."""
 
 
 def _destination_option(command: Command) -> Command:
-    return click.option(
-        "--destination", metavar="NAME", help="Which bucket, where the configuration has several s3 destinations."
-    )(command)
+    return click.option("--destination", metavar="NAME", help="The s3 destination; needed if there are several.")(
+        command
+    )
 
 
-@s3.command(short_help="Show what the bucket needs; --apply sets it.")
+@s3.command(short_help="Show what a bucket needs; --apply sets it.")
 @configuration_options
 @_destination_option
 @click.option("--apply", "with_apply", is_flag=True, help="Make the changes, with the credentials of this shell.")
@@ -43,31 +43,32 @@ def _destination_option(command: Command) -> Command:
     type=click.IntRange(min=1),
     default=EXPIRE_DAYS,
     show_default=True,
-    help="Days after which objects are deleted.",
+    metavar="DAYS",
+    help="Delete objects after this many days.",
 )
-@click.option("--whole-bucket", is_flag=True, help="Let objects of the whole bucket expire, where there is no prefix.")
+@click.option("--whole-bucket", is_flag=True, help="Without a prefix: expire every object in the bucket.")
 def setup(
     file: Path | None, *, local: bool, destination: str | None, with_apply: bool, expire_days: int, whole_bucket: bool
 ) -> None:
-    """Show what the bucket needs: expiry, encryption, no public access, and the least policy for the gateway."""
+    """Show what the bucket needs: expiry, encryption, no public access, and the least IAM policy."""
     bucket = _chosen(loaded_or_exit(file, local=local).settings, destination)
     if not with_apply:
         _show_plan(bucket, expire_days)
     elif not bucket.prefix and not whole_bucket:
         complain(
             f"{bucket.name} has no prefix: everything in the bucket {bucket.bucket} would expire.",
-            hint="Set `prefix`, or say --whole-bucket if nothing else lies in this bucket.",
+            hint="Set `prefix`, or pass --whole-bucket if nothing else is stored in this bucket.",
         )
         raise SystemExit(Exit.USAGE)
     else:
         _apply(bucket, expire_days)
 
 
-@s3.command(short_help="Prove with small objects that everything works.")
+@s3.command(short_help="Check a bucket by writing small objects.")
 @configuration_options
 @_destination_option
 def check(file: Path | None, *, local: bool, destination: str | None) -> None:
-    """Put, verify, send in parts, list, abort and delete small objects; say which permission is missing."""
+    """Put, verify, upload in parts, list, abort and delete small objects; name missing permissions."""
     bucket = _chosen(loaded_or_exit(file, local=local).settings, destination)
     _tell(bucket, asyncio.run(proven(s3_options(bucket))))
 
@@ -80,7 +81,7 @@ def _chosen(settings: Settings, name: str | None) -> S3Destination:
     if name in buckets:
         return buckets[name]
     if buckets:
-        complain("Say which bucket.", hint=f"--destination with one of: {', '.join(buckets)}")
+        complain("Several s3 destinations: which one?", hint=f"Pass --destination with one of: {', '.join(buckets)}")
     else:
         complain("The configuration has no s3 destination.", hint="Set CALLSPOOL_S3_BUCKET, or add one to the file.")
     raise SystemExit(Exit.USAGE)

@@ -32,19 +32,20 @@ _NUMBERS = ("Backlog", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered
 
 @click.command()
 @admin_option
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
-@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API unchanged.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1),
     default=2.0,
     show_default=True,
-    help="Seconds between two looks with --watch.",
+    metavar="SECONDS",
+    help="Time between two refreshes with --watch.",
 )
 def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: float) -> None:
-    """Show destinations, backlog and spool of a running gateway."""
+    """Show backlog, destinations and spool of a running gateway."""
     if as_json and watch:
-        raise click.UsageError("--json and --watch do not go together.")
+        raise click.UsageError("--json and --watch cannot be combined.")
     with explained():
         if as_json:
             click.echo(ask(address, "api", "status").decode())
@@ -196,23 +197,24 @@ _decode_status = msgspec.json.Decoder(Status).decode
     type=click.FloatRange(min=0),
     default=10.0,
     show_default=True,
-    help="Seconds to wait for what comes of it.",
+    metavar="SECONDS",
+    help="How long to wait for the result.",
 )
 def resume(destination: str, address: ListenAddress, *, wait: float) -> None:
-    """End the wait of a destination that is down or refuses a token: one delivery is sent now.
+    """Retry a destination that is down, or refuses a token, now: one delivery is sent.
 
-    Its success closes the circuit breaker and wakes everything that waits.
+    If that succeeds, the circuit breaker closes and all waiting deliveries are sent.
     """
     with explained():
         resumed = _decode_resumed(tell(address, b"{}", "api", "destinations", destination, "resume"))
         if not resumed.waited:
-            output().print(plain(f"{destination} waits for nothing: it takes deliveries.", "green"))
+            output().print(plain(f"{destination} is up: nothing to resume.", "green"))
             return
         report = _tried(address, destination, wait)
         output().print(_told(report))
         if report.refused_tokens or (not report.up and any(lane.queued for lane in report.lanes)):
-            hint = "`callspool status` shows when it is tried again, and why it is down."
-            complain("Nothing is lost: what is owed to it stays in the spool.", hint=hint, style="yellow")
+            hint = "`callspool status` shows the reason and the time of the next attempt."
+            complain("Nothing is lost: its deliveries stay in the spool.", hint=hint, style="yellow")
             raise SystemExit(Exit.FAILED)
 
 
@@ -233,9 +235,9 @@ def _told(report: DestinationReport) -> Text:
     """In a line."""
     queued = sum(lane.queued for lane in report.lanes)
     if not report.up and not queued:
-        return plain(f"{report.name} was down, and nothing is queued for it: the next delivery tries it.", "yellow")
+        return plain(f"{report.name} was down, and nothing is queued: the next delivery is an attempt.", "yellow")
     if not report.up:
         return plain(f"{report.name} is still down: {report.reason}", "red")
     if report.refused_tokens:
         return plain(f"{report.name} still refuses tokens: {count_text(report.refused_tokens)}", "red")
-    return plain(f"{report.name} takes deliveries again; queued: {count_text(queued)}", "green")
+    return plain(f"{report.name} is up again; queued: {count_text(queued)}", "green")

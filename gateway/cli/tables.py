@@ -12,7 +12,7 @@ from rich.text import Text
 
 from config.values import ListenAddress, parse_duration
 from gateway.cli.client import admin_option, ask, explained
-from gateway.cli.output import complain, output, plain, table
+from gateway.cli.output import Responsive, complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.advice import ADVICE, by_kind
 from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryStory, Select
@@ -46,7 +46,7 @@ def list_entries(
         shown = tuple(islice(found, limit or SHOWN))
         output().print(table_of(shown) if shown else plain(nothing, "green"))
         if next(found, None) is not None:
-            complain(f"These are the first {count_text(len(shown))}; --limit shows more.", style="dim")
+            complain(f"Only the first {count_text(len(shown))} are shown; --limit shows more.", style="dim")
 
 
 def dead_letters(letters: Sequence[DeliveryEntry]) -> RenderableType:
@@ -54,7 +54,7 @@ def dead_letters(letters: Sequence[DeliveryEntry]) -> RenderableType:
     shown = table("Record", "Call", "Destination", "Form", "Age", "Failed", "Size", "Reason", numbers=_NUMBERS)
     for one in letters:
         shown.add_row(*_first_columns(one), plain(one.reason or "-"))
-    return Group(shown, Text(), *_advice(letters))
+    return Group(Responsive(shown, _narrow(letters)), Text(), *_advice(letters))
 
 
 def queued(deliveries: Sequence[DeliveryEntry]) -> RenderableType:
@@ -64,6 +64,21 @@ def queued(deliveries: Sequence[DeliveryEntry]) -> RenderableType:
     for one in deliveries:
         state = plain(one.state, _STYLES.get(one.state, ""))
         shown.add_row(*_first_columns(one), state, plain(one.next_attempt_at or "-"), plain(one.reason or "-"))
+    return Responsive(shown, _narrow(deliveries, with_state=True))
+
+
+def _narrow(deliveries: Sequence[DeliveryEntry], *, with_state: bool = False) -> RenderableType:
+    """For 80 columns: each delivery by its key, with its state and reason in lines of their own below it."""
+    shown = table("Delivery", "Age", "Failed", "Size", numbers=_NUMBERS)
+    for one in deliveries:
+        name = plain(one.key, "bold").append(f"\n  call {one.call_id}", "not bold")
+        if with_state:
+            again = f", next try {one.next_attempt_at}" if one.next_attempt_at else ""
+            name.append("\n  ").append_text(plain(one.state, _STYLES.get(one.state, ""))).append(again, "not bold")
+        if one.reason:
+            name.append_text(Text("\n  ")).append_text(plain(one.reason, "dim"))
+        figures = (age_text(one.age_seconds), count_text(one.attempts), bytes_text(one.bytes))
+        shown.add_row(name, *map(plain, figures))
     return shown
 
 
@@ -139,9 +154,9 @@ _STAGE_STYLES = {
 @click.command()
 @click.argument("call_id")
 @admin_option
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API unchanged.")
 def show(call_id: str, address: ListenAddress, *, as_json: bool) -> None:
-    """Show what came of a call: accepted, core sent, detail sent, where it is now."""
+    """Show where a call is: when it was accepted, its core and detail sent, and what is left."""
     with explained():
         body = ask(address, "api", "calls", call_id)
         if as_json:
@@ -211,11 +226,16 @@ class Span(click.ParamType[float]):
 
 _OPTIONS = (
     click.argument("targets", metavar="[RECORD_ID|CALL_ID]...", nargs=-1),
-    click.option("--destination", metavar="NAME", help="Only those for this destination."),
-    click.option("--form", type=click.Choice([form.value for form in Form]), help="Only those of this form."),
-    click.option("--reason", metavar="TEXT", help="Only those whose reason holds this text, in capitals or not."),
-    click.option("--older-than", type=Span(), help="Only those at least so old, such as 90s, 2h or 7d."),
-    click.option("--newer-than", type=Span(), help="Only those at most so old."),
+    click.option("--destination", metavar="NAME", help="Only for this destination."),
+    click.option(
+        "--form",
+        type=click.Choice([form.value for form in Form]),
+        metavar="FORM",
+        help="Only of this form: whole, core, detail, reduced or notice.",
+    ),
+    click.option("--reason", metavar="TEXT", help="Only with this text in the reason; case is ignored."),
+    click.option("--older-than", type=Span(), help="Only older than this, such as 90s, 2h or 7d."),
+    click.option("--newer-than", type=Span(), help="Only newer than this."),
 )
 
 

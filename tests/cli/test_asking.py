@@ -95,7 +95,7 @@ def test_watching_goes_on_until_it_is_interrupted(server: Server) -> None:
 def test_json_and_watch_exclude_each_other(cli: Cli) -> None:
     """What makes no sense together is refused as wrong usage."""
     result = cli("status", "--json", "--watch")
-    assert (result.exit_code, "do not go together" in result.stderr) == (2, True)
+    assert (result.exit_code, "cannot be combined" in result.stderr) == (2, True)
 
 
 def test_show_tells_what_came_of_a_call(cli: Cli, server: Server) -> None:
@@ -167,9 +167,9 @@ def test_where_no_gateway_answers_the_way_out_is_named(cli: Cli, command: tuple[
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (404, "<html>", "is no callspool gateway (HTTP 404)"),
-        (500, '{"error": "x"}', "is no callspool gateway (HTTP 500)"),
-        (200, "{}", "not that of this version"),
+        (404, "<html>", "is not a callspool gateway (HTTP 404)"),
+        (500, '{"error": "x"}', "is not a callspool gateway (HTTP 500)"),
+        (200, "{}", "runs another version"),
     ],
 )
 def test_something_else_at_the_address_is_not_taken_for_a_gateway(

@@ -57,7 +57,7 @@ def test_a_wrong_configuration_is_told_in_full(cli: Cli, served: list[Settings],
     """Every problem is on standard error, the exit code is 2, and nothing is started."""
     result = cli(command, env={"CALLSPOOL_LOG_LEVEL": "loud", "CALLSPOOL_INTAKE_LISTN": "x"})
     assert (result.exit_code, result.stdout, served) == (2, "", [])
-    assert "3 things are wrong" in result.stderr
+    assert "invalid: 3 errors" in result.stderr
     for key in ("log.level", "CALLSPOOL_INTAKE_LISTN", "destinations"):
         assert f"  {key}" in result.stderr
 
@@ -66,7 +66,7 @@ def test_without_a_destination_nothing_starts_and_the_way_out_is_named(cli: Cli,
     """A gateway that delivers nowhere is refused, with what to set."""
     result = cli("run")
     assert (result.exit_code, served) == (2, [])
-    assert "1 thing is wrong" in result.stderr
+    assert "invalid: 1 error" in result.stderr
     assert "CALLSPOOL_ENDPOINT_URL" in result.stderr
 
 

@@ -1,11 +1,15 @@
 """Tests of `callspool dead`, against the admin application over a real spool."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from gateway.cli import client, deliveries
+from gateway.cli.tables import dead_letters, queued
+from gateway.operations.schemas import DeliveryEntry
 from spool.records import DeliveryState
 from tests.admin.desk import Desk, at_the_desk
 from tests.admin.world import World
@@ -47,7 +51,7 @@ def test_a_table_is_cut_and_json_is_not(cli: Cli, server: Server, desk: Desk, mo
     for number in range(5):
         server.run(desk.buried(f"c{number}"))
     table = cli("dead", "list", "--limit", "3")
-    assert (table.stdout.count("HTTP 400"), "These are the first 3" in table.stderr) == (3, True)
+    assert (table.stdout.count("HTTP 400"), "Only the first 3" in table.stderr) == (3, True)
     every = [json.loads(line)["call_id"] for line in cli("dead", "list", "--json").stdout.splitlines()]
     assert every == [f"c{number}" for number in range(5)]
     assert len(cli("dead", "list", "--json", "--limit", "4").stdout.splitlines()) == 4
@@ -142,7 +146,7 @@ def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, desk
 def test_an_order_about_nothing_says_so(cli: Cli, desk: Desk) -> None:
     """There was nothing to do, which is no failure."""
     result = cli("dead", "replay", "nobody")
-    assert (result.exit_code, "nothing to replay" in result.stderr) == (0, True)
+    assert (result.exit_code, "Nothing to replay" in result.stderr) == (0, True)
 
 
 def test_an_order_that_breaks_off_says_how_far_it_came(
@@ -162,7 +166,7 @@ def test_an_order_that_breaks_off_says_how_far_it_came(
 
     monkeypatch.setattr(deliveries, "tell", interrupted)
     result = cli("dead", "replay", "--all")
-    assert (result.exit_code, "broke off after 1 dead letter." in result.stderr) == (1, True), result.output
+    assert (result.exit_code, "Interrupted after 1 dead letter." in result.stderr) == (1, True), result.output
     monkeypatch.setattr(deliveries, "tell", taken)
     assert "Replayed 2 dead letters." in cli("dead", "replay", "--all").stdout
 
@@ -177,3 +181,18 @@ def test_the_admin_token_comes_from_the_environment(
     assert (refused.exit_code, "CALLSPOOL_ADMIN_TOKEN" in refused.stderr) == (1, True)
     allowed = cli("dead", "list", "--admin", address, env={"CALLSPOOL_ADMIN_TOKEN": "hush"})
     assert (allowed.exit_code, "hush" in allowed.output) == (0, False)
+
+
+def test_a_table_of_deliveries_fits_80_columns() -> None:
+    """At a narrow terminal each delivery is named by its key, and no column folds but the reason."""
+    entry = DeliveryEntry(
+        key="1f0c9d2e-22/detail/endpoint", record_id="1f0c9d2e-22", call_id="outbound-call-8a1b2c3d", agent_id=None,
+        event="call_ended", environment=None, destination="endpoint", form="detail", lane="detail", state="dead",
+        reason="HTTP 400: call log not found", attempts=3, accepted_at="", since="", age_seconds=7300.0,
+        next_attempt_at="2026-11-28T20:00:00Z", bytes=13_900_000, idempotency_key="",
+    )  # fmt: skip
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(dead_letters([entry]), queued([entry]))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert lines.count(["1f0c9d2e-22/detail/endpoint", "2", "h", "1", "min", "3", "13.9", "MB"]) == 2
+    assert lines.count(["HTTP", "400:", "call", "log", "not", "found"]) == 2

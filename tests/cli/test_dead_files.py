@@ -202,6 +202,6 @@ def test_the_destination_decides_what_can_be_brought_in(
 
 def test_a_folder_without_an_index_is_no_export(cli: Cli, tmp_path: Path) -> None:
     """What is no export, or one of another format, is told before anything is asked."""
-    assert "is no index of dead letters" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
+    assert "is not an index of dead letters" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
     (tmp_path / INDEX).write_text('{"format": "other/1", "exported_at": "", "callspool": ""}\n')
     assert "is not callspool.dead-letters/1" in cli("dead", "import", str(tmp_path), "--to", "x").stderr

@@ -28,7 +28,7 @@ def after(destination: DestinationStatus, **world: object) -> World:
 @pytest.mark.parametrize(
     ("then", "told", "code"),
     [
-        (UP, "endpoint takes deliveries again; queued: 50", Exit.OK),
+        (UP, "endpoint is up again; queued: 50", Exit.OK),
         (replace(ENDPOINT_DOWN, reason="HTTP 500"), "endpoint is still down: HTTP 500", Exit.FAILED),
         (replace(UP, refused_tokens=2), "endpoint still refuses tokens: 2", Exit.FAILED),
     ],
@@ -43,7 +43,7 @@ def test_what_came_of_the_try_is_told(cli: Cli, server: Server, then: Destinatio
 def test_a_destination_that_waits_for_nothing_is_left_alone(cli: Cli, server: Server) -> None:
     """There is nothing to resume where deliveries flow."""
     result = cli("resume", "endpoint", "--admin", server.serve(World(destinations=(UP,)).app))
-    assert "endpoint waits for nothing" in result.stdout
+    assert "endpoint is up: nothing to resume" in result.stdout
     assert result.exit_code == Exit.OK
 
 
@@ -52,7 +52,7 @@ def test_with_nothing_queued_the_next_delivery_is_the_try(cli: Cli, server: Serv
     waiting = replace(ENDPOINT_DOWN, retry_at=NOW)
     world = after(waiting, stats=EMPTY)
     result = cli("resume", "endpoint", "--wait", "0", "--admin", server.serve(world.app))
-    assert "the next delivery tries it" in result.stdout
+    assert "the next delivery is an attempt" in result.stdout
     assert result.exit_code == Exit.OK
 
 

@@ -36,8 +36,8 @@ async def test_an_outbox_is_emptied_into_a_running_gateway(tmp_path: Path) -> No
         assert (await world.post(sent, headers={"x-pype-token": "intake-token"})).status == 202
         code, said, _ = await outbox_import(outbox, world, CALLSPOOL_INTAKE_TOKEN="intake-token")
         assert (code, [status for _, status, _ in rows(outbox)]) == (Exit.OK, ["in_progress"])
-        assert "3 rows to take (2.0 MB), 1 that the SDK still works on" in said
-        for words in ("1 rescued", "1 known already", "1 recorded, not sent"):
+        assert "3 rows to move (2.0 MB), 1 still in use by the SDK" in said
+        for words in ("1 rescued", "1 already known", "1 recorded, not sent"):
             assert words in said
         record = (await world.only_record("large")).record
         assert json.loads(await world.stored(record)) == {**large, "call_ended_reason": "completed"}
@@ -51,7 +51,7 @@ async def test_a_refused_row_and_a_wrong_token_are_told(tmp_path: Path) -> None:
     async with running(tmp_path / "spool", token="intake-token") as world:
         code, said, _ = await outbox_import(outbox, world)
         assert (code, len(rows(outbox))) == (Exit.FAILED, 1)
-        assert "1 left there: holds no call log" in said
+        assert "1 left in the outbox: not a call log" in said
         write(outbox, payload=FULL)
         code, _, complaint = await outbox_import(outbox, world)
         assert (code, len(rows(outbox))) == (Exit.FAILED, 2)
@@ -66,7 +66,7 @@ async def test_without_a_gateway_nothing_is_touched(tmp_path: Path, arguments: t
     before = outbox.read_bytes()
     code, said, complaint = await outbox_import(outbox, None, *arguments)
     assert code == (Exit.OK if arguments else Exit.NO_GATEWAY)
-    assert "1 rows to take" in said
+    assert "1 rows to move" in said
     assert "pending call_ended 1" in said
     assert ("Nothing was changed" if arguments else "No gateway answers") in complaint
     assert outbox.read_bytes() == before
