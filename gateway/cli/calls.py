@@ -7,16 +7,17 @@ import msgspec
 from rich.console import Group, RenderableType
 
 from config.values import ListenAddress
-from gateway.calls import MOST_CALLS, CallDocument, CallEntry, CallList
+from gateway.calls import MOST_CALLS, CallEntry, CallList
 from gateway.cli.client import admin_option, ask, download, explained
 from gateway.cli.output import output, plain, table
 from uploaders.stores.completion import CallState
 
+_NOTHING = (b"null", b"[]")
 _STYLES = {"open": "yellow", "ended": "yellow", "pending": "yellow", "timed_out": "red", "orphan": "red"}
 
 _decode_list = msgspec.json.Decoder(CallList).decode
-_decode_call = msgspec.json.Decoder(CallDocument).decode
-_raw_list = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_entry = msgspec.json.Decoder(CallEntry).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @click.group(short_help="List and show the calls in the store.")
@@ -43,7 +44,7 @@ def list_(
     with explained():
         body = ask(address, "api", "calls", query=query)
         if as_json:
-            click.echo(bytes(_raw_list(body)["calls"]).decode())
+            click.echo(bytes(_decode_members(body)["calls"]).decode())
             return
         found = _decode_list(body).calls
         output().print(_table(found) if found else plain("No call.", "dim"))
@@ -60,7 +61,7 @@ def show(call_id: str, address: ListenAddress, *, as_json: bool) -> None:
         if as_json:
             click.echo(body.decode())
         else:
-            output().print(_described(_decode_call(body)))
+            output().print(_described(body))
 
 
 @calls.command(short_help="Print the detail of a call.")
@@ -99,7 +100,9 @@ def _state(call: CallEntry) -> RenderableType:
     return plain(f"{call.state} (late)" if call.late else call.state, _STYLES.get(call.state, "green"))
 
 
-def _described(call: CallDocument) -> RenderableType:
+def _described(body: bytes) -> RenderableType:
+    """The columns of a call as a table, and below it its documents as they were posted."""
+    call = _decode_entry(body)
     shown = table("", "")
     shown.show_header = False
     for name in CallEntry.__struct_fields__:
@@ -107,11 +110,9 @@ def _described(call: CallDocument) -> RenderableType:
         if value is not None and name != "call_id":
             shown.add_row(plain(name.replace("_", " "), "bold"), plain(value))
     parts: list[RenderableType] = [plain(f"call {call.call_id}", "bold"), shown]
-    for name in ("start", "end"):
-        document = getattr(call, name)
-        if isinstance(document, msgspec.Raw):
-            parts += [plain(f"\n{name}", "bold"), plain(bytes(document).decode())]
-    for name in ("updates", "references"):
-        for document in getattr(call, name) or ():
-            parts += [plain(f"\n{name[:-1]}", "bold"), plain(bytes(document).decode())]
+    members = _decode_members(body)
+    for name in ("start", "end", "updates", "references"):
+        document = bytes(members.get(name, b"null"))
+        if document not in _NOTHING:
+            parts += [plain(f"\n{name}", "bold"), plain(document.decode())]
     return Group(*parts)

@@ -36,7 +36,7 @@ def _options(command: Command) -> Command:
 @_options
 def migrate(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Bring the schema up to date, as a start does; for a role that may create tables where the gateway's may not."""
-    status = _asked(file, destination, Store.status, local=local)
+    status = _asked(file, destination, lambda opened: opened.status(), local=local)
     output().print(plain(f"{status.engine}: the schema has version {status.schema_version}", "green"))
 
 
@@ -44,7 +44,7 @@ def migrate(file: Path | None, *, local: bool, destination: str | None) -> None:
 @_options
 def status(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Show the engine, the version of the schema, and how many calls are in which state."""
-    found: StoreStatus = _asked(file, destination, Store.status, local=local)
+    found: StoreStatus = _asked(file, destination, lambda opened: opened.status(), local=local)
     shown = table("State", "Calls", numbers=("Calls",))
     for state in CallState:
         shown.add_row(plain(state.name.lower()), plain(count_text(found.calls.get(state, 0))))
@@ -56,7 +56,7 @@ def status(file: Path | None, *, local: bool, destination: str | None) -> None:
 @_options
 def check(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Check that parts, calls and details belong together. Reads every row; exit code 5 if something is missing."""
-    findings = _asked(file, destination, Store.check, local=local)
+    findings = _asked(file, destination, lambda opened: opened.check(), local=local)
     for finding in findings:
         complain(finding)
     if findings:
