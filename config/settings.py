@@ -134,7 +134,9 @@ class IntakeSettings(Table):
     listen: Listen = INTAKE_LISTEN
     """Where agents post to."""
     token: SecretStr | None = None
-    """Required from agents, as `x-pype-token` or as a bearer; without it every post is accepted."""
+    """Required from agents, as `x-pype-token` or as a bearer; without it only web pages may not post."""
+    hosts: Names = ()
+    """Without `token`: host names to post to, besides addresses, names without a dot and those of clusters."""
     batch_max_lines: Annotated[int, Field(ge=1)] = 10_000
     """The most call logs in one NDJSON batch."""
     memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB

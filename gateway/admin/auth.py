@@ -11,7 +11,6 @@ a browser was made to send, by a page of another site or a rebound name, are ref
 
 import hmac
 import os
-import re
 import secrets
 import stat
 import time
@@ -19,11 +18,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 from aiohttp import web
+
+from gateway.hosts import BrowserFault, browser_fault
 
 TOKEN_FILE = "admin-token"
 """In the directory of the spool; `gateway.cli.client` knows the name too, without the web server."""
@@ -34,9 +34,6 @@ _log = structlog.get_logger("callspool.admin")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?")
-_NAME = re.compile(r"([A-Za-z0-9._-]+)(?::\d{1,5})?")
-_ENDINGS_NOBODY_CAN_BUY = (".localhost", ".svc", ".cluster.local", ".internal")
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Real-IP")
 
 
@@ -179,50 +176,17 @@ class Access:
             self._unlogged, self._log_at = 0, self._clock() + LOG_SECONDS
 
     def _browser_refusal(self, request: web.Request) -> web.Response | None:
-        host = request.headers.get("Host")
-        if host is not None and not is_trusted_host(host, self._hosts):
-            self._refused("host")
-            hint = "Ask by an address, or add the name to admin.hosts (CALLSPOOL_ADMIN_HOSTS)."
-            return refused(421, "unknown_host", "This listener does not serve this host name.", hint)
-        origin = request.headers.get("Origin")
-        foreign = origin is not None and _site_of(origin) != (host or "").lower()
+        fault = browser_fault(request.headers, self._hosts)
         # A link to the status page is no harm: the page that has it learns nothing.
         follows_link = request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"
-        if foreign or (request.headers.get("Sec-Fetch-Site") == "cross-site" and not follows_link):
-            self._refused("cross_site")
-            hint = "Use the `callspool` command line, or a client that sends no Origin."
-            return refused(403, "cross_site", "Pages of other sites are not allowed to do this.", hint)
-        return None
-
-
-def is_trusted_host(host: str, names: frozenset[str] = frozenset()) -> bool:
-    """Whether a Host header is an address, or a name that no page of another site can have made to lead here.
-
-    These are `localhost`, the given names, and those that nobody can register: without a dot, as containers have them,
-    and those of clusters.
-    """
-    if match := _BRACKETED.fullmatch(host):
-        return _is_address(match[1])
-    match = _NAME.fullmatch(host)
-    if match is None:
-        return False
-    name = match[1].lower().rstrip(".")
-    return "." not in name or _is_address(name) or name in names or name.endswith(_ENDINGS_NOBODY_CAN_BUY)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _site_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc.lower() or None
-    except ValueError:
-        return None
+        if fault is None or (fault is BrowserFault.CROSS_SITE and follows_link and "Origin" not in request.headers):
+            return None
+        self._refused(fault.value)
+        if fault is BrowserFault.HOST:
+            hint = "Ask by an address, or add the name to admin.hosts (CALLSPOOL_ADMIN_HOSTS)."
+            return refused(421, "unknown_host", "This listener does not serve this host name.", hint)
+        hint = "Use the `callspool` command line, or a client that sends no Origin."
+        return refused(403, "cross_site", "Pages of other sites are not allowed to do this.", hint)
 
 
 def _bearer_of(request: web.Request) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from gateway.calllog.document import credential
+from gateway.hosts import BrowserFault, browser_fault
 from gateway.intake.responses import Rejection
 
 NO_ROUTE = "none"
@@ -120,14 +121,22 @@ HEADER = "x-pype-token"
 
 
 class IntakeToken:
-    """The token that agents must present; with None every request is let in."""
+    """The token that agents must present.
 
-    def __init__(self, token: str | None) -> None:
+    With None every request is let in that no browser was made to send: without a token, a web page could post, and
+    read traces. `hosts` are names of this listener.
+    """
+
+    def __init__(self, token: str | None, hosts: Iterable[str] = ()) -> None:
         self._token = token.encode() if token is not None else None
+        self._hosts = frozenset(host.lower() for host in hosts)
 
     def check(self, request: web.BaseRequest) -> None:
-        """Return if the request may come in; raises `Rejection` (401) otherwise."""
-        if self._token is None or self._equals(request.headers.get(HEADER)):
+        """Return if the request may come in; raises `Rejection` (401, 403 or 421) otherwise."""
+        if self._token is None:
+            self._check_browser(request)
+            return
+        if self._equals(request.headers.get(HEADER)):
             return
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._equals(bearer.strip()):
@@ -138,6 +147,15 @@ class IntakeToken:
             "The intake's token is missing or wrong.",
             f"Send the token of this gateway's configuration as {HEADER} or as Authorization: Bearer.",
         )
+
+    def _check_browser(self, request: web.BaseRequest) -> None:
+        fault = browser_fault(request.headers, self._hosts)
+        if fault is BrowserFault.HOST:
+            hint = "Post to an address, or add the name to intake.hosts (CALLSPOOL_INTAKE_HOSTS), or set intake.token."
+            raise Rejection(421, "unknown_host", "This gateway does not serve this host name.", hint)
+        if fault is BrowserFault.CROSS_SITE:
+            hint = "Set intake.token and send it, or post from a program that sends no Origin."
+            raise Rejection(403, "cross_site", "Pages of other sites are not allowed to post here.", hint)
 
     def agents_key(self, request: web.BaseRequest) -> str | None:
         """The agent's own key from the header, if it is one and not the intake's token."""

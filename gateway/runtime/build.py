@@ -134,7 +134,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     parse_worker = ParseWorker(workers)
     rule = options.size_rule(settings.split, settings.spool.compression_level)
     routes = [route_of(destination) for destination in destinations]
-    token = IntakeToken(intake.token.get_secret_value() if intake.token else None)
+    token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts)
     acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, now, calls, token)
     uploads = UploadUrlService(spool, now, options.milliseconds(intake.upload_url_ttl))
     posts = PostService(reader, acceptor, uploads, token)

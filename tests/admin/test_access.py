@@ -13,7 +13,8 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestServer
 
-from gateway.admin.auth import TOKEN_FILE, GuessLimit, is_trusted_host, make_local_token
+from gateway.admin.auth import TOKEN_FILE, GuessLimit, make_local_token
+from gateway.hosts import is_trusted_host
 from spool.records import Lane
 from tests.admin.world import AUTHORIZED, ENDPOINT_DOWN, LOCAL_TOKEN, STATS, World, delivery
 

@@ -34,6 +34,7 @@ class IntakeOptions:
 
     staging_directory: Path
     token: str | None = None
+    hosts: tuple[str, ...] = ()
     memory_budget: int = 64 << 20
     memory_wait: float = 3.0
     upload_url_lifetime: float = 900.0
@@ -63,7 +64,7 @@ class Intake:
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
         self.parse_worker = ParseWorker(workers)
         calls = OpenCalls()
-        token = IntakeToken(options.token)
+        token = IntakeToken(options.token, options.hosts)
         acceptor = Acceptor(
             store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls, token
         )
