@@ -1,5 +1,8 @@
 """`callspool dead`: look at dead letters, send them again, give them up."""
 
+import errno
+import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,7 +11,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 import msgspec
@@ -171,6 +174,8 @@ def _line(document: msgspec.Struct) -> bytes:
 # `callspool dead import`: exported dead letters become queued deliveries of this gateway.
 
 BLOCK_BYTES = 1 << 20
+_LONGEST_LINE = 1 << 20
+"""Of an index; an entry has some 500 bytes."""
 
 _TOLD = 10
 """So many failures are told one by one: the others are likely to have the same reason."""
@@ -219,10 +224,10 @@ def import_(
 def _call_logs(directory: Path, origin: str | None) -> Iterator[list[DeadLetter]]:
     """The letters of each call log, one of each form; ends the command where this is no export."""
     try:
-        with (directory / INDEX).open("rb") as index:
-            if _decode_header(index.readline()).format != FORMAT:
+        with _open_file(directory / INDEX) as index:
+            if _decode_header(_next_line(index)).format != FORMAT:
                 raise ValueError(f"it is not {FORMAT}")
-            letters = [_decode_letter(line) for line in index]
+            letters = [_decode_letter(line) for line in iter(lambda: _next_line(index), b"")]
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         hint = "`callspool dead export DIRECTORY` writes one."
         complain(f"{directory / INDEX} is not an index of dead letters: {error}", hint=hint)
@@ -233,6 +238,22 @@ def _call_logs(directory: Path, origin: str | None) -> Iterator[list[DeadLetter]
         forms = {one.form: one for one in of_record if one.form != Form.NOTICE}
         if forms:
             yield list(forms.values())
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """A file of an export, which somebody else may have made: no link is followed, and no pipe waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _next_line(index: BinaryIO) -> bytes:
+    line = index.readline(_LONGEST_LINE)
+    if len(line) == _LONGEST_LINE:
+        raise ValueError(f"it has a line of more than {_LONGEST_LINE} bytes")
+    return line
 
 
 def _import_record(
@@ -270,7 +291,7 @@ def _blocks(line: bytes, files: list[Path], letters: list[DeadLetter]) -> Iterat
     for path, letter in zip(files, letters, strict=True):
         left = letter.file_bytes
         try:
-            with path.open("rb") as file:
+            with _open_file(path) as file:
                 while left and (block := file.read(min(left, BLOCK_BYTES))):
                     left -= len(block)
                     yield block

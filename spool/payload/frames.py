@@ -99,12 +99,18 @@ def decode(frame: bytes) -> bytes:
         raise CorruptPayload(f"a stored frame cannot be decompressed: {error}") from error
 
 
+_WINDOW_MAX = 8 << 20
+"""No frame of callspool needs more; the window is memory that a frame makes its reader set aside."""
+
+
 def decode_file(source: Path) -> Iterator[bytes]:
     """What a file of frames holds, at most 1 MiB at a time. Raises `CorruptPayload` and `OSError`."""
     try:
         with (
             source.open("rb") as file,
-            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader,
+            zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX).stream_reader(
+                file, read_across_frames=True
+            ) as reader,
         ):
             while block := reader.read(FRAME_RAW_BYTES):
                 yield block

@@ -49,6 +49,23 @@ def nothing_staged(directory: Path) -> Callable[[], Awaitable[bool]]:
     return empty
 
 
+def wide_window(document: bytes) -> bytes:
+    """A frame that makes who decompresses it set 64 MiB aside."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=26)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return compressor.compress(document) + compressor.flush()
+
+
+async def test_a_document_that_wants_much_memory_is_refused(desk: AskedDesk) -> None:
+    """A window above 8 MiB, which no export has, is not decoded here."""
+    frame = wide_window(b"{}" * 40_000_000)
+    described = [{"form": "core", "bytes": len(frame), "sha256": sha256(frame).hexdigest()}]
+    line = {"to": OTHER, "record_id": "0a0a0a0a-1", "call_id": "a", "agent_id": None, "event": "call_ended"}
+    body = json.dumps(line | {"environment": None, "documents": described}).encode() + b"\n" + frame
+    status, document = await brought(desk, body)
+    assert (status, "cannot be decoded" in document["error"]["message"]) == (400, True), document
+
+
 async def brought(desk: AskedDesk, body: bytes) -> tuple[int, Any]:
     """Status and answer."""
     answer = await desk.client.post("/api/dead-letters/import", data=body, headers={"Content-Type": IMPORT_TYPE})

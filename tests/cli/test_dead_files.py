@@ -1,6 +1,7 @@
 """Tests of `callspool dead export`, and of bringing what it wrote into a spool."""
 
 import json
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -162,12 +163,24 @@ def test_what_is_still_here_is_not_brought_in_and_what_was_discarded_is(
     assert documents(cli) == before
 
 
+def linked(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to(file.with_name("elsewhere"))
+
+
+def piped(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-1]), "is 1 bytes too short", id="cut off"),
         pytest.param(lambda file: file.write_bytes(bytes(file.stat().st_size)), "does not match its SHA", id="changed"),
         pytest.param(lambda file: file.unlink(), "cannot be read", id="missing"),
+        pytest.param(linked, "cannot be read: Too many levels of symbolic links", id="a link"),
+        pytest.param(piped, "cannot be read: it is not a file", id="a pipe"),
     ],
 )
 def test_what_is_not_whole_is_left_out(
@@ -205,3 +218,8 @@ def test_a_folder_without_an_index_is_no_export(cli: Cli, tmp_path: Path) -> Non
     assert "is not an index of dead letters" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
     (tmp_path / INDEX).write_text('{"format": "other/1", "exported_at": "", "callspool": ""}\n')
     assert "is not callspool.dead-letters/1" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
+    (tmp_path / INDEX).write_text("x" * 5_000_000)
+    assert "a line of more than 1048576 bytes" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
+    (tmp_path / INDEX).unlink()
+    (tmp_path / INDEX).symlink_to("/dev/zero")
+    assert "symbolic links" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
