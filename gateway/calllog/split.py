@@ -170,8 +170,11 @@ Listed = TypeVar("Listed")
 _SHARES: Final = {"summary_metrics": 8, "telemetry_summary": 8, "transcript_json": 2}
 """What is derived takes at most one such part of a core; a transcript within that makes other members move."""
 _MOST_OBJECTS: Final = 400_000
-"""What a list may hold to be summarised: some 60 MB of objects. 1 GB of real spans, of 4 KB and more, has fewer."""
-_COUNT_ABOVE: Final = 4 << 20
+"""What a giant's list may hold to be summarised: 60 MB of objects. 1 GB of real spans, of 4 KB and more, has fewer."""
+_MOST_OBJECTS_HERE: Final = 100_000
+"""The same for what is parsed in the gateway."""
+_HERE_BYTES: Final = 16 << 20
+_COUNT_ABOVE: Final = 256 << 10
 """Bytes; so many objects need more."""
 _COUNT_STEP: Final = 1 << 20
 _MAX_MOMENT: Final = 64
@@ -219,14 +222,14 @@ def _too_many_objects(value: memoryview) -> bool:
     """
     if len(value) <= _COUNT_ABOVE:
         return False
-    count = 0
+    count, most = 0, _MOST_OBJECTS_HERE if len(value) <= _HERE_BYTES else _MOST_OBJECTS
     for start in range(0, len(value), _COUNT_STEP):
         step = bytes(value[start : start + _COUNT_STEP])
         position = step.find(b"{")
         while position >= 0:
             count += 1
             position = step.find(b"{", position + 1)
-        if count > _MOST_OBJECTS:
+        if count > most:
             return True
     return False
 

@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.scanner import Span, scan_object
+from gateway.calllog.shape import Costly, check_shape
 from spool.records import Buffer
 
 # Checks that a body is UTF-8: the JSON decoder does not look inside the strings that it skips.
@@ -137,6 +138,8 @@ def _buffer(text: bytes | memoryview, view: memoryview, piece: Piece) -> Buffer:
 
 _LARGE: Final = 64 * 1024
 """From here on the first decoding notes duplicate keys, because a second one would cost more than that."""
+_SLOW_BYTES: Final = 1 << 20
+"""The slow ways take up to 0.5 s for so much, and a thread of the gateway is not to be held for longer."""
 _COMPACT_COLON: Final = 2
 _BEFORE_MEMBER = re.compile(rb"[ \t\n\r{,]*+").match
 _KEY = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL).match
@@ -223,20 +226,25 @@ class TopLevel(msgspec.Struct, frozen=True):
         return [Member(_name(view, span), view, index, *span) for index, span in enumerate(self.spans)]
 
 
-def scan(body: Buffer | mmap, scratch: Scratch = bytearray) -> TopLevel:
+def scan(body: Buffer | mmap, scratch: Scratch = bytearray, *, bounded: bool = False) -> TopLevel:
     """Check a posted body and return its top level. Nothing is copied unless it holds non-finite numbers.
 
-    For those `scratch` gives the buffer of the copy. Raises `CallLogError`.
+    For those `scratch` gives the buffer of the copy. Raises `CallLogError`, and with `bounded` `Costly` for what would
+    take much memory or a slow way.
     """
     text = body if isinstance(body, bytes) else memoryview(body)
     offset = 0
     if text[:3] == BYTE_ORDER_MARK:
         offset = len(BYTE_ORDER_MARK)
         text = memoryview(text)[offset:]
+    if bounded:
+        check_shape(text)
     check_utf8(text, offset=offset)
     try:
         return _decode(text)
     except (msgspec.DecodeError, RecursionError):
+        if bounded and len(text) > _SLOW_BYTES:
+            raise Costly from None
         return _scan_slowly(memoryview(text), offset, scratch)
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gateway.calllog.document import Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
+from gateway.calllog.shape import Costly
 from gateway.fanout import DestinationRoute, StoredAs, plan
 from gateway.intake import responses
 from gateway.intake.body_reader import BodyReader
@@ -130,7 +131,12 @@ class Acceptor:
             return parse(body.data, body.scratch, self._rule)
         if body.file is not None and len(body.data) > _IN_PROCESS_BYTES:
             return await self._parse_worker.parse(body.file, body.new_file, self._rule)
-        return await self._workers.run(parse, body.data, body.scratch, self._rule)
+        try:
+            bounded = body.staged is not None
+            return await self._workers.run(parse, body.data, body.scratch, self._rule, bounded=bounded)
+        except Costly:
+            file = await self._workers.run(body.spill)
+            return await self._parse_worker.parse(file, body.new_file, self._rule)
 
     def _note(self, call_log: CallLog, accepted: Accepted, principal: str) -> None:
         """Count and log what was accepted."""

@@ -232,6 +232,15 @@ class Body:
         """
         return bytearray(size) if self.small or self.staged is None else self.staged.scratch(size)
 
+    def spill(self) -> "StagedFile":
+        """Write it to a file, for another process to read; it must not be small. For worker threads."""
+        assert self.staged is not None, "only a small body has nothing staged"
+        if self.file is None:
+            file = self.staged.file()
+            file.write(self.data)
+            self.file = file
+        return self.file
+
     def new_file(self, size: int) -> "StagedFile":
         """A file of `size` bytes that lives as long as this body, which must not be small. For worker threads."""
         assert self.staged is not None, "only a small body has nothing staged"

@@ -77,12 +77,14 @@ Parsed = CallLog | UploadRequest | Reference
 """What a source of call logs makes of a body."""
 
 
-def parse(data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], rule: SizeRule) -> Parsed | Envelope:
+def parse(
+    data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], rule: SizeRule, *, bounded: bool = False
+) -> Parsed | Envelope:
     """What a decoded body is, with views of it: or of `scratch`, where a changed copy is needed.
 
-    Raises `CallLogError` when it is nothing of use.
+    Raises `CallLogError` when it is nothing of use, and with `bounded` `Costly` for what the parse worker is to parse.
     """
-    top = scan(data, scratch)
+    top = scan(data, scratch, bounded=bounded)
     posted = recognise(top)
     if not isinstance(posted, Document):
         return posted

@@ -7,6 +7,7 @@ process crashed, was killed, ran into a limit of the machine) is tried once more
 import asyncio
 import contextlib
 import os
+import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 
@@ -98,6 +99,8 @@ class ParseWorker:
             await self._end(process, dying=isinstance(error, _Ended))
             if isinstance(error, _Ended):
                 _log.warning("parse_worker_ended", status=process.returncode, staged_file=job.path)
+                if process.returncode == -signal.SIGPROF:
+                    raise _too_complex("time") from None
                 raise _Ended(f"it ended with status {process.returncode}") from None
             raise
         return _found(answer), scratch
@@ -142,17 +145,21 @@ def _found(answer: FromWorker) -> Found:
         case Faulty():
             raise CallLogError(Fault(answer.code), answer.message, answer.hint, answer.position)
         case TooComplex():
-            raise Rejection(
-                413,
-                "too_complex",
-                "The call log has too many members to be parsed in the memory that is set aside for that.",
-                "Send it with fewer top-level members: lists and objects inside of them cost nothing.",
-            )
+            raise _too_complex("memory")
         case Failed():
             _log.error("unexpected error in the parse worker", traceback=answer.traceback)
             raise _given_up("it met an unexpected error; the gateway's log has the details")
         case ScratchWanted():
             raise _given_up("it asked for room twice")
+
+
+def _too_complex(what: str) -> Rejection:
+    return Rejection(
+        413,
+        "too_complex",
+        f"The call log has too many members or elements to be parsed in the {what} that is set aside for that.",
+        "Send it with fewer top-level members, and without NaN and lone surrogates.",
+    )
 
 
 def _given_up(why: str) -> Rejection:

@@ -1,8 +1,8 @@
 """The parse worker: a process that parses giant bodies, so that the gateway's interpreter is not held meanwhile.
 
 It is started by `gateway.intake.parse_worker` and reads jobs from its standard input, one at a time. It ends when
-that is closed, in whatever way the gateway ended. Its memory is limited: a body that needs more (one of ten million
-members, say) is refused, and where the machine runs out of memory it is this process that goes first.
+that is closed, in whatever way the gateway ended. Its memory and its CPU time are limited: a body that needs more is
+refused. Where the machine runs out of memory, it is this process that goes first.
 
 It imports little: all of its own takes some 10 MB of anonymous memory.
 """
@@ -91,6 +91,9 @@ def framed(message: ToWorker | FromWorker) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "little") + data
 
 
+CPU_SECONDS = 3.0
+"""For any body; a giant gets a second more for each 32 MiB. Where it does not suffice, SIGPROF ends the process."""
+_BYTES_PER_SECOND = 32 << 20
 DATA_BYTES = 96 << 20
 """What the process may allocate in all; mapped files do not count."""
 _STACK_BYTES = 256 << 10
@@ -115,6 +118,7 @@ class Parsing:
         """What the gateway is told in the end."""
         try:
             body = _map(self._job.path, mmap.ACCESS_READ)
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS + len(body) / _BYTES_PER_SECOND)
             parsed = parse(body, self._scratch, self._job.rule)
             # What is left out of a body that is not copied is its beginning, a byte order mark.
             text = None if self._copied else Slice(len(body) - len(text_of(parsed)), len(body))
@@ -125,6 +129,8 @@ class Parsing:
             return TooComplex()
         except Exception:  # noqa: BLE001  # told to the gateway, which logs it
             return Failed(traceback.format_exc())
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
 
     def _scratch(self, size: int) -> mmap.mmap:
         """A writable file from the gateway, which keeps account of these."""

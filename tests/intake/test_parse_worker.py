@@ -135,12 +135,17 @@ async def test_a_post_that_cannot_be_parsed_is_503(small: World, monkeypatch: py
     await small.until(lambda: _nothing_left(small))
 
 
-async def test_a_quota_without_room_for_the_copy_is_507(tmp_path: Path) -> None:
-    """The copy that non-finite numbers need counts in the quota before it is made."""
+@pytest.mark.parametrize(
+    ("occupied", "status", "code"), [(0, 413, "larger_than_quota"), (18_000_000, 507, "spool_full")]
+)
+async def test_the_copy_of_a_giant_counts_in_the_quota(tmp_path: Path, occupied: int, status: int, code: str) -> None:
+    """The copy that non-finite numbers need counts before it is made: 413 where it can never fit, 507 where not now."""
     body = b'{"call_id": "a", "n": [NaN], "telemetry_data": "%b"}' % (b"x" * 6_000_000)
-    async with running(tmp_path, spool_max=10_000_000, bodies=BodyLimits(inline_max=1 << 16)) as world:
+    quota = 10_000_000 + occupied
+    async with running(tmp_path, spool_max=quota, bodies=BodyLimits(inline_max=1 << 16)) as world:
+        world.spool.reserve_staging(occupied)
         reply = await world.post(body)
-        assert (reply.status, reply.code) == (507, "spool_full")
+        assert (reply.status, reply.code) == (status, code)
         await world.until(lambda: _nothing_left(world))
 
 

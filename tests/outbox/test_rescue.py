@@ -113,7 +113,8 @@ async def test_a_large_row_goes_through_the_disk(tmp_path: Path) -> None:
 
 async def test_what_cannot_be_taken_is_given_back_as_it_was(tmp_path: Path) -> None:
     """While the spool is full, rows keep their status and times, and the reason is told."""
-    async with rescuing(tmp_path, spool_max=1 << 20) as rescue:
+    async with rescuing(tmp_path, spool_max=8 << 20) as rescue:
+        rescue.world.spool.reserve_staging(5 << 20)
         write(rescue.outbox, payload={**FULL, "x": list(range(600_000))}, status="dead")
         before = rows(rescue.outbox)
         remains = await rescue.run()

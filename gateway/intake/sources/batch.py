@@ -8,6 +8,7 @@ batch may have.
 """
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -38,8 +39,9 @@ LINE_BYTES = 1 << 20
 """A longer line is staged."""
 _BLANK = b" \t\r"
 
-Line = Body | Exception | None
-"""A line's body; or why this line cannot be taken, while the others can; or None for a blank one."""
+Line = Body | Exception | int
+"""A line's body; or why this line cannot be accepted, while the others can; or a number of blank ones."""
+_blank_lines = re.compile(rb"(?:[ \t\r]*\n)+").match
 
 
 class Pieces(Protocol):
@@ -77,6 +79,10 @@ class LineReader:
             while piece := bytes(await pieces.next()):
                 start = 0
                 while (end := piece.find(b"\n", start)) >= 0:
+                    if line.empty and (blank := _blank_lines(piece, start)):
+                        yield piece.count(b"\n", start, blank.end())
+                        start = blank.end()
+                        continue
                     await line.add(piece[start:end])
                     yield await line.finish()
                     start = end + 1
@@ -142,12 +148,12 @@ class _GrowingLine:
         self._data = bytearray()
         self._staged = self._file = self._failure = None
 
-    async def _body(self) -> Body | None:
+    async def _body(self) -> Body | int:
         if self._file is not None:
             await self._write()
             return Body(await self._workers.run(self._file.map), None, self._staged, self._file)
         if not self._data.strip(_BLANK):
-            return None
+            return 1
         return Body(bytes(self._data), None, self._staging.begin() if self._size > SMALL_POST_BYTES else None)
 
     async def _write(self) -> None:
@@ -335,9 +341,10 @@ class BatchSource:
         number = taken = 0
         try:
             async for line in self._lines.lines(pieces):
-                number += 1
-                if line is None:
+                if isinstance(line, int):
+                    number += line
                     continue
+                number += 1
                 taken += 1
                 if taken > 2 * self._limits.max_lines:
                     last = _too_many(self._limits.max_lines, "; this line and those behind it were not read")
@@ -351,7 +358,7 @@ class BatchSource:
                 else:
                     answers.add(await lines.accept(number, line))
         except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
-            answers.add(lines.reject(number + 1, None, error))
+            answers.add(lines.reject(number + 1, 0, error))
             answers.closes = True
             answers.abandons = isinstance(error, Rejection) and error.abandons
 

@@ -1,0 +1,140 @@
+"""Bodies of a costly shape: many members, elements, escapes or lines in few bytes."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gateway.calllog.errors import CallLogError
+from gateway.calllog.shape import SEPARATORS_MAX, Costly, check_shape, separators
+from gateway.intake.parse import CallLog, SizeRule, parse
+from tests.intake.bodies import call_log, envelope
+from tests.intake.world import World, running
+
+CPU_SECONDS = 4.0
+"""What any body of up to 16 MiB may cost, as a whole."""
+SHAPES = {
+    "one key again and again": ('{"call_id":"k",', '"a":1,', '"z":0}', 15.9),
+    "top-level members": ('{"call_id":"k",', '"%d":1,', '"z":0}', 15.9),
+    "turns that are numbers": ('{"call_id":"k","transcript_with_metrics":[', "1,", "1]}", 15.9),
+    "turns that are lone surrogates": ('{"call_id":"k","transcript_with_metrics":[', '"\\ud800",', "1]}", 15.9),
+    "turns with a wrong type": ('{"call_id":"k","transcript_with_metrics":[', '{"user_transcript":1},', "{}]}", 15.9),
+    "empty turns": ('{"call_id":"k","transcript_with_metrics":[', "{},", "{}]}", 15.9),
+    "spans that are numbers": ('{"call_id":"k","telemetry_data":{"session_traces":[', "1,", "1]}}", 15.9),
+    "negative durations": ('{"call_id":"k","telemetry_data":{"session_traces":[', '{"duration_ms":-1},', "{}]}}", 15.9),
+    "empty spans": ('{"call_id":"k","telemetry_data":{"session_traces":[', "{},", "{}]}}", 15.9),
+    "escapes beside one surrogate": (
+        '{"call_id":"k","transcript_with_metrics":[{"user_transcript":"\\ud800', "\\n", '"}]}', 15.9
+    ),
+    "lists beside one surrogate": ('{"call_id":"k","s":"\\ud800","m":[', "[],", "[]]}", 15.0),
+    "lists of one beside one surrogate": ('{"call_id":"k","s":"\\ud800","m":[', "[1],", "[]]}", 15.0),
+    "no numbers": ('{"call_id":"k","m":[', "NaN,", "1]}", 15.0),
+    "nested lists": ('{"call_id":"k","m":', "[[[[[[[[", "1", 4.0),
+    "metadata of numbers": ('{"call_id":"k","metadata":[', "1,", "1]}", 15.9),
+}  # fmt: skip
+
+
+def shaped(name: str) -> bytes:
+    """The body of this shape."""
+    prefix, unit, suffix, megabytes = SHAPES[name]
+    size = int(megabytes * 1_000_000)
+    if "%d" in unit:
+        made, number, length = [prefix], 0, 0
+        while length < size:
+            made.append(unit.replace("%d", str(number)))
+            length += len(made[-1])
+            number += 1
+        return ("".join(made) + suffix).encode()
+    return (prefix + unit * (size // len(unit)) + suffix).encode()
+
+
+def cpu_seconds() -> float:
+    """Of this process and its children, those that ended too."""
+    process = psutil.Process()
+    times = process.cpu_times()
+    children = [child.cpu_times() for child in process.children()]
+    own = times.user + times.system + times.children_user + times.children_system
+    return own + sum(each.user + each.system for each in children)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_gateway_parses_what_is_cheap(name: str) -> None:
+    """In a thread of the gateway a body costs little, or is left to the parse worker at once."""
+    body = shaped(name)
+    began = time.process_time()
+    with contextlib.suppress(Costly, CallLogError):
+        parse(body, bytearray, SizeRule(), bounded=True)
+    assert time.process_time() - began < CPU_SECONDS / 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+async def test_no_body_costs_much(tmp_path: Path, name: str) -> None:
+    """From the socket to the answer, worker included, any body costs a few seconds of CPU, and the next is accepted."""
+    async with running(tmp_path) as world:
+        assert (await world.post(call_log("before"))).status == 202
+        body = await asyncio.to_thread(shaped, name)
+        before = cpu_seconds()
+        reply = await world.post(body)
+        assert reply.status in {202, 400, 413}, reply.raw
+        assert reply.status != 413 or reply.code == "too_complex"
+        assert cpu_seconds() - before < 2 * CPU_SECONDS  # that of the client and of the spool among it
+        assert (await world.post(call_log("after"))).status == 202
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["gzip", "envelope"])
+async def test_a_shape_costs_no_more_behind_a_decoder(tmp_path: Path, way: str) -> None:
+    """24 KB of gzip cost as little as the 16 MB that they hold."""
+    async with running(tmp_path) as world:
+        body = shaped("one key again and again")
+        if way == "gzip":
+            reply = await world.post(gzip.compress(body), content_encoding="gzip")
+        else:
+            reply = await world.post(envelope(body))
+        assert (reply.status, reply.code) == (413, "too_complex")
+        assert (await world.post(call_log("after"))).status == 202
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \t\n"], ids=repr)
+async def test_blank_lines_cost_nothing(world: World, blank: bytes) -> None:
+    """A batch of blank lines is read as fast as it comes in, and the numbers of its lines are right."""
+    count = 4_000_000 // len(blank)
+    before = time.process_time()
+    reply = await world.post(call_log("a") + b"\n" + blank * count + call_log("b"), "/v1/calls/batch")
+    first, last = (json.loads(line) for line in reply.raw.splitlines())
+    assert (first["line"], first["status"], last["line"], last["status"]) == (1, 202, count + 2, 202)
+    assert time.process_time() - before < CPU_SECONDS / 2
+
+
+@pytest.mark.parametrize("field", ["transcript_with_metrics", "telemetry_data"])
+def test_a_summary_that_costs_too_much_is_left_out(field: str) -> None:
+    """The call log is accepted without it, with all that it holds."""
+    value = b"[%b1]" % (b"1," * 3_000_000)
+    if field == "telemetry_data":
+        value = b'{"session_traces":%b}' % value
+    parsed = parse(b'{"call_id":"k","%b":%b}' % (field.encode(), value), bytearray, SizeRule())
+    assert isinstance(parsed, CallLog)
+    fragments = {name.name: b"".join(pieces) for name, pieces in parsed.fragments.items()}
+    assert value in fragments["REST"]
+    assert b"total" not in fragments["DERIVED"]
+
+
+@pytest.mark.parametrize("place", [lambda _: 0, lambda room: room - 1, lambda room: room // 2])
+def test_the_estimate_is_near_the_count(place) -> None:
+    """Wherever the samples lie, a document of one shape is estimated to a twentieth."""
+    for unit in (b"1,", b'"a":1,', b'{"duration_ms":-1},'):
+        text = unit * (3_000_000 // len(unit))
+        assert separators(text, place) == pytest.approx(text.count(b","), rel=0.05)
+
+
+def test_a_real_call_log_is_parsed_in_the_gateway() -> None:
+    """A density of commas as real ones have is not suspect, up to what memory bears."""
+    text = b'{"name":"llm_request","value":1234567890,"attributes":"%b"},' % (b"x" * 60) * 60_000
+    assert text.count(b",") < SEPARATORS_MAX
+    check_shape(text)
