@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from aiohttp.test_utils import TestServer
 
 from gateway.admin.auth import TOKEN_FILE, GuessLimit, make_local_token
 from gateway.hosts import is_trusted_host
+from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import Lane
 from tests.admin.world import AUTHORIZED, ENDPOINT_DOWN, LOCAL_TOKEN, STATS, World, delivery
 
@@ -61,6 +63,24 @@ async def test_each_kind_of_route_lets_in_whom_it_is_for(
         assert wrong.status == UNAUTHORIZED
         assert LOCAL_TOKEN not in await wrong.text()
         assert (await wrong.json())["error"]["hint"]
+
+
+async def test_no_route_is_left_open_by_mistake(aiohttp_client: Callable[..., Any]) -> None:
+    """Every route that there is asks for a token of what a proxy passes on, but for the open ones."""
+    world = World()
+    client = await aiohttp_client(world.app)
+    found = {(route.method, route.resource.canonical) for route in world.app.router.routes() if route.resource}
+    assert len(found) > 15
+    for method, path in sorted(found):
+        if path in OPEN or method == "HEAD":
+            continue
+        url = re.sub(r"\{[^}]*\}", "x", path)
+        statuses = {
+            (await ask(client, f"{method} {url}", {"Content-Type": kind, "Via": "1.1 proxy"})).status
+            for kind in ("application/json", IMPORT_TYPE)
+        }
+        assert statuses <= {UNAUTHORIZED, FORBIDDEN, NOT_JSON}, (method, path, statuses)
+        assert statuses & {UNAUTHORIZED, FORBIDDEN}, (method, path, statuses)
 
 
 @pytest.mark.parametrize("headers", PROXIES, ids=lambda headers: next(iter(headers)))
