@@ -110,10 +110,11 @@ class Gateway:
         _log_directory(app.spool.directory)
         with listening_at(self._settings.intake.listen, "intake"):
             await app.intake.start(listening_socket)
+        app.gate.open()
+        # Posts need no database: they are accepted while it is still waited for.
         await app.call_stores.open()
         app.dispatcher.start()
         app.call_stores.start()
-        app.gate.open()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
         introduce(self._settings, app.intake.port, self._admin_port, app.spool.used_bytes)

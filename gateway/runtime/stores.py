@@ -48,13 +48,7 @@ class CallStores:
 
         Raises `StoreRefused` where that would not help: a newer schema, the wrong database, a missing grant.
         """
-        for name, store in self._stores.items():
-            try:
-                async with asyncio.timeout(OPEN_SECONDS):
-                    await store.open()
-            except (StoreUnavailable, TimeoutError) as error:
-                reason = str(error) or f"no answer within {OPEN_SECONDS:.0f} s"
-                _log.warning("store_unavailable", destination=name, reason=reason)
+        await asyncio.gather(*[_open(name, store) for name, store in self._stores.items()])
 
     def start(self) -> None:
         """Begin to sweep."""
@@ -80,3 +74,12 @@ class CallStores:
             self._observer.calls_swept(name, swept)
             if swept.timed_out + swept.orphans < SWEEP_LIMIT:
                 return
+
+
+async def _open(name: str, store: Store) -> None:
+    try:
+        async with asyncio.timeout(OPEN_SECONDS):
+            await store.open()
+    except (StoreUnavailable, TimeoutError) as error:
+        reason = str(error) or f"no answer within {OPEN_SECONDS:.0f} s"
+        _log.warning("store_unavailable", destination=name, reason=reason)

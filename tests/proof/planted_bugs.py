@@ -34,6 +34,55 @@ class Bug:
 
 BUGS = (
     Bug(
+        "an end alone waits for ever",
+        "uploaders/stores/completion.py",
+        "CallState.ENDED: now + rule.timeout}.get(state)",
+        "}.get(state)",
+        ("tests/stores/test_completion.py",),
+    ),
+    Bug(
+        "the part that was written last is shown, not the one accepted last",
+        "uploaders/stores/completion.py",
+        "shown.rank > present.rank",
+        "True",
+        ("tests/stores/test_completion.py",),
+    ),
+    Bug(
+        "a part that the store has counts again",
+        "uploaders/stores/sqlite/store.py",
+        "[part for part in parts if self._insert(writing, part)]",
+        "[part for part in parts if self._insert(writing, part) or True]",
+        ("tests/stores/test_conformance.py::test_duplicates_change_nothing",),
+    ),
+    Bug(
+        "PostgreSQL looks for the partner only among what is committed",
+        "uploaders/stores/postgres/sql.py",
+        "c.end_digest IS NOT NULL OR excluded.end_digest IS NOT NULL, c.self_contained",
+        "excluded.end_digest IS NOT NULL, c.self_contained",
+        ("tests/stores/test_conformance.py::test_two_writers_at_once_complete_every_call",),
+    ),
+    Bug(
+        "one refused part takes its batch along",
+        "uploaders/stores/uploader.py",
+        "            if len(parts) > 1:\n",
+        "            if len(parts) < 0:\n",
+        ("tests/stores/test_uploader.py",),
+    ),
+    Bug(
+        "a late start is superseded for stores too",
+        "spool/queue/accept.py",
+        "if not delivery.last_write_wins]",
+        "if False]",
+        ("tests/spool/test_accept.py",),
+    ),
+    Bug(
+        "a Phase 2 body is split again",
+        "gateway/intake/parse.py",
+        "return StoredAs.DETAIL if document.event == DETAIL_EVENT else StoredAs.TWO_PHASE",
+        "return StoredAs.TWO_PHASE",
+        ("tests/intake/test_posts.py",),
+    ),
+    Bug(
         "an address is an identity",
         "gateway/admin/auth.py",
         "if always or self._token is not None:",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment, Lane
@@ -151,6 +152,15 @@ async def test_delivering_again_changes_nothing(uploader: StoreUploader, payload
         assert await uploader.deliver_many(deliveries) == [Delivered()] * 2
     assert engine.rows("select count(*) from call_parts") == [(3,)]
     assert engine.rows("select count(*) from spans") == [(2,)]
+
+
+async def test_tenants_share_no_call(uploader: StoreUploader, payloads: Payloads, store: Store):
+    """The tenant of a record is the project of its parts: the same call id of two tenants is two calls."""
+    for number, tenant in enumerate(("a", "b", None)):
+        delivery = posted(payloads, number, "call_started")
+        record = replace(delivery.record, tenant=tenant)
+        assert await uploader.deliver(replace(delivery, record=record)) == Delivered()
+    assert [await store.call(project, "call-1") is not None for project in ("a", "b", "", "c")] == [True] * 3 + [False]
 
 
 async def test_a_lost_payload_is_the_spool_s_matter(uploader: StoreUploader, payloads: Payloads):

@@ -6,7 +6,7 @@ import json
 import uuid
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -180,6 +180,26 @@ async def test_a_receiver_that_is_down_is_waited_for(tmp_path: Path, database: t
         parts = database[1].rows("select call_id, count(*) from call_parts group by call_id")
         assert all(count <= 3 for _, count in parts)
         assert not (await sidecar.destination())["dead"]
+
+
+@pytest.mark.slow
+async def test_a_newer_schema_ends_the_start_and_a_database_that_is_down_does_not(
+    tmp_path: Path, database: tuple[str, Engine]
+) -> None:
+    """What a newer callspool migrated is left alone; what does not answer is waited for, and posts are accepted."""
+    async with Receiver(tmp_path / "first", database[0]) as receiver:
+        await post(receiver, make_call_log(2_000, seed=1, call_id="c", event="call_started"))
+        await receiver.has("c", "open")
+    database[1].set_schema_version(99)
+    refused = Receiver(tmp_path / "refused", database[0])
+    async with AsyncExitStack() as cleanup:
+        cleanup.push_async_exit(refused)
+        await refused.spawn()
+        assert await refused.ended() == 1
+    assert "version 99" in refused.events("cannot_run")[0]["reason"]
+    async with Receiver(tmp_path / "down", "postgresql://nobody@127.0.0.1:1/calls") as down:
+        await post(down, make_call_log(2_000, seed=1, call_id="c", event="call_started"))
+        assert down.events("store_unavailable")
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def _part_of(delivery: Delivery, document: bytes, kind: PartKind | None = None) 
     record = delivery.record
     kind = kind_of(record.event, delivery.form) if kind is None else kind
     return Part(
-        project="",
+        project=key_text(record.tenant or ""),
         call_id=key_text(record.call_id),
         kind=kind,
         digest=record.digest,

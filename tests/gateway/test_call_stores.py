@@ -1,0 +1,94 @@
+"""The stores of a gateway: opened at the start, swept while it runs."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from gateway.runtime import stores
+from gateway.runtime.stores import SWEEP_LIMIT, CallStores
+from uploaders.stores.store import SchemaTooNew, StoreUnavailable, Swept
+
+
+class Store:
+    """Answers `open` and `sweep` as a test says."""
+
+    def __init__(self, opened: Exception | None = None, sweeps: list[Swept | Exception] | None = None) -> None:
+        self.opened = opened
+        self.sweeps = sweeps or []
+
+    async def open(self) -> None:
+        if self.opened is not None:
+            raise self.opened
+
+    async def sweep(self, limit: int) -> Swept:
+        result = self.sweeps.pop(0) if self.sweeps else Swept()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+class Heard:
+    """What was given up, until `enough` says that this is all."""
+
+    def __init__(self, enough: Callable[[list[Swept]], bool]) -> None:
+        self.swept: list[Swept] = []
+        self.done = asyncio.Event()
+        self._enough = enough
+
+    def calls_swept(self, destination: str, swept: Swept) -> None:
+        assert destination == "db"
+        self.swept.append(swept)
+        if self._enough(self.swept):
+            self.done.set()
+
+
+def never(_: list[Swept]) -> bool:
+    return False
+
+
+async def test_a_database_that_is_down_at_the_start_is_waited_for():
+    """The gateway starts: what it accepts waits in the spool."""
+    await CallStores({"db": Store(StoreUnavailable("down"))}, 1, Heard(never)).open()
+
+
+async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monkeypatch: pytest.MonkeyPatch):
+    """After `OPEN_SECONDS` the start goes on; the first write tries again."""
+    monkeypatch.setattr(stores, "OPEN_SECONDS", 0.01)
+    store = Store()
+    monkeypatch.setattr(store, "open", asyncio.Event().wait)
+    await asyncio.wait_for(CallStores({"db": store}, 1, Heard(never)).open(), 5)
+
+
+async def test_a_schema_of_a_newer_callspool_ends_the_start():
+    """Waiting would not help, and writing might destroy."""
+    with pytest.raises(SchemaTooNew):
+        await CallStores({"db": Store(SchemaTooNew("version 99"))}, 1, Heard(never)).open()
+
+
+async def test_a_backlog_is_swept_without_a_pause():
+    """As long as a sweep finds as many as it may, the next one follows at once."""
+    full = Swept(orphans=SWEEP_LIMIT)
+    heard = Heard(lambda swept: len(swept) == 3)
+    sweeping = CallStores({"db": Store(sweeps=[full, full, Swept(timed_out=1)])}, 3_600, heard)
+    sweeping.start()
+    await asyncio.wait_for(heard.done.wait(), 5)
+    await sweeping.stop()
+    assert heard.swept == [full, full, Swept(timed_out=1)]
+
+
+async def test_sweeping_outlives_a_database_in_trouble():
+    """A sweep that fails is made again later."""
+    heard = Heard(bool)
+    sweeping = CallStores({"db": Store(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
+    sweeping.start()
+    await asyncio.wait_for(heard.done.wait(), 5)
+    await sweeping.stop()
+    assert heard.swept[0] == Swept(orphans=1)
+
+
+async def test_the_first_store_answers_questions():
+    """In the order of the configuration; none where there is none."""
+    first, second = Store(), Store()
+    assert CallStores({"a": first, "b": second}, 1, Heard(never)).first is first
+    assert CallStores({}, 1, Heard(never)).first is None
