@@ -46,6 +46,8 @@ _LARGE_BYTES: Final = 15_000_000
 _BUCKET: Final = "hops"
 _QUIET_SECONDS: Final = 0.3
 """Without a call for so long, the gateway has written down how the last delivery ended."""
+_HEARTBEATS: Final = {"LoopClock"}
+"""What runs by itself, whether or not a request is under way."""
 _WAIT_SECONDS: Final = 60.0
 
 
@@ -103,7 +105,8 @@ class Profiler:
                 self.counting = False
             return
         file, owner, starts = place
-        self.last_call = time.monotonic()
+        if owner not in _HEARTBEATS:
+            self.last_call = time.monotonic()
         self._files.add(file)
         if owner is not None:
             self._classes.add(f"{file}:{owner}")
