@@ -84,6 +84,11 @@ class Quota:
         limit = self.limit_bytes if core else self.limit_bytes - self.reserve_bytes
         return self._occupied(used_bytes) + byte_count <= limit
 
+    def missing(self, byte_count: int, used_bytes: int, *, core: bool = False) -> int:
+        """How many bytes have to become free before so much could be reserved; 0 where it could be now."""
+        limit = self.limit_bytes if core else self.limit_bytes - self.reserve_bytes
+        return max(0, self._occupied(used_bytes) + byte_count - limit)
+
     def stage(self, byte_count: int, used_bytes: int) -> None:
         """Count so many bytes of a staging file, or raise `SpoolFull`; what is staged is large, and never a core."""
         self._check(byte_count, used_bytes, core=False)

@@ -119,6 +119,7 @@ class Spool:
         """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
         self.admin = QueueAdmin(writer, reader, clock, self._announce, self._orphans)
         """What operators ask and order about deliveries that have not ended."""
+        self._evicts = options.when_full is WhenFull.EXPIRE_DETAILS
         self.evictor = Evictor(writer, self._quota, destinations, self._orphans, clock, self._announce)
         """Evicts details for what does not fit, where the options want that."""
         self._ingest = Ingest(
@@ -131,7 +132,7 @@ class Spool:
             compression_level=options.compression_level,
             duplicate_window=options.duplicate_window,
             accepted=self._accepted,
-            evictor=self.evictor if options.when_full is WhenFull.EXPIRE_DETAILS else None,
+            evictor=self.evictor if self._evicts else None,
         )
         target = ImportTarget(writer, self._quota, destinations, self._ingest, self._orphans, clock, self._announce)
         self.salvage = SalvageService(target, directory)
@@ -185,7 +186,6 @@ class Spool:
         for task in (self._maintaining, self._scrubbing):
             task.cancel()
         await asyncio.gather(self._maintaining, self._scrubbing, return_exceptions=True)
-        await self.evictor.close()
         await asyncio.to_thread(self._ingest.close)
         try:
             await self.reader.close()
@@ -216,12 +216,19 @@ class Spool:
         self._announce(ready)
 
     def reserve_staging(self, byte_count: int) -> None:
-        """Count `byte_count` bytes of a staging file in the quota, or raise `SpoolFull`.
-
-        Whoever calls this cannot wait: where details may be evicted, that begins, and the sender's next try finds room.
-        """
-        self._ingest.make_room_soon(byte_count)
+        """Count so many bytes of a staging file in the quota, or raise `SpoolFull`. Nothing is evicted for them."""
         self._quota.stage(byte_count, self.used_bytes)
+
+    async def can_make_staging_room(self, byte_count: int) -> bool:
+        """Whether a body of so many bytes could be staged and accepted, if details may be evicted for it."""
+        return self._evicts and await self.evictor.can_make_room(_staged_and_stored(byte_count), core=False)
+
+    async def make_staging_room(self, byte_count: int, rest: int) -> None:
+        """Evict details for so many bytes that came, if that may be, and suffices for `rest` more of them as well."""
+        if self._evicts:
+            await self.evictor.make_room(
+                byte_count, core=False, rest=_staged_and_stored(byte_count + rest) - byte_count
+            )
 
     def release_staging(self, byte_count: int) -> None:
         """That many bytes of staging files are gone."""
@@ -381,3 +388,8 @@ def _register_upload(
     """One row, and one more use of the token."""
     token_id = transaction.tokens.use(transaction.connection, token) if token else None
     transaction.execute(sql.ADD_UPLOAD, (key_hash, s3_key, call_id, token_id, expires_at))
+
+
+def _staged_and_stored(byte_count: int) -> int:
+    """What a body of so many bytes takes: its staging file, and what is stored of it, in the log and the database."""
+    return byte_count + byte_count // 2

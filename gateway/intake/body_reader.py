@@ -199,7 +199,7 @@ class BodyReader:
     async def _receive_giant(self, request: web.BaseRequest, length: int) -> Body:
         """A body that goes into a staging file from its first byte."""
         staged = self._staging.begin()
-        staged.claim(length)
+        await staged.expect(length)
         try:
             with await self._budget.reserve(min(_WRITE_BYTES, self._budget.largest)) as reservation:
                 await invite(request)

@@ -35,6 +35,14 @@ class RecordStore(Protocol):
         """Set so many bytes of the quota aside for a staging file. Raises `SpoolFull` where it has no room for them."""
         ...
 
+    async def can_make_staging_room(self, byte_count: int) -> bool:
+        """Whether a body of so many bytes would fit if details were evicted for it; nothing is."""
+        ...
+
+    async def make_staging_room(self, byte_count: int, rest: int) -> None:
+        """Evict details for so many bytes that came, where that may be and suffices for `rest` more as well."""
+        ...
+
     def release_staging(self, byte_count: int) -> None:
         """So many bytes of staging files are gone again."""
         ...

@@ -12,7 +12,7 @@ import mmap
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -63,6 +63,11 @@ class Workers:
 
         self._loop.call_soon_threadsafe(call)
         return answer.result()
+
+    def await_loop(self, function: Callable[[], Coroutine[object, object, Result]]) -> Result:
+        """In a worker thread: have the event loop run the coroutine, and wait for what it returns or raises."""
+        assert threading.current_thread() is not self._loop_thread, "the loop cannot wait for itself"
+        return asyncio.run_coroutine_threadsafe(function(), self._loop).result()
 
 
 def _report(future: "Future[None]") -> None:
@@ -144,11 +149,12 @@ class StagedFile:
 class Staged:
     """The staging files of one post, and the part of the quota that they take."""
 
-    __slots__ = ("_area", "_claimed", "_files", "_needed")
+    __slots__ = ("_area", "_claimed", "_expected", "_files", "_needed")
 
     def __init__(self, area: "StagingArea") -> None:
         self._area = area
         self._claimed = 0
+        self._expected = 0
         self._needed = 0
         self._files: list[StagedFile] = []
 
@@ -161,12 +167,35 @@ class Staged:
             raise
         self._claimed += size
 
+    async def expect(self, size: int) -> None:
+        """A body of `size` bytes is announced: claim them, or as they come, where room can be made for all of them.
+
+        For the event loop. Raises `SpoolFull`. No room is made for what was only announced.
+        """
+        try:
+            self.claim(size)
+        except SpoolFull:
+            if not await self._area.store.can_make_staging_room(size):
+                raise
+            self._expected = size
+
     def need(self, size: int) -> None:
-        """Make sure that `size` more bytes are claimed. For worker threads, one at a time. Raises `SpoolFull`."""
+        """Make sure that `size` more bytes are claimed, for they came. For worker threads, one at a time.
+
+        Raises `SpoolFull`.
+        """
         self._needed += size
         missing = self._needed - self._claimed
-        if missing > 0:
+        if missing <= 0:
+            return
+        try:
             self._area.workers.ask_loop(lambda: self._claim_ahead(missing))
+        except SpoolFull:
+            rest = self._expected - self._needed
+            if rest < 0:  # nobody said how much there will be, so no room can be known to suffice
+                raise
+            self._area.workers.await_loop(lambda: self._area.store.make_staging_room(missing, rest))
+            self._area.workers.ask_loop(lambda: self.claim(missing))
 
     def _claim_ahead(self, missing: int) -> None:
         """Claim more than is missing, if there is room, so that the event loop is asked less often."""

@@ -29,6 +29,7 @@ class Incoming:
 
     first_chunk: int
     chunks: int
+    raw_bytes: int
     frames: Generator[tuple[Fragment, Frame], None, None]
     sizes: dict[Fragment, list[int]]
     """Chunks, raw bytes and stored bytes of each fragment, in the order of chunks, as far as they are compressed."""
@@ -40,7 +41,9 @@ class Incoming:
     def of(cls, fragments: Mapping[Fragment, Sequence[Buffer]], first_chunk: int, level: int) -> "Incoming":
         """The payload of `fragments`, whose chunks begin at `first_chunk`."""
         sizes = {fragment: [0, 0, 0] for fragment in fragments}
-        return cls(first_chunk, total_chunks(fragments), _frames(fragments, FrameEncoder(level)), sizes)
+        raw_bytes = sum([len(piece) for pieces in fragments.values() for piece in pieces])
+        frames = _frames(fragments, FrameEncoder(level))
+        return cls(first_chunk, total_chunks(fragments), raw_bytes, frames, sizes)
 
     def next_batch(self) -> tuple[list[Frame], bool]:
         """Up to `GROUP_HEAVY_BYTES` of frames, and whether these were the last."""
@@ -56,6 +59,12 @@ class Incoming:
             if byte_count >= GROUP_HEAVY_BYTES:
                 break
         return batch, sum(sizes[0] for sizes in self.sizes.values()) == self.chunks
+
+    @property
+    def expected_bytes(self) -> int:
+        """How many bytes are still to come behind what is compressed, if that compresses as well as this did."""
+        done, stored = (sum(sizes[at] for sizes in self.sizes.values()) for at in (1, 2))
+        return (self.raw_bytes - done) * stored // max(1, done)
 
     def stored(self, last_batch: list[Frame]) -> StoredPayload:
         """The whole payload, of which `last_batch` is still to be written."""
@@ -145,11 +154,6 @@ class Ingest:
         """Wait for what is being compressed; a large payload on its way in is refused."""
         self._compressors.shutdown()
 
-    def make_room_soon(self, byte_count: int) -> None:
-        """Begin to make room for so much, if that is wanted and needed; nothing is waited for."""
-        if self._evictor is not None:
-            self._evictor.make_room_soon(byte_count)
-
     async def accept(self, new: NewRecord) -> Accepted:
         """See `spool.store.Spool.accept`."""
         byte_count = sum([len(piece) for pieces in new.fragments.values() for piece in pieces])
@@ -167,7 +171,7 @@ class Ingest:
                 written = 0
                 while not last:
                     byte_count = sum(len(frame.data) for frame in batch)
-                    with await self._reserve(byte_count, new, written):
+                    with await self._reserve(byte_count, new, written, incoming.expected_bytes):
                         await self._writer.submit(incoming.write_batch(batch), byte_count)
                     written += byte_count
                     batch, last = await self._compressed(incoming)
@@ -207,16 +211,17 @@ class Ingest:
                 if committing.done() and committing.exception() is None:
                     self._accepted(committing.result())
 
-    async def _reserve(self, byte_count: int, new: NewRecord, written: int) -> QuotaReservation:
+    async def _reserve(self, byte_count: int, new: NewRecord, written: int, rest: int = 0) -> QuotaReservation:
         """Reserve room in the quota; what owes nothing to the detail lane may use the part that is kept for cores.
 
-        `written` bytes of the record are in the spool already.
+        `written` bytes of the record are in the spool already, and about `rest` are to follow: nothing is evicted for
+        the first part of what will not fit.
         """
         core = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
         if not core:
             byte_count *= 2  # it lies in the log and in the database for a while, and must not take the reserve by that
         if self._evictor is not None:
-            await self._evictor.make_room(byte_count, core=core)
+            await self._evictor.make_room(byte_count, core=core, rest=rest)
         try:
             return self._quota.reserve(byte_count, self._writer.total_bytes, core=core)
         except SpoolFull as full:

@@ -90,13 +90,18 @@ def delete_orphan_chunks(transaction: Transaction, incoming: frozenset[int], lim
 # Eviction: the oldest details first, and never anything that a dashboard needs at once.
 
 MARGIN_SHARE = 64
-"""So much of the quota is made free at once, so that not each post of a full spool has to make its own room."""
+"""So much of the quota is made free at once, so that not each post of a full spool has to make its own room; and half
+of it stays free, for what is on its way in and may not have anything evicted yet."""
 RECORDS_PER_STEP = 50
 """Records that one transaction looks at: some milliseconds, between which posts are committed."""
 
 
 class Evictor:
-    """Evicts details until something fits. For the event loop; `announce` hears what may be sent now."""
+    """Evicts details until something fits. For the event loop; `announce` hears what may be sent now.
+
+    Room is made for bytes that came, and only where it can suffice: before anything is evicted, it is counted whether
+    all that may be evicted is enough for the whole of what comes.
+    """
 
     def __init__(
         self,
@@ -116,30 +121,31 @@ class Evictor:
         self._clock = clock
         self._announce = announce
         self._one_at_a_time = asyncio.Lock()
-        self._background: asyncio.Task[None] | None = None
 
-    async def make_room(self, byte_count: int, *, core: bool) -> None:
-        """Return when so much fits, or nothing is left that could be evicted. Raises `SpoolUnavailable`."""
-        if self._fits(byte_count, core=core):
+    async def make_room(self, byte_count: int, *, core: bool, rest: int = 0) -> None:
+        """Return when so much fits, or could not be made to. Raises `SpoolUnavailable`.
+
+        `rest` is what comes behind it, about: nothing is evicted where that would not fit as well.
+        """
+        margin = self._quota.limit_bytes // MARGIN_SHARE
+        if self._fits(byte_count + margin // 2, core=core):
             return
         async with self._one_at_a_time:
-            wanted = max(byte_count, self._quota.limit_bytes // MARGIN_SHARE)
+            if self._fits(byte_count, core=core) or not await self.can_make_room(byte_count + rest, core=core):
+                return
             last: int | None = 0
-            while last is not None and not self._fits(byte_count, core=core):
-                last = await self._evict(wanted, last)
+            while last is not None and not self._fits(byte_count + margin // 2, core=core):
+                last = await self._evict(max(byte_count, margin), last)
 
-    def make_room_soon(self, byte_count: int) -> None:
-        """Begin with it, for what is refused now and will be sent again; nothing is waited for."""
-        busy = self._background is not None and not self._background.done()
-        if not busy and not self._fits(byte_count, core=False):
-            self._background = asyncio.create_task(self.make_room(byte_count, core=False), name="spool-eviction")
-            self._background.add_done_callback(_retrieve_error)
-
-    async def close(self) -> None:
-        """End what was begun."""
-        if self._background is not None:
-            self._background.cancel()
-            await asyncio.gather(self._background, return_exceptions=True)
+    async def can_make_room(self, byte_count: int, *, core: bool) -> bool:
+        """Whether so much fits, or would after an eviction. Reads as much as an eviction would, and changes nothing."""
+        missing = self._quota.missing(byte_count, self._writer.total_bytes, core=core)
+        last: int | None = 0
+        while missing > 0 and last is not None:
+            operation = partial(evictable_bytes, after=last, destinations=self._destinations)
+            found, last = await self._writer.submit(operation)
+            missing -= found
+        return missing <= 0
 
     def _fits(self, byte_count: int, *, core: bool) -> bool:
         return self._quota.fits(byte_count, self._writer.total_bytes, core=core)
@@ -156,12 +162,6 @@ class Evictor:
                 self.evicted(evicted.deliveries, evicted.payload_bytes)
             await self._orphans.delete()
         return evicted.last_record
-
-
-def _retrieve_error(task: "asyncio.Task[None]") -> None:
-    """A disk that fails is reported by the post that meets it next."""
-    if not task.cancelled():
-        task.exception()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,23 @@ def evict_details(
             return Evicted(deliveries, freed_bytes, tuple(freed), record_id)
     last = candidates[-1] if len(candidates) == RECORDS_PER_STEP else None
     return Evicted(deliveries, freed_bytes, tuple(freed), last)
+
+
+def evictable_bytes(transaction: Transaction, after: int, destinations: DestinationIds) -> tuple[int, int | None]:
+    """How many stored bytes `evict_details` would free in its next step, and the record to go on behind, if any."""
+    candidates = _with_queued_detail(transaction, after, destinations)
+    found = 0
+    for record_id in candidates:
+        siblings = siblings_of(transaction, record_id)
+        evictable = _evictable(siblings)
+        row = transaction.execute(sql.READ_RECORD, (record_id,)).fetchone()
+        record = record_of(row, destinations.spool_id)
+        if not evictable or record.damaged:
+            continue
+        rest = record.fragments.get(Fragment.REST)
+        ends = all(one.state.ended or one in evictable for one in siblings)
+        found += record.stored_bytes if ends else rest.stored_bytes if rest else 0
+    return found, candidates[-1] if len(candidates) == RECORDS_PER_STEP else None
 
 
 def _with_queued_detail(transaction: Transaction, after: int, destinations: DestinationIds) -> list[int]:

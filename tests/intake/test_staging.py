@@ -30,6 +30,12 @@ class Account:
             raise SpoolFull("full", used_bytes=self.promised, limit_bytes=10 << 20)
         self.promised += byte_count
 
+    async def can_make_staging_room(self, byte_count: int) -> bool:
+        return False
+
+    async def make_staging_room(self, byte_count: int, rest: int) -> None:
+        raise AssertionError("nobody said that it can be made")
+
     def release_staging(self, byte_count: int) -> None:
         self.promised -= byte_count
 

@@ -16,7 +16,7 @@ import zstandard
 from gateway.admin.metrics import Metrics
 from gateway.fanout import DestinationRoute
 from gateway.intake.staging import prepare_directory
-from spool.records import Fragment, Record
+from spool.records import Fragment, Record, WhenFull
 from spool.stats import TracedRecord
 from spool.store import Spool, SpoolOptions
 from tests.intake.wiring import Intake, IntakeOptions
@@ -140,13 +140,14 @@ async def running(
     *,
     destinations: tuple[DestinationRoute, ...] = (ENDPOINT,),
     spool_max: int | None = None,
+    when_full: WhenFull = WhenFull.REFUSE,
     **options: Any,
 ) -> AsyncIterator[World]:
     """A world whose intake takes posts; `options` are those of the intake."""
     metrics = Metrics()
     clock = MovingClock()
     names = [destination.name for destination in destinations]
-    spool = await Spool.open(SpoolOptions(directory, max_bytes=spool_max), names, clock, metrics)
+    spool = await Spool.open(SpoolOptions(directory, max_bytes=spool_max, when_full=when_full), names, clock, metrics)
     executor = ThreadPoolExecutor(2)
     chosen = replace(IntakeOptions(prepare_directory(directory)), **options)
     intake = Intake(chosen, spool, destinations, metrics, clock, executor)

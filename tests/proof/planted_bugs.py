@@ -83,6 +83,20 @@ BUGS = (
         ("tests/intake/test_posts.py",),
     ),
     Bug(
+        "details are evicted for bytes that were only announced",
+        "gateway/intake/staging.py",
+        "            if not await self._area.store.can_make_staging_room(size):\n                raise\n",
+        "            await self._area.store.make_staging_room(size, 0)\n",
+        ("tests/intake/test_eviction.py",),
+    ),
+    Bug(
+        "details are evicted where that cannot suffice",
+        "spool/queue/reclaim.py",
+        "not await self.can_make_room(byte_count + rest, core=core)",
+        "False",
+        ("tests/spool/test_giving_up.py",),
+    ),
+    Bug(
         "an address is an identity",
         "gateway/admin/auth.py",
         "if always or self._token is not None:",

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from tests.spool.building import (
     NOTICE,
     OBJECT,
     a_record,
-    becomes,
     due,
     maintained,
     opened,
@@ -137,12 +137,69 @@ async def test_posts_that_make_room_together_do_not_give_up_more_than_needed(tmp
         assert spool.stats().lanes[ENDPOINT, Lane.DETAIL].expired - before <= 24
 
 
-async def test_room_for_a_staging_file_is_made_for_its_next_try(tmp_path: Path) -> None:
-    """Who cannot wait is refused, and what it needs becomes free meanwhile."""
-    async with opened(tmp_path, max_bytes=30 * MIB, when_full=EXPIRE) as spool:
-        for number in range(40):
-            await accept_large(spool, f"c{number}", CORE, DETAIL)
+# Room is made for bytes that came, and only where it can suffice ---------------------------------------------------
+
+
+def evicted(spool: Spool) -> int:
+    return spool.stats().lanes[ENDPOINT, Lane.DETAIL].expired
+
+
+@asynccontextmanager
+async def full(tmp_path: Path) -> AsyncIterator[Spool]:
+    """A spool that details fill, from which nothing was evicted."""
+    async with opened(tmp_path, max_bytes=40 * MIB, when_full=EXPIRE) as spool:
+        while spool._quota.fits(3 * MIB, spool.used_bytes):
+            await accept_large(spool, f"c{spool.stats().lanes.get((ENDPOINT, Lane.DETAIL), None)}", CORE, DETAIL)
+        assert evicted(spool) == 0
+        yield spool
+
+
+async def test_nothing_is_evicted_for_what_is_only_announced(tmp_path: Path) -> None:
+    """Neither a claim that does not fit nor the question whether it could be made to costs a detail."""
+    async with full(tmp_path) as spool:
+        for size in (10 * MIB, 30 * MIB, 10**12):
+            with pytest.raises(SpoolFull):
+                spool.reserve_staging(size)
+            assert await spool.can_make_staging_room(size) is (size == 10 * MIB)
+        assert evicted(spool) == 0
+
+
+async def test_details_are_evicted_for_what_came_and_no_more(tmp_path: Path) -> None:
+    """Of a body of which all can fit, each part that came gets its room."""
+    async with full(tmp_path) as spool:
+        before = spool.used_bytes
+        for part in range(4):
+            await spool.make_staging_room(MIB, rest=(9 - part) * MIB)
+            spool.reserve_staging(MIB)
+        assert 0 < evicted(spool) <= 12
+        assert before - spool.used_bytes < 9 * MIB
+
+
+@pytest.mark.parametrize("rest", [30 * MIB, 10**12])
+async def test_nothing_is_evicted_for_the_first_part_of_what_will_not_fit(tmp_path: Path, rest: int) -> None:
+    """A body that would need more than all details together costs none of them."""
+    async with full(tmp_path) as spool:
+        await spool.make_staging_room(2 * MIB, rest=rest)
+        assert evicted(spool) == 0
+
+
+async def test_nothing_is_evicted_for_a_record_that_is_too_large_in_the_end(tmp_path: Path) -> None:
+    """Its payload is written part by part, and for the first ones room could be made."""
+    async with full(tmp_path) as spool:
         with pytest.raises(SpoolFull):
-            spool.reserve_staging(10 * MIB)
-        await becomes(lambda: spool._quota.fits(10 * MIB, spool.used_bytes))
-        spool.reserve_staging(10 * MIB)
+            await accept_large(spool, "giant", CORE, DETAIL, size=60 * MIB)
+        assert evicted(spool) == 0
+        await maintained(spool)
+        await accept_large(spool, "usual", CORE, DETAIL)
+        assert evicted(spool) > 0
+
+
+async def test_what_cannot_be_evicted_is_not_counted_on(tmp_path: Path) -> None:
+    """Where wholes and dead letters fill the spool, a detail more or less would not suffice, and stays."""
+    async with opened(tmp_path, max_bytes=24 * MIB, when_full=EXPIRE) as spool:
+        await accept_large(spool, "small", CORE, DETAIL)
+        while spool._quota.fits(3 * MIB, spool.used_bytes):
+            await accept_large(spool, "only", LARGE_WHOLE)
+        with pytest.raises(SpoolFull):
+            await accept_large(spool, "another", CORE, DETAIL, size=8 * MIB)
+        assert DeliveryState.EXPIRED not in await states(spool, "small")
