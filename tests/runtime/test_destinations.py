@@ -12,7 +12,7 @@ from gateway.live_calls import DrainThrottle, OpenCalls, ThrottlePolicy
 from gateway.runtime.destinations import FORM_OF_DETAILS, KINDS, UploaderContext, accepts, make_uploader, route_of
 from spool.records import Form
 from tests.project.repository import text
-from tests.s3.conformance import KINDS as TESTED
+from tests.s3.destinations_under_test import KINDS as TESTED
 from tests.spool.building import Clock, opened
 from uploaders.base import Uploader
 from uploaders.http.uploader import HttpUploader

@@ -6,8 +6,9 @@ import time
 import pytest
 from msgspec.structs import replace
 
+from bench.s3_server import Server
 from spool.records import Lane
-from tests.s3.building import MEBIBYTE, options
+from tests.s3.stored_objects import MEBIBYTE, Store, options
 from uploaders.base import Delivered, SilentObserver
 from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.uploader import S3Uploader
@@ -23,7 +24,7 @@ from uploaders.s3.uploader import S3Uploader
     ids=["one request", "parts", "a core"],
 )
 async def test_an_object_leaves_at_the_rate_that_is_set(
-    store, weed, bucket, rest_bytes, lane, rate, shortest, longest
+    store: Store, weed: Server, bucket: str, rest_bytes: int, lane: Lane, rate: int, shortest: float, longest: int
 ) -> None:
     """What is sent a second stays within the limit, and cores are not held back, which would take minutes."""
     detail = await store.large(rest_bytes)

@@ -1,12 +1,15 @@
 """`callspool s3 setup` and `callspool s3 check`, against real servers."""
 
 import json
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
+from bench.s3_server import Server
 from gateway.diagnostics.s3 import apply_setup, check, least_policy, plan_setup
-from tests.s3.building import client_of, objects, options, uploads
-from tests.s3.proxy import Answer, Fate, proxy_before
+from tests.s3.recording_proxy import Answer, Fate, proxy_before
+from tests.s3.stored_objects import client_of, objects, options, uploads
 from uploaders.s3.admin import default_encryption, stronger_than
 from uploaders.s3.error_codes import permission_for
 from uploaders.s3.options import ServerSideEncryption
@@ -15,7 +18,9 @@ STEPS = ["put and verify", "send in parts and verify", "list parts and abort", "
 
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])
-async def test_a_check_proves_everything_and_leaves_nothing(request, a_bucket, dialect):
+async def test_a_check_proves_everything_and_leaves_nothing(
+    request: pytest.FixtureRequest, a_bucket: Callable[[Server], Awaitable[str]], dialect: str
+) -> None:
     """Where all is well every step says so, and neither object nor upload stays behind."""
     server = request.getfixturevalue(dialect)
     bucket = await a_bucket(server)
@@ -35,7 +40,9 @@ async def test_a_check_proves_everything_and_leaves_nothing(request, a_bucket, d
         ),
     ],
 )
-async def test_a_check_says_which_permission_is_missing(weed, bucket, monkeypatch, key, failing, permission):
+async def test_a_check_says_which_permission_is_missing(
+    weed: Server, bucket: str, monkeypatch: pytest.MonkeyPatch, key: str, failing: set[str], permission: str
+) -> None:
     """Credentials that may not do everything fail exactly the steps that need more, and the first one says what."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"{key}-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{key}-secret")
@@ -45,7 +52,7 @@ async def test_a_check_says_which_permission_is_missing(weed, bucket, monkeypatc
     assert permission in results[0].detail
 
 
-async def test_a_check_that_fails_half_way_aborts_its_upload(weed, bucket):
+async def test_a_check_that_fails_half_way_aborts_its_upload(weed: Server, bucket: str) -> None:
     """An upload whose part was refused does not stay behind at the server."""
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda one: Answer(403, "AccessDenied") if one.part else Fate.PASS
@@ -54,13 +61,13 @@ async def test_a_check_that_fails_half_way_aborts_its_upload(weed, bucket):
     assert await uploads(weed, bucket) == []
 
 
-async def test_without_a_server_every_step_says_why(weed, bucket):
+async def test_without_a_server_every_step_says_why(weed: Server, bucket: str) -> None:
     """Nothing is raised when nobody listens."""
     results = await check(options(weed, bucket, endpoint_url="http://127.0.0.1:1"))
     assert all("cannot connect" in one.detail and one.permission is None for one in results)
 
 
-def test_the_plan_shows_what_would_be_sent(weed):
+def test_the_plan_shows_what_would_be_sent(weed: Server) -> None:
     """Expiry after seven days and abort after one, on the folder alone; encryption; no public access."""
     expiry, encryption, public = plan_setup(options(weed, "b", prefix="calls"))
     assert json.loads(expiry.configuration) == {
@@ -78,7 +85,7 @@ def test_the_plan_shows_what_would_be_sent(weed):
 
 
 @pytest.mark.parametrize(("key_id", "told"), [(None, {}), ("key-1", {"KMSMasterKeyID": "key-1"})])
-def test_a_bucket_with_a_kms_key_encrypts_by_it(weed, key_id, told):
+def test_a_bucket_with_a_kms_key_encrypts_by_it(weed: Server, key_id: str | None, told: dict[str, Any]) -> None:
     """The bucket's default follows the destination's encryption."""
     chosen = options(weed, "b", encryption=ServerSideEncryption.KMS, kms_key_id=key_id)
     (rule,) = json.loads(plan_setup(chosen)[1].configuration)["Rules"]
@@ -88,7 +95,7 @@ def test_a_bucket_with_a_kms_key_encrypts_by_it(weed, key_id, told):
     }
 
 
-async def test_setup_is_applied_and_other_rules_stay(weed, bucket):
+async def test_setup_is_applied_and_other_rules_stay(weed: Server, bucket: str) -> None:
     """Applying twice leaves one rule of ours beside those of others; what a server does not know is told."""
     other = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 30}}
     async with client_of(weed) as client:
@@ -127,13 +134,15 @@ WITH_KEY = {"encryption": ServerSideEncryption.KMS, "kms_key_id": "key-2"}
         ({}, {}, None),
     ],
 )
-def test_what_is_stronger_is_recognised(weed, found, chosen, kept):
+def test_what_is_stronger_is_recognised(
+    weed: Server, found: dict[str, Any], chosen: dict[str, Any], kept: str | None
+) -> None:
     """A KMS key is stronger than the server's own keys, a chosen key than the account's, two layers than one."""
     rules = [{"ApplyServerSideEncryptionByDefault": found}] if found else [{"BucketKeyEnabled": True}]
     assert stronger_than(default_encryption(options(weed, "b", **chosen)), {"Rules": rules}) == kept
 
 
-async def test_setup_keeps_what_is_stronger_and_says_so(weed, bucket):
+async def test_setup_keeps_what_is_stronger_and_says_so(weed: Server, bucket: str) -> None:
     """With the setting aes256 a bucket that encrypts by a KMS key goes on doing so."""
     stronger = {"Rules": [{"ApplyServerSideEncryptionByDefault": OWN_KEY}]}
     async with client_of(weed) as client:
@@ -156,7 +165,9 @@ async def test_setup_keeps_what_is_stronger_and_says_so(weed, bucket):
         (Answer(501, "NotImplemented"), True, None),
     ],
 )
-async def test_nothing_is_set_that_might_be_weaker(weed, bucket, answer, ok, permission):
+async def test_nothing_is_set_that_might_be_weaker(
+    weed: Server, bucket: str, answer: Answer, ok: bool, permission: str | None
+) -> None:
     """Where the bucket's encryption may not be looked at it is not replaced; where there is none, it is set."""
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda one: answer if one.method == "GET" and "?encryption" in one.target else Fate.PASS
@@ -166,13 +177,15 @@ async def test_nothing_is_set_that_might_be_weaker(weed, bucket, answer, ok, per
     assert sent == (["GET", "PUT"] if ok else ["GET"])
 
 
-async def test_a_bucket_without_any_rules_gets_its_first(weed, bucket):
+async def test_a_bucket_without_any_rules_gets_its_first(weed: Server, bucket: str) -> None:
     """That there is no lifecycle configuration yet is no failure."""
     results = await apply_setup(options(weed, bucket))
     assert results[0].ok
 
 
-async def test_setup_says_which_permission_is_missing(weed, bucket, monkeypatch):
+async def test_setup_says_which_permission_is_missing(
+    weed: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Credentials that may only read change nothing, and each step that knows says what to allow."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader-key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "reader-secret")
@@ -184,13 +197,13 @@ async def test_setup_says_which_permission_is_missing(weed, bucket, monkeypatch)
 @pytest.mark.parametrize(
     "operation", ["PutObject", "HeadObject", "ListParts", "AbortMultipartUpload", "ListMultipartUploads"]
 )
-def test_the_least_policy_allows_what_a_denial_names(operation):
+def test_the_least_policy_allows_what_a_denial_names(operation: str) -> None:
     """Whatever permission a refusal may name for delivering is in the policy that the docs show."""
     allowed = {action for one in least_policy("b", "calls/")["Statement"] for action in one["Action"]}
     assert set(permission_for(operation).split(" and ")) <= allowed
 
 
-def test_the_least_policy_is_about_one_folder_and_grows_by_what_is_asked_for():
+def test_the_least_policy_is_about_one_folder_and_grows_by_what_is_asked_for() -> None:
     """Objects of the folder alone; deleting only for the check, changing the bucket only for the setup."""
     objects_of, bucket_of = least_policy("b", "calls/")["Statement"]
     assert (objects_of["Resource"], bucket_of["Resource"]) == ("arn:aws:s3:::b/calls/*", "arn:aws:s3:::b")

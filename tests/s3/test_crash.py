@@ -1,13 +1,15 @@
 """A gateway that is killed in the middle of an upload in parts goes on with the next part."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from bench.s3_server import Server
 from spool.records import Lane
-from tests.s3.building import MEBIBYTE, client_of, objects, opened_store, rest_of, uploads
-from tests.s3.processes import DEADLINE_SECONDS, draining, finished
-from tests.s3.proxy import Fate, proxy_before
+from tests.s3.drain_process import DEADLINE_SECONDS, draining, finished
+from tests.s3.recording_proxy import Fate, proxy_before
+from tests.s3.stored_objects import MEBIBYTE, client_of, objects, opened_store, rest_of, uploads
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +20,9 @@ PARTS = 8
 
 
 @pytest.mark.parametrize("fate", [Fate.HOLD_BODY, Fate.HOLD_ANSWER])
-async def test_after_a_kill_no_finished_part_is_sent_again(tmp_path, weed, bucket, fate):
+async def test_after_a_kill_no_finished_part_is_sent_again(
+    tmp_path: Path, weed: Server, bucket: str, fate: Fate
+) -> None:
     """Killed while a part is under way, or before its answer came, the next run sends what the server lacks alone."""
     async with opened_store(tmp_path / "spool") as store:
         await store.large(SIZE)
@@ -41,7 +45,9 @@ async def test_after_a_kill_no_finished_part_is_sent_again(tmp_path, weed, bucke
     await _assert_whole(tmp_path / "spool", weed, bucket, SIZE)
 
 
-async def test_after_a_kill_behind_the_last_answer_nothing_is_sent_again(tmp_path, weed, bucket):
+async def test_after_a_kill_behind_the_last_answer_nothing_is_sent_again(
+    tmp_path: Path, weed: Server, bucket: str
+) -> None:
     """Killed when the object was complete but its delivery not settled, the next run finds the object and is done."""
     async with opened_store(tmp_path / "spool") as store:
         await store.large(40 * MEBIBYTE)
@@ -60,14 +66,14 @@ async def test_after_a_kill_behind_the_last_answer_nothing_is_sent_again(tmp_pat
     await _assert_whole(tmp_path / "spool", weed, bucket, 40 * MEBIBYTE)
 
 
-async def _parts_there(weed, bucket, upload_id):
+async def _parts_there(weed: Server, bucket: str, upload_id: str) -> set[int]:
     async with client_of(weed) as client:
         (upload,) = (await client.list_multipart_uploads(Bucket=bucket))["Uploads"]
         listed = await client.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload_id)
     return {part["PartNumber"] for part in listed.get("Parts", ())}
 
 
-async def _assert_whole(spool, weed, bucket, size):
+async def _assert_whole(spool: Path, weed: Server, bucket: str, size: int) -> None:
     (stored,) = await objects(weed, bucket)
     assert stored.document.endswith(rest_of(size) + b"}")
     assert await uploads(weed, bucket) == []

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from bench.s3_server import Server
-from tests.s3.building import MEBIBYTE, Store, options
-from tests.s3.proxy import Answer, Fate, Request, proxy_before
+from tests.s3.recording_proxy import Answer, Fate, Request, proxy_before
+from tests.s3.stored_objects import MEBIBYTE, Store, options
 from uploaders.base import Delivered, Refused, Scope
 from uploaders.s3.options import S3Options, ServerSideEncryption
 from uploaders.s3.uploader import S3Uploader

@@ -1,13 +1,16 @@
 """What goes wrong at a bucket means one thing each, wherever it happens."""
 
+from typing import Any
+
 import aiohttp
 import pytest
 from botocore import exceptions as botocore_errors
+from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
-from bench.s3_server import free_ports
-from tests.s3.building import MEBIBYTE, options
-from tests.s3.proxy import Answer, Fate, proxy_before
+from bench.s3_server import Server, free_ports
+from tests.s3.recording_proxy import Answer, Fate, proxy_before
+from tests.s3.stored_objects import MEBIBYTE, MakeUploader, Store, options
 from uploaders.base import Refused, RetryLater, Scope
 from uploaders.s3.error_codes import ErrorClass, classify
 from uploaders.s3.errors import (
@@ -58,7 +61,9 @@ PAUSED, DEAD = (Refused, Scope.DESTINATION), (Refused, Scope.RECORD)
         (418, "", DEAD),
     ],
 )
-def test_the_servers_word_decides_what_becomes_of_the_delivery(status, code, means):
+def test_the_servers_word_decides_what_becomes_of_the_delivery(
+    status: int, code: str, means: tuple[type, Scope]
+) -> None:
     """Known codes mean what the table says, unknown ones what their status says."""
     outcome = translate(answered(status, code), "PutObject").outcome
     assert (type(outcome), outcome.scope) == means
@@ -79,12 +84,12 @@ def test_the_servers_word_decides_what_becomes_of_the_delivery(status, code, mea
         ("HeadObject", 403, "403", AccessDenied),
     ],
 )
-def test_what_the_uploader_acts_upon_has_a_kind_of_its_own(operation, status, code, kind):
+def test_what_the_uploader_acts_upon_has_a_kind_of_its_own(operation: str, status: int, code: str, kind: type) -> None:
     """Lost uploads, objects in the way and refused credentials are told apart; HEAD has only its status to say so."""
     assert type(translate(answered(status, code, operation), operation)) is kind
 
 
-def test_a_denial_names_the_permission_that_is_missing():
+def test_a_denial_names_the_permission_that_is_missing() -> None:
     """Each operation names its own, and the reason says it to the operator."""
     failure = translate(answered(403, "AccessDenied", "ListParts"), "ListParts")
     assert failure.permission == "s3:ListMultipartUploadParts"
@@ -107,17 +112,17 @@ def test_a_denial_names_the_permission_that_is_missing():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_answer_is_translated_too(error, means):
+def test_what_is_no_answer_is_translated_too(error: Exception, means: tuple[type, Scope]) -> None:
     """Credentials that cannot be found and ways that cannot be gone have outcomes, and reasons without secrets."""
     outcome = translate(error, "PutObject").outcome
     assert (type(outcome), outcome.scope) == means
     assert "secret" not in outcome.reason
 
 
-def test_every_error_of_botocore_is_translated():
+def test_every_error_of_botocore_is_translated() -> None:
     """None that a newer botocore may raise escapes, whatever its kind."""
 
-    def kinds(base):
+    def kinds(base: type[Exception]) -> set[type[Exception]]:
         return {base}.union(*(kinds(kind) for kind in base.__subclasses__()))
 
     for kind in kinds(botocore_errors.BotoCoreError):
@@ -137,7 +142,9 @@ def test_every_error_of_botocore_is_translated():
     ],
 )
 @pytest.mark.parametrize("size", [1000, 9 * MEBIBYTE], ids=["put", "parts"])
-async def test_answers_over_the_wire_become_outcomes(store, made, weed, bucket, answer, means, size):
+async def test_answers_over_the_wire_become_outcomes(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, answer: Answer, means: tuple[type, Scope], size: int
+) -> None:
     """What a server answers to a PUT or a part comes out as the outcome that the table says, and raises nothing."""
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda one: answer if one.method == "PUT" and one.part in {None, 1} else Fate.PASS
@@ -146,7 +153,9 @@ async def test_answers_over_the_wire_become_outcomes(store, made, weed, bucket, 
     assert (type(outcome), outcome.scope) == means
 
 
-async def test_a_server_that_is_not_there_makes_the_destination_wait(store, made, weed, bucket):
+async def test_a_server_that_is_not_there_makes_the_destination_wait(
+    store: Store, made: MakeUploader, weed: Server, bucket: str
+) -> None:
     """Nobody listening is a reason for all deliveries to wait."""
     (port,) = free_ports(1)
     outcome = await made(options(weed, bucket, endpoint_url=f"http://127.0.0.1:{port}")).deliver(await store.small())
@@ -154,14 +163,16 @@ async def test_a_server_that_is_not_there_makes_the_destination_wait(store, made
     assert outcome.reason.startswith("PutObject: cannot connect")
 
 
-async def test_a_missing_bucket_pauses_the_destination(store, made, weed):
+async def test_a_missing_bucket_pauses_the_destination(store: Store, made: MakeUploader, weed: Server) -> None:
     """A bucket that does not exist is named as the reason."""
     outcome = await made(options(weed, "no-such-bucket")).deliver(await store.small())
     assert (type(outcome), outcome.scope) == PAUSED
     assert "NoSuchBucket" in outcome.reason
 
 
-async def test_credentials_are_looked_up_again_without_a_restart(store, made, weed, bucket, monkeypatch):
+async def test_credentials_are_looked_up_again_without_a_restart(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After wrong ones were refused, or none found, the next attempt uses what the environment says then."""
     delivery = await store.small()
     uploader = made(options(weed, bucket))
@@ -181,7 +192,9 @@ async def test_credentials_are_looked_up_again_without_a_restart(store, made, we
     assert not isinstance(await uploader.deliver(delivery), Refused)
 
 
-async def test_a_profile_that_does_not_exist_pauses_the_destination(store, made, weed, bucket):
+async def test_a_profile_that_does_not_exist_pauses_the_destination(
+    store: Store, made: MakeUploader, weed: Server, bucket: str
+) -> None:
     """A name that the AWS configuration does not know is told, and nothing is raised."""
     outcome = await made(options(weed, bucket, profile="nobody")).deliver(await store.small())
     assert (type(outcome), outcome.scope) == PAUSED
@@ -198,18 +211,18 @@ async def test_a_profile_that_does_not_exist_pauses_the_destination(store, made,
         ({"key": "{call_id}"}, "record_id"),
     ],
 )
-def test_options_that_cannot_work_say_which(wrong, message):
+def test_options_that_cannot_work_say_which(wrong: dict[str, Any], message: str) -> None:
     """What no server would take is found when the options are made."""
     with pytest.raises(ValueError, match=message):
         S3Options(**({"bucket": "b"} | wrong))
 
 
-def test_an_unknown_answer_of_a_server_in_trouble_is_retried():
+def test_an_unknown_answer_of_a_server_in_trouble_is_retried() -> None:
     """Whatever is no client's fault is worth another attempt."""
     assert classify("PutObject", "", 0) is ErrorClass.TRANSIENT
     assert classify("AssumeRole", "Whatever", 503) is ErrorClass.TRANSIENT
 
 
-def answered(status, code, operation="PutObject"):
+def answered(status: int, code: str, operation: str = "PutObject") -> ClientError:
     told = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return botocore_errors.ClientError(told, operation)

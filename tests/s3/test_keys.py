@@ -1,13 +1,14 @@
 """Object keys: harmless, short enough, and never the same for two objects."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spool.records import Form
-from tests.uploaders.building import a_delivery, a_record
+from tests.uploaders.deliveries import a_delivery, a_record
 from uploaders.s3.options import DEFAULT_TEMPLATE, LONGEST_KEY_BYTES, KeyTemplate
 
 HOSTILE = (
@@ -37,7 +38,9 @@ templates = st.sampled_from(
 )
 
 
-def key_of(template, form=Form.DETAIL, encoding="zstd", prefix="", **fields):
+def key_of(
+    template: str, form: Form = Form.DETAIL, encoding: str | None = "zstd", prefix: str = "", **fields: Any
+) -> str:
     return KeyTemplate(prefix, template).key(a_delivery(a_record(**fields), form), form, encoding)
 
 
@@ -51,14 +54,18 @@ def key_of(template, form=Form.DETAIL, encoding="zstd", prefix="", **fields):
         (Form.WHOLE, "zstd", ".json.zst"),
     ],
 )
-def test_the_default_key_reads_like_a_path_and_ends_as_its_content(form, encoding, ending):
+def test_the_default_key_reads_like_a_path_and_ends_as_its_content(
+    form: Form, encoding: str | None, ending: str
+) -> None:
     """Harmless ids stay as they are; the ending tells form and encoding."""
     key = key_of(DEFAULT_TEMPLATE, form, encoding, prefix="calls/", call_id="call-7", uid="1f2e3d4c-12")
     assert key == f"calls/2025-06-15/call-7/call_ended-1f2e3d4c-12{ending}"
 
 
 @given(template=templates, one=st.tuples(uids, ids, ids, ids), other=st.tuples(uids, ids, ids, ids))
-def test_different_records_have_different_keys_whatever_agents_call_their_calls(template, one, other):
+def test_different_records_have_different_keys_whatever_agents_call_their_calls(
+    template: str, one: tuple[str, str, str, str], other: tuple[str, str, str, str]
+) -> None:
     """Even ids made to look like another record's lead to another key."""
     first, second = (
         key_of(template, uid=uid, call_id=call_id, agent_id=agent_id, event=event)
@@ -68,7 +75,7 @@ def test_different_records_have_different_keys_whatever_agents_call_their_calls(
 
 
 @given(template=templates, call_id=ids, agent_id=st.none() | ids, event=ids)
-def test_every_key_is_harmless_and_short_enough(template, call_id, agent_id, event):
+def test_every_key_is_harmless_and_short_enough(template: str, call_id: str, agent_id: str | None, event: str) -> None:
     """At most 1024 bytes of plain characters, in the folders that the template has and no others."""
     key = key_of(template, prefix="prefix/", call_id=call_id, agent_id=agent_id, event=event)
     assert len(key.encode()) <= LONGEST_KEY_BYTES
@@ -92,7 +99,7 @@ def test_every_key_is_harmless_and_short_enough(template, call_id, agent_id, eve
         ("p" * 1000, "{call_id}/{record_id}", "longer"),
     ],
 )
-def test_a_template_that_could_not_work_says_why(prefix, template, message):
+def test_a_template_that_could_not_work_says_why(prefix: str, template: str, message: str) -> None:
     """What would lose or misplace an object is found before the first one is sent."""
     with pytest.raises(ValueError, match=message):
         KeyTemplate(prefix, template)

@@ -1,7 +1,9 @@
 """A member is put at the end of an object, wherever the stream is cut."""
 
 import json
+from collections.abc import AsyncIterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ values = st.recursive(
 )
 
 
-async def chunked(document, cuts):
+async def chunked(document: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
     edges = [0, *sorted(cut % (len(document) + 1) for cut in cuts), len(document)]
     for begin, end in pairwise(edges):
         yield document[begin:end]
@@ -29,7 +31,9 @@ async def chunked(document, cuts):
     behind=st.text(" \t\r\n"),
     indent=st.sampled_from([None, 1]),
 )
-async def test_any_object_cut_anywhere_gets_the_member_at_its_end(members, cuts, behind, indent):
+async def test_any_object_cut_anywhere_gets_the_member_at_its_end(
+    members: dict[str, Any], cuts: list[int], behind: str, indent: int | None
+) -> None:
     """All bytes stay as they were; the member stands before the last brace."""
     document = (json.dumps(members, indent=indent) + behind).encode()
     member = encoded_member("\x00token", 'a"b')

@@ -1,9 +1,12 @@
 """Memory while draining does not grow with what is drained."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.s3.building import MEBIBYTE, opened_store
-from tests.s3.processes import draining, finished
+from bench.s3_server import Server
+from tests.s3.drain_process import draining, finished
+from tests.s3.stored_objects import MEBIBYTE, opened_store
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +23,9 @@ LIMIT_KIB = 150_000_000 // 1024
         pytest.param([300], "gzip", marks=pytest.mark.prove),
     ],
 )
-async def test_draining_takes_less_than_150_mb(tmp_path, weed, bucket, sizes, encoding):
+async def test_draining_takes_less_than_150_mb(
+    tmp_path: Path, weed: Server, bucket: str, sizes: list[int], encoding: str
+) -> None:
     """A process that drains details of 15 MB, or two larger ones at once, never has 150 MB of memory.
 
     The frames of 160 MB are 120 MB, beside 50 MB that the process takes without any.

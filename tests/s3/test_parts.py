@@ -35,7 +35,7 @@ TIB = 1024 * GIB
         (6 * GIB, 5 * GIB, True, 5 * GIB, 2),
     ],
 )
-def test_the_plan_for_a_size(total, asked, multipart, part, count):
+def test_the_plan_for_a_size(total: int, asked: int, multipart: bool, part: int, count: int) -> None:
     """One request below 8 MiB; parts of the size that was asked for, or as large as 10,000 of them must be."""
     plan = plan_parts(total, asked)
     assert (plan.multipart, plan.part_bytes, plan.count) == (multipart, part, count)
@@ -45,7 +45,7 @@ def test_the_plan_for_a_size(total, asked, multipart, part, count):
     total=st.integers(0, LARGEST_OBJECT_BYTES) | st.integers(0, 100 * MIB),
     asked=st.integers(SMALLEST_PART_BYTES, LARGEST_PART_BYTES),
 )
-def test_every_plan_is_within_the_limits_and_covers_the_object(total, asked):
+def test_every_plan_is_within_the_limits_and_covers_the_object(total: int, asked: int) -> None:
     """At most 10,000 parts of 5 MiB to 5 GiB, only the last one smaller, that together are the object."""
     plan = plan_parts(total, asked)
     first, last = plan.size_of(1), plan.size_of(plan.count)
@@ -56,13 +56,13 @@ def test_every_plan_is_within_the_limits_and_covers_the_object(total, asked):
 
 
 @pytest.mark.parametrize("asked", [0, 5 * MIB - 1, 5 * GIB + 1])
-def test_parts_that_no_server_takes_are_refused(asked):
+def test_parts_that_no_server_takes_are_refused(asked: int) -> None:
     """A part size outside of 5 MiB to 5 GiB is an error at once."""
     with pytest.raises(ValueError, match="a part has"):
         plan_parts(1, asked)
 
 
-def test_sizes_that_no_object_has_are_refused():
+def test_sizes_that_no_object_has_are_refused() -> None:
     """More than 5 TiB, less than nothing, and part numbers that do not exist are errors."""
     with pytest.raises(ObjectTooLarge):
         plan_parts(LARGEST_OBJECT_BYTES + 1)

@@ -1,19 +1,20 @@
 """Uploads through addresses that an endpoint gives."""
 
 import json
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from bench.s3_server import free_ports
+from bench.s3_server import Server, free_ports
 from spool.errors import CorruptPayload
-from spool.records import Form, Fragment, Lane
-from tests.s3.building import MEBIBYTE, client_of, objects
-from tests.s3.hearing import Heard
-from tests.s3.presigning import presigning
-from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
-from tests.uploaders.sending import TOKEN
+from spool.records import Clock, Delivery, Form, Fragment, Lane
+from tests.s3.presigned_endpoint import presigning
+from tests.s3.stored_objects import MEBIBYTE, Heard, client_of, objects
+from tests.uploaders.deliveries import ACCEPTED_AT, TOKEN, Payloads, a_delivery, a_record, large_fragments
 from uploaders.base import Delivered, Refused, RetryLater, Scope
 from uploaders.presigned import PresignedOptions, PresignedUploader
 
@@ -22,7 +23,9 @@ WHOLE = b'{"call_id": "call-1", "n": 1.10,' + REST + b',"token":"' + TOKEN.encod
 
 
 @asynccontextmanager
-async def an_uploader(url, payloads, clock=lambda: ACCEPTED_AT, heard=None, **options):
+async def an_uploader(
+    url: str, payloads: Payloads, clock: Clock = lambda: ACCEPTED_AT, heard: Heard | None = None, **options: Any
+) -> AsyncIterator[PresignedUploader]:
     uploader = PresignedUploader(PresignedOptions(url, **options), payloads, clock, heard or Heard())
     try:
         yield uploader
@@ -30,13 +33,13 @@ async def an_uploader(url, payloads, clock=lambda: ACCEPTED_AT, heard=None, **op
         await uploader.close()
 
 
-def a_large_one(**fields):
+def a_large_one(**fields: Any) -> tuple[Payloads, Delivery]:
     payloads = Payloads({7: TOKEN})
     record = a_record(payloads, token_id=7, fragments=large_fragments(REST), **fields)
     return payloads, a_delivery(record, Form.WHOLE)
 
 
-async def test_the_whole_goes_as_plain_json_with_its_token_and_its_length():
+async def test_the_whole_goes_as_plain_json_with_its_token_and_its_length() -> None:
     """One PUT carries the call log byte for byte, the token last, with exactly the type that was signed for."""
     payloads, delivery = a_large_one()
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
@@ -56,7 +59,7 @@ async def test_the_whole_goes_as_plain_json_with_its_token_and_its_length():
 
 
 @pytest.mark.parametrize("body", [b'{"call_id": "c", "o": {"a": "}"}}', b'{"call_id": "c"} \r\n', b' {"call_id":"c"}'])
-async def test_a_small_call_log_gets_its_token_too(body):
+async def test_a_small_call_log_gets_its_token_too(body: bytes) -> None:
     """The member goes before the last brace of a document that is stored in one piece, whatever stands behind it."""
     payloads = Payloads({7: 'to"ken'})
     record = a_record(payloads, token_id=7, fragments={Fragment.BODY: body})
@@ -70,7 +73,9 @@ async def test_a_small_call_log_gets_its_token_too(body):
 @pytest.mark.parametrize(
     ("own", "configured", "sent"), [(None, None, None), (7, "other", "other"), (None, "one", "one")]
 )
-async def test_the_token_is_the_configured_one_or_the_records_own_or_none(own, configured, sent):
+async def test_the_token_is_the_configured_one_or_the_records_own_or_none(
+    own: int | None, configured: str | None, sent: str | None
+) -> None:
     """Asking and call log carry the same token, and neither does where there is none."""
     payloads = Payloads({7: TOKEN})
     delivery = a_delivery(a_record(payloads, token_id=own))
@@ -90,13 +95,13 @@ async def test_the_token_is_the_configured_one_or_the_records_own_or_none(own, c
         ("?X-Amz-Expires=86400", 900_000, False),
     ],
 )
-async def test_an_address_is_never_used_after_it_expired(query, spent, used):
+async def test_an_address_is_never_used_after_it_expired(query: str, spent: int, used: bool) -> None:
     """Its time, told or 15 minutes, counts from the request for it; what is too late asks for another one next time."""
     payloads, delivery = a_large_one()
     time = [ACCEPTED_AT]
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads, lambda: time[0]) as uploader:
 
-        def tell():
+        def tell() -> dict[str, Any]:
             time[0] += spent
             return {"upload_url": endpoint.upload_url.partition("?")[0] + query, "s3_key": "calls/a/b.json"}
 
@@ -106,7 +111,7 @@ async def test_an_address_is_never_used_after_it_expired(query, spent, used):
         assert len(endpoint.put) == used
 
 
-async def test_each_attempt_asks_for_an_address_of_its_own():
+async def test_each_attempt_asks_for_an_address_of_its_own() -> None:
     """An address is used once: a retry asks again."""
     payloads, delivery = a_large_one()
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
@@ -117,7 +122,7 @@ async def test_each_attempt_asks_for_an_address_of_its_own():
         assert (len(endpoint.asked), len(endpoint.put)) == (2, 2)
 
 
-def xml(code, message):
+def xml(code: str, message: str) -> str:
     return f"<Error><Code>{code}</Code><Message>{message}</Message><StringToSign>hidden</StringToSign></Error>"
 
 
@@ -139,7 +144,9 @@ def xml(code, message):
         (400, xml("InvalidRequest", "bad"), Refused("upload: HTTP 400 InvalidRequest: bad")),
     ],
 )
-async def test_what_the_storage_says_decides_by_its_meaning(status, body, outcome):
+async def test_what_the_storage_says_decides_by_its_meaning(
+    status: int, body: str, outcome: Refused | RetryLater
+) -> None:
     """Expired and unsigned addresses are asked for again, busy storage waits, what it will never take is refused."""
     payloads, delivery = a_large_one()
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
@@ -160,7 +167,9 @@ async def test_what_the_storage_says_decides_by_its_meaning(status, body, outcom
         (200, {"success": False, "upload_url": "http://127.0.0.1:1/x"}, RetryLater, Scope.RECORD),
     ],
 )
-async def test_an_endpoint_that_gives_no_address_is_no_reason_to_upload(status, told, kind, scope):
+async def test_an_endpoint_that_gives_no_address_is_no_reason_to_upload(
+    status: int, told: dict[str, Any], kind: type, scope: Scope
+) -> None:
     """Without a usable address nothing is put anywhere; an endpoint without that route is paused."""
     payloads, delivery = a_large_one()
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
@@ -170,7 +179,7 @@ async def test_an_endpoint_that_gives_no_address_is_no_reason_to_upload(status, 
         assert endpoint.put == []
 
 
-async def test_a_damaged_payload_is_no_fault_of_the_network():
+async def test_a_damaged_payload_is_no_fault_of_the_network() -> None:
     """When the spool cannot give a frame the upload breaks off, and the spool's own error comes through."""
     payloads, delivery = a_large_one()
     payloads.corrupt(1, Fragment.REST)
@@ -179,7 +188,7 @@ async def test_a_damaged_payload_is_no_fault_of_the_network():
             await uploader.deliver(delivery)
 
 
-async def test_a_storage_that_is_not_there_is_an_outcome():
+async def test_a_storage_that_is_not_there_is_an_outcome() -> None:
     """An address that nobody answers at is asked for again later."""
     payloads, delivery = a_large_one()
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
@@ -190,7 +199,7 @@ async def test_a_storage_that_is_not_there_is_an_outcome():
         assert "cannot connect" in outcome.reason
 
 
-async def test_both_requests_go_through_the_proxy_of_the_environment(monkeypatch):
+async def test_both_requests_go_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The endpoint and the storage are reached by HTTP_PROXY, with its credentials."""
     payloads, delivery = a_large_one()
     async with presigning() as endpoint:
@@ -204,7 +213,7 @@ async def test_both_requests_go_through_the_proxy_of_the_environment(monkeypatch
         assert asked["Proxy-Authorization"] == put["Proxy-Authorization"] == "Basic dXNlcjpwYXNzd29yZA=="
 
 
-def test_authorities_that_cannot_be_read_are_told_at_once(tmp_path):
+def test_authorities_that_cannot_be_read_are_told_at_once(tmp_path: Path) -> None:
     """A missing `ca_file` is found when the uploader is made."""
     with pytest.raises(OSError, match="No such file"):
         PresignedUploader(
@@ -212,7 +221,7 @@ def test_authorities_that_cannot_be_read_are_told_at_once(tmp_path):
         )
 
 
-async def test_what_cannot_go_this_way_is_refused():
+async def test_what_cannot_go_this_way_is_refused() -> None:
     """Only wholes go, a token that is gone cannot be sent, and one that no header takes neither."""
     payloads, delivery = a_large_one()
     async with an_uploader("http://127.0.0.1:1/send-call-log", payloads) as uploader:
@@ -227,7 +236,7 @@ async def test_what_cannot_go_this_way_is_refused():
 
 
 @pytest.mark.parametrize(("lane", "large"), [(Lane.DETAIL, True), (Lane.CORE, False)])
-async def test_what_arrived_is_told_with_its_size(lane, large):
+async def test_what_arrived_is_told_with_its_size(lane: Lane, large: bool) -> None:
     """Only a confirmed upload is told of, with the bytes that lie there and whether it came in the detail lane."""
     payloads, delivery = a_large_one()
     heard = Heard()
@@ -240,7 +249,7 @@ async def test_what_arrived_is_told_with_its_size(lane, large):
     assert heard.sizes == [(len(WHOLE), large)]
 
 
-async def test_a_real_storage_takes_the_upload(weed, bucket):
+async def test_a_real_storage_takes_the_upload(weed: Server, bucket: str) -> None:
     """The bytes at a real server's presigned address are the call log, and the location names the object."""
     payloads, delivery = a_large_one()
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader, client_of(weed) as client:

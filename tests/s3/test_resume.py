@@ -1,43 +1,48 @@
 """Uploads that were interrupted: what is sent again, what is not, and what is given up."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
+from bench.s3_server import Server
 from spool.errors import CorruptPayload
 from spool.records import Delivered as SettledAsDelivered
-from spool.records import PartProgress, UploadProgress
-from tests.s3 import building
-from tests.s3.building import DESTINATION, MEBIBYTE, client_of, objects, uploads
-from tests.s3.proxy import Answer, Fate, proxy_before
-from uploaders.base import Delivered, RetryLater
+from spool.records import Fragment, PartProgress, Record, UploadProgress
+from tests.s3 import stored_objects
+from tests.s3.recording_proxy import Answer, Fate, Proxy, Request, proxy_before
+from tests.s3.stored_objects import DESTINATION, MEBIBYTE, Heard, MakeUploader, Store, client_of, objects, uploads
+from uploaders.base import Delivered, Refused, RetryLater
 from uploaders.s3.client import ListedPart
 from uploaders.s3.multipart import finished_etag
-from uploaders.s3.options import ObjectEncoding
+from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.parts import PartCutter
 
 SIZE = 25 * MEBIBYTE
 """Of noise: 19 MiB of frames, which are four parts."""
 
 
-def options(server, bucket, **changes):
+def options(server: Server, bucket: str, **changes: Any) -> S3Options:
     """With the smallest parts, so that a few MiB are several."""
-    return building.options(server, bucket, **({"part_bytes": 5 * MEBIBYTE} | changes))
+    return stored_objects.options(server, bucket, **({"part_bytes": 5 * MEBIBYTE} | changes))
 
 
 @pytest.fixture
-async def proxied(weed):
+async def proxied(weed: Server) -> AsyncIterator[Proxy]:
     async with proxy_before(weed.port) as proxy:
         yield proxy
 
 
-def lose(condition):
+def lose(condition: Callable[[Request], bool]) -> Callable[[Request], Fate]:
     """Lose every answer to a request that the condition holds for; the HTTP client may repeat one by itself."""
     return lambda request: Fate.LOSE_ANSWER if condition(request) else Fate.PASS
 
 
 @pytest.mark.parametrize("encoding", ObjectEncoding)
-async def test_a_second_attempt_sends_only_what_is_missing(store, made, weed, bucket, proxied, heard, encoding):
+async def test_a_second_attempt_sends_only_what_is_missing(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, heard: Heard, encoding: str | None
+) -> None:
     """A part that the server refused is sent again, those that it has are not."""
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, encoding=encoding, parts_at_once=1))
@@ -56,7 +61,9 @@ async def test_a_second_attempt_sends_only_what_is_missing(store, made, weed, bu
     assert await uploads(weed, bucket) == []
 
 
-async def test_a_part_whose_answer_was_lost_is_not_sent_again(store, made, weed, bucket, proxied):
+async def test_a_part_whose_answer_was_lost_is_not_sent_again(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy
+) -> None:
     """The server has the part though nobody was told: its MD5 as ETag proves that."""
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
@@ -69,7 +76,14 @@ async def test_a_part_whose_answer_was_lost_is_not_sent_again(store, made, weed,
 
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])
-async def test_a_completion_whose_answer_was_lost_is_found(store, made, request, a_bucket, heard, dialect):
+async def test_a_completion_whose_answer_was_lost_is_found(
+    store: Store,
+    made: MakeUploader,
+    request: pytest.FixtureRequest,
+    a_bucket: Callable[[Server], Awaitable[str]],
+    heard: Heard,
+    dialect: str,
+) -> None:
     """The upload is gone and the object is there: it is compared, and nothing is sent again."""
     server = request.getfixturevalue(dialect)
     bucket = await a_bucket(server)
@@ -86,7 +100,13 @@ async def test_a_completion_whose_answer_was_lost_is_found(store, made, request,
 
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])
-async def test_a_put_whose_answer_was_lost_is_no_second_object(store, made, request, a_bucket, dialect):
+async def test_a_put_whose_answer_was_lost_is_no_second_object(
+    store: Store,
+    made: MakeUploader,
+    request: pytest.FixtureRequest,
+    a_bucket: Callable[[Server], Awaitable[str]],
+    dialect: str,
+) -> None:
     """The second PUT meets the first one's object under the same key, and that is delivered."""
     server = request.getfixturevalue(dialect)
     bucket = await a_bucket(server)
@@ -100,7 +120,9 @@ async def test_a_put_whose_answer_was_lost_is_no_second_object(store, made, requ
     assert len(await objects(server, bucket)) == 1
 
 
-async def test_an_upload_that_the_server_lost_starts_over(store, made, weed, bucket, proxied):
+async def test_an_upload_that_the_server_lost_starts_over(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy
+) -> None:
     """When neither upload nor object is there, all parts are sent again, in the same attempt."""
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
@@ -114,8 +136,8 @@ async def test_an_upload_that_the_server_lost_starts_over(store, made, weed, buc
 
 
 async def test_an_upload_that_vanishes_under_way_ends_the_attempt_if_it_does_so_twice(
-    store, made, weed, bucket, proxied
-):
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy
+) -> None:
     """A server that forgets every upload does not keep an attempt going for ever."""
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
@@ -125,7 +147,9 @@ async def test_an_upload_that_vanishes_under_way_ends_the_attempt_if_it_does_so_
     assert len(begun) == 2
 
 
-async def test_an_object_of_strangers_is_not_replaced(store, made, weed, bucket):
+async def test_an_object_of_strangers_is_not_replaced(
+    store: Store, made: MakeUploader, weed: Server, bucket: str
+) -> None:
     """Where something else lies under the key, the delivery becomes a dead letter that says so."""
     for size in (1000, 9 * MEBIBYTE):
         delivery = await store.large(size)
@@ -135,6 +159,7 @@ async def test_an_object_of_strangers_is_not_replaced(store, made, weed, bucket)
         async with client_of(weed) as client:
             await client.put_object(Bucket=bucket, Key=stored.key, Body=b"not callspool's")
         outcome = await uploader.deliver(delivery)
+        assert isinstance(outcome, Refused)
         assert "that callspool did not write" in outcome.reason
         (kept,) = await objects(weed, bucket)
         assert kept.data == b"not callspool's"
@@ -143,7 +168,9 @@ async def test_an_object_of_strangers_is_not_replaced(store, made, weed, bucket)
 
 
 @pytest.mark.parametrize("size", [1000, 9 * MEBIBYTE], ids=["put", "parts"])
-async def test_an_object_of_ones_own_with_other_bytes_is_replaced(store, made, weed, bucket, size):
+async def test_an_object_of_ones_own_with_other_bytes_is_replaced(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, size: int
+) -> None:
     """What an older version made of the same record gives way."""
     delivery = await store.large(size)
     uploader = made(options(weed, bucket, encoding=ObjectEncoding.PLAIN))
@@ -157,7 +184,9 @@ async def test_an_object_of_ones_own_with_other_bytes_is_replaced(store, made, w
 
 
 @pytest.mark.parametrize("answer", [Answer(501, "NotImplemented"), Answer(405, "MethodNotAllowed")])
-async def test_a_server_without_if_none_match_is_found_out_once(store, made, weed, bucket, proxied, answer):
+async def test_a_server_without_if_none_match_is_found_out_once(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, answer: Any
+) -> None:
     """A refused condition is left out, and not tried again with the next object."""
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
     proxied.decide = lambda request: answer if "if-none-match" in request.headers else Fate.PASS
@@ -166,7 +195,9 @@ async def test_a_server_without_if_none_match_is_found_out_once(store, made, wee
     assert [("if-none-match" in one.headers) for one in proxied.requests if one.method == "PUT"] == [True, False, False]
 
 
-async def test_abandoned_uploads_are_aborted(store, made, weed, bucket, proxied, heard):
+async def test_abandoned_uploads_are_aborted(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, heard: Heard
+) -> None:
     """An upload whose delivery was given up is aborted at the server at the next start, and then forgotten."""
     delivery = await store.large(SIZE)
     chosen = options(weed, bucket, endpoint_url=proxied.endpoint)
@@ -183,7 +214,9 @@ async def test_abandoned_uploads_are_aborted(store, made, weed, bucket, proxied,
     assert await store.spool.uploader_state.abandoned_uploads(DESTINATION) == ()
 
 
-async def test_an_upload_whose_id_was_never_written_down_is_aborted(store, made, weed, bucket, proxied, heard):
+async def test_an_upload_whose_id_was_never_written_down_is_aborted(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, heard: Heard
+) -> None:
     """When the gateway was killed between the server's answer and the ledger, the next attempt clears up."""
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
@@ -196,7 +229,9 @@ async def test_an_upload_whose_id_was_never_written_down_is_aborted(store, made,
     assert await uploads(weed, bucket) == []
 
 
-async def test_a_server_that_lists_no_uploads_takes_objects_all_the_same(store, made, weed, bucket, proxied, heard):
+async def test_a_server_that_lists_no_uploads_takes_objects_all_the_same(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, heard: Heard
+) -> None:
     """Without the permission to look for lost uploads, they are left to the bucket's lifecycle."""
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
     proxied.decide = lambda one: Answer(403, "AccessDenied") if one.method == "GET" else Fate.PASS
@@ -204,13 +239,15 @@ async def test_a_server_that_lists_no_uploads_takes_objects_all_the_same(store, 
     assert heard.not_aborted == 1
 
 
-async def test_attempts_that_failed_keep_no_place_of_others(store, made, weed, bucket, proxied, monkeypatch):
+async def test_attempts_that_failed_keep_no_place_of_others(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A payload that cannot be read, or a cancelled attempt, gives back the only place that parts have."""
     broken, good = await store.large(SIZE), await store.large(SIZE)
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
     frames = store.spool.frames
 
-    async def damaged(record, fragment):
+    async def damaged(record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
         async for frame in frames(record, fragment):
             yield frame
             if record == broken.record:
@@ -229,7 +266,9 @@ async def test_attempts_that_failed_keep_no_place_of_others(store, made, weed, b
         assert isinstance(await uploader.deliver(good), Delivered)
 
 
-async def test_an_upload_that_comes_too_late_is_aborted(store, made, weed, bucket, heard):
+async def test_an_upload_that_comes_too_late_is_aborted(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, heard: Heard
+) -> None:
     """When the object turns out to be there at the end, it stays, and the parts sent in vain are given up."""
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket))
@@ -241,7 +280,9 @@ async def test_an_upload_that_comes_too_late_is_aborted(store, made, weed, bucke
     assert await store.spool.uploader_state.upload_progress(delivery.key) is None
 
 
-async def test_an_abandoned_upload_that_the_server_lost_is_forgotten(store, made, weed, bucket, heard):
+async def test_an_abandoned_upload_that_the_server_lost_is_forgotten(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, heard: Heard
+) -> None:
     """What a lifecycle rule aborted before is as good as aborted."""
     delivery = await store.large(1000)
     await store.spool.uploader_state.begin_upload(
@@ -253,7 +294,9 @@ async def test_an_abandoned_upload_that_the_server_lost_is_forgotten(store, made
     assert (heard.aborted, heard.not_aborted) == (0, 0)
 
 
-async def test_a_server_that_goes_silent_does_not_hold_a_slot_for_ever(store, made, weed, bucket, proxied):
+async def test_a_server_that_goes_silent_does_not_hold_a_slot_for_ever(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy
+) -> None:
     """A request has its time, with its body; then the delivery is tried again later."""
     proxied.decide = lambda one: Fate.HOLD_BODY if one.method == "PUT" else Fate.PASS
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, request_timeout=0.3))
@@ -261,7 +304,14 @@ async def test_a_server_that_goes_silent_does_not_hold_a_slot_for_ever(store, ma
     assert await uploader.deliver(await store.large(MEBIBYTE)) == RetryLater(reason)
 
 
-async def test_another_key_or_bucket_begins_another_upload(store, made, weed, a_bucket, proxied, heard):
+async def test_another_key_or_bucket_begins_another_upload(
+    store: Store,
+    made: MakeUploader,
+    weed: Server,
+    a_bucket: Callable[[Server], Awaitable[str]],
+    proxied: Proxy,
+    heard: Heard,
+) -> None:
     """When the configuration changed in between, the old upload is aborted where it was begun."""
     old, new = await a_bucket(weed), await a_bucket(weed)
     delivery = await store.large(SIZE)
@@ -272,7 +322,7 @@ async def test_another_key_or_bucket_begins_another_upload(store, made, weed, a_
     assert len(await objects(weed, new)) == 1
 
 
-async def test_the_progress_ends_with_the_delivery(store, made, weed, bucket):
+async def test_the_progress_ends_with_the_delivery(store: Store, made: MakeUploader, weed: Server, bucket: str) -> None:
     """Until it is settled the ledger remembers the upload, and afterwards nothing of it is left."""
     delivery = await store.large(SIZE)
     await made(options(weed, bucket)).deliver(delivery)
@@ -283,7 +333,9 @@ async def test_the_progress_ends_with_the_delivery(store, made, weed, bucket):
     assert await store.spool.uploader_state.upload_progress(delivery.key) is None
 
 
-async def test_parts_are_written_down_before_they_are_sent(store, made, weed, bucket, proxied):
+async def test_parts_are_written_down_before_they_are_sent(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy
+) -> None:
     """What was begun and never answered is known afterwards, with its size and MD5 and without an ETag."""
     delivery = await store.large(SIZE)
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
@@ -296,7 +348,7 @@ async def test_parts_are_written_down_before_they_are_sent(store, made, weed, bu
     assert (progress.parts[2].size, len(progress.parts[2].md5)) == (5 * MEBIBYTE, 16)
 
 
-async def test_the_ledger_forgets_and_begins_anew(store):
+async def test_the_ledger_forgets_and_begins_anew(store: Store) -> None:
     """A new upload of a delivery takes the place of the old one with all its parts; forgetting is repeatable."""
     delivery = await store.large(1000)
     for upload_id in ("first", "second"):
@@ -325,10 +377,12 @@ async def test_the_ledger_forgets_and_begins_anew(store):
     ],
     ids=str,
 )
-async def test_a_part_is_finished_only_if_these_bytes_are_there(remembered, listed, finished):
+async def test_a_part_is_finished_only_if_these_bytes_are_there(
+    remembered: tuple[str, str | None] | None, listed: tuple[int, str] | None, finished: bool
+) -> None:
     """By the MD5 as ETag, or by the ETag that answered these bytes where it is no MD5; the size must be right."""
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[bytes]:
         yield b"abc"
 
     part = await PartCutter(chunks(), 10, size_bound=3, with_md5=True).next()
@@ -338,7 +392,7 @@ async def test_a_part_is_finished_only_if_these_bytes_are_there(remembered, list
     assert (finished_etag(part, before, there) is not None) == finished
 
 
-async def _abort_all(server, bucket):
+async def _abort_all(server: Server, bucket: str) -> None:
     async with client_of(server) as client:
         for one in (await client.list_multipart_uploads(Bucket=bucket))["Uploads"]:
             await client.abort_multipart_upload(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])

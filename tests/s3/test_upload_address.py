@@ -1,6 +1,7 @@
 """Upload addresses: what can be used, where it leads, and for how long."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,12 @@ from uploaders.presigned import BadAddress, address_request_url, parse_address
         ("https://host/send-call-log?x=1", "https://host/get-upload-url?x=1"),
     ],
 )
-def test_the_address_for_addresses_is_made_as_the_sdk_makes_it(endpoint, asked):
+def test_the_address_for_addresses_is_made_as_the_sdk_makes_it(endpoint: str, asked: str) -> None:
     """`/send-call-log` gives way to `/get-upload-url`, and all else stays."""
     assert address_request_url(endpoint) == asked
 
 
-def test_an_endpoint_without_that_part_needs_the_address_set():
+def test_an_endpoint_without_that_part_needs_the_address_set() -> None:
     """A URL without `/send-call-log` says what to do."""
     with pytest.raises(ValueError, match="set it by itself"):
         address_request_url("https://host/calls")
@@ -35,13 +36,15 @@ def test_an_endpoint_without_that_part_needs_the_address_set():
         ("https://other.host/elsewhere", {}, None),
     ],
 )
-def test_the_location_is_what_was_told_or_what_the_address_shows(url, told, location):
+def test_the_location_is_what_was_told_or_what_the_address_shows(
+    url: str, told: dict[str, Any], location: str | None
+) -> None:
     """The bucket is told, or stands before the key in the path, or is the first label of the host."""
     answer = json.dumps({"upload_url": url} | told).encode()
     assert parse_address(answer, asked_at=0, secure=True).location == location
 
 
-def test_a_call_log_with_its_token_does_not_go_unencrypted_where_the_endpoint_is_not():
+def test_a_call_log_with_its_token_does_not_go_unencrypted_where_the_endpoint_is_not() -> None:
     """An http address from an https endpoint is refused, and taken from an http one."""
     answer = b'{"upload_url": "http://host/key"}'
     assert parse_address(answer, asked_at=0, secure=False).valid_until == 900_000
@@ -49,7 +52,7 @@ def test_a_call_log_with_its_token_does_not_go_unencrypted_where_the_endpoint_is
         parse_address(answer, asked_at=0, secure=True)
 
 
-def test_an_address_is_kept_out_of_logs():
+def test_an_address_is_kept_out_of_logs() -> None:
     """Who has an address may upload there, so its text does not show it."""
     address = parse_address(b'{"upload_url": "https://host/key?X-Amz-Signature=s3cret"}', asked_at=0, secure=True)
     assert "s3cret" not in repr(address)

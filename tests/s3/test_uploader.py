@@ -1,15 +1,17 @@
 """Delivering to a real bucket: what lies there afterwards."""
 
 import json
+from collections.abc import Awaitable, Callable
 
 import aioboto3
 import pytest
 from msgspec.structs import replace
 
+from bench.s3_server import Server
 from spool.records import Form, Fragment
-from tests.s3.building import MEBIBYTE, objects, options, rest_of
-from tests.s3.proxy import Answer, Fate, proxy_before
-from tests.uploaders.building import a_delivery
+from tests.s3.recording_proxy import Answer, Fate, proxy_before
+from tests.s3.stored_objects import MEBIBYTE, Heard, MakeUploader, Store, objects, options, rest_of
+from tests.uploaders.deliveries import a_delivery
 from uploaders.base import Delivered, Refused
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
@@ -18,8 +20,15 @@ from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryp
 @pytest.mark.parametrize("encoding", ObjectEncoding)
 @pytest.mark.parametrize("size", [100_000, 20 * MEBIBYTE], ids=["put", "parts"])
 async def test_an_object_holds_the_detail_with_every_value_as_it_came(
-    store, made, request, heard, a_bucket, dialect, encoding, size
-):
+    store: Store,
+    made: MakeUploader,
+    request: pytest.FixtureRequest,
+    heard: Heard,
+    a_bucket: Callable[[Server], Awaitable[str]],
+    dialect: str,
+    encoding: ObjectEncoding,
+    size: int,
+) -> None:
     """Whatever its encoding and size, on both dialects, an object decodes to the detail's JSON, and was proven."""
     server = request.getfixturevalue(dialect)
     name = await a_bucket(server)
@@ -44,8 +53,16 @@ async def test_an_object_holds_the_detail_with_every_value_as_it_came(
     ],
 )
 async def test_what_a_server_tells_suffices_or_the_object_is_read_back(
-    store, made, request, heard, a_bucket, dialect, size, read_back, checksums
-):
+    store: Store,
+    made: MakeUploader,
+    request: pytest.FixtureRequest,
+    heard: Heard,
+    a_bucket: Callable[[Server], Awaitable[str]],
+    dialect: str,
+    size: int,
+    read_back: bool,
+    checksums: bool,
+) -> None:
     """A CRC-32 or an ETag made of MD5s proves an object; where neither is told, its bytes are read back."""
     server = request.getfixturevalue(dialect)
     uploader = made(options(server, await a_bucket(server), checksums=checksums))
@@ -53,7 +70,7 @@ async def test_what_a_server_tells_suffices_or_the_object_is_read_back(
     assert bool(heard.bytes_read_back) == read_back
 
 
-async def test_an_object_says_what_it_is(store, made, weed, bucket):
+async def test_an_object_says_what_it_is(store: Store, made: MakeUploader, weed: Server, bucket: str) -> None:
     """Metadata holds the call, the digest of its log, the raw size and the version, in ASCII whatever the id."""
     delivery = await store.large(1000, call_id="Anruf/ü\n" + "x" * 600)
     await made(options(weed, bucket)).deliver(delivery)
@@ -72,7 +89,15 @@ async def test_an_object_says_what_it_is(store, made, weed, bucket):
     ("encryption", "told"), [(ServerSideEncryption.AES256, "AES256"), (ServerSideEncryption.NONE, None)]
 )
 @pytest.mark.parametrize("size", [1000, 9 * MEBIBYTE], ids=["put", "parts"])
-async def test_the_server_is_asked_to_encrypt(store, made, weed, bucket, encryption, told, size):
+async def test_the_server_is_asked_to_encrypt(
+    store: Store,
+    made: MakeUploader,
+    weed: Server,
+    bucket: str,
+    encryption: ServerSideEncryption,
+    told: str | None,
+    size: int,
+) -> None:
     """By default every object is encrypted with AES256, and only where that is switched off it is not."""
     uploader = made(options(weed, bucket, encryption=encryption, encoding=ObjectEncoding.PLAIN))
     await uploader.deliver(await store.large(size))
@@ -80,7 +105,9 @@ async def test_the_server_is_asked_to_encrypt(store, made, weed, bucket, encrypt
     assert stored.headers.get("ServerSideEncryption") == told
 
 
-async def test_a_bucket_alone_takes_cores_and_wholes_too(store, made, weed, bucket):
+async def test_a_bucket_alone_takes_cores_and_wholes_too(
+    store: Store, made: MakeUploader, weed: Server, bucket: str
+) -> None:
     """Each form of a record is an object of its own, and the same values are in them."""
     uploader = made(options(weed, bucket, prefix="calls"))
     large, small = await store.large(1000), await store.small(b'{"call_id": "small", "n": 2.50}')
@@ -96,7 +123,9 @@ async def test_a_bucket_alone_takes_cores_and_wholes_too(store, made, weed, buck
 
 @pytest.mark.parametrize(("wanted", "token"), [(True, b',"token":"agent\'s"'), (False, b"")])
 @pytest.mark.parametrize("encoding", [ObjectEncoding.PLAIN, ObjectEncoding.ZSTD])
-async def test_a_whole_is_what_a_function_of_the_bucket_expects(store, made, weed, bucket, wanted, token, encoding):
+async def test_a_whole_is_what_a_function_of_the_bucket_expects(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, wanted: bool, token: bytes, encoding: ObjectEncoding
+) -> None:
     """As `whole` the detail's object holds the call log, and the agent's token only where that is wanted."""
     delivery = await store.large(1000, token="agent's")
     chosen = options(weed, bucket, content=ObjectContent.WHOLE, encoding=encoding, token_in_whole=wanted)
@@ -108,7 +137,9 @@ async def test_a_whole_is_what_a_function_of_the_bucket_expects(store, made, wee
 
 @pytest.mark.parametrize("encoding", ObjectEncoding)
 @pytest.mark.parametrize("size", [0, 3 * MEBIBYTE])
-async def test_a_whole_stored_in_one_piece_gets_the_token_as_well(store, made, weed, bucket, encoding, size):
+async def test_a_whole_stored_in_one_piece_gets_the_token_as_well(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, encoding: ObjectEncoding, size: int
+) -> None:
     """However a call log is stored, the token becomes its last member and every other byte stays as it came."""
     body = b'{"call_id": "small", "text": "' + b"}" * size + b'"'
     delivery = await store.small(body + b"} \n", token="agent's")
@@ -119,7 +150,9 @@ async def test_a_whole_stored_in_one_piece_gets_the_token_as_well(store, made, w
     assert stored.headers["Metadata"]["raw-bytes"] == str(len(stored.document))
 
 
-async def test_what_can_never_be_an_object_is_refused(store, made, weed, bucket, monkeypatch):
+async def test_what_can_never_be_an_object_is_refused(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A notice is none, and what is larger than S3 takes is refused for its size before anything is sent."""
     uploader = made(options(weed, bucket))
     small = await store.small()
@@ -134,7 +167,7 @@ async def test_what_can_never_be_an_object_is_refused(store, made, weed, bucket,
     assert await objects(weed, bucket) == []
 
 
-async def test_the_bucket_is_addressed_by_path_at_a_server_of_ones_own():
+async def test_the_bucket_is_addressed_by_path_at_a_server_of_ones_own() -> None:
     """Path style follows `endpoint_url`, unless it is chosen."""
     from uploaders.s3.options import S3Options
 
@@ -144,7 +177,9 @@ async def test_the_bucket_is_addressed_by_path_at_a_server_of_ones_own():
 
 
 @pytest.mark.parametrize("size", [100_000, 12 * MEBIBYTE], ids=["put", "parts"])
-async def test_an_answer_that_proves_the_object_is_enough(store, made, weed, bucket, size):
+async def test_an_answer_that_proves_the_object_is_enough(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, size: int
+) -> None:
     """A server that tells the checksum of what it stored is not asked for the object again."""
     async with proxy_before(weed.port) as proxy:
         uploader = made(options(weed, bucket, endpoint_url=proxy.endpoint))
@@ -152,7 +187,9 @@ async def test_an_answer_that_proves_the_object_is_enough(store, made, weed, buc
     assert not [one for one in proxy.requests if one.method in {"HEAD", "GET"} and "uploads" not in one.target]
 
 
-async def test_only_a_large_body_asks_before_it_is_sent_and_only_while_that_may_be_refused(store, made, weed, bucket):
+async def test_only_a_large_body_asks_before_it_is_sent_and_only_while_that_may_be_refused(
+    store: Store, made: MakeUploader, weed: Server, bucket: str
+) -> None:
     """At first and after a failure a refusal is heard before the body went; otherwise no round trip is lost."""
     async with proxy_before(weed.port) as proxy:
         uploader = made(options(weed, bucket, endpoint_url=proxy.endpoint))
@@ -174,7 +211,9 @@ async def test_only_a_large_body_asks_before_it_is_sent_and_only_while_that_may_
         assert not await asked(12 * MEBIBYTE)
 
 
-async def test_a_client_is_replaced_when_it_is_old(store, made, weed, bucket, monkeypatch):
+async def test_a_client_is_replaced_when_it_is_old(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under steady traffic too, connections are made anew now and then; requests under way keep theirs to their end."""
     monkeypatch.setattr("uploaders.s3.client.MAX_AGE_SECONDS", 0.0)
     make, clients = aioboto3.Session.client, []

@@ -12,7 +12,7 @@ from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment, Lane
 from tests.stores.calls import document_of
 from tests.stores.engines import SqliteEngine
-from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
+from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import Part, PartKind

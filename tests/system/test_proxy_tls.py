@@ -10,7 +10,7 @@ from bench.endpoint import Endpoint
 from tests.system.arriving import acknowledged, assert_arrived
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
-from tests.uploaders.proxy import Proxy
+from tests.uploaders.proxy_server import Proxy
 
 
 def a_tls_endpoint(folder: Path) -> tuple[Endpoint, Path]:

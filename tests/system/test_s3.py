@@ -9,7 +9,7 @@ import pytest
 from bench.endpoint import Endpoint
 from bench.s3_server import Server
 from bench.storage import Storage
-from tests.s3.building import client_of, objects
+from tests.s3.stored_objects import client_of, objects
 from tests.system.buckets import a_gateway, configured, documents, members, post
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.s3_server import Server
-from tests.s3.building import objects, uploads
-from tests.s3.proxy import Fate, proxy_before
+from tests.s3.recording_proxy import Fate, proxy_before
+from tests.s3.stored_objects import objects, uploads
 from tests.system.buckets import configured, members, post
 
 HUGE = 44_000_000

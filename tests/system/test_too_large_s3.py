@@ -9,8 +9,8 @@ import pytest
 
 from bench.endpoint import Endpoint
 from bench.s3_server import Server
-from tests.s3.building import Stored, objects, uploads
-from tests.s3.proxy import Fate, proxy_before
+from tests.s3.recording_proxy import Fate, proxy_before
+from tests.s3.stored_objects import Stored, objects, uploads
 from tests.system.buckets import configured, members, post
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until

@@ -8,7 +8,7 @@ import pytest
 from bench.endpoint import Endpoint
 from bench.s3_server import Server
 from bench.storage import Storage
-from tests.s3.building import client_of, objects
+from tests.s3.stored_objects import client_of, objects
 from tests.system.buckets import configured, members, post
 
 SMALL, LARGE = 2_000, 8_000_000

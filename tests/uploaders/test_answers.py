@@ -3,7 +3,7 @@
 import pytest
 
 from spool.records import Form
-from tests.uploaders.building import ACCEPTED_AT
+from tests.uploaders.deliveries import ACCEPTED_AT
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.http.confirmation import Answer
 from uploaders.http.responses import judge

@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from spool.records import Form, Lane
-from tests.s3.building import rest_of
-from tests.s3.presigning import presigning
-from tests.uploaders.building import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
-from tests.uploaders.rogue import HEAD, Rogue, read_request
+from tests.s3.presigned_endpoint import presigning
+from tests.s3.stored_objects import rest_of
+from tests.uploaders.deliveries import ACCEPTED_AT, Payloads, a_delivery, a_record, large_fragments
+from tests.uploaders.rogue_server import HEAD, Rogue, read_request
 from uploaders.base import Delivered, SilentObserver, Uploader
 from uploaders.document.options import Encoding
 from uploaders.file import FileUploader

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from spool.records import BreakerSnapshot
-from tests.uploaders.dispatching import POLICY, Gate, a_stage
+from tests.uploaders.dispatcher_stage import POLICY, Gate, a_stage
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.base import BreakerState, Delivered, Refused, RetryLater, Scope

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from yarl import URL
 
-from tests.uploaders.rogue import Rogue, for_ever, read_request
+from tests.uploaders.rogue_server import Rogue, for_ever, read_request
 from uploaders.http import pool
 from uploaders.http.confirmation import Answer
 from uploaders.http.connection import RESPONSE_LIMIT_BYTES, TAIL_BYTES, BadAnswer

@@ -3,7 +3,7 @@
 import asyncio
 
 from spool.records import Form, Lane, NewDelivery
-from tests.uploaders.dispatching import (
+from tests.uploaders.dispatcher_stage import (
     CORE,
     DETAIL,
     LONE_DETAIL,

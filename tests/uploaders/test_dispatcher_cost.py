@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from spool.records import Delivery, Due, Lane
-from tests.uploaders.dispatching import POLICY, Observed, names
+from tests.uploaders.dispatcher_stage import POLICY, Observed, names
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.base import Delivered, Outcome, UploaderState

@@ -6,7 +6,7 @@ import pytest
 
 from spool.errors import CorruptPayload, SpoolUnavailable
 from spool.records import Delivery, Lane
-from tests.uploaders.dispatching import POLICY, Gate, Observed, ToldUploader, a_stage, names
+from tests.uploaders.dispatcher_stage import POLICY, Gate, Observed, ToldUploader, a_stage, names
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.base import Delivered, Outcome, RetryLater, Scope

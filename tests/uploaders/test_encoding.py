@@ -17,7 +17,7 @@ import zstandard
 from spool.errors import CorruptPayload
 from spool.payload.frames import decode
 from spool.records import Delivery, Form, Fragment, Record
-from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
+from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.document import body as spilling
 from uploaders.document.body import BodyRoom, TooLarge
 from uploaders.document.encoding import AUTO_PLAIN_BYTES, EncodedBody, encode

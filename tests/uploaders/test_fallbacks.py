@@ -3,8 +3,8 @@
 import pytest
 
 from spool.records import DeadLetter, Form, Fragment, Lane, NewDelivery, Redirect
-from tests.uploaders.building import a_delivery, a_record, large_fragments
-from tests.uploaders.dispatching import CORE, DETAIL, a_stage
+from tests.uploaders.deliveries import a_delivery, a_record, large_fragments
+from tests.uploaders.dispatcher_stage import CORE, DETAIL, a_stage
 from tests.uploaders.fake_time import turns
 from tests.uploaders.queue_conformance import a_post
 from uploaders.base import Delivered, Refused, Scope

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from spool.errors import CorruptPayload
 from spool.records import Form, Fragment, Record
-from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
+from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.base import Delivered, Refused, RetryLater, Scope
 from uploaders.durable_file import DurableFile
 from uploaders.file import FileUploader

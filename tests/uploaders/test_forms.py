@@ -7,7 +7,7 @@ import pytest
 from spool.errors import CorruptPayload
 from spool.payload.frames import decode
 from spool.records import Delivery, Form, Fragment
-from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
+from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.document.render import BadLocation, parse_location, raw_bytes_of, render
 
 

@@ -7,8 +7,7 @@ import pytest
 from bench.endpoint import Endpoint, Fault
 from spool.errors import CorruptPayload
 from spool.records import Form, Fragment
-from tests.uploaders.building import Payloads, a_delivery, a_record
-from tests.uploaders.sending import TOKEN, a_payload, an_uploader, deliver
+from tests.uploaders.deliveries import TOKEN, Payloads, a_delivery, a_payload, a_record, an_uploader, deliver
 from uploaders.base import Delivered, Refused, RetryLater, Scope
 from uploaders.document.options import Encoding
 from uploaders.http.uploader import HttpOptions

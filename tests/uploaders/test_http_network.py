@@ -10,9 +10,8 @@ import trustme
 
 from bench.endpoint import Endpoint, Fault
 from spool.records import Form
-from tests.uploaders.building import Payloads, a_delivery
-from tests.uploaders.proxy import Proxy
-from tests.uploaders.sending import a_payload, an_uploader, deliver
+from tests.uploaders.deliveries import Payloads, a_delivery, a_payload, an_uploader, deliver
+from tests.uploaders.proxy_server import Proxy
 from uploaders.base import Delivered, RetryLater, Scope
 from uploaders.http.pool import proxy_for
 from uploaders.http.timeouts import Timeouts

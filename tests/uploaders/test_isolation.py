@@ -7,11 +7,11 @@ import pytest
 
 from bench.endpoint import Endpoint
 from spool.records import Delivery, Form, Fragment, Lane, NewDelivery
-from tests.uploaders.building import Payloads
-from tests.uploaders.dispatching import LONE_DETAIL, Gate, a_stage
+from tests.uploaders.deliveries import Payloads
+from tests.uploaders.dispatcher_stage import LONE_DETAIL, Gate, a_stage
 from tests.uploaders.fake_time import turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from tests.uploaders.rogue import HEAD, Behaviour, Rogue, for_ever, read_request
+from tests.uploaders.rogue_server import HEAD, Behaviour, Rogue, for_ever, read_request
 from uploaders.base import Delivered, RetryLater, Scope
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.dispatch.policy import RetryPolicy

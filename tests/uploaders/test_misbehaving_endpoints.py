@@ -9,8 +9,8 @@ import pytest
 import trustme
 
 from spool.records import Form
-from tests.uploaders.rogue import HEAD, Behaviour, Rogue, for_ever, read_request
-from tests.uploaders.sending import a_payload, deliver
+from tests.uploaders.deliveries import a_payload, deliver
+from tests.uploaders.rogue_server import HEAD, Behaviour, Rogue, for_ever, read_request
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.document.options import Encoding
 from uploaders.http.connection import RESPONSE_LIMIT_BYTES

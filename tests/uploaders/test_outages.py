@@ -3,7 +3,7 @@
 import pytest
 
 from spool.records import Form, Lane
-from tests.uploaders.dispatching import LONE_DETAIL, POLICY, WHOLE, Gate, a_stage, names, only, seconds
+from tests.uploaders.dispatcher_stage import LONE_DETAIL, POLICY, WHOLE, Gate, a_stage, names, only, seconds
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue
 from uploaders.base import Delivered, Refused, RetryLater, Scope

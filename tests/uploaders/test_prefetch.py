@@ -3,7 +3,7 @@
 import pytest
 
 from spool.records import Delivery, Due
-from tests.uploaders.building import a_delivery, a_record
+from tests.uploaders.deliveries import a_delivery, a_record
 from uploaders.dispatch.lane import HIGH_WATER, Prefetch
 
 NOW = 1_750_000_000_000

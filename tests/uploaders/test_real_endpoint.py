@@ -5,7 +5,7 @@ import time
 
 from bench.endpoint import Endpoint, Fault
 from spool.records import Delivery, Fragment, Lane
-from tests.uploaders.building import Payloads
+from tests.uploaders.deliveries import Payloads
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.dispatch.policy import RetryPolicy

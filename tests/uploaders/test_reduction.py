@@ -11,8 +11,7 @@ import pytest
 from bench.endpoint import Endpoint
 from spool.errors import CorruptPayload
 from spool.records import Buffer, Delivery, Form, Fragment
-from tests.uploaders.building import Payloads, a_delivery, a_record, large_fragments
-from tests.uploaders.sending import deliver
+from tests.uploaders.deliveries import Payloads, a_delivery, a_record, deliver, large_fragments
 from uploaders.base import Delivered, Refused, RetryLater
 from uploaders.document.encoding import BLOCK_BYTES, NotReducible, ReducedDocument, Reduction
 from uploaders.document.options import Encoding

@@ -4,8 +4,8 @@ import pytest
 
 from spool.errors import CorruptPayload
 from spool.records import Delivery, DeliveryState
-from tests.uploaders.building import a_delivery, a_record
-from tests.uploaders.dispatching import Answer, Stage, a_stage, only, seconds
+from tests.uploaders.deliveries import a_delivery, a_record
+from tests.uploaders.dispatcher_stage import Answer, Stage, a_stage, only, seconds
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope

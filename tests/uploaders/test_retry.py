@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spool import records
 from spool.records import DeadLetter, Hold, RetryAt, Settlement
-from tests.uploaders.building import a_delivery, a_record
+from tests.uploaders.deliveries import a_delivery, a_record
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.policy import (
     RetryPolicy,

@@ -3,7 +3,7 @@
 import pytest
 
 from spool.records import Delivery, Form, Lane
-from tests.uploaders.building import a_delivery
+from tests.uploaders.deliveries import a_delivery
 from uploaders.base import Delivered, Outcome
 from uploaders.presigned import RoutingUploader
 

@@ -1,12 +1,15 @@
 """Builds records, deliveries and payloads of real zstd frames for the tests of the uploaders."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import zstandard
 
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment, Lane, Record, StoredFragment
+from uploaders.base import Outcome
+from uploaders.http.uploader import HttpOptions, HttpUploader
 
 FRAME_BYTES = 1 << 20
 ACCEPTED_AT = 1_750_000_000_000
@@ -90,3 +93,28 @@ def large_fragments(rest: bytes = b'"telemetry_data": {"spans": [1, 2.50]}') -> 
         Fragment.DERIVED: b'"summary_metrics": {"total_turns": 2}',
         Fragment.REST: rest,
     }
+
+
+TOKEN = "pk_live_secret-token"
+
+
+@asynccontextmanager
+async def an_uploader(url: str, payloads: Payloads, **options: Any) -> AsyncIterator[HttpUploader]:
+    uploader = HttpUploader(HttpOptions(url, **options), payloads, lambda: ACCEPTED_AT)
+    try:
+        yield uploader
+    finally:
+        await uploader.close()
+
+
+async def deliver(url: str, payloads: Payloads, delivery: Delivery, **options: Any) -> Outcome:
+    async with an_uploader(url, payloads, **options) as uploader:
+        return await uploader.deliver(delivery)
+
+
+def a_payload(rest_bytes: int = 1000) -> tuple[Payloads, Callable[[Form], Delivery]]:
+    payloads = Payloads({7: TOKEN})
+    record = a_record(
+        payloads, token_id=7, fragments=large_fragments(b'"telemetry_data": "' + b"s" * rest_bytes + b'"')
+    )
+    return payloads, lambda form: a_delivery(record, form, location="s3://b/k" if form is Form.NOTICE else None)

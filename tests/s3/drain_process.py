@@ -1,14 +1,16 @@
-"""A process that drains a spool into a bucket: `python -m tests.s3.draining SPOOL ENDPOINT BUCKET [ENCODING]`.
+"""A process that drains a spool into a bucket: `python -m tests.s3.drain_process SPOOL ENDPOINT BUCKET [ENCODING]`.
 
 It prints each outcome, and the most memory that it ever had, in KiB.
 """
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from spool.records import Lane
-from tests.s3.building import now, opened_store
+from spool.records import Delivery, Lane
+from tests.s3.stored_objects import now, opened_store
 from uploaders.base import Delivered
 from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.uploader import S3Uploader
@@ -21,7 +23,7 @@ async def drain(spool: Path, options: S3Options) -> None:
         # Two at once, as the detail lane has it.
         slots = asyncio.Semaphore(2)
 
-        async def one(delivery):
+        async def one(delivery: Delivery) -> None:
             async with slots:
                 outcome = await uploader.deliver(delivery)
                 if isinstance(outcome, Delivered):
@@ -41,6 +43,31 @@ def most_memory() -> int:
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     figures = {name: int(rest[0]) for name, *rest in lines if name in {"VmHWM:", "RssFile:"}}
     return figures["VmHWM:"] - figures["RssFile:"]
+
+
+DEADLINE_SECONDS = 120
+
+
+@asynccontextmanager
+async def draining(spool: Path, endpoint: str, bucket: str, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The running process; killed at the end, if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.s3.drain_process", str(spool), endpoint, bucket, *more,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def finished(process: asyncio.subprocess.Process) -> list[str]:
+    """The lines that it printed, once it ended well."""
+    output, _ = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert process.returncode == 0, output
+    return output.decode().splitlines()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,8 +20,11 @@ from spool.records import DeadLetter, Delivered, Delivery, Form, Fragment, Lane,
 from spool.store import Spool, SpoolOptions
 from uploaders.s3.client import client_config
 from uploaders.s3.options import S3Options
+from uploaders.s3.uploader import S3Uploader
 
 DESTINATION = "objects"
+MakeUploader = Callable[[S3Options], S3Uploader]
+"""Makes an uploader over the store of a test, which is closed after it."""
 MEBIBYTE = 1 << 20
 LANES = {Form.WHOLE: Lane.CORE, Form.CORE: Lane.CORE, Form.DETAIL: Lane.DETAIL}
 
@@ -169,3 +172,37 @@ async def uploads(server: Server, bucket: str) -> list[str]:
     async with client_of(server) as client:
         listed = await client.list_multipart_uploads(Bucket=bucket)
         return [one["UploadId"] for one in listed.get("Uploads", ())]
+
+
+@dataclass
+class Heard:
+    """What an uploader said of its work."""
+
+    parts: list[tuple[int, bool]] = field(default_factory=list)
+    """Size of each part sent, and whether it was sent before."""
+    resumed: int = 0
+    delivered: int = 0
+    sizes: list[tuple[int, bool]] = field(default_factory=list)
+    """Of the objects delivered, and whether each was one of the detail lane."""
+    aborted: int = 0
+    not_aborted: int = 0
+    bytes_read_back: int = 0
+
+    def part_sent(self, destination: str, size: int, seconds: float, *, repeated: bool) -> None:
+        assert seconds >= 0
+        self.parts.append((size, repeated))
+
+    def parts_resumed(self, destination: str, count: int) -> None:
+        self.resumed += count
+
+    def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:
+        assert seconds >= 0
+        self.delivered += 1
+        self.sizes.append((size, large))
+
+    def uploads_aborted(self, destination: str, count: int, *, failed: int) -> None:
+        self.aborted += count
+        self.not_aborted += failed
+
+    def read_back(self, destination: str, size: int) -> None:
+        self.bytes_read_back += size
