@@ -95,7 +95,7 @@ def read_environment(environment: Mapping[str, str]) -> Layer:
 
 
 def environment_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
-    """Variables that nobody knows, and secrets that are set but empty."""
+    """Unknown variables, and secrets that are set but empty."""
     known = variables()
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known and not _is_kubernetes_link(name, environment):

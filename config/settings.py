@@ -60,7 +60,7 @@ class DrainSettings(Table):
     """With `when_idle`: a call that started longer ago no longer counts as live."""
 
 
-# How much the whole gateway gives way to other processes of the same machine: CPU and disk.
+# The CPU and I/O priority of the gateway beside other processes of the machine.
 
 
 class IoClass(StrEnum):

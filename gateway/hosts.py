@@ -1,4 +1,4 @@
-"""Tells what a browser was made to send: requests of other sites' pages, and under names that were made to lead here.
+"""Detects cross-site requests and DNS rebinding: what a browser was made to send to a listener.
 
 A page that a browser on this machine shows can post to a listener on loopback, and, by a name that its owner lets
 resolve to 127.0.0.1 (DNS rebinding), even read the answers. Both give themselves away in their headers.

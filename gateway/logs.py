@@ -3,8 +3,8 @@
 Everything goes to standard error, as JSON lines or, at a terminal, as coloured text; times are UTC in ISO 8601.
 Secrets are kept out of messages where they are written; what is masked here is the second line of defence.
 
-Nothing that logs ever waits for whoever reads the log: a thread writes, from a bounded queue that drops and counts
-what does not fit. A pipe that nobody reads, or a terminal stopped with Ctrl-S, would freeze the event loop otherwise.
+Logging never waits for the reader of the log: a thread writes, from a bounded queue that drops and counts what does not
+fit. Otherwise a pipe that nobody reads, or a terminal stopped with Ctrl-S, would freeze the event loop.
 """
 
 import atexit
@@ -155,7 +155,7 @@ class LogWriter(logging.Handler):
         """Queue a message, or drop and count it."""
         try:
             text = self.format(record)
-        except Exception:  # noqa: BLE001  # whatever a message holds, its caller must not suffer; it is counted
+        except Exception:  # noqa: BLE001  # no message may fail its caller; it is counted
             self._drop(1)
             return
         self.write(text)
@@ -179,7 +179,7 @@ class LogWriter(logging.Handler):
             self._changed.notify_all()
 
     def wait_until_written(self, seconds: float) -> bool:
-        """Wait until the queue is empty, at most so long; returns whether it is."""
+        """Wait at most `seconds` until the queue is empty; returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._idle, seconds)
 

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from gateway.admin.api import LARGEST_REQUEST, OrderHandlers, ResumeHandler, SalvageHandler
+from gateway.admin.api import LARGEST_REQUEST, OrderHandlers
 from gateway.admin.auth import HEADERS, Access, answer
 from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
@@ -100,8 +100,6 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     app.router.add_get("/api/status", handlers.status)
     CallHandlers(gateway).add_to(app, access)
     OrderHandlers(gateway).add_to(app, access)
-    ResumeHandler(gateway).add_to(app, access)
-    SalvageHandler(gateway).add_to(app, access)
     return app
 
 

@@ -6,7 +6,7 @@ them elsewhere or with another key, or gives them up, never without a token.
 
 The token is the one of the configuration, or the random one in the spool's directory, which the command line reads by
 itself. An address is no identity: other users of the machine, and proxies on it, come from loopback too. Requests that
-a browser was made to send, by a page of another site or a rebound name, are refused whatever they ask for.
+a browser was made to send, by a page of another site or a rebound name, are refused on every route.
 """
 
 import hmac
@@ -78,8 +78,8 @@ def _sender(address: str) -> str:
 class Access:
     """Lets requests through to a handler, or refuses them; logs and counts refused tokens.
 
-    `token` is that of the configuration, `hosts` are names that the listener may be asked by, `refused` hears of each
-    refusal.
+    `token` is that of the configuration, `hosts` are names that the listener may be asked by, `refused` is called
+    with the reason of each refusal.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Access:
         return refused(403, "local_only", message, _TOKEN_HINT)
 
     def _token_refusal(self, bearer: str, address: str) -> web.Response | None:
-        # Nobody guesses the random one, so whoever has it is let in at any time: guesses lock nobody out.
+        # The random one cannot be guessed, so it is checked first and never limited: guesses lock no operator out.
         if _equal(bearer, self.local_token):
             return None
         if self._token is not None and not self._guesses.allows(address):

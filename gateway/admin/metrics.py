@@ -243,11 +243,11 @@ class Metrics:
         self._posts.inc(route, result)
 
     def acknowledged(self, seconds: float) -> None:
-        """A post was acknowledged so long after its headers came."""
+        """A post was acknowledged `seconds` after its headers came."""
         self._ack.observe(seconds)
 
     def payload(self, raw: int, stored: int) -> None:
-        """A record of so many raw bytes was stored in so many."""
+        """A record of `raw` bytes was stored in `stored` bytes."""
         self._payload.inc("raw", by=raw)
         self._payload.inc("stored", by=stored)
 
@@ -256,11 +256,11 @@ class Metrics:
         self._stray_tokens.inc()
 
     def nonfinite_numbers(self, count: int) -> None:
-        """A record had so many NaN or Infinity."""
+        """A record had `count` NaN or Infinity."""
         self._nonfinite.inc(by=count)
 
     def details_given_up(self, count: int) -> None:
-        """So many details were given up for room."""
+        """Details were given up to make room."""
         self._given_up.inc(by=count)
 
     def two_phase(self) -> None:
@@ -274,7 +274,7 @@ class Metrics:
         self._delivery.observe(seconds, delivery.destination, lane)
 
     def committed(self, seconds: float, batch: int) -> None:
-        """The spool committed so many requests together."""
+        """The spool committed `batch` requests together."""
         self._commit.observe(seconds)
         self._batch.observe(batch)
 
@@ -290,7 +290,7 @@ class Metrics:
         self._parts.inc(destination, "repeated" if repeated else "sent")
 
     def parts_resumed(self, destination: str, count: int) -> None:
-        """So many parts were there already."""
+        """Parts were at the server already."""
         self._parts.inc(destination, "resumed", by=count)
 
     def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:

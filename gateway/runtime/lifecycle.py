@@ -1,7 +1,7 @@
 """The life of a gateway: the order in which its parts start and stop, signals, graceful shutdown, and the restart
 after corruption.
 
-A sidecar gets its SIGTERM while its agent still talks. So a graceful shutdown goes on accepting and draining until no
+A sidecar gets its SIGTERM while its agent still talks. So a graceful shutdown continues to accept and drain until no
 call is open, nothing was posted for a while and the core lane is empty, or until the deadline; a second signal ends it
 at once. What is undelivered then waits in the spool for the next start.
 """
@@ -52,7 +52,7 @@ _log = structlog.get_logger("callspool")
 
 
 def serve(settings: Settings) -> int:
-    """Run a gateway until it is told to stop. Returns the exit code: 0, or 1 where it could not start."""
+    """Run a gateway until a signal stops it. Returns the exit code: 0, or 1 where it could not start."""
     raise_limit()
     # What was imported stays, so that the collector need not look at it again and again; and each post makes some
     # hundred objects that go without it: with Python's threshold it ran at every fifth.
