@@ -32,7 +32,7 @@ class Loaded:
 
 
 def load(file: Path | None, environment: Mapping[str, str], *, local: bool = False) -> Loaded:
-    """The settings that this file and these variables make; `local` adds the destinations of `--local`.
+    """The settings that this file and these variables make; `local` adds the destination of `--local`.
 
     Without `file`, the one that CALLSPOOL_CONFIG names is read, if any. Raises InvalidConfiguration with every
     problem there is; only a file that cannot be read as TOML hides what else may be wrong in it.

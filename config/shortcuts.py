@@ -1,4 +1,4 @@
-"""Destinations that environment variables alone can add, and those that `--local` adds.
+"""Destinations that environment variables alone can add, and the one that `--local` adds.
 
 A further shortcut is a further row in `SHORTCUTS`.
 """
@@ -19,10 +19,6 @@ from config.values import MASK
 LOCAL_NAME = "local"
 LOCAL_TYPE = "file"
 LOCAL_PATH = Path("callspool-data/delivered")
-CALLS_NAME = "calls"
-CALLS_TYPE = "sqlite"
-CALLS_PATH = Path("callspool-data/calls.db")
-STORE_TYPES = ("sqlite", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +113,6 @@ def with_shortcuts(file: Layer, environment: Mapping[str, str], *, local: bool) 
             _notify(shortcut, destinations, origins)
     if local:
         _append(destinations, origins, "--local", name=LOCAL_NAME, type=LOCAL_TYPE, path=str(LOCAL_PATH))
-        if not any(isinstance(item, dict) and item.get("type") in STORE_TYPES for item in destinations):
-            _append(destinations, origins, "--local", name=CALLS_NAME, type=CALLS_TYPE, path=str(CALLS_PATH))
     return Layer({**file.tree, "destinations": destinations}, origins)
 
 

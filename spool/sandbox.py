@@ -44,9 +44,11 @@ _FIRST_TO_GO = "1000"
 class Limits:
     """What the process may use."""
 
-    memory_bytes: int
-    """Address space in all, mapped files included."""
     cpu_seconds: int
+    memory_bytes: int = resource.RLIM_INFINITY
+    """Address space in all, mapped files included."""
+    data_bytes: int = resource.RLIM_INFINITY
+    """What it may allocate; mapped files do not count."""
 
 
 def sqlite_is_safe(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
@@ -100,6 +102,7 @@ def confine(limits: Limits, folder: Path, *, readable: Collection[Path] = (), sc
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
     for kind, limit in (
         (resource.RLIMIT_AS, limits.memory_bytes),
+        (resource.RLIMIT_DATA, limits.data_bytes),
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),

@@ -19,7 +19,7 @@ from gateway.runtime.own_intake import addresses_of, own_intake_warnings
     "--probe",
     "with_probe",
     is_flag=True,
-    help="Post test records to each HTTP destination, a core and its detail; open each database.",
+    help="Post marked test records to each HTTP destination: a core, then its detail.",
 )
 @click.option(
     "--probe-token",

@@ -23,7 +23,7 @@ def configuration_options(command: Command) -> Command:
         click.option(
             "--local",
             is_flag=True,
-            help="Also deliver into a folder and a store below ./callspool-data, to try it out.",
+            help="Also deliver into ./callspool-data/delivered, to try callspool out.",
         ),
         click.option(
             "--config",

@@ -1,4 +1,4 @@
-"""Probes the HTTP destinations and the databases of a configuration and says what came of it."""
+"""Probes the HTTP destinations of a configuration and says what came of it."""
 
 import asyncio
 import ssl
@@ -6,14 +6,12 @@ import time
 import uuid
 from dataclasses import replace
 
-from config.destinations import HttpDestination, PostgresDestination
+from config.destinations import HttpDestination
 from config.settings import Settings
 from gateway.cli.output import complain, output, plain
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
-from gateway.runtime.destinations import http_options, store_of
-from gateway.runtime.options import completion_rule
+from gateway.runtime.destinations import http_options
 from uploaders.http.uploader import HttpOptions
-from uploaders.stores.store import StoreError, StoreStatus
 
 _SENTENCES = {
     Verdict.KNOWS_PHASE_2: "takes cores, and knows Phase 2",
@@ -31,34 +29,12 @@ _GOOD = frozenset({Verdict.KNOWS_PHASE_2, Verdict.DOUBTFUL})
 
 
 def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
-    """Probe each HTTP destination and each database, and print what came of it; whether all of them work."""
-    endpoints = [each for each in settings.destinations if isinstance(each, HttpDestination)]
-    databases = [each for each in settings.destinations if isinstance(each, PostgresDestination)]
-    if not endpoints and not databases:
-        complain("There is no HTTP destination and no database to probe.", style="yellow")
-    taken = [_probe_one(each, token, agent_id) for each in endpoints]
-    taken += [_probe_database(each, settings) for each in databases]
+    """Probe each HTTP destination and tell of it; whether all of them took what they were sent."""
+    destinations = [each for each in settings.destinations if isinstance(each, HttpDestination)]
+    if not destinations:
+        complain("There is no HTTP destination to probe.", style="yellow")
+    taken = [_probe_one(each, token, agent_id) for each in destinations]
     return all(taken)
-
-
-def _probe_database(destination: PostgresDestination, settings: Settings) -> bool:
-    """Open it as the gateway does, its tables included; an error names the grant that is missing."""
-
-    async def opened() -> StoreStatus:
-        store = store_of(destination, completion_rule(settings.completion), _milliseconds)
-        try:
-            return await store.status()
-        finally:
-            await store.close()
-
-    try:
-        status = asyncio.run(opened())
-    except StoreError as error:
-        complain(f"{destination.name} cannot be used: {error}")
-        return False
-    sentence = f"{destination.name} works: {status.engine}, schema version {status.schema_version}"
-    output().print(plain(sentence, "green"))
-    return True
 
 
 def _probe_one(destination: HttpDestination, token: str | None, agent_id: str) -> bool:

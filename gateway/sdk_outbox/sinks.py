@@ -1,22 +1,21 @@
 """Taking a row into the spool: the same examination and acceptance as a post, durable when it returns."""
 
 import asyncio
-import json
 import mmap
+import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 import aiohttp
 import msgspec
 import structlog
 
-from gateway.calllog.document import credential, text_of
-from gateway.calllog.errors import CallLogError
-from gateway.calllog.toplevel import Member, Scratch, TopLevel, scan
+from gateway.calllog.document import credential
 from gateway.intake.accept import SUPERSEDED_BY, Acceptor
 from gateway.intake.memory import Body, MemoryBudget
 from gateway.intake.parse import CallLog
@@ -24,88 +23,13 @@ from gateway.intake.ports import IntakeObserver
 from gateway.intake.responses import translate
 from gateway.intake.routes import HEADER, IntakeToken
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
-from gateway.live_calls import ENDED, STARTED
+from gateway.live_calls import ENDED
 from gateway.sdk_outbox.file import BATCH_BYTES
+from gateway.sdk_outbox.restore import Restored, restore
+from gateway.sdk_outbox.restore_main import Refused, ScratchWanted, decode_answer
 from gateway.sdk_outbox.rows import OutboxError, Outcome, Row, RowRefused, SinkUnavailable
+from spool import sandbox
 from spool.records import Buffer
-
-# From a row of the SDK's outbox to the call log as the SDK posts it, byte for byte. Pure.
-#
-# The SDK writes a row before it prepares the call log for its post. What it changes then (`send_log.py` of 4.2.11) is
-# done here in the same way, because only equal bytes have an equal digest, by which a row whose post was accepted is
-# recognised: a missing `call_ended_reason` is appended, and times that are numbers become naive local ISO texts.
-
-_TIMES = frozenset({"call_started_at", "call_ended_at"})
-_NUMBER = b"-0123456789"
-_REASON = b'"call_ended_reason": "completed"'
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """A call log as the SDK would have posted it."""
-
-    pieces: tuple[Buffer, ...] = field(repr=False)
-    """Views into the row's payload and what was put between them; their concatenation is the call log."""
-    key: str | None = field(repr=False)
-    """The agent's key; None where the SDK would have taken it from its environment."""
-    partial: bool
-    """Whether it is an end without telemetry, as the SDK writes at the exit of its process."""
-    nonfinite_numbers: int
-    """How many NaN and Infinity of the row are null now."""
-
-
-def restore(payload: Buffer, scratch: Scratch = bytearray) -> Restored:
-    """The call log in the payload of a row: `{"whispey_data": {...}, "apikey": ..., "api_url": ...}`.
-
-    `scratch` gives the buffer for the copy of a payload with non-finite numbers. Raises `RowRefused`.
-    """
-    try:
-        row = scan(payload, scratch)
-        if "whispey_data" not in row.values:
-            raise RowRefused("its payload has no whispey_data")
-        call_log = scan(memoryview(row.values["whispey_data"]))
-    except CallLogError as error:
-        raise RowRefused(f"its payload is not what the SDK writes: {error.message}") from error
-    event = text_of(call_log.values.get("wcall_event"))
-    return Restored(
-        pieces=tuple(_as_posted(call_log, event)),
-        key=text_of(row.values.get("apikey")) or None,
-        partial=event == ENDED and "telemetry_data" not in call_log.values,
-        nonfinite_numbers=row.nonfinite_numbers,
-    )
-
-
-def _as_posted(call_log: TopLevel, event: str | None) -> Iterator[Buffer]:
-    """The pieces of the call log, with what the SDK changes before it posts."""
-    text = memoryview(call_log.text)
-    members = call_log.members()
-    kept_until = 0
-    for member in members:
-        if member.name in _TIMES and (written := _iso(member)) is not None:
-            yield text[kept_until : member.value_start]
-            yield written
-            kept_until = member.end
-    if event == STARTED or "call_ended_reason" in call_log.values:
-        yield text[kept_until:]
-        return
-    end = members[-1].end if members else len(text) - 1
-    yield text[kept_until:end]
-    yield b", " + _REASON if members else _REASON
-    yield text[end:]
-
-
-def _iso(member: Member) -> bytes | None:
-    """The time as the SDK posts it; None for what it posts as it is, or fails on."""
-    if member.value[0] not in _NUMBER:
-        return None
-    number: int | float = json.loads(bytes(member.value))
-    try:
-        return json.dumps(datetime.fromtimestamp(number).isoformat()).encode()  # noqa: DTZ006  # naive, as the SDK's
-    except (ValueError, OSError):
-        return json.dumps(str(number)).encode()
-    except OverflowError:
-        return None
-
 
 MEMORY_BYTES = 3 * BATCH_BYTES
 """For a batch: its payloads, its call logs, and what examining them takes."""
@@ -184,15 +108,25 @@ class SpoolSink:
         """The call log as a body: in memory, or in staging files where the row is large."""
         run = self.workers.run
         if row.payload is not None:
-            restored = restore(row.payload) if row.size <= _WRITE_BYTES // 4 else await run(restore, row.payload)
-            return Body(b"".join(restored.pieces), None, None), restored
+            restored, pieces = (
+                _restored_here(row.payload) if row.size <= _WRITE_BYTES // 4 else await run(_restored_here, row.payload)
+            )
+            return Body(b"".join(pieces), None, None), restored
         staged = self.staging.begin()
         try:
             payload = await run(staged.file)
-            async with aclosing(copy(row)) as pieces:
-                async for piece in pieces:
-                    await run(payload.write, piece)
-            file, restored = await run(_restored_in, staged, payload)
+            async with aclosing(copy(row)) as blocks:
+                async for block in blocks:
+                    await run(payload.write, block)
+            scratch: list[StagedFile] = []
+
+            async def new_file(size: int) -> Path:
+                scratch.append(await run(staged.new_file, size))
+                return scratch[-1].path
+
+            restored = await restore_in_process(payload.path, new_file)
+            source = await run((scratch[-1] if restored.copied else payload).map)
+            file = await run(_written, staged, restored.views(source))
             data = await run(file.map)
         except BaseException:
             staged.discard()
@@ -200,14 +134,24 @@ class SpoolSink:
         return Body(data, None, staged, file), restored
 
 
-def _restored_in(staged: Staged, payload: StagedFile) -> tuple[StagedFile, Restored]:
-    """The call log of a large row in a staging file of its own, as the SDK posts it. For worker threads."""
-    scratch: Scratch = staged.scratch
-    restored = restore(payload.map(), scratch)
+def _restored_here(payload: bytes) -> tuple[Restored, list[Buffer]]:
+    """A small row, and the pieces of its call log."""
+    copies: list[bytearray] = []
+
+    def scratch(size: int) -> bytearray:
+        copies.append(bytearray(size))
+        return copies[-1]
+
+    restored = restore(payload, scratch)
+    return restored, restored.views(copies[-1] if restored.copied else payload)
+
+
+def _written(staged: Staged, pieces: Iterable[Buffer]) -> StagedFile:
+    """The call log of a large row in a staging file of its own. For worker threads."""
     call_log = staged.file()
-    for piece in _pieces_of(restored.pieces):
+    for piece in _pieces_of(pieces):
         call_log.write(piece)
-    return call_log, restored
+    return call_log
 
 
 def _pieces_of(pieces: Iterable[Buffer]) -> Iterable[memoryview]:
@@ -217,6 +161,47 @@ def _pieces_of(pieces: Iterable[Buffer]) -> Iterable[memoryview]:
         while view:
             yield view[:_WRITE_BYTES]
             view = view[_WRITE_BYTES:]
+
+
+# The call log of a large row, restored in a process of its own: whoever wrote the row decides what that takes.
+
+RESTORE_SECONDS = 60.0
+_COMMAND = sandbox.module_command("gateway.sdk_outbox.restore_main")
+
+
+async def restore_in_process(payload: Path, new_file: Callable[[int], Awaitable[Path]]) -> Restored:
+    """The call log of the payload in a file; `new_file` makes one of a size for a changed copy.
+
+    Raises `RowRefused`, also where the process ends or takes too long: then it is the row that is odd.
+    """
+    answer = await _answer(str(payload))
+    if isinstance(answer, ScratchWanted):
+        answer = await _answer(str(payload), str(await new_file(answer.size)))
+    if isinstance(answer, Refused):
+        raise RowRefused(answer.reason)
+    if isinstance(answer, ScratchWanted):
+        raise RowRefused("its call log could not be examined: it changed meanwhile")
+    return answer
+
+
+async def _answer(*arguments: str) -> Restored | ScratchWanted | Refused:
+    process = await asyncio.create_subprocess_exec(
+        *_COMMAND, *arguments, stdin=DEVNULL, stdout=PIPE, start_new_session=True, env=sandbox.environment(os.environ)
+    )
+    try:
+        async with asyncio.timeout(RESTORE_SECONDS):
+            output, _ = await process.communicate()
+        answer: Restored | ScratchWanted | Refused = decode_answer(output)
+    except TimeoutError:
+        raise RowRefused(f"its call log could not be examined within {RESTORE_SECONDS:.0f} s") from None
+    except msgspec.MsgspecError:
+        raise RowRefused(f"its call log could not be examined: the process ended with {process.returncode}") from None
+    else:
+        return answer
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 # Taking a row by posting it to the intake of a running gateway, whose answer says that it is durable.
@@ -253,18 +238,19 @@ class PostSink:
 
     async def store(self, row: Row, copy: Copy) -> Outcome:
         """See `gateway.sdk_outbox.sinks.RowSink`."""
-        restored = await _restored(row, copy)
-        try:
-            async with self._session.post(
-                self._url, data=_sent(restored.pieces), headers=self._headers(restored)
-            ) as response:
-                return _outcome(response.status, await response.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise SinkUnavailable(f"the gateway did not answer: {error or type(error).__name__}") from error
+        with tempfile.TemporaryDirectory(prefix="callspool-") as folder:
+            restored, pieces = await _restored(row, copy, Path(folder))
+            try:
+                async with self._session.post(
+                    self._url, data=_sent(pieces), headers=self._headers(restored, pieces)
+                ) as response:
+                    return _outcome(response.status, await response.read())
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise SinkUnavailable(f"the gateway did not answer: {error or type(error).__name__}") from error
 
-    def _headers(self, restored: Restored) -> dict[str, str]:
+    def _headers(self, restored: Restored, pieces: Sequence[Buffer]) -> dict[str, str]:
         """Credentials, length, and whether it yields to a full end."""
-        size = sum(len(memoryview(piece)) for piece in restored.pieces)
+        size = sum(len(memoryview(piece)) for piece in pieces)
         headers = {"Content-Type": "application/json", "Content-Length": str(size)}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -275,16 +261,25 @@ class PostSink:
         return headers
 
 
-async def _restored(row: Row, copy: Copy) -> Restored:
-    """The call log of a row; a large payload is mapped from a file that is gone when nobody looks at it any more."""
+async def _restored(row: Row, copy: Copy, folder: Path) -> tuple[Restored, list[Buffer]]:
+    """The call log of a row; a large payload is mapped from a file in `folder`."""
     if row.payload is not None:
-        return restore(row.payload)
-    with tempfile.TemporaryFile() as file:
-        async with aclosing(copy(row)) as pieces:
-            async for piece in pieces:
-                file.write(piece)
-        file.flush()
-        return await asyncio.to_thread(restore, memoryview(mmap.mmap(file.fileno(), row.size, access=mmap.ACCESS_READ)))
+        return _restored_here(row.payload)
+    payload, scratch = folder / "payload", folder / "scratch"
+    with payload.open("xb") as file:
+        async with aclosing(copy(row)) as blocks:
+            async for block in blocks:
+                file.write(block)
+
+    async def new_file(size: int) -> Path:
+        with scratch.open("xb") as empty:
+            empty.truncate(size)
+        return scratch
+
+    restored = await restore_in_process(payload, new_file)
+    with (scratch if restored.copied else payload).open("rb") as text:
+        mapped = mmap.mmap(text.fileno(), 0, access=mmap.ACCESS_READ)
+    return restored, restored.views(memoryview(mapped))
 
 
 async def _sent(pieces: Sequence[Buffer]) -> AsyncIterator[bytes]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config.destinations import FileDestination, HttpDestination, SqliteDestination, TokenMode
+from config.destinations import FileDestination, HttpDestination, TokenMode
 from config.loader import load
 from tests.config.conftest import WriteFile, problems
 
@@ -63,20 +63,12 @@ def test_the_endpoint_variables_add_to_a_destination_of_that_name(write_file: Wr
     assert loaded.origins["destinations", 1, "large"] == str(file)
 
 
-def test_local_adds_a_folder_and_a_store() -> None:
-    """--local delivers into ./callspool-data, a folder and a store, with or without other destinations."""
-    local, calls = load(None, {}, local=True).settings.destinations
+def test_local_adds_a_file_destination() -> None:
+    """--local delivers into ./callspool-data/delivered, with or without other destinations."""
+    (local,) = load(None, {}, local=True).settings.destinations
     assert isinstance(local, FileDestination)
-    assert isinstance(calls, SqliteDestination)
-    assert (calls.name, calls.path) == ("calls", Path("callspool-data/calls.db"))
     assert (local.name, local.path) == ("local", Path("callspool-data/delivered"))
-    assert [each.name for each in load(None, ENDPOINT, local=True).settings.destinations] == [
-        "endpoint",
-        "local",
-        "calls",
-    ]
-    database = {"CALLSPOOL_DATABASE_URL": "sqlite:///mine.db"}
-    assert [each.name for each in load(None, database, local=True).settings.destinations] == ["database", "local"]
+    assert [each.name for each in load(None, ENDPOINT, local=True).settings.destinations] == ["endpoint", "local"]
 
 
 def test_without_a_destination_the_settings_are_refused_and_the_way_out_is_named() -> None:

@@ -126,6 +126,8 @@ if os.geteuid() == 0:
     CASES.append(Case("somebody else's file", _of_somebody, "belongs to user 12345"))
 
 
+MANY = '{"whispey_data": {' + ", ".join(f'"{number}": 1' for number in range(1_500_000)) + "}}"
+"""24 MB of JSON that take 400 MB when each member is looked at."""
 ODD_ROWS: list[tuple[str, dict[str, object], str]] = [
     ("NULL", {"payload": None}, "its payload is null"),
     ("an integer", {"payload": 7}, "its payload is integer"),
@@ -135,6 +137,7 @@ ODD_ROWS: list[tuple[str, dict[str, object], str]] = [
     ("JSON of another kind", {"payload": "[1]"}, "not what the SDK writes"),
     ("a long call id", {"call_id": "c" * 40_000_000}, "cannot be read"),
     ("a long status", {"status": "dead" * 10_000_000}, "cannot be read"),
+    ("many members", {"payload": MANY}, "too many members"),
     ("a claim at no time", {"status": "dead", "claimed_at": "yesterday"}, "no time"),
 ]
 """Columns of a row, and what is said of it; it stays where it is, and the others are taken."""

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from gateway.cli import main
 from gateway.cli.exits import Exit
 from tests.intake.world import World, running
-from tests.outbox.sdk import rows, write
+from tests.outbox.sdk import KEY, rows, write
 
 FULL = {"call_id": "call-1", "wcall_event": "call_ended", "telemetry_data": {}}
 
@@ -33,7 +33,9 @@ async def test_an_outbox_is_emptied_into_a_running_gateway(tmp_path: Path) -> No
     write(outbox, payload={**FULL, "call_id": "busy"}, call_id="busy", status="in_progress", claimed_at=9e9)
     async with running(tmp_path / "spool", token="intake-token") as world:
         sent = {**FULL, "call_ended_reason": "completed"}
-        assert (await world.post(sent, headers={"x-pype-token": "intake-token"})).status == 202
+        assert (
+            await world.post(sent, headers={"x-pype-token": KEY, "Authorization": "Bearer intake-token"})
+        ).status == 202
         code, said, _ = await outbox_import(outbox, world, CALLSPOOL_INTAKE_TOKEN="intake-token")
         assert (code, [status for _, status, _ in rows(outbox)]) == (Exit.OK, ["in_progress"])
         assert "3 rows to move (2.0 MB), 1 still in use by the SDK" in said

@@ -10,7 +10,7 @@ import pytest
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
 from gateway.sdk_outbox.rows import Outcome
 from spool.records import Fragment
-from tests.outbox.sdk import rows, write
+from tests.outbox.sdk import KEY, rows, write
 from tests.outbox.world import Rescue, rescuing
 
 FULL: dict[str, Any] = {"call_id": "call-1", "wcall_event": "call_ended", "turns": 3, "telemetry_data": {"spans": [1]}}
@@ -73,7 +73,7 @@ async def test_an_exit_row_never_replaces_a_full_end(tmp_path: Path, *, full_fir
     async with rescuing(tmp_path) as rescue:
         for data in (FULL, EXIT) if full_first else (EXIT, FULL):
             if data is FULL and posted:
-                assert (await rescue.world.post(data)).status == 202
+                assert (await rescue.world.post(data, headers={"x-pype-token": KEY})).status == 202
             else:
                 write(rescue.outbox, payload=data)
                 await rescue.run()

@@ -163,7 +163,7 @@ def test_a_sandboxed_process_has_its_folder_alone(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("hush")
     program = (
         "import sys; from pathlib import Path; from spool import sandbox\n"
-        "print(sandbox.confine(sandbox.Limits(1 << 28, 9), Path(sys.argv[1])))\n"
+        "print(sandbox.confine(sandbox.Limits(9, 1 << 28), Path(sys.argv[1])))\n"
         "Path(sys.argv[1], 'new').write_text('x'); Path(sys.argv[1], 'new').unlink()\n"
         "for path in ('../other', '/etc/hostname'):\n"
         "    try: Path(sys.argv[1], path).read_text(); print('read')\n"
