@@ -42,7 +42,7 @@ class Delivered:
 
 
 RETRY_AFTER_LIMIT_SECONDS = 3600.0
-"""A destination that asks for more is asked again after this: nobody waits a year for a mistyped header."""
+"""A longer Retry-After is cut to this: a mistyped header must not make deliveries wait for a year."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,11 @@ class DispatchObserver(Protocol):
     """Is called with what the dispatcher does, for metrics and logs."""
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
-        """An attempt ended: `outcome` is delivered, retry, held, dead, diverted (it goes on in another way), or corrupt
-        (dead, for what the spool has of it is damaged)."""
+        """An attempt ended.
+
+        `outcome` is delivered, retry, held, dead, diverted (a fallback takes its place), or corrupt (dead, because its
+        payload is damaged in the spool).
+        """
         ...
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
@@ -226,7 +229,7 @@ class ObjectObserver(Protocol):
     """Is called for objects that a storage confirmed."""
 
     def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:
-        """An object of so many bytes was sent and confirmed; `large` says that it was a delivery of the detail lane."""
+        """An object of `size` bytes was sent and confirmed; `large`: it was a delivery of the detail lane."""
         ...
 
 

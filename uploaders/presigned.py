@@ -35,7 +35,7 @@ from uploaders.s3.error_codes import ErrorClass, classify
 # Upload addresses that an endpoint gives: pure, from its answer to what can be done with it and for how long.
 
 LONGEST_VALID_SECONDS = 15 * 60
-"""After this an address is not used, whatever it says of itself."""
+"""An address is not used for longer, whatever its own expiry is."""
 
 _SEND_PATH = "/send-call-log"
 _ADDRESS_PATH = "/get-upload-url"
@@ -46,7 +46,7 @@ class BadAddress(ValueError):
     """The endpoint's response holds no upload address that may be used."""
 
 
-class _Told(msgspec.Struct):
+class _AddressResponse(msgspec.Struct):
     """The answer to a request for an address; other members are passed over."""
 
     upload_url: str
@@ -83,8 +83,8 @@ def parse_address(body: str | bytes, *, asked_at: int, secure: bool) -> UploadAd
     goes there with the agent's token in it.
     """
     try:
-        told = msgspec.json.decode(body, type=_Told)
-        parts = urlsplit(told.upload_url)
+        response = msgspec.json.decode(body, type=_AddressResponse)
+        parts = urlsplit(response.upload_url)
         host = parts.hostname
     except (msgspec.DecodeError, ValueError) as error:
         raise BadAddress("the response has no upload_url") from error
@@ -92,15 +92,15 @@ def parse_address(body: str | bytes, *, asked_at: int, secure: bool) -> UploadAd
         raise BadAddress("the upload_url is not an HTTP address")
     if secure and parts.scheme != "https":
         raise BadAddress("the upload_url is not https although the endpoint is")
-    bucket = told.s3_bucket or _bucket_in(host, parts.path, told.s3_key or "")
-    location = f"s3://{bucket}/{told.s3_key}" if bucket and told.s3_key else None
-    return UploadAddress(told.upload_url, asked_at + 1000 * _valid_seconds(parts.query), location)
+    bucket = response.s3_bucket or _bucket_in(host, parts.path, response.s3_key or "")
+    location = f"s3://{bucket}/{response.s3_key}" if bucket and response.s3_key else None
+    return UploadAddress(response.upload_url, asked_at + 1000 * _valid_seconds(parts.query), location)
 
 
 def _valid_seconds(query: str) -> int:
-    """What the address says of itself (`X-Amz-Expires`), where that is less."""
-    told = parse_qs(query).get("X-Amz-Expires", [""])[0]
-    return min(int(told), LONGEST_VALID_SECONDS) if _DIGITS.fullmatch(told) else LONGEST_VALID_SECONDS
+    """The address's own expiry (`X-Amz-Expires`), where that is shorter."""
+    response = parse_qs(query).get("X-Amz-Expires", [""])[0]
+    return min(int(response), LONGEST_VALID_SECONDS) if _DIGITS.fullmatch(response) else LONGEST_VALID_SECONDS
 
 
 def _bucket_in(host: str, path: str, key: str) -> str | None:
@@ -283,7 +283,7 @@ _MESSAGE = re.compile(rb"<Message>([^<]{1,300})</Message>")
 
 
 def judge_upload(answer: Answer, location: str | None, *, now: int) -> Outcome:
-    """Only the error's code and message are told: the rest of such a document quotes the signed request."""
+    """Only the error's code and message are shown: the rest of such a document quotes the signed request."""
     if 200 <= answer.status < 300:
         reading = read(answer)
         is_error = _CODE.search(answer.body) is not None

@@ -13,7 +13,7 @@ SLICE_BYTES = 64 * 1024
 """The socket is waited for when it has been given so much, so each slice shows that the peer reads."""
 
 Pace = Callable[[int], Awaitable[int]]
-"""Waits until some of so many bytes may be sent, and says how many: at least one."""
+"""Waits until some of the given number of bytes may be sent, and returns how many: at least one."""
 
 # A token bucket that counts bytes: pure. It says how long to wait, and waits for nothing itself.
 #
@@ -41,7 +41,7 @@ class TokenBucket:
             self.rate = rate
 
     def take(self, count: int, now: float) -> float:
-        """Take so many bytes; returns how many seconds to wait before they are sent."""
+        """Take `count` bytes; returns how many seconds to wait before they are sent."""
         if self.rate is None:
             return 0.0
         self._fill(now)

@@ -215,7 +215,7 @@ async def test_a_large_body_is_made_in_a_file(
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_large_body_that_is_let_go_is_mapped_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_released_large_body_is_no_longer_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file is gone with it; where somebody still holds a part, that part stays as it is."""
     monkeypatch.setattr(spilling, "IN_MEMORY_BYTES", 1000)
     payloads = Payloads()
@@ -225,7 +225,7 @@ async def test_a_large_body_that_is_let_go_is_mapped_no_more(tmp_path: Path, mon
     part, expected = held.data[:100], held.data[:100].tobytes()
     maps = [body.data.obj, held.data.obj]
     for one in (body, held):
-        await one.let_go()
+        await one.release()
     assert [isinstance(one, mmap.mmap) and one.closed for one in maps] == [True, False]
     assert part.tobytes() == expected
 

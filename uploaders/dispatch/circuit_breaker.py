@@ -160,7 +160,7 @@ class CircuitBreaker:
         self._revived.update(keys)
 
     def attempt_ended(self, key: DeliveryKey, outcome: Outcome, now: int, *, probe: bool) -> Change | None:
-        """Learn from an attempt; returns what is to be told, if the state changed."""
+        """Learn from an attempt; returns the change of state, if there is one."""
         if probe:
             self._probe_under_way = False
         if isinstance(outcome, Delivered):

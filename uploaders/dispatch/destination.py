@@ -59,11 +59,11 @@ class DestinationPlan:
     shared_token: bool = False
     """Whether all deliveries authenticate by one configured token, so that its refusal concerns them all."""
     when_too_large: tuple[FallbackStep, ...] = ()
-    """How what is refused for its size goes on; without a step it becomes a dead letter."""
+    """What happens to a delivery that is refused for its size; without a fallback it becomes a dead letter."""
     type: str = ""
     """The kind of destination, as the configuration calls it; only shown."""
     details_at_once: Callable[[], int | None] = lambda: None
-    """How many details may be under way at this moment, whatever it bears; None: as many as it bears."""
+    """The most details under way at this moment, besides the concurrency limit; None: no other limit."""
 
 
 class DestinationWorker:

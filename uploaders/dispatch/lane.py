@@ -83,7 +83,7 @@ class Prefetch:
             self._spool_has_more = True
 
     async def fill(self, due: Callable[[int], Awaitable[Due]]) -> None:
-        """Ask `due` for a page of so many, and take what is not claimed."""
+        """Ask `due` for a page, and take what is not claimed."""
         self._filling, self._spool_has_more, self.next_due_at = True, False, None
         limit = PAGE + len(self._claimed)
         try:
@@ -215,7 +215,7 @@ MOST_UNSETTLED = 256
 
 
 BATCH_BYTES = 1 << 20
-"""A batch of so many bytes of call logs takes no more deliveries: large ones gain nothing by it."""
+"""A batch of this size takes no more deliveries: large call logs gain nothing by it."""
 
 
 class LaneState:

@@ -161,7 +161,7 @@ class FallbackStep:
     to: tuple[NewDelivery, ...]
     """The deliveries that take its place; the first one carries the content."""
     keep: bool
-    """Whether the refused delivery stays as a dead letter, because what goes on is less than it."""
+    """Whether the refused delivery stays as a dead letter, because the fallback carries less than it."""
     of_details: bool
     """Whether it is made of a record's detail, which a record in one piece has not."""
 

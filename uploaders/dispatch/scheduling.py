@@ -115,7 +115,7 @@ class Tasks:
         task.add_done_callback(self._ended)
 
     async def wait(self, seconds: float) -> None:
-        """Wait until all have ended, at most so long."""
+        """Wait until all have ended, for at most `seconds`."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 

@@ -87,7 +87,7 @@ class SpillingBuffer:
         self.size += len(data)
 
     def stays_in_memory(self, byte_count: int) -> bool:
-        """Whether so many bytes more will not be written to a file."""
+        """Whether `byte_count` bytes more still fit into memory."""
         return self.size + byte_count <= IN_MEMORY_BYTES
 
     def close(self) -> None:

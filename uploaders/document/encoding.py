@@ -55,8 +55,8 @@ class EncodedBody:
         """Length in bytes."""
         return len(self.data)
 
-    async def let_go(self) -> None:
-        """It is needed no more. One that lies in a file is let go of in a thread: 300 MB take 100 ms."""
+    async def release(self) -> None:
+        """Release the body. One in a file is unmapped in a thread: 300 MB take 100 ms."""
         mapped = self.data.obj
         if isinstance(mapped, mmap.mmap):
             with suppress(BufferError):  # somebody still holds a part of it, and lets go of all with that
@@ -89,7 +89,7 @@ async def encode_text(text: "ReducedDocument", encoding: Encoding, room: BodyRoo
 async def _first_that_fits(
     bodies: Sequence[Body], fill: Callable[[Body], Coroutine[None, None, EncodedBody]]
 ) -> EncodedBody:
-    """What the first of these comes to that does not become too large; raises `TooLarge` when all do."""
+    """The first of these bodies that does not become too large; raises `TooLarge` when all do."""
     for body in bodies[:-1]:
         try:
             return await _filled(body, fill)
@@ -143,7 +143,7 @@ def _fill_with(body: Body, text: "ReducedDocument") -> EncodedBody:
 
 # The document of a reduced detail: made anew in each attempt from the stored detail, of which the spool keeps all.
 #
-# How a detail is reduced is told from outside (`Reduction.reduce`). It has to see the whole detail, which may have
+# The gateway decides how a detail is reduced (`Reduction.reduce`). It has to see the whole detail, which may have
 # hundreds of MB: so that goes into a file without a name, and is mapped; only the pages being looked at are in memory.
 
 BLOCK_BYTES = 1 << 20

@@ -21,7 +21,7 @@ Piece = bytes | Fragment
 
 
 class BadLocation(ValueError):
-    """A notice has no object to tell of: its location is missing or not an `s3://bucket/key`."""
+    """The location of a notice is missing or not an `s3://bucket/key`."""
 
 
 def render(delivery: Delivery) -> tuple[Piece, ...]:

@@ -171,7 +171,7 @@ def _charset(answer: Answer, body: bytes) -> str:
         if answer.charset and "\0" not in answer.charset:
             return codecs.lookup(answer.charset).name
     except LookupError:
-        pass  # nobody knows it; JSON is in UTF-8
+        pass  # no such charset: JSON is in UTF-8
     if len(body) > 1 and 0 in body[:2]:
         return "utf-16-le" if body[1] == 0 else "utf-16-be"
     return "utf-8"

@@ -56,7 +56,7 @@ _ABSURD_SECONDS = re.compile(r"[0-9]{10,}(\.[0-9]*)?", re.ASCII)
 
 
 _MAYBE_THE_ADDRESS = frozenset({404, 405, 410})
-"""What a server says of an address where nothing is, for example while the endpoint is being deployed."""
+"""What a server answers where nothing is mounted, for example while the endpoint is being deployed."""
 _ABOUT_THE_MOMENT = frozenset({408, 409, 421, 423, 424, 425})
 """Statuses of the 4xx class that say nothing about the record."""
 

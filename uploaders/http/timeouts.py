@@ -111,7 +111,7 @@ class Deadlines:
         self._timeout = asyncio.timeout(None)
 
     def begin(self, phase: Phase) -> None:
-        """The request has come to this phase; in SEND, the peer has taken some more. Earlier phases are passed over."""
+        """The request is in this phase now; in SEND, the server has read some more. Earlier phases are ignored."""
         if phase >= self._phase:
             self._phase = phase
             self._phase_end = self._loop.time() + self._seconds[phase]

@@ -96,7 +96,7 @@ class HttpUploader:
         except NETWORK_ERRORS as error:
             return outcome_of(error)
         finally:
-            await body.let_go()
+            await body.release()
 
     async def close(self) -> None:
         """Close the kept connections."""

@@ -65,7 +65,7 @@ class Administration:
             )
 
     async def set_encryption(self, configuration: "ServerSideEncryptionConfigurationTypeDef") -> str | None:
-        """Encrypt by default what comes without a wish of its own, unless that would weaken what the bucket has.
+        """Set the bucket's default encryption, unless that would weaken what the bucket has.
 
         Returns what was kept, None where the configuration was set.
         """
@@ -89,14 +89,14 @@ class Administration:
         client = await self.connection.client()
         try:
             with translated("GetBucketEncryption"):
-                told = await client.get_bucket_encryption(Bucket=self.bucket)
+                response = await client.get_bucket_encryption(Bucket=self.bucket)
         except NotSupported:
             return None
         except S3Failure as failure:
             if failure.code == _NO_ENCRYPTION:
                 return None
             raise
-        return told["ServerSideEncryptionConfiguration"]
+        return response["ServerSideEncryptionConfiguration"]
 
     async def _rules(self) -> "list[LifecycleRuleOutputTypeDef]":
         """The lifecycle rules that the bucket has."""
@@ -110,7 +110,7 @@ class Administration:
             raise
 
 
-# How a bucket encrypts what comes without a wish of its own: what callspool would set, and what it leaves. Pure.
+# Default encryption of a bucket: what callspool sets, and what it leaves as it is. Pure.
 
 _STRENGTH = MappingProxyType({"AES256": 1, "aws:kms": 2, "aws:kms:dsse": 3})
 """With the server's keys; with a key of the key management service; with two layers of that."""

@@ -52,14 +52,14 @@ _MODELS = ("service-2", "endpoint-rule-set-1")
 
 
 class _Sent(TypedDict):
-    """What botocore's event tells of a request, as far as it is looked at."""
+    """The part of botocore's request event that is used."""
 
     body: object
     headers: dict[str, str]
 
 
 class _Answered(Protocol):
-    """What botocore's event tells of an answer, as far as it is looked at."""
+    """The part of botocore's response event that is used."""
 
     status_code: int
 
@@ -145,7 +145,7 @@ class S3Connection:
             params["headers"]["Expect"] = "100-continue"
 
     def _answered(self, http_response: _Answered, **_: object) -> None:
-        """A server that does what it is told will take the next body, too."""
+        """A server that accepted a request will accept the next body, too."""
         self._asks = http_response.status_code >= HTTPStatus.BAD_REQUEST
 
     def _failed(self, **_: object) -> None:
@@ -216,7 +216,7 @@ class Bucket:
         """
         part.data.seek(0)
         async with self._request("PutObject", part.data) as client:
-            told = await client.put_object(
+            response = await client.put_object(
                 Bucket=self.name,
                 Key=key,
                 Body=part.data,
@@ -224,22 +224,22 @@ class Bucket:
                 **only_new(not replace),
                 **stored_parameters(self._options, attributes),
             )
-        return told.get("ChecksumCRC32")
+        return response.get("ChecksumCRC32")
 
     async def head(self, key: str) -> ObjectState:
-        """What the server tells of an object. Raises `NoSuchObject`."""
+        """The size, ETag, checksum and record of an object. Raises `NoSuchObject`."""
         async with self._request("HeadObject") as client:
-            told = await client.head_object(Bucket=self.name, Key=key, **self._checksum_mode())
-            size = _required(told.get("ContentLength"), "Content-Length")
-        record_uid = told.get("Metadata", {}).get(RECORD_UID)
-        return ObjectState(size, _bare(told.get("ETag", "")), told.get("ChecksumCRC32"), record_uid)
+            response = await client.head_object(Bucket=self.name, Key=key, **self._checksum_mode())
+            size = _required(response.get("ContentLength"), "Content-Length")
+        record_uid = response.get("Metadata", {}).get(RECORD_UID)
+        return ObjectState(size, _bare(response.get("ETag", "")), response.get("ChecksumCRC32"), record_uid)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """The bytes of an object, in chunks. Raises `NoSuchObject`."""
         async with self._request("GetObject") as client:
-            told = await client.get_object(Bucket=self.name, Key=key)
-            async with told["Body"]:
-                async for chunk in told["Body"].iter_chunks(READ_BYTES):
+            response = await client.get_object(Bucket=self.name, Key=key)
+            async with response["Body"]:
+                async for chunk in response["Body"].iter_chunks(READ_BYTES):
                     yield chunk
 
     async def delete(self, key: str) -> None:
@@ -252,19 +252,19 @@ class Bucket:
     async def begin(self, key: str, attributes: Attributes) -> str:
         """Begin an upload in parts; returns its id."""
         async with self._request("CreateMultipartUpload") as client:
-            told = await client.create_multipart_upload(
+            response = await client.create_multipart_upload(
                 Bucket=self.name,
                 Key=key,
                 **self._checksum_kind(),
                 **stored_parameters(self._options, attributes),
             )
-            return _required(told.get("UploadId"), "UploadId")
+            return _required(response.get("UploadId"), "UploadId")
 
     async def send_part(self, key: str, upload_id: str, part: Part) -> str:
         """Send a part; returns its ETag without quotes. Raises `NoSuchUpload`."""
         part.data.seek(0)
         async with self._request("UploadPart", part.data) as client:
-            told = await client.upload_part(
+            response = await client.upload_part(
                 Bucket=self.name,
                 Key=key,
                 UploadId=upload_id,
@@ -272,7 +272,7 @@ class Bucket:
                 Body=part.data,
                 **self._checksum(part),
             )
-            return _bare(_required(told.get("ETag"), "ETag"))
+            return _bare(_required(response.get("ETag"), "ETag"))
 
     async def parts(self, key: str, upload_id: str) -> dict[int, ListedPart]:
         """The parts that the server has, by number. Raises `NoSuchUpload`."""
@@ -280,11 +280,13 @@ class Bucket:
         more, marker = True, 0
         while more:
             async with self._request("ListParts") as client:
-                told = await client.list_parts(Bucket=self.name, Key=key, UploadId=upload_id, PartNumberMarker=marker)
-            page = {one["PartNumber"]: ListedPart(one["Size"], _bare(one["ETag"])) for one in told.get("Parts", ())}
+                response = await client.list_parts(
+                    Bucket=self.name, Key=key, UploadId=upload_id, PartNumberMarker=marker
+                )
+            page = {one["PartNumber"]: ListedPart(one["Size"], _bare(one["ETag"])) for one in response.get("Parts", ())}
             listed |= page
             marker = max(page, default=marker)
-            more = told.get("IsTruncated", False) and bool(page)
+            more = response.get("IsTruncated", False) and bool(page)
         return listed
 
     async def complete(
@@ -297,7 +299,7 @@ class Bucket:
             if self._options.checksums:
                 parts[-1]["ChecksumCRC32"] = encoded_crc32(crc32)
         async with self._request("CompleteMultipartUpload") as client:
-            told = await client.complete_multipart_upload(
+            response = await client.complete_multipart_upload(
                 Bucket=self.name,
                 Key=key,
                 UploadId=upload_id,
@@ -305,7 +307,7 @@ class Bucket:
                 **self._whole_checksum(sent),
                 **only_new(not replace),
             )
-        return told.get("ChecksumCRC32")
+        return response.get("ChecksumCRC32")
 
     async def abort(self, key: str, upload_id: str) -> None:
         """Give an upload up and free what its parts take. Raises `NoSuchUpload`."""
@@ -315,8 +317,8 @@ class Bucket:
     async def uploads(self, key: str) -> tuple[str, ...]:
         """The ids of the uploads under way for exactly this key, of the first thousand that begin like it."""
         async with self._request("ListMultipartUploads") as client:
-            told = await client.list_multipart_uploads(Bucket=self.name, Prefix=key)
-        return tuple(one["UploadId"] for one in told.get("Uploads", ()) if one["Key"] == key)
+            response = await client.list_multipart_uploads(Bucket=self.name, Prefix=key)
+        return tuple(one["UploadId"] for one in response.get("Uploads", ()) if one["Key"] == key)
 
     # ------------------------------------------------------------------------------------------------------------
 
@@ -331,7 +333,7 @@ class Bucket:
         return ChecksumMode(ChecksumMode="ENABLED") if self._options.checksums else ChecksumMode()
 
     def _checksum_kind(self) -> ChecksumKind:
-        """What the begin of an upload in parts says of checksums to come."""
+        """The checksums that the start of a multipart upload announces."""
         if not self._options.checksums:
             return ChecksumKind()
         return ChecksumKind(ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
@@ -365,11 +367,11 @@ class Bucket:
                 raise
 
 
-def _required(told: T | None, name: str) -> T:
+def _required(response: T | None, name: str) -> T:
     """What an answer must hold: a proxy's or another server's page may come with a 200, too."""
-    if told is None:
+    if response is None:
         raise ResponseParserError(f"there is no {name} in the answer")
-    return told
+    return response
 
 
 def _bare(etag: str) -> str:

@@ -24,7 +24,7 @@ from uploaders.s3.error_codes import ADVICE, ErrorClass, classify, permission_fo
 
 
 class S3Failure(Exception):
-    """A request to the bucket came to nothing; `outcome` is what that means for the delivery, if nobody knows better.
+    """A request to the bucket failed; `outcome` is what that means for the delivery, unless the caller handles it.
 
     `code` is the server's own word for it, where it answered.
     """
@@ -126,11 +126,11 @@ def translate(error: Exception, operation: str) -> S3Failure:
 
 def _answered(error: botocore_errors.ClientError) -> S3Failure:
     """From the server's code and status. HEAD has no body: its code is the status."""
-    told = error.response.get("Error", {})
-    code, operation = str(told.get("Code", "")), str(error.operation_name)
+    details = error.response.get("Error", {})
+    code, operation = str(details.get("Code", "")), str(error.operation_name)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     kind = classify(operation, code, status)
-    text = f"{operation}: {code or f'HTTP {status}'}: {excerpt(str(told.get('Message', '')))}".removesuffix(": ")
+    text = f"{operation}: {code or f'HTTP {status}'}: {excerpt(str(details.get('Message', '')))}".removesuffix(": ")
     advice = ADVICE.get(kind, "").format(permission=permission_for(operation))
     reason = f"{text} ({advice})" if advice else text
     return _FAILURES.get(kind, S3Failure)(_outcome(kind, reason), operation=operation, code=code)

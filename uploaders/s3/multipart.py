@@ -149,7 +149,7 @@ class MultipartUploader:
         )
 
     async def _completed(self, target: ObjectTarget, body: ObjectBody, progress: UploadProgress) -> Fingerprint | None:
-        """What the object comes to, if it is there and right; reads the payload only if there is an object."""
+        """The object's fingerprint, if it is there and right; reads the payload only if there is an object."""
         found = await self._publisher.find(target)
         if found is None:
             return None
@@ -170,7 +170,7 @@ def finished_etag(part: Part, remembered: PartProgress | None, listed: ListedPar
 
 
 async def fingerprint(body: ObjectBody, part_bytes: int) -> Fingerprint:
-    """What an object in parts of `part_bytes` comes to, without sending it."""
+    """The fingerprint of an object in parts of `part_bytes`, without sending it."""
     result = Fingerprint()
     async with aclosing(body.chunks()) as chunks:
         cutter = PartCutter(chunks, part_bytes, size_bound=body.size_bound, with_md5=True)

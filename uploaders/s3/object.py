@@ -62,7 +62,7 @@ class ObjectBody:
 
     @property
     def size_bound(self) -> int:
-        """The object is at most so long. Exact, but for what is compressed anew: gzip, and what has a `last_member`."""
+        """An upper bound of the object's size; exact unless it is compressed anew (gzip, or with a `last_member`)."""
         if self.encoding is ObjectEncoding.ZSTD:
             fragments = self.delivery.record.fragments
             if self.last_member:
@@ -144,7 +144,7 @@ def object_body(
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is told of an object to those who read it."""
+    """The headers and metadata that an object is stored with."""
 
     content_type: str
     content_encoding: str | None
@@ -221,7 +221,7 @@ def only_new(condition: bool) -> OnlyNew:
 # Amazon S3 allows 2 KB of metadata in all (User Guide, "Working with object metadata"), so a long call id is cut.
 
 RECORD_UID = "callspool-record"
-"""The record whose object it is; what tells an object of callspool's from any other."""
+"""The record whose object it is; by it callspool recognizes its own objects."""
 LONGEST_VALUE = 512
 _VERSION = version("callspool")
 """Looked up once: that reads a file."""

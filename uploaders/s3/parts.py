@@ -68,7 +68,7 @@ class PartPayload(Payload):
 
 @dataclass(slots=True)
 class Part:
-    """One part of an object, in memory, and what its bytes come to."""
+    """One part of an object, in memory, with its checksums."""
 
     number: int
     """From 1."""
@@ -170,16 +170,16 @@ def _sealed(number: int, data: PartData, crc32_before: int, *, with_md5: bool) -
     return part
 
 
-# Whether an object that a server tells of is the one that was sent: pure, from what both sides computed.
+# Verification: whether the server's object is the one that was sent, from what both sides computed. Pure.
 #
-# What a server tells depends on its dialect: Amazon S3 returns the CRC-32 that it computed, and under a KMS key an ETag
-# that is no MD5; others know no checksums but an ETag made of MD5s, and some know neither. So a checksum decides, an
-# ETag that is equal proves, one that differs proves nothing, and what cannot be proven is to be read back.
+# What a server returns depends on its dialect: Amazon S3 returns the CRC-32 that it computed, and under a KMS key an
+# ETag that is no MD5; others know no checksums but an ETag made of MD5s, and some know neither. So a checksum decides,
+# an ETag that is equal proves, one that differs proves nothing, and what cannot be proven is downloaded.
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectState:
-    """What HEAD tells of an object. Checksums as the server writes them: base64, `-N` behind those made of parts."""
+    """What HEAD returns for an object. Checksums as the server writes them: base64, `-N` behind those made of parts."""
 
     size: int
     etag: str
@@ -197,12 +197,12 @@ class Verdict(Enum):
     DIFFERS = auto()
     """It does not."""
     UNPROVEN = auto()
-    """The server told nothing that could decide."""
+    """The server returned nothing that could decide."""
 
 
 @dataclass(slots=True)
 class Fingerprint:
-    """What the bytes of an object come to, gathered part by part, in order."""
+    """Size and checksums of an object, gathered part by part, in order."""
 
     size: int = 0
     crc32: int = 0
@@ -214,7 +214,7 @@ class Fingerprint:
 
     @classmethod
     def of_one(cls, part: Part) -> "Fingerprint":
-        """What an object of one request comes to."""
+        """The fingerprint of an object of one request."""
         return cls(part.size, part.crc32, [], [part.crc32], part)
 
     def add(self, part: Part) -> None:
@@ -257,7 +257,7 @@ def proves(told_crc32: str | None, sent: Fingerprint) -> bool:
     """Whether the answer to the upload alone says that the object is what was sent, so that none need be asked for.
 
     It tells no size: the server has got as many bytes as were announced, or it would have refused them. An ETag does
-    not suffice: that of an upload in parts is made of what the server was told of these.
+    not suffice: that of an upload in parts is made of what the client stated of its parts.
     """
     return told_crc32 is not None and told_crc32 in sent.crc32s()
 
