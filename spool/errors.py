@@ -10,7 +10,7 @@ class SpoolError(Exception):
 
 
 class SpoolUnavailable(SpoolError):
-    """The spool cannot take or give anything at the moment: it is closed, closing, or its disk fails."""
+    """The spool can be neither written nor read at the moment: it is closed, closing, or its disk fails."""
 
 
 class SpoolFull(SpoolError):
@@ -57,7 +57,7 @@ class SchemaTooNew(SpoolError):
 class NotStorable(SpoolError):
     """A value that no retry can store: text with a lone surrogate, a number beyond 64 bits, a key that is taken.
 
-    It speaks of the one operation that met it; nothing of that was kept, and the spool goes on.
+    It concerns one operation; nothing of that was kept, and the spool works as before.
     """
 
 

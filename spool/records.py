@@ -27,7 +27,7 @@ class Form(StrEnum):
     DETAIL = "detail"
     """The large rest of a large call log."""
     REDUCED = "reduced"
-    """The detail without most of its spans, for an endpoint that takes no more."""
+    """The detail without most of its spans, for an endpoint that accepts no more."""
     NOTICE = "notice"
     """A note to an endpoint that an object of this record lies in a bucket."""
 
@@ -209,7 +209,7 @@ class Delivery(Struct, frozen=True):
     first_failed_at: int | None
     """When the first of the failed attempts failed."""
     location: str | None = None
-    """For a notice: where the object lies that it tells of, as the object's delivery reported it."""
+    """For a notice: where its object lies, as the object's delivery reported it."""
 
     @property
     def key(self) -> DeliveryKey:
@@ -267,11 +267,11 @@ class NewRecord(Struct, frozen=True):
     happened_at: int | None = None
     """When its event happened, by the times in it. What happened later than another event is not superseded by it."""
     idempotency_key: str | None = None
-    """By what the sender says whether two equal posts are one; None leaves that to the rules of `accept`."""
+    """The sender's own identity of a post: with one, only a post with the same is a duplicate (spool.queue.accept)."""
 
 
 class Accepted(Struct, frozen=True):
-    """What `accept` made of a record, told after it is durable."""
+    """The result of `accept`, returned once the record is durable."""
 
     uid: str
     stored_bytes: int
@@ -371,7 +371,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class BreakerSnapshot:
-    """Why a destination takes no deliveries. Times are milliseconds since the Unix epoch."""
+    """Why a destination accepts no deliveries. Times are milliseconds since the Unix epoch."""
 
     cause: str
     """The uploaders' own word for why."""
@@ -384,7 +384,7 @@ class BreakerSnapshot:
     """How often that was tried in vain."""
 
 
-# Plain data: how far a multipart upload has come, so that it goes on after a crash.
+# Plain data: the progress of a multipart upload, so that it is resumed after a crash.
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +405,7 @@ class UploadProgress:
     object_key: str
     upload_id: str
     part_bytes: int
-    """How large each part but the last is; the plan must stay the same for the upload to go on."""
+    """How large each part but the last is; the plan must stay the same for the upload to be resumed."""
     parts: Mapping[int, PartProgress] = field(default_factory=dict)
 
 

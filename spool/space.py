@@ -1,6 +1,6 @@
 """Space: the quota, with what is reserved in it for posts on their way in, and the headroom on the disk.
 
-A part of it is kept for records that enqueue nothing to the detail lane, so that a spool full of details still takes
+A part of it is kept for records that owe nothing to the detail lane, so that a spool full of details still accepts
 what a dashboard needs at once.
 """
 
@@ -52,7 +52,7 @@ class QuotaReservation:
 class Quota:
     """Bytes used, reserved and allowed. For the event loop only.
 
-    `waited` says for how many milliseconds the oldest record that is still owed has waited, if there is one.
+    `waited` returns for how many milliseconds the oldest record that is still owed has waited, if there is one.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Quota:
         self.reserve_bytes = reserve_bytes
         """The last part of the limit, which only records without details may use."""
         self.staged_bytes = 0
-        """What lies in staging files, by what `stage` and `unstage` were told."""
+        """The bytes of staging files, by `stage` and `unstage`."""
         self._waited = waited
         self._reserved = 0
 
@@ -95,7 +95,7 @@ class Quota:
         self.staged_bytes += byte_count
 
     def unstage(self, byte_count: int) -> None:
-        """So many bytes of staging files are gone."""
+        """So many bytes of staging files were removed."""
         self.staged_bytes -= byte_count
 
     def _occupied(self, used_bytes: int) -> int:
@@ -123,8 +123,8 @@ class Quota:
 #
 # On a full disk posts are refused, but what leaves the spool must be written down: a settlement that cannot be written
 # is made again, and a payload that cannot be deleted keeps its room. So some space is allocated beforehand, and given
-# to the database and its log when a write finds no room. It is taken again as soon as the disk has room for it, by what
-# was deleted here or by whoever else filled the disk; until then nothing is accepted.
+# to the database and its log when a write finds no room. It is allocated again as soon as the disk has room for it;
+# until then nothing is accepted.
 
 HEADROOM_NAME = "spool.headroom"
 LARGEST_HEADROOM_BYTES = 16 << 20

@@ -16,7 +16,7 @@ USUAL_LARGE_BYTES = 4 << 20
 class LaneCounts:
     """How the deliveries of one destination and lane stand.
 
-    `delivered`, `expired` and `discarded` only grow, and so does `owed`, but for deliveries whose place was taken by
+    `delivered`, `expired` and `discarded` only grow, and so does `owed`, except for deliveries that were replaced by
     others (`spool.records.Redirect`), or that were moved to another destination; the others are levels.
     """
 
@@ -122,7 +122,7 @@ class SpoolStats:
     unaccounted: int
     """Deliveries owed that are neither queued, ended nor dead, by independent counts. Must be 0."""
     failure: str | None
-    """Why the spool cannot take records at the moment, if so."""
+    """Why the spool cannot accept records at the moment, if so."""
     shortage: str | None = None
     """Why the disk has no room, if so: nothing large may go in, and nothing at all without its headroom."""
     reserve_bytes: int = 0

@@ -145,7 +145,7 @@ class Spool:
     async def open(
         cls, options: SpoolOptions, destinations: Iterable[str], clock: Clock, observer: CommitObserver
     ) -> "Spool":
-        """Take the directory, bring its schema up to date, and be ready for posts.
+        """Own the directory, bring its schema up to date, and be ready for posts.
 
         Takes as long with a million records waiting as with none: nothing is counted or scanned. A corrupt database is
         moved into quarantine, and a new one made. Raises `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew` or
@@ -231,7 +231,7 @@ class Spool:
             )
 
     def release_staging(self, byte_count: int) -> None:
-        """That many bytes of staging files are gone."""
+        """So many bytes of staging files were removed."""
         self._quota.unstage(byte_count)
 
     def _longest_wait(self) -> int | None:

@@ -1,7 +1,7 @@
 """`QueueAdmin`: what operators ask and order about deliveries that have not ended; `Spool.admin`.
 
 Every order is written in bounded transactions, between which posts are committed. What such a step did is durable;
-an order that is interrupted is given again, and goes on with what is left.
+an order that is interrupted is given again, and continues with what is left.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -49,7 +49,7 @@ class QueueAdmin:
         return await self._reader.record_id(uid)
 
     async def find(self, selection: Selection, *, limit: int, after: DeliveryKey | None = None) -> Page:
-        """The next page of what `selection` takes, in commit order; at most `limit` deliveries are looked at."""
+        """The next page of what matches `selection`, in commit order; at most `limit` deliveries are looked at."""
         return await find(self._reader, selection, limit, after)
 
     async def read(self, key: DeliveryKey) -> Delivery | None:
@@ -59,7 +59,7 @@ class QueueAdmin:
     async def replay(self, keys: Iterable[DeliveryKey]) -> AdminResult:
         """Put dead letters back into the queue, in the order of their calls, as if never tried.
 
-        Idempotency keys stay; what was held with a dead letter goes on waiting for it. What is no dead letter (any
+        Idempotency keys stay; what was held with a dead letter waits for it still. What is no dead letter (any
         more) is passed over.
         """
         return await self._in_steps(keys, replay)
@@ -165,7 +165,7 @@ def discard(transaction: Transaction, keys: Keys, destinations: DestinationIds, 
 def replay(transaction: Transaction, keys: Keys, destinations: DestinationIds, now: int) -> AdminResult:
     """Put dead letters back into the queue, with their old idempotency keys, as if never tried.
 
-    Each goes where the order of its call wants it. What was held with it goes on waiting for it. Keys of
+    Each goes where the order of its call wants it. What was held with it waits for it still. Keys of
     deliveries that are not dead letters (any more) are passed over.
     """
     moved, ready = 0, []

@@ -44,7 +44,7 @@ class Page:
     found: tuple[OpenDelivery, ...]
     """In commit order. Perhaps none, though there are more on the next page: what was looked at is bounded too."""
     next: DeliveryKey | None
-    """Where the next page goes on; None when this was the last."""
+    """Where the next page begins; None when this was the last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ BUSY_SECONDS = 1.0
 
 
 class Checkpointer:
-    """Runs passive checkpoints whenever enough was written; tells when the log has to be reset.
+    """Runs passive checkpoints whenever enough was written; decides when the log has to be reset.
 
     `failed` is called, in this thread, with what a checkpoint failed of; `ran_out` where that is a full disk. While
     `trusted` says no, nothing is copied: what SQLite believes about the log is not to be relied on.
@@ -158,7 +158,7 @@ class Checkpointer:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with suppress(*SQLITE_ERRORS):  # whatever it could still say was said by the checkpoint
+            with suppress(*SQLITE_ERRORS):  # the checkpoint has raised what it could raise
                 self._connection.close()
             self._connection = None
 
@@ -175,14 +175,14 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-# The index of the write-ahead log (the `-shm` file), where SQLite must not go on believing it after a disk failed.
+# The index of the write-ahead log (the `-shm` file), which SQLite must not trust any more after a disk failed.
 #
 # Two things in it can be wrong then, and both live as long as any connection does, for all of them map it:
 #
 # - How far checkpoints have come (`nBackfill`). A checkpoint that does not reach the end of the log copies pages into
-#   the database without syncing it; the next one goes on from there and syncs. When that sync fails, Linux marks all of
-#   the pages clean, the earlier ones too; a checkpoint after it would copy only the later ones again, sync with
-#   success, and let go of a log that held the only good copies. So the note is set back to 0 after every failed
+#   the database without syncing it; the next one continues from there and syncs. When that sync fails, Linux marks
+#   all of the pages clean, the earlier ones too; a checkpoint after it would copy only the later ones again, sync
+#   with success, and let go of a log that held the only good copies. So the note is set back to 0 after every failed
 #   checkpoint, which SQLite allows at any time: it promises less than before.
 # - Where the log ends and which page lies where. A mapped page that could not be written back is clean as well, and may
 #   be read from the disk again as it was earlier: a commit would then write over acknowledged ones. So the header is
@@ -194,7 +194,7 @@ HEADER_BYTES = 136
 
 
 class LogIndex:
-    """Takes back what the index says. While no checkpoint runs; `close` after the last connection."""
+    """Revokes what the index says. While no checkpoint runs; `close` after the last connection."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(f"{path.name}-shm")

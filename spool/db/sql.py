@@ -68,7 +68,7 @@ READ_TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
 
 # Accepting
 
-# What one principal posted of a call, and what was posted by nobody knows whom (before version 6), the newest 256 of
+# What one principal posted of a call, and what was posted before version 6, by an unknown one, the newest 256 of
 # each: a call has a handful of records; one that has thousands must not slow every post of it.
 EARLIER_COLUMNS = "record_id, event, digest, settled_at, accepted_at, happened_at, post_key"
 EARLIER_OF_CALL = " UNION ALL ".join(
@@ -103,7 +103,7 @@ RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
     "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum, r.tenant, r.principal"
 )
-# A notice tells of the object of the detail, where a bucket has one of the core too.
+# A notice is about the object of the detail, where a bucket has one of the core too.
 DELIVERY_COLUMNS = (
     "d.destination_id, d.form, d.lane, d.attempts, d.due_at, d.first_failed_at, "
     "(SELECT o.location FROM deliveries o WHERE o.record_id = d.record_id "
@@ -184,7 +184,7 @@ DELIVERIES_OF_RECORD = (
 # A delivery waits for queued ones of earlier records of its call: core after core, detail after both.
 # What is held with a dead core waits with it and blocks nobody; nor does a notice, which may wait for a detail.
 # The newest 256 are enough: where an older one is still queued, those after it are too. Only the same principal's, and
-# what nobody knows whose it is.
+# that of an unknown one.
 _EARLIER_RECORDS = " UNION ALL ".join(
     f"SELECT * FROM (SELECT record_id, settled_at FROM records WHERE call_id = :call_id AND principal {whose} "
     "AND record_id < :record_id ORDER BY record_id DESC LIMIT 256)"
@@ -296,7 +296,7 @@ READ_PARTS = (
 )
 DELETE_PARTS = "DELETE FROM multipart_parts WHERE record_id = ? AND destination_id = ? AND form = ?"
 DELETE_MULTIPART = "DELETE FROM multiparts WHERE record_id = ? AND destination_id = ? AND form = ?"
-# A delivery that is gone ended as well: its receipt was old.
+# A delivery without a row ended as well: its receipt was deleted.
 ABANDONED_MULTIPARTS = (
     "SELECT m.record_id, m.form, m.bucket, m.object_key, m.upload_id, m.part_bytes FROM multiparts m "
     "LEFT JOIN deliveries d USING (record_id, destination_id, form) "

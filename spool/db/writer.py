@@ -1,9 +1,9 @@
 """The sole writer, with group commit: one thread owns the writing connection, many requests share a durable commit.
 
 Whoever wants something written submits an operation, a function of the transaction, and awaits its result. The
-thread takes all that wait (light ones first, then heavy ones up to a bound, so that a large payload never holds
+thread writes all that wait (light ones first, then heavy ones up to a bound, so that a large payload never holds
 small posts up for long), runs them in one transaction, commits with an fsync, and only then resolves the results.
-An operation that fails takes nobody with it: the group is rolled back and each of its operations runs alone.
+An operation that fails harms no other: the group is rolled back and each of its operations runs alone.
 """
 
 import asyncio

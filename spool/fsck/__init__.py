@@ -11,7 +11,7 @@ from pathlib import Path
 from spool.db.connection import CORRUPT_ROW_ERRORS
 from spool.directory import DATABASE_NAME, is_owned
 from spool.errors import UnsuitableDirectory
-from spool.fsck.checks import check_books, check_deliveries, check_files
+from spool.fsck.checks import check_counters, check_deliveries, check_files
 from spool.fsck.reader import Inspection, Tell, inspecting
 from spool.fsck.report import RULES, Finding, Kind, Rule, Severity
 from spool.fsck.storage import (
@@ -25,7 +25,7 @@ from spool.fsck.storage import (
 
 __all__ = ["RULES", "Finding", "Kind", "Rule", "Severity", "Tell", "check"]
 
-BOOKS = "records, deliveries and counters"
+COUNTERS = "records, deliveries and counters"
 
 
 def check(
@@ -33,7 +33,7 @@ def check(
 ) -> tuple[Finding, ...]:
     """All findings about the spool in `directory`; none for a sound one.
 
-    `tell` hears of progress; `owned` says that the caller itself holds the directory, and has nothing open there.
+    `tell` is called with the progress; `owned`: the caller itself holds the directory, with nothing open there.
     Raises `UnsuitableDirectory` where there is no spool, or it may not be looked into.
     """
     live = not owned and is_owned(directory)
@@ -56,17 +56,17 @@ def _check_database(inspection: Inspection) -> list[Finding]:
         return [other_version]
     findings: list[Finding] = []
     layout = None
-    inspection.tell(BOOKS, 0, 0)
+    inspection.tell(COUNTERS, 0, 0)
     # One snapshot, so that the figures of a running gateway agree with each other.
     inspection.connection.execute("BEGIN")
     try:
         findings += _readable("deliveries", lambda: check_deliveries(inspection))
-        findings += _readable("books", lambda: check_books(inspection))
+        findings += _readable("counters", lambda: check_counters(inspection))
         layout = check_readable(inspection, findings)
     finally:
-        with suppress(*CORRUPT_ROW_ERRORS):  # a snapshot of a damaged database may be gone already
+        with suppress(*CORRUPT_ROW_ERRORS):  # a snapshot of a damaged database may have ended already
             inspection.connection.execute("COMMIT")
-    inspection.tell(BOOKS, 1, 1)
+    inspection.tell(COUNTERS, 1, 1)
     if layout is not None:
         findings += check_layout(layout, live=inspection.live)
         findings += check_frames(inspection, layout)

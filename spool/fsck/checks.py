@@ -26,7 +26,7 @@ FACTS = ("spool_id", "limit_bytes")
 _LEVELS = tuple(state for state in DeliveryState if not state.ended)
 
 
-def check_books(inspection: Inspection) -> Iterator[Finding]:
+def check_counters(inspection: Inspection) -> Iterator[Finding]:
     """Everything that is counted or numbered."""
     yield from _check_meta(inspection)
     yield from _check_counters(inspection)
@@ -45,7 +45,7 @@ def _check_meta(inspection: Inspection) -> Iterator[Finding]:
     sequence = inspection.connection.execute(reader.SEQUENCE).fetchone()
     last = sequence[0] if sequence else 0
     if (largest or 0) > last:
-        text = f"go on after {last}, and {largest} is in use: idempotency keys would be used twice"
+        text = f"continue after {last}, and {largest} is in use: idempotency keys would be used twice"
         yield Finding(Kind.REUSED_IDS, "record ids", text, (largest,))
 
 

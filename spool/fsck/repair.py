@@ -61,7 +61,7 @@ def _repair_files(findings: Sequence[Finding]) -> None:
 
 
 def _repair_database(database: Path, findings: Sequence[Finding], now: int) -> None:
-    """Everything in one transaction, and the books anew at its end."""
+    """Everything in one transaction, with the counters made anew at its end."""
     with closing(connect_writer(database)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for finding in findings:

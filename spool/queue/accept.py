@@ -1,8 +1,9 @@
 """Accepting a record: the one operation that turns a checked call log into something durable and owed.
 
-A post is a duplicate (promise 3) of an earlier record of the same principal, call id, event and digest, if that is the
-newest of its call and event, or is still owed: then nothing says that another one is meant. After A, B, a second A is a
-change back, and is sent. Where the sender gives idempotency keys, these say what is the same post, and nothing else.
+A post is a duplicate (promise 3) of an earlier record of the same principal, call id, event and digest, if that is
+the newest of its call and event, or is still owed: then nothing indicates that another one is meant. After A, B, a
+second A is a change back, and is sent. Where the sender gives idempotency keys, these say what is the same post, and
+nothing else.
 """
 
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,7 @@ def _original(
 
 
 def _put_before(transaction: Transaction, new: NewRecord, spool_id: str) -> int | None:
-    """The record that came through this one's upload address before: its token was for that one, and is gone."""
+    """The record that came through this one's upload address before: its token was for that one, and was forgotten."""
     if new.upload_key_hash is None:
         return None
     row = transaction.execute(sql.UPLOADED_RECORD, (new.upload_key_hash,)).fetchone()
@@ -101,7 +102,7 @@ def _despite_later_events(new: NewRecord) -> tuple[NewDelivery, ...]:
 
 
 def earlier_posts(transaction: Transaction, call_id: str, principal: str | None) -> list[Earlier]:
-    """What this principal posted of a call, the newest first, and what was posted by nobody knows whom."""
+    """What this principal posted of a call, the newest first, and what an unknown one posted."""
     asked = {"call_id": call_id, "principal": principal}
     rows: list[Earlier] = transaction.execute(sql.EARLIER_OF_CALL, asked).fetchall()
     return rows if len(rows) < 2 else sorted(rows, reverse=True)  # one needs no order

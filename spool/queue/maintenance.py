@@ -28,7 +28,7 @@ KEEP_FREE_BYTES = 64 << 20
 """Free pages up to this are kept for the payloads to come; a page that is given back must be allocated again. On a full
 disk none are: only what the disk itself has lets posts in again."""
 RECOUNT_SHARE = 0.01
-"""A recount may take this share of the time: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
+"""The share of the time for recounts: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Maintenance:
     async def _attempt(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
-        except Exception as error:  # noqa: BLE001  # told in `failure`; whatever it is, it is tried again
+        except Exception as error:  # noqa: BLE001  # shown as `failure`; whatever it is, it is tried again
             self._failures[what] = f"{what} failed: {error}"
         else:
             self._failures.pop(what, None)

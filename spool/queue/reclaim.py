@@ -151,7 +151,7 @@ class Evictor:
         return self._quota.fits(byte_count, self._writer.total_bytes, core=core)
 
     async def _evict(self, wanted: int, after: int) -> int | None:
-        """One step; returns the record to go on behind, or None at the end."""
+        """One step; returns the record to continue behind, or None at the end."""
         operation = partial(
             evict_details, payload_bytes=wanted, after=after, destinations=self._destinations, now=self._clock()
         )
@@ -166,7 +166,7 @@ class Evictor:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """What one step of an eviction did, and where the next one goes on."""
+    """What one step of an eviction did, and where the next one continues."""
 
     deliveries: int
     payload_bytes: int
@@ -206,7 +206,7 @@ def evict_details(
 
 
 def evictable_bytes(transaction: Transaction, after: int, destinations: DestinationIds) -> tuple[int, int | None]:
-    """How many stored bytes `evict_details` would free in its next step, and the record to go on behind, if any."""
+    """How many stored bytes `evict_details` would free in its next step, and the record to continue behind, if any."""
     candidates = _with_queued_detail(transaction, after, destinations)
     found = 0
     for record_id in candidates:

@@ -193,7 +193,7 @@ def make_due(transaction: Transaction, destination_id: int, lane: Lane, now: int
 
     What was deferred for a reason of its own keeps its time.
 
-    Returns the record to go on with, or None when that was all.
+    Returns the record to continue with, or None when that was all.
     """
     asked = {"destination": destination_id, "lane": lane, "now": now, "first": first, "limit": limit}
     later = transaction.execute(sql.DEFERRED_FOR_DESTINATION, asked).fetchall()
@@ -237,7 +237,7 @@ def _redirect(
 
 
 def _is_attempted(one: Sibling, delivery: Delivery, destinations: DestinationIds) -> bool:
-    """Whether this is what was attempted. A whole that goes on in the other lane keeps all of its key but that."""
+    """Whether this is what was attempted. A whole that moves to the other lane keeps its key."""
     same = (destinations.names[one.destination_id], one.form, one.lane)
     wanted = (delivery.destination, delivery.form, delivery.lane)
     return same == wanted and one.state is DeliveryState.READY

@@ -31,7 +31,7 @@ Supersedes = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came of one record, what may be sent at once, and how many deliveries it brought, by state."""
+    """The outcome of one record, what may be sent at once, and how many deliveries it has, by state."""
 
     outcome: Outcome
     ready: tuple[Delivery, ...] = ()

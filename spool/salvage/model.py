@@ -1,4 +1,4 @@
-"""Plain data of a salvage: what another database holds, what came of each record, and the tally."""
+"""Plain data of a salvage: what another database holds, the outcome of each record, and the tally."""
 
 import re
 from collections import Counter
@@ -56,7 +56,7 @@ class UnreadableRecord:
 
 
 class Outcome(StrEnum):
-    """What came of a record."""
+    """The outcome of a record."""
 
     IMPORTED = "imported"
     """It is in this spool now, with its deliveries and its keys."""
@@ -76,7 +76,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Tally:
-    """What came of a salvage; counts of records."""
+    """The result of a salvage; counts of records."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     deliveries: Counter[DeliveryState] = field(default_factory=Counter)

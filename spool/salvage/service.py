@@ -51,9 +51,9 @@ class SalvageService:
         """Import what can be read, and report how far it is; the tally comes last.
 
         `supersedes` says of an event after which other event of its call it is not sent any more. A repetition imports
-        what is not here yet, whatever a mark in the directory says: that was true when it was written. Raises
+        what is not here yet, whatever a mark in the directory says, which was true when it was written. Raises
         `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew`, `CorruptDatabase`, and `SpoolFull`: what was imported
-        until then stays, and a repetition goes on.
+        until then stays, and a repetition continues.
         """
         async with self._one_at_a_time:
             with self._held(task):
