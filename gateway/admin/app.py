@@ -54,11 +54,11 @@ class AdminHandlers:
         return web.Response(body=body, headers={**HEADERS, "Content-Type": content_type})
 
     async def healthz(self, _request: web.Request) -> web.Response:
-        """The process lives: that it answers is all there is to say."""
+        """Liveness: the process answers, whatever disk and destinations do."""
         return answer(_Health("ok"))
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        """200 if posts can be accepted, else 503 with the reasons."""
+        """Readiness: 200 if posts can be accepted, else 503 with the reasons."""
         stats = self._gateway.spool_stats()
         closed = await self._gateway.intake_obstacle()
         reasons = tuple(redact(reason) for reason in obstacles(self._gateway.lifecycle, stats, closed))

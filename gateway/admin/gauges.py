@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway.admin.status import short_reason
-from gateway.admin.view import GatewayView
+from gateway.admin.view import BackPressure, GatewayView
 from gateway.live_calls import ThrottleStatus
 from gateway.logs import dropped_messages
 from gateway.operations.advice import by_kind
@@ -52,6 +52,10 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "refused_tokens": ("Tokens of agents that the destination refuses.", ("destination",)),
     "concurrency": ("Attempts allowed at once, adapted to what the destination can handle.", _LANE),
+    "intake_posts_in_flight": ("Posts that are being read or written to the spool.", ()),
+    "intake_posts_waiting": ("Back-pressure: posts that wait for memory before their body is read.", ()),
+    "intake_memory_bytes": ("Memory that posts hold, of intake_memory_limit_bytes.", ()),
+    "intake_memory_limit_bytes": ("Memory for the bodies of all posts together (intake.memory_budget).", ()),
     "live_calls": ("Calls that started and have not ended.", ()),
     "drain_throttled": ("1 while the draining of details is throttled because a call is live, else 0.", ()),
     "outbox_waiting_rows": ("Rows in an outbox of the SDK: in use there, refused, or still to be taken.", ("path",)),
@@ -79,6 +83,7 @@ class GaugeCollector(Collector):
             yield _of_dead_letters(stats)
             yield from _of_spool(stats)
         yield from _of_destinations(self._gateway.destinations())
+        yield from _of_intake(self._gateway.back_pressure())
         yield from _of_live_calls(self._gateway.drain_throttle())
         yield from _of_outboxes(self._gateway.outboxes())
         yield _dropped_messages(dropped_messages())
@@ -149,6 +154,13 @@ def _of_destinations(destinations: Iterable[DestinationStatus]) -> Iterator[Gaug
         for lane, count in each.slots.items():
             slots.add_metric((each.name, lane.value), count)
     yield from (up, state, since, tokens, slots)
+
+
+def _of_intake(pressure: BackPressure | None) -> Iterator[GaugeMetricFamily]:
+    yield _gauge("intake_posts_in_flight", None if pressure is None else pressure.posts_in_flight)
+    yield _gauge("intake_posts_waiting", None if pressure is None else pressure.posts_waiting)
+    yield _gauge("intake_memory_bytes", None if pressure is None else pressure.memory_bytes)
+    yield _gauge("intake_memory_limit_bytes", None if pressure is None else pressure.memory_limit_bytes)
 
 
 def _of_live_calls(status: ThrottleStatus | None) -> Iterator[GaugeMetricFamily]:

@@ -32,6 +32,16 @@ class Lifecycle:
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class BackPressure:
+    """How busy the intake is: posts wait for memory before agents are answered 503."""
+
+    posts_in_flight: int
+    posts_waiting: int
+    memory_bytes: int
+    memory_limit_bytes: int
+
+
 class GatewayView(Protocol):
     """The running gateway as the admin listener sees it. What belongs to the spool is None while that is not open."""
 
@@ -69,6 +79,10 @@ class GatewayView(Protocol):
 
     def outboxes(self) -> tuple[OutboxStatus, ...]:
         """Every watched outbox of the SDK, in the order of the configuration."""
+        ...
+
+    def back_pressure(self) -> BackPressure | None:
+        """How busy the intake is."""
         ...
 
     def drain_throttle(self) -> ThrottleStatus | None:

@@ -111,6 +111,11 @@ class MemoryBudget:
         return self._share_used + self._common_used
 
     @property
+    def total_bytes(self) -> int:
+        """The whole budget."""
+        return self._share_total + self._common_total
+
+    @property
     def waiting(self) -> int:
         """Posts that wait for memory now."""
         return len(self._small) + len(self._large)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from config.settings import Settings
 from gateway.admin.events import Observers
+from gateway.admin.view import BackPressure
 from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
@@ -50,6 +51,7 @@ class App:
     intake: IntakeServer
     gate: AdmissionGate
     staging: StagingArea
+    budget: MemoryBudget
     calls: OpenCalls
     throttle: DrainThrottle
     delivery_admin: DeliveryAdmin
@@ -57,6 +59,11 @@ class App:
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
     call_stores: CallStores
+
+    def back_pressure(self) -> BackPressure:
+        """How busy the intake is."""
+        budget = self.budget
+        return BackPressure(self.gate.in_flight, budget.waiting, budget.used_bytes, budget.total_bytes)
 
     def destinations(self) -> tuple[DestinationStatus, ...]:
         """Every destination; those that only the spool still knows come last."""
@@ -169,6 +176,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         server,
         gate,
         staging,
+        budget,
         calls,
         throttle,
         delivery_admin,

@@ -24,7 +24,7 @@ from gateway.admin.auth import Access, make_local_token
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.status import summarize_forever
-from gateway.admin.view import Lifecycle, Phase
+from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
@@ -232,6 +232,10 @@ class Gateway:
     async def intake_obstacle(self) -> str | None:
         """See `GatewayView`."""
         return await asyncio.to_thread(self._app.staging.obstacle) if self._app else None
+
+    def back_pressure(self) -> BackPressure | None:
+        """See `GatewayView`."""
+        return self._app.back_pressure() if self._app else None
 
     def drain_throttle(self) -> ThrottleStatus | None:
         """See `GatewayView`."""

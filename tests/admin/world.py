@@ -9,7 +9,7 @@ from gateway.admin.app import build_admin_app
 from gateway.admin.auth import Access
 from gateway.admin.events import RecentEvents
 from gateway.admin.metrics import Metrics
-from gateway.admin.view import Lifecycle, Phase
+from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
@@ -137,6 +137,9 @@ class View:
 
     def outboxes(self) -> tuple[OutboxStatus, ...]:
         return self._world.outboxes
+
+    def back_pressure(self) -> BackPressure | None:
+        return BackPressure(posts_in_flight=3, posts_waiting=2, memory_bytes=5_000_000, memory_limit_bytes=64 << 20)
 
     def drain_throttle(self) -> ThrottleStatus | None:
         return self._world.throttle
