@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import msgspec
 from yarl import URL
 
 from spool.payload.frames import decode
 from spool.records import Clock, Delivery, Form, Lane
 from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
 from uploaders.document.render import encoded_member, raw_bytes_of, render, with_last_member
-from uploaders.http.confirmation import Answer, Verdict, read, text_of
+from uploaders.http.confirmation import Answer, Verdict, read, text_members, text_of
 from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.pool import ClientOptions, HttpClient
 from uploaders.http.responses import judge, parse_retry_after
@@ -44,14 +43,6 @@ _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 class BadAddress(ValueError):
     """The endpoint's response holds no upload address that may be used."""
-
-
-class _AddressResponse(msgspec.Struct):
-    """The answer to a request for an address; other members are passed over."""
-
-    upload_url: str
-    s3_key: str | None = None
-    s3_bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +67,26 @@ def address_request_url(endpoint: str) -> str:
     return f"{head}{_ADDRESS_PATH}{tail}"
 
 
-def parse_address(body: str | bytes, *, asked_at: int, secure: bool) -> UploadAddress:
-    """The address in an endpoint's answer to a request that was sent at `asked_at`. Raises `BadAddress`.
+def parse_address(body: str, *, asked_at: int, secure: bool) -> UploadAddress:
+    """The address in the response to a request that was sent at `asked_at`. Raises `BadAddress`.
 
     Its time counts from the request, so that it is never used too late; `secure` demands https, because the call log
     goes there with the agent's token in it.
     """
+    members = text_members(body)
     try:
-        response = msgspec.json.decode(body, type=_AddressResponse)
-        parts = urlsplit(response.upload_url)
+        parts = urlsplit(members["upload_url"])
         host = parts.hostname
-    except (msgspec.DecodeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise BadAddress("the response has no upload_url") from error
     if parts.scheme not in {"https", "http"} or not host:
         raise BadAddress("the upload_url is not an HTTP address")
     if secure and parts.scheme != "https":
         raise BadAddress("the upload_url is not https although the endpoint is")
-    bucket = response.s3_bucket or _bucket_in(host, parts.path, response.s3_key or "")
-    location = f"s3://{bucket}/{response.s3_key}" if bucket and response.s3_key else None
-    return UploadAddress(response.upload_url, asked_at + 1000 * _valid_seconds(parts.query), location)
+    key = members.get("s3_key", "")
+    bucket = members.get("s3_bucket") or _bucket_in(host, parts.path, key)
+    location = f"s3://{bucket}/{key}" if bucket and key else None
+    return UploadAddress(members["upload_url"], asked_at + 1000 * _valid_seconds(parts.query), location)
 
 
 def _valid_seconds(query: str) -> int:

@@ -41,18 +41,18 @@ def test_the_location_is_what_was_told_or_what_the_address_shows(
 ) -> None:
     """The bucket is told, or stands before the key in the path, or is the first label of the host."""
     answer = json.dumps({"upload_url": url} | told).encode()
-    assert parse_address(answer, asked_at=0, secure=True).location == location
+    assert parse_address(answer.decode(), asked_at=0, secure=True).location == location
 
 
 def test_a_call_log_with_its_token_does_not_go_unencrypted_where_the_endpoint_is_not() -> None:
     """An http address from an https endpoint is refused, and taken from an http one."""
     answer = b'{"upload_url": "http://host/key"}'
-    assert parse_address(answer, asked_at=0, secure=False).valid_until == 900_000
+    assert parse_address(answer.decode(), asked_at=0, secure=False).valid_until == 900_000
     with pytest.raises(BadAddress, match="https"):
-        parse_address(answer, asked_at=0, secure=True)
+        parse_address(answer.decode(), asked_at=0, secure=True)
 
 
 def test_an_address_is_kept_out_of_logs() -> None:
     """Who has an address may upload there, so its text does not show it."""
-    address = parse_address(b'{"upload_url": "https://host/key?X-Amz-Signature=s3cret"}', asked_at=0, secure=True)
+    address = parse_address('{"upload_url": "https://host/key?X-Amz-Signature=s3cret"}', asked_at=0, secure=True)
     assert "s3cret" not in repr(address)

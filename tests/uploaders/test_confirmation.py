@@ -177,9 +177,11 @@ def test_a_page_or_an_error_confirms_no_upload(body: bytes, scope: Scope) -> Non
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_an_upload_address_is_read_in_every_disguise(disguise: str) -> None:
     """The endpoint's answer with an address may come in any charset, encoding or label."""
-    given = json.dumps({"upload_url": "https://host/bucket/key?x=1", "s3_key": "key"}).encode()
-    address = parse_address(text_of(DISGUISES[disguise](given)), asked_at=0, secure=True)
-    assert address.location == "s3://bucket/key"
+    given = {"upload_url": "https://host/bucket/key?x=1", "s3_key": "key", "s3_bucket": None}
+    nested = json.dumps(given)[:-1] + ', "echo": ' + "[" * 1000 + "]" * 1000 + "}"
+    for body in (json.dumps(given), nested):
+        address = parse_address(text_of(DISGUISES[disguise](body.encode())), asked_at=0, secure=True)
+        assert (address.url, address.location) == (given["upload_url"], "s3://bucket/key")
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,12 @@ def _says_success(answer: Answer) -> bool:
     return signals.success is True and not bytes(signals.statusCode)
 
 
+def text_members(text: str) -> dict[str, str]:
+    """The members of a JSON object whose values are texts; of anything else none."""
+    members, _ = _parsed(text.encode())
+    return {name: _text(raw) for name, raw in (members or {}).items() if raw.startswith(b'"')}
+
+
 # Decoding -----------------------------------------------------------------------------------------------------------
 
 
