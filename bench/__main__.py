@@ -1,7 +1,8 @@
 """The benchmark's command line: `python -m bench`, or `make bench`.
 
 One run: callspool and the bare handler in turn, round after round, then the tables and a JSON document. `python -m
-bench peers` measures what one could use instead, too; `python -m bench hops` counts the files that a request passes.
+bench peers` measures what one could use instead, too; `python -m bench hops` counts the files that a request passes,
+`python -m bench stores` measures the stores.
 """
 
 import datetime
@@ -21,6 +22,7 @@ from bench.processes import ServerFailed
 from bench.scenarios import run
 from bench.sizes import SIZES, Size, chosen
 from bench.soak.command import soaking
+from bench.stores import stores
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -87,6 +89,7 @@ def main(
 
 
 main.add_command(hops)
+main.add_command(stores)
 main.add_command(peers)
 main.add_command(soaking)
 

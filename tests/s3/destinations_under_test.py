@@ -10,13 +10,13 @@ from pathlib import Path
 import zstandard
 
 from bench.endpoint import Endpoint
+from bench.postgres_server import PostgresServer
 from bench.s3_server import Server, free_ports
 from spool.records import Form
 from tests.s3.presigned_endpoint import presigning
 from tests.s3.stored_objects import Store, objects, options
 from tests.stores.calls import RULE, document_of
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
-from tests.stores.postgres_server import PostgresServer
 from tests.uploaders.deliveries import ACCEPTED_AT, Payloads
 from uploaders.base import SilentObserver, Uploader
 from uploaders.file import FileUploader

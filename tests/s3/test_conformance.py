@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.postgres_server import PostgresServer
 from bench.s3_server import Server
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment
 from tests.s3.destinations_under_test import KINDS, Subject, subject
 from tests.s3.stored_objects import DESTINATION, MEBIBYTE, Store
-from tests.stores.postgres_server import PostgresServer
 from tests.uploaders.deliveries import TOKEN, Payloads, a_delivery, a_record
 from uploaders.base import Delivered, Refused, RetryLater, Scope
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.postgres_server import PostgresServer
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
-from tests.stores.postgres_server import PostgresServer, postgres_servers  # noqa: F401  # a fixture
+from tests.stores.postgres_server import postgres_servers  # noqa: F401  # a fixture
 from uploaders.stores.store import Store
 
 ENGINES = ("sqlite", "postgres-18", "postgres-15")

@@ -5,8 +5,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench.postgres_server import PostgresServer
 from tests.stores.calls import RULE
-from tests.stores.postgres_server import PostgresServer
 from uploaders.stores.sqlite.store import SqliteStore
 from uploaders.stores.store import Store
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from bench.postgres_server import PostgresServer
 from tests.stores.calls import RULE, detail_of, document_of, part_of
 from tests.stores.engines import PostgresEngine
-from tests.stores.postgres_server import PostgresServer
+from tests.stores.postgres_server import started
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import Detail, PartRefused, StoreRefused, StoreUnavailable
@@ -29,8 +30,7 @@ def engine(postgres_servers: Callable[[str], PostgresServer]) -> PostgresEngine:
 @pytest.fixture
 def own_server() -> Iterator[PostgresServer]:
     """A server that a test may kill, and that flushes what it commits."""
-    server = PostgresServer("18")
-    server.start()
+    server = started("18")
     yield server
     server.stop()
 

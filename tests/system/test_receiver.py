@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 
 from bench.calllogs import make_call_log
+from bench.postgres_server import PostgresServer
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
-from tests.stores.postgres_server import PostgresServer
 from tests.system.gateway_process import PROGRAM, GatewayProcess
 from tests.system.waiting import until
 

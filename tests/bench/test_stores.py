@@ -1,0 +1,17 @@
+"""The benchmark of the stores runs, and says what it measured."""
+
+import pytest
+from click.testing import CliRunner
+
+from bench.postgres_server import binaries
+from bench.stores import stores
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("18" not in binaries(), reason="PostgreSQL 18 is not installed here")
+def test_the_stores_are_measured_beside_their_ceiling():
+    """One short round prints a rate for each way of writing, and the times of details and lists."""
+    pytest.importorskip("psycopg")
+    result = CliRunner().invoke(stores, ["--calls", "200", "--listed", "100", "--rounds", "1"])
+    assert result.exit_code == 0, result.output
+    assert all(word in result.output for word in ("ceiling", "SQLite", "a detail of 15 MB", "newest 50 of 100"))
