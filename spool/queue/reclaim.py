@@ -90,8 +90,8 @@ def delete_orphan_chunks(transaction: Transaction, incoming: frozenset[int], lim
 # Eviction: the oldest details first, and never anything that a dashboard needs at once.
 
 MARGIN_SHARE = 64
-"""So much of the quota is made free at once, so that not each post of a full spool has to make its own room; and half
-of it stays free, for what is on its way in and may not have anything evicted yet."""
+"""So much of the quota is made free at once, so that not each post of a full spool has to make its own room, and what
+comes in without a length, for which nothing is evicted, finds some."""
 RECORDS_PER_STEP = 50
 """Records that one transaction looks at: some milliseconds, between which posts are committed."""
 
@@ -127,15 +127,15 @@ class Evictor:
 
         `rest` is what comes behind it, about: nothing is evicted where that would not fit as well.
         """
-        margin = self._quota.limit_bytes // MARGIN_SHARE
-        if self._fits(byte_count + margin // 2, core=core):
+        if self._fits(byte_count, core=core):
             return
         async with self._one_at_a_time:
             if self._fits(byte_count, core=core) or not await self.can_make_room(byte_count + rest, core=core):
                 return
+            wanted = max(byte_count, self._quota.limit_bytes // MARGIN_SHARE)
             last: int | None = 0
-            while last is not None and not self._fits(byte_count + margin // 2, core=core):
-                last = await self._evict(max(byte_count, margin), last)
+            while last is not None and not self._fits(byte_count, core=core):
+                last = await self._evict(wanted, last)
 
     async def can_make_room(self, byte_count: int, *, core: bool) -> bool:
         """Whether so much fits, or would after an eviction. Reads as much as an eviction would, and changes nothing."""

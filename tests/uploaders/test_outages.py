@@ -329,3 +329,25 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (policy.initial, policy.maximum, policy.give_up_after) == (1, 300, 86400)
     assert (policy.probe_initial, policy.probe_maximum) == (60, 300)
     assert policy == POLICY
+
+
+@pytest.mark.parametrize("ends", ["a probe", "an order"])
+async def test_the_end_of_an_outage_makes_due_what_waited_for_it_only(ends: str) -> None:
+    """What the destination asked to have back in two days is not sent again when it accepts other deliveries."""
+    async with a_stage(core_slots=1) as stage:
+        stage.uploader.answer = RetryLater("503, in two days", after_seconds=2 * 86400)
+        await stage.post_all("later")
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post_all("a", "b")
+        stage.uploader.answer = Delivered()
+        if ends == "an order":
+            assert stage.dispatcher.retry_now("endpoint")
+            await turns(100)
+        else:
+            await stage.time.advance(60)
+        assert stage.queue.states() == ["ready", "delivered", "delivered"]
+        assert stage.uploader.calls.count("later") == 1
+        await stage.time.advance(2 * 86400 - 120)
+        assert stage.uploader.calls.count("later") == 1
+        await stage.time.advance(120)
+        assert stage.queue.states() == ["delivered"] * 3
