@@ -115,8 +115,6 @@ async def invite(request: web.BaseRequest) -> None:
 def _decoders_of(request: web.BaseRequest) -> tuple[Decoder, ...]:
     """What undoes all codings of the body; a header may come in several lines. Raises `Rejection` (415, 501)."""
     headers = request.headers
-    if "Content-Encoding" not in headers and "Transfer-Encoding" not in headers:
-        return ()
     return decoders_for(
         ",".join(headers.getall("Content-Encoding", ())), ",".join(headers.getall("Transfer-Encoding", ()))
     )
@@ -161,7 +159,9 @@ class BodyReader:
         What the headers and the state of the gateway speak against is refused before the client is told to send.
         Raises `Rejection`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
         """
-        decoders = _decoders_of(request)
+        headers = request.headers
+        encoded = "Content-Encoding" in headers or "Transfer-Encoding" in headers
+        decoders = _decoders_of(request) if encoded else ()
         body = await self._receive(request)
         if not decoders:
             return body

@@ -8,7 +8,7 @@ from aiohttp import web
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import AdmissionGate
 from gateway.intake.responses import JsonResponse, internal, rejection_response, translate
-from gateway.intake.routes import NO_ROUTE, IntakeToken, LoopGuard, Result, Router
+from gateway.intake.routes import ANSWERED, NO_ROUTE, IntakeToken, LoopGuard, Result, Router
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +38,8 @@ class IntakeHandler:
             match = self._router.match(request.method, request.rel_url.raw_path)
             name = match.route.name
             self._gate.check()
-            self._loop_guard.check(request)
+            if "Via" in request.headers or "Idempotency-Key" in request.headers:
+                self._loop_guard.check(request)
             if match.route.needs_token:
                 self._token.check(request)
             result = await match.route.respond(request, match)
@@ -52,6 +53,6 @@ class IntakeHandler:
         if not isinstance(result, Result):
             return result
         self._observer.posted(name, result.outcome)
-        if result.acknowledges:
+        if result.outcome != ANSWERED:
             self._observer.acknowledged(time.perf_counter() - started)
         return JsonResponse(result.status, result.body)

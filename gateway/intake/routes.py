@@ -72,12 +72,14 @@ class Router:
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[str, list[Route]] = {}
         self._by_last_part: dict[str, list[Route]] = {}
+        self._usual: dict[tuple[str, str], Route] = {}
         self._with_argument: list[Route] = []
         for route in routes:
             if route.path.endswith("}"):
                 self._with_argument.append(route)
             elif route.path.startswith("*/"):
                 self._by_last_part.setdefault(route.path[2:], []).append(route)
+                self._usual[route.method, route.path[2:]] = route
             else:
                 self._fixed.setdefault(route.path, []).append(route)
 
@@ -86,6 +88,10 @@ class Router:
 
         Raises `Rejection`: 404 for an unknown path, 405 for a method that the path does not have.
         """
+        prefix, _, last = path.rpartition("/")
+        usual = self._usual.get((method, last))
+        if usual is not None:
+            return Match(usual, prefix)
         known = self._matches(path[:-1] if path.endswith("/") and len(path) > 1 else path)
         for match in known:
             if match.route.method == method:
