@@ -34,20 +34,20 @@ class StoredAs(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DestinationRoute:
-    """What the plan must know of a destination."""
+    """What the plan needs to know about a destination."""
 
     name: str
     kind: RouteKind = RouteKind.ENDPOINT
     large: Large = Large.TWO_PHASE
     """For an endpoint only."""
     referenced: bool = False
-    """With PRESIGNED, or for UPLOADS: whether the endpoint is told of each upload."""
+    """With PRESIGNED, or for UPLOADS: whether the endpoint gets a notice of each upload."""
     detail: Form | None = Form.DETAIL
     """With TWO_PHASE: whether it is sent details in full or reduced; None: it is sent none."""
     overflows: bool = False
     """With TWO_PHASE: whether the bucket that notifies it gets only the details that it refuses as too large."""
     notifies: str | None = None
-    """For a bucket: the endpoint that gets the rest of the call log and is told where the detail lies.
+    """For a bucket: the endpoint that gets the rest of the call log and a notice of the detail's object.
 
     None: the bucket stands alone and takes everything.
     """
@@ -74,7 +74,7 @@ def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple
 
 
 def _to_endpoint(route: DestinationRoute, stored_as: StoredAs, bucket: str | None) -> Iterator[NewDelivery]:
-    """With a bucket, the endpoint is told of the detail's object instead of being sent the detail."""
+    """With a bucket, the endpoint gets a notice of the detail's object instead of the detail."""
     if stored_as is StoredAs.SINGLE:
         yield NewDelivery(route.name, Form.WHOLE, Lane.CORE)
     elif route.large is Large.PRESIGNED:

@@ -72,14 +72,14 @@ class RecordTrace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallTrace(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the spool knows of a call, in the order of acceptance."""
+    """All records of a call, in the order of acceptance."""
 
     call_id: str
     records: tuple[RecordTrace, ...]
 
 
 def trace_of(call_id: str, records: tuple[TracedRecord, ...]) -> CallTrace:
-    """The trace of a call from what the spool tells of it; without records if it knows none."""
+    """The trace of a call from its records in the spool; empty if there are none."""
     return CallTrace(call_id=call_id, records=tuple(_record(record) for record in records))
 
 
@@ -138,7 +138,7 @@ def _core_sent_at(deliveries: tuple[TracedDelivery, ...]) -> str | None:
 
 
 def _detail_sent_at(deliveries: tuple[TracedDelivery, ...]) -> str | None:
-    """A whole counts where it went after the core, because the detail was too large."""
+    """A whole counts if it was sent after the core because the detail was too large."""
     return _sent_at(
         [each for each in deliveries if each.form in FORMS_WITH_DETAIL and not _is_only_whole(each, deliveries)]
     )

@@ -180,7 +180,7 @@ def text_of(raw: msgspec.Raw | None) -> str | None:
 
 
 def _text(raw: msgspec.Raw | None) -> str | None:
-    """A text that is kept beside the body, cut to a length that an index and a file name can bear."""
+    """A text that is kept beside the body, cut to a length that fits an index and a file name."""
     text = text_of(raw)
     return text[:MAX_NAME_LENGTH] if text else None
 
@@ -250,7 +250,7 @@ def _steps(piece: Buffer) -> Iterator[Buffer]:
         yield view[start : start + _LOCKED_BYTES]
 
 
-# What kind of body was posted, told by its top-level members. What an envelope carries is decoded by the intake.
+# The kind of a posted body, recognised by its top-level members. What an envelope carries is decoded by the intake.
 
 _DATA = "data"
 _UPLOAD_REQUEST = {"call_id", "content_type"}

@@ -175,7 +175,7 @@ _MOST_OBJECTS_HERE: Final = 100_000
 """The same for what is parsed in the gateway."""
 _HERE_BYTES: Final = 16 << 20
 _COUNT_ABOVE: Final = 256 << 10
-"""Bytes; so many objects need more."""
+"""A shorter value cannot hold so many objects. In bytes."""
 _COUNT_STEP: Final = 1 << 20
 _MAX_MOMENT: Final = 64
 """Bytes of a start or end time; no date is longer."""
@@ -211,12 +211,12 @@ def _read(read: Callable[[memoryview], Listed | None], member: Member | None) ->
         return None
     try:
         return read(member.value)
-    except MemoryError:  # giants are examined within a limit: better without a summary than not at all
+    except MemoryError:  # the parse worker has a memory limit: better no summary than no call log
         return None
 
 
 def _too_many_objects(value: memoryview) -> bool:
-    """Whether there may be more objects in it than can be summarised. What is short cannot hold so many.
+    """Whether it may hold more objects than can be summarised.
 
     Looked for one by one: where objects are as rare as here, that is eight times as fast as comparing every byte.
     """

@@ -59,7 +59,7 @@ def _not_utf8(position: int) -> CallLogError:
 # Replaces NaN, Infinity and -Infinity by null: Python's `json.dumps` writes them, JSON does not know them.
 
 Scratch = Callable[[int], bytearray | mmap]
-"""Gives a writable buffer of exactly so many bytes; for giants one that is mapped to a file."""
+"""Returns a writable buffer of this many bytes; for giants a mapped file."""
 
 _UNINTERESTING = re.compile(rb'(?:[^"NI]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 """Everything up to the next N or I outside of strings, in one step that never goes back."""
@@ -70,7 +70,7 @@ _NULL = b"null"
 def find_nonfinite(text: memoryview) -> Iterator[tuple[int, int]]:
     """Where non-finite numbers stand outside of strings, as (start, end), the minus sign included.
 
-    Stops at the first thing that cannot be JSON; whoever reads the text afterwards finds that fault again.
+    Stops at the first byte that cannot be JSON; the scanner then reports it.
     """
     position = 0
     while (skipped := _UNINTERESTING.match(text, position)) and (literal := _LITERAL.match(text, skipped.end())):

@@ -12,14 +12,14 @@ from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
 from gateway.intake.staging import Staged, StagingArea, Workers
 
-# The bytes of a request as they come in from the client, who may stop sending, go away, or send very slowly.
+# The bytes of a request as they arrive from a client that may stop sending, disconnect, or send very slowly.
 
 _GONE = (ConnectionError, RequestPayloadError, RuntimeError)
-"""RuntimeError is what a stream says whose connection went before anybody read from it."""
+"""A stream whose connection was lost before it was read raises RuntimeError."""
 
 
 def arrived(request: web.BaseRequest) -> bytes | None:
-    """The whole body where it has come already, as a small one does with its headers; None otherwise.
+    """The whole body if it has arrived already, as a small one does with its headers; None otherwise.
 
     Memory for it is reserved. Raises `ClientGone`.
     """
@@ -39,7 +39,7 @@ class Incoming:
     __slots__ = ("_content", "_mark", "_protocol", "_received", "_timeout", "_waited")
 
     def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
-        """`reserved` bytes of memory are there for it: what may be on its way to the reader."""
+        """`reserved` bytes of memory are reserved for it: the limit of what may be in transit to the reader."""
         self._content = request.content
         self._protocol = protocol_of(request)
         self._protocol.reserved(request.content, reserved)
@@ -49,7 +49,7 @@ class Incoming:
         self._mark = 0
 
     async def rest(self, buffer: memoryview) -> None:
-        """All that is still to come, into `buffer`, which is as long as that. Raises as `next` does."""
+        """Read the rest of the body into `buffer`, which is exactly as long. Raises as `next` does."""
         filled = 0
         try:
             while piece := self._content.read_nowait():
@@ -97,7 +97,7 @@ def protocol_of(request: web.BaseRequest) -> IntakeProtocol:
 
 
 async def invite(request: web.BaseRequest) -> None:
-    """Tell a client that waits for it to send its body. Everything that may refuse the request comes before this.
+    """Send `100 Continue` to a client that waits for it. Every check that may reject the request comes before this.
 
     Raises `Rejection` (417) when it expects anything else, `ClientGone` when it is.
     """
@@ -105,7 +105,7 @@ async def invite(request: web.BaseRequest) -> None:
     if expected is None or request.version < HttpVersion11:
         return
     if expected.lower() != "100-continue":
-        raise Rejection(417, "unknown_expectation", "The Expect header is not known here.", "Leave it out.")
+        raise Rejection(417, "unknown_expectation", "The Expect header has an unknown value.", "Leave it out.")
     try:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     except ConnectionError as error:
@@ -126,7 +126,7 @@ def is_encoded(request: web.BaseRequest) -> bool:
 
 
 _WRITE_BYTES = 1 << 20
-"""What a body without room in memory reserves: what is collected before it is written to a staging file."""
+"""The memory of a body that spills: what is collected before each write to its staging file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class BodyReader:
     async def read(self, request: web.BaseRequest) -> Body:
         """The decoded body, which the caller must release.
 
-        What the headers and the state of the gateway speak against is refused before the client is told to send.
+        What the headers or the state of the gateway rule out is rejected before the client is invited to send.
         Raises `Rejection`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
         """
         headers = request.headers
@@ -197,7 +197,7 @@ class BodyReader:
         return Body(data, reservation, None if length <= SMALL_POST_BYTES else self._staging.begin())
 
     async def _receive_giant(self, request: web.BaseRequest, length: int) -> Body:
-        """A body that goes into a staging file from its first byte."""
+        """A body that spills to a staging file from its first byte."""
         staged = self._staging.begin()
         await staged.expect(length)
         try:

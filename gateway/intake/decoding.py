@@ -22,10 +22,10 @@ Pieces = Iterator[bytes | memoryview]
 Decoder = Callable[[Pieces], Pieces]
 
 SLICE = 64 * 1024
-"""How much encoded data is given to a decoder at once."""
+"""Encoded bytes that a decoder gets at once."""
 _OUTPUT = 256 * 1024
 _ZSTD_SLICE = 512
-"""The zstd decoder cannot be told how much to give at most; 512 bytes of it can hold 16 MiB, and no more."""
+"""The zstd decoder has no limit on its output; 512 bytes of input can make 16 MiB, and no more."""
 ZSTD_WINDOW_MAX = 8 << 20
 """The largest window that a sender of `Content-Encoding: zstd` may use (RFC 9659): memory that no budget covers."""
 _ZSTD_HEADER = 18
@@ -53,13 +53,13 @@ class DecodingLimits:
 
 
 def slices(data: memoryview | bytes) -> Iterator[memoryview]:
-    """`data` in slices that decoders can bear."""
+    """`data` in slices of at most `SLICE` bytes."""
     view = memoryview(data)
     return (view[start : start + SLICE] for start in range(0, len(view), SLICE))
 
 
 def expected_size(data: memoryview | bytes, decoders: Sequence[Decoder]) -> int:
-    """About what `data` decodes to, by what it says itself; a guess to reserve memory by, and no promise."""
+    """The decoded size by the data's own account: an estimate for reserving memory, never relied on."""
     guess = len(data) * _USUAL_RATIO
     if decoders == (gunzip,):
         return _gzip_size(bytes(data[-4:])) or guess
@@ -223,7 +223,7 @@ def _unescape(text: bytes) -> bytes:
     try:
         return msgspec.json.decode(b'"%b"' % text, type=str).encode()
     except msgspec.DecodeError:
-        raise bad_encoding("The base64 holds what does not belong there", 0) from None
+        raise bad_encoding("The base64 contains invalid characters", 0) from None
 
 
 def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
@@ -255,7 +255,7 @@ def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
 
 
 def _bounded(pieces: Pieces, encoded_size: int, limits: DecodingLimits) -> Pieces:
-    """Stop a decoder that gives more than anyone would send."""
+    """Enforce the limits on what a decoder gives."""
     ratio_limit = max(limits.ratio_free_bytes, limits.decoded_ratio_max * encoded_size)
     total = 0
     for piece in pieces:
@@ -285,21 +285,21 @@ _DECODERS: dict[str, Decoder] = {
 }
 
 
-# Decoding a body that is complete: into memory if that is free, into a staging file if not, never waiting.
+# Decodes a complete body into memory if that is free, else into a staging file, without waiting.
 
 _INLINE_DECODED = 256 * 1024
-"""What is decoded on the event loop at most: about 0.5 ms of gzip."""
+"""The largest output that is decoded on the event loop: about 0.5 ms of gzip."""
 
 
 class _NoRoom(Exception):
-    """The decoded form is larger than what it said, and may not go to a file."""
+    """The decoded form is larger than announced, and may not spill to a file."""
 
 
 class BodyDecoder:
     """Makes a decoded body from an encoded one. For the event loop.
 
-    The sender's encoded bytes hold memory already, so the decoded form must not wait for any: what is free at
-    that moment is used, and a file otherwise.
+    The encoded bytes hold memory already, so the decoded form must not wait for more: it uses what is free at that
+    moment, or else spills to a file.
     """
 
     def __init__(
@@ -338,7 +338,7 @@ class BodyDecoder:
         return Body(decoded, reservation, staged, file)
 
     def _decode_inline(self, view: memoryview, decoders: tuple[Decoder, ...], expected: int) -> Body | None:
-        """The decoded body, if it is as small as it says and memory is free for it; no thread is asked."""
+        """The decoded body, if it is as small as announced and memory is free for it. Uses no thread."""
         reservation = self._try_reserve(expected)
         if reservation is None:
             return None
@@ -360,7 +360,7 @@ class BodyDecoder:
 
 
 def _collect(pieces: Pieces, memory: int, new_file: Callable[[], StagedFile]) -> tuple[memoryview, StagedFile | None]:
-    """All pieces as one, and the file that this is a map of: up to `memory` bytes are in memory, more is not."""
+    """All pieces as one buffer of up to `memory` bytes, or, beyond that, as the map of a file, and that file."""
     view = memoryview(bytearray(memory))
     filled = 0
     for piece in pieces:

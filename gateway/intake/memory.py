@@ -23,11 +23,11 @@ if TYPE_CHECKING:  # a small body has nothing staged, and most are small
 
 SMALL_POST_BYTES = 64 * 1024
 _SMALL_SHARE = 8
-"""One part in so many of the budget is for small posts alone."""
+"""An eighth of the budget is for small posts alone."""
 
 
 class BudgetExhausted(Exception):
-    """No memory became free within the time that a post may wait for it."""
+    """No memory became free within the time that a post may wait."""
 
 
 class _Waiter:
@@ -192,7 +192,7 @@ class MemoryBudget:
                 queue.popleft().granted.set_result(reservation)
 
 
-# A body: what a request carried, in memory within the budget or in a staging file, and given back when done.
+# A body: what a request carried, in memory within the budget or in a staging file.
 
 
 class Body:
@@ -257,7 +257,7 @@ class Body:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release it. A spool that was full is told what the body took of the quota besides."""
+        """Release it. To a `SpoolFull` is added what the body takes of the quota as staging files."""
         if isinstance(error, SpoolFull):
             self.count_staged(error)
         self.release()

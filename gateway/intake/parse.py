@@ -134,12 +134,12 @@ def _large(document: Document) -> StoredAs:
 
 
 def _fits(stored: int, rule: SizeRule) -> bool:
-    """Whether so many stored bytes go in one piece."""
+    """Whether a call log of this stored size is stored in one piece."""
     return 4 * stored < 3 * rule.two_phase_threshold
 
 
 def _call_log(document: Document, rule: SizeRule) -> CallLog:
-    """Decide, split and hash: all that costs time with the size of the call log."""
+    """Decide, split and hash: everything whose cost grows with the call log."""
     kind = stored_as(document, rule)
     return CallLog(
         document.call_id,

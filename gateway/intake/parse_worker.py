@@ -60,7 +60,7 @@ class ParseWorker:
     async def parse(self, file: StagedFile, new_file: Callable[[int], StagedFile], rule: SizeRule) -> Parsed | Envelope:
         """What the body in `file` is, with views of that; `new_file` gives room for a changed copy, in any thread.
 
-        Raises `CallLogError` when it is nothing of use, `Rejection` when it cannot be parsed (413, 503), and what
+        Raises `CallLogError` when it is invalid, `Rejection` when it cannot be parsed (413, 503), and what
         `new_file` raises. When this is cancelled, the process is ended in the middle of its work.
         """
         job = Job(str(file.path), rule)
@@ -84,9 +84,9 @@ class ParseWorker:
             await self._end(self._process)
 
     async def _answered(self, job: Job, new_file: Callable[[int], StagedFile]) -> tuple[Found, StagedFile | None]:
-        """What a process says of the body, and the file that it asked for. Raises `_Ended`.
+        """The answer of a process about the body, and the file that it asked for. Raises `_Ended`.
 
-        One that is left in the middle of this is of no further use: what it says next would answer another job.
+        A process that is interrupted here is ended: its next message would be taken for the answer to another job.
         """
         process = self._process or await self._start()
         scratch: StagedFile | None = None
@@ -113,7 +113,7 @@ class ParseWorker:
         return self._process
 
     async def _end(self, process: Process, *, dying: bool = False) -> None:
-        """Kill it, if it lives, and wait until it is gone; a dying one may end by itself, and tell its status."""
+        """Kill the process and wait for it; a dying one may end by itself, so that its status is known."""
         self._process = None
         if dying:
             with contextlib.suppress(TimeoutError):

@@ -59,7 +59,7 @@ class Found(msgspec.Struct, frozen=True, tag=True):
 
 
 class Faulty(msgspec.Struct, frozen=True, tag=True):
-    """From the parse worker: the body is nothing of use. The fields of a `CallLogError`."""
+    """From the parse worker: the body is invalid. The fields of a `CallLogError`."""
 
     code: str
     message: str
@@ -72,7 +72,7 @@ class TooComplex(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """From the parse worker: something happened that nobody foresaw."""
+    """From the parse worker: an unexpected error."""
 
     traceback: str
 
@@ -111,11 +111,11 @@ class Parsing:
         self._copied = False
 
     def do(self) -> None:
-        """Do it and tell what came of it, of every error too, so that the next job can follow."""
+        """Do it and send the result, errors included, so that the next job can follow."""
         _send(self._output, self._answer())
 
     def _answer(self) -> FromWorker:
-        """What the gateway is told in the end."""
+        """The final answer to the gateway."""
         try:
             body = _map(self._job.path, mmap.ACCESS_READ)
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS + len(body) / _BYTES_PER_SECOND)

@@ -1,4 +1,4 @@
-"""What the intake asks of the rest: the narrow interfaces that it owns, and others fulfil."""
+"""The interfaces that the intake owns and other packages implement."""
 
 from typing import Protocol
 
@@ -49,7 +49,7 @@ class RecordStore(Protocol):
 
 
 class IntakeObserver(Protocol):
-    """Hears what the intake does, on the event loop, for metrics."""
+    """Observes the intake for metrics, on the event loop."""
 
     def posted(self, route: str, result: str) -> None:
         """A request ended: `result` is accepted, duplicate, superseded, answered, gone, or the rejection's code."""
@@ -64,7 +64,7 @@ class IntakeObserver(Protocol):
         ...
 
     def nonfinite_numbers(self, count: int) -> None:
-        """A new record had so many NaN or Infinity, which are null now."""
+        """A new record had `count` NaN or Infinity, which were replaced by null."""
         ...
 
     def stray_token(self) -> None:

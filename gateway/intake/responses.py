@@ -1,7 +1,7 @@
-"""What is said to the sender, as the bytes that go over the wire.
+"""Responses, as the bytes that go over the wire.
 
-An answer here is written in one go, past the header objects of `aiohttp.web.Response`: these took a quarter of
-the time of a 2 KB post (12,700 posts/s with them, 16,600 without, same machine and handler).
+A response is written in one call, without the header objects of `aiohttp.web.Response`: these took a quarter of the
+time of a 2 KB post (12,700 posts/s with them, 16,600 without, same machine and handler).
 """
 
 import time
@@ -18,14 +18,14 @@ from gateway.intake.staging import NO_ROOM
 from spool.errors import NotStorable, SpoolError, SpoolFull
 from spool.records import Accepted
 
-# Why a post is not taken: one exception that carries the whole answer, and the translation of others' errors into it.
+# Why a post is rejected: one exception that carries the whole response, and the translation of other errors into it.
 #
-# The status of each rejection is decided here and nowhere else. Nothing answers 500: an error that nobody foresaw is
-# a 503, because the SDK keeps a call log that met a 503 and drops one that met a 500.
+# The status of each rejection is decided here and nowhere else. Nothing answers 500: an unexpected error is a 503,
+# because the SDK keeps a call log after a 503 and drops it after a 500.
 
 
 class Rejection(Exception):
-    """The answer to a request that is refused.
+    """The response to a request that is rejected.
 
     `code` is stable and for programs, `message` says what happened, `hint` what the sender can do. With
     `retry_after` (seconds) the same request may succeed later. `closes` ends the connection when the sender has
@@ -56,7 +56,7 @@ class Rejection(Exception):
 
 
 class ClientGone(Rejection):
-    """The client closed or broke the connection before its request was complete: hardly anyone reads this answer."""
+    """The client closed or broke the connection before its request was complete."""
 
     def __init__(self, message: str) -> None:
         hint = "Send the call log again; nothing of it was kept."
@@ -64,7 +64,7 @@ class ClientGone(Rejection):
 
 
 def bad_encoding(message: str, position: int) -> Rejection:
-    """The bytes are not what their Content-Encoding, or their envelope, says they are."""
+    """The bytes are not in the coding that Content-Encoding, or the envelope, names."""
     return Rejection(
         400,
         "bad_encoding",
@@ -74,11 +74,11 @@ def bad_encoding(message: str, position: int) -> Rejection:
 
 
 def too_large(limit: int) -> Rejection:
-    """A limit that the operator set on the size of a post was passed."""
+    """The post is above a limit that the operator set."""
     return Rejection(
         413,
         "too_large",
-        f"The call log is larger than the {limit} bytes that this gateway is configured to take.",
+        f"The call log is larger than {limit} bytes, the limit of this gateway.",
         "Send a smaller call log, or have the operator raise intake.body_max or intake.decoded_max.",
         closes=True,
     )
@@ -108,22 +108,22 @@ def stalled(seconds: float) -> Rejection:
 
 
 def internal() -> Rejection:
-    """Something happened that nobody foresaw; the log has its traceback."""
+    """An unexpected error; the log has its traceback."""
     return Rejection(
         503,
         "internal",
-        "The gateway met an unexpected error with this request; its log has the details.",
+        "An unexpected error occurred; the gateway's log has the details.",
         "Keep the call log and send it again later.",
         retry_after=10,
     )
 
 
 def stopping() -> Rejection:
-    """The gateway is about to end, or has not opened yet."""
+    """The gateway is starting or stopping."""
     return Rejection(
         503,
         "stopping",
-        "The gateway is starting or stopping and takes no call logs at the moment.",
+        "The gateway is starting or stopping and accepts no call logs at the moment.",
         "Keep the call log and send it again in a few seconds.",
         retry_after=2,
         closes=True,
@@ -131,7 +131,7 @@ def stopping() -> Rejection:
 
 
 def translate(error: Exception) -> Rejection | None:
-    """The rejection that an error of the parts below amounts to; None for one that nobody foresaw."""
+    """The rejection for an error of a lower layer; None for an unexpected one."""
     match error:
         case Rejection():
             return error
@@ -149,7 +149,7 @@ def translate(error: Exception) -> Rejection | None:
 
 def _unavailable(error: Exception) -> Rejection | None:
     if isinstance(error, NotStorable):
-        return Rejection(422, "not_storable", str(error), "Correct what it names; sending it again as it is is no use.")
+        return Rejection(422, "not_storable", str(error), "Correct the field that is named, then send it again.")
     if isinstance(error, SpoolError):
         hint = "Keep the call log and send it again later."
         return Rejection(503, "spool_unavailable", str(error), hint, retry_after=5)
@@ -157,7 +157,7 @@ def _unavailable(error: Exception) -> Rejection | None:
         return Rejection(
             503,
             "memory_budget",
-            "All memory for call logs in flight is in use.",
+            "The memory for call logs in flight is used up.",
             "Send it again in a moment; raise CALLSPOOL_MEMORY_BUDGET if this happens often.",
             retry_after=1,
         )
@@ -179,7 +179,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 
 class JsonResponse(web.StreamResponse):
-    """A complete answer with a JSON body.
+    """A complete response with a JSON body.
 
     It leaves out what `StreamResponse` prepares (headers, cookies, compression, chunks) and keeps only what the
     server asks of a response: `prepare`, `write_eof`, `keep_alive`, `status`.
@@ -196,7 +196,7 @@ class JsonResponse(web.StreamResponse):
         self._abandons = abandons
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Write all of it. Raises `ConnectionError` when the client is gone."""
+        """Write the whole response. Raises `ConnectionError` when the client is gone."""
         self._protocol = request.protocol
         self._keep_alive = not self._closes and request.keep_alive and request.version >= HttpVersion11
         connection = b"" if self._keep_alive else b"Connection: close\r\n"
@@ -211,7 +211,7 @@ class JsonResponse(web.StreamResponse):
         await request.writer.write(head if request.method == "HEAD" else head + self._json)
 
     async def write_eof(self, _data: bytes = b"") -> None:
-        """All is written; a client that is given up is not waited for."""
+        """Everything is written already. Cuts the connection of a client that is given up."""
         if self._abandons:
             self._protocol.force_close()
 
@@ -228,7 +228,7 @@ class _Accepted(msgspec.Struct, kw_only=True):
     raw_bytes: int
     stored_bytes: int
     phase_1_complete: bool = False
-    """Always false: an answer tells of the acceptance, and the phases come after it. The SDK reads the field."""
+    """Always false: the phases follow the acceptance. The SDK reads the field."""
     phase_2_started: bool = False
 
 
@@ -248,7 +248,7 @@ class _Reference(msgspec.Struct, kw_only=True):
     call_id: str
     record_id: str
     duplicate: bool = True
-    """What the reference tells of came in before it, by the upload address."""
+    """The call log itself was accepted before, through the upload address."""
 
 
 class _UploadAddress(msgspec.Struct, kw_only=True):
@@ -275,7 +275,7 @@ def accepted(call_id: str, record: Accepted) -> bytes:
 
 
 def rejected(rejection: Rejection) -> bytes:
-    """The body for a request that was refused."""
+    """The body for a request that was rejected."""
     return _encode(_Rejected(error=_Error(rejection.code, rejection.message, rejection.hint)))
 
 
@@ -285,12 +285,12 @@ def referenced(call_id: str, record_uid: str) -> bytes:
 
 
 def upload_address(url: str, s3_key: str, bucket: str) -> bytes:
-    """The body for a request for an upload address, in the names that the SDK reads."""
+    """The body for an upload address, with the names that the SDK reads."""
     return _encode(_UploadAddress(upload_url=url, s3_key=s3_key, s3_bucket=bucket))
 
 
 def rejection_response(rejection: Rejection) -> JsonResponse:
-    """The whole answer to a request that was refused."""
+    """The response to a request that was rejected."""
     extra = b""
     if rejection.retry_after is not None:
         extra += b"Retry-After: %d\r\n" % rejection.retry_after

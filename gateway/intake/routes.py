@@ -13,7 +13,7 @@ from gateway.hosts import BrowserFault, browser_fault
 from gateway.intake.responses import Rejection
 
 NO_ROUTE = "none"
-"""Labels what is counted before its route is known."""
+"""The label of requests that are counted before their route is known."""
 _HINT = (
     "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls or /v1/calls/batch; "
     "PUT to an upload_url; GET /v1/calls/{call_id}."
@@ -26,7 +26,7 @@ class Result(NamedTuple):
     status: int
     body: bytes
     outcome: str
-    """What the observer is told: accepted, duplicate, superseded, or answered."""
+    """For the observer: accepted, duplicate, superseded, or answered."""
 
     @property
     def acknowledges(self) -> bool:

@@ -1,4 +1,4 @@
-"""The intake's listener: opens early, lets posts in when told to, and stops without breaking one under way."""
+"""The intake's listener: opens early, accepts posts once the gate is open, and stops after the requests in flight."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class IntakeServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on, which the system chose if it was told 0."""
+        """The port that it listens on; the system chose it if 0 was configured."""
         assert self._listener is not None, "not started"
         port: int = self._listener.sockets[0].getsockname()[1]
         return port
@@ -84,7 +84,7 @@ class IntakeServer:
         return socket.fromfd(listening.fileno(), listening.family, listening.type)
 
     async def stop(self, drain_seconds: float) -> int:
-        """Shut the gate, wait for the posts inside, and close every connection; new ones are told 503 meanwhile.
+        """Close the gate, wait for the requests in flight, and close every connection; new requests get 503 meanwhile.
 
         Returns how many posts were cut off because `drain_seconds` were over; none of them had been acknowledged.
         """

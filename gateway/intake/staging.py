@@ -24,7 +24,7 @@ from spool.directory import STAGING_NAME
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.records import Buffer
 
-# Threads for what would hold up the event loop: decoding, parsing and hashing large bodies, and staging files.
+# Threads for work that would block the event loop: decoding, parsing and hashing large bodies, and staging files.
 
 _log = structlog.get_logger(__name__)
 Parameters = ParamSpec("Parameters")
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Runs functions in the threads of an executor, which whoever made it also shuts down. Made on the loop."""
+    """Runs functions in the threads of an executor, which its owner shuts down. Constructed on the event loop."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -46,7 +46,7 @@ class Workers:
         return await asyncio.wrap_future(self._executor.submit(function, *arguments, **keywords))
 
     def start(self, function: Callable[[], None]) -> None:
-        """Run the function some time and wait for nothing; a failure is logged."""
+        """Run the function in the background; a failure is logged."""
         self._executor.submit(function).add_done_callback(_report)
 
     def ask_loop(self, function: Callable[[], Result]) -> Result:
@@ -55,7 +55,7 @@ class Workers:
         answer: Future[Result] = Future()
 
         def call() -> None:
-            """In the loop's thread: call it, and hand over what comes of it."""
+            """In the loop's thread: call it, and pass on its result."""
             try:
                 answer.set_result(function())
             except Exception as error:  # noqa: BLE001  # raised again in the thread that asked
@@ -78,7 +78,7 @@ def _report(future: "Future[None]") -> None:
 _SUFFIX = ".staged"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLAIM_BYTES = 4 << 20
-"""What is claimed of the quota at once while a file of unknown length grows."""
+"""How much of the quota is claimed at a time while a file of unknown length grows."""
 
 
 class StagedFile:
@@ -105,7 +105,7 @@ class StagedFile:
         self.size += len(data)
 
     def map(self) -> memoryview:
-        """Everything written so far, read-only; valid after `close` too, for as long as somebody holds it."""
+        """Everything written so far, read-only; valid after `close`, too, as long as it is referenced."""
         with self._lock:
             if not self.size:
                 return memoryview(b"")
@@ -126,9 +126,9 @@ class StagedFile:
             return mmap.mmap(self._open_file(), self.size)
 
     def close(self) -> None:
-        """Remove the file; harmless when repeated. Maps of it live on until nobody holds them.
+        """Remove the file; harmless when repeated. Maps of it stay valid as long as they are referenced.
 
-        Those that nobody holds any more end here: to let go of 1 GB takes 100 ms, in whichever thread does it.
+        Unreferenced maps are closed here, because unmapping 1 GB takes 100 ms in whichever thread does it.
         """
         with self._lock:
             if self._file is not None:
@@ -142,7 +142,7 @@ class StagedFile:
 
     def _open_file(self) -> int:
         if self._file is None:
-            raise ValueError("the staging file was closed: its post was given up")
+            raise ValueError("the staging file was closed: its post was cancelled")
         return self._file
 
 
@@ -239,7 +239,7 @@ class Staged:
     def discard(self) -> None:
         """Remove the files in a worker thread, because a large one takes its time, and give the quota back.
 
-        For the event loop. The thread begins in its next turn, when whoever gives them up has forgotten his views.
+        For the event loop. The thread starts in the loop's next iteration, when the caller has dropped its views.
         """
         if self._files:
             files, self._files = self._files, []
@@ -250,7 +250,7 @@ class Staged:
 
 
 class StagingArea:
-    """Where bodies are staged, and what that counts in."""
+    """The directory for staging files, and the quota that they count in."""
 
     def __init__(self, directory: Path, store: RecordStore, workers: Workers) -> None:
         self.directory = directory

@@ -1,8 +1,8 @@
-"""Upload addresses: what the SDK asks for when a call log is large, given out and taken back in.
+"""Upload addresses, which the SDK requests for large call logs.
 
 The key in an address is its only credential, so it cannot be guessed, works for one call log, and is kept only as
-a hash. The SDK then either says nothing more or posts a reference to the object; both are told apart by the
-`s3_key`, which looks like an object's but names the upload.
+a hash. After its upload the SDK sends nothing more, or posts a reference to the object, whose `s3_key` looks like an
+object's but names the upload.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from gateway.intake.responses import Rejection
 from spool.records import Clock, Upload
 
 BUCKET = "callspool"
-"""What stands in `s3_bucket`: the SDK repeats it in its reference, and nobody else reads it."""
+"""The value of `s3_bucket`: the SDK repeats it in its reference, and nothing else reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class GivenAddress:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An address that somebody uploads to."""
+    """An address that a client uploads to."""
 
     key_hash: bytes
     upload: Upload
@@ -63,7 +63,7 @@ class UploadUrlService:
         return GivenAddress(secret, s3_key)
 
     async def claim(self, secret: str) -> Claim:
-        """The address that somebody wants to upload to. Raises `Rejection`: 404 if unknown, 403 if expired."""
+        """The address that a client wants to upload to. Raises `Rejection`: 404 if unknown, 403 if expired."""
         key_hash = _hash(secret)
         upload = await self._store.find_upload(key_hash)
         if upload is None:

@@ -1,10 +1,9 @@
 """NDJSON batches: one call log a line, one answer a line, in order.
 
 Many lines are on their way into the spool at once, so that they share commits; lines of the same call go one
-after the other, because their order is their meaning. The answers are written as soon as they are known, but
-reading never waits for the client to take them: a client may send everything before it reads anything. What it
-has not taken is kept, some 400 bytes a line, for at most twice as many lines as a
-batch may have.
+after the other, because their order is their meaning. Answers are written as soon as they are known, but
+reading never waits for the client to read them: a client may send everything before it reads anything. Unread answers
+are kept, some 400 bytes a line, for at most twice as many lines as a batch may have.
 """
 
 import asyncio
@@ -45,7 +44,7 @@ _blank_lines = re.compile(rb"(?:[ \t\r]*\n)+").match
 
 
 class Pieces(Protocol):
-    """Where the bytes come from: the connection, or a body that is complete."""
+    """The source of the bytes: the connection, or a complete body."""
 
     async def next(self) -> bytes | memoryview:
         """The next piece; empty at the end."""
@@ -112,7 +111,7 @@ class _GrowingLine:
         return not self._size
 
     async def add(self, data: bytes) -> None:
-        """Append a part of the line. One that cannot be taken is not kept, only read to its end."""
+        """Append a part of the line. A rejected line is not kept, only read to its end."""
         self._size += len(data)
         if self._failure is not None:
             return
@@ -137,7 +136,7 @@ class _GrowingLine:
             self._begin()
 
     def drop(self) -> None:
-        """Keep nothing of the line that is being read."""
+        """Discard the line that is being read."""
         self._data = bytearray()
         if self._staged is not None:
             self._staged.discard()
@@ -188,7 +187,7 @@ class LineAcceptor:
         self._last_of_call: dict[str, asyncio.Task[bytes]] = {}
 
     def reject(self, number: int, line: Line, error: Exception) -> "asyncio.Future[bytes]":
-        """The answer to a line that is not looked at."""
+        """The answer to a line that is not parsed."""
         if isinstance(line, Body):
             line.release()
         known: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -196,7 +195,7 @@ class LineAcceptor:
         return known
 
     async def accept(self, number: int, line: Body | Exception) -> "asyncio.Future[bytes]":
-        """The answer to a line, known once it is durable; waits first until enough of the others are."""
+        """The answer to a line, known once it is durable. Waits first while too many lines are in flight."""
         if isinstance(line, Exception):
             return self.reject(number, line, line)
         started = time.perf_counter()
@@ -204,7 +203,7 @@ class LineAcceptor:
         await self._wait_for_room(size)
         try:
             parsed = await self._acceptor.parse(line)
-        except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
+        except Exception as error:  # noqa: BLE001  # answered to the sender, and logged if unexpected
             return self.reject(number, line, error)
         self._lines += 1
         self._bytes += size
@@ -226,7 +225,7 @@ class LineAcceptor:
             await asyncio.wait([earlier])
         try:
             result = await self._posts.reply(parsed, self._sender_of(number))
-        except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
+        except Exception as error:  # noqa: BLE001  # answered to the sender, and logged if unexpected
             if isinstance(error, SpoolFull):
                 line.count_staged(error)
             return self._rejected(number, error)
@@ -264,7 +263,7 @@ def _numbered(number: int, status: int, body: bytes) -> bytes:
 
 IN_FLIGHT_BYTES = 1 << 20
 BATCH_BYTES = LINE_BYTES + IN_FLIGHT_BYTES
-"""What a batch reserves, however long it is: the line being read, and those on their way into the spool."""
+"""What a batch reserves, whatever its length: the line being read, and the lines in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,10 +304,10 @@ class BatchSource:
         return (Route(NAME, "POST", "/v1/calls/batch", self._respond),)
 
     async def _respond(self, request: web.BaseRequest, match: Match) -> web.StreamResponse:
-        """Accept a batch line by line and answer it. Raises what speaks against it before its first byte was read."""
+        """Accept a batch line by line and answer it. Raises what rules it out before its first byte is read."""
         sender = self._posts.sender(request, match)
         if is_encoded(request):
-            # An encoded batch is decoded as a whole first; it is lines that make a batch, not its bytes.
+            # An encoded batch is decoded as a whole first.
             body = await self._reader.read(request)
             try:
                 return await self._answer(request, Complete(body.data), sender)
@@ -347,7 +346,7 @@ class BatchSource:
                 number += 1
                 taken += 1
                 if taken > 2 * self._limits.max_lines:
-                    last = _too_many(self._limits.max_lines, "; this line and those behind it were not read")
+                    last = _too_many(self._limits.max_lines, "; this line and the following ones were not read")
                     answers.add(lines.reject(number, line, last))
                     answers.closes = True
                     break
@@ -357,14 +356,14 @@ class BatchSource:
                     answers.add(lines.reject(number, line, stopping()))
                 else:
                     answers.add(await lines.accept(number, line))
-        except Exception as error:  # noqa: BLE001  # told to the sender, and to the log if nobody foresaw it
+        except Exception as error:  # noqa: BLE001  # answered to the sender, and logged if unexpected
             answers.add(lines.reject(number + 1, 0, error))
             answers.closes = True
             answers.abandons = isinstance(error, Rejection) and error.abandons
 
 
 class _Answers:
-    """The answers of one batch, on their way to the client in the order of its lines."""
+    """Writes the answers of one batch to the client, in the order of its lines."""
 
     def __init__(self, request: web.BaseRequest, response: web.StreamResponse, timeout: float) -> None:
         self.closes = False
@@ -387,7 +386,7 @@ class _Answers:
         self._added.set()
 
     def end(self) -> None:
-        """No line comes any more: from now on the client has only so much time for each step."""
+        """The last line was read: from now on the progress timeout applies to the client's reading."""
         self._pending.append(None)
         self._added.set()
         self._ended = True
@@ -396,12 +395,12 @@ class _Answers:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
 
     def give_up(self) -> None:
-        """End the connection, with what the client has not taken yet."""
+        """Abort the connection and drop what the client has not read."""
         if self._request.transport is not None:
             self._request.transport.abort()
 
     async def write_all(self) -> None:
-        """Write until the end. When the client takes nothing, the connection ends, and every line is still awaited."""
+        """Write until the end. If the client stops reading, the connection is aborted; every line is still awaited."""
         try:
             while data := await self._next():
                 await self._write(data)
@@ -451,6 +450,6 @@ def _too_many(max_lines: int, more: str = "") -> Rejection:
     return Rejection(
         413,
         "batch_too_long",
-        f"The batch has more than the {max_lines} call logs that this gateway takes in one{more}.",
+        f"The batch has more than {max_lines} call logs, the limit of this gateway{more}.",
         "Send the rest in another batch.",
     )
