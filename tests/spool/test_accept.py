@@ -177,7 +177,7 @@ async def test_numbers_beyond_64_bits_are_not_storable(spool: Spool) -> None:
 
 
 async def test_a_giant_comes_in_by_batches_and_is_whole(spool: Spool, tmp_path: Path) -> None:
-    """A payload larger than a transaction may be is registered as loose until its record is there."""
+    """A payload larger than a transaction may be is registered as orphaned until its record is there."""
     body = os.urandom(GIANT)
     accepted = await spool.accept(a_record("c", body=body))
     assert rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)]

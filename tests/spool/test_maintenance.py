@@ -1,4 +1,4 @@
-"""Maintenance: receipts by age and number, loose chunks, expired addresses, free space, and a round that fails."""
+"""Maintenance: receipts by age and number, orphan chunks, expired addresses, free space, and a round that fails."""
 
 import asyncio
 import os
@@ -118,7 +118,7 @@ async def test_orphan_chunks_are_deleted_by_bounded_steps(spool: Spool, tmp_path
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(0,)]
 
 
-async def test_what_a_crash_left_loose_is_deleted_after_the_start(tmp_path: Path) -> None:
+async def test_what_a_crash_left_orphaned_is_deleted_after_the_start(tmp_path: Path) -> None:
     """Chunks of a payload whose record never came are deleted in the background, and their ids not used again."""
     async with opened(tmp_path) as spool:
         await without_maintenance(spool)

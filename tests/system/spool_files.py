@@ -80,11 +80,11 @@ def _wrong_chunks(database: sqlite3.Connection) -> Iterator[str]:
     owned: set[int] = set()
     for first, fragments in database.execute("SELECT first_chunk, fragments FROM records WHERE settled_at IS NULL"):
         owned.update(range(first, first + sum(chunks for chunks, *_ in json.loads(fragments).values())))
-    loose: set[int] = set()
+    orphaned: set[int] = set()
     for first, last in database.execute("SELECT first_chunk, last_chunk FROM orphan_chunks"):
-        loose.update(range(first, last + 1))
+        orphaned.update(range(first, last + 1))
     yield from (f"chunk {chunk} of an open record is missing" for chunk in owned - present)
-    yield from (f"chunk {chunk} belongs to nobody" for chunk in present - owned - loose)
+    yield from (f"chunk {chunk} belongs to nobody" for chunk in present - owned - orphaned)
 
 
 def _wrong_uses(database: sqlite3.Connection) -> Iterator[str]:
