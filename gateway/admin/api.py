@@ -77,7 +77,7 @@ class OrderHandlers:
 
     async def story(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """Everything about one delivery."""
-        return answer(await admin.story(request.match_info["key"]))
+        return answer(await admin.report(request.match_info["key"]))
 
     async def document(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """What a delivery carries, as JSON; compressed with zstd for clients that accept it."""

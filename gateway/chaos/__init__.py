@@ -1,5 +1,6 @@
-"""The operator's own check: a second gateway with the operator's settings, which is killed, cut off and filled.
+"""Fault injection for operators: a second gateway with their settings is killed, cut off and filled.
 
-`posts` makes call logs, `agents` post them, `endpoint` takes them, `subject` is the gateway under test, `course` is
-what happens to it, `oracle` says what came of it. Nothing touches the operator's own gateway, spool or destinations.
+`traffic` has the agents and the endpoint, which fails in the fault modes it is set to; `harness` the gateway under test
+and the scenario that it goes through; `oracle` compares what was acknowledged with what arrived. Nothing touches the
+operator's own gateway, spool or destinations.
 """

@@ -1,4 +1,4 @@
-"""What happens to the gateway under test, one phase after the other."""
+"""The gateway under test, and the scenario of faults that it goes through, phase by phase."""
 
 import asyncio
 import pickle

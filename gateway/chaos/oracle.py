@@ -1,4 +1,4 @@
-"""What a check came to: what was acknowledged against what arrived. Pure."""
+"""The result of a check: what was acknowledged against what arrived. Pure."""
 
 import hashlib
 from collections import Counter
@@ -106,7 +106,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a check. The lists hold call ids."""
+    """The result of a check. The lists hold call ids."""
 
     posted: int
     acknowledged: int

@@ -33,7 +33,7 @@ class Agents:
         self.may_begin.set()
 
     async def run(self, count: int, *, large_every: int) -> None:
-        """So many agents at once; every so many call logs of theirs one is large."""
+        """`count` agents at once; one of `large_every` call logs is large."""
         async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as session, asyncio.TaskGroup() as group:
             for agent in range(count):
                 group.create_task(self._talk(session, agent, large_every))
@@ -87,16 +87,16 @@ def _code_of(text: bytes) -> str | None:
         return None
 
 
-# The endpoint of a check: takes call logs as an endpoint does, and misbehaves when it is told to.
+# The endpoint of a check: accepts call logs, and fails in the fault mode that it is set to.
 
 PATH = "/send-call-log"
 
 
 class FaultMode(StrEnum):
-    """How it behaves."""
+    """How the endpoint fails."""
 
     NONE = "none"
-    """It takes what comes."""
+    """It does not: everything is accepted."""
     HTTP_503 = "http_503"
     """It answers 503."""
     DISCONNECT = "disconnect"

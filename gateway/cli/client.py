@@ -121,7 +121,7 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     body: bytes | Iterable[bytes] | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
-    """An answer that is no error; whatever breaks until its body is read is told as NoGateway."""
+    """An answer that is no error; a failure before its body is read raises NoGateway."""
     asked = asked_at(address)
     connection = http.client.HTTPConnection(asked.host, asked.port, timeout=_TIMEOUT_SECONDS)
     target = "/" + "/".join(quote(part, safe="") for part in path)

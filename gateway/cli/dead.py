@@ -21,7 +21,7 @@ from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, 
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, progress_bar
-from gateway.cli.tables import SHOWN, dead_letters, entries, list_entries, select_by, selecting, story
+from gateway.cli.tables import SHOWN, dead_letters, entries, list_entries, report, select_by, selecting
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import (
     DOCUMENTS,
@@ -30,7 +30,7 @@ from gateway.operations.schemas import (
     INDEX,
     DeadLetter,
     DeliveryEntry,
-    DeliveryStory,
+    DeliveryReport,
     Document,
     Header,
     ImportHeader,
@@ -122,7 +122,7 @@ class _Export:
         try:
             digest, size = self._write_document(entry, self._directory / DOCUMENTS / name)
         except (Refused, NoGateway) as error:
-            # A document that turns out to be damaged breaks the answer off, and the gateway goes on.
+            # A damaged document aborts its answer; the gateway itself still runs, or this raises.
             ask(self._address, "healthz")
             return _described(entry, None, None, 0, str(error))
         return _described(entry, f"{DOCUMENTS}/{name}", digest, size, None)
@@ -177,8 +177,8 @@ BLOCK_BYTES = 1 << 20
 _LONGEST_LINE = 1 << 20
 """Of an index; an entry has some 500 bytes."""
 
-_TOLD = 10
-"""So many failures are told one by one: the others are likely to have the same reason."""
+_SHOWN_FAILURES = 10
+"""Failures that are printed: the others are likely to have the same reason."""
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 _decode_header = msgspec.json.Decoder(Header).decode
@@ -210,7 +210,7 @@ def import_(
         for done, letters in enumerate(found, 1):
             outcome, problem = _import_record(directory, address, letters, to, key)
             outcomes[outcome] += 1
-            if problem and outcomes[outcome] <= _TOLD:
+            if problem and outcomes[outcome] <= _SHOWN_FAILURES:
                 complain(problem)
             tell("import", done, len(found))
     output().print(plain(f"Imported {count_text(outcomes['new'])} call logs for {to}.", "green"))
@@ -234,7 +234,7 @@ def _call_logs(directory: Path, origin: str | None) -> Iterator[list[DeadLetter]
         raise SystemExit(Exit.FAILED) from None
     wanted = [one for one in letters if origin in (None, one.destination) and one.file is not None]
     for _, of_record in groupby(wanted, key=lambda one: one.record_id):
-        # A notice tells of an object in the bucket of the gateway that exported it.
+        # A notice names an object in the bucket of the gateway that exported it.
         forms = {one.form: one for one in of_record if one.form != Form.NOTICE}
         if forms:
             yield list(forms.values())
@@ -302,10 +302,10 @@ def _blocks(line: bytes, files: list[Path], letters: list[DeadLetter]) -> Iterat
 
 
 _LETTERS = ("dead letter", "dead letters")
-_SHOWN_STORIES = 10
+_SHOWN_REPORTS = 10
 _SOME_STATE = ("dead", "queued")
 
-_decode_story = msgspec.json.Decoder(DeliveryStory).decode
+_decode_report = msgspec.json.Decoder(DeliveryReport).decode
 
 
 @click.group()
@@ -348,14 +348,14 @@ def show(target: str, address: ListenAddress, *, as_json: bool, file: Path | Non
         if file is not None:
             _write(address, found, file)
             return
-        for one in found[:_SHOWN_STORIES]:
+        for one in found[:_SHOWN_REPORTS]:
             body = ask(address, "api", "deliveries", *one.key.split("/", 2))
             if as_json:
                 click.echo(body.decode())
             else:
-                output().print(story(_decode_story(body)))
-        if len(found) > _SHOWN_STORIES:
-            complain(f"{count_text(len(found) - _SHOWN_STORIES)} more match: name one by its key.", style="dim")
+                output().print(report(_decode_report(body)))
+        if len(found) > _SHOWN_REPORTS:
+            complain(f"{count_text(len(found) - _SHOWN_REPORTS)} more match: name one by its key.", style="dim")
 
 
 @dead.command(short_help="Send dead letters again.")
@@ -402,7 +402,7 @@ def _named(address: ListenAddress, target: str) -> list[DeliveryEntry]:
 def _write(address: ListenAddress, found: list[DeliveryEntry], file: Path) -> None:
     """What one delivery carries, as JSON; a file appears only when it is whole."""
     if len(found) != 1:
-        keys = ", ".join(one.key for one in found[:_SHOWN_STORIES])
+        keys = ", ".join(one.key for one in found[:_SHOWN_REPORTS])
         raise click.UsageError(f"--payload writes one delivery, and several match. Name one by its key: {keys}")
     blocks = download(address, "api", "documents", *found[0].key.split("/", 2))
     if str(file) == "-":

@@ -16,7 +16,7 @@ from gateway.cli.tables import SHOWN, list_entries, queued, select_by, selecting
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import OrderName, OrderRequest, OrderStep, Select
 
-# Gives an order to a running gateway: says what it is about, asks back, and carries it out with a progress bar.
+# Gives an order to a running gateway: counts what it selects, asks for confirmation, and shows progress.
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ def ordering(command: Command) -> Command:
 
 
 def require_selection(selects: Sequence[Select], *, everything: bool) -> None:
-    """Ends the command where nothing says which deliveries are meant."""
+    """Ends the command where nothing selects deliveries."""
     filtered = any(select != Select(states=select.states) for select in selects)
     if not filtered and not everything:
         raise click.UsageError("Nothing selected: name calls or records, use a filter, or pass --all.")
@@ -67,7 +67,7 @@ def give(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Give an order, one request for each selection; what breaks off is told with how far it came."""
+    """Give an order, one request for each selection. An interruption is reported with what was done."""
     with explained():
         matched, matched_bytes = count_of(address, name, requests)
         found = f"{wording.count(matched)}, {bytes_text(matched_bytes)}"

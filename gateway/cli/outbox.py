@@ -119,7 +119,7 @@ class _Tally:
         self._task = self.progress.add_task("moving rows", total=total)
 
     def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:
-        """A row was taken, or will not be."""
+        """A row was moved or refused."""
         self.outcomes[outcome] += 1
         self.progress.advance(self._task)
 

@@ -1,4 +1,4 @@
-"""Probes the HTTP destinations of a configuration and says what came of it."""
+"""Probes the HTTP destinations of a configuration and reports the results."""
 
 import asyncio
 import ssl
@@ -29,12 +29,12 @@ _GOOD = frozenset({Verdict.KNOWS_PHASE_2, Verdict.DOUBTFUL})
 
 
 def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
-    """Probe each HTTP destination and tell of it; whether all of them took what they were sent."""
+    """Probe each HTTP destination and report; whether all of them accepted what they were sent."""
     destinations = [each for each in settings.destinations if isinstance(each, HttpDestination)]
     if not destinations:
         complain("There is no HTTP destination to probe.", style="yellow")
-    taken = [_probe_one(each, token, agent_id) for each in destinations]
-    return all(taken)
+    accepted = [_probe_one(each, token, agent_id) for each in destinations]
+    return all(accepted)
 
 
 def _probe_one(destination: HttpDestination, token: str | None, agent_id: str) -> bool:

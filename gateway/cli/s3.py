@@ -18,7 +18,7 @@ from gateway.diagnostics.s3 import check as proven
 from gateway.runtime.destinations import s3_options
 
 EXPIRE_DAYS = 7
-"""So long objects are kept, unless told otherwise."""
+"""How long objects are kept, by default."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

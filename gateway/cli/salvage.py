@@ -77,7 +77,7 @@ def _carry_out(order: SalvageOrder, file: Path | None, address: ListenAddress, *
 
 
 def _lines(order: SalvageOrder, file: Path | None, address: ListenAddress) -> Iterator[Line]:
-    """What the gateway tells, or what is done here."""
+    """The lines of the gateway's answer, or of an import in this process."""
     try:
         for raw in converse(address, msgspec.json.encode(order), "api", "salvage"):
             if raw.strip():
@@ -149,7 +149,7 @@ _STYLES = {
 
 
 def describe(report: Report) -> None:
-    """Print what came of the records, which cannot be read, and what to do with the directory."""
+    """Print the outcome of the records, those that cannot be read, and what to do with the directory."""
     console = output()
     verb = "would be imported" if report.dry_run else "adopted" if report.adopt else "salvaged"
     console.print(plain(f"{report.directory}  ", "bold").append(verb, "bold green"))

@@ -1,4 +1,4 @@
-"""`callspool status`: how a running gateway does."""
+"""`callspool status` and `resume`: the state of a running gateway, and a destination retried now."""
 
 import time
 from datetime import datetime
@@ -76,8 +76,8 @@ def _dead_letters(status: Status) -> list[Text]:
     lines: list[Text] = []
     for destination in status.destinations:
         for one in destination.dead_reasons:
-            told = plain(f"{count_text(one.count)} {one.kind} ", "bold red").append(f"for {destination.name}: ", "bold")
-            lines += [told.append_text(plain(one.example)), plain(f"  {one.advice}", "green")]
+            line = plain(f"{count_text(one.count)} {one.kind} ", "bold red").append(f"for {destination.name}: ", "bold")
+            lines += [line.append_text(plain(one.example)), plain(f"  {one.advice}", "green")]
     return [Text(), plain("Dead letters", "bold"), *lines] if lines else []
 
 
@@ -114,7 +114,7 @@ def _spool_line(spool: SpoolReport | None) -> Text:
 
 
 def _outbox_line(outbox: OutboxReport) -> Text:
-    """What was taken out of an outbox of the SDK, and what stands in the way."""
+    """What was rescued from an outbox of the SDK, and why no more is."""
     line = plain(f"outbox {outbox.path}: ").append(outbox.state, _OUTBOX_STYLES.get(outbox.state, "green"))
     line.append(
         f"  {count_text(outbox.rescued)} rescued, {count_text(outbox.duplicate + outbox.superseded)} known already"
@@ -149,7 +149,7 @@ def _destinations(status: Status) -> RenderableType:
 
 
 def _state(destination: DestinationReport, now: str) -> Text:
-    """Whether it takes deliveries; if not, for how long, why, and when it is tried again."""
+    """Whether it is up; if not, since when, why, and when it is retried."""
     if not destination.configured:
         return plain("not configured", "yellow")
     if not destination.up:
@@ -180,10 +180,10 @@ def _figures(lane: LaneStatus) -> tuple[Text, ...]:
     )
 
 
-# `callspool resume DESTINATION`: try a destination at once, and say what came of it.
+# `callspool resume DESTINATION`: retry a destination now, and report the result.
 
 LOOK_SECONDS = 0.2
-"""How often the destination is looked at while it is tried."""
+"""How often the destination is polled while it is retried."""
 
 _decode_resumed = msgspec.json.Decoder(Resumed).decode
 _decode_status = msgspec.json.Decoder(Status).decode
@@ -211,7 +211,7 @@ def resume(destination: str, address: ListenAddress, *, wait: float) -> None:
             output().print(plain(f"{destination} is up: nothing to resume.", "green"))
             return
         report = _tried(address, destination, wait)
-        output().print(_told(report))
+        output().print(_result(report))
         if report.refused_tokens or (not report.up and any(lane.queued for lane in report.lanes)):
             hint = "`callspool status` shows the reason and the time of the next attempt."
             complain("Nothing is lost: its deliveries stay in the spool.", hint=hint, style="yellow")
@@ -219,7 +219,7 @@ def resume(destination: str, address: ListenAddress, *, wait: float) -> None:
 
 
 def _tried(address: ListenAddress, destination: str, wait: float) -> DestinationReport:
-    """How it does once it was tried, or when the wait is over."""
+    """Its state once it was retried, or when the wait is over."""
     deadline = time.monotonic() + wait
     while True:
         status = _decode_status(ask(address, "api", "status"))
@@ -231,7 +231,7 @@ def _tried(address: ListenAddress, destination: str, wait: float) -> Destination
         time.sleep(LOOK_SECONDS)
 
 
-def _told(report: DestinationReport) -> Text:
+def _result(report: DestinationReport) -> Text:
     """In a line."""
     queued = sum(lane.queued for lane in report.lanes)
     if not report.up and not queued:

@@ -1,4 +1,4 @@
-"""Deliveries that have not ended, as tables and as the whole story of one."""
+"""Open deliveries, as tables and one in full."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from gateway.cli.client import admin_option, ask, explained
 from gateway.cli.output import Responsive, complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.advice import ADVICE, by_kind
-from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryStory, Select
+from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryReport, Select
 from gateway.trace import CallTrace, RecordTrace, Stage
 from spool.records import Form
 
@@ -82,22 +82,22 @@ def _narrow(deliveries: Sequence[DeliveryEntry], *, with_state: bool = False) ->
     return shown
 
 
-def story(told: DeliveryStory) -> RenderableType:
+def report(found: DeliveryReport) -> RenderableType:
     """Everything about one delivery, with the beginning of its document."""
-    one = told.delivery
+    one = found.delivery
     shown = table("", "")
     shown.show_header = False
-    for name, value in _facts(told):
+    for name, value in _facts(found):
         shown.add_row(plain(name, "bold"), value)
     parts: list[RenderableType] = [plain(f"{one.form} of call {one.call_id}", "bold"), Text(), shown, Text()]
-    parts += [deliveries_table(told.record), Text()]
-    if told.preview is None:
+    parts += [deliveries_table(found.record), Text()]
+    if found.preview is None:
         parts.append(plain("Its document cannot be read.", "red"))
     else:
         rest = (
-            "" if told.preview_complete else f", the first {bytes_text(len(told.preview))} of {bytes_text(one.bytes)}"
+            "" if found.preview_complete else f", the first {bytes_text(len(found.preview))} of {bytes_text(one.bytes)}"
         )
-        parts += [plain(f"document{rest}", "bold"), plain(told.preview)]
+        parts += [plain(f"document{rest}", "bold"), plain(found.preview)]
     return Group(*parts)
 
 
@@ -116,17 +116,17 @@ def _first_columns(one: DeliveryEntry) -> tuple[Text, ...]:
     )
 
 
-def _facts(told: DeliveryStory) -> Iterable[tuple[str, Text]]:
-    one = told.delivery
+def _facts(found: DeliveryReport) -> Iterable[tuple[str, Text]]:
+    one = found.delivery
     since = f", {age_text(one.age_seconds)} ago"
     yield "key", plain(one.key)
     yield "state", plain(one.state, _STYLES.get(one.state, "")).append(f" since {one.since}{since}", "dim")
     yield "reason", plain(one.reason or "-")
-    yield "what to do", plain(told.advice, "green")
+    yield "what to do", plain(found.advice, "green")
     yield "destination", plain(f"{one.destination} ({one.lane} lane), {count_text(one.attempts)} failed attempts")
     yield "event", plain(f"{one.event}, accepted {one.accepted_at}")
     yield "agent", plain(f"{one.agent_id or '-'}{f' in {one.environment}' if one.environment else ''}")
-    yield "size", plain(f"{bytes_text(one.bytes)} of {bytes_text(told.record.raw_bytes)}")
+    yield "size", plain(f"{bytes_text(one.bytes)} of {bytes_text(found.record.raw_bytes)}")
     yield "idempotency key", plain(one.idempotency_key)
 
 
@@ -136,7 +136,7 @@ def _advice(letters: Sequence[DeliveryEntry]) -> Iterable[Text]:
         yield plain(f"{count_text(one.count)} {one.kind}: ", "bold").append(ADVICE[one.kind], "not bold")
 
 
-# `callspool show CALL_ID`: what came of a call.
+# `callspool show CALL_ID`: where a call is.
 
 _decode = msgspec.json.Decoder(CallTrace).decode
 
@@ -204,7 +204,7 @@ def deliveries_table(record: RecordTrace) -> RenderableType:
     return shown
 
 
-# The options and arguments that select deliveries, and what they are told to the gateway as.
+# The options and arguments that select deliveries, and the query that they become.
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -57,8 +57,8 @@ async def probe(options: HttpOptions, *, agent_id: str, call_id: str, clock: Clo
         if not isinstance(detail, Delivered):
             return _without_detail(detail, call_id)
         stray = _record(f"{call_id}-unknown", agent_id, core_members)
-        taken = isinstance(await uploader.deliver(_delivery(stray, Form.DETAIL)), Delivered)
-        return ProbeResult(Verdict.DOUBTFUL if taken else Verdict.KNOWS_PHASE_2, call_id, "")
+        accepted = isinstance(await uploader.deliver(_delivery(stray, Form.DETAIL)), Delivered)
+        return ProbeResult(Verdict.DOUBTFUL if accepted else Verdict.KNOWS_PHASE_2, call_id, "")
     finally:
         await uploader.close()
 

@@ -49,7 +49,7 @@ OBJECT_ACTIONS = (
     "s3:AbortMultipartUpload",
     "s3:ListMultipartUploadParts",
 )
-"""Send objects, whole and in parts; look at what arrived; go on with an upload, or give it up."""
+"""Send objects, whole and in parts; verify what arrived; resume an upload, or abort it."""
 BUCKET_ACTIONS = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
 """Tell an object that is not there from one that may not be looked at; find uploads that nobody will complete."""
 CHECK_ACTIONS = ("s3:DeleteObject",)
@@ -82,12 +82,12 @@ def least_policy(bucket: str, folder: str, *, check: bool = False, setup: bool =
     )
 
 
-# One step of a command and what came of it.
+# One step of a command, and its result.
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What came of one step."""
+    """The result of one step."""
 
     name: str
     ok: bool
@@ -100,14 +100,14 @@ class StepResult:
 async def result_of(name: str, work: Callable[[], Awaitable[str | None]]) -> StepResult:
     """Do it; whatever the server or the way to it says becomes part of the result, and so does what the work says."""
     try:
-        told = await work()
+        remark = await work()
     except AccessDenied as denied:
         return StepResult(name, False, str(denied), denied.permission)
     except NotSupported as failure:
         return StepResult(name, False, f"{failure.operation}: this server does not know it")
     except S3Failure as failure:
         return StepResult(name, False, str(failure))
-    return StepResult(name, True, told or "")
+    return StepResult(name, True, remark or "")
 
 
 _CONTENT = b'{"callspool": "check"}'
@@ -166,7 +166,7 @@ class _Check:
             await self._publisher.publish(target, sent, complete)
             await self._bucket.head(target.key)
         except S3Failure:
-            # What failed first is told; a failure to clear up after it would say nothing new.
+            # The first failure is reported; one of the clean-up after it would add nothing.
             with suppress(S3Failure):
                 await self._bucket.abort(target.key, upload_id)
             raise

@@ -1,6 +1,6 @@
-"""What a dead letter's reason is about, and what to do: pure, from the texts that uploaders and the dispatcher write.
+"""Classifies the reasons of dead letters, and has advice for each kind. Pure.
 
-The kinds are few, so that they can be labels of a metric; the texts are as many as endpoints find words.
+Reasons are texts of uploaders, the dispatcher and endpoints; the kinds are few, so that they can label a metric.
 """
 
 import re
@@ -16,17 +16,17 @@ class ReasonKind(StrEnum):
     TOO_LARGE = "too_large"
     """Its size alone was refused."""
     UNKNOWN_CALL = "unknown_call"
-    """A detail or a notice about a call that the endpoint never came to know."""
+    """A detail or a notice about a call that the endpoint does not know."""
     TOKEN = "token"  # a word, and no secret
     """The token that it was to be sent with is gone, or cannot be sent."""
     UNREADABLE = "unreadable"
     """Its payload is damaged in the spool."""
     WRONG_KIND = "wrong_kind"
-    """The destination takes nothing of this form."""
+    """The destination does not accept this form."""
     GIVEN_UP = "given_up"
-    """It failed for too long, while others passed."""
+    """It failed for too long, while others were delivered."""
     REFUSED = "refused"
-    """The destination will not have it."""
+    """The destination rejected it."""
     OTHER = "other"
     """None of these."""
 
@@ -47,13 +47,13 @@ _KINDS = tuple((kind, re.compile(sign, re.IGNORECASE)) for kind, sign in _SIGNS)
 
 ADVICE = {
     ReasonKind.TOO_LARGE: "Set when_too_large of the destination and replay, or reroute it to a bucket.",
-    ReasonKind.UNKNOWN_CALL: "See whether its core arrived there; replay the core first, then this.",
+    ReasonKind.UNKNOWN_CALL: "Check whether its core arrived there; replay the core first, then this.",
     ReasonKind.TOKEN: "Give it a key with `callspool deliveries replace-token`, then replay.",
-    ReasonKind.UNREADABLE: "Its payload cannot be read: look for what is wrong with the disk; discard what is lost.",
-    ReasonKind.WRONG_KIND: "Reroute it to a destination that takes it.",
-    ReasonKind.GIVEN_UP: "Replay it once the destination takes it; `callspool dead show` tells the last reason.",
-    ReasonKind.REFUSED: "Correct what the answer complains of, at the endpoint or in its settings, then replay.",
-    ReasonKind.OTHER: "Look at it with `callspool dead show`, then replay or discard it.",
+    ReasonKind.UNREADABLE: "Its payload cannot be read: check the disk with `callspool fsck`; discard what is lost.",
+    ReasonKind.WRONG_KIND: "Reroute it to a destination that accepts its form.",
+    ReasonKind.GIVEN_UP: "Replay it once the destination accepts it; `callspool dead show` has the last reason.",
+    ReasonKind.REFUSED: "Fix what the response reports, at the endpoint or in its settings, then replay.",
+    ReasonKind.OTHER: "Inspect it with `callspool dead show`, then replay or discard it.",
 }
 """What to do, by kind."""
 

@@ -43,13 +43,13 @@ class UnreadableRecord(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
-    """What came of one directory."""
+    """The result of one directory."""
 
     directory: str
     adopt: bool
     dry_run: bool
     records: dict[str, int]
-    """Counts by what came of them (spool.salvage.model.Outcome)."""
+    """Counts by outcome (spool.salvage.model.Outcome)."""
     deliveries: dict[str, int]
     """Counts of what was imported, by the state that it has now."""
     payload_bytes: int

@@ -21,17 +21,17 @@ class OrderName(StrEnum):
     REPLAY = "replay"
     """Send dead letters again."""
     DISCARD = "discard"
-    """Give dead letters up."""
+    """Delete dead letters for good."""
     RETRY = "retry"
-    """Try now what is queued and was to be tried later."""
+    """Retry queued deliveries now, without waiting for their back-off."""
     REROUTE = "reroute"
-    """Move what is queued or dead to another destination."""
+    """Move queued deliveries and dead letters to another destination."""
     REPLACE_TOKEN = "replace-token"
-    """Send with another key what is queued or dead."""
+    """Replace the key of queued deliveries and dead letters."""
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which deliveries are meant: those of which all of this is true."""
+    """Selects the deliveries of which all of this is true."""
 
     states: tuple[str, ...] = ()
     """`dead`, `ready`, `waiting`, `held`, or `queued` for the last three; empty: those that the request is about."""
@@ -64,11 +64,11 @@ class OrderStep(msgspec.Struct, frozen=True, kw_only=True):
     """What one step of an order did."""
 
     matched: int
-    """Deliveries that the selection took."""
+    """Deliveries that the selection matched."""
     matched_bytes: int
     """What their documents take as JSON."""
     done: int
-    """Deliveries of which the order was carried out, those included that went along with a matched one."""
+    """Deliveries for which the order was carried out, those that depend on a matched one included."""
     cursor: str | None
     """For the next step; None when the order is done."""
 
@@ -111,7 +111,7 @@ class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
     """For the next page; None when this was the last."""
 
 
-class DeliveryStory(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known of one delivery."""
 
     delivery: DeliveryEntry
@@ -119,7 +119,7 @@ class DeliveryStory(msgspec.Struct, frozen=True, kw_only=True):
     """What to do about its reason."""
     record: RecordTrace
     preview: str | None
-    """How its document begins, with what looks like a secret masked; None where it cannot be read."""
+    """The start of its document, with secrets masked; None where it cannot be read."""
     preview_complete: bool
     """Whether that is all of it."""
 
@@ -285,7 +285,7 @@ class OutboxReport(msgspec.Struct, frozen=True, kw_only=True):
     """`missing`, `watched`, `waiting` or `unusable`."""
     reason: str
     rows: int
-    """Rows in it: in use by the SDK, refused, or still to be taken."""
+    """Rows in it: in use by the SDK, refused, or still to be rescued."""
     rescued: int
     duplicate: int
     superseded: int

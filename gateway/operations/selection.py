@@ -22,7 +22,7 @@ _CURSOR = re.compile(r"(\d{1,18})/([a-z]+)/(.+)", re.DOTALL)
 
 
 class BadSelection(Exception):
-    """A selection that cannot be meant; the message says what would be right."""
+    """An invalid selection; the message says what would be right."""
 
 
 def selection_of(

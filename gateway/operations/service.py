@@ -16,7 +16,7 @@ from gateway.operations.schemas import (
     LIMIT,
     DeliveryEntry,
     DeliveryPage,
-    DeliveryStory,
+    DeliveryReport,
     OrderName,
     OrderRequest,
     OrderStep,
@@ -85,15 +85,15 @@ class DeliveryAdmin:
         page = await self._orders.find(wanted, limit=max(1, min(limit, LARGEST_LIMIT)), after=place_in(cursor))
         return DeliveryPage(deliveries=tuple(entry_of(found, now) for found in page.found), cursor=cursor_of(page.next))
 
-    async def story(self, key: str) -> DeliveryStory:
+    async def report(self, key: str) -> DeliveryReport:
         """Everything about the delivery that a key names. Raises `UnknownDelivery` and the spool's errors."""
         found, now = await self._named(key), self._clock()
         records = await self._spool.trace(found.record.call_id)
-        # Of a call with hundreds of records the trace tells the newest only.
+        # Of a call with hundreds of records the trace has the newest only.
         alone = TracedRecord(found.record, superseded=False, settled_at=None, deliveries=(found.delivery,))
         traced = next((one for one in records if one.record.record_id == found.record.record_id), alone)
         shown, complete = await self._preview(found)
-        return DeliveryStory(
+        return DeliveryReport(
             delivery=entry_of(found, now),
             advice=advice_about(found),
             record=trace_of(found.record.call_id, (traced,)).records[0],
@@ -175,7 +175,7 @@ class DeliveryAdmin:
         return await self._orders.discard([*keys, *held])
 
     async def _retry(self, found: tuple[OpenDelivery, ...], _request: OrderRequest) -> AdminResult:
-        """What is held for a refused token goes when one delivery of it was taken: that one is sent now."""
+        """Deliveries held for a refused token are sent once one of them succeeds: that one is sent now."""
         done = await self._orders.retry(_keys(found))
         tried = 0
         held = [one for one in found if one.delivery.state is DeliveryState.HELD]
@@ -245,7 +245,7 @@ def entry_of(found: OpenDelivery, now: int) -> DeliveryEntry:
 
 
 def delivery_of(found: OpenDelivery) -> Delivery:
-    """As an uploader would see it, but for the object that a notice tells of."""
+    """As an uploader would see it, but for the object that a notice names."""
     one = found.delivery
     return Delivery(found.record, one.destination, one.form, one.lane, one.attempts, one.due_at, None)
 

@@ -66,8 +66,8 @@ class DeadLetterImporter:
         wrong = [word for word in words if word == Form.NOTICE or word not in {form.value for form in accepts.forms}]
         alone = len(words) == 1 or (Form.WHOLE not in words and len(set(words)) == len(words))
         if not words or wrong or not alone or not header.call_id or not header.record_id:
-            told = ", ".join(words) or "nothing"
-            raise BadSelection(f"{header.to} does not accept {told} of one imported call log")
+            given = ", ".join(words) or "nothing"
+            raise BadSelection(f"{header.to} does not accept {given} of one imported call log")
         return [Form(word) for word in words]
 
     async def _document(self, document: Document, source: StreamReader, staged: Staged) -> memoryview:

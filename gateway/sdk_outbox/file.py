@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-import msgspec
-
 from gateway.sdk_outbox.rows import Batch, OutboxBusy, OutboxError, OutboxUnusable, RefusedRow, Row, Survey
+from gateway.sdk_outbox.stamp import beside, require_file, require_trusted_owner
 from spool import sandbox
 
 LOCK_SECONDS = 5
@@ -39,65 +38,6 @@ CHECK_ALWAYS_BYTES = 64 << 20
 """A file up to this size is checked page by page at each opening, a larger one when it is new or was replaced."""
 _SCAN_ROWS = 256
 _REFUSED_AT_ONCE = 100
-
-
-# Before the file is opened by SQLite: what lies there, to whom it belongs, and by what a change is seen.
-
-
-class Stamp(msgspec.Struct, frozen=True):
-    """By which a change of the file, or of the log beside it, is seen without opening either."""
-
-    identity: tuple[int, int]
-    size: int
-    changed_at: int
-    log_size: int
-    log_changed_at: int
-
-    def replaces(self, earlier: "Stamp") -> bool:
-        """Whether another file lies there now. One that shrank is another, too: numbers of deleted files are given to
-        new ones, and an outbox only grows.
-        """
-        return self.identity != earlier.identity or self.size < earlier.size
-
-
-def stamp_of(path: Path) -> Stamp | None:
-    """The stamp of an outbox; None where there is no file yet. Follows no link. Raises `OutboxUnusable`."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise OutboxUnusable(f"it cannot be looked at: {error.strerror}") from error
-    _require_file(found)
-    try:
-        log = _beside(path, "wal").lstat()
-    except OSError:
-        return Stamp((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns, 0, 0)
-    return Stamp((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns, log.st_size, log.st_mtime_ns)
-
-
-def _beside(path: Path, kind: str) -> Path:
-    """SQLite's `wal`, `shm` or `journal` of a file."""
-    return path.with_name(f"{path.name}-{kind}")
-
-
-def _require_file(found: os.stat_result) -> None:
-    if stat.S_ISLNK(found.st_mode):
-        raise OutboxUnusable("it is a symbolic link: name the file itself")
-    if not stat.S_ISREG(found.st_mode):
-        raise OutboxUnusable("it is not a file")
-
-
-def require_trusted_owner(path: Path, found: os.stat_result, owners: Collection[int]) -> None:
-    """Raise `OutboxUnusable` unless the file belongs to one of `owners` (user ids), and not everybody may write it."""
-    if found.st_uid not in owners:
-        raise OutboxUnusable(
-            f"it belongs to user {found.st_uid}: run callspool as that user, or name it in whispey.outbox_owners"
-        )
-    if found.st_mode & stat.S_IWOTH:
-        raise OutboxUnusable(f"every user may write to it: take that right away with `chmod o-w {path}`")
-    if found.st_nlink > 1:
-        raise OutboxUnusable("it has a second name (a hard link): remove that, or copy the file")
 
 
 # The file as SQLite opens it.
@@ -302,13 +242,13 @@ class OutboxFile:
             raise OutboxBusy("it was removed a moment ago") from None
         except OSError as error:
             if self.path.is_symlink() or not self.path.is_file():
-                _require_file(self.path.lstat())
+                require_file(self.path.lstat())
             raise OutboxUnusable(
                 f"it cannot be opened ({error.strerror}): "
                 "give this user read and write access to the file and its folder"
             ) from error
         found = os.fstat(self._descriptor)
-        _require_file(found)
+        require_file(found)
         require_trusted_owner(self.path, found, self._owners)
         self._require_no_journal()
         if found.st_size == 0:
@@ -319,7 +259,7 @@ class OutboxFile:
     def _require_no_journal(self) -> None:
         """Raise `OutboxUnusable` for files beside it that no outbox of the SDK has."""
         for kind in ("journal", "wal", "shm"):
-            path = _beside(self.path, kind)
+            path = beside(self.path, kind)
             try:
                 found = path.lstat()
             except FileNotFoundError:
@@ -334,7 +274,7 @@ class OutboxFile:
 
     def _has_log(self) -> bool:
         try:
-            return _beside(self.path, "wal").lstat().st_size > 0
+            return beside(self.path, "wal").lstat().st_size > 0
         except OSError:
             return False
 

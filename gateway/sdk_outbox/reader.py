@@ -16,7 +16,6 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from gateway.sdk_outbox.file import LOCK_SECONDS, Stamp, stamp_of
 from gateway.sdk_outbox.reader_main import (
     LARGEST_MESSAGE,
     Answer,
@@ -38,11 +37,14 @@ from gateway.sdk_outbox.reader_main import (
     framed,
 )
 from gateway.sdk_outbox.rows import Batch, OutboxBusy, OutboxUnusable, Row, Survey
+from gateway.sdk_outbox.stamp import Stamp, stamp_of
 from spool import sandbox
 from spool.sandbox import module_command
 
 ANSWER_SECONDS = 30.0
 """For an answer, or a piece of one: with a lock that another process holds, and a disk that is slow."""
+END_SECONDS = 5.0
+"""To let go of the file in order, once there are no more requests."""
 _CHECKED_BYTES_PER_SECOND = 20 << 20
 """More time for the check of a large file: a slow disk reads as much."""
 
@@ -101,7 +103,7 @@ class OutboxReader:
         if process.returncode is None and process.stdin is not None:
             process.stdin.close()
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOCK_SECONDS):
+                async with asyncio.timeout(END_SECONDS):
                     await process.wait()
         with suppress(ProcessLookupError):
             process.kill()
@@ -153,7 +155,7 @@ class OutboxReader:
             await self._kill(process)
             raise self._faulty(f"the process that reads it did not answer within {seconds:.0f} s") from None
         except (ConnectionError, asyncio.IncompleteReadError):
-            await self._kill(process)
+            await self._kill(process, dying=True)
             raise self._faulty(_ended(process)) from None
         except msgspec.MsgspecError:
             await self._kill(process)
@@ -179,14 +181,19 @@ class OutboxReader:
 
     async def _skip_pieces(self, process: Process) -> None:
         try:
-            async with asyncio.timeout(LOCK_SECONDS):
+            async with asyncio.timeout(END_SECONDS):
                 while (await self._answered(None, Piece, ANSWER_SECONDS)).data:
                     pass
         except TimeoutError:
             await self._kill(process)
 
-    async def _kill(self, process: Process) -> None:
+    async def _kill(self, process: Process, *, dying: bool = False) -> None:
+        """End it; one that is about to end by itself is let, for a kill would hide its status."""
         self._process = None
+        if dying:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await process.wait()
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import structlog
 
-from gateway.sdk_outbox.file import Stamp
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rows import (
     OutboxBusy,
@@ -23,6 +22,7 @@ from gateway.sdk_outbox.rows import (
     SinkUnavailable,
 )
 from gateway.sdk_outbox.sinks import RowSink
+from gateway.sdk_outbox.stamp import Stamp
 from spool.records import Clock
 
 REFUSED_MAX = 1000

@@ -35,7 +35,7 @@ def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server)
     assert "local up core 0 0 B - 2 0 0 0" in shown
     assert "gone not configured core 3 6.0 KB - 0 0 0 0" in shown
     assert "2 refused for endpoint: HTTP 400: no x, token=***" in shown
-    assert any(line.startswith("Correct what the answer complains of") for line in shown)
+    assert any(line.startswith("Fix what the response reports") for line in shown)
 
 
 def test_status_has_a_line_for_each_outbox(cli: Cli, server: Server) -> None:

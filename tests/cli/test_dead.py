@@ -42,7 +42,7 @@ def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk:
     shown = rows(result.stdout)
     assert f"{letter.record.uid} call 2 endpoint core 0 s 0 24 B HTTP 413: (9 bytes were sent; do)" in shown
     assert any(line.startswith("1 too_large: Set when_too_large") for line in shown)
-    assert any(line.startswith("1 refused: Correct what") for line in shown)
+    assert any(line.startswith("1 refused: Fix what") for line in shown)
 
 
 def test_a_table_is_cut_and_json_is_not(cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gateway.sdk_outbox import rescue
-from gateway.sdk_outbox.file import Stamp
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.rows import OutboxState, Outcome
+from gateway.sdk_outbox.stamp import Stamp
 from tests.intake.world import running
 from tests.outbox.sdk import rows, write
 from tests.outbox.watching import Heard, watching_over
