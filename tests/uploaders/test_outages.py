@@ -351,3 +351,42 @@ async def test_the_end_of_an_outage_makes_due_what_waited_for_it_only(ends: str)
         assert stage.uploader.calls.count("later") == 1
         await stage.time.advance(120)
         assert stage.queue.states() == ["delivered"] * 3
+
+
+async def test_a_clock_that_was_set_back_delays_no_delivery() -> None:
+    """What was deferred by seconds does not wait for the hours by which the clock was corrected."""
+    async with a_stage() as stage:
+        stage.uploader.answer = only("a", answer=RetryLater("HTTP 500"))
+        await stage.post_all("a")
+        stage.uploader.answer = Delivered()
+        stage.time.now -= 10 * 3_600_000
+        await stage.post_all("b")
+        assert stage.queue.states() == ["delivered"] * 2
+
+
+async def test_a_clock_that_was_set_back_keeps_no_breaker_open() -> None:
+    """No wait of a breaker is longer than the longest that a destination may ask for."""
+    async with a_stage() as stage:
+        stage.uploader.answer = REFUSED_CONNECTION
+        await stage.post_all("a")
+        stage.uploader.answer = Delivered()
+        stage.time.now -= 10 * 3_600_000
+        await stage.post_all("b")
+        assert not stage.dispatcher.status()[0].up
+        retry_at = stage.dispatcher.status()[0].retry_at
+        assert retry_at is not None
+        assert retry_at <= stage.time.now + 3_600_000
+        await stage.time.advance(3600)
+        assert stage.queue.states() == ["delivered"] * 2
+
+
+async def test_a_clock_that_was_set_back_refuses_no_token_for_longer() -> None:
+    """A refused token is probed within five minutes, whatever the clock said before."""
+    async with a_stage() as stage:
+        stage.uploader.answer = Refused("HTTP 401", Scope.CREDENTIAL)
+        await stage.post_all("a")
+        stage.uploader.answer = Delivered()
+        stage.time.now -= 10 * 3_600_000
+        await stage.post("b", token="another")
+        await stage.time.advance(300)
+        assert stage.queue.states() == ["delivered"] * 2

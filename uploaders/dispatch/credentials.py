@@ -74,6 +74,10 @@ class CredentialBreaker:
 
         Their time moves on at once: should that delivery end in another way, the next one has its turn.
         """
+        longest = now + math.ceil(self._policy.probe_maximum * 1000)
+        for pause in self._pauses.values():
+            if pause.retry_at is not None:  # the clock may have been set back since
+                pause.retry_at = min(pause.retry_at, longest)
         due = tuple(t for t, p in self._pauses.items() if p.retry_at is not None and p.retry_at <= now)
         for token_id in due:
             pause = self._pauses[token_id]

@@ -11,7 +11,7 @@ import structlog
 from spool import records
 from spool.errors import CorruptPayload, SpoolError
 from spool.records import DeadLetter, Delivery, DeliveryKey, Due, Hold, Lane, Redirect, Settlement
-from uploaders.base import BatchUploader, Outcome, RetryLater, Uploader
+from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BatchUploader, Outcome, RetryLater, Uploader
 from uploaders.dispatch.concurrency import ConcurrencyLimit
 from uploaders.dispatch.scheduling import Tasks
 
@@ -36,6 +36,7 @@ class Prefetch:
         self._spool_has_more = True
         self._filling = False
         self._ended_while_filling: set[DeliveryKey] = set()
+        self._last_seen = 0
         self.next_due_at: int | None = None
         """When something becomes due that is not now, as far as known."""
 
@@ -63,6 +64,8 @@ class Prefetch:
         """A delivery that is newly ready. Takes constant time; what is claimed already is left alone."""
         if delivery.due_at > now:
             self.note_due(delivery.due_at)
+            if delivery.due_at - now > RETRY_AFTER_LIMIT_SECONDS * 1000:
+                self._spool_has_more = True  # no wait is so long: the clock was set back, and the spool knows better
         elif self._spool_has_more or self._filling or len(self._waiting) >= HIGH_WATER:
             self._spool_has_more = True
         else:
@@ -78,6 +81,9 @@ class Prefetch:
 
     def advance(self, now: int) -> None:
         """Ask the spool again when what was to become due by now is not here."""
+        if now < self._last_seen:
+            self._spool_has_more = True  # the clock was set back: what was deferred before seems to lie far ahead
+        self._last_seen = now
         if self.next_due_at is not None and self.next_due_at <= now:
             self.next_due_at = None
             self._spool_has_more = True
