@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from hashlib import sha256
+from time import time_ns
 
 from msgspec import Struct
 
@@ -15,6 +16,11 @@ Buffer = bytes | bytearray | memoryview
 
 Clock = Callable[[], int]
 """Milliseconds since the Unix epoch."""
+
+
+def system_clock() -> int:
+    """The `Clock` of the machine."""
+    return time_ns() // 1_000_000
 
 
 class Form(StrEnum):

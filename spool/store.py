@@ -24,8 +24,7 @@ from spool.queue.ingest import OVERHEAD_BYTES, Ingest
 from spool.queue.maintenance import Maintenance, ReceiptLimits, Scrub
 from spool.queue.reader import Reader
 from spool.queue.reclaim import Evictor, OrphanChunks
-from spool.queue.settle import make_due, record_chunks, release, settle
-from spool.queue.uploader_state import UploaderState
+from spool.queue.settle import UploaderState, make_due, record_chunks, release, settle
 from spool.records import (
     Accepted,
     Clock,

@@ -25,7 +25,7 @@ class RecentEvents:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._events: deque[Event] = deque(maxlen=_KEPT)
+        self._events: deque[tuple[int, str, str]] = deque(maxlen=_KEPT)
         self._log = structlog.get_logger(_LOGGER)
         self._log_each = logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG)
 
@@ -75,10 +75,10 @@ class RecentEvents:
 
     def recent(self) -> tuple[Event, ...]:
         """The events that are kept, the newest first."""
-        return tuple(reversed(self._events))
+        return tuple(Event(instant(at), level, text) for at, level, text in reversed(self._events))
 
     def _keep(self, level: str, text: str) -> None:
-        self._events.append(Event(instant(self._clock()), level, redact(text)))
+        self._events.append((self._clock(), level, redact(text)))
 
 
 def _described(delivery: Delivery, seconds: float) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """`callspool fsck`: whether everything in a spool is as it should be."""
 
-import time
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +16,7 @@ from spool.directory import is_owned
 from spool.errors import SpoolError
 from spool.fsck import Finding, Severity, check
 from spool.fsck.repair import repair
+from spool.records import system_clock
 
 SHOWN_OF_A_KIND = 10
 """More of the same are counted, and listed with --json."""
@@ -60,7 +60,7 @@ def fsck(directory: Path | None, file: Path | None, *, as_json: bool, with_repai
     spool = spool_directory(directory, file)
     try:
         if with_repair:
-            count = repair(spool, time.time_ns() // 1_000_000)
+            count = repair(spool, system_clock())
             complain(f"{count} {'finding was' if count == 1 else 'findings were'} repaired.", style="green")
         live = is_owned(spool)
         with progress_bar() as tell:

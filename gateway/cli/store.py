@@ -1,7 +1,6 @@
 """`callspool store migrate`, `check` and `status`: a store as the configuration names it, with or without a gateway."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import count_text
 from gateway.runtime.destinations import store_of
 from gateway.runtime.options import completion_rule
+from spool.records import system_clock
 from uploaders.stores.completion import CallState
 from uploaders.stores.store import Store, StoreError, StoreStatus
 
@@ -77,7 +77,7 @@ def _asked(file: Path | None, name: str | None, ask: Callable[[Store], Awaitable
         raise SystemExit(Exit.USAGE)
 
     async def asked() -> Result:
-        opened = store_of(chosen, completion_rule(settings.completion), lambda: time.time_ns() // 1_000_000)
+        opened = store_of(chosen, completion_rule(settings.completion), system_clock)
         try:
             return await ask(opened)
         finally:

@@ -5,6 +5,9 @@ from typing import Protocol
 from spool.records import Accepted, NewRecord, Upload
 from spool.stats import TracedRecord
 
+NO_ROUTE = "none"
+"""The label of requests that are counted before their route is known."""
+
 
 class RecordStore(Protocol):
     """The durable store, as the intake sees it. All methods may raise `spool.errors.SpoolError`."""

@@ -16,9 +16,8 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 
 from gateway.intake.memory import SMALL_POST_BYTES
-from gateway.intake.ports import IntakeObserver
+from gateway.intake.ports import NO_ROUTE, IntakeObserver
 from gateway.intake.responses import Rejection, internal, rejection_response, stalled, stopping
-from gateway.intake.routes import NO_ROUTE
 
 READ_MAX_BYTES = 256 * 1024
 """What event loops read from a socket at once."""

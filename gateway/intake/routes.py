@@ -1,19 +1,23 @@
-"""Which route a request takes: a function of its method and path."""
+"""What happens to every request: its route, by method and path, its credentials, and the answer, which is counted."""
 
 import hmac
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import unquote
 
+import structlog
 from aiohttp import web
 
 from gateway.calllog.document import credential
 from gateway.hosts import BrowserFault, browser_fault
-from gateway.intake.responses import Rejection
+from gateway.intake.ports import NO_ROUTE, IntakeObserver
+from gateway.intake.protocol import AdmissionGate
+from gateway.intake.responses import JsonResponse, Rejection, internal, rejection_response, translate
 
-NO_ROUTE = "none"
-"""The label of requests that are counted before their route is known."""
+_log = structlog.get_logger(__name__)
+
 _HINT = (
     "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls or /v1/calls/batch; "
     "PUT to an upload_url; GET /v1/calls/{call_id}."
@@ -218,3 +222,51 @@ def _loop_detected(header: str) -> Rejection:
         f"This gateway sent the request itself, as {header} says: one of its destinations leads back to its intake.",
         "Set the destination's address to the endpoint that is to get the call logs; they stay in the spool.",
     )
+
+
+# The handler of every request. It never lets an error out as a 500 of aiohttp's.
+
+
+class IntakeHandler:
+    """Answers the requests of agents."""
+
+    def __init__(
+        self,
+        router: Router,
+        gate: AdmissionGate,
+        loop_guard: LoopGuard,
+        token: IntakeToken,
+        observer: IntakeObserver,
+    ) -> None:
+        self._router = router
+        self._gate = gate
+        self._loop_guard = loop_guard
+        self._token = token
+        self._observer = observer
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to a request. Nothing is raised but a cancellation."""
+        started = time.perf_counter()
+        name = NO_ROUTE
+        try:
+            match = self._router.match(request.method, request.rel_url.raw_path)
+            name = match.route.name
+            self._gate.check()
+            if "Via" in request.headers or "Idempotency-Key" in request.headers:
+                self._loop_guard.check(request)
+            if match.route.needs_token:
+                self._token.check(request)
+            result = await match.route.respond(request, match)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the sender must learn to keep its call log
+            rejection = translate(error)
+            if rejection is None:
+                _log.error("unexpected error in the intake", route=name, exc_info=error)
+                rejection = internal()
+            self._observer.posted(name, rejection.code)
+            return rejection_response(rejection)
+        if not isinstance(result, Result):
+            return result
+        self._observer.posted(name, result.outcome)
+        if result.outcome != ANSWERED:
+            self._observer.acknowledged(time.perf_counter() - started)
+        return JsonResponse(result.status, result.body)

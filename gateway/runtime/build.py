@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,11 +11,10 @@ from gateway.admin.view import BackPressure
 from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
-from gateway.intake.handler import IntakeHandler
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.protocol import AdmissionGate
-from gateway.intake.routes import IntakeToken, LoopGuard, Router
+from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
@@ -29,17 +27,13 @@ from gateway.runtime.destinations import UploaderContext, accepts, fallbacks, ma
 from gateway.runtime.stores import CallStores
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
+from spool.records import system_clock
 from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 
 INTAKE_THREADS = 2
 """Threads that decode, hash and split large bodies: as many as there are cores on the smallest machines."""
-
-
-def now() -> int:
-    """Milliseconds since the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ async def build(settings: Settings, observers: Observers) -> App:
     Raises `spool.errors.SpoolError`, and `OSError` where a file or directory cannot be used.
     """
     names = [destination.name for destination in settings.destinations]
-    spool = await Spool.open(options.spool_options(settings), names, now, observers.metrics)
+    spool = await Spool.open(options.spool_options(settings), names, system_clock, observers.metrics)
     try:
         return await _wire(settings, observers, spool)
     except BaseException:
@@ -108,12 +102,12 @@ async def build(settings: Settings, observers: Observers) -> App:
 async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
     directory = settings.spool.dir.absolute()
-    calls = OpenCalls(await spool.live_calls(now() - OLDEST, MOST))
-    throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, now)
+    calls = OpenCalls(await spool.live_calls(system_clock() - OLDEST, MOST))
+    throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, system_clock)
 
     # The way out: a plan for each destination, and the dispatcher that follows the plans.
     completion = options.completion_rule(settings.completion)
-    context = UploaderContext(spool, directory, metrics, now, throttle, completion)
+    context = UploaderContext(spool, directory, metrics, system_clock, throttle, completion)
     plans = {
         destination.name: DestinationPlan(
             uploader=make_uploader(destination, context),
@@ -127,7 +121,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         for destination in destinations
     }
     # Jitter needs no unpredictability, only spread.
-    dispatcher = Dispatcher(spool, plans, now, random.random, observers)
+    dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers)
     spool.listener = dispatcher.offer
     spool.evictor.evicted = observers.details_given_up
 
@@ -142,8 +136,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     rule = options.size_rule(settings.split, settings.spool.compression_level)
     routes = [route_of(destination) for destination in destinations]
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts)
-    acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, now, calls, token)
-    uploads = UploadUrlService(spool, now, options.milliseconds(intake.upload_url_ttl))
+    acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, system_clock, calls, token)
+    uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
     posts = PostService(reader, acceptor, uploads, token)
     sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
     lines = LineReader(intake.body_max, staging, workers)
@@ -165,11 +159,11 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         key=whispey.outbox_token.get_secret_value() if whispey.outbox_token else None,
     )
     paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
-    outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, now, metrics, owners=whispey.outbox_owners)
+    outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, system_clock, metrics, owners=whispey.outbox_owners)
 
     call_stores = CallStores(context.stores, settings.completion.sweep, metrics)
     accepted = {destination.name: accepts(destination) for destination in destinations}
-    delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, now)
+    delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock)
     return App(
         spool,
         dispatcher,

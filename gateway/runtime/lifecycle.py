@@ -28,11 +28,12 @@ from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
-from gateway.runtime.build import App, build, now
+from gateway.runtime.build import App, build
 from gateway.runtime.startup import CannotListen, introduce, listening_at
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.directory import SpoolDirectory
 from spool.errors import SpoolError
+from spool.records import system_clock
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
@@ -66,7 +67,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._observers = Observers(Metrics(), RecentEvents(now))
+        self._observers = Observers(Metrics(), RecentEvents(system_clock))
         token = settings.admin.token.get_secret_value() if settings.admin.token else None
         self._access = Access(token, hosts=settings.admin.hosts, refused=self._observers.metrics.admin_refused)
         self._app: App | None = None
@@ -164,11 +165,11 @@ class Gateway:
         _log.info("drained", left_in_spool=queued, posts_cut_off=cut_off)
 
     def _open_calls(self, app: App) -> int:
-        return app.calls.open_calls(now(), round(self._settings.shutdown.call_max_age * 1000))
+        return app.calls.open_calls(system_clock(), round(self._settings.shutdown.call_max_age * 1000))
 
     def _drained(self, app: App) -> bool:
         last = app.calls.last_post_at
-        quiet = last is None or now() - last >= self._settings.shutdown.quiet * 1000
+        quiet = last is None or system_clock() - last >= self._settings.shutdown.quiet * 1000
         stats = app.spool.stats()
         if stats.failure is not None:  # nothing can be written down: neither the end of a call nor that of a delivery
             return quiet and not app.gate.in_flight
@@ -215,7 +216,7 @@ class Gateway:
 
     def now(self) -> int:
         """See `GatewayView`."""
-        return now()
+        return system_clock()
 
     def spool_stats(self) -> SpoolStats | None:
         """See `GatewayView`."""

@@ -20,7 +20,7 @@ from spool.db.connection import (
     translate,
     translated,
 )
-from spool.db.counters import DeliveryCounters
+from spool.db.transaction import DeliveryCounters
 from spool.db.wal import lost_commits
 from spool.directory import finish_quarantines, quarantine
 from spool.errors import CorruptDatabase

@@ -19,8 +19,7 @@ from typing import Generic, Protocol
 
 from spool.db.checkpointer import CAP_BYTES
 from spool.db.connection import SQLITE_ERRORS, SqliteError, concerns_everyone, distrusts_disk, translate
-from spool.db.counters import DeliveryCounters
-from spool.db.transaction import Operation, Result
+from spool.db.transaction import DeliveryCounters, Operation, Result
 from spool.db.write_connection import OpenDatabase, WritePoint, reach
 from spool.directory import CorruptionLatch
 from spool.errors import SpoolFull, SpoolUnavailable

@@ -4,7 +4,7 @@ import pytest
 
 from bench.hops import ACCEPTED, REPEATED, STORED, Way, count_hops
 
-MOST_FILES = {ACCEPTED: 32, STORED: 57, REPEATED: 54}
+MOST_FILES = {ACCEPTED: 30, STORED: 55, REPEATED: 50}
 
 
 @pytest.fixture(scope="module")

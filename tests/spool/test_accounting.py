@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spool.db.counters import DeliveryCounters
-from spool.db.transaction import Transaction
+from spool.db.transaction import DeliveryCounters, Transaction
 from spool.records import (
     DeadLetter,
     Delivered,
