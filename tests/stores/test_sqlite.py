@@ -2,16 +2,19 @@
 
 import sqlite3
 import stat
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.stores.calls import RULE, part_of
 from tests.stores.engines import SqliteEngine
 from uploaders.stores.parts import PartKind
+from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import PartRefused, StoreRefused, StoreUnavailable
+from uploaders.stores.store import PartRefused, StoreRefused, StoreUnavailable, Written
 
 
 async def test_nobody_else_may_read_the_file(tmp_path: Path):
@@ -73,7 +76,7 @@ async def test_a_value_that_cannot_be_stored_refuses_its_batch_alone(tmp_path: P
 
 async def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A file that another process keeps locked is unavailable, not refused, and free later."""
-    monkeypatch.setattr("uploaders.stores.sqlite.store._BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("uploaders.stores.sqlite.connection.BUSY_MILLISECONDS", 50)
     engine = SqliteEngine(tmp_path)
     store = engine.store()
     await store.open()
@@ -82,4 +85,27 @@ async def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(StoreUnavailable, match="locked"):
             await store.write([part_of(PartKind.START)])
     assert (await store.write([part_of(PartKind.START)])).new
+    await store.close()
+
+
+async def test_after_a_failed_commit_everything_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A failed fsync is reported once: the connection is replaced, and its log written again before the next answer."""
+    store = SqliteEngine(tmp_path).store()
+    await store.write([part_of(PartKind.START)])
+    execute, statements = Connection.execute, list[str]()
+
+    def failing(self: Connection, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        statements.append(statement)
+        if statement == "COMMIT" and statements.count("COMMIT") == 1:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return execute(self, statement, parameters)
+
+    monkeypatch.setattr(Connection, "execute", failing)
+    with pytest.raises(StoreUnavailable, match="disk I/O error"):
+        await store.write([part_of(PartKind.END)])
+    assert await store.write([part_of(PartKind.END)]) == Written({PartKind.END: 1}, completed=1)
+    assert statements.index("PRAGMA wal_checkpoint(TRUNCATE)") < len(statements) - 1 - statements[::-1].index("COMMIT")
+    assert statements.count("PRAGMA wal_checkpoint(TRUNCATE)") == 1
     await store.close()

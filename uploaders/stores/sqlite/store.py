@@ -9,11 +9,9 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -32,11 +30,11 @@ from uploaders.stores.completion import (
     fields_of,
 )
 from uploaders.stores.parts import Head, Part, PartKind, key_text
+from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.store import (
     CallQuery,
     CallSummary,
     Detail,
-    PartRefused,
     Span,
     StoredCall,
     StoredPart,
@@ -53,10 +51,7 @@ STAGE_BYTES: Final = 4 << 20
 """Frames of a detail that are written in one transaction."""
 ABANDONED_AFTER: Final = 24 * 3600 * 1000
 """Milliseconds after which a detail that never got its part is cleared."""
-_BUSY_MILLISECONDS: Final = 10_000
-"""Another process may hold the file as long as its transaction lasts."""
 
-Result = TypeVar("Result")
 _encode_head = msgspec.json.Encoder().encode
 _decode_head = msgspec.json.Decoder(Head).decode
 _decode_summary = msgspec.json.Decoder(dict[str, int | float]).decode
@@ -102,14 +97,14 @@ class SqliteStore:
         self._path = path
         self._clock = clock
         self._rule = rule
-        self._writing = _Connection("store-writer")
-        self._reading = _Connection("store-reader")
+        self._writing = Connection("store-writer")
+        self._reading = Connection("store-reader")
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """See `Store.open`."""
         async with self._opening:
-            if not self._reading.is_open:
+            if not (self._writing.is_open and self._reading.is_open):
                 await self._writing.run(self._open_writer)
                 await self._reading.run(self._open_reader)
 
@@ -192,7 +187,7 @@ class SqliteStore:
 
     # In the threads of the connections --------------------------------------------------------------------------
 
-    def _open_writer(self, writing: "_Connection") -> None:
+    def _open_writer(self, writing: Connection) -> None:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Made before SQLite would, with its own mode: what calls say is nobody else's matter.
@@ -209,19 +204,21 @@ class SqliteStore:
             # Debian compiles secure_delete on: deleting a detail would write all of it once more.
             writing.execute("PRAGMA secure_delete = FAST")
             _migrate(writing)
+            if writing.distrusts_disk:
+                _flush_again(writing)
         except BaseException:
             writing.disconnect()
             raise
 
-    def _open_reader(self, reading: "_Connection") -> None:
+    def _open_reader(self, reading: Connection) -> None:
         reading.connect(self._path)
         reading.execute("PRAGMA query_only = 1")
 
-    def _write(self, parts: Sequence[Part], writing: "_Connection") -> Written:
+    def _write(self, parts: Sequence[Part], writing: Connection) -> Written:
         with writing.transaction():
             return self._add(writing, [part for part in parts if self._insert(writing, part)])
 
-    def _stage(self, staged: int | None, seq: int, frames: Sequence[bytes], writing: "_Connection") -> int:
+    def _stage(self, staged: int | None, seq: int, frames: Sequence[bytes], writing: Connection) -> int:
         """Write some frames of a detail ahead of its part."""
         with writing.transaction():
             if staged is None:
@@ -232,7 +229,7 @@ class SqliteStore:
 
     def _write_detail(
         self, part: Part, staged: int | None, seq: int, frames: Sequence[bytes], spans: Callable[[], Iterator[Span]],
-        writing: "_Connection",
+        writing: Connection,
     ) -> Written:  # fmt: skip
         with writing.transaction():
             if staged is None:
@@ -248,7 +245,7 @@ class SqliteStore:
                 _replace_spans(writing, part, spans())
             return written
 
-    def _insert(self, writing: "_Connection", part: Part, detail_id: int | None = None) -> bool:
+    def _insert(self, writing: Connection, part: Part, detail_id: int | None = None) -> bool:
         """Whether the store did not have it."""
         head = part.head
         return writing.change(
@@ -257,7 +254,7 @@ class SqliteStore:
              head.ended_at, head.reason, part.accepted_at, self._clock(), part.source_uid, part.document, detail_id),
         ) == 1  # fmt: skip
 
-    def _add(self, writing: "_Connection", parts: Sequence[Part]) -> Written:
+    def _add(self, writing: Connection, parts: Sequence[Part]) -> Written:
         """Bring the rows of calls up to date with new parts."""
         now = self._clock()
         rows: dict[tuple[str, str], CallRow] = {}
@@ -275,7 +272,7 @@ class SqliteStore:
         late = sum(row.late for row in completed)
         return Written(new, len(completed) - late, late)
 
-    def _sweep(self, limit: int, writing: "_Connection") -> Swept:
+    def _sweep(self, limit: int, writing: Connection) -> Swept:
         now = self._clock()
         due = "SELECT project, call_id FROM calls_complete WHERE due_at <= ? ORDER BY due_at LIMIT ?"
         abandoned = "SELECT detail_id FROM details WHERE staged_at <= ? LIMIT 1"
@@ -293,107 +290,7 @@ class SqliteStore:
         return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
 
 
-class _Connection:
-    """A connection and the one thread that uses it. `run` is for the event loop, the others are for that thread."""
-
-    def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._closed = False
-        self._connection: sqlite3.Connection | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is connected."""
-        return self._connection is not None
-
-    async def run(self, work: Callable[["_Connection"], Result]) -> Result:
-        """Do the work in the thread. It runs to its end also where the caller is cancelled."""
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work)
-
-    async def close(self) -> None:
-        """Disconnect and end the thread; nothing where that was done."""
-        if self._closed:
-            return
-        await self.run(_Connection.disconnect)
-        self._closed = True
-        self._thread.shutdown()
-
-    def connect(self, path: Path) -> None:
-        """Open the file."""
-        # NULL isolation level: transactions are begun and ended here, in plain sight.
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-
-    def disconnect(self) -> None:
-        """Close the file, if it is open."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:  # Any: a row
-        """All rows of one statement."""
-        assert self._connection is not None
-        with closing(self._connection.execute(statement, parameters)) as cursor:
-            return cursor.fetchall()
-
-    def change(self, statement: str, parameters: Sequence[object]) -> int:
-        """How many rows a statement changed."""
-        assert self._connection is not None
-        with closing(self._connection.execute(statement, parameters)) as cursor:
-            return cursor.rowcount
-
-    def change_many(self, statement: str, rows: Iterator[Sequence[object]]) -> None:
-        """Run a statement for each of the rows."""
-        assert self._connection is not None
-        self._connection.executemany(statement, rows)
-
-    def run_script(self, script: str) -> None:
-        """Run a migration, which commits itself; nothing of one that fails is kept."""
-        assert self._connection is not None
-        try:
-            self._connection.executescript(script)
-        except BaseException:
-            self._connection.rollback()
-            raise
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit what the block writes, or nothing of it."""
-        self.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self.execute("COMMIT")
-        except BaseException:
-            if self._connection is not None and self._connection.in_transaction:
-                self._connection.rollback()
-            raise
-
-    def _translated(self, work: Callable[["_Connection"], Result]) -> Result:
-        try:
-            return work(self)
-        except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
-            raise _translate(error) from error
-
-
-_REFUSED_VALUES: Final = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
-_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _translate(error: Exception) -> Exception:
-    """The store's error for one of SQLite's or of binding a value."""
-    if isinstance(error, OverflowError | UnicodeEncodeError):
-        return PartRefused(f"SQLite refuses a value: {error}")
-    code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-    if code in _REFUSED_VALUES or isinstance(error, sqlite3.DataError):
-        return PartRefused(f"SQLite refuses a value: {error}")
-    if code in _DAMAGED:
-        return StoreRefused(f"the store is damaged or no SQLite database: {error}")
-    return StoreUnavailable(f"SQLite: {error}")
-
-
-def _check_it_is_ours(writing: _Connection, path: Path) -> None:
+def _check_it_is_ours(writing: Connection, path: Path) -> None:
     """Refuse a database that holds something else: nothing in it is touched."""
     # In this order: both are written by one commit, which another process may make in between.
     ((tables,),) = writing.execute("SELECT count(*) FROM sqlite_schema")
@@ -402,7 +299,7 @@ def _check_it_is_ours(writing: _Connection, path: Path) -> None:
         raise StoreRefused(f"{path} is the database of something else: name a file of its own for the store")
 
 
-def _migrate(writing: _Connection) -> None:
+def _migrate(writing: Connection) -> None:
     """Bring the schema up to date. Several processes may open a new file at once: the lock lets one do it."""
     known = migrations.migrations_of(__package__)
     while True:
@@ -417,7 +314,18 @@ def _migrate(writing: _Connection) -> None:
                 raise
 
 
-def _row_of(connection: _Connection, key: tuple[str, str]) -> CallRow | None:
+def _flush_again(writing: Connection) -> None:
+    """After an I/O error, what the kernel holds of the log may not be on the disk, and it says so only once.
+
+    So everything is written again, into the database, before a part that seems to be there counts as stored.
+    """
+    ((busy, _, _),) = writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    if busy:
+        raise StoreUnavailable("the store's log cannot be written again yet: another process reads it")
+    writing.distrusts_disk = False
+
+
+def _row_of(connection: Connection, key: tuple[str, str]) -> CallRow | None:
     rows = connection.execute(_ROW, key)
     if not rows:
         return None
@@ -439,7 +347,7 @@ def _row_of(connection: _Connection, key: tuple[str, str]) -> CallRow | None:
     )
 
 
-def _put_row(writing: _Connection, row: CallRow) -> None:
+def _put_row(writing: Connection, row: CallRow) -> None:
     fields = fields_of(row.start.head if row.start else None, row.end.head if row.end else None)
     summary = None if fields.summary is None else _encode_head(fields.summary).decode()
     listed_at = row.first_part_at if fields.started_at is None else fields.started_at
@@ -459,17 +367,17 @@ def _head_text(head: Head) -> str:
     return _encode_head(head).decode()
 
 
-def _put_frames(writing: _Connection, detail_id: int, seq: int, frames: Sequence[bytes]) -> None:
+def _put_frames(writing: Connection, detail_id: int, seq: int, frames: Sequence[bytes]) -> None:
     rows = ((detail_id, number, frame) for number, frame in enumerate(frames, seq))
     writing.change_many("INSERT INTO call_details VALUES (?, ?, ?)", rows)
 
 
-def _delete_detail(writing: _Connection, detail_id: int) -> None:
+def _delete_detail(writing: Connection, detail_id: int) -> None:
     writing.change("DELETE FROM call_details WHERE detail_id = ?", (detail_id,))
     writing.change("DELETE FROM details WHERE detail_id = ?", (detail_id,))
 
 
-def _replace_spans(writing: _Connection, part: Part, spans: Iterator[Span]) -> None:
+def _replace_spans(writing: Connection, part: Part, spans: Iterator[Span]) -> None:
     key = (part.project, part.call_id)
     writing.change("DELETE FROM spans WHERE project = ? AND call_id = ?", key)
     writing.change_many(_PUT_SPAN, ((*key, *msgspec.structs.astuple(span)) for span in spans))
@@ -486,7 +394,7 @@ def _summary_of(row: Sequence[Any]) -> CallSummary:  # Any: a row
     )  # fmt: skip
 
 
-def _read_call(key: tuple[str, str], reading: _Connection) -> StoredCall | None:
+def _read_call(key: tuple[str, str], reading: Connection) -> StoredCall | None:
     """In one snapshot: a part that is shown is among the parts."""
     reading.execute("BEGIN")
     try:
@@ -507,10 +415,10 @@ def _part_of(columns: Sequence[Any], shown: Collection[bytes]) -> StoredPart:  #
     return StoredPart(PartKind(kind), event, digest, accepted_at, source_uid, document, is_shown)
 
 
-def _count(statement: str, reading: _Connection) -> int:
+def _count(statement: str, reading: Connection) -> int:
     ((count,),) = reading.execute(statement)
     return int(count)
 
 
-def _read_frame(detail_id: int, after: int, reading: _Connection) -> list[Any]:  # Any: a row
+def _read_frame(detail_id: int, after: int, reading: Connection) -> list[Any]:  # Any: a row
     return reading.execute(_NEXT_FRAME, (detail_id, after))
