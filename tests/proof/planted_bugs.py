@@ -34,6 +34,34 @@ class Bug:
 
 BUGS = (
     Bug(
+        "the own database is imported under another name",
+        "spool/salvage/service.py",
+        "        self._refuse_own(task.directory)\n",
+        "",
+        ("tests/spool/test_salvage.py",),
+    ),
+    Bug(
+        "a directory can be removed though it changed while it was read",
+        "spool/salvage/service.py",
+        "importer.tally.unchanged = fingerprint(task.directory) == before",
+        "importer.tally.unchanged = True",
+        ("tests/spool/test_salvage.py",),
+    ),
+    Bug(
+        "what has a time of its own is due with its destination",
+        "spool/db/sql.py",
+        "AND due_at > :now AND for_destination ",
+        "AND due_at > :now ",
+        ("tests/spool/test_queue_conformance.py",),
+    ),
+    Bug(
+        "a commit into a log that was removed is acknowledged",
+        "spool/db/writer.py",
+        "            if not self.database.rescue():\n",
+        "            if False:\n",
+        ("tests/spool/test_writer.py",),
+    ),
+    Bug(
         "an end alone waits for ever",
         "uploaders/stores/completion.py",
         "CallState.ENDED: now + rule.timeout}.get(state)",
