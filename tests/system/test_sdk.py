@@ -14,7 +14,10 @@ import pytest
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
+from tests.stores.calls import document_of
+from tests.stores.engines import SqliteEngine
 from tests.system.gateway_process import GatewayProcess
+from uploaders.stores.completion import CallState
 
 SDK = "4.2.11"
 KEY = "agents-key-77ab"
@@ -67,6 +70,31 @@ async def test_the_sdk_succeeds_and_its_call_logs_arrive(tmp_path: Path) -> None
         assert report["result"]["success"] is True, way.name
         assert way.says in report["result"], way.name
         assert_arrived(endpoint, way, report["sent"])
+
+
+@pytest.mark.skipif(installed_sdk() != SDK, reason=f"whispey {SDK} is not installed: run `make setup`")
+@pytest.mark.slow
+async def test_the_sdk_posts_straight_to_a_receiver(tmp_path: Path) -> None:
+    """By each of its ways, the SDK reports success, and the store has the call with all that was sent."""
+    engine = SqliteEngine(tmp_path)
+    settings = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}"}
+    async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+        reports = [await post_by_sdk(tmp_path, gateway, way) for way in WAYS]
+        await gateway.delivered()
+    store = engine.store()
+    for way, report in zip(WAYS, reports, strict=True):
+        assert report["result"]["success"] is True, way.name
+        assert way.says in report["result"], way.name
+        call = await store.call("", way.name)
+        assert call is not None
+        assert call.summary.state is CallState.ENDED
+        stored: dict[str, Any] = {}
+        for part in call.parts:
+            stored |= json.loads(part.document or await document_of(store.detail("", way.name)))
+        report["sent"].pop("token", None)
+        assert {name: stored.get(name) for name in report["sent"]} == report["sent"]
+        assert "token" not in stored
+    await store.close()
 
 
 async def post_by_sdk(folder: Path, gateway: GatewayProcess, way: Way) -> Any:
