@@ -26,6 +26,7 @@ COMMANDS = {
     "run": LazyCommand("gateway.cli.run", "Accept call logs, store them durably, deliver them."),
     "check-config": LazyCommand("gateway.cli.check_config", "Show the settings in effect; --probe tries endpoints."),
     "status": LazyCommand("gateway.cli.status", "Show backlog, destinations and spool of a running gateway."),
+    "post": LazyCommand("gateway.cli.post", "Post a call log from a file, as an agent does."),
     "show": LazyCommand("gateway.cli.tables", "Show where a call is: accepted, core sent, detail sent."),
     "resume": LazyCommand("gateway.cli.status", "Retry a destination that is down now."),
     "dead": LazyCommand("gateway.cli.dead", "List, replay, discard, export and import dead letters."),

@@ -1,0 +1,125 @@
+"""`callspool post FILE`: post a call log to a running gateway, as an agent does, and show the acknowledgement."""
+
+import http.client
+import os
+import sys
+import time
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import click
+import msgspec
+
+from config.values import INTAKE_LISTEN, ListenAddress
+from gateway.cli.client import AddressType, asked_at
+from gateway.cli.exits import Exit
+from gateway.cli.output import complain, output, plain
+from gateway.formatting import bytes_text
+
+_TIMEOUT_SECONDS = 60.0
+_ENCODINGS = {".gz": "gzip", ".zst": "zstd"}
+_HINT = "Start one with `callspool run`, or name its address with --intake HOST:PORT."
+
+
+class _Error(msgspec.Struct):
+    """Why a post was rejected."""
+
+    message: str = ""
+    hint: str = ""
+
+
+class _Answer(msgspec.Struct):
+    """An answer of the intake, as far as it is shown."""
+
+    call_id: str | int = ""
+    record_id: str = ""
+    duplicate: bool = False
+    upload_method: str = "single"
+    error: _Error | None = None
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--key", type=click.File(), metavar="FILE", help="File with the agent's key (- for stdin).")
+@click.option(
+    "--intake",
+    "address",
+    type=AddressType(),
+    default=INTAKE_LISTEN,
+    envvar="CALLSPOOL_INTAKE_LISTEN",
+    show_envvar=True,
+    show_default=True,
+    help="Address of the gateway's intake.",
+)
+def post(files: tuple[Path, ...], address: ListenAddress, *, key: TextIO | None) -> None:
+    """Post call logs (JSON, - for stdin) to a running gateway, and show each acknowledgement.
+
+    Files that end in .gz or .zst are sent as they are, with their encoding. CALLSPOOL_INTAKE_TOKEN is the token of the
+    intake, if it has one.
+    """
+    agent_key = key.read().strip() if key else None
+    accepted = [_post(file, address, agent_key) for file in files]
+    if not all(accepted):
+        raise SystemExit(Exit.FAILED)
+
+
+def _post(file: Path, address: ListenAddress, key: str | None) -> bool:
+    """Post one file; whether it was accepted. Ends the command where nothing answers."""
+    try:
+        body, size = _opened(file)
+    except OSError as error:
+        complain(f"{file} cannot be read: {error.strerror or error}.")
+        return False
+    asked, began = asked_at(address), time.monotonic()
+    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=_TIMEOUT_SECONDS)
+    try:
+        connection.request("POST", "/v1/calls", body=body, headers=_headers(file, size, key))
+        response = connection.getresponse()
+        status, answer = response.status, msgspec.json.decode(response.read(), type=_Answer)
+    except (OSError, http.client.HTTPException) as error:
+        complain(f"No gateway answers at {address}: {getattr(error, 'strerror', None) or error}.", hint=_HINT)
+        raise SystemExit(Exit.NO_GATEWAY) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        complain(f"The server at {address} is not a callspool gateway (HTTP {response.status}).", hint=_HINT)
+        raise SystemExit(Exit.NO_GATEWAY) from None
+    finally:
+        connection.close()
+        body.close()
+    if answer.error is not None or status >= 300:
+        error_of = answer.error or _Error()
+        complain(f"{file} was rejected (HTTP {status}): {error_of.message}", hint=error_of.hint)
+        return False
+    _show(file, answer, size, time.monotonic() - began)
+    return True
+
+
+def _show(file: Path, answer: _Answer, size: int, seconds: float) -> None:
+    what = "already known" if answer.duplicate else "durable"
+    split = ", core and detail" if answer.upload_method == "two_phase" else ""
+    line = plain(f"{file}: call {answer.call_id} ", "bold").append(what, "bold green")
+    output().print(
+        line.append(f" as {answer.record_id}{split}; {bytes_text(size)} in {1000 * seconds:.0f} ms", "not bold")
+    )
+    if not answer.duplicate:
+        output().print(plain(f"  callspool show {answer.call_id}", "dim"))
+
+
+def _opened(file: Path) -> tuple[BinaryIO, int]:
+    """The body and its size; standard input is read to its end first."""
+    if str(file) == "-":
+        import io  # noqa: PLC0415  # for standard input alone
+
+        data = sys.stdin.buffer.read()
+        return io.BytesIO(data), len(data)
+    return file.open("rb"), file.stat().st_size
+
+
+def _headers(file: Path, size: int, key: str | None) -> dict[str, str]:
+    headers = {"Content-Type": "application/json", "Content-Length": str(size)}
+    if encoding := _ENCODINGS.get(file.suffix):
+        headers["Content-Encoding"] = encoding
+    if token := os.environ.get("CALLSPOOL_INTAKE_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    if key:
+        headers["x-pype-token"] = key
+    return headers
