@@ -18,7 +18,7 @@ from gateway.admin.auth import TOKEN_FILE, GuessLimit, make_local_token
 from gateway.hosts import is_trusted_host
 from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import Lane
-from tests.admin.world import AUTHORIZED, ENDPOINT_DOWN, LOCAL_TOKEN, STATS, World, delivery
+from tests.admin.admin_app import AUTHORIZED, ENDPOINT_DOWN, LOCAL_TOKEN, STATS, AdminFigures, delivery
 
 JSON = {"Content-Type": "application/json"}
 OPEN = ["/", "/metrics", "/healthz", "/readyz", "/api/status"]
@@ -49,7 +49,7 @@ async def test_each_kind_of_route_lets_in_whom_it_is_for(
     aiohttp_client: Callable[..., Any], route: str, configured: str | None
 ) -> None:
     """Open ones everybody; local ones this machine, unless a token is set; protected ones a token alone."""
-    client = await aiohttp_client(World(token=configured).app)
+    client = await aiohttp_client(AdminFigures(token=configured).app)
     bare = (await ask(client, route)).status
     if route in OPEN or (route in LOCAL and configured is None):
         assert bare in LET_IN
@@ -67,7 +67,7 @@ async def test_each_kind_of_route_lets_in_whom_it_is_for(
 
 async def test_no_route_is_left_open_by_mistake(aiohttp_client: Callable[..., Any]) -> None:
     """Every route that there is asks for a token of what a proxy passes on, but for the open ones."""
-    world = World()
+    world = AdminFigures()
     client = await aiohttp_client(world.app)
     found = {(route.method, route.resource.canonical) for route in world.app.router.routes() if route.resource}
     assert len(found) > 15
@@ -89,7 +89,7 @@ async def test_what_a_proxy_passes_on_comes_from_nowhere_near(
     aiohttp_client: Callable[..., Any], route: str, headers: Mapping[str, str]
 ) -> None:
     """A request that says that it was passed on needs the token, though its address is loopback."""
-    client = await aiohttp_client(World().app)
+    client = await aiohttp_client(AdminFigures().app)
     assert (await ask(client, route, {**JSON, **headers})).status == FORBIDDEN
     assert (await ask(client, route, {**JSON, **headers, **AUTHORIZED})).status in LET_IN
 
@@ -100,7 +100,7 @@ async def test_other_peers_need_a_token(aiohttp_client: Callable[..., Any], peer
     address = address_on_the_network() if peer == "network" else peer
     if address is None:
         pytest.skip("this machine has no address but loopback")
-    server = TestServer(World().app, host="0.0.0.0")
+    server = TestServer(AdminFigures().app, host="0.0.0.0")
     client = await aiohttp_client(server)
     reading, writing = await asyncio.open_connection(
         "127.0.0.1" if peer != "network" else address, server.port, local_addr=(address, 0)
@@ -140,7 +140,7 @@ async def test_who_may_give_orders(
     aiohttp_client: Callable[..., Any], headers: Mapping[str, str], status: int | None
 ) -> None:
     """Never a page of another site, whatever its browser knows, and never under a name that was made to lead here."""
-    client = await aiohttp_client(World().app)
+    client = await aiohttp_client(AdminFigures().app)
     answer = await ask(client, "POST /api/orders/replay", headers)
     assert answer.status in (LET_IN if status is None else {status}), await answer.text()
 
@@ -148,7 +148,7 @@ async def test_who_may_give_orders(
 @pytest.mark.parametrize("path", OPEN)
 async def test_pages_and_rebound_names_do_not_even_read_figures(aiohttp_client: Callable[..., Any], path: str) -> None:
     """Nothing is answered to another site but a link to the status page, which tells that site nothing."""
-    client = await aiohttp_client(World().app)
+    client = await aiohttp_client(AdminFigures().app)
     assert (await client.get(path, headers={"Host": "evil.example"})).status == MISDIRECTED
     assert (await client.get(path, headers={"Origin": "https://evil.example"})).status == FORBIDDEN
     followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
@@ -171,7 +171,7 @@ async def test_figures_are_for_everyone_and_what_names_a_call_is_not(
     """Ids of calls and what endpoints answered need what a list of calls needs; the figures stay open."""
     down = replace(ENDPOINT_DOWN, reason="HTTP 503: caller +1 555 0100")
     stats = replace(STATS, dead_reasons={("endpoint", Lane.CORE): {"HTTP 400: caller +1 555 0100": 3}})
-    world = World(token=configured, destinations=(down,), stats=stats)
+    world = AdminFigures(token=configured, destinations=(down,), stats=stats)
     world.events.attempted(delivery(), "dead", 0.1)
     answer = await (await aiohttp_client(world.app)).get("/api/status", headers=headers)
     status, text = await answer.json(), await answer.text()
@@ -199,7 +199,7 @@ def test_a_host_is_an_address_or_a_name_that_nobody_can_rebind(host: str, truste
 
 async def test_guesses_are_limited_logged_and_counted(aiohttp_client: Callable[..., Any]) -> None:
     """Ten wrong tokens at once, then one in six seconds; one line a minute; the token of the spool works throughout."""
-    world = World(token="hush-hush-hush-hush")
+    world = AdminFigures(token="hush-hush-hush-hush")
     client = await aiohttp_client(world.app)
     wrong = {"Authorization": "Bearer hush-hush-hush-husi"}
     with structlog.testing.capture_logs() as logged:

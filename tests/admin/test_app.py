@@ -14,12 +14,12 @@ from gateway.operations.advice import ADVICE, ReasonKind
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form
 from spool.stats import SpoolStats
-from tests.admin.world import NOW, STATS, World, delivery, traced, traced_delivery
+from tests.admin.admin_app import NOW, STATS, AdminFigures, delivery, traced, traced_delivery
 
 
 async def test_health_depends_on_nothing(aiohttp_client: Callable) -> None:
     """The process is healthy whatever the spool and the destinations do: a restart would not help them."""
-    world = World(stats=None, lifecycle=Lifecycle(Phase.STOPPING))
+    world = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STOPPING))
     answer = await (await aiohttp_client(world.app)).get("/healthz")
     assert (answer.status, await answer.json()) == (200, {"status": "ok", "reasons": []})
 
@@ -52,7 +52,7 @@ async def test_ready_means_that_posts_can_be_accepted(
     aiohttp_client: Callable, lifecycle: Lifecycle, stats: SpoolStats | None, reasons: list[str]
 ) -> None:
     """Readiness is the phase and the spool, with every reason told; destinations have no part in it."""
-    world = World(stats=stats, lifecycle=lifecycle)
+    world = AdminFigures(stats=stats, lifecycle=lifecycle)
     assert not world.destinations[0].up
     client = await aiohttp_client(world.app)
     answer = await client.get("/readyz")
@@ -64,7 +64,7 @@ async def test_ready_means_that_posts_can_be_accepted(
 
 async def test_a_way_in_that_is_closed_is_told(aiohttp_client: Callable) -> None:
     """Where nothing can be staged, giants would be refused: the gateway is not ready, and says why."""
-    client = await aiohttp_client(World(intake_obstacle="the staging directory is gone").app)
+    client = await aiohttp_client(AdminFigures(intake_obstacle="the staging directory is gone").app)
     answer = await client.get("/readyz")
     assert (answer.status, (await answer.json())["reasons"]) == (503, ["the staging directory is gone"])
     assert not (await (await client.get("/api/status")).json())["ready"]
@@ -72,7 +72,7 @@ async def test_a_way_in_that_is_closed_is_told(aiohttp_client: Callable) -> None
 
 async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Callable) -> None:
     """Backlog, age, attempts under way and dead letters stand by lane; forgotten destinations are not left out."""
-    answer = await (await aiohttp_client(World().app)).get("/api/status")
+    answer = await (await aiohttp_client(AdminFigures().app)).get("/api/status")
     status = await answer.json()
     assert answer.content_type == "application/json"
     assert [(each["name"], each["configured"]) for each in status["destinations"]] == [
@@ -105,14 +105,14 @@ async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Ca
 
 async def test_the_status_is_served_while_the_spool_is_not_open(aiohttp_client: Callable) -> None:
     """A gateway that is starting shows its destinations, and that the spool is not open."""
-    world = World(stats=None, lifecycle=Lifecycle(Phase.STARTING))
+    world = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STARTING))
     status = await (await (await aiohttp_client(world.app)).get("/api/status")).json()
     assert (status["spool"], status["phase"], len(status["destinations"])) == (None, "starting", 2)
 
 
 async def test_recent_events_are_told_newest_first_and_without_secrets(aiohttp_client: Callable) -> None:
     """Outages, recoveries and dead letters are shown; the daily business is not; only the newest are kept."""
-    world = World()
+    world = AdminFigures()
     for _ in range(60):
         world.events.destination_changed("local", False, "disk")
     world.events.destination_changed("endpoint", False, "https://h/x?token=hush refused")
@@ -136,7 +136,7 @@ async def test_recent_events_are_told_newest_first_and_without_secrets(aiohttp_c
 async def test_a_call_can_be_looked_up_by_whatever_id_it_has(aiohttp_client: Callable, call_id: str) -> None:
     """The trace of a call is found by its id, with any character in it."""
     record = traced(traced_delivery(Form.WHOLE, DeliveryState.READY))
-    client = await aiohttp_client(World(calls={call_id: (record,)}).app)
+    client = await aiohttp_client(AdminFigures(calls={call_id: (record,)}).app)
     answer = await client.get(f"/api/calls/{call_id}")
     document = await answer.json()
     assert (answer.status, document["call_id"], len(document["records"])) == (200, call_id, 1)
@@ -144,7 +144,7 @@ async def test_a_call_can_be_looked_up_by_whatever_id_it_has(aiohttp_client: Cal
 
 async def test_an_unknown_call_is_404_with_a_hint(aiohttp_client: Callable) -> None:
     """A call that the spool does not know is told from a failure, and why that may be is said."""
-    answer = await (await aiohttp_client(World().app)).get("/api/calls/nobody")
+    answer = await (await aiohttp_client(AdminFigures().app)).get("/api/calls/nobody")
     document = await answer.json()
     assert (answer.status, document["success"], document["error"]["code"]) == (404, False, "unknown_call")
     assert "Receipts" in document["error"]["hint"]
@@ -152,14 +152,14 @@ async def test_an_unknown_call_is_404_with_a_hint(aiohttp_client: Callable) -> N
 
 async def test_a_spool_that_cannot_be_read_is_503(aiohttp_client: Callable) -> None:
     """A failing spool is no reason to say that a call is unknown."""
-    answer = await (await aiohttp_client(World(trace_error=SpoolUnavailable("closing")).app)).get("/api/calls/x")
+    answer = await (await aiohttp_client(AdminFigures(trace_error=SpoolUnavailable("closing")).app)).get("/api/calls/x")
     assert answer.status == 503
     assert (await answer.json())["error"]["message"] == "closing"
 
 
 async def test_the_page_loads_nothing_from_elsewhere_and_runs_only_its_own_script(aiohttp_client: Callable) -> None:
     """No address but its own, and a policy that names the one script and the one style by their hashes."""
-    answer = await (await aiohttp_client(World().app)).get("/")
+    answer = await (await aiohttp_client(AdminFigures().app)).get("/")
     html = await answer.text()
     assert answer.content_type == "text/html"
     assert not re.search(r"(?:src|href)\s*=\s*(?!\"api/)|https?://|@import|url\(", html)
@@ -174,7 +174,7 @@ async def test_the_page_loads_nothing_from_elsewhere_and_runs_only_its_own_scrip
 
 async def test_the_page_reads_only_fields_that_the_status_has(aiohttp_client: Callable) -> None:
     """Every field that the script takes from the status exists there, so that renaming one breaks a test."""
-    world = World()
+    world = AdminFigures()
     world.events.destination_changed("local", False, "disk")
     client = await aiohttp_client(world.app)
     html = await (await client.get("/")).text()
@@ -194,6 +194,6 @@ async def test_the_page_reads_only_fields_that_the_status_has(aiohttp_client: Ca
 
 async def test_no_answer_is_kept_by_caches(aiohttp_client: Callable) -> None:
     """Every answer is of the moment."""
-    client = await aiohttp_client(World().app)
+    client = await aiohttp_client(AdminFigures().app)
     for path in ("/", "/metrics", "/healthz", "/readyz", "/api/status", "/api/calls/x"):
         assert (await client.get(path)).headers["Cache-Control"] == "no-store", path

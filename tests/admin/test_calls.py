@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spool.records import DeliveryState, Form
-from tests.admin.world import World, traced, traced_delivery
+from tests.admin.admin_app import AdminFigures, traced, traced_delivery
 from tests.stores.calls import detail_of, part_of
 from tests.stores.engines import SqliteEngine
 from uploaders.stores.parts import PartKind
@@ -40,7 +40,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 @pytest.fixture
 async def client(aiohttp_client: Callable[..., Any], store: Store) -> Any:
     """Somebody who has the token."""
-    return await aiohttp_client(World(call_store=store, token="hush").app, headers=BEARER)
+    return await aiohttp_client(AdminFigures(call_store=store, token="hush").app, headers=BEARER)
 
 
 async def test_a_call_comes_back_whole(client: Any):
@@ -102,7 +102,7 @@ async def test_an_unknown_call_is_404(client: Any):
 async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callable[..., Any], store: Store):
     """From this machine without one there are lists and what is known of a call, and nothing that anybody said."""
     trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
-    client = await aiohttp_client(World(call_store=store, calls=trace).app)
+    client = await aiohttp_client(AdminFigures(call_store=store, calls=trace).app)
     assert (await client.get("/api/calls/c1/detail")).status == 401
     outline = await (await client.get("/api/calls/c1")).json()
     assert (outline["state"], len(outline["records"])) == ("complete", 1)
@@ -115,7 +115,7 @@ async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callab
 async def test_a_call_that_is_still_in_the_spool_has_its_trace(aiohttp_client: Callable[..., Any], store: Store):
     """What the store does not have yet is where the trace says."""
     trace = {"c2": (traced(traced_delivery(Form.WHOLE, DeliveryState.READY)),)}
-    waiting = await aiohttp_client(World(call_store=store, calls=trace).app)
+    waiting = await aiohttp_client(AdminFigures(call_store=store, calls=trace).app)
     answer = await (await waiting.get("/api/calls/c2")).json()
     assert answer["records"][0]["stage"] == "queued"
 
@@ -123,7 +123,7 @@ async def test_a_call_that_is_still_in_the_spool_has_its_trace(aiohttp_client: C
 async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: Callable[..., Any]):
     """The answer names what to configure; the trace of a call is there all the same."""
     trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
-    client = await aiohttp_client(World(calls=trace).app)
+    client = await aiohttp_client(AdminFigures(calls=trace).app)
     answer = await client.get("/api/calls")
     assert (answer.status, (await answer.json())["error"]["code"]) == (404, "no_store")
     assert (await client.get("/api/calls/c1")).status == 200
@@ -136,7 +136,7 @@ async def test_a_store_in_trouble_is_503(aiohttp_client: Callable[..., Any], sto
         raise StoreUnavailable("cannot reach postgresql://user:hush@host/calls")
 
     monkeypatch.setattr(store, "calls", down)
-    client = await aiohttp_client(World(call_store=store).app)
+    client = await aiohttp_client(AdminFigures(call_store=store).app)
     answer = await client.get("/api/calls")
     assert answer.status == 503
     assert "hush" not in await answer.text()

@@ -11,9 +11,8 @@ import zstandard
 
 from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import DeliveryState
-from tests.admin.desk import OTHER, AskedDesk, at_the_desk
-from tests.admin.world import AUTHORIZED
-from tests.spool.building import BUCKET, ENDPOINT, states
+from tests.admin.admin_app import AUTHORIZED, OTHER, AskedSpoolAdmin, spool_admin
+from tests.spool.spool_parts import BUCKET, ENDPOINT, states
 from tests.system.waiting import until
 
 DETAIL = b'{"call_id": "a", "update_type": "detailed_telemetry","rest": 1}'
@@ -21,8 +20,8 @@ NUMBER = b'{"call_id": 7, "update_type": "detailed_telemetry","rest": 1}'
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedDesk]:
-    async with at_the_desk(tmp_path, AskedDesk) as made:
+async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedSpoolAdmin]:
+    async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
         made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
         yield made
 
@@ -56,7 +55,7 @@ def wide_window(document: bytes) -> bytes:
     return compressor.compress(document) + compressor.flush()
 
 
-async def test_a_document_that_wants_much_memory_is_refused(desk: AskedDesk) -> None:
+async def test_a_document_that_wants_much_memory_is_refused(desk: AskedSpoolAdmin) -> None:
     """A window above 8 MiB, which no export has, is not decoded here."""
     frame = wide_window(b"{}" * 40_000_000)
     described = [{"form": "core", "bytes": len(frame), "sha256": sha256(frame).hexdigest()}]
@@ -66,7 +65,7 @@ async def test_a_document_that_wants_much_memory_is_refused(desk: AskedDesk) -> 
     assert (status, "cannot be decoded" in document["error"]["message"]) == (400, True), document
 
 
-async def brought(desk: AskedDesk, body: bytes) -> tuple[int, Any]:
+async def brought(desk: AskedSpoolAdmin, body: bytes) -> tuple[int, Any]:
     """Status and answer."""
     answer = await desk.client.post("/api/dead-letters/import", data=body, headers={"Content-Type": IMPORT_TYPE})
     return answer.status, await answer.json()
@@ -90,7 +89,7 @@ async def brought(desk: AskedDesk, body: bytes) -> tuple[int, Any]:
         pytest.param(a_body(("core", b"{}"), extra=1), "extra", id="unknown field"),
     ],
 )
-async def test_what_cannot_be_brought_in_is_told(desk: AskedDesk, tmp_path: Path, body: bytes, said: str) -> None:
+async def test_what_cannot_be_brought_in_is_told(desk: AskedSpoolAdmin, tmp_path: Path, body: bytes, said: str) -> None:
     """Each mistake has a sentence; nothing is accepted, and no staging file stays."""
     status, document = await brought(desk, body)
     assert (status, said in document["error"]["message"]) == (400, True), document
@@ -98,14 +97,14 @@ async def test_what_cannot_be_brought_in_is_told(desk: AskedDesk, tmp_path: Path
     await until(nothing_staged(tmp_path / "staging"), "the staging file is removed")
 
 
-async def test_a_wrong_checksum_is_told(desk: AskedDesk) -> None:
+async def test_a_wrong_checksum_is_told(desk: AskedSpoolAdmin) -> None:
     """A document that changed on its way is not accepted."""
     status, document = await brought(desk, a_body(("core", b"{}")).replace(b'"sha256": "', b'"sha256": "0'))
     assert (status, "does not match its SHA-256" in document["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize("detail", [DETAIL, NUMBER], ids=["text", "number"])
-async def test_a_detail_is_made_again_as_it_came(desk: AskedDesk, detail: bytes) -> None:
+async def test_a_detail_is_made_again_as_it_came(desk: AskedSpoolAdmin, detail: bytes) -> None:
     """Also where the call id was a number; core and detail wait in order, under the name that they had."""
     status, document = await brought(desk, a_body(("core", b'{"call_id": "a"}'), ("detail", detail)))
     assert (status, document) == (200, {"record_id": "0a0a0a0a-1", "duplicate": False})
@@ -117,7 +116,7 @@ async def test_a_detail_is_made_again_as_it_came(desk: AskedDesk, detail: bytes)
     assert (core["idempotency_key"], core["destination"]) == ("0a0a0a0a-1-core", OTHER)
 
 
-async def test_an_order_is_no_letter(desk: AskedDesk) -> None:
+async def test_an_order_is_no_letter(desk: AskedSpoolAdmin) -> None:
     """What a page of another site could post is not taken, nor what is meant for another route."""
     answer = await desk.client.post("/api/dead-letters/import", json={"to": ENDPOINT})
     assert (answer.status, (await answer.json())["error"]["code"]) == (415, "wrong_type")

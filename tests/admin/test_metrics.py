@@ -14,7 +14,7 @@ from gateway.admin.metrics import Metrics
 from gateway.sdk_outbox.rows import Outcome
 from spool.records import Form
 from spool.stats import SpoolStats
-from tests.admin.world import ENDPOINT_DOWN, View, World, delivery
+from tests.admin.admin_app import ENDPOINT_DOWN, AdminFigures, View, delivery
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import Swept, Written
 
@@ -120,7 +120,7 @@ def base_name(sample: str) -> str:
 
 async def test_every_published_metric_is_there_with_its_labels_and_no_other(aiohttp_client: Callable) -> None:
     """Names and labels are an interface: none is missing, none is renamed, none comes without being published."""
-    world = World()
+    world = AdminFigures()
     count_everything(world.metrics)
     _, samples = await scrape(await aiohttp_client(world.app))
     found: dict[str, set[str]] = {}
@@ -132,7 +132,7 @@ async def test_every_published_metric_is_there_with_its_labels_and_no_other(aioh
 
 async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: Callable) -> None:
     """Whoever finds a metric finds out what it means."""
-    world = World()
+    world = AdminFigures()
     count_everything(world.metrics)
     text, _ = await scrape(await aiohttp_client(world.app))
     helps = dict(line.split(" ", 3)[2:] for line in text.splitlines() if line.startswith("# HELP callspool_"))
@@ -194,7 +194,7 @@ async def test_a_metric_says_what_happened_and_how_things_stand(
     aiohttp_client: Callable, name: str, labels: dict[str, str], value: float
 ) -> None:
     """Counters hold what was counted, gauges what the spool and the dispatcher say."""
-    world = World()
+    world = AdminFigures()
     count_everything(world.metrics)
     _, samples = await scrape(await aiohttp_client(world.app))
     assert samples[name, tuple(sorted(labels.items()))] == pytest.approx(value)
@@ -210,14 +210,14 @@ async def test_one_scrape_takes_one_snapshot_of_the_spool() -> None:
             self.asked += 1
             return super().spool_stats()
 
-    view = CountedView(World())
+    view = CountedView(AdminFigures())
     assert {family.name for family in GaugeCollector(view).collect()} >= {"callspool_spool_bytes"}
     assert view.asked == 1
 
 
 async def test_while_the_spool_is_not_open_the_other_metrics_are_served(aiohttp_client: Callable) -> None:
     """A gateway that is starting or broken can still be scraped."""
-    world = World(stats=None)
+    world = AdminFigures(stats=None)
     world.metrics.posted("batch", "starting")
     _, samples = await scrape(await aiohttp_client(world.app))
     assert ("callspool_posts_total", (("result", "starting"), ("route", "batch"))) in samples
@@ -227,19 +227,19 @@ async def test_while_the_spool_is_not_open_the_other_metrics_are_served(aiohttp_
 async def test_a_destination_that_is_no_longer_configured_is_not_shown_as_down(aiohttp_client: Callable) -> None:
     """What the configuration no longer has does not alert; its backlog is still there to see."""
     gone = replace(ENDPOINT_DOWN, name="gone", configured=False)
-    _, samples = await scrape(await aiohttp_client(World(destinations=(gone,)).app))
+    _, samples = await scrape(await aiohttp_client(AdminFigures(destinations=(gone,)).app))
     assert not any(name == "callspool_destination_up" for name, _ in samples)
 
 
 async def test_the_process_is_measured_too(aiohttp_client: Callable) -> None:
     """Memory and CPU of the process are among the metrics."""
-    _, samples = await scrape(await aiohttp_client(World().app))
+    _, samples = await scrape(await aiohttp_client(AdminFigures().app))
     assert samples["process_resident_memory_bytes", ()] > 1_000_000
 
 
 async def test_openmetrics_is_served_to_those_who_ask(aiohttp_client: Callable) -> None:
     """The format is the one that the scraper accepts."""
-    client = await aiohttp_client(World().app)
+    client = await aiohttp_client(AdminFigures().app)
     answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     assert (await answer.text()).endswith("# EOF\n")

@@ -5,12 +5,12 @@ import pytest
 from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
 from gateway.formatting import age_text, bytes_text, count_text
-from tests.admin.world import World, delivery
+from tests.admin.admin_app import AdminFigures, delivery
 
 
 def test_every_observer_hears_everything() -> None:
     """What one observer hears, all hear."""
-    world, metrics = World(), Metrics()
+    world, metrics = AdminFigures(), Metrics()
     observers = Observers(metrics, world.events)
     observers.attempted(delivery(), "dead", 0.5)
     observers.destination_changed("endpoint", False, "down")
@@ -21,7 +21,7 @@ def test_every_observer_hears_everything() -> None:
 
 def test_a_refused_token_is_told_apart_from_its_destination() -> None:
     """A refusal is a warning about the token; only a destination that was down accepts deliveries again."""
-    world = World()
+    world = AdminFigures()
     observers = Observers(Metrics(), world.events)
     observers.credential_changed("endpoint", "token 3", False, "HTTP 401: no such key")
     observers.credential_changed("endpoint", "token 3", True, "it is accepted again")

@@ -9,9 +9,8 @@ import pytest
 from aiohttp import ClientError
 
 from spool.records import DeadLetter, Delivered, DeliveryState, Hold, Lane, RetryAt
-from tests.admin.desk import AskedDesk, at_the_desk
-from tests.admin.world import AUTHORIZED
-from tests.spool.building import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, decoded, states, write
+from tests.admin.admin_app import AUTHORIZED, AskedSpoolAdmin, spool_admin
+from tests.spool.spool_parts import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, decoded, states, write
 
 DEAD, HELD, READY, WAITING, DISCARDED = (
     DeliveryState.DEAD,
@@ -23,13 +22,13 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedDesk]:
-    async with at_the_desk(tmp_path, AskedDesk) as made:
+async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedSpoolAdmin]:
+    async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
         made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
         yield made
 
 
-async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(desk: AskedDesk) -> None:
+async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(desk: AskedSpoolAdmin) -> None:
     """The list tells which call, where to, what, why, since when, how often it failed and how large it is."""
     await desk.buried("call 1", reason="HTTP 400: token=hush is wrong")
     desk.clock.now += HOUR
@@ -57,7 +56,7 @@ async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(desk:
         pytest.param({"state": ["dead", "queued"], "target": "a"}, ["a", "a"], id="several states"),
     ],
 )
-async def test_filters_narrow_the_list(desk: AskedDesk, query: dict[str, Any], found: list[str]) -> None:
+async def test_filters_narrow_the_list(desk: AskedSpoolAdmin, query: dict[str, Any], found: list[str]) -> None:
     """Each filter alone selects what it says, in commit order."""
     await desk.buried("a", reason="HTTP 400: no")
     desk.clock.now += HOUR
@@ -66,7 +65,7 @@ async def test_filters_narrow_the_list(desk: AskedDesk, query: dict[str, Any], f
     assert [one["call_id"] for one in (await desk.list(**query))["deliveries"]] == found
 
 
-async def test_a_record_or_one_of_its_deliveries_can_be_named(desk: AskedDesk) -> None:
+async def test_a_record_or_one_of_its_deliveries_can_be_named(desk: AskedSpoolAdmin) -> None:
     """A record id stands for all its deliveries, a key for one; another spool's ids are calls that nobody knows."""
     letter = await desk.buried("a")
     uid = letter.record.uid
@@ -78,7 +77,7 @@ async def test_a_record_or_one_of_its_deliveries_can_be_named(desk: AskedDesk) -
     assert (await desk.list(target="00000000-1", **both))["deliveries"] == []
 
 
-async def test_pages_join_to_the_whole_list(desk: AskedDesk) -> None:
+async def test_pages_join_to_the_whole_list(desk: AskedSpoolAdmin) -> None:
     """The cursor of one page begins the next; pages are bounded, and none is lost or shown twice."""
     for number in range(7):
         await desk.buried(f"c{number}", reason="even" if number % 2 == 0 else "odd")
@@ -93,7 +92,7 @@ async def test_pages_join_to_the_whole_list(desk: AskedDesk) -> None:
         assert pages == 4
 
 
-async def test_an_order_is_carried_out_step_by_step(desk: AskedDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_is_carried_out_step_by_step(desk: AskedSpoolAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is bounded and durable; the cursor leads through all of them, and a dry run changes nothing."""
     monkeypatch.setattr("gateway.operations.service.LIMIT", 2)
     for number in range(5):
@@ -110,7 +109,7 @@ async def test_an_order_is_carried_out_step_by_step(desk: AskedDesk, monkeypatch
 
 
 async def test_an_order_that_broke_off_goes_on_when_it_is_given_again(
-    desk: AskedDesk, monkeypatch: pytest.MonkeyPatch
+    desk: AskedSpoolAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a step did stays done; the same order from its beginning finds only what is left."""
     monkeypatch.setattr("gateway.operations.service.LIMIT", 2)
@@ -121,7 +120,7 @@ async def test_an_order_that_broke_off_goes_on_when_it_is_given_again(
     assert [(step["matched"], step["done"]) for step in (first, again)] == [(2, 2), (1, 1)]
 
 
-async def test_discarding_a_core_discards_what_is_held_with_it(desk: AskedDesk) -> None:
+async def test_discarding_a_core_discards_what_is_held_with_it(desk: AskedSpoolAdmin) -> None:
     """The detail of a discarded core is not sent to an endpoint that never had the core."""
     await desk.buried("a")
     assert await states(desk.spool, "a") == [DEAD, HELD]
@@ -131,7 +130,7 @@ async def test_discarding_a_core_discards_what_is_held_with_it(desk: AskedDesk) 
     assert all(lane.unaccounted == 0 for lane in desk.spool.stats().lanes.values())
 
 
-async def test_what_is_replayed_goes_in_the_order_of_its_call(desk: AskedDesk) -> None:
+async def test_what_is_replayed_goes_in_the_order_of_its_call(desk: AskedSpoolAdmin) -> None:
     """Of two dead letters of a call the later one waits for the earlier one, with the keys that they had."""
     letters = [await desk.buried("a", reason="x") for _ in range(2)]
     await desk.order("replay")
@@ -153,7 +152,9 @@ async def test_what_is_replayed_goes_in_the_order_of_its_call(desk: AskedDesk) -
         ("replay", b'{"select": {}, "cursor": "x"}', "the cursor 'x' is not one"),
     ],
 )
-async def test_an_order_that_cannot_be_meant_is_refused(desk: AskedDesk, name: str, body: bytes, said: str) -> None:
+async def test_an_order_that_cannot_be_meant_is_refused(
+    desk: AskedSpoolAdmin, name: str, body: bytes, said: str
+) -> None:
     """Nothing is guessed: a wrong word is named, with the right ones, and nothing changes."""
     await desk.buried("a")
     headers = {"Content-Type": "application/json"}
@@ -164,13 +165,13 @@ async def test_an_order_that_cannot_be_meant_is_refused(desk: AskedDesk, name: s
     assert (await states(desk.spool, "a"))[0] is DEAD
 
 
-async def test_an_order_that_is_too_long_is_refused(desk: AskedDesk) -> None:
+async def test_an_order_that_is_too_long_is_refused(desk: AskedSpoolAdmin) -> None:
     """An order is bounded like everything else."""
     answer = await desk.client.post("/api/orders/replay", json={"select": {"reason": "x" * 70_000}})
     assert (answer.status, (await answer.json())["error"]["code"]) == (413, "too_large")
 
 
-async def test_the_story_of_a_delivery_is_whole(desk: AskedDesk) -> None:
+async def test_the_story_of_a_delivery_is_whole(desk: AskedSpoolAdmin) -> None:
     """Reason, advice, the other deliveries of its record, and how its document begins, with secrets masked."""
     secret = b'{"call_id": "a", "api_key": "hush"}'
     accepted = await desk.spool.accept(a_record("a", body=secret))
@@ -183,7 +184,7 @@ async def test_the_story_of_a_delivery_is_whole(desk: AskedDesk) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "compressed"), [("identity", False), ("gzip, zstd", True)])
-async def test_what_a_delivery_carries_can_be_read(desk: AskedDesk, encoding: str, compressed: bool) -> None:
+async def test_what_a_delivery_carries_can_be_read(desk: AskedSpoolAdmin, encoding: str, compressed: bool) -> None:
     """The document is the one that would be sent, larger than one block too, as it is or as zstd."""
     letter = await desk.buried("a", rest=b'"rest": "' + b"x" * 3_000_000 + b'"')
     key = f"{letter.record.uid}/detail/{ENDPOINT}"
@@ -199,7 +200,7 @@ async def test_what_a_delivery_carries_can_be_read(desk: AskedDesk, encoding: st
     )
 
 
-async def test_a_delivery_that_is_not_there_is_404(desk: AskedDesk) -> None:
+async def test_a_delivery_that_is_not_there_is_404(desk: AskedSpoolAdmin) -> None:
     """A key of nothing, a call id, and what has ended are told from a failure."""
     letter = await desk.buried("a")
     await desk.order("discard", {"target": "a"})
@@ -209,7 +210,7 @@ async def test_a_delivery_that_is_not_there_is_404(desk: AskedDesk) -> None:
             assert answer.status == (400 if "half" in key else 404)
 
 
-async def test_a_damaged_payload_is_told(desk: AskedDesk, tmp_path: Path) -> None:
+async def test_a_damaged_payload_is_told(desk: AskedSpoolAdmin, tmp_path: Path) -> None:
     """What cannot be read is an answer with advice; its story is told without a preview."""
     letter = await desk.buried("a")
     await write(desk.spool, lambda transaction: transaction.execute("UPDATE chunks SET crc32 = crc32 + 1"))
@@ -235,7 +236,7 @@ async def test_a_damaged_payload_is_told(desk: AskedDesk, tmp_path: Path) -> Non
     ],
 )
 async def test_an_order_says_what_it_needs_and_no_more(
-    desk: AskedDesk, name: str, fields: dict[str, str], said: str
+    desk: AskedSpoolAdmin, name: str, fields: dict[str, str], said: str
 ) -> None:
     """What is missing or out of place is named, without the token."""
     answer = await desk.client.post(f"/api/orders/{name}", json={"select": {}, **fields})
@@ -243,7 +244,7 @@ async def test_an_order_says_what_it_needs_and_no_more(
     assert (answer.status, said in message, "hush" in message) == (400, True, False)
 
 
-async def test_what_is_queued_or_dead_is_rerouted(desk: AskedDesk) -> None:
+async def test_what_is_queued_or_dead_is_rerouted(desk: AskedSpoolAdmin) -> None:
     """Unless told otherwise a reroute means both, and passes over what the other destination does not take."""
     await desk.buried("a")
     await desk.spool.accept(a_record("b"))
@@ -253,7 +254,9 @@ async def test_what_is_queued_or_dead_is_rerouted(desk: AskedDesk) -> None:
     assert [one["destination"] for one in (await desk.list(state="queued"))["deliveries"]] == ["other"] * 3
 
 
-async def test_a_token_of_an_order_is_nowhere_to_be_seen(desk: AskedDesk, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_token_of_an_order_is_nowhere_to_be_seen(
+    desk: AskedSpoolAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A new key frees what was held for the old one; it is in no answer, no list, and no message."""
     accepted = await desk.spool.accept(a_record("a", token="refused"))
     await desk.spool.settle(accepted.ready[0], Hold("HTTP 401", accepted.ready[0].record.token_id))
@@ -266,7 +269,7 @@ async def test_a_token_of_an_order_is_nowhere_to_be_seen(desk: AskedDesk, capsys
     assert "order" in f"{told.out}{told.err}"
 
 
-async def test_what_is_due_later_is_tried_now(desk: AskedDesk) -> None:
+async def test_what_is_due_later_is_tried_now(desk: AskedSpoolAdmin) -> None:
     """A retry is about what is queued; what a dispatcher has not paused stays held."""
     later, refused = [(await desk.spool.accept(a_record(name))).ready[0] for name in ("a", "b")]
     await desk.spool.settle(later, RetryAt(NOW + HOUR, "HTTP 500"))

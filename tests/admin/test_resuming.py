@@ -7,7 +7,7 @@ import pytest
 
 from gateway.admin.status import short_reason
 from gateway.live_calls import ThrottleStatus
-from tests.admin.world import ENDPOINT_DOWN, World
+from tests.admin.admin_app import ENDPOINT_DOWN, AdminFigures
 
 JSON = {"Content-Type": "application/json"}
 
@@ -19,7 +19,7 @@ def path(destination: str) -> str:
 @pytest.mark.parametrize(("destination", "waited"), [("endpoint", True), ("local", False)])
 async def test_a_destination_is_tried_at_the_order(aiohttp_client: Callable, destination: str, waited: bool) -> None:
     """The order reaches the dispatcher, and its answer says whether there was anything to end."""
-    world = World()
+    world = AdminFigures()
     answer = await (await aiohttp_client(world.app)).post(path(destination), data="{}", headers=JSON)
     assert answer.status == 200
     assert await answer.json() == {"destination": destination, "waited": waited}
@@ -28,7 +28,7 @@ async def test_a_destination_is_tried_at_the_order(aiohttp_client: Callable, des
 
 async def test_an_unknown_destination_is_told_with_those_that_there_are(aiohttp_client: Callable) -> None:
     """A mistyped name is a 404 that names the right ones."""
-    answer = await (await aiohttp_client(World().app)).post(path("endpiont"), data="{}", headers=JSON)
+    answer = await (await aiohttp_client(AdminFigures().app)).post(path("endpiont"), data="{}", headers=JSON)
     assert answer.status == 404
     error = (await answer.json())["error"]
     assert error["code"] == "unknown_destination"
@@ -37,7 +37,7 @@ async def test_an_unknown_destination_is_told_with_those_that_there_are(aiohttp_
 
 async def test_an_order_needs_an_open_spool(aiohttp_client: Callable) -> None:
     """While the gateway starts, the answer says when to ask again."""
-    answer = await (await aiohttp_client(World(stats=None).app)).post(path("endpoint"), data="{}", headers=JSON)
+    answer = await (await aiohttp_client(AdminFigures(stats=None).app)).post(path("endpoint"), data="{}", headers=JSON)
     assert answer.status == 503
 
 
@@ -55,7 +55,7 @@ async def test_only_who_may_give_orders_may_give_this_one(
     aiohttp_client: Callable, headers: dict[str, str], status: int
 ) -> None:
     """The order is protected as all orders are."""
-    world = World(token="s3cret")
+    world = AdminFigures(token="s3cret")
     answer = await (await aiohttp_client(world.app)).post(path("endpoint"), data=b"{}", headers=headers)
     assert answer.status == status
     assert bool(world.resumed) is (status == 200)
@@ -64,7 +64,7 @@ async def test_only_who_may_give_orders_may_give_this_one(
 async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: Callable) -> None:
     """Its state, its reason, since when, and how many attempts the destination bears."""
     down = replace(ENDPOINT_DOWN, reason='HTTP 503: {"request": "a-1"}', refused_tokens=2)
-    client = await aiohttp_client(World(destinations=(down,)).app)
+    client = await aiohttp_client(AdminFigures(destinations=(down,)).app)
     report = (await (await client.get("/api/status")).json())["destinations"][0]
     assert (report["breaker"], report["since"]) == ("open", "2025-12-31T23:59:00.000Z")
     assert (report["refused_tokens"], [lane["concurrency"] for lane in report["lanes"]]) == (2, [8, 2])
@@ -81,7 +81,7 @@ async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: Callable) 
 
 async def test_status_and_metrics_tell_of_live_calls(aiohttp_client: Callable) -> None:
     """How many there are, and that details are held back for them."""
-    world = World(throttle=ThrottleStatus(live_calls=3, slowed=True, rate=262_144.0))
+    world = AdminFigures(throttle=ThrottleStatus(live_calls=3, slowed=True, rate=262_144.0))
     client = await aiohttp_client(world.app)
     told = (await (await client.get("/api/status")).json())["drain_throttle"]
     assert told == {"live_calls": 3, "throttled": True, "bytes_per_second": 262_144.0}

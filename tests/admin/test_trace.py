@@ -5,7 +5,7 @@ import pytest
 from gateway.trace import Stage, instant, trace_of
 from spool.records import DeliveryState, Form, Fragment, StoredFragment
 from spool.stats import TracedDelivery
-from tests.admin.world import NOW, traced, traced_delivery
+from tests.admin.admin_app import NOW, traced, traced_delivery
 
 READY, WAITING, HELD, DEAD = DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD, DeliveryState.DEAD
 DELIVERED, EXPIRED, DISCARDED = DeliveryState.DELIVERED, DeliveryState.EXPIRED, DeliveryState.DISCARDED

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.calllog.document import parse
 from gateway.calllog.split import split
-from tests.calllog.joining import core
+from tests.calllog.joined_documents import core
 
 SPAN = b'{"name":"a","duration_ms":1.5}'
 

@@ -11,7 +11,7 @@ import zstandard
 from bench.calllogs import iter_call_log, make_call_log, parse_size
 from gateway.calllog.document import parse
 from gateway.calllog.split import CORE_MAX_BYTES, split
-from tests.calllog.joining import core, whole
+from tests.calllog.joined_documents import core, whole
 
 SIZES = [2_000, 2_001, 9_999, 39_999, 40_000, 41_234, 150_000, 1_000_000, 15_000_000]
 

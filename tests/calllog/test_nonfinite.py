@@ -5,7 +5,7 @@ import mmap
 import pytest
 
 from gateway.calllog.document import parse
-from tests.calllog.joining import body
+from tests.calllog.joined_documents import body
 
 
 @pytest.mark.parametrize("size", [0, 100_000], ids=["small", "large"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.calllog.document import DEFAULT_EVENT, DETAIL_EVENT, MAX_NAME_LENGTH, REFERENCE_EVENT, parse
-from tests.calllog.joining import body
+from tests.calllog.joined_documents import body
 
 LITERALS = [
     "1795300690087249415",

@@ -11,7 +11,7 @@ from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.scanner import scan_object
 from gateway.calllog.split import split
 from gateway.calllog.toplevel import scan
-from tests.calllog.joining import body, core, detail, top_level, whole
+from tests.calllog.joined_documents import body, core, detail, top_level, whole
 
 NAMES = st.one_of(
     st.sampled_from(

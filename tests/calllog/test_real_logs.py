@@ -9,7 +9,7 @@ import zstandard
 from gateway.calllog.document import parse
 from gateway.calllog.reduce import Critical, reduce_detail
 from gateway.calllog.split import CORE_MAX_BYTES, split
-from tests.calllog.joining import body, core, detail, whole
+from tests.calllog.joined_documents import body, core, detail, whole
 
 CALLS = Path(__file__).parents[3] / "shared" / "calls"
 FILES = sorted(CALLS.glob("*.json.zst"))

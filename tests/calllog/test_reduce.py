@@ -8,7 +8,7 @@ from gateway.calllog.document import parse
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
 from gateway.calllog.split import split
-from tests.calllog.joining import detail, top_level
+from tests.calllog.joined_documents import detail, top_level
 
 SPANS = [
     '{"name": "slow", "duration_ms": 1000.5}',

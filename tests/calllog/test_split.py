@@ -7,7 +7,7 @@ import pytest
 from gateway.calllog.document import Document, parse
 from gateway.calllog.split import CORE_MAX_BYTES, SplitCallLog, split
 from gateway.calllog.toplevel import Slice
-from tests.calllog.joining import core, detail, joined, top_level, whole
+from tests.calllog.joined_documents import core, detail, joined, top_level, whole
 
 TURNS = [
     {"user_transcript": "hello", "agent_response": "good day", "llm_metrics": {"ttft": 0.5}},

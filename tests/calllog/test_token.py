@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.calllog.document import parse
-from tests.calllog.joining import body
+from tests.calllog.joined_documents import body
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from gateway.cli import client, main
-from tests.admin.world import LOCAL_TOKEN
+from tests.admin.admin_app import LOCAL_TOKEN
 from tests.s3.conftest import bucket, credentials, weed
 
 __all__ = ["bucket", "credentials", "weed"]

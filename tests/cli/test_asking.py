@@ -15,13 +15,13 @@ from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form
 from spool.stats import SpoolStats
-from tests.admin.world import NOW, World, delivery, traced, traced_delivery
+from tests.admin.admin_app import NOW, AdminFigures, delivery, traced, traced_delivery
 from tests.cli.conftest import Cli, Server, rows
 
 
 def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server) -> None:
     """The table tells for each lane what the admin API tells, in numbers for people."""
-    world = World()
+    world = AdminFigures()
     world.events.attempted(delivery(Form.DETAIL), "dead", 1.0)
     result = cli("status", "--admin", server.serve(world.app))
     assert result.exit_code == 0
@@ -41,7 +41,7 @@ def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server)
 def test_status_has_a_line_for_each_outbox(cli: Cli, server: Server) -> None:
     """What was rescued from an outbox of the SDK is told, and why one cannot be used."""
     counts = {Outcome.RESCUED: 1200, Outcome.DUPLICATE: 2, Outcome.SUPERSEDED: 1, Outcome.REFUSED: 4}
-    world = World(
+    world = AdminFigures(
         outboxes=(
             OutboxStatus("/tmp/a.db", OutboxState.WATCHED, "", 5, counts),
             OutboxStatus("/tmp/b.db", OutboxState.UNUSABLE, "it is damaged", 0),
@@ -54,25 +54,25 @@ def test_status_has_a_line_for_each_outbox(cli: Cli, server: Server) -> None:
 
 def test_status_says_what_is_wrong(cli: Cli, server: Server) -> None:
     """A gateway that is not ready says why, and a lost delivery cannot be overlooked."""
-    full = World(stats=SpoolStats(10**10, 10**10, {}, {}, unaccounted=2, failure=None), destinations=())
+    full = AdminFigures(stats=SpoolStats(10**10, 10**10, {}, {}, unaccounted=2, failure=None), destinations=())
     result = cli("status", "--admin", server.serve(full.app))
     assert "not ready (running)  the spool is full: 10.0 GB of 10.0 GB" in result.stdout
     assert "2 deliveries are unaccounted for" in result.stdout
     assert "no destinations" in result.stdout
-    starting = World(stats=None, lifecycle=Lifecycle(Phase.STARTING))
+    starting = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STARTING))
     assert "spool: not open" in cli("status", "--admin", server.serve(starting.app)).stdout
 
 
 def test_status_as_json_is_the_answer_of_the_api(cli: Cli, server: Server) -> None:
     """--json is for scripts: what the API says, as it says it; the address may come from the environment."""
-    address = server.serve(World().app)
+    address = server.serve(AdminFigures().app)
     result = cli("status", "--json", env={"CALLSPOOL_ADMIN_LISTEN": address})
     assert json.loads(result.stdout)["destinations"][0]["name"] == "endpoint"
 
 
 def test_watching_goes_on_until_it_is_interrupted(server: Server) -> None:
     """--watch asks again and again, and ends with Ctrl-C as with success."""
-    world = World()
+    world = AdminFigures()
     asked = 0
 
     async def count(_request: web.Request, handler: object) -> web.StreamResponse:
@@ -104,7 +104,7 @@ def test_show_tells_what_came_of_a_call(cli: Cli, server: Server) -> None:
         traced_delivery(Form.CORE, DeliveryState.DELIVERED, settled_at=NOW),
         traced_delivery(Form.DETAIL, DeliveryState.READY, error="503 [red]busy"),
     )
-    result = cli("show", "call 1/ü", "--admin", server.serve(World(calls={"call 1/ü": (record,)}).app))
+    result = cli("show", "call 1/ü", "--admin", server.serve(AdminFigures(calls={"call 1/ü": (record,)}).app))
     assert result.exit_code == 0
     shown = rows(result.stdout)
     assert "accepted 2025-12-31T23:59:55.000Z" in shown
@@ -116,14 +116,14 @@ def test_show_tells_what_came_of_a_call(cli: Cli, server: Server) -> None:
 
 def test_show_tells_of_a_record_without_deliveries(cli: Cli, server: Server) -> None:
     """A superseded record is shown with the reason why it was not sent."""
-    result = cli("show", "c", "--admin", server.serve(World(calls={"c": (traced(superseded=True),)}).app))
+    result = cli("show", "c", "--admin", server.serve(AdminFigures(calls={"c": (traced(superseded=True),)}).app))
     assert "a later event of the call was accepted before it" in result.stdout
 
 
 def test_what_is_shown_cannot_rewrite_the_terminal(cli: Cli, server: Server) -> None:
     """Control characters in what endpoints or agents say are not passed on to a terminal."""
     record = traced(traced_delivery(Form.CORE, DeliveryState.DEAD, error="\x1b[2Jgone\r\n"))
-    result = cli("show", "c", "--admin", server.serve(World(calls={"c": (record,)}).app))
+    result = cli("show", "c", "--admin", server.serve(AdminFigures(calls={"c": (record,)}).app))
     assert "\x1b" not in result.stdout
     assert "?[2Jgone??" in result.stdout
 
@@ -131,20 +131,20 @@ def test_what_is_shown_cannot_rewrite_the_terminal(cli: Cli, server: Server) -> 
 def test_show_as_json_is_the_answer_of_the_api(cli: Cli, server: Server) -> None:
     """--json is for scripts: what the API says, as it says it."""
     record = traced(traced_delivery(Form.WHOLE, DeliveryState.READY))
-    result = cli("show", "c", "--json", "--admin", server.serve(World(calls={"c": (record,)}).app))
+    result = cli("show", "c", "--json", "--admin", server.serve(AdminFigures(calls={"c": (record,)}).app))
     assert json.loads(result.stdout)["records"][0]["stage"] == "queued"
 
 
 def test_an_unknown_call_has_an_exit_code_of_its_own(cli: Cli, server: Server) -> None:
     """Scripts can tell an unknown call from a failure."""
-    result = cli("show", "nobody", "--admin", server.serve(World().app))
+    result = cli("show", "nobody", "--admin", server.serve(AdminFigures().app))
     assert (result.exit_code, result.stdout) == (4, "")
     assert "knows no call of this id" in result.stderr
 
 
 def test_a_spool_that_cannot_be_read_is_a_failure(cli: Cli, server: Server) -> None:
     """An error of the gateway is told in its own words."""
-    result = cli("show", "c", "--admin", server.serve(World(trace_error=SpoolUnavailable("it is closing")).app))
+    result = cli("show", "c", "--admin", server.serve(AdminFigures(trace_error=SpoolUnavailable("it is closing")).app))
     assert (result.exit_code, "it is closing" in result.stderr) == (1, True)
 
 
@@ -188,7 +188,7 @@ def test_something_else_at_the_address_is_not_taken_for_a_gateway(
 
 def test_a_gateway_that_listens_everywhere_is_asked_on_this_machine(cli: Cli, server: Server) -> None:
     """0.0.0.0 is an address to listen at; asking goes to loopback."""
-    port = server.serve(World().app).partition(":")[2]
+    port = server.serve(AdminFigures().app).partition(":")[2]
     assert cli("status", "--admin", f"0.0.0.0:{port}").exit_code == 0
 
 

@@ -11,10 +11,9 @@ from gateway.cli import client, deliveries
 from gateway.cli.tables import dead_letters, queued
 from gateway.operations.schemas import DeliveryEntry
 from spool.records import DeliveryState
-from tests.admin.desk import Desk, at_the_desk
-from tests.admin.world import World
+from tests.admin.admin_app import AdminFigures, SpoolAdmin, spool_admin
 from tests.cli.conftest import Cli, Server, rows
-from tests.spool.building import ENDPOINT, states
+from tests.spool.spool_parts import ENDPOINT, states
 
 DEAD, HELD, READY, WAITING, DISCARDED = (
     DeliveryState.DEAD,
@@ -26,14 +25,14 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
     """A desk that the commands find by their environment."""
-    made = server.enter(at_the_desk(tmp_path / "spool", Desk))
+    made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
     monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
     return made
 
 
-def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk: Desk) -> None:
+def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
     """A row for each, and below them advice for each kind of reason."""
     server.run(desk.buried("call 1", reason="HTTP 400: no agent"))
     letter = server.run(desk.buried("call 2", reason="HTTP 413: (9 bytes were sent; do)"))
@@ -45,7 +44,9 @@ def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk:
     assert any(line.startswith("1 refused: Fix what") for line in shown)
 
 
-def test_a_table_is_cut_and_json_is_not(cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_cut_and_json_is_not(
+    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A long table says that there is more; --json goes through all pages unless told how many."""
     monkeypatch.setattr("gateway.operations.service.LIMIT", 2)
     for number in range(5):
@@ -57,13 +58,13 @@ def test_a_table_is_cut_and_json_is_not(cli: Cli, server: Server, desk: Desk, mo
     assert len(cli("dead", "list", "--json", "--limit", "4").stdout.splitlines()) == 4
 
 
-def test_no_dead_letters_is_good_news(cli: Cli, desk: Desk) -> None:
+def test_no_dead_letters_is_good_news(cli: Cli, desk: SpoolAdmin) -> None:
     """An empty list says so, and is no failure."""
     result = cli("dead", "list", "--reason", "x")
     assert (result.exit_code, result.stdout.strip()) == (0, "No dead letters.")
 
 
-def test_show_tells_the_whole_story(cli: Cli, server: Server, desk: Desk) -> None:
+def test_show_tells_the_whole_story(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
     """Why, what to do, the other deliveries of the record, and how the document begins."""
     letter = server.run(desk.buried("a", reason="HTTP 400: no agent"))
     for target in ("a", letter.record.uid, f"{letter.record.uid}/core/{ENDPOINT}"):
@@ -75,7 +76,7 @@ def test_show_tells_the_whole_story(cli: Cli, server: Server, desk: Desk) -> Non
     assert json.loads(cli("dead", "show", "a", "--json").stdout)["delivery"]["call_id"] == "a"
 
 
-def test_a_payload_is_written_whole_or_not_at_all(cli: Cli, server: Server, desk: Desk, tmp_path: Path) -> None:
+def test_a_payload_is_written_whole_or_not_at_all(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
     """--payload writes what would be sent into a file or to standard output."""
     server.run(desk.buried("a"))
     file = tmp_path / "a.json"
@@ -87,7 +88,7 @@ def test_a_payload_is_written_whole_or_not_at_all(cli: Cli, server: Server, desk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "spool"]
 
 
-def test_a_payload_is_of_one_delivery(cli: Cli, server: Server, desk: Desk) -> None:
+def test_a_payload_is_of_one_delivery(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
     """Where a target names several, their keys are told."""
     letter = server.run(desk.buried("a"))
     server.run(desk.buried("a"))
@@ -95,7 +96,7 @@ def test_a_payload_is_of_one_delivery(cli: Cli, server: Server, desk: Desk) -> N
     assert (result.exit_code, f"{letter.record.uid}/core/{ENDPOINT}" in result.stderr) == (2, True)
 
 
-def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, desk: Desk) -> None:
+def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, desk: SpoolAdmin) -> None:
     """Scripts can tell it from a failure."""
     result = cli("dead", "show", "nobody")
     assert (result.exit_code, "callspool show CALL_ID" in result.stderr) == (4, True)
@@ -112,7 +113,7 @@ def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, desk: 
     ],
 )
 def test_orders_say_what_they_did(
-    cli: Cli, server: Server, desk: Desk, arguments: tuple[str, ...], said: str, after: list[DeliveryState]
+    cli: Cli, server: Server, desk: SpoolAdmin, arguments: tuple[str, ...], said: str, after: list[DeliveryState]
 ) -> None:
     """Without a terminal nothing is asked back; counts are told, and a dry run changes nothing."""
     for call_id, reason in (("a", "HTTP 400"), ("b", "HTTP 400"), ("c", "other")):
@@ -124,7 +125,7 @@ def test_orders_say_what_they_did(
 
 @pytest.mark.parametrize(("answer", "after"), [("n\n", [DEAD, HELD]), ("y\n", [READY, WAITING])])
 def test_at_a_terminal_it_is_asked_back(
-    cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: str, after: list[DeliveryState]
+    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch, answer: str, after: list[DeliveryState]
 ) -> None:
     """A person is told how much it is about, and can still say no."""
     monkeypatch.setattr(deliveries, "is_a_terminal", lambda: True)
@@ -135,7 +136,7 @@ def test_at_a_terminal_it_is_asked_back(
 
 
 @pytest.mark.parametrize("order", ["replay", "discard"])
-def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, desk: Desk, order: str) -> None:
+def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, desk: SpoolAdmin, order: str) -> None:
     """An order without a selection is wrong usage, and changes nothing."""
     server.run(desk.buried("a"))
     result = cli("dead", order)
@@ -143,14 +144,14 @@ def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, desk
     assert server.run(states(desk.spool, "a")) == [DEAD, HELD]
 
 
-def test_an_order_about_nothing_says_so(cli: Cli, desk: Desk) -> None:
+def test_an_order_about_nothing_says_so(cli: Cli, desk: SpoolAdmin) -> None:
     """There was nothing to do, which is no failure."""
     result = cli("dead", "replay", "nobody")
     assert (result.exit_code, "Nothing to replay" in result.stderr) == (0, True)
 
 
 def test_an_order_that_breaks_off_says_how_far_it_came(
-    cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was done is told, and that the same command goes on."""
     monkeypatch.setattr("gateway.operations.service.LIMIT", 1)
@@ -172,11 +173,11 @@ def test_an_order_that_breaks_off_says_how_far_it_came(
 
 
 def test_the_admin_token_comes_from_the_environment(
-    cli: Cli, server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway with a token is asked with it; without any the way out is named, and the token is never shown."""
     monkeypatch.setattr(client, "local_token", lambda: None)
-    address = server.serve(World(desk=desk.desk, token="hush").app)
+    address = server.serve(AdminFigures(desk=desk.desk, token="hush").app)
     refused = cli("dead", "list", "--admin", address)
     assert (refused.exit_code, "CALLSPOOL_ADMIN_TOKEN" in refused.stderr) == (1, True)
     allowed = cli("dead", "list", "--admin", address, env={"CALLSPOOL_ADMIN_TOKEN": "hush"})

@@ -11,18 +11,18 @@ import pytest
 
 from gateway.operations.schemas import INDEX
 from spool.records import DeadLetter, Delivered, DeliveryState
-from tests.admin.desk import OTHER, Desk, at_the_desk
+from tests.admin.admin_app import OTHER, SpoolAdmin, spool_admin
 from tests.cli.conftest import Cli, Server
-from tests.spool.building import WHOLE, a_record, decoded, states, write
+from tests.spool.spool_parts import WHOLE, a_record, decoded, states, write
 
 READY, WAITING = DeliveryState.READY, DeliveryState.WAITING
 CORE = b'{"base": 1,"derived": 1}'
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
     """A desk that the commands find by their environment."""
-    made = server.enter(at_the_desk(tmp_path / "spool", Desk))
+    made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
     monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
     return made
 
@@ -32,7 +32,7 @@ def index_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / INDEX).read_bytes().splitlines()]
 
 
-def test_an_export_needs_no_callspool_to_be_read(cli: Cli, server: Server, desk: Desk, tmp_path: Path) -> None:
+def test_an_export_needs_no_callspool_to_be_read(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
     """An index that describes itself, and files that hold what would have been sent, with their checksums."""
     letter = server.run(desk.buried("a/b", reason="HTTP 400: no", token="hush"))
     server.run(desk.buried("c"))
@@ -52,7 +52,7 @@ def test_an_export_needs_no_callspool_to_be_read(cli: Cli, server: Server, desk:
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*"))
 
 
-def test_only_what_is_selected_is_exported(cli: Cli, server: Server, desk: Desk, tmp_path: Path) -> None:
+def test_only_what_is_selected_is_exported(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
     """The filters are those of the list; without any, --all is wanted."""
     for call_id in ("a", "b", "c"):
         server.run(desk.buried(call_id))
@@ -63,7 +63,7 @@ def test_only_what_is_selected_is_exported(cli: Cli, server: Server, desk: Desk,
     assert len(list((folder / "documents").iterdir())) == 4
 
 
-def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, desk: Desk, tmp_path: Path) -> None:
+def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
     """What cannot be read is in the index with the reason, and the others are written."""
     server.run(desk.buried("damaged"))
     server.run(desk.buried("whole"))
@@ -77,7 +77,7 @@ def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, des
     assert decoded((tmp_path / "out" / whole["file"]).read_bytes()) == CORE
 
 
-def test_a_folder_that_cannot_be_written_is_named(cli: Cli, server: Server, desk: Desk, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
     """One sentence says where, and nothing is left behind."""
     server.run(desk.spool.accept(a_record("a")))
     (tmp_path / "file").write_text("")
@@ -86,18 +86,18 @@ def test_a_folder_that_cannot_be_written_is_named(cli: Cli, server: Server, desk
 
 
 @pytest.fixture
-def other(server: Server, tmp_path: Path) -> Desk:
+def other(server: Server, tmp_path: Path) -> SpoolAdmin:
     """Another gateway's spool."""
-    return server.enter(at_the_desk(tmp_path / "other", Desk))
+    return server.enter(spool_admin(tmp_path / "other", SpoolAdmin))
 
 
 @pytest.fixture
-def there(server: Server, other: Desk) -> tuple[str, str]:
+def there(server: Server, other: SpoolAdmin) -> tuple[str, str]:
     """How commands are told to ask that other gateway."""
     return "--admin", server.serve(other.app)
 
 
-def exported(cli: Cli, server: Server, desk: Desk, folder: Path) -> None:
+def exported(cli: Cli, server: Server, desk: SpoolAdmin, folder: Path) -> None:
     """A dead detail whose core was delivered, a dead whole, and a dead core with the detail that is held with it."""
 
     async def bury() -> None:
@@ -123,7 +123,7 @@ def documents(cli: Cli, *there: str) -> dict[str, bytes]:
 
 
 def test_what_was_exported_can_be_brought_into_another_spool(
-    cli: Cli, server: Server, desk: Desk, other: Desk, there: tuple[str, str], tmp_path: Path
+    cli: Cli, server: Server, desk: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
 ) -> None:
     """It is queued there with the same keys and documents, in the order of its calls, and only once."""
     exported(cli, server, desk, tmp_path / "out")
@@ -141,7 +141,7 @@ def test_what_was_exported_can_be_brought_into_another_spool(
 
 
 def test_a_key_can_be_given_to_what_is_brought_in(
-    cli: Cli, server: Server, desk: Desk, other: Desk, there: tuple[str, str], tmp_path: Path
+    cli: Cli, server: Server, desk: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
 ) -> None:
     """It comes from a file or standard input, like every key."""
     exported(cli, server, desk, tmp_path / "out")
@@ -151,7 +151,7 @@ def test_a_key_can_be_given_to_what_is_brought_in(
 
 
 def test_what_is_still_here_is_not_brought_in_and_what_was_discarded_is(
-    cli: Cli, server: Server, desk: Desk, tmp_path: Path
+    cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path
 ) -> None:
     """An export is a copy: into its own spool it comes back only once what it was made of is gone."""
     exported(cli, server, desk, tmp_path / "out")
@@ -186,8 +186,8 @@ def piped(file: Path) -> None:
 def test_what_is_not_whole_is_left_out(
     cli: Cli,
     server: Server,
-    desk: Desk,
-    other: Desk,
+    desk: SpoolAdmin,
+    other: SpoolAdmin,
     there: tuple[str, str],
     tmp_path: Path,
     spoil: Callable[[Path], object],
@@ -205,7 +205,14 @@ def test_what_is_not_whole_is_left_out(
 
 @pytest.mark.parametrize(("to", "said"), [("nobody", "no destination 'nobody'"), ("bucket", "Imported 3")])
 def test_the_destination_decides_what_can_be_brought_in(
-    cli: Cli, server: Server, desk: Desk, other: Desk, there: tuple[str, str], tmp_path: Path, to: str, said: str
+    cli: Cli,
+    server: Server,
+    desk: SpoolAdmin,
+    other: SpoolAdmin,
+    there: tuple[str, str],
+    tmp_path: Path,
+    to: str,
+    said: str,
 ) -> None:
     """An unknown destination is named, with the known ones; a bucket takes objects in any order."""
     exported(cli, server, desk, tmp_path / "out")

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from spool.records import DeliveryState, Hold, RetryAt
-from tests.admin.desk import OTHER, Desk, at_the_desk
+from tests.admin.admin_app import OTHER, SpoolAdmin, spool_admin
 from tests.cli.conftest import Cli, Server, rows
-from tests.spool.building import HOUR, NOW, a_record, states, traced
+from tests.spool.spool_parts import HOUR, NOW, a_record, states, traced
 
 READY, HELD = DeliveryState.READY, DeliveryState.HELD
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
     """A desk that the commands find by their environment, with one delivery held and one due later."""
-    made = server.enter(at_the_desk(tmp_path / "spool", Desk))
+    made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
     monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
 
     async def queue() -> None:
@@ -31,7 +31,7 @@ def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Des
     return made
 
 
-def test_what_is_queued_is_listed_with_its_state(cli: Cli, desk: Desk) -> None:
+def test_what_is_queued_is_listed_with_its_state(cli: Cli, desk: SpoolAdmin) -> None:
     """A row tells what a delivery waits for, and when it is tried next."""
     result = cli("deliveries", "list")
     assert result.exit_code == 0, result.output
@@ -42,14 +42,14 @@ def test_what_is_queued_is_listed_with_its_state(cli: Cli, desk: Desk) -> None:
     assert cli("deliveries", "list", "nobody").stdout.strip() == "Nothing is queued."
 
 
-def test_a_retry_says_what_it_passed_over(cli: Cli, desk: Desk) -> None:
+def test_a_retry_says_what_it_passed_over(cli: Cli, desk: SpoolAdmin) -> None:
     """What was to be tried later is due now; what cannot be is counted with the reason."""
     result = cli("deliveries", "retry", "--all")
     assert (result.exit_code, "Due now: 1 delivery." in result.stdout) == (0, True), result.output
     assert "1 of the selected were skipped: already due" in result.stderr
 
 
-def test_deliveries_are_moved_to_another_destination(cli: Cli, server: Server, desk: Desk) -> None:
+def test_deliveries_are_moved_to_another_destination(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
     """What was moved is told, and is owed there."""
     assert cli("deliveries", "reroute", "--all").exit_code == 2
     unknown = cli("deliveries", "reroute", "--to", "nobody", "--all")
@@ -62,7 +62,7 @@ def test_deliveries_are_moved_to_another_destination(cli: Cli, server: Server, d
 
 @pytest.mark.parametrize("given", ["file", "standard input", "terminal"])
 def test_a_new_key_is_never_on_the_command_line(
-    cli: Cli, server: Server, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+    cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     """It comes from a file, standard input or a prompt, is not echoed, and frees what was held."""
     file = tmp_path / "key"
@@ -79,7 +79,7 @@ def test_a_new_key_is_never_on_the_command_line(
     assert server.run(desk.spool.token(2)) == "hush"
 
 
-def test_without_a_key_nothing_is_changed(cli: Cli, server: Server, desk: Desk) -> None:
+def test_without_a_key_nothing_is_changed(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
     """Where nobody can be asked, the ways to give a key are named."""
     result = cli("deliveries", "replace-token", "refused")
     assert (result.exit_code, "--key FILE" in result.stderr) == (2, True)

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from gateway.cli import main
 from gateway.cli.exits import Exit
 from gateway.cli.fsck import SHOWN_OF_A_KIND
-from tests.spool.building import a_record, opened
+from tests.spool.spool_parts import a_record, opened
 
 
 async def make(directory: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.cli.exits import Exit
-from tests.admin.world import ENDPOINT_DOWN, NOW, STATS, World
+from tests.admin.admin_app import ENDPOINT_DOWN, NOW, STATS, AdminFigures
 from tests.cli.conftest import Cli, Server
 from uploaders.base import BreakerState, DestinationStatus
 
@@ -13,9 +13,9 @@ UP = replace(ENDPOINT_DOWN, up=True, reason="", retry_at=None, since=None, break
 EMPTY = replace(STATS, lanes={})
 
 
-def after(destination: DestinationStatus, **world: object) -> World:
+def after(destination: DestinationStatus, **world: object) -> AdminFigures:
     """A gateway whose endpoint is down, and is like this once it was ordered to be tried."""
-    made = World(destinations=(ENDPOINT_DOWN,), **world)  # type: ignore[arg-type]  # the test names fields
+    made = AdminFigures(destinations=(ENDPOINT_DOWN,), **world)  # type: ignore[arg-type]  # the test names fields
 
     def order(name: str) -> bool | None:
         made.destinations = (destination,)
@@ -42,7 +42,7 @@ def test_what_came_of_the_try_is_told(cli: Cli, server: Server, then: Destinatio
 
 def test_a_destination_that_waits_for_nothing_is_left_alone(cli: Cli, server: Server) -> None:
     """There is nothing to resume where deliveries flow."""
-    result = cli("resume", "endpoint", "--admin", server.serve(World(destinations=(UP,)).app))
+    result = cli("resume", "endpoint", "--admin", server.serve(AdminFigures(destinations=(UP,)).app))
     assert "endpoint is up: nothing to resume" in result.stdout
     assert result.exit_code == Exit.OK
 
@@ -58,6 +58,6 @@ def test_with_nothing_queued_the_next_delivery_is_the_try(cli: Cli, server: Serv
 
 def test_a_mistyped_name_is_told_with_the_right_ones(cli: Cli, server: Server) -> None:
     """The names of the configuration stand in the hint."""
-    result = cli("resume", "endpiont", "--admin", server.serve(World(destinations=(UP,)).app))
+    result = cli("resume", "endpiont", "--admin", server.serve(AdminFigures(destinations=(UP,)).app))
     assert result.exit_code == Exit.FAILED
     assert "The configuration has: endpoint." in result.stderr

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path) -> AsyncIterator[RunningIntake]:
     """An intake with its defaults."""
     async with running(tmp_path) as started:
         yield started

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.intake.body_reader import BodyLimits
 from tests.intake.bodies import call_log, envelope, incompressible, large_call_log
-from tests.intake.world import DEADLINE, Reply, World, running
+from tests.intake.running_intake import DEADLINE, Reply, RunningIntake, running
 
 BATCH = "/v1/calls/batch"
 HEAD = b"POST /v1/calls/batch HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -22,7 +22,7 @@ def _answers(reply: Reply) -> list[dict[str, Any]]:
     return [json.loads(line) for line in reply.raw.splitlines()]
 
 
-async def test_each_line_has_its_answer_in_order(world: World) -> None:
+async def test_each_line_has_its_answer_in_order(world: RunningIntake) -> None:
     """Good lines are accepted, bad ones get their error, blank ones nothing; each answer names its line."""
     lines = [
         call_log("a"),
@@ -52,25 +52,25 @@ async def test_each_line_has_its_answer_in_order(world: World) -> None:
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"\n\n"])
-async def test_the_last_line_needs_no_end(world: World, ending: bytes) -> None:
+async def test_the_last_line_needs_no_end(world: RunningIntake, ending: bytes) -> None:
     """A last line counts with and without its line feed."""
     answers = _answers(await world.post(call_log("a") + b"\r\n" + call_log("b") + ending, BATCH))
     assert [each["status"] for each in answers] == [202, 202]
 
 
-async def test_an_empty_batch_has_no_answers(world: World) -> None:
+async def test_an_empty_batch_has_no_answers(world: RunningIntake) -> None:
     """Nothing posted is nothing answered."""
     assert _answers(await world.post(b"", BATCH)) == []
 
 
-async def test_a_compressed_batch_is_taken(world: World) -> None:
+async def test_a_compressed_batch_is_taken(world: RunningIntake) -> None:
     """A Content-Encoding is undone before lines are looked for."""
     lines = b"\n".join(call_log(f"call-{number}") for number in range(1000))
     answers = _answers(await world.post(gzip.compress(lines), BATCH, content_encoding="gzip"))
     assert [each["status"] for each in answers] == [202] * 1000
 
 
-async def test_lines_share_commits_and_keep_the_order_of_a_call(world: World) -> None:
+async def test_lines_share_commits_and_keep_the_order_of_a_call(world: RunningIntake) -> None:
     """Many lines go into few commits; those of one call are accepted in the order of the batch."""
     events = ["call_started", "call_ended", "recording_ready", "analyzed"]
     lines = [call_log(f"call-{n}", wcall_event=event, size=n * 300) for n in range(200) for event in events]
@@ -83,7 +83,7 @@ async def test_lines_share_commits_and_keep_the_order_of_a_call(world: World) ->
     assert (world.metrics.registry.get_sample_value("callspool_commit_batch_size_count") or 0) - before < 400
 
 
-async def test_a_client_may_send_everything_before_it_reads(world: World) -> None:
+async def test_a_client_may_send_everything_before_it_reads(world: RunningIntake) -> None:
     """Answers that the client does not take yet do not keep its lines from being read."""
     lines = b"".join(call_log(f"call-{number}") + b"\n" for number in range(5000))
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port, limit=1024)
@@ -169,7 +169,7 @@ async def test_a_batch_that_stalls_ends_with_an_error(tmp_path) -> None:
         assert world.intake.budget.used_bytes == 0
 
 
-async def test_a_batch_whose_client_goes_away_leaves_nothing_behind(world: World) -> None:
+async def test_a_batch_whose_client_goes_away_leaves_nothing_behind(world: RunningIntake) -> None:
     """What came in whole lines is accepted, the rest forgotten."""
     _, writer = await world.connect()
     writer.write(HEAD + b"Content-Length: 9000000\r\n\r\n" + call_log() + b"\n" + b"x" * 2_000_000)
@@ -180,7 +180,7 @@ async def test_a_batch_whose_client_goes_away_leaves_nothing_behind(world: World
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_a_batch_ends_when_the_gateway_stops(world: World) -> None:
+async def test_a_batch_ends_when_the_gateway_stops(world: RunningIntake) -> None:
     """Lines that come after the gate was shut are told to come back."""
     reader, writer = await world.connect()
     writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -197,7 +197,7 @@ async def test_a_batch_ends_when_the_gateway_stops(world: World) -> None:
     writer.close()
 
 
-async def test_a_batch_that_does_not_end_is_cut_off_by_a_stop(world: World) -> None:
+async def test_a_batch_that_does_not_end_is_cut_off_by_a_stop(world: RunningIntake) -> None:
     """A batch whose client goes on for ever ends with the drain time, and what it had is answered or accepted."""
     reader, writer = await world.connect()
     writer.write(HEAD + b"Content-Length: 100000\r\n\r\n" + call_log("a") + b"\n{")
@@ -210,7 +210,7 @@ async def test_a_batch_that_does_not_end_is_cut_off_by_a_stop(world: World) -> N
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_an_unexpected_error_is_the_line_s_own(world: World, monkeypatch) -> None:
+async def test_an_unexpected_error_is_the_line_s_own(world: RunningIntake, monkeypatch) -> None:
     """An error that nobody foresaw is a 503 for its line, and the next ones are accepted."""
     accept = world.spool.accept
 
@@ -227,7 +227,7 @@ async def test_an_unexpected_error_is_the_line_s_own(world: World, monkeypatch) 
 
 @pytest.mark.parametrize(("headers", "status"), [({"Content-Encoding": "br"}, 415), ({"Expect": "x"}, 417)])
 async def test_a_batch_is_refused_as_a_whole_before_it_begins(
-    world: World, headers: dict[str, str], status: int
+    world: RunningIntake, headers: dict[str, str], status: int
 ) -> None:
     """What speaks against all of it is answered with its status, as for a post."""
     assert (await world.post(call_log(), BATCH, headers=headers)).status == status

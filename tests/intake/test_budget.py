@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.intake.memory import SMALL_POST_BYTES, BudgetExhausted, MemoryBudget, Reservation
-from tests.intake.world import DEADLINE
+from tests.intake.running_intake import DEADLINE
 
 KIB = 1024
 LARGE = SMALL_POST_BYTES + 1

@@ -2,12 +2,12 @@
 
 from gateway.live_calls import OpenCalls
 from tests.intake.bodies import call_log
-from tests.intake.world import World
+from tests.intake.running_intake import RunningIntake
 
 HOUR = 3600 * 1000
 
 
-async def test_posts_open_and_end_calls(world: World) -> None:
+async def test_posts_open_and_end_calls(world: RunningIntake) -> None:
     """A call is open from its call_started to its call_ended; a superseded start opens nothing."""
     calls = world.intake.open_calls
     assert (calls.open_calls(world.clock()), calls.last_post_at) == (0, None)

@@ -14,7 +14,7 @@ from gateway.intake import protocol
 from gateway.intake.protocol import ConnectionLimits
 from gateway.process import connections_possible, raise_limit
 from tests.intake.bodies import call_log
-from tests.intake.world import DEADLINE, World, running
+from tests.intake.running_intake import DEADLINE, RunningIntake, running
 
 HEAD = b"POST /v1/calls HTTP/1.1\r\nHost: x\r\n"
 IDLE = 2_000
@@ -33,7 +33,7 @@ def many_files() -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def connections(world: World, count: int, data: bytes = b"") -> AsyncIterator[list[socket.socket]]:
+async def connections(world: RunningIntake, count: int, data: bytes = b"") -> AsyncIterator[list[socket.socket]]:
     """So many clients that have sent `data` and nothing more."""
     loop, clients = asyncio.get_running_loop(), []
     before = world.intake.server.connected
@@ -99,7 +99,7 @@ async def test_without_an_idle_client_a_new_one_is_refused(tmp_path: Path) -> No
         assert (await world.post(call_log())).status == 202
 
 
-async def test_headers_that_never_end_are_cut_off(world: World) -> None:
+async def test_headers_that_never_end_are_cut_off(world: RunningIntake) -> None:
     """A client whose headers are not complete after 32 KB is cut off and counted; nothing of it stays."""
     reader, writer = await world.connect()
     writer.write(HEAD)

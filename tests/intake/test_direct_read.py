@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 
 from tests.intake.bodies import call_log
-from tests.intake.world import DEADLINE, World
+from tests.intake.running_intake import DEADLINE, RunningIntake
 
 SIZES = (70_000, 2_000, 300_000, 1_000_001, 65_536, 200)
 
@@ -21,7 +21,7 @@ def requests(sizes: tuple[int, ...]) -> tuple[list[bytes], bytes]:
 
 
 @pytest.mark.parametrize("piece", [10_000_000, 1_000_003, 65_536, 16_384, 4_099])
-async def test_each_body_ends_where_it_ends(world: World, piece: int) -> None:
+async def test_each_body_ends_where_it_ends(world: RunningIntake, piece: int) -> None:
     """Requests on one connection, sent without waiting for answers, in any pieces, are told apart to the byte."""
     bodies, wire = requests(SIZES)
     reader, writer = await world.connect()
@@ -44,7 +44,7 @@ async def test_each_body_ends_where_it_ends(world: World, piece: int) -> None:
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_what_comes_after_a_body_that_broke_off_is_no_request(world: World) -> None:
+async def test_what_comes_after_a_body_that_broke_off_is_no_request(world: RunningIntake) -> None:
     """A client that goes in the middle of a body leaves nothing, and its connection serves nobody else."""
     _, wire = requests((500_000,))
     _, writer = await world.connect()

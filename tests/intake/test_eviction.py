@@ -12,7 +12,7 @@ import pytest
 from gateway.intake.body_reader import BodyLimits
 from spool.records import Lane, WhenFull
 from tests.intake.bodies import call_log, incompressible
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 MIB = 1 << 20
 POST = b"POST /send-call-log HTTP/1.1\r\nHost: x\r\n"
@@ -26,7 +26,7 @@ def detailed(call_id: str, size: int) -> bytes:
 
 
 @asynccontextmanager
-async def full(tmp_path: Path, **options: float) -> AsyncIterator[World]:
+async def full(tmp_path: Path, **options: float) -> AsyncIterator[RunningIntake]:
     """An intake before a spool of 60 MB that details fill."""
     limits = BodyLimits(inline_max=2 * MIB, **options)  # type: ignore[arg-type]  # of the limits
     async with running(tmp_path, spool_max=60 * MIB, when_full=WhenFull.EXPIRE_DETAILS, bodies=limits) as world:
@@ -38,7 +38,7 @@ async def full(tmp_path: Path, **options: float) -> AsyncIterator[World]:
         yield world
 
 
-def evicted(world: World) -> int:
+def evicted(world: RunningIntake) -> int:
     return world.spool.stats().lanes["endpoint", Lane.DETAIL].expired
 
 

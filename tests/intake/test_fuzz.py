@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.intake.bodies import call_log, envelope
-from tests.intake.world import World
+from tests.intake.running_intake import RunningIntake
 
 PATHS = ["/send-call-log", "/v1/calls", "/v1/calls/batch", "/get-upload-url"]
 UNFORESEEN = {b'"internal"', b'"spool_unavailable"'}
@@ -44,7 +44,7 @@ encodings = st.sampled_from([None, "gzip", "deflate", "zstd", "gzip, gzip", "br"
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies, encoding=encodings, zipped=st.booleans(), path=st.sampled_from(PATHS))
 async def test_no_body_meets_an_unforeseen_error(
-    world: World, body: bytes, encoding: str | None, zipped: bool, path: str
+    world: RunningIntake, body: bytes, encoding: str | None, zipped: bool, path: str
 ) -> None:
     """Arbitrary and damaged bodies are accepted or refused for a reason, and hold no memory afterwards."""
     reply = await world.post(gzip.compress(body) if zipped else body, path, content_encoding=encoding)
@@ -57,7 +57,7 @@ async def test_no_body_meets_an_unforeseen_error(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300), method=st.sampled_from(["GET", "POST", "PUT", "X"]), path=st.text(max_size=20))
-async def test_no_request_is_answered_with_a_5xx(world: World, data: bytes, method: str, path: str) -> None:
+async def test_no_request_is_answered_with_a_5xx(world: RunningIntake, data: bytes, method: str, path: str) -> None:
     """Arbitrary paths, methods and heads are refused as the client's fault."""
     head = f"{method} /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
     answer = await world.send_raw(head + data + b"\r\n\r\n")

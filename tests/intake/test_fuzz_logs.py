@@ -15,7 +15,7 @@ from spool.records import Delivered, Delivery, Form, Fragment, Lane
 from tests.budget import budgeted
 from tests.intake.bodies import ENCODERS, envelope
 from tests.intake.mutants import mutant
-from tests.intake.world import ENDPOINT, Reply, World, running
+from tests.intake.running_intake import ENDPOINT, Reply, RunningIntake, running
 from uploaders.document.render import render
 
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -23,7 +23,7 @@ WAYS = ("plain", "envelope", "gzip", "zstd", "deflate", "v1", "batch", "upload",
 
 
 @pytest.fixture
-async def narrow_world(tmp_path: Path) -> AsyncIterator[World]:
+async def narrow_world(tmp_path: Path) -> AsyncIterator[RunningIntake]:
     """An intake that splits and stages what is small elsewhere, so that all its ways are gone."""
     sizes = SizeRule(two_phase_threshold=20_000, two_phase_raw_threshold=60_000, core_max_bytes=20_000)
     async with running(tmp_path, sizes=sizes, bodies=BodyLimits(inline_max=100_000)) as world:
@@ -32,7 +32,7 @@ async def narrow_world(tmp_path: Path) -> AsyncIterator[World]:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=CHECKS)
 @given(seed=st.integers(0, 2**32), way=st.sampled_from(WAYS))
-async def test_damaged_call_logs_are_taken_whole_or_refused(narrow_world: World, seed: int, way: str) -> None:
+async def test_damaged_call_logs_are_taken_whole_or_refused(narrow_world: RunningIntake, seed: int, way: str) -> None:
     """No way in answers a damaged call log with an error of the server, or takes in what cannot be sent."""
     await taken_whole_or_refused(narrow_world, mutant(seed), way)
 
@@ -40,12 +40,14 @@ async def test_damaged_call_logs_are_taken_whole_or_refused(narrow_world: World,
 @pytest.mark.prove
 @settings(max_examples=budgeted(small=300, full=5000), deadline=None, suppress_health_check=CHECKS)
 @given(seed=st.integers(0, 2**32), way=st.sampled_from(WAYS))
-async def test_many_damaged_call_logs_are_taken_whole_or_refused(narrow_world: World, seed: int, way: str) -> None:
+async def test_many_damaged_call_logs_are_taken_whole_or_refused(
+    narrow_world: RunningIntake, seed: int, way: str
+) -> None:
     """The same with many more."""
     await taken_whole_or_refused(narrow_world, mutant(seed), way)
 
 
-async def taken_whole_or_refused(world: World, body: bytes, way: str) -> None:
+async def taken_whole_or_refused(world: RunningIntake, body: bytes, way: str) -> None:
     reply = await post(world, body, way)
     assert reply.status < 500
     answers = [json.loads(line) for line in reply.raw.splitlines() if line]
@@ -55,7 +57,7 @@ async def taken_whole_or_refused(world: World, body: bytes, way: str) -> None:
     await world.until(lambda: not world.staged_files())
 
 
-async def post(world: World, body: bytes, way: str) -> Reply:
+async def post(world: RunningIntake, body: bytes, way: str) -> Reply:
     match way:
         case "envelope":
             return await world.post(envelope(body))
@@ -73,7 +75,7 @@ async def post(world: World, body: bytes, way: str) -> Reply:
             return await world.post(encoded, content_encoding=way if way in ENCODERS else None)
 
 
-async def post_in_chunks(world: World, body: bytes) -> Reply:
+async def post_in_chunks(world: RunningIntake, body: bytes) -> Reply:
     head = b"POST /send-call-log HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     half = len(body) // 2
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:]) if part)
@@ -81,7 +83,7 @@ async def post_in_chunks(world: World, body: bytes) -> Reply:
     return Reply(int(answer_head.split()[1]), {}, answer)
 
 
-async def everything_can_be_sent(world: World) -> None:
+async def everything_can_be_sent(world: RunningIntake) -> None:
     """Whatever waits is JSON in the strict sense, and its parts hold all that was taken in; then it is gone."""
     while due := await all_due(world):
         for delivery in due:
@@ -91,12 +93,12 @@ async def everything_can_be_sent(world: World) -> None:
             await world.spool.settle(delivery, Delivered())
 
 
-async def all_due(world: World) -> list[Delivery]:
+async def all_due(world: RunningIntake) -> list[Delivery]:
     pages = [await world.spool.due(ENDPOINT.name, lane, now=world.clock.now, limit=100) for lane in Lane]
     return [delivery for page in pages for delivery in page.deliveries]
 
 
-async def document(world: World, delivery: Delivery) -> bytes:
+async def document(world: RunningIntake, delivery: Delivery) -> bytes:
     """What an uploader would send."""
     parts = [
         await world.stored(delivery.record, piece) if isinstance(piece, Fragment) else piece

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.intake.bodies import call_log
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 GATE = "gate-key"
 EVIL = [
@@ -24,7 +24,7 @@ WAYS_IN = [
 @pytest.mark.parametrize(("method", "path"), WAYS_IN)
 @pytest.mark.parametrize(("headers", "status", "code"), EVIL, ids=lambda value: str(value)[:30])
 async def test_a_browser_is_refused_at_every_way_in(
-    world: World, method: str, path: str, headers: dict[str, str], status: int, code: str
+    world: RunningIntake, method: str, path: str, headers: dict[str, str], status: int, code: str
 ) -> None:
     """The request of a page is refused before its body is read, with what to set if it was meant."""
     reply = await world.ask(method, path, call_log() if method == "POST" else None, headers=headers)
@@ -34,7 +34,7 @@ async def test_a_browser_is_refused_at_every_way_in(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7717", "localhost", "callspool:7717", "calls.svc", "[::1]:7717"])
-async def test_agents_post_by_addresses_and_names_that_nobody_can_register(world: World, host: str) -> None:
+async def test_agents_post_by_addresses_and_names_that_nobody_can_register(world: RunningIntake, host: str) -> None:
     """Sidecars, containers and clusters need no setting."""
     assert (await world.post(call_log(), headers={"Host": host})).status == 202
 

@@ -9,18 +9,18 @@ import pytest
 from gateway.calllog.document import parse as parse_document
 from spool.records import Delivered, Lane, principal_of
 from tests.intake.bodies import call_log
-from tests.intake.world import World
+from tests.intake.running_intake import RunningIntake
 
 END = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 
 
-async def duplicate(world: World, body: bytes, **headers: str) -> bool:
+async def duplicate(world: RunningIntake, body: bytes, **headers: str) -> bool:
     reply = await world.post(body, headers={name.replace("_", "-"): value for name, value in headers.items()})
     assert reply.status == 202, reply.json
     return bool(reply.json["duplicate"])
 
 
-async def delivered(world: World) -> None:
+async def delivered(world: RunningIntake) -> None:
     """Everything that is owed is confirmed."""
     while ready := (await world.spool.due("endpoint", Lane.CORE, now=world.clock(), limit=10)).deliveries:
         for delivery in ready:
@@ -41,7 +41,7 @@ KEYS = [
 
 @pytest.mark.parametrize(("first", "second", "expected"), [row[1:] for row in KEYS], ids=[row[0] for row in KEYS])
 async def test_a_duplicate_comes_with_the_same_key(
-    world: World, first: tuple[str | None, str | None], second: tuple[str | None, str | None], expected: bool
+    world: RunningIntake, first: tuple[str | None, str | None], second: tuple[str | None, str | None], expected: bool
 ) -> None:
     """The same body with a corrected key is accepted and sent: its digest has no token, its identity has."""
     found = []
@@ -53,7 +53,7 @@ async def test_a_duplicate_comes_with_the_same_key(
     assert principals == {principal_of(None, header or token) for header, token in (first, second)}
 
 
-async def test_a_change_back_is_sent(world: World) -> None:
+async def test_a_change_back_is_sent(world: RunningIntake) -> None:
     """A, B, A: the third post is none of the first, once both were delivered; B, B is."""
     a, b = call_log(status="a"), call_log(status="b")
     found = []
@@ -63,7 +63,7 @@ async def test_a_change_back_is_sent(world: World) -> None:
     assert found == [False, False, False, True, False]
 
 
-async def test_the_senders_key_says_which_posts_are_one(world: World) -> None:
+async def test_the_senders_key_says_which_posts_are_one(world: RunningIntake) -> None:
     """`Idempotency-Key` overrules what seems equal, both ways, and is the sender's own."""
     a, b = call_log(status="a"), call_log(status="b")
     assert not await duplicate(world, a, Idempotency_Key="1")
@@ -74,7 +74,7 @@ async def test_the_senders_key_says_which_posts_are_one(world: World) -> None:
     assert not await duplicate(world, a, Idempotency_Key="1", x_pype_token="another sender's")
 
 
-async def test_each_line_of_a_batch_has_a_key_of_its_own(world: World) -> None:
+async def test_each_line_of_a_batch_has_a_key_of_its_own(world: RunningIntake) -> None:
     """A batch that is sent again with its key is recognised line by line; equal lines of it are different posts."""
     batch = b"\n".join([call_log("c"), call_log("c"), call_log("d")])
     for expected in (False, True):
@@ -99,7 +99,7 @@ def moment(seconds: int, **fields: str) -> str:
         pytest.param({"at": moment(60)}, True, id="something else"),
     ],
 )
-async def test_a_call_id_that_is_used_again_is_a_live_call(world: World, began: Any, superseded: bool) -> None:
+async def test_a_call_id_that_is_used_again_is_a_live_call(world: RunningIntake, began: Any, superseded: bool) -> None:
     """A start that is later than the end before it, by their own times, is sent and is live."""
     await world.post(call_log("room", call_ended_at=END.isoformat()))
     await world.post(call_log("room", wcall_event="call_started", call_started_at=began))
@@ -108,7 +108,7 @@ async def test_a_call_id_that_is_used_again_is_a_live_call(world: World, began: 
     assert world.intake.open_calls.open_calls(world.clock()) == (not superseded)
 
 
-async def test_a_late_end_of_the_call_before_leaves_the_next_one_live(world: World) -> None:
+async def test_a_late_end_of_the_call_before_leaves_the_next_one_live(world: RunningIntake) -> None:
     """Two calls in one room, whose posts overtake each other; and a forged end of somebody else."""
     live = world.intake.open_calls
     await world.post(call_log("room", wcall_event="call_started", call_started_at=moment(60)))
@@ -138,7 +138,7 @@ def test_the_time_of_an_event(event: str, fields: dict[str, Any], expected: int 
     assert parse_document(call_log(wcall_event=event, **fields)).happened_at == expected
 
 
-async def test_a_repeated_put_is_a_duplicate_though_its_token_is_gone(world: World) -> None:
+async def test_a_repeated_put_is_a_duplicate_though_its_token_is_gone(world: RunningIntake) -> None:
     """The key that came with the request for the address is forgotten when it is used; the address stays the same."""
     given = await world.post(b'{"call_id": "call-1"}', "/get-upload-url", headers={"x-pype-token": "k"})
     path = "/uploads/" + given.json["upload_url"].rpartition("/")[2]

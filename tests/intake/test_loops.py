@@ -5,13 +5,13 @@ import gzip
 import pytest
 
 from tests.intake.bodies import call_log, envelope
-from tests.intake.world import Reply, World
+from tests.intake.running_intake import Reply, RunningIntake
 
 WAYS = ["post", "prefix", "batch", "envelope", "gzip", "upload", "address", "reference"]
 REFERENCE = {"s3_reference": True, "s3_bucket": "b", "s3_key": "k", "call_id": "call-1"}
 
 
-async def bring(world: World, way: str, headers: dict[str, str]) -> Reply:
+async def bring(world: RunningIntake, way: str, headers: dict[str, str]) -> Reply:
     """A call log, or what belongs to one, on one of the ways in."""
     body, wanted = call_log(), {"call_id": "call-1", "content_type": "application/json"}
     match way:
@@ -46,7 +46,7 @@ async def bring(world: World, way: str, headers: dict[str, str]) -> Reply:
         "1.1 {own} (callspool)",
     ],
 )
-async def test_its_own_mark_is_refused_whatever_way_it_comes(world: World, way: str, via: str) -> None:
+async def test_its_own_mark_is_refused_whatever_way_it_comes(world: RunningIntake, way: str, via: str) -> None:
     """508 with a code of its own, nothing is stored, and no body is read."""
     own = f"callspool-{world.spool.id}"
     reply = await bring(world, way, {"Via": via.format(own=own, OWN=own.upper())})
@@ -55,7 +55,7 @@ async def test_its_own_mark_is_refused_whatever_way_it_comes(world: World, way: 
     assert await world.spool.trace("call-1") == ()
 
 
-async def test_its_own_idempotency_key_is_refused(world: World) -> None:
+async def test_its_own_idempotency_key_is_refused(world: RunningIntake) -> None:
     """Where a proxy has removed `Via`, the key of a delivery tells."""
     reply = await world.post(call_log(), headers={"Idempotency-Key": f"{world.spool.id}-17-core"})
     assert (reply.status, reply.code) == (508, "loop_detected")
@@ -74,13 +74,13 @@ async def test_its_own_idempotency_key_is_refused(world: World) -> None:
     ],
     ids=str,
 )
-async def test_what_others_sent_is_accepted(world: World, way: str, headers: dict[str, str]) -> None:
+async def test_what_others_sent_is_accepted(world: RunningIntake, way: str, headers: dict[str, str]) -> None:
     """Another gateway's mark is that of a sender like any other: a receiver gets its posts from gateways."""
     sent = {name: value.format(id=world.spool.id) for name, value in headers.items()}
     assert (await bring(world, way, sent)).status in {200, 202}
 
 
-async def test_two_lines_are_read(world: World) -> None:
+async def test_two_lines_are_read(world: RunningIntake) -> None:
     """Proxies add a line of their own."""
     body = call_log()
     head = (

@@ -14,7 +14,7 @@ from gateway.intake import parse_worker
 from gateway.intake.body_reader import BodyLimits
 from spool.records import Fragment
 from tests.intake.bodies import call_log, envelope, large_call_log
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 from tests.system.waiting import until
 
 PARENT = """
@@ -33,17 +33,17 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def small(tmp_path: Path) -> AsyncIterator[World]:
+async def small(tmp_path: Path) -> AsyncIterator[RunningIntake]:
     """An intake that stages everything above 64 KiB."""
     async with running(tmp_path, bodies=BodyLimits(inline_max=1 << 16)) as world:
         yield world
 
 
-def _nothing_left(world: World) -> bool:
+def _nothing_left(world: RunningIntake) -> bool:
     return not world.staged_files() and not world.intake.budget.used_bytes
 
 
-async def test_only_giants_need_the_process(small: World) -> None:
+async def test_only_giants_need_the_process(small: RunningIntake) -> None:
     """It is started with the first body that is too large to be looked at here, and then kept."""
     assert (await small.post(call_log("a"))).status == 202
     assert (await small.post(call_log("b", size=3_000_000))).status == 202
@@ -61,7 +61,7 @@ async def test_only_giants_need_the_process(small: World) -> None:
     [(b"", "1.50"), (b"\xef\xbb\xbf", "1.50"), (b"\xef\xbb\xbf", "NaN")],
     ids=["plain", "with a byte order mark", "with a mark and a number that is none"],
 )
-async def test_a_giant_is_stored_as_it_came(small: World, prefix: bytes, value: str) -> None:
+async def test_a_giant_is_stored_as_it_came(small: RunningIntake, prefix: bytes, value: str) -> None:
     """What another process found is stored byte for byte, but for the token, and null for what is no number."""
     filling = b"x" * 5_300_000
     body = b'%b{"call_id": 17, "token": "t", "n": %b, "telemetry_data": "%b"}' % (prefix, value.encode(), filling)
@@ -75,7 +75,7 @@ async def test_a_giant_is_stored_as_it_came(small: World, prefix: bytes, value: 
     await small.until(lambda: _nothing_left(small))
 
 
-async def test_a_giant_that_is_wrong_is_refused_with_the_position(small: World) -> None:
+async def test_a_giant_that_is_wrong_is_refused_with_the_position(small: RunningIntake) -> None:
     """What the process finds wrong is told as if it had been found here, and the process lives on."""
     body = large_call_log()
     reply = await small.post(body[:-1])
@@ -85,7 +85,7 @@ async def test_a_giant_that_is_wrong_is_refused_with_the_position(small: World) 
     await small.until(lambda: _nothing_left(small))
 
 
-async def test_what_needs_too_much_memory_is_refused(small: World) -> None:
+async def test_what_needs_too_much_memory_is_refused(small: RunningIntake) -> None:
     """A body of a million top-level members cannot exhaust the machine: 413, and the next post is taken."""
     members = b",".join(b'"m%d":0' % number for number in range(900_000))
     reply = await small.post(b'{"call_id":"a",%b}' % members)
@@ -96,7 +96,7 @@ async def test_what_needs_too_much_memory_is_refused(small: World) -> None:
     await small.until(lambda: _nothing_left(small))
 
 
-async def test_lists_that_need_too_much_memory_are_not_summarised(small: World) -> None:
+async def test_lists_that_need_too_much_memory_are_not_summarised(small: RunningIntake) -> None:
     """A giant of very many tiny spans is taken: its core comes without their summary, its detail with all of them."""
     spans = b'{"name":"a","duration_ms":1.5}'
     telemetry = b'"telemetry_data":{"session_traces":[%b]}' % b",".join([spans] * 800_000)
@@ -109,7 +109,7 @@ async def test_lists_that_need_too_much_memory_are_not_summarised(small: World) 
     assert (await small.stored(record, Fragment.REST)).endswith(telemetry)
 
 
-async def test_a_post_survives_the_death_of_the_process(small: World) -> None:
+async def test_a_post_survives_the_death_of_the_process(small: RunningIntake) -> None:
     """A process that is killed in the middle of an examination is replaced, and the post is taken."""
     await small.post(large_call_log("a"))
     pid = small.intake.parse_worker.pid
@@ -123,7 +123,7 @@ async def test_a_post_survives_the_death_of_the_process(small: World) -> None:
     await small.until(lambda: _nothing_left(small))
 
 
-async def test_a_post_that_cannot_be_parsed_is_503(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_post_that_cannot_be_parsed_is_503(small: RunningIntake, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a second process ends too, the sender keeps its call log; the next giant gets another process."""
     with monkeypatch.context() as patched:
         patched.setattr(parse_worker, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))

@@ -13,18 +13,18 @@ import zstandard
 from gateway.intake.body_reader import BodyLimits
 from spool.records import DeliveryState, Form, Fragment, Lane
 from tests.intake.bodies import ENCODERS, call_log, envelope, incompressible, large_call_log, raw_deflate
-from tests.intake.world import DEADLINE, World, running
+from tests.intake.running_intake import DEADLINE, RunningIntake, running
 
 
 @pytest.mark.parametrize("path", ["/send-call-log", "/dev/send-call-log", "/a/b/c/send-call-log/", "/v1/calls"])
-async def test_every_path_for_posts_takes_a_call_log(world: World, path: str) -> None:
+async def test_every_path_for_posts_takes_a_call_log(world: RunningIntake, path: str) -> None:
     """A call log is accepted at the SDK's path under any prefix, and at /v1/calls."""
     reply = await world.post(call_log(), path)
     assert reply.status == 202
     assert (await world.only_record("call-1")).record.event == "call_ended"
 
 
-async def test_the_answer_says_what_was_accepted(world: World) -> None:
+async def test_the_answer_says_what_was_accepted(world: RunningIntake) -> None:
     """The answer holds exactly the published fields, as JSON with its content type."""
     body = call_log()
     reply = await world.post(body)
@@ -44,14 +44,14 @@ async def test_the_answer_says_what_was_accepted(world: World) -> None:
     }
 
 
-async def test_the_bytes_are_kept_as_they_came(world: World) -> None:
+async def test_the_bytes_are_kept_as_they_came(world: RunningIntake) -> None:
     """What is read back from the spool is, byte for byte, what was posted."""
     body = b'{ "call_id" : "call-1",\n "n": 1.10, "big": 12345678901234567890, "u": "\\u00e9\xc3\xa9" }'
     await world.post(body)
     assert await world.stored((await world.only_record("call-1")).record) == body
 
 
-async def test_a_repeated_post_is_a_duplicate(world: World) -> None:
+async def test_a_repeated_post_is_a_duplicate(world: RunningIntake) -> None:
     """The same call log posted again is acknowledged with the first one's record, and not stored."""
     first = await world.post(call_log())
     second = await world.post(call_log())
@@ -61,7 +61,7 @@ async def test_a_repeated_post_is_a_duplicate(world: World) -> None:
     assert world.counted("send_call_log", "duplicate") == 1
 
 
-async def test_a_phase_2_body_is_not_split_again(world: World) -> None:
+async def test_a_phase_2_body_is_not_split_again(world: RunningIntake) -> None:
     """A detail that a gateway posts is kept as it came, however large: it has no core that could be made of it."""
     posted = json.loads(large_call_log())
     detail = {"call_id": "call-1", "update_type": "detailed_telemetry", "telemetry_data": posted["telemetry_data"]}
@@ -75,7 +75,7 @@ async def test_a_phase_2_body_is_not_split_again(world: World) -> None:
     assert (delivery.form, delivery.lane) == (Form.WHOLE, Lane.DETAIL)
 
 
-async def test_a_start_after_its_end_is_superseded(world: World) -> None:
+async def test_a_start_after_its_end_is_superseded(world: RunningIntake) -> None:
     """A call_started that comes after its call_ended is recorded and owed to nobody."""
     await world.post(call_log())
     reply = await world.post(call_log(wcall_event="call_started"))
@@ -88,7 +88,7 @@ async def test_a_start_after_its_end_is_superseded(world: World) -> None:
 
 @pytest.mark.parametrize("size", [0, 20_000, 200_000, 2_000_000])
 @pytest.mark.parametrize("coding", ENCODERS)
-async def test_content_encodings_are_undone(world: World, coding: str, size: int) -> None:
+async def test_content_encodings_are_undone(world: RunningIntake, coding: str, size: int) -> None:
     """A body in a known Content-Encoding is stored decoded, whatever its size."""
     body = call_log(size=size)
     reply = await world.post(ENCODERS[coding](body), content_encoding=coding)
@@ -108,14 +108,14 @@ async def test_content_encodings_are_undone(world: World, coding: str, size: int
     ],
     ids=["deflate without header", "identity", "upper case", "two codings", "two gzip members", "two zstd frames"],
 )
-async def test_unusual_encodings_are_undone(world: World, coding: str, encoded: bytes) -> None:
+async def test_unusual_encodings_are_undone(world: RunningIntake, coding: str, encoded: bytes) -> None:
     """Several codings, several members, and deflate without its header are what some clients send."""
     assert (await world.post(encoded, content_encoding=coding)).status == 202
     assert await world.stored((await world.only_record("call-1")).record) == call_log(size=20_000)
 
 
 @pytest.mark.parametrize("size", [0, 20_000, 3_000_000])
-async def test_the_sdk_s_envelope_is_opened(world: World, size: int) -> None:
+async def test_the_sdk_s_envelope_is_opened(world: RunningIntake, size: int) -> None:
     """A compressed call log is stored as the call log that it carries."""
     body = call_log(size=size)
     reply = await world.post(envelope(body, original_size=len(body)))
@@ -124,7 +124,7 @@ async def test_the_sdk_s_envelope_is_opened(world: World, size: int) -> None:
     assert await world.stored((await world.only_record("call-1")).record) == body
 
 
-async def test_an_envelope_with_escaped_base64_is_opened(world: World) -> None:
+async def test_an_envelope_with_escaped_base64_is_opened(world: RunningIntake) -> None:
     """Encoders that write slashes and plus signs of base64 as escapes are understood."""
     body = call_log(size=300_000)
     escaped = envelope(body).replace(b"/", b"\\/").replace(b"+", b"\\u002b")
@@ -133,7 +133,7 @@ async def test_an_envelope_with_escaped_base64_is_opened(world: World) -> None:
     assert await world.stored((await world.only_record("call-1")).record) == body
 
 
-async def test_an_envelope_in_a_content_encoding_is_opened(world: World) -> None:
+async def test_an_envelope_in_a_content_encoding_is_opened(world: RunningIntake) -> None:
     """What a proxy compresses on top of the SDK's envelope is undone too."""
     body = call_log(size=100_000)
     reply = await world.post(ENCODERS["gzip"](envelope(body)), content_encoding="gzip")
@@ -142,7 +142,7 @@ async def test_an_envelope_in_a_content_encoding_is_opened(world: World) -> None
 
 
 @pytest.mark.parametrize("size", [0, 50_000, 400_000])
-async def test_a_body_without_length_is_taken(world: World, size: int) -> None:
+async def test_a_body_without_length_is_taken(world: RunningIntake, size: int) -> None:
     """A chunked body needs no Content-Length, small or large."""
     body = call_log(size=size)
 
@@ -183,7 +183,7 @@ async def test_a_giant_envelope_and_a_giant_encoding_are_decoded_in_files(tmp_pa
         await world.only_record("call-1")
 
 
-async def test_a_large_call_log_is_stored_in_two_phases(world: World) -> None:
+async def test_a_large_call_log_is_stored_in_two_phases(world: RunningIntake) -> None:
     """Above 5 MiB a call log becomes fragments, and owes a core and a detail in their lanes."""
     reply = await world.post(large_call_log())
     traced = await world.only_record("call-1")
@@ -202,13 +202,13 @@ async def test_a_large_call_log_is_stored_in_two_phases(world: World) -> None:
     [(incompressible(4_000_000), "single"), (incompressible(4_400_000), "two_phase"), ("a" * 5_200_000, "single")],
     ids=["compresses enough", "does not", "below the raw threshold"],
 )
-async def test_between_the_thresholds_the_stored_size_decides(world: World, filling: str, method: str) -> None:
+async def test_between_the_thresholds_the_stored_size_decides(world: RunningIntake, filling: str, method: str) -> None:
     """A call log of 3 to 5 MiB goes in one piece if 4/3 of what it compresses to is below 4 MiB."""
     reply = await world.post(call_log(other=filling))
     assert reply.json["upload_method"] == method
 
 
-async def test_non_finite_numbers_become_null(world: World) -> None:
+async def test_non_finite_numbers_become_null(world: RunningIntake) -> None:
     """NaN and Infinity, which Python writes, are accepted; only they are changed."""
     small = b'{"call_id": "small", "a": NaN, "b": [-Infinity, Infinity], "c": "NaN"}'
     large = call_log("large", size=300_000)[:-1] + b', "a": NaN}'
@@ -222,7 +222,7 @@ async def test_non_finite_numbers_become_null(world: World) -> None:
 
 
 @pytest.mark.parametrize("count", [10, 15_000, 100_000])
-async def test_a_copy_that_grows_is_made_where_there_is_room(world: World, count: int) -> None:
+async def test_a_copy_that_grows_is_made_where_there_is_room(world: RunningIntake, count: int) -> None:
     """Each null is longer than its NaN: the copy of a small body may be a large one."""
     body = b'{"call_id": "call-1", "a": [%b]}' % b",".join([b"NaN"] * count)
     assert (await world.post(ENCODERS["gzip"](body), content_encoding="gzip")).status == 202
@@ -242,19 +242,19 @@ async def test_a_copy_that_grows_is_made_where_there_is_room(world: World, count
     ],
     ids=["lone surrogate", "byte order mark", "duplicate keys", "deep nesting", "white space"],
 )
-async def test_what_real_agents_send_is_taken(world: World, body: bytes) -> None:
+async def test_what_real_agents_send_is_taken(world: RunningIntake, body: bytes) -> None:
     """Oddities that a lenient reader understands are no reason to lose a call log."""
     assert (await world.post(body)).status == 202
 
 
-async def test_a_number_as_call_id_names_the_call(world: World) -> None:
+async def test_a_number_as_call_id_names_the_call(world: RunningIntake) -> None:
     """A call_id that came as a number is kept as its text."""
     reply = await world.post(b'{"call_id": 4711}')
     assert reply.json["call_id"] == "4711"
     await world.only_record("4711")
 
 
-async def test_keep_alive_carries_many_posts(world: World) -> None:
+async def test_keep_alive_carries_many_posts(world: RunningIntake) -> None:
     """Posts on one connection, sent without waiting, are answered in their order."""
     reader, writer = await world.connect()
     bodies = [call_log(str(uuid.uuid4())) for _ in range(20)]
@@ -270,7 +270,9 @@ async def test_keep_alive_carries_many_posts(world: World) -> None:
     await writer.wait_closed()
 
 
-async def test_no_name_server_is_asked_for_an_upload_address(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_name_server_is_asked_for_an_upload_address(
+    world: RunningIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request without a Host gets the address that it came to: to ask for a name would block everybody else."""
 
     def blocking(*_: object) -> str:
@@ -283,7 +285,7 @@ async def test_no_name_server_is_asked_for_an_upload_address(world: World, monke
     assert b'"upload_url":"http://127.0.0.1:' in answer, answer
 
 
-async def test_an_old_client_s_connection_is_closed(world: World) -> None:
+async def test_an_old_client_s_connection_is_closed(world: RunningIntake) -> None:
     """HTTP/1.0 gets a complete answer, and then the end of the connection."""
     body = call_log()
     answer = await world.send_raw(b"POST /v1/calls HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -291,7 +293,7 @@ async def test_an_old_client_s_connection_is_closed(world: World) -> None:
     assert b"Connection: close\r\n" in answer
 
 
-async def test_a_trace_tells_what_became_of_a_call(world: World) -> None:
+async def test_a_trace_tells_what_became_of_a_call(world: RunningIntake) -> None:
     """GET /v1/calls/CALL_ID shows the records of the call, whatever characters its id has."""
     await world.post(call_log("a/b c"))
     reply = await world.ask("GET", "/v1/calls/a%2Fb%20c")
@@ -300,7 +302,7 @@ async def test_a_trace_tells_what_became_of_a_call(world: World) -> None:
     assert reply.json["records"][0]["event"] == "call_ended"
 
 
-async def test_posts_are_measured(world: World) -> None:
+async def test_posts_are_measured(world: RunningIntake) -> None:
     """Counts, bytes and the time to the answer are told to the metrics."""
     await world.post(large_call_log())
     value = world.metrics.registry.get_sample_value
@@ -321,7 +323,7 @@ async def test_posts_are_measured(world: World) -> None:
     ],
     ids=["two lines", "one line", "content and transfer", "transfer"],
 )
-async def test_every_coding_of_a_body_is_undone(world: World, path: str, headers: bytes) -> None:
+async def test_every_coding_of_a_body_is_undone(world: RunningIntake, path: str, headers: bytes) -> None:
     """All lines of Content-Encoding and Transfer-Encoding count."""
     body = zstandard.ZstdCompressor().compress(gzip.compress(call_log("coded")))
     framed = body if b"Length" in headers else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)

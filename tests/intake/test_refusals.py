@@ -14,7 +14,7 @@ from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from spool.errors import SpoolUnavailable
 from tests.intake.bodies import call_log, envelope, incompressible, raw_deflate
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 GZIPPED = gzip.compress(call_log(size=5_000), mtime=0)
 ZSTD = zstandard.ZstdCompressor().compress(call_log(size=5_000))
@@ -53,7 +53,7 @@ ZSTD = zstandard.ZstdCompressor().compress(call_log(size=5_000))
         (envelope(envelope(call_log())), 400, "bad_envelope"),
     ],
 )  # fmt: skip
-async def test_bodies_that_are_no_call_log(world: World, body: bytes, status: int, code: str | None) -> None:
+async def test_bodies_that_are_no_call_log(world: RunningIntake, body: bytes, status: int, code: str | None) -> None:
     """A broken body is 400, sound JSON without a usable call_id 422; nothing of it is kept."""
     reply = await world.post(body)
     assert reply.status == status
@@ -87,7 +87,9 @@ async def test_bodies_that_are_no_call_log(world: World, body: bytes, status: in
         ("gzip, zstd", ZSTD, "bad_encoding"),
     ],
 )
-async def test_broken_encodings_are_400_with_a_position(world: World, coding: str, body: bytes, code: str) -> None:
+async def test_broken_encodings_are_400_with_a_position(
+    world: RunningIntake, coding: str, body: bytes, code: str
+) -> None:
     """Truncated data, garbage, and what follows the end are refused, saying where."""
     reply = await world.post(body, content_encoding=coding)
     assert (reply.status, reply.code) == (400, code)
@@ -96,7 +98,7 @@ async def test_broken_encodings_are_400_with_a_position(world: World, coding: st
 
 
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, br", "gzip, gzip, gzip, gzip, gzip", "x" * 3000])
-async def test_unknown_encodings_are_415(world: World, coding: str) -> None:
+async def test_unknown_encodings_are_415(world: RunningIntake, coding: str) -> None:
     """An encoding that cannot be undone is refused without reading the body."""
     reply = await world.post(call_log(), content_encoding=coding)
     assert (reply.status, reply.code) == (415, "unknown_encoding")
@@ -112,7 +114,7 @@ def _bomb(coding: str) -> bytes:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
-async def test_bombs_are_refused(world: World, coding: str) -> None:
+async def test_bombs_are_refused(world: RunningIntake, coding: str) -> None:
     """What decodes to more than a thousand times its size, beyond the first MiB, is no call log."""
     body = _bomb(coding)
     if coding != "zstd":
@@ -124,7 +126,7 @@ async def test_bombs_are_refused(world: World, coding: str) -> None:
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_a_bomb_in_an_envelope_is_refused(world: World) -> None:
+async def test_a_bomb_in_an_envelope_is_refused(world: RunningIntake) -> None:
     """The same holds for the envelope."""
     inner = base64.b64encode(gzip.compress(_bomb("gzip")))
     reply = await world.post(b'{"compressed": true, "data": "%b"}' % inner)
@@ -175,7 +177,9 @@ async def test_a_staged_body_without_length_keeps_to_the_limit(tmp_path) -> None
         ("GET", "/v1/calls/unknown", 404, None),
     ],
 )
-async def test_wrong_paths_and_methods(world: World, method: str, path: str, status: int, allow: str | None) -> None:
+async def test_wrong_paths_and_methods(
+    world: RunningIntake, method: str, path: str, status: int, allow: str | None
+) -> None:
     """An unknown path is 404 with a hint that lists the routes, a wrong method 405 with Allow."""
     reply = await world.ask(method, path, b"x" if method == "POST" else None)
     assert reply.status == status
@@ -225,7 +229,7 @@ async def test_a_full_spool_is_507(tmp_path) -> None:
 QUOTA = 12_000_000
 
 
-async def never(world: World, way: str) -> tuple[int, str, str, bool]:
+async def never(world: RunningIntake, way: str) -> tuple[int, str, str, bool]:
     """The status, code and message of a call log that could never be stored, and whether it is to be sent again."""
     body = call_log("a", noise=incompressible(18_000_000))
     match way:
@@ -274,7 +278,7 @@ async def test_what_could_never_be_stored_is_413(tmp_path, way: str, inline_max:
         assert (await world.post(call_log("b"))).status == 202
 
 
-async def test_a_spool_that_is_closed_is_503(world: World) -> None:
+async def test_a_spool_that_is_closed_is_503(world: RunningIntake) -> None:
     """While the spool takes nothing, the sender is told to come back."""
     await world.spool.close()
     reply = await world.post(call_log())
@@ -283,7 +287,7 @@ async def test_a_spool_that_is_closed_is_503(world: World) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyError("x"), SpoolUnavailable("disk"), MemoryError()])
-async def test_nothing_answers_500(world: World, monkeypatch, error: Exception) -> None:
+async def test_nothing_answers_500(world: RunningIntake, monkeypatch, error: Exception) -> None:
     """An error that nobody foresaw is a 503, because the SDK keeps what met a 503 and drops what met a 500."""
 
     async def fail(_record):
@@ -296,7 +300,7 @@ async def test_nothing_answers_500(world: World, monkeypatch, error: Exception) 
     assert "boom" not in reply.raw.decode()
 
 
-async def test_a_shut_gate_is_503(world: World) -> None:
+async def test_a_shut_gate_is_503(world: RunningIntake) -> None:
     """A gateway that is not open answers 503 with Retry-After and ends the connection."""
     world.intake.gate.close()
     reply = await world.post(call_log())
@@ -316,7 +320,7 @@ async def test_a_shut_gate_is_503(world: World) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-async def test_broken_http_is_400_in_json(world: World, request_bytes: bytes) -> None:
+async def test_broken_http_is_400_in_json(world: RunningIntake, request_bytes: bytes) -> None:
     """What is no HTTP request is told so in JSON, and the connection ends."""
     answer = await world.send_raw(request_bytes)
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -326,7 +330,7 @@ async def test_broken_http_is_400_in_json(world: World, request_bytes: bytes) ->
     assert world.counted("none", "bad_request") == 1
 
 
-async def test_secrets_are_not_repeated_in_refusals(world: World) -> None:
+async def test_secrets_are_not_repeated_in_refusals(world: RunningIntake) -> None:
     """No answer quotes the body or a header."""
     reply = await world.post(b'{"call_id": "a", "token": "s3cret", ]', headers={"x-pype-token": "s3cret"})
     assert reply.status == 400

@@ -14,7 +14,7 @@ from gateway.calllog.errors import CallLogError
 from gateway.calllog.shape import SEPARATORS_MAX, Costly, check_shape, separators
 from gateway.intake.parse import CallLog, SizeRule, parse
 from tests.intake.bodies import call_log, envelope
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 CPU_SECONDS = 4.0
 """What any body of up to 16 MiB may cost, as a whole."""
@@ -102,7 +102,7 @@ async def test_a_shape_costs_no_more_behind_a_decoder(tmp_path: Path, way: str) 
 
 
 @pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \t\n"], ids=repr)
-async def test_blank_lines_cost_nothing(world: World, blank: bytes) -> None:
+async def test_blank_lines_cost_nothing(world: RunningIntake, blank: bytes) -> None:
     """A batch of blank lines is read as fast as it comes in, and the numbers of its lines are right."""
     count = 4_000_000 // len(blank)
     before = time.process_time()

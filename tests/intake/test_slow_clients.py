@@ -9,12 +9,14 @@ from gateway.intake.body_reader import BodyLimits
 from gateway.intake.protocol import ConnectionLimits
 from spool.records import Accepted, NewRecord
 from tests.intake.bodies import call_log
-from tests.intake.world import DEADLINE, World, running
+from tests.intake.running_intake import DEADLINE, RunningIntake, running
 
 HEAD = b"POST /v1/calls HTTP/1.1\r\nHost: x\r\n"
 
 
-def _accepts_when_released(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+def _accepts_when_released(
+    world: RunningIntake, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Event, asyncio.Event]:
     """Hold every accept up; the events tell that one was entered, and let them go on."""
     accept, entered, release = world.spool.accept, asyncio.Event(), asyncio.Event()
 
@@ -81,7 +83,7 @@ async def test_a_slow_but_steady_body_is_taken(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("length", [1_000, 500_000, 30_000_000])
-async def test_a_client_that_goes_away_frees_its_memory(world: World, length: int) -> None:
+async def test_a_client_that_goes_away_frees_its_memory(world: RunningIntake, length: int) -> None:
     """A connection that breaks in the middle of a body leaves nothing behind and is counted."""
     _, writer = await world.connect()
     writer.write(HEAD + b"Content-Length: %d\r\n\r\nabc" % length)
@@ -93,7 +95,7 @@ async def test_a_client_that_goes_away_frees_its_memory(world: World, length: in
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_a_post_that_is_complete_is_accepted_though_its_client_went(world: World, monkeypatch) -> None:
+async def test_a_post_that_is_complete_is_accepted_though_its_client_went(world: RunningIntake, monkeypatch) -> None:
     """Once a body is complete, an accept that is under way is finished, whoever listens."""
     entered, release = _accepts_when_released(world, monkeypatch)
     _, writer = await world.connect()
@@ -123,7 +125,7 @@ async def test_idle_connections_are_closed(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("length", [10, 500_000, 17_000_000, None])
-async def test_a_client_that_waits_is_invited(world: World, length: int | None) -> None:
+async def test_a_client_that_waits_is_invited(world: RunningIntake, length: int | None) -> None:
     """`Expect: 100-continue` is answered 100 once the body may come, then as every post."""
     body = call_log(other="a" * (length or 10))
     framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % len(body)
@@ -155,7 +157,7 @@ async def test_refusals_precede_the_invitation(tmp_path, headers: bytes, status:
         writer.close()
 
 
-async def test_other_expectations_are_417(world: World) -> None:
+async def test_other_expectations_are_417(world: RunningIntake) -> None:
     """An Expect header that nobody knows is refused."""
     reply = await world.post(call_log(), headers={"Expect": "the-unexpected"})
     assert (reply.status, reply.code) == (417, "unknown_expectation")
@@ -195,7 +197,7 @@ async def test_many_large_posts_share_a_small_budget(tmp_path) -> None:
         assert budget.used_bytes == 0
 
 
-async def test_a_stop_waits_for_posts_inside(world: World, monkeypatch) -> None:
+async def test_a_stop_waits_for_posts_inside(world: RunningIntake, monkeypatch) -> None:
     """Stopping refuses new posts with 503, finishes those inside, and says that none was cut off."""
     entered, release = _accepts_when_released(world, monkeypatch)
     inside = asyncio.create_task(world.post(call_log()))
@@ -208,7 +210,7 @@ async def test_a_stop_waits_for_posts_inside(world: World, monkeypatch) -> None:
     assert await stopping == 0
 
 
-async def test_a_stop_does_not_wait_for_ever(world: World) -> None:
+async def test_a_stop_does_not_wait_for_ever(world: RunningIntake) -> None:
     """A post that is not complete when the drain time is over is cut off and counted."""
     reader, writer = await world.connect()
     writer.write(HEAD + b"Content-Length: 1000\r\n\r\n{")

@@ -16,7 +16,7 @@ from gateway.intake.body_reader import BodyLimits
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from spool.errors import SpoolFull
 from tests.intake.bodies import call_log, envelope, incompressible
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 
 class Account:
@@ -141,7 +141,7 @@ async def test_a_disk_that_is_full_is_507(tmp_path: Path, monkeypatch: pytest.Mo
         await world.until(lambda: not world.staged_files())
 
 
-async def ways_in(world: World) -> list[tuple[int, str]]:
+async def ways_in(world: RunningIntake) -> list[tuple[int, str]]:
     """What a giant is answered on each way into staging."""
     giant = call_log(noise=incompressible(300_000))
     wanted = {"call_id": "a", "content_type": "application/json"}

@@ -11,7 +11,7 @@ import pytest
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.protocol import ConnectionLimits, LoopClock
 from tests.intake.bodies import call_log
-from tests.intake.world import DEADLINE, World, running
+from tests.intake.running_intake import DEADLINE, RunningIntake, running
 
 TIMEOUT = 1.5
 STOPPED = 2.5
@@ -22,7 +22,7 @@ FIRST_POST = b"POST /v1/calls HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%
 
 
 @pytest.fixture
-async def hasty(tmp_path: Path) -> AsyncIterator[World]:
+async def hasty(tmp_path: Path) -> AsyncIterator[RunningIntake]:
     """An intake whose time-outs are all short."""
     limits = ConnectionLimits(header_timeout=TIMEOUT, keepalive_timeout=TIMEOUT)
     async with running(tmp_path, connections=limits, bodies=BodyLimits(progress_timeout=TIMEOUT)) as world:
@@ -47,7 +47,7 @@ def _stop_the_loop() -> None:
     ],
     ids=["in the headers", "before the body", "in the body", "while idle", "before the first byte"],
 )
-async def test_what_came_while_it_was_stopped_is_read(hasty: World, before: bytes, meanwhile: bytes) -> None:
+async def test_what_came_while_it_was_stopped_is_read(hasty: RunningIntake, before: bytes, meanwhile: bytes) -> None:
     """Whatever a client sent while the process was stopped for longer than every time-out is read and answered."""
     client = socket.create_connection(("127.0.0.1", hasty.port))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -66,7 +66,7 @@ async def test_what_came_while_it_was_stopped_is_read(hasty: World, before: byte
     writer.close()
 
 
-async def test_a_client_that_is_silent_is_cut_off_all_the_same(hasty: World) -> None:
+async def test_a_client_that_is_silent_is_cut_off_all_the_same(hasty: RunningIntake) -> None:
     """After the stop its time-out goes on where it stood."""
     reader, writer = await hasty.connect()
     writer.write(HEAD[:20])

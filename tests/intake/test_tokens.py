@@ -5,12 +5,12 @@ import pytest
 from gateway.calllog.document import credential
 from gateway.fanout import DestinationRoute
 from tests.intake.bodies import call_log, envelope
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 GATE = "gate-key"
 
 
-async def _kept_key(world: World) -> str | None:
+async def _kept_key(world: RunningIntake) -> str | None:
     token_id = (await world.only_record("call-1")).record.token_id
     return None if token_id is None else await world.spool.token(token_id)
 
@@ -47,7 +47,7 @@ async def test_without_a_destination_for_it_no_key_is_kept(tmp_path) -> None:
         assert await _kept_key(world) is None
 
 
-async def test_the_key_is_no_part_of_a_call_log_s_content(world: World) -> None:
+async def test_the_key_is_no_part_of_a_call_log_s_content(world: RunningIntake) -> None:
     """The digest of a call log is the same with another key, and its stored bytes hold none."""
     first = await world.post(call_log(token="one"))
     second = await world.post(call_log(token="two"))
@@ -76,7 +76,7 @@ def test_only_what_a_header_can_carry_is_a_key(key: str | None, expected: str | 
     assert credential(key) == expected
 
 
-async def test_a_key_that_is_none_is_no_reason_to_lose_a_call_log(world: World) -> None:
+async def test_a_key_that_is_none_is_no_reason_to_lose_a_call_log(world: RunningIntake) -> None:
     """A header that cannot be a key is left out; the call log is accepted."""
     body = call_log()
     head = b"POST /v1/calls HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-pype-token: \xff\xfe\r\n"
@@ -87,7 +87,7 @@ async def test_a_key_that_is_none_is_no_reason_to_lose_a_call_log(world: World) 
 
 @pytest.mark.parametrize("token", [17, {"key": "x"}, ["x"], "a\nb", True])
 @pytest.mark.parametrize("way", ["post", "batch", "envelope", "upload"])
-async def test_a_token_that_is_no_credential_is_content(world: World, token: object, way: str) -> None:
+async def test_a_token_that_is_no_credential_is_content(world: RunningIntake, token: object, way: str) -> None:
     """Whatever way it comes in, it stays in the call log, never becomes the agent's key, and is counted."""
     body = call_log(token=token)
     match way:

@@ -3,13 +3,13 @@
 import pytest
 
 from tests.intake.bodies import call_log, large_call_log
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 REQUEST = {"call_id": "call-1", "content_type": "application/json"}
 KEY = {"x-pype-token": "agents-key"}
 
 
-async def _address(world: World, path: str = "/dev/get-upload-url") -> dict[str, str]:
+async def _address(world: RunningIntake, path: str = "/dev/get-upload-url") -> dict[str, str]:
     reply = await world.post(REQUEST, path, headers=KEY)
     assert reply.status == 200
     assert reply.headers["Content-Type"] == "application/json"
@@ -17,7 +17,7 @@ async def _address(world: World, path: str = "/dev/get-upload-url") -> dict[str,
     return given
 
 
-async def _key_of(world: World, call_id: str) -> str | None:
+async def _key_of(world: RunningIntake, call_id: str) -> str | None:
     token_id = (await world.only_record(call_id)).record.token_id
     return None if token_id is None else await world.spool.token(token_id)
 
@@ -31,7 +31,7 @@ async def _key_of(world: World, call_id: str) -> str | None:
         ("/v1/calls", ""),
     ],
 )
-async def test_an_address_is_under_the_prefix_that_was_used(world: World, path: str, prefix: str) -> None:
+async def test_an_address_is_under_the_prefix_that_was_used(world: RunningIntake, path: str, prefix: str) -> None:
     """The address begins as the agent's URL does; the request is known at the paths for posts too."""
     given = await _address(world, path)
     assert given["upload_url"].startswith(f"http://127.0.0.1:{world.port}{prefix}/uploads/")
@@ -40,14 +40,14 @@ async def test_an_address_is_under_the_prefix_that_was_used(world: World, path: 
     assert await world.spool.trace("call-1") == ()
 
 
-async def test_behind_a_proxy_the_address_is_the_proxy_s(world: World) -> None:
+async def test_behind_a_proxy_the_address_is_the_proxy_s(world: RunningIntake) -> None:
     """Scheme and host are those that the agent used, as a proxy says."""
     headers = {**KEY, "Host": "inner:1", "X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "logs.example"}
     reply = await world.post(REQUEST, "/dev/get-upload-url", headers=headers)
     assert reply.json["upload_url"].startswith("https://logs.example/dev/uploads/")
 
 
-async def test_an_upload_is_a_post(world: World) -> None:
+async def test_an_upload_is_a_post(world: RunningIntake) -> None:
     """What is PUT to the address is accepted like a posted call log, answered 200, with the key of the request."""
     given = await _address(world)
     reply = await world.ask("PUT", given["upload_url"], large_call_log())
@@ -56,7 +56,7 @@ async def test_an_upload_is_a_post(world: World) -> None:
     assert await _key_of(world, "call-1") == "agents-key"
 
 
-async def test_the_token_in_the_document_wins(world: World) -> None:
+async def test_the_token_in_the_document_wins(world: RunningIntake) -> None:
     """The SDK puts the key into the uploaded call log; it is kept, and taken out of the document."""
     given = await _address(world)
     await world.ask("PUT", given["upload_url"], call_log(token="from-document"))
@@ -64,7 +64,7 @@ async def test_the_token_in_the_document_wins(world: World) -> None:
     assert b"from-document" not in await world.stored((await world.only_record("call-1")).record)
 
 
-async def test_an_address_is_for_one_call_log(world: World) -> None:
+async def test_an_address_is_for_one_call_log(world: RunningIntake) -> None:
     """The same call log again is a duplicate, another one is refused."""
     url = (await _address(world))["upload_url"]
     assert (await world.ask("PUT", url, call_log())).status == 200
@@ -85,7 +85,7 @@ async def test_an_address_expires(tmp_path) -> None:
         assert (await world.ask("PUT", used, call_log())).status == 200
 
 
-async def test_keys_cannot_be_guessed(world: World) -> None:
+async def test_keys_cannot_be_guessed(world: RunningIntake) -> None:
     """An unknown key is 404; keys are long, and no two are the same."""
     assert (await world.ask("PUT", "/uploads/guess", call_log())).code == "unknown_upload"
     secrets = {(await _address(world))["upload_url"].rsplit("/", 1)[1] for _ in range(20)}
@@ -94,14 +94,14 @@ async def test_keys_cannot_be_guessed(world: World) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", REQUEST])
-async def test_only_a_call_log_can_be_uploaded(world: World, body: object) -> None:
+async def test_only_a_call_log_can_be_uploaded(world: RunningIntake, body: object) -> None:
     """What is no call log is refused, and the address can still be used."""
     url = (await _address(world))["upload_url"]
     assert (await world.ask("PUT", url, body)).status in {400, 422}
     assert (await world.ask("PUT", url, call_log())).status == 200
 
 
-async def test_a_reference_to_an_upload_is_acknowledged(world: World) -> None:
+async def test_a_reference_to_an_upload_is_acknowledged(world: RunningIntake) -> None:
     """The reference that may follow an upload names its record and makes no other."""
     given = await _address(world)
     uploaded = await world.ask("PUT", given["upload_url"], call_log())
@@ -112,14 +112,14 @@ async def test_a_reference_to_an_upload_is_acknowledged(world: World) -> None:
     await world.only_record("call-1")
 
 
-async def test_a_reference_without_its_upload_is_refused(world: World) -> None:
+async def test_a_reference_without_its_upload_is_refused(world: RunningIntake) -> None:
     """A reference to an address that was never used would lose the call log if it were acknowledged."""
     given = await _address(world)
     reply = await world.post({"s3_reference": True, "s3_key": given["s3_key"], "call_id": "call-1"})
     assert (reply.status, reply.code) == (409, "not_uploaded")
 
 
-async def test_a_foreign_reference_is_a_record(world: World) -> None:
+async def test_a_foreign_reference_is_a_record(world: RunningIntake) -> None:
     """A reference to somebody else's bucket is forwarded as it is."""
     reply = await world.post({"s3_reference": True, "s3_bucket": "b", "s3_key": "k", "call_id": "call-1"})
     assert reply.status == 202
@@ -127,7 +127,7 @@ async def test_a_foreign_reference_is_a_record(world: World) -> None:
 
 
 @pytest.mark.parametrize("body", [{"call_id": "call-1"}, {"s3_reference": True, "s3_key": "k", "call_id": "call-1"}])
-async def test_the_request_for_an_address_needs_a_call_id_only(world: World, body: dict[str, object]) -> None:
+async def test_the_request_for_an_address_needs_a_call_id_only(world: RunningIntake, body: dict[str, object]) -> None:
     """At its own path every document that names a call gets an address."""
     assert (await world.post(body, "/get-upload-url")).status == 200
 

@@ -21,9 +21,8 @@ from gateway.sdk_outbox.rows import OutboxError, OutboxState, OutboxUnusable, Ou
 from spool import sandbox
 from tests.budget import budgeted
 from tests.outbox.hostile import CASES, COLUMNS, ENDLESS, FULL, ODD_ROWS, Case, do_harm, forge_journal, write_rows
+from tests.outbox.outbox_rescue import Rescue, rescuing, watching_over
 from tests.outbox.sdk import KEY, rows, write
-from tests.outbox.watching import watching_over
-from tests.outbox.world import Rescue, rescuing
 
 PRECIOUS = b"three acknowledged call logs"
 

@@ -9,13 +9,15 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.cli.exits import Exit
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 from tests.outbox.sdk import KEY, rows, write
 
 FULL = {"call_id": "call-1", "wcall_event": "call_ended", "telemetry_data": {}}
 
 
-async def outbox_import(outbox: Path, world: World | None, *arguments: str, **environment: str) -> tuple[int, str, str]:
+async def outbox_import(
+    outbox: Path, world: RunningIntake | None, *arguments: str, **environment: str
+) -> tuple[int, str, str]:
     """Run the command in a thread; its exit code, and what it said. Without a world no gateway is there."""
     address = f"127.0.0.1:{world.port if world else 9}"
     command = ["outbox", "import", str(outbox), "--intake", address, *arguments]

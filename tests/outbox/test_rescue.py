@@ -10,8 +10,8 @@ import pytest
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
 from gateway.sdk_outbox.rows import Outcome
 from spool.records import Fragment
+from tests.outbox.outbox_rescue import Rescue, rescuing
 from tests.outbox.sdk import KEY, rows, write
-from tests.outbox.world import Rescue, rescuing
 
 FULL: dict[str, Any] = {"call_id": "call-1", "wcall_event": "call_ended", "turns": 3, "telemetry_data": {"spans": [1]}}
 EXIT: dict[str, Any] = {"call_id": "call-1", "wcall_event": "call_ended", "turns": 3}

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
 from gateway.sdk_outbox.rows import Outcome
+from tests.outbox.outbox_rescue import Rescue, rescuing
 from tests.outbox.sdk import DOWN, KEY, agent, needs_sdk, rows
-from tests.outbox.world import Rescue, rescuing
 
 pytestmark = needs_sdk
 

@@ -14,9 +14,9 @@ from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.rows import OutboxState, Outcome
 from gateway.sdk_outbox.stamp import Stamp
-from tests.intake.world import running
+from tests.intake.running_intake import running
+from tests.outbox.outbox_rescue import Heard, watching_over
 from tests.outbox.sdk import rows, write
-from tests.outbox.watching import Heard, watching_over
 from tests.system.waiting import until
 
 FULL = {"call_id": "call-1", "wcall_event": "call_ended", "telemetry_data": {}}

@@ -6,7 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 from bench.calllogs import make_call_log
-from tests.intake.world import running
+from tests.intake.running_intake import running
 
 LARGE = 15_000_000
 

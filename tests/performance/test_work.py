@@ -12,7 +12,7 @@ import pytest
 from bench.calllogs import make_call_log
 from spool.records import Accepted, Delivered, Delivery
 from spool.store import Spool
-from tests.spool.building import Clock, Commits, a_record, becomes, opened
+from tests.spool.spool_parts import Clock, Commits, a_record, becomes, opened
 
 GROUP = 32
 """Posts that came while one commit was written: about what 32 connections make of a disk that takes 5 ms."""

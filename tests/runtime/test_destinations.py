@@ -13,7 +13,7 @@ from gateway.runtime.destinations import FORM_OF_DETAILS, KINDS, UploaderContext
 from spool.records import Form
 from tests.project.repository import text
 from tests.s3.destinations_under_test import KINDS as TESTED
-from tests.spool.building import Clock, opened
+from tests.spool.spool_parts import Clock, opened
 from uploaders.base import Uploader
 from uploaders.http.uploader import HttpUploader
 from uploaders.presigned import RoutingUploader

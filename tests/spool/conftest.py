@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spool.store import Spool
-from tests.spool.building import BUCKET, ENDPOINT, Clock, Commits, opened
+from tests.spool.spool_parts import BUCKET, ENDPOINT, Clock, Commits, opened
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from spool.records import (
     UploadProgress,
 )
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     BUCKET,
     CORE,
     DETAIL,

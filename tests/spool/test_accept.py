@@ -14,7 +14,7 @@ from spool.errors import NotStorable, SpoolUnavailable
 from spool.queue import ingest
 from spool.records import Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     BUCKET,
     CORE,
     DETAIL,

@@ -25,7 +25,7 @@ from spool.records import (
 )
 from spool.stats import LaneCounts
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     BUCKET,
     CORE,
     DETAIL,

@@ -17,7 +17,7 @@ from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
 from spool.records import Delivered
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     a_record,
     accepted_again,
     becomes,

@@ -10,7 +10,7 @@ from spool.db.connection import PAGE_SIZE
 from spool.directory import DATABASE_NAME, MOVING_NAME
 from spool.errors import CorruptDatabase, CorruptPayload
 from spool.records import Delivered, Fragment
-from tests.spool.building import NOW, a_record, due, looked_into, opened, payload
+from tests.spool.spool_parts import NOW, a_record, due, looked_into, opened, payload
 
 
 def change_chunk(statement: str, directory: Path) -> None:

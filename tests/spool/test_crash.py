@@ -10,13 +10,13 @@ import pytest
 
 from spool.records import DeliveryState, Fragment
 from spool.store import Spool
-from tests.spool.building import decoded, due, maintained, opened, payload, rows
+from tests.spool.spool_parts import decoded, due, maintained, opened, payload, rows
 
 POSTING = """
 import asyncio, os, random, sys
 from pathlib import Path
 from spool.records import Delivered
-from tests.spool.building import a_digest, a_record, opened
+from tests.spool.spool_parts import a_digest, a_record, opened
 
 SIZES = [50, 2_000, 40_000, 700_000, 2_000_000, 11_000_000]
 

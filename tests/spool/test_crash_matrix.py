@@ -17,8 +17,8 @@ from spool.fsck import Severity, check
 from spool.records import Delivered, Delivery, DeliveryState, Fragment, Lane
 from spool.store import Spool
 from tests.budget import budgeted
-from tests.spool.building import BUCKET, ENDPOINT, decoded, maintained, opened, rows
 from tests.spool.crash_scenario import body_of
+from tests.spool.spool_parts import BUCKET, ENDPOINT, decoded, maintained, opened, rows
 
 KILLED = -9
 OPERATIONS = {

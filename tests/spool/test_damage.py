@@ -14,9 +14,8 @@ from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolUnavailable, UnsuitableDirectory
 from spool.fsck import Kind, check
 from tests.budget import budgeted
-from tests.spool.building import a_record, due, looked_into, opened
-from tests.spool.damaging import LOG_NAME, Crashed
-from tests.spool.salvaging import bring
+from tests.spool.salvaged_spools import LOG_NAME, Crashed, bring
+from tests.spool.spool_parts import a_record, due, looked_into, opened
 
 CorruptionLatch = Callable[[dict[str, bytes]], dict[str, bytes]]
 

@@ -13,7 +13,7 @@ from spool import directory as spool_directory
 from spool.db.connection import log_of
 from spool.directory import DATABASE_NAME, DirectoryLock, Mount, mount_of, mounts, prepare_directory
 from spool.errors import SpoolLocked, UnsuitableDirectory
-from tests.spool.building import a_record, opened
+from tests.spool.spool_parts import a_record, opened
 
 OWNER = """
 import sys

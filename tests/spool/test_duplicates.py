@@ -7,7 +7,7 @@ import pytest
 
 from spool.records import DeadLetter, Delivered, DeliveryKey, DeliveryState, Form
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     CORE,
     DETAIL,
     ENDPOINT,

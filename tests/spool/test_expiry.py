@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from spool.records import DeadLetter, Delivered, Delivery, DeliveryState, Lane
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     CORE,
     DETAIL,
     ENDPOINT,

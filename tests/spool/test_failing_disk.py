@@ -23,7 +23,7 @@ from spool.records import Accepted, Delivered
 from spool.store import Spool
 from tests.budget import budgeted
 from tests.disks.failing_disk import FailingDisk, failing_disk
-from tests.spool.building import CORE, DETAIL, a_record, decoded, due, maintained, opened, payload, split_fragments
+from tests.spool.spool_parts import CORE, DETAIL, a_record, decoded, due, maintained, opened, payload, split_fragments
 
 MIB = 1 << 20
 LOG, DATABASE = "spool.db-wal", "spool.db"

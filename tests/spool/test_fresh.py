@@ -9,7 +9,7 @@ from spool.payload.cache import LIMIT_BYTES, SHARE
 from spool.queue.ingest import INLINE_BYTES
 from spool.records import Delivered, Form, Fragment, Lane, NewDelivery
 from spool.store import Spool
-from tests.spool.building import BUCKET, CORE, DETAIL, WHOLE, a_record, decoded, payload, rows, split_fragments
+from tests.spool.spool_parts import BUCKET, CORE, DETAIL, WHOLE, a_record, decoded, payload, rows, split_fragments
 
 ALSO_WHOLE = NewDelivery(BUCKET, Form.WHOLE, Lane.CORE)
 

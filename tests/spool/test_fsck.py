@@ -17,7 +17,8 @@ from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
 from spool.fsck.repair import repair
-from tests.spool.building import (
+from tests.spool.salvaged_spools import LOG_NAME, Crashed
+from tests.spool.spool_parts import (
     ENDPOINT,
     NOW,
     looked_into,
@@ -25,7 +26,6 @@ from tests.spool.building import (
     opened,
     without_maintenance,
 )
-from tests.spool.damaging import LOG_NAME, Crashed
 
 
 async def make(directory: Path) -> None:
@@ -69,7 +69,7 @@ async def test_a_sound_spool_has_no_findings(tmp_path: Path) -> None:
 KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-from tests.spool.building import one_of_everything, opened
+from tests.spool.spool_parts import one_of_everything, opened
 
 async def main():
     async with opened(Path(sys.argv[1])) as spool:

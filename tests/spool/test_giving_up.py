@@ -12,7 +12,7 @@ from spool.errors import SpoolFull
 from spool.fsck import Severity, check
 from spool.records import Accepted, DeadLetter, Delivered, DeliveryState, Form, Fragment, Lane, NewDelivery, WhenFull
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     BUCKET,
     CORE,
     DETAIL,

@@ -16,15 +16,15 @@ from spool.queue import maintenance
 from spool.records import Accepted, Delivered, Lane
 from spool.space import HEADROOM_NAME, DiskSpace, headroom_bytes, make_room_to_open
 from spool.store import Spool
-from tests.disks.mounting import remount, small_disk
-from tests.spool.building import ENDPOINT, a_record, accept_until_full, becomes, due, maintained, opened, payload
+from tests.disks.filesystems import remount, small_disk
+from tests.spool.spool_parts import ENDPOINT, a_record, accept_until_full, becomes, due, maintained, opened, payload
 
 MIB = 1 << 20
 
 FILLING = """
 import asyncio, sys
 from pathlib import Path
-from tests.spool.building import accept_until_full, opened
+from tests.spool.spool_parts import accept_until_full, opened
 
 async def main():
     async with opened(Path(sys.argv[1]), max_bytes=100 << 20) as spool:

@@ -16,8 +16,8 @@ from spool.errors import CorruptDatabase, SpoolError, UnsuitableDirectory
 from spool.salvage import reader
 from spool.salvage.model import Outcome
 from spool.salvage.reader import opened_source
-from tests.spool.building import a_record, opened
-from tests.spool.salvaging import bring
+from tests.spool.salvaged_spools import bring
+from tests.spool.spool_parts import a_record, opened
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, i, i FROM n"
 

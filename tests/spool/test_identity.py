@@ -12,7 +12,7 @@ from msgspec import structs
 from spool.db.transaction import Transaction
 from spool.records import Accepted, DeadLetter, Delivered, DeliveryState, Hold, principal_of
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     NOW,
     a_record,
     due,

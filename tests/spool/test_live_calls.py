@@ -6,7 +6,7 @@ from pathlib import Path
 from spool.db import sql
 from spool.directory import DATABASE_NAME
 from spool.stats import LiveCall
-from tests.spool.building import Clock, a_record, opened
+from tests.spool.spool_parts import Clock, a_record, opened
 
 
 async def test_a_restart_knows_the_calls_that_are_live(tmp_path: Path) -> None:

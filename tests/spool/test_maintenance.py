@@ -16,7 +16,7 @@ from spool.queue.maintenance import unaccounted, vacuum
 from spool.queue.reclaim import delete_orphan_chunks
 from spool.records import DeadLetter, Delivered, Fragment, Lane
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     ENDPOINT,
     HOUR,
     NOW,

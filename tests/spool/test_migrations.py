@@ -13,7 +13,7 @@ from spool.directory import DATABASE_NAME
 from spool.errors import SchemaTooNew
 from spool.fsck import Severity, check
 from spool.records import principal_of
-from tests.spool.building import Clock, a_record, due, looked_into, maintained, opened, rows
+from tests.spool.spool_parts import Clock, a_record, due, looked_into, maintained, opened, rows
 
 NUMBERED = sorted(entry.name for entry in files("spool").joinpath("schema").iterdir() if entry.name.endswith(".sql"))
 

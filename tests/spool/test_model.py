@@ -41,7 +41,9 @@ from spool.records import (
 )
 from spool.store import Spool, SpoolOptions
 from tests.budget import budgeted
-from tests.spool.building import (
+from tests.spool.crash_images import Camera
+from tests.spool.model import Kept, Model
+from tests.spool.spool_parts import (
     BUCKET,
     CORE,
     DETAIL,
@@ -58,8 +60,6 @@ from tests.spool.building import (
     rows,
     without_maintenance,
 )
-from tests.spool.crash_images import Camera
-from tests.spool.model import Kept, Model
 
 T = TypeVar("T")
 CALLS = ("a", "b")

@@ -19,7 +19,7 @@ from spool.records import (
     Settlement,
 )
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     BUCKET,
     CORE,
     DETAIL,

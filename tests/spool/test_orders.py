@@ -8,7 +8,7 @@ import pytest
 from spool.admin import commands
 from spool.records import DeadLetter, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     BUCKET,
     CORE,
     DETAIL,

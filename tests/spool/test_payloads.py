@@ -13,7 +13,7 @@ from spool.payload.frames import FRAME_RAW_BYTES, Frame, FrameEncoder, chunk_cou
 from spool.queue.ingest import INLINE_BYTES
 from spool.records import Fragment, StoredFragment
 from spool.store import Spool
-from tests.spool.building import a_record, decoded, opened, payload
+from tests.spool.spool_parts import a_record, decoded, opened, payload
 
 MIB = 1 << 20
 

@@ -9,7 +9,7 @@ from spool import store
 from spool.queue.reader import CLOCK_TOLERANCE
 from spool.records import DeadLetter, Delivered, DeliveryState, Form, Hold, Lane, RetryAt
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     CORE,
     DETAIL,
     ENDPOINT,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.spool.building import Clock, opened
+from tests.spool.spool_parts import Clock, opened
 from tests.uploaders.queue_conformance import *  # noqa: F403  # the suite is made to be imported whole
 from tests.uploaders.queue_conformance import AcceptingQueue
 

@@ -14,7 +14,7 @@ from spool.queue.settle import DestinationIds
 from spool.records import Accepted, Delivered
 from spool.space import DEFAULT_LIMIT, HEADROOM_NAME, Quota, default_limit
 from spool.store import Spool
-from tests.spool.building import a_record, checkpointed, due, maintained, opened, rows
+from tests.spool.spool_parts import a_record, checkpointed, due, maintained, opened, rows
 
 MIB = 1 << 20
 

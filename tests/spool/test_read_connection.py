@@ -9,8 +9,8 @@ import pytest
 
 from spool.db.connection import ReadConnection
 from spool.directory import DATABASE_NAME, CorruptionLatch
-from tests.disks.mounting import users_of
-from tests.spool.building import opened
+from tests.disks.filesystems import users_of
+from tests.spool.spool_parts import opened
 
 
 @pytest.mark.parametrize("steps", range(8))

@@ -9,7 +9,7 @@ from spool.errors import SpoolFull
 from spool.records import Delivered, Lane
 from spool.space import Quota, reserve_of
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     CORE,
     DETAIL,
     ENDPOINT,

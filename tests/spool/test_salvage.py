@@ -17,8 +17,8 @@ from spool.fsck import Severity, check
 from spool.records import DeliveryState, Form, Fragment, Lane
 from spool.salvage.model import Outcome, Tally
 from spool.salvage.service import Task
-from tests.spool.building import ENDPOINT, a_record, due, looked_into, opened, payload
-from tests.spool.salvaging import bring, content, fill, filled_aside, open_deliveries, totals
+from tests.spool.salvaged_spools import bring, content, fill, filled_aside, open_deliveries, totals
+from tests.spool.spool_parts import ENDPOINT, a_record, due, looked_into, opened, payload
 
 
 def change(directory: Path, statement: str) -> None:

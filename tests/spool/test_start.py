@@ -11,7 +11,7 @@ from spool.db.startup import prepare_database
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
 from spool.records import Lane
-from tests.spool.building import ENDPOINT, NOW, a_record, due, looked_into, opened
+from tests.spool.spool_parts import ENDPOINT, NOW, a_record, due, looked_into, opened
 
 BACKLOG = 100_000
 

@@ -11,7 +11,7 @@ from spool.db.transaction import Transaction
 from spool.directory import DATABASE_NAME
 from spool.records import Delivered, Hold
 from spool.store import Spool
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     CORE,
     DETAIL,
     ENDPOINT,

@@ -23,7 +23,7 @@ from spool.errors import NotStorable, SpoolFull, SpoolUnavailable
 from spool.fsck import Severity, check
 from spool.records import Delivered, Lane
 from spool.store import Spool, SpoolOptions
-from tests.spool.building import (
+from tests.spool.spool_parts import (
     ENDPOINT,
     NOW,
     Commits,
@@ -42,7 +42,7 @@ from tests.spool.building import (
 ACCEPTING = """
 import asyncio, sys
 from pathlib import Path
-from tests.spool.building import a_record, opened
+from tests.spool.spool_parts import a_record, opened
 
 async def main():
     async with opened(Path(sys.argv[1])) as spool:

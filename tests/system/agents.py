@@ -13,7 +13,7 @@ import aiohttp
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
-from tests.system.arriving import Acknowledged, acknowledged
+from tests.system.acknowledged import Acknowledged, acknowledged
 from tests.system.gateway_process import GatewayProcess, Reply
 from tests.system.waiting import until
 

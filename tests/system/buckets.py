@@ -7,7 +7,7 @@ from typing import Any
 from bench.calllogs import make_call_log
 from bench.s3_server import Server
 from tests.s3.stored_objects import objects
-from tests.system.arriving import Acknowledged, acknowledged
+from tests.system.acknowledged import Acknowledged, acknowledged
 from tests.system.gateway_process import GatewayProcess
 
 

@@ -9,7 +9,7 @@ import zstandard
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
 from tests.system import spool_files
-from tests.system.arriving import acknowledged, assert_arrived
+from tests.system.acknowledged import acknowledged, assert_arrived
 from tests.system.gateway_process import GatewayProcess
 from tests.system.ports import ReservedPort
 

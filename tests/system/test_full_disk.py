@@ -11,7 +11,7 @@ import pytest
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
-from tests.disks.mounting import remount, small_disk
+from tests.disks.filesystems import remount, small_disk
 from tests.system.gateway_process import GatewayProcess, Reply
 from tests.system.waiting import until
 

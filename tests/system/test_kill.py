@@ -13,8 +13,8 @@ import pytest
 from bench.endpoint import Endpoint
 from config.destinations import LaneConcurrency
 from tests.system import spool_files
+from tests.system.acknowledged import assert_arrived
 from tests.system.agents import Agents
-from tests.system.arriving import assert_arrived
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 from uploaders.dispatch.lane import MOST_UNSETTLED

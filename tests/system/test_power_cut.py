@@ -14,9 +14,9 @@ import zstandard
 
 from bench.calllogs import make_call_log
 from tests.budget import budgeted
-from tests.disks.ext4 import PowerCutDisk, power_cut_disk
+from tests.disks.filesystems import PowerCutDisk, power_cut_disk
 from tests.system import spool_files
-from tests.system.arriving import MADE_BY_THE_SPLIT, Acknowledged, acknowledged
+from tests.system.acknowledged import MADE_BY_THE_SPLIT, Acknowledged, acknowledged
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 

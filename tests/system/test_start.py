@@ -11,7 +11,7 @@ import zstandard
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
-from tests.system.arriving import acknowledged
+from tests.system.acknowledged import acknowledged
 from tests.system.gateway_process import GatewayProcess
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
-from tests.system.arriving import Acknowledged, acknowledged, assert_arrived
+from tests.system.acknowledged import Acknowledged, acknowledged, assert_arrived
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 

@@ -10,8 +10,8 @@ import pytest
 from spool.errors import CorruptPayload
 from spool.records import DeadLetter, Delivery, Form, Fragment, Lane, RetryAt
 from spool.records import Delivered as Settled
-from tests.spool.building import ENDPOINT, Clock, Commits, due, opened
-from tests.spool.building import a_record as a_new_record
+from tests.spool.spool_parts import ENDPOINT, Clock, Commits, due, opened
+from tests.spool.spool_parts import a_record as a_new_record
 from tests.uploaders.deliveries import Payloads, a_delivery, a_record
 from tests.uploaders.dispatcher_stage import LONE_DETAIL, POLICY, WHOLE, Observed, Stage, ToldUploader, a_stage, names
 from tests.uploaders.fake_time import FakeTime, turns

@@ -1,22 +1,32 @@
-"""A spool and destinations whose figures a test decides, read by the real admin application."""
+"""The real admin application: over figures that a test decides, or over a real spool."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
+from aiohttp.test_utils import TestClient
 from msgspec.structs import replace as changed
 
 from gateway.admin.app import build_admin_app
 from gateway.admin.auth import Access
-from gateway.admin.events import RecentEvents
+from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import BackPressure, Lifecycle, Phase
+from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
+from gateway.operations.selection import Accepts
 from gateway.operations.service import DeliveryAdmin
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.errors import SpoolError
-from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record, StoredFragment
+from spool.records import DeadLetter, Delivery, DeliveryState, Form, Fragment, Lane, NewDelivery, Record, StoredFragment
 from spool.stats import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
+from spool.store import Spool
+from tests.spool.spool_parts import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
 from uploaders.base import BreakerState, DestinationStatus
+from uploaders.dispatch.dispatcher import Dispatcher
 from uploaders.stores.store import Store
 
 NOW = 1_767_225_600_000
@@ -78,7 +88,7 @@ NO_CALLS = ThrottleStatus(live_calls=0, slowed=False, rate=None)
 
 
 @dataclass
-class World:
+class AdminFigures:
     """What the admin side reads, for a test to change."""
 
     stats: SpoolStats | None = STATS
@@ -111,7 +121,7 @@ class View:
 
     salvages = None
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: AdminFigures) -> None:
         self._world = world
 
     @property
@@ -184,3 +194,70 @@ def traced_delivery(
     lane = Lane.DETAIL if form is Form.DETAIL else Lane.CORE
     attempts = 0 if error is None else 3
     return TracedDelivery(destination, form, lane, state, attempts, NOW, settled_at, error)
+
+
+# Over a real spool, with short ways of asking it.
+
+
+AnyAdmin = TypeVar("AnyAdmin", bound="SpoolAdmin")
+
+OTHER = "other"
+TAKES = {
+    ENDPOINT: Accepts(frozenset(Form), ordered=True),
+    OTHER: Accepts(frozenset(Form) - {Form.NOTICE}, ordered=True),
+    BUCKET: Accepts(frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), ordered=False),
+}
+
+
+class SpoolAdmin:
+    """A spool with its orders behind the admin listener."""
+
+    def __init__(self, spool: Spool, clock: Clock, staging: StagingArea) -> None:
+        self.spool = spool
+        self.clock = clock
+        self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers(Metrics(), RecentEvents(clock)))
+        self.desk = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock)
+        self.app = AdminFigures(desk=self.desk).app
+
+    async def buried(
+        self,
+        call_id: str,
+        *deliveries: NewDelivery,
+        reason: str = "HTTP 400",
+        token: str | None = None,
+        rest: bytes = b'"rest": 1',
+    ) -> Delivery:
+        """A record whose first delivery is a dead letter; a core with its detail unless told otherwise."""
+        new = a_record(call_id, *(deliveries or (CORE, DETAIL)), fragments=split_fragments(rest), token=token)
+        accepted = await self.spool.accept(new)
+        await self.spool.settle(accepted.ready[0], DeadLetter(reason))
+        return accepted.ready[0]
+
+
+class AskedSpoolAdmin(SpoolAdmin):
+    """The same, asked over a real socket."""
+
+    def __init__(self, spool: Spool, clock: Clock, staging: StagingArea) -> None:
+        super().__init__(spool, clock, staging)
+        self.client: TestClient
+
+    async def list(self, **query: Any) -> Any:
+        """A page of deliveries."""
+        answer = await self.client.get("/api/deliveries", params=query)
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+    async def order(self, name: str, select: dict[str, Any] | None = None, **fields: Any) -> Any:
+        """One step of an order."""
+        answer = await self.client.post(f"/api/orders/{name}", json={"select": select or {}, **fields})
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+@asynccontextmanager
+async def spool_admin(directory: Path, made: type[AnyAdmin]) -> AsyncIterator[AnyAdmin]:
+    """What was `made`, over a new spool."""
+    clock = Clock()
+    async with opened(directory, clock=clock, destinations=TAKES) as spool:
+        with ThreadPoolExecutor(1) as executor:
+            yield made(spool, clock, StagingArea(prepare_directory(directory), spool, Workers(executor)))
