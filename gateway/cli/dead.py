@@ -380,7 +380,7 @@ def discard(address: ListenAddress, *, everything: bool, dry_run: bool, yes: boo
     require_selection(selects, everything=everything)
     requests = [OrderRequest(select=select) for select in selects]
     wording = Wording("discard", "Discarded", ("delivery", "deliveries"))
-    give(address, OrderName.DISCARD, requests, wording, dry_run=dry_run, yes=yes)
+    give(address, OrderName.DISCARD, requests, wording, dry_run=dry_run, yes=yes, final=True)
 
 
 def _named(address: ListenAddress, target: str) -> list[DeliveryEntry]:

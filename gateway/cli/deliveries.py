@@ -66,8 +66,12 @@ def give(
     *,
     dry_run: bool,
     yes: bool,
+    final: bool = False,
 ) -> None:
-    """Give an order, one request for each selection. An interruption is reported with what was done."""
+    """Give an order, one request for each selection. An interruption is reported with what was done.
+
+    A `final` one, which cannot be undone, is confirmed: at a terminal, or by --yes.
+    """
     with explained():
         matched, matched_bytes = count_of(address, name, requests)
         found = f"{wording.count(matched)}, {bytes_text(matched_bytes)}"
@@ -75,6 +79,8 @@ def give(
             complain(f"Nothing to {wording.verb}: no {wording.things[0]} matches.", style="yellow")
         elif dry_run:
             output().print(plain(f"Would {wording.verb} {found}. Nothing was changed."))
+        elif final and not yes and not is_a_terminal():
+            raise click.UsageError(f"There is no terminal to ask at: pass --yes to {wording.verb} {found}.")
         elif yes or not is_a_terminal() or click.confirm(f"{wording.verb.capitalize()} {found}?", err=True):
             _carry_out(address, name, requests, wording, matched)
         else:

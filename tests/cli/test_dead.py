@@ -109,13 +109,13 @@ def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, desk: 
         pytest.param(("replay", "--all"), "Replayed 3 dead letters.", [READY, WAITING], id="replay"),
         pytest.param(("replay", "a", "b"), "Replayed 2 dead letters.", [READY, WAITING], id="targets"),
         pytest.param(("replay", "--reason", "other"), "Replayed 1 dead letter.", [DEAD, HELD], id="reason"),
-        pytest.param(("discard", "a"), "Discarded 2 deliveries.", [DISCARDED, DISCARDED], id="discard"),
+        pytest.param(("discard", "a", "--yes"), "Discarded 2 deliveries.", [DISCARDED, DISCARDED], id="discard"),
     ],
 )
 def test_orders_say_what_they_did(
     cli: Cli, server: Server, desk: SpoolAdmin, arguments: tuple[str, ...], said: str, after: list[DeliveryState]
 ) -> None:
-    """Without a terminal nothing is asked back; counts are told, and a dry run changes nothing."""
+    """Counts are reported, and a dry run changes nothing; without a terminal only a discard needs --yes."""
     for call_id, reason in (("a", "HTTP 400"), ("b", "HTTP 400"), ("c", "other")):
         server.run(desk.buried(call_id, reason=reason))
     result = cli("dead", *arguments)
@@ -142,6 +142,14 @@ def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, desk
     result = cli("dead", order)
     assert (result.exit_code, "--all" in result.stderr) == (2, True)
     assert server.run(states(desk.spool, "a")) == [DEAD, HELD]
+
+
+def test_a_discard_without_a_terminal_needs_yes(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
+    """What cannot be undone is not done by a script that did not say so; a replay may be."""
+    server.run(desk.buried("a"))
+    result = cli("dead", "discard", "a")
+    assert (result.exit_code, "pass --yes to discard 1 delivery" in result.stderr) == (2, True), result.output
+    assert cli("dead", "discard", "a", "--yes").exit_code == 0
 
 
 def test_an_order_about_nothing_says_so(cli: Cli, desk: SpoolAdmin) -> None:
