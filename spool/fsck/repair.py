@@ -25,7 +25,7 @@ def repair(directory: Path, now: int) -> int:
     """Repair what can be; returns how many findings were. `now` is in milliseconds.
 
     Raises `SpoolLocked` while a gateway runs there, and `CorruptDatabase` where the database itself is damaged: then it
-    is for the gateway to move it aside.
+    is for the gateway to quarantine it.
     """
     lock = DirectoryLock(directory)
     lock.acquire(0.0)

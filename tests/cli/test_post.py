@@ -11,12 +11,14 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import main
 from gateway.cli.exits import Exit
-from tests.intake.world import World, running
+from tests.intake.running_intake import RunningIntake, running
 
 CALL = {"call_id": "call-1", "wcall_event": "call_ended"}
 
 
-async def post(world: World | None, *arguments: str, stdin: bytes | None = None, token: str | None = None) -> Result:
+async def post(
+    world: RunningIntake | None, *arguments: str, stdin: bytes | None = None, token: str | None = None
+) -> Result:
     """Run the command in a thread. Without a world no gateway is there."""
     command = ["post", *arguments, "--intake", f"127.0.0.1:{world.port if world else 9}"]
     environment = {"CALLSPOOL_INTAKE_TOKEN": token}
