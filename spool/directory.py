@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -89,8 +90,10 @@ def prepare_directory(directory: Path, all_mounts: Callable[[], Iterator[Mount]]
             "or choose another one with CALLSPOOL_SPOOL_DIR"
         )
     mount = mount_of(directory.resolve(), all_mounts())
+    shared = _check_owner(directory, mount)
+    check_components(directory)
     if mount is None:
-        return None
+        return shared
     if mount.file_system in NETWORK_FILE_SYSTEMS:
         raise UnsuitableDirectory(
             f"the spool directory {directory} lies on a network file system ({mount.file_system} at "
@@ -101,7 +104,70 @@ def prepare_directory(directory: Path, all_mounts: Callable[[], Iterator[Mount]]
             f"the spool directory {directory} lies on {mount.file_system}, not on a volume: "
             "what is spooled is gone when this container is; mount a volume there"
         )
-    return None
+    return shared
+
+
+def _check_owner(directory: Path, mount: Mount | None) -> str | None:
+    """Refuse a directory in which somebody else may replace files, as ssh does; returns a warning, if any.
+
+    Kubernetes makes volumes that belong to root: writable for the pod's group (`fsGroup`), or for everybody
+    (`emptyDir`), who is then whoever runs in the pod.
+    """
+    status = directory.stat()
+    me = os.geteuid()
+    if status.st_uid not in {me, 0}:
+        raise UnsuitableDirectory(
+            f"the spool directory {directory} belongs to user id {status.st_uid}, who could replace what is in it; "
+            f"give it to user id {me} (chown -R {me} {directory}), or run callspool as its owner"
+        )
+    if not status.st_mode & 0o022:
+        return None
+    groups = {os.getegid(), *os.getgroups()}
+    if status.st_uid == 0 != me and not status.st_mode & 0o002 and status.st_gid in groups:
+        return None
+    if status.st_uid == 0 and mount is not None and Path(mount.mount_point) == directory.resolve() and _in_container():
+        return (
+            f"everybody in this container and in others that mount {directory} may write to it; "
+            "let CALLSPOOL_SPOOL_DIR name a directory below it, which is then made for one user only"
+        )
+    raise UnsuitableDirectory(
+        f"others may write to the spool directory {directory} (mode {stat.S_IMODE(status.st_mode):04o}), "
+        f"and so replace what is in it; take that from them (chmod go-w {directory}), and remove what they put there"
+    )
+
+
+_COMPONENTS = (
+    DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", f"{DATABASE_NAME}-journal", LOCK_NAME,
+    "spool.headroom", STAGING_NAME,
+)  # fmt: skip
+"""What is opened by its name at a start."""
+
+
+def check_components(directory: Path) -> None:
+    """Refuse links in place of the spool's own files, and files that somebody else made: they would be written to.
+
+    Raises `UnsuitableDirectory`.
+    """
+    for path in (directory / name for name in _COMPONENTS):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue
+        right_kind = stat.S_ISDIR if path.name == STAGING_NAME else stat.S_ISREG
+        if stat.S_ISLNK(status.st_mode):
+            fault = "is a symbolic link"
+        elif not right_kind(status.st_mode):
+            fault = "is a directory" if stat.S_ISDIR(status.st_mode) else "is of the wrong kind"
+        elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            fault = "has another name elsewhere (a hard link)"
+        elif status.st_uid not in {os.geteuid(), 0}:
+            fault = f"belongs to user id {status.st_uid}"
+        else:
+            continue
+        raise UnsuitableDirectory(
+            f"{path} {fault}, and callspool would write to it; look at where it came from, then remove it, "
+            f"or give it to user id {os.geteuid()} if you put it there"
+        )
 
 
 def _in_container() -> bool:
@@ -113,7 +179,7 @@ def _in_container() -> bool:
 def is_owned(directory: Path) -> bool:
     """Whether a process owns the spool in this directory at the moment. Changes nothing."""
     try:
-        descriptor = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -135,7 +201,7 @@ class DirectoryLock:
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK_NAME
         try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise UnsuitableDirectory(f"cannot open {self._path}: {error.strerror}") from error
 

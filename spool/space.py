@@ -239,7 +239,7 @@ class DiskSpace:
 
 def _take(path: Path, size: int) -> None:
     """Allocate the file, for its owner only. Raises `OSError`."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.ftruncate(descriptor, size)
         os.posix_fallocate(descriptor, 0, size)
@@ -250,4 +250,8 @@ def _take(path: Path, size: int) -> None:
 def _shorten(path: Path, size: int) -> None:
     """Give its blocks back to the file system. A disk that fails here is reported by other writes."""
     with suppress(OSError):
-        os.truncate(path, size)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.ftruncate(descriptor, size)
+        finally:
+            os.close(descriptor)

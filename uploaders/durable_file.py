@@ -2,10 +2,15 @@
 
 POSIX promises a file's content after its own fsync, and its name after the fsync of its directory; a new directory
 again needs the fsync of its parent.
+
+Below the root no link is followed, no directory is used that somebody else could change, and no file is written to that
+was there before: whoever made it could still have it open.
 """
 
+import errno
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -19,7 +24,7 @@ class DurableFile:
     """Writes to a hidden temporary name beside `path`; `commit` makes it durable and gives it its name.
 
     `root` is the directory above which nothing is made durable again and again. Left without `commit`, the temporary
-    file is removed. What a killed process left is overwritten by the next attempt, because the name is the same.
+    file is removed. What a killed process left is replaced by the next attempt, because the name is the same.
     """
 
     def __init__(self, root: Path, path: Path) -> None:
@@ -27,12 +32,16 @@ class DurableFile:
         self._path = path
         self._partial = path.with_name(f".{path.name}.partial")
         self._file: FileIO | None = None
+        self._directory = -1
 
     def open(self) -> None:
         """Open it, making missing directories. Raises `OSError`."""
-        make_directories(self._path.parent)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = FileIO(os.open(self._partial, flags, FILE_MODE), "wb")
+        make_directories(self._root)
+        self._directory = _open_below(self._root, self._path.parent)
+        with suppress(FileNotFoundError):
+            os.unlink(self._partial.name, dir_fd=self._directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = FileIO(os.open(self._partial.name, flags, FILE_MODE, dir_fd=self._directory), "wb")
 
     def write(self, data: Buffer) -> None:
         """Append all of `data`. Raises `OSError`."""
@@ -48,7 +57,7 @@ class DurableFile:
         """Flush the content and give it its name; the name is not durable yet. Raises `OSError`."""
         os.fsync(self._opened.fileno())
         self._opened.close()
-        self._partial.replace(self._path)
+        os.replace(self._partial.name, self._path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     @property
     def directories(self) -> list[Path]:
@@ -59,7 +68,12 @@ class DurableFile:
         """Remove what is not committed; without effect on what is."""
         if self._file is not None:
             self._file.close()
-            self._partial.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._partial.name, dir_fd=self._directory)
+            self._file = None
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     @property
     def _opened(self) -> FileIO:
@@ -78,6 +92,37 @@ def commit_all(files: Sequence[DurableFile]) -> None:
     shared = {directory for file in files for directory in file.directories}
     for directory in sorted(shared, key=lambda path: len(path.parts), reverse=True):
         sync_directory(directory)
+
+
+def _open_below(root: Path, path: Path) -> int:
+    """A descriptor of the directory `path` below `root`, which exists; what is missing is made, and durable.
+
+    Raises `OSError` for a link in place of a directory, and for one that somebody else may change.
+    """
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in path.relative_to(root).parts:
+            inner = _open_directory(name, descriptor)
+            os.close(descriptor)
+            descriptor = inner
+            status = os.fstat(descriptor)
+            if status.st_uid not in {os.geteuid(), 0} or status.st_mode & 0o002:
+                raise OSError(errno.EPERM, "somebody else made this directory or may write to it", name)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_directory(name: str, parent: int) -> int:
+    """Make the directory if it is missing, and open it."""
+    try:
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+    except FileExistsError:
+        pass
+    else:
+        os.fsync(parent)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
 
 
 def make_directories(path: Path) -> None:

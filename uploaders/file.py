@@ -9,7 +9,6 @@ durable or not at all; delivering again replaces it by the same bytes. A notice 
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +50,7 @@ class FileUploader:
         try:
             await self._write([delivery for delivery in deliveries if delivery.form in OBJECT_FORMS])
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            reason = error.strerror or type(error).__name__
             written = RetryLater(f"cannot write into {self._directory}: {reason}", Scope.DESTINATION)
         return tuple(
             written

@@ -91,7 +91,7 @@ class StagedFile:
         self._staged = staged
         self.path = path
         self._lock = threading.Lock()
-        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._maps: list[mmap.mmap] = []
         self.size = 0
 
@@ -269,7 +269,8 @@ class StagingArea:
         try:
             self.directory.mkdir(mode=0o700)
         except FileExistsError:
-            usable = self.directory.is_dir() and os.access(self.directory, os.W_OK | os.X_OK)
+            is_own = self.directory.is_dir() and not self.directory.is_symlink()
+            usable = is_own and os.access(self.directory, os.W_OK | os.X_OK)
             return None if usable else f"the staging directory {self.directory} is no directory that can be written to"
         except OSError as error:
             return f"the staging directory {self.directory} cannot be made again: {error.strerror}"
@@ -278,12 +279,21 @@ class StagingArea:
 
 
 def prepare_directory(spool_directory: Path) -> Path:
-    """Make the staging directory of a spool, empty it of what a killed process left, and return its path."""
+    """Make the staging directory of a spool, empty it of what a killed process left, and return its path.
+
+    Nothing is removed through a link that stands in its place. Raises `OSError`.
+    """
     directory = spool_directory / STAGING_NAME
     directory.mkdir(mode=0o700, exist_ok=True)
-    for leftover in directory.glob(f"*{_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):
-            leftover.unlink()
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with os.scandir(descriptor) as entries:
+            leftovers = [entry.name for entry in entries if entry.name.endswith(_SUFFIX)]
+        for name in leftovers:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
     return directory
 
 

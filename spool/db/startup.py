@@ -1,5 +1,6 @@
 """Opening a spool: the database file, its schema, what a start needs to know; a corrupt one is replaced."""
 
+import errno
 import os
 import secrets
 import sqlite3
@@ -124,6 +125,8 @@ def _check_schema(connection: sqlite3.Connection) -> None:
 
 def _protect(path: Path) -> None:
     """Make the file if there is none, for its owner only (promise 9); SQLite gives its log the same mode."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "the database is a symbolic link", str(path))
     path.touch(0o600)
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)

@@ -179,3 +179,14 @@ async def test_without_a_staging_directory_giants_wait_at_their_senders(tmp_path
         world.staging.unlink()
         assert area.obstacle() is None
         assert (await world.post(call_log(noise=incompressible(300_000)))).status == 202
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    """A link in place of the staging directory is refused, and files where it leads to are not removed."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "somebodys.staged").write_bytes(b"mine")
+    (tmp_path / "staging").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="staging"):
+        prepare_directory(tmp_path)
+    assert (elsewhere / "somebodys.staged").read_bytes() == b"mine"

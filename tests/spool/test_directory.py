@@ -13,6 +13,7 @@ from spool import directory as spool_directory
 from spool.db.connection import log_of
 from spool.directory import DATABASE_NAME, DirectoryLock, Mount, mount_of, mounts, prepare_directory
 from spool.errors import SpoolLocked, UnsuitableDirectory
+from spool.space import DiskSpace
 from tests.spool.spool_parts import a_record, opened
 
 OWNER = """
@@ -171,3 +172,73 @@ def test_the_mount_of_a_path_is_the_nearest_above_it() -> None:
     )
     assert found == Mount("/a/b", "tmpfs")
     assert any(mount.mount_point == "/" for mount in mounts())
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+async def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    """As ssh does: who may replace the database may read and forge call logs; the message says chmod."""
+    tmp_path.chmod(mode)
+    with pytest.raises(UnsuitableDirectory, match="chmod go-w"):
+        async with opened(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the directory could give its files new contents; the message says chown."""
+    monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
+    if tmp_path.stat().st_uid == 0:
+        os.chown(tmp_path, 4711, -1)
+    with pytest.raises(UnsuitableDirectory, match=f"chown -R {os.geteuid()}"):
+        prepare_directory(tmp_path)
+
+
+def test_a_volume_of_a_pod_is_accepted_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emptyDir belongs to root and is open to everybody, who is only whoever runs in the pod."""
+    tmp_path.chmod(0o777)
+    real_stat = Path.stat
+    owned_by_root = os.stat_result((*tmp_path.stat()[:4], 0, *tmp_path.stat()[5:]))
+
+    def stat_of(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        return owned_by_root if path == tmp_path else real_stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat_of)
+    monkeypatch.setattr(spool_directory, "_in_container", lambda: False)
+    with pytest.raises(UnsuitableDirectory):
+        prepare_directory(tmp_path, lambda: mounted((str(tmp_path), "ext4")))
+    monkeypatch.setattr(spool_directory, "_in_container", lambda: True)
+    warning = prepare_directory(tmp_path, lambda: mounted((str(tmp_path), "ext4")))
+    assert warning is not None
+    assert "directory below it" in warning
+
+
+@pytest.mark.parametrize("name", ["spool.lock", "spool.headroom", DATABASE_NAME, f"{DATABASE_NAME}-wal", "staging"])
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+async def test_no_link_in_the_directory_is_written_through(tmp_path: Path, name: str, kind: str) -> None:
+    """A link in place of one of the spool's files is refused by name, and what it leads to stays as it was."""
+    directory = tmp_path / "spool"
+    directory.mkdir(mode=0o700)
+    target = tmp_path / "target"
+    target.write_bytes(b"mine")
+    if kind == "symbolic":
+        (directory / name).symlink_to(target)
+    else:
+        (directory / name).hardlink_to(target)
+    with pytest.raises(UnsuitableDirectory, match=name):
+        async with opened(directory):
+            pass
+    assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["spool.lock", "spool.headroom"])
+def test_a_link_made_after_the_check_is_not_followed(tmp_path: Path, name: str) -> None:
+    """The files are opened so that the kernel itself refuses a link."""
+    target = tmp_path / "target"
+    target.write_bytes(b"mine")
+    (tmp_path / name).symlink_to(target)
+    if name == "spool.lock":
+        with pytest.raises(UnsuitableDirectory):
+            DirectoryLock(tmp_path)
+    else:
+        DiskSpace(tmp_path, 1 << 20).give_up("full")
+    assert target.read_bytes() == b"mine"

@@ -68,18 +68,18 @@ async def test_everything_is_durable_before_it_counts_as_delivered(
 ) -> None:
     """The file is flushed before its name appears; then every directory up to the root, and the root's parent."""
     steps: list[str] = []
-    fsync, replace = os.fsync, Path.replace
+    fsync, replace = os.fsync, os.replace
 
     def noted_fsync(descriptor: int) -> None:
         steps.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
         fsync(descriptor)
 
-    def noted_replace(self: Path, target: Path) -> Path:
-        steps.append(f"rename {target.name}")
-        return replace(self, target)
+    def noted_replace(source: str, target: str, **directories: int) -> None:
+        steps.append(f"rename {target}")
+        replace(source, target, **directories)
 
     monkeypatch.setattr("os.fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
+    monkeypatch.setattr("os.replace", noted_replace)
     payloads = Payloads()
     await FileUploader(tmp_path / "made" / "root", payloads).deliver(a_delivery(a_record(payloads)))
     name = "call_ended-spool1-1.json"
@@ -248,3 +248,37 @@ def test_writing_to_a_file_that_is_not_open_is_an_error(tmp_path: Path) -> None:
         DurableFile(tmp_path, tmp_path / "x").write(b"x")
     with pytest.raises(ValueError, match="not open"):
         DurableFile(tmp_path, tmp_path / "x").commit()
+
+
+async def test_a_partial_file_made_beforehand_gets_no_byte(tmp_path: Path) -> None:
+    """Whoever made the temporary file beforehand, as a link or a file held open, sees nothing of the call log."""
+    delivery = a_delivery(a_record(payloads := Payloads()))
+    folder = tmp_path / "delivered" / DAY / "call-1"
+    folder.mkdir(parents=True)
+    partial = folder / ".call_ended-spool1-1.json.partial"
+    partial.write_bytes(b"")
+    with partial.open("rb") as held:
+        assert await FileUploader(tmp_path / "delivered", payloads).deliver(delivery) == Delivered()
+        assert held.read() == b""
+    target = tmp_path / "target"
+    target.write_bytes(b"mine")
+    partial.symlink_to(target)
+    assert await FileUploader(tmp_path / "delivered", payloads).deliver(delivery) == Delivered()
+    assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("trap", ["link", "open"])
+async def test_no_folder_below_the_root_is_used_that_others_made(tmp_path: Path, trap: str) -> None:
+    """A link in place of a folder, or one that everybody may write to, keeps deliveries waiting, with the reason."""
+    (tmp_path / "elsewhere").mkdir()
+    root = tmp_path / "delivered"
+    root.mkdir()
+    if trap == "link":
+        (root / DAY).symlink_to(tmp_path / "elsewhere")
+    else:
+        (root / DAY).mkdir()
+        (root / DAY).chmod(0o777)
+    outcome = await FileUploader(root, payloads := Payloads()).deliver(a_delivery(a_record(payloads)))
+    assert isinstance(outcome, RetryLater)
+    assert outcome.scope is Scope.DESTINATION
+    assert files_below(tmp_path) == []
