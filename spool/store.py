@@ -45,7 +45,7 @@ from spool.records import (
 from spool.salvage.importer import ImportTarget
 from spool.salvage.service import SalvageService
 from spool.space import DiskSpace, Quota, headroom_bytes, make_room_to_open, reserve_of
-from spool.stats import LiveCall, SpoolStats, TracedRecord
+from spool.stats import SpoolStats, TracedRecord
 
 # How a spool is kept.
 
@@ -346,10 +346,6 @@ class Spool:
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """The newest 256 records of a call, receipts included, the oldest first."""
         return await self.reader.trace(call_id)
-
-    async def live_calls(self, since: int, limit: int) -> list[LiveCall]:
-        """The newest calls that began since then and have not ended, the oldest first."""
-        return await self.reader.live_calls(since, limit)
 
     @property
     def used_bytes(self) -> int:

@@ -102,7 +102,7 @@ async def build(settings: Settings, observers: Observers) -> App:
 async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
     directory = settings.spool.dir.absolute()
-    calls = OpenCalls(await spool.live_calls(system_clock() - OLDEST, MOST))
+    calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
     throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, system_clock)
 
     # The way out: a plan for each destination, and the dispatcher that follows the plans.

@@ -117,7 +117,7 @@ class Reader:
         return tuple([await self._traced(row) for row in reversed(rows)])
 
     async def live_calls(self, since: int, limit: int) -> list[LiveCall]:
-        """See `spool.store.Spool.live_calls`."""
+        """The newest calls that began since then and have not ended, the oldest first."""
         rows = await self._questions.ask(sql.LIVE_CALLS, (since, limit))
         return [LiveCall(*row) for row in reversed(rows)]
 

@@ -154,7 +154,7 @@ async def test_an_end_ends_the_live_call_of_its_own_principal(
     """After a restart too: what another principal says about a call id is about another call."""
     await posted(spool, first, event="call_started")
     await posted(spool, second, event="call_ended")
-    assert bool(await spool.live_calls(0, 10)) is not together
+    assert bool(await spool.reader.live_calls(0, 10)) is not together
 
 
 async def test_floods_of_others_hide_nothing(spool: Spool) -> None:
@@ -194,7 +194,7 @@ async def test_a_call_id_can_be_used_again(
         )
         assert start.superseded is superseded
     async with opened(tmp_path) as spool:
-        assert [call.call_id for call in await spool.live_calls(0, 10)] == ([] if superseded else ["room"])
+        assert [call.call_id for call in await spool.reader.live_calls(0, 10)] == ([] if superseded else ["room"])
 
 
 async def test_a_late_end_of_the_use_before_ends_nothing(spool: Spool) -> None:
@@ -202,9 +202,9 @@ async def test_a_late_end_of_the_use_before_ends_nothing(spool: Spool) -> None:
     await spool.accept(a_record("room", event="call_started", happened_at=T))
     await spool.accept(a_record("room", event="call_started", happened_at=T + 100))
     await spool.accept(a_record("room", event="call_ended", happened_at=T + 50))
-    assert [call.happened_at for call in await spool.live_calls(0, 10)] == [T + 100]
+    assert [call.happened_at for call in await spool.reader.live_calls(0, 10)] == [T + 100]
     await spool.accept(a_record("room", event="call_ended", happened_at=T + 150))
-    assert await spool.live_calls(0, 10) == []
+    assert await spool.reader.live_calls(0, 10) == []
 
 
 async def test_whose_a_record_is_survives_a_restart_and_is_guarded_by_its_checksum(tmp_path: Path) -> None:

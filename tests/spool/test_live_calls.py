@@ -21,8 +21,8 @@ async def test_a_restart_knows_the_calls_that_are_live(tmp_path: Path) -> None:
         await spool.accept(a_record("d", event="call_started", superseded_by="call_ended"))
     async with opened(tmp_path, clock=clock) as spool:
         began = clock.now - 4000
-        assert _times(await spool.live_calls(began + 1, 10)) == [("a", began + 1000), ("c", began + 3000)]
-        assert _times(await spool.live_calls(0, 1)) == [("c", began + 3000)]
+        assert _times(await spool.reader.live_calls(began + 1, 10)) == [("a", began + 1000), ("c", began + 3000)]
+        assert _times(await spool.reader.live_calls(0, 1)) == [("c", began + 3000)]
 
 
 def _times(live: list[LiveCall]) -> list[tuple[str, int]]:
