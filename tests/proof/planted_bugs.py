@@ -267,8 +267,8 @@ BUGS = (
     Bug(
         "details may take the reserve for cores",
         "spool/space.py",
-        "limit = self.limit_bytes if core else self.limit_bytes - self.reserve_bytes",
-        "limit = self.limit_bytes",
+        "self.limit_bytes - self.reserve_bytes\n        return self._occupied(used_bytes) + byte_count <= limit",
+        "self.limit_bytes\n        return self._occupied(used_bytes) + byte_count <= limit",
         ("tests/spool/test_reserve.py",),
     ),
     Bug(
