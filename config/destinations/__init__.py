@@ -26,7 +26,6 @@ from config.destinations.base import (
     has_no_address_url,
     require_address_url,
 )
-from config.destinations.http import PresignedDestination
 from config.destinations.s3 import S3Destination
 from config.destinations.stores import PostgresDestination, SpansStored, SqliteDestination
 from config.types import Choice, Directory, Size, format_path
@@ -102,6 +101,28 @@ class HttpDestination(EndpointTable):
         if Fallback.PRESIGNED in ways and "presigned" in checked and has_no_address_url(checked["presigned"], checked):
             raise ValueError(f"needs `presigned.address_url`: it cannot be made of a `url` without {SEND_PATH}")
         return ways
+
+
+class PresignedDestination(EndpointTable):
+    """An endpoint whose storage gets every call log whole; credentials for that are the endpoint's business."""
+
+    type: Literal["presigned"]
+    """`presigned`: an endpoint that gives upload addresses; every call log is uploaded whole."""
+    concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
+    """Uploads under way at once, for each lane."""
+    presigned: PresignedSettings = Field(default_factory=PresignedSettings)
+    """Where addresses are asked for, and what follows an upload."""
+
+    def warnings(self, *, core_max_bytes: int) -> Iterator[str]:
+        """See `DestinationTable`."""
+        yield from super().warnings(core_max_bytes=core_max_bytes)
+        yield from address_url_warnings(self.name, self.presigned)
+
+    @field_validator("presigned")
+    @classmethod
+    def _addresses_can_be_asked_for(cls, presigned: PresignedSettings, info: ValidationInfo) -> PresignedSettings:
+        require_address_url(presigned, info.data)
+        return presigned
 
 
 class FileDestination(DestinationTable):

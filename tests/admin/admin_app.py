@@ -97,7 +97,7 @@ class AdminFigures:
     lifecycle: Lifecycle = RUNNING
     calls: Mapping[str, tuple[TracedRecord, ...]] = field(default_factory=dict)
     trace_error: SpoolError | None = None
-    desk: DeliveryAdmin | None = None
+    delivery_admin: DeliveryAdmin | None = None
     token: str | None = None
     now: int = NOW
     throttle: ThrottleStatus | None = NO_CALLS
@@ -130,7 +130,7 @@ class View:
 
     @property
     def delivery_admin(self) -> DeliveryAdmin | None:
-        return self._world.desk
+        return self._world.delivery_admin
 
     @property
     def call_store(self) -> Store | None:
@@ -216,8 +216,8 @@ class SpoolAdmin:
         self.spool = spool
         self.clock = clock
         self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers(Metrics(), RecentEvents(clock)))
-        self.desk = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock)
-        self.app = AdminFigures(desk=self.desk).app
+        self.delivery_admin = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock)
+        self.app = AdminFigures(delivery_admin=self.delivery_admin).app
 
     async def buried(
         self,

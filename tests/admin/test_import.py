@@ -20,7 +20,7 @@ NUMBER = b'{"call_id": 7, "update_type": "detailed_telemetry","rest": 1}'
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedSpoolAdmin]:
+async def admin(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedSpoolAdmin]:
     async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
         made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
         yield made
@@ -55,19 +55,19 @@ def wide_window(document: bytes) -> bytes:
     return compressor.compress(document) + compressor.flush()
 
 
-async def test_a_document_that_wants_much_memory_is_refused(desk: AskedSpoolAdmin) -> None:
+async def test_a_document_that_wants_much_memory_is_refused(admin: AskedSpoolAdmin) -> None:
     """A window above 8 MiB, which no export has, is not decoded here."""
     frame = wide_window(b"{}" * 40_000_000)
     described = [{"form": "core", "bytes": len(frame), "sha256": sha256(frame).hexdigest()}]
     line = {"to": OTHER, "record_id": "0a0a0a0a-1", "call_id": "a", "agent_id": None, "event": "call_ended"}
     body = json.dumps(line | {"environment": None, "documents": described}).encode() + b"\n" + frame
-    status, document = await brought(desk, body)
+    status, document = await brought(admin, body)
     assert (status, "cannot be decoded" in document["error"]["message"]) == (400, True), document
 
 
-async def brought(desk: AskedSpoolAdmin, body: bytes) -> tuple[int, Any]:
+async def brought(admin: AskedSpoolAdmin, body: bytes) -> tuple[int, Any]:
     """Status and answer."""
-    answer = await desk.client.post("/api/dead-letters/import", data=body, headers={"Content-Type": IMPORT_TYPE})
+    answer = await admin.client.post("/api/dead-letters/import", data=body, headers={"Content-Type": IMPORT_TYPE})
     return answer.status, await answer.json()
 
 
@@ -89,34 +89,36 @@ async def brought(desk: AskedSpoolAdmin, body: bytes) -> tuple[int, Any]:
         pytest.param(a_body(("core", b"{}"), extra=1), "extra", id="unknown field"),
     ],
 )
-async def test_what_cannot_be_brought_in_is_told(desk: AskedSpoolAdmin, tmp_path: Path, body: bytes, said: str) -> None:
+async def test_what_cannot_be_brought_in_is_told(
+    admin: AskedSpoolAdmin, tmp_path: Path, body: bytes, said: str
+) -> None:
     """Each mistake has a sentence; nothing is accepted, and no staging file stays."""
-    status, document = await brought(desk, body)
+    status, document = await brought(admin, body)
     assert (status, said in document["error"]["message"]) == (400, True), document
-    assert await states(desk.spool, "a") == []
+    assert await states(admin.spool, "a") == []
     await until(nothing_staged(tmp_path / "staging"), "the staging file is removed")
 
 
-async def test_a_wrong_checksum_is_told(desk: AskedSpoolAdmin) -> None:
+async def test_a_wrong_checksum_is_told(admin: AskedSpoolAdmin) -> None:
     """A document that changed on its way is not accepted."""
-    status, document = await brought(desk, a_body(("core", b"{}")).replace(b'"sha256": "', b'"sha256": "0'))
+    status, document = await brought(admin, a_body(("core", b"{}")).replace(b'"sha256": "', b'"sha256": "0'))
     assert (status, "does not match its SHA-256" in document["error"]["message"]) == (400, True)
 
 
 @pytest.mark.parametrize("detail", [DETAIL, NUMBER], ids=["text", "number"])
-async def test_a_detail_is_made_again_as_it_came(desk: AskedSpoolAdmin, detail: bytes) -> None:
+async def test_a_detail_is_made_again_as_it_came(admin: AskedSpoolAdmin, detail: bytes) -> None:
     """Also where the call id was a number; core and detail wait in order, under the name that they had."""
-    status, document = await brought(desk, a_body(("core", b'{"call_id": "a"}'), ("detail", detail)))
+    status, document = await brought(admin, a_body(("core", b'{"call_id": "a"}'), ("detail", detail)))
     assert (status, document) == (200, {"record_id": "0a0a0a0a-1", "duplicate": False})
-    assert await states(desk.spool, "a") == [DeliveryState.READY, DeliveryState.WAITING]
-    answer = await desk.client.get(f"/api/documents/0a0a0a0a-1/detail/{OTHER}")
+    assert await states(admin.spool, "a") == [DeliveryState.READY, DeliveryState.WAITING]
+    answer = await admin.client.get(f"/api/documents/0a0a0a0a-1/detail/{OTHER}")
     assert await answer.read() == detail
-    assert (await brought(desk, a_body(("core", b'{"call_id": "a"}'))))[1]["duplicate"] is True
-    (core, _) = (await desk.list(state="queued", target="0a0a0a0a-1"))["deliveries"]
+    assert (await brought(admin, a_body(("core", b'{"call_id": "a"}'))))[1]["duplicate"] is True
+    (core, _) = (await admin.list(state="queued", target="0a0a0a0a-1"))["deliveries"]
     assert (core["idempotency_key"], core["destination"]) == ("0a0a0a0a-1-core", OTHER)
 
 
-async def test_an_order_is_no_letter(desk: AskedSpoolAdmin) -> None:
+async def test_an_order_is_no_letter(admin: AskedSpoolAdmin) -> None:
     """What a page of another site could post is not taken, nor what is meant for another route."""
-    answer = await desk.client.post("/api/dead-letters/import", json={"to": ENDPOINT})
+    answer = await admin.client.post("/api/dead-letters/import", json={"to": ENDPOINT})
     assert (answer.status, (await answer.json())["error"]["code"]) == (415, "wrong_type")

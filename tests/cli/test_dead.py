@@ -25,17 +25,17 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
-    """A desk that the commands find by their environment."""
+def admin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
+    """A admin that the commands find by their environment."""
     made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
     monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
     return made
 
 
-def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
+def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
     """A row for each, and below them advice for each kind of reason."""
-    server.run(desk.buried("call 1", reason="HTTP 400: no agent"))
-    letter = server.run(desk.buried("call 2", reason="HTTP 413: (9 bytes were sent; do)"))
+    server.run(admin.buried("call 1", reason="HTTP 400: no agent"))
+    letter = server.run(admin.buried("call 2", reason="HTTP 413: (9 bytes were sent; do)"))
     result = cli("dead", "list")
     assert result.exit_code == 0, result.output
     shown = rows(result.stdout)
@@ -45,12 +45,12 @@ def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, desk:
 
 
 def test_a_table_is_cut_and_json_is_not(
-    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, server: Server, admin: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A long table says that there is more; --json goes through all pages unless told how many."""
     monkeypatch.setattr("gateway.operations.service.LIMIT", 2)
     for number in range(5):
-        server.run(desk.buried(f"c{number}"))
+        server.run(admin.buried(f"c{number}"))
     table = cli("dead", "list", "--limit", "3")
     assert (table.stdout.count("HTTP 400"), "Only the first 3" in table.stderr) == (3, True)
     every = [json.loads(line)["call_id"] for line in cli("dead", "list", "--json").stdout.splitlines()]
@@ -58,15 +58,15 @@ def test_a_table_is_cut_and_json_is_not(
     assert len(cli("dead", "list", "--json", "--limit", "4").stdout.splitlines()) == 4
 
 
-def test_no_dead_letters_is_good_news(cli: Cli, desk: SpoolAdmin) -> None:
+def test_no_dead_letters_is_good_news(cli: Cli, admin: SpoolAdmin) -> None:
     """An empty list says so, and is no failure."""
     result = cli("dead", "list", "--reason", "x")
     assert (result.exit_code, result.stdout.strip()) == (0, "No dead letters.")
 
 
-def test_show_tells_the_whole_story(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
+def test_show_tells_the_whole_story(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
     """Why, what to do, the other deliveries of the record, and how the document begins."""
-    letter = server.run(desk.buried("a", reason="HTTP 400: no agent"))
+    letter = server.run(admin.buried("a", reason="HTTP 400: no agent"))
     for target in ("a", letter.record.uid, f"{letter.record.uid}/core/{ENDPOINT}"):
         result = cli("dead", "show", target)
         shown = rows(result.stdout)
@@ -76,9 +76,9 @@ def test_show_tells_the_whole_story(cli: Cli, server: Server, desk: SpoolAdmin) 
     assert json.loads(cli("dead", "show", "a", "--json").stdout)["delivery"]["call_id"] == "a"
 
 
-def test_a_payload_is_written_whole_or_not_at_all(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
+def test_a_payload_is_written_whole_or_not_at_all(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
     """--payload writes what would be sent into a file or to standard output."""
-    server.run(desk.buried("a"))
+    server.run(admin.buried("a"))
     file = tmp_path / "a.json"
     assert cli("dead", "show", "a", "--payload", str(file)).exit_code == 0
     assert file.read_bytes() == b'{"base": 1,"derived": 1}'
@@ -88,15 +88,15 @@ def test_a_payload_is_written_whole_or_not_at_all(cli: Cli, server: Server, desk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "spool"]
 
 
-def test_a_payload_is_of_one_delivery(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
+def test_a_payload_is_of_one_delivery(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
     """Where a target names several, their keys are told."""
-    letter = server.run(desk.buried("a"))
-    server.run(desk.buried("a"))
+    letter = server.run(admin.buried("a"))
+    server.run(admin.buried("a"))
     result = cli("dead", "show", "a", "--payload", "-")
     assert (result.exit_code, f"{letter.record.uid}/core/{ENDPOINT}" in result.stderr) == (2, True)
 
 
-def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, desk: SpoolAdmin) -> None:
+def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, admin: SpoolAdmin) -> None:
     """Scripts can tell it from a failure."""
     result = cli("dead", "show", "nobody")
     assert (result.exit_code, "callspool show CALL_ID" in result.stderr) == (4, True)
@@ -113,58 +113,63 @@ def test_an_unknown_target_has_the_exit_code_of_an_unknown_call(cli: Cli, desk: 
     ],
 )
 def test_orders_say_what_they_did(
-    cli: Cli, server: Server, desk: SpoolAdmin, arguments: tuple[str, ...], said: str, after: list[DeliveryState]
+    cli: Cli, server: Server, admin: SpoolAdmin, arguments: tuple[str, ...], said: str, after: list[DeliveryState]
 ) -> None:
     """Counts are reported, and a dry run changes nothing; without a terminal only a discard needs --yes."""
     for call_id, reason in (("a", "HTTP 400"), ("b", "HTTP 400"), ("c", "other")):
-        server.run(desk.buried(call_id, reason=reason))
+        server.run(admin.buried(call_id, reason=reason))
     result = cli("dead", *arguments)
     assert (result.exit_code, said in result.stdout) == (0, True), result.output
-    assert server.run(states(desk.spool, "a")) == after
+    assert server.run(states(admin.spool, "a")) == after
 
 
 @pytest.mark.parametrize(("answer", "after"), [("n\n", [DEAD, HELD]), ("y\n", [READY, WAITING])])
 def test_at_a_terminal_it_is_asked_back(
-    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch, answer: str, after: list[DeliveryState]
+    cli: Cli,
+    server: Server,
+    admin: SpoolAdmin,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    after: list[DeliveryState],
 ) -> None:
     """A person is told how much it is about, and can still say no."""
     monkeypatch.setattr(deliveries, "is_a_terminal", lambda: True)
-    server.run(desk.buried("a"))
+    server.run(admin.buried("a"))
     result = cli("dead", "replay", "a", stdin=answer)
     assert "Replay 1 dead letter, 24 B?" in result.stderr
-    assert server.run(states(desk.spool, "a")) == after
+    assert server.run(states(admin.spool, "a")) == after
 
 
 @pytest.mark.parametrize("order", ["replay", "discard"])
-def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, desk: SpoolAdmin, order: str) -> None:
+def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, admin: SpoolAdmin, order: str) -> None:
     """An order without a selection is wrong usage, and changes nothing."""
-    server.run(desk.buried("a"))
+    server.run(admin.buried("a"))
     result = cli("dead", order)
     assert (result.exit_code, "--all" in result.stderr) == (2, True)
-    assert server.run(states(desk.spool, "a")) == [DEAD, HELD]
+    assert server.run(states(admin.spool, "a")) == [DEAD, HELD]
 
 
-def test_a_discard_without_a_terminal_needs_yes(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
+def test_a_discard_without_a_terminal_needs_yes(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
     """What cannot be undone is not done by a script that did not say so; a replay may be."""
-    server.run(desk.buried("a"))
+    server.run(admin.buried("a"))
     result = cli("dead", "discard", "a")
     assert (result.exit_code, "pass --yes to discard 1 delivery" in result.stderr) == (2, True), result.output
     assert cli("dead", "discard", "a", "--yes").exit_code == 0
 
 
-def test_an_order_about_nothing_says_so(cli: Cli, desk: SpoolAdmin) -> None:
+def test_an_order_about_nothing_says_so(cli: Cli, admin: SpoolAdmin) -> None:
     """There was nothing to do, which is no failure."""
     result = cli("dead", "replay", "nobody")
     assert (result.exit_code, "Nothing to replay" in result.stderr) == (0, True)
 
 
 def test_an_order_that_breaks_off_says_how_far_it_came(
-    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, server: Server, admin: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was done is told, and that the same command goes on."""
     monkeypatch.setattr("gateway.operations.service.LIMIT", 1)
     for number in range(3):
-        server.run(desk.buried(f"c{number}"))
+        server.run(admin.buried(f"c{number}"))
     taken = deliveries.tell
 
     def interrupted(*asked: object) -> bytes:
@@ -181,11 +186,11 @@ def test_an_order_that_breaks_off_says_how_far_it_came(
 
 
 def test_the_admin_token_comes_from_the_environment(
-    cli: Cli, server: Server, desk: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, server: Server, admin: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway with a token is asked with it; without any the way out is named, and the token is never shown."""
     monkeypatch.setattr(client, "local_token", lambda: None)
-    address = server.serve(AdminFigures(desk=desk.desk, token="hush").app)
+    address = server.serve(AdminFigures(delivery_admin=admin.delivery_admin, token="hush").app)
     refused = cli("dead", "list", "--admin", address)
     assert (refused.exit_code, "CALLSPOOL_ADMIN_TOKEN" in refused.stderr) == (1, True)
     allowed = cli("dead", "list", "--admin", address, env={"CALLSPOOL_ADMIN_TOKEN": "hush"})

@@ -20,8 +20,8 @@ CORE = b'{"base": 1,"derived": 1}'
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
-    """A desk that the commands find by their environment."""
+def admin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
+    """A admin that the commands find by their environment."""
     made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
     monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
     return made
@@ -32,10 +32,10 @@ def index_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / INDEX).read_bytes().splitlines()]
 
 
-def test_an_export_needs_no_callspool_to_be_read(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
+def test_an_export_needs_no_callspool_to_be_read(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
     """An index that describes itself, and files that hold what would have been sent, with their checksums."""
-    letter = server.run(desk.buried("a/b", reason="HTTP 400: no", token="hush"))
-    server.run(desk.buried("c"))
+    letter = server.run(admin.buried("a/b", reason="HTTP 400: no", token="hush"))
+    server.run(admin.buried("c"))
     folder = tmp_path / "out" / "letters"
     result = cli("dead", "export", str(folder), "--all")
     assert (result.exit_code, "Wrote 4 deliveries" in result.stdout) == (0, True), result.output
@@ -52,10 +52,10 @@ def test_an_export_needs_no_callspool_to_be_read(cli: Cli, server: Server, desk:
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*"))
 
 
-def test_only_what_is_selected_is_exported(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
+def test_only_what_is_selected_is_exported(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
     """The filters are those of the list; without any, --all is wanted."""
     for call_id in ("a", "b", "c"):
-        server.run(desk.buried(call_id))
+        server.run(admin.buried(call_id))
     folder = tmp_path / "out"
     assert cli("dead", "export", str(folder)).exit_code == 2
     assert cli("dead", "export", str(folder), "a", "c").exit_code == 0
@@ -63,13 +63,13 @@ def test_only_what_is_selected_is_exported(cli: Cli, server: Server, desk: Spool
     assert len(list((folder / "documents").iterdir())) == 4
 
 
-def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
+def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
     """What cannot be read is in the index with the reason, and the others are written."""
-    server.run(desk.buried("damaged"))
-    server.run(desk.buried("whole"))
+    server.run(admin.buried("damaged"))
+    server.run(admin.buried("whole"))
     assert cli("dead", "show", "damaged", "--payload", "-").exit_code == 0  # what is fresh is in memory, once
     damage = "UPDATE chunks SET crc32 = crc32 + 1 WHERE chunk_id <= 3"
-    server.run(write(desk.spool, lambda transaction: transaction.execute(damage).rowcount))
+    server.run(write(admin.spool, lambda transaction: transaction.execute(damage).rowcount))
     result = cli("dead", "export", str(tmp_path / "out"), "--all")
     assert (result.exit_code, "2 documents could not be read" in result.stderr) == (0, True), result.output
     _, damaged, _, whole, _ = index_of(tmp_path / "out")
@@ -77,9 +77,9 @@ def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, des
     assert decoded((tmp_path / "out" / whole["file"]).read_bytes()) == CORE
 
 
-def test_a_folder_that_cannot_be_written_is_named(cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
     """One sentence says where, and nothing is left behind."""
-    server.run(desk.spool.accept(a_record("a")))
+    server.run(admin.spool.accept(a_record("a")))
     (tmp_path / "file").write_text("")
     result = cli("dead", "export", str(tmp_path / "file" / "out"), "--all")
     assert (result.exit_code, "cannot be written" in result.stderr) == (1, True)
@@ -97,17 +97,17 @@ def there(server: Server, other: SpoolAdmin) -> tuple[str, str]:
     return "--admin", server.serve(other.app)
 
 
-def exported(cli: Cli, server: Server, desk: SpoolAdmin, folder: Path) -> None:
+def exported(cli: Cli, server: Server, admin: SpoolAdmin, folder: Path) -> None:
     """A dead detail whose core was delivered, a dead whole, and a dead core with the detail that is held with it."""
 
     async def bury() -> None:
         """One after the other, in commit order."""
-        first = await desk.buried("a", rest=b'"rest": "' + b"x" * 2_000_000 + b'"')
-        (core,) = (await desk.spool.admin.replay([first.key])).ready
-        (detail,) = await desk.spool.settle(core, Delivered())
-        await desk.spool.settle(detail, DeadLetter("HTTP 413"))
-        await desk.buried("b", WHOLE)
-        await desk.buried("b")
+        first = await admin.buried("a", rest=b'"rest": "' + b"x" * 2_000_000 + b'"')
+        (core,) = (await admin.spool.admin.replay([first.key])).ready
+        (detail,) = await admin.spool.settle(core, Delivered())
+        await admin.spool.settle(detail, DeadLetter("HTTP 413"))
+        await admin.buried("b", WHOLE)
+        await admin.buried("b")
 
     server.run(bury())
     assert cli("dead", "export", str(folder), "--all").exit_code == 0
@@ -123,10 +123,10 @@ def documents(cli: Cli, *there: str) -> dict[str, bytes]:
 
 
 def test_what_was_exported_can_be_brought_into_another_spool(
-    cli: Cli, server: Server, desk: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
+    cli: Cli, server: Server, admin: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
 ) -> None:
     """It is queued there with the same keys and documents, in the order of its calls, and only once."""
-    exported(cli, server, desk, tmp_path / "out")
+    exported(cli, server, admin, tmp_path / "out")
     command = ("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there)
     assert "Would import 3 call logs." in cli(*command, "--dry-run").stdout
     assert server.run(states(other.spool, "a")) == []
@@ -141,20 +141,20 @@ def test_what_was_exported_can_be_brought_into_another_spool(
 
 
 def test_a_key_can_be_given_to_what_is_brought_in(
-    cli: Cli, server: Server, desk: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
+    cli: Cli, server: Server, admin: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
 ) -> None:
     """It comes from a file or standard input, like every key."""
-    exported(cli, server, desk, tmp_path / "out")
+    exported(cli, server, admin, tmp_path / "out")
     result = cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, "--key", "-", *there, stdin="hush\n")
     assert (result.exit_code, "hush" in result.output) == (0, False), result.output
     assert server.run(other.spool.token(1)) == "hush"
 
 
 def test_what_is_still_here_is_not_brought_in_and_what_was_discarded_is(
-    cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path
+    cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path
 ) -> None:
     """An export is a copy: into its own spool it comes back only once what it was made of is gone."""
-    exported(cli, server, desk, tmp_path / "out")
+    exported(cli, server, admin, tmp_path / "out")
     command = ("dead", "import", str(tmp_path / "out"), "--to", "endpoint")
     assert "3 were known already" in cli(*command).stderr
     before = documents(cli)
@@ -186,7 +186,7 @@ def piped(file: Path) -> None:
 def test_what_is_not_whole_is_left_out(
     cli: Cli,
     server: Server,
-    desk: SpoolAdmin,
+    admin: SpoolAdmin,
     other: SpoolAdmin,
     there: tuple[str, str],
     tmp_path: Path,
@@ -194,7 +194,7 @@ def test_what_is_not_whole_is_left_out(
     said: str,
 ) -> None:
     """A damaged file is told with its call, nothing of it is stored, and the others are imported."""
-    exported(cli, server, desk, tmp_path / "out")
+    exported(cli, server, admin, tmp_path / "out")
     _, first, *_ = index_of(tmp_path / "out")
     spoil(tmp_path / "out" / first["file"])
     result = cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there)
@@ -207,7 +207,7 @@ def test_what_is_not_whole_is_left_out(
 def test_the_destination_decides_what_can_be_brought_in(
     cli: Cli,
     server: Server,
-    desk: SpoolAdmin,
+    admin: SpoolAdmin,
     other: SpoolAdmin,
     there: tuple[str, str],
     tmp_path: Path,
@@ -215,7 +215,7 @@ def test_the_destination_decides_what_can_be_brought_in(
     said: str,
 ) -> None:
     """An unknown destination is named, with the known ones; a bucket takes objects in any order."""
-    exported(cli, server, desk, tmp_path / "out")
+    exported(cli, server, admin, tmp_path / "out")
     result = cli("dead", "import", str(tmp_path / "out"), "--to", to, *there)
     assert said in result.output
 

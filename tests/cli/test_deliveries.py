@@ -15,8 +15,8 @@ READY, HELD = DeliveryState.READY, DeliveryState.HELD
 
 
 @pytest.fixture
-def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
-    """A desk that the commands find by their environment, with one delivery held and one due later."""
+def admin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
+    """A admin that the commands find by their environment, with one delivery held and one due later."""
     made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
     monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
 
@@ -31,7 +31,7 @@ def desk(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spo
     return made
 
 
-def test_what_is_queued_is_listed_with_its_state(cli: Cli, desk: SpoolAdmin) -> None:
+def test_what_is_queued_is_listed_with_its_state(cli: Cli, admin: SpoolAdmin) -> None:
     """A row tells what a delivery waits for, and when it is tried next."""
     result = cli("deliveries", "list")
     assert result.exit_code == 0, result.output
@@ -42,27 +42,27 @@ def test_what_is_queued_is_listed_with_its_state(cli: Cli, desk: SpoolAdmin) -> 
     assert cli("deliveries", "list", "nobody").stdout.strip() == "Nothing is queued."
 
 
-def test_a_retry_says_what_it_passed_over(cli: Cli, desk: SpoolAdmin) -> None:
+def test_a_retry_says_what_it_passed_over(cli: Cli, admin: SpoolAdmin) -> None:
     """What was to be tried later is due now; what cannot be is counted with the reason."""
     result = cli("deliveries", "retry", "--all")
     assert (result.exit_code, "Due now: 1 delivery." in result.stdout) == (0, True), result.output
     assert "1 of the selected were skipped: already due" in result.stderr
 
 
-def test_deliveries_are_moved_to_another_destination(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
+def test_deliveries_are_moved_to_another_destination(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
     """What was moved is told, and is owed there."""
     assert cli("deliveries", "reroute", "--all").exit_code == 2
     unknown = cli("deliveries", "reroute", "--to", "nobody", "--all")
     assert (unknown.exit_code, "no destination 'nobody'" in unknown.stderr) == (1, True)
     result = cli("deliveries", "reroute", "--to", OTHER, "--destination", "endpoint")
     assert (result.exit_code, f"Moved to {OTHER}: 2 deliveries." in result.stdout) == (0, True), result.output
-    (moved,) = server.run(traced(desk.spool, "later"))  # type: ignore[misc]  # a list of one
+    (moved,) = server.run(traced(admin.spool, "later"))  # type: ignore[misc]  # a list of one
     assert (moved.destination, moved.state) == (OTHER, READY)
 
 
 @pytest.mark.parametrize("given", ["file", "standard input", "terminal"])
 def test_a_new_key_is_never_on_the_command_line(
-    cli: Cli, server: Server, desk: SpoolAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+    cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     """It comes from a file, standard input or a prompt, is not echoed, and frees what was held."""
     file = tmp_path / "key"
@@ -75,12 +75,12 @@ def test_a_new_key_is_never_on_the_command_line(
     result = cli(*arguments, stdin=typed[given])
     assert (result.exit_code, "hush" in result.output) == (0, False), result.output
     assert "Another key was given to 1 delivery." in result.stdout
-    assert server.run(states(desk.spool, "refused")) == [READY]
-    assert server.run(desk.spool.token(2)) == "hush"
+    assert server.run(states(admin.spool, "refused")) == [READY]
+    assert server.run(admin.spool.token(2)) == "hush"
 
 
-def test_without_a_key_nothing_is_changed(cli: Cli, server: Server, desk: SpoolAdmin) -> None:
+def test_without_a_key_nothing_is_changed(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
     """Where nobody can be asked, the ways to give a key are named."""
     result = cli("deliveries", "replace-token", "refused")
     assert (result.exit_code, "--key FILE" in result.stderr) == (2, True)
-    assert server.run(states(desk.spool, "refused")) == [HELD]
+    assert server.run(states(admin.spool, "refused")) == [HELD]

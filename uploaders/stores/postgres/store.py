@@ -14,12 +14,11 @@ import msgspec
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
-from uploaders.stores import migrations
-from uploaders.stores.checks import CHECKS, finding
 from uploaders.stores.completion import CallFields, CallState, CompletionRule
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.postgres import sql
 from uploaders.stores.postgres.pool import Connection, ConnectionPool
+from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.store import (
     CallQuery,
     CallSummary,
@@ -163,7 +162,7 @@ async def _migrate(connection: Connection) -> None:
         version = 0
         if await (await connection.execute(sql.VERSION)).fetchone() != (0,):
             ((version,),) = await (await connection.execute(sql.LATEST_VERSION)).fetchall()
-        for script in migrations.pending(migrations.migrations_of(__package__), version).values():
+        for script in pending(migrations_of(__package__), version).values():
             await connection.execute(script)
 
 

@@ -16,8 +16,6 @@ from typing import Any, Final
 import msgspec
 
 from spool.records import Clock
-from uploaders.stores import migrations
-from uploaders.stores.checks import CHECKS, finding
 from uploaders.stores.completion import (
     EXPIRED_STATES,
     CallFields,
@@ -30,6 +28,7 @@ from uploaders.stores.completion import (
     fields_of,
 )
 from uploaders.stores.parts import Head, Part, PartKind, key_text
+from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.store import (
     CallQuery,
@@ -301,10 +300,10 @@ def _check_it_is_ours(writing: Connection, path: Path) -> None:
 
 def _migrate(writing: Connection) -> None:
     """Bring the schema up to date. Several processes may open a new file at once: the lock lets one do it."""
-    known = migrations.migrations_of(__package__)
+    known = migrations_of(__package__)
     while True:
         ((version,),) = writing.execute("PRAGMA user_version")
-        lacking = migrations.pending(known, version)
+        lacking = pending(known, version)
         if not lacking:
             return
         try:

@@ -1,9 +1,40 @@
-"""What must be true of every store: each statement counts the rows for which it is not."""
+"""The schema of a store: its numbered migrations, and what must be true of its rows."""
 
+import re
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Final
 
 from uploaders.stores.parts import PartKind
+from uploaders.stores.store import SchemaTooNew
+
+# Migrations: files `NNNN_name.sql` beside a store's code, applied in order, never changed later.
+
+_NUMBERED = re.compile(r"(\d{4})_\w+\.sql$")
+
+
+def migrations_of(package: str) -> Mapping[int, str]:
+    """The text of each migration of a package by its number, in order."""
+    found = {}
+    for entry in files(package).iterdir():
+        numbered = _NUMBERED.match(entry.name)
+        if numbered:
+            found[int(numbered[1])] = entry.read_text("utf-8")
+    return dict(sorted(found.items()))
+
+
+def pending(migrations: Mapping[int, str], version: int) -> Mapping[int, str]:
+    """What a schema of this version lacks. Raises `SchemaTooNew` for a version that is not known here."""
+    newest = max(migrations)
+    if version > newest:
+        raise SchemaTooNew(
+            f"the schema of the store has version {version}, this callspool knows up to {newest}; "
+            "run the callspool that migrated it or a newer one (nothing was changed)"
+        )
+    return {number: script for number, script in migrations.items() if number > version}
+
+
+# Checks: each statement counts the rows for which something is not true that must be.
 
 _PART_OF_ROW: Final = "p.project = c.project AND p.call_id = c.call_id AND p.digest = c.{0}_digest AND p.kind IN ({1})"
 
