@@ -201,22 +201,22 @@ _NOBODY = ("none", "off")
 
 def to_be_notified(destinations: Sequence[Any]) -> list[str]:
     """The names of the endpoints that get details after their cores, and are notified by no bucket yet."""
-    taken = {_notified(item) for item in destinations}
+    notified = {_notified(item) for item in destinations}
     tables = [item for item in destinations if isinstance(item, dict) and item.get("type") == "http"]
-    return [str(item["name"]) for item in tables if item.get("name") not in {None, *taken} and _in_two_phases(item)]
+    return [str(item["name"]) for item in tables if item.get("name") not in {None, *notified} and _in_two_phases(item)]
 
 
 def notify_problems(layer: Layer) -> Iterator[Problem]:
     """Buckets that notify what does not exist, what needs no notice, or what another one notifies already."""
     destinations = [item for item in layer.tree["destinations"] if isinstance(item, dict)]
     endpoints = {item.get("name"): item for item in destinations if item.get("type") == "http"}
-    taken: dict[str, object] = {}
+    notifiers: dict[str, object] = {}
     for index, item in enumerate(layer.tree["destinations"]):
         named = _notified(item)
         if named is None:
             continue
-        advice = _advice(endpoints, named, taken.get(named))
-        taken.setdefault(named, item.get("name"))
+        advice = _advice(endpoints, named, notifiers.get(named))
+        notifiers.setdefault(named, item.get("name"))
         if advice:
             path = ("destinations", index, "notify")
             yield Problem(readable(path, (layer,)), advice, json.dumps(named), first_origin((layer,), path))

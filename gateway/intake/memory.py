@@ -75,9 +75,9 @@ class Reservation:
 
     def handed_over(self) -> "Reservation":
         """The same bytes as a reservation of its own; this one then holds nothing."""
-        taken = Reservation(self._budget, share=self._share, common=self._common)
+        successor = Reservation(self._budget, share=self._share, common=self._common)
         self._share = self._common = 0
-        return taken
+        return successor
 
     def release(self) -> None:
         """Give everything back; harmless when repeated."""

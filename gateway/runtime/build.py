@@ -63,8 +63,8 @@ class App:
         """Every destination; those that only the spool still knows come last."""
         configured = self.dispatcher.status()
         known = {status.name for status in configured}
-        gone = sorted({name for name, _ in self.spool.stats().lanes} - known)
-        return (*configured, *map(_no_longer_configured, gone))
+        removed = sorted({name for name, _ in self.spool.stats().lanes} - known)
+        return (*configured, *map(_no_longer_configured, removed))
 
     async def close(self) -> None:
         """Release everything, once nothing listens or delivers any more."""

@@ -393,8 +393,8 @@ def _require_schema(connection: sqlite3.Connection, tables: Sequence[tuple[str, 
     columns = {str(row[1]): (str(row[2]).upper(), row[5], row[6]) for row in connection.execute(_TABLE_INFO)}
     missing = sorted(COLUMNS - columns.keys())
     if missing or columns["id"][:2] != ("INTEGER", 1) or any(hidden for _, _, hidden in columns.values()):
-        told = ", ".join(missing) or "an integer primary key"
-        raise OutboxUnusable(f"its table outbox is not the SDK's: it lacks {told}")
+        lacking = ", ".join(missing) or "an integer primary key"
+        raise OutboxUnusable(f"its table outbox is not the SDK's: it lacks {lacking}")
 
 
 def _words(sql: str) -> list[str]:

@@ -115,8 +115,8 @@ class Rescuer:
 
 def _others(rows: Collection[Row], done: Collection[Row]) -> list[Row]:
     """The rows that are not among those that are done."""
-    taken = {row.row_id for row in done}
-    return [row for row in rows if row.row_id not in taken]
+    handled = {row.row_id for row in done}
+    return [row for row in rows if row.row_id not in handled]
 
 
 # Watching outboxes: a look at the file's size and time now and then, and at its rows only when something changed.

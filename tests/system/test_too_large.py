@@ -112,7 +112,7 @@ async def test_without_a_way_on_the_reason_says_what_to_configure(tmp_path: Path
 
 @pytest.mark.slow
 async def test_a_reduced_detail_that_is_too_large_is_one_more_dead_letter(tmp_path: Path) -> None:
-    """The ladder ends: both stay, with their reasons, and nothing counts as delivered but the core."""
+    """The fallbacks end: both stay, with their reasons, and nothing counts as delivered but the core."""
     settings = f'when_too_large = ["top_n"]\ntop_n = 100000\nmax_request_bytes = {TAKES_BYTES}'
     async with an_endpoint(413) as endpoint, a_gateway(tmp_path, endpoint, settings) as gateway:
         await post(gateway, "large")

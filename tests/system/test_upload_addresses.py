@@ -71,7 +71,7 @@ async def test_the_endpoint_is_told_of_each_upload_where_that_is_wanted(tmp_path
 
 @pytest.mark.parametrize("size", [3_000_000, LARGE], ids=["stored in one piece", "stored in two phases"])
 async def test_what_is_refused_as_too_large_is_uploaded_with_its_token(tmp_path: Path, size: int) -> None:
-    """However it is stored, a whole that the ladder moves to an upload address has its token put back."""
+    """However it is stored, a whole that a fallback moves to an upload address has its token put back."""
     text = """
         [[destinations]]
         name = "dashboard"

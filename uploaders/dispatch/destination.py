@@ -333,12 +333,12 @@ class DestinationWorker:
             self._chores.spawn(self._revive(revival))
         if change is not None:
             self._tell(change)
-        taken = self._credentials.attempt_ended(delivery, outcome, now)
+        accepted = self._credentials.attempt_ended(delivery, outcome, now)
         token_id = delivery.record.token_id
-        if taken:
+        if accepted:
             self._observer.credential_changed(self._name, _named(token_id), True, "it is accepted again")
             self._chores.spawn(self._release_all(token_id))
-        elif taken is False and isinstance(outcome, Refused):
+        elif accepted is False and isinstance(outcome, Refused):
             self._observer.credential_changed(self._name, _named(token_id), False, outcome.reason)
 
     def _tell(self, change: Change) -> None:

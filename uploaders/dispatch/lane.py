@@ -117,9 +117,9 @@ class Prefetch:
 
     def withdraw(self, keys: Collection[DeliveryKey]) -> None:
         """An order moved these: forget those that wait here. What is being attempted stays claimed to its end."""
-        gone = {one.key for one in self._waiting if one.key in keys}
-        self._waiting = deque(one for one in self._waiting if one.key not in gone)
-        for key in gone:
+        withdrawn = {one.key for one in self._waiting if one.key in keys}
+        self._waiting = deque(one for one in self._waiting if one.key not in withdrawn)
+        for key in withdrawn:
             self.release(key)
         if self._filling:
             self._ended_while_filling.update(keys)

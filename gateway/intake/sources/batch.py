@@ -337,20 +337,20 @@ class BatchSource:
         return LineAcceptor(self._acceptor, self._posts, self._observer, sender, IN_FLIGHT_BYTES)
 
     async def _read(self, pieces: Pieces, lines: LineAcceptor, answers: "_Answers") -> None:
-        number = taken = 0
+        number = seen = 0
         try:
             async for line in self._lines.lines(pieces):
                 if isinstance(line, int):
                     number += line
                     continue
                 number += 1
-                taken += 1
-                if taken > 2 * self._limits.max_lines:
+                seen += 1
+                if seen > 2 * self._limits.max_lines:
                     last = _too_many(self._limits.max_lines, "; this line and the following ones were not read")
                     answers.add(lines.reject(number, line, last))
                     answers.closes = True
                     break
-                if taken > self._limits.max_lines:
+                if seen > self._limits.max_lines:
                     answers.add(lines.reject(number, line, _too_many(self._limits.max_lines)))
                 elif not self._gate.is_open:
                     answers.add(lines.reject(number, line, stopping()))
