@@ -3,8 +3,10 @@
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 from spool.admin.query import AdminResult, place_of
+from spool.db import write_connection
 from spool.db.write_connection import WritePoint
 from spool.fsck import Severity, check
 from spool.records import (
@@ -41,7 +44,6 @@ from spool.records import (
 )
 from spool.store import Spool, SpoolOptions
 from tests.budget import budgeted
-from tests.spool.crash_images import Camera
 from tests.spool.model import Kept, Model
 from tests.spool.spool_parts import (
     BUCKET,
@@ -60,6 +62,33 @@ from tests.spool.spool_parts import (
     rows,
     without_maintenance,
 )
+
+
+class Camera:
+    """What a kill would leave: copies a spool's directory whenever the writer reaches a point; the last copy counts.
+
+    The copying is another process's work: this one must not open and close a database that SQLite has open.
+    """
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    @contextmanager
+    def armed(self, point: WritePoint, source: Path, target: Path) -> Iterator[None]:
+        """Within the block, keep in `target` how `source` looked at `point`."""
+        self.pictures = 0
+
+        def picture(reached: WritePoint, _group: Sequence[object]) -> None:
+            if reached is point:
+                subprocess.run(["cp", "-r", "--no-target-directory", str(source), str(target)], check=True)
+                self.pictures += 1
+
+        write_connection.hook = picture
+        try:
+            yield
+        finally:
+            write_connection.hook = None
+
 
 T = TypeVar("T")
 CALLS = ("a", "b")

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,32 @@ from typing import Any, Self
 
 import aiohttp
 
-from tests.system.ports import ReservedPort
 from tests.system.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("callspool")
 READY_SECONDS = 30.0
 END_SECONDS = 30.0
+
+
+# Ports on loopback that stay ours while nothing listens on them: a killed gateway starts again on the same.
+
+
+class ReservedPort:
+    """A port that is bound and never listened on, until `close`.
+
+    Who sets SO_REUSEADDR, as every server does, can listen on it all the same; the kernel gives it to nobody who asks
+    for any free port, and connecting to it is refused as long as no server listens.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        """Give it back."""
+        self._socket.close()
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
 from tests.system import spool_files
 from tests.system.acknowledged import acknowledged, assert_arrived
-from tests.system.gateway_process import GatewayProcess
-from tests.system.ports import ReservedPort
+from tests.system.gateway_process import GatewayProcess, ReservedPort
 
 CALLS = Path(__file__).parents[3] / "shared" / "calls"
 REAL = sorted(CALLS.glob("*.json.zst"))

@@ -7,8 +7,7 @@ import pytest
 from bench.calllogs import make_call_log
 from bench.endpoint import Arrival, Endpoint, Fault
 from tests.system.acknowledged import Acknowledged, acknowledged, assert_arrived
-from tests.system.gateway_process import GatewayProcess
-from tests.system.ports import ReservedPort
+from tests.system.gateway_process import GatewayProcess, ReservedPort
 from tests.system.waiting import until
 
 SMALL, LARGE = 2_000, 6_000_000

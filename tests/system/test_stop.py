@@ -8,8 +8,7 @@ import pytest
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint, Fault
 from tests.system.acknowledged import acknowledged, assert_arrived
-from tests.system.gateway_process import GatewayProcess
-from tests.system.ports import ReservedPort
+from tests.system.gateway_process import GatewayProcess, ReservedPort
 from tests.system.waiting import until
 
 QUIET_SECONDS = 0.3
