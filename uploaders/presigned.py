@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import aiohttp
 from yarl import URL
 
 from spool.payload.frames import decode
@@ -30,6 +31,7 @@ from uploaders.http.timeouts import Timeouts
 from uploaders.rate_limit import UNLIMITED, Bandwidth, Pace
 from uploaders.redact import excerpt
 from uploaders.s3.error_codes import ErrorClass, classify
+from uploaders.upload_hosts import HostNotAllowed, UploadHosts
 
 # Upload addresses that an endpoint gives: pure, from its answer to what can be done with it and for how long.
 
@@ -127,6 +129,8 @@ class PresignedOptions:
         """Where to ask. Raises `ValueError` when it is neither set nor can be made."""
         return self.address_url or address_request_url(self.url)
 
+    upload_hosts: tuple[str, ...] = ()
+    """Hosts and networks that may be uploaded to besides the endpoint's own site and known object stores."""
     via: str | None = None
     """As of `uploaders.http.uploader.HttpOptions`."""
 
@@ -150,7 +154,10 @@ class PresignedUploader:
         self._clock = clock
         self._observer = observer
         self._bandwidth = bandwidth
+        own = (urlsplit(url).hostname or "" for url in (options.url, self._asked_url))
+        self._hosts = UploadHosts(own, options.upload_hosts)
         self._client = HttpClient(ClientOptions(options.ca_file, options.timeouts))
+        self._checked_client = HttpClient(ClientOptions(options.ca_file, options.timeouts, self._hosts.check_address))
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Ask for an address and use it. Errors of the spool pass through."""
@@ -170,7 +177,10 @@ class PresignedUploader:
 
     async def close(self) -> None:
         """Close the kept connections."""
-        await self._client.close()
+        try:
+            await self._client.close()
+        finally:
+            await self._checked_client.close()
 
     async def _token(self, delivery: Delivery) -> tuple[str | None, bool]:
         """The configured token or the record's own, and whether that is no longer stored."""
@@ -224,7 +234,16 @@ class PresignedUploader:
         """One PUT with its length, so that nothing is sent in chunks: storage servers refuse these."""
         headers = {**self._marks, "Content-Type": CONTENT_TYPE, "Content-Length": str(size)}
         url = URL(address.url, encoded=True)
-        answer = await self._client.request("PUT", url, headers, document, pace=pace)
+        try:
+            client = self._client if self._hosts.is_trusted(url.raw_host or "") else self._checked_client
+        except HostNotAllowed as error:
+            return _not_allowed(error)
+        try:
+            answer = await client.request("PUT", url, headers, document, pace=pace)
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, HostNotAllowed):
+                return _not_allowed(error.os_error)
+            raise
         return judge_upload(answer, address.location, now=self._clock())
 
     async def _plain(self, delivery: Delivery) -> AsyncIterator[bytes]:
@@ -235,6 +254,11 @@ class PresignedUploader:
                 continue
             async for frame in self._payloads.frames(delivery.record, piece):
                 yield await asyncio.to_thread(decode, frame)
+
+
+def _not_allowed(error: HostNotAllowed) -> RetryLater:
+    """It waits for the endpoint to be repaired, or for the operator to list the host."""
+    return RetryLater(f"get-upload-url: {error.strerror}", Scope.DESTINATION)
 
 
 # Routes each delivery to one of two uploaders of an endpoint: one posts, the other uploads wholes to pre-signed URLs.

@@ -14,6 +14,7 @@ from config.layers import Layer, Problem, first_origin, readable
 from config.types import Choice, Duration, Endpoint, OptionalSize, Shown, Table, format_path
 from config.values import DAY, MINUTE, crosses_network_in_clear, format_duration, mask_address, names_secret
 from uploaders.http.options import parse_rule
+from uploaders.upload_hosts import UploadHosts, is_host_or_network
 
 
 class RetrySettings(Table):
@@ -85,6 +86,20 @@ class TokenMode(StrEnum):
     """The destination's own."""
 
 
+def _upload_hosts(value: object) -> tuple[str, ...]:
+    """Host names and networks from a list, or from a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    hosts = tuple(str(each).strip() for each in given) if isinstance(given, list | tuple) else ("",)
+    if not all(map(is_host_or_network, hosts)):
+        raise ValueError("should be a list of host names, `*.names`, addresses or networks, without ports")
+    return hosts
+
+
+UploadHostList = Annotated[
+    tuple[str, ...], BeforeValidator(_upload_hosts), Shown(lambda hosts: ",".join(hosts) or "none")
+]
+
+
 class PresignedSettings(Table):
     """How call logs go through upload addresses."""
 
@@ -92,6 +107,8 @@ class PresignedSettings(Table):
     """Where to ask for an upload address; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
     reference: bool = False
     """Whether the endpoint is notified of each upload; by default not, since the object's arrival starts processing."""
+    upload_hosts: UploadHostList = ()
+    """Hosts, `*.names` and networks that may be uploaded to besides the endpoint's site and known object stores."""
     timeout: Duration = 15 * MINUTE
     """For a whole upload."""
 
@@ -181,7 +198,12 @@ class EndpointTable(DestinationTable):
 
 
 def address_url_warnings(name: str, presigned: PresignedSettings) -> Iterator[str]:
-    """The answer of an address that is asked for in clear may name any place to upload to."""
+    """The answer of an address that is asked for in clear may name any place to upload to; so may a wide list."""
+    if UploadHosts((), presigned.upload_hosts).lists_metadata_service:
+        yield (
+            f"destinations[{name}].presigned.upload_hosts contains 169.254.169.254, where clouds give out credentials: "
+            "the endpoint may have call logs uploaded there"
+        )
     if crosses_network_in_clear(presigned.address_url):
         yield (
             f"destinations[{name}].presigned.address_url is not https: tokens cross the network readable "

@@ -149,6 +149,7 @@ def presigned_options(destination: HttpDestination | PresignedDestination, via: 
         via=via,
         url=destination.url,
         address_url=destination.presigned.address_url,
+        upload_hosts=destination.presigned.upload_hosts,
         token=_own_token(destination),
         ca_file=destination.ca_file,
         timeouts=_timeouts(destination, destination.presigned.timeout, "presigned.timeout"),

@@ -1,9 +1,10 @@
 """Tests of endpoints that give upload addresses: for what is large, or for everything."""
 
 import pytest
+from pydantic import ValidationError
 
 from config.destinations import HttpDestination, LaneConcurrency, PresignedDestination, TokenMode
-from config.destinations.base import EndpointTable
+from config.destinations.base import EndpointTable, PresignedSettings, address_url_warnings
 from config.loader import load
 from tests.config.conftest import WriteFile, problems
 
@@ -77,3 +78,17 @@ def test_a_readable_line_is_allowed_with_a_warning(
         text += f'presigned = {{ address_url = "{address_url}" }}\n'
     warnings = load(write_file(text), {}).warnings
     assert [each.partition(" is not https")[0] for each in warnings] == [f"destinations[a].{key}" for key in said]
+
+
+@pytest.mark.parametrize("hosts", [["http://host"], ["host:80"], ["10.0.0.0/40"], ["*"], [""], 7])
+def test_what_is_no_host_is_refused(hosts: object) -> None:
+    """Entries of `upload_hosts` are names, `*.names`, addresses and networks: a URL would never match a host."""
+    with pytest.raises(ValidationError):
+        PresignedSettings.model_validate({"upload_hosts": hosts})
+
+
+def test_a_list_with_the_metadata_service_in_it_is_warned_of() -> None:
+    """`check-config` says when an endpoint may have call logs uploaded to where clouds give out credentials."""
+    listed = PresignedSettings.model_validate({"upload_hosts": ["minio.corp", "*.corp", "169.254.0.0/16"]})
+    assert any("169.254.169.254" in warning for warning in address_url_warnings("main", listed))
+    assert not list(address_url_warnings("main", PresignedSettings.model_validate({"upload_hosts": ["10.0.0.0/8"]})))

@@ -207,7 +207,9 @@ async def test_both_requests_go_through_the_proxy_of_the_environment(monkeypatch
         monkeypatch.setenv("http_proxy", f"http://user:password@{address}")
         monkeypatch.setenv("no_proxy", "")
         endpoint.tell = lambda: {"upload_url": "http://storage.invalid/b/k", "s3_key": "k"}
-        async with an_uploader("http://endpoint.invalid/dev/send-call-log", payloads) as uploader:
+        async with an_uploader(
+            "http://endpoint.invalid/dev/send-call-log", payloads, upload_hosts=("storage.invalid",)
+        ) as uploader:
             assert await uploader.deliver(delivery) == Delivered("s3://b/k")
         ((asked, _),), ((put, _),) = endpoint.asked, endpoint.put
         assert asked["Proxy-Authorization"] == put["Proxy-Authorization"] == "Basic dXNlcjpwYXNzd29yZA=="

@@ -4,13 +4,16 @@ A request is never redirected and never repeated here; no cookies are kept.
 """
 
 import asyncio
+import socket
 import ssl
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -179,6 +182,7 @@ def request_head(method: str, target: RequestTarget, headers: Mapping[str, str])
     return text.encode()
 
 
+AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]  # as aiohttp's
 _IN_ANY_TIME = aiohttp.ClientTimeout(total=None, sock_connect=None)
 """`Deadlines` enforces the time-outs."""
 
@@ -190,6 +194,14 @@ class ClientOptions:
     ca_file: Path | None = None
     """PEM certificates of authorities to trust besides the system's."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    check_address: Callable[[str], None] | None = None
+    """Called with each address before a socket to it is made; raises `OSError` to refuse it. A proxy's is not asked."""
+
+
+def _checked_socket(check: Callable[[str], None], info: AddressInfo) -> socket.socket:
+    """A socket to an address that passes the check."""
+    check(str(info[4][0]))
+    return socket.socket(*info[:3])
 
 
 class HttpClient:
@@ -201,7 +213,8 @@ class HttpClient:
         self._tls = ssl.create_default_context()
         if options.ca_file is not None:
             self._tls.load_verify_locations(cafile=options.ca_file)
-        self._connector: aiohttp.TCPConnector | None = None
+        self._connectors: dict[bool, aiohttp.TCPConnector] = {}
+        """By whether addresses are checked."""
         self._idle = ConnectionPool()
         self._watch = Watch()
         self._targets: dict[str, RequestTarget] = {}
@@ -237,14 +250,21 @@ class HttpClient:
     async def close(self) -> None:
         """Close them all."""
         self._idle.close()
-        if self._connector is not None:
-            await self._connector.close()
-            self._connector = None
+        while self._connectors:
+            _, connector = self._connectors.popitem()
+            await connector.close()
 
     async def _connect(self, target: RequestTarget) -> HttpConnection:
-        if self._connector is None:
-            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._tls, ttl_dns_cache=DNS_CACHE_SECONDS)
-        opened = await self._connector.connect(target.opening, [], _IN_ANY_TIME)
+        check = self._options.check_address if target.opening.proxy is None else None
+        checked = check is not None
+        if checked not in self._connectors:
+            self._connectors[checked] = aiohttp.TCPConnector(
+                limit=0,
+                ssl=self._tls,
+                ttl_dns_cache=DNS_CACHE_SECONDS,
+                socket_factory=None if check is None else partial(_checked_socket, check),
+            )
+        opened = await self._connectors[checked].connect(target.opening, [], _IN_ANY_TIME)
         if opened.protocol is None or opened.protocol.should_close:
             opened.close()
             raise BadAnswer("the server sent data before the request")
