@@ -294,3 +294,21 @@ async def test_a_wrong_certificate_makes_the_destination_wait(
     assert outcome.reason.startswith("TLS: ")
     assert words in outcome.reason
     assert b"".join(received) == b""
+
+
+@pytest.mark.parametrize("endless", [b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n", b"extension"])
+async def test_framing_without_an_end_is_cut_off(endless: bytes) -> None:
+    """Chunk extensions and interim responses that never end cost no core until the time-out: 256 KiB are enough."""
+
+    async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        if endless == b"extension":
+            writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;")
+        while not writer.is_closing():
+            writer.write(endless * 1000)
+            await writer.drain()
+
+    async with asyncio.timeout(SOON):
+        outcome = await outcome_at(floods, timeouts=Timeouts(LONG, LONG, LONG, LONG))
+    assert isinstance(outcome, RetryLater)
+    assert "hardly any body" in outcome.reason or "not HTTP" in outcome.reason

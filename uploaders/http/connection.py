@@ -25,6 +25,12 @@ TAIL_BYTES = 4096
 READ_LIMIT_BYTES = 8 << 20
 """A longer body than this is not read to its end."""
 
+FRAMING_LIMIT_BYTES = 256 << 10
+"""So much of a response may be anything but body: interim responses, headers, chunk sizes and their extensions. Parsing
+an endless one took a core until the time-out."""
+FRAMING_PER_BYTE = 8
+"""For each byte of body so much more: a chunk of one byte has 5 bytes around it."""
+
 _FIRST_FINAL_STATUS = 200
 """Responses below are interim ones; another one follows."""
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -63,6 +69,7 @@ class HttpConnection(asyncio.Protocol):
         self._answer_begins: Callable[[], None] = lambda: None
         self._tail = b""
         self._beyond = 0
+        self._framing_bytes = 0
         self._expect_headers()
 
     @property
@@ -76,6 +83,7 @@ class HttpConnection(asyncio.Protocol):
         self._ended = self._loop.create_future()
         self._failure = None
         self._may_be_kept = False
+        self._framing_bytes = 0
         self._expect_headers()
         if self._lost:
             self._fail(aiohttp.ServerDisconnectedError())
@@ -132,6 +140,10 @@ class HttpConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BadAnswer(str(error)))
+        self._framing_bytes += len(data)
+        if self._framing_bytes > FRAMING_LIMIT_BYTES:
+            self._fail(BadAnswer("the response has hardly any body between its headers and chunk extensions"))
+            self.abort()
         if self._in_headers:
             self._header_bytes += len(data)
             if self._header_bytes > RESPONSE_LIMIT_BYTES:
@@ -182,6 +194,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep the beginning and the end of it."""
+        self._framing_bytes -= FRAMING_PER_BYTE * len(body)
         room = RESPONSE_LIMIT_BYTES - len(self._body)
         self._body += body[:room]
         if len(body) > room:
