@@ -35,14 +35,16 @@ PATH = "/dev/send-call-log"
 class Fault:
     """What to do instead of answering well, for so many requests (None: until it is changed).
 
-    `kind` is none, status, hang (no answer until changed), reset (the connection is cut), redirect or
-    success_false. `only` restricts it to one kind of record: whole, core, detail or notice; `token` to what carries
+    `kind` is none, status, hang (no answer until changed), reset (the connection is cut), redirect, success_false, or
+    odd_success: what arrives is taken, and `body` is the answer. No other kind takes anything, whatever its status
+    says. `only` restricts it to one kind of record: whole, core, detail or notice; `token` to what carries
     this one.
     """
 
     kind: str = "none"
     status: int = 500
     body: str = '{"error": "made to fail"}'
+    content_type: str = "application/json"
     retry_after: str | None = None
     times: int | None = None
     only: str | None = None
@@ -65,6 +67,8 @@ class Arrival:
     at: float
     """`time.monotonic()`, comparable among the processes of one machine."""
     status: int
+    taken: bool
+    """Whether the endpoint has it now: an answer of 200 may report a failure."""
 
 
 @dataclass
@@ -102,7 +106,7 @@ class Endpoint:
 
     @property
     def accepted(self) -> list[Arrival]:
-        return [arrival for arrival in self.arrivals if arrival.status < 300]
+        return [arrival for arrival in self.arrivals if arrival.taken]
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -172,7 +176,7 @@ class Endpoint:
                 del self.storage.objects[key]
                 size, digest = len(document), hashlib.sha256(document).hexdigest()
                 now = time.monotonic()
-                self._keep(Arrival(call_id, "object", key, None, digest, size, size, "identity", now, answer.status))
+                self._keep(Arrival(call_id, "object", key, None, digest, size, size, "identity", now, 200, taken=True))
         self._tell()
         return answer
 
@@ -188,8 +192,14 @@ class Endpoint:
         except ValueError as error:
             return web.json_response({"success": False, "error": str(error)}, status=400)
         fault = self._take_fault(kind_of(decoded.members), request.headers.get("x-pype-token"))
-        answer = await self._fail(fault, request) if fault else self._answer(request, decoded)
-        self._note(request, decoded, answer.status)
+        if fault and fault.kind != "odd_success":
+            answer, taken = await self._fail(fault, request), False
+        else:
+            answer = self._answer(request, decoded)
+            taken = answer.status < 300
+            if fault and taken:
+                answer = web.Response(text=fault.body, content_type=fault.content_type)
+        self._note(request, decoded, answer.status, taken=taken)
         return answer
 
     async def _read(self, request: web.Request) -> bytes | None:
@@ -221,7 +231,7 @@ class Endpoint:
             return web.Response(status=302, headers={"Location": "https://login.example/sso?ticket=s3cr3t"})
         if fault.kind == "success_false":
             return web.Response(text='{"success": false, "error": "not stored"}', content_type="application/json")
-        return web.Response(status=fault.status, text=fault.body, content_type="application/json", headers=headers)
+        return web.Response(status=fault.status, text=fault.body, content_type=fault.content_type, headers=headers)
 
     def _answer(self, request: web.Request, decoded: Request) -> web.Response:
         if self.token is not None and request.headers.get("x-pype-token") != self.token:
@@ -235,7 +245,7 @@ class Endpoint:
             self._cores.add(call_id)
         return web.json_response({"success": True, "call_id": call_id})
 
-    def _note(self, request: web.Request, decoded: Request, status: int) -> None:
+    def _note(self, request: web.Request, decoded: Request, status: int, *, taken: bool) -> None:
         key, digest = request.headers.get("Idempotency-Key", ""), hashlib.sha256(decoded.document).hexdigest()
         if self._digests.setdefault(key, digest) != digest:
             self.conflicts.append(key)
@@ -250,9 +260,10 @@ class Endpoint:
             encoding=decoded.encoding,
             at=time.monotonic(),
             status=status,
+            taken=taken,
         )
         self._keep(arrival)
-        if self.keep_documents and status < 300:
+        if self.keep_documents and taken:
             self.documents[key] = decoded.document
         self._tell()
 

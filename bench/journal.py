@@ -52,7 +52,7 @@ class Journal:
         return first
 
     def _take(self, entry: dict[str, object]) -> None:
-        if int(str(entry["status"])) >= 300:
+        if not entry["taken"]:
             self.refused += 1
             return
         self.arrived.append(

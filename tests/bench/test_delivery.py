@@ -10,7 +10,7 @@ from bench.sizes import SIZES, write_bodies
 
 ENTRY = {
     "call_id": "c", "kind": "core", "key": "k", "sha256": "d", "raw_bytes": 10, "sent_bytes": 5, "at": 1.5,
-    "status": 200,
+    "status": 200, "taken": True,
 }  # fmt: skip
 
 
@@ -34,12 +34,12 @@ def test_a_line_that_is_still_written_is_read_later(tmp_path):
 
 
 def test_what_the_endpoint_refused_did_not_arrive(tmp_path):
-    """Refusals are counted, and are no arrivals."""
+    """Refusals are counted, and are no arrivals, even where the status was 200."""
     path = tmp_path / "journal"
-    path.write_text(line(status=404) + line(status=200))
+    path.write_text(line(status=404, taken=False) + line(status=200, taken=False) + line())
     journal = Journal(path)
     journal.read()
-    assert (journal.refused, len(journal.arrived)) == (1, 1)
+    assert (journal.refused, len(journal.arrived)) == (2, 1)
 
 
 def test_a_call_is_known_from_its_first_core_or_whole(tmp_path):

@@ -35,6 +35,23 @@ async def test_a_detail_is_unknown_until_its_core_came() -> None:
         assert [(a.kind, a.status) for a in endpoint.arrivals] == [("detail", 404), ("core", 200), ("detail", 200)]
 
 
+@pytest.mark.parametrize(
+    ("fault", "body", "taken"),
+    [
+        (Fault("status", 200, '{"errorMessage": "Task timed out"}'), '{"errorMessage": "Task timed out"}', 0),
+        (Fault("success_false"), '{"success": false, "error": "not stored"}', 0),
+        (Fault("odd_success", body="ok", content_type="text/html"), "ok", 1),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+)
+async def test_what_failed_with_200_did_not_arrive(fault: Fault, body: str, taken: int) -> None:
+    """Only what the endpoint took counts as accepted, whatever status it told."""
+    async with Endpoint(fault=fault) as endpoint:
+        assert await post(endpoint, CORE) == (200, body)
+        assert len(endpoint.arrivals) == 1
+        assert len(endpoint.accepted) == len(endpoint.documents) == taken
+
+
 async def test_a_key_with_two_documents_is_noted() -> None:
     """Sending two documents under one key is seen, sending one twice is not."""
     async with Endpoint() as endpoint:
