@@ -119,7 +119,7 @@ def presigning(endpoint: Endpoint, reference: str = "false") -> str:
         type = "http"
         url = "{endpoint.url}"
         large = "presigned"
-        presigned = {{ reference = {reference} }}
+        presigned = {{ reference = {reference}, upload_hosts = ["127.0.0.1"] }}
     """
 
 

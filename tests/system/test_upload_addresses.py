@@ -14,6 +14,7 @@ from tests.system.buckets import configured, members, post
 SMALL, LARGE = 2_000, 8_000_000
 TOKEN = "agents-key"
 UPLOAD_METRICS = ("upload_seconds_count", "large_payloads_total", "upload_bytes_total")
+LISTED = 'presigned = { upload_hosts = ["127.0.0.1"] }'
 NO_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
 
 
@@ -37,7 +38,7 @@ async def test_every_call_log_is_an_object_of_a_real_storage(tmp_path: Path, wee
 
         async with (
             Endpoint(token=TOKEN, storage=Storage(presign=presign, bucket=bucket)) as endpoint,
-            configured(tmp_path, a_destination(endpoint), **NO_CREDENTIALS) as gateway,
+            configured(tmp_path, a_destination(endpoint, LISTED), **NO_CREDENTIALS) as gateway,
         ):
             posted = [(await post(gateway, f"call-{size}", size))[0] for size in (SMALL, LARGE)]
             await gateway.delivered()
