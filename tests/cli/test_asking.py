@@ -85,7 +85,12 @@ def test_watching_goes_on_until_it_is_interrupted(server: Server) -> None:
     world.app.middlewares.append(web.middleware(count))
     command = [sys.executable, "-m", "gateway", "status", "--watch", "--interval", "0.1", "--admin"]
     address = server.serve(world.app)
-    process = subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell lets what it runs in the background ignore Ctrl-C, and so its children.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([*command, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, b"")
     assert asked >= 3
