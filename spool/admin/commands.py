@@ -330,6 +330,7 @@ def _replace_token_of(
     if old is not None:
         transaction.tokens.release(old)
     transaction.execute(SET_TOKEN, (new, record_id))
+    transaction.known.forget_open(record_id)
     ready = []
     for one in siblings_of(transaction, record_id):
         held = one.state is DeliveryState.HELD and one.held_for == held_for_token(old)

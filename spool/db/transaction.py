@@ -315,6 +315,7 @@ class Prefetch:
     def __init__(self) -> None:
         self._new_calls: set[str] = set()
         self._open: dict[int, OpenDeliveries] = {}
+        self._tokens: dict[int, int | None] = {}
 
     def begin(self, connection: sqlite3.Connection, calls: Iterable[str], records: Iterable[int]) -> None:
         """Look up the announced calls and records; what was known before is forgotten."""
@@ -322,9 +323,11 @@ class Prefetch:
         for statement, asked in pad_batch(known_calls, [(call_id,) for call_id in self._new_calls]):
             self._new_calls.difference_update(call_id for (call_id,) in connection.execute(statement, asked).fetchall())
         self._open = {record_id: {} for record_id in records}
+        self._tokens = {}
         for statement, asked in pad_batch(open_of_records, [(record_id,) for record_id in self._open]):
-            for record_id, destination_id, form, state in connection.execute(statement, asked).fetchall():
+            for record_id, destination_id, form, state, token_id in connection.execute(statement, asked).fetchall():
                 self._open[record_id][destination_id, form] = DeliveryState(state)
+                self._tokens[record_id] = token_id
 
     def begins_call(self, call_id: str) -> bool:
         """Whether no record of this call is known; true once for a call, for whoever asks adds one."""
@@ -336,12 +339,20 @@ class Prefetch:
         """What has not ended of a record; whoever ends one takes it out. None: not known, ask the database."""
         return self._open.get(record_id)
 
+    def token_of(self, connection: sqlite3.Connection, record_id: int) -> int | None:
+        """The token that a record has now; an attempt may have begun with one that was replaced since."""
+        if record_id not in self._tokens:
+            (self._tokens[record_id],) = connection.execute(sql.RECORD_TOKEN, (record_id,)).fetchone() or (None,)
+        return self._tokens[record_id]
+
     def forget_open(self, record_id: int | None = None) -> None:
-        """What is open of this record, or of any, may have changed."""
+        """What is open of this record, or of any, or the record's token, may have changed."""
         if record_id is None:
             self._open.clear()
+            self._tokens.clear()
         else:
             self._open.pop(record_id, None)
+            self._tokens.pop(record_id, None)
 
 
 # Statements that take many rows at once, of which only few different ones are ever prepared.
@@ -382,7 +393,8 @@ def known_calls(count: int) -> str:
 def open_of_records(count: int) -> str:
     """What has not ended of `count` records."""
     return (
-        "SELECT record_id, destination_id, form, state FROM deliveries "
+        "SELECT record_id, destination_id, form, state, "
+        "(SELECT token_id FROM records WHERE records.record_id = deliveries.record_id) FROM deliveries "
         f"WHERE record_id IN ({','.join('?' * count)}) AND +state <= 3"
     )
 

@@ -149,8 +149,9 @@ def end_record(transaction: Transaction, record: Record, now: int) -> bool:
     chunks = record_chunks(record)
     if chunks:
         transaction.completions.chunks(record.first_chunk, record.first_chunk + chunks - 1)
-    if record.token_id is not None:
-        transaction.tokens.release(record.token_id)
+    token_id = transaction.known.token_of(transaction.connection, record.record_id)
+    if token_id is not None:
+        transaction.tokens.release(token_id)
     transaction.completions.receipt(record.record_id, now)
     return True
 

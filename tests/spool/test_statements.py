@@ -66,7 +66,11 @@ PLANS = {
 FOR_MANY = {
     # name of the function that makes a statement for so many rows: parts that its plan must have
     "known_calls": ["INDEX records_by_call (call_id=?)"],
-    "open_of_records": [f"{PRIMARY_KEY} (record_id=?)"],
+    "open_of_records": [
+        f"{PRIMARY_KEY} (record_id=?)",
+        "CORRELATED SCALAR SUBQUERY 1",
+        "SEARCH records USING INTEGER PRIMARY KEY (rowid=?)",
+    ],
     "end_delivered": [f"{PRIMARY_KEY} (record_id=? AND destination_id=? AND form=?)"],
     "make_receipts": [BY_ID],
     "delete_chunks": [BY_ID],
