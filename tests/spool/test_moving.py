@@ -234,6 +234,18 @@ async def test_an_attempt_with_the_old_token_says_nothing_about_the_new_one(
     assert await states(spool, "c") == [READY, WAITING]
 
 
+@pytest.mark.parametrize("old", ["old", None])
+async def test_an_attempt_that_succeeds_with_the_old_token_leaves_no_token(
+    spool: Spool, tmp_path: Path, old: str | None
+) -> None:
+    """What was under way with the replaced token and is delivered ends the record, and its new token with it."""
+    (before,) = (await spool.accept(a_record("c", token=old))).ready
+    await spool.accept(a_record("d", token="old"))
+    await spool.admin.replace_token([before.key], "new")
+    await spool.settle(before, Delivered())
+    assert rows(tmp_path, "SELECT value, uses FROM tokens") == [("old", 1)]
+
+
 async def test_what_has_ended_gets_no_token(spool: Spool, tmp_path: Path) -> None:
     """A receipt keeps no token, and none is stored for it."""
     (delivery,) = (await spool.accept(a_record("c", token="old"))).ready
