@@ -179,6 +179,8 @@ class Record(Struct, frozen=True):
     """Whose call it is, where there are tenants."""
     principal: str | None = ""
     """Who posted it (`principal_of`); None where that is not known."""
+    via: str | None = None
+    """The gateways that passed it on, as `Via` lists them; None where it came straight from its agent."""
 
 
 def principal_of(tenant: str | None, key: str | None) -> str:
@@ -274,6 +276,8 @@ class NewRecord(Struct, frozen=True):
     """When its event happened, by the times in it. What happened later than another event is not superseded by it."""
     idempotency_key: str | None = None
     """The sender's own identity of a post: with one, only a post with the same is a duplicate (spool.queue.accept)."""
+    via: str | None = None
+    """The gateways that passed it on, as `Record.via`."""
 
 
 class Accepted(Struct, frozen=True):

@@ -28,6 +28,7 @@ from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.pool import ClientOptions, HttpClient
 from uploaders.http.responses import judge, parse_retry_after
 from uploaders.http.timeouts import Timeouts
+from uploaders.http.uploader import via_of
 from uploaders.rate_limit import UNLIMITED, Bandwidth, Pace
 from uploaders.redact import excerpt
 from uploaders.s3.error_codes import ErrorClass, classify
@@ -148,7 +149,6 @@ class PresignedUploader:
     ) -> None:
         """Raises `ValueError` for a URL of which none for addresses can be made, `OSError` for a bad `ca_file`."""
         self._options = options
-        self._marks = {"User-Agent": "callspool"} | ({"Via": f"1.1 {options.via}"} if options.via else {})
         self._asked_url = options.asked_url
         self._payloads = payloads
         self._clock = clock
@@ -194,7 +194,7 @@ class PresignedUploader:
         """An address for this call log, or why there is none."""
         asked_at = self._clock()
         body = json.dumps({"call_id": delivery.record.call_id, "content_type": CONTENT_TYPE}).encode()
-        headers = {**self._marks, "Content-Type": CONTENT_TYPE, "Accept-Encoding": "identity"}
+        headers = {**self._marks(delivery), "Content-Type": CONTENT_TYPE, "Accept-Encoding": "identity"}
         if token is not None:
             headers["x-pype-token"] = token
         answer = await self._client.request("POST", self._asked_url, headers, body)
@@ -222,17 +222,17 @@ class PresignedUploader:
         size = raw_bytes_of(delivery.record, render(delivery)) + len(member)
         plain = self._plain(delivery)
         document = with_last_member(plain, member) if member else plain
-        outcome = await self._put(document, size, address, self._bandwidth.pace(delivery.lane))
+        headers = {**self._marks(delivery), "Content-Type": CONTENT_TYPE, "Content-Length": str(size)}
+        outcome = await self._put(document, headers, address, self._bandwidth.pace(delivery.lane))
         if isinstance(outcome, Delivered):
             seconds = (self._clock() - started) / 1000
             self._observer.object_delivered(delivery.destination, size, seconds, large=delivery.lane is Lane.DETAIL)
         return outcome
 
     async def _put(
-        self, document: AsyncIterator[bytes], size: int, address: UploadAddress, pace: Pace | None
+        self, document: AsyncIterator[bytes], headers: dict[str, str], address: UploadAddress, pace: Pace | None
     ) -> Outcome:
         """One PUT with its length, so that nothing is sent in chunks: storage servers refuse these."""
-        headers = {**self._marks, "Content-Type": CONTENT_TYPE, "Content-Length": str(size)}
         url = URL(address.url, encoded=True)
         try:
             client = self._client if self._hosts.is_trusted(url.raw_host or "") else self._checked_client
@@ -245,6 +245,11 @@ class PresignedUploader:
                 return _not_allowed(error.os_error)
             raise
         return judge_upload(answer, address.location, now=self._clock())
+
+    def _marks(self, delivery: Delivery) -> dict[str, str]:
+        """Who sends it, and through whom it came: also to the address, which may be one of another gateway."""
+        own = self._options.via
+        return {"User-Agent": "callspool"} | ({} if own is None else {"Via": via_of(delivery.record, own)})
 
     async def _plain(self, delivery: Delivery) -> AsyncIterator[bytes]:
         """The call log as JSON, a frame at a time."""

@@ -164,6 +164,7 @@ def _described(
         sha256=digest,
         file_bytes=size,
         problem=problem,
+        via=entry.via,
     )
 
 
@@ -270,6 +271,7 @@ def _import_record(
         environment=first.environment,
         documents=tuple(Document(form=one.form, bytes=one.file_bytes, sha256=one.sha256 or "") for one in letters),
         key=key,
+        via=first.via,
     )
     line = _encode(brought) + b"\n"
     size = len(line) + sum(one.file_bytes for one in letters)

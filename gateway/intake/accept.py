@@ -89,6 +89,7 @@ class Acceptor:
         upload_key_hash: bytes | None = None,
         superseded_by: str | None = None,
         idempotency_key: str | None = None,
+        via: str | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
@@ -96,7 +97,7 @@ class Acceptor:
         start that comes after its end is sent only to destinations that keep every event of a call.
 
         Whose key it is decides of which earlier call logs it can be a duplicate, or superseded by; with an
-        `idempotency_key` only an earlier one with the same is one.
+        `idempotency_key` only an earlier one with the same is one. `via` is how it came (`LoopGuard.check`).
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
@@ -120,6 +121,7 @@ class Acceptor:
                 principal=principal,
                 happened_at=call_log.happened_at,
                 idempotency_key=idempotency_key,
+                via=via,
             )
         )
         self._note(call_log, accepted, principal)
@@ -194,6 +196,8 @@ class Sender(msgspec.Struct, frozen=True):
     """The event of the call that its call log must not replace, as the sender says."""
     idempotency_key: str | None = None
     """By what the sender says whether two equal posts are one."""
+    via: str | None = None
+    """The gateways that passed it on."""
 
     @property
     def base_url(self) -> str:
@@ -241,6 +245,7 @@ class PostService:
             match.prefix,
             headers.get(SUPERSEDED_BY),
             headers.get(IDEMPOTENCY_KEY),
+            match.via,
         )
 
     async def reply(self, parsed: Parsed, sender: Sender) -> Result:
@@ -251,6 +256,7 @@ class PostService:
                 sender.agents_key,
                 superseded_by=sender.superseded_by,
                 idempotency_key=sender.idempotency_key,
+                via=sender.via,
             )
             return accepted_result(parsed, accepted, 202)
         if isinstance(parsed, UploadRequest):
@@ -267,7 +273,7 @@ class PostService:
         """A reference to what was uploaded here says nothing new; any other is for the endpoint to read."""
         upload = await self._uploads.find_by_s3_key(reference.s3_key)
         if upload is None:
-            accepted = await self._acceptor.accept(reference.note, sender.agents_key)
+            accepted = await self._acceptor.accept(reference.note, sender.agents_key, via=sender.via)
             return accepted_result(reference.note, accepted, 202)
         if upload.record_uid is None:
             raise Rejection(

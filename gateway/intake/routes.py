@@ -1,6 +1,7 @@
 """What happens to every request: its route, by method and path, its credentials, and the answer, which is counted."""
 
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Match(NamedTuple):
     """What stands before the route's own path, as it was sent."""
     argument: str = ""
     """The secret or the call id, decoded."""
+    via: str | None = None
+    """The gateways that passed the request on, as `LoopGuard.check` returns them."""
 
 
 Respond = Callable[[web.BaseRequest, Match], Awaitable[Result | web.StreamResponse]]
@@ -182,7 +185,13 @@ class IntakeToken:
 
 
 # Loops: a gateway whose endpoint is its own intake would deliver to itself, be answered "duplicate", and delete the
-# only copy. So what it sends carries its mark, and what carries its own mark is refused.
+# only copy; two that deliver to each other would do so together. So what a gateway sends carries the marks of all
+# gateways that passed it on, a record keeps those that it came with, and what carries the own mark is refused.
+
+MOST_GATEWAYS = 16
+"""So many may pass a call log on, one after the other."""
+_PSEUDONYM = re.compile(r"callspool-[0-9a-f]{8}")
+_DELIVERY_KEY = re.compile(r"([0-9a-f]{8})-[0-9]{1,18}-[a-z]+")
 
 
 def via_pseudonym(spool_id: str) -> str:
@@ -191,36 +200,55 @@ def via_pseudonym(spool_id: str) -> str:
 
 
 class LoopGuard:
-    """Recognises what this gateway sent itself, through whatever proxies it came back."""
+    """Recognises what this gateway sent before, through whatever proxies and other gateways it came back."""
 
     def __init__(self, spool_id: str) -> None:
-        self._pseudonym = via_pseudonym(spool_id)
-        self._own_keys = f"{spool_id}-"
+        self._own = via_pseudonym(spool_id)
 
-    def check(self, request: web.BaseRequest) -> None:
-        """Return unless this gateway sent the request; raises `Rejection` (508) then.
+    def check(self, request: web.BaseRequest) -> str | None:
+        """The gateways that passed the request on, for the record to keep. Raises `Rejection` (508) in a loop.
 
-        A proxy may remove `Via`, but not the idempotency key, which begins with the spool's id.
+        A proxy may remove `Via`, but not the idempotency key, which begins with the id of the spool that sent it.
         """
         headers = request.headers
-        if "Via" in headers and self._pseudonym in _received_by(headers.getall("Via")):
+        gateways = gateways_in(headers.getall("Via", ()))
+        if self._own in gateways:
             raise _loop_detected("Via")
-        if headers.get("Idempotency-Key", "").startswith(self._own_keys):
+        key = _DELIVERY_KEY.fullmatch(headers.get("Idempotency-Key", ""))
+        sender = None if key is None else via_pseudonym(key[1])
+        if sender == self._own:
             raise _loop_detected("Idempotency-Key")
+        if sender is not None and sender not in gateways:
+            gateways.append(sender)
+        if len(gateways) > MOST_GATEWAYS:
+            raise Rejection(
+                508,
+                "too_many_gateways",
+                f"More than {MOST_GATEWAYS} gateways passed the request on, as Via says.",
+                "Set the destinations' addresses so that fewer gateways stand before the endpoint.",
+            )
+        return via_text(gateways)
 
 
-def _received_by(lines: Iterable[str]) -> set[str]:
-    """The hosts and pseudonyms that `Via` lists; comments are left out."""
+def gateways_in(lines: Iterable[str]) -> list[str]:
+    """The pseudonyms of gateways that `Via` lists, each once; the names of proxies, and comments, are left out."""
     members = [member.split() for line in lines for member in line.split(",")]
-    return {words[1].lower() for words in members if len(words) > 1}
+    names = [words[1].lower() for words in members if len(words) > 1]
+    return list(dict.fromkeys(filter(_PSEUDONYM.fullmatch, names)))
+
+
+def via_text(gateways: Iterable[str]) -> str | None:
+    """The gateways as a record keeps them, and as they are sent on; None for none."""
+    return ", ".join(f"1.1 {name}" for name in gateways) or None
 
 
 def _loop_detected(header: str) -> Rejection:
     return Rejection(
         508,
         "loop_detected",
-        f"This gateway sent the request itself, as {header} says: one of its destinations leads back to its intake.",
-        "Set the destination's address to the endpoint that is to get the call logs; they stay in the spool.",
+        f"This gateway sent it before, as {header} says: a destination leads back to its intake.",
+        "Set the address of the destination that sends here to the endpoint that is to get the call logs; until then "
+        "they stay in the spool.",
     )
 
 
@@ -253,7 +281,7 @@ class IntakeHandler:
             name = match.route.name
             self._gate.check()
             if "Via" in request.headers or "Idempotency-Key" in request.headers:
-                self._loop_guard.check(request)
+                match = match._replace(via=self._loop_guard.check(request))
             if match.route.needs_token:
                 self._token.check(request)
             result = await match.route.respond(request, match)

@@ -101,6 +101,8 @@ class DeliveryEntry(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """What its document takes as JSON, before any encoding."""
     idempotency_key: str
+    via: str | None = None
+    """The gateways that passed it on, as `Via` lists them."""
 
 
 class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +174,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     file_bytes: int
     problem: str | None
     """Why the document could not be read, if so."""
+    via: str | None = None
+    """The gateways that passed it on, as `Via` lists them; an import keeps them, so that it is not sent back there."""
 
 
 IMPORT_TYPE = "application/vnd.callspool.dead-letter"
@@ -187,7 +191,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: str
 
 
-class ImportHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImportHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The call log that is imported, and its new destination."""
 
     to: str
@@ -199,6 +203,8 @@ class ImportHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     documents: tuple[Document, ...]
     key: str | None = None
     """To be sent with, where the destination forwards agents' keys."""
+    via: str | None = None
+    """The gateways that passed it on, as `Via` lists them."""
 
 
 class ImportResult(msgspec.Struct, frozen=True, kw_only=True):

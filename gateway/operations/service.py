@@ -241,6 +241,7 @@ def entry_of(found: OpenDelivery, now: int) -> DeliveryEntry:
         next_attempt_at=instant(one.due_at) if one.state is DeliveryState.READY else None,
         bytes=document_bytes(delivery),
         idempotency_key=delivery.idempotency_key,
+        via=record.via,
     )
 
 

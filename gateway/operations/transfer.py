@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import StreamReader
 
 from gateway.intake.ports import RecordStore
+from gateway.intake.routes import gateways_in, via_text
 from gateway.intake.staging import Staged, StagedFile, StagingArea
 from gateway.operations.schemas import Document, ImportHeader, ImportResult
 from gateway.operations.selection import Accepts, BadSelection
@@ -114,6 +115,7 @@ class DeadLetterImporter:
             ),
             origin=header.record_id,
             principal=principal_of(None, header.key),
+            via=via_text(gateways_in([header.via or ""])),
         )
 
 

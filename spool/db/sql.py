@@ -70,7 +70,7 @@ READ_TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
 
 # What one principal posted of a call, and what was posted before version 6, by an unknown one, the newest 256 of
 # each: a call has a handful of records; one that has thousands must not slow every post of it.
-EARLIER_COLUMNS = "record_id, event, digest, settled_at, accepted_at, happened_at, post_key"
+EARLIER_COLUMNS = "record_id, event, digest, settled_at, accepted_at, happened_at, post_key, via"
 EARLIER_OF_CALL = " UNION ALL ".join(
     f"SELECT * FROM (SELECT {EARLIER_COLUMNS} FROM records WHERE call_id = :call_id AND principal {whose} "
     "ORDER BY record_id DESC LIMIT 256)"
@@ -79,7 +79,7 @@ EARLIER_OF_CALL = " UNION ALL ".join(
 CHUNK_COLUMNS = "chunk_id, crc32, frame"
 NEW_RECORD_COLUMNS = (
     "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
-    "first_chunk, fragments, superseded, settled_at, origin, checksum, tenant, principal, happened_at, post_key"
+    "first_chunk, fragments, superseded, settled_at, origin, checksum, tenant, principal, via, happened_at, post_key"
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
@@ -101,7 +101,7 @@ GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIM
 
 RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
-    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum, r.tenant, r.principal"
+    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum, r.tenant, r.principal, r.via"
 )
 # A notice is about the object of the detail, where a bucket has one of the core too.
 DELIVERY_COLUMNS = (
@@ -309,7 +309,7 @@ ABANDONED_MULTIPARTS = (
 Row = Sequence[Any]
 """A row as SQLite gives it: its columns have the types of the schema."""
 
-RECORD_WIDTH = 16
+RECORD_WIDTH = 17
 
 _decode_fragments = msgspec.json.Decoder(dict[Fragment, tuple[int, int, int]]).decode
 
@@ -326,26 +326,27 @@ def encode_fragments(fragments: Mapping[Fragment, StoredFragment]) -> str:
     ).join("{}")
 
 
-def checksum_of(row: Row, tenant: str | None = None, principal: str | None = None) -> int:
-    """Of a record's columns up to `origin`, and of whose it is, as far as that is known.
+def checksum_of(row: Row, tenant: str | None = None, principal: str | None = None, via: str | None = None) -> int:
+    """Of a record's columns up to `origin`, of whose it is, and of how it came, as far as that is known.
 
     Without its token, which is taken away when the record ends.
     """
     whose = (tenant, principal) if tenant is not None or principal is not None else ()
-    return crc32(repr((*row[:9], *row[10:13], *whose)).encode("utf-8", "surrogatepass"))
+    came = () if via is None else (via,)
+    return crc32(repr((*row[:9], *row[10:13], *whose, *came)).encode("utf-8", "surrogatepass"))
 
 
 def record_of(row: Row, spool_id: str) -> Record:
     """The record in the first `RECORD_WIDTH` columns; one that does not match its checksum is marked as damaged."""
-    record_id, tenant, principal = row[0], row[14], row[15]
-    damaged = row[13] is not None and row[13] != checksum_of(row, tenant, principal)
+    record_id, tenant, principal, via = row[0], row[14], row[15], row[16]
+    damaged = row[13] is not None and row[13] != checksum_of(row, tenant, principal, via)
     try:
         fragments = decode_fragments(row[11])
     except (msgspec.DecodeError, TypeError):
         fragments, damaged = {}, True
     return Record(
         record_id, row[12] or uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7],
-        row[8], row[9], row[10], fragments, damaged, tenant, principal,
+        row[8], row[9], row[10], fragments, damaged, tenant, principal, via,
     )  # fmt: skip
 
 

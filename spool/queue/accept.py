@@ -3,7 +3,8 @@
 A post is a duplicate (promise 3) of an earlier record of the same principal, call id, event and digest, if that is
 the newest of its call and event, or is still owed: then nothing indicates that another one is meant. After A, B, a
 second A is a change back, and is sent. Where the sender gives idempotency keys, these say what is the same post, and
-nothing else.
+nothing else. A post that another gateway passed on is no duplicate of a record that did not come through that gateway:
+this one might be answered "duplicate" there for the record itself, and then each would take the other's word for it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,9 @@ class Acceptance(Struct, frozen=True):
     stored: StoredPayload | None = None
 
 
-Earlier = tuple[int, str, bytes, int | None, int, int | None, bytes | None]
-"""A record of the same principal and call: its number, event and digest, when it ended, was accepted and happened, and
-the digest of its idempotency key."""
+Earlier = tuple[int, str, bytes, int | None, int, int | None, bytes | None, str | None]
+"""A record of the same principal and call: its number, event and digest, when it ended, was accepted and happened, the
+digest of its idempotency key, and the gateways that passed it on."""
 
 
 def accept(
@@ -74,8 +75,10 @@ def _original(
     transaction: Transaction, new: NewRecord, earlier: Sequence[Earlier], duplicates_since: int
 ) -> int | None:
     post_key = post_key_of(new.idempotency_key)
-    for record_id, settled_at, accepted_at in originals(new.event, new.digest, post_key, earlier):
+    for record_id, settled_at, accepted_at, via in originals(new.event, new.digest, post_key, earlier):
         if settled_at is not None and accepted_at < duplicates_since:
+            continue
+        if new.via is not None and not came_through(via, new.via):
             continue
         if not was_given_up(transaction, record_id):
             return record_id
@@ -110,16 +113,21 @@ def earlier_posts(transaction: Transaction, call_id: str, principal: str | None)
 
 def originals(
     event: str, digest: bytes, post_key: bytes | None, earlier: Sequence[Earlier]
-) -> Iterator[tuple[int, int | None, int]]:
-    """Of which earlier posts this one may be a duplicate: their numbers, and when they ended and were accepted."""
+) -> Iterator[tuple[int, int | None, int, str | None]]:
+    """Of which earlier posts this one may be a duplicate: number, when it ended and was accepted, and how it came."""
     newest = True
-    for record_id, its_event, its_digest, settled_at, accepted_at, _, its_key in earlier:
+    for record_id, its_event, its_digest, settled_at, accepted_at, _, its_key, via in earlier:
         if its_event != event:
             continue
         same_post = its_key == post_key and (post_key is not None or newest or settled_at is None)
         newest = False
         if its_digest == digest and same_post:
-            yield record_id, settled_at, accepted_at
+            yield record_id, settled_at, accepted_at, via
+
+
+def came_through(via: str | None, gateways: str) -> bool:
+    """Whether a record that came by `via` passed all of these gateways, and so will be refused by each of them."""
+    return via is not None and set(gateways.split(", ")) <= set(via.split(", "))
 
 
 def post_key_of(idempotency_key: str | None) -> bytes | None:
@@ -141,7 +149,7 @@ def is_superseded(superseded_by: str | None, happened_at: int | None, earlier: S
     """
     return any(
         event == superseded_by and not (happened_at is not None and at is not None and happened_at > at)
-        for _, event, _, _, _, at, _ in earlier
+        for _, event, _, _, _, at, *_ in earlier
     )
 
 
@@ -185,7 +193,7 @@ def _write_record(
         stored_bytes, now, token_id, stored.first_chunk, encode_fragments(stored.fragments),
         new.origin,
     )  # fmt: skip
-    whose = (new.tenant, new.principal)
+    whose = (new.tenant, new.principal, new.via)
     more = (checksum_of(row, *whose), *whose, new.happened_at, post_key_of(new.idempotency_key))
     transaction.records.add((*row[:12], superseded and not owed, settled_at, new.origin, *more))
     uid = new.origin or uid_of(spool_id, record_id)

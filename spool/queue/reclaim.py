@@ -258,7 +258,7 @@ def _drop_rest(transaction: Transaction, record: Record, row: Row, now: int) -> 
     transaction.execute(sql.ADD_ORPHAN_CHUNKS, (chunks.start, chunks.stop - 1))
     fragments, stored_bytes = encode_fragments(kept), record.stored_bytes - rest.stored_bytes
     columns = (*row[:7], stored_bytes, *row[8:11], fragments, *row[12:])
-    checksum = checksum_of(columns, record.tenant, record.principal)
+    checksum = checksum_of(columns, record.tenant, record.principal, record.via)
     transaction.execute(sql.SET_FRAGMENTS, (fragments, stored_bytes, checksum, record.record_id))
     return rest.stored_bytes
 

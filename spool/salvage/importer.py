@@ -129,7 +129,7 @@ def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: i
         record.raw_bytes, record.stored_bytes, record.accepted_at, token_id, first_chunk,
         encode_fragments(record.fragments), record.uid,
     )  # fmt: skip
-    whose = (record.tenant, record.principal)
+    whose = (record.tenant, record.principal, record.via)
     more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key)
     transaction.records.add((*row[:12], False, None, record.uid, *more))
     return record_id

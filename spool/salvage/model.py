@@ -102,7 +102,8 @@ RECORDS = (
     f"SELECT {RECORD_COLUMNS}, r.settled_at, r.happened_at, r.post_key FROM records r "
     "WHERE r.record_id BETWEEN ? AND ? ORDER BY r.record_id"
 )
-RECORDS_BEFORE_6 = re.sub(r"r\.(tenant|principal|happened_at|post_key)", "NULL", RECORDS)
+RECORDS_BEFORE_7 = RECORDS.replace("r.via", "NULL")
+RECORDS_BEFORE_6 = re.sub(r"r\.(tenant|principal|happened_at|post_key)", "NULL", RECORDS_BEFORE_7)
 RECORDS_BEFORE_3 = re.sub(r"r\.(origin|checksum)", "NULL", RECORDS_BEFORE_6)
 LARGEST = (
     "SELECT max(record_id) FROM records",

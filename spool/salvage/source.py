@@ -182,9 +182,8 @@ class Source:
 
 def _records_statement(version: int) -> str:
     """The statement that reads records of a database of this version."""
-    if version >= 6:  # the schema's version
-        return model.RECORDS
-    return model.RECORDS_BEFORE_6 if version >= 3 else model.RECORDS_BEFORE_3
+    before = {7: model.RECORDS_BEFORE_7, 6: model.RECORDS_BEFORE_6, 3: model.RECORDS_BEFORE_3}
+    return next((before[newer] for newer in sorted(before) if version < newer), model.RECORDS)
 
 
 @contextmanager

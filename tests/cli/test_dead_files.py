@@ -140,6 +140,20 @@ def test_what_was_exported_can_be_brought_into_another_spool(
     assert all(lane.unaccounted == 0 for lane in other.spool.stats().lanes.values())
 
 
+def test_what_is_brought_in_keeps_the_gateways_that_it_came_through(
+    cli: Cli, server: Server, admin: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
+) -> None:
+    """It is not sent back there from another spool either."""
+    via = "1.1 callspool-00000001, 1.1 callspool-00000002"
+    (letter,) = server.run(admin.spool.accept(a_record("a", via=via))).ready
+    server.run(admin.spool.settle(letter, DeadLetter("HTTP 422")))
+    assert cli("dead", "export", str(tmp_path / "out"), "--all").exit_code == 0
+    assert index_of(tmp_path / "out")[1]["via"] == via
+    assert cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there).exit_code == 0
+    (record,) = server.run(other.spool.trace("a"))
+    assert record.record.via == via
+
+
 def test_a_key_can_be_given_to_what_is_brought_in(
     cli: Cli, server: Server, admin: SpoolAdmin, other: SpoolAdmin, there: tuple[str, str], tmp_path: Path
 ) -> None:

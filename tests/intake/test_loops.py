@@ -4,6 +4,7 @@ import gzip
 
 import pytest
 
+from gateway.intake.routes import MOST_GATEWAYS
 from tests.intake.bodies import call_log, envelope
 from tests.intake.running_intake import Reply, RunningIntake
 
@@ -78,6 +79,65 @@ async def test_what_others_sent_is_accepted(world: RunningIntake, way: str, head
     """Another gateway's mark is that of a sender like any other: a receiver gets its posts from gateways."""
     sent = {name: value.format(id=world.spool.id) for name, value in headers.items()}
     assert (await bring(world, way, sent)).status in {200, 202}
+
+
+GATEWAYS = [f"1.1 callspool-{number:08x}" for number in range(MOST_GATEWAYS + 1)]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "address"])
+@pytest.mark.parametrize(
+    ("headers", "via"),
+    [
+        ({"Via": GATEWAYS[1]}, GATEWAYS[1]),
+        ({"Via": f"1.1 nginx, {GATEWAYS[2].upper()} (a b), 2 cdn,{GATEWAYS[1]}"}, f"{GATEWAYS[2]}, {GATEWAYS[1]}"),
+        ({"Via": f"{GATEWAYS[1]}, {GATEWAYS[2]}, {GATEWAYS[1]}"}, f"{GATEWAYS[1]}, {GATEWAYS[2]}"),
+        ({"Via": GATEWAYS[1], "Idempotency-Key": "00000002-7-core"}, f"{GATEWAYS[1]}, {GATEWAYS[2]}"),
+        ({"Via": GATEWAYS[2], "Idempotency-Key": "00000002-7-core"}, GATEWAYS[2]),
+        ({"Idempotency-Key": "00000002-17-whole"}, GATEWAYS[2]),
+        ({"Via": ", ".join(GATEWAYS[1:])}, ", ".join(GATEWAYS[1:])),
+        ({"Via": "1.1 nginx, 2 callspool", "Idempotency-Key": "00000002-whole"}, None),
+        ({"Via": "1.1 callspool-0badcaf, 1.1 callspool-0badcafe1, callspool-0badcafe"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+async def test_a_record_keeps_the_gateways_that_it_came_through(
+    world: RunningIntake, way: str, headers: dict[str, str], via: str | None
+) -> None:
+    """Whatever way it came: the marks in their order, each once; also one that only the key of a delivery tells."""
+    assert (await bring(world, way, headers)).status in {200, 202}
+    assert (await world.only_record("call-1")).record.via == via
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_more_gateways_than_stand_in_any_row_are_refused(world: RunningIntake, way: str) -> None:
+    """So what is kept of them is bounded; any number of other proxies is none of them."""
+    reply = await bring(world, way, {"Via": ", ".join(GATEWAYS)})
+    assert (reply.status, reply.code) == (508, "too_many_gateways")
+    assert (await bring(world, way, {"Via": ", ".join(f"1.1 proxy-{number}" for number in range(99))})).status < 300
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "duplicate"),
+    [
+        ([], [], True),
+        ([1], [], True),
+        ([1], [1], True),
+        ([1, 2], [2], True),
+        ([1, 2], [2, 1], True),
+        ([], [1], False),
+        ([1], [2], False),
+        ([1], [1, 2], False),
+    ],
+)
+async def test_what_came_through_another_gateway_is_no_duplicate(
+    world: RunningIntake, first: list[int], second: list[int], duplicate: bool
+) -> None:
+    """That gateway may hold it on the word of this one: each would then take the other's for a delivery."""
+    for numbers, expected in ((first, False), (second, duplicate)):
+        via = {"Via": ", ".join(GATEWAYS[number] for number in numbers)} if numbers else {}
+        reply = await world.post(call_log("c"), headers=via)
+        assert (reply.status, reply.json["duplicate"]) == (202, expected)
 
 
 async def test_two_lines_are_read(world: RunningIntake) -> None:

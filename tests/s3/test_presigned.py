@@ -58,6 +58,17 @@ async def test_the_whole_goes_as_plain_json_with_its_token_and_its_length() -> N
         assert headers[":path"] == "/bucket-1/calls/a%2Fb.json?X-Amz-Signature=sec%2Bret"
 
 
+async def test_both_requests_say_through_which_gateways_a_record_came() -> None:
+    """Who gives addresses, and what takes the upload, may be a gateway of which the record came."""
+    payloads, delivery = a_large_one(via="1.1 callspool-00000001")
+    own = {"via": "callspool-0000000f"}
+    async with presigning() as endpoint, an_uploader(endpoint.url, payloads, **own) as uploader:
+        await uploader.deliver(delivery)
+        assert {endpoint.asked[0][0]["Via"], endpoint.put[0][0]["Via"]} == {
+            "1.1 callspool-00000001, 1.1 callspool-0000000f"
+        }
+
+
 @pytest.mark.parametrize("body", [b'{"call_id": "c", "o": {"a": "}"}}', b'{"call_id": "c"} \r\n', b' {"call_id":"c"}'])
 async def test_a_small_call_log_gets_its_token_too(body: bytes) -> None:
     """The member goes before the last brace of a document that is stored in one piece, whatever stands behind it."""

@@ -84,6 +84,7 @@ def a_record(
     principal: str = "",
     happened_at: int | None = None,
     idempotency_key: str | None = None,
+    via: str | None = None,
 ) -> NewRecord:
     """A record that is unlike every other one; with the given deliveries, or one WHOLE."""
     if fragments is None:
@@ -103,6 +104,7 @@ def a_record(
         principal=principal,
         happened_at=happened_at,
         idempotency_key=idempotency_key,
+        via=via,
     )
 
 

@@ -224,3 +224,19 @@ async def test_whose_a_record_is_survives_a_restart_and_is_guarded_by_its_checks
 
 def _swap_principals(transaction: Transaction) -> None:
     transaction.execute("UPDATE records SET principal = ?", (OTHER,))
+
+
+async def test_how_a_record_came_survives_a_restart_and_is_guarded_by_its_checksum(tmp_path: Path) -> None:
+    """Without the gateways that it came through it would be sent back there, and taken for a delivery."""
+    via = "1.1 callspool-00000001"
+    async with opened(tmp_path) as spool:
+        await spool.accept(a_record("c", via=via))
+        await spool.accept(a_record("d"))
+    async with opened(tmp_path) as spool:
+        assert [(one.record.via, one.record.damaged) for one in await due(spool)] == [(via, False), (None, False)]
+        await write(spool, _swap_ways)
+        assert [one.record.damaged for one in await due(spool)] == [True, True]
+
+
+def _swap_ways(transaction: Transaction) -> None:
+    transaction.execute("UPDATE records SET via = iif(via IS NULL, '1.1 callspool-00000001', NULL)")

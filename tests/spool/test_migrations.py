@@ -13,6 +13,7 @@ from spool.directory import DATABASE_NAME
 from spool.errors import SchemaTooNew
 from spool.fsck import Severity, check
 from spool.records import principal_of
+from tests.spool.salvaged_spools import bring
 from tests.spool.spool_parts import Clock, a_record, due, looked_into, maintained, opened, rows
 
 NUMBERED = sorted(entry.name for entry in files("spool").joinpath("schema").iterdir() if entry.name.endswith(".sql"))
@@ -184,3 +185,20 @@ async def test_what_version_5_accepted_is_an_original_whoever_repeats_it(path: P
             again = await spool.accept(a_record(call_id, digest=call_id.encode() * 32, principal=principal))
             assert again.duplicate
         assert (await spool.accept(a_record("b", principal=principal))).ready == (), "waits for the old one"
+
+
+@pytest.mark.parametrize("salvaged", [False, True])
+async def test_what_version_6_accepted_is_as_sound_as_before(path: Path, salvaged: bool) -> None:
+    """Its checksums know nothing of gateways; it came through none, as far as anybody knows."""
+    async with opened(path.parent) as spool:
+        await spool.accept(a_record("a", principal=principal_of(None, "key")))
+        spool_id = spool.id
+    connection = looked_into(path.parent)
+    connection.executescript("ALTER TABLE records DROP COLUMN via; PRAGMA user_version = 6;")
+    connection.close()
+    folder = path.parent / "new" if salvaged else path.parent
+    async with opened(folder) as spool:
+        if salvaged:
+            await bring(spool, path.parent)
+        ((record,),) = [[one.record for one in await spool.trace("a")]]
+        assert (record.uid, record.damaged, record.via) == (f"{spool_id}-1", False, None)

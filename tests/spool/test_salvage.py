@@ -48,6 +48,18 @@ async def test_a_sound_database_comes_over_whole(tmp_path: Path) -> None:
     assert errors(tmp_path / "new") == []
 
 
+async def test_the_gateways_that_a_record_came_through_come_along(tmp_path: Path) -> None:
+    """They belong to what is owed: without them it would be sent back to where it came from."""
+    via = "1.1 callspool-00000001"
+    async with opened(tmp_path / "old") as spool:
+        await spool.accept(a_record("passed on", via=via))
+        await spool.accept(a_record("posted"))
+    async with opened(tmp_path / "new") as spool:
+        await bring(spool, tmp_path / "old")
+        assert [one.record.via for call in ("passed on", "posted") for one in await spool.trace(call)] == [via, None]
+        assert [one.record.via for one in await due(spool)] == [via, None]
+
+
 async def test_a_repetition_brings_nothing_twice(tmp_path: Path) -> None:
     """A salvage that was interrupted goes on; one that was finished is marked, and says so."""
     known, owed = await filled_aside(tmp_path / "old")

@@ -112,9 +112,12 @@ async def deliver(url: str, payloads: Payloads, delivery: Delivery, **options: A
         return await uploader.deliver(delivery)
 
 
-def a_payload(rest_bytes: int = 1000) -> tuple[Payloads, Callable[[Form], Delivery]]:
+def a_payload(rest_bytes: int = 1000, **fields: Any) -> tuple[Payloads, Callable[[Form], Delivery]]:
     payloads = Payloads({7: TOKEN})
     record = a_record(
-        payloads, token_id=7, fragments=large_fragments(b'"telemetry_data": "' + b"s" * rest_bytes + b'"')
+        payloads,
+        token_id=7,
+        fragments=large_fragments(b'"telemetry_data": "' + b"s" * rest_bytes + b'"'),
+        **fields,
     )
     return payloads, lambda form: a_delivery(record, form, location="s3://b/k" if form is Form.NOTICE else None)

@@ -33,6 +33,19 @@ async def test_two_phases_and_a_notice_arrive_in_order() -> None:
             assert "Cookie" not in headers
 
 
+@pytest.mark.parametrize("came", [None, "1.1 callspool-00000001, 1.1 callspool-00000002"])
+async def test_it_says_through_which_gateways_a_record_came(came: str | None) -> None:
+    """Every form carries the marks that the record came with, and then the gateway's own; without one, none."""
+    payloads, delivery = a_payload(via=came)
+    own = "1.1 callspool-0000000f"
+    async with Endpoint() as endpoint, an_uploader(endpoint.url, payloads, via="callspool-0000000f") as uploader:
+        for form in (Form.CORE, Form.DETAIL, Form.NOTICE):
+            await uploader.deliver(delivery(form))
+        assert {headers["Via"] for headers in endpoint.headers} == {own if came is None else f"{came}, {own}"}
+        await deliver(endpoint.url, payloads, delivery(Form.CORE))
+        assert "Via" not in endpoint.headers[-1]
+
+
 @pytest.mark.parametrize(
     ("encoding", "arrives_as"),
     [

@@ -46,7 +46,7 @@ _WEB_PAGE_ADVICE = (
 )
 _PAUSING = {
     407: "the proxy wants credentials: put them into HTTPS_PROXY",
-    508: "a loop: this address leads back to callspool's own intake; set the endpoint's own address as url",
+    508: "a loop: what is sent to this address comes back to callspool; set the endpoint's own address as url",
 }
 """Statuses that pause the destination, and what to do."""
 _NOT_FOUND = "call log not found"

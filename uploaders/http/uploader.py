@@ -10,7 +10,7 @@ Limits: one URL for everything, no chunked bodies, no cookies.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spool.records import Clock, Delivery, Form
+from spool.records import Clock, Delivery, Form, Record
 from uploaders.base import Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import BodyRoom, TooLarge
 from uploaders.document.encoding import (
@@ -52,6 +52,11 @@ class HttpOptions:
     """What the body of a 2xx must say to confirm a delivery; empty: it must not report a failure in any dialect."""
     via: str | None = None
     """What this gateway is called in `Via` (RFC 9110), by which its own intake recognises what comes back to it."""
+
+
+def via_of(record: Record, own: str) -> str:
+    """`Via` of a delivery: the gateways that its record came through, and this one's own name."""
+    return f"1.1 {own}" if record.via is None else f"{record.via}, 1.1 {own}"
 
 
 class MissingToken(Exception):
@@ -157,5 +162,5 @@ def _headers(delivery: Delivery, body: EncodedBody, token: str | None, via: str 
     if token is not None:
         headers["x-pype-token"] = token
     if via is not None:
-        headers["Via"] = f"1.1 {via}"
+        headers["Via"] = via_of(delivery.record, via)
     return headers

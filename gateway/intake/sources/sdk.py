@@ -71,6 +71,7 @@ class SdkSource:
                 key,
                 upload_key_hash=claim.key_hash,
                 idempotency_key=request.headers.get(IDEMPOTENCY_KEY),
+                via=match.via,
             )
             return accepted_result(parsed, accepted, _SUCCESS)
 
