@@ -74,8 +74,8 @@ class SandboxedSource:
     def _ask(self, request: Request, expected: type[_Expected]) -> _Expected:
         assert self._process.stdin is not None, "started with pipes"
         try:
+            # Some bytes into an empty pipe: they are written at once.
             self._process.stdin.write(sandbox.framed(encode(request)))
-            self._process.stdin.flush()
         except OSError:
             raise self._ended() from None
         return self._answer(expected)
@@ -130,22 +130,28 @@ def opened_source(directory: Path) -> Iterator[SandboxedSource]:
         (*sandbox.module_command("spool.salvage.reader_main"), str(directory)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # A request that a dead process did not read would otherwise stay in a buffer, and closing the pipe would raise.
+        bufsize=0,
         env=sandbox.environment(os.environ),
         start_new_session=True,
     )
-    try:
-        yield SandboxedSource(directory, process)
-    finally:
-        # At the end of the pipe it removes what it mended and ends; if it hangs, it is killed.
-        assert process.stdin is not None, "started with pipes"
-        process.stdin.close()
+    with process:  # its end closes both pipes and waits for the process, whatever happened before
         try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdout is not None, "started with pipes"
-        process.stdout.close()
+            yield SandboxedSource(directory, process)
+        finally:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Without more requests it removes what it mended and ends; if it hangs, it is killed."""
+    assert process.stdin is not None, "started with pipes"
+    try:
+        process.stdin.close()
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        _log.warning("salvage_reader_killed", pid=process.pid, seconds=_END_SECONDS)
+    finally:
+        process.kill()  # nothing happens if it has ended
 
 
 _END_SECONDS = 2.0

@@ -17,7 +17,7 @@ from spool.salvage import reader
 from spool.salvage.model import Outcome
 from spool.salvage.reader import opened_source
 from tests.spool.salvaged_spools import bring
-from tests.spool.spool_parts import a_record, opened
+from tests.spool.spool_parts import a_record, becomes, opened
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, i, i FROM n"
 
@@ -136,14 +136,22 @@ async def test_a_reader_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.
     assert readers() == []
 
 
-async def test_a_reader_that_is_killed_says_so(tmp_path: Path) -> None:
-    """An out-of-memory killer, a SIGBUS: the salvage fails with the signal's name."""
+@pytest.mark.parametrize("reaped", [False, True])
+async def test_a_reader_that_is_killed_says_so(tmp_path: Path, reaped: bool) -> None:
+    """An out-of-memory killer, a SIGBUS: the salvage fails with the signal's name, and no pipe stays open.
+
+    A process that is gone before it is asked cannot read the request: closing its pipe must not try to write that.
+    """
     old = await filled(tmp_path / "old")
+    before = open_files()
     with opened_source(old) as source:
         (process,) = readers()
         process.kill()
+        if reaped:
+            await becomes(lambda: process.status() == psutil.STATUS_ZOMBIE)
         with pytest.raises(CorruptDatabase, match="SIGKILL"):
             next(source.records())
+    assert open_files() == before
 
 
 async def test_a_reader_knows_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +189,11 @@ def peak_kilobytes() -> int:
     """The most memory that this process has had."""
     status = Path("/proc/self/status").read_text().split()
     return int(status[status.index("VmHWM:") + 1])
+
+
+def open_files() -> set[str]:
+    """The open descriptors of this process, the one that looks among them."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def readers() -> list[psutil.Process]:
