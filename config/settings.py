@@ -12,14 +12,17 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.destinations import Destination, checked_token
+from config.destinations.s3 import BucketNames
 from config.types import (
     Choice,
     Directory,
     Duration,
+    Endpoint,
     Files,
     Listen,
     Names,
     OptionalDuration,
+    OptionalName,
     OptionalSize,
     Size,
     Table,
@@ -244,6 +247,21 @@ class CompletionSettings(Table):
     """How often to look for calls that are due."""
 
 
+class ReferenceSettings(Table):
+    """Reading the objects that an `s3_reference` names, for a store. Credentials come by the usual AWS chain."""
+
+    buckets: BucketNames = ()
+    """The buckets that may be read; a reference to any other is a dead letter. None: references are kept unread."""
+    endpoint_url: Endpoint | None = None
+    """The server, where it is not Amazon's."""
+    region: OptionalName = None
+    """By default as AWS_REGION, AWS_DEFAULT_REGION or the profile say, else us-east-1."""
+    profile: OptionalName = None
+    """A profile of the shared AWS configuration; by default AWS_PROFILE."""
+    concurrency: Annotated[int, Field(ge=1, le=100)] = 2
+    """Objects that are read at once."""
+
+
 class WhispeySettings(Table):
     """Rescuing what the Whispey SDK leaves behind in its outbox."""
 
@@ -314,6 +332,8 @@ class Settings(BaseSettings):
     """What is logged."""
     completion: CompletionSettings = Field(default_factory=CompletionSettings)
     """How long the calls in a store wait for what is missing of them."""
+    references: ReferenceSettings = Field(default_factory=ReferenceSettings)
+    """Reading the objects that references name."""
     destinations: tuple[Destination, ...] = ()
     """Where call logs are delivered to."""
 
@@ -324,6 +344,16 @@ class Settings(BaseSettings):
         if intake is not None and intake.listen == admin.listen and admin.listen.port:
             raise PydanticCustomError("conflict", "should differ from intake.listen", {"field": "listen"})
         return admin
+
+    @field_validator("destinations")
+    @classmethod
+    def _references_are_told_apart(
+        cls, destinations: tuple[Destination, ...], info: ValidationInfo
+    ) -> tuple[Destination, ...]:
+        references = info.data.get("references")
+        if references is not None and references.buckets and any(each.name == "references" for each in destinations):
+            raise ValueError("none may be called references where references.buckets is set: that is what reads them")
+        return destinations
 
     @classmethod
     def settings_customise_sources(

@@ -1,4 +1,4 @@
-"""Destinations that environment variables alone can add, and the one that `--local` adds.
+"""Destinations that environment variables alone can add, and those that `--local` adds.
 
 A further shortcut is a further row in `SHORTCUTS`.
 """
@@ -19,6 +19,9 @@ from config.values import MASK
 LOCAL_NAME = "local"
 LOCAL_TYPE = "file"
 LOCAL_PATH = Path("callspool-data/delivered")
+LOCAL_STORE = ("calls", "sqlite", Path("callspool-data/calls.db"))
+"""Name, type and path of the store that `--local` adds where there is none."""
+_STORE_TYPES = frozenset({"sqlite", "postgres", "clickhouse"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,9 @@ def with_shortcuts(file: Layer, environment: Mapping[str, str], *, local: bool) 
             _notify(shortcut, destinations, origins)
     if local:
         _append(destinations, origins, "--local", name=LOCAL_NAME, type=LOCAL_TYPE, path=str(LOCAL_PATH))
+        if not any(isinstance(item, dict) and item.get("type") in _STORE_TYPES for item in destinations):
+            name, kind, path = LOCAL_STORE
+            _append(destinations, origins, "--local", name=name, type=kind, path=str(path))
     return Layer({**file.tree, "destinations": destinations}, origins)
 
 

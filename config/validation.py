@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -9,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from config.catalogue import is_secret, nested_model
 from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
+from config.destinations.stores import StoreTable
 from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, first_value, readable
 from config.settings import Settings
 from config.values import MASK, mask_address
@@ -93,11 +95,13 @@ def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo
 
 def warnings(settings: Settings) -> tuple[str, ...]:
     """One sentence for each thing that an operator should know before the start."""
-    return tuple(_listener_warnings(settings)) + tuple(
-        sentence
-        for destination in settings.destinations
-        for sentence in destination.warnings(core_max_bytes=settings.split.core_max_bytes)
-    )
+    of_destinations = [each.warnings(core_max_bytes=settings.split.core_max_bytes) for each in settings.destinations]
+    return (*_listener_warnings(settings), *_reference_warnings(settings), *chain.from_iterable(of_destinations))
+
+
+def _reference_warnings(settings: Settings) -> Iterator[str]:
+    if settings.references.buckets and not any(isinstance(each, StoreTable) for each in settings.destinations):
+        yield "references.buckets says what may be read for a store, and no destination is a store: nothing is read"
 
 
 def _listener_warnings(settings: Settings) -> Iterator[str]:

@@ -19,6 +19,8 @@ class RouteKind(StrEnum):
     """Takes objects, which wait for nothing: s3."""
     STORE = "store"
     """Keeps every event of a call and puts them together itself, so that none waits for another: sqlite, postgres."""
+    REFERENCES = "references"
+    """Not a configured one: reads the objects that notes refer to, so that what they hold reaches the stores."""
 
 
 class StoredAs(StrEnum):
@@ -53,10 +55,32 @@ class DestinationRoute:
     """
     forwards_token: bool = False
     """Whether it is sent the agent's own token."""
+    events: frozenset[str] | None = None
+    """The events that it subscribes to; None: every event that is posted."""
+
+    def gets(self, event: str) -> bool:
+        """Whether call logs of this event are for it."""
+        return self.events is None or event in self.events
+
+
+class DeliveryPlans:
+    """The deliveries that new records owe, worked out once for each event that a destination names."""
+
+    def __init__(self, destinations: Sequence[DestinationRoute]) -> None:
+        self._named = frozenset(event for route in destinations for event in route.events or ())
+        self._plans = {
+            (kind, event): plan([route for route in destinations if route.gets(event)], kind)
+            for kind in StoredAs
+            for event in (*self._named, "")
+        }
+
+    def of(self, stored_as: StoredAs, event: str) -> tuple[NewDelivery, ...]:
+        """What a record of this event, stored like this, owes."""
+        return self._plans[stored_as, event if event in self._named else ""]
 
 
 def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple[NewDelivery, ...]:
-    """The deliveries that a new record owes, in the order of the destinations."""
+    """The deliveries that a new record owes, in the order of the destinations, whatever its event."""
     sent_first = {route.name for route in destinations if route.overflows}
     buckets = [route for route in destinations if route.notifies is not None and route.notifies not in sent_first]
     bucket_of = {route.notifies: route.name for route in buckets}
@@ -66,6 +90,8 @@ def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple
             owed.extend([] if route.notifies in sent_first else _to_bucket(route, stored_as))
         elif route.kind is RouteKind.STORE:
             owed.extend(_to_store(route, stored_as))
+        elif route.kind is RouteKind.REFERENCES:
+            owed.append(NewDelivery(route.name, Form.WHOLE, Lane.DETAIL, ordered=False, last_write_wins=False))
         elif route.kind is RouteKind.UPLOADS:
             owed.extend(_uploaded(route, Lane.CORE if stored_as is StoredAs.SINGLE else Lane.DETAIL))
         else:

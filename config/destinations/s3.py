@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, FilePath, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, FilePath, ValidationInfo, field_validator
 
 from config.destinations.base import DestinationTable, LaneConcurrency
 from config.types import Choice, Duration, Endpoint, OptionalName, Shown, Size, format_path
@@ -23,6 +23,19 @@ from uploaders.s3.options import (
 )
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}", re.ASCII)
+
+
+def _bucket_names(value: object) -> tuple[str, ...]:
+    """Names of buckets from a list, or from a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    names = tuple(str(each).strip() for each in given) if isinstance(given, list | tuple) else ("",)
+    if not all(map(_BUCKET.fullmatch, names)):
+        raise ValueError("should be a list of names of buckets")
+    return names
+
+
+BucketNames = Annotated[tuple[str, ...], BeforeValidator(_bucket_names), Shown(lambda names: ",".join(names) or "none")]
+"""Names of buckets, separated by commas in a variable."""
 
 
 class S3Destination(DestinationTable):

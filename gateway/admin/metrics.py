@@ -226,6 +226,14 @@ class Metrics:
             ("destination",),
             registry=self.registry,
         )
+        self._reference = self._histogram(
+            "reference_download_seconds",
+            "How long reading and decoding an object that a reference names took (S3DownloadDuration).",
+            _DELIVERY_BOUNDS,
+        )
+        self._reference_bytes = self._counter(
+            "reference_download_bytes", "Bytes of the objects that references named, once decoded."
+        )
         # The SDK's outboxes.
         self._outbox_rows = self._counter(
             "outbox_rows",
@@ -333,6 +341,11 @@ class Metrics:
         self._completed.inc(destination, "timed_out", by=swept.timed_out)
         self._completed.inc(destination, "orphan", by=swept.orphans)
         self._waiting.set(swept.waiting, destination)
+
+    def reference_downloaded(self, seconds: float, size: int) -> None:
+        """An object that a reference named was read."""
+        self._reference.observe(seconds)
+        self._reference_bytes.inc(by=size)
 
     def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
         """A row was taken, or will not be."""

@@ -23,7 +23,7 @@ def configuration_options(command: Command) -> Command:
         click.option(
             "--local",
             is_flag=True,
-            help="Also deliver into ./callspool-data/delivered, to try callspool out.",
+            help="Also deliver into ./callspool-data/delivered, and keep calls in a SQLite file, to try callspool out.",
         ),
         click.option(
             "--config",

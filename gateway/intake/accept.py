@@ -14,7 +14,7 @@ from aiohttp import web
 from gateway.calllog.document import Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.shape import Costly
-from gateway.fanout import DestinationRoute, StoredAs, plan
+from gateway.fanout import DeliveryPlans, DestinationRoute
 from gateway.intake import responses
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import ENVELOPE, BodyDecoder
@@ -27,7 +27,7 @@ from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
 from gateway.intake.staging import Workers
 from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
-from spool.records import Accepted, Clock, NewRecord, principal_of
+from spool.records import Accepted, Clock, NewRecord, Record, principal_of
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Acceptor:
         self.open_calls = open_calls
         self._token = token
         self._store = store
-        self._plans = {kind: plan(destinations, kind) for kind in StoredAs}
+        self._plans = DeliveryPlans(destinations)
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)
         self._rule = rule
         self._workers = workers
@@ -90,8 +90,11 @@ class Acceptor:
         superseded_by: str | None = None,
         idempotency_key: str | None = None,
         via: str | None = None,
+        on_behalf_of: Record | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
+
+        With `on_behalf_of` it belongs to whom that record belongs, whatever token is in it.
 
         With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already. A
         start that comes after its end is sent only to destinations that keep every event of a call.
@@ -103,7 +106,7 @@ class Acceptor:
         in memory for as long as it holds it.
         """
         key = agents_key or self._token.foreign(call_log.token)
-        principal = principal_of(None, key)
+        principal = principal_of(None, key) if on_behalf_of is None else on_behalf_of.principal or ""
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,
@@ -114,10 +117,11 @@ class Acceptor:
                 raw_bytes=call_log.raw_bytes,
                 token=key if self._keeps_tokens else None,
                 fragments=call_log.fragments,
-                deliveries=self._plans[call_log.stored_as],
+                deliveries=self._plans.of(call_log.stored_as, call_log.event),
                 superseded_by=superseded_by or (ENDED if call_log.event == STARTED else None),
                 superseded_everywhere=superseded_by is not None,
                 upload_key_hash=upload_key_hash,
+                tenant=None if on_behalf_of is None else on_behalf_of.tenant,
                 principal=principal,
                 happened_at=call_log.happened_at,
                 idempotency_key=idempotency_key,

@@ -1,12 +1,13 @@
 """Reading the body of a request: within the memory budget, or into a staging file, and decoded at the end."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
-from gateway.intake.decoding import BodyDecoder, Decoder, decoders_for
+from gateway.intake.decoding import BodyDecoder, Decoder, decoders_by_magic, decoders_for
 from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
 from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
@@ -125,6 +126,9 @@ def is_encoded(request: web.BaseRequest) -> bool:
     return bool(_decoders_of(request))
 
 
+Following = Callable[[], Awaitable[bytes]]
+"""Gives the next piece of a body; an empty one at its end."""
+
 _WRITE_BYTES = 1 << 20
 """The memory of a body that spills: what is collected before each write to its staging file."""
 
@@ -172,6 +176,27 @@ class BodyReader:
             raise
         return body
 
+    async def read_stream(self, pieces: AsyncIterator[bytes]) -> Body:
+        """The decoded body that comes from elsewhere than a request, within the same limits; the caller releases it.
+
+        What it is compressed with is seen from its first bytes: objects say so rarely and not always truly.
+        Raises as `read` does, and what `pieces` raises.
+        """
+
+        async def following() -> bytes:
+            """The next piece; empty at the end."""
+            return await anext(pieces, b"")
+
+        with await self._budget.reserve(SMALL_POST_BYTES) as reservation:
+            body = await self._collect(following, reservation)
+        try:
+            if decoders := decoders_by_magic(bytes(body.data[:4])):
+                body.become(await self._decoder.decode(body.data, decoders))
+        except BaseException:
+            body.release()
+            raise
+        return body
+
     async def _receive(self, request: web.BaseRequest) -> Body:
         length = request.content_length
         limits = self._limits
@@ -204,7 +229,7 @@ class BodyReader:
             with await self._budget.reserve(min(_WRITE_BYTES, self._budget.largest)) as reservation:
                 await invite(request)
                 incoming = self._incoming(request, reservation)
-                return await self._stage(incoming, bytearray(), staged, reservation)
+                return await self._stage(incoming.next, bytearray(), staged, reservation)
         except BaseException:
             staged.discard()
             raise
@@ -213,15 +238,18 @@ class BodyReader:
         """A body without a length starts in the memory of a small post and moves on when it outgrows that."""
         with await self._budget.reserve(SMALL_POST_BYTES) as reservation:
             await invite(request)
-            incoming = self._incoming(request, reservation)
-            data = bytearray()
-            while piece := await incoming.next():
-                data += piece
-                self._check_total(len(data))
-                if not self._have_room(reservation, len(data)):
-                    reservation.try_grow(min(_WRITE_BYTES, self._budget.largest))
-                    return await self._stage(incoming, data, self._staging.begin(), reservation)
-            return Body(data, reservation.handed_over(), self._staging.begin())
+            return await self._collect(self._incoming(request, reservation).next, reservation)
+
+    async def _collect(self, following: Following, reservation: Reservation) -> Body:
+        """The body of unknown length; `reservation` is handed over to it, unless it spills."""
+        data = bytearray()
+        while piece := await following():
+            data += piece
+            self._check_total(len(data))
+            if not self._have_room(reservation, len(data)):
+                reservation.try_grow(min(_WRITE_BYTES, self._budget.largest))
+                return await self._stage(following, data, self._staging.begin(), reservation)
+        return Body(data, reservation.handed_over(), self._staging.begin())
 
     def _have_room(self, reservation: Reservation, size: int) -> bool:
         """Whether so much is reserved, or can be at once: twice as much each time, as the buffer grows."""
@@ -229,11 +257,11 @@ class BodyReader:
             return True
         return size <= self._limits.inline_max and reservation.try_grow(max(size, 2 * reservation.size))
 
-    async def _stage(self, incoming: Incoming, data: bytearray, staged: Staged, reservation: Reservation) -> Body:
+    async def _stage(self, following: Following, data: bytearray, staged: Staged, reservation: Reservation) -> Body:
         """The body from `data`, which came already, to its end, in a staging file, with what is reserved in memory."""
         try:
             file = await self._workers.run(staged.file)
-            while piece := await incoming.next():
+            while piece := await following():
                 data += piece
                 if len(data) >= reservation.size:
                     self._check_total(file.size + len(data))

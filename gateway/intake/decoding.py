@@ -90,6 +90,11 @@ def decoders_for(content_encoding: str, transfer_encoding: str = "") -> tuple[De
     return tuple(_DECODERS[name] for name in reversed(codings))
 
 
+def decoders_by_magic(head: bytes) -> tuple[Decoder, ...]:
+    """What undoes the compression that a body's first four bytes show; JSON begins like none of them."""
+    return next((decoders for magic, decoders in _BY_MAGIC.items() if head.startswith(magic)), ())
+
+
 def _codings(header: str) -> list[str]:
     """The codings that a header lists, in the order in which they were applied."""
     names = [name.strip().lower() for name in header.split(",")]
@@ -283,6 +288,8 @@ _DECODERS: dict[str, Decoder] = {
     "deflate": inflate,
     "zstd": unzstd,
 }
+_BY_MAGIC: dict[bytes, tuple[Decoder, ...]] = {b"\x1f\x8b": (gunzip,), b"\x28\xb5\x2f\xfd": (unzstd,)}
+"""By the magic numbers of RFC 1952 and RFC 8878."""
 
 
 # Decodes a complete body into memory if that is free, else into a staging file, without waiting.

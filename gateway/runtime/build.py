@@ -4,6 +4,7 @@ import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from config.settings import Settings
 from gateway.admin.events import Observers
@@ -23,7 +24,8 @@ from gateway.intake.upload_urls import UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
 from gateway.runtime import options
-from gateway.runtime.destinations import UploaderContext, accepts, fallbacks, make_uploader, route_of
+from gateway.runtime.destinations import UploaderContext, accepts, fallbacks, is_store, make_uploader, route_of
+from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
@@ -91,6 +93,8 @@ async def build(settings: Settings, observers: Observers) -> App:
     Raises `spool.errors.SpoolError`, and `OSError` where a file or directory cannot be used.
     """
     names = [destination.name for destination in settings.destinations]
+    if follows_references(settings):
+        names.append(REFERENCES_NAME)
     spool = await Spool.open(options.spool_options(settings), names, system_clock, observers.metrics)
     try:
         return await _wire(settings, observers, spool)
@@ -120,9 +124,6 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         )
         for destination in destinations
     }
-    # Jitter needs no unpredictability, only spread.
-    dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers)
-    spool.listener = dispatcher.offer
     spool.evictor.evicted = observers.details_given_up
 
     # The way in: memory and staging, then what reads, decodes, parses and accepts a post.
@@ -134,9 +135,16 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     parse_worker = ParseWorker(workers)
     rule = options.size_rule(settings.split, settings.spool.compression_level)
+    stores = [route_of(destination) for destination in destinations if is_store(destination)]
     routes = [route_of(destination) for destination in destinations]
+    if follows_references(settings):
+        routes.append(REFERENCES_ROUTE)
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts)
-    acceptor = Acceptor(spool, routes, rule, workers, parse_worker, decoder, metrics, system_clock, calls, token)
+    make_acceptor = partial(
+        Acceptor, spool, rule=rule, workers=workers, parse_worker=parse_worker, decoder=decoder, observer=metrics,
+        clock=system_clock, open_calls=calls, token=token,
+    )  # fmt: skip
+    acceptor = make_acceptor(routes)
     uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
     posts = PostService(reader, acceptor, uploads, token)
     sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
@@ -160,6 +168,13 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     )
     paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
     outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, system_clock, metrics, owners=whispey.outbox_owners)
+
+    # What is read from buckets and accepted for the stores, and then the dispatcher, which delivers all of it.
+    if follows_references(settings):
+        plans[REFERENCES_NAME] = reference_plan(settings.references, reader, make_acceptor(stores), spool, metrics)
+    # Jitter needs no unpredictability, only spread.
+    dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers)
+    spool.listener = dispatcher.offer
 
     call_stores = CallStores(context.stores, settings.completion.sweep, metrics)
     accepted = {destination.name: accepts(destination) for destination in destinations}

@@ -112,6 +112,11 @@ def route_of(destination: Destination) -> DestinationRoute:
     return kind_of(destination).route(destination)
 
 
+def is_store(destination: Destination) -> bool:
+    """Whether it is a store of calls."""
+    return route_of(destination).kind is RouteKind.STORE
+
+
 def accepts(destination: Destination) -> Accepts:
     """What an operator may reroute to it."""
     kind = kind_of(destination)

@@ -15,7 +15,7 @@ from config.values import ListenAddress
 from gateway.fanout import StoredAs, plan
 from gateway.logs import announce
 from gateway.process import port_owner
-from gateway.runtime.destinations import route_of
+from gateway.runtime.destinations import is_store, route_of
 from spool.records import Form
 
 _FORMS: Final = {
@@ -60,6 +60,8 @@ def introduce(settings: Settings, intake_port: int, admin_port: int, spool_bytes
     rows = [("Post call logs to", f"{intake}/v1/calls"), ("or, with the SDK", f"{intake}/send-call-log")]
     rows += [("Status page", page)]
     rows += [("" if index else "Delivers to", what) for index, what in enumerate(deliveries)]
+    if any(map(is_store, settings.destinations)):
+        rows += [("Ask about calls", "callspool calls list")]
     rows += [("Spool", spool)]
     text = f"\ncallspool {version('callspool')} is ready.\n\n"
     text += "".join(f"  {about:<18} {what}\n" for about, what in rows)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config.destinations import FileDestination, HttpDestination, TokenMode
+from config.destinations import FileDestination, HttpDestination, SqliteDestination, TokenMode
 from config.loader import load
 from tests.config.conftest import WriteFile, problems
 
@@ -63,12 +63,17 @@ def test_the_endpoint_variables_add_to_a_destination_of_that_name(write_file: Wr
     assert loaded.origins["destinations", 1, "large"] == str(file)
 
 
-def test_local_adds_a_file_destination() -> None:
-    """--local delivers into ./callspool-data/delivered, with or without other destinations."""
-    (local,) = load(None, {}, local=True).settings.destinations
+def test_local_adds_a_folder_and_a_store() -> None:
+    """--local delivers into ./callspool-data, with or without other destinations; a store that is there suffices."""
+    local, calls = load(None, {}, local=True).settings.destinations
     assert isinstance(local, FileDestination)
+    assert isinstance(calls, SqliteDestination)
     assert (local.name, local.path) == ("local", Path("callspool-data/delivered"))
-    assert [each.name for each in load(None, ENDPOINT, local=True).settings.destinations] == ["endpoint", "local"]
+    assert (calls.name, calls.path) == ("calls", Path("callspool-data/calls.db"))
+    named = {"CALLSPOOL_DATABASE_URL": "sqlite:///mine.db"}
+    for environment, name in ((ENDPOINT, "endpoint"), (named, "database")):
+        names = [each.name for each in load(None, environment, local=True).settings.destinations]
+        assert names == [name, "local", *(["calls"] if environment is ENDPOINT else [])]
 
 
 def test_without_a_destination_the_settings_are_refused_and_the_way_out_is_named() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.fanout import DestinationRoute, RouteKind, StoredAs, plan
+from gateway.fanout import DeliveryPlans, DestinationRoute, RouteKind, StoredAs, plan
 from spool.records import Form, Lane, NewDelivery
 from uploaders.document.options import Large
 
@@ -138,3 +138,17 @@ def test_a_detail_of_another_gateway_goes_on_as_it_came(
 ) -> None:
     """A Phase 2 body is never split again: it goes in one piece and never before cores, or as an object."""
     assert plan(routes, StoredAs.DETAIL) == tuple(expected)
+
+
+def test_a_destination_gets_the_events_that_it_subscribes_to() -> None:
+    """Without a subscription it gets every event; with one only these, and references are read by nobody else."""
+    ends = DestinationRoute("ends", events=frozenset({"call_ended"}))
+    reading = DestinationRoute("references", RouteKind.REFERENCES, events=frozenset({"s3_reference"}))
+    plans = DeliveryPlans([ENDPOINT, ends, reading])
+
+    def who(event: str) -> list[str]:
+        return [delivery.destination for delivery in plans.of(StoredAs.SINGLE, event)]
+
+    assert who("call_ended") == ["endpoint", "ends"]
+    assert who("s3_reference") == ["endpoint", "references"]
+    assert who("anything") == ["endpoint"]

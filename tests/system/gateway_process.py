@@ -190,6 +190,21 @@ class GatewayProcess:
 
     # What an operator sees -------------------------------------------------------------------------------------
 
+    async def command(self, *arguments: str) -> bytes:
+        """What the command line prints for its operator."""
+        environment = {**self.operators_environment, **self.environment}
+        process = await asyncio.create_subprocess_exec(
+            PROGRAM, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0, out.decode()
+        return out
+
+    @property
+    def admin(self) -> tuple[str, str]:
+        """The option that names its admin listener to a command."""
+        return ("--admin", self.admin_url.removeprefix("http://"))
+
     @property
     def admin_url(self) -> str:
         """Where operators ask."""

@@ -166,5 +166,7 @@ async def test_at_a_terminal_the_start_says_where_everything_is(tmp_path: Path) 
     assert "Status page        http://127.0.0.1:" in lines
     assert f"Delivers to        endpoint: {endpoint.url}?code=*** (call logs, cores, details)" in lines
     assert "                   local: ./callspool-data/delivered (call logs, cores, details)" in lines
+    assert "                   calls: ./callspool-data/calls.db (call logs, cores, details)" in lines
+    assert "Ask about calls    callspool calls list" in lines
     assert "Spool              ./callspool-data/spool" in lines
     assert "hush" not in lines

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from io import BytesIO
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import aiohttp
 import pytest
@@ -19,54 +18,11 @@ from bench.calllogs import make_call_log
 from bench.postgres_server import PostgresServer
 from tests.budget import budgeted
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
-from tests.system.gateway_process import PROGRAM, GatewayProcess
+from tests.system.gateway_process import GatewayProcess
+from tests.system.receivers import PATIENCE, Receiver, counted, post
 from tests.system.waiting import until
 
 LARGE = 15_000_000
-PATIENCE = 60.0
-
-
-class Receiver(GatewayProcess):
-    """A gateway with a store, and what its operator asks it."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        super().__init__(folder, {"CALLSPOOL_DATABASE_URL": url, "CALLSPOOL_COMPLETION_SWEEP": "0.2s"})
-
-    async def ask(self, path: str) -> tuple[int, bytes]:
-        """Status and body, with the token of its spool's directory."""
-        token = (self.spool / "admin-token").read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
-        async with aiohttp.ClientSession() as session, session.get(self.admin_url + path, headers=headers) as response:
-            return response.status, await response.read()
-
-    async def call(self, call_id: str) -> Any:
-        """One call; an empty one where it is unknown."""
-        status, body = await self.ask(f"/api/calls/{call_id}")
-        return json.loads(body) if status == 200 else {}
-
-    async def has(self, call_id: str, state: str = "complete", *, detail: bool = False) -> None:
-        """Wait until a call is in this state, with its detail if there is one."""
-
-        async def there() -> bool:
-            call = await self.call(call_id)
-            return call.get("state") == state and call["has_detail"] >= detail
-
-        await until(there, f"{call_id} is {state}", deadline=PATIENCE)
-
-    async def command(self, *arguments: str) -> bytes:
-        """What the command line prints for its operator."""
-        environment = {**self.operators_environment, **self.environment}
-        process = await asyncio.create_subprocess_exec(
-            PROGRAM, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        out, _ = await process.communicate()
-        assert process.returncode == 0, out.decode()
-        return out
-
-    @property
-    def admin(self) -> tuple[str, str]:
-        """The option that names its admin listener."""
-        return ("--admin", self.admin_url.removeprefix("http://"))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -88,16 +44,6 @@ async def receiving(tmp_path: Path, database: tuple[str, Engine]) -> AsyncIterat
         endpoint = {"CALLSPOOL_ENDPOINT_URL": f"{receiver.intake_url}/dev/send-call-log"}
         async with GatewayProcess(tmp_path / "sidecar", endpoint) as sidecar:
             yield sidecar, receiver
-
-
-def counted(engine: Engine, table: str) -> int:
-    """The rows of a table."""
-    return int(engine.rows(f"select count(*) from {table}")[0][0])
-
-
-async def post(gateway: GatewayProcess, body: bytes | dict[str, object], path: str = "/v1/calls") -> None:
-    reply = await gateway.post(body, path)
-    assert reply.status in {200, 202}, reply.json
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """How a gateway starts, and why it may refuse to."""
 
+import json
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
 from tests.system.acknowledged import acknowledged
 from tests.system.gateway_process import GatewayProcess
+from tests.system.waiting import until
 
 
 @pytest.mark.slow
@@ -35,13 +37,19 @@ async def test_a_start_says_where_everything_is(tmp_path: Path) -> None:
     """The line that says that it runs names where to post, the page, the spool, and what is delivered where."""
     settings = {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/send-call-log?key=secret"}
     async with GatewayProcess(tmp_path / "gateway", settings, arguments=["--local"]) as gateway:
-        (running,) = gateway.events("running")
+
+        async def says_so() -> bool:
+            return bool(gateway.events("running"))
+
+        await until(says_so, "it says that it runs")
+    (running,) = gateway.events("running")
     assert running["post_to"] == f"{gateway.intake_url}/v1/calls"
     assert running["status_page"] == f"{gateway.admin_url}/"
     assert running["spool"] == str(gateway.spool)
     assert running["delivers"] == [
         "endpoint: http://127.0.0.1:9/send-call-log?key=*** (call logs, cores, details)",
         "local: ./callspool-data/delivered (call logs, cores, details)",
+        "calls: ./callspool-data/calls.db (call logs, cores, details)",
     ]
 
 
@@ -109,11 +117,14 @@ async def test_what_cannot_work_does_not_start(tmp_path: Path, environment: dict
 
 
 async def test_the_first_try_needs_nothing_else(tmp_path: Path) -> None:
-    """With --local, call logs land as files below callspool-data/delivered, large ones as core and packed detail."""
+    """With --local, call logs land as files below callspool-data/delivered, large ones as core and packed detail, and
+    calls can be asked for at once."""
     small, large = (make_call_log(size, seed=size, call_id=f"../{size}") for size in (2_000, 6_000_000))
     async with GatewayProcess(tmp_path / "gateway", arguments=["--local"]) as gateway:
         posted = [acknowledged(body, await gateway.post(body)) for body in (small, large)]
         await gateway.delivered()
+        listed = await gateway.command("calls", "list", "--json", *gateway.admin)
+        assert {call["call_id"] for call in json.loads(listed)} == {"../2000", "../6000000"}
     root = gateway.folder / "callspool-data" / "delivered"
     files = {file.name: file for file in root.rglob("*") if file.is_file()}
     names = [

@@ -8,7 +8,7 @@ import asyncio
 import io
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -234,7 +234,7 @@ class Bucket:
         record_uid = response.get("Metadata", {}).get(RECORD_UID)
         return ObjectState(size, _bare(response.get("ETag", "")), response.get("ChecksumCRC32"), record_uid)
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         """The bytes of an object, in chunks. Raises `NoSuchObject`."""
         async with self._request("GetObject") as client:
             response = await client.get_object(Bucket=self.name, Key=key)
