@@ -14,7 +14,7 @@ from uploaders.stores.store import Store
 class Engine(Protocol):
     """One database of one engine."""
 
-    def store(self) -> Store:
+    def store(self, *, pairs: bool = True) -> Store:
         """A store on the database, as each process has one of its own."""
         ...
 
@@ -30,6 +30,14 @@ class Engine(Protocol):
         """Pretend that another callspool has migrated it."""
         ...
 
+    def age(self, milliseconds: int) -> None:
+        """Make every part that is there so much older."""
+        ...
+
+    def change(self, statement: str) -> None:
+        """Change something behind the store's back."""
+        ...
+
 
 class SqliteEngine:
     """A file."""
@@ -38,8 +46,8 @@ class SqliteEngine:
         self.path = directory / "calls" / "store.db"
         self.now = 1_800_000_000_000
 
-    def store(self) -> Store:
-        return SqliteStore(self.path, lambda: self.now, RULE)
+    def store(self, *, pairs: bool = True) -> Store:
+        return SqliteStore(self.path, lambda: self.now, RULE, pairs=pairs)
 
     def advance(self, milliseconds: int) -> None:
         self.now += milliseconds
@@ -49,8 +57,14 @@ class SqliteEngine:
             return connection.execute(statement).fetchall()
 
     def set_schema_version(self, version: int) -> None:
-        with closing(sqlite3.connect(self.path)) as connection:
-            connection.execute(f"PRAGMA user_version = {version}")
+        self.change(f"PRAGMA user_version = {version}")
+
+    def age(self, milliseconds: int) -> None:
+        self.change(f"update call_parts set received_at = received_at - {milliseconds}")
+
+    def change(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute(statement)
 
 
 class PostgresEngine:
@@ -61,10 +75,10 @@ class PostgresEngine:
         self.url = f"{server.url()}?options=-csearch_path%3D{schema}"
         self.change(f"create schema {schema}")
 
-    def store(self) -> Store:
+    def store(self, *, pairs: bool = True) -> Store:
         from uploaders.stores.postgres.store import PostgresStore
 
-        return PostgresStore(self.url, RULE)
+        return PostgresStore(self.url, RULE, pairs=pairs)
 
     def advance(self, milliseconds: int) -> None:
         """The database's clock cannot be moved; what is measured by it can."""
@@ -79,8 +93,10 @@ class PostgresEngine:
     def set_schema_version(self, version: int) -> None:
         self.change(f"insert into store_version (version) values ({version})")
 
+    def age(self, milliseconds: int) -> None:
+        self.change(f"update call_parts set received_at = received_at - {milliseconds} * interval '1 millisecond'")
+
     def change(self, statement: str) -> None:
-        """Change something behind the store's back."""
         import psycopg
 
         with psycopg.connect(self.url, autocommit=True) as connection:

@@ -286,7 +286,7 @@ async def test_a_store_keeps_all_through_a_restart(engine: Engine):
     await first.close()
     assert await again.write([part_of(PartKind.END)]) == Written({PartKind.END: 1}, completed=1)
     status = await again.status()
-    assert (status.calls, status.schema_version) == ({CallState.COMPLETE: 1}, 1)
+    assert (status.calls, status.schema_version) == ({CallState.COMPLETE: 1}, 2)
     await again.close()
 
 

@@ -1,10 +1,11 @@
 """Completion: how the parts of a call become one record, in whatever order and however often they come.
 
-Pure. `add_part` is the rule for one part and `expire` the one for time. A store either calls them in a transaction
-that holds the call's row, or says the same in SQL; the conformance suite compares every store with them.
+Pure. `add_part` is the rule for one part, `expire` the one for time, and `merge` makes a call of all its parts at once.
+A store either calls them in a transaction that holds the call's row, or says the same in SQL; the conformance suite
+compares every store with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
@@ -123,6 +124,57 @@ def expire(row: CallRow, now: int) -> CallRow:
         return row
     state = CallState.TIMED_OUT if row.end is None else CallState.ORPHAN
     return replace(row, state=state, due_at=None, error=error_of(row.state))
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedPart:
+    """A part as a store holds it."""
+
+    kind: PartKind
+    accepted_at: int
+    digest: bytes
+    head: Head
+    received_at: int
+    """When it was written, by the store's clock."""
+
+
+def merge(key: tuple[str, str], parts: Sequence[ReceivedPart], now: int, rule: CompletionRule) -> CallRow:
+    """The row of a call (project, call id) from all of its parts, at least one: what `add_part` made of them.
+
+    Only `late` is coarser: it says whether start and end came further apart than the rule allows.
+    """
+    starts = [part for part in parts if part.kind is PartKind.START]
+    ends = [part for part in parts if part.kind in {PartKind.END, PartKind.CALL}]
+    details = [part for part in parts if part.kind is PartKind.DETAIL]
+    first_part_at = min(part.received_at for part in parts)
+    started, ended = (min((part.received_at for part in some), default=None) for some in (starts, ends))
+    row = CallRow(
+        *key,
+        first_part_at,
+        start=_highest(starts),
+        end=_highest(ends),
+        detail=_highest(details),
+        self_contained=any(part.kind is PartKind.CALL for part in parts),
+        conflicts=max(len(starts) - 1, 0) + max(len(ends) - 1, 0),
+    )
+    if started is not None and ended is not None:
+        late = not row.self_contained and not -rule.timeout <= ended - started <= rule.open_timeout
+        row = replace(row, completed_at=max(started, ended), late=late)
+    if row.self_contained:
+        alone = min(part.received_at for part in parts if part.kind is PartKind.CALL)
+        row = replace(row, completed_at=alone if row.completed_at is None else min(alone, row.completed_at))
+    if row.completed_at is not None:
+        return replace(row, state=CallState.COMPLETE)
+    if ended is not None:
+        return expire(replace(row, state=CallState.ENDED, due_at=ended + rule.timeout), now)
+    if started is not None:
+        return expire(replace(row, state=CallState.OPEN, due_at=started + rule.open_timeout), now)
+    return expire(replace(row, due_at=first_part_at + rule.open_timeout), now)
+
+
+def _highest(parts: Sequence[ReceivedPart]) -> Shown | None:
+    shown = max(parts, key=lambda part: (part.accepted_at, part.digest), default=None)
+    return None if shown is None else Shown(shown.accepted_at, shown.digest, shown.head)
 
 
 def error_of(state: CallState) -> str | None:

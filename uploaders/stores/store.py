@@ -5,13 +5,15 @@ durable when its method returns, and writing a part again changes nothing, so th
 Documents come out byte for byte as they went in.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from typing import Protocol
 
 from msgspec import Struct
 
-from uploaders.stores.completion import CallFields, CallState
+from uploaders.stores.completion import CallFields, CallRow, CallState, fields_of
 from uploaders.stores.parts import Part, PartKind
 
 # Everything that a store raises is a `StoreError`; each engine translates its own errors in one place.
@@ -94,6 +96,15 @@ class Swept:
 # What is asked.
 
 
+class CallPath(StrEnum):
+    """From what a store answers what is asked of calls. See docs/migration.md."""
+
+    MERGED = "merged"
+    """The old path: each call is made of its parts when it is asked for."""
+    COMPLETE = "complete"
+    """The new path: the row that was made when its parts came, or by a backfill."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallQuery:
     """Which calls to list, the newest first. Times are milliseconds since the Unix epoch."""
@@ -123,6 +134,15 @@ class CallSummary:
     error: str | None
     conflicts: int
     has_detail: bool
+
+
+def summary_of(row: CallRow) -> CallSummary:
+    """A row as lists show it."""
+    fields = fields_of(row.start.head if row.start else None, row.end.head if row.end else None)
+    return CallSummary(
+        row.project, row.call_id, row.state, row.late, fields, row.first_part_at, row.completed_at, row.error,
+        row.conflicts, row.detail is not None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +179,67 @@ class StoreStatus:
     """How many calls are in each state."""
 
 
+# Bringing the new path up to date, a day at a time.
+
+
+class BackfillStatus(StrEnum):
+    """How far the backfill of a day is."""
+
+    RUNNING = "running"
+    """It has begun; the next one goes on at its cursor."""
+    COMPLETED = "completed"
+    """Every call of the day has its row, and each row shows the parts that it should."""
+    DIFFERING = "differing"
+    """It ended, and counts or digests did not agree: the next run begins it anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Both paths of one day beside each other. The calls of a day are those of which a part was received on it."""
+
+    calls: int
+    """By their parts: what the old path has."""
+    rows: int
+    """How many of these have a row: what the new path has."""
+    differing: int
+    """How many of the rows show another start, end or detail than the parts say."""
+    end_only: int
+    """How many of the calls have an end and no start."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether counts and digests are equal."""
+        return self.calls == self.rows and self.differing == 0
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillDay:
+    """What has been done for one day (UTC)."""
+
+    day: date
+    status: BackfillStatus
+    calls: int
+    """Calls that were looked at."""
+    written: int
+    """Rows that were written or brought up to date; the others were right."""
+    end_only: int
+    """Calls without a start: they have a row (an orphan's), and are counted."""
+    differing: int
+    """Of the comparison at its end."""
+    updated_at: int
+
+
+def day_of(milliseconds: int) -> date:
+    """The day (UTC) of a time."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).date()
+
+
+def milliseconds_of(day: date) -> tuple[int, int]:
+    """When a day (UTC) begins, and when the next one does."""
+    begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return round(begin.timestamp() * 1000), round((begin + timedelta(days=1)).timestamp() * 1000)
+
+
 class Store(Protocol):
     """One database. Every method raises `StoreError`, and connects first where there is no connection."""
 
@@ -178,11 +259,11 @@ class Store(Protocol):
         """Give up at most `limit` calls that are due, and clear what interrupted writes left."""
         ...
 
-    async def calls(self, query: CallQuery) -> list[CallSummary]:
+    async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """The calls that a query asks for."""
         ...
 
-    async def call(self, project: str, call_id: str) -> StoredCall | None:
+    async def call(self, project: str, call_id: str, path: CallPath = CallPath.COMPLETE) -> StoredCall | None:
         """One call by its own id (as it was posted); None for one that is not here."""
         ...
 
@@ -196,6 +277,38 @@ class Store(Protocol):
 
     async def check(self) -> tuple[str, ...]:
         """What does not belong together, a sentence each; reads every row."""
+        ...
+
+    async def oldest_day(self) -> date | None:
+        """The day (UTC) on which the oldest part was received; None without parts."""
+        ...
+
+    async def parity(self, day: date) -> Parity:
+        """Compare both paths for a day; reads all of its calls."""
+        ...
+
+    def backfill(self, day: date, page_rows: int | None = None) -> AsyncGenerator[BackfillDay, None]:
+        """Write the rows that the calls of a day lack, in pages of so many calls (by default what suits the engine).
+
+        Each page is one transaction, in which the cursor moves too; what was done is given after each, and after the
+        comparison at the end. A day that was interrupted goes on; one that is completed is given as it is.
+        """
+        ...
+
+    async def backfill_days(self) -> list[BackfillDay]:
+        """Every day that a backfill has begun, the newest first."""
+        ...
+
+    async def pause_backfills(self, *, pause: bool) -> None:
+        """Ask every backfill of this database to stop after its page; or no longer."""
+        ...
+
+    async def backfills_paused(self) -> bool:
+        """Whether they have been asked to."""
+        ...
+
+    async def commit_seconds(self) -> float:
+        """How long a small durable write takes at this moment, as a live one would."""
         ...
 
     async def close(self) -> None:

@@ -113,6 +113,8 @@ SELECT 'completed', late::int, count(*) FROM changed WHERE completed GROUP BY la
 """The whole batch: insert what is new, and bring the rows of its calls up to date."""
 MERGE_DETAIL: Final = f"{_merge(_INSERTED_BEFORE)} SELECT detail_digest FROM changed"
 """The row of a call whose DETAIL part this transaction has inserted; returns the detail that the call shows now."""
+WRITE_PARTS_ALONE: Final = f"WITH new AS ({INSERT_PARTS}) SELECT 'part', kind, count(*) FROM new GROUP BY kind"
+"""The batch without the rows of its calls."""
 
 COPY_FRAMES: Final = "COPY call_details (project, call_id, digest, seq, frame) FROM STDIN (FORMAT BINARY)"
 FRAME_TYPES: Final = ("text", "text", "bytea", "int4", "bytea")
@@ -139,23 +141,132 @@ SELECT state, count(*) FROM given_up GROUP BY state
 """
 
 
+# The old path, and the backfill of the new one. Named parameters: `timeout` and `open_timeout` in milliseconds.
+
+_EXPIRED: Final = f"""CASE state WHEN {CallState.ENDED:d} THEN waits_since + %(timeout)s * interval '1 millisecond'
+        ELSE waits_since + %(open_timeout)s * interval '1 millisecond' END"""
+_ERRORS: Final = " ".join(
+    f"WHEN {state:d} THEN '{error_of(state)}'" for state in (CallState.PENDING, CallState.OPEN, CallState.ENDED)
+)
+
+
+def merged_rows(where: str = "true") -> str:
+    """`calls_merged` with the columns of `calls_complete`: what has waited too long is given up."""
+    return f"""(
+    SELECT project, call_id, CASE WHEN due > now() IS NOT FALSE THEN state WHEN state = {CallState.ENDED:d}
+            THEN {CallState.ORPHAN:d}::smallint ELSE {CallState.TIMED_OUT:d}::smallint END AS state,
+        NOT self_contained AND coalesce(end_received_at - start_received_at
+            NOT BETWEEN %(timeout)s * interval '-1 millisecond' AND %(open_timeout)s * interval '1 millisecond',
+            false) AS late,
+        start_accepted_at, start_digest, start_head, end_accepted_at, end_digest, end_head, detail_accepted_at,
+        detail_digest, self_contained, conflicts, first_part_at, CASE WHEN due > now() THEN due END AS due_at,
+        completed_at, CASE WHEN due <= now() THEN CASE state {_ERRORS} END END AS error, agent_id, customer_number,
+        environment, started_at, ended_at, duration_s, reason, summary, listed_at
+    FROM (SELECT *, {_EXPIRED} AS due FROM calls_merged WHERE {where}) m
+) calls"""
+
+
+_COLUMNS: Final = (
+    "project", "call_id", "state", "late", "start_accepted_at", "start_digest", "start_head", "end_accepted_at",
+    "end_digest", "end_head", "detail_accepted_at", "detail_digest", "self_contained", "conflicts", "first_part_at",
+    "due_at", "completed_at", "error",
+)  # fmt: skip
+_OF_PAGE: Final = merged_rows("project = page.project AND call_id = page.call_id")
+_OF_DAY: Final = (
+    "received_at >= %(day)s::timestamp AT TIME ZONE 'UTC' "
+    "AND received_at < (%(day)s::timestamp + interval '1 day') AT TIME ZONE 'UTC'"
+)
+
+BACKFILL_LOCK: Final = "SELECT pg_try_advisory_lock(7717771802)"
+BACKFILL_UNLOCK: Final = "SELECT pg_advisory_unlock(7717771802)"
+"""One backfill at a time: another one would count the same calls again."""
+BACKFILL_CALLS: Final = "DROP TABLE IF EXISTS pg_temp.backfill_calls"
+BACKFILL_BEGIN: Final = """
+INSERT INTO backfill_progress AS b (day, status, calls, written, end_only, differing)
+VALUES (%(day)s, 'running', 0, 0, 0, 0)
+ON CONFLICT (day) DO UPDATE SET status = 'running', cursor_project = NULL, cursor_call_id = NULL, calls = 0,
+    written = 0, end_only = 0, differing = 0, updated_at = now()
+WHERE b.status = 'differing'
+"""
+BACKFILL_FIND: Final = f"""
+CREATE TEMPORARY TABLE backfill_calls AS
+SELECT project, call_id, (row_number() OVER (ORDER BY project, call_id) - 1) / %(rows)s AS page FROM (
+    SELECT DISTINCT p.project, p.call_id FROM call_parts p JOIN backfill_progress b ON b.day = %(day)s
+    WHERE {_OF_DAY} AND (b.cursor_project IS NULL OR (p.project, p.call_id) > (b.cursor_project, b.cursor_call_id))
+) calls ORDER BY project, call_id
+"""
+"""What is left of the day, found once: a page is then a range of this table."""
+BACKFILL_INDEX: Final = "CREATE INDEX ON pg_temp.backfill_calls (page); ANALYZE pg_temp.backfill_calls"
+BACKFILL_INSERT: Final = f"""
+INSERT INTO calls_complete ({", ".join(_COLUMNS)})
+SELECT {", ".join(f"calls.{column}" for column in _COLUMNS)}
+FROM backfill_calls page CROSS JOIN LATERAL {_OF_PAGE} WHERE page.page = %(page)s
+ORDER BY calls.project, calls.call_id ON CONFLICT DO NOTHING
+"""
+"""The rows that are not there. A live write of the same call is waited for, and then nothing is done."""
+BACKFILL_LOCK_ROWS: Final = """
+SELECT FROM calls_complete c JOIN backfill_calls page USING (project, call_id) WHERE page.page = %(page)s
+ORDER BY project, call_id FOR UPDATE OF c
+"""
+BACKFILL_UPDATE: Final = f"""
+UPDATE calls_complete c SET {", ".join(f"{column} = calls.{column}" for column in _COLUMNS[2:])}
+FROM backfill_calls page CROSS JOIN LATERAL {_OF_PAGE}
+WHERE page.page = %(page)s AND c.project = page.project AND c.call_id = page.call_id
+    AND (c.start_digest, c.end_digest, c.detail_digest)
+        IS DISTINCT FROM (calls.start_digest, calls.end_digest, calls.detail_digest)
+"""
+"""The rows that show other parts than they should. They are locked before, so that this statement sees every part whose
+transaction has changed them."""
+BACKFILL_ADVANCE: Final = """
+UPDATE backfill_progress SET cursor_project = p.project, cursor_call_id = p.call_id, calls = calls + p.count,
+    written = written + %(written)s, updated_at = now()
+FROM (
+    SELECT project, call_id, count(*) OVER () AS count FROM backfill_calls WHERE page = %(page)s
+    ORDER BY project DESC, call_id DESC LIMIT 1
+) p WHERE day = %(day)s
+"""
+BACKFILL_PAGES: Final = "SELECT page, count(*) FROM backfill_calls GROUP BY page ORDER BY page"
+BACKFILL_END: Final = """
+UPDATE backfill_progress SET status = %(status)s, end_only = %(end_only)s, differing = %(differing)s, updated_at = now()
+WHERE day = %(day)s
+"""
+PARITY: Final = f"""
+SELECT count(*), count(c.call_id),
+    count(*) FILTER (WHERE c.call_id IS NOT NULL AND (c.start_digest, c.end_digest, c.detail_digest)
+        IS DISTINCT FROM (m.start_digest, m.end_digest, m.detail_digest)),
+    count(*) FILTER (WHERE m.end_digest IS NOT NULL AND m.start_digest IS NULL AND NOT m.self_contained)
+FROM (SELECT DISTINCT project, call_id FROM call_parts WHERE {_OF_DAY}) k
+CROSS JOIN LATERAL (SELECT * FROM calls_merged m WHERE m.project = k.project AND m.call_id = k.call_id) m
+LEFT JOIN calls_complete c ON c.project = k.project AND c.call_id = k.call_id
+"""
+OLDEST_DAY: Final = "SELECT (min(received_at) AT TIME ZONE 'UTC')::date FROM call_parts"
+PAUSE: Final = "UPDATE backfill_control SET paused = %s"
+PAUSED: Final = "SELECT paused FROM backfill_control"
+PROBE: Final = "UPDATE backfill_control SET probed_at = now()"
+
+
 def _milliseconds(column: str) -> str:
     return f"(extract(epoch FROM {column}) * 1000)::bigint"
 
+
+BACKFILL_DAYS: Final = f"""
+SELECT day, status, calls, written, end_only, differing, {_milliseconds("updated_at")} FROM backfill_progress
+"""
 
 SUMMARY: Final = f"""
 SELECT project, call_id, state, late, agent_id, customer_number, environment, {_milliseconds("started_at")},
     {_milliseconds("ended_at")}, CASE WHEN duration_s >= 0 THEN duration_s END, reason, summary::text,
     {_milliseconds("first_part_at")}, {_milliseconds("completed_at")}, error, conflicts, detail_digest IS NOT NULL,
     start_digest, end_digest, detail_digest
-FROM calls_complete
+FROM {{}}
 """
 PARTS: Final = f"""
 SELECT kind, event, digest, {_milliseconds("accepted_at")}, source_uid, core::text FROM call_parts
-WHERE project = %s AND call_id = %s ORDER BY accepted_at, kind, digest
+WHERE project = %(project)s AND call_id = %(call_id)s ORDER BY accepted_at, kind, digest
 """
-SHOWN_DETAIL: Final = """
-SELECT detail_digest FROM calls_complete WHERE project = %s AND call_id = %s AND detail_digest IS NOT NULL
+SHOWN_DETAIL: Final = f"""
+SELECT digest FROM call_parts WHERE project = %s AND call_id = %s AND kind = {PartKind.DETAIL:d}
+ORDER BY accepted_at DESC, digest DESC LIMIT 1
 """
 NEXT_FRAME: Final = """
 SELECT seq, frame FROM call_details WHERE project = %s AND call_id = %s AND digest = %s AND seq > %s

@@ -6,7 +6,9 @@ wrote, so start and end find each other through whichever processes they come. D
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from datetime import date
 from itertools import islice
 from typing import Any, Final
 
@@ -20,17 +22,24 @@ from uploaders.stores.postgres import sql
 from uploaders.stores.postgres.pool import Connection, ConnectionPool
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.store import (
+    BackfillDay,
+    BackfillStatus,
+    CallPath,
     CallQuery,
     CallSummary,
     Detail,
+    Parity,
     Span,
     StoredCall,
     StoredPart,
     StoreStatus,
+    StoreUnavailable,
     Swept,
     Written,
 )
 
+BACKFILL_ROWS: Final = 5000
+"""Calls in one transaction of a backfill."""
 SPANS_AT_ONCE: Final = 1000
 """Spans that are made in one trip to a thread."""
 
@@ -41,7 +50,11 @@ _decode_summary = msgspec.json.Decoder(dict[str, int | float]).decode
 class PostgresStore:
     """A store in the database that `url` names, with at most `pool` connections."""
 
-    def __init__(self, url: str, rule: CompletionRule, *, pool: int = 4, statement_timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str, rule: CompletionRule, *, pool: int = 4, statement_timeout: float = 60.0, pairs: bool = True
+    ) -> None:
+        """With `pairs` off only parts are written, and `calls_complete` is left to a backfill."""
+        self._pairs = pairs
         self._pool = ConnectionPool(url, pool, statement_timeout)
         self._due = {"timeout": rule.timeout, "open_timeout": rule.open_timeout}
         self._opening = asyncio.Lock()
@@ -62,7 +75,10 @@ class PostgresStore:
         await self.open()
         async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             await _copy_parts(cursor, parts)
-            await cursor.execute(sql.WRITE_PARTS, self._due)
+            if self._pairs:
+                await cursor.execute(sql.WRITE_PARTS, self._due)
+            else:
+                await cursor.execute(sql.WRITE_PARTS_ALONE)
             counts = {(what, number): count async for what, number, count in cursor}
         new = {kind: counts["part", kind] for kind in PartKind if ("part", kind) in counts}
         return Written(new, counts.get(("completed", 0), 0), counts.get(("completed", 1), 0))
@@ -81,40 +97,46 @@ class PostgresStore:
                 async for frame in detail.frames:
                     await copy.write_row((part.project, part.call_id, part.digest, seq, frame))
                     seq += 1
-            await cursor.execute(sql.MERGE_DETAIL, self._due)
+            if self._pairs:
+                await cursor.execute(sql.MERGE_DETAIL, self._due)
+            else:
+                await cursor.execute(sql.SHOWN_DETAIL, (part.project, part.call_id))
             if await cursor.fetchone() == (part.digest,):
                 await _replace_spans(cursor, part, detail)
         return Written({part.kind: 1})
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`. What several sweepers find due at once they share."""
-        rows = dict(await self._rows(sql.SWEEP, (limit,)))
+        rows = dict(await self._rows(sql.SWEEP, (limit,))) if self._pairs else {}
         ((waiting,),) = await self._rows(sql.WAITING)
         return Swept(rows.get(CallState.TIMED_OUT, 0), rows.get(CallState.ORPHAN, 0), waiting)
 
-    async def calls(self, query: CallQuery) -> list[CallSummary]:
+    async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """See `Store.calls`."""
-        conditions: dict[str, object] = {
-            "project = %s": query.project,
-            "listed_at >= to_timestamp(%s / 1000.0)": query.since,
-            "listed_at < to_timestamp(%s / 1000.0)": query.until,
-            "agent_id = %s": query.agent_id,
-            "customer_number = %s": query.customer_number,
-            "state = %s": query.state,
+        conditions: dict[str, tuple[str, object]] = {
+            "project": ("project = %(project)s", query.project),
+            "since": ("listed_at >= to_timestamp(%(since)s / 1000.0)", query.since),
+            "until": ("listed_at < to_timestamp(%(until)s / 1000.0)", query.until),
+            "agent": ("agent_id = %(agent)s", query.agent_id),
+            "number": ("customer_number = %(number)s", query.customer_number),
+            "state": ("state = %(state)s", query.state),
         }
-        given = {condition: value for condition, value in conditions.items() if value is not None}
-        statement = f"{sql.SUMMARY} WHERE {' AND '.join(given)} ORDER BY listed_at DESC, call_id LIMIT %s"
-        return [_summary_of(row) for row in await self._rows(statement, (*given.values(), query.limit))]
+        given = {name: each for name, each in conditions.items() if each[1] is not None}
+        where = " AND ".join(condition for condition, _ in given.values())
+        source = "calls_complete" if path is CallPath.COMPLETE else sql.merged_rows("project = %(project)s")
+        statement = f"{sql.SUMMARY.format(source)} WHERE {where} ORDER BY listed_at DESC, call_id LIMIT %(limit)s"
+        values = {name: value for name, (_, value) in given.items()}
+        return [_summary_of(row) for row in await self._rows(statement, {**values, **self._due, "limit": query.limit})]
 
-    async def call(self, project: str, call_id: str) -> StoredCall | None:
+    async def call(self, project: str, call_id: str, path: CallPath = CallPath.COMPLETE) -> StoredCall | None:
         """See `Store.call`."""
         await self.open()
-        key = (project, key_text(call_id))
+        key = {"project": project, "call_id": key_text(call_id), **self._due}
+        of_call = "project = %(project)s AND call_id = %(call_id)s"
+        source = "calls_complete" if path is CallPath.COMPLETE else sql.merged_rows(of_call)
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            found = await (
-                await connection.execute(f"{sql.SUMMARY} WHERE project = %s AND call_id = %s", key)
-            ).fetchone()
+            found = await (await connection.execute(f"{sql.SUMMARY.format(source)} WHERE {of_call}", key)).fetchone()
             parts = await (await connection.execute(sql.PARTS, key)).fetchall()
         if found is None:
             return None
@@ -141,14 +163,88 @@ class PostgresStore:
 
     async def check(self) -> tuple[str, ...]:
         """See `Store.check`."""
-        found = {what: (await self._rows(statement))[0][0] for what, statement in {**CHECKS, **sql.CHECKS}.items()}
+        checks = {**CHECKS, **sql.CHECKS} if self._pairs else sql.CHECKS
+        found = {what: (await self._rows(statement))[0][0] for what, statement in checks.items()}
         return tuple([finding(what, count) for what, count in found.items() if count])
+
+    async def oldest_day(self) -> date | None:
+        """See `Store.oldest_day`."""
+        ((oldest,),) = await self._rows(sql.OLDEST_DAY)
+        return None if oldest is None else date.fromisoformat(str(oldest))
+
+    async def parity(self, day: date) -> Parity:
+        """See `Store.parity`."""
+        (counts,) = await self._rows(sql.PARITY, {"day": day})
+        return Parity(*counts)
+
+    async def backfill(self, day: date, page_rows: int | None = None) -> AsyncGenerator[BackfillDay, None]:
+        """See `Store.backfill`. It keeps a connection until its end."""
+        await self.open()
+        rows = page_rows or BACKFILL_ROWS
+        async with self._pool.connection() as connection:
+            if await (await connection.execute(sql.BACKFILL_LOCK)).fetchone() != (True,):
+                raise StoreUnavailable("another backfill of this database is under way")
+            try:
+                await connection.execute(sql.BACKFILL_BEGIN, {"day": day})
+                progress = await _progress(connection, day)
+                if progress.status is BackfillStatus.RUNNING:
+                    await connection.execute(sql.BACKFILL_CALLS)
+                    await connection.execute(sql.BACKFILL_FIND, {"day": day, "rows": rows})
+                    await connection.execute(sql.BACKFILL_INDEX)
+                    for page, count in await (await connection.execute(sql.BACKFILL_PAGES)).fetchall():
+                        yield await self._backfill_page(connection, day, page, count)
+                    parity = await self.parity(day)
+                    status = BackfillStatus.COMPLETED if parity.agrees else BackfillStatus.DIFFERING
+                    differing = parity.differing + parity.calls - parity.rows
+                    found = {"status": status, "end_only": parity.end_only, "differing": differing}
+                    await connection.execute(sql.BACKFILL_END, {"day": day, **found})
+                    progress = await _progress(connection, day)
+                yield progress
+            finally:
+                if not connection.closed:
+                    await connection.execute(sql.BACKFILL_UNLOCK)
+
+    async def _backfill_page(self, connection: Connection, day: date, page: int, count: int) -> BackfillDay:
+        """Write a page of so many calls, and move the cursor."""
+        values = {"day": day, "page": page, **self._due}
+        async with connection.transaction():
+            written = (await connection.execute(sql.BACKFILL_INSERT, values)).rowcount
+            if written < count:
+                await connection.execute(sql.BACKFILL_LOCK_ROWS, values)
+                written += (await connection.execute(sql.BACKFILL_UPDATE, values)).rowcount
+            await connection.execute(sql.BACKFILL_ADVANCE, {**values, "written": written})
+        return await _progress(connection, day)
+
+    async def backfill_days(self) -> list[BackfillDay]:
+        """See `Store.backfill_days`."""
+        return [_day_of(row) for row in await self._rows(f"{sql.BACKFILL_DAYS} ORDER BY day DESC")]
+
+    async def pause_backfills(self, *, pause: bool) -> None:
+        """See `Store.pause_backfills`."""
+        await self.open()
+        async with self._pool.connection() as connection:
+            await connection.execute(sql.PAUSE, (pause,))
+
+    async def backfills_paused(self) -> bool:
+        """See `Store.backfills_paused`."""
+        ((paused,),) = await self._rows(sql.PAUSED)
+        return bool(paused)
+
+    async def commit_seconds(self) -> float:
+        """See `Store.commit_seconds`."""
+        await self.open()
+        async with self._pool.connection() as connection:
+            began = time.perf_counter()
+            await connection.execute(sql.PROBE)
+            return time.perf_counter() - began
 
     async def close(self) -> None:
         """See `Store.close`."""
         await self._pool.close()
 
-    async def _rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:  # Any: columns
+    async def _rows(
+        self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[tuple[Any, ...]]:  # Any: columns
         await self.open()
         async with self._pool.connection() as connection:
             rows: list[tuple[Any, ...]] = await (await connection.execute(statement, parameters)).fetchall()
@@ -164,6 +260,16 @@ async def _migrate(connection: Connection) -> None:
             ((version,),) = await (await connection.execute(sql.LATEST_VERSION)).fetchall()
         for script in pending(migrations_of(__package__), version).values():
             await connection.execute(script)
+
+
+async def _progress(connection: Connection, day: date) -> BackfillDay:
+    (row,) = await (await connection.execute(f"{sql.BACKFILL_DAYS} WHERE day = %s", (day,))).fetchall()
+    return _day_of(row)
+
+
+def _day_of(row: Sequence[Any]) -> BackfillDay:  # Any: columns
+    day, status, *counts = row
+    return BackfillDay(day, BackfillStatus(status), *counts)
 
 
 async def _copy_parts(cursor: AsyncCursor[TupleRow], parts: Sequence[Part]) -> None:

@@ -8,7 +8,10 @@ Several processes may share the file; they take turns.
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,18 +25,24 @@ from uploaders.stores.completion import (
     CallRow,
     CallState,
     CompletionRule,
-    Shown,
+    ReceivedPart,
     add_part,
     expire,
-    fields_of,
+    merge,
 )
-from uploaders.stores.parts import Head, Part, PartKind, key_text
+from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
+from uploaders.stores.sqlite import backfill
 from uploaders.stores.sqlite.connection import Connection
+from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of
 from uploaders.stores.store import (
+    BackfillDay,
+    BackfillStatus,
+    CallPath,
     CallQuery,
     CallSummary,
     Detail,
+    Parity,
     Span,
     StoredCall,
     StoredPart,
@@ -42,6 +51,8 @@ from uploaders.stores.store import (
     StoreUnavailable,
     Swept,
     Written,
+    day_of,
+    summary_of,
 )
 
 APPLICATION_ID: Final = 0x63616C6C
@@ -51,33 +62,25 @@ STAGE_BYTES: Final = 4 << 20
 ABANDONED_AFTER: Final = 24 * 3600 * 1000
 """Milliseconds after which a detail that never got its part is cleared."""
 
-_encode_head = msgspec.json.Encoder().encode
-_decode_head = msgspec.json.Decoder(Head).decode
 _decode_summary = msgspec.json.Decoder(dict[str, int | float]).decode
 
 _INSERT_PART: Final = """
 INSERT INTO call_parts (project, call_id, kind, digest, event, agent_id, call_started_at, call_ended_at, reason,
-                        accepted_at, received_at, source_uid, core, detail_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?) ON CONFLICT DO NOTHING
+                        accepted_at, received_at, source_uid, core, detail_id, head)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?) ON CONFLICT DO NOTHING
 """
-_ROW: Final = """
-SELECT state, late, start_accepted_at, start_digest, start_head, end_accepted_at, end_digest, end_head,
-       detail_accepted_at, detail_digest, self_contained, conflicts, first_part_at, due_at, completed_at, error
-FROM calls_complete WHERE project = ? AND call_id = ?
-"""
-_PUT_ROW: Final = f"INSERT OR REPLACE INTO calls_complete VALUES ({', '.join(['?'] * 27)})"
 _SUMMARY: Final = """
 SELECT project, call_id, state, late, agent_id, customer_number, environment, started_at, ended_at, duration_s, reason,
        summary, first_part_at, completed_at, error, conflicts, detail_digest IS NOT NULL
-FROM calls_complete
+FROM {}
 """
 _PARTS: Final = """
-SELECT kind, event, digest, accepted_at, source_uid, CAST(core AS BLOB) FROM call_parts
+SELECT kind, event, digest, accepted_at, source_uid, CAST(core AS BLOB), head, received_at FROM call_parts
 WHERE project = ? AND call_id = ? ORDER BY accepted_at, kind, digest
 """
 _SHOWN_DETAIL: Final = """
-SELECT detail_id FROM calls_complete JOIN call_parts USING (project, call_id)
-WHERE project = ? AND call_id = ? AND kind = ? AND digest = detail_digest
+SELECT detail_id, digest FROM call_parts WHERE project = ? AND call_id = ? AND kind = ?
+ORDER BY accepted_at DESC, digest DESC LIMIT 1
 """
 _CHECKS: Final = {
     "details without frames": (
@@ -92,10 +95,12 @@ _PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 12)})"
 class SqliteStore:
     """A store in the file `path`, which is made, with its directory, when it is opened."""
 
-    def __init__(self, path: Path, clock: Clock, rule: CompletionRule) -> None:
+    def __init__(self, path: Path, clock: Clock, rule: CompletionRule, *, pairs: bool = True) -> None:
+        """With `pairs` off only parts are written, and `calls_complete` is left to a backfill."""
         self._path = path
         self._clock = clock
         self._rule = rule
+        self._pairs = pairs
         self._writing = Connection("store-writer")
         self._reading = Connection("store-reader")
         self._opening = asyncio.Lock()
@@ -130,9 +135,10 @@ class SqliteStore:
         await self.open()
         return await self._writing.run(partial(self._sweep, limit))
 
-    async def calls(self, query: CallQuery) -> list[CallSummary]:
+    async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """See `Store.calls`."""
         await self.open()
+        source = "calls_complete" if path is CallPath.COMPLETE else merged_rows(self._clock(), self._rule)
         conditions = {
             "project = ?": query.project,
             "listed_at >= ?": query.since,
@@ -142,14 +148,17 @@ class SqliteStore:
             "state = ?": query.state,
         }
         given = {condition: value for condition, value in conditions.items() if value is not None}
-        statement = f"{_SUMMARY} WHERE {' AND '.join(given)} ORDER BY listed_at DESC, call_id LIMIT ?"
+        statement = f"{_SUMMARY.format(source)} WHERE {' AND '.join(given)} ORDER BY listed_at DESC, call_id LIMIT ?"
         rows = await self._reading.run(lambda reading: reading.execute(statement, (*given.values(), query.limit)))
         return [_summary_of(row) for row in rows]
 
-    async def call(self, project: str, call_id: str) -> StoredCall | None:
+    async def call(self, project: str, call_id: str, path: CallPath = CallPath.COMPLETE) -> StoredCall | None:
         """See `Store.call`."""
         await self.open()
-        return await self._reading.run(partial(_read_call, (project, key_text(call_id))))
+        key = (project, key_text(call_id))
+        if path is CallPath.MERGED:
+            return await self._reading.run(partial(_merge_call, key, self._clock(), self._rule))
+        return await self._reading.run(partial(_read_call, key))
 
     async def detail(self, project: str, call_id: str) -> AsyncIterator[bytes]:
         """See `Store.detail`. Each frame is a question of its own: no snapshot is held while the caller sends one."""
@@ -176,8 +185,60 @@ class SqliteStore:
     async def check(self) -> tuple[str, ...]:
         """See `Store.check`."""
         await self.open()
-        found = {what: await self._reading.run(partial(_count, sql)) for what, sql in {**CHECKS, **_CHECKS}.items()}
+        checks = {**CHECKS, **_CHECKS} if self._pairs else _CHECKS
+        found = {what: await self._reading.run(partial(_count, sql)) for what, sql in checks.items()}
         return tuple([finding(what, count) for what, count in found.items() if count])
+
+    async def oldest_day(self) -> date | None:
+        """See `Store.oldest_day`."""
+        await self.open()
+        ((oldest,),) = await self._reading.run(
+            lambda reading: reading.execute("SELECT min(received_at) FROM call_parts")
+        )
+        return None if oldest is None else day_of(oldest)
+
+    async def parity(self, day: date) -> Parity:
+        """See `Store.parity`."""
+        await self.open()
+        return await self._reading.run(partial(backfill.compare, day))
+
+    async def backfill(self, day: date, page_rows: int | None = None) -> AsyncGenerator[BackfillDay, None]:
+        """See `Store.backfill`. A page holds up live writes for as long as it takes, so it is small."""
+        await self.open()
+        progress = await self._writing.run(partial(backfill.begin, day, self._clock()))
+        if progress.status is BackfillStatus.RUNNING:
+            rows, more = page_rows or backfill.PAGE_ROWS, True
+            while more:
+                write = partial(backfill.write_page, day, rows, self._clock(), self._rule)
+                progress, more = await self._writing.run(write)
+                yield progress
+            progress = await self._writing.run(partial(backfill.end, day, await self.parity(day), self._clock()))
+        yield progress
+
+    async def backfill_days(self) -> list[BackfillDay]:
+        """See `Store.backfill_days`."""
+        await self.open()
+        return await self._reading.run(backfill.days)
+
+    async def pause_backfills(self, *, pause: bool) -> None:
+        """See `Store.pause_backfills`."""
+        await self.open()
+        await self._writing.run(lambda writing: writing.change("UPDATE backfill_control SET paused = ?", (pause,)))
+
+    async def backfills_paused(self) -> bool:
+        """See `Store.backfills_paused`."""
+        await self.open()
+        ((paused,),) = await self._reading.run(lambda reading: reading.execute("SELECT paused FROM backfill_control"))
+        return bool(paused)
+
+    async def commit_seconds(self) -> float:
+        """See `Store.commit_seconds`."""
+        await self.open()
+        began = time.perf_counter()
+        await self._writing.run(
+            lambda writing: writing.change("UPDATE backfill_control SET probed_at = ?", (self._clock(),))
+        )
+        return time.perf_counter() - began
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -239,8 +300,8 @@ class SqliteStore:
             _put_frames(writing, staged, seq, frames)
             writing.execute("UPDATE details SET staged_at = NULL WHERE detail_id = ?", (staged,))
             written = self._add(writing, [part])
-            row = _row_of(writing, (part.project, part.call_id))
-            if row is not None and row.detail is not None and row.detail.digest == part.digest:
+            shown = writing.execute(_SHOWN_DETAIL, (part.project, part.call_id, PartKind.DETAIL))
+            if shown == [(staged, part.digest)]:
                 _replace_spans(writing, part, spans())
             return written
 
@@ -250,24 +311,27 @@ class SqliteStore:
         return writing.change(
             _INSERT_PART,
             (part.project, part.call_id, part.kind, part.digest, part.event, head.agent_id, head.started_at,
-             head.ended_at, head.reason, part.accepted_at, self._clock(), part.source_uid, part.document, detail_id),
+             head.ended_at, head.reason, part.accepted_at, self._clock(), part.source_uid, part.document, detail_id,
+             head_text(head)),
         ) == 1  # fmt: skip
 
     def _add(self, writing: Connection, parts: Sequence[Part]) -> Written:
         """Bring the rows of calls up to date with new parts."""
+        if not self._pairs:
+            return Written(Counter(part.kind for part in parts))
         now = self._clock()
         rows: dict[tuple[str, str], CallRow] = {}
         new: dict[PartKind, int] = {}
         completed: list[CallRow] = []
         for part in parts:
             key = (part.project, part.call_id)
-            before = rows.get(key) or _row_of(writing, key)
+            before = rows.get(key) or row_of(writing, key)
             after = rows[key] = add_part(before, part, now, self._rule)
             if after.state is CallState.COMPLETE and (before is None or before.state is not after.state):
                 completed.append(after)
             new[part.kind] = new.get(part.kind, 0) + 1
         for row in rows.values():
-            _put_row(writing, row)
+            put_row(writing, row)
         late = sum(row.late for row in completed)
         return Written(new, len(completed) - late, late)
 
@@ -277,11 +341,11 @@ class SqliteStore:
         abandoned = "SELECT detail_id FROM details WHERE staged_at <= ? LIMIT 1"
         given_up = dict.fromkeys(EXPIRED_STATES, 0)
         with writing.transaction():
-            for key in writing.execute(due, (now, limit)):
-                row = _row_of(writing, key)
+            for key in writing.execute(due, (now, limit)) if self._pairs else ():
+                row = row_of(writing, key)
                 assert row is not None
                 row = expire(row, now)
-                _put_row(writing, row)
+                put_row(writing, row)
                 given_up[row.state] += 1
             for (detail_id,) in writing.execute(abandoned, (now - ABANDONED_AFTER,)):
                 _delete_detail(writing, detail_id)
@@ -324,48 +388,6 @@ def _flush_again(writing: Connection) -> None:
     writing.distrusts_disk = False
 
 
-def _row_of(connection: Connection, key: tuple[str, str]) -> CallRow | None:
-    rows = connection.execute(_ROW, key)
-    if not rows:
-        return None
-    (state, late, start_at, start_digest, start_head, end_at, end_digest, end_head, detail_at, detail_digest,
-     self_contained, conflicts, first_part_at, due_at, completed_at, error) = rows[0]  # fmt: skip
-    return CallRow(
-        *key,
-        first_part_at,
-        CallState(state),
-        bool(late),
-        None if start_at is None else Shown(start_at, start_digest, _decode_head(start_head)),
-        None if end_at is None else Shown(end_at, end_digest, _decode_head(end_head)),
-        None if detail_at is None else Shown(detail_at, detail_digest, Head()),
-        bool(self_contained),
-        conflicts,
-        due_at,
-        completed_at,
-        error,
-    )
-
-
-def _put_row(writing: Connection, row: CallRow) -> None:
-    fields = fields_of(row.start.head if row.start else None, row.end.head if row.end else None)
-    summary = None if fields.summary is None else _encode_head(fields.summary).decode()
-    listed_at = row.first_part_at if fields.started_at is None else fields.started_at
-    shown: list[object] = []
-    for part in (row.start, row.end):
-        shown += (None, None, None) if part is None else (part.accepted_at, part.digest, _head_text(part.head))
-    shown += (None, None) if row.detail is None else (row.detail.accepted_at, row.detail.digest)
-    writing.change(
-        _PUT_ROW,
-        (row.project, row.call_id, row.state, row.late, *shown, row.self_contained, row.conflicts, row.first_part_at,
-         row.due_at, row.completed_at, row.error, fields.agent_id, fields.customer_number, fields.environment,
-         fields.started_at, fields.ended_at, fields.duration_seconds, fields.reason, summary, listed_at),
-    )  # fmt: skip
-
-
-def _head_text(head: Head) -> str:
-    return _encode_head(head).decode()
-
-
 def _put_frames(writing: Connection, detail_id: int, seq: int, frames: Sequence[bytes]) -> None:
     rows = ((detail_id, number, frame) for number, frame in enumerate(frames, seq))
     writing.change_many("INSERT INTO call_details VALUES (?, ?, ?)", rows)
@@ -397,8 +419,8 @@ def _read_call(key: tuple[str, str], reading: Connection) -> StoredCall | None:
     """In one snapshot: a part that is shown is among the parts."""
     reading.execute("BEGIN")
     try:
-        summaries = reading.execute(f"{_SUMMARY} WHERE project = ? AND call_id = ?", key)
-        row = _row_of(reading, key)
+        summaries = reading.execute(f"{_SUMMARY.format('calls_complete')} WHERE project = ? AND call_id = ?", key)
+        row = row_of(reading, key)
         parts = reading.execute(_PARTS, key)
     finally:
         reading.execute("COMMIT")
@@ -408,8 +430,23 @@ def _read_call(key: tuple[str, str], reading: Connection) -> StoredCall | None:
     return StoredCall(_summary_of(summaries[0]), tuple([_part_of(each, shown) for each in parts]))
 
 
+def _merge_call(key: tuple[str, str], now: int, rule: CompletionRule, reading: Connection) -> StoredCall | None:
+    """From its parts alone."""
+    parts = reading.execute(_PARTS, key)
+    if not parts:
+        return None
+    row = merge(key, [_received(each) for each in parts], now, rule)
+    shown = {part.digest for part in (row.start, row.end, row.detail) if part is not None}
+    return StoredCall(summary_of(row), tuple([_part_of(each, shown) for each in parts]))
+
+
+def _received(columns: Sequence[Any]) -> ReceivedPart:  # Any: a row
+    kind, _event, digest, accepted_at, _uid, _document, head, received_at = columns
+    return ReceivedPart(PartKind(kind), accepted_at, digest, decode_head(head), received_at)
+
+
 def _part_of(columns: Sequence[Any], shown: Collection[bytes]) -> StoredPart:  # Any: a row
-    kind, event, digest, accepted_at, source_uid, document = columns
+    kind, event, digest, accepted_at, source_uid, document, _head, _received_at = columns
     is_shown = kind in {PartKind.UPDATE, PartKind.REFERENCE} or digest in shown
     return StoredPart(PartKind(kind), event, digest, accepted_at, source_uid, document, is_shown)
 
