@@ -110,7 +110,8 @@ async def test_a_backfill_makes_the_rows_that_are_missing(engine: Engine):
     progress = await backfilled(store, day)
     calls = {call.call_id: settled(call) for call in await store.calls(CallQuery())}
     assert calls == {call.call_id: settled(call) for call in await store.calls(CallQuery(), CallPath.MERGED)}
-    assert progress[-1] == replace(progress[-1], status=BackfillStatus.COMPLETED, calls=23, written=23, differing=0)
+    assert (progress[-1].status, progress[-1].differing) == (BackfillStatus.COMPLETED, 0)
+    assert progress[-1].calls == progress[-1].written == len(calls) > 20
     assert len(progress) == 6
     assert progress[-1].end_only == sum(state is CallState.ORPHAN for _, state, *_ in calls.values()) > 0
     assert await store.backfill_days() == [progress[-1]]
