@@ -22,6 +22,8 @@ LOCAL_PATH = Path("callspool-data/delivered")
 LOCAL_STORE = ("calls", "sqlite", Path("callspool-data/calls.db"))
 """Name, type and path of the store that `--local` adds where there is none."""
 _STORE_TYPES = frozenset({"sqlite", "postgres", "clickhouse"})
+NOTIFIED = ("http", "kafka")
+"""What a bucket can notify of the details that it takes in their place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,8 @@ class Shortcut:
     introduced_by: str
     fields: Mapping[str, str]
     """From each variable to the field that it sets."""
-    notifies: str | None = None
-    """The type of the destinations one of which it notifies, unless the file says whom."""
+    notifies: tuple[str, ...] = ()
+    """The types of the destinations one of which it notifies, unless the file says whom."""
     schemes: tuple[str, ...] = ()
     """Where one variable introduces several types: the beginnings of the address that choose this one."""
 
@@ -66,7 +68,22 @@ SHORTCUTS: tuple[Shortcut, ...] = (
                 "CALLSPOOL_S3_PREFIX": "prefix",
             }
         ),
-        notifies="http",
+        notifies=NOTIFIED,
+    ),
+    Shortcut(
+        name="kafka",
+        type="kafka",
+        introduced_by="CALLSPOOL_KAFKA_BROKERS",
+        fields=MappingProxyType(
+            {
+                "CALLSPOOL_KAFKA_BROKERS": "brokers",
+                "CALLSPOOL_KAFKA_SASL": "sasl",
+                "CALLSPOOL_KAFKA_USERNAME": "username",
+                "CALLSPOOL_KAFKA_PASSWORD": "password",
+                "CALLSPOOL_KAFKA_TLS": "tls",
+                "CALLSPOOL_KAFKA_CA_FILE": "ca_file",
+            }
+        ),
     ),
     Shortcut(
         name="database",
@@ -142,8 +159,8 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
             key="destinations",
             advice=(
                 "there is none: set CALLSPOOL_ENDPOINT_URL to the URL that your agents post to now, "
-                "or CALLSPOOL_S3_BUCKET, or CALLSPOOL_DATABASE_URL, or add [[destinations]] to the file, "
-                "or try it out with --local"
+                "or CALLSPOOL_S3_BUCKET, CALLSPOOL_KAFKA_BROKERS or CALLSPOOL_DATABASE_URL, "
+                "or add [[destinations]] to the file, or try it out with --local"
             ),
         )
 
@@ -168,10 +185,10 @@ def _apply(
 def _notify(shortcut: Shortcut, destinations: list[Any], origins: dict[KeyPath, str]) -> None:
     """The destination of a shortcut notifies the shortcuts' own endpoint, or else the only one that waits for it."""
     index = next(at for at, item in enumerate(destinations) if _is(shortcut, item))
-    if shortcut.notifies is None or "notify" in destinations[index]:
+    if not shortcut.notifies or "notify" in destinations[index]:
         return
     names = to_be_notified(destinations)
-    usual = [each.name for each in SHORTCUTS if each.type == shortcut.notifies and each.name in names]
+    usual = [each.name for each in SHORTCUTS if each.type in shortcut.notifies and each.name in names]
     chosen = usual or (names if len(names) == 1 else [])
     if chosen:
         destinations[index] = {**destinations[index], "notify": chosen[0]}
@@ -208,14 +225,14 @@ _NOBODY = ("none", "off")
 def to_be_notified(destinations: Sequence[Any]) -> list[str]:
     """The names of the endpoints that get details after their cores, and are notified by no bucket yet."""
     notified = {_notified(item) for item in destinations}
-    tables = [item for item in destinations if isinstance(item, dict) and item.get("type") == "http"]
+    tables = [item for item in destinations if isinstance(item, dict) and item.get("type") in NOTIFIED]
     return [str(item["name"]) for item in tables if item.get("name") not in {None, *notified} and _in_two_phases(item)]
 
 
 def notify_problems(layer: Layer) -> Iterator[Problem]:
     """Buckets that notify what does not exist, what needs no notice, or what another one notifies already."""
     destinations = [item for item in layer.tree["destinations"] if isinstance(item, dict)]
-    endpoints = {item.get("name"): item for item in destinations if item.get("type") == "http"}
+    endpoints = {item.get("name"): item for item in destinations if item.get("type") in NOTIFIED}
     notifiers: dict[str, object] = {}
     for index, item in enumerate(layer.tree["destinations"]):
         named = _notified(item)
@@ -238,7 +255,7 @@ def _notified(item: object) -> str | None:
 def _advice(endpoints: Mapping[Any, Mapping[str, Any]], named: str, bucket: object) -> str | None:
     if named not in endpoints:
         known = ", ".join(sorted(str(name) for name in endpoints)) or "there is none"
-        return f"should be the name of an http destination: {known}"
+        return f"should be the name of an http or kafka destination: {known}"
     if not _in_two_phases(endpoints[named]):
         return 'should name one with large = "two_phase": this one gets large call logs in another way'
     if bucket is not None:

@@ -1,7 +1,7 @@
 """Fan-out: which deliveries a record owes to which destination. Pure."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from spool.records import Form, Lane, NewDelivery
@@ -21,6 +21,8 @@ class RouteKind(StrEnum):
     """Keeps every event of a call and puts them together itself, so that none waits for another: sqlite, postgres."""
     REFERENCES = "references"
     """Not a configured one: reads the objects that notes refer to, so that what they hold reaches the stores."""
+    BROKER = "broker"
+    """Keeps every event of a call for others to read, in messages of a limited size: kafka."""
 
 
 class StoredAs(StrEnum):
@@ -30,6 +32,8 @@ class StoredAs(StrEnum):
     """As it came: only a whole."""
     TWO_PHASE = "two_phase"
     """In fragments: core, detail, or whole."""
+    MEDIUM = "medium"
+    """In fragments, because a broker takes no message of this size: for all others a whole, and small."""
     DETAIL = "detail"
     """As it came, a large detail that was split off elsewhere: only a whole, of the detail lane."""
 
@@ -85,17 +89,22 @@ def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple
     buckets = [route for route in destinations if route.notifies is not None and route.notifies not in sent_first]
     bucket_of = {route.notifies: route.name for route in buckets}
     owed: list[NewDelivery] = []
+    brokers = {route.name for route in destinations if route.kind is RouteKind.BROKER}
+    elsewhere = StoredAs.SINGLE if stored_as is StoredAs.MEDIUM else stored_as
     for route in destinations:
-        if route.kind is RouteKind.BUCKET:
-            owed.extend([] if route.notifies in sent_first else _to_bucket(route, stored_as))
+        if route.kind is RouteKind.BROKER:
+            owed.extend(_to_broker(route, stored_as, bucket_of.get(route.name)))
+        elif route.kind is RouteKind.BUCKET:
+            to_bucket = stored_as if route.notifies in brokers else elsewhere
+            owed.extend([] if route.notifies in sent_first else _to_bucket(route, to_bucket))
         elif route.kind is RouteKind.STORE:
-            owed.extend(_to_store(route, stored_as))
+            owed.extend(_to_store(route, elsewhere))
         elif route.kind is RouteKind.REFERENCES:
             owed.append(NewDelivery(route.name, Form.WHOLE, Lane.DETAIL, ordered=False, last_write_wins=False))
         elif route.kind is RouteKind.UPLOADS:
-            owed.extend(_uploaded(route, Lane.CORE if stored_as is StoredAs.SINGLE else Lane.DETAIL))
+            owed.extend(_uploaded(route, Lane.CORE if elsewhere is StoredAs.SINGLE else Lane.DETAIL))
         else:
-            owed.extend(_to_endpoint(route, stored_as, bucket_of.get(route.name)))
+            owed.extend(_to_endpoint(route, elsewhere, bucket_of.get(route.name)))
     return tuple(owed)
 
 
@@ -130,7 +139,7 @@ def _uploaded(route: DestinationRoute, lane: Lane) -> Iterator[NewDelivery]:
 def _to_bucket(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDelivery]:
     """Beside an endpoint only the detail is an object; what is small is there already."""
     alone = route.notifies is None
-    if stored_as is StoredAs.TWO_PHASE:
+    if stored_as in {StoredAs.TWO_PHASE, StoredAs.MEDIUM}:
         if alone:
             yield NewDelivery(route.name, Form.CORE, Lane.CORE, ordered=False)
         yield NewDelivery(route.name, Form.DETAIL, Lane.DETAIL, ordered=False)
@@ -138,6 +147,19 @@ def _to_bucket(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDeli
         yield NewDelivery(route.name, Form.WHOLE, Lane.DETAIL, ordered=False)
     elif alone:
         yield NewDelivery(route.name, Form.WHOLE, Lane.CORE, ordered=False)
+
+
+def _to_broker(route: DestinationRoute, stored_as: StoredAs, bucket: str | None) -> Iterator[NewDelivery]:
+    """As to a store; what is too large for a message goes to the bucket, and its notice here (claim check)."""
+    if stored_as is StoredAs.SINGLE:
+        yield _event(route, Form.WHOLE, Lane.CORE)
+        return
+    if stored_as is not StoredAs.DETAIL:
+        yield _event(route, Form.CORE, Lane.CORE)
+    if bucket is not None:
+        yield replace(_event(route, Form.NOTICE, Lane.CORE), after=bucket)
+    else:
+        yield _event(route, Form.WHOLE if stored_as is StoredAs.DETAIL else Form.DETAIL, Lane.DETAIL)
 
 
 def _to_store(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDelivery]:
@@ -148,4 +170,9 @@ def _to_store(route: DestinationRoute, stored_as: StoredAs) -> Iterator[NewDeliv
         StoredAs.DETAIL: ((Form.WHOLE, Lane.DETAIL),),
     }
     for form, lane in forms[stored_as]:
-        yield NewDelivery(route.name, form, lane, ordered=False, last_write_wins=False)
+        yield _event(route, form, lane)
+
+
+def _event(route: DestinationRoute, form: Form, lane: Lane) -> NewDelivery:
+    """What is kept beside every other event of its call."""
+    return NewDelivery(route.name, form, lane, ordered=False, last_write_wins=False)

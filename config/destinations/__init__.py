@@ -26,6 +26,7 @@ from config.destinations.base import (
     has_no_address_url,
     require_address_url,
 )
+from config.destinations.kafka import KafkaDestination
 from config.destinations.s3 import S3Destination
 from config.destinations.stores import PostgresDestination, SpansStored, SqliteDestination
 from config.types import Choice, Directory, Size, format_path
@@ -142,7 +143,13 @@ class FileDestination(DestinationTable):
 
 
 Destination = Annotated[
-    HttpDestination | PresignedDestination | S3Destination | FileDestination | SqliteDestination | PostgresDestination,
+    HttpDestination
+    | PresignedDestination
+    | S3Destination
+    | FileDestination
+    | KafkaDestination
+    | SqliteDestination
+    | PostgresDestination,
     Field(discriminator="type"),
 ]
 """Any configured destination."""
@@ -152,6 +159,7 @@ DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (
     PresignedDestination,
     S3Destination,
     FileDestination,
+    KafkaDestination,
     SqliteDestination,
     PostgresDestination,
 )
@@ -172,6 +180,7 @@ __all__ = [
     "Fallback",
     "FileDestination",
     "HttpDestination",
+    "KafkaDestination",
     "LaneConcurrency",
     "PostgresDestination",
     "PresignedDestination",

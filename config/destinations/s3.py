@@ -56,7 +56,8 @@ class S3Destination(DestinationTable):
     path_style: bool | None = None
     """Whether the bucket is in the path instead of the host name; by default where `endpoint_url` is set."""
     notify: OptionalName = None
-    """The `http` destination that gets the core and a notice of the object; without one the bucket gets everything."""
+    """The `http` or `kafka` destination that gets the core and a notice of the object; without one the bucket gets
+    everything."""
     key: str = DEFAULT_TEMPLATE
     """Keys below the prefix, made of `{agent_id}`, `{call_id}`, `{date}`, `{event}` and `{record_id}`."""
     object: Annotated[ObjectContent, Choice] = ObjectContent.DETAIL

@@ -29,6 +29,8 @@ class SizeRule:
     core_max_bytes: int = CORE_MAX_BYTES
     compression_level: int = 1
     """The spool's: the stored size is measured by compressing."""
+    message_max_bytes: int | None = None
+    """The largest message that every broker among the destinations takes; None: there is none."""
 
 
 class CallLog(msgspec.Struct, frozen=True, tag=True):
@@ -123,9 +125,16 @@ def stored_as(document: Document, rule: SizeRule) -> StoredAs:
     if document.raw_bytes > rule.two_phase_raw_threshold:
         return _large(document)
     if _fits(frames_bound(document.raw_bytes), rule):
-        return StoredAs.SINGLE
+        return _small(document, rule)
     frames = FrameEncoder(rule.compression_level).frames(document.pieces)
-    return StoredAs.SINGLE if _fits(sum(len(frame.data) for frame in frames), rule) else _large(document)
+    return _small(document, rule) if _fits(sum(len(frame.data) for frame in frames), rule) else _large(document)
+
+
+def _small(document: Document, rule: SizeRule) -> StoredAs:
+    """In one piece, unless that is too large for a message of a broker."""
+    if rule.message_max_bytes is None or document.raw_bytes <= rule.message_max_bytes:
+        return StoredAs.SINGLE
+    return StoredAs.DETAIL if document.event == DETAIL_EVENT else StoredAs.MEDIUM
 
 
 def _large(document: Document) -> StoredAs:
@@ -152,7 +161,9 @@ def _call_log(document: Document, rule: SizeRule) -> CallLog:
         document.stray_token,
         document.digest,
         kind,
-        _in_fragments(document, rule) if kind is StoredAs.TWO_PHASE else {Fragment.BODY: document.slices},
+        _in_fragments(document, rule)
+        if kind in {StoredAs.TWO_PHASE, StoredAs.MEDIUM}
+        else {Fragment.BODY: document.slices},
         memoryview(document.top.text),
         document.happened_at,
     )

@@ -34,7 +34,7 @@ class ReasonKind(StrEnum):
 _SIGNS = (
     (
         ReasonKind.TOO_LARGE,
-        r"bytes were sent;|longer than max_request_bytes|entity ?too ?large|accept an object of this size",
+        r"bytes were sent;|longer than max_(?:request|message)_bytes|entity ?too ?large|accept an object of this size",
     ),
     (ReasonKind.UNKNOWN_CALL, r"call log not found"),
     (ReasonKind.TOKEN, r"own token is no longer stored|the token contains characters"),

@@ -134,7 +134,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, workers)
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     parse_worker = ParseWorker(workers)
-    rule = options.size_rule(settings.split, settings.spool.compression_level)
+    rule = options.size_rule(settings.split, settings.spool.compression_level, destinations)
     stores = [route_of(destination) for destination in destinations if is_store(destination)]
     routes = [route_of(destination) for destination in destinations]
     if follows_references(settings):

@@ -18,6 +18,7 @@ from config.destinations import (
     Fallback,
     FileDestination,
     HttpDestination,
+    KafkaDestination,
     PostgresDestination,
     PresignedDestination,
     S3Destination,
@@ -42,6 +43,7 @@ from uploaders.file import FileUploader
 from uploaders.http.options import parse_rule
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import HttpOptions, HttpUploader
+from uploaders.kafka.options import KafkaOptions, Topics
 from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
 from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.options import S3Options
@@ -52,6 +54,10 @@ from uploaders.stores.uploader import FORMS as STORE_FORMS
 from uploaders.stores.uploader import StoreUploader
 
 Model = TypeVar("Model", bound=DestinationTable)
+
+
+class DriverMissing(Exception):
+    """A kind of destination needs a library that is not installed; says how to install it."""
 
 
 class UploaderContext:
@@ -97,7 +103,7 @@ class DestinationKind(Generic[Model]):
     ordered: bool
     """Whether the deliveries of a call go one after the other."""
     uploader: Callable[[Model, UploaderContext], Uploader]
-    """Raises `OSError` where a certificate file cannot be read."""
+    """Raises `OSError` where a certificate file cannot be read, and `DriverMissing`."""
     fallbacks: Callable[[Model, Sequence[Destination]], tuple[FallbackStep, ...]] = _no_fallbacks
     """What happens to a delivery that it refuses as too large, given all destinations."""
 
@@ -253,9 +259,11 @@ def _buckets_of(name: str, destinations: Iterable[Destination]) -> list[str]:
     return [each.name for each in destinations if isinstance(each, S3Destination) and each.notify == name]
 
 
-def reduction(destination: HttpDestination, directory: Path) -> Reduction | None:
+def reduction(destination: HttpDestination | KafkaDestination, directory: Path) -> Reduction | None:
     """How its details are reduced, always or where full ones are refused; None where never."""
-    asked = {way.value for way in REDUCTIONS.intersection(destination.when_too_large)} | {destination.detail.value}
+    asked = {way.value for way in REDUCTIONS.intersection(destination.when_too_large)}
+    if isinstance(destination, HttpDestination):
+        asked.add(destination.detail.value)
     policy: Policy
     if DetailSent.CRITICAL.value in asked:
         policy = Critical()
@@ -348,6 +356,54 @@ def _file_uploader(destination: FileDestination, context: UploaderContext) -> Up
     return FileUploader(destination.path.absolute(), context.spool, context.bandwidth(destination))
 
 
+# `kafka`: topics of a cluster.
+
+
+def kafka_options(destination: KafkaDestination) -> KafkaOptions:
+    """How to reach a cluster."""
+    names = destination.topics
+    return KafkaOptions(
+        brokers=destination.brokers,
+        topics=Topics(names.started, names.ended, names.details, names.dead),
+        max_message_bytes=destination.max_message_bytes,
+        compression=destination.compression,
+        delivery_timeout=destination.delivery_timeout,
+        sasl=destination.sasl,
+        username=destination.username,
+        password=destination.password.get_secret_value() if destination.password else None,
+        tls=destination.tls,
+        ca_file=destination.ca_file,
+        certificate_file=destination.certificate_file,
+        key_file=destination.key_file,
+    )
+
+
+def require_kafka(name: str) -> None:
+    """Raises `DriverMissing` where the client of this destination is not installed."""
+    try:
+        import confluent_kafka  # noqa: F401, PLC0415  # an extra
+    except ImportError as error:
+        raise DriverMissing(
+            f"destination {name} needs the Kafka client: pip install 'callspool[kafka]' ({error})"
+        ) from error
+
+
+def _kafka_uploader(destination: KafkaDestination, context: UploaderContext) -> Uploader:
+    require_kafka(destination.name)
+    from uploaders.kafka.uploader import KafkaUploader  # noqa: PLC0415  # an extra
+
+    bandwidth, reduces = context.bandwidth(destination), reduction(destination, context.scratch)
+    return KafkaUploader(kafka_options(destination), context.spool, bandwidth, reduces)
+
+
+def _kafka_forms(destination: KafkaDestination) -> frozenset[Form]:
+    return REQUEST_FORMS | {Form.REDUCED} if destination.when_too_large else REQUEST_FORMS
+
+
+def _kafka_fallbacks(destination: KafkaDestination, _all: Sequence[Destination]) -> tuple[FallbackStep, ...]:
+    return tuple([reduced(destination.name) for _ in destination.when_too_large])
+
+
 # Stores: `sqlite` and `postgres`. Who opens and sweeps them is in `gateway.runtime.stores`.
 
 
@@ -420,6 +476,14 @@ KINDS: MappingProxyType[type[DestinationTable], DestinationKind[Any]] = MappingP
                 forms=lambda _: OBJECT_FORMS,
                 ordered=True,
                 uploader=_file_uploader,
+            ),
+            DestinationKind(
+                settings=KafkaDestination,
+                route=lambda destination: DestinationRoute(destination.name, RouteKind.BROKER),
+                forms=_kafka_forms,
+                ordered=False,
+                uploader=_kafka_uploader,
+                fallbacks=_kafka_fallbacks,
             ),
             _store_kind(SqliteDestination),
             _store_kind(PostgresDestination),

@@ -29,6 +29,7 @@ from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
 from gateway.runtime.build import App, build
+from gateway.runtime.destinations import DriverMissing
 from gateway.runtime.startup import CannotListen, introduce, listening_at
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.directory import SpoolDirectory
@@ -86,7 +87,7 @@ class Gateway:
                 listening_socket: socket.socket | None = None
                 while not self._told_to_stop.is_set():
                     listening_socket = await self._run_once(listening_socket)
-        except (SpoolError, StoreError, CannotListen, OSError) as error:
+        except (SpoolError, StoreError, CannotListen, DriverMissing, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
         _log.info("stopped")

@@ -1,6 +1,8 @@
 """From settings to the options of each part: durations to milliseconds where a part counts in these, no more."""
 
-from config.destinations import LaneConcurrency, RetrySettings
+from collections.abc import Sequence
+
+from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
 from config.settings import CompletionSettings, DrainSettings, IntakeSettings, Settings, SplitSettings
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
@@ -55,13 +57,15 @@ def connection_limits(intake: IntakeSettings) -> ConnectionLimits:
     return ConnectionLimits(header_timeout=intake.header_timeout, connections_max=intake.connections_max)
 
 
-def size_rule(split: SplitSettings, compression_level: int) -> SizeRule:
+def size_rule(split: SplitSettings, compression_level: int, destinations: Sequence[Destination]) -> SizeRule:
     """Which call logs are split, and how."""
+    messages = [each.max_message_bytes for each in destinations if isinstance(each, KafkaDestination)]
     return SizeRule(
         two_phase_threshold=split.two_phase_threshold,
         two_phase_raw_threshold=split.two_phase_raw_threshold,
         core_max_bytes=split.core_max_bytes,
         compression_level=compression_level,
+        message_max_bytes=min(messages, default=None),
     )
 
 

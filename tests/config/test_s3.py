@@ -80,10 +80,10 @@ def test_only_the_variable_that_names_the_bucket_decides_about_the_notice(write_
 @pytest.mark.parametrize(
     ("text", "advice"),
     [
-        (S3.format(name="s3") + 'notify = "a"', "should be the name of an http destination: there is none"),
+        (S3.format(name="s3") + 'notify = "a"', "should be the name of an http or kafka destination: there is none"),
         (
             HTTP.format(name="a") + S3.format(name="s3") + 'notify = "s3"',
-            "should be the name of an http destination: a",
+            "should be the name of an http or kafka destination: a",
         ),
         (HTTP.format(name="a") + 'large = "whole"\n' + S3.format(name="s3") + 'notify = "a"', 'large = "two_phase"'),
         (

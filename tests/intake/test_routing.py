@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.fanout import DeliveryPlans, DestinationRoute, RouteKind, StoredAs, plan
-from spool.records import Form, Lane, NewDelivery
+from gateway.intake.parse import CallLog, SizeRule, parse
+from spool.records import Form, Fragment, Lane, NewDelivery
 from uploaders.document.options import Large
 
 ENDPOINT = DestinationRoute("endpoint")
@@ -18,11 +19,17 @@ OTHER = DestinationRoute("other")
 REDUCED = DestinationRoute("endpoint", detail=Form.REDUCED)
 CORES_ONLY = DestinationRoute("endpoint", detail=None)
 STORE = DestinationRoute("store", RouteKind.STORE)
+BROKER = DestinationRoute("broker", RouteKind.BROKER)
+TELLING_THE_BROKER = DestinationRoute("bucket", RouteKind.BUCKET, notifies="broker")
 OVERFLOWING = DestinationRoute("endpoint", overflows=True)
 
 
 def stored(form: Form, lane: Lane) -> NewDelivery:
     return to("store", form, lane, ordered=False, last_write_wins=False)
+
+
+def message(form: Form, lane: Lane, **more: object) -> NewDelivery:
+    return to("broker", form, lane, ordered=False, last_write_wins=False, **more)
 
 
 def to(name: str, form: Form, lane: Lane, **more: object) -> NewDelivery:
@@ -152,3 +159,66 @@ def test_a_destination_gets_the_events_that_it_subscribes_to() -> None:
     assert who("call_ended") == ["endpoint", "ends"]
     assert who("s3_reference") == ["endpoint", "references"]
     assert who("anything") == ["endpoint"]
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "routes", "expected"),
+    [
+        (StoredAs.SINGLE, [BROKER], [message(Form.WHOLE, Lane.CORE)]),
+        (StoredAs.TWO_PHASE, [BROKER], [message(Form.CORE, Lane.CORE), message(Form.DETAIL, Lane.DETAIL)]),
+        (StoredAs.MEDIUM, [BROKER], [message(Form.CORE, Lane.CORE), message(Form.DETAIL, Lane.DETAIL)]),
+        (StoredAs.DETAIL, [BROKER], [message(Form.WHOLE, Lane.DETAIL)]),
+        (StoredAs.SINGLE, [BROKER, TELLING_THE_BROKER], [message(Form.WHOLE, Lane.CORE)]),
+        (
+            StoredAs.MEDIUM,
+            [BROKER, TELLING_THE_BROKER],
+            [
+                message(Form.CORE, Lane.CORE),
+                message(Form.NOTICE, Lane.CORE, after="bucket"),
+                to("bucket", Form.DETAIL, Lane.DETAIL, ordered=False),
+            ],
+        ),
+        (
+            StoredAs.DETAIL,
+            [BROKER, TELLING_THE_BROKER],
+            [
+                message(Form.NOTICE, Lane.CORE, after="bucket"),
+                to("bucket", Form.WHOLE, Lane.DETAIL, ordered=False),
+            ],
+        ),
+    ],
+)
+def test_a_broker_gets_what_fits_into_a_message(
+    stored_as: StoredAs, routes: list[DestinationRoute], expected: list[NewDelivery]
+) -> None:
+    """Each event is a message, in no order; what is too large goes to its bucket, and the notice is the message."""
+    assert plan(routes, stored_as) == tuple(expected)
+
+
+@pytest.mark.parametrize("route", [ENDPOINT, UPLOADS, LONE_BUCKET, STORE, WHOLE, PRESIGNED])
+def test_what_is_too_large_for_a_message_alone_is_small_for_all_others(route: DestinationRoute) -> None:
+    """Beside a broker, nobody else gets a call log in another form, or later."""
+    assert plan([route], StoredAs.MEDIUM) == plan([route], StoredAs.SINGLE)
+
+
+@pytest.mark.parametrize(
+    ("event", "size", "limit", "stored_as"),
+    [
+        ("call_ended", 2_000, 1_000, StoredAs.MEDIUM),
+        ("call_ended", 2_000, 3_000, StoredAs.SINGLE),
+        ("call_ended", 2_000, None, StoredAs.SINGLE),
+        ("call_ended", 9_000, 1_000, StoredAs.TWO_PHASE),
+        ("call_detail", 2_000, 1_000, StoredAs.DETAIL),
+    ],
+)
+def test_the_largest_message_decides_what_is_stored_in_fragments(
+    event: str, size: int, limit: int | None, stored_as: StoredAs
+) -> None:
+    """A call log that a broker takes no message of has a core for it, and is still there as a whole for the others."""
+    says = '"update_type":"detailed_telemetry"' if event == "call_detail" else f'"wcall_event":"{event}"'
+    body = f'{{"call_id":"c",{says},"telemetry_data":"{"x" * size}"}}'.encode()
+    rule = SizeRule(two_phase_raw_threshold=5_000, core_max_bytes=500, message_max_bytes=limit)
+    parsed = parse(body, bytearray, rule)
+    assert isinstance(parsed, CallLog)
+    assert parsed.stored_as is stored_as
+    assert (Fragment.REST in parsed.pieces) is (stored_as in {StoredAs.MEDIUM, StoredAs.TWO_PHASE})

@@ -24,6 +24,7 @@ ENOUGH: dict[str, dict[str, object]] = {
     "presigned": {"url": "https://host/dev/send-call-log"},
     "s3": {"bucket": "calls"},
     "file": {"path": "delivered"},
+    "kafka": {"brokers": "127.0.0.1:9092"},
     "sqlite": {"path": "calls.db"},
     "postgres": {"url": "postgresql://host/calls"},
 }

@@ -1,18 +1,21 @@
 """Each kind of uploader with something real to deliver to, as the conformance suite sees it."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zstandard
 
 from bench.endpoint import Endpoint
+from bench.kafka_servers import create_topics
 from bench.postgres_server import PostgresServer
 from bench.s3_server import Server, free_ports
 from spool.records import Form
+from tests.kafka.clusters import PARTITIONS, Cluster
 from tests.s3.presigned_endpoint import presigning
 from tests.s3.stored_objects import Store, objects, options
 from tests.stores.calls import RULE, document_of
@@ -21,6 +24,7 @@ from tests.uploaders.deliveries import ACCEPTED_AT, Payloads
 from uploaders.base import SilentObserver, Uploader
 from uploaders.file import FileUploader
 from uploaders.http.uploader import HttpOptions, HttpUploader
+from uploaders.kafka.uploader import KafkaUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader
 from uploaders.s3.uploader import S3Uploader
 from uploaders.stores.sqlite.store import SqliteStore
@@ -28,7 +32,7 @@ from uploaders.stores.store import CallQuery
 from uploaders.stores.store import Store as CallStore
 from uploaders.stores.uploader import StoreUploader
 
-KINDS = ("file", "http", "s3", "presigned", "sqlite", "postgres")
+KINDS = ("file", "http", "s3", "presigned", "kafka", "sqlite", "postgres")
 
 
 @dataclass
@@ -53,6 +57,7 @@ async def subject(
     bucket: str,
     store: Store,
     postgres_servers: Callable[[str], PostgresServer],
+    broker: str,
 ) -> AsyncIterator[Subject]:
     """The uploader of this kind, closed at the end."""
     async with AsyncExitStack() as stack:
@@ -62,6 +67,8 @@ async def subject(
             made = _http(payloads, await stack.enter_async_context(Endpoint()))
         elif kind == "presigned":
             made = await stack.enter_async_context(_presigned(payloads))
+        elif kind == "kafka":
+            made = _kafka(payloads, broker)
         elif kind == "sqlite":
             (tmp_path / "blocked").write_bytes(b"a file where the directory should be")
             nobody = SqliteStore(tmp_path / "blocked" / "calls.db", lambda: ACCEPTED_AT, RULE)
@@ -122,6 +129,22 @@ def _s3(payloads: Payloads, weed: Server, bucket: str, store: Store) -> Subject:
         for chosen in (options(weed, bucket), options(weed, bucket, endpoint_url=_nobody()))
     )
     return Subject(uploader, frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), arrived, unreachable)
+
+
+def _kafka(payloads: Payloads, broker: str) -> Subject:
+    """A message whose report was not seen is written again under the same key."""
+    cluster = Cluster(broker)
+    create_topics(broker, list(cluster.topics.read), PARTITIONS)
+
+    async def arrived() -> list[bytes]:
+        messages = await asyncio.to_thread(cluster.messages)
+        return list({dict(message.headers())["idempotency-key"]: message.value() for message in messages}.values())
+
+    taking_all = replace(cluster.options, max_message_bytes=10_000_000)
+    (port,) = free_ports(1)
+    nobody = replace(taking_all, brokers=(f"127.0.0.1:{port}",), delivery_timeout=1.0)
+    uploader, unreachable = (KafkaUploader(chosen, payloads) for chosen in (taking_all, nobody))
+    return Subject(uploader, frozenset({Form.WHOLE, Form.CORE, Form.DETAIL, Form.NOTICE}), arrived, unreachable)
 
 
 def _store(payloads: Payloads, tmp_path: Path, engine: Engine, nobody: CallStore) -> Subject:

@@ -33,8 +33,9 @@ async def tested(
     bucket: str,
     store: Store,
     postgres_servers: Callable[[str], PostgresServer],
+    broker: str,
 ) -> AsyncIterator[Subject]:
-    async with subject(request.param, payloads, tmp_path, weed, bucket, store, postgres_servers) as made:
+    async with subject(request.param, payloads, tmp_path, weed, bucket, store, postgres_servers, broker) as made:
         yield made
 
 

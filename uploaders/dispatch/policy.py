@@ -113,7 +113,7 @@ def _decide_refused(outcome: Refused, delivery: Delivery, now: int, policy: Retr
 
 def is_refusal(reason: str) -> bool:
     """Whether a dead letter with this reason was refused for its content, and not for its size, nor unreadable."""
-    return not re.search(r"^corrupt: |^given up after|bytes were sent;|max_request_bytes|this size", reason)
+    return not re.search(r"^corrupt: |^given up after|bytes were sent;|max_(?:request|message)_bytes|this size", reason)
 
 
 def milliseconds_tried(delivery: Delivery, now: int, policy: RetryPolicy) -> int:
