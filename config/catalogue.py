@@ -1,18 +1,19 @@
 """The catalogue of settings: their keys, variables, defaults and meanings, read from the models themselves."""
 
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Annotated, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
+from config.layers import KeyPath
 from config.settings import Settings
-from config.shortcuts import SHORTCUTS, shortcut_variable
+from config.shortcuts import DATABASE_VARIABLE, SHORTCUTS, shortcut_variable
 from config.types import Shown, Variable
 from config.values import MASK
 
@@ -54,7 +55,29 @@ def variables() -> frozenset[str]:
     """Every environment variable that callspool knows."""
     scalars = {setting.variable for setting in scalar_settings() if setting.variable}
     shortcuts = {variable for shortcut in SHORTCUTS for variable in shortcut.fields}
-    return frozenset(scalars | shortcuts | {CONFIG_VARIABLE})
+    sources = {f"{name}_{kind}" for name in sourced_variables() for kind in ("FILE", "COMMAND")}
+    return frozenset(scalars | shortcuts | sources | {CONFIG_VARIABLE})
+
+
+@cache
+def secret_variables() -> tuple[str, ...]:
+    """The variables of secrets."""
+    settings = (*scalar_settings(), *destination_settings())
+    return tuple(dict.fromkeys(each.variable for each in settings if each.secret and each.variable))
+
+
+def sourced_variables() -> tuple[str, ...]:
+    """The variables whose values may come from a file or a command as well (`config.secret_sources`)."""
+    return (*secret_variables(), DATABASE_VARIABLE)
+
+
+def secret_paths(tree: Mapping[str, Any]) -> Iterator[KeyPath]:
+    """Where a secret may stand in a file with this tree."""
+    yield from (setting.path for setting in scalar_settings() if setting.secret)
+    destinations = tree.get("destinations")
+    below = dict.fromkeys(each.path for each in destination_settings() if each.secret)
+    for index, _ in enumerate(destinations if isinstance(destinations, list) else ()):
+        yield from (("destinations", index, *path) for path in below)
 
 
 def shown(value: object, field: FieldInfo) -> str:
@@ -141,7 +164,7 @@ def _default_of(field: FieldInfo, name: str, defaults: BaseModel | None) -> str:
 
 
 def _mentions(annotation: object, wanted: type) -> bool:
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+    if get_origin(annotation) in (Union, types.UnionType, Annotated, tuple):
         return any(_mentions(argument, wanted) for argument in get_args(annotation))
     return annotation is wanted
 

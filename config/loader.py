@@ -13,8 +13,17 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import InitSettingsSource
 
-from config.catalogue import CONFIG_VARIABLE, PREFIX, destination_settings, scalar_settings, variables
-from config.layers import InvalidConfiguration, KeyPath, Layer, Problem, did_you_mean, paths_of_values
+from config.catalogue import (
+    CONFIG_VARIABLE,
+    PREFIX,
+    scalar_settings,
+    secret_paths,
+    secret_variables,
+    sourced_variables,
+    variables,
+)
+from config.layers import InvalidConfiguration, KeyPath, Layer, Problem, did_you_mean, paths_of_values, value_at
+from config.secret_sources import SecretSources, loose_file_warning, readable_by_all
 from config.settings import Settings
 from config.shortcuts import destination_problems, with_shortcuts
 from config.validation import problems_of, warnings
@@ -31,22 +40,36 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
-def load(file: Path | None, environment: Mapping[str, str], *, local: bool = False) -> Loaded:
+def load(
+    file: Path | None, environment: Mapping[str, str], *, local: bool = False, read_secrets: bool = True
+) -> Loaded:
     """The settings that this file and these variables make; `local` adds the destination of `--local`.
 
-    Without `file`, the one that CALLSPOOL_CONFIG names is read, if any. Raises InvalidConfiguration with every
-    problem there is; only a file that cannot be read as TOML hides what else may be wrong in it.
+    Without `file`, the one that CALLSPOOL_CONFIG names is read, if any. Without `read_secrets`, secrets that lie in
+    files or come from commands are left out. Raises InvalidConfiguration with every problem there is; only a file that
+    cannot be read as TOML hides what else may be wrong in it.
     """
     named = file or config_file(environment)
     problems = list(environment_problems(environment))
     base = _file_layer(Path(named) if named else None, problems)
+    sources = SecretSources(read=read_secrets)
+    if base is not None:
+        paths = tuple(secret_paths(base.tree))
+        if named and readable_by_all(Path(named)) and any(value_at(base.tree, path) for path in paths):
+            sources.warnings.append(loose_file_warning(Path(named), "the configuration"))
+        base = sources.layer(base, paths)
+    environment = sources.variables(environment, sourced_variables())
+    problems.extend(sources.problems)
     layers = (read_environment(environment), with_shortcuts(base or Layer(), environment, local=local))
     settings = _checked(layers, problems)
     if base is not None:
         problems.extend(destination_problems(layers[1], environment))
     if problems or settings is None:
         raise InvalidConfiguration(problems)
-    return Loaded(settings, {**layers[1].origins, **layers[0].origins}, warnings(settings))
+    origins = {
+        path: sources.origins.get(origin, origin) for layer in layers[::-1] for path, origin in layer.origins.items()
+    }
+    return Loaded(settings, origins, (*sources.warnings, *warnings(settings)))
 
 
 def _file_layer(path: Path | None, problems: list[Problem]) -> Layer | None:
@@ -100,7 +123,7 @@ def environment_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known and not _is_kubernetes_link(name, environment):
             yield Problem(key=name, value=MASK, advice=did_you_mean(name, sorted(known), prefix=PREFIX))
-    for name in _secret_variables():
+    for name in secret_variables():
         if environment.get(name) == "":
             advice = "is set but empty, which would quietly turn it off: give it a value, or unset it"
             yield Problem(key=name, value='""', advice=advice)
@@ -109,11 +132,6 @@ def environment_problems(environment: Mapping[str, str]) -> Iterator[Problem]:
 def config_file(environment: Mapping[str, str]) -> str | None:
     """The configuration file that the environment names, if any."""
     return environment.get(CONFIG_VARIABLE) or None
-
-
-def _secret_variables() -> list[str]:
-    settings = (*scalar_settings(), *destination_settings())
-    return [setting.variable for setting in settings if setting.secret and setting.variable]
 
 
 def _is_kubernetes_link(name: str, environment: Mapping[str, str]) -> bool:

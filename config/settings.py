@@ -24,8 +24,10 @@ from config.types import (
     OptionalDuration,
     OptionalName,
     OptionalSize,
+    Proxies,
     Size,
     Table,
+    Tokens,
     UserIds,
     Variable,
     Wait,
@@ -140,6 +142,10 @@ class IntakeSettings(Table):
     """Required from agents, as `x-pype-token` or as a bearer; without it only web pages may not post."""
     hosts: Names = ()
     """Without `token`: host names to post to, besides addresses, names without a dot and those of clusters."""
+    public_url: Endpoint | None = None
+    """What upload addresses begin with, as agents reach this gateway, such as `https://logs.example.com`."""
+    trusted_proxies: Proxies = ()
+    """Addresses and networks of proxies (`unix`: of the socket) whose `X-Forwarded-Host` and `-Proto` are believed."""
     batch_max_lines: Annotated[int, Field(ge=1)] = 10_000
     """The most call logs in one NDJSON batch."""
     memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB
@@ -184,15 +190,22 @@ class AdminSettings(Table):
 
     listen: Listen = ADMIN_LISTEN
     """Where metrics, health and the status page are served."""
-    token: SecretStr | None = None
-    """Accepted as a bearer from clients that give orders or read call logs, beside the random one in the spool."""
+    token: Tokens = ()
+    """Tokens of the role `admin`, at least 16 characters each, beside the random one in the spool's directory."""
+    operate_token: Tokens = ()
+    """Tokens of the role `operate`: read, and orders that lose nothing (replay, retry, resume)."""
+    read_token: Tokens = ()
+    """Tokens of the role `read`: lists, traces, and what call logs hold."""
     hosts: Names = ()
     """Host names by which this listener may be asked, besides addresses, names without a dot and those of clusters."""
 
-    @field_validator("token")
+    @field_validator("operate_token", "read_token")
     @classmethod
-    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        return checked_token(token)
+    def _a_token_has_one_role(cls, tokens: tuple[SecretStr, ...], info: ValidationInfo) -> tuple[SecretStr, ...]:
+        for role in ("token", "operate_token"):
+            if info.field_name != role and set(tokens) & set(info.data.get(role, ())):
+                raise ValueError(f"should hold no token that stands in admin.{role}, too: it would have two roles")
+        return tokens
 
 
 class SpoolSettings(Table):

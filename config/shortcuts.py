@@ -24,6 +24,8 @@ LOCAL_STORE = ("calls", "sqlite", Path("callspool-data/calls.db"))
 _STORE_TYPES = frozenset({"sqlite", "postgres", "clickhouse"})
 NOTIFIED = ("http", "kafka")
 """What a bucket can notify of the details that it takes in their place."""
+DATABASE_VARIABLE = "CALLSPOOL_DATABASE_URL"
+"""The address of a database, perhaps with a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,15 @@ SHORTCUTS: tuple[Shortcut, ...] = (
     Shortcut(
         name="database",
         type="sqlite",
-        introduced_by="CALLSPOOL_DATABASE_URL",
-        fields=MappingProxyType({"CALLSPOOL_DATABASE_URL": "path"}),
+        introduced_by=DATABASE_VARIABLE,
+        fields=MappingProxyType({DATABASE_VARIABLE: "path"}),
         schemes=("sqlite",),
     ),
     Shortcut(
         name="database",
         type="postgres",
-        introduced_by="CALLSPOOL_DATABASE_URL",
-        fields=MappingProxyType({"CALLSPOOL_DATABASE_URL": "url"}),
+        introduced_by=DATABASE_VARIABLE,
+        fields=MappingProxyType({DATABASE_VARIABLE: "url"}),
         schemes=POSTGRES_SCHEMES,
     ),
 )

@@ -4,12 +4,14 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, SecretStr
 
 from config.values import (
+    MASK,
     ListenAddress,
     check_endpoint,
     format_duration,
@@ -18,6 +20,7 @@ from config.values import (
     parse_duration,
     parse_listen,
     parse_size,
+    split_tokens,
 )
 
 T = TypeVar("T")
@@ -108,6 +111,43 @@ def _format_names(names: tuple[str, ...]) -> str:
     return ",".join(names) or "none"
 
 
+def _proxies(value: object) -> object:
+    """Addresses and networks from a list, or from a text with commas; `unix` stands for the Unix socket."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError(_PROXIES_ADVICE)
+    words = [str(each).strip().lower() for each in given]
+    words = [word for word in words if word not in {"", "none"}]
+    try:
+        return [word if word == "unix" else str(ip_network(word)) for word in words]
+    except ValueError:
+        raise ValueError(_PROXIES_ADVICE) from None
+
+
+_PROXIES_ADVICE = "should be a list of addresses and networks, such as 10.0.0.7 or 10.0.0.0/24, or `unix`"
+
+
+LEAST_TOKEN = 16
+"""Characters of a token of the admin listener: 96 bits, if they are random."""
+
+
+def _tokens(value: object) -> object:
+    """Tokens from a list, or from a text that holds them."""
+    if isinstance(value, str):
+        value = split_tokens(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise ValueError("should be a token, or a list of tokens")
+    if any(len(each) < LEAST_TOKEN or not each.isascii() or not each.isprintable() or " " in each for each in value):
+        raise ValueError(
+            f"should be tokens of at least {LEAST_TOKEN} visible ASCII characters, such as of `openssl rand -hex 32`"
+        )
+    return tuple(dict.fromkeys(value))
+
+
+def _format_tokens(tokens: tuple[SecretStr, ...]) -> str:
+    return "none" if not tokens else MASK if len(tokens) == 1 else f"{MASK} ({len(tokens)} tokens)"
+
+
 def _lowered(value: object) -> object:
     """A text as enums write it; anything else is left to be refused."""
     return value.strip().lower() if isinstance(value, str) else value
@@ -149,5 +189,9 @@ UserIds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_user_ids), Show
 """Ids of users; in a variable separated by colons or commas."""
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), Shown(_format_names)]
 """Host names, separated by commas in a variable."""
+Proxies = Annotated[tuple[str, ...], BeforeValidator(_proxies), Shown(_format_names)]
+"""Addresses and networks, separated by commas in a variable."""
+Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens), Shown(_format_tokens)]
+"""Tokens of one role; several while clients change from one to the next."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

@@ -190,6 +190,17 @@ def _is_ipv6(host: str) -> bool:
     return True
 
 
+# Secrets, as files and variables hold them.
+
+CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
+"""The variable that names where systemd puts the credentials of a service (systemd.exec(5))."""
+
+
+def split_tokens(text: str) -> list[str]:
+    """Tokens with blanks or line breaks between them; a line that begins with `#` is a comment."""
+    return [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in line.split()]
+
+
 # What of a setting may be shown: secrets never, addresses without what could be one.
 
 MASK = "***"

@@ -36,6 +36,12 @@ def browser_fault(headers: Mapping[str, str], hosts: frozenset[str]) -> BrowserF
     return BrowserFault.CROSS_SITE if headers.get("Sec-Fetch-Site") == "cross-site" else None
 
 
+def is_host(host: str) -> bool:
+    """Whether a text has the form of a Host header: an address or a name, perhaps with a port."""
+    match = _BRACKETED.fullmatch(host)
+    return _is_address(match[1]) if match else _NAME.fullmatch(host) is not None
+
+
 @lru_cache(maxsize=64)
 def is_trusted_host(host: str, names: frozenset[str] = frozenset()) -> bool:
     """Whether a Host header is an address, or a name that no page of another site can have made to lead here.

@@ -15,6 +15,7 @@ import select
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -87,6 +88,11 @@ def redact_event(_logger: WrappedLogger, _method: str, event_dict: EventDict) ->
     return {key: _redacted(key, value) for key, value in event_dict.items()}
 
 
+def redact_value(value: object) -> object:
+    """The same for a value that is written elsewhere."""
+    return _redacted(None, value)
+
+
 def _lead_with_the_event(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     """Time, level and event first: a line is read from its beginning."""
     leading = {key: event_dict[key] for key in ("timestamp", "level", "event") if key in event_dict}
@@ -133,15 +139,25 @@ FLUSH_SECONDS = 1.0
 _WRITE_BYTES = 64 << 10
 
 
-class LogWriter(logging.Handler):
-    """Writes messages to a file descriptor from a thread of its own. `emit` never waits for the reader."""
+class LineQueue:
+    """A bounded queue of lines that a thread of its own writes. `put` never waits.
 
-    def __init__(self, descriptor: int, *, as_text: bool = False, queue_bytes: int = QUEUE_BYTES) -> None:
-        super().__init__()
-        self.as_text = as_text
-        """Whether people read it."""
-        self._descriptor = descriptor
+    `write` is called in that thread with whole lines, and returns whether they could be written; `missed`, in that
+    thread as well, with how many were lost since it was called before.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], bool],
+        *,
+        name: str,
+        queue_bytes: int = QUEUE_BYTES,
+        missed: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._write = write
+        self._name = name
         self._queue_bytes = queue_bytes
+        self._missed = missed
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._changed = threading.Condition(threading.Lock())
@@ -149,44 +165,35 @@ class LogWriter(logging.Handler):
         self._idle = True
         self._unreported = 0
         self.dropped = 0
-        """Messages that found the queue full, or that could not be written."""
+        """Lines that found the queue full, or that could not be written."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue a message, or drop and count it."""
-        try:
-            text = self.format(record)
-        except Exception:  # noqa: BLE001  # no message may fail its caller; it is counted
-            self._drop(1)
-            return
-        self.write(text)
-
-    def write(self, text: str) -> None:
-        """Queue a text for a line of its own, or drop and count it."""
-        data = f"{text}\n".encode(errors="backslashreplace")
+    def put(self, line: bytes) -> None:
+        """Queue a line, or drop and count it."""
         with self._changed:
             # The report about what was dropped, which the writing thread makes, always has room.
-            if self._queued + len(data) > self._queue_bytes and threading.current_thread() is not self._thread:
+            if self._queued + len(line) > self._queue_bytes and threading.current_thread() is not self._thread:
                 self.dropped += 1
                 self._unreported += 1
                 return
-            self._queue.append(data)
-            self._queued += len(data)
+            self._queue.append(line)
+            self._queued += len(line)
             self._idle = False
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
                 atexit.register(self.wait_until_written, FLUSH_SECONDS)
             self._changed.notify_all()
+
+    def drop(self, count: int) -> None:
+        """Count lines that were lost elsewhere."""
+        with self._changed:
+            self.dropped += count
+            self._unreported += count
 
     def wait_until_written(self, seconds: float) -> bool:
         """Wait at most `seconds` until the queue is empty; returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._idle, seconds)
-
-    def _drop(self, count: int) -> None:
-        with self._changed:
-            self.dropped += count
-            self._unreported += count
 
     def _run(self) -> None:
         while True:
@@ -198,13 +205,46 @@ class LogWriter(logging.Handler):
                 lines = list(self._queue)
                 self._queue.clear()
             # What is being written still counts as queued: the memory is in use until then.
-            if not self._write_all(b"".join(lines)):
-                self._drop(len(lines))
+            if not self._write(b"".join(lines)):
+                self.drop(len(lines))
             with self._changed:
                 self._queued -= sum(map(len, lines))
                 missed, self._unreported = self._unreported, 0
             if missed:
-                structlog.get_logger("callspool").warning("log_messages_dropped", messages=missed)
+                self._missed(missed)
+
+
+class LogWriter(logging.Handler):
+    """Writes messages to a file descriptor from a thread of its own. `emit` never waits for the reader."""
+
+    def __init__(self, descriptor: int, *, as_text: bool = False, queue_bytes: int = QUEUE_BYTES) -> None:
+        super().__init__()
+        self.as_text = as_text
+        """Whether people read it."""
+        self._descriptor = descriptor
+        self._lines = LineQueue(self._write_all, name="log", queue_bytes=queue_bytes, missed=_report_dropped)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that found the queue full, or that could not be written."""
+        return self._lines.dropped
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a message, or drop and count it."""
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001  # no message may fail its caller; it is counted
+            self._lines.drop(1)
+            return
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        """Queue a text for a line of its own, or drop and count it."""
+        self._lines.put(f"{text}\n".encode(errors="backslashreplace"))
+
+    def wait_until_written(self, seconds: float) -> bool:
+        """Wait at most `seconds` until the queue is empty; returns whether it is."""
+        return self._lines.wait_until_written(seconds)
 
     def _write_all(self, data: bytes) -> bool:
         """Whether all of it could be written; waits as long as that takes."""
@@ -217,6 +257,10 @@ class LogWriter(logging.Handler):
             except OSError:  # nobody reads any more
                 return False
         return True
+
+
+def _report_dropped(messages: int) -> None:
+    structlog.get_logger("callspool").warning("log_messages_dropped", messages=messages)
 
 
 def dropped_messages() -> int:

@@ -8,11 +8,13 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from gateway.admin.auth import HEADERS, Access, Handler, answer, refused
+from gateway.admin.answers import HEADERS, answer, refused
+from gateway.admin.audit import note
+from gateway.admin.auth import Handler
 from gateway.admin.view import GatewayView
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.salvage import SalvageOrder, carry_out
-from gateway.operations.schemas import IMPORT_TYPE, LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
+from gateway.operations.schemas import LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
 from gateway.operations.selection import BadSelection
 from gateway.operations.service import DeliveryAdmin, UnknownDelivery
 from gateway.operations.transfer import compressed, plain
@@ -23,8 +25,6 @@ from uploaders.redact import redact
 LARGEST_REQUEST = 64 << 10
 HEARTBEAT_SECONDS = 1.0
 """An empty line, so that a client knows that a salvage continues: a single record may be large."""
-_PROTECTED = frozenset({OrderName.DISCARD, OrderName.REROUTE, OrderName.REPLACE_TOKEN})
-"""What gives call logs up, or sends them elsewhere or with another key."""
 _FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target")
 
 _decode = msgspec.json.Decoder(OrderRequest).decode
@@ -53,19 +53,17 @@ class OrderHandlers:
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
 
-    def add_to(self, app: web.Application, access: Access) -> None:
+    def add_to(self, app: web.Application) -> None:
         """Add the routes."""
         open_spool, router = self._with_open_spool, app.router
-        router.add_get("/api/deliveries", access.local(open_spool(self.list)))
-        router.add_get("/api/deliveries/{key:.+}", access.protected(open_spool(self.story)))
-        router.add_get("/api/documents/{key:.+}", access.protected(open_spool(self.document)))
-        importing = access.order(open_spool(self.import_record), IMPORT_TYPE, protected=True)
-        router.add_post("/api/dead-letters/import", importing)
+        router.add_get("/api/deliveries", open_spool(self.list))
+        router.add_get("/api/deliveries/{key:.+}", open_spool(self.story))
+        router.add_get("/api/documents/{key:.+}", open_spool(self.document))
+        router.add_post("/api/dead-letters/import", open_spool(self.import_record))
         for name in OrderName:
-            order = access.order(open_spool(partial(self.order, name)), protected=name in _PROTECTED)
-            router.add_post(f"/api/orders/{name}", order)
-        router.add_post("/api/destinations/{destination}/resume", access.order(self.resume))
-        router.add_post("/api/salvage", access.order(open_spool(self.salvage), protected=True))
+            router.add_post(f"/api/orders/{name}", open_spool(partial(self.order, name)))
+        router.add_post("/api/destinations/{destination}/resume", self.resume)
+        router.add_post("/api/salvage", open_spool(self.salvage))
 
     async def list(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """A page of deliveries, as the query selects them."""
@@ -95,7 +93,9 @@ class OrderHandlers:
             line = b""
         if not line.endswith(b"\n"):
             raise BadSelection("the first line, which describes the call log, is missing or too long")
-        return answer(await admin.importer.import_record(_decode_import(line), request.content))
+        header = _decode_import(line)
+        note(request, call_id=header.call_id, record_id=header.record_id, to=header.to)
+        return answer(await admin.importer.import_record(header, request.content))
 
     async def order(self, name: OrderName, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """Carry out one step of an order."""
@@ -104,7 +104,11 @@ class OrderHandlers:
         except web.HTTPRequestEntityTooLarge:
             hint = "Select by a filter and continue with the cursor."
             return refused(413, "too_large", f"An order may have at most {LARGEST_REQUEST} bytes.", hint)
-        return answer(await admin.take(name, _decode(body)))
+        order = _decode(body)
+        note(request, select=msgspec.to_builtins(order.select), to=order.to, dry_run=order.dry_run)
+        step = await admin.take(name, order)
+        note(request, matched=step.matched, done=step.done)
+        return answer(step)
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Try a destination and its refused tokens at once; 404 where none is configured under this name."""
@@ -127,6 +131,7 @@ class OrderHandlers:
         if salvages is None:
             return _not_open()
         order = _decode_salvage(await request.read())
+        note(request, order=msgspec.to_builtins(order))
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         async with aclosing(carry_out(salvages, order)) as lines:

@@ -14,8 +14,9 @@ import msgspec
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from gateway.admin.answers import HEADERS, answer
 from gateway.admin.api import LARGEST_REQUEST, OrderHandlers
-from gateway.admin.auth import HEADERS, Access, answer
+from gateway.admin.auth import Access
 from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
@@ -92,14 +93,14 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     """The application of the admin listener. Registers the gauges of `gateway` with the metrics."""
     metrics.registry.register(GaugeCollector(gateway))
     handlers = AdminHandlers(gateway, metrics, events, access)
-    app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.check_origin])
+    app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.guard])
     app.router.add_get("/", handlers.page)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/healthz", handlers.healthz)
     app.router.add_get("/readyz", handlers.readyz)
     app.router.add_get("/api/status", handlers.status)
-    CallHandlers(gateway).add_to(app, access)
-    OrderHandlers(gateway).add_to(app, access)
+    CallHandlers(gateway).add_to(app)
+    OrderHandlers(gateway).add_to(app)
     return app
 
 

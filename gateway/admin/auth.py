@@ -1,29 +1,31 @@
-"""Who may do what at the admin listener.
+"""Who asks the admin listener, and whether they may: tokens, peers of a Unix socket, this machine.
 
-Three kinds of routes. *Open*: health, metrics and the figures of the status page. *Local*: lists and traces, and orders
-that lose nothing, for requests from this machine itself, or with a token. *Protected*: what hands out call logs, sends
-them elsewhere or with another key, or gives them up, never without a token.
-
-The token is the one of the configuration, or the random one in the spool's directory, which the command line reads by
-itself. An address is no identity: other users of the machine, and proxies on it, come from loopback too. Requests that
-a browser was made to send, by a page of another site or a rebound name, are refused on every route.
+What each route needs is in `gateway.admin.permissions`. A token has a role; the random one in the spool's directory,
+which the command line reads by itself, has the highest. Over a Unix socket the kernel says which user asks: the
+gateway's own and root have the highest role, too, since they can read that token. An address is no identity: other
+users of the machine, and proxies on it, come from loopback too. Requests that a browser was made to send, by a page of
+another site or a rebound name, are refused on every route.
 """
 
+import hashlib
 import hmac
 import os
 import secrets
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from types import MappingProxyType
 
-import msgspec
 import structlog
 from aiohttp import web
 
+from gateway.admin.answers import refused
+from gateway.admin.audit import AuditLog, audited
+from gateway.admin.permissions import OPEN, Role, Rule, rule_of
 from gateway.hosts import BrowserFault, browser_fault
+from gateway.listeners import Peer, peer_of
 
 TOKEN_FILE = "admin-token"
 """In the directory of the spool; `gateway.cli.client` knows the name too, without the web server."""
@@ -75,24 +77,53 @@ def _sender(address: str) -> str:
     return str(found) if found.version == 4 else found.exploded[:19]
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    role: Role | None
+    """None for somebody without a token."""
+    who: str
+    """`token 1a2b3c4d`, `the spool's token`, `uid 1000` or `anonymous`."""
+    peer: Peer
+
+
+CALLER = web.RequestKey("caller", Caller)
+"""Under which a request that was let in holds its caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    digest: bytes
+    role: Role
+    who: str
+
+
+def token_id(token: str) -> str:
+    """What the audit log calls a token: the beginning of its SHA-256."""
+    return hashlib.sha256(token.encode()).hexdigest()[:8]
+
+
 class Access:
     """Lets requests through to a handler, or refuses them; logs and counts refused tokens.
 
-    `token` is that of the configuration, `hosts` are names that the listener may be asked by, `refused` is called
-    with the reason of each refusal.
+    `tokens` are those of the configuration, by role; `hosts` are names that the listener may be asked by, `refused` is
+    called with the reason of each refusal. `spool_token`, once the spool is open, has the role `admin`.
     """
 
     def __init__(
         self,
-        token: str | None = None,
+        tokens: Mapping[Role, Iterable[str]] | None = None,
         *,
+        audit: AuditLog | None = None,
         hosts: Iterable[str] = (),
         refused: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.local_token: str | None = None
-        """The random one; None until the spool is open."""
-        self._token = token
+        given = (tokens or {}).items()
+        self._tokens = [_Token(_digest(each), role, f"token {token_id(each)}") for role, them in given for each in them]
+        self._spool_digest: bytes | None = None
+        self._audit = audit or AuditLog()
         self._hosts = frozenset(host.lower() for host in hosts)
         self._refused = refused
         self._clock = clock
@@ -100,72 +131,90 @@ class Access:
         self._unlogged = 0
         self._log_at = 0.0
 
+    def accept_spool_token(self, token: str) -> None:
+        """Accept the random token of the spool's directory from now on."""
+        self._spool_digest = _digest(token)
+
     @web.middleware
-    async def check_origin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuses, for every route, what a browser was made to send."""
-        return self._browser_refusal(request) or await handler(request)
-
-    def local(self, handler: Handler) -> Handler:
-        """Protects a route that shows calls, or gives an order that loses nothing."""
-        return self._checked(handler, always=False)
-
-    def protected(self, handler: Handler) -> Handler:
-        """Protects a route that hands out what call logs hold, or that cannot be undone."""
-        return self._checked(handler, always=True)
-
-    def order(self, handler: Handler, content_type: str = "application/json", *, protected: bool = False) -> Handler:
-        """Protects a route that changes something: no page of another site can post its content type."""
-        allowed = self._checked(handler, always=protected)
-
-        async def checked(request: web.Request) -> web.StreamResponse:
-            """Refuse, or go on."""
-            if request.content_type != content_type:
-                hint = f"Send it with `Content-Type: {content_type}`."
-                return refused(415, "wrong_type", f"This accepts {content_type}, not {request.content_type}.", hint)
-            return await allowed(request)
-
-        return checked
+    async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what may not be asked, whatever the route; note in the audit log what that is for."""
+        refusal = self._browser_refusal(request)
+        if refusal is not None:
+            return refusal
+        resource = request.match_info.route.resource
+        rule = OPEN if resource is None else rule_of(request.method, resource.canonical)
+        if rule.role is None:  # or there is no such path, or no such method
+            return await handler(request)
+        if rule.content_type and request.content_type != rule.content_type:
+            hint = f"Send it with `Content-Type: {rule.content_type}`."
+            message = f"This accepts {rule.content_type}, not {request.content_type}."
+            return refused(415, "wrong_type", message, hint)
+        caller = self._identify(request)
+        if isinstance(caller, web.Response):
+            return caller
+        refusal = self._refusal(rule, rule.role, caller, request)
+        if refusal is None:
+            request[CALLER] = caller
+        # What nobody in particular reads without a token holds no call log.
+        if not rule.action or (caller.role is None and (refusal is not None or not rule.is_order)):
+            return await handler(request) if refusal is None else refusal
+        role = caller.role.word if caller.role else None
+        peer = caller.peer
+        who = {"role": role, "who": caller.who, "from": peer.address, "certificate": peer.certificate}
+        return await audited(self._audit, rule.action, who, request, handler, refusal)
 
     def may_see_calls(self, request: web.Request) -> bool:
-        """Whether an open route may answer with what a local one would."""
+        """Whether an open route may answer with what a list of calls would."""
+        caller = self._identify(request)
+        if isinstance(caller, web.Response):
+            return False
+        return caller.role is not None or (not self._tokens and _comes_from_this_machine(request, caller.peer))
+
+    def _identify(self, request: web.Request) -> Caller | web.Response:
+        """Who asks; the refusal where a token is presented that is none."""
+        peer = peer_of(request.transport)
         bearer = _bearer_of(request)
         if bearer:
-            return self._token_refusal(bearer, request.remote or "") is None
-        return self._token is None and _comes_from_this_machine(request)
+            return self._by_token(bearer, peer)
+        if peer.is_own_user and not _is_proxied(request):
+            return Caller(Role.ADMIN, f"uid {peer.uid}", peer)
+        return Caller(None, "anonymous" if peer.uid is None else f"uid {peer.uid}", peer)
 
-    def _checked(self, handler: Handler, *, always: bool) -> Handler:
-        async def checked(request: web.Request) -> web.StreamResponse:
-            """Refuse, or go on."""
-            return self._refusal(request, always=always) or await handler(request)
-
-        return checked
-
-    def _refusal(self, request: web.Request, *, always: bool) -> web.Response | None:
-        """Why this request may not come in; None if it may."""
-        if bearer := _bearer_of(request):
-            return self._token_refusal(bearer, request.remote or "")
-        if always or self._token is not None:
-            self._refused("no_token")
-            return _unauthorized("This needs the admin token.")
-        if _comes_from_this_machine(request):
-            return None
-        self._refused("remote")
-        message = "Without the admin token, only this machine may do this, directly and by its own address."
-        return refused(403, "local_only", message, _TOKEN_HINT)
-
-    def _token_refusal(self, bearer: str, address: str) -> web.Response | None:
+    def _by_token(self, bearer: str, peer: Peer) -> Caller | web.Response:
+        digest = _digest(bearer)
         # The random one cannot be guessed, so it is checked first and never limited: guesses lock no operator out.
-        if _equal(bearer, self.local_token):
-            return None
-        if self._token is not None and not self._guesses.allows(address):
-            self._report("too_many_guesses", address)
+        if self._spool_digest is not None and hmac.compare_digest(digest, self._spool_digest):
+            return Caller(Role.ADMIN, "the spool's token", peer)
+        sender = peer.address
+        if self._tokens and not self._guesses.allows(sender):
+            self._report("too_many_guesses", sender)
             message = "Too many wrong tokens came from this address."
             return refused(429, "too_many_guesses", message, _TOKEN_HINT, headers={"Retry-After": "6"})
-        if _equal(bearer, self._token):
+        # Each is compared, whether one before it matched or not.
+        matching = [token for token in self._tokens if hmac.compare_digest(digest, token.digest)]
+        if matching:
+            return Caller(matching[0].role, matching[0].who, peer)
+        self._guesses.failed(sender)
+        self._report("wrong_token", sender)
+        return refused(401, "unauthorized", "The admin token is wrong.", _TOKEN_HINT)
+
+    def _refusal(self, rule: Rule, needed: Role, caller: Caller, request: web.Request) -> web.Response | None:
+        """Why this caller may not come in; None if it may."""
+        if caller.role is not None:
+            if caller.role >= needed:
+                return None
+            self._refused("role")
+            message = f"This needs the role {needed.word}; the token that came has the role {caller.role.word}."
+            return refused(403, "role_needed", message, f"Present a token of the role {needed.word}. {_TOKEN_HINT}")
+        if not rule.local or self._tokens:
+            self._refused("no_token")
+            message = f"This needs a token of the role {needed.word}."
+            return refused(401, "unauthorized", message, _TOKEN_HINT)
+        if _comes_from_this_machine(request, caller.peer):
             return None
-        self._guesses.failed(address)
-        self._report("wrong_token", address)
-        return _unauthorized("The admin token is wrong.")
+        self._refused("remote")
+        message = f"Without a token ({needed.word}), only this machine may do this, directly and by its own address."
+        return refused(403, "local_only", message, _TOKEN_HINT)
 
     def _report(self, reason: str, address: str) -> None:
         """Count a refused token, and log at most one line a minute about all of them."""
@@ -195,30 +244,28 @@ def _bearer_of(request: web.Request) -> str:
     return bearer.strip() if scheme.lower() == "bearer" else ""
 
 
-def _comes_from_this_machine(request: web.Request) -> bool:
-    """Whether it came over the loopback interface, by no proxy: a proxy on this machine lets others in."""
-    proxied = any(name in request.headers for name in _PROXY_HEADERS)
-    return (
-        request.remote in {"127.0.0.1", "::1"}
-        and not proxied
-        and not any(name.lower().startswith("x-forwarded") for name in request.headers)
+def _comes_from_this_machine(request: web.Request, peer: Peer) -> bool:
+    """Whether it came over loopback or a Unix socket, by no proxy: a proxy on this machine lets others in."""
+    return (peer.is_unix or peer.address in {"127.0.0.1", "::1"}) and not _is_proxied(request)
+
+
+def _is_proxied(request: web.Request) -> bool:
+    """Whether a proxy says that it passes on the request of somebody else."""
+    return any(name in request.headers for name in _PROXY_HEADERS) or any(
+        name.lower().startswith("x-forwarded") for name in request.headers
     )
 
 
-def _equal(presented: str, token: str | None) -> bool:
-    """Whether both are the same, in constant time."""
-    return token is not None and hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), token.encode())
+def _digest(token: str) -> bytes:
+    """Of one length for all tokens, so that comparing takes the same time for each."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 _TOKEN_HINT = (
-    f"Present the token of admin.token (CALLSPOOL_ADMIN_TOKEN), or that in the file {TOKEN_FILE} of the spool's "
+    f"Present a token of the configuration (CALLSPOOL_ADMIN_TOKEN), or that in the file {TOKEN_FILE} of the spool's "
     "directory, as `Authorization: Bearer ...`. The command line reads that file by itself where CALLSPOOL_SPOOL_DIR "
     "or the configuration names the directory."
 )
-
-
-def _unauthorized(message: str) -> web.Response:
-    return refused(401, "unauthorized", message, _TOKEN_HINT)
 
 
 # The random token: who can read the spool's directory can read the call logs anyway.
@@ -249,37 +296,3 @@ def _new_token(path: Path) -> str:
         os.fchmod(file.fileno(), 0o600)
         file.write(f"{token}\n")
     return token
-
-
-# How the admin listener answers: JSON documents, and errors that say what happened and what to do.
-
-_encode = msgspec.json.Encoder().encode
-
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-"""Stand in every answer."""
-
-
-class _Error(msgspec.Struct):
-    code: str
-    message: str
-    hint: str
-
-
-class _Refused(msgspec.Struct):
-    error: _Error
-    success: bool = False
-
-
-def answer(
-    document: msgspec.Struct, *, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})
-) -> web.Response:
-    """A document as JSON."""
-    sent = {**HEADERS, **headers}
-    return web.Response(body=_encode(document), status=status, content_type="application/json", headers=sent)
-
-
-def refused(
-    status: int, code: str, message: str, hint: str, headers: Mapping[str, str] = MappingProxyType({})
-) -> web.Response:
-    """An error, in the shape that all errors of the gateway have."""
-    return answer(_Refused(_Error(code, message, hint)), status=status, headers=headers)

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from gateway.admin.auth import HEADERS, Access, answer, refused
+from gateway.admin.answers import HEADERS, answer, refused
+from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
 from gateway.calls import MOST_CALLS, CallList, document_of, entry_of
 from gateway.trace import trace_of
@@ -27,19 +28,15 @@ class CallHandlers:
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
 
-    def add_to(self, app: web.Application, access: Access) -> None:
+    def add_to(self, app: web.Application) -> None:
         """Add the routes. An id may hold slashes, so the one with the longest path comes first."""
-        app.router.add_get("/api/calls", access.local(self._with_store(self.calls)))
-        app.router.add_get("/api/calls/{call_id:.+}/detail", access.protected(self._with_store(self.detail)))
-        whole = access.protected(self._with_store(self.whole))
-        outline = access.local(self._with_store(self.outline))
-        trace = access.local(self.trace)
+        app.router.add_get("/api/calls", self._with_store(self.calls))
+        app.router.add_get("/api/calls/{call_id:.+}/detail", self._with_store(self.detail))
+        in_store = self._with_store(self.call)
 
         async def call(request: web.Request) -> web.StreamResponse:
-            """With a token the whole call, without one what is known of it; where there is no store, its trace."""
-            if self._gateway.call_store is None:
-                return await trace(request)
-            return await (whole if "Authorization" in request.headers else outline)(request)
+            """The call; where there is no store, its trace."""
+            return await (self.trace if self._gateway.call_store is None else in_store)(request)
 
         app.router.add_get("/api/calls/{call_id:.+}", call)
 
@@ -51,13 +48,17 @@ class CallHandlers:
             return refused(400, "bad_request", f"Invalid request: {error}.", "docs/receiver.md describes the queries.")
         return answer(CallList(tuple([entry_of(call) for call in await store.calls(query)])))
 
-    async def whole(self, request: web.Request, store: Store) -> web.StreamResponse:
-        """One call with its documents."""
-        return await self._call(request, store, with_documents=True)
-
-    async def outline(self, request: web.Request, store: Store) -> web.StreamResponse:
-        """One call without its documents."""
-        return await self._call(request, store, with_documents=False)
+    async def call(self, request: web.Request, store: Store) -> web.StreamResponse:
+        """One call; with its documents for somebody with a role, without them for anybody else."""
+        call_id = request.match_info["call_id"]
+        found = await store.call(request.query.get("project", ""), call_id)
+        if found is None:
+            return await self.trace(request)
+        try:
+            records = trace_of(call_id, await self._gateway.trace(call_id)).records
+        except SpoolError:
+            records = ()
+        return answer(document_of(found, records, with_documents=request[CALLER].role is not None))
 
     async def detail(self, request: web.Request, store: Store) -> web.StreamResponse:
         """The detail that a call shows, as JSON, a frame at a time; of a small call log, which has none, all of it."""
@@ -86,17 +87,6 @@ class CallHandlers:
             hint = "Receipts of delivered calls are kept for a limited time only."
             return refused(404, "unknown_call", "The spool knows no call of this id.", hint)
         return answer(trace_of(call_id, records))
-
-    async def _call(self, request: web.Request, store: Store, *, with_documents: bool) -> web.StreamResponse:
-        call_id = request.match_info["call_id"]
-        found = await store.call(request.query.get("project", ""), call_id)
-        if found is None:
-            return await self.trace(request)
-        try:
-            records = trace_of(call_id, await self._gateway.trace(call_id)).records
-        except SpoolError:
-            records = ()
-        return answer(document_of(found, records, with_documents=with_documents))
 
     def _with_store(
         self, handler: Callable[[web.Request, Store], Awaitable[web.StreamResponse]]

@@ -111,7 +111,7 @@ def settings_under_test(
     """The operator's settings, but with a spool, addresses, and one endpoint of the check's own."""
     changed: dict[str, object] = {
         "intake": settings.intake.model_copy(update={"listen": intake}),
-        "admin": settings.admin.model_copy(update={"listen": admin, "token": None}),
+        "admin": settings.admin.model_copy(update={"listen": admin, "token": ()}),
         "spool": settings.spool.model_copy(
             update={"dir": folder / "spool", "max_bytes": SPOOL_BYTES, "reserve_for_cores": None, "expire_after": None}
         ),

@@ -12,7 +12,14 @@ from urllib.parse import quote, urlencode
 import click
 import msgspec
 
-from config.values import ADMIN_LISTEN, SPOOL_DIRECTORY, ListenAddress, parse_listen
+from config.values import (
+    ADMIN_LISTEN,
+    CREDENTIALS_DIRECTORY,
+    SPOOL_DIRECTORY,
+    ListenAddress,
+    parse_listen,
+    split_tokens,
+)
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
 
@@ -142,8 +149,25 @@ def _answer(
 
 def _credentials(asked: ListenAddress) -> dict[str, str]:
     """The admin token: from the environment, since every process sees a command line, or from this machine's spool."""
-    token = os.environ.get(TOKEN_VARIABLE) or (local_token() if asked.loopback else None)
+    token = _configured_token() or (local_token() if asked.loopback else None)
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _configured_token() -> str | None:
+    """The first token of the variable, or of the file, command or credential in its place; ends the command for none.
+
+    Several are there while clients change from one to the next: the gateway accepts each of them.
+    """
+    text = os.environ.get(TOKEN_VARIABLE)
+    if not text and any(name.startswith(f"{TOKEN_VARIABLE}_") or name == CREDENTIALS_DIRECTORY for name in os.environ):
+        from config.secret_sources import SecretSources  # noqa: PLC0415  # subprocess alone takes 10 ms
+
+        sources = SecretSources()
+        text = sources.variables(os.environ, [TOKEN_VARIABLE]).get(TOKEN_VARIABLE)
+        for problem in sources.problems:
+            complain(f"The admin token cannot be read: {problem}.")
+            raise SystemExit(Exit.USAGE)
+    return next(iter(split_tokens(text or "")), None)
 
 
 def local_token() -> str | None:
@@ -163,7 +187,7 @@ def _spool_directory() -> Path:
     from config.loader import load  # noqa: PLC0415  # see above
 
     try:
-        return load(None, os.environ, local=True).settings.spool.dir
+        return load(None, os.environ, local=True, read_secrets=False).settings.spool.dir
     except InvalidConfiguration:  # what is wrong may be no concern of a gateway that runs already
         return by_variable
 

@@ -37,10 +37,10 @@ def configuration_options(command: Command) -> Command:
     return command
 
 
-def loaded_or_exit(file: Path | None, *, local: bool) -> Loaded:
+def loaded_or_exit(file: Path | None, *, local: bool, read_secrets: bool = True) -> Loaded:
     """The settings of this file and the environment; every problem on standard error and exit code 2 otherwise."""
     try:
-        return load(file, os.environ, local=local)
+        return load(file, os.environ, local=local, read_secrets=read_secrets)
     except InvalidConfiguration as error:
         count = len(error.problems)
         complain(f"The configuration is invalid: {count} {'error' if count == 1 else 'errors'}.")
@@ -79,4 +79,4 @@ def spool_directory(named: Path | None, file: Path | None) -> Path:
     if named is not None:
         return named.absolute()
     # A destination is not needed to look into a spool, and without one the configuration would be refused.
-    return loaded_or_exit(file, local=True).settings.spool.dir.absolute()
+    return loaded_or_exit(file, local=True, read_secrets=False).settings.spool.dir.absolute()

@@ -25,7 +25,7 @@ from gateway.intake.ports import IntakeObserver, RecordStore
 from gateway.intake.responses import Rejection
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
 from gateway.intake.staging import Workers
-from gateway.intake.upload_urls import UploadUrlService
+from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
 from spool.records import Accepted, Clock, NewRecord, Record, principal_of
 
@@ -203,20 +203,6 @@ class Sender(msgspec.Struct, frozen=True):
     via: str | None = None
     """The gateways that passed it on."""
 
-    @property
-    def base_url(self) -> str:
-        """What stands before the path of a route, as the sender wrote it, or as the proxy between says it did."""
-        headers = self.request.headers
-        scheme = _first(headers.get("X-Forwarded-Proto")) or self.request.scheme
-        host = _first(headers.get("X-Forwarded-Host")) or headers.get("Host") or self._own_address()
-        return f"{scheme}://{host}{self.prefix}"
-
-    def _own_address(self) -> str:
-        """Where a sender of HTTP/1.0 connected to. `request.host` would ask a name server, and block the event loop."""
-        transport = self.request.transport
-        host, port, *_ = transport.get_extra_info("sockname") if transport else ("127.0.0.1", 0)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
 
 Parse = Callable[[Body], Awaitable[Parsed]]
 """The part of a source of call logs that knows its format. Raises `CallLogError` or `Rejection`."""
@@ -225,11 +211,19 @@ Parse = Callable[[Body], Awaitable[Parsed]]
 class PostService:
     """Does what a parsed body asks for, and answers its sender. For the event loop."""
 
-    def __init__(self, reader: BodyReader, acceptor: Acceptor, uploads: UploadUrlService, token: IntakeToken) -> None:
+    def __init__(
+        self,
+        reader: BodyReader,
+        acceptor: Acceptor,
+        uploads: UploadUrlService,
+        token: IntakeToken,
+        address: PublicAddress = DIRECT,
+    ) -> None:
         self._reader = reader
         self._acceptor = acceptor
         self._uploads = uploads
         self._token = token
+        self._address = address
 
     def posting(self, parse: Parse) -> Respond:
         """What answers the posts of a source: reads the body, parses it, and does what it asks for."""
@@ -270,7 +264,7 @@ class PostService:
     async def give_address(self, call_id: str, sender: Sender) -> Result:
         """An address that one call log can be PUT to."""
         given = await self._uploads.give(call_id, sender.agents_key)
-        url = f"{sender.base_url}/uploads/{given.secret}"
+        url = f"{self._address.base_url(sender.request)}{sender.prefix}/uploads/{given.secret}"
         return Result(200, responses.upload_address(url, given.s3_key, given.s3_bucket), ANSWERED)
 
     async def _reply_to_reference(self, reference: Reference, sender: Sender) -> Result:
@@ -293,8 +287,3 @@ def accepted_result(call_log: CallLog, accepted: Accepted, status: int) -> Resul
     """The answer to a call log that is durable."""
     outcome = "duplicate" if accepted.duplicate else "superseded" if accepted.superseded else "accepted"
     return Result(status, responses.accepted(call_log.call_id, accepted), outcome)
-
-
-def _first(header: str | None) -> str:
-    """What the outermost of several proxies wrote."""
-    return header.split(",")[0].strip() if header else ""

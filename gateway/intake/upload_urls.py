@@ -7,8 +7,13 @@ object's but names the upload.
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 
+from aiohttp import web
+
+from gateway.hosts import is_host
 from gateway.intake.ports import RecordStore
 from gateway.intake.responses import Rejection
 from spool.records import Clock, Upload
@@ -86,3 +91,61 @@ class UploadUrlService:
 
 def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+# What an upload address begins with. An agent sends call logs there, so nobody but the configuration, a proxy that it
+# trusts, and the sender itself decides it.
+
+UNIX = "unix"
+"""In a list of trusted proxies: whoever connects to the Unix socket."""
+
+
+class PublicAddress:
+    """What senders call the intake by: the configured URL, what a trusted proxy forwards, or the Host that was asked.
+
+    `url` is without a slash at its end; `trusted_proxies` are addresses, networks, or `unix`.
+    """
+
+    def __init__(self, url: str | None = None, trusted_proxies: Iterable[str] = ()) -> None:
+        proxies = frozenset(trusted_proxies)
+        self._url = url.rstrip("/") if url else None
+        self._trusts_unix = UNIX in proxies
+        self._networks = tuple(ip_network(each) for each in proxies - {UNIX})
+
+    def base_url(self, request: web.BaseRequest) -> str:
+        """Scheme and host, and the path of the configured URL, for what this sender is told to ask next."""
+        if self._url is not None:
+            return self._url
+        headers = request.headers
+        scheme, host = request.scheme, headers.get("Host", "")
+        if ("X-Forwarded-Host" in headers or "X-Forwarded-Proto" in headers) and self._trusts(request):
+            forwarded = _last(headers.getall("X-Forwarded-Proto", ())).lower()
+            scheme = forwarded if forwarded in {"http", "https"} else scheme
+            host = _last(headers.getall("X-Forwarded-Host", ())) or host
+        return f"{scheme}://{host if is_host(host) else _own_address(request)}"
+
+    def _trusts(self, request: web.BaseRequest) -> bool:
+        try:
+            peer = ip_address((request.remote or "").partition("%")[0])
+        except ValueError:  # a Unix socket has no address
+            return self._trusts_unix
+        peer = getattr(peer, "ipv4_mapped", None) or peer
+        return any(peer in network for network in self._networks)
+
+
+DIRECT = PublicAddress()
+"""No proxy is trusted."""
+
+
+def _last(lines: Iterable[str]) -> str:
+    """What the trusted proxy itself wrote: whatever came before that is its client's."""
+    return ",".join(lines).rpartition(",")[2].strip()
+
+
+def _own_address(request: web.BaseRequest) -> str:
+    """Where a sender of HTTP/1.0 connected to. `request.host` would ask a name server, and block the event loop."""
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    if not isinstance(name, tuple):  # a Unix socket
+        return "localhost"
+    host, port, *_ = name
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -20,7 +20,7 @@ from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
-from gateway.intake.upload_urls import UploadUrlService
+from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
 from gateway.runtime import options
@@ -146,7 +146,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     )  # fmt: skip
     acceptor = make_acceptor(routes)
     uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
-    posts = PostService(reader, acceptor, uploads, token)
+    address = PublicAddress(intake.public_url, intake.trusted_proxies)
+    posts = PostService(reader, acceptor, uploads, token, address)
     sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
     lines = LineReader(intake.body_max, staging, workers)
     batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from config.settings import Settings
 from gateway.admin.app import build_admin_app
+from gateway.admin.audit import AuditLog
 from gateway.admin.auth import Access, make_local_token
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
@@ -30,6 +31,7 @@ from gateway.operations.service import DeliveryAdmin
 from gateway.process import raise_limit
 from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
+from gateway.runtime.options import admin_tokens
 from gateway.runtime.startup import CannotListen, introduce, listening_at
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.directory import SpoolDirectory
@@ -69,8 +71,13 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._observers = Observers(Metrics(), RecentEvents(system_clock))
-        token = settings.admin.token.get_secret_value() if settings.admin.token else None
-        self._access = Access(token, hosts=settings.admin.hosts, refused=self._observers.metrics.admin_refused)
+        self._audit = AuditLog()
+        self._access = Access(
+            admin_tokens(settings.admin),
+            audit=self._audit,
+            hosts=settings.admin.hosts,
+            refused=self._observers.metrics.admin_refused,
+        )
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
         self._admin_port = settings.admin.listen.port
@@ -102,7 +109,7 @@ class Gateway:
         app = await build(self._settings, self._observers)
         try:
             directory = self._settings.spool.dir.absolute()
-            self._access.local_token = await asyncio.to_thread(make_local_token, directory)
+            self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
             return await self._work(app, listening_socket)
         finally:
             await app.close()

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
-from config.settings import CompletionSettings, DrainSettings, IntakeSettings, Settings, SplitSettings
+from config.settings import AdminSettings, CompletionSettings, DrainSettings, IntakeSettings, Settings, SplitSettings
+from gateway.admin.permissions import Role
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
@@ -35,6 +36,12 @@ def spool_options(settings: Settings) -> SpoolOptions:
         receipts_keep=milliseconds(spool.receipts_keep),
         receipts_max=spool.receipts_max,
     )
+
+
+def admin_tokens(admin: AdminSettings) -> dict[Role, tuple[str, ...]]:
+    """The tokens of each role."""
+    roles = {Role.ADMIN: admin.token, Role.OPERATE: admin.operate_token, Role.READ: admin.read_token}
+    return {role: tuple(token.get_secret_value() for token in tokens) for role, tokens in roles.items()}
 
 
 def body_limits(intake: IntakeSettings) -> BodyLimits:

@@ -11,9 +11,11 @@ from aiohttp.test_utils import TestClient
 from msgspec.structs import replace as changed
 
 from gateway.admin.app import build_admin_app
+from gateway.admin.audit import AuditLog
 from gateway.admin.auth import Access
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
+from gateway.admin.permissions import Role
 from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
@@ -99,6 +101,8 @@ class AdminFigures:
     trace_error: SpoolError | None = None
     delivery_admin: DeliveryAdmin | None = None
     token: str | None = None
+    tokens: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
+    audit: AuditLog | None = None
     now: int = NOW
     throttle: ThrottleStatus | None = NO_CALLS
     intake_obstacle: str | None = None
@@ -111,8 +115,11 @@ class AdminFigures:
     def __post_init__(self) -> None:
         self.metrics = Metrics()
         self.events = RecentEvents(lambda: self.now)
-        self.access = Access(self.token, refused=self.metrics.admin_refused, clock=lambda: self.now / 1000)
-        self.access.local_token = LOCAL_TOKEN
+        tokens = self.tokens or ({Role.ADMIN: (self.token,)} if self.token else {})
+        self.access = Access(
+            tokens, audit=self.audit, refused=self.metrics.admin_refused, clock=lambda: self.now / 1000
+        )
+        self.access.accept_spool_token(LOCAL_TOKEN)
         self.app = build_admin_app(View(self), self.metrics, self.events, self.access)
 
 

@@ -15,6 +15,7 @@ import structlog
 from aiohttp.test_utils import TestServer
 
 from gateway.admin.auth import TOKEN_FILE, GuessLimit, make_local_token
+from gateway.admin.permissions import RULES, Role, rule_of
 from gateway.hosts import is_trusted_host
 from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import Lane
@@ -63,6 +64,48 @@ async def test_each_kind_of_route_lets_in_whom_it_is_for(
         assert wrong.status == UNAUTHORIZED
         assert LOCAL_TOKEN not in await wrong.text()
         assert (await wrong.json())["error"]["hint"]
+
+
+ROLES = {Role.READ: ("read-" * 4,), Role.OPERATE: ("operate-" * 3, "operate-old-" * 2), Role.ADMIN: ("admin-" * 4,)}
+"""With two tokens of one role, as while clients change from one to the next."""
+
+
+def test_every_route_has_its_row() -> None:
+    """The table of rules names the routes that there are, and no others; a route without a row would need `admin`."""
+    routes = AdminFigures().app.router.routes()
+    found = {f"{route.method} {route.resource.canonical}" for route in routes if route.resource is not None}
+    assert {route for route in found if not route.startswith("HEAD ")} == set(RULES)
+    assert rule_of("PATCH", "/api/new").role is Role.ADMIN
+
+
+@pytest.mark.parametrize("route", [route for route, rule in RULES.items() if rule.role is not None])
+async def test_a_route_lets_in_its_role_and_those_above(aiohttp_client: Callable[..., Any], route: str) -> None:
+    """Whoever has less is told which role it takes; every token of a role counts, and a local peer is nobody then."""
+    client = await aiohttp_client(AdminFigures(tokens=ROLES).app)
+    rule, url = RULES[route], re.sub(r"\{[^}]*\}", "x", route)
+    kind = {"Content-Type": rule.content_type or "application/json"}
+    for role, tokens in ROLES.items():
+        for token in tokens:
+            answer = await ask(client, url, {**kind, "Authorization": f"Bearer {token}"})
+            if role >= (rule.role or 0):
+                assert answer.status not in {UNAUTHORIZED, FORBIDDEN, LIMITED}, await answer.text()
+                continue
+            error = (await answer.json())["error"]
+            assert (answer.status, error["code"]) == (FORBIDDEN, "role_needed")
+            assert f"the role {rule.role.word if rule.role else ''};" in error["message"]
+            assert error["message"].endswith(f"the role {role.word}.")
+            assert error["hint"]
+    assert (await ask(client, url, kind)).status == UNAUTHORIZED
+
+
+async def test_guesses_at_any_role_are_limited(aiohttp_client: Callable[..., Any]) -> None:
+    """An address that guessed too often is refused, whatever token it presents next, but for that of the spool."""
+    client = await aiohttp_client(AdminFigures(tokens={Role.READ: ROLES[Role.READ]}).app)
+    statuses = [(await ask(client, "/api/calls", {"Authorization": "Bearer guess"})).status for _ in range(12)]
+    assert statuses == [UNAUTHORIZED] * 10 + [LIMITED] * 2
+    right = {"Authorization": f"Bearer {ROLES[Role.READ][0]}"}
+    assert (await ask(client, "/api/calls", right)).status == LIMITED
+    assert (await ask(client, "/api/calls", AUTHORIZED)).status in LET_IN
 
 
 async def test_no_route_is_left_open_by_mistake(aiohttp_client: Callable[..., Any]) -> None:

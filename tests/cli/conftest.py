@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeVar
 
 import pytest
+import structlog
 from aiohttp import web
 from click.testing import CliRunner, Result
 
@@ -20,6 +21,14 @@ __all__ = ["bucket", "credentials", "weed"]
 
 Cli = Callable[..., Result]
 Entered = TypeVar("Entered")
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_servers() -> Iterator[None]:
+    """Servers of the tests run in this process: what they log is not what a command prints."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

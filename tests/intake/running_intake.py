@@ -29,7 +29,7 @@ from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
-from gateway.intake.upload_urls import UploadUrlService
+from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import OpenCalls
 from gateway.sdk_outbox.sinks import SpoolSink
 from spool.records import Clock, Fragment, Record, WhenFull
@@ -46,6 +46,8 @@ class IntakeOptions:
     staging_directory: Path
     token: str | None = None
     hosts: tuple[str, ...] = ()
+    public_url: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
     memory_budget: int = 64 << 20
     memory_wait: float = 3.0
     upload_url_lifetime: float = 900.0
@@ -80,7 +82,8 @@ class Intake:
             store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls, token
         )
         uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
-        posts = PostService(reader, acceptor, uploads, token)
+        address = PublicAddress(options.public_url, options.trusted_proxies)
+        posts = PostService(reader, acceptor, uploads, token, address)
         sdk = SdkSource(reader, acceptor, posts, uploads, store, token)
         lines = LineReader(options.bodies.body_max, staging, workers)
         self.open_calls = calls

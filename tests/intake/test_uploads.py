@@ -1,5 +1,7 @@
 """Upload addresses, as the SDK uses them for large call logs."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.intake.bodies import call_log, large_call_log
@@ -40,11 +42,35 @@ async def test_an_address_is_under_the_prefix_that_was_used(world: RunningIntake
     assert await world.spool.trace("call-1") == ()
 
 
-async def test_behind_a_proxy_the_address_is_the_proxy_s(world: RunningIntake) -> None:
-    """Scheme and host are those that the agent used, as a proxy says."""
-    headers = {**KEY, "Host": "inner:1", "X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "logs.example"}
-    reply = await world.post(REQUEST, "/dev/get-upload-url", headers=headers)
-    assert reply.json["upload_url"].startswith("https://logs.example/dev/uploads/")
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "begins"),
+    [
+        pytest.param(("127.0.0.1/32",), ("https", "logs.example"), "https://logs.example/", id="a trusted proxy"),
+        pytest.param(("127.0.0.1/32",), ("http, https", "evil.example, logs.example"), "https://logs.example/",
+                     id="what its client says it was forwarded for"),
+        pytest.param(("127.0.0.1/32",), ("gopher", "a b"), "http://127.0.0.1:", id="nonsense"),
+        pytest.param(("10.0.0.0/8", "unix"), ("https", "evil.example"), "http://inner:1/", id="somebody else"),
+        pytest.param((), ("https", "evil.example"), "http://inner:1/", id="nobody is trusted"),
+    ],
+)  # fmt: skip
+async def test_only_a_trusted_proxy_says_what_an_upload_address_begins_with(
+    tmp_path: Path, trusted: tuple[str, ...], forwarded: tuple[str, str], begins: str
+) -> None:
+    """Scheme and host are those of a trusted proxy's own headers; else the Host that was asked, and checked."""
+    proto, host = forwarded
+    headers = {**KEY, "Host": "inner:1", "X-Forwarded-Proto": proto, "X-Forwarded-Host": host}
+    async with running(tmp_path, trusted_proxies=trusted) as world:
+        reply = await world.post(REQUEST, "/dev/get-upload-url", headers=headers)
+    assert reply.json["upload_url"].startswith(begins)
+
+
+async def test_a_configured_url_is_what_upload_addresses_begin_with(tmp_path: Path) -> None:
+    """It wins over every header, and the prefix that the agent used follows it."""
+    headers = {**KEY, "Host": "inner:1", "X-Forwarded-Host": "evil.example"}
+    proxies = {"public_url": "https://logs.example/calls/", "trusted_proxies": ("127.0.0.1/32",)}
+    async with running(tmp_path, **proxies) as world:
+        reply = await world.post(REQUEST, "/dev/get-upload-url", headers=headers)
+    assert reply.json["upload_url"].startswith("https://logs.example/calls/dev/uploads/")
 
 
 async def test_an_upload_is_a_post(world: RunningIntake) -> None:

@@ -1,0 +1,177 @@
+"""Secrets from files, from systemd's credentials and from commands, instead of from the environment itself.
+
+A variable of a secret, `NAME`, may be replaced by `NAME_FILE` (a file that holds it), by `NAME_COMMAND` (a command that
+prints it), or by a credential called `NAME` (`LoadCredential=` of systemd); in the TOML file, `token_file` and
+`token_command` stand for `token`. Every process of the same user can read an environment, and `docker inspect` shows
+it; a file has an owner.
+"""
+
+import os
+import shlex
+import stat
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from config.layers import KeyPath, Layer, Problem, value_at
+from config.values import CREDENTIALS_DIRECTORY, MASK
+
+FILE, COMMAND = "file", "command"
+LARGEST_BYTES = 64 << 10
+COMMAND_SECONDS = 10.0
+
+
+class UnusableSource(Exception):
+    """A file or command gives no secret; the message says why."""
+
+
+class SecretSources:
+    """Reads secrets from their sources. What is wrong, and what is doubtful, is noted, not raised.
+
+    With `read=False` sources are left out unread, for commands that need no secret.
+    """
+
+    def __init__(self, *, read: bool = True) -> None:
+        self._read = read
+        self.problems: list[Problem] = []
+        self.warnings: list[str] = []
+        self.origins: dict[str, str] = {}
+        """For each variable that was resolved, what its value came from."""
+
+    def variables(self, environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+        """The environment with the values of those secrets that it names a source of."""
+        resolved = dict(environment)
+        for name in names:
+            given = [each for each in (name, f"{name}_FILE", f"{name}_COMMAND") if environment.get(each)]
+            if len(given) > 1:
+                self.problems.append(Problem(name, f"is given more than once: leave one of {', '.join(given)}", MASK))
+            elif given != [name] and self._read:
+                label, kind, source = self._source_of(name, given, environment)
+                value = self._value(label, kind, source) if source else None
+                if value:
+                    resolved[name], self.origins[name] = value, label
+        return resolved
+
+    def _source_of(self, name: str, given: list[str], environment: Mapping[str, str]) -> tuple[str, str, str]:
+        """What the value of a variable is to be read from: what to call it, whether it is a file, and where it is."""
+        if given:
+            return given[0], FILE if given[0].endswith("_FILE") else COMMAND, environment[given[0]]
+        credential = Path(environment.get(CREDENTIALS_DIRECTORY, "")) / name
+        exists = CREDENTIALS_DIRECTORY in environment and credential.exists()
+        return f"the credential {name}", FILE, str(credential) if exists else ""
+
+    def layer(self, layer: Layer, secrets: Iterable[KeyPath]) -> Layer:
+        """A layer of a file with the values of its secrets; `secrets` are the paths where one may stand."""
+        tree = layer.tree
+        origins: dict[KeyPath, str] = dict(layer.origins)
+        for *above, name in secrets:
+            table = value_at(tree, tuple(above))
+            if not isinstance(table, dict):
+                continue
+            for kind in (FILE, COMMAND):
+                key = f"{name}_{kind}"
+                if key not in table:
+                    continue
+                source, path = table[key], (*above, key)
+                label = ".".join(map(str, path))
+                tree = _replaced(tree, path, None)
+                origin = next((origins.pop(each) for each in list(origins) if each[: len(path)] == path), None)
+                if name in table:
+                    self.problems.append(Problem(label, f"stands beside {name}: leave one of them", origin=origin))
+                elif self._read:
+                    value = self._value(label, kind, source, origin)
+                    if value:
+                        tree = _replaced(tree, (*above, name), value)
+                        origins[*above, name] = f"{label} in {origin}" if origin else label
+        return Layer(tree, origins)
+
+    def _value(self, label: str, kind: str, source: object, origin: str | None = None) -> str | None:
+        """The secret; None, with the reason noted, where the source gives none."""
+        try:
+            if kind == COMMAND:
+                return _output_of(source)
+            if not isinstance(source, str) or not source.strip():
+                raise UnusableSource("should be the path of a file")
+            value, loose = _content_of(Path(source))
+        except UnusableSource as error:
+            shown = source if isinstance(source, str) and kind == FILE else MASK
+            self.problems.append(Problem(label, str(error), f'"{shown}"', origin))
+            return None
+        if loose:
+            self.warnings.append(loose_file_warning(Path(source), label))
+        return value
+
+
+def loose_file_warning(path: Path, what: str) -> str:
+    """A sentence about a file with secrets that every user of the machine can read."""
+    return f"{path} ({what}) holds secrets, and every user of this machine can read it: chmod o-rwx {path}"
+
+
+def readable_by_all(path: Path) -> bool:
+    """Whether users can read a file who are neither its owner nor in its group."""
+    try:
+        return bool(path.stat().st_mode & 0o004)
+    except OSError:
+        return False
+
+
+def _content_of(path: Path) -> tuple[str, bool]:
+    """What a file holds, and whether everybody can read it. Raises `UnusableSource`."""
+    try:
+        # Links are followed: Kubernetes makes the files of a secret links. A pipe, as shells give, is read to its end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            about = os.fstat(file.fileno())
+            data = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise UnusableSource(f"cannot be read: {error.strerror or type(error).__name__}") from None
+    return _text_of(data), stat.S_ISREG(about.st_mode) and bool(about.st_mode & 0o004)
+
+
+def _output_of(command: object) -> str:
+    """What a command prints. Raises `UnusableSource`."""
+    try:
+        words = command if isinstance(command, list) else shlex.split(command) if isinstance(command, str) else []
+    except ValueError:  # a quote without an end
+        words = []
+    if not words or not all(isinstance(word, str) for word in words):
+        raise UnusableSource("should be a command, such as `vault read -field=token secret/callspool`")
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_SECONDS, check=False
+        )
+    except OSError as error:
+        raise UnusableSource(f"cannot be run: {error.strerror or type(error).__name__}") from None
+    except subprocess.TimeoutExpired:
+        raise UnusableSource(f"did not end within {COMMAND_SECONDS:.0f} s") from None
+    if done.returncode != 0:
+        # What it printed may hold a part of the secret, so that it is not shown.
+        raise UnusableSource(f"ended with status {done.returncode}; run it by hand to see why")
+    return _text_of(done.stdout)
+
+
+def _text_of(data: bytes) -> str:
+    """The secret, without the blanks around it. Raises `UnusableSource`."""
+    if len(data) > LARGEST_BYTES:
+        raise UnusableSource(f"has more than {LARGEST_BYTES >> 10} KiB, which is no secret")
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise UnusableSource("is not UTF-8") from None
+    if not text:
+        raise UnusableSource("is empty, which would quietly turn the secret off")
+    return text
+
+
+def _replaced(tree: Any, path: KeyPath, value: str | None) -> Any:  # Any: a tree of TOML
+    """A copy of the tree with this value at the path; without that path for None."""
+    step, rest = path[0], path[1:]
+    copy: Any = list(tree) if isinstance(tree, list) else dict(tree)
+    if rest:
+        copy[step] = _replaced(copy[step], rest, value)
+    elif value is None:
+        del copy[step]
+    else:
+        copy[step] = value
+    return copy

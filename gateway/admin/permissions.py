@@ -1,0 +1,87 @@
+"""Which role each request of the admin listener needs: one table for all of its routes.
+
+A role includes those below it. Routes that are not in the table need the highest one.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from gateway.operations.schemas import IMPORT_TYPE, OrderName
+
+JSON_TYPE = "application/json"
+
+
+class Role(IntEnum):
+    """What a token lets its holder do."""
+
+    READ = 1
+    """See lists, traces, and what call logs hold."""
+    OPERATE = 2
+    """Give orders that lose nothing and send nothing elsewhere."""
+    ADMIN = 3
+    """Everything."""
+
+    @property
+    def word(self) -> str:
+        """As settings and answers name it."""
+        return self.name.lower()
+
+
+class Rule(NamedTuple):
+    """What a request of one route needs."""
+
+    role: Role | None
+    """None: nothing, it is open to everybody who reaches the listener."""
+    local: bool = False
+    """Whether a request from this machine itself needs no token, as long as none is configured."""
+    action: str = ""
+    """What the audit log calls it; empty for what shows no call log and changes nothing."""
+    content_type: str = ""
+    """Of its body: no page of another site can post these types."""
+
+    @property
+    def is_order(self) -> bool:
+        """Whether it changes something."""
+        return bool(self.content_type)
+
+
+OPEN = Rule(None)
+
+
+def _order(action: str, role: Role, *, local: bool = False, content_type: str = JSON_TYPE) -> Rule:
+    return Rule(role, local, action, content_type)
+
+
+RULES: Mapping[str, Rule] = MappingProxyType({
+    "GET /": OPEN,
+    "GET /metrics": OPEN,
+    "GET /healthz": OPEN,
+    "GET /readyz": OPEN,
+    "GET /api/status": OPEN,
+    "GET /api/calls": Rule(Role.READ, local=True),
+    # Without a token it is an outline, without documents.
+    "GET /api/calls/{call_id}": Rule(Role.READ, local=True, action="read-call"),
+    "GET /api/calls/{call_id}/detail": Rule(Role.READ, action="read-detail"),
+    "GET /api/deliveries": Rule(Role.READ, local=True),
+    "GET /api/deliveries/{key}": Rule(Role.READ, action="read-delivery"),
+    "GET /api/documents/{key}": Rule(Role.READ, action="read-document"),
+    f"POST /api/orders/{OrderName.REPLAY}": _order("replay", Role.OPERATE, local=True),
+    f"POST /api/orders/{OrderName.RETRY}": _order("retry", Role.OPERATE, local=True),
+    "POST /api/destinations/{destination}/resume": _order("resume", Role.OPERATE, local=True),
+    # What gives call logs up, or sends them elsewhere or with another key, or puts others in.
+    f"POST /api/orders/{OrderName.DISCARD}": _order("discard", Role.ADMIN),
+    f"POST /api/orders/{OrderName.REROUTE}": _order("reroute", Role.ADMIN),
+    f"POST /api/orders/{OrderName.REPLACE_TOKEN}": _order("replace-token", Role.ADMIN),
+    "POST /api/dead-letters/import": _order("import", Role.ADMIN, content_type=IMPORT_TYPE),
+    "POST /api/salvage": _order("salvage", Role.ADMIN),
+})  # fmt: skip
+"""By method and path, as the routes are registered."""
+
+UNKNOWN = Rule(Role.ADMIN)
+
+
+def rule_of(method: str, path: str) -> Rule:
+    """What a route needs; HEAD needs what GET does."""
+    return RULES.get(f"{'GET' if method == 'HEAD' else method} {path}", UNKNOWN)
