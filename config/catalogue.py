@@ -76,8 +76,9 @@ def secret_paths(tree: Mapping[str, Any]) -> Iterator[KeyPath]:
     yield from (setting.path for setting in scalar_settings() if setting.secret)
     destinations = tree.get("destinations")
     below = dict.fromkeys(each.path for each in destination_settings() if each.secret)
-    for index, _ in enumerate(destinations if isinstance(destinations, list) else ()):
-        yield from (("destinations", index, *path) for path in below)
+    for index in range(len(destinations) if isinstance(destinations, list) else 0):
+        for path in below:
+            yield ("destinations", index, *path)
 
 
 def shown(value: object, field: FieldInfo) -> str:

@@ -12,6 +12,7 @@ from config.settings import Settings
 from tests.config.conftest import WriteFile, problems
 
 ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
+KAFKA = {"CALLSPOOL_KAFKA_BROKERS": "broker:9092", "CALLSPOOL_KAFKA_SASL": "plain", "CALLSPOOL_KAFKA_USERNAME": "u"}
 OLD, NEW = "old-token-of-16-characters", "new-token-of-16-characters"
 
 
@@ -57,7 +58,7 @@ def test_every_secret_can_lie_in_a_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / "secret"
     path.write_text("sqlite:///x.db\n" if name.endswith("_URL") else f"{NEW}\n")
     path.chmod(0o600)
-    loaded = load(None, {**ENDPOINT, f"{name}_FILE": str(path)})
+    loaded = load(None, {**ENDPOINT, **(KAFKA if "KAFKA" in name else {}), f"{name}_FILE": str(path)})
     assert f"{name}_FILE" in loaded.origins.values()
 
 
