@@ -22,6 +22,7 @@ from config.types import (
     Listen,
     Names,
     OptionalDuration,
+    OptionalFile,
     OptionalName,
     OptionalSize,
     Proxies,
@@ -208,6 +209,17 @@ class AdminSettings(Table):
         return tokens
 
 
+class AuditSettings(Table):
+    """The audit log: orders, and reads of call logs."""
+
+    file: OptionalFile = None
+    """The file of the audit log, JSON lines, 0600; by default its lines stand in the log as messages named `audit`."""
+    max_bytes: Size = 10 * MIB
+    """A larger file is renamed to `FILE.1`, and that to `FILE.2`; logrotate may do it instead."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 10
+    """How many renamed files are kept."""
+
+
 class SpoolSettings(Table):
     """The durable store."""
 
@@ -329,6 +341,8 @@ class Settings(BaseSettings):
     """The listener that agents post to."""
     admin: AdminSettings = Field(default_factory=AdminSettings)
     """The listener for people and scrapers."""
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+    """The audit log of the admin listener."""
     spool: SpoolSettings = Field(default_factory=SpoolSettings)
     """The durable store."""
     split: SplitSettings = Field(default_factory=SplitSettings)

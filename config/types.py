@@ -183,6 +183,8 @@ Directory = Annotated[Path, Shown(format_path)]
 """A directory, made when it is needed."""
 OptionalName = Annotated[str | None, BeforeValidator(_or_none(_word))]
 """A word of visible ASCII characters, or none."""
+OptionalFile = Annotated[Path | None, BeforeValidator(_or_none(lambda value: value)), Shown(format_path)]
+"""The path of a file that need not exist yet, or none."""
 Files = Annotated[tuple[Path, ...], BeforeValidator(_paths), Shown(_format_paths)]
 """Paths of files that need not exist yet; in a variable apart by colons."""
 UserIds = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_user_ids), Shown(_format_user_ids)]

@@ -35,7 +35,7 @@ class AuditFile:
     """A file of audit lines, 0600. When it would exceed `max_bytes` it becomes `NAME.1`, and `keep` of these are kept.
 
     For one thread. It is opened anew when another program moved or removed it, as logrotate does. Raises `OSError` at
-    the start when it cannot be opened, or is no file of this user's own.
+    the start when it cannot be opened, is a link, or belongs to somebody else.
     """
 
     def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
@@ -58,10 +58,6 @@ class AuditFile:
             structlog.get_logger("callspool").error("audit_log_failed", file=str(self._path), reason=str(error))
             return False
         return True
-
-    def close(self) -> None:
-        """Give the file back."""
-        os.close(self._descriptor)
 
     def _open(self) -> int:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,11 +95,10 @@ class AuditFile:
 
 
 class AuditLog:
-    """Takes entries from the event loop, for a file or, without one, for the log."""
+    """Takes entries from the event loop, for the log, or for a file once there is one."""
 
-    def __init__(self, file: AuditFile | None = None) -> None:
-        self._file = file
-        self._queue = LineQueue(file.write, name="audit") if file else None
+    def __init__(self) -> None:
+        self._queue: LineQueue | None = None
         self._dropped_from_log = 0
         # Whatever the level of the log is, an order stands in it.
         logging.getLogger(_LOGGER).setLevel(logging.INFO)
@@ -112,6 +107,10 @@ class AuditLog:
     def dropped(self) -> int:
         """Lines that were lost: the queue was full, or the file could not be written."""
         return self._dropped_from_log if self._queue is None else self._queue.dropped
+
+    def write_to(self, file: AuditFile) -> None:
+        """Write into a file from now on."""
+        self._queue = LineQueue(file.write, name="audit")
 
     def record(self, entry: Mapping[str, object]) -> None:
         """Note an entry; never waits."""

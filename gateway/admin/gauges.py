@@ -74,6 +74,7 @@ class GaugeCollector(Collector):
         """The gauges without values, so that registering reads nothing."""
         yield from map(_gauge, GAUGES)
         yield _dropped_messages(None)
+        yield _dropped_audit_lines(None)
 
     def collect(self) -> Iterator[Metric]:
         """The gauges as they are now."""
@@ -87,6 +88,7 @@ class GaugeCollector(Collector):
         yield from _of_live_calls(self._gateway.drain_throttle())
         yield from _of_outboxes(self._gateway.outboxes())
         yield _dropped_messages(dropped_messages())
+        yield _dropped_audit_lines(self._gateway.audit_lines_dropped())
 
 
 def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
@@ -99,9 +101,14 @@ def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
 
 
 def _dropped_messages(count: int | None) -> CounterMetricFamily:
-    """The only counter here: the log counts for itself."""
+    """A counter, as the next one is: logs count for themselves."""
     meaning = "Log messages that were dropped because nobody read the log."
     return CounterMetricFamily("callspool_log_messages_dropped_total", meaning, value=count)
+
+
+def _dropped_audit_lines(count: int | None) -> CounterMetricFamily:
+    meaning = "Lines of the audit log that were lost: the queue was full, or the file could not be written."
+    return CounterMetricFamily("callspool_audit_lines_dropped_total", meaning, value=count)
 
 
 def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:

@@ -65,6 +65,10 @@ class GatewayView(Protocol):
         """The store that answers what is asked of calls; None without a destination that is one."""
         ...
 
+    def audit_lines_dropped(self) -> int:
+        """How many lines of the audit log were lost."""
+        ...
+
     def now(self) -> int:
         """Milliseconds since the Unix epoch."""
         ...

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from config.settings import Settings
 from gateway.admin.app import build_admin_app
-from gateway.admin.audit import AuditLog
+from gateway.admin.audit import AuditFile, AuditLog
 from gateway.admin.auth import Access, make_local_token
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
@@ -90,6 +90,9 @@ class Gateway:
         for number, handling in signal_handling(at_a_terminal=sys.stderr.isatty()).items():
             loop.add_signal_handler(number, self._signal if handling else _ignore_signal, number)
         try:
+            audit = self._settings.audit
+            if audit.file is not None:
+                self._audit.write_to(AuditFile(audit.file.absolute(), audit.max_bytes, audit.keep))
             async with self._admin_listener():
                 listening_socket: socket.socket | None = None
                 while not self._told_to_stop.is_set():
@@ -97,6 +100,8 @@ class Gateway:
         except (SpoolError, StoreError, CannotListen, DriverMissing, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
+        finally:
+            await self._audit.close()
         _log.info("stopped")
         return 0
 
@@ -211,6 +216,10 @@ class Gateway:
     def lifecycle(self) -> Lifecycle:
         """See `GatewayView`."""
         return self._lifecycle
+
+    def audit_lines_dropped(self) -> int:
+        """See `GatewayView`."""
+        return self._audit.dropped
 
     @property
     def delivery_admin(self) -> DeliveryAdmin | None:

@@ -143,6 +143,9 @@ class View:
     def call_store(self) -> Store | None:
         return self._world.call_store
 
+    def audit_lines_dropped(self) -> int:
+        return self._world.audit.dropped if self._world.audit else 0
+
     def now(self) -> int:
         return self._world.now
 
