@@ -96,12 +96,20 @@ def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo
 def warnings(settings: Settings) -> tuple[str, ...]:
     """One sentence for each thing that an operator should know before the start."""
     of_destinations = [each.warnings(core_max_bytes=settings.split.core_max_bytes) for each in settings.destinations]
-    return (*_listener_warnings(settings), *_reference_warnings(settings), *chain.from_iterable(of_destinations))
+    return (*_listener_warnings(settings), *_warnings_without_a_store(settings), *chain.from_iterable(of_destinations))
 
 
-def _reference_warnings(settings: Settings) -> Iterator[str]:
-    if settings.references.buckets and not any(isinstance(each, StoreTable) for each in settings.destinations):
+def _warnings_without_a_store(settings: Settings) -> Iterator[str]:
+    if any(isinstance(each, StoreTable) for each in settings.destinations):
+        return
+    if settings.references.buckets:
         yield "references.buckets says what may be read for a store, and no destination is a store: nothing is read"
+    for destination in settings.destinations:
+        if destination.events and "call_complete" in destination.events:
+            yield (
+                f"destinations[{destination.name}].events names call_complete, which a receiver makes of the calls in "
+                "its store, and no destination is a store: only what is posted as that comes"
+            )
 
 
 def _listener_warnings(settings: Settings) -> Iterator[str]:

@@ -12,6 +12,8 @@ from gateway.trace import RecordTrace, instant
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import CallSummary, StoredCall
 
+CALL_COMPLETE = "call_complete"
+"""The event of a call log that this gateway makes when start and end of a call are in its store."""
 MOST_CALLS = 1000
 """In one list."""
 
@@ -54,6 +56,33 @@ class CallDocument(CallEntry, frozen=True, kw_only=True):
     records: tuple[RecordTrace, ...]
 
 
+class CompleteCall(CallEntry, frozen=True, kw_only=True):
+    """The call log `call_complete`: all of a call in one record, its documents as they came."""
+
+    wcall_event: str
+    tenant: str | msgspec.UnsetType
+    start: msgspec.Raw | None
+    end: msgspec.Raw | None
+    updates: tuple[msgspec.Raw, ...]
+
+
+def complete_call_of(call: StoredCall) -> CompleteCall:
+    """What is announced of a call that became complete."""
+    return CompleteCall(
+        **_columns(call.summary),
+        wcall_event=CALL_COMPLETE,
+        tenant=call.summary.project or msgspec.UNSET,
+        start=next(iter(_documents(call, PartKind.START)), None),
+        end=next(iter(_documents(call, PartKind.END, PartKind.CALL)), None),
+        updates=_documents(call, PartKind.UPDATE),
+    )
+
+
+def _documents(call: StoredCall, *kinds: PartKind) -> tuple[msgspec.Raw, ...]:
+    """The parts of these kinds that the call shows."""
+    return tuple([msgspec.Raw(part.document) for part in call.parts if part.shown and part.kind in kinds])
+
+
 def entry_of(call: CallSummary) -> CallEntry:
     """A call in a list."""
     return CallEntry(**_columns(call))
@@ -90,15 +119,11 @@ def document_of(call: StoredCall, records: tuple[RecordTrace, ...], *, with_docu
 
     if not with_documents:
         return CallDocument(**_columns(call.summary), records=records)
-
-    def shown(*kinds: PartKind) -> tuple[msgspec.Raw, ...]:
-        return tuple([msgspec.Raw(part.document) for part in call.parts if part.shown and part.kind in kinds])
-
     return CallDocument(
         **_columns(call.summary),
-        start=next(iter(shown(PartKind.START)), None),
-        end=next(iter(shown(PartKind.END, PartKind.CALL)), None),
-        updates=shown(PartKind.UPDATE),
-        references=shown(PartKind.REFERENCE),
+        start=next(iter(_documents(call, PartKind.START)), None),
+        end=next(iter(_documents(call, PartKind.END, PartKind.CALL)), None),
+        updates=_documents(call, PartKind.UPDATE),
+        references=_documents(call, PartKind.REFERENCE),
         records=records,
     )

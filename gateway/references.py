@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import Acceptor, Parse
+from gateway.intake.accept import Acceptor, Owner, Parse
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
@@ -128,10 +128,11 @@ class ReferenceUploader:
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Read the object and make it durable; only then is the note done with."""
+        record = delivery.record
         note = b"".join([piece async for piece in self._note(delivery)])
         try:
-            async with self._reader.read(note, delivery.record.call_id) as call_log:
-                await self._acceptor.accept(call_log, None, on_behalf_of=delivery.record)
+            async with self._reader.read(note, record.call_id) as call_log:
+                await self._acceptor.accept(call_log, None, owner=Owner(record.tenant, record.principal or ""))
         except ReferenceFailure as failure:
             return failure.outcome
         except SpoolError as error:

@@ -44,6 +44,21 @@ class LaneConcurrency(Table):
     """Details in flight at once."""
 
 
+def _events(value: object) -> tuple[str, ...] | None:
+    """Names of events from a list, or from a text with commas; None for all."""
+    given = value.split(",") if isinstance(value, str) else value
+    if given is None or given == ["all"]:
+        return None
+    names = tuple(str(each).strip() for each in given) if isinstance(given, list | tuple) else ()
+    if not names or not all(name.isprintable() and 0 < len(name) <= 64 for name in names):
+        raise ValueError('should be a list of events, such as ["call_ended", "call_complete"]')
+    return names
+
+
+Events = Annotated[tuple[str, ...] | None, BeforeValidator(_events), Shown(",".join)]
+"""Which events; None: all."""
+
+
 class DestinationTable(Table):
     """What every destination has."""
 
@@ -53,6 +68,9 @@ class DestinationTable(Table):
     """Selects the model; each one narrows it to its own word."""
     max_bytes_per_second: OptionalSize = None
     """The bandwidth limit of details to it, in bytes per second; cores count, but never wait."""
+    events: Events = None
+    """The events that it gets, such as `call_ended`; by default all that are posted. `call_complete` is made by a
+    receiver, once start and end of a call are in its store."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
     """When a failed delivery is tried again."""
 

@@ -6,6 +6,7 @@ Idempotency: the spool recognises a call log that it has accepted before (promis
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -27,12 +28,20 @@ from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
 from gateway.intake.staging import Workers
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
-from spool.records import Accepted, Clock, NewRecord, Record, principal_of
+from spool.records import Accepted, Clock, NewRecord, principal_of
 
 _log = structlog.get_logger(__name__)
 
 _IN_PROCESS_BYTES = 4 << 20
 """A staged body above this is parsed in another process: below it, the interpreter is held for 2.5 ms at most."""
+
+
+class Owner(NamedTuple):
+    """Whose a call log is."""
+
+    tenant: str | None
+    principal: str
+    """See `spool.records.principal_of`."""
 
 
 class Acceptor:
@@ -90,11 +99,13 @@ class Acceptor:
         superseded_by: str | None = None,
         idempotency_key: str | None = None,
         via: str | None = None,
-        on_behalf_of: Record | None = None,
+        owner: Owner | None = None,
+        origin: str | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
-        With `on_behalf_of` it belongs to whom that record belongs, whatever token is in it.
+        With `owner` it is that one's, whatever token is in it; with `origin` it has that name, and is a duplicate of
+        what has it already.
 
         With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already. A
         start that comes after its end is sent only to destinations that keep every event of a call.
@@ -106,7 +117,7 @@ class Acceptor:
         in memory for as long as it holds it.
         """
         key = agents_key or self._token.foreign(call_log.token)
-        principal = principal_of(None, key) if on_behalf_of is None else on_behalf_of.principal or ""
+        tenant, principal = owner or (None, principal_of(None, key))
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,
@@ -121,7 +132,8 @@ class Acceptor:
                 superseded_by=superseded_by or (ENDED if call_log.event == STARTED else None),
                 superseded_everywhere=superseded_by is not None,
                 upload_key_hash=upload_key_hash,
-                tenant=None if on_behalf_of is None else on_behalf_of.tenant,
+                origin=origin,
+                tenant=tenant,
                 principal=principal,
                 happened_at=call_log.happened_at,
                 idempotency_key=idempotency_key,

@@ -9,6 +9,8 @@ from functools import partial
 from config.settings import Settings
 from gateway.admin.events import Observers
 from gateway.admin.view import BackPressure
+from gateway.announcements import Announcer
+from gateway.calls import CALL_COMPLETE
 from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
@@ -24,7 +26,15 @@ from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
 from gateway.runtime import options
-from gateway.runtime.destinations import UploaderContext, accepts, fallbacks, is_store, make_uploader, route_of
+from gateway.runtime.destinations import (
+    UploaderContext,
+    accepts,
+    announcing_store,
+    fallbacks,
+    is_store,
+    make_uploader,
+    route_of,
+)
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
 from gateway.sdk_outbox.rescue import OutboxWatch
@@ -111,7 +121,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
 
     # The way out: a plan for each destination, and the dispatcher that follows the plans.
     completion = options.completion_rule(settings.completion)
-    context = UploaderContext(spool, directory, metrics, system_clock, throttle, completion)
+    announces = announcing_store(destinations)
+    context = UploaderContext(spool, directory, metrics, system_clock, throttle, completion, announces)
     plans = {
         destination.name: DestinationPlan(
             uploader=make_uploader(destination, context),
@@ -177,7 +188,12 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers)
     spool.listener = dispatcher.offer
 
-    call_stores = CallStores(context.stores, settings.completion.sweep, metrics)
+    announcer = None
+    if announces is not None:
+        subscribers = [route for route in routes if route.events and CALL_COMPLETE in route.events]
+        store = context.stores[announces]
+        announcer = Announcer(store, spool.id, reader, make_acceptor(subscribers), context.completed)
+    call_stores = CallStores(context.stores, settings.completion.sweep, metrics, announcer)
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock)
     return App(

@@ -4,6 +4,7 @@ A further kind is a settings model in `config.destinations`, an `Uploader`, and 
 only one kind needs are imported by its factory, so that a gateway without that kind does without them.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,8 +28,10 @@ from config.destinations import (
 )
 from config.destinations.base import REDUCTIONS, EndpointTable
 from gateway.admin.metrics import Metrics
+from gateway.announcements import AnnouncingStore
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
+from gateway.calls import CALL_COMPLETE
 from gateway.fanout import DestinationRoute, RouteKind
 from gateway.intake.routes import via_pseudonym
 from gateway.live_calls import DrainThrottle
@@ -49,7 +52,7 @@ from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.options import S3Options
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import Store, StoreRefused
+from uploaders.stores.store import StoreRefused
 from uploaders.stores.uploader import FORMS as STORE_FORMS
 from uploaders.stores.uploader import StoreUploader
 
@@ -68,9 +71,13 @@ class UploaderContext:
 
     def __init__(
         self, spool: Spool, scratch: Path, metrics: Metrics, clock: Clock, throttle: DrainThrottle,
-        completion: CompletionRule,
+        completion: CompletionRule, announces: str | None,
     ) -> None:  # fmt: skip
-        self.stores: dict[str, Store] = {}
+        self.announces = announces
+        """The name of the store whose calls are announced once they are complete."""
+        self.completed = asyncio.Event()
+        """Is set when calls became complete there."""
+        self.stores: dict[str, AnnouncingStore] = {}
         """The stores that were made, by the names of their destinations."""
         self.completion = completion
         self.spool = spool
@@ -115,12 +122,19 @@ def kind_of(destination: Destination) -> DestinationKind[Any]:
 
 def route_of(destination: Destination) -> DestinationRoute:
     """Its place in the plan of deliveries."""
-    return kind_of(destination).route(destination)
+    events = None if destination.events is None else frozenset(destination.events)
+    return replace(kind_of(destination).route(destination), events=events)
 
 
 def is_store(destination: Destination) -> bool:
     """Whether it is a store of calls."""
     return route_of(destination).kind is RouteKind.STORE
+
+
+def announcing_store(destinations: Sequence[Destination]) -> str | None:
+    """The first store, where a destination subscribes to the calls that become complete in it."""
+    wanted = any(destination.events and CALL_COMPLETE in destination.events for destination in destinations)
+    return next((each.name for each in destinations if is_store(each)), None) if wanted else None
 
 
 def accepts(destination: Destination) -> Accepts:
@@ -408,7 +422,9 @@ def _kafka_fallbacks(destination: KafkaDestination, _all: Sequence[Destination])
 
 
 def _store_uploader(destination: SqliteDestination | PostgresDestination, context: UploaderContext) -> Uploader:
-    store = context.stores[destination.name] = store_of(destination, context.completion, context.clock)
+    announces = destination.name == context.announces
+    store = store_of(destination, context.completion, context.clock, announces=announces)
+    context.stores[destination.name] = store
     return StoreUploader(
         destination.name,
         store,
@@ -418,20 +434,32 @@ def _store_uploader(destination: SqliteDestination | PostgresDestination, contex
         destination.batch_max,
         context.bandwidth(destination),
         spans=destination.spans is SpansStored.COLUMNS,
+        completed=context.completed.set,
     )
 
 
-def store_of(destination: SqliteDestination | PostgresDestination, rule: CompletionRule, clock: Clock) -> Store:
-    """The store of this destination; nothing is opened yet. Raises `StoreRefused` where its driver is missing."""
+def store_of(
+    destination: SqliteDestination | PostgresDestination, rule: CompletionRule, clock: Clock, *, announces: bool = False
+) -> AnnouncingStore:
+    """The store of this destination; nothing is opened yet. Raises `StoreRefused` where its driver is missing.
+
+    With `announces` its completions are put into its outbox.
+    """
     if isinstance(destination, SqliteDestination):
-        return SqliteStore(destination.path.absolute(), clock, rule)
+        return SqliteStore(destination.path.absolute(), clock, rule, announces=announces)
     try:
         from uploaders.stores.postgres.store import PostgresStore  # noqa: PLC0415  # an extra, and 12 MB of memory
     except ImportError as error:
         raise StoreRefused(
             f"destination {destination.name} needs the PostgreSQL driver: pip install 'callspool[postgres]' ({error})"
         ) from error
-    return PostgresStore(destination.url, rule, pool=destination.pool, statement_timeout=destination.statement_timeout)
+    return PostgresStore(
+        destination.url,
+        rule,
+        pool=destination.pool,
+        statement_timeout=destination.statement_timeout,
+        announces=announces,
+    )
 
 
 def _store_kind(settings: type[SqliteDestination | PostgresDestination]) -> DestinationKind[Any]:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from gateway.announcements import Announcer
 from uploaders.stores.store import Store, StoreError, StoreUnavailable, Swept
 
 OPEN_SECONDS: Final = 5.0
@@ -32,7 +33,11 @@ class SweepObserver(Protocol):
 class CallStores:
     """The stores by the names of their destinations, in the order of the configuration."""
 
-    def __init__(self, stores: Mapping[str, Store], sweep_seconds: float, observer: SweepObserver) -> None:
+    def __init__(
+        self, stores: Mapping[str, Store], sweep_seconds: float, observer: SweepObserver,
+        announcer: Announcer | None = None,
+    ) -> None:  # fmt: skip
+        self._announcer = announcer
         self._stores = stores
         self._sweep_seconds = sweep_seconds
         self._observer = observer
@@ -51,11 +56,15 @@ class CallStores:
         await asyncio.gather(*[_open(name, store) for name, store in self._stores.items()])
 
     def start(self) -> None:
-        """Begin to sweep."""
+        """Begin to sweep, and to announce what becomes complete."""
+        if self._announcer is not None:
+            self._announcer.start()
         self._sweepers = [asyncio.create_task(self._sweep(name, store)) for name, store in self._stores.items()]
 
     async def stop(self) -> None:
         """End it, before the stores are closed."""
+        if self._announcer is not None:
+            await self._announcer.stop()
         for sweeper in self._sweepers:
             sweeper.cancel()
         await asyncio.gather(*self._sweepers, return_exceptions=True)

@@ -34,6 +34,20 @@ class Bug:
 
 BUGS = (
     Bug(
+        "a reference to any bucket is followed",
+        "gateway/references.py",
+        "        if place.s3_bucket not in self._buckets:\n",
+        "        if not place.s3_bucket:\n",
+        ("tests/system/test_references.py::test_what_references_name_reaches_the_store",),
+    ),
+    Bug(
+        "a call that is complete already is announced again",
+        "uploaders/stores/sqlite/store.py",
+        "        if self._announces and completed:\n",
+        "        completed = [row for row in rows.values() if row.end]\n        if self._announces:\n",
+        ("tests/stores/test_outbox.py::test_a_call_is_in_the_outbox_once_it_is_complete",),
+    ),
+    Bug(
         "the own database is imported under another name",
         "spool/salvage/service.py",
         "        self._refuse_own(task.directory)\n",

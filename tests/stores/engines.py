@@ -6,20 +6,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.postgres_server import PostgresServer
+from gateway.announcements import AnnouncingStore
 from tests.stores.calls import RULE
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import Store
 
 
 class Engine(Protocol):
     """One database of one engine."""
 
-    def store(self, *, pairs: bool = True) -> Store:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
         """A store on the database, as each process has one of its own."""
         ...
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass for the store."""
+        ...
+
+    def advance_claims(self, milliseconds: int) -> None:
+        """Let time pass for what is claimed of the outbox."""
         ...
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
@@ -46,11 +50,13 @@ class SqliteEngine:
         self.path = directory / "calls" / "store.db"
         self.now = 1_800_000_000_000
 
-    def store(self, *, pairs: bool = True) -> Store:
-        return SqliteStore(self.path, lambda: self.now, RULE, pairs=pairs)
+    def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
+        return SqliteStore(self.path, lambda: self.now, RULE, pairs=pairs, announces=announces)
 
     def advance(self, milliseconds: int) -> None:
         self.now += milliseconds
+
+    advance_claims = advance
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.path)) as connection:
@@ -75,14 +81,18 @@ class PostgresEngine:
         self.url = f"{server.url()}?options=-csearch_path%3D{schema}"
         self.change(f"create schema {schema}")
 
-    def store(self, *, pairs: bool = True) -> Store:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
         from uploaders.stores.postgres.store import PostgresStore
 
-        return PostgresStore(self.url, RULE, pairs=pairs)
+        return PostgresStore(self.url, RULE, pairs=pairs, announces=announces)
 
     def advance(self, milliseconds: int) -> None:
         """The database's clock cannot be moved; what is measured by it can."""
         self.change(f"update calls_complete set due_at = due_at - {milliseconds} * interval '1 millisecond'")
+
+    def advance_claims(self, milliseconds: int) -> None:
+        """As `advance`."""
+        self.change(f"update completions set claimed_at = claimed_at - {milliseconds} * interval '1 millisecond'")
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         import psycopg

@@ -13,6 +13,7 @@ from tests.stores.calls import RULE, detail_of, document_of, part_of, random_par
 from tests.stores.engines import Engine
 from uploaders.stores.completion import CallRow, CallState, add_part, expire, fields_of
 from uploaders.stores.parts import Part, PartKind, key_text
+from uploaders.stores.schema import migrations_of
 from uploaders.stores.store import CallQuery, CallSummary, Detail, SchemaTooNew, Store, StoredCall, Swept, Written
 
 MINUTE = 60_000
@@ -286,7 +287,8 @@ async def test_a_store_keeps_all_through_a_restart(engine: Engine):
     await first.close()
     assert await again.write([part_of(PartKind.END)]) == Written({PartKind.END: 1}, completed=1)
     status = await again.status()
-    assert (status.calls, status.schema_version) == ({CallState.COMPLETE: 1}, 2)
+    assert status.calls == {CallState.COMPLETE: 1}
+    assert status.schema_version == max(migrations_of("uploaders.stores.sqlite"))
     await again.close()
 
 

@@ -19,6 +19,7 @@ def migrations_of(package: str) -> Mapping[int, str]:
     for entry in files(package).iterdir():
         numbered = _NUMBERED.match(entry.name)
         if numbered:
+            assert int(numbered[1]) not in found, f"two migrations of {package} have the number {numbered[1]}"
             found[int(numbered[1])] = entry.read_text("utf-8")
     return dict(sorted(found.items()))
 

@@ -240,6 +240,30 @@ def milliseconds_of(day: date) -> tuple[int, int]:
     return round(begin.timestamp() * 1000), round((begin + timedelta(days=1)).timestamp() * 1000)
 
 
+CallKey = tuple[str, str]
+"""Project and call id, as the store has them."""
+
+
+class CompletionOutbox(Protocol):
+    """The calls that became complete and are still to be announced (transactional outbox).
+
+    A store that is to announce writes them in the transaction that completes them.
+    """
+
+    async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
+        """The oldest ones that `owner` has claimed, and those that nobody has, or whose owner has not been heard of for
+        a day: its own from now on. Every later claim gives them again, until they are forgotten."""
+        ...
+
+    async def forget_completions(self, calls: Sequence[CallKey]) -> None:
+        """They are announced."""
+        ...
+
+
+OWNER_SILENT_MILLISECONDS = 24 * 3600 * 1000
+"""How long a claim is its owner's alone."""
+
+
 class Store(Protocol):
     """One database. Every method raises `StoreError`, and connects first where there is no connection."""
 

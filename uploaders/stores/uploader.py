@@ -7,7 +7,7 @@ refuses a value is halved until the part is found that is at fault; the others a
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -51,11 +51,13 @@ class StoreObserver(Protocol):
 
 
 class StoreUploader:
-    """Delivers into `store`. `scratch` is a directory for a detail while its spans are read."""
+    """Delivers into `store`. `scratch` is a directory for a detail while its spans are read; `completed` is called
+    when calls became complete."""
 
     def __init__(
         self, destination: str, store: Store, payloads: PayloadReader, observer: StoreObserver, scratch: Path,
         batch_size: int, bandwidth: Bandwidth = UNLIMITED, *, spans: bool = True,
+        completed: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.batch_size = batch_size
         self._destination = destination
@@ -65,6 +67,7 @@ class StoreUploader:
         self._scratch = scratch
         self._bandwidth = bandwidth
         self._spans = spans
+        self._completed = completed
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Write one part, or one detail."""
@@ -126,6 +129,8 @@ class StoreUploader:
             return [_failed(error)] * len(parts)
         kinds = Counter(part.kind for part in parts)
         self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, written)
+        if written.completed or written.late:
+            self._completed()
         return [Delivered()] * len(parts)
 
     async def _write_detail(self, delivery: Delivery) -> Outcome:

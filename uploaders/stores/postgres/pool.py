@@ -21,7 +21,8 @@ _SETUP_CLASSES: Final = {"28", "3D", "3F", "42", "0A"}
 """Authorization, a database or schema that is not there, tables and grants that are missing."""
 _ADVICE: Final = {
     "42501": "; let its owner run `callspool store migrate`, and grant this role "
-    "SELECT, INSERT, UPDATE and DELETE on call_parts, calls_complete, call_details, spans and store_version",
+    "SELECT, INSERT, UPDATE and DELETE on call_parts, calls_complete, call_details, spans, completions "
+    "and store_version",
     "42P01": "; run `callspool store migrate`",
 }
 

@@ -100,12 +100,15 @@ ON CONFLICT (project, call_id) DO UPDATE SET
     completed_at = CASE WHEN c.completed_at IS NULL AND {_AFTER} = {CallState.COMPLETE:d} THEN now()
         ELSE c.completed_at END,
     error = CASE WHEN {_AFTER} = c.state THEN c.error END
-RETURNING completed_at IS NOT DISTINCT FROM now() AS completed, late, detail_digest
+RETURNING project, call_id, completed_at IS NOT DISTINCT FROM now() AS completed, late, detail_digest
 )
 """
 
 
-WRITE_PARTS: Final = f"""{_merge(INSERT_PARTS)}
+WRITE_PARTS: Final = f"""{_merge(INSERT_PARTS)}, announced AS (
+    INSERT INTO completions (project, call_id) SELECT project, call_id FROM changed WHERE completed AND %(announces)s
+    ON CONFLICT DO NOTHING
+)
 SELECT 'part', kind, count(*) FROM new GROUP BY kind
 UNION ALL
 SELECT 'completed', late::int, count(*) FROM changed WHERE completed GROUP BY late
@@ -122,6 +125,20 @@ DELETE_SPANS: Final = "DELETE FROM spans WHERE project = %s AND call_id = %s"
 COPY_SPANS: Final = """
 COPY spans (project, call_id, seq, trace_id, span_id, parent_span_id, name, operation, start_ns, duration_ns, status,
             error) FROM STDIN
+"""
+
+CLAIM_COMPLETIONS: Final = """
+WITH claimable AS (
+    SELECT completion_id FROM completions
+    WHERE claimed_by IS NULL OR claimed_by = %(owner)s OR claimed_at < now() - %(silent)s * interval '1 millisecond'
+    ORDER BY completion_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE completions c SET claimed_by = %(owner)s, claimed_at = now() FROM claimable
+WHERE c.completion_id = claimable.completion_id RETURNING project, call_id
+"""
+FORGET_COMPLETIONS: Final = """
+DELETE FROM completions c USING unnest(%s::text[], %s::text[]) AS told (project, call_id)
+WHERE c.project = told.project AND c.call_id = told.call_id
 """
 
 SWEEP: Final = f"""

@@ -22,8 +22,10 @@ from uploaders.stores.postgres import sql
 from uploaders.stores.postgres.pool import Connection, ConnectionPool
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.store import (
+    OWNER_SILENT_MILLISECONDS,
     BackfillDay,
     BackfillStatus,
+    CallKey,
     CallPath,
     CallQuery,
     CallSummary,
@@ -51,12 +53,13 @@ class PostgresStore:
     """A store in the database that `url` names, with at most `pool` connections."""
 
     def __init__(
-        self, url: str, rule: CompletionRule, *, pool: int = 4, statement_timeout: float = 60.0, pairs: bool = True
-    ) -> None:
+        self, url: str, rule: CompletionRule, *, pool: int = 4, statement_timeout: float = 60.0, pairs: bool = True,
+        announces: bool = False,
+    ) -> None:  # fmt: skip
         """With `pairs` off only parts are written, and `calls_complete` is left to a backfill."""
         self._pairs = pairs
         self._pool = ConnectionPool(url, pool, statement_timeout)
-        self._due = {"timeout": rule.timeout, "open_timeout": rule.open_timeout}
+        self._due = {"timeout": rule.timeout, "open_timeout": rule.open_timeout, "announces": announces}
         self._opening = asyncio.Lock()
         self._open = False
 
@@ -110,6 +113,21 @@ class PostgresStore:
         rows = dict(await self._rows(sql.SWEEP, (limit,))) if self._pairs else {}
         ((waiting,),) = await self._rows(sql.WAITING)
         return Swept(rows.get(CallState.TIMED_OUT, 0), rows.get(CallState.ORPHAN, 0), waiting)
+
+    async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
+        """See `CompletionOutbox`. What several receivers find at once they share."""
+        await self.open()
+        given = {"owner": owner, "limit": limit, "silent": OWNER_SILENT_MILLISECONDS}
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(sql.CLAIM_COMPLETIONS, given)).fetchall()
+        return [(project, call_id) for project, call_id in rows]
+
+    async def forget_completions(self, calls: Sequence[CallKey]) -> None:
+        """See `CompletionOutbox`."""
+        await self.open()
+        projects, call_ids = [project for project, _ in calls], [call_id for _, call_id in calls]
+        async with self._pool.connection() as connection:
+            await connection.execute(sql.FORGET_COMPLETIONS, (projects, call_ids))
 
     async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """See `Store.calls`."""

@@ -36,8 +36,10 @@ from uploaders.stores.sqlite import backfill
 from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of
 from uploaders.stores.store import (
+    OWNER_SILENT_MILLISECONDS,
     BackfillDay,
     BackfillStatus,
+    CallKey,
     CallPath,
     CallQuery,
     CallSummary,
@@ -89,14 +91,25 @@ _CHECKS: Final = {
     )
 }
 _NEXT_FRAME: Final = "SELECT seq, frame FROM call_details WHERE detail_id = ? AND seq > ? ORDER BY seq LIMIT 1"
+_PUT_COMPLETION: Final = "INSERT INTO completions (project, call_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_CLAIMABLE: Final = """
+SELECT completion_id, project, call_id FROM completions
+WHERE claimed_by IS NULL OR claimed_by = ? OR claimed_at < ? ORDER BY completion_id LIMIT ?
+"""
+_CLAIM_COMPLETION: Final = "UPDATE completions SET claimed_by = ?, claimed_at = ? WHERE completion_id = ?"
+_FORGET_COMPLETION: Final = "DELETE FROM completions WHERE project = ? AND call_id = ?"
 _PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 12)})"
 
 
 class SqliteStore:
     """A store in the file `path`, which is made, with its directory, when it is opened."""
 
-    def __init__(self, path: Path, clock: Clock, rule: CompletionRule, *, pairs: bool = True) -> None:
-        """With `pairs` off only parts are written, and `calls_complete` is left to a backfill."""
+    def __init__(
+        self, path: Path, clock: Clock, rule: CompletionRule, *, pairs: bool = True, announces: bool = False
+    ) -> None:
+        """With `pairs` off only parts are written, and `calls_complete` is left to a backfill; with `announces` calls
+        that become complete are put into the outbox."""
+        self._announces = announces
         self._path = path
         self._clock = clock
         self._rule = rule
@@ -134,6 +147,16 @@ class SqliteStore:
         """See `Store.sweep`."""
         await self.open()
         return await self._writing.run(partial(self._sweep, limit))
+
+    async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
+        """See `CompletionOutbox`."""
+        await self.open()
+        return await self._writing.run(partial(self._claim_completions, owner, limit))
+
+    async def forget_completions(self, calls: Sequence[CallKey]) -> None:
+        """See `CompletionOutbox`."""
+        await self.open()
+        await self._writing.run(partial(_forget_completions, calls))
 
     async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """See `Store.calls`."""
@@ -332,8 +355,20 @@ class SqliteStore:
             new[part.kind] = new.get(part.kind, 0) + 1
         for row in rows.values():
             put_row(writing, row)
+        if self._announces and completed:
+            writing.change_many(_PUT_COMPLETION, ((row.project, row.call_id) for row in completed))
         late = sum(row.late for row in completed)
         return Written(new, len(completed) - late, late)
+
+    def _claim_completions(self, owner: str, limit: int, writing: Connection) -> list[CallKey]:
+        now = self._clock()
+        asked = (owner, now - OWNER_SILENT_MILLISECONDS, limit)
+        if not writing.execute(_CLAIMABLE, asked):  # as nearly always: nothing to lock the file for
+            return []
+        with writing.transaction():
+            found = writing.execute(_CLAIMABLE, asked)
+            writing.change_many(_CLAIM_COMPLETION, ((owner, now, completion_id) for completion_id, _, _ in found))
+        return [(project, call_id) for _, project, call_id in found]
 
     def _sweep(self, limit: int, writing: Connection) -> Swept:
         now = self._clock()
@@ -351,6 +386,11 @@ class SqliteStore:
                 _delete_detail(writing, detail_id)
         ((waiting,),) = writing.execute("SELECT count(*) FROM calls_complete WHERE due_at IS NOT NULL")
         return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
+
+
+def _forget_completions(calls: Sequence[CallKey], writing: Connection) -> None:
+    with writing.transaction():
+        writing.change_many(_FORGET_COMPLETION, iter(calls))
 
 
 def _check_it_is_ours(writing: Connection, path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Announcements: when a call becomes complete in the store, a call log `call_complete` is accepted for its subscribers.
+
+The transaction that completes a call puts it into the store's outbox. One receiver claims it, accepts the call log into
+its own spool, and only then takes it out. Killed in between, it claims the call again; the call log has the same name
+(`origin`), so the spool recognises it. Several receivers on one database each claim their share.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from hashlib import sha256
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from gateway.calllog.errors import CallLogError
+from gateway.calls import complete_call_of
+from gateway.intake.accept import Acceptor, Owner
+from gateway.intake.body_reader import BodyReader
+from gateway.intake.memory import BudgetExhausted
+from gateway.intake.parse import CallLog
+from spool.errors import SpoolError
+from spool.records import principal_of
+from uploaders.stores.store import CallKey, CompletionOutbox, Store, StoreError
+
+CLAIM: Final = 100
+"""Calls that are claimed at once."""
+RETRY_SECONDS: Final = 5.0
+"""How often the outbox is looked at unasked: for what others left behind, and after a failure."""
+
+_log = structlog.get_logger(__name__)
+
+
+class AnnouncingStore(Store, CompletionOutbox, Protocol):
+    """A store with an outbox."""
+
+
+class Announcer:
+    """Announces the calls that become complete in one store: at once when `completed` is set. For the event loop.
+
+    `owner` names this spool among those that share the store.
+    """
+
+    def __init__(
+        self, store: AnnouncingStore, owner: str, bodies: BodyReader, acceptor: Acceptor, completed: asyncio.Event
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._bodies = bodies
+        self._acceptor = acceptor
+        self._completed = completed
+        self._failing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin with what is in the outbox."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End it, before store and spool are closed; what is claimed is announced after the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            self._completed.clear()
+            try:
+                while calls := await self._store.claim_completions(self._owner, CLAIM):
+                    for call in calls:
+                        await self._announce(call)
+                    await self._store.forget_completions(calls)
+                self._failing = False
+            except (StoreError, SpoolError, BudgetExhausted, OSError) as error:
+                if not self._failing:  # a store in trouble is reported by the deliveries to it, too
+                    _log.warning("announcements_wait", reason=str(error), error=type(error).__name__)
+                self._failing = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._completed.wait()
+
+    async def _announce(self, key: CallKey) -> None:
+        project, call_id = key
+        call = await self._store.call(project, call_id)
+        if call is None:  # somebody deleted it
+            return
+        tenant = project or None
+        try:
+            with await self._bodies.read_stream(_piece(msgspec.json.encode(complete_call_of(call)))) as body:
+                parsed = await self._acceptor.parse(body)
+                assert isinstance(parsed, CallLog), "it has a call_id, and more"
+                owner = Owner(tenant, principal_of(tenant, None))
+                await self._acceptor.accept(parsed, None, owner=owner, origin=name_of(project, call_id))
+        except CallLogError as error:
+            _log.error("not_announced", call_id=call_id, reason=error.message)
+
+
+async def _piece(document: bytes) -> AsyncIterator[bytes]:
+    yield document
+
+
+def name_of(project: str, call_id: str) -> str:
+    """What the announcement of a call is called, whoever makes it: shaped as every name of a record is."""
+    digest = sha256(f"call_complete\0{project}\0{call_id}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{digest[:8]}-{int(digest[8:22], 16)}"
