@@ -1,13 +1,15 @@
-"""What this process is to the machine: its priority, its file descriptors, and how it starts children.
+"""What this process is to the machine: its priority, its file descriptors, and how it ends children.
 
 The niceness and the I/O priority are set before this process has any threads: on Linux both belong to a thread and
 are inherited by those that it starts, so a thread that is there already would keep its own. A setting that the system
 refuses is logged, and the gateway runs on without it.
 """
 
+import asyncio
 import contextlib
 import os
 import resource
+from asyncio.subprocess import Process
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +73,36 @@ def connections_possible() -> int:
     """How many connections can be open besides everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft - min(_KEPT_BACK, soft // 4)
+
+
+# Children that were started with pipes.
+
+_PIECE_BYTES = 1 << 16
+
+
+async def end_process(process: Process, *, grace: float = 0.0) -> None:
+    """Close the input of a child and wait until it has ended; after `grace` seconds it is killed.
+
+    What it still writes is read and dropped. As long as something lies in its output, that pipe stays open, so each
+    such child would cost a descriptor; before Python 3.12.4 asyncio's `Process.wait` does not even return.
+    """
+    if process.stdin is not None:
+        process.stdin.close()
+    ended = asyncio.create_task(_read_out(process))
+    try:
+        await asyncio.wait({ended}, timeout=grace)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                process.kill()
+        await ended
+
+
+async def _read_out(process: Process) -> None:
+    with contextlib.suppress(RuntimeError):  # whoever is reading already reads to the end
+        while process.stdout is not None and await process.stdout.read(_PIECE_BYTES):
+            pass
+    await process.wait()
 
 
 def port_owner(port: int) -> str | None:

@@ -5,7 +5,6 @@ process crashed, was killed, ran into a limit of the machine) is tried once more
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
@@ -32,6 +31,7 @@ from gateway.intake.parse_worker_main import (
 )
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import StagedFile, Workers
+from gateway.process import end_process
 from spool.sandbox import environment, module_command
 
 _log = structlog.get_logger(__name__)
@@ -115,13 +115,7 @@ class ParseWorker:
     async def _end(self, process: Process, *, dying: bool = False) -> None:
         """Kill the process and wait for it; a dying one may end by itself, so that its status is known."""
         self._process = None
-        if dying:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DYING_SECONDS):
-                    await process.wait()
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself
-            process.kill()
-        await process.wait()
+        await end_process(process, grace=_DYING_SECONDS if dying else 0.0)
 
 
 async def _asked(process: Process, message: ToWorker) -> FromWorker:

@@ -9,13 +9,13 @@ import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import structlog
 
+from gateway.process import end_process
 from gateway.sdk_outbox.reader_main import (
     LARGEST_MESSAGE,
     Answer,
@@ -87,8 +87,7 @@ class OutboxReader:
             start_new_session=True,
             env=sandbox.environment(os.environ),
         )
-        seconds = ANSWER_SECONDS + stamp.size / _CHECKED_BYTES_PER_SECOND
-        opened = await self._ask(Open(to_change, check), Opened, seconds)
+        opened = await self._ask(Open(to_change, check), Opened, stamp.size / _CHECKED_BYTES_PER_SECOND)
         self._proven = stamp
         if not opened.confined:
             _log.debug("outbox_reader_without_landlock", outbox=str(self.path))
@@ -100,14 +99,7 @@ class OutboxReader:
         if process is None:
             return
         # Without more requests it lets go of the file in order, which moves the log into it.
-        if process.returncode is None and process.stdin is not None:
-            process.stdin.close()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(END_SECONDS):
-                    await process.wait()
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await end_process(process, grace=END_SECONDS)
 
     async def claim(self, now: float, left_out: Collection[int]) -> Batch:
         """See `OutboxFile.claim`."""
@@ -116,11 +108,11 @@ class OutboxReader:
     async def copy(self, row: Row) -> AsyncGenerator[bytes, None]:
         """The payload of a row, piece by piece; close it when it is left early. Raises `OutboxError`."""
         async with self._turn:
-            answer = await self._answered(Copy(row.row_id), Piece, ANSWER_SECONDS)
+            answer = await self._answered(Copy(row.row_id), Piece)
             try:
                 while answer.data:
                     yield answer.data
-                    answer = await self._answered(None, Piece, ANSWER_SECONDS)
+                    answer = await self._answered(None, Piece)
             finally:
                 # Left early, for want of room, say: the row is to be given back, so the next answer must be another.
                 if self._process is not None and answer.data:
@@ -139,13 +131,15 @@ class OutboxReader:
         """See `OutboxFile.survey`."""
         return (await self._ask(Look(now), Surveyed)).survey
 
-    async def _ask(self, request: Request, expected: type[_AnswerType], seconds: float = ANSWER_SECONDS) -> _AnswerType:
+    async def _ask(self, request: Request, expected: type[_AnswerType], more_seconds: float = 0.0) -> _AnswerType:
         async with self._turn:
-            return await self._answered(request, expected, seconds)
+            return await self._answered(request, expected, more_seconds)
 
-    async def _answered(self, request: Request | None, expected: type[_AnswerType], seconds: float) -> _AnswerType:
+    async def _answered(
+        self, request: Request | None, expected: type[_AnswerType], more_seconds: float = 0.0
+    ) -> _AnswerType:
         """The answer to a request, or the next one. A process that is left in the middle of one is ended."""
-        process = self._process
+        process, seconds = self._process, ANSWER_SECONDS + more_seconds
         if process is None:
             raise OutboxBusy("the process that reads it has ended")
         try:
@@ -182,7 +176,7 @@ class OutboxReader:
     async def _skip_pieces(self, process: Process) -> None:
         try:
             async with asyncio.timeout(END_SECONDS):
-                while (await self._answered(None, Piece, ANSWER_SECONDS)).data:
+                while (await self._answered(None, Piece)).data:
                     pass
         except TimeoutError:
             await self._kill(process)
@@ -190,14 +184,7 @@ class OutboxReader:
     async def _kill(self, process: Process, *, dying: bool = False) -> None:
         """End it; one that is about to end by itself is let, for a kill would hide its status."""
         self._process = None
-        if dying:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(END_SECONDS):
-                    await process.wait()
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-        await process.wait()
+        await end_process(process, grace=END_SECONDS if dying else 0.0)
 
 
 async def _exchange(process: Process, request: Request | None) -> Answer:

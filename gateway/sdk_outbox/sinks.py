@@ -6,7 +6,7 @@ import os
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from gateway.intake.responses import translate
 from gateway.intake.routes import HEADER, IntakeToken
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.live_calls import ENDED
+from gateway.process import end_process
 from gateway.sdk_outbox.file import BATCH_BYTES
 from gateway.sdk_outbox.restore import Restored, restore
 from gateway.sdk_outbox.restore_main import Refused, ScratchWanted, decode_answer
@@ -199,9 +200,7 @@ async def _answer(*arguments: str) -> Restored | ScratchWanted | Refused:
     else:
         return answer
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await end_process(process)
 
 
 # Taking a row by posting it to the intake of a running gateway, whose answer says that it is durable.

@@ -1,0 +1,75 @@
+"""The end of children that were started with pipes."""
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from gateway.process import end_process
+
+FLOODING = "import os\nwhile True: os.write(1, bytes(1 << 20))"
+ORDERLY = "import sys; sys.stdin.read(); print('the rest'); sys.exit(3)"
+ENDED = "import sys; sys.exit(4)"
+
+
+async def started(program: str) -> Process:
+    return await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", program, stdin=PIPE, stdout=PIPE)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_child_with_unread_output_is_ended_and_costs_no_descriptor(loop: str) -> None:
+    """However much lies in its pipe: the pipe is closed with it, and its end is not waited for in vain."""
+
+    async def ended() -> int:
+        process = await started(FLOODING)
+        assert process.stdout is not None
+        await process.stdout.readexactly(1)
+        await asyncio.wait_for(end_process(process), 10)
+        assert process.returncode == -signal.SIGKILL
+        return open_files()
+
+    async def both() -> None:
+        first = await ended()  # what the loop opens for its first child stays
+        assert await ended() == first
+
+    if loop == "uvloop":
+        uvloop.run(both())
+    else:
+        asyncio.run(both())
+
+
+async def test_a_child_may_end_by_itself_within_its_grace() -> None:
+    """Its closed input tells it to; then its own status is there."""
+    process = await started(ORDERLY)
+    await asyncio.wait_for(end_process(process, grace=10), 10)
+    assert process.returncode == 3
+
+
+async def test_a_child_that_has_ended_is_no_trouble() -> None:
+    """Also where something was written to it that it never read."""
+    process = await started(ENDED)
+    assert process.stdin is not None
+    process.stdin.write(bytes(1 << 20))
+    await process.wait()
+    await end_process(process)
+    await end_process(process)
+    assert process.returncode == 4
+
+
+async def test_another_reader_of_its_output_is_not_disturbed() -> None:
+    """A coroutine that waits for an answer gets what came until the end."""
+    process = await started("import time; print('x', flush=True); time.sleep(100)")
+    assert process.stdout is not None
+    reading = asyncio.create_task(process.stdout.readexactly(100))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(end_process(process), 10)
+    with pytest.raises(asyncio.IncompleteReadError):
+        await reading
