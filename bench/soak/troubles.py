@@ -17,7 +17,7 @@ class Trouble:
 
     name: str
     fault: Fault
-    share: float = 0.03
+    share: float = 0.02
 
     def seconds(self, run_seconds: float) -> float:
         """How long it lasts in a run of so many seconds."""
@@ -32,12 +32,29 @@ class Moment:
     trouble: Trouble
 
 
+FAILURES = (
+    '{"errorMessage": "Task timed out after 3.00 seconds", "errorType": "Sandbox.Timedout"}',
+    '{"statusCode": 500, "body": "{}"}',
+    '{"success": "false"}',
+)
+"""What services answer with 200 although they took nothing; an answer that is believed is a loss."""
+SUCCESSES = (
+    ('\ufeff{"success": true}', "application/json"),
+    (")]}',\n" + '{"success": true}', "application/json"),
+    ("ok", "text/html"),
+)
+"""What services answer that took it, in odd clothing, with its content type."""
+
 TROUBLES = (
     Trouble("answers 503", Fault("status", 503)),
     Trouble("answers 429", Fault("status", 429, retry_after="1")),
     Trouble("refuses a token", Fault("status", 401, token=TOKENS[1])),
     Trouble("takes no details (413)", Fault("status", 413, "Request Entity Too Large", only="detail")),
     Trouble("refuses records (422)", Fault("status", 422, times=5)),
+    Trouble("is redeployed (404)", Fault("status", 404, "Not Found", content_type="text/plain")),
+    Trouble("still processes the first attempt (409)", Fault("status", 409, '{"error": "still being processed"}')),
+    *(Trouble(f"fails with 200: {body}", Fault("status", 200, body)) for body in FAILURES),
+    *(Trouble(f"takes it and says {body!r}", Fault("odd_success", 200, body, kind)) for body, kind in SUCCESSES),
     Trouble("does not answer", Fault("hang")),
     Trouble("cuts connections", Fault("reset")),
 )
