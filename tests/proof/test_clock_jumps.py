@@ -14,15 +14,19 @@ from spool.records import Delivery, DeliveryState, Fragment, Lane
 from spool.store import Spool
 from tests.budget import budgeted
 from tests.spool.spool_parts import ENDPOINT, HOUR, NOW, Clock, a_record, becomes, decoded, opened
+from tests.system.waiting import until
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.dispatch.policy import RetryPolicy
 from uploaders.dispatch.scheduling import TimerHandle
 
 MINUTE = HOUR // 60
-LONGEST_JUMP = 30 * HOUR
+LONGEST_JUMP = 60 * HOUR
+"""More than twice as long as a record is tried for."""
 FOR_EVER = 100_000 * HOUR
 SLOTS = {Lane.CORE: 4, Lane.DETAIL: 1}
+FAILING = "-3"
+"""How the id of a call ends that fails until the endpoint is well, while others pass."""
 POLICY = RetryPolicy(initial=0.01, maximum=0.05, probe_initial=0.02, probe_maximum=0.05)
 
 
@@ -49,6 +53,9 @@ class Endpoint:
     chance: Random
     spool: Spool | None = None
     well: bool = False
+    """Whether it takes everything from now on."""
+    puts_off: bool = False
+    """Whether it asks for everything to be sent again an hour later."""
     arrived: set[str] = field(default_factory=set)
     """The calls whose bytes it has."""
     refused: set[str] = field(default_factory=set)
@@ -59,7 +66,9 @@ class Endpoint:
         call_id = delivery.record.call_id
         body = decoded(b"".join([frame async for frame in self.spool.frames(delivery.record, Fragment.BODY)]))
         assert body == self.bodies[call_id]
-        answer = self.chance.random()
+        if self.puts_off:
+            return RetryLater("HTTP 429", Scope.RECORD, HOUR / 1000)
+        answer = 1.0 if call_id.endswith(FAILING) else self.chance.random()
         if self.well or answer < 0.5:
             self.arrived.add(call_id)
             return Delivered()
@@ -128,7 +137,8 @@ async def test_a_clock_that_jumps_loses_nothing_and_gives_up_nothing(tmp_path: P
     """Whatever the clock says, while it runs or between two runs: what was acknowledged arrives, or was refused.
 
     A record that failed for some seconds is not given up because the clock says that it was days; and what waits for
-    a time that a clock ahead has written does not wait until then.
+    a time that a clock ahead has written does not wait until then, whether that was set back between two runs or while
+    nothing else happened.
     """
     chance = Random(seed)
     clock, endpoint = RunningClock(), Endpoint(chance)
@@ -150,6 +160,16 @@ async def test_a_clock_that_jumps_loses_nothing_and_gives_up_nothing(tmp_path: P
             clock.now += MINUTE  # an hour is the longest wait that an answer may ask for, or that a breaker keeps
             return not any(lane.queued for lane in spool.stats().lanes.values())
 
+        await becomes(drained)
+        endpoint.puts_off, endpoint.bodies["put off"] = True, b"{}"
+        await spool.accept(a_record("put off", body=b"{}"))
+
+        async def deferred() -> bool:
+            return (await spool.trace("put off"))[0].deliveries[0].attempts == 1
+
+        await until(deferred, "it is to be sent again in an hour", deadline=20)
+        endpoint.puts_off = False
+        clock.now -= LONGEST_JUMP
         await becomes(drained)
         found = await states(spool, endpoint)
         assert endpoint.arrived | {one for one, state in found.items() if state is DeliveryState.DEAD} == set(found)

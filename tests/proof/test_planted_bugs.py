@@ -3,9 +3,10 @@
 import pytest
 
 from tests.budget import FULL
-from tests.proof.planted_bugs import BUGS, ROOT, Bug, copy_of_the_code, failures, noticed
+from tests.proof.planted_bugs import BUGS, CLOCK_JUMPS, ROOT, Bug, copy_of_the_code, failures, noticed
 
-EVERY_TEST = tuple(sorted({test for bug in BUGS for test in bug.noticed_by}))
+EVERY_TEST = tuple(sorted({test for bug in BUGS for test in bug.noticed_by} - {CLOCK_JUMPS}))
+"""But for the proof, which has a test of its own beside these."""
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
