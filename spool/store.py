@@ -339,7 +339,8 @@ class Spool:
 
     async def token(self, token_id: int) -> str | None:
         """The agent's own token by its id; None once it was overwritten."""
-        return await self.reader.token(token_id)
+        known = self._writer.tokens.value_of(token_id)
+        return await self.reader.token(token_id) if known is None else known
 
     # What people and metrics ask -------------------------------------------------------------------------------
 

@@ -12,29 +12,38 @@ from hashlib import sha256
 from spool.db import sql
 
 _KNOWN_TOKENS = 1024
+_LONGEST_KNOWN = 2048
+"""Characters: 1,024 tokens of this length are 2 MB. Longer ones are looked up each time."""
 
 
 class TokenStore:
-    """Tokens and how many records and upload addresses use each. For the writer's thread only."""
+    """Tokens and how many records and upload addresses use each. For the writer's thread, but for `value_of`."""
 
     def __init__(self) -> None:
-        self._ids: dict[bytes, int] = {}
+        self._ids: dict[str, int] = {}
+        self._values: dict[int, str] = {}
+        """The same the other way round: tokens that something needs, as far as they are remembered."""
         self._changes: dict[int, int] = {}
         self._deleted = True
         """Whether tokens were deleted since the last scrub; perhaps by the process before."""
 
     def use(self, connection: sqlite3.Connection, token: str) -> int:
         """One more use of `token`; returns its id."""
-        token_hash = hash_of(token)
-        token_id = self._ids.get(token_hash)
+        token_id = self._ids.get(token)
         if token_id is None:
-            row = connection.execute(sql.USE_TOKEN, (token_hash, token)).fetchone()
+            row = connection.execute(sql.USE_TOKEN, (hash_of(token), token)).fetchone()
             token_id = int(row[0])
-            if len(self._ids) >= _KNOWN_TOKENS:
-                self._ids.clear()
-            self._ids[token_hash] = token_id
+            if len(token) <= _LONGEST_KNOWN:
+                self._remember(token_id, token)
         self._changes[token_id] = self._changes.get(token_id, 0) + 1
         return token_id
+
+    def value_of(self, token_id: int) -> str | None:
+        """A token that this process was given and that something needs still; None: ask the database. For any thread.
+
+        Reading it there took a delivery to another thread and back.
+        """
+        return self._values.get(token_id)
 
     def release(self, token_id: int) -> None:
         """One use less."""
@@ -76,10 +85,22 @@ class TokenStore:
         """The transaction was rolled back; ids that it gave out are forgotten with it."""
         self._changes.clear()
         self._deleted = True  # perhaps it was cleared by a scrub that was rolled back
-        self._ids.clear()
+        self._forget_all()
+
+    def _remember(self, token_id: int, token: str) -> None:
+        if len(self._ids) >= _KNOWN_TOKENS:
+            self._forget_all()
+        self._ids[token] = token_id
+        self._values[token_id] = token
 
     def _forget(self, token_id: int) -> None:
-        self._ids = {token_hash: known for token_hash, known in self._ids.items() if known != token_id}
+        token = self._values.pop(token_id, None)
+        if token is not None:
+            del self._ids[token]
+
+    def _forget_all(self) -> None:
+        self._ids.clear()
+        self._values.clear()
 
 
 def hash_of(token: str) -> bytes:

@@ -19,6 +19,7 @@ from typing import Generic, Protocol
 
 from spool.db.checkpointer import CAP_BYTES
 from spool.db.connection import SQLITE_ERRORS, SqliteError, concerns_everyone, distrusts_disk, translate
+from spool.db.tokens import TokenStore
 from spool.db.transaction import DeliveryCounters, Operation, Result
 from spool.db.write_connection import OpenDatabase, WritePoint, reach
 from spool.directory import CorruptionLatch
@@ -200,6 +201,11 @@ class Writer:
     def counters(self) -> DeliveryCounters:
         """The counters, as of the last commit."""
         return self.database.transaction.counters
+
+    @property
+    def tokens(self) -> TokenStore:
+        """The tokens; another thread may ask for the value of one."""
+        return self.database.transaction.tokens
 
     @property
     def total_bytes(self) -> int:

@@ -155,9 +155,27 @@ async def test_tokens_in_memory_are_bounded(spool: Spool, monkeypatch: pytest.Mo
     monkeypatch.setattr("spool.db.tokens._KNOWN_TOKENS", 4)
     for number in range(10):
         await spool.accept(a_record(f"c{number}", token=f"token-{number}"))
-    assert len(spool._writer.database.transaction.tokens._ids) <= 4
+    assert len(spool._writer.tokens._ids) == len(spool._writer.tokens._values) <= 4
     again = await spool.accept(a_record("again", token="token-0"))
     assert await spool.token(again.ready[0].record.token_id or 0) == "token-0"
+
+
+@pytest.mark.parametrize(("token", "reads"), [("short", 0), ("x" * 3000, 1)])
+async def test_a_delivery_reads_no_token_that_was_just_posted(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, token: str, reads: int
+) -> None:
+    """A token of usual length that this process was given costs a delivery no trip to the database."""
+    accepted = await spool.accept(a_record(token=token))
+    asked: list[int] = []
+    read = spool.reader.token
+
+    async def counted(token_id: int) -> str | None:
+        asked.append(token_id)
+        return await read(token_id)
+
+    monkeypatch.setattr(spool.reader, "token", counted)
+    assert await spool.token(accepted.ready[0].record.token_id or 0) == token
+    assert len(asked) == reads
 
 
 async def test_a_held_delivery_keeps_its_token(spool: Spool) -> None:
