@@ -14,6 +14,7 @@ from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
 from config.layers import KeyPath
 from config.settings import Settings
 from config.shortcuts import DATABASE_VARIABLE, SHORTCUTS, shortcut_variable
+from config.sources import SECRET_SOURCE_VARIABLES, SOURCE_VARIABLES, SourceSettings
 from config.types import Shown, Variable
 from config.values import MASK
 
@@ -51,19 +52,36 @@ def destination_settings() -> tuple[Setting, ...]:
 
 
 @cache
+def source_settings() -> tuple[Setting, ...]:
+    """Every setting of a source of webhooks."""
+    return tuple(
+        Setting(
+            path=path,
+            key=f"sources.{'.'.join(path)}",
+            variable=None,
+            default=default,
+            meaning=_one_line(field.description),
+            secret=is_secret(field),
+        )
+        for path, field, default in _fields_below(SourceSettings, ())
+    )
+
+
+@cache
 def variables() -> frozenset[str]:
     """Every environment variable that callspool knows."""
     scalars = {setting.variable for setting in scalar_settings() if setting.variable}
     shortcuts = {variable for shortcut in SHORTCUTS for variable in shortcut.fields}
     sources = {f"{name}_{kind}" for name in sourced_variables() for kind in ("FILE", "COMMAND")}
-    return frozenset(scalars | shortcuts | sources | {CONFIG_VARIABLE})
+    return frozenset(scalars | shortcuts | SOURCE_VARIABLES.keys() | sources | {CONFIG_VARIABLE})
 
 
 @cache
 def secret_variables() -> tuple[str, ...]:
     """The variables of secrets."""
     settings = (*scalar_settings(), *destination_settings())
-    return tuple(dict.fromkeys(each.variable for each in settings if each.secret and each.variable))
+    named = [each.variable for each in settings if each.secret and each.variable]
+    return tuple(dict.fromkeys((*named, *SECRET_SOURCE_VARIABLES)))
 
 
 def sourced_variables() -> tuple[str, ...]:
@@ -74,11 +92,12 @@ def sourced_variables() -> tuple[str, ...]:
 def secret_paths(tree: Mapping[str, Any]) -> Iterator[KeyPath]:
     """Where a secret may stand in a file with this tree."""
     yield from (setting.path for setting in scalar_settings() if setting.secret)
-    destinations = tree.get("destinations")
-    below = dict.fromkeys(each.path for each in destination_settings() if each.secret)
-    for index in range(len(destinations) if isinstance(destinations, list) else 0):
-        for path in below:
-            yield ("destinations", index, *path)
+    for name, settings in (("destinations", destination_settings()), ("sources", source_settings())):
+        tables = tree.get(name)
+        below = dict.fromkeys(each.path for each in settings if each.secret)
+        for index in range(len(tables) if isinstance(tables, list) else 0):
+            for path in below:
+                yield (name, index, *path)
 
 
 def shown(value: object, field: FieldInfo) -> str:
@@ -191,6 +210,11 @@ def setting_rows() -> tuple[str, ...]:
 def destination_rows() -> tuple[str, ...]:
     """One row for each setting of each type of destination."""
     return _rows(destination_settings())
+
+
+def source_rows() -> tuple[str, ...]:
+    """One row for each setting of a source."""
+    return _rows(source_settings())
 
 
 def _rows(settings: Iterable[Setting]) -> tuple[str, ...]:

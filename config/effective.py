@@ -35,6 +35,8 @@ def _all(loaded: Loaded) -> Iterator[EffectiveSetting]:
         table = getattr(settings, section)
         if isinstance(table, BaseModel):
             yield from _below(table, section, (section,), loaded)
+    for index, source in enumerate(settings.sources):
+        yield from _below(source, f"sources[{source.name}]", ("sources", index), loaded)
     for index, destination in enumerate(settings.destinations):
         yield from _below(destination, f"destinations[{destination.name}]", ("destinations", index), loaded)
 

@@ -26,6 +26,7 @@ from config.layers import InvalidConfiguration, KeyPath, Layer, Problem, did_you
 from config.secret_sources import SecretSources, loose_file_warning, readable_by_all
 from config.settings import Settings
 from config.shortcuts import destination_problems, with_shortcuts
+from config.sources import source_problems, with_sources
 from config.validation import problems_of, warnings
 from config.values import MASK
 
@@ -60,10 +61,12 @@ def load(
         base = sources.layer(base, paths)
     environment = sources.variables(environment, sourced_variables())
     problems.extend(sources.problems)
-    layers = (read_environment(environment), with_shortcuts(base or Layer(), environment, local=local))
+    file_layer = with_sources(with_shortcuts(base or Layer(), environment, local=local), environment)
+    layers = (read_environment(environment), file_layer)
     settings = _checked(layers, problems)
     if base is not None:
         problems.extend(destination_problems(layers[1], environment))
+        problems.extend(source_problems(layers[1]))
     if problems or settings is None:
         raise InvalidConfiguration(problems)
     origins = {

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from config.destinations import Destination, checked_token
 from config.destinations.s3 import BucketNames
+from config.sources import SourceSettings, WebhookSettings
 from config.types import (
     Choice,
     Directory,
@@ -361,6 +362,10 @@ class Settings(BaseSettings):
     """How long the calls in a store wait for what is missing of them."""
     references: ReferenceSettings = Field(default_factory=ReferenceSettings)
     """Reading the objects that references name."""
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    """The listener that providers post to."""
+    sources: tuple[SourceSettings, ...] = ()
+    """Who posts webhooks to it."""
     destinations: tuple[Destination, ...] = ()
     """Where call logs are delivered to."""
 
@@ -381,6 +386,27 @@ class Settings(BaseSettings):
         if references is not None and references.buckets and any(each.name == "references" for each in destinations):
             raise ValueError("none may be called references where references.buckets is set: that is what reads them")
         return destinations
+
+    @field_validator("webhooks")
+    @classmethod
+    def _webhooks_have_a_listener_of_their_own(cls, webhooks: WebhookSettings, info: ValidationInfo) -> WebhookSettings:
+        """What is open to providers must not show calls."""
+        others = [info.data[name].listen for name in ("intake", "admin") if name in info.data]
+        if webhooks.listen is not None and webhooks.listen.port and webhooks.listen in others:
+            raise PydanticCustomError(
+                "conflict", "should differ from intake.listen and admin.listen", {"field": "listen"}
+            )
+        return webhooks
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_are_listened_to(
+        cls, sources: tuple[SourceSettings, ...], info: ValidationInfo
+    ) -> tuple[SourceSettings, ...]:
+        webhooks = info.data.get("webhooks")
+        if sources and webhooks is not None and webhooks.listen is None:
+            raise ValueError("need webhooks.listen (CALLSPOOL_WEBHOOKS_LISTEN), such as 127.0.0.1:7719")
+        return sources
 
     @classmethod
     def settings_customise_sources(

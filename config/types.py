@@ -144,7 +144,8 @@ def _tokens(value: object) -> object:
     return tuple(dict.fromkeys(value))
 
 
-def _format_tokens(tokens: tuple[SecretStr, ...]) -> str:
+def format_tokens(tokens: tuple[SecretStr, ...]) -> str:
+    """How many there are, masked."""
     return "none" if not tokens else MASK if len(tokens) == 1 else f"{MASK} ({len(tokens)} tokens)"
 
 
@@ -177,6 +178,8 @@ OptionalDuration = Annotated[
 """Seconds, or never."""
 Listen = Annotated[ListenAddress, BeforeValidator(parse_listen), Shown(str)]
 """Where to listen."""
+OptionalListen = Annotated[ListenAddress | None, BeforeValidator(_or_none(parse_listen)), Shown(str)]
+"""Where to listen, or nowhere."""
 Endpoint = Annotated[str, BeforeValidator(_endpoint), Shown(mask_address)]
 """The URL of an endpoint."""
 Directory = Annotated[Path, Shown(format_path)]
@@ -193,7 +196,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names), Shown(_format_names)
 """Host names, separated by commas in a variable."""
 Proxies = Annotated[tuple[str, ...], BeforeValidator(_proxies), Shown(_format_names)]
 """Addresses and networks, separated by commas in a variable."""
-Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens), Shown(_format_tokens)]
+Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens), Shown(format_tokens)]
 """Tokens of one role; several while clients change from one to the next."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

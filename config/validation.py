@@ -13,6 +13,7 @@ from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
 from config.destinations.stores import StoreTable
 from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, first_value, readable
 from config.settings import Settings
+from config.sources import SourceSettings
 from config.values import MASK, mask_address
 
 _LONGEST_VALUE = 80
@@ -81,10 +82,12 @@ def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo
     """The fields of the table at a path; none where the settings have no such table."""
     model: type[BaseModel] | None = Settings
     for depth, step in enumerate(path):
-        if isinstance(step, int):
+        if isinstance(step, int) and path[0] == "sources":
+            model = SourceSettings
+        elif isinstance(step, int):
             tag = first_value(layers, (*path[: depth + 1], "type"))
             model = next((each for each in DESTINATION_TYPES if type_name(each) == tag), DestinationTable)
-        elif step != "destinations":
+        elif step not in {"destinations", "sources"}:
             field = model.model_fields.get(step) if model else None
             model = nested_model(field) if field else None
     return model.model_fields if model else {}

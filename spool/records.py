@@ -276,6 +276,8 @@ class NewRecord(Struct, frozen=True):
     """When its event happened, by the times in it. What happened later than another event is not superseded by it."""
     idempotency_key: str | None = None
     """The sender's own identity of a post: with one, only a post with the same is a duplicate (spool.queue.accept)."""
+    key_decides: bool = False
+    """Whether one with the same key is a duplicate although its content differs: Vapi signs addresses in it anew."""
     via: str | None = None
     """The gateways that passed it on, as `Record.via`."""
 

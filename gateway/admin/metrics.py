@@ -142,6 +142,30 @@ class Metrics:
         self._stray_tokens = self._counter(
             "stray_tokens", "Accepted call logs whose top-level token is no credential: it stays in them."
         )
+        # Webhooks.
+        self._webhooks = self._counter(
+            "webhooks",
+            "Webhooks by source, type of event and result: accepted, duplicate, ignored, forwarded, needs_answer, "
+            "unconfigured, missing_signature, stale_signature or bad_signature.",
+            "source",
+            "type",
+            "result",
+        )
+        self._webhook_dropped = self._counter(
+            "webhook_provider_dropped", "Webhooks that the provider says it gave up before.", "source"
+        )
+        self._webhook_skew = GaugeTally(
+            "callspool_webhook_clock_skew_seconds",
+            "How far the time of the last signature lay in the past; negative for the future.",
+            ("source",),
+            registry=self.registry,
+        )
+        self._webhook_accepted = GaugeTally(
+            "callspool_webhook_last_accepted_timestamp_seconds",
+            "When the last genuine webhook was accepted.",
+            ("source",),
+            registry=self.registry,
+        )
         # The spool.
         self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
         self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
@@ -352,6 +376,22 @@ class Metrics:
         self._outbox_rows.inc(path, outcome.value)
         if outcome is Outcome.RESCUED:
             self._outbox_bytes.inc(path, by=size)
+
+    def webhook(self, source: str, type_: str, result: str) -> None:
+        """A webhook ended."""
+        self._webhooks.inc(source, type_, result)
+
+    def webhook_skew(self, source: str, seconds: float) -> None:
+        """A signed time lies so far in the past."""
+        self._webhook_skew.set(seconds, source)
+
+    def webhook_accepted_at(self, source: str, at: int) -> None:
+        """The last genuine one was accepted then."""
+        self._webhook_accepted.set(at / 1000, source)
+
+    def webhook_dropped(self, source: str, count: int) -> None:
+        """The provider gave up so many before."""
+        self._webhook_dropped.inc(source, by=count)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> CounterTally:
         return CounterTally(f"callspool_{name}_total", meaning, labels, registry=self.registry)

@@ -40,6 +40,7 @@ COMMANDS = {
     "outbox": LazyCommand("gateway.cli.outbox", "Rescue what the SDK left in its outbox."),
     "calls": LazyCommand("gateway.cli.calls", "List and show the calls in the store of a receiver."),
     "store": LazyCommand("gateway.cli.store", "Migrate and check the store of a receiver."),
+    "webhooks": LazyCommand("gateway.cli.webhooks", "Try a source of webhooks; find out why a signature fails."),
     "chaos": LazyCommand("gateway.cli.chaos", "Fault injection: kill, cut off and fill a second gateway."),
     "version": LazyCommand("gateway.cli", "Print the version."),
 }

@@ -98,6 +98,7 @@ class Acceptor:
         upload_key_hash: bytes | None = None,
         superseded_by: str | None = None,
         idempotency_key: str | None = None,
+        key_decides: bool = False,
         via: str | None = None,
         owner: Owner | None = None,
         origin: str | None = None,
@@ -111,7 +112,8 @@ class Acceptor:
         start that comes after its end is sent only to destinations that keep every event of a call.
 
         Whose key it is decides of which earlier call logs it can be a duplicate, or superseded by; with an
-        `idempotency_key` only an earlier one with the same is one. `via` is how it came (`LoopGuard.check`).
+        `idempotency_key` only an earlier one with the same is one, with `key_decides` whatever is in it. `via` is how
+        it came (`LoopGuard.check`).
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
@@ -137,6 +139,7 @@ class Acceptor:
                 principal=principal,
                 happened_at=call_log.happened_at,
                 idempotency_key=idempotency_key,
+                key_decides=key_decides,
                 via=via,
             )
         )

@@ -76,7 +76,9 @@ class Route:
 class Router:
     """Finds the route of a request."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], hint: str = _HINT) -> None:
+        """`hint` is for whoever asked for a path that there is not."""
+        self._hint = hint
         self._fixed: dict[str, list[Route]] = {}
         self._by_last_part: dict[str, list[Route]] = {}
         self._usual: dict[tuple[str, str], Route] = {}
@@ -104,7 +106,7 @@ class Router:
             if match.route.method == method:
                 return match
         if not known:
-            raise Rejection(404, "no_such_route", "There is nothing at this path.", _HINT)
+            raise Rejection(404, "no_such_route", "There is nothing at this path.", self._hint)
         allowed = ", ".join(match.route.method for match in known)
         raise Rejection(405, "wrong_method", f"This path takes {allowed}, not {method[:20]}.", _HINT, allow=allowed)
 

@@ -37,8 +37,10 @@ from gateway.runtime.destinations import (
 )
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
+from gateway.runtime.webhooks import WebhookParts, webhook_server
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
+from gateway.webhooks.forward import Forwarder
 from spool.records import system_clock
 from spool.store import Spool
 from uploaders.base import DestinationStatus
@@ -65,6 +67,9 @@ class App:
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
     call_stores: CallStores
+    webhooks: IntakeServer | None
+    """The listener of providers, where one is configured."""
+    forwarder: Forwarder
 
     def back_pressure(self) -> BackPressure:
         """How busy the intake is."""
@@ -78,8 +83,16 @@ class App:
         removed = sorted({name for name, _ in self.spool.stats().lanes} - known)
         return (*configured, *map(_no_longer_configured, removed))
 
+    async def stop_listening(self, drain_seconds: float) -> int:
+        """Stop every listener of posts; see `IntakeServer.stop`. They share one gate, so both drain together."""
+        cut_off = await self.intake.stop(drain_seconds)
+        if self.webhooks is not None:
+            await self.webhooks.stop(0.0)
+        return cut_off
+
     async def close(self) -> None:
         """Release everything, once nothing listens or delivers any more."""
+        await self.forwarder.close()
         await self.parse_worker.close()
         await self.spool.close()
         await asyncio.to_thread(self.executor.shutdown)
@@ -167,6 +180,12 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         intake.listen.host, intake.listen.port, handler.handle, gate, metrics, options.connection_limits(intake)
     )
 
+    forwarder = Forwarder(settings.webhooks.forward_timeout)
+    webhooks = webhook_server(
+        settings,
+        WebhookParts(reader, acceptor, staging, workers, gate, LoopGuard(spool.id), token, metrics, forwarder),
+    )
+
     # The SDK's outboxes are a second way in, through the same parts.
     whispey = settings.whispey
     sink = SpoolSink(
@@ -210,4 +229,6 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         executor,
         outboxes,
         call_stores,
+        webhooks,
+        forwarder,
     )

@@ -124,6 +124,9 @@ class Gateway:
         _log_directory(app.spool.directory)
         with listening_at(self._settings.intake.listen, "intake"):
             await app.intake.start(listening_socket)
+        if app.webhooks is not None and self._settings.webhooks.listen is not None:
+            with listening_at(self._settings.webhooks.listen, "webhooks"):
+                await app.webhooks.start()
         app.gate.open()
         # Posts need no database: they are accepted while it is still waited for.
         await app.call_stores.open()
@@ -131,7 +134,8 @@ class Gateway:
         app.call_stores.start()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
-        introduce(self._settings, app.intake.port, self._admin_port, app.spool.used_bytes)
+        webhooks_port = None if app.webhooks is None else app.webhooks.port
+        introduce(self._settings, app.intake.port, self._admin_port, webhooks_port, app.spool.used_bytes)
         summaries = asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
         try:
             if await _first(self._told_to_stop.wait(), app.spool.directory.corruption.wait()) == 0:
@@ -154,7 +158,7 @@ class Gateway:
             _log.error("log_lost", reason=corruption.reopen_reason, what_happens=what_happens)
         self._lifecycle = Lifecycle(Phase.STARTING, (obstacle,))
         listening_socket = app.intake.dup_listening_socket()
-        await app.intake.stop(RESTART_SECONDS)
+        await app.stop_listening(RESTART_SECONDS)
         await app.call_stores.stop()
         await app.dispatcher.stop(SETTLE_SECONDS)
         return listening_socket
@@ -170,7 +174,7 @@ class Gateway:
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._hurried.wait()
         await app.outboxes.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
-        cut_off = await app.intake.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
+        cut_off = await app.stop_listening(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         await app.call_stores.stop()
         left = 0.0 if self._hurried.is_set() else deadline - loop.time()
         await app.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))

@@ -51,13 +51,20 @@ def listening_at(address: ListenAddress, section: str) -> Iterator[None]:
         ) from error
 
 
-def introduce(settings: Settings, intake_port: int, admin_port: int, spool_bytes: int) -> None:
+def introduce(
+    settings: Settings, intake_port: int, admin_port: int, webhooks_port: int | None, spool_bytes: int
+) -> None:
     """Say that it runs and where everything is: in plain lines for people, else as the fields of one message."""
     intake = f"http://{_reachable(settings.intake.listen, intake_port)}"
     page = f"http://{_reachable(settings.admin.listen, admin_port)}/"
     deliveries = list(_deliveries(settings))
     spool = format_path(settings.spool.dir)
     rows = [("Post call logs to", f"{intake}/v1/calls"), ("or, with the SDK", f"{intake}/send-call-log")]
+    hooks: dict[str, str] = {}
+    if settings.webhooks.listen is not None and webhooks_port is not None:
+        base = settings.webhooks.public_url or f"http://{_reachable(settings.webhooks.listen, webhooks_port)}"
+        hooks = {each.name: f"{base.rstrip('/')}{each.paths[0]}" for each in settings.sources}
+        rows += [(f"Webhooks: {name}", address) for name, address in hooks.items()]
     rows += [("Status page", page)]
     rows += [("" if index else "Delivers to", what) for index, what in enumerate(deliveries)]
     if any(map(is_store, settings.destinations)):
@@ -69,6 +76,7 @@ def introduce(settings: Settings, intake_port: int, admin_port: int, spool_bytes
     where: dict[str, object] = {}
     if not announce(text):
         where = {"post_to": f"{intake}/v1/calls", "status_page": page, "spool": spool, "delivers": deliveries}
+        where |= {"webhooks": hooks} if hooks else {}
     _log.info("running", **where, intake_port=intake_port, spool_bytes=spool_bytes)
 
 

@@ -75,7 +75,8 @@ def _original(
     transaction: Transaction, new: NewRecord, earlier: Sequence[Earlier], duplicates_since: int
 ) -> int | None:
     post_key = post_key_of(new.idempotency_key)
-    for record_id, settled_at, accepted_at, via in originals(new.event, new.digest, post_key, earlier):
+    digest = None if new.key_decides and post_key is not None else new.digest
+    for record_id, settled_at, accepted_at, via in originals(new.event, digest, post_key, earlier):
         if settled_at is not None and accepted_at < duplicates_since:
             continue
         if new.via is not None and not came_through(via, new.via):
@@ -112,16 +113,19 @@ def earlier_posts(transaction: Transaction, call_id: str, principal: str | None)
 
 
 def originals(
-    event: str, digest: bytes, post_key: bytes | None, earlier: Sequence[Earlier]
+    event: str, digest: bytes | None, post_key: bytes | None, earlier: Sequence[Earlier]
 ) -> Iterator[tuple[int, int | None, int, str | None]]:
-    """Of which earlier posts this one may be a duplicate: number, when it ended and was accepted, and how it came."""
+    """Of which earlier posts this one may be a duplicate: number, when it ended and was accepted, and how it came.
+
+    Without a `digest`, the key alone decides.
+    """
     newest = True
     for record_id, its_event, its_digest, settled_at, accepted_at, _, its_key, via in earlier:
         if its_event != event:
             continue
         same_post = its_key == post_key and (post_key is not None or newest or settled_at is None)
         newest = False
-        if its_digest == digest and same_post:
+        if same_post and digest in {None, its_digest}:
             yield record_id, settled_at, accepted_at, via
 
 

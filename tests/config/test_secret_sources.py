@@ -11,7 +11,10 @@ from config.loader import load
 from config.settings import Settings
 from tests.config.conftest import WriteFile, problems
 
-ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
+ENDPOINT = {
+    "CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log",
+    "CALLSPOOL_WEBHOOKS_LISTEN": "127.0.0.1:7719",
+}
 KAFKA = {"CALLSPOOL_KAFKA_BROKERS": "broker:9092", "CALLSPOOL_KAFKA_SASL": "plain", "CALLSPOOL_KAFKA_USERNAME": "u"}
 OLD, NEW = "old-token-of-16-characters", "new-token-of-16-characters"
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from config.catalogue import HEADER, destination_rows, setting_rows
+from config.catalogue import HEADER, destination_rows, setting_rows, source_rows
 from gateway.cli import main
 from tests.project.repository import ROOT, text, tracked
 from tests.project.surface import admin_paths, commands, intake_paths, metrics, options
@@ -30,8 +30,9 @@ def written_rows():
 
 def test_the_tables_of_settings_are_those_of_the_code():
     """Names, defaults and meanings in the documents are generated; none is missing, none is left over."""
-    expected = [*setting_rows(), *destination_rows()]
-    wanted = "\n".join(["Write these tables:", *HEADER, *setting_rows(), "", *HEADER, *destination_rows()])
+    tables = (setting_rows(), source_rows(), destination_rows())
+    expected = [row for table in tables for row in table]
+    wanted = "\n".join(["Write these tables:", *("\n".join([*HEADER, *table, ""]) for table in tables)])
     assert sorted(written_rows()) == sorted(expected), wanted
 
 

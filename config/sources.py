@@ -1,0 +1,248 @@
+"""Sources: senders of webhooks, each with its provider and its secrets."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from config.destinations import checked_token
+from config.layers import Layer, Problem
+from config.types import (
+    Choice,
+    Directory,
+    Duration,
+    Endpoint,
+    OptionalListen,
+    Shown,
+    Table,
+    format_tokens,
+)
+from config.values import MINUTE, split_tokens
+
+
+class ProviderName(StrEnum):
+    """Who sends, and how it signs."""
+
+    BLAND = "bland"
+    """HMAC in X-Webhook-Signature."""
+    ELEVENLABS = "elevenlabs"
+    """HMAC with a time in ElevenLabs-Signature."""
+    HEADER = "header"
+    """Any sender that sends the secret itself in a header."""
+    HMAC = "hmac"
+    """Any sender that signs with an HMAC."""
+    LIVEKIT = "livekit"
+    """A JSON web token with the body's digest."""
+    RETELL = "retell"
+    """HMAC with a time in X-Retell-Signature."""
+    TELNYX = "telnyx"
+    """Ed25519; the secret is the account's public key."""
+    TWILIO = "twilio"
+    """HMAC over the public address and the form."""
+    VAPI = "vapi"
+    """The secret itself, in X-Vapi-Secret or as a bearer; with `header`, an HMAC."""
+
+
+def _secrets(value: object) -> object:
+    """Secrets from a list, or from a text that holds them."""
+    return split_tokens(value) if isinstance(value, str) else value
+
+
+def _texts(value: object) -> object:
+    """Texts from a list, or one alone."""
+    return [value] if isinstance(value, str) else value
+
+
+def _shown_names(names: tuple[str, ...]) -> str:
+    return ",".join(names) or "none"
+
+
+def _shown_table(table: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in table.items()) or "none"
+
+
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets), Shown(format_tokens)]
+"""One secret, or a list of them while one replaces another."""
+Words = Annotated[tuple[str, ...], BeforeValidator(_texts), Shown(_shown_names)]
+"""A list of texts."""
+Texts = Annotated[dict[str, str], Shown(_shown_table)]
+"""A table of texts."""
+
+_HEADER_NAME = r"^[A-Za-z0-9-]{1,64}$"
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_POINTER = re.compile(r"(/([^/~]|~[01])*)+")
+ELEVENLABS_PATH = "/api/webhooks/elevenlabs/call-ended"
+"""Where servers of ElevenLabs users often listen: the second path of the source of this name, unless another is set."""
+_MAPPED = frozenset({ProviderName.HMAC, ProviderName.HEADER})
+
+
+MAPPABLE = frozenset(
+    {
+        "agent_id",
+        "billing_duration_seconds",
+        "call_ended_at",
+        "call_ended_reason",
+        "call_id",
+        "call_started_at",
+        "customer_number",
+        "duplicate_key",
+        "environment",
+        "event",
+        "provider_cost",
+        "provider_summary",
+        "recording_url",
+        "transcript_json",
+        "type",
+    }
+)
+"""What `fields` may name: members of the call log, the sender's type of event, and its own key of duplicates."""
+
+
+class SourceSettings(Table):
+    """One sender of webhooks."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+    """Its name in metrics, and in its path: /webhooks/NAME."""
+    provider: Annotated[ProviderName, Choice]
+    """Who sends: `elevenlabs`, `retell`, `vapi`, `livekit`, `telnyx`, `twilio`, `bland`, or `hmac` or `header`."""
+    secrets: Secrets = ()
+    """What the provider signs with; several while one replaces another. Without any, it is answered 503."""
+    path: str | None = None
+    """Another path besides /webhooks/NAME, such as the one that the provider is configured with now."""
+    events: Words = ()
+    """Types of events to keep that are not kept otherwise."""
+    tolerance: Duration = 5 * MINUTE
+    """How far a signature's time may be from this machine's."""
+    forward_url: Endpoint | None = None
+    """Who answers what the provider asks, such as Vapi's tool calls: their answer is passed back as it is."""
+    token: SecretStr | None = None
+    """The agent's key that destinations are sent with what this source brings."""
+    api_key: str | None = None
+    """LiveKit: the API key, which must be the issuer of each webhook."""
+    header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None
+    """`hmac`, `header`, `vapi`: the header that holds the signature or the secret."""
+    timestamp_header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None
+    """`hmac`, `vapi`: the header that holds the time, in seconds."""
+    message: str = "{body}"
+    """`hmac`, `vapi`: what is signed, such as `{timestamp}.{body}`."""
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    """`hmac`, `vapi`: the hash function."""
+    encoding: Literal["hex", "base64"] = "hex"
+    """`hmac`, `vapi`: how the signature is written."""
+    prefix: str = ""
+    """`hmac`, `vapi`: what stands before the signature, such as `sha256=`."""
+    secret_is_base64: bool = False
+    """`hmac`, `vapi`: whether the secret is the base64 of the key."""
+    fields: Texts = Field(default_factory=dict)
+    """`hmac`, `header`: a JSON pointer for each member of the call log, such as `call_id = "/call/id"`."""
+    event_names: Texts = Field(default_factory=dict)
+    """`hmac`, `header`: from the sender's types of events to `call_started`, `call_ended` and others."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_one(cls, path: str | None) -> str | None:
+        if path is not None and not _PATH.fullmatch(path):
+            raise ValueError("should be a path such as /api/webhooks/elevenlabs/call-ended")
+        return path
+
+    @field_validator("token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        return checked_token(token)
+
+    @field_validator("message")
+    @classmethod
+    def _message_holds_the_body(cls, message: str) -> str:
+        if message.count("{body}") != 1:
+            raise ValueError("should contain {body} once, and may contain {timestamp}")
+        return message
+
+    @field_validator("header", "fields")
+    @classmethod
+    def _belongs_to_the_provider(cls, value: Any, info: ValidationInfo) -> Any:  # Any: of two fields
+        provider = info.data.get("provider")
+        if info.field_name == "header" and provider in _MAPPED and value is None:
+            raise PydanticCustomError("missing", "should be given for this provider")
+        if info.field_name == "fields" and value and provider is not None and provider not in _MAPPED:
+            raise ValueError("is only for the providers hmac and header: the others' events are known")
+        return value
+
+    @field_validator("fields")
+    @classmethod
+    def _are_pointers(cls, fields: dict[str, str]) -> dict[str, str]:
+        for name, pointer in fields.items():
+            if name not in MAPPABLE:
+                raise ValueError(f"has no member {name}; known are: {', '.join(sorted(MAPPABLE))}")
+            if not _POINTER.fullmatch(pointer):
+                raise ValueError(f"should give {name} a JSON pointer (RFC 6901), such as /call/id")
+        return fields
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where it posts to."""
+        usual = f"/webhooks/{self.name}"
+        other = self.path or (ELEVENLABS_PATH if self.name == "elevenlabs" else usual)
+        return tuple(dict.fromkeys((usual, other)))
+
+
+class WebhookSettings(Table):
+    """The listener that providers post to."""
+
+    listen: OptionalListen = None
+    """Where providers post webhooks to, such as `127.0.0.1:7719` behind a proxy; by default nowhere."""
+    public_url: Endpoint | None = None
+    """What providers call this listener, without a path: Twilio signs it."""
+    recordings: Directory | None = None
+    """Where audio that comes inside of a webhook is kept as files; by default it stays in the call log."""
+    forward_timeout: Duration = 7.0
+    """Within this time the server behind `forward_url` must answer: Vapi waits for 7.5 s."""
+
+
+# Sources that environment variables alone can add.
+
+SOURCE_VARIABLES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "CALLSPOOL_ELEVENLABS_SECRET": ("elevenlabs", "secrets"),
+        "CALLSPOOL_RETELL_KEY": ("retell", "secrets"),
+        "CALLSPOOL_VAPI_SECRET": ("vapi", "secrets"),
+        "CALLSPOOL_LIVEKIT_SECRET": ("livekit", "secrets"),
+        "CALLSPOOL_LIVEKIT_KEY": ("livekit", "api_key"),
+    }
+)
+"""From each variable to the provider, which is also the name of the source, and to the field that it sets."""
+SECRET_SOURCE_VARIABLES = tuple(name for name, (_, field) in SOURCE_VARIABLES.items() if field == "secrets")
+
+
+def with_sources(layer: Layer, environment: Mapping[str, str]) -> Layer:
+    """The layer with the sources that variables add; a variable overrides its field in a source of the file."""
+    given = layer.tree.get("sources", [])
+    named = {name: field for name, field in SOURCE_VARIABLES.items() if environment.get(name)}
+    if not named or not isinstance(given, list):
+        return layer
+    sources, origins = list(given), dict(layer.origins)
+    for variable, (provider, field) in named.items():
+        index = next((at for at, item in enumerate(sources) if _is(provider, item)), len(sources))
+        if index == len(sources):
+            sources.append({"name": provider, "provider": provider})
+            origins["sources", index, "name"] = variable
+        sources[index] = {**sources[index], field: environment[variable]}
+        origins["sources", index, field] = variable
+    return Layer({**layer.tree, "sources": sources}, origins)
+
+
+def _is(provider: str, item: object) -> bool:
+    return isinstance(item, dict) and item.get("name") == provider
+
+
+def source_problems(layer: Layer) -> Iterator[Problem]:
+    """What is wrong with the list as a whole: a name or a path twice, sources without a listener."""
+    sources = [item for item in layer.tree.get("sources", []) if isinstance(item, dict)]
+    used = Counter(key for item in sources for key in (item.get("name"), item.get("path")) if isinstance(key, str))
+    for key, count in used.items():
+        if count > 1:
+            yield Problem(key="sources", value=f'"{key}"', advice=f"{count} have this: each needs its own")

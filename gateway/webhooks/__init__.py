@@ -1,0 +1,1 @@
+"""Call logs that providers push: signed webhooks, on a listener of their own."""

@@ -1,0 +1,275 @@
+"""The way in of webhooks: verify the bytes as they came, name the call, make it durable, then answer 200.
+
+What a provider counts as success is 200 (ElevenLabs and Telnyx count nothing else), and what it repeats after is a 503:
+so a secret that is missing here, and a spool that is full, are answered 503. A wrong signature is a 401 and leaves
+nothing behind. A body that is genuine is never refused for its content.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from gateway.calllog.errors import CallLogError
+from gateway.intake.accept import Acceptor
+from gateway.intake.body_reader import BodyReader
+from gateway.intake.memory import SMALL_POST_BYTES, Body
+from gateway.intake.parse import CallLog
+from gateway.intake.responses import Rejection, translate
+from gateway.intake.routes import ANSWERED, Match, Result, Route
+from gateway.intake.staging import StagingArea, Workers
+from gateway.webhooks.adapters import Event, Treatment
+from gateway.webhooks.document import call_log_of, decode
+from gateway.webhooks.forward import Forwarder
+from gateway.webhooks.providers import Provider
+from gateway.webhooks.recordings import Recordings
+from gateway.webhooks.signatures import Verdict, Verification, Webhook, check_headers, verify
+from spool.records import Accepted, Buffer, Clock
+
+_log = structlog.get_logger(__name__)
+
+ROUTE = "webhook"
+"""Labels metrics of the intake."""
+_INLINE_BYTES = 1 << 20
+"""An HMAC of this much takes 0.6 ms; what is larger is verified in a thread."""
+_TYPES_MOST = 64
+"""How many types of events of one source are told apart in metrics; more could be made up."""
+
+
+class WebhookObserver(Protocol):
+    """Observes webhooks for metrics, on the event loop."""
+
+    def webhook(self, source: str, type_: str, result: str) -> None:
+        """One ended: accepted, duplicate, ignored, forwarded, needs_answer, unconfigured, or why it was refused."""
+        ...
+
+    def webhook_skew(self, source: str, seconds: float) -> None:
+        """A signed time lies so far in the past; negative for the future."""
+        ...
+
+    def webhook_accepted_at(self, source: str, at: int) -> None:
+        """The last genuine one was accepted then, in milliseconds since 1970."""
+        ...
+
+    def webhook_dropped(self, source: str, count: int) -> None:
+        """The provider says that it gave up so many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configured sender of webhooks."""
+
+    name: str
+    provider: Provider
+    secrets: tuple[str, ...]
+    paths: tuple[str, ...]
+    events: frozenset[str] = frozenset()
+    """Types to keep besides those that the provider's adapter keeps."""
+    tolerance: float = 300.0
+    """Seconds by which a signature's time may be off."""
+    forward_url: str | None = None
+    """Who answers what the provider asks."""
+    public_url: str = ""
+    """What the provider calls this listener, up to the path."""
+    agents_key: str | None = None
+    """What destinations that forward keys are sent."""
+
+
+class _Answer(msgspec.Struct):
+    success: bool
+    call_id: str
+    record_id: str
+    duplicate: bool
+
+
+class WebhookSource:
+    """Answers the webhooks of all sources. For the event loop."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        reader: BodyReader,
+        acceptor: Acceptor,
+        staging: StagingArea,
+        workers: Workers,
+        forwarder: Forwarder,
+        recordings: Recordings | None,
+        observer: WebhookObserver,
+        clock: Clock,
+    ) -> None:
+        self._sources = sources
+        self._reader = reader
+        self._acceptor = acceptor
+        self._staging = staging
+        self._workers = workers
+        self._forwarder = forwarder
+        self._recordings = recordings
+        self._observer = observer
+        self._clock = clock
+        self._types: dict[str, set[str]] = {source.name: set() for source in sources}
+
+    def routes(self) -> Sequence[Route]:
+        """One for each path of each source. Whoever has no secret is not let in, so the intake's token is not asked."""
+        return tuple(
+            Route(ROUTE, "POST", path, partial(self._respond, source), needs_token=False)
+            for source in self._sources
+            for path in source.paths
+        )
+
+    async def _respond(self, source: Source, request: web.BaseRequest, _match: Match) -> Result | web.StreamResponse:
+        """Raises `Rejection`, and what reading and accepting raise, but nothing that a provider would not repeat."""
+        secrets = source.secrets
+        if not secrets:
+            self._observer.webhook(source.name, "", "unconfigured")
+            raise _unconfigured(source)
+        now = self._clock() / 1000
+        early = check_headers(source.provider.scheme, request.headers, now, source.tolerance)
+        if early is not None:
+            raise self._refused(source, early)
+        try:
+            with await self._reader.read(request) as body:
+                await self._verify(source, secrets, request, body, now)
+                return await self._keep(source, request, body)
+        except Exception as error:
+            rejection = translate(error)
+            if rejection is None or rejection.status != 507:  # Insufficient Storage
+                raise
+            # No provider repeats a 507.
+            raise Rejection(
+                503, rejection.code, rejection.message, rejection.hint, retry_after=rejection.retry_after, closes=True
+            ) from error
+
+    async def _verify(
+        self, source: Source, secrets: Sequence[str], request: web.BaseRequest, body: Body, now: float
+    ) -> None:
+        """Return for a genuine one; raises `Rejection` (401) otherwise."""
+        url = source.public_url + request.rel_url.raw_path_qs
+        webhook = Webhook(request.headers, body.data, url)
+        arguments = (source.provider.scheme, secrets, webhook, now, source.tolerance)
+        inline = len(body.data) <= _INLINE_BYTES
+        verification = verify(*arguments) if inline else await self._workers.run(verify, *arguments)
+        if verification.skew is not None:
+            self._observer.webhook_skew(source.name, verification.skew)
+        if verification.verdict is not Verdict.GENUINE:
+            raise self._refused(source, verification)
+
+    async def _keep(self, source: Source, request: web.BaseRequest, body: Body) -> Result | web.StreamResponse:
+        read = partial(_read, source.provider, body.data)
+        event, is_json = read() if body.small else await self._workers.run(read)
+        kind = self._label(source, event)
+        if event.dropped:
+            self._observer.webhook_dropped(source.name, event.dropped)
+        if event.treatment is Treatment.QUESTION:
+            return await self._ask(source, request, body, kind)
+        if event.treatment is Treatment.IGNORED and event.type not in source.events:
+            self._observer.webhook(source.name, kind, "ignored")
+            return Result(200, b'{"success":true,"ignored":true}', ANSWERED)
+        call_log, accepted = await self._accept(source, event, body, is_json=is_json)
+        self._observer.webhook(source.name, kind, "duplicate" if accepted.duplicate else "accepted")
+        self._observer.webhook_accepted_at(source.name, self._clock())
+        answer = _Answer(True, call_log.call_id, accepted.uid, accepted.duplicate)
+        return Result(200, msgspec.json.encode(answer), "duplicate" if accepted.duplicate else "accepted")
+
+    async def _ask(self, source: Source, request: web.BaseRequest, body: Body, kind: str) -> web.StreamResponse:
+        """The answer of the user's own server, as it came. Ours would be taken for a tool's result."""
+        if source.forward_url is None:
+            self._observer.webhook(source.name, kind, "needs_answer")
+            raise Rejection(
+                501,
+                "needs_answer",
+                f"{source.provider.name} asks for an answer to {kind}, which this gateway cannot give.",
+                f"Set forward_url of the source {source.name} to the server that answers, or send these events there.",
+            )
+        response = await self._forwarder.forward(source.forward_url, request, bytes(body.data))
+        self._observer.webhook(source.name, kind, "forwarded")
+        return response
+
+    async def _accept(self, source: Source, event: Event, body: Body, *, is_json: bool) -> tuple[CallLog, Accepted]:
+        data: Buffer = body.data
+        if event.audio_at and self._recordings is not None and event.call_id is not None:
+            kept = await self._workers.run(self._recordings.keep, event, data)
+            if kept is not None:
+                event, data = kept
+        provider = source.provider.name
+        key = None if event.key is None else f"{source.name}:{event.key}"
+        # A call log that cannot be read with the original in it, or under that id, is kept as text, under its digest.
+        for attempt, readable in ((event, is_json), (replace(event, call_id=None, key=None), False)):
+            pieces = call_log_of(source.name, provider, attempt, data, is_json=readable)
+            with await self._document(pieces) as document:
+                try:
+                    parsed = await self._acceptor.parse(document)
+                except CallLogError as error:
+                    if not readable:
+                        raise
+                    _log.warning("webhook_kept_as_text", source=source.name, type=event.type, reason=error.message)
+                    continue
+                assert isinstance(parsed, CallLog), "it has an id and is no reference"
+                return parsed, await self._acceptor.accept(
+                    parsed, source.agents_key, idempotency_key=key, key_decides=True
+                )
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _document(self, pieces: Sequence[Buffer]) -> Body:
+        """The pieces as one body: in memory if it is small, in a staging file otherwise."""
+        if sum(map(len, pieces)) <= SMALL_POST_BYTES:
+            return Body(b"".join(pieces), None, None)
+        staged = self._staging.begin()
+        try:
+            file = await self._workers.run(staged.file)
+            for piece in pieces:
+                await self._workers.run(file.write, piece)
+            return Body(await self._workers.run(file.map), None, staged, file)
+        except BaseException:
+            staged.discard()
+            raise
+
+    def _refused(self, source: Source, verification: Verification) -> Rejection:
+        self._observer.webhook(source.name, "", verification.verdict.value)
+        return refusal(source.provider, verification, source.tolerance)
+
+    def _label(self, source: Source, event: Event) -> str:
+        """The event's type for metrics."""
+        known = self._types[source.name]
+        if event.type not in known and len(known) >= _TYPES_MOST:
+            return "other"
+        known.add(event.type[:_TYPES_MOST])
+        return event.type[:_TYPES_MOST]
+
+
+def _read(provider: Provider, data: Buffer) -> tuple[Event, bool]:
+    """What the body says, and whether it can stand in a call log as it is."""
+    value, is_json = decode(data, is_form=provider.is_form)
+    return provider.adapt(value), is_json
+
+
+def refusal(provider: Provider, verification: Verification, tolerance: float) -> Rejection:
+    """The answer to a request that is not known to be genuine."""
+    match verification.verdict:
+        case Verdict.MISSING:
+            message = f"The request has no signature of {provider.name} in {provider.scheme.header}."
+            hint = f"Turn on signing at {provider.name} and check that no proxy removes the header."
+        case Verdict.STALE:
+            skew = verification.skew or 0.0
+            direction = "ago" if skew > 0 else "ahead"
+            message = f"The signature's time is {abs(skew):.0f} s {direction}; {tolerance:.0f} s are allowed."
+            hint = "Check the clocks of both sides; a repeated request must be signed anew."
+        case _:
+            message = f"The signature in {provider.scheme.header} is not of this body and of any configured secret."
+            hint = f"Configure {provider.secret}; check that no proxy changes the body (`callspool webhooks verify`)."
+    return Rejection(401, verification.verdict.value, message, hint, closes=True)
+
+
+def _unconfigured(source: Source) -> Rejection:
+    return Rejection(
+        503,
+        "no_secret",
+        f"The source {source.name} has no secret configured, so nothing can be verified.",
+        f"Set {source.provider.secret} as the secret of the source; {source.provider.name} may send this again.",
+        retry_after=60,
+        closes=True,
+    )
