@@ -4,6 +4,7 @@ Frozen plain data. Sizes are bytes, durations seconds. A setting outside `destin
 environment variable: CALLSPOOL_<SECTION>_<FIELD>, or the name given here by `Variable`.
 """
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from config.types import (
     Files,
     Listen,
     Names,
+    OptionalDate,
     OptionalDuration,
     OptionalFile,
     OptionalName,
@@ -33,6 +35,7 @@ from config.types import (
     UserIds,
     Variable,
     Wait,
+    Words,
 )
 from config.values import (
     ADMIN_LISTEN,
@@ -48,6 +51,7 @@ from config.values import (
     format_size,
 )
 from spool.records import WhenFull
+from uploaders.stores.options import Reads
 
 # How considerate the draining of details is: of the line, and of the calls that are live on the same machine.
 
@@ -263,14 +267,38 @@ class SplitSettings(Table):
 
 
 class CompletionSettings(Table):
-    """How long the calls in a store wait for what is missing of them."""
+    """How a store puts calls together, how long they wait for what is missing, and from which path they are read."""
 
+    enabled: bool = True
+    """Whether calls are put together as their parts come; otherwise parts alone are stored (docs/migration.md)."""
     timeout: Duration = 5 * MINUTE
     """A call that ended, and whose start does not come within this time, becomes an orphan."""
     open_timeout: Duration = HOUR
     """A call that began, and whose end does not come within this time, becomes an error record."""
     sweep: Duration = 5.0
     """How often to look for calls that are due."""
+    reads: Annotated[Reads, Choice] = Reads.COMPLETE
+    """Where questions are answered from: `complete`, `routed` (by `cutoff` and `projects`), or `merged` (roll-back)."""
+    cutoff: OptionalDate = None
+    """With `routed`: the day (UTC) from which on calls were put together as they came, such as `2026-01-31`."""
+    projects: Words = ()
+    """With `routed`: the tenants whose questions may be answered from the new path; by default everybody's."""
+    compare: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of questions, from 0 to 1, that both paths are asked; differences are counted."""
+
+    @field_validator("reads")
+    @classmethod
+    def _what_is_read_is_written(cls, reads: Reads, info: ValidationInfo) -> Reads:
+        if reads is not Reads.MERGED and not info.data.get("enabled", True):
+            raise ValueError('should be "merged" with `enabled = false`: nothing else is written')
+        return reads
+
+    @field_validator("cutoff")
+    @classmethod
+    def _routing_has_a_cutoff(cls, cutoff: date | None, info: ValidationInfo) -> date | None:
+        if cutoff is None and info.data.get("reads") is Reads.ROUTED:
+            raise ValueError('should be a day with `reads = "routed"`')
+        return cutoff
 
 
 class ReferenceSettings(Table):
@@ -359,7 +387,7 @@ class Settings(BaseSettings):
     log: LogSettings = Field(default_factory=LogSettings)
     """What is logged."""
     completion: CompletionSettings = Field(default_factory=CompletionSettings)
-    """How long the calls in a store wait for what is missing of them."""
+    """How a store puts calls together."""
     references: ReferenceSettings = Field(default_factory=ReferenceSettings)
     """Reading the objects that references name."""
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -107,6 +108,24 @@ def _names(value: object) -> object:
     return names
 
 
+def _words(value: object) -> object:
+    """Words from a list, or from a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError("should be a list of words")
+    return [word for each in given if (word := str(each).strip()) and word != "none"]
+
+
+def _day(value: object) -> object:
+    """A day as people write it; anything else is left to be refused."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return date.fromisoformat(value.strip())
+    except ValueError:
+        raise ValueError("should be a day, such as 2026-01-31") from None
+
+
 def _format_names(names: tuple[str, ...]) -> str:
     return ",".join(names) or "none"
 
@@ -198,5 +217,9 @@ Proxies = Annotated[tuple[str, ...], BeforeValidator(_proxies), Shown(_format_na
 """Addresses and networks, separated by commas in a variable."""
 Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens), Shown(format_tokens)]
 """Tokens of one role; several while clients change from one to the next."""
+Words = Annotated[tuple[str, ...], BeforeValidator(_words), Shown(_format_names)]
+"""Words, separated by commas in a variable."""
+OptionalDate = Annotated[date | None, BeforeValidator(_or_none(_day)), Shown(str)]
+"""A day, or none."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

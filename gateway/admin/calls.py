@@ -19,7 +19,8 @@ from spool.payload.frames import decode
 from uploaders.redact import redact
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind, moment
-from uploaders.stores.store import CallQuery, Store, StoredCall, StoreError
+from uploaders.stores.routing import CallReads
+from uploaders.stores.store import CallQuery, StoredCall, StoreError
 
 
 class CallHandlers:
@@ -40,7 +41,7 @@ class CallHandlers:
 
         app.router.add_get("/api/calls/{call_id:.+}", call)
 
-    async def calls(self, request: web.Request, store: Store) -> web.StreamResponse:
+    async def calls(self, request: web.Request, store: CallReads) -> web.StreamResponse:
         """The newest calls, as far as the query selects them."""
         try:
             query = _query_of(request.query)
@@ -48,7 +49,7 @@ class CallHandlers:
             return refused(400, "bad_request", f"Invalid request: {error}.", "docs/receiver.md describes the queries.")
         return answer(CallList(tuple([entry_of(call) for call in await store.calls(query)])))
 
-    async def call(self, request: web.Request, store: Store) -> web.StreamResponse:
+    async def call(self, request: web.Request, store: CallReads) -> web.StreamResponse:
         """One call; with its documents for somebody with a role, without them for anybody else."""
         call_id = request.match_info["call_id"]
         found = await store.call(request.query.get("project", ""), call_id)
@@ -60,7 +61,7 @@ class CallHandlers:
             records = ()
         return answer(document_of(found, records, with_documents=request[CALLER].role is not None))
 
-    async def detail(self, request: web.Request, store: Store) -> web.StreamResponse:
+    async def detail(self, request: web.Request, store: CallReads) -> web.StreamResponse:
         """The detail that a call shows, as JSON, a frame at a time; of a small call log, which has none, all of it."""
         key = (request.query.get("project", ""), request.match_info["call_id"])
         frames = store.detail(*key)
@@ -89,7 +90,7 @@ class CallHandlers:
         return answer(trace_of(call_id, records))
 
     def _with_store(
-        self, handler: Callable[[web.Request, Store], Awaitable[web.StreamResponse]]
+        self, handler: Callable[[web.Request, CallReads], Awaitable[web.StreamResponse]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Give the handler the store, and answer for a store that is not there or not well."""
 

@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 from gateway.sdk_outbox.rows import Outcome
 from spool.records import Delivery
 from uploaders.stores.parts import PartKind
-from uploaders.stores.store import Swept, Written
+from uploaders.stores.store import CallPath, Swept, Written
 
 # Counters and histograms that are counted on the event loop, several for each post, and shown when they are asked for.
 #
@@ -258,6 +258,14 @@ class Metrics:
         self._reference_bytes = self._counter(
             "reference_download_bytes", "Bytes of the objects that references named, once decoded."
         )
+        self._routed = self._counter(
+            "route_queries",
+            "Questions about calls by the path that answered: complete (the new one), or merged (the old one).",
+            "path",
+        )
+        self._mismatch = self._counter(
+            "route_mismatch", "Questions that both paths were asked, and answered differently."
+        )
         # The SDK's outboxes.
         self._outbox_rows = self._counter(
             "outbox_rows",
@@ -370,6 +378,14 @@ class Metrics:
         """An object that a reference named was read."""
         self._reference.observe(seconds)
         self._reference_bytes.inc(by=size)
+
+    def query_routed(self, path: CallPath) -> None:
+        """A question about calls was answered from this path."""
+        self._routed.inc(path.value)
+
+    def paths_differ(self) -> None:
+        """Both paths answered a question differently."""
+        self._mismatch.inc()
 
     def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
         """A row was taken, or will not be."""

@@ -10,7 +10,7 @@ from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
-from uploaders.stores.store import Store
+from uploaders.stores.routing import CallReads
 
 
 class Phase(StrEnum):
@@ -61,8 +61,8 @@ class GatewayView(Protocol):
         ...
 
     @property
-    def call_store(self) -> Store | None:
-        """The store that answers what is asked of calls; None without a destination that is one."""
+    def call_store(self) -> CallReads | None:
+        """Answers what is asked of calls; None without a destination that is one."""
         ...
 
     def audit_lines_dropped(self) -> int:

@@ -1,8 +1,8 @@
 """The command line: `callspool run`, `status`, `dead list` and the others.
 
-`run`, `check-config`, `s3`, `store` and `fsck` read the configuration; `status`, `show`, `calls`, `dead` and
-`deliveries` ask a running gateway through its admin API, `outbox import` posts to its intake. `salvage` and `adopt` do
-either.
+`run`, `check-config`, `s3`, `store`, `backfill`, `compare` and `fsck` read the configuration; `status`, `show`,
+`calls`, `dead` and `deliveries` ask a running gateway through its admin API, `outbox import` posts to its intake.
+`salvage` and `adopt` do either.
 """
 
 import io
@@ -41,6 +41,8 @@ COMMANDS = {
     "calls": LazyCommand("gateway.cli.calls", "List and show the calls in the store of a receiver."),
     "store": LazyCommand("gateway.cli.store", "Migrate and check the store of a receiver."),
     "webhooks": LazyCommand("gateway.cli.webhooks", "Try a source of webhooks; find out why a signature fails."),
+    "backfill": LazyCommand("gateway.cli.backfill", "Bring calls_complete up to date; days back from the cutoff."),
+    "compare": LazyCommand("gateway.cli.backfill", "Compare calls_merged and calls_complete, day by day."),
     "chaos": LazyCommand("gateway.cli.chaos", "Fault injection: kill, cut off and fill a second gateway."),
     "version": LazyCommand("gateway.cli", "Print the version."),
 }

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from config.destinations import PostgresDestination, SqliteDestination
+from config.destinations.stores import StoreTable
+from config.settings import Settings
 from gateway.cli.exits import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
@@ -27,24 +28,25 @@ def store() -> None:
     """Migrate and check the database that calls are put together in."""
 
 
-def _options(command: Command) -> Command:
+def store_options(command: Command) -> Command:
+    """Adds --config, --local and --destination to a command."""
     named = click.option("--destination", metavar="NAME", help="Which store, where the configuration has several.")
     return configuration_options(named(command))
 
 
 @store.command(short_help="Bring the schema up to date.")
-@_options
+@store_options
 def migrate(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Bring the schema up to date, as a start does; for a role that may create tables where the gateway's may not."""
-    status = _asked(file, destination, lambda opened: opened.status(), local=local)
+    status = ask_store(file, destination, lambda opened: opened.status(), local=local)
     output().print(plain(f"{status.engine}: the schema has version {status.schema_version}", "green"))
 
 
 @store.command(short_help="Show how many calls are in which state.")
-@_options
+@store_options
 def status(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Show the engine, the version of the schema, and how many calls are in which state."""
-    found: StoreStatus = _asked(file, destination, lambda opened: opened.status(), local=local)
+    found: StoreStatus = ask_store(file, destination, lambda opened: opened.status(), local=local)
     shown = table("State", "Calls", numbers=("Calls",))
     for state in CallState:
         shown.add_row(plain(state.name.lower()), plain(count_text(found.calls.get(state, 0))))
@@ -53,10 +55,10 @@ def status(file: Path | None, *, local: bool, destination: str | None) -> None:
 
 
 @store.command(short_help="Check that every call has its parts.")
-@_options
+@store_options
 def check(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Check that parts, calls and details belong together. Reads every row; exit code 5 if something is missing."""
-    findings = _asked(file, destination, lambda opened: opened.check(), local=local)
+    findings = ask_store(file, destination, lambda opened: opened.check(), local=local)
     for finding in findings:
         complain(finding)
     if findings:
@@ -64,12 +66,15 @@ def check(file: Path | None, *, local: bool, destination: str | None) -> None:
     output().print(plain("Every call has its parts, and every part its call.", "green"))
 
 
-def _asked(file: Path | None, name: str | None, ask: Callable[[Store], Awaitable[Result]], *, local: bool) -> Result:
+def settings_or_exit(file: Path | None, *, local: bool) -> Settings:
+    """The settings; ends the command where they are wrong."""
+    return loaded_or_exit(file, local=local).settings
+
+
+def ask_store(file: Path | None, name: str | None, ask: Callable[[Store], Awaitable[Result]], *, local: bool) -> Result:
     """What a store answers; ends the command where there is none, or where it does not work."""
-    settings = loaded_or_exit(file, local=local).settings
-    stores = {
-        each.name: each for each in settings.destinations if isinstance(each, SqliteDestination | PostgresDestination)
-    }
+    settings = settings_or_exit(file, local=local)
+    stores = {each.name: each for each in settings.destinations if isinstance(each, StoreTable)}
     chosen = next(iter(stores.values()), None) if name is None else stores.get(name)
     if chosen is None:
         known = f"--destination with one of: {', '.join(stores)}" if stores else "Set CALLSPOOL_DATABASE_URL."

@@ -212,7 +212,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         subscribers = [route for route in routes if route.events and CALL_COMPLETE in route.events]
         store = context.stores[announces]
         announcer = Announcer(store, spool.id, reader, make_acceptor(subscribers), context.completed)
-    call_stores = CallStores(context.stores, settings.completion.sweep, metrics, announcer)
+    call_stores = CallStores(
+        context.stores,
+        settings.completion.sweep,
+        options.routing(settings.completion),
+        metrics,
+        random.random,
+        announcer,
+    )
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock)
     return App(

@@ -27,6 +27,7 @@ from config.destinations import (
     SqliteDestination,
 )
 from config.destinations.base import REDUCTIONS, EndpointTable
+from config.destinations.stores import StoreTable
 from gateway.admin.metrics import Metrics
 from gateway.announcements import AnnouncingStore
 from gateway.calllog.errors import CallLogError
@@ -439,7 +440,7 @@ def _store_uploader(destination: SqliteDestination | PostgresDestination, contex
 
 
 def store_of(
-    destination: SqliteDestination | PostgresDestination, rule: CompletionRule, clock: Clock, *, announces: bool = False
+    destination: StoreTable, rule: CompletionRule, clock: Clock, *, announces: bool = False
 ) -> AnnouncingStore:
     """The store of this destination; nothing is opened yet. Raises `StoreRefused` where its driver is missing.
 
@@ -447,6 +448,7 @@ def store_of(
     """
     if isinstance(destination, SqliteDestination):
         return SqliteStore(destination.path.absolute(), clock, rule, announces=announces)
+    assert isinstance(destination, PostgresDestination)
     try:
         from uploaders.stores.postgres.store import PostgresStore  # noqa: PLC0415  # an extra, and 12 MB of memory
     except ImportError as error:

@@ -40,7 +40,8 @@ from spool.records import system_clock
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
-from uploaders.stores.store import Store, StoreError
+from uploaders.stores.routing import CallReads
+from uploaders.stores.store import StoreError
 
 POLL_SECONDS = 0.1
 """How often a graceful shutdown checks whether everything is drained."""
@@ -264,9 +265,9 @@ class Gateway:
         return self._app.throttle.status() if self._app else None
 
     @property
-    def call_store(self) -> Store | None:
+    def call_store(self) -> CallReads | None:
         """See `GatewayView`."""
-        return self._app.call_stores.first if self._app else None
+        return self._app.call_stores.reads if self._app else None
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """See `GatewayView`."""

@@ -15,6 +15,7 @@ from spool.records import Lane
 from spool.store import SpoolOptions
 from uploaders.dispatch.policy import RetryPolicy
 from uploaders.stores.completion import CompletionRule
+from uploaders.stores.routing import Routing
 
 
 def milliseconds(seconds: float) -> int:
@@ -78,7 +79,13 @@ def size_rule(split: SplitSettings, compression_level: int, destinations: Sequen
 
 def completion_rule(completion: CompletionSettings) -> CompletionRule:
     """How long the calls in a store wait."""
-    return CompletionRule(milliseconds(completion.timeout), milliseconds(completion.open_timeout))
+    timeouts = milliseconds(completion.timeout), milliseconds(completion.open_timeout)
+    return CompletionRule(*timeouts, pairs=completion.enabled)
+
+
+def routing(completion: CompletionSettings) -> Routing:
+    """From which path questions about calls are answered."""
+    return Routing(completion.reads, completion.cutoff, frozenset(completion.projects), completion.compare)
 
 
 def retry_policy(retry: RetrySettings) -> RetryPolicy:

@@ -5,13 +5,14 @@ up, and whoever asks for a call asks the first store of the configuration.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
 
 from gateway.announcements import Announcer
+from uploaders.stores.routing import CallReads, Routing, RoutingObserver
 from uploaders.stores.store import Store, StoreError, StoreUnavailable, Swept
 
 OPEN_SECONDS: Final = 5.0
@@ -22,8 +23,8 @@ SWEEP_LIMIT: Final = 1000
 _log = structlog.get_logger(__name__)
 
 
-class SweepObserver(Protocol):
-    """Hears what is given up, for metrics."""
+class StoreObserver(RoutingObserver, Protocol):
+    """Hears what is given up, and how questions are routed, for metrics."""
 
     def calls_swept(self, destination: str, swept: Swept) -> None:
         """Calls were given up, and others wait still."""
@@ -34,19 +35,17 @@ class CallStores:
     """The stores by the names of their destinations, in the order of the configuration."""
 
     def __init__(
-        self, stores: Mapping[str, Store], sweep_seconds: float, observer: SweepObserver,
-        announcer: Announcer | None = None,
+        self, stores: Mapping[str, Store], sweep_seconds: float, routing: Routing, observer: StoreObserver,
+        chance: Callable[[], float], announcer: Announcer | None = None,
     ) -> None:  # fmt: skip
         self._announcer = announcer
         self._stores = stores
+        first = next(iter(stores.values()), None)
+        self.reads = None if first is None else CallReads(first, routing, observer, chance)
+        """Answers questions from the first store; None where no destination is a store."""
         self._sweep_seconds = sweep_seconds
         self._observer = observer
         self._sweepers: list[asyncio.Task[None]] = []
-
-    @property
-    def first(self) -> Store | None:
-        """The store that answers questions; None where no destination is a store."""
-        return next(iter(self._stores.values()), None)
 
     async def open(self) -> None:
         """Connect and migrate. A database that cannot be reached is waited for later.

@@ -29,6 +29,7 @@ from spool.store import Spool
 from tests.spool.spool_parts import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
 from uploaders.base import BreakerState, DestinationStatus
 from uploaders.dispatch.dispatcher import Dispatcher
+from uploaders.stores.routing import CallReads, Routing
 from uploaders.stores.store import Store
 
 NOW = 1_767_225_600_000
@@ -140,8 +141,9 @@ class View:
         return self._world.delivery_admin
 
     @property
-    def call_store(self) -> Store | None:
-        return self._world.call_store
+    def call_store(self) -> CallReads | None:
+        store = self._world.call_store
+        return None if store is None else CallReads(store, Routing(), self._world.metrics, lambda: 1.0)
 
     def audit_lines_dropped(self) -> int:
         return self._world.audit.dropped if self._world.audit else 0

@@ -1,5 +1,6 @@
 """Stores in the configuration: the variable that adds one, and what it may say."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from config.destinations import PostgresDestination, SpansStored, SqliteDestinat
 from config.effective import effective_settings
 from config.loader import load
 from tests.config.conftest import WriteFile, problems
+from uploaders.stores.options import Reads
 
 URL = "CALLSPOOL_DATABASE_URL"
 
@@ -64,3 +66,28 @@ def test_what_a_store_may_say(write_file: WriteFile, text: str, key: str) -> Non
     """Each mistake is reported under its key."""
     found = problems(write_file(f'[[destinations]]\nname = "a"\n{text}\n'))
     assert [name for name in found if name.endswith(key)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "key"),
+    [
+        ({"READS": "routed"}, "CUTOFF"),
+        ({"READS": "routed", "CUTOFF": "yesterday"}, "CUTOFF"),
+        ({"READS": "new"}, "READS"),
+        ({"ENABLED": "false"}, "READS"),
+        ({"COMPARE": "1.5"}, "COMPARE"),
+    ],
+)
+def test_what_completion_may_say(variables: dict[str, str], key: str) -> None:
+    """Routing needs a cutoff, and nobody reads what is not written."""
+    given = {f"CALLSPOOL_COMPLETION_{name}": value for name, value in variables.items()}
+    assert [name for name in problems(None, {URL: "sqlite:///calls.db", **given}) if key.lower() in name.lower()]
+
+
+def test_a_migration_in_variables() -> None:
+    """Lists are separated by commas, and days are those of ISO 8601."""
+    given = {"READS": "Routed", "CUTOFF": "2026-11-20", "PROJECTS": "a, b", "COMPARE": "0.01"}
+    variables = {f"CALLSPOOL_COMPLETION_{name}": value for name, value in given.items()}
+    completion = load(None, {URL: "sqlite:///calls.db", **variables}).settings.completion
+    assert (completion.reads, completion.cutoff) == (Reads.ROUTED, date(2026, 11, 20))
+    assert (completion.projects, completion.compare) == (("a", "b"), 0.01)

@@ -7,7 +7,8 @@ import pytest
 
 from gateway.runtime import stores
 from gateway.runtime.stores import SWEEP_LIMIT, CallStores
-from uploaders.stores.store import SchemaTooNew, StoreUnavailable, Swept
+from uploaders.stores.routing import Routing
+from uploaders.stores.store import CallPath, CallQuery, CallSummary, SchemaTooNew, StoreUnavailable, Swept
 
 
 class Store:
@@ -16,10 +17,15 @@ class Store:
     def __init__(self, opened: Exception | None = None, sweeps: list[Swept | Exception] | None = None) -> None:
         self.opened = opened
         self.sweeps = sweeps or []
+        self.asked = 0
 
     async def open(self) -> None:
         if self.opened is not None:
             raise self.opened
+
+    async def calls(self, query: CallQuery, path: CallPath) -> list[CallSummary]:
+        self.asked += 1
+        return []
 
     async def sweep(self, limit: int) -> Swept:
         result = self.sweeps.pop(0) if self.sweeps else Swept()
@@ -42,6 +48,13 @@ class Heard:
         if self._enough(self.swept):
             self.done.set()
 
+    def query_routed(self, path: CallPath) -> None:
+        assert path is CallPath.COMPLETE
+
+
+def call_stores(stores: dict[str, Store], seconds: float, heard: Heard) -> CallStores:
+    return CallStores(stores, seconds, Routing(), heard, lambda: 1.0)
+
 
 def never(_: list[Swept]) -> bool:
     return False
@@ -49,7 +62,7 @@ def never(_: list[Swept]) -> bool:
 
 async def test_a_database_that_is_down_at_the_start_is_waited_for():
     """The gateway starts: what it accepts waits in the spool."""
-    await CallStores({"db": Store(StoreUnavailable("down"))}, 1, Heard(never)).open()
+    await call_stores({"db": Store(StoreUnavailable("down"))}, 1, Heard(never)).open()
 
 
 async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monkeypatch: pytest.MonkeyPatch):
@@ -57,20 +70,20 @@ async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monke
     monkeypatch.setattr(stores, "OPEN_SECONDS", 0.01)
     store = Store()
     monkeypatch.setattr(store, "open", asyncio.Event().wait)
-    await asyncio.wait_for(CallStores({"db": store}, 1, Heard(never)).open(), 5)
+    await asyncio.wait_for(call_stores({"db": store}, 1, Heard(never)).open(), 5)
 
 
 async def test_a_schema_of_a_newer_callspool_ends_the_start():
     """Waiting would not help, and writing might destroy."""
     with pytest.raises(SchemaTooNew):
-        await CallStores({"db": Store(SchemaTooNew("version 99"))}, 1, Heard(never)).open()
+        await call_stores({"db": Store(SchemaTooNew("version 99"))}, 1, Heard(never)).open()
 
 
 async def test_a_backlog_is_swept_without_a_pause():
     """As long as a sweep finds as many as it may, the next one follows at once."""
     full = Swept(orphans=SWEEP_LIMIT)
     heard = Heard(lambda swept: len(swept) == 3)
-    sweeping = CallStores({"db": Store(sweeps=[full, full, Swept(timed_out=1)])}, 3_600, heard)
+    sweeping = call_stores({"db": Store(sweeps=[full, full, Swept(timed_out=1)])}, 3_600, heard)
     sweeping.start()
     await asyncio.wait_for(heard.done.wait(), 5)
     await sweeping.stop()
@@ -80,7 +93,7 @@ async def test_a_backlog_is_swept_without_a_pause():
 async def test_sweeping_outlives_a_database_in_trouble():
     """A sweep that fails is made again later."""
     heard = Heard(bool)
-    sweeping = CallStores({"db": Store(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
+    sweeping = call_stores({"db": Store(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
     sweeping.start()
     await asyncio.wait_for(heard.done.wait(), 5)
     await sweeping.stop()
@@ -90,5 +103,8 @@ async def test_sweeping_outlives_a_database_in_trouble():
 async def test_the_first_store_answers_questions():
     """In the order of the configuration; none where there is none."""
     first, second = Store(), Store()
-    assert CallStores({"a": first, "b": second}, 1, Heard(never)).first is first
-    assert CallStores({}, 1, Heard(never)).first is None
+    reads = call_stores({"a": first, "b": second}, 1, Heard(never)).reads
+    assert reads is not None
+    assert await reads.calls(CallQuery()) == []
+    assert (first.asked, second.asked) == (1, 0)
+    assert call_stores({}, 1, Heard(never)).reads is None

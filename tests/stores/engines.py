@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +52,7 @@ class SqliteEngine:
         self.now = 1_800_000_000_000
 
     def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
-        return SqliteStore(self.path, lambda: self.now, RULE, pairs=pairs, announces=announces)
+        return SqliteStore(self.path, lambda: self.now, replace(RULE, pairs=pairs), announces=announces)
 
     def advance(self, milliseconds: int) -> None:
         self.now += milliseconds
@@ -84,7 +85,7 @@ class PostgresEngine:
     def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
         from uploaders.stores.postgres.store import PostgresStore
 
-        return PostgresStore(self.url, RULE, pairs=pairs, announces=announces)
+        return PostgresStore(self.url, replace(RULE, pairs=pairs), announces=announces)
 
     def advance(self, milliseconds: int) -> None:
         """The database's clock cannot be moved; what is measured by it can."""

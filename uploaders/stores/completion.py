@@ -47,12 +47,14 @@ EXPIRED_STATES: Final = frozenset({CallState.TIMED_OUT, CallState.ORPHAN})
 
 @dataclass(frozen=True, slots=True)
 class CompletionRule:
-    """How long a call waits for its other part, in milliseconds."""
+    """How calls are completed. Times are milliseconds."""
 
     timeout: int = 5 * 60_000
     """For the start, from when the end came."""
     open_timeout: int = 60 * 60_000
     """For the end, from when the start came: voice calls last longer than 5 minutes."""
+    pairs: bool = True
+    """Whether the row of a call is written with its parts; otherwise parts alone, and rows are left to a backfill."""
 
 
 @dataclass(frozen=True, slots=True)

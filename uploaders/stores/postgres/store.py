@@ -53,11 +53,10 @@ class PostgresStore:
     """A store in the database that `url` names, with at most `pool` connections."""
 
     def __init__(
-        self, url: str, rule: CompletionRule, *, pool: int = 4, statement_timeout: float = 60.0, pairs: bool = True,
-        announces: bool = False,
-    ) -> None:  # fmt: skip
-        """With `pairs` off only parts are written, and `calls_complete` is left to a backfill."""
-        self._pairs = pairs
+        self, url: str, rule: CompletionRule, *, pool: int = 4, statement_timeout: float = 60.0, announces: bool = False
+    ) -> None:
+        """With `announces` calls that become complete are put into the outbox."""
+        self._pairs = rule.pairs
         self._pool = ConnectionPool(url, pool, statement_timeout)
         self._due = {"timeout": rule.timeout, "open_timeout": rule.open_timeout, "announces": announces}
         self._opening = asyncio.Lock()

@@ -104,16 +104,12 @@ _PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 12)})"
 class SqliteStore:
     """A store in the file `path`, which is made, with its directory, when it is opened."""
 
-    def __init__(
-        self, path: Path, clock: Clock, rule: CompletionRule, *, pairs: bool = True, announces: bool = False
-    ) -> None:
-        """With `pairs` off only parts are written, and `calls_complete` is left to a backfill; with `announces` calls
-        that become complete are put into the outbox."""
+    def __init__(self, path: Path, clock: Clock, rule: CompletionRule, *, announces: bool = False) -> None:
+        """With `announces` calls that become complete are put into the outbox."""
         self._announces = announces
         self._path = path
         self._clock = clock
         self._rule = rule
-        self._pairs = pairs
         self._writing = Connection("store-writer")
         self._reading = Connection("store-reader")
         self._opening = asyncio.Lock()
@@ -208,7 +204,7 @@ class SqliteStore:
     async def check(self) -> tuple[str, ...]:
         """See `Store.check`."""
         await self.open()
-        checks = {**CHECKS, **_CHECKS} if self._pairs else _CHECKS
+        checks = {**CHECKS, **_CHECKS} if self._rule.pairs else _CHECKS
         found = {what: await self._reading.run(partial(_count, sql)) for what, sql in checks.items()}
         return tuple([finding(what, count) for what, count in found.items() if count])
 
@@ -340,7 +336,7 @@ class SqliteStore:
 
     def _add(self, writing: Connection, parts: Sequence[Part]) -> Written:
         """Bring the rows of calls up to date with new parts."""
-        if not self._pairs:
+        if not self._rule.pairs:
             return Written(Counter(part.kind for part in parts))
         now = self._clock()
         rows: dict[tuple[str, str], CallRow] = {}
@@ -376,7 +372,7 @@ class SqliteStore:
         abandoned = "SELECT detail_id FROM details WHERE staged_at <= ? LIMIT 1"
         given_up = dict.fromkeys(EXPIRED_STATES, 0)
         with writing.transaction():
-            for key in writing.execute(due, (now, limit)) if self._pairs else ():
+            for key in writing.execute(due, (now, limit)) if self._rule.pairs else ():
                 row = row_of(writing, key)
                 assert row is not None
                 row = expire(row, now)

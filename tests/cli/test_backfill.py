@@ -1,0 +1,96 @@
+"""`callspool backfill` and `compare`, on a store that has parts of earlier days and no rows."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli.exits import Exit
+from tests.cli.conftest import Cli
+from tests.stores.calls import part_of
+from tests.stores.engines import SqliteEngine
+from uploaders.stores.parts import PartKind
+
+DAY = 24 * 3600 * 1000
+YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> SqliteEngine:
+    """Three calls of yesterday, one of the day before; one of them has an end alone."""
+    made = SqliteEngine(tmp_path)
+    made.now = time.time_ns() // 1_000_000
+    asyncio.run(_filled(made))
+    return made
+
+
+async def _filled(engine: SqliteEngine) -> None:
+    store = engine.store(pairs=False)
+    await store.write([part_of(PartKind.CALL, "older")])
+    engine.age(DAY)
+    await store.write([part_of(PartKind.CALL, "a"), part_of(PartKind.CALL, "b"), part_of(PartKind.END, "end")])
+    engine.age(DAY)
+    await store.close()
+
+
+@pytest.fixture
+def run(cli: Cli, engine: SqliteEngine) -> Callable[..., Any]:
+    """Runs a command on that store; the cutoff is today."""
+    env = {
+        "CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}",
+        "CALLSPOOL_COMPLETION_READS": "routed",
+        "CALLSPOOL_COMPLETION_CUTOFF": datetime.now(UTC).date().isoformat(),
+    }
+    return lambda *arguments: cli(*arguments, env=env)
+
+
+def lines(result: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_backfill_from_the_first_look_to_the_last(run: Callable[..., Any], engine: SqliteEngine):
+    """A dry run writes nothing; a run completes every day from the newest to the oldest; then both paths agree."""
+    dry = lines(run("backfill", "run", "--dry-run", "--json"))
+    assert [(day["day"], day["missing"], day["end_only"]) for day in dry] == [
+        (YESTERDAY.isoformat(), 3, 1),
+        ((YESTERDAY - timedelta(days=1)).isoformat(), 1, 0),
+    ]
+    assert engine.rows("select count(*) from calls_complete") == [(0,)]
+    assert run("compare").exit_code == Exit.UNSOUND
+    done = run("backfill", "run", "--json", "--page-rows", "2")
+    assert done.exit_code == Exit.OK
+    assert [(day["status"], day["written"], day["end_only"]) for day in lines(done)] == [
+        ("completed", 3, 1),
+        ("completed", 1, 0),
+    ]
+    assert lines(run("backfill", "status", "--json")) == lines(done)
+    compared = run("compare", "--days", "2")
+    assert compared.exit_code == Exit.OK
+    assert compared.stdout.count("agrees") == 2
+
+
+def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: SqliteEngine):
+    """Without a cutoff it asks where to begin, and a day that is not over it refuses."""
+    env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}"}
+    unknown = cli("backfill", "run", env=env)
+    assert (unknown.exit_code, "completion.cutoff" in unknown.stderr) == (Exit.USAGE, True)
+    today = cli("backfill", "run", "--to", datetime.now(UTC).date().isoformat(), env=env)
+    assert (today.exit_code, "not over" in today.stderr) == (Exit.USAGE, True)
+    only = lines(run("backfill", "run", "--from", YESTERDAY.isoformat(), "--json"))
+    assert [date.fromisoformat(day["day"]) for day in only] == [YESTERDAY]
+
+
+def test_tables_and_a_pause(run: Callable[..., Any], engine: SqliteEngine):
+    """For people a table; a pause is stored, and an empty store says that there is nothing to do."""
+    assert "no days" in run("backfill", "status").stdout
+    assert run("backfill", "pause").exit_code == Exit.OK
+    assert engine.rows("select paused from backfill_control") == [(1,)]
+    shown = run("backfill", "run").stdout
+    assert YESTERDAY.isoformat() in shown
+    assert "completed" in shown
+    assert engine.rows("select paused from backfill_control") == [(0,)]
