@@ -15,16 +15,16 @@ from spool.admin.query import Selection
 from spool.db import sql
 from spool.db.connection import translated
 from spool.db.startup import Start, open_or_replace
-from spool.db.transaction import Transaction
 from spool.db.writer import CommitObserver, Writer
 from spool.directory import DATABASE_NAME, SpoolDirectory
 from spool.payload.cache import PayloadCache
 from spool.queue.accept import Acceptance
-from spool.queue.ingest import OVERHEAD_BYTES, Ingest
+from spool.queue.ingest import Ingest
 from spool.queue.maintenance import Maintenance, ReceiptLimits, Scrub
 from spool.queue.reader import Reader
 from spool.queue.reclaim import Evictor, OrphanChunks
 from spool.queue.settle import UploaderState, make_due, record_chunks, release, settle
+from spool.queue.uploads import UploadAddresses
 from spool.records import (
     Accepted,
     Clock,
@@ -102,6 +102,7 @@ class Spool:
         self._destinations = destinations
         reserve = reserve_of(start.limit_bytes, options.reserve_for_cores)
         self._quota = Quota(start.limit_bytes, reserve, self._longest_wait)
+        self._uploads = UploadAddresses(writer, self._quota)
         self._cache = PayloadCache()
         self._orphans = OrphanChunks(writer)
         self._maintenance = Maintenance(
@@ -113,6 +114,8 @@ class Spool:
             upload_keep=24 * HOUR,
             expire_after=options.expire_after,
             announce=self._announce,
+            uploads=self._uploads,
+            quota=self._quota,
         )
         self.uploader_state = UploaderState(writer, destinations)
         """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
@@ -205,7 +208,10 @@ class Spool:
         When this returns, the commit that holds the record has been fsynced. Raises `SpoolFull` or
         `SpoolUnavailable`; then nothing of the record is kept.
         """
-        return await self._ingest.accept(new)
+        accepted = await self._ingest.accept(new)
+        if new.upload_key_hash is not None:
+            self._uploads.used(new.upload_key_hash)
+        return accepted
 
     def _accepted(self, acceptance: Acceptance) -> None:
         ready = acceptance.accepted.ready
@@ -247,12 +253,8 @@ class Spool:
     async def register_upload(
         self, key_hash: bytes, s3_key: str, call_id: str, token: str | None, expires_at: int
     ) -> None:
-        """Remember an address that is given to an agent; durable when this returns."""
-
-        operation = partial(
-            _register_upload, key_hash=key_hash, s3_key=s3_key, call_id=call_id, token=token, expires_at=expires_at
-        )
-        await self._writer.submit(operation, OVERHEAD_BYTES)
+        """Remember an address that is given to an agent; durable when this returns. Of very many the oldest goes."""
+        await self._uploads.add(key_hash, s3_key, call_id, token, expires_at)
 
     async def find_upload(self, key_hash: bytes) -> Upload | None:
         """The address whose key has this hash; None when there is none, or it expired a day ago."""
@@ -376,14 +378,6 @@ class Spool:
             {key: reasons for key, reasons in self._maintenance.dead_reasons.items() if lanes[key].dead},
             self.directory.quarantined,
         )
-
-
-def _register_upload(
-    transaction: Transaction, key_hash: bytes, s3_key: str, call_id: str, token: str | None, expires_at: int
-) -> None:
-    """One row, and one more use of the token."""
-    token_id = transaction.tokens.use(transaction.connection, token) if token else None
-    transaction.execute(sql.ADD_UPLOAD, (key_hash, s3_key, call_id, token_id, expires_at))
 
 
 def _staged_and_stored(byte_count: int) -> int:

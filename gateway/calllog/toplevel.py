@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.scanner import Span, scan_object
-from gateway.calllog.shape import Costly, check_shape
+from gateway.calllog.shape import Bounds, Costly, check_shape
 from spool.records import Buffer
 
 # Checks that a body is UTF-8: the JSON decoder does not look inside the strings that it skips.
@@ -138,8 +138,6 @@ def _buffer(text: bytes | memoryview, view: memoryview, piece: Piece) -> Buffer:
 
 _LARGE: Final = 64 * 1024
 """From here on the first decoding notes duplicate keys, because a second one would cost more than that."""
-_SLOW_BYTES: Final = 1 << 20
-"""The slow ways take up to 0.5 s for so much, and a thread of the gateway is not to be held for longer."""
 _COMPACT_COLON: Final = 2
 _BEFORE_MEMBER = re.compile(rb"[ \t\n\r{,]*+").match
 _KEY = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL).match
@@ -155,12 +153,7 @@ class _Occurrence:
         self.name = name
 
 
-def _occurrence(_type: type, name: str) -> _Occurrence:
-    return _Occurrence(name)
-
-
 _decode_last = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_all = msgspec.json.Decoder(dict[_Occurrence, msgspec.Raw], dec_hook=_occurrence).decode
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
@@ -226,26 +219,26 @@ class TopLevel(msgspec.Struct, frozen=True):
         return [Member(_name(view, span), view, index, *span) for index, span in enumerate(self.spans)]
 
 
-def scan(body: Buffer | mmap, scratch: Scratch = bytearray, *, bounded: bool = False) -> TopLevel:
+def scan(body: Buffer | mmap, scratch: Scratch = bytearray, bounds: Bounds | None = None) -> TopLevel:
     """Check a posted body and return its top level. Nothing is copied unless it holds non-finite numbers.
 
-    For those `scratch` gives the buffer of the copy. Raises `CallLogError`, and with `bounded` `Costly` for what would
-    take much memory or a slow way.
+    For those `scratch` gives the buffer of the copy. Raises `CallLogError`, and `Costly` for what is out of `bounds`.
     """
     text = body if isinstance(body, bytes) else memoryview(body)
     offset = 0
     if text[:3] == BYTE_ORDER_MARK:
         offset = len(BYTE_ORDER_MARK)
         text = memoryview(text)[offset:]
-    if bounded:
-        check_shape(text)
+    if bounds is not None:
+        check_shape(text, bounds)
     check_utf8(text, offset=offset)
+    most = None if bounds is None else bounds.members
     try:
-        return _decode(text)
+        return _decode(text, most)
     except (msgspec.DecodeError, RecursionError):
-        if bounded and len(text) > _SLOW_BYTES:
+        if bounds is not None and bounds.slow_bytes is not None and len(text) > bounds.slow_bytes:
             raise Costly from None
-        return _scan_slowly(memoryview(text), offset, scratch)
+        return _scan_slowly(memoryview(text), offset, scratch, most)
 
 
 def is_literal(raw: msgspec.Raw | None, literal: bytes) -> bool:
@@ -253,24 +246,35 @@ def is_literal(raw: msgspec.Raw | None, literal: bytes) -> bool:
     return raw is not None and len(view := memoryview(raw)) == len(literal) and bytes(view) == literal
 
 
-def _decode(text: bytes | memoryview, nonfinite_numbers: int = 0) -> TopLevel:
+def _decode(text: bytes | memoryview, most: int | None = None, nonfinite_numbers: int = 0) -> TopLevel:
     if len(text) < _LARGE:
         return TopLevel(text, _decode_last(text), nonfinite_numbers)
-    found = _all_members(text)
+    found = _all_members(text, most)
     return TopLevel(text, dict(found), nonfinite_numbers, found)
 
 
-def _all_members(text: bytes | memoryview) -> list[tuple[str, msgspec.Raw]]:
-    return [(occurrence.name, raw) for occurrence, raw in _decode_all(text).items()]
+def _all_members(text: bytes | memoryview, most: int | None = None) -> list[tuple[str, msgspec.Raw]]:
+    """Raises `Costly` at the first member above `most`, before the rest is decoded."""
+    met = 0
+
+    def occurrence(_type: type, name: str) -> _Occurrence:
+        nonlocal met
+        met += 1
+        if most is not None and met > most:
+            raise Costly
+        return _Occurrence(name)
+
+    decoder = msgspec.json.Decoder(dict[_Occurrence, msgspec.Raw], dec_hook=occurrence)
+    return [(each.name, raw) for each, raw in decoder.decode(text).items()]
 
 
-def _scan_slowly(text: memoryview, offset: int, scratch: Scratch) -> TopLevel:
+def _scan_slowly(text: memoryview, offset: int, scratch: Scratch, most: int | None) -> TopLevel:
     if not text:
         raise CallLogError(Fault.NOT_JSON, "The body is empty.", "Send the call log as a JSON object.", offset)
     finite, replaced = replace_by_null(text, scratch)
     if replaced:
         try:
-            return _decode(finite, replaced)
+            return _decode(finite, most, replaced)
         except (msgspec.DecodeError, RecursionError):
             scan_object(text, offset=offset)
     spans = scan_object(finite, offset=offset)

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway.calllog.document import Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
-from gateway.calllog.shape import Costly
+from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, Costly
 from gateway.fanout import DeliveryPlans, DestinationRoute
 from gateway.intake import responses
 from gateway.intake.body_reader import BodyReader
@@ -25,15 +25,15 @@ from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver, RecordStore
 from gateway.intake.responses import Rejection
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
-from gateway.intake.staging import Workers
+from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
 from spool.records import Accepted, Clock, NewRecord, principal_of
 
 _log = structlog.get_logger(__name__)
 
-_IN_PROCESS_BYTES = 4 << 20
-"""A staged body above this is parsed in another process: below it, the interpreter is held for 2.5 ms at most."""
+_IN_PROCESS_BYTES = 8 << 20
+"""A staged body above this is parsed in another process: below it, the interpreter is held for 5 ms at most."""
 
 
 class Owner(NamedTuple):
@@ -52,7 +52,7 @@ class Acceptor:
         store: RecordStore,
         destinations: Sequence[DestinationRoute],
         rule: SizeRule,
-        workers: Workers,
+        threads: Threads,
         parse_worker: ParseWorker,
         decoder: BodyDecoder,
         observer: IntakeObserver,
@@ -66,7 +66,7 @@ class Acceptor:
         self._plans = DeliveryPlans(destinations)
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)
         self._rule = rule
-        self._workers = workers
+        self._threads = threads
         self._parse_worker = parse_worker
         self._decoder = decoder
         self._observer = observer
@@ -84,7 +84,7 @@ class Acceptor:
             quoted = parsed.text[parsed.data.start : parsed.data.end]
             if bytes(quoted[:1]) != b'"':
                 raise _bad_envelope("`data` is not a text")
-            body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE))
+            body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE, body.request))
             parsed = await self._parse(body)
             if isinstance(parsed, Envelope):
                 raise _bad_envelope("what it carries is an envelope again")
@@ -149,15 +149,17 @@ class Acceptor:
     async def _parse(self, body: Body) -> Parsed | Envelope:
         """Parse it where that holds up nobody: here, in a thread, or in the parse worker."""
         if body.small:
-            return parse(body.data, body.scratch, self._rule)
+            try:
+                return parse(body.data, body.scratch, self._rule, ON_THE_LOOP)
+            except Costly:
+                return await self._threads.run(sender_of(body.request), parse, body.data, body.scratch, self._rule)
         if body.file is not None and len(body.data) > _IN_PROCESS_BYTES:
-            return await self._parse_worker.parse(body.file, body.new_file, self._rule)
+            return await self._parse_worker.parse(body, self._rule)
         try:
-            bounded = body.staged is not None
-            return await self._workers.run(parse, body.data, body.scratch, self._rule, bounded=bounded)
+            bounds = IN_A_THREAD if body.staged is not None else None
+            return await self._threads.run(sender_of(body.request), parse, body.data, body.scratch, self._rule, bounds)
         except Costly:
-            file = await self._workers.run(body.spill)
-            return await self._parse_worker.parse(file, body.new_file, self._rule)
+            return await self._parse_worker.parse(body, self._rule)
 
     def _note(self, call_log: CallLog, accepted: Accepted, principal: str) -> None:
         """Count and log what was accepted."""

@@ -34,10 +34,25 @@ def arrived(request: web.BaseRequest) -> bytes | None:
         raise ClientGone(str(error)) from None
 
 
+FRAMING_BYTES = 1 << 20
+FRAMING_SHARE = 4
+"""Of a chunked body the sizes of its chunks may take 1 MiB and a quarter of the body: a chunk costs the parser 2 us."""
+
+
+def _too_finely_chunked() -> Rejection:
+    return Rejection(
+        413,
+        "too_complex",
+        "The body comes in chunks of a few bytes each.",
+        "Send larger chunks, of 1 KB or more, or send a Content-Length.",
+        abandons=True,
+    )
+
+
 class Incoming:
     """The pieces of one request's body. For one reader."""
 
-    __slots__ = ("_content", "_mark", "_protocol", "_received", "_timeout", "_waited")
+    __slots__ = ("_content", "_mark", "_protocol", "_received", "_timeout", "_unframed", "_waited")
 
     def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
         """`reserved` bytes of memory are reserved for it: the limit of what may be in transit to the reader."""
@@ -48,6 +63,7 @@ class Incoming:
         self._waited = 0.0
         self._received = 0
         self._mark = 0
+        self._unframed = self._protocol.read_through_parser - self._content.total_bytes
 
     async def rest(self, buffer: memoryview) -> None:
         """Read the rest of the body into `buffer`, which is exactly as long. Raises as `next` does."""
@@ -65,16 +81,23 @@ class Incoming:
         """The next piece, of at most some 100 KiB; empty at the end.
 
         Raises `Rejection` (408) when the body does not advance by `PROGRESS_BYTES` within the progress timeout,
-        time that the reader itself takes not counted; `ClientGone` when the connection is.
+        time that the reader itself takes not counted, and (413) when hardly anything but the sizes of chunks comes;
+        `ClientGone` when the connection is.
         """
         try:
             piece = self._content.read_nowait() if self._content.is_eof() else await self._wait()
         except _GONE as error:
             raise ClientGone(str(error)) from None
         self._received += len(piece)
+        if self._framing() > FRAMING_BYTES + self._received // FRAMING_SHARE:
+            raise _too_finely_chunked()
         if self._received - self._mark >= PROGRESS_BYTES:
             self._mark, self._waited = self._received, 0.0
         return piece
+
+    def _framing(self) -> int:
+        """What came beside the body: sizes and extensions of chunks."""
+        return self._protocol.read_through_parser - self._content.total_bytes - self._unframed
 
     async def _wait(self) -> bytes:
         clock = self._protocol.clock
@@ -167,10 +190,11 @@ class BodyReader:
         encoded = "Content-Encoding" in headers or "Transfer-Encoding" in headers
         decoders = _decoders_of(request) if encoded else ()
         body = await self._receive(request)
+        body.request = request
         if not decoders:
             return body
         try:
-            body.become(await self._decoder.decode(body.data, decoders))
+            body.become(await self._decoder.decode(body.data, decoders, request))
         except BaseException:
             body.release()
             raise
@@ -191,7 +215,7 @@ class BodyReader:
             body = await self._collect(following, reservation)
         try:
             if decoders := decoders_by_magic(bytes(body.data[:4])):
-                body.become(await self._decoder.decode(body.data, decoders))
+                body.become(await self._decoder.decode(body.data, decoders, None))
         except BaseException:
             body.release()
             raise

@@ -7,16 +7,19 @@ in its coding raises `Rejection` (400) with the offset in the data that this dec
 
 import binascii
 import contextlib
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import zstandard
+from aiohttp import web
 
 from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
 from gateway.intake.responses import Rejection, bad_encoding, too_large
-from gateway.intake.staging import StagedFile, StagingArea, Workers
+from gateway.intake.staging import StagedFile, StagingArea
+from gateway.intake.turns import TURN_SECONDS, Threads, sender_of
 
 Pieces = Iterator[bytes | memoryview]
 Decoder = Callable[[Pieces], Pieces]
@@ -36,6 +39,9 @@ _USUAL_RATIO = 8
 _GZIP, _ZLIB, _RAW_DEFLATE = 31, 15, -15
 _PADDING = b"\0\r\n\t "
 """What may follow the end of encoded data: zeros, as tapes and some uploaders pad, and a line break."""
+_PARTS_FREE = 1000
+_BYTES_PER_PART = 256
+"""Members of gzip and frames of zstd cost some 10 us each, whatever is in them; bgzip's have 1 KB or more."""
 _ESCAPE = 6
 """The length of the longest escape in a JSON text, backslash-u and four digits."""
 
@@ -133,7 +139,7 @@ def inflate(pieces: Pieces) -> Pieces:
 def unzstd(pieces: Pieces) -> Pieces:
     """Undo zstd; several frames one after the other are one body."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_MAX)
-    frame, position, header = decompressor.decompressobj(), 0, b""
+    frame, position, header, parts = decompressor.decompressobj(), 0, b"", 1
     for piece in pieces:
         for start in range(0, len(piece), _ZSTD_SLICE):
             data = bytes(piece[start : start + _ZSTD_SLICE])
@@ -143,6 +149,8 @@ def unzstd(pieces: Pieces) -> Pieces:
                     data = data.lstrip(_PADDING)
                     if not data:
                         break
+                    parts += 1
+                    _check_parts(parts, position)
                     frame, header = decompressor.decompressobj(), b""
                 header += data[: _ZSTD_HEADER - len(header)]
                 try:
@@ -232,7 +240,7 @@ def _unescape(text: bytes) -> bytes:
 
 
 def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
-    decoder, position = zlib.decompressobj(window), 0
+    decoder, position, parts = zlib.decompressobj(window), 0, 1
     for piece in pieces:
         data = piece
         while True:
@@ -244,6 +252,8 @@ def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
                     break
                 if window != _GZIP:
                     raise bad_encoding(f"The {name} data goes on after its end", position)
+                parts += 1
+                _check_parts(parts, position)
                 decoder = zlib.decompressobj(window)
             try:
                 output = decoder.decompress(data, _OUTPUT)
@@ -257,6 +267,17 @@ def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
                 break
     if not decoder.eof:
         raise bad_encoding(f"The {name} data ends too early", position)
+
+
+def _check_parts(parts: int, position: int) -> None:
+    """Return if the encoded data up to `position` may consist of so many parts; raises `Rejection` (413) otherwise."""
+    if parts > _PARTS_FREE and parts * _BYTES_PER_PART > position:
+        raise Rejection(
+            413,
+            "too_complex",
+            f"The body consists of {parts} parts of less than {_BYTES_PER_PART} bytes each that were compressed apart.",
+            "Compress the call log as a whole.",
+        )
 
 
 def _bounded(pieces: Pieces, encoded_size: int, limits: DecodingLimits) -> Pieces:
@@ -310,17 +331,20 @@ class BodyDecoder:
     """
 
     def __init__(
-        self, limits: DecodingLimits, inline_max: int, budget: MemoryBudget, staging: StagingArea, workers: Workers
+        self, limits: DecodingLimits, inline_max: int, budget: MemoryBudget, staging: StagingArea, threads: Threads
     ) -> None:
         self._limits = limits
         self._inline_max = inline_max
         self._budget = budget
         self._staging = staging
-        self._workers = workers
+        self._threads = threads
 
-    async def decode(self, data: bytes | bytearray | memoryview, decoders: tuple[Decoder, ...]) -> Body:
+    async def decode(
+        self, data: bytes | bytearray | memoryview, decoders: tuple[Decoder, ...], request: web.BaseRequest | None
+    ) -> Body:
         """The decoded body, which the caller must release. `data` must not change meanwhile.
 
+        It is decoded in turns with the bodies of other senders; `request` says whose it is.
         Raises `Rejection` for data that is wrong or decodes to too much, `SpoolFull` and `OSError` from staging.
         """
         view = memoryview(data)
@@ -333,9 +357,11 @@ class BodyDecoder:
         staged = self._staging.begin()
         try:
             memory = expected if reservation else 0
-            decoded, file = await self._workers.run(
-                lambda: _collect(decode(view, decoders, self._limits), memory, staged.file)
-            )
+            collected = _Collected(decode(view, decoders, self._limits), memory, staged.file)
+            sender = sender_of(request)
+            while not await self._threads.run(sender, collected.advance):
+                continue
+            decoded, file = collected.data, collected.file
         except BaseException:
             _release(reservation)
             staged.discard()
@@ -350,7 +376,10 @@ class BodyDecoder:
         if reservation is None:
             return None
         try:
-            decoded, _ = _collect(decode(view, decoders, self._limits), expected, _no_file)
+            collected = _Collected(decode(view, decoders, self._limits), expected, _no_file)
+            while not collected.advance():
+                continue
+            decoded = collected.data
         except _NoRoom:
             reservation.release()
             return None
@@ -366,25 +395,43 @@ class BodyDecoder:
         return self._budget.try_reserve(size)
 
 
-def _collect(pieces: Pieces, memory: int, new_file: Callable[[], StagedFile]) -> tuple[memoryview, StagedFile | None]:
-    """All pieces as one buffer of up to `memory` bytes, or, beyond that, as the map of a file, and that file."""
-    view = memoryview(bytearray(memory))
-    filled = 0
-    for piece in pieces:
-        if filled + len(piece) > memory:
-            file = new_file()
-            return _spill(view[:filled], piece, pieces, file), file
-        view[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    return view[:filled], None
+class _Collected:
+    """The pieces of a decoded body, as one buffer of up to `memory` bytes, or, beyond that, as the map of a file.
 
+    To be used in one thread at a time.
+    """
 
-def _spill(head: memoryview, piece: bytes | memoryview, rest: Pieces, file: StagedFile) -> memoryview:
-    file.write(head)
-    file.write(piece)
-    for following in rest:
-        file.write(following)
-    return file.map()
+    def __init__(self, pieces: Pieces, memory: int, new_file: Callable[[], StagedFile]) -> None:
+        self.data = memoryview(b"")
+        """The decoded body, once it is complete."""
+        self.file: StagedFile | None = None
+        """What `data` is a map of, if it is."""
+        self._pieces = pieces
+        self._memory = memoryview(bytearray(memory))
+        self._filled = 0
+        self._new_file = new_file
+
+    def advance(self) -> bool:
+        """Decode for a turn; returns whether the body is complete."""
+        ends_at = time.monotonic() + TURN_SECONDS
+        for piece in self._pieces:
+            self._add(piece)
+            if time.monotonic() >= ends_at:
+                return False
+        self.data = self._memory[: self._filled] if self.file is None else self.file.map()
+        return True
+
+    def _add(self, piece: bytes | memoryview) -> None:
+        end = self._filled + len(piece)
+        if self.file is None and end <= len(self._memory):
+            self._memory[self._filled : end] = piece
+            self._filled = end
+            return
+        if self.file is None:
+            self.file = self._new_file()
+            self.file.write(self._memory[: self._filled])
+            self._memory = memoryview(b"")
+        self.file.write(piece)
 
 
 def _no_file() -> StagedFile:

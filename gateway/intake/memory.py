@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from spool.errors import SpoolFull
 
 if TYPE_CHECKING:  # a small body has nothing staged, and most are small
+    from aiohttp import web
+
     from gateway.intake.staging import Staged, StagedFile
 
 SMALL_POST_BYTES = 64 * 1024
@@ -200,10 +202,10 @@ class Body:
 
     `data` is valid until `release`; views into it that others still hold stay valid after it, but are counted
     nowhere then. `staged` takes what must be written beside it; a small body has none. `file` is the one that `data`
-    is a map of, if it is.
+    is a map of, if it is. `request` is what it came with, if it came over HTTP: it says whose turn the work on it is.
     """
 
-    __slots__ = ("_reservation", "data", "file", "staged")
+    __slots__ = ("_reservation", "data", "file", "parse_seconds", "request", "staged")
 
     def __init__(
         self,
@@ -215,6 +217,9 @@ class Body:
         self.data = data
         self.staged = staged
         self.file = file
+        self.request: web.BaseRequest | None = None
+        self.parse_seconds = 0.0
+        """CPU time that the parse worker took for it so far."""
         self._reservation = reservation
 
     @property

@@ -11,6 +11,7 @@ from mmap import mmap
 import msgspec
 
 from gateway.calllog.document import DETAIL_EVENT, Document, Envelope, UploadRequest, recognise
+from gateway.calllog.shape import Bounds
 from gateway.calllog.split import CORE_MAX_BYTES, split
 from gateway.calllog.toplevel import Piece, buffers, scan
 from gateway.fanout import StoredAs
@@ -80,13 +81,13 @@ Parsed = CallLog | UploadRequest | Reference
 
 
 def parse(
-    data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], rule: SizeRule, *, bounded: bool = False
+    data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], rule: SizeRule, bounds: Bounds | None = None
 ) -> Parsed | Envelope:
     """What a decoded body is, with views of it: or of `scratch`, where a changed copy is needed.
 
-    Raises `CallLogError` when it is nothing of use, and with `bounded` `Costly` for what the parse worker is to parse.
+    Raises `CallLogError` when it is nothing of use, and `Costly` for what is out of `bounds`.
     """
-    top = scan(data, scratch, bounded=bounded)
+    top = scan(data, scratch, bounds)
     posted = recognise(top)
     if not isinstance(posted, Document):
         return posted

@@ -1,7 +1,8 @@
 """The gateway's side of the parse worker, a process of its own that parses giant bodies (`parse_worker_main`).
 
-There is one, started with the first giant and kept; giants take turns. A post whose parsing does not end (the
-process crashed, was killed, ran into a limit of the machine) is tried once more with a new process.
+There is one, started with the first giant and kept; senders take turns, and giants of an ordinary shape go before what
+is costly. A post whose parsing does not end (the process crashed, was killed, ran into a limit of the machine) is tried
+once more with a new process.
 """
 
 import asyncio
@@ -9,11 +10,14 @@ import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from gateway.calllog.document import Envelope
 from gateway.calllog.errors import CallLogError, Fault
+from gateway.calllog.shape import is_dense
+from gateway.intake.memory import Body
 from gateway.intake.parse import Parsed, SizeRule, with_text
 from gateway.intake.parse_worker_main import (
     LENGTH_BYTES,
@@ -29,8 +33,9 @@ from gateway.intake.parse_worker_main import (
     decode_from_worker,
     framed,
 )
-from gateway.intake.responses import Rejection
+from gateway.intake.responses import ClientGone, Rejection
 from gateway.intake.staging import StagedFile, Workers
+from gateway.intake.turns import Turns, is_gone, sender_of
 from gateway.process import end_process
 from spool.sandbox import environment, module_command
 
@@ -38,6 +43,12 @@ _log = structlog.get_logger(__name__)
 _COMMAND = module_command("gateway.intake.parse_worker_main")
 
 _DYING_SECONDS = 1.0
+CPU_SECONDS: Final = 2.5
+"""For any body, an envelope and what it carries together; a giant gets a second more for each 32 MiB."""
+WALL_SECONDS: Final = 15.0
+"""The same for the time that passes: a machine that swaps, or a process that was stopped, holds up nobody for ever."""
+_BYTES_PER_CPU_SECOND: Final = 32 << 20
+_BYTES_PER_SECOND: Final = 8 << 20
 
 
 class _Ended(Exception):
@@ -49,7 +60,7 @@ class ParseWorker:
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._turn = asyncio.Lock()
+        self._turns = Turns(1)
         self._process: Process | None = None
 
     @property
@@ -57,31 +68,51 @@ class ParseWorker:
         """The process, while there is one."""
         return self._process.pid if self._process else None
 
-    async def parse(self, file: StagedFile, new_file: Callable[[int], StagedFile], rule: SizeRule) -> Parsed | Envelope:
-        """What the body in `file` is, with views of that; `new_file` gives room for a changed copy, in any thread.
+    async def parse(self, body: Body, rule: SizeRule) -> Parsed | Envelope:
+        """What the body is, with views of its file, which it is spilled to if need be, or of a changed copy.
 
-        Raises `CallLogError` when it is invalid, `Rejection` when it cannot be parsed (413, 503), and what
-        `new_file` raises. When this is cancelled, the process is ended in the middle of its work.
+        Raises `CallLogError` when it is invalid, `Rejection` when it cannot be parsed (413, 503) or, costly, has nobody
+        waiting for it, and what staging raises. When this is cancelled, the process is ended in the middle of its work.
         """
-        job = Job(str(file.path), rule)
-        async with self._turn:
+        costly = await self._workers.run(is_dense, body.data)
+        file = await self._workers.run(body.spill)
+        await self._turns.begin(sender_of(body.request), costly=costly)
+        try:
+            if costly and is_gone(body.request):
+                raise ClientGone("nobody waits for the answer")
+            left = CPU_SECONDS + len(body.data) / _BYTES_PER_CPU_SECOND - body.parse_seconds
+            job = Job(str(file.path), rule, max(left, 0.01))
+            seconds = WALL_SECONDS + len(body.data) / _BYTES_PER_SECOND
             try:
-                found, scratch = await self._answered(job, new_file)
+                found, scratch = await self._answered_in(seconds, job, body.new_file)
             except _Ended:
                 try:
-                    found, scratch = await self._answered(job, new_file)
+                    found, scratch = await self._answered_in(seconds, job, body.new_file)
                 except _Ended as error:
                     raise _given_up(str(error)) from None
+            body.parse_seconds += found.cpu_seconds
+        finally:
+            self._turns.end()
         if found.text is None:
             assert scratch is not None, "a changed copy needs a file"
             return with_text(found.parsed, await self._workers.run(scratch.map))
-        body = await self._workers.run(file.map)
-        return with_text(found.parsed, body[found.text.start : found.text.end])
+        text = await self._workers.run(file.map)
+        return with_text(found.parsed, text[found.text.start : found.text.end])
 
     async def close(self) -> None:
         """End the process."""
         if self._process is not None:
             await self._end(self._process)
+
+    async def _answered_in(
+        self, seconds: float, job: Job, new_file: Callable[[int], StagedFile]
+    ) -> tuple[Found, StagedFile | None]:
+        """As `_answered`, with a process that is killed when the time is over, which would take as long again."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._answered(job, new_file)
+        except TimeoutError:
+            raise _given_up(f"it took more than {seconds:.0f} s") from None
 
     async def _answered(self, job: Job, new_file: Callable[[int], StagedFile]) -> tuple[Found, StagedFile | None]:
         """The answer of a process about the body, and the file that it asked for. Raises `_Ended`.
@@ -161,7 +192,7 @@ def _given_up(why: str) -> Rejection:
     return Rejection(
         503,
         "parse_worker_failed",
-        f"The process that parses large call logs failed twice with this one: {why}.",
+        f"The process that parses large call logs failed with this one: {why}.",
         "Keep the call log and send it again later; the machine may be out of memory.",
         retry_after=10,
     )

@@ -1,8 +1,8 @@
 """The parse worker: a process that parses giant bodies, so that the gateway's interpreter is not held meanwhile.
 
 It is started by `gateway.intake.parse_worker` and reads jobs from its standard input, one at a time. It ends when
-that is closed, in whatever way the gateway ended. Its memory and its CPU time are limited: a body that needs more is
-refused. Where the machine runs out of memory, it is this process that goes first.
+that is closed, in whatever way the gateway ended. Its memory, its CPU time and the size of its answer are limited: a
+body that needs more is refused. Where the machine runs out of memory, it is this process that goes first.
 
 It imports little: all of its own takes some 10 MB of anonymous memory.
 """
@@ -13,6 +13,7 @@ import queue
 import resource
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ import msgspec
 
 from gateway.calllog.document import Envelope
 from gateway.calllog.errors import CallLogError
+from gateway.calllog.shape import IN_THE_WORKER, Costly
 from gateway.calllog.toplevel import Slice
 from gateway.intake.parse import Parsed, SizeRule, parse, text_of, with_text
 
@@ -36,6 +38,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
 
     path: str
     rule: SizeRule
+    cpu_seconds: float
 
 
 class ScratchGiven(msgspec.Struct, frozen=True, tag=True):
@@ -56,6 +59,8 @@ class Found(msgspec.Struct, frozen=True, tag=True):
     parsed: Parsed | Envelope
     text: Slice | None
     """Which part of the body its slices are slices of; None: of all of the scratch file."""
+    cpu_seconds: float
+    """What parsing it took."""
 
 
 class Faulty(msgspec.Struct, frozen=True, tag=True):
@@ -68,7 +73,7 @@ class Faulty(msgspec.Struct, frozen=True, tag=True):
 
 
 class TooComplex(msgspec.Struct, frozen=True, tag=True):
-    """From the parse worker: its memory does not suffice for this body."""
+    """From the parse worker: its memory, or an answer of `ANSWER_BYTES`, does not suffice for this body."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -91,9 +96,8 @@ def framed(message: ToWorker | FromWorker) -> bytes:
     return len(data).to_bytes(LENGTH_BYTES, "little") + data
 
 
-CPU_SECONDS = 3.0
-"""For any body; a giant gets a second more for each 32 MiB. Where it does not suffice, SIGPROF ends the process."""
-_BYTES_PER_SECOND = 32 << 20
+ANSWER_BYTES = 8 << 20
+"""Of many small members that lie apart, the answer holds copies, which the gateway has to hold, too."""
 DATA_BYTES = 96 << 20
 """What the process may allocate in all; mapped files do not count."""
 _STACK_BYTES = 256 << 10
@@ -112,20 +116,23 @@ class Parsing:
 
     def do(self) -> None:
         """Do it and send the result, errors included, so that the next job can follow."""
-        _send(self._output, self._answer())
+        message = framed(self._answer())
+        _write(self._output, message if len(message) <= ANSWER_BYTES else framed(TooComplex()))
 
     def _answer(self) -> FromWorker:
         """The final answer to the gateway."""
         try:
             body = _map(self._job.path, mmap.ACCESS_READ)
-            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS + len(body) / _BYTES_PER_SECOND)
-            parsed = parse(body, self._scratch, self._job.rule)
+            # Where it does not suffice, SIGPROF ends the process, in the middle of a C function, too.
+            signal.setitimer(signal.ITIMER_PROF, self._job.cpu_seconds)
+            began = time.process_time()
+            parsed = parse(body, self._scratch, self._job.rule, IN_THE_WORKER)
             # What is left out of a body that is not copied is its beginning, a byte order mark.
             text = None if self._copied else Slice(len(body) - len(text_of(parsed)), len(body))
-            return Found(with_text(parsed, memoryview(b"")), text)
+            return Found(with_text(parsed, memoryview(b"")), text, time.process_time() - began)
         except CallLogError as error:
             return Faulty(error.code, error.message, error.hint, error.position)
-        except MemoryError:
+        except (MemoryError, Costly):
             return TooComplex()
         except Exception:  # noqa: BLE001  # told to the gateway, which logs it
             return Failed(traceback.format_exc())
@@ -134,7 +141,7 @@ class Parsing:
 
     def _scratch(self, size: int) -> mmap.mmap:
         """A writable file from the gateway, which keeps account of these."""
-        _send(self._output, ScratchWanted(size))
+        _write(self._output, framed(ScratchWanted(size)))
         given = self._inbox.get()
         assert isinstance(given, ScratchGiven), "nothing else was asked for"
         self._copied = True
@@ -179,9 +186,9 @@ def _map(path: str, access: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def _send(output: int, message: FromWorker) -> None:
+def _write(output: int, message: bytes) -> None:
     """Write a message in full."""
-    data = memoryview(framed(message))
+    data = memoryview(message)
     while data:
         data = data[os.write(output, data) :]
 

@@ -249,6 +249,7 @@ class IntakeProtocol(web.RequestHandler):
         "clock",
         "direct_read",
         "held",
+        "read_through_parser",
         "turned_away",
     )
 
@@ -272,6 +273,8 @@ class IntakeProtocol(web.RequestHandler):
         self.direct_read: DirectRead | None = None
         """What the next bytes from the client go into, past the parser."""
         self.held = 0
+        self.read_through_parser = 0
+        """Bytes that came and were not read past the parser."""
         self.turned_away = False
         """Whether there was no room for this client."""
 
@@ -340,6 +343,7 @@ class IntakeProtocol(web.RequestHandler):
         # The first bytes of a connection may come before aiohttp waits for any.
         expected = self.idle or self._current_request is not None or not self._request_count
         counts = data and self._reserved is None and expected
+        self.read_through_parser += len(data)
         super().data_received(data)
         if self._messages:
             self._last_body = self._messages[-1][1]

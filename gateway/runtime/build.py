@@ -22,6 +22,7 @@ from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
+from gateway.intake.turns import Threads
 from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
@@ -46,8 +47,10 @@ from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 
-INTAKE_THREADS = 2
-"""Threads that decode, hash and split large bodies: as many as there are cores on the smallest machines."""
+INTAKE_TURNS = 2
+"""Large bodies that are decoded or parsed at a time: as many as there are cores on the smallest machines."""
+INTAKE_THREADS = INTAKE_TURNS + 2
+"""Others write staging files meanwhile, which waits for the disk more than for a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +157,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
     gate, workers = AdmissionGate(), Workers(executor)
     budget = MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
-    staging = StagingArea(prepare_directory(directory), spool, workers)
-    decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, workers)
+    staging, threads = StagingArea(prepare_directory(directory), spool, workers), Threads(workers, INTAKE_TURNS)
+    decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, threads)
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     parse_worker = ParseWorker(workers)
     rule = options.size_rule(settings.split, settings.spool.compression_level, destinations)
@@ -165,7 +168,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         routes.append(REFERENCES_ROUTE)
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts)
     make_acceptor = partial(
-        Acceptor, spool, rule=rule, workers=workers, parse_worker=parse_worker, decoder=decoder, observer=metrics,
+        Acceptor, spool, rule=rule, threads=threads, parse_worker=parse_worker, decoder=decoder, observer=metrics,
         clock=system_clock, open_calls=calls, token=token,
     )  # fmt: skip
     acceptor = make_acceptor(routes)

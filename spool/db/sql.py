@@ -264,7 +264,12 @@ SAME_CONTENT = "SELECT record_id FROM records WHERE record_id = ? AND event = ? 
 MARK_UPLOAD_USED = "UPDATE uploads SET record_uid = ?, digest = ? WHERE key_hash = ?"
 UPLOAD_TOKEN = "SELECT token_id FROM uploads WHERE key_hash = ? AND token_id IS NOT NULL"
 FORGET_UPLOAD_TOKEN = "UPDATE uploads SET token_id = NULL WHERE key_hash = ?"
-EXPIRED_UPLOADS = "SELECT key_hash, token_id FROM uploads WHERE expires_at < ? LIMIT ?"
+UNUSED_UPLOAD = "SELECT token_id FROM uploads WHERE key_hash = ? AND record_uid IS NULL"
+# Used ones below the first time, unused ones below the second, which is the later one.
+EXPIRED_UPLOADS = (
+    "SELECT key_hash, token_id FROM uploads "
+    "WHERE expires_at < ?2 AND (record_uid IS NULL OR expires_at < ?1) ORDER BY expires_at LIMIT ?3"
+)
 DELETE_UPLOAD = "DELETE FROM uploads WHERE key_hash = ?"
 
 # Circuit breakers

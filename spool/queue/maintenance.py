@@ -17,7 +17,9 @@ from spool.errors import CorruptDatabase
 from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks, expire_old
+from spool.queue.uploads import UploadAddresses
 from spool.records import Clock, Delivery, Lane
+from spool.space import Quota
 
 EVERY_SECONDS = 5.0
 ROWS_PER_STEP = 500
@@ -27,6 +29,10 @@ LONGEST_PAUSE_SECONDS = 0.1
 KEEP_FREE_BYTES = 64 << 20
 """Free pages up to this are kept for the payloads to come; a page that is given back must be allocated again. On a full
 disk none are: only what the disk itself has lets posts in again."""
+RECEIPTS_LEAVE = 8
+"""Receipts are deleted, the oldest first, where less than this part of the quota is left: they never cost a post."""
+UNUSED_UPLOAD_KEEP = 60_000
+"""For so many milliseconds an upload that comes too late is told so; then its address is not known any more."""
 RECOUNT_SHARE = 0.01
 """The share of the time for recounts: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
 
@@ -57,9 +63,9 @@ def _purge(transaction: Transaction, which: str, parameters: tuple[int, ...]) ->
     return len(rows)
 
 
-def purge_uploads(transaction: Transaction, before: int) -> int:
-    """Delete upload addresses that expired before `before`, with the tokens that only they use; returns how many."""
-    rows = transaction.execute(sql.EXPIRED_UPLOADS, (before, ROWS_PER_STEP)).fetchall()
+def purge_uploads(transaction: Transaction, used_before: int, unused_before: int) -> int:
+    """Delete upload addresses that expired before these times, with the tokens that only they use; returns how many."""
+    rows = transaction.execute(sql.EXPIRED_UPLOADS, (used_before, unused_before, ROWS_PER_STEP)).fetchall()
     for key_hash, token_id in rows:
         if token_id is not None:
             transaction.tokens.release(token_id)
@@ -96,6 +102,8 @@ class Maintenance:
         upload_keep: int,
         expire_after: int | None,
         announce: Callable[[tuple[Delivery, ...]], None],
+        uploads: UploadAddresses,
+        quota: Quota,
     ) -> None:
         self._writer = writer
         self._reader = reader
@@ -104,6 +112,8 @@ class Maintenance:
         self._upload_keep = upload_keep
         self._expire_after = expire_after
         self._announce = announce
+        self._uploads = uploads
+        self._quota = quota
         self._clock = clock
         self._next_recount = 0.0
         self.oldest: Mapping[tuple[str, Lane], int] = {}
@@ -182,7 +192,13 @@ class Maintenance:
         old_receipts = partial(purge_old_receipts, before=now - self._receipts.keep)
         while await self._writer.submit(old_receipts) == ROWS_PER_STEP:
             continue
-        old_uploads = partial(purge_uploads, before=now - self._upload_keep)
+        while not self._quota.fits(self._quota.limit_bytes // RECEIPTS_LEAVE, self._writer.total_bytes):
+            if not await self._gently(partial(purge_excess_receipts, too_many=ROWS_PER_STEP)):
+                break
+        self._uploads.expire(now)
+        old_uploads = partial(
+            purge_uploads, used_before=now - self._upload_keep, unused_before=now - UNUSED_UPLOAD_KEEP
+        )
         while await self._writer.submit(old_uploads) == ROWS_PER_STEP:
             continue
 

@@ -29,6 +29,7 @@ from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
+from gateway.intake.turns import Threads
 from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import OpenCalls
 from gateway.sdk_outbox.sinks import SpoolSink
@@ -71,15 +72,16 @@ class Intake:
         executor: Executor,
     ) -> None:
         workers = Workers(executor)
+        threads = Threads(workers, 2)
         staging = StagingArea(options.staging_directory, store, workers)
         self.budget = MemoryBudget(options.memory_budget, wait_seconds=options.memory_wait)
-        decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, workers)
+        decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, threads)
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
         self.parse_worker = ParseWorker(workers)
         calls = OpenCalls()
         token = IntakeToken(options.token, options.hosts)
         acceptor = Acceptor(
-            store, destinations, options.sizes, workers, self.parse_worker, decoder, observer, clock, calls, token
+            store, destinations, options.sizes, threads, self.parse_worker, decoder, observer, clock, calls, token
         )
         uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
         address = PublicAddress(options.public_url, options.trusted_proxies)
@@ -244,7 +246,7 @@ async def running(
     clock = MovingClock()
     names = [destination.name for destination in destinations]
     spool = await Spool.open(SpoolOptions(directory, max_bytes=spool_max, when_full=when_full), names, clock, metrics)
-    executor = ThreadPoolExecutor(2)
+    executor = ThreadPoolExecutor(4)
     chosen = replace(IntakeOptions(prepare_directory(directory)), **options)
     intake = Intake(chosen, spool, destinations, metrics, clock, executor)
     world = RunningIntake(spool, intake, metrics, directory, clock)

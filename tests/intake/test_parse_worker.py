@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -39,6 +40,9 @@ async def small(tmp_path: Path) -> AsyncIterator[RunningIntake]:
         yield world
 
 
+_giant = partial(large_call_log, spans=900)
+
+
 def _nothing_left(world: RunningIntake) -> bool:
     return not world.staged_files() and not world.intake.budget.used_bytes
 
@@ -48,10 +52,10 @@ async def test_only_giants_need_the_process(small: RunningIntake) -> None:
     assert (await small.post(call_log("a"))).status == 202
     assert (await small.post(call_log("b", size=3_000_000))).status == 202
     assert small.intake.parse_worker.pid is None
-    assert (await small.post(large_call_log("c"))).status == 202
+    assert (await small.post(_giant("c"))).status == 202
     first = small.intake.parse_worker.pid
     assert first is not None
-    assert (await small.post(envelope(large_call_log("d")))).status == 202
+    assert (await small.post(envelope(_giant("d")))).status == 202
     assert small.intake.parse_worker.pid == first
     await small.until(lambda: _nothing_left(small))
 
@@ -77,7 +81,7 @@ async def test_a_giant_is_stored_as_it_came(small: RunningIntake, prefix: bytes,
 
 async def test_a_giant_that_is_wrong_is_refused_with_the_position(small: RunningIntake) -> None:
     """What the process finds wrong is told as if it had been found here, and the process lives on."""
-    body = large_call_log()
+    body = _giant()
     reply = await small.post(body[:-1])
     assert (reply.status, reply.code) == (400, "not_json")
     assert str(len(body) - 1) in reply.json["error"]["message"]
@@ -91,7 +95,7 @@ async def test_what_needs_too_much_memory_is_refused(small: RunningIntake) -> No
     reply = await small.post(b'{"call_id":"a",%b}' % members)
     assert (reply.status, reply.code) == (413, "too_complex")
     pid = small.intake.parse_worker.pid
-    assert (await small.post(large_call_log())).status == 202
+    assert (await small.post(_giant())).status == 202
     assert small.intake.parse_worker.pid == pid
     await small.until(lambda: _nothing_left(small))
 
@@ -111,12 +115,12 @@ async def test_lists_that_need_too_much_memory_are_not_summarised(small: Running
 
 async def test_a_post_survives_the_death_of_the_process(small: RunningIntake) -> None:
     """A process that is killed in the middle of an examination is replaced, and the post is taken."""
-    await small.post(large_call_log("a"))
+    await small.post(_giant("a"))
     pid = small.intake.parse_worker.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    posting = asyncio.create_task(small.post(large_call_log("b")))
-    await small.until(lambda: small.staged_files() and small.staged_files()[0].stat().st_size > 5_000_000)
+    posting = asyncio.create_task(small.post(_giant("b")))
+    await small.until(lambda: small.staged_files() and small.staged_files()[0].stat().st_size > 8_500_000)
     os.kill(pid, signal.SIGKILL)
     assert (await posting).status == 202
     assert small.intake.parse_worker.pid not in {None, pid}
@@ -127,11 +131,11 @@ async def test_a_post_that_cannot_be_parsed_is_503(small: RunningIntake, monkeyp
     """When a second process ends too, the sender keeps its call log; the next giant gets another process."""
     with monkeypatch.context() as patched:
         patched.setattr(parse_worker, "_COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
-        reply = await small.post(large_call_log())
+        reply = await small.post(_giant())
         assert (reply.status, reply.code) == (503, "parse_worker_failed")
         assert reply.headers["Retry-After"]
         assert "status 3" in reply.json["error"]["message"]
-    assert (await small.post(large_call_log())).status == 202
+    assert (await small.post(_giant())).status == 202
     await small.until(lambda: _nothing_left(small))
 
 

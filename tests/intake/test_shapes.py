@@ -9,12 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zstandard
 
 from gateway.calllog.errors import CallLogError
-from gateway.calllog.shape import SEPARATORS_MAX, Costly, check_shape, separators
+from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, SEPARATORS_MAX, Costly, check_shape, separators
+from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.parse import CallLog, SizeRule, parse
 from tests.intake.bodies import call_log, envelope
-from tests.intake.running_intake import RunningIntake, running
+from tests.intake.running_intake import DEADLINE, RunningIntake, running
 
 CPU_SECONDS = 4.0
 """What any body of up to 16 MiB may cost, as a whole."""
@@ -68,7 +70,7 @@ def test_the_gateway_parses_what_is_cheap(name: str) -> None:
     body = shaped(name)
     began = time.process_time()
     with contextlib.suppress(Costly, CallLogError):
-        parse(body, bytearray, SizeRule(), bounded=True)
+        parse(body, bytearray, SizeRule(), IN_A_THREAD)
     assert time.process_time() - began < CPU_SECONDS / 8
 
 
@@ -85,6 +87,65 @@ async def test_no_body_costs_much(tmp_path: Path, name: str) -> None:
         assert reply.status != 413 or reply.code == "too_complex"
         assert cpu_seconds() - before < 2 * CPU_SECONDS  # that of the client and of the spool among it
         assert (await world.post(call_log("after"))).status == 202
+
+
+async def test_a_small_body_that_is_slow_to_parse_holds_nobody_up(tmp_path: Path) -> None:
+    """64 KiB that only the slow way can read are parsed beside the event loop, which answers others meanwhile."""
+    costly = b'{"call_id":"k","s":"\\ud800","m":[' + b"[]," * 21_000 + b"[]]}"
+    assert len(costly) < SMALL_POST_BYTES
+    with pytest.raises(Costly):
+        parse(costly, bytearray, SizeRule(), ON_THE_LOOP)
+    async with running(tmp_path) as world:
+        posting = asyncio.gather(*(world.post(costly) for _ in range(12)))
+        longest, began = 0.0, time.perf_counter()
+        while not posting.done():
+            assert (await world.post(call_log("other"))).status == 202
+            longest, began = max(longest, time.perf_counter() - began), time.perf_counter()
+        assert {reply.status for reply in await posting} == {202}
+        assert longest < 1.0
+
+
+async def test_a_flood_of_lines_holds_nobody_up(tmp_path: Path) -> None:
+    """Batches of lines that are wrong give the event loop back: others are answered meanwhile."""
+    async with running(tmp_path) as world:
+        posting = asyncio.gather(*(world.post(b"x\n" * 4_000, "/v1/calls/batch") for _ in range(8)))
+        longest, began = 0.0, time.perf_counter()
+        while not posting.done():
+            assert (await world.post(call_log("other"))).status == 202
+            longest, began = max(longest, time.perf_counter() - began), time.perf_counter()
+        assert longest < 1.0
+        await posting
+
+
+@pytest.mark.parametrize(
+    ("encoding", "part"), [("gzip", gzip.compress(b"")), ("zstd", zstandard.compress(b""))], ids=["gzip", "zstd"]
+)
+async def test_a_body_of_very_many_parts_is_refused(world: RunningIntake, encoding: str, part: bytes) -> None:
+    """Each part that was compressed apart costs as much as 10 KB of data: an empty one is no body."""
+    reply = await world.post(part * 40_000, content_encoding=encoding)
+    assert (reply.status, reply.code) == (413, "too_complex")
+
+
+async def test_parts_of_a_usual_size_are_accepted(world: RunningIntake) -> None:
+    """bgzip, and whoever appends to a compressed file, make many parts."""
+    body = call_log(size=1_500_000)
+    parts = [gzip.compress(body[start : start + 1_000], 1) for start in range(0, len(body), 1_000)]
+    assert len(parts) > 1_000
+    assert (await world.post(b"".join(parts), content_encoding="gzip")).status == 202
+
+
+async def test_a_body_that_is_hardly_more_than_sizes_of_chunks_is_cut_off(world: RunningIntake) -> None:
+    """Each chunk costs, however small: above 1 MiB of framing a body must be more than that."""
+    reader, writer = await world.connect()
+    writer.write(b"POST /v1/calls HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    with contextlib.suppress(ConnectionError):
+        for _ in range(300):
+            writer.write(b"1\r\n \r\n" * 1_000)
+            await writer.drain()
+        async with asyncio.timeout(DEADLINE):
+            assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+    await world.until(lambda: world.counted("calls", "too_complex"))
 
 
 @pytest.mark.slow
@@ -137,4 +198,4 @@ def test_a_real_call_log_is_parsed_in_the_gateway() -> None:
     """A density of commas as real ones have is not suspect, up to what memory bears."""
     text = b'{"name":"llm_request","value":1234567890,"attributes":"%b"},' % (b"x" * 60) * 60_000
     assert text.count(b",") < SEPARATORS_MAX
-    check_shape(text)
+    check_shape(text, IN_A_THREAD)

@@ -28,6 +28,7 @@ from gateway.intake.protocol import AdmissionGate
 from gateway.intake.responses import Rejection, internal, stopping, too_large, translate
 from gateway.intake.routes import Match, Route
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
+from gateway.intake.turns import Slices, sender_of
 from spool.errors import SpoolError, SpoolFull
 
 # The lines of an NDJSON body, each as a body of its own, whatever its length.
@@ -199,6 +200,7 @@ class LineAcceptor:
         if isinstance(line, Exception):
             return self.reject(number, line, line)
         started = time.perf_counter()
+        line.request = self._sender.request
         size = 0 if line.staged else len(line.data)
         await self._wait_for_room(size)
         try:
@@ -298,6 +300,7 @@ class BatchSource:
         self._posts = posts
         self._gate = gate
         self._observer = observer
+        self._slices = Slices()
 
     def routes(self) -> Sequence[Route]:
         """Its route."""
@@ -324,7 +327,7 @@ class BatchSource:
         answers = _Answers(request, response, self._limits.progress_timeout)
         writing = asyncio.create_task(answers.write_all())
         try:
-            await self._read(pieces, self._line_acceptor(sender), answers)
+            await self._read(pieces, request, self._line_acceptor(sender), answers)
             answers.end()
             await writing
         except asyncio.CancelledError:
@@ -336,10 +339,12 @@ class BatchSource:
     def _line_acceptor(self, sender: Sender) -> LineAcceptor:
         return LineAcceptor(self._acceptor, self._posts, self._observer, sender, IN_FLIGHT_BYTES)
 
-    async def _read(self, pieces: Pieces, lines: LineAcceptor, answers: "_Answers") -> None:
+    async def _read(self, pieces: Pieces, request: web.BaseRequest, lines: LineAcceptor, answers: "_Answers") -> None:
         number = seen = 0
+        slices = self._slices.of(sender_of(request))
         try:
             async for line in self._lines.lines(pieces):
+                await slices.next()
                 if isinstance(line, int):
                     number += line
                     continue
