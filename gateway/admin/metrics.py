@@ -309,7 +309,7 @@ class Metrics:
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """An attempt ended: `outcome` is one of those in `DispatchObserver.attempted`."""
-        lane = delivery.lane.value
+        lane = str(delivery.lane)  # `.value` of an enum is a function of Python's
         self._deliveries.inc(delivery.destination, lane, outcome)
         self._delivery.observe(seconds, delivery.destination, lane)
 

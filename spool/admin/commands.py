@@ -5,9 +5,11 @@ an order that is interrupted is given again, and continues with what is left.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+
+from msgspec.structs import replace
 
 from spool.admin import query
 from spool.admin.query import FOLLOW, SET_TOKEN, AdminResult, Page, Selection, combined, find, place_of

@@ -107,6 +107,8 @@ Operation = Callable[[Transaction], Result]
 
 _OWED = 0
 _STATE_COLUMN = {state: 1 + int(state) for state in DeliveryState}
+_WAITING = _STATE_COLUMN[DeliveryState.WAITING]
+_HELD = _STATE_COLUMN[DeliveryState.HELD]
 _QUEUED_BYTES = 8
 _COLUMNS = 9
 
@@ -153,22 +155,18 @@ class DeliveryCounters:
         changes[_STATE_COLUMN[new]] += 1
         changes[_QUEUED_BYTES] += (new.queued - old.queued) * raw_bytes
 
-    def waiting_or_held(self, destination_id: int) -> bool:
-        """Whether any delivery for this destination waits for another one's end, this transaction's included."""
-        for lane in Lane:
-            committed = self.image.get((destination_id, lane))
-            changes = self._changes.get((destination_id, lane))
-            waiting = committed.waiting + committed.held if committed else 0
-            if changes:
-                waiting += changes[_STATE_COLUMN[DeliveryState.WAITING]] + changes[_STATE_COLUMN[DeliveryState.HELD]]
-            if waiting:
+    def any_waiting_or_held(self) -> bool:
+        """Whether any delivery waits for another one's end, this transaction's included."""
+        for key, changes in self._changes.items():
+            committed = self.image.get(key)
+            if changes[_WAITING] + changes[_HELD] + (committed.waiting + committed.held if committed else 0):
                 return True
-        return False
+        return any(counts.waiting or counts.held for key, counts in self.image.items() if key not in self._changes)
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write this transaction's changes, as its last statements."""
         for (destination_id, lane), changes in self._changes.items():
-            connection.execute(sql.ADD_TO_COUNTERS, (destination_id, lane, *changes))
+            connection.execute(sql.ADD_TO_COUNTERS, (destination_id, str(lane), *changes))
 
     def committed(self) -> None:
         """The transaction is durable: its changes become part of the image, at once for every reader."""
@@ -227,7 +225,10 @@ class BatchInsert:
         return len(self._rows)
 
     def add(self, row: tuple[object, ...]) -> None:
-        """One more row, its values in the order of the columns."""
+        """One more row, in the order of the columns.
+
+        Of plain values: SQLite's module looks for an adapter of each enum and bool, which was 2 % of a post.
+        """
         self._rows.append(row)
 
     def flush(self, connection: sqlite3.Connection) -> None:

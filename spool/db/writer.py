@@ -17,6 +17,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol
 
+from msgspec import Struct
+
 from spool.db.checkpointer import CAP_BYTES
 from spool.db.connection import SQLITE_ERRORS, SqliteError, concerns_everyone, distrusts_disk, translate
 from spool.db.tokens import TokenStore
@@ -42,8 +44,7 @@ class CommitFuture(asyncio.Future[Result]):
         return False
 
 
-@dataclass(slots=True)
-class Request(Generic[Result]):
+class Request(Struct, Generic[Result], eq=False):
     """One operation on its way: made on the event loop, run in the writer's thread, resolved on the event loop."""
 
     operation: Operation[Result]
@@ -185,6 +186,8 @@ class Writer:
         self._compressor = BatchCompressor(compression_level)
         self._corruption = corruption
         self._in_hand: Group = []
+        self._commits: list[tuple[float, int]] = []
+        """What the observer is told of the group in hand."""
         self._closed: str | None = None
         """Why no request is accepted any more."""
         self.disk = disk
@@ -258,8 +261,8 @@ class Writer:
             self._in_hand = self._queue.take_group()
             if self._in_hand:
                 self._write(self._in_hand)
-                self._call_on_loop(resolve, self._in_hand)
-                self._in_hand = []
+                self._call_on_loop(self._report, self._in_hand, self._commits)
+                self._in_hand, self._commits = [], []
             self.database.reset_long_log()
         self.database.finish()
 
@@ -338,7 +341,7 @@ class Writer:
                 return TransactionFailure(SpoolUnavailable(f"the spool cannot write: {reason}"), shared=True)
         if transaction.changed_something:
             self.database.written(sum(request.byte_count for request in group))
-            self._call_on_loop(self._observer.committed, time.perf_counter() - started, len(group))
+            self._commits.append((time.perf_counter() - started, len(group)))
         return None
 
     def _fail(self, cause: SqliteError) -> TransactionFailure:
@@ -358,6 +361,12 @@ class Writer:
         left = [*self._in_hand, *self._queue.take_all()]
         fail(left, SpoolUnavailable(ENDED))
         self._call_on_loop(resolve, left)
+
+    def _report(self, group: Group, commits: list[tuple[float, int]]) -> None:
+        """On the event loop, in one call: waking it for each of both took a system call more."""
+        resolve(group)
+        for seconds, batch in commits:
+            self._observer.committed(seconds, batch)
 
     def _call_on_loop(self, callback: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the event loop is closed, and everyone who waited on it is gone

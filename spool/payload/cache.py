@@ -6,7 +6,8 @@ small ones the raw bytes are kept as well: decompressing one gives Python's lock
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from spool.payload.frames import CachedFrame, Frame, StoredPayload
 from spool.records import Fragment
@@ -17,8 +18,7 @@ SHARE = 8
 """One record may take one part in so many."""
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(Struct):
     frames: dict[Fragment, Sequence[bytes]]
     byte_count: int
     readers: int

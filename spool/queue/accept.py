@@ -199,7 +199,7 @@ def _write_record(
     )  # fmt: skip
     whose = (new.tenant, new.principal, new.via)
     more = (checksum_of(row, *whose), *whose, new.happened_at, post_key_of(new.idempotency_key))
-    transaction.records.add((*row[:12], superseded and not owed, settled_at, new.origin, *more))
+    transaction.records.add((*row[:12], int(superseded and not owed), settled_at, new.origin, *more))
     uid = new.origin or uid_of(spool_id, record_id)
     return Record(
         record_id, uid, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
@@ -238,7 +238,8 @@ def _mark_upload_used(transaction: Transaction, new: NewRecord, uid: str) -> Non
 def enqueue(transaction: Transaction, record: Record, one: Sibling, state: DeliveryState, now: int) -> None:
     """Write a new delivery of a record, in the state that its place in the order demands."""
     values = (
-        record.record_id, one.destination_id, one.form, one.lane, state, one.ordered, one.after_destination_id, now,
+        record.record_id, one.destination_id, str(one.form), str(one.lane), int(state), int(one.ordered),
+        one.after_destination_id, now,
     )  # fmt: skip
     transaction.deliveries.add(values)
     transaction.known.forget_open(record.record_id)

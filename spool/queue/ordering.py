@@ -10,8 +10,9 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from spool.db import sql
 from spool.db.sql import HELD_FOR_CORE, Row
@@ -28,8 +29,7 @@ class Database(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Sibling:
+class Sibling(Struct, frozen=True):
     """A delivery among all those of one record, as the order sees it."""
 
     destination_id: int

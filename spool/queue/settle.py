@@ -5,8 +5,9 @@ the writer's thread.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from spool.db import sql
 from spool.db.sql import HELD_FOR_SHARED_TOKEN, delivery_of
@@ -81,7 +82,7 @@ def _deliver(
     if DeliveryState.DELIVERED not in LEGAL_TRANSITIONS[old]:
         return ()
     record, form = delivery.record, delivery.form
-    transaction.completions.delivered(record.record_id, destination_id, form, now, confirmed.location)
+    transaction.completions.delivered(record.record_id, destination_id, str(form), now, confirmed.location)
     known = transaction.known.open_of(record.record_id)
     if known is not None:
         del known[destination_id, form]
@@ -126,7 +127,7 @@ def _has_another_token(transaction: Transaction, record: Record) -> bool:
 
 def free_waiting(transaction: Transaction, record: Record, destinations: DestinationIds) -> tuple[Delivery, ...]:
     """After a delivery of `record` moved: put in their places those that wait; returns what may be sent now."""
-    if not any(transaction.counters.waiting_or_held(known) for known in destinations.names):
+    if not transaction.counters.any_waiting_or_held():
         return ()
     freed = reevaluate_waiting(transaction, record.call_id, record.principal, record.record_id)
     return tuple(

@@ -160,11 +160,11 @@ async def test_waiting_is_seen_within_its_own_transaction(spool: Spool) -> None:
 
     def look(transaction: Transaction) -> tuple[bool, bool, bool]:
         book: DeliveryCounters = transaction.counters
-        before = book.waiting_or_held(1)
+        before = book.any_waiting_or_held()
         book.enqueue(1, Lane.DETAIL, DeliveryState.WAITING, 1)
-        during = book.waiting_or_held(1)
+        during = book.any_waiting_or_held()
         book.move(1, Lane.DETAIL, DeliveryState.WAITING, DeliveryState.READY, 1)
-        return before, during, book.waiting_or_held(1)
+        return before, during, book.any_waiting_or_held()
 
     assert await write(spool, look) == (False, True, False)
 

@@ -47,7 +47,7 @@ async def test_others_have_their_turn_while_a_large_body_goes_out(as_stream: boo
             turns += 1
 
     other = asyncio.create_task(take_turns())
-    async with Deadlines(Timeouts(), Watch()) as deadlines:
+    with Deadlines(Timeouts(), Watch()) as deadlines:
         assert await send(taker, HEAD, parts(data) if as_stream else data, deadlines, None)
     other.cancel()
     assert taker.taken == HEAD + data
@@ -59,7 +59,7 @@ async def test_nothing_more_is_sent_than_is_wanted(as_stream: bool) -> None:
     """Where the answer ends before the request does, the rest of it stays here."""
     data, enough = bytes(SIZE), SIZE // 2
     taker = Taker(enough)
-    async with Deadlines(Timeouts(), Watch()) as deadlines:
+    with Deadlines(Timeouts(), Watch()) as deadlines:
         assert not await send(taker, HEAD, parts(data) if as_stream else data, deadlines, None)
     assert len(taker.taken) < enough + SLICE_BYTES + len(HEAD)
 
@@ -67,7 +67,7 @@ async def test_nothing_more_is_sent_than_is_wanted(as_stream: bool) -> None:
 async def test_a_small_request_is_one_write() -> None:
     """Head and body of what is small go out together: one packet, one system call."""
     taker = Taker()
-    async with Deadlines(Timeouts(), Watch()) as deadlines:
+    with Deadlines(Timeouts(), Watch()) as deadlines:
         assert await send(taker, HEAD, memoryview(b"{}"), deadlines, None)
     assert taker.taken == HEAD + b"{}"
     assert taker.writes == 1

@@ -185,7 +185,7 @@ class DestinationWorker:
     def _start_attempts(self, lane: LaneState, now: int) -> None:
         """Fill the free slots of a lane, and ask the spool for more when few deliveries are left."""
         lane.prefetch.advance(now)
-        while lane.running < (slots := self._slots(lane)) and lane.unsettled < MOST_UNSETTLED:
+        while lane.prefetch.waiting and lane.running < (slots := self._slots(lane)) and lane.unsettled < MOST_UNSETTLED:
             admitted = self._admit(lane, now)
             if admitted is None:
                 break

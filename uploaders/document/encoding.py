@@ -13,9 +13,11 @@ import mmap
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from spool.payload.frames import decode
 from spool.records import Buffer, Delivery, Fragment, Record
@@ -39,15 +41,16 @@ AUTO_PLAIN_BYTES = 10 * 1024
 INLINE_BYTES = 64 * 1024
 """A body of this raw size is made in under half a millisecond: less than what a thread costs the event loop."""
 
+_STORED_WHOLE: tuple[Piece, ...] = (Fragment.BODY,)
+
 Frames = Callable[[Record, Fragment], AsyncIterator[bytes]]
 """`PayloadReader.frames`."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedBody:
+class EncodedBody(Struct, frozen=True, eq=False):
     """A body ready to be sent, and the `Content-Encoding` to send it with (None: none)."""
 
-    data: memoryview = field(repr=False)
+    data: memoryview
     content_encoding: str | None
 
     @property
@@ -73,16 +76,26 @@ async def encode(delivery: Delivery, frames: Frames, encoding: Encoding, room: B
     """
     pieces = render(delivery)
     raw_bytes = raw_bytes_of(delivery.record, pieces)
+    encoding = _resolved(encoding, raw_bytes)
+    if encoding is Encoding.IDENTITY and raw_bytes <= min(INLINE_BYTES, room.max_bytes) and pieces == _STORED_WHOLE:
+        return await _stored_whole(delivery.record, frames)
     return await _first_that_fits(
         _bodies(encoding, raw_bytes, room),
         lambda body: _fill(body, delivery.record, pieces, frames, inline=raw_bytes <= INLINE_BYTES),
     )
 
 
+async def _stored_whole(record: Record, frames: Frames) -> EncodedBody:
+    """A small call log as it came, the commonest body: what its one frame holds, without a buffer of its own."""
+    data = b"".join([decode(frame) async for frame in frames(record, Fragment.BODY)])
+    return EncodedBody(memoryview(data), None)
+
+
 async def encode_text(text: "ReducedDocument", encoding: Encoding, room: BodyRoom) -> EncodedBody:
     """The body of a document that is not stored as it is sent. Raises `TooLarge` like `encode`."""
     return await _first_that_fits(
-        _bodies(encoding, text.raw_bytes, room), lambda body: asyncio.to_thread(_fill_with, body, text)
+        _bodies(_resolved(encoding, text.raw_bytes), text.raw_bytes, room),
+        lambda body: asyncio.to_thread(_fill_with, body, text),
     )
 
 
@@ -106,10 +119,14 @@ async def _filled(body: Body, fill: Callable[[Body], Coroutine[None, None, Encod
         body.buffer.close()
 
 
+def _resolved(encoding: Encoding, raw_bytes: int) -> Encoding:
+    if encoding is Encoding.AUTO:
+        return Encoding.IDENTITY if raw_bytes <= AUTO_PLAIN_BYTES else Encoding.ENVELOPE
+    return encoding
+
+
 def _bodies(encoding: Encoding, raw_bytes: int, room: BodyRoom) -> tuple[Body, ...]:
     """The ways to make this encoding, the cheapest first; the next one is tried when a body became too large."""
-    if encoding is Encoding.AUTO:
-        encoding = Encoding.IDENTITY if raw_bytes <= AUTO_PLAIN_BYTES else Encoding.ENVELOPE
     if encoding is Encoding.IDENTITY:
         if raw_bytes > room.max_bytes:
             raise TooLarge(room.max_bytes)

@@ -29,8 +29,7 @@ DECODED_LIMIT_BYTES = 256 * 1024
 """No more than this is decompressed of a response."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A response, as far as it is looked at. `body` is its beginning."""
 
     status: int

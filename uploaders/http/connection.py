@@ -250,11 +250,11 @@ Data = bytes | memoryview | AsyncIterator[bytes]
 
 async def send(connection: HttpConnection, head: bytes, data: Data, deadlines: Deadlines, pace: Pace | None) -> bool:
     """Send all of a request. False: the response ended first, and the rest was not sent. `pace` None: unlimited."""
-    deadlines.begin(Phase.SEND)
     if pace is None and isinstance(data, (bytes, memoryview)) and len(data) <= SLICE_BYTES:
         connection.write(b"".join((head, data)))
         wanted = True
     else:
+        deadlines.begin(Phase.SEND)
         connection.write(head)
         wanted = await _Sending(connection, deadlines, pace).send(data)
     deadlines.begin(Phase.FIRST_BYTE)

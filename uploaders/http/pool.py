@@ -232,7 +232,7 @@ class HttpClient:
         if isinstance(data, (bytes, memoryview)):
             headers = {**headers, "Content-Length": str(len(data))}
         head = request_head(method, target, headers)
-        async with Deadlines(self._options.timeouts, self._watch) as deadlines:
+        with Deadlines(self._options.timeouts, self._watch) as deadlines:
             connection = self._idle.take(target.origin) or await self._connect(target)
             try:
                 connection.begin(lambda: deadlines.begin(Phase.ANSWER))

@@ -65,7 +65,8 @@ class Watch:
     def __init__(self) -> None:
         self._watched: set[Deadlines] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_ends = inf
+        self.ends = inf
+        """When the timer ends; nothing need be said of what is due later."""
 
     def add(self, deadlines: "Deadlines") -> None:
         """Watch this request until it is discarded."""
@@ -78,15 +79,15 @@ class Watch:
 
     def look_at(self, due: float) -> None:
         """A deadline of what is watched is due then, on the event loop's clock."""
-        if due < self._timer_ends:
+        if due < self.ends:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_at(due, self._strike)
-            self._timer_ends = due
+            self.ends = due
 
     def _strike(self) -> None:
         """Strike what is due, and wait for the next."""
-        self._timer, self._timer_ends = None, inf
+        self._timer, self.ends = None, inf
         now = asyncio.get_running_loop().time()
         for deadlines in tuple(self._watched):
             if deadlines.due <= now:
@@ -108,7 +109,9 @@ class Deadlines:
         self._phase_end = now + timeouts.connect
         self.due = min(self._end, self._phase_end)
         """When a time-out strikes, on the event loop's clock."""
-        self._timeout = asyncio.timeout(None)
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._struck = False
 
     def begin(self, phase: Phase) -> None:
         """The request is in this phase now; in SEND, the server has read some more. Earlier phases are ignored."""
@@ -131,27 +134,33 @@ class Deadlines:
             self._move(min(self._end, self._phase_end))
 
     def strike(self) -> None:
-        """The deadline is over."""
-        self._timeout.reschedule(self.due)
+        """The deadline is over: the block is cancelled, as `asyncio.timeout` does it."""
+        if self._task is not None and not self._struck:
+            self._struck = True
+            self._task.cancel()
 
-    async def __aenter__(self) -> Self:
-        """Begin to watch."""
-        await self._timeout.__aenter__()
+    def __enter__(self) -> Self:
+        """Begin to watch the task that is running."""
+        self._task = asyncio.current_task()
+        assert self._task is not None, "a request is made by a task"
+        self._cancelling = self._task.cancelling()
         self._watch.add(self)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Say which time-out struck, if one did."""
+        """Say which time-out struck, if one did and nobody else cancelled the task meanwhile."""
         self._watch.discard(self)
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as expired:
+        task, self._task = self._task, None
+        if not self._struck or task is None:
+            return
+        if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             phase = Phase.ANSWER if self._end <= self._phase_end else self._phase
-            raise TimedOut(self._phase, self._settings[phase], self._seconds[phase]) from expired
+            raise TimedOut(self._phase, self._settings[phase], self._seconds[phase]) from error
 
     def _move(self, due: float) -> None:
         """From now on this is the deadline."""
         self.due = due
-        self._watch.look_at(due)
+        if due < self._watch.ends:
+            self._watch.look_at(due)
