@@ -35,6 +35,10 @@ class CounterTally(Collector):
         """`by` more, for these values of the labels."""
         self._counts[labels] = self._counts.get(labels, 0) + by
 
+    def value(self, *labels: str) -> float:
+        """As it stands, for these values of the labels."""
+        return self._counts.get(labels, 0)
+
     def collect(self) -> Iterator[CounterMetricFamily]:
         """As it stands."""
         family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
@@ -114,6 +118,9 @@ _COMMIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 """Seconds: from a fast SSD to a disk that is about to fail."""
 _UPLOAD_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
 """Seconds: from a small object to a server next door to a large one over a thin line."""
+_WAIT_BOUNDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600)
+"""Seconds: from a call log without an event to a call that was given up long before."""
+_COMPLETED = ("complete", "late", "timed_out", "orphan")
 _BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Requests: from a lone post to a burst."""
 
@@ -244,6 +251,24 @@ class Metrics:
             "destination",
             "result",
         )
+        self._match = GaugeTally(
+            "callspool_completion_match_ratio",
+            "Of the calls that were concluded since the start, the share that has both its start and its end.",
+            ("destination",),
+            registry=self.registry,
+        )
+        self._wait = self._histogram(
+            "completion_wait_seconds",
+            "From the first part of a call in the store to its completion, in whole seconds.",
+            _WAIT_BOUNDS,
+            "destination",
+        )
+        self._lag = self._histogram(
+            "completion_lag_seconds",
+            "How long ago the oldest part of a transaction was accepted when the store committed it.",
+            _DELIVERY_BOUNDS,
+            "destination",
+        )
         self._waiting = GaugeTally(
             "callspool_completion_open_calls",
             "Calls that wait for their start or end, as of the last sweep.",
@@ -353,7 +378,9 @@ class Metrics:
         """A request to the admin listener was refused."""
         self._admin_refusals.inc(reason)
 
-    def parts_written(self, destination: str, parts: Mapping[PartKind, int], seconds: float, written: Written) -> None:
+    def parts_written(
+        self, destination: str, parts: Mapping[PartKind, int], seconds: float, lag: float, written: Written
+    ) -> None:
         """A store committed parts."""
         for kind, count in parts.items():
             new = written.new.get(kind, 0)
@@ -361,8 +388,14 @@ class Metrics:
             self._store_rows.inc(destination, kind.name.lower(), "duplicate", by=count - new)
         self._store_batch.observe(sum(parts.values()), destination)
         self._store_commit.observe(seconds, destination)
+        self._lag.observe(lag, destination)
         self._completed.inc(destination, "complete", by=written.completed)
         self._completed.inc(destination, "late", by=written.late)
+        for waited, count in written.waits.items():
+            for _ in range(count):
+                self._wait.observe(waited, destination)
+        if written.completed or written.late:
+            self._set_match_ratio(destination)
 
     def part_refused(self, destination: str, kind: PartKind) -> None:
         """A store refused a value of a part."""
@@ -373,6 +406,16 @@ class Metrics:
         self._completed.inc(destination, "timed_out", by=swept.timed_out)
         self._completed.inc(destination, "orphan", by=swept.orphans)
         self._waiting.set(swept.waiting, destination)
+        if swept.timed_out or swept.orphans:
+            self._set_match_ratio(destination)
+
+    def _set_match_ratio(self, destination: str) -> None:
+        """What came late was counted as given up before."""
+        counts = {result: self._completed.value(destination, result) for result in _COMPLETED}
+        given_up = counts["timed_out"] + counts["orphan"]
+        concluded = counts["complete"] + max(given_up, counts["late"])
+        if concluded:
+            self._match.set((counts["complete"] + counts["late"]) / concluded, destination)
 
     def reference_downloaded(self, seconds: float, size: int) -> None:
         """An object that a reference named was read."""

@@ -64,7 +64,13 @@ PUBLISHED = {
     "callspool_store_commit_seconds": {"destination"},
     "callspool_completion_calls_total": {"destination", "result"},
     "callspool_completion_open_calls": {"destination"},
+    "callspool_completion_match_ratio": {"destination"},
+    "callspool_completion_wait_seconds": {"destination"},
+    "callspool_completion_lag_seconds": {"destination"},
+    "callspool_reference_download_seconds": set(),
+    "callspool_reference_download_bytes_total": set(),
     "callspool_log_messages_dropped_total": set(),
+    "callspool_audit_lines_dropped_total": set(),
     "callspool_large_payloads_total": {"destination"},
     "callspool_upload_seconds": {"destination"},
     "callspool_upload_bytes_total": {"destination"},
@@ -94,8 +100,10 @@ def count_everything(metrics: Metrics) -> None:
     metrics.uploads_aborted("s3", 2, failed=1)
     metrics.read_back("s3", 1_000)
     metrics.admin_refused("no_token")
-    metrics.parts_written("db", {PartKind.START: 2}, 0.01, Written(new={PartKind.START: 1}, completed=1))
+    written = Written(new={PartKind.START: 1}, completed=1, waits={70: 1})
+    metrics.parts_written("db", {PartKind.START: 2}, 0.01, 1.5, written)
     metrics.part_refused("db", PartKind.END)
+    metrics.reference_downloaded(0.5, 4_000)
     metrics.calls_swept("db", Swept(timed_out=1, orphans=2, waiting=3))
 
 
@@ -172,6 +180,10 @@ async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: C
         ("callspool_store_rows_total", {"destination": "db", "kind": "start", "result": "duplicate"}, 1),
         ("callspool_store_rows_total", {"destination": "db", "kind": "end", "result": "refused"}, 1),
         ("callspool_completion_calls_total", {"destination": "db", "result": "orphan"}, 2),
+        ("callspool_completion_match_ratio", {"destination": "db"}, 0.25),
+        ("callspool_completion_wait_seconds_sum", {"destination": "db"}, 70),
+        ("callspool_completion_lag_seconds_sum", {"destination": "db"}, 1.5),
+        ("callspool_reference_download_bytes_total", {}, 4_000),
         ("callspool_completion_open_calls", {"destination": "db"}, 3),
         ("callspool_intake_posts_waiting", {}, 2),
         ("callspool_intake_memory_bytes", {}, 5_000_000),

@@ -84,7 +84,9 @@ async def test_start_and_end_complete_a_call_in_any_order(store: Store, first: P
 async def test_both_parts_in_one_batch_complete_the_call_once(store: Store, engine: Engine):
     """Parts of one call in one batch become one row, and one completion."""
     both = [part_of(PartKind.START), part_of(PartKind.END)]
-    assert await store.write(both) == Written({PartKind.START: 1, PartKind.END: 1}, completed=1)
+    written = await store.write(both)
+    assert written == Written({PartKind.START: 1, PartKind.END: 1}, completed=1)
+    assert sum(written.waits.values()) == 1
     assert engine.rows("select count(*) from calls_complete where completed_at is not null") == [(1,)]
 
 

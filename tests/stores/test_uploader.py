@@ -29,7 +29,9 @@ class Counts:
     batches: list[int] = field(default_factory=list)
     refused: list[PartKind] = field(default_factory=list)
 
-    def parts_written(self, destination: str, parts: Mapping[PartKind, int], seconds: float, written: Written) -> None:
+    def parts_written(
+        self, destination: str, parts: Mapping[PartKind, int], seconds: float, lag: float, written: Written
+    ) -> None:
         self.batches.append(sum(parts.values()))
 
     def part_refused(self, destination: str, kind: PartKind) -> None:

@@ -81,6 +81,8 @@ class Written:
     """Calls that became complete in time."""
     late: int = 0
     """Calls that became complete after they had been given up."""
+    waits: Mapping[int, int] = field(default_factory=dict, compare=False)
+    """Of the calls that became complete: how many whole seconds, rounded up, since their first part, and how many."""
 
 
 @dataclass(frozen=True, slots=True)

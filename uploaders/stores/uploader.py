@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from spool.payload.frames import decode, encode
-from spool.records import REQUEST_FORMS, Delivery, Fragment
+from spool.records import REQUEST_FORMS, Delivery, Fragment, system_clock
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import SpillingBuffer
 from uploaders.document.render import BadLocation, raw_bytes_of, render
@@ -41,8 +41,13 @@ _TELEMETRY: Final = b'"telemetry_data"'
 class StoreObserver(Protocol):
     """Hears what is written, for metrics."""
 
-    def parts_written(self, destination: str, parts: Mapping[PartKind, int], seconds: float, written: Written) -> None:
-        """A transaction with so many parts of each kind was committed; those that are not `new` were duplicates."""
+    def parts_written(
+        self, destination: str, parts: Mapping[PartKind, int], seconds: float, lag: float, written: Written
+    ) -> None:
+        """A transaction with so many parts of each kind was committed; those that are not `new` were duplicates.
+
+        `lag` is how many seconds ago the oldest of them was accepted.
+        """
         ...
 
     def part_refused(self, destination: str, kind: PartKind) -> None:
@@ -128,7 +133,7 @@ class StoreUploader:
         except StoreError as error:
             return [_failed(error)] * len(parts)
         kinds = Counter(part.kind for part in parts)
-        self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, written)
+        self._tell(kinds, started, min(part.accepted_at for part in parts), written)
         if written.completed or written.late:
             self._completed()
         return [Delivered()] * len(parts)
@@ -149,9 +154,12 @@ class StoreUploader:
             return _failed(error)
         finally:
             copy.close()
-        kinds = {PartKind.DETAIL: 1}
-        self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, written)
+        self._tell({PartKind.DETAIL: 1}, started, part.accepted_at, written)
         return Delivered()
+
+    def _tell(self, kinds: Mapping[PartKind, int], started: float, accepted_at: int, written: Written) -> None:
+        lag = max(system_clock() - accepted_at, 0) / 1000
+        self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, lag, written)
 
     async def _frames(self, delivery: Delivery, copy: SpillingBuffer | None) -> AsyncIterator[bytes]:
         """The document as frames; what they hold goes into `copy` too."""

@@ -100,7 +100,7 @@ ON CONFLICT (project, call_id) DO UPDATE SET
     completed_at = CASE WHEN c.completed_at IS NULL AND {_AFTER} = {CallState.COMPLETE:d} THEN now()
         ELSE c.completed_at END,
     error = CASE WHEN {_AFTER} = c.state THEN c.error END
-RETURNING project, call_id, completed_at IS NOT DISTINCT FROM now() AS completed, late, detail_digest
+RETURNING project, call_id, completed_at IS NOT DISTINCT FROM now() AS completed, late, detail_digest, first_part_at
 )
 """
 
@@ -112,6 +112,9 @@ WRITE_PARTS: Final = f"""{_merge(INSERT_PARTS)}, announced AS (
 SELECT 'part', kind, count(*) FROM new GROUP BY kind
 UNION ALL
 SELECT 'completed', late::int, count(*) FROM changed WHERE completed GROUP BY late
+UNION ALL
+SELECT 'wait', ceil(greatest(extract(epoch FROM now() - first_part_at), 0))::int AS seconds, count(*)
+FROM changed WHERE completed GROUP BY seconds
 """
 """The whole batch: insert what is new, and bring the rows of its calls up to date."""
 MERGE_DETAIL: Final = f"{_merge(_INSERTED_BEFORE)} SELECT detail_digest FROM changed"

@@ -83,7 +83,8 @@ class PostgresStore:
                 await cursor.execute(sql.WRITE_PARTS_ALONE)
             counts = {(what, number): count async for what, number, count in cursor}
         new = {kind: counts["part", kind] for kind in PartKind if ("part", kind) in counts}
-        return Written(new, counts.get(("completed", 0), 0), counts.get(("completed", 1), 0))
+        waits = {seconds: count for (what, seconds), count in counts.items() if what == "wait"}
+        return Written(new, counts.get(("completed", 0), 0), counts.get(("completed", 1), 0), waits)
 
     async def write_detail(self, part: Part, detail: Detail) -> Written:
         """See `Store.write_detail`. The call's row is locked only at the end, when all frames are there."""

@@ -354,7 +354,8 @@ class SqliteStore:
         if self._announces and completed:
             writing.change_many(_PUT_COMPLETION, ((row.project, row.call_id) for row in completed))
         late = sum(row.late for row in completed)
-        return Written(new, len(completed) - late, late)
+        waits = Counter(-(-max(now - row.first_part_at, 0) // 1000) for row in completed)
+        return Written(new, len(completed) - late, late, waits)
 
     def _claim_completions(self, owner: str, limit: int, writing: Connection) -> list[CallKey]:
         now = self._clock()
