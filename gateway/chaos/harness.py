@@ -52,6 +52,15 @@ class GatewayUnderTest:
         """SIGKILL: it can do nothing about it."""
         await self._end(signal.SIGKILL)
 
+    async def pause(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT so much later, as when a container or a machine is paused."""
+        assert self._process is not None, "started before"
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     async def stop(self) -> None:
         """End it at once, but in order."""
         if self._process is not None and self._process.returncode is None:
@@ -110,6 +119,7 @@ LARGE_EVERY = 6
 FULL = "spool_full"
 FILL_POSTS = 200
 DRAIN_SECONDS = 120.0
+PAUSE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +166,9 @@ async def run_scenario(
     try:
         tell("killing it while call logs come and go")
         await _kill_at_random(plan, gateway, chance)
-        tell("cutting the connections to the endpoint, and letting it answer 503")
+        tell("pausing it while call logs come and go")
+        await gateway.pause(min(PAUSE_SECONDS, plan.seconds / 4))
+        tell("cutting the connections to the endpoint, and letting it fail in every way")
         faults = asyncio.create_task(_inject_faults(endpoint, plan.seconds, chance))
         await _kill_at_random(plan, gateway, chance)
         await faults
@@ -189,8 +201,11 @@ async def _kill_at_random(plan: Plan, gateway: GatewayUnderTest, chance: random.
 
 
 async def _inject_faults(endpoint: ChaosEndpoint, seconds: float, chance: random.Random) -> None:
-    for _ in range(6):
-        endpoint.fault_mode = chance.choice([FaultMode.DISCONNECT, FaultMode.HTTP_503])
-        await asyncio.sleep(seconds / 12)
+    modes: list[FaultMode] = [mode for mode in FaultMode if mode not in {FaultMode.NONE, FaultMode.HTTP_404}]
+    chance.shuffle(modes)
+    modes.append(FaultMode.HTTP_404)  # pauses the destination for a minute, or until the next start
+    for mode in modes:
+        endpoint.fault_mode = mode
+        await asyncio.sleep(seconds / len(modes) / 2)
         endpoint.fault_mode = FaultMode.NONE
-        await asyncio.sleep(seconds / 12)
+        await asyncio.sleep(seconds / len(modes) / 2)

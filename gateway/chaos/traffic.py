@@ -99,8 +99,37 @@ class FaultMode(StrEnum):
     """It does not: everything is accepted."""
     HTTP_503 = "http_503"
     """It answers 503."""
+    HTTP_404 = "http_404"
+    """It answers 404, as while it is being redeployed."""
+    HTTP_409 = "http_409"
+    """It answers 409: it still processes an earlier attempt."""
+    FAILS_WITH_200 = "fails_with_200"
+    """It answers 200 with a body that reports a failure, as an API gateway does for a function that crashed."""
+    ODD_SUCCESS = "odd_success"
+    """It accepts everything, and says so in unusual ways."""
     DISCONNECT = "disconnect"
     """It cuts the connection in the middle of a request."""
+
+
+_REFUSALS = {
+    FaultMode.HTTP_503: ((503, '{"error": "made to fail"}'),),
+    FaultMode.HTTP_404: ((404, '{"message": "Not Found"}'),),
+    FaultMode.HTTP_409: ((409, '{"error": "still being processed"}'),),
+    FaultMode.FAILS_WITH_200: (
+        (200, '{"errorMessage": "Task timed out after 3.00 seconds", "errorType": "Sandbox.Timedout"}'),
+        (200, '{"statusCode": 502, "body": "{\\"message\\": \\"Internal server error\\"}"}'),
+        (200, '\ufeff{"success": "false"}'),
+        (207, '{"errors": [{"code": 500}]}'),
+    ),
+}
+"""Status and body of what the endpoint answers, in turn, to what it does not take."""
+_SUCCESSES = (
+    ('{"success": true}', "application/json"),
+    ('\ufeff{"success": true}', "application/json"),
+    (")]}',\n" + '{"success": true}', "application/json"),
+    ("ok", "text/html"),
+)
+"""Body and content type of what it answers, in turn, to what it takes; the first one unless it is to be odd."""
 
 
 class ChaosEndpoint:
@@ -109,6 +138,7 @@ class ChaosEndpoint:
     def __init__(self, notes: Notes) -> None:
         self.fault_mode = FaultMode.NONE
         self._notes = notes
+        self._turns = itertools.count()
         app = web.Application()
         app.router.add_post("/{path:.*}", self._take)
         self._runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=0.5)
@@ -135,12 +165,15 @@ class ChaosEndpoint:
             body += chunk
             if self.fault_mode is FaultMode.DISCONNECT:
                 return self._cut(request)
-        if self.fault_mode is FaultMode.HTTP_503:
+        turn = next(self._turns)
+        if (refusals := _REFUSALS.get(self.fault_mode)) is not None:
             self._notes.turned_away += 1
-            return web.json_response({"error": "made to fail"}, status=503)
+            status, text = refusals[turn % len(refusals)]
+            return web.Response(status=status, text=text, content_type="application/json")
         document = decoded(bytes(body), request.headers)
         self._notes.arrivals.append(arrival_of(document, request.headers.get("Idempotency-Key", "")))
-        return web.json_response({"success": True})
+        text, content_type = _SUCCESSES[turn % len(_SUCCESSES) if self.fault_mode is FaultMode.ODD_SUCCESS else 0]
+        return web.Response(text=text, content_type=content_type)
 
     def _cut(self, request: web.Request) -> web.Response:
         self._notes.turned_away += 1

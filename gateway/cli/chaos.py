@@ -132,6 +132,7 @@ def _endpoint_under_test(settings: Settings, url: str) -> HttpDestination:
             "token_mode": TokenMode.FORWARD,
             "ca_file": None,
             "presigned": PresignedSettings(),
+            "delivered_when": (),
             "large": Large.TWO_PHASE if model.large is Large.PRESIGNED else model.large,
             "when_too_large": (),
             "retry": RetrySettings(initial=min(model.retry.initial, LONGEST_RETRY_SECONDS), max=LONGEST_RETRY_SECONDS),

@@ -252,6 +252,78 @@ async def test_what_a_redeploy_refused_comes_back_with_its_end(bad: int) -> None
         assert set(stage.queue.states()) == {"delivered"}
 
 
+async def test_what_a_redeploy_refused_keeps_its_place() -> None:
+    """A later event of the call does not overtake what 404 may not have meant: at the endpoint the last one wins."""
+    async with a_stage() as stage:
+        stage.uploader.answer = Refused("HTTP 404", maybe_address=True)
+        await stage.post_all("call")
+        stage.uploader.answer = Delivered()
+        await stage.post_all("call", "another")
+        await stage.time.advance(300)
+        assert stage.uploader.calls == ["call", "another", "call", "call"]
+        assert stage.queue.states() == ["delivered"] * 3
+        numbers = [one.record.record_id for one in stage.uploader.given if one.record.call_id == "call"]
+        assert numbers == sorted(numbers)
+
+
+async def test_404_is_final_once_others_pass() -> None:
+    """That is the evidence that the record is meant; until it comes, 404 is tried again for a quarter of an hour."""
+    async with a_stage() as stage:
+        stage.uploader.answer = only("bad", answer=Refused("HTTP 404", maybe_address=True))
+        await stage.post_all("bad")
+        await stage.time.advance(5)
+        assert stage.queue.states() == ["ready"]
+        await stage.post_all("good")
+        await stage.time.advance(60)
+        assert stage.queue.states() == ["dead", "delivered"]
+        await stage.post_all("bad")
+        await stage.time.advance(1800)
+        assert stage.queue.states() == ["dead", "delivered", "dead"]
+
+
+@pytest.mark.parametrize("bad", [1, 2, 30])
+async def test_what_a_redeploy_refused_comes_back_after_a_restart(bad: int) -> None:
+    """Gateway and endpoint are often redeployed together: the evidence may come to the next process only."""
+    time = FakeTime()
+    queue = MemoryQueue(time.clock)
+    async with a_stage(queue=queue, time=time) as stage:
+        await stage.post_all(*names(3))
+        stage.uploader.answer = Refused("HTTP 404", maybe_address=True)
+        await stage.post_all(*names(bad, 3))
+    async with a_stage(queue=queue, time=time) as stage:
+        await stage.post_all("after")
+        await time.advance(300)
+        assert set(queue.states()) == {"delivered"}
+        assert queue.uploader_state.kept == {}
+
+
+async def test_a_streak_is_counted_through_a_restart() -> None:
+    """What was refused before it comes back too, where it is the second process that finds the address at fault."""
+    time = FakeTime()
+    queue = MemoryQueue(time.clock)
+    policy = RetryPolicy(refusals_before_pause=5)
+    for first in (0, 4):
+        async with a_stage(policy=policy, queue=queue, time=time, answer=Refused("HTTP 400: no such route")) as stage:
+            await stage.post_all(*names(4 if first == 0 else 6, first))
+    assert queue.states() == ["dead"] * 8 + ["ready"] * 2
+    async with a_stage(policy=policy, queue=queue, time=time):
+        await time.advance(600)
+        assert queue.states() == ["delivered"] * 10
+
+
+async def test_a_record_that_is_refused_alone_is_no_streak() -> None:
+    """Each success ends one: what is bad by itself stays a dead letter, through a restart as well."""
+    time = FakeTime()
+    queue = MemoryQueue(time.clock)
+    async with a_stage(queue=queue, time=time) as stage:
+        stage.uploader.answer = only("bad", answer=Refused("HTTP 422"))
+        await stage.post_all("bad", "good")
+    async with a_stage(queue=queue, time=time) as stage:
+        await stage.post_all("another")
+        await time.advance(300)
+        assert queue.states() == ["dead", "delivered", "delivered"]
+
+
 async def test_what_a_wrong_address_refused_comes_back_after_a_restart() -> None:
     """Who corrects an address restarts: what became a dead letter there comes back, too."""
     time = FakeTime()
@@ -279,11 +351,14 @@ async def test_a_record_that_is_refused_again_stays_a_dead_letter() -> None:
         await stage.time.advance(3600)
         await stage.post_all(*names(20, 20))
         await stage.time.advance(3600)
-        attempts = len(stage.uploader.given)
         assert stage.queue.states() == ["dead"] * 4 + ["delivered"] * 23
         await stage.post_all(*names(20, 40))
         await stage.time.advance(3600)
+        attempts = len(stage.uploader.given)
         assert stage.queue.states() == ["dead"] * 4 + ["delivered"] * 43
+        await stage.post_all(*names(20, 60))
+        await stage.time.advance(3600)
+        assert stage.queue.states() == ["dead"] * 4 + ["delivered"] * 63
         assert len(stage.uploader.given) == attempts + 20, "none of the refused ones was tried again"
 
 

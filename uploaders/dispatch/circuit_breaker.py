@@ -30,6 +30,8 @@ class Cause(StrEnum):
     """The destination fails: probed after a jittered, growing wait, or when it asked to be."""
     PAUSED = "paused"
     """It rejects everything: probed after minutes."""
+    SUSPECTED = "suspected"
+    """It is closed, but what came last was rejected: the records may be at fault, or the address."""
 
     @property
     def words(self) -> str:
@@ -65,6 +67,8 @@ class CircuitBreaker:
         self._refused: set[DeliveryKey] = set()
         self._missed: set[DeliveryKey] = set()
         """Of the refused ones, those whose refusal may mean the address."""
+        self._missed_before = False
+        """Whether an earlier process saw such a one in this streak."""
         self._streak_began: int | None = None
         """When the first one of the refused in a row was refused."""
         self._revival: int | None = None
@@ -85,17 +89,23 @@ class CircuitBreaker:
         return BreakerState.HALF_OPEN if self._probe_under_way else BreakerState.OPEN
 
     def snapshot(self) -> BreakerSnapshot | None:
-        """What a restart must know; None while it is closed."""
+        """What a restart must know; None while it is closed, and the last delivery was not refused."""
         if self._cause is None or self.since is None or self.retry_at is None:
-            return None
+            if self._streak_began is None:
+                return None
+            missed = int(bool(self._missed) or self._missed_before)
+            return BreakerSnapshot(Cause.SUSPECTED, "", self._streak_began, self._streak_began, missed)
         return BreakerSnapshot(self._cause, self.reason, self.since, self.retry_at, self._probes)
 
-    def restore(self, saved: BreakerSnapshot, now: int) -> Change:
-        """Resume the state of an earlier process.
+    def restore(self, saved: BreakerSnapshot, now: int) -> Change | None:
+        """Resume the state of an earlier process; None where it was closed, and is to know of a streak of refusals.
 
         Back-off keeps its time, as far as that can be true: a clock may have been set back. A pause is probed at once,
         since whoever corrects an address or a token restarts, and need not wait.
         """
+        if saved.cause == Cause.SUSPECTED:
+            self._streak_began, self._missed_before = min(saved.since, now), saved.probes > 0
+            return None
         self._cause = Cause.BACKING_OFF if saved.cause == Cause.BACKING_OFF else Cause.PAUSED
         self.reason, self._probes = saved.reason, saved.probes
         self.since = min(saved.since, now)
@@ -159,6 +169,10 @@ class CircuitBreaker:
             self._revived.clear()
         self._revived.update(keys)
 
+    def was_revived(self, key: DeliveryKey) -> bool:
+        """Whether this one came back because others were accepted: there is no need for more evidence."""
+        return key in self._revived
+
     def attempt_ended(self, key: DeliveryKey, outcome: Outcome, now: int, *, probe: bool) -> Change | None:
         """Learn from an attempt; returns the change of state, if there is one."""
         if probe:
@@ -218,9 +232,9 @@ class CircuitBreaker:
 
     def _end_streak(self) -> None:
         """The destination accepted a delivery: what it refused before may have been refused for another reason."""
-        if self._missed or (self._cause is Cause.PAUSED and self._opened_by_records):
+        if self._missed or self._missed_before or (self._cause is Cause.PAUSED and self._opened_by_records):
             self._revival = self._streak_began
-        self._streak_began = None
+        self._streak_began, self._missed_before = None, False
         self._refused.clear()
         self._missed.clear()
 

@@ -317,8 +317,8 @@ class DestinationWorker:
             now,
             policy,
             jitter=self._timing.jitter(),
-            destination_succeeded_since_first_failure=(self._breaker.last_success_at or 0)
-            > (delivery.first_failed_at or now),
+            destination_succeeded_since_first_failure=self._breaker.was_revived(delivery.key)
+            or (self._breaker.last_success_at or 0) > (delivery.first_failed_at or now),
         )
         again_at, refusing = self._breaker.retry_at, self._breaker.refusing_everything
         return defer(settlement, outcome, now, again_at, refusing_everything=refusing)
@@ -402,8 +402,8 @@ class DestinationWorker:
         saved = await retry_until_answered(
             self._timing, lambda: self._queue.uploader_state.read_breaker(self._name), "reading a circuit breaker"
         )
-        if saved is not None:
-            self._tell(self._breaker.restore(saved, self._timing.clock()))
+        if saved is not None and (change := self._breaker.restore(saved, self._timing.clock())) is not None:
+            self._tell(change)
         self._saved_breaker = saved
         self._restored = True
         self.changed()

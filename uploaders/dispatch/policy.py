@@ -43,6 +43,9 @@ class RetryPolicy:
     """So many refused in a row mean that the address is wrong, and no more may become dead letters."""
     misses_before_pause: int = 3
     """The same for refusals as a wrong address gives them (404)."""
+    misses_retried_for: float = 900.0
+    """Such a refusal is final once the destination has accepted another record since, or after so much trying. Before,
+    the record keeps its place ahead of the later ones of its call."""
 
 
 def backoff_seconds(policy: RetryPolicy, failures: int, jitter: float) -> float:
@@ -72,7 +75,9 @@ def decide(
     if isinstance(outcome, Delivered):
         return records.Delivered(outcome.location)
     if isinstance(outcome, Refused):
-        return _decide_refused(outcome, delivery, now, policy)
+        wait = backoff_seconds(policy, delivery.attempts, jitter)
+        works = destination_succeeded_since_first_failure
+        return _decide_refused(outcome, delivery, now, policy, wait, address_works=works)
     if _given_up(outcome, delivery, now, policy, destination_succeeded_since_first_failure):
         return records.DeadLetter(
             f"given up after {milliseconds_tried(delivery, now, policy) / 3_600_000:.1f} h: {outcome.reason}"
@@ -103,8 +108,13 @@ def defer(
     return settlement
 
 
-def _decide_refused(outcome: Refused, delivery: Delivery, now: int, policy: RetryPolicy) -> Settlement:
+def _decide_refused(
+    outcome: Refused, delivery: Delivery, now: int, policy: RetryPolicy, wait: float, *, address_works: bool
+) -> Settlement:
     if outcome.scope is Scope.RECORD:
+        spent = milliseconds_tried(delivery, now, policy)
+        if outcome.maybe_address and not address_works and spent < _milliseconds(policy.misses_retried_for):
+            return RetryAt(now + _milliseconds(wait), outcome.reason, for_destination=True)
         return records.DeadLetter(outcome.reason)
     if outcome.scope is Scope.CREDENTIAL:
         return records.Hold(outcome.reason, delivery.record.token_id)
