@@ -35,6 +35,7 @@ from config.types import (
     UserIds,
     Variable,
     Wait,
+    Word,
     Words,
 )
 from config.values import (
@@ -316,6 +317,25 @@ class ReferenceSettings(Table):
     """Objects that are read at once."""
 
 
+class WorkSettings(Table):
+    """How `callspool work` reads Kafka and writes into a store."""
+
+    source: OptionalName = None
+    """The `kafka` destination whose topics are read; by default the only one."""
+    store: OptionalName = None
+    """The store that is written to; by default the only one."""
+    group: Word = "callspool"
+    """The consumer group: workers of one group share the partitions. Each store needs a group of its own."""
+    instance: OptionalName = None
+    """What this worker is called in its group, through restarts; by default the name of the host."""
+    batch_max: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """The most messages in one transaction."""
+    batch_wait: Duration = 5.0
+    """How long a message waits for others at most; where nothing more is there to read it waits for none."""
+    session_timeout: Annotated[Duration, Field(ge=1, le=1800)] = 10.0
+    """After this long without a sign of life a worker's partitions go to others; brokers allow 6 s to 30 min."""
+
+
 class WhispeySettings(Table):
     """Rescuing what the Whispey SDK leaves behind in its outbox."""
 
@@ -394,6 +414,8 @@ class Settings(BaseSettings):
     """The listener that providers post to."""
     sources: tuple[SourceSettings, ...] = ()
     """Who posts webhooks to it."""
+    work: WorkSettings = Field(default_factory=WorkSettings)
+    """How `callspool work` reads Kafka and writes into a store."""
     destinations: tuple[Destination, ...] = ()
     """Where call logs are delivered to."""
 

@@ -221,5 +221,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_words), Shown(_format_names)
 """Words, separated by commas in a variable."""
 OptionalDate = Annotated[date | None, BeforeValidator(_or_none(_day)), Shown(str)]
 """A day, or none."""
+Word = Annotated[str, BeforeValidator(_word)]
+"""A word of visible ASCII characters."""
 Choice = BeforeValidator(_lowered)
 """Beside a StrEnum: upper case and blanks around the word do not matter."""

@@ -1,4 +1,4 @@
-"""What this process is to the machine: its priority, its file descriptors, and how it ends children.
+"""What this process is to the machine: its priority, file descriptors and signals, and how it ends children.
 
 The niceness and the I/O priority are set before this process has any threads: on Linux both belong to a thread and
 are inherited by those that it starts, so a thread that is there already would keep its own. A setting that the system
@@ -9,12 +9,17 @@ import asyncio
 import contextlib
 import os
 import resource
+import signal
+import sys
 from asyncio.subprocess import Process
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import structlog
+
+_log = structlog.get_logger("callspool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +125,48 @@ def port_owner(port: int) -> str | None:
 def _runs_callspool(command: Iterable[str]) -> bool:
     """Whether a command line starts a gateway, by its script or as a module."""
     return any(Path(word).name in {"callspool", "gateway.cli", "gateway.cli.chaos_gateway"} for word in command)
+
+
+# Signals: what would end this process drains it first.
+
+
+def on_signals(told_to_stop: asyncio.Event, hurried: asyncio.Event, *, at_a_terminal: bool) -> None:
+    """Let the first signal that stops this process set `told_to_stop`, and a second one `hurried`."""
+
+    def stop(number: signal.Signals) -> None:
+        """By a signal."""
+        _log.info("signal", signal=number.name)
+        (hurried if told_to_stop.is_set() else told_to_stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number, handling in signal_handling(at_a_terminal=at_a_terminal).items():
+        loop.add_signal_handler(number, stop if handling else _ignore_signal, number)
+
+
+def signal_handling(*, at_a_terminal: bool) -> dict[signal.Signals, bool]:
+    """For each signal that would end the process without a drain: whether it shuts down gracefully, or is ignored.
+
+    SIGHUP means that the terminal is gone, and to a daemon that it should read its configuration again, which is read
+    at the start only. What is ignored already stays so, such as SIGHUP under nohup.
+    """
+    handling = {
+        signal.SIGQUIT: True,
+        signal.SIGXCPU: True,
+        signal.SIGHUP: at_a_terminal,
+        signal.SIGUSR1: False,
+        signal.SIGUSR2: False,
+        signal.SIGALRM: False,
+        signal.SIGVTALRM: False,
+        signal.SIGPROF: False,
+        signal.SIGIO: False,
+    }
+    if sys.platform == "linux":
+        handling |= {signal.SIGPWR: True, signal.SIGSTKFLT: False}
+    kept = {number: drains for number, drains in handling.items() if signal.getsignal(number) is not signal.SIG_IGN}
+    # A shell ignores SIGINT for what it starts in the background, and yet somebody may send it on purpose.
+    return {signal.SIGTERM: True, signal.SIGINT: True, **kept}
+
+
+def _ignore_signal(number: signal.Signals) -> None:
+    hint = "settings are read at the start only; SIGTERM shuts down gracefully"
+    _log.warning("signal_ignored", signal=number.name, hint=hint)

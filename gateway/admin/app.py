@@ -12,6 +12,7 @@ from importlib.resources import files
 
 import msgspec
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from gateway.admin.answers import HEADERS, answer
@@ -50,9 +51,7 @@ class AdminHandlers:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The metrics, in the text format that the scraper asks for."""
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(self._metrics.registry)
-        return web.Response(body=body, headers={**HEADERS, "Content-Type": content_type})
+        return exposition(self._metrics.registry, request)
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Liveness: the process answers, whatever disk and destinations do."""
@@ -87,6 +86,12 @@ class AdminHandlers:
             events=self._events.recent(),
         )
         return answer(status if self._access.may_see_calls(request) else for_everyone(status))
+
+
+def exposition(registry: CollectorRegistry, request: web.Request) -> web.Response:
+    """The metrics of a registry, in the text format that the scraper asks for."""
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return web.Response(body=encode(registry), headers={**HEADERS, "Content-Type": content_type})
 
 
 def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents, access: Access) -> web.Application:

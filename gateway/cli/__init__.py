@@ -1,6 +1,6 @@
 """The command line: `callspool run`, `status`, `dead list` and the others.
 
-`run`, `check-config`, `s3`, `store`, `backfill`, `compare` and `fsck` read the configuration; `status`, `show`,
+`run`, `work`, `check-config`, `s3`, `store`, `backfill`, `compare` and `fsck` read the configuration; `status`, `show`,
 `calls`, `dead` and `deliveries` ask a running gateway through its admin API, `outbox import` posts to its intake.
 `salvage` and `adopt` do either.
 """
@@ -26,6 +26,7 @@ class LazyCommand:
 
 COMMANDS = {
     "run": LazyCommand("gateway.cli.run", "Accept call logs, store them durably, deliver them."),
+    "work": LazyCommand("gateway.cli.work", "Read Kafka, and write what is there into a store."),
     "check-config": LazyCommand("gateway.cli.check_config", "Show the settings in effect; --probe tries endpoints."),
     "status": LazyCommand("gateway.cli.status", "Show backlog, destinations and spool of a running gateway."),
     "post": LazyCommand("gateway.cli.post", "Post a call log from a file, as an agent does."),

@@ -9,7 +9,6 @@ at once. What is undelivered then waits in the spool for the next start.
 import asyncio
 import contextlib
 import gc
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -28,7 +27,7 @@ from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
-from gateway.process import raise_limit
+from gateway.process import on_signals, raise_limit
 from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
 from gateway.runtime.options import admin_tokens
@@ -87,9 +86,7 @@ class Gateway:
 
     async def run(self) -> int:
         """Start, work, and shut down gracefully on a signal. Returns the exit code."""
-        loop = asyncio.get_running_loop()
-        for number, handling in signal_handling(at_a_terminal=sys.stderr.isatty()).items():
-            loop.add_signal_handler(number, self._signal if handling else _ignore_signal, number)
+        on_signals(self._told_to_stop, self._hurried, at_a_terminal=sys.stderr.isatty())
         try:
             audit = self._settings.audit
             if audit.file is not None:
@@ -195,10 +192,6 @@ class Gateway:
         expecting = app.gate.in_flight or (accepts_posts and self._open_calls(app))
         return quiet and not expecting and app.dispatcher.core_idle()
 
-    def _signal(self, number: signal.Signals) -> None:
-        _log.info("signal", signal=number.name)
-        (self._hurried if self._told_to_stop.is_set() else self._told_to_stop).set()
-
     # The admin listener: up first and down last, so that it can say why the rest is not ---------------------------
 
     @contextlib.asynccontextmanager
@@ -276,35 +269,6 @@ class Gateway:
     def resume(self, destination: str) -> bool | None:
         """See `GatewayView`."""
         return self._app.dispatcher.retry_now(destination) if self._app else None
-
-
-def signal_handling(*, at_a_terminal: bool) -> dict[signal.Signals, bool]:
-    """For each signal that would end the process without a drain: whether it shuts down gracefully, or is ignored.
-
-    SIGHUP means that the terminal is gone, and to a daemon that it should read its configuration again, which is read
-    at the start only. What is ignored already stays so, such as SIGHUP under nohup.
-    """
-    handling = {
-        signal.SIGQUIT: True,
-        signal.SIGXCPU: True,
-        signal.SIGHUP: at_a_terminal,
-        signal.SIGUSR1: False,
-        signal.SIGUSR2: False,
-        signal.SIGALRM: False,
-        signal.SIGVTALRM: False,
-        signal.SIGPROF: False,
-        signal.SIGIO: False,
-    }
-    if sys.platform == "linux":
-        handling |= {signal.SIGPWR: True, signal.SIGSTKFLT: False}
-    kept = {number: drains for number, drains in handling.items() if signal.getsignal(number) is not signal.SIG_IGN}
-    # A shell ignores SIGINT for what it starts in the background, and yet somebody may send it on purpose.
-    return {signal.SIGTERM: True, signal.SIGINT: True, **kept}
-
-
-def _ignore_signal(number: signal.Signals) -> None:
-    hint = "settings are read at the start only; SIGTERM shuts down gracefully"
-    _log.warning("signal_ignored", signal=number.name, hint=hint)
 
 
 def _log_directory(directory: SpoolDirectory) -> None:

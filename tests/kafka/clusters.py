@@ -75,18 +75,28 @@ def broker() -> Iterator[str]:
     server.stop()
 
 
+def _on(brokers: str) -> Cluster:
+    made = Cluster(brokers)
+    create_topics(brokers, [*made.topics.read, made.topics.dead], PARTITIONS)
+    return made
+
+
+@pytest.fixture
+def real() -> Cluster:
+    """Fresh topics on a real Kafka, for what no other broker does as Kafka does."""
+    brokers = os.environ.get(KAFKA, "")
+    if not brokers:
+        pytest.skip(f"{KAFKA} names no broker")
+    return _on(brokers)
+
+
 @pytest.fixture(params=["in memory", "named by CALLSPOOL_TEST_KAFKA"])
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     """Fresh topics on a broker; on a real Kafka too where there is one."""
     if request.param == "in memory":
-        brokers: str = request.getfixturevalue("broker")
-    else:
-        brokers = os.environ.get(KAFKA, "")
-        if not brokers:
-            pytest.skip(f"{KAFKA} names no broker")
-    made = Cluster(brokers)
-    create_topics(brokers, [*made.topics.read, made.topics.dead], PARTITIONS)
-    return made
+        return _on(request.getfixturevalue("broker"))
+    found: Cluster = request.getfixturevalue("real")
+    return found
 
 
 @pytest.fixture(scope="session")

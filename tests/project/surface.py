@@ -12,6 +12,7 @@ from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import GatewayView
+from gateway.admin.worker import WorkCollector, WorkFigures
 from gateway.intake.sources.batch import BatchSource
 from gateway.intake.sources.sdk import SdkSource
 
@@ -21,7 +22,11 @@ _NO_GATEWAY = cast("GatewayView", None)
 
 def metrics() -> dict[str, tuple[str, str]]:
     """The name of every metric of ours as people write it, with its kind and its help text."""
-    families = [*Metrics().registry.collect(), *GaugeCollector(_NO_GATEWAY).describe()]
+    families = [
+        *Metrics().registry.collect(),
+        *GaugeCollector(_NO_GATEWAY).describe(),
+        *WorkCollector(Mock(spec=WorkFigures)).describe(),
+    ]
     return {
         f"{family.name}_total" if family.type == "counter" else family.name: (family.type, family.documentation)
         for family in families

@@ -108,9 +108,9 @@ BUGS = (
     ),
     Bug(
         "one refused part takes its batch along",
-        "uploaders/stores/uploader.py",
-        "            if len(parts) > 1:\n",
-        "            if len(parts) < 0:\n",
+        "uploaders/stores/isolating.py",
+        "        if len(parts) == 1:\n",
+        "        if len(parts) >= 1:\n",
         ("tests/stores/test_uploader.py",),
     ),
     Bug(

@@ -15,7 +15,7 @@ import pytest
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
-from gateway.runtime.lifecycle import signal_handling
+from gateway.process import signal_handling
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 

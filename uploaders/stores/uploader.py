@@ -19,6 +19,7 @@ from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLate
 from uploaders.document.body import SpillingBuffer
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
+from uploaders.stores.isolating import write_in_halves
 from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, storable_text
 from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
 from uploaders.stores.store import (
@@ -120,23 +121,26 @@ class StoreUploader:
 
     async def _write(self, parts: Sequence[Part]) -> list[Outcome]:
         """The outcome for each part of a batch."""
-        if not parts:
-            return []
-        started = time.perf_counter()
         try:
-            written = await self._store.write(parts)
-        except PartRefused as error:
-            if len(parts) > 1:
-                middle = len(parts) // 2
-                return [*await self._write(parts[:middle]), *await self._write(parts[middle:])]
-            return [self._refused(parts[0].kind, error)]
+            results = await write_in_halves(parts, self._write_together)
         except StoreError as error:
             return [_failed(error)] * len(parts)
+        outcomes: list[Outcome] = []
+        for some, result in results:
+            if isinstance(result, PartRefused):
+                outcomes.append(self._refused(some[0].kind, result))
+            else:
+                outcomes += [Delivered()] * len(some)
+        return outcomes
+
+    async def _write_together(self, parts: Sequence[Part]) -> Written:
+        started = time.perf_counter()
+        written = await self._store.write(parts)
         kinds = Counter(part.kind for part in parts)
         self._tell(kinds, started, min(part.accepted_at for part in parts), written)
         if written.completed or written.late:
             self._completed()
-        return [Delivered()] * len(parts)
+        return written
 
     async def _write_detail(self, delivery: Delivery) -> Outcome:
         """A detail, or the frames of a whole that holds telemetry: it is its own detail."""

@@ -1,0 +1,133 @@
+"""What a worker shows of itself: metrics, health and readiness, on its admin listener."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from aiohttp import web
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.admin.answers import answer
+from gateway.admin.app import exposition
+from gateway.admin.auth import Access
+from gateway.admin.metrics import Metrics
+from uploaders.redact import redact
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFigures:
+    """A worker at one moment."""
+
+    messages: Mapping[str, int]
+    """Messages by what became of them: new, duplicate, dead, dropped."""
+    unaccounted: int
+    rebalances: int
+    commit_failures: int
+    partitions: int
+    lags: Mapping[tuple[str, int], int]
+    obstacles: tuple[str, ...] = field(default=())
+    """Why it does not work at the moment."""
+
+
+COUNTERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "work_messages": (
+        "Messages that a worker has read: new, duplicate (the store had them), dead (in the topic of the dead), or "
+        "dropped (their partition went to another worker, which reads them again).",
+        ("result",),
+    ),
+    "work_dead": ("Messages that no store takes, and that were put into the topic of the dead with their reason.", ()),
+    "work_rebalances": ("How often partitions were given to this worker, or taken from it.", ()),
+    "work_commit_failures": (
+        "Offsets that could not be committed after their messages were stored; the messages are read again.",
+        (),
+    ),
+}
+GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "work_lag": (
+        "Messages of a partition of this worker that are not stored and committed yet.",
+        ("topic", "partition"),
+    ),
+    "work_partitions": ("Partitions that this worker reads.", ()),
+    "work_unaccounted": (
+        "Messages that were read and are neither in hand, stored, dead nor dropped, by independent counts. Must be 0.",
+        (),
+    ),
+    "work_up": ("1 while the worker has joined its group and its store takes what it writes, else 0.", ()),
+}
+
+
+class WorkCollector(Collector):
+    """Reads the figures of a worker when they are asked for."""
+
+    def __init__(self, figures: Callable[[], WorkFigures]) -> None:
+        self._figures = figures
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without values, so that registering reads nothing."""
+        yield from (_counter(name) for name in COUNTERS)
+        yield from (_gauge(name) for name in GAUGES)
+
+    def collect(self) -> Iterator[Metric]:
+        """As they stand."""
+        figures = self._figures()
+        messages = _counter("work_messages")
+        for result, count in figures.messages.items():
+            messages.add_metric((result,), count)
+        yield messages
+        yield _counter("work_dead", figures.messages["dead"])
+        yield _counter("work_rebalances", figures.rebalances)
+        yield _counter("work_commit_failures", figures.commit_failures)
+        lag = _gauge("work_lag")
+        for (topic, partition), behind in figures.lags.items():
+            lag.add_metric((topic, str(partition)), behind)
+        yield lag
+        yield _gauge("work_partitions", figures.partitions)
+        yield _gauge("work_unaccounted", figures.unaccounted)
+        yield _gauge("work_up", float(not figures.obstacles))
+
+
+def _counter(name: str, value: float | None = None) -> CounterMetricFamily:
+    meaning, labels = COUNTERS[name]
+    family = CounterMetricFamily(f"callspool_{name}_total", meaning, labels=labels)
+    if value is not None:
+        family.add_metric((), value)
+    return family
+
+
+def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
+    meaning, labels = GAUGES[name]
+    family = GaugeMetricFamily(f"callspool_{name}", meaning, labels=labels)
+    if value is not None:
+        family.add_metric((), value)
+    return family
+
+
+class _Health(msgspec.Struct):
+    status: str
+    reasons: tuple[str, ...] = ()
+
+
+def build_worker_app(figures: Callable[[], WorkFigures], metrics: Metrics, access: Access) -> web.Application:
+    """The application of a worker's admin listener; all of it is open, as a gateway's metrics and health are."""
+    metrics.registry.register(WorkCollector(figures))
+
+    async def show_metrics(request: web.Request) -> web.Response:
+        """See docs/kafka.md."""
+        return exposition(metrics.registry, request)
+
+    async def healthz(_request: web.Request) -> web.Response:
+        """Liveness: a consumer that cannot go on ends the process."""
+        return answer(_Health("ok"))
+
+    async def readyz(_request: web.Request) -> web.Response:
+        """Readiness: 200 while it has joined its group and its store takes what it writes."""
+        reasons = tuple(redact(reason) for reason in figures().obstacles)
+        return answer(_Health("not ready", reasons), status=503) if reasons else answer(_Health("ready"))
+
+    app = web.Application(middlewares=[access.guard])
+    app.router.add_get("/metrics", show_metrics)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    return app

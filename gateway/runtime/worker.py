@@ -1,0 +1,196 @@
+"""`callspool work`: one worker, from its start to its graceful shutdown.
+
+It has no spool: what it reads stays in Kafka until its offsets are committed.
+"""
+
+import asyncio
+import random
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from config.destinations import DestinationTable, KafkaDestination, SpansStored
+from config.destinations.stores import StoreTable
+from config.settings import Settings
+from gateway.admin.auth import Access
+from gateway.admin.metrics import Metrics
+from gateway.admin.worker import WorkFigures, build_worker_app
+from gateway.process import on_signals, raise_limit
+from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_options, require_kafka, store_of
+from gateway.runtime.options import completion_rule, routing
+from gateway.runtime.startup import CannotListen, listening_at
+from gateway.runtime.stores import CallStores
+from spool.records import system_clock
+from uploaders.stores.store import StoreError
+
+if TYPE_CHECKING:
+    from gateway.work.consumer import TopicConsumer
+    from gateway.work.messages import Ledger
+    from gateway.work.writer import BatchWriter
+
+SWEEP_STOP_SECONDS: Final = 2.0
+"""Of the deadline of a shutdown, what is left for everything but the last batch."""
+
+_log = structlog.get_logger("callspool")
+Table = TypeVar("Table", bound=DestinationTable)
+
+
+class NotConfigured(ValueError):
+    """The settings do not say what to read, or where to write; the message says what to set."""
+
+
+def source_of(settings: Settings) -> KafkaDestination:
+    """The cluster that a worker reads. Raises `NotConfigured`."""
+    clusters = [each for each in settings.destinations if isinstance(each, KafkaDestination)]
+    return _chosen(clusters, settings.work.source, "work.source", "kafka destination", "CALLSPOOL_KAFKA_BROKERS")
+
+
+def target_of(settings: Settings) -> StoreTable:
+    """The store that a worker writes to. Raises `NotConfigured`."""
+    stores = [each for each in settings.destinations if isinstance(each, StoreTable)]
+    return _chosen(stores, settings.work.store, "work.store", "store", "CALLSPOOL_DATABASE_URL")
+
+
+def _chosen(found: Sequence[Table], name: str | None, setting: str, what: str, variable: str) -> Table:
+    """The one of this name, or else the only one."""
+    names = ", ".join(each.name for each in found)
+    if not found:
+        raise NotConfigured(f"there is no {what}: set {variable}, or add one to the file")
+    if name is None and len(found) > 1:
+        raise NotConfigured(f"there are several of kind {what}: set {setting} to one of {names}")
+    chosen = next((each for each in found if name in {None, each.name}), None)
+    if chosen is None:
+        raise NotConfigured(f"{setting} should be the name of a {what}: {names}")
+    return chosen
+
+
+def serve(settings: Settings) -> int:
+    """Run a worker until a signal stops it. Returns the exit code: 0, or 1 where it could not start or go on.
+
+    Raises `NotConfigured`.
+    """
+    worker = Worker(settings)
+    raise_limit()
+    return uvloop.run(worker.run())
+
+
+class Worker:
+    """One run of a worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._source = source_of(settings)
+        self._target = target_of(settings)
+        self._instance = settings.work.instance or socket.gethostname()
+        self._metrics = Metrics()
+        self._told_to_stop = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._parts: tuple[TopicConsumer, BatchWriter, Ledger] | None = None
+
+    async def run(self) -> int:
+        """Start, work, and shut down gracefully on a signal. Returns the exit code."""
+        on_signals(self._told_to_stop, self._hurried, at_a_terminal=sys.stderr.isatty())
+        try:
+            require_kafka(self._source.name)
+            async with self._admin_listener():
+                await self._work()
+        except (StoreError, CannotListen, DriverMissing, OSError) as error:
+            _log.error("cannot_run", reason=str(error))
+            return 1
+        except Exception as error:
+            from gateway.work.consumer import ConsumerFailed  # noqa: PLC0415  # an extra
+
+            if not isinstance(error, ConsumerFailed):
+                raise
+            _log.error("cannot_go_on", reason=str(error))
+            return 1
+        _log.info("stopped")
+        return 0
+
+    async def _work(self) -> None:
+        from gateway.work.consumer import ConsumerRule, TopicConsumer  # noqa: PLC0415  # an extra
+        from gateway.work.messages import Ledger  # noqa: PLC0415  # as above
+        from gateway.work.writer import BatchWriter  # noqa: PLC0415  # as above
+        from uploaders.kafka.producer import MessageProducer  # noqa: PLC0415  # as above
+
+        settings, work, name = self._settings, self._settings.work, self._target.name
+        # What it completes is announced by a receiver on the same database, where the settings of both say so.
+        announces = announcing_store(settings.destinations) == name
+        store = store_of(self._target, completion_rule(settings.completion), system_clock, announces=announces)
+        stores = CallStores(
+            {name: store}, settings.completion.sweep, routing(settings.completion), self._metrics, random.random
+        )
+        options, ledger = kafka_options(self._source), Ledger()
+        dead = MessageProducer(options)
+        writer = BatchWriter(
+            store, name, options.topics, dead, ledger, self._metrics,
+            spans=self._target.spans is SpansStored.COLUMNS,
+        )  # fmt: skip
+        rule = ConsumerRule(work.group, self._instance, work.session_timeout, work.batch_max, work.batch_wait)
+        consumer = TopicConsumer(options, rule, writer.write, ledger)
+        try:
+            await stores.open()
+            self._parts = consumer, writer, ledger
+            stores.start()
+            _log.info(
+                "working", version=version("callspool"), reads=self._source.target, group=work.group,
+                instance=self._instance, writes=self._target.target,
+            )  # fmt: skip
+            await self._read(consumer)
+        finally:
+            await stores.stop()
+            await dead.close()
+            await store.close()
+
+    async def _read(self, consumer: "TopicConsumer") -> None:
+        """Until a signal; then what is in hand is written and committed, within the deadline."""
+        reading = asyncio.create_task(consumer.run())
+        stopped = asyncio.create_task(self._told_to_stop.wait())
+        await asyncio.wait({reading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        seconds = max(0.0, self._settings.shutdown.deadline - SWEEP_STOP_SECONDS)
+        consumer.stop(seconds)
+        if not reading.done():
+            _log.info("stopping")
+            hurried = asyncio.create_task(self._hurried.wait())
+            await asyncio.wait({reading, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            if not hurried.cancel():
+                consumer.stop(0.0)
+        await reading
+
+    def _figures(self) -> WorkFigures:
+        if self._parts is None:
+            messages = dict.fromkeys(("new", "duplicate", "dead", "dropped"), 0)
+            return WorkFigures(messages, 0, 0, 0, 0, {}, ("the worker is starting",))
+        consumer, writer, ledger = self._parts
+        entry, counted = ledger.entry(), consumer.figures
+        obstacles = [] if counted.joined else ["the worker has not joined its group yet"]
+        if writer.obstacle is not None:
+            obstacles.append(writer.obstacle)
+        return WorkFigures(
+            {"new": entry.new, "duplicate": entry.duplicate, "dead": entry.dead, "dropped": entry.dropped},
+            entry.unaccounted, counted.rebalances, counted.commit_failures, counted.partitions, counted.lags,
+            tuple(obstacles),
+        )  # fmt: skip
+
+    @asynccontextmanager
+    async def _admin_listener(self) -> AsyncIterator[None]:
+        listen = self._settings.admin.listen
+        access = Access(hosts=self._settings.admin.hosts, refused=self._metrics.admin_refused)
+        runner = web.AppRunner(build_worker_app(self._figures, self._metrics, access), access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, listen.host, listen.port, shutdown_timeout=1.0)
+            with listening_at(listen, "admin"):
+                await site.start()
+            _log.info("starting", admin=site.name)
+            yield
+        finally:
+            await runner.cleanup()

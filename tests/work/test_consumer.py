@@ -1,0 +1,219 @@
+"""The consumer: the database before the offsets, one member of a group through outages and rebalances."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from bench.kafka_servers import MockCluster
+from gateway.work.consumer import ConsumerFailed, ConsumerRule, TopicConsumer
+from gateway.work.messages import Batch, Ledger
+from tests.kafka.clusters import PARTITIONS, Cluster
+from tests.system.waiting import until
+from uploaders.kafka.messages import Message
+from uploaders.kafka.producer import MessageProducer
+
+HEARTBEAT = 12
+"""The API key of the request by which a member of a group says that it lives."""
+PATIENCE = 30.0
+
+
+@dataclass
+class Group:
+    """Workers of one group on one cluster, whose writes are noted, and what they have committed."""
+
+    cluster: Cluster
+    name: str = field(default_factory=lambda: f"group-{uuid.uuid4().hex[:8]}")
+    written: list[int] = field(default_factory=list)
+    """The numbers of the messages in the order in which they were written."""
+    batches: list[int] = field(default_factory=list)
+    ledgers: list[Ledger] = field(default_factory=list)
+
+    def rule(self, instance: str, **changes: object) -> ConsumerRule:
+        rule = ConsumerRule(self.name, instance, session_timeout=6.0, batch_max=100, batch_wait=5.0)
+        return replace(rule, **changes)  # type: ignore[arg-type]  # its fields
+
+    async def write(self, batch: Batch) -> None:
+        """Write it, as if a database had taken it."""
+        self.note(batch)
+
+    def note(self, batch: Batch) -> None:
+        numbers = [int(message.value or b"-1") for message in batch.messages]
+        self.written += numbers
+        self.batches.append(len(numbers))
+        for ledger in self.ledgers:
+            if batch in ledger._batches:
+                ledger.stored(batch, len(numbers), new=len(numbers))
+
+    def start(
+        self, instance: str, write: Callable[[Batch], Awaitable[None]] | None = None, **changes: object
+    ) -> tuple[TopicConsumer, asyncio.Task[None]]:
+        """One more worker, and its end."""
+        ledger = Ledger()
+        self.ledgers.append(ledger)
+        consumer = TopicConsumer(self.cluster.options, self.rule(instance, **changes), write or self.write, ledger)
+        return consumer, asyncio.create_task(consumer.run())
+
+    @asynccontextmanager
+    async def worker(
+        self, instance: str = "one", write: Callable[[Batch], Awaitable[None]] | None = None, **changes: object
+    ) -> AsyncIterator[TopicConsumer]:
+        """One that reads, stopped at the end with time for what it has in hand."""
+        consumer, ended = self.start(instance, write, **changes)
+        try:
+            yield consumer
+            consumer.stop(PATIENCE)
+            await asyncio.wait_for(ended, PATIENCE)
+        finally:
+            consumer.stop(0.0)
+            await asyncio.wait({ended}, timeout=PATIENCE)
+        assert all(ledger.entry().unaccounted == 0 for ledger in self.ledgers)
+
+    async def produce(self, numbers: range) -> None:
+        """Write messages with these numbers, spread over the partitions."""
+        producer = MessageProducer(self.cluster.options)
+        topics = self.cluster.topics.read
+        await producer.send([Message(topics[n % 3], b"key-%d" % n, b"%d" % n, ()) for n in numbers])
+        await producer.close()
+
+    async def committed(self) -> int:
+        """How many messages the group is done with, by its committed offsets."""
+        return await asyncio.to_thread(self._committed)
+
+    def _committed(self) -> int:
+        consumer = Consumer({"bootstrap.servers": self.cluster.brokers, "group.id": self.name})
+        places = [TopicPartition(topic, n) for topic in self.cluster.topics.read for n in range(PARTITIONS)]
+        try:
+            return sum(max(0, each.offset) for each in consumer.committed(places, timeout=10))
+        finally:
+            consumer.close()
+
+    async def has_written(self, count: int) -> None:
+        async def there() -> bool:
+            return len(set(self.written)) >= count
+
+        await until(there, f"{count} messages are written", deadline=PATIENCE)
+
+
+async def owns(consumer: TopicConsumer, count: int) -> None:
+    async def there() -> bool:
+        return consumer.figures.partitions == count
+
+    await until(there, f"it has {count} partitions", deadline=PATIENCE)
+
+
+@pytest.fixture
+def group(failing: Cluster) -> Group:
+    return Group(failing)
+
+
+async def test_what_is_there_is_written_at_once_and_committed(group: Group) -> None:
+    """A full batch does not wait, and neither does a rest when there is nothing more to read."""
+    await group.produce(range(250))
+    async with group.worker() as consumer:
+        loop = asyncio.get_running_loop()
+        await owns(consumer, 3 * PARTITIONS)
+        began = loop.time()
+        await group.has_written(250)
+        assert loop.time() - began < 4.5  # batch_wait is 5 s
+    assert sorted(group.written) == list(range(250))
+    assert max(group.batches) <= 100
+    assert await group.committed() == 250
+
+
+async def test_offsets_are_committed_after_the_write(group: Group) -> None:
+    """While a batch is being written nothing of it is committed; a worker that dies then has it read again."""
+    await group.produce(range(10))
+    seen: list[int] = []
+
+    async def write(batch: Batch) -> None:
+        seen.append(await group.committed())
+        raise RuntimeError("the power is cut")
+
+    _, ended = group.start("one", write)
+    with pytest.raises(RuntimeError, match="power is cut"):
+        await asyncio.wait_for(ended, PATIENCE)
+    group.ledgers.clear()  # that worker is dead, and took its books along
+    assert set(seen) == {0}
+    async with group.worker():
+        await group.has_written(10)
+    assert sorted(group.written) == list(range(10))
+
+
+async def test_a_database_that_is_down_pauses_and_rebalances_nothing(group: Group) -> None:
+    """The worker stays a member, reads no more than it can hold, and goes on where it was."""
+    await group.produce(range(300))
+    is_up = asyncio.Event()
+
+    async def write(batch: Batch) -> None:
+        await is_up.wait()
+        group.note(batch)
+
+    async with group.worker(write=write, session_timeout=1.0) as consumer:
+
+        async def paused() -> bool:
+            return consumer.figures.paused and sum(consumer.figures.lags.values()) == 300
+
+        await until(paused, "it pauses, and shows what waits", deadline=PATIENCE)
+        rebalances = consumer.figures.rebalances
+        assert group.written == []
+        await asyncio.sleep(2.5)  # more than two session timeouts: the group would have put it out by now
+        is_up.set()
+        await group.has_written(300)
+        assert consumer.figures.rebalances == rebalances
+    assert sorted(group.written) == list(range(300))
+
+
+async def test_lost_partitions_are_dropped_and_not_committed(group: Group, mock: MockCluster) -> None:
+    """They belong to another worker: what is being written of them commits nothing, what is in hand is forgotten."""
+    await group.produce(range(100))
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def write(batch: Batch) -> None:
+        if not begun.is_set():
+            begun.set()
+            mock.fail(HEARTBEAT, KafkaError.UNKNOWN_MEMBER_ID)
+        await goes_on.wait()
+        group.note(batch)
+
+    async with group.worker(write=write, batch_max=20) as consumer:
+
+        async def lost() -> bool:
+            return consumer.figures.rebalances >= 2
+
+        await until(lost, "it has lost its partitions", deadline=PATIENCE)
+        assert await group.committed() == 0
+        goes_on.set()
+        await group.has_written(100)
+    assert await group.committed() == 100
+    # The batch that was on its way is written twice: by the one that lost it, and by the one who has it now.
+    assert len(group.written) > 100
+
+
+async def test_partitions_go_to_a_second_worker_after_their_messages(failing: Cluster) -> None:
+    """When one joins, the first writes and commits what it has of what it gives up: nothing comes twice."""
+    group = Group(failing)
+    await group.produce(range(200))
+    async with group.worker("one", session_timeout=6.0) as one:
+        await group.has_written(200)
+        async with group.worker("two", session_timeout=6.0) as two:
+            await owns(two, 3 * PARTITIONS // 2)
+            await owns(one, 3 * PARTITIONS // 2)
+            await group.produce(range(200, 400))
+            await group.has_written(400)
+    assert sorted(group.written) == list(range(400))
+    assert await group.committed() == 400
+
+
+async def test_two_workers_of_one_name_are_told(real: Cluster) -> None:
+    """The group fences the one that was there first, and that says what to change."""
+    group = Group(real)
+    async with group.worker("same") as first:
+        await owns(first, 3 * PARTITIONS)
+        _, ended = group.start("same")
+        with pytest.raises(ConsumerFailed, match=r"same, too: give each its own work\.instance"):
+            await asyncio.wait_for(ended, PATIENCE)

@@ -1,0 +1,177 @@
+"""Batches of messages become parts of calls; what no store takes is among the dead, with its reason."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bench.kafka_servers import MockCluster
+from gateway.work.messages import Batch, Incoming, Ledger
+from gateway.work.writer import BatchWriter
+from tests.kafka.clusters import Cluster
+from tests.stores.calls import document_of
+from tests.stores.engines import SqliteEngine
+from uploaders.kafka.producer import MessageProducer
+from uploaders.stores.completion import CallState
+from uploaders.stores.parts import Part, PartKind
+from uploaders.stores.store import PartRefused, Store, StoreRefused, StoreUnavailable, Written
+
+TELEMETRY = {"session_traces": [{"name": "llm"}, {"name": "tts"}]}
+
+
+@dataclass
+class Counts:
+    """Hears what is written."""
+
+    batches: list[int] = field(default_factory=list)
+    refused: list[PartKind] = field(default_factory=list)
+
+    def parts_written(
+        self, destination: str, parts: Mapping[PartKind, int], seconds: float, lag: float, written: Written
+    ) -> None:
+        self.batches.append(sum(parts.values()))
+
+    def part_refused(self, destination: str, kind: PartKind) -> None:
+        self.refused.append(kind)
+
+
+@dataclass
+class Bench:
+    """A writer on the embedded store, and what it did."""
+
+    cluster: Cluster
+    engine: SqliteEngine
+    store: Store
+    writer: BatchWriter
+    ledger: Ledger
+    counts: Counts
+
+    def batch(self, *messages: Incoming) -> Batch:
+        batch = self.ledger.begin()
+        for message in messages:
+            self.ledger.read(batch, message)
+        return batch
+
+    async def write(self, *messages: Incoming) -> None:
+        batch = self.batch(*messages)
+        await self.writer.write(batch)
+        self.ledger.end(batch, written=True)
+
+    def message(self, event: str, number: int = 1, value: bytes | None = None, **fields: object) -> Incoming:
+        topics = self.cluster.topics
+        kinds = {"call_started": topics.started, "call_ended": topics.ended}
+        document = json.dumps({"call_id": f"call-{number}", "wcall_event": event, **fields}).encode()
+        return Incoming(
+            kinds.get(event, topics.details), 0, number, b"call-%d" % number, document if value is None else value,
+            (("v", b"1"), ("event", event.encode()), ("form", b"whole"), ("accepted-at", b"5"),
+             ("digest", number.to_bytes(32).hex().encode()), ("idempotency-key", b"spool1-%d-whole" % number)), 7,
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def bench(failing: Cluster, tmp_path: Path) -> AsyncIterator[Bench]:
+    engine, ledger, counts = SqliteEngine(tmp_path), Ledger(), Counts()
+    store, dead = engine.store(), MessageProducer(failing.options)
+    yield Bench(failing, engine, store, BatchWriter(store, "db", failing.topics, dead, ledger, counts), ledger, counts)
+    await dead.close()
+    await store.close()
+
+
+async def test_a_batch_is_one_transaction(bench: Bench) -> None:
+    """Start and end of a call, read together, are a complete call; read again they are duplicates."""
+    messages = [bench.message("call_started"), bench.message("call_ended", turns=2)]
+    for _ in range(2):
+        await bench.write(*messages)
+    call = await bench.store.call("", "call-1")
+    assert call is not None
+    assert call.summary.state is CallState.COMPLETE
+    assert {part.source_uid for part in call.parts} == {"spool1-1"}
+    assert bench.counts.batches == [2, 2]
+    entry = bench.ledger.entry()
+    assert (entry.read, entry.new, entry.duplicate, entry.unaccounted) == (4, 2, 2, 0)
+
+
+@pytest.mark.parametrize("event", ["call_detail", "call_ended"])
+async def test_telemetry_gets_its_spans(bench: Bench, event: str) -> None:
+    """A detail as a message of its own, and a whole that holds telemetry, are stored as details, each span once."""
+    for _ in range(2):
+        await bench.write(bench.message(event, telemetry_data=TELEMETRY))
+    assert json.loads(await document_of(bench.store.detail("", "call-1")))["telemetry_data"] == TELEMETRY
+    assert bench.engine.rows("select name from spans order by seq") == [("llm",), ("tts",)]
+    assert (bench.ledger.entry().new, bench.ledger.entry().duplicate) == (1, 1)
+
+
+async def test_what_cannot_be_read_is_among_the_dead(bench: Bench) -> None:
+    """The others of its batch are stored; it is there as it came, with its reason and where it was."""
+    foreign = Incoming(bench.cluster.topics.ended, 3, 9, None, b"[1, 2]", (("origin", b"x"),), 7)
+    await bench.write(bench.message("call_started", 1), foreign, bench.message("call_started", 2))
+    (dead,) = await asyncio.to_thread(bench.cluster.messages, bench.cluster.topics.dead)
+    headers = dict(dead.headers())
+    assert (dead.value(), headers["origin"]) == (b"[1, 2]", b"x")
+    assert b"not a JSON object" in headers["dead-reason"]
+    assert headers["dead-origin"].endswith(b"[3] at offset 9")
+    entry = bench.ledger.entry()
+    assert (entry.new, entry.dead, entry.unaccounted) == (2, 1, 0)
+
+
+class Refusing:
+    """A store that refuses batches with a certain part, as a database refuses a value."""
+
+    def __init__(self, poison: str) -> None:
+        self.poison = poison
+        self.written: list[str] = []
+
+    async def write(self, parts: Sequence[Part]) -> Written:
+        if any(part.call_id == self.poison for part in parts):
+            raise PartRefused("the database refuses a value (22P05)")
+        self.written += [part.call_id for part in parts]
+        return Written({PartKind.START: len(parts)})
+
+
+async def test_one_poison_message_takes_nobody_along(bench: Bench) -> None:
+    """The batch is halved until the guilty one is alone; that one is among the dead, all others are stored."""
+    refusing = Refusing("call-7")
+    dead = MessageProducer(bench.cluster.options)
+    writer = BatchWriter(refusing, "db", bench.cluster.topics, dead, bench.ledger, bench.counts)  # type: ignore[arg-type]  # as much of a store as is called
+    batch = bench.batch(*[bench.message("call_started", number) for number in range(1, 21)])
+    await writer.write(batch)
+    await dead.close()
+    assert refusing.written == [f"call-{number}" for number in range(1, 21) if number != 7]
+    assert bench.counts.refused == [PartKind.START]
+    (buried,) = await asyncio.to_thread(bench.cluster.messages, bench.cluster.topics.dead)
+    assert (buried.key(), dict(buried.headers())["dead-reason"]) == (b"call-7", b"the database refuses a value (22P05)")
+    assert (bench.ledger.entry().new, bench.ledger.entry().dead, bench.ledger.entry().unaccounted) == (19, 1, 0)
+
+
+async def test_a_dead_message_that_is_too_large_keeps_its_key(bench: Bench, mock: MockCluster) -> None:
+    """Where its topic takes no message of this size, the headers say what and where it was."""
+    mock.fail(0, 10)
+    await bench.write(Incoming(bench.cluster.topics.ended, 0, 1, b"k", b"{", (), 7))
+    (dead,) = await asyncio.to_thread(bench.cluster.messages, bench.cluster.topics.dead)
+    assert (dead.key(), dead.value() or b"") == (b"k", b"")
+    assert bench.ledger.entry().dead == 1
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("it is down"), StoreRefused("no grant")])
+async def test_a_database_that_takes_nothing_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Nothing is dead, nothing is skipped: the batch waits for the database, and the reason shows."""
+    monkeypatch.setattr("gateway.work.writer.FIRST_WAIT_SECONDS", 0.001)
+    seen: list[str | None] = []
+    write = bench.store.write
+
+    async def failing(parts: Sequence[Part]) -> Written:
+        seen.append(bench.writer.obstacle)
+        if len(seen) < 4:
+            raise error
+        return await write(parts)
+
+    monkeypatch.setattr(bench.store, "write", failing)
+    await bench.write(bench.message("call_started"))
+    assert seen == [None, str(error), str(error), str(error)]
+    assert bench.writer.obstacle is None
+    assert (bench.ledger.entry().new, bench.ledger.entry().dead) == (1, 0)
