@@ -45,12 +45,12 @@ define install
 	  || { if [[ -t 1 ]]; then printf '\r\033[K'; fi; awk "$$EXPLAIN" .venv/pip.err >&2; exit 1; }
 endef
 
-# $(call install-project): callspool itself, editable, and proof that nothing it needs is missing. The SDK is left out
-# of that: its agent framework is not installed.
+# $(call install-project): callspool itself, editable, and proof that nothing it needs is missing. The SDK and the
+# engine of ClickHouse are left out of that: what they ask for is not installed.
 define install-project
 	@$(PIP) install --quiet --no-deps --no-build-isolation --no-index --editable . 2> .venv/pip.err \
 	  || { awk "$$EXPLAIN" .venv/pip.err >&2; exit 1; }
-	@missing="$$($(PIP) check 2>/dev/null | grep -v -e '^whispey ' -e '^No broken requirements' || true)"; \
+	@missing="$$($(PIP) check 2>/dev/null | grep -v -e '^whispey ' -e '^chdb-core-lite ' -e '^No broken requirements' || true)"; \
 	  [[ -z $$missing ]] || { echo "The locks are not complete (make lock): $$missing" >&2; exit 1; }
 endef
 
@@ -93,10 +93,11 @@ $(RUNS): requirements.lock requirements-build.lock pyproject.toml
 	$(call install-project)
 	@touch $@
 
-# The SDK that the tests post with comes without what it asks for: what posts in it needs no agent framework.
-$(TESTS): $(RUNS) requirements-dev.lock requirements-sdk.lock
+# The SDK that the tests post with comes without what it asks for: what posts in it needs no agent framework. So does the
+# engine of ClickHouse: nobody here wants its data frames (pandas, pyarrow).
+$(TESTS): $(RUNS) requirements-dev.lock requirements-sdk.lock requirements-chdb.lock
 	@echo "[tests] $$(grep -c '==' requirements-dev.lock) locked packages (some 30 seconds)"
-	$(call install,requirements-dev.lock requirements-sdk.lock)
+	$(call install,requirements-dev.lock requirements-sdk.lock requirements-chdb.lock)
 	$(call install-project)
 	@touch $@
 

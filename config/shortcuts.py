@@ -101,6 +101,12 @@ SHORTCUTS: tuple[Shortcut, ...] = (
         fields=MappingProxyType({DATABASE_VARIABLE: "url"}),
         schemes=POSTGRES_SCHEMES,
     ),
+    Shortcut(
+        name="clickhouse",
+        type="clickhouse",
+        introduced_by="CALLSPOOL_CLICKHOUSE_URL",
+        fields=MappingProxyType({"CALLSPOOL_CLICKHOUSE_URL": "url"}),
+    ),
 )
 """In the order in which they add destinations."""
 

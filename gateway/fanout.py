@@ -18,7 +18,7 @@ class RouteKind(StrEnum):
     BUCKET = "bucket"
     """Takes objects, which wait for nothing: s3."""
     STORE = "store"
-    """Keeps every event of a call and puts them together itself, so that none waits for another: sqlite, postgres."""
+    """Keeps every event of a call and puts them together itself, so that none waits for another: the stores."""
     REFERENCES = "references"
     """Not a configured one: reads the objects that notes refer to, so that what they hold reaches the stores."""
     BROKER = "broker"

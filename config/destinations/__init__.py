@@ -28,7 +28,7 @@ from config.destinations.base import (
 )
 from config.destinations.kafka import KafkaDestination
 from config.destinations.s3 import S3Destination
-from config.destinations.stores import PostgresDestination, SpansStored, SqliteDestination
+from config.destinations.stores import ClickHouseDestination, PostgresDestination, SpansStored, SqliteDestination
 from config.types import Choice, Directory, Size, format_path
 from config.values import MB
 from uploaders.document.options import Encoding, Large
@@ -149,7 +149,8 @@ Destination = Annotated[
     | FileDestination
     | KafkaDestination
     | SqliteDestination
-    | PostgresDestination,
+    | PostgresDestination
+    | ClickHouseDestination,
     Field(discriminator="type"),
 ]
 """Any configured destination."""
@@ -162,6 +163,7 @@ DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (
     KafkaDestination,
     SqliteDestination,
     PostgresDestination,
+    ClickHouseDestination,
 )
 """The members of `Destination`, in the order of their documentation."""
 
@@ -174,6 +176,7 @@ def type_name(model: type[DestinationTable]) -> str:
 
 __all__ = [
     "DESTINATION_TYPES",
+    "ClickHouseDestination",
     "Destination",
     "DestinationTable",
     "DetailSent",

@@ -13,6 +13,7 @@ from config.values import MINUTE, mask_address
 
 SQLITE_SCHEME = "sqlite:///"
 POSTGRES_SCHEMES = ("postgresql", "postgres")
+CLICKHOUSE_SCHEMES = ("clickhouse", "clickhouses")
 
 
 class SpansStored(StrEnum):
@@ -50,6 +51,16 @@ def _postgres_url(value: object) -> object:
     return value
 
 
+def _clickhouse_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if urlsplit(value).scheme not in CLICKHOUSE_SCHEMES:
+        raise ValueError(
+            "should begin with clickhouse:// (clickhouses:// with TLS), such as clickhouse://host:8123/calls"
+        )
+    return value
+
+
 class SqliteDestination(StoreTable):
     """A SQLite file."""
 
@@ -79,6 +90,26 @@ class PostgresDestination(StoreTable):
     """For one statement; a batch that takes longer is tried again."""
     concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=4, detail=2))
     """Batches in flight at once, for each lane."""
+
+    @property
+    def target(self) -> str:
+        """See `DestinationTable`."""
+        return mask_address(self.url)
+
+
+class ClickHouseDestination(StoreTable):
+    """A ClickHouse database, for analysing many calls."""
+
+    type: Literal["clickhouse"]
+    """`clickhouse`: a store in ClickHouse 24.8 or newer; needs `pip install callspool[clickhouse]`."""
+    url: Annotated[str, BeforeValidator(_clickhouse_url), Shown(mask_address)] = Field(repr=False)
+    """The database, as `clickhouse://user:password@host:8123/database`; `clickhouses://` (port 8443) with TLS."""
+    batch_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """The most call logs in one insert: ClickHouse wants few and large ones."""
+    statement_timeout: Duration = MINUTE
+    """For one statement; a batch that takes longer is tried again."""
+    concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=1, detail=1))
+    """Batches in flight at once, for each lane: while one is written, the next one grows."""
 
     @property
     def target(self) -> str:

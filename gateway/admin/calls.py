@@ -98,7 +98,7 @@ class CallHandlers:
             """Ask the store."""
             store = self._gateway.call_store
             if store is None:
-                hint = "Set CALLSPOOL_DATABASE_URL, or add a destination of type sqlite or postgres."
+                hint = "Set CALLSPOOL_DATABASE_URL, or add a destination of type sqlite, postgres or clickhouse."
                 return refused(404, "no_store", "This gateway has no store of calls.", hint)
             try:
                 return await handler(request, store)

@@ -211,10 +211,9 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     spool.listener = dispatcher.offer
 
     announcer = None
-    if announces is not None:
+    if context.announcing is not None:
         subscribers = [route for route in routes if route.events and CALL_COMPLETE in route.events]
-        store = context.stores[announces]
-        announcer = Announcer(store, spool.id, reader, make_acceptor(subscribers), context.completed)
+        announcer = Announcer(context.announcing, spool.id, reader, make_acceptor(subscribers), context.completed)
     call_stores = CallStores(
         context.stores,
         settings.completion.sweep,

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from config.destinations import (
+    ClickHouseDestination,
     Destination,
     DestinationTable,
     DetailSent,
@@ -53,7 +54,7 @@ from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.options import S3Options
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import StoreRefused
+from uploaders.stores.store import Store, StoreRefused
 from uploaders.stores.uploader import FORMS as STORE_FORMS
 from uploaders.stores.uploader import StoreUploader
 
@@ -78,8 +79,10 @@ class UploaderContext:
         """The name of the store whose calls are announced once they are complete."""
         self.completed = asyncio.Event()
         """Is set when calls became complete there."""
-        self.stores: dict[str, AnnouncingStore] = {}
+        self.stores: dict[str, Store] = {}
         """The stores that were made, by the names of their destinations."""
+        self.announcing: AnnouncingStore | None = None
+        """That of `announces`."""
         self.completion = completion
         self.spool = spool
         self.via = via_pseudonym(spool.id)
@@ -133,9 +136,9 @@ def is_store(destination: Destination) -> bool:
 
 
 def announcing_store(destinations: Sequence[Destination]) -> str | None:
-    """The first store, where a destination subscribes to the calls that become complete in it."""
+    """The first store with transactions, where a destination subscribes to the calls that become complete in it."""
     wanted = any(destination.events and CALL_COMPLETE in destination.events for destination in destinations)
-    return next((each.name for each in destinations if is_store(each)), None) if wanted else None
+    return next((each.name for each in destinations if isinstance(each, _Transactional)), None) if wanted else None
 
 
 def accepts(destination: Destination) -> Accepts:
@@ -419,12 +422,20 @@ def _kafka_fallbacks(destination: KafkaDestination, _all: Sequence[Destination])
     return tuple([reduced(destination.name) for _ in destination.when_too_large])
 
 
-# Stores: `sqlite` and `postgres`. Who opens and sweeps them is in `gateway.runtime.stores`.
+# Stores: `sqlite`, `postgres` and `clickhouse`. Who opens and sweeps them is in `gateway.runtime.stores`.
 
 
-def _store_uploader(destination: SqliteDestination | PostgresDestination, context: UploaderContext) -> Uploader:
-    announces = destination.name == context.announces
-    store = store_of(destination, context.completion, context.clock, announces=announces)
+_Transactional = SqliteDestination | PostgresDestination
+
+
+def _store_uploader(destination: StoreTable, context: UploaderContext) -> Uploader:
+    store: Store
+    if isinstance(destination, _Transactional) and destination.name == context.announces:
+        store = context.announcing = _transactional_store(
+            destination, context.completion, context.clock, announces=True
+        )
+    else:
+        store = store_of(destination, context.completion, context.clock)
     context.stores[destination.name] = store
     return StoreUploader(
         destination.name,
@@ -439,16 +450,29 @@ def _store_uploader(destination: SqliteDestination | PostgresDestination, contex
     )
 
 
-def store_of(
-    destination: StoreTable, rule: CompletionRule, clock: Clock, *, announces: bool = False
-) -> AnnouncingStore:
+def store_of(destination: StoreTable, rule: CompletionRule, clock: Clock, *, announces: bool = False) -> Store:
     """The store of this destination; nothing is opened yet. Raises `StoreRefused` where its driver is missing.
 
-    With `announces` its completions are put into its outbox.
+    With `announces` its completions are put into its outbox, if it has one.
     """
+    if isinstance(destination, _Transactional):
+        return _transactional_store(destination, rule, clock, announces=announces)
+    assert isinstance(destination, ClickHouseDestination)
+    try:
+        from uploaders.stores.clickhouse.store import ClickHouseStore  # noqa: PLC0415  # an extra, and 6 MB of memory
+    except ImportError as error:
+        raise StoreRefused(
+            f"destination {destination.name} needs ClickHouse's client: pip install 'callspool[clickhouse]' ({error})"
+        ) from error
+    return ClickHouseStore(destination.url, clock, rule, timeout=destination.statement_timeout)
+
+
+def _transactional_store(
+    destination: _Transactional, rule: CompletionRule, clock: Clock, *, announces: bool = False
+) -> AnnouncingStore:
+    """With `announces` its completions are put into its outbox."""
     if isinstance(destination, SqliteDestination):
         return SqliteStore(destination.path.absolute(), clock, rule, announces=announces)
-    assert isinstance(destination, PostgresDestination)
     try:
         from uploaders.stores.postgres.store import PostgresStore  # noqa: PLC0415  # an extra, and 12 MB of memory
     except ImportError as error:
@@ -464,7 +488,7 @@ def store_of(
     )
 
 
-def _store_kind(settings: type[SqliteDestination | PostgresDestination]) -> DestinationKind[Any]:
+def _store_kind(settings: type[StoreTable]) -> DestinationKind[Any]:
     return DestinationKind(
         settings=settings,
         route=lambda destination: DestinationRoute(destination.name, RouteKind.STORE),
@@ -517,6 +541,7 @@ KINDS: MappingProxyType[type[DestinationTable], DestinationKind[Any]] = MappingP
             ),
             _store_kind(SqliteDestination),
             _store_kind(PostgresDestination),
+            _store_kind(ClickHouseDestination),
         )
     }
 )

@@ -11,7 +11,13 @@ from packaging.requirements import Requirement
 from tests.project.locks import ENVIRONMENTS, WINDOWS_ONLY, NotInstalled, asked_for, locked, missing, reached
 from tests.project.repository import text
 
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-sdk.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-dev.lock",
+    "requirements-build.lock",
+    "requirements-sdk.lock",
+    "requirements-chdb.lock",
+)
 COMPLETE = LOCKS[:3]
 """All but the SDK's: of what that asks for, an agent framework, nothing is installed."""
 

@@ -27,6 +27,7 @@ ENOUGH: dict[str, dict[str, object]] = {
     "kafka": {"brokers": "127.0.0.1:9092"},
     "sqlite": {"path": "calls.db"},
     "postgres": {"url": "postgresql://host/calls"},
+    "clickhouse": {"url": "clickhouse://host/calls"},
 }
 """The least that each kind must be told."""
 
@@ -42,7 +43,7 @@ async def uploader_of(directory: Path, configuration: Any) -> Uploader:
     clock = Clock()
     async with opened(directory, clock=clock) as spool:
         context = UploaderContext(
-            spool, directory, Metrics(), clock, DrainThrottle(rule, OpenCalls(), clock), CompletionRule()
+            spool, directory, Metrics(), clock, DrainThrottle(rule, OpenCalls(), clock), CompletionRule(), None
         )
         uploader = make_uploader(configuration, context)
         await uploader.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import zstandard
 
+from bench.clickhouse_server import ClickHouseServer
 from bench.endpoint import Endpoint
 from bench.kafka_servers import create_topics
 from bench.postgres_server import PostgresServer
@@ -19,7 +20,7 @@ from tests.kafka.clusters import PARTITIONS, Cluster
 from tests.s3.presigned_endpoint import presigning
 from tests.s3.stored_objects import Store, objects, options
 from tests.stores.calls import RULE, document_of
-from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.engines import ClickHouseEngine, Engine, PostgresEngine, SqliteEngine
 from tests.uploaders.deliveries import ACCEPTED_AT, Payloads
 from uploaders.base import SilentObserver, Uploader
 from uploaders.file import FileUploader
@@ -32,7 +33,7 @@ from uploaders.stores.store import CallQuery
 from uploaders.stores.store import Store as CallStore
 from uploaders.stores.uploader import StoreUploader
 
-KINDS = ("file", "http", "s3", "presigned", "kafka", "sqlite", "postgres")
+KINDS = ("file", "http", "s3", "presigned", "kafka", "sqlite", "postgres", "clickhouse")
 
 
 @dataclass
@@ -48,6 +49,14 @@ class Subject:
     """The same kind, with nobody to deliver to."""
 
 
+@dataclass(frozen=True)
+class Servers:
+    """Databases that are started when they are first asked for."""
+
+    postgres: Callable[[str], PostgresServer]
+    clickhouse: Callable[[], ClickHouseServer]
+
+
 @asynccontextmanager
 async def subject(
     kind: str,
@@ -56,7 +65,7 @@ async def subject(
     weed: Server,
     bucket: str,
     store: Store,
-    postgres_servers: Callable[[str], PostgresServer],
+    servers: Servers,
     broker: str,
 ) -> AsyncIterator[Subject]:
     """The uploader of this kind, closed at the end."""
@@ -74,8 +83,11 @@ async def subject(
             nobody = SqliteStore(tmp_path / "blocked" / "calls.db", lambda: ACCEPTED_AT, RULE)
             made = _store(payloads, tmp_path, SqliteEngine(tmp_path), nobody)
         elif kind == "postgres":
-            engine = PostgresEngine(postgres_servers("18"), f"test_{uuid.uuid4().hex}")
+            engine = PostgresEngine(servers.postgres("18"), f"test_{uuid.uuid4().hex}")
             made = _store(payloads, tmp_path, engine, _no_server())
+        elif kind == "clickhouse":
+            clickhouse = ClickHouseEngine(servers.clickhouse(), f"test_{uuid.uuid4().hex}")
+            made = _store(payloads, tmp_path, clickhouse, _no_clickhouse())
         else:
             made = _s3(payloads, weed, bucket, store)
         try:
@@ -171,6 +183,13 @@ def _no_server() -> CallStore:
 
     (port,) = free_ports(1)
     return PostgresStore(f"postgresql://127.0.0.1:{port}/calls", RULE)
+
+
+def _no_clickhouse() -> CallStore:
+    from uploaders.stores.clickhouse.store import ClickHouseStore
+
+    (port,) = free_ports(1)
+    return ClickHouseStore(f"clickhouse://127.0.0.1:{port}/calls", lambda: ACCEPTED_AT, RULE)
 
 
 class Unobserved:

@@ -11,7 +11,7 @@ from bench.postgres_server import PostgresServer
 from bench.s3_server import Server
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment
-from tests.s3.destinations_under_test import KINDS, Subject, subject
+from tests.s3.destinations_under_test import KINDS, Servers, Subject, subject
 from tests.s3.stored_objects import DESTINATION, MEBIBYTE, Store
 from tests.uploaders.deliveries import TOKEN, Payloads, a_delivery, a_record
 from uploaders.base import Delivered, Refused, RetryLater, Scope
@@ -24,7 +24,11 @@ def payloads() -> Payloads:
     return Payloads({7: TOKEN})
 
 
-@pytest.fixture(params=KINDS)
+SUBJECTS = [pytest.param(kind, marks=pytest.mark.prove) if kind == "clickhouse" else kind for kind in KINDS]
+"""The tables of ClickHouse take half a second for each test."""
+
+
+@pytest.fixture(params=SUBJECTS)
 async def tested(
     request: pytest.FixtureRequest,
     payloads: Payloads,
@@ -35,7 +39,8 @@ async def tested(
     postgres_servers: Callable[[str], PostgresServer],
     broker: str,
 ) -> AsyncIterator[Subject]:
-    async with subject(request.param, payloads, tmp_path, weed, bucket, store, postgres_servers, broker) as made:
+    servers = Servers(postgres_servers, lambda: request.getfixturevalue("clickhouse_server"))
+    async with subject(request.param, payloads, tmp_path, weed, bucket, store, servers, broker) as made:
         yield made
 
 

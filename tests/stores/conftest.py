@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from bench.postgres_server import PostgresServer
-from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.clickhouse_server import clickhouse_server  # noqa: F401  # a fixture
+from tests.stores.engines import ClickHouseEngine, Engine, PostgresEngine, SqliteEngine
 from tests.stores.postgres_server import postgres_servers  # noqa: F401  # a fixture
 from uploaders.stores.store import Store
 
-ENGINES = ("sqlite", "postgres-18", "postgres-15")
+ENGINES = ("sqlite", "postgres-18", "postgres-15", pytest.param("clickhouse", marks=pytest.mark.prove))
+"""The tables of ClickHouse take half a second for each test; `test_clickhouse` has some of it in `make test`."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -24,6 +26,8 @@ def engine(
     kind, _, version = request.param.partition("-")
     if kind == "sqlite":
         return SqliteEngine(tmp_path)
+    if kind == "clickhouse":
+        return ClickHouseEngine(request.getfixturevalue("clickhouse_server"), f"test_{uuid.uuid4().hex}")
     return PostgresEngine(postgres_servers(version), f"test_{uuid.uuid4().hex}")
 
 

@@ -1,11 +1,13 @@
 """The engines that the conformance suite runs on: a fresh database for each test, whose clock can be moved."""
 
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench.clickhouse_server import ClickHouseServer
 from bench.postgres_server import PostgresServer
 from gateway.announcements import AnnouncingStore
 from tests.stores.calls import RULE
@@ -14,6 +16,9 @@ from uploaders.stores.sqlite.store import SqliteStore
 
 class Engine(Protocol):
     """One database of one engine."""
+
+    transactional: bool
+    """Whether two writers at once count a completion once; otherwise both may."""
 
     def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
         """A store on the database, as each process has one of its own."""
@@ -47,6 +52,8 @@ class Engine(Protocol):
 class SqliteEngine:
     """A file."""
 
+    transactional = True
+
     def __init__(self, directory: Path) -> None:
         self.path = directory / "calls" / "store.db"
         self.now = 1_800_000_000_000
@@ -76,6 +83,8 @@ class SqliteEngine:
 
 class PostgresEngine:
     """A schema of its own on a server that runs already: a database takes a tenth of a second to make."""
+
+    transactional = True
 
     def __init__(self, server: PostgresServer, schema: str) -> None:
         self.schema = schema
@@ -112,3 +121,46 @@ class PostgresEngine:
 
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement)
+
+
+class ClickHouseEngine:
+    """A database of its own on a server that runs already."""
+
+    transactional = False
+
+    def __init__(self, server: ClickHouseServer, database: str) -> None:
+        self._server = server
+        self._database = database
+        self.url = server.url(database)
+        self.now = 1_800_000_000_000
+        server.query(f"create database {database}")
+
+    def store(self, *, pairs: bool = True, announces: bool = False) -> Any:
+        from uploaders.stores.clickhouse.store import ClickHouseStore
+
+        return ClickHouseStore(self.url, lambda: self.now, replace(RULE, pairs=pairs))
+
+    def advance(self, milliseconds: int) -> None:
+        self.now += milliseconds
+
+    def age(self, milliseconds: int) -> None:
+        """What the parts were merged into has their times, too."""
+        for table, columns in {
+            "call_parts": ("received_at",),
+            "calls_merged": ("start_received", "end_received", "call_received", "first_part_at"),
+        }.items():
+            aged = ", ".join(
+                f"{name} = if({name} > {self.now * 2}, {name}, {name} - {milliseconds})" for name in columns
+            )
+            self.change(f"alter table {table} update {aged} where 1 settings mutations_sync = 2")
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        options = {"database": self._database, "default_format": "JSONCompact", "final": "1"}
+        answer = json.loads(self._server.query(statement, **options, output_format_json_quote_64bit_integers="0"))
+        return [tuple(row) for row in answer["data"]]
+
+    def set_schema_version(self, version: int) -> None:
+        self.change(f"insert into store_version (version) values ({version})")
+
+    def change(self, statement: str) -> None:
+        self._server.query(statement, database=self._database)

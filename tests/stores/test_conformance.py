@@ -237,7 +237,8 @@ async def test_two_writers_at_once_complete_every_call(store: Store, second: Sto
         return Written(completed=sum(written.completed for written in done))
 
     written = await asyncio.gather(send(store, PartKind.START), send(second, PartKind.END))
-    assert sum(each.completed for each in written) == len(ids)
+    completed = sum(each.completed for each in written)
+    assert completed == len(ids) or (completed > len(ids) and not engine.transactional)
     assert engine.rows("select state, count(*) from calls_complete group by state") == [(CallState.COMPLETE, len(ids))]
 
 
@@ -253,7 +254,8 @@ async def test_the_same_parts_through_two_writers_are_written_once(store: Store,
             store.write(parts), second.write(parts[::-1]),
             store.write_detail(detail, detail_of(text)), second.write_detail(detail, detail_of(text, step=1_000)),
         )  # fmt: skip
-        assert sum(written.completed for written in done) == 1
+        completed = sum(written.completed for written in done)
+        assert completed == 1 or (completed > 1 and not engine.transactional)
         assert await document_of(store.detail("", call_id)) == text
     assert engine.rows("select count(*) from call_parts") == [(30,)]
 

@@ -3,10 +3,14 @@
 import asyncio
 import random
 
+import pytest
+
 from tests.stores.calls import part_of, random_parts
 from tests.stores.engines import Engine
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import OWNER_SILENT_MILLISECONDS
+
+pytestmark = pytest.mark.parametrize("engine", ["sqlite", "postgres-18", "postgres-15"], indirect=True)
 
 START, END = PartKind.START, PartKind.END
 

@@ -1,0 +1,151 @@
+"""What the ClickHouse store does besides what every store does, and some of that: the suite is in the proof."""
+
+import random
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from bench.clickhouse_server import ClickHouseServer
+from tests.stores.calls import RULE, detail_of, document_of, part_of, span_of
+from tests.stores.engines import ClickHouseEngine
+from uploaders.stores.completion import CallState
+from uploaders.stores.parts import PartKind
+from uploaders.stores.store import (
+    CallPath,
+    CallQuery,
+    PartRefused,
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+    Swept,
+    Written,
+)
+
+pytest.importorskip("clickhouse_connect")
+
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError  # see above
+
+from uploaders.stores.clickhouse.client import translate
+
+EXACT = b'{"call_id":"c1","n":1e400,"s":"\\ud800\\u0000","k":1,"k":2,"big":1234567890123456789012345}'
+
+
+@pytest.fixture
+def engine(clickhouse_server: ClickHouseServer) -> ClickHouseEngine:
+    return ClickHouseEngine(clickhouse_server, f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+async def store(engine: ClickHouseEngine) -> AsyncIterator[Store]:
+    made = engine.store()
+    yield made
+    await made.close()
+
+
+async def test_a_call_from_its_parts_to_its_detail(store: Store, engine: ClickHouseEngine):
+    """Pairing, duplicates, values, sweeps, lists and details, one after the other on one database."""
+    start, end = (
+        part_of(PartKind.START, agent_id="a", call_started_at=1_764_320_400),
+        part_of(PartKind.END, document=EXACT),
+    )
+    assert await store.write([end]) == Written({PartKind.END: 1})
+    assert await store.write([start, end]) == Written({PartKind.START: 1}, completed=1)
+    assert await store.write([start, end]) == Written()
+    assert await store.write_detail(part_of(PartKind.DETAIL, document=EXACT), detail_of(EXACT, [span_of(0)], 7)) == (
+        Written({PartKind.DETAIL: 1})
+    )
+    call = await store.call("", "c1")
+    assert call is not None
+    assert call.summary.state is CallState.COMPLETE
+    assert [part.document for part in call.parts if part.kind is PartKind.END] == [EXACT]
+    assert await document_of(store.detail("", "c1")) == EXACT
+    assert engine.rows("select name from spans") == [("span 0",)]
+    await store.write([part_of(PartKind.END, "orphan")])
+    engine.advance(RULE.timeout + 1)
+    assert await store.sweep() == Swept(orphans=1)
+    lists = [await store.calls(CallQuery(), path) for path in CallPath]
+    assert [[(call.call_id, call.state) for call in each] for each in lists] == [
+        [("orphan", CallState.ORPHAN), ("c1", CallState.COMPLETE)]
+    ] * 2
+    assert [call.call_id for call in await store.calls(CallQuery(agent_id="a"))] == ["c1"]
+    assert await store.check() == ()
+
+
+async def test_a_view_of_maxima_shows_the_newest_part_in_any_order(store: Store, engine: ClickHouseEngine):
+    """Parts in ten orders, each twice and in blocks of their own: calls_merged shows the part of the highest rank."""
+    await store.open()
+    chance = random.Random(5)
+    for number in range(10):
+        ends = [part_of(PartKind.END, f"c{number}", accepted_at=at, number=at) for at in range(3)]
+        for part in chance.sample(ends * 2, 6):
+            await store._insert([part])
+    shown = engine.rows("select call_id, max(end_part).1 from calls_merged group by call_id")
+    assert dict(shown) == {f"c{number}": 2 for number in range(10)}
+
+
+async def test_what_a_writer_left_behind_is_repaired(store: Store, engine: ClickHouseEngine):
+    """It died between parts and row: a sweep makes the row, and the same batch again completes the call."""
+    await store.open()
+    await store._insert([part_of(PartKind.START), part_of(PartKind.END)])
+    assert engine.rows("select count() from calls_complete") == [(0,)]
+    await store.sweep()
+    assert engine.rows("select state from calls_complete") == [(CallState.COMPLETE,)]
+    assert await store.write([part_of(PartKind.START), part_of(PartKind.END)]) == Written()
+
+
+async def test_a_row_of_somebody_who_knew_less_does_not_win(store: Store, engine: ClickHouseEngine):
+    """Written later, of fewer parts: the row of more parts stays, whatever the clocks say."""
+    await store.write([part_of(PartKind.START), part_of(PartKind.END)])
+    engine.change(
+        f"insert into calls_complete (project, call_id, state, version) select '', 'c1', {CallState.TIMED_OUT:d}, 8 + 1"
+    )
+    (call,) = await store.calls(CallQuery())
+    assert call.state is CallState.COMPLETE
+
+
+async def test_an_answer_that_is_lost_costs_nothing(
+    store: Store, engine: ClickHouseEngine, clickhouse_server: ClickHouseServer
+):
+    """An insert failed, or its answer was lost: written again, by the client or by us, each part is there once."""
+    await store.open()
+    batch = [part_of(PartKind.START), part_of(PartKind.END)]
+    clickhouse_server.fail(500, "Code: 252. DB::Exception: Too many parts (300). (TOO_MANY_PARTS)")
+    with pytest.raises(StoreUnavailable, match="252"):
+        await store.write(batch)
+    clickhouse_server.fail(0, after=True)
+    with suppress(StoreUnavailable):
+        await store._insert(batch)
+    await store.write(batch)
+    assert engine.rows("select count() from call_parts") == [(2,)]
+    assert [call.state for call in await store.calls(CallQuery())] == [CallState.COMPLETE]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (252, StoreUnavailable),  # too many parts
+        (241, StoreUnavailable),  # memory limit
+        (159, StoreUnavailable),  # timeout exceeded
+        (202, StoreUnavailable),  # too many simultaneous queries
+        (243, StoreUnavailable),  # not enough space
+        (60, StoreRefused),  # unknown table
+        (47, StoreRefused),  # unknown identifier
+        (81, StoreRefused),  # unknown database
+        (497, StoreRefused),  # access denied
+        (516, StoreRefused),  # wrong password
+        (117, PartRefused),  # incorrect data
+        (131, PartRefused),  # too large string
+    ],
+)
+def test_each_error_is_the_value_s_the_moment_s_or_the_set_up_s(code: int, kind: type[Exception]):
+    """What is retried, what refuses one part, and what waits for somebody to change something."""
+    assert type(translate(DatabaseError("secret\nrow", code=code))) is kind
+    assert "row" not in str(translate(DatabaseError("secret\nrow", code=code)))
+
+
+def test_a_server_that_does_not_answer_may_come():
+    """Nothing listens, or a connection breaks."""
+    for error in (OperationalError("no route"), ConnectionResetError(), TimeoutError()):
+        assert type(translate(error)) is StoreUnavailable

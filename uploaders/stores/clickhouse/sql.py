@@ -1,0 +1,184 @@
+"""The statements of the ClickHouse store. Times are milliseconds since the Unix epoch; 0 stands for none."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from uploaders.stores.completion import CallState, CompletionRule, error_of
+from uploaders.stores.parts import PartKind
+
+_NEVER: Final = (1 << 63) - 1
+"""What `calls_merged` has where no part of a kind was received."""
+OF_KEYS: Final = "(project, call_id) IN %(keys)s"
+OF_DAY: Final = "received_at >= %(begin)s AND received_at < %(end)s"
+
+ROW_COLUMNS: Final = (
+    "project, call_id, state, late, start_digest, start_head, end_digest, end_head, detail_digest, self_contained, "
+    "conflicts, first_part_at, due_at, completed_at, error, version"
+)
+_AGENT, _NUMBER = (
+    f"if(JSONExtractString(end_head, '{name}') != '', JSONExtractString(end_head, '{name}'), "
+    f"JSONExtractString(start_head, '{name}'))"
+    for name in ("agent_id", "customer_number")
+)
+_LISTED: Final = (
+    "multiIf(JSONHas(end_head, 'started_at'), JSONExtractInt(end_head, 'started_at'), "
+    "JSONHas(start_head, 'started_at'), JSONExtractInt(start_head, 'started_at'), first_part_at)"
+)
+
+
+def rows(where: str, rule: CompletionRule) -> str:
+    """The rows of the calls for which `where` is true, made of `calls_merged`: `completion.merge` in SQL.
+
+    `late` of a row that was given up before stays. The parameter `now` says what has waited too long.
+    """
+    facts = f"""
+SELECT *, call_received < {_NEVER} AS whole, start_received < {_NEVER} AS started, end_received < {_NEVER} AS ended,
+    multiIf(whole OR (started AND ended), {CallState.COMPLETE:d}, ended, {CallState.ENDED:d},
+            started, {CallState.OPEN:d}, {CallState.PENDING:d}) AS facts,
+    multiIf(facts = {CallState.COMPLETE:d}, 0, facts = {CallState.ENDED:d}, end_received + {rule.timeout},
+            facts = {CallState.OPEN:d}, start_received, first_part_at) AS waits_since,
+    if(facts = {CallState.ENDED:d}, waits_since, waits_since + {rule.open_timeout}) AS due,
+    facts != {CallState.COMPLETE:d} AND due <= %(now)s AS given_up
+FROM (
+    SELECT m.project AS project, m.call_id AS call_id, max(m.start_part) AS start_part, max(m.end_part) AS end_part,
+        max(m.detail_part) AS detail_part, min(m.start_received) AS start_received,
+        min(m.end_received) AS end_received, min(m.call_received) AS call_received,
+        min(m.first_part_at) AS first_part_at, groupUniqArrayArray(m.parts) AS parts
+    FROM calls_merged m WHERE {where} GROUP BY m.project, m.call_id
+)"""
+    return f"""
+SELECT new.project AS project, new.call_id AS call_id,
+    toUInt8(multiIf(NOT given_up, facts, facts = {CallState.ENDED:d}, {CallState.ORPHAN:d}, {CallState.TIMED_OUT:d}))
+        AS state,
+    (old.late OR (old.state IN ({CallState.TIMED_OUT:d}, {CallState.ORPHAN:d}) AND old.state != new_state)
+     OR (NOT whole AND started AND ended AND (end_received - start_received > {rule.open_timeout}
+                                              OR start_received - end_received > {rule.timeout}))) AS late,
+    start_part.2 AS start_digest, start_part.3 AS start_head, end_part.2 AS end_digest, end_part.3 AS end_head,
+    detail_part.2 AS detail_digest, whole AS self_contained,
+    toUInt32(greatest(arrayCount(part -> part.1 = {PartKind.START:d}, parts) - 1, 0)
+        + greatest(arrayCount(part -> part.1 IN ({PartKind.END:d}, {PartKind.CALL:d}), parts) - 1, 0)) AS conflicts,
+    first_part_at, if(given_up OR facts = {CallState.COMPLETE:d}, 0, due) AS due_at,
+    multiIf(whole AND started AND ended, least(call_received, greatest(start_received, end_received)),
+            whole, call_received, started AND ended, greatest(start_received, end_received), 0) AS completed_at,
+    multiIf(NOT given_up, '', facts = {CallState.PENDING:d}, '{error_of(CallState.PENDING)}',
+            facts = {CallState.OPEN:d}, '{error_of(CallState.OPEN)}', '{error_of(CallState.ENDED)}') AS error,
+    length(parts) * 8 + given_up AS version, {_AGENT} AS agent_id, {_NUMBER} AS customer_number,
+    {_LISTED} AS listed_at
+FROM (SELECT *, multiIf(NOT given_up, facts, facts = {CallState.ENDED:d}, {CallState.ORPHAN:d},
+                        {CallState.TIMED_OUT:d}) AS new_state FROM ({facts})) AS new
+LEFT JOIN (SELECT project, call_id, state, late FROM calls_complete FINAL WHERE {where}) AS old
+    ON old.project = new.project AND old.call_id = new.call_id"""
+
+
+def put_rows(where: str, rule: CompletionRule) -> str:
+    """Write the rows of these calls anew: whoever knows fewer parts does not win."""
+    return f"INSERT INTO calls_complete ({ROW_COLUMNS}) SELECT {ROW_COLUMNS} FROM ({rows(where, rule)})"
+
+
+SUMMARY: Final = (
+    "SELECT project, call_id, state, late, start_head, end_head, first_part_at, completed_at, error, conflicts, "
+    "start_digest, end_digest, detail_digest FROM {} WHERE {}"
+)
+BYTES: Final[Mapping[str, str | dict[str, str]]] = dict.fromkeys(
+    ("digest", "start_digest", "end_digest", "detail_digest", "core", "frame"), "bytes"
+)
+"""Columns that hold bytes, not text."""
+KNOWN: Final = f"SELECT project, call_id, kind, digest FROM call_parts WHERE {OF_KEYS}"
+STATES_OF: Final = f"SELECT project, call_id, state, late, first_part_at FROM calls_complete FINAL WHERE {OF_KEYS}"
+PARTS: Final = (
+    "SELECT kind, event, digest, accepted_at, source_uid, core FROM call_parts FINAL "
+    "WHERE project = %(project)s AND call_id = %(call_id)s ORDER BY accepted_at, kind, digest"
+)
+SHOWN_DETAIL: Final = (
+    "SELECT detail_id, digest FROM call_parts FINAL WHERE project = %(project)s AND call_id = %(call_id)s "
+    f"AND kind = {PartKind.DETAIL:d} ORDER BY accepted_at DESC, digest DESC LIMIT 1"
+)
+NEXT_FRAME: Final = (
+    "SELECT seq, frame FROM call_details WHERE detail_id = %(detail_id)s AND seq > %(seq)s ORDER BY seq LIMIT 1"
+)
+OTHER_SPANS: Final = "project = %(project)s AND call_id = %(call_id)s AND digest != unhex(%(digest)s)"
+
+DUE: Final = (
+    "SELECT project, call_id FROM calls_complete FINAL WHERE due_at > 0 AND due_at <= %(now)s "
+    "ORDER BY due_at LIMIT %(limit)s"
+)
+WAITING: Final = "SELECT count() FROM calls_complete FINAL WHERE due_at > 0"
+BEHIND: Final = """
+SELECT parts.project, parts.call_id FROM (
+    SELECT project, call_id, uniqExact(kind, digest) AS count FROM call_parts
+    WHERE (project, call_id) IN (SELECT project, call_id FROM call_parts WHERE received_at >= %(since)s)
+    GROUP BY project, call_id
+) AS parts LEFT JOIN (
+    SELECT project, call_id, intDiv(max(version), 8) AS count FROM calls_complete GROUP BY project, call_id
+) AS rows ON rows.project = parts.project AND rows.call_id = parts.call_id
+WHERE rows.count < parts.count LIMIT %(limit)s
+"""
+"""Calls whose rows lack parts that were received since then: a writer died in between."""
+ABANDONED: Final = f"""
+SELECT DISTINCT detail_id FROM call_details WHERE staged_at <= %(before)s
+    AND detail_id NOT IN (SELECT detail_id FROM call_parts FINAL WHERE kind = {PartKind.DETAIL:d}) LIMIT 100
+"""
+
+_DAY_CALLS: Final = f"SELECT DISTINCT project, call_id FROM call_parts WHERE {OF_DAY}"
+PAGE: Final = (
+    f"{_DAY_CALLS} AND (%(first)s OR (project, call_id) > (%(project)s, %(call_id)s)) "
+    "ORDER BY project, call_id LIMIT %(rows)s"
+)
+PAGE_END: Final = f"SELECT count(), max((project, call_id)) FROM ({PAGE})"
+RIGHT: Final = """
+SELECT count() FROM (
+    SELECT project, call_id, max(start_part).2 AS s, max(end_part).2 AS e, max(detail_part).2 AS d
+    FROM calls_merged WHERE (project, call_id) IN ({calls}) GROUP BY project, call_id
+) AS m INNER JOIN (
+    SELECT project, call_id, start_digest, end_digest, detail_digest FROM calls_complete FINAL
+    WHERE (project, call_id) IN ({calls})
+) AS c ON c.project = m.project AND c.call_id = m.call_id
+WHERE c.start_digest = m.s AND c.end_digest = m.e AND c.detail_digest = m.d
+"""
+"""How many calls have a row that shows what their parts say."""
+RIGHT_OF_PAGE: Final = RIGHT.format(calls=PAGE)
+RIGHT_OF_DAY: Final = RIGHT.format(calls=_DAY_CALLS)
+CALLS_OF_DAY: Final = f"""
+SELECT count(), countIf((project, call_id) IN (SELECT project, call_id FROM calls_complete)), countIf(end_only) FROM (
+    SELECT project, call_id, max(end_part).2 != '' AND max(start_part).2 = '' AND min(call_received) = {_NEVER}
+        AS end_only
+    FROM calls_merged WHERE (project, call_id) IN ({_DAY_CALLS}) GROUP BY project, call_id
+)
+"""
+OLDEST: Final = "SELECT count(), min(received_at) FROM call_parts"
+PROGRESS: Final = (
+    "SELECT day, status, calls, written, end_only, differing, updated_at, cursor_project, cursor_call_id, version "
+    "FROM backfill_progress FINAL"
+)
+PAUSED: Final = "SELECT paused FROM backfill_control FINAL"
+
+CHECKS: Final = {
+    "parts without the row of their call": (
+        "SELECT count() FROM call_parts FINAL "
+        "WHERE (project, call_id) NOT IN (SELECT project, call_id FROM calls_complete)"
+    ),
+    "calls without any part": (
+        "SELECT count() FROM calls_complete FINAL "
+        "WHERE (project, call_id) NOT IN (SELECT project, call_id FROM call_parts)"
+    ),
+    **{
+        f"calls whose {slot} is missing": (
+            f"SELECT count() FROM calls_complete FINAL WHERE {slot}_digest != '' AND (project, call_id, {slot}_digest) "
+            f"NOT IN (SELECT project, call_id, digest FROM call_parts WHERE kind IN ({kinds}))"
+        )
+        for slot, kinds in (
+            ("start", f"{PartKind.START:d}"),
+            ("end", f"{PartKind.END:d}, {PartKind.CALL:d}"),
+            ("detail", f"{PartKind.DETAIL:d}"),
+        )
+    },
+    "calls that are complete without a start and an end": (
+        "SELECT count() FROM calls_complete FINAL WHERE completed_at > 0 AND end_digest = ''"
+    ),
+}
+DETAIL_CHECKS: Final = {
+    "details without frames": (
+        f"SELECT count() FROM call_parts FINAL WHERE kind = {PartKind.DETAIL:d} "
+        "AND detail_id NOT IN (SELECT detail_id FROM call_details)"
+    )
+}
