@@ -10,7 +10,9 @@ from config.destinations import HttpDestination
 from config.settings import Settings
 from gateway.cli.output import complain, output, plain
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
+from gateway.intake.routes import via_pseudonym
 from gateway.runtime.destinations import http_options
+from spool.fsck import read_spool_id
 from uploaders.http.uploader import HttpOptions
 
 _SENTENCES = {
@@ -29,19 +31,26 @@ _GOOD = frozenset({Verdict.KNOWS_PHASE_2, Verdict.DOUBTFUL})
 
 
 def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
-    """Probe each HTTP destination and report; whether all of them accepted what they were sent."""
+    """Probe each HTTP destination and report; whether all of them accepted what they were sent.
+
+    What is sent has the mark of this spool, so that its own gateway, if the address leads there, accepts nothing.
+    """
     destinations = [each for each in settings.destinations if isinstance(each, HttpDestination)]
     if not destinations:
         complain("There is no HTTP destination to probe.", style="yellow")
-    accepted = [_probe_one(each, token, agent_id) for each in destinations]
+    spool_id = read_spool_id(settings.spool.dir)
+    via = None if spool_id is None else via_pseudonym(spool_id)
+    accepted = [_probe_one(each, token, agent_id, via) for each in destinations]
     return all(accepted)
 
 
-def _probe_one(destination: HttpDestination, token: str | None, agent_id: str) -> bool:
+def _probe_one(destination: HttpDestination, token: str | None, agent_id: str, via: str | None) -> bool:
     call_id = f"callspool-probe-{uuid.uuid4().hex[:12]}"
     try:
         result = asyncio.run(
-            probe(_options(destination, token), agent_id=agent_id, call_id=call_id, clock=_milliseconds)
+            probe(
+                replace(_options(destination, token), via=via), agent_id=agent_id, call_id=call_id, clock=_milliseconds
+            )
         )
     except (OSError, ssl.SSLError) as error:
         complain(f"{destination.name}: {destination.ca_file} cannot be used: {error}")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from spool.db.connection import CORRUPT_ROW_ERRORS
+from spool.db.connection import CORRUPT_ROW_ERRORS, reading
+from spool.db.sql import READ_META
 from spool.directory import DATABASE_NAME, is_owned
 from spool.errors import UnsuitableDirectory
 from spool.fsck.checks import check_counters, check_deliveries, check_files
@@ -23,7 +24,7 @@ from spool.fsck.storage import (
     unreadable,
 )
 
-__all__ = ["RULES", "Finding", "Kind", "Rule", "Severity", "Tell", "check"]
+__all__ = ["RULES", "Finding", "Kind", "Rule", "Severity", "Tell", "check", "read_spool_id"]
 
 COUNTERS = "records, deliveries and counters"
 
@@ -48,6 +49,18 @@ def check(
     if not owned and is_owned(directory) != live:
         raise UnsuitableDirectory(f"a gateway started or stopped in {directory} meanwhile; check again")
     return tuple(findings)
+
+
+def read_spool_id(directory: Path) -> str | None:
+    """The id of the spool in `directory`, for another process than its gateway; None where none can be read."""
+    if not (directory / DATABASE_NAME).exists():
+        return None
+    try:
+        with reading(directory / DATABASE_NAME, live=is_owned(directory)) as connection:
+            row = connection.execute(READ_META, ("spool_id",)).fetchone()
+    except (*CORRUPT_ROW_ERRORS, OSError):
+        return None
+    return None if row is None else str(row[0])
 
 
 def _check_database(inspection: Inspection) -> list[Finding]:

@@ -15,6 +15,7 @@ from gateway.cli import main
 from gateway.cli.exits import EPILOG, Exit
 from gateway.runtime import lifecycle
 from tests.cli.conftest import Cli, Server
+from tests.spool.spool_parts import opened
 
 PROGRAM = Path(sys.executable).with_name("callspool")
 CONTEXT = click.Context(main)
@@ -101,6 +102,26 @@ def test_a_probe_finds_an_endpoint_that_knows_phase_2(cli: Cli, server: Server) 
     assert core.call_id == detail.call_id != stray.call_id
     document = json.loads(next(iter(endpoint.documents.values())))
     assert (document["agent_id"], document["metadata"]) == ("agent-7", {"callspool_probe": True})
+
+
+def test_a_probe_carries_the_mark_of_the_spool(
+    cli: Cli, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that is its own endpoint, or behind it, recognises its mark, beside a running one and without."""
+
+    async def made() -> str:
+        async with opened(tmp_path / "spool") as spool:
+            return spool.id
+
+    monkeypatch.setenv("CALLSPOOL_SPOOL_DIR", str(tmp_path / "spool"))
+    endpoint = Endpoint()
+    probed(cli, server, endpoint)
+    assert {headers.get("Via") for headers in endpoint.headers} == {None}
+    mark = f"1.1 callspool-{server.run(made())}"
+    endpoint = Endpoint(fault=Fault("status", 508, "loop"))
+    result = probed(cli, server, endpoint)
+    assert (result.exit_code, {headers["Via"] for headers in endpoint.headers}) == (1, {mark})
+    assert "a loop" in result.output
 
 
 @pytest.mark.parametrize(

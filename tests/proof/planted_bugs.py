@@ -177,6 +177,20 @@ BUGS = (
         ("tests/uploaders/test_outages.py",),
     ),
     Bug(
+        "404 is final before another record was accepted",
+        "uploaders/dispatch/policy.py",
+        "if outcome.maybe_address and not address_works and spent <",
+        "if False and spent <",
+        ("tests/uploaders/test_outages.py",),
+    ),
+    Bug(
+        "a restart forgets a streak of refusals",
+        "uploaders/dispatch/circuit_breaker.py",
+        "self._missed_before = min(saved.since, now), saved.probes > 0",
+        "self._missed_before = None, False",
+        ("tests/uploaders/test_outages.py",),
+    ),
+    Bug(
         "the time in which callspool was stopped counts as trying",
         "uploaders/dispatch/policy.py",
         "    return effort if elapsed < 0 else min(elapsed, effort)\n",
