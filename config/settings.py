@@ -355,6 +355,23 @@ class WhispeySettings(Table):
         return checked_token(token)
 
 
+class OtlpSettings(Table):
+    """Spans that agents export by OpenTelemetry, to `/v1/traces` of the intake."""
+
+    enabled: bool = True
+    """Whether `/v1/traces` is served. Protobuf needs `callspool[otlp]`; JSON needs nothing."""
+    call_id_attributes: Words = ()
+    """Attributes that name the call, before those of LiveKit, Pipecat and OpenTelemetry; else the trace id does."""
+    close_after: Duration = 5.0
+    """A call whose root span came is put together when no span came for this long."""
+    idle_after: Duration = 5 * MINUTE
+    """A call is put together when no span came for this long, whatever came before."""
+    drop_attributes: Words = ()
+    """Attributes to leave out, such as the chat that each span repeats; `lk.pii.*` means all that begin so."""
+    drop_pii: bool = False
+    """Whether to leave out what was said: `lk.pii.*`, messages, prompts, tool calls; and so the transcript."""
+
+
 class ShutdownSettings(Table):
     """How the gateway stops."""
 
@@ -410,6 +427,8 @@ class Settings(BaseSettings):
     """How a store puts calls together."""
     references: ReferenceSettings = Field(default_factory=ReferenceSettings)
     """Reading the objects that references name."""
+    otlp: OtlpSettings = Field(default_factory=OtlpSettings)
+    """Spans that agents export by OpenTelemetry."""
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     """The listener that providers post to."""
     sources: tuple[SourceSettings, ...] = ()

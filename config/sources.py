@@ -20,6 +20,7 @@ from config.types import (
     OptionalListen,
     Shown,
     Table,
+    Words,
     format_tokens,
 )
 from config.values import MINUTE, split_tokens
@@ -53,23 +54,12 @@ def _secrets(value: object) -> object:
     return split_tokens(value) if isinstance(value, str) else value
 
 
-def _texts(value: object) -> object:
-    """Texts from a list, or one alone."""
-    return [value] if isinstance(value, str) else value
-
-
-def _shown_names(names: tuple[str, ...]) -> str:
-    return ",".join(names) or "none"
-
-
 def _shown_table(table: Mapping[str, str]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in table.items()) or "none"
 
 
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets), Shown(format_tokens)]
 """One secret, or a list of them while one replaces another."""
-Words = Annotated[tuple[str, ...], BeforeValidator(_texts), Shown(_shown_names)]
-"""A list of texts."""
 Texts = Annotated[dict[str, str], Shown(_shown_table)]
 """A table of texts."""
 

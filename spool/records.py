@@ -278,8 +278,51 @@ class NewRecord(Struct, frozen=True):
     """The sender's own identity of a post: with one, only a post with the same is a duplicate (spool.queue.accept)."""
     key_decides: bool = False
     """Whether one with the same key is a duplicate although its content differs: Vapi signs addresses in it anew."""
+    closes: "ClosedTrace | None" = None
+    """The spans that it was made of; they are deleted in the transaction that accepts it."""
     via: str | None = None
     """The gateways that passed it on, as `Record.via`."""
+
+
+# Traces: the spans of a call that is still going on.
+
+
+class NewSpans(Struct, frozen=True):
+    """Spans of one trace, from one post."""
+
+    trace_id: bytes
+    data: bytes
+    """JSON spans, apart by line breaks."""
+    spans: int
+    call_id: str | None = None
+    agent_id: str | None = None
+    ended: bool = False
+    """Whether the root span is among them."""
+
+
+class OpenTrace(Struct):
+    """A trace that has spans here, or had some not long ago. Times in milliseconds, sizes in bytes."""
+
+    trace_id: bytes
+    call_id: str | None
+    agent_id: str | None
+    principal: str
+    token_id: int | None
+    first_at: int
+    last_at: int
+    root_at: int | None
+    spans: int
+    raw_bytes: int
+    closed: int
+
+
+class ClosedTrace(Struct, frozen=True):
+    """The rows of a trace that a new record was made of: they are deleted in the transaction that accepts it."""
+
+    trace_id: bytes
+    last_row: int
+    spans: int
+    raw_bytes: int
 
 
 class Accepted(Struct, frozen=True):

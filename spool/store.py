@@ -24,6 +24,7 @@ from spool.queue.maintenance import Maintenance, ReceiptLimits, Scrub
 from spool.queue.reader import Reader
 from spool.queue.reclaim import Evictor, OrphanChunks
 from spool.queue.settle import UploaderState, make_due, record_chunks, release, settle
+from spool.queue.traces import Traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import (
     Accepted,
@@ -119,6 +120,8 @@ class Spool:
         )
         self.uploader_state = UploaderState(writer, destinations)
         """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
+        self.traces = Traces(writer, reader, self._quota, clock)
+        """Spans of calls that are still going on."""
         self.admin = QueueAdmin(writer, reader, clock, self._announce, self._orphans)
         """What operators ask and order about deliveries that have not ended."""
         self._evicts = options.when_full is WhenFull.EXPIRE_DETAILS

@@ -173,6 +173,14 @@ class Metrics:
             ("source",),
             registry=self.registry,
         )
+        self._otlp_spans = self._counter(
+            "otlp_spans",
+            "Spans by result: accepted, rejected (no valid id, or too large), late (after the call).",
+            "result",
+        )
+        self._otlp_open = GaugeTally(
+            "callspool_otlp_open_calls", "Calls whose spans wait for their end.", (), registry=self.registry
+        )
         # The spool.
         self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
         self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
@@ -451,6 +459,14 @@ class Metrics:
     def webhook_dropped(self, source: str, count: int) -> None:
         """The provider gave up so many before."""
         self._webhook_dropped.inc(source, by=count)
+
+    def otlp_spans(self, result: str, count: int) -> None:
+        """So many spans came."""
+        self._otlp_spans.inc(result, by=count)
+
+    def otlp_open_calls(self, count: int) -> None:
+        """So many traces are open."""
+        self._otlp_open.set(count)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> CounterTally:
         return CounterTally(f"callspool_{name}_total", meaning, labels, registry=self.registry)

@@ -28,7 +28,7 @@ from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
 from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
-from spool.records import Accepted, Clock, NewRecord, principal_of
+from spool.records import Accepted, Clock, ClosedTrace, NewRecord, principal_of
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +61,8 @@ class Acceptor:
         token: IntakeToken,
     ) -> None:
         self.open_calls = open_calls
+        self.call_ended: Callable[[str], None] | None = None
+        """Called with the id of each call whose end was accepted."""
         self._token = token
         self._store = store
         self._plans = DeliveryPlans(destinations)
@@ -102,6 +104,7 @@ class Acceptor:
         via: str | None = None,
         owner: Owner | None = None,
         origin: str | None = None,
+        closes: ClosedTrace | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
@@ -113,7 +116,7 @@ class Acceptor:
 
         Whose key it is decides of which earlier call logs it can be a duplicate, or superseded by; with an
         `idempotency_key` only an earlier one with the same is one, with `key_decides` whatever is in it. `via` is how
-        it came (`LoopGuard.check`).
+        it came (`LoopGuard.check`). `closes` are the spans that it was made of.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
@@ -141,6 +144,7 @@ class Acceptor:
                 idempotency_key=idempotency_key,
                 key_decides=key_decides,
                 via=via,
+                closes=closes,
             )
         )
         self._note(call_log, accepted, principal)
@@ -165,6 +169,8 @@ class Acceptor:
         """Count and log what was accepted."""
         if not accepted.superseded:
             self.open_calls.accepted(call_log.call_id, call_log.event, self._clock(), principal, call_log.happened_at)
+        if self.call_ended is not None and call_log.event == ENDED:
+            self.call_ended(call_log.call_id)
         if not accepted.duplicate:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
             if accepted.two_phase:

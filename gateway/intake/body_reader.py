@@ -1,7 +1,7 @@
 """Reading the body of a request: within the memory budget, or into a staging file, and decoded at the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, web
@@ -12,6 +12,7 @@ from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservat
 from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
 from gateway.intake.staging import Staged, StagingArea, Workers
+from spool.records import Buffer
 
 # The bytes of a request as they arrive from a client that may stop sending, disconnect, or send very slowly.
 
@@ -304,3 +305,21 @@ class BodyReader:
     def _incoming(self, request: web.BaseRequest, reservation: Reservation) -> Incoming:
         """The bytes of a body that memory is reserved for."""
         return Incoming(request, self._limits.progress_timeout, reservation.size)
+
+
+async def body_of(pieces: Sequence[Buffer], staging: StagingArea) -> Body:
+    """A document that the gateway made itself: in memory if it is small, in a staging file otherwise.
+
+    The caller must release it. Raises as `BodyReader.read` does.
+    """
+    if sum(map(len, pieces)) <= SMALL_POST_BYTES:
+        return Body(b"".join(pieces), None, None)
+    staged = staging.begin()
+    try:
+        file = await staging.workers.run(staged.file)
+        for piece in pieces:
+            await staging.workers.run(file.write, piece)
+        return Body(await staging.workers.run(file.map), None, staged, file)
+    except BaseException:
+        staged.discard()
+        raise

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from config.settings import Settings
+from config.settings import IntakeSettings, Settings
 from gateway.admin.events import Observers
+from gateway.admin.metrics import Metrics
 from gateway.admin.view import BackPressure
 from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
@@ -26,6 +27,7 @@ from gateway.intake.turns import Threads
 from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
+from gateway.otlp.source import TraceSource
 from gateway.runtime import options
 from gateway.runtime.destinations import (
     UploaderContext,
@@ -36,6 +38,7 @@ from gateway.runtime.destinations import (
     make_uploader,
     route_of,
 )
+from gateway.runtime.otlp import trace_source
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
 from gateway.runtime.webhooks import WebhookParts, webhook_server
@@ -73,6 +76,7 @@ class App:
     webhooks: IntakeServer | None
     """The listener of providers, where one is configured."""
     forwarder: Forwarder
+    traces: TraceSource
 
     def back_pressure(self) -> BackPressure:
         """How busy the intake is."""
@@ -91,6 +95,7 @@ class App:
         cut_off = await self.intake.stop(drain_seconds)
         if self.webhooks is not None:
             await self.webhooks.stop(0.0)
+        await self.traces.assembler.close()
         return cut_off
 
     async def close(self) -> None:
@@ -127,6 +132,14 @@ async def build(settings: Settings, observers: Observers) -> App:
     except BaseException:
         await spool.close()
         raise
+
+
+def _intake_server(
+    intake: IntakeSettings, router: Router, gate: AdmissionGate, loops: LoopGuard, token: IntakeToken, metrics: Metrics
+) -> IntakeServer:
+    handler = IntakeHandler(router, gate, loops, token, metrics)
+    limits = options.connection_limits(intake)
+    return IntakeServer(intake.listen.host, intake.listen.port, handler.handle, gate, metrics, limits)
 
 
 async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
@@ -173,16 +186,13 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     )  # fmt: skip
     acceptor = make_acceptor(routes)
     uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
-    address = PublicAddress(intake.public_url, intake.trusted_proxies)
-    posts = PostService(reader, acceptor, uploads, token, address)
+    posts = PostService(reader, acceptor, uploads, token, PublicAddress(intake.public_url, intake.trusted_proxies))
     sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
     lines = LineReader(intake.body_max, staging, workers)
     batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
-    handler = IntakeHandler(Router([*sdk.routes(), *batch.routes()]), gate, LoopGuard(spool.id), token, metrics)
-    server = IntakeServer(
-        intake.listen.host, intake.listen.port, handler.handle, gate, metrics, options.connection_limits(intake)
-    )
-
+    traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
+    router = Router([*sdk.routes(), *batch.routes(), *traces.routes()])
+    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics)
     forwarder = Forwarder(settings.webhooks.forward_timeout)
     webhooks = webhook_server(
         settings,
@@ -240,4 +250,5 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         call_stores,
         webhooks,
         forwarder,
+        traces,
     )

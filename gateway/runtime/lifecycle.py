@@ -129,6 +129,8 @@ class Gateway:
         # Posts need no database: they are accepted while it is still waited for.
         await app.call_stores.open()
         app.dispatcher.start()
+        await app.traces.assembler.open()
+        app.traces.assembler.start()
         app.call_stores.start()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)

@@ -16,8 +16,8 @@ from aiohttp import web
 
 from gateway.calllog.errors import CallLogError
 from gateway.intake.accept import Acceptor
-from gateway.intake.body_reader import BodyReader
-from gateway.intake.memory import SMALL_POST_BYTES, Body
+from gateway.intake.body_reader import BodyReader, body_of
+from gateway.intake.memory import Body
 from gateway.intake.parse import CallLog
 from gateway.intake.responses import Rejection, translate
 from gateway.intake.routes import ANSWERED, Match, Result, Route
@@ -200,7 +200,7 @@ class WebhookSource:
         # A call log that cannot be read with the original in it, or under that id, is kept as text, under its digest.
         for attempt, readable in ((event, is_json), (replace(event, call_id=None, key=None), False)):
             pieces = call_log_of(source.name, provider, attempt, data, is_json=readable)
-            with await self._document(pieces) as document:
+            with await body_of(pieces, self._staging) as document:
                 try:
                     parsed = await self._acceptor.parse(document)
                 except CallLogError as error:
@@ -213,20 +213,6 @@ class WebhookSource:
                     parsed, source.agents_key, idempotency_key=key, key_decides=True
                 )
         raise AssertionError("the second attempt returns or raises")
-
-    async def _document(self, pieces: Sequence[Buffer]) -> Body:
-        """The pieces as one body: in memory if it is small, in a staging file otherwise."""
-        if sum(map(len, pieces)) <= SMALL_POST_BYTES:
-            return Body(b"".join(pieces), None, None)
-        staged = self._staging.begin()
-        try:
-            file = await self._workers.run(staged.file)
-            for piece in pieces:
-                await self._workers.run(file.write, piece)
-            return Body(await self._workers.run(file.map), None, staged, file)
-        except BaseException:
-            staged.discard()
-            raise
 
     def _refused(self, source: Source, verification: Verification) -> Rejection:
         self._observer.webhook(source.name, "", verification.verdict.value)

@@ -68,7 +68,8 @@ COUNTED = (
 
 TOKENS = "SELECT token_id, uses FROM tokens"
 TOKEN_USES = (
-    "SELECT token_id, count(*) FROM (SELECT token_id FROM records UNION ALL SELECT token_id FROM uploads) "
+    "SELECT token_id, count(*) FROM (SELECT token_id FROM records UNION ALL SELECT token_id FROM uploads "
+    "UNION ALL SELECT token_id FROM traces) "
     "WHERE token_id IS NOT NULL GROUP BY token_id"
 )
 WITHOUT_TOKEN = (

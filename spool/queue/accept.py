@@ -19,7 +19,17 @@ from spool.db.transaction import Transaction
 from spool.errors import SpoolUnavailable
 from spool.payload.frames import Frame, SmallPayload, StoredPayload
 from spool.queue.ordering import Sibling, initial_state, planned, state_in_record
-from spool.records import Accepted, Delivery, DeliveryState, DestinationIds, Fragment, NewDelivery, NewRecord, Record
+from spool.records import (
+    Accepted,
+    ClosedTrace,
+    Delivery,
+    DeliveryState,
+    DestinationIds,
+    Fragment,
+    NewDelivery,
+    NewRecord,
+    Record,
+)
 
 
 class Acceptance(Struct, frozen=True):
@@ -54,6 +64,8 @@ def accept(
             original = _original(transaction, new, earlier, duplicates_since)
     else:
         original = _namesake(transaction, new.origin, destinations.spool_id)
+    if new.closes is not None:
+        _close_trace(transaction, new.closes)
     if original is not None:
         return Acceptance(_duplicate_of(transaction, new, original, destinations.spool_id))
     superseded = is_superseded(new.superseded_by, new.happened_at, earlier)
@@ -221,6 +233,13 @@ def _enqueue_all(
         if state is DeliveryState.READY:
             ready.append(Delivery(record, delivery.destination, one.form, one.lane, 0, record.accepted_at, None))
     return tuple(ready)
+
+
+def _close_trace(transaction: Transaction, closed: ClosedTrace) -> None:
+    """Delete the spans that the record was made of: they are in it, or in the one that it repeats."""
+    transaction.execute(sql.DELETE_TRACE_ROWS, (closed.trace_id, closed.last_row))
+    values = {"trace_id": closed.trace_id, "spans": closed.spans, "raw_bytes": closed.raw_bytes}
+    transaction.execute(sql.CLOSE_TRACE, values)
 
 
 def _mark_upload_used(transaction: Transaction, new: NewRecord, uid: str) -> None:

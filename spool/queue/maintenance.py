@@ -17,6 +17,7 @@ from spool.errors import CorruptDatabase
 from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks, expire_old
+from spool.queue.traces import purge_traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import Clock, Delivery, Lane
 from spool.space import Quota
@@ -33,6 +34,8 @@ RECEIPTS_LEAVE = 8
 """Receipts are deleted, the oldest first, where less than this part of the quota is left: they never cost a post."""
 UNUSED_UPLOAD_KEEP = 60_000
 """For so many milliseconds an upload that comes too late is told so; then its address is not known any more."""
+TRACE_KEEP = 3600 * 1000
+"""Milliseconds for which a closed trace is remembered: late spans of it are an update of its call."""
 RECOUNT_SHARE = 0.01
 """The share of the time for recounts: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
 
@@ -200,6 +203,9 @@ class Maintenance:
             purge_uploads, used_before=now - self._upload_keep, unused_before=now - UNUSED_UPLOAD_KEEP
         )
         while await self._writer.submit(old_uploads) == ROWS_PER_STEP:
+            continue
+        old_traces = partial(purge_traces, before=now - TRACE_KEEP, limit=ROWS_PER_STEP)
+        while await self._writer.submit(old_traces) == ROWS_PER_STEP:
             continue
 
     async def _unblock_stuck(self) -> None:

@@ -145,6 +145,10 @@ class Reader:
         rows = await self._questions.ask(statement, (key,))
         return Upload(*rows[0]) if rows else None
 
+    async def ask(self, statement: str, parameters: Row = ()) -> list[Row]:
+        """Rows of what stands beside the queue, such as traces."""
+        return list(await self._questions.ask(statement, parameters))
+
     async def oldest(self, destination_id: int, lane: Lane) -> int | None:
         """When the oldest record with a queued delivery there was accepted."""
         found = []

@@ -113,6 +113,7 @@ class Intake:
             Router([*sdk.routes(), *batch.routes()]), self.gate, LoopGuard(store.id), token, observer
         )
         self.reader, self.acceptor, self.staging, self.workers = reader, acceptor, staging, workers
+        self.connections = options.connections
         self.server = IntakeServer("127.0.0.1", 0, handler.handle, self.gate, observer, options.connections)
 
 

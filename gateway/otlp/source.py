@@ -1,0 +1,98 @@
+"""`POST /v1/traces` (OTLP/HTTP): spans are durable when they are answered 200.
+
+Exporters try again after 429, 502, 503 and 504 alone, within ten seconds in all: so what the intake answers 507 is a
+503 here, with a Retry-After of one second.
+"""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+
+import msgspec
+from aiohttp import web
+
+from gateway.intake.body_reader import BodyReader
+from gateway.intake.responses import Rejection, translate
+from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result, Route
+from gateway.intake.staging import Workers
+from gateway.otlp.assembler import TraceAssembler
+from gateway.otlp.spans import Export, SpanRule, Unreadable, from_json, from_protobuf
+from spool.records import Buffer
+
+NAME = "otlp_traces"
+"""Labels metrics."""
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+_INLINE_BYTES = 16 << 10
+"""The spans of this much are read in 2 ms; what is larger is read in a thread."""
+
+
+class TraceSource:
+    """Answers what exporters send. For the event loop."""
+
+    def __init__(
+        self,
+        reader: BodyReader,
+        workers: Workers,
+        assembler: TraceAssembler,
+        rule: SpanRule,
+        token: IntakeToken,
+        *,
+        serves: bool = True,
+    ) -> None:
+        """Without `serves` only what is open from before is put together."""
+        self.assembler = assembler
+        self._serves = serves
+        self._reader = reader
+        self._workers = workers
+        self._rule = rule
+        self._token = token
+
+    def routes(self) -> Sequence[Route]:
+        """Its route, if it is served."""
+        return (Route(NAME, "POST", "/v1/traces", self._respond),) if self._serves else ()
+
+    async def _respond(self, request: web.BaseRequest, _match: Match) -> Result | web.StreamResponse:
+        """Raises `Rejection`, and what reading and the spool raise."""
+        kind = request.content_type
+        if kind not in {PROTOBUF, JSON}:
+            raise Rejection(
+                415, "unknown_type", f"Traces come as {PROTOBUF} or {JSON}, not as {kind[:60]}.", "Set the exporter so."
+            )
+        if kind == PROTOBUF and importlib.util.find_spec("opentelemetry.proto") is None:
+            hint = "pip install 'callspool[otlp]', or have the exporter send JSON (OTEL_EXPORTER_OTLP_PROTOCOL)."
+            raise Rejection(415, "no_protobuf", "This gateway has no protobuf definitions of OpenTelemetry.", hint)
+        try:
+            export = await self._read(request, from_protobuf if kind == PROTOBUF else from_json)
+            await self.assembler.add(export, self._token.agents_key(request))
+        except Exception as error:
+            rejection = translate(error)
+            if rejection is None or rejection.status != 507:  # Insufficient Storage
+                raise
+            raise Rejection(503, rejection.code, rejection.message, rejection.hint, retry_after=1) from error
+        return _answer(export, kind)
+
+    async def _read(self, request: web.BaseRequest, decode: Callable[[Buffer, SpanRule], Export]) -> Export:
+        with await self._reader.read(request) as body:
+            try:
+                if len(body.data) <= _INLINE_BYTES:
+                    return decode(body.data, self._rule)
+                return await self._workers.run(decode, body.data, self._rule)
+            except Unreadable as error:
+                hint = "Send an ExportTraceServiceRequest in the encoding that Content-Type names."
+                raise Rejection(400, "not_otlp", f"The body cannot be read: {error}.", hint) from None
+
+
+def _answer(export: Export, kind: str) -> Result | web.StreamResponse:
+    """Success, partial if spans were rejected, in the encoding of the request."""
+    if kind == JSON:
+        partial = {"rejectedSpans": str(export.rejected), "errorMessage": export.reason}
+        return Result(200, msgspec.json.encode({"partialSuccess": partial} if export.rejected else {}), ANSWERED)
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415  # an extra
+        ExportTracePartialSuccess,
+        ExportTraceServiceResponse,
+    )
+
+    response = ExportTraceServiceResponse()
+    if export.rejected:
+        partial_success = ExportTracePartialSuccess(rejected_spans=export.rejected, error_message=export.reason)
+        response.partial_success.CopyFrom(partial_success)
+    return web.Response(body=response.SerializeToString(), content_type=PROTOBUF)

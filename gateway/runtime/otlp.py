@@ -1,0 +1,44 @@
+"""From the settings of OpenTelemetry to what answers exporters."""
+
+from config.settings import OtlpSettings
+from gateway.admin.metrics import Metrics
+from gateway.intake.accept import Acceptor
+from gateway.intake.body_reader import BodyReader
+from gateway.intake.routes import IntakeToken
+from gateway.intake.staging import StagingArea
+from gateway.otlp.assembler import ClosingRule, TraceAssembler
+from gateway.otlp.source import TraceSource
+from gateway.otlp.spans import SpanRule
+from spool.records import system_clock
+from spool.store import Spool
+
+PII_ATTRIBUTES = (
+    "lk.pii.*",
+    "gen_ai.input.messages",
+    "gen_ai.output.messages",
+    "gen_ai.system_instructions",
+    "gen_ai.tool.call.*",
+    "input",
+    "output",
+    "transcript",
+    "text",
+    "tools",
+)
+"""What was said, by the names of LiveKit Agents 1.8 and Pipecat 1.14."""
+
+
+def trace_source(
+    settings: OtlpSettings,
+    spool: Spool,
+    reader: BodyReader,
+    acceptor: Acceptor,
+    staging: StagingArea,
+    token: IntakeToken,
+    metrics: Metrics,
+) -> TraceSource:
+    """What answers `/v1/traces`, and puts calls together that are open from before."""
+    rule = ClosingRule(round(settings.close_after * 1000), round(settings.idle_after * 1000))
+    assembler = TraceAssembler(spool.traces, acceptor, staging, rule, spool.token, metrics, system_clock)
+    dropped = (*settings.drop_attributes, *(PII_ATTRIBUTES if settings.drop_pii else ()))
+    spans = SpanRule.of(settings.call_id_attributes, dropped)
+    return TraceSource(reader, staging.workers, assembler, spans, token, serves=settings.enabled)

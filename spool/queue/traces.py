@@ -1,0 +1,125 @@
+"""Traces: the spans of calls that are still going on, durable post by post until their call log is made.
+
+A post's spans of one trace are one row. When a trace is closed, the call log that was made of its rows is accepted, and
+the rows are deleted, in one transaction: so after a crash they are either all there, or all in the call log.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
+
+from spool.db.transaction import Transaction
+from spool.db.writer import Writer
+from spool.errors import CorruptPayload
+from spool.payload.frames import Frame, FrameEncoder, decode, is_whole
+from spool.queue.ingest import OVERHEAD_BYTES, uninterrupted
+from spool.queue.reader import Reader
+from spool.records import Clock, NewSpans, OpenTrace
+from spool.space import Quota
+
+_ADD_ROW = "INSERT INTO trace_rows (trace_id, crc32, frame) VALUES (?, ?, ?)"
+_TOKEN_OF = "SELECT token_id FROM traces WHERE trace_id = ?"
+_ADD_TRACE = """
+    INSERT INTO traces (trace_id, call_id, agent_id, principal, token_id, first_at, last_at, root_at, spans, raw_bytes)
+    VALUES (:trace_id, :call_id, :agent_id, :principal, :token_id, :now, :now, :root_at, :spans, :raw_bytes)
+    ON CONFLICT (trace_id) DO UPDATE SET
+        call_id = coalesce(call_id, excluded.call_id),
+        agent_id = coalesce(agent_id, excluded.agent_id),
+        token_id = coalesce(token_id, excluded.token_id),
+        last_at = max(last_at, excluded.last_at),
+        root_at = coalesce(root_at, excluded.root_at),
+        spans = spans + excluded.spans,
+        raw_bytes = raw_bytes + excluded.raw_bytes
+"""
+_OPEN = """
+    SELECT trace_id, call_id, agent_id, principal, token_id, first_at, last_at, root_at, spans, raw_bytes, closed
+    FROM traces
+"""
+_ROWS = "SELECT row_id, crc32, frame FROM trace_rows WHERE trace_id = ? AND row_id > ? ORDER BY row_id LIMIT 16"
+_ENDED = "SELECT 1 FROM records WHERE call_id = ? AND principal = ? AND event = 'call_ended' LIMIT 1"
+_OLD = "SELECT trace_id, token_id FROM traces WHERE spans = 0 AND last_at < ? LIMIT ?"
+_FORGET = "DELETE FROM traces WHERE trace_id = ? AND spans = 0"
+
+
+def add_spans(
+    transaction: Transaction, posted: Iterable[tuple[NewSpans, Frame]], token: str | None, principal: str, now: int
+) -> None:
+    """Write the spans of one post, each group with its frame."""
+    for new, frame in posted:
+        token_id = None
+        if token is not None:
+            row = transaction.execute(_TOKEN_OF, (new.trace_id,)).fetchone()
+            if row is None or row[0] is None:
+                token_id = transaction.tokens.use(transaction.connection, token)
+        transaction.execute(_ADD_ROW, (new.trace_id, frame.crc32, frame.data))
+        transaction.execute(
+            _ADD_TRACE,
+            {
+                "trace_id": new.trace_id,
+                "call_id": new.call_id,
+                "agent_id": new.agent_id,
+                "principal": principal,
+                "token_id": token_id,
+                "now": now,
+                "root_at": now if new.ended else None,
+                "spans": new.spans,
+                "raw_bytes": frame.raw_bytes,
+            },
+        )
+
+
+def purge_traces(transaction: Transaction, before: int, limit: int) -> int:
+    """Forget traces that are closed and had no span since `before`, at most `limit`; returns how many."""
+    rows = transaction.execute(_OLD, (before, limit)).fetchall()
+    for trace_id, token_id in rows:
+        if token_id is not None:
+            transaction.tokens.release(token_id)
+        transaction.execute(_FORGET, (trace_id,))
+    return len(rows)
+
+
+class Traces:
+    """The spans of calls that are still going on. For the event loop."""
+
+    def __init__(self, writer: Writer, reader: Reader, quota: Quota, clock: Clock) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._quota = quota
+        self._clock = clock
+
+    async def add(self, posted: Sequence[NewSpans], token: str | None, principal: str) -> None:
+        """Make the spans of one post durable. Raises `SpoolFull` or `SpoolUnavailable`; then none of them is kept."""
+        frames = await asyncio.to_thread(_frames_of, posted)
+        byte_count = sum(len(frame.data) + OVERHEAD_BYTES for frame in frames)
+        operation = partial(
+            add_spans,
+            posted=tuple(zip(posted, frames, strict=True)),
+            token=token,
+            principal=principal,
+            now=self._clock(),
+        )
+        with self._quota.reserve(2 * byte_count, self._writer.total_bytes):
+            await uninterrupted(self._writer.submit(operation, byte_count))
+
+    async def open(self) -> list[OpenTrace]:
+        """Every trace that has spans here, or had some within the last hour."""
+        return [OpenTrace(*row) for row in await self._reader.ask(_OPEN)]
+
+    async def has_ended(self, call_id: str, principal: str) -> bool:
+        """Whether this principal posted a `call_ended` of this call, as far as receipts go back."""
+        return bool(await self._reader.ask(_ENDED, (call_id, principal)))
+
+    async def spans(self, trace_id: bytes) -> AsyncIterator[tuple[int, bytes]]:
+        """The spans of a trace, post by post, each with the number of its row. Raises `CorruptPayload`."""
+        after = 0
+        while rows := await self._reader.ask(_ROWS, (trace_id, after)):
+            for row_id, checksum, frame in rows:
+                after = row_id
+                if not is_whole(frame, checksum):
+                    raise CorruptPayload(f"spans of row {row_id} are damaged: their checksum differs")
+                yield after, decode(frame)
+
+
+def _frames_of(posted: Sequence[NewSpans]) -> list[Frame]:
+    encoder = FrameEncoder()
+    return [encoder.frame(new.data) for new in posted]

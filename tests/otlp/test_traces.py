@@ -1,0 +1,265 @@
+"""From posts of spans to one call log for each call."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
+from gateway.intake.server import IntakeServer
+from gateway.otlp.assembler import ClosingRule, TraceAssembler
+from gateway.otlp.source import JSON, PROTOBUF, TraceSource
+from gateway.otlp.spans import SpanRule
+from tests.intake.running_intake import DEADLINE, ENDPOINT, Reply, RunningIntake, running
+from tests.otlp.captured import as_json, in_posts, post, renamed, request
+
+RULE = ClosingRule()
+
+
+class Tracing:
+    """A running intake that serves `/v1/traces`; time passes when a test says so."""
+
+    def __init__(self, world: RunningIntake, server: IntakeServer, assembler: TraceAssembler) -> None:
+        self.world = world
+        self.server = server
+        self.assembler = assembler
+
+    async def export(self, body: bytes, kind: str = PROTOBUF, **more: Any) -> Reply:
+        url = f"http://127.0.0.1:{self.server.port}/v1/traces"
+        return await self.world.post(body, url, headers={"Content-Type": kind, **more.pop("headers", {})}, **more)
+
+    async def later(self, milliseconds: int) -> None:
+        """So much later, close what is to be closed then."""
+        self.world.clock.now += milliseconds
+        await self.assembler.close_due()
+
+    async def call_logs(self, call_id: str) -> list[dict[str, Any]]:
+        """What was made of a call, in order."""
+        found = []
+        for traced in await self.world.spool.trace(call_id):
+            pieces = [await self.world.stored(traced.record, fragment) for fragment in traced.record.fragments]
+            joined = pieces[0] if len(pieces) == 1 else b"{" + b",".join(piece for piece in pieces if piece) + b"}"
+            found.append(json.loads(joined))
+        return found
+
+
+@asynccontextmanager
+async def tracing(
+    directory: Path, rule: ClosingRule = RULE, spans: SpanRule | None = None, **options: Any
+) -> AsyncIterator[Tracing]:
+    """An intake with traces. Nothing is closed by itself: tests move the clock."""
+    async with running(directory, **options) as world:
+        intake = world.intake
+        assembler = TraceAssembler(
+            world.spool.traces, intake.acceptor, intake.staging, rule, world.spool.token, world.metrics, world.clock
+        )
+        await assembler.open()
+        source = TraceSource(intake.reader, intake.workers, assembler, SpanRule(), IntakeToken(None))
+        handler = IntakeHandler(
+            Router(source.routes()), intake.gate, LoopGuard(world.spool.id), IntakeToken(None), world.metrics
+        )
+        server = IntakeServer("127.0.0.1", 0, handler.handle, intake.gate, world.metrics, intake.connections)
+        await server.start()
+        try:
+            yield Tracing(world, server, assembler)
+        finally:
+            await server.stop(DEADLINE)
+
+
+def trace_id(name: str) -> str:
+    return request(name).resource_spans[0].scope_spans[0].spans[0].trace_id.hex()
+
+
+CALLS = [("livekit-3-turns-with-tool", 6, 27), ("livekit-10-turns", 20, 58), ("livekit-50-turns", 100, 258)]
+
+
+@pytest.mark.parametrize(("name", "turns", "spans"), CALLS)
+async def test_a_call_becomes_one_call_log(tmp_path: Path, name: str, turns: int, spans: int) -> None:
+    """Five quiet seconds after its root span: transcript from the attributes, spans as telemetry, no row left."""
+    async with tracing(tmp_path) as traces:
+        for body in in_posts(request(name), 4):
+            assert (await traces.export(body)).status == 200
+        await traces.later(RULE.close_after - 1)
+        call_id = trace_id(name)
+        assert await traces.call_logs(call_id) == []
+        await traces.later(1)
+        (call_log,) = await traces.call_logs(call_id)
+        assert call_log["wcall_event"] == "call_ended"
+        assert [turn["role"] for turn in call_log["transcript_json"]].count("user") == turns // 2
+        assert len(call_log["transcript_json"]) == turns
+        assert len(call_log["telemetry_data"]["session_traces"]) == spans
+        starts = [span["start_time_ns"] for span in call_log["telemetry_data"]["session_traces"]]
+        assert starts == sorted(starts)
+        (left,) = await traces.world.spool.traces.open()
+        assert (left.spans, left.raw_bytes) == (0, 0)
+        assert [row async for row in traces.world.spool.traces.spans(left.trace_id)] == []
+
+
+async def test_what_an_exporter_sends_twice_is_in_it_once(tmp_path: Path) -> None:
+    """An exporter that saw no answer sends the same spans again."""
+    async with tracing(tmp_path) as traces:
+        for _ in range(2):
+            await traces.export(post("livekit-10-turns"))
+        await traces.later(RULE.close_after)
+        (call_log,) = await traces.call_logs(trace_id("livekit-10-turns"))
+        assert call_log["otel"]["spans"] == 58
+
+
+async def test_interleaved_calls_are_told_apart(tmp_path: Path) -> None:
+    """Two calls whose posts alternate, one of them with its root first: each has its own spans."""
+    async with tracing(tmp_path) as traces:
+        one, other = (renamed(request("livekit-10-turns"), number) for number in (1, 2))
+        for mine, theirs in zip(in_posts(one, 5), reversed(in_posts(other, 5)), strict=True):
+            await traces.export(mine)
+            await traces.export(theirs)
+        await traces.later(RULE.close_after)
+        for number in (1, 2):
+            (call_log,) = await traces.call_logs(number.to_bytes(16, "big").hex())
+            assert call_log["otel"]["spans"] == 58
+
+
+async def test_a_call_without_an_end_is_put_together_when_it_is_idle(tmp_path: Path) -> None:
+    """The root span never comes: its process was killed."""
+    async with tracing(tmp_path) as traces:
+        await traces.export(in_posts(request("livekit-10-turns"), 2)[0])
+        await traces.later(RULE.idle_after - 1)
+        assert await traces.call_logs(trace_id("livekit-10-turns")) == []
+        await traces.later(1)
+        assert len(await traces.call_logs(trace_id("livekit-10-turns"))) == 1
+
+
+async def test_the_calls_own_end_makes_its_spans_an_update(tmp_path: Path) -> None:
+    """Where the agent posts its `call_ended` too, there is one end, and the spans come after it."""
+    name = "livekit-10-turns"
+    async with tracing(tmp_path) as traces:
+        await traces.export(in_posts(request(name), 2)[0])
+        await traces.world.post({"call_id": trace_id(name), "wcall_event": "call_ended"}, "/v1/calls")
+        await traces.later(RULE.close_after)
+        ended, update = await traces.call_logs(trace_id(name))
+        assert ended["wcall_event"] == "call_ended"
+        assert update["update_type"] == "late_spans"
+        assert "wcall_event" not in update
+
+
+async def test_late_spans_are_an_update(tmp_path: Path) -> None:
+    """What comes after the call log was made is not lost, and does not replace it."""
+    name = "livekit-10-turns"
+    first, second = in_posts(request(name), 2)
+    async with tracing(tmp_path) as traces:
+        await traces.export(second)
+        await traces.later(RULE.close_after)
+        await traces.export(first)
+        await traces.later(RULE.close_after)
+        made, update = await traces.call_logs(trace_id(name))
+        assert made["wcall_event"] == "call_ended"
+        assert update["update_type"] == "late_spans"
+        assert made["otel"]["spans"] + update["otel"]["spans"] == 58
+
+
+async def test_a_call_that_grows_too_large_is_put_together_in_parts(tmp_path: Path) -> None:
+    """The memory for one call is bounded; no span is lost by it."""
+    async with tracing(tmp_path, ClosingRule(spans_max=20)) as traces:
+        for body in in_posts(request("livekit-10-turns"), 4):
+            await traces.export(body)
+            await traces.later(1)
+        await traces.later(RULE.close_after)
+        made = await traces.call_logs(trace_id("livekit-10-turns"))
+        assert len(made) > 1
+        assert sum(call_log["otel"]["spans"] for call_log in made) == 58
+        assert [("wcall_event" in call_log) for call_log in made] == [True] + [False] * (len(made) - 1)
+
+
+async def test_open_calls_survive_a_restart(tmp_path: Path) -> None:
+    """Spans that were answered 200 are there after a crash, with what they said of the call."""
+    name = "livekit-10-turns"
+    posts = in_posts(request(name), 3)
+    async with tracing(tmp_path) as traces:
+        for body in posts[:2]:
+            await traces.export(body, headers={"x-pype-token": "agents-key"})
+    async with tracing(tmp_path) as traces:
+        await traces.export(posts[2], headers={"x-pype-token": "agents-key"})
+        await traces.later(RULE.close_after)
+        (traced,) = await traces.world.spool.trace(trace_id(name))
+        (call_log,) = await traces.call_logs(trace_id(name))
+        assert call_log["otel"]["spans"] == 58
+        assert traced.record.token_id is not None
+        assert await traces.world.spool.token(traced.record.token_id) == "agents-key"
+
+
+async def test_json_and_encodings_are_taken(tmp_path: Path) -> None:
+    """JSON as JavaScript's exporters send it, gzip and zstd."""
+    async with tracing(tmp_path) as traces:
+        reply = await traces.export(as_json(renamed(request("livekit-10-turns"), 1)), JSON)
+        assert (reply.status, reply.json) == (200, {})
+        for number, (coding, compress) in enumerate((("gzip", gzip.compress), ("zstd", zstandard.compress)), 2):
+            body = compress(renamed(request("livekit-10-turns"), number).SerializeToString())
+            reply = await traces.export(body, content_encoding=coding)
+            assert (reply.status, reply.headers["Content-Type"]) == (200, PROTOBUF)
+        await traces.later(RULE.close_after)
+        for number in (1, 2, 3):
+            assert len(await traces.call_logs(number.to_bytes(16, "big").hex())) == 1
+
+
+async def test_rejected_spans_are_said_in_the_answer(tmp_path: Path) -> None:
+    """Partial success, in the encoding of the request."""
+    message = request("pipecat-pipeline")
+    message.resource_spans[0].scope_spans[0].spans[0].trace_id = b"short"
+    async with tracing(tmp_path) as traces:
+        reply = await traces.export(message.SerializeToString())
+        answer = ExportTraceServiceResponse.FromString(reply.raw).partial_success
+        assert (reply.status, answer.rejected_spans) == (200, 1)
+        assert "trace id" in answer.error_message
+        reply = await traces.export(as_json(message), JSON)
+        assert reply.json["partialSuccess"]["rejectedSpans"] == "1"
+
+
+UNREADABLE = [(b"\xff\xff", PROTOBUF, 400), (b"{", JSON, 400), (b"x", "text/plain", 415)]
+
+
+@pytest.mark.parametrize(("body", "kind", "status"), UNREADABLE)
+async def test_what_cannot_be_read_is_refused_for_good(tmp_path: Path, body: bytes, kind: str, status: int) -> None:
+    """An exporter gives up after a 400: it would send the same again."""
+    async with tracing(tmp_path) as traces:
+        assert (await traces.export(body, kind)).status == status
+
+
+async def test_a_full_spool_is_503_within_the_exporters_patience(tmp_path: Path) -> None:
+    """No exporter repeats a 507, nor waits longer than some seconds."""
+    async with tracing(tmp_path, spool_max=1 << 20) as traces:
+        statuses = set()
+        for number in range(1, 40):
+            reply = await traces.export(renamed(request("livekit-50-turns"), number).SerializeToString())
+            statuses.add((reply.status, reply.headers.get("Retry-After")))
+        assert (503, "1") in statuses
+        assert {status for status, _ in statuses} <= {200, 503}
+
+
+async def test_a_failed_call_log_is_made_later(tmp_path: Path) -> None:
+    """Rows go with the acceptance of their call log, and with nothing else."""
+    async with tracing(tmp_path) as traces:
+        await traces.export(post("livekit-10-turns"))
+        traces.world.clock.now += RULE.close_after
+        closing = asyncio.ensure_future(traces.assembler.close_due())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await traces.later(1)
+        assert len(await traces.call_logs(trace_id("livekit-10-turns"))) == 1
+
+
+async def test_other_destinations_keep_their_plans(tmp_path: Path) -> None:
+    """A call log of spans is owed like any other."""
+    async with tracing(tmp_path, destinations=(ENDPOINT,)) as traces:
+        await traces.export(post("pipecat-pipeline"))
+        await traces.later(RULE.close_after)
+        (trace,) = await traces.world.spool.traces.open()
+        assert trace.call_id is not None
+        (traced,) = await traces.world.spool.trace(trace.call_id)
+        assert [delivery.destination for delivery in traced.deliveries] == ["endpoint"]
