@@ -21,8 +21,12 @@ TESTS := .venv/.tests
 LOCKS := requirements.lock requirements-dev.lock requirements-build.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
-# Test processes; more than the cores only makes them wait for each other.
-JOBS ?= 2
+# Test processes: one more than the cores of a small machine, since tests wait for timers and processes too.
+JOBS ?= 3
+# Where tests write to: memory, where there is plenty of it, for waiting for a disk takes a third of their time.
+# `make prove` writes to the disk.
+TESTS_WRITE_TO = $(shell { df -k --output=avail /dev/shm; awk '/^MemAvailable/ { print $$2 }' /proc/meminfo; } \
+  2>/dev/null | awk '$$1 + 0 > 8e6 { enough++ } END { if (enough == 2) print "/dev/shm" }')
 # Below this share of lines that ran, in per cent, `make test` fails.
 COVERAGE := 90
 # How long the load of `make soak` lasts.
@@ -104,6 +108,7 @@ $(TESTS): $(RUNS) requirements-dev.lock requirements-sdk.lock requirements-chdb.
 .PHONY: test
 test: $(TESTS) ## Check format, lint, types, import directions; run the tests with coverage (ARGS for pytest)
 	@said="$$(mktemp)"; $(MAKE) lint >"$$said" 2>&1 & lint=$$!; trap 'kill $$lint 2>/dev/null || true; rm -f "$$said"' EXIT; \
+	export PYTEST_DEBUG_TEMPROOT=$(TESTS_WRITE_TO); \
 	failed=0; $(BIN)/slipcover --json --out .coverage.json -m pytest -n $(JOBS) --dist worksteal $(ARGS) || failed=1; \
 	wait $$lint || failed=1; cat "$$said"; exit $$failed
 	@$(BIN)/slipcover --merge .coverage.json --out .coverage.json --fail-under $(COVERAGE) \

@@ -1,6 +1,7 @@
 """What all tests share: their event loops, figures told at the end of a run, and logging put back."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,16 +33,21 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each of two test processes begin with its half of the slow tests, so that none is left alone with one.
+    """Let each test process begin with its share of the slow tests, so that none is left alone with one at the end.
 
-    `--dist worksteal` gives each process one half of the list, and what remains of it at the end to whoever is free.
+    `--dist worksteal` gives each process an equal piece of the list, and what remains of it to whoever is free.
     """
     if not hasattr(config, "workerinput"):
         return
+    processes = config.workerinput["workercount"]
     slow = [item for item in items if item.get_closest_marker("slow")]
-    rest = [item for item in items if not item.get_closest_marker("slow")]
-    half = max(0, len(items) // 2 - len(slow[0::2]))
-    items[:] = [*slow[0::2], *rest[:half], *slow[1::2], *rest[half:]]
+    rest = iter([item for item in items if not item.get_closest_marker("slow")])
+    ends = [len(items) * (number + 1) // processes for number in range(processes)]
+    ordered: list[pytest.Item] = []
+    for number, end in enumerate(ends):
+        ordered += slow[number::processes]
+        ordered += itertools.islice(rest, max(0, end - len(ordered)))
+    items[:] = [*ordered, *rest]
 
 
 @pytest.hookimpl

@@ -70,11 +70,14 @@ def installed(wheel: Path, folder: Path, python: Path, requirements: Path | None
         path = made.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    subprocess.run([python, "-m", "venv", made.environment], check=True, timeout=120)
-    pip = [made.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    options = ["--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     if requirements is not None:
+        subprocess.run([python, "-m", "venv", made.environment], check=True, timeout=120)
+        pip = [made.python, "-m", "pip", *options]
         subprocess.run([*pip, "--require-hashes", "--requirement", requirements], check=True, timeout=600)
-    else:
+    else:  # the pip of this environment will do: unpacking another one takes seconds
+        subprocess.run([python, "-m", "venv", "--without-pip", made.environment], check=True, timeout=120)
+        pip = [sys.executable, "-m", "pip", "--python", made.python, *options]
         (site,) = made.environment.glob("lib/python*/site-packages")
         others = [path for path in sys.path if path.endswith("site-packages")]
         (site / "others.pth").write_text("\n".join(others), encoding="utf-8")

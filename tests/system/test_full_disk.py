@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.calllogs import make_call_log
-from bench.endpoint import Endpoint
+from bench.endpoint import Endpoint, Fault
 from tests.disks.filesystems import remount, small_disk
 from tests.system.gateway_process import GatewayProcess, Reply
 from tests.system.waiting import until
@@ -83,8 +83,10 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
             await until(lambda: is_ready(gateway), "it takes posts again, with the disk as full as it was", deadline=60)
             assert {arrival.call_id for arrival in endpoint.accepted} >= {*accepted, "open"}
             assert len(endpoint.arrivals) == len(endpoint.documents), "something was delivered twice"
+            endpoint.set_fault(Fault("status", 503))  # so that deliveries make no room for what is posted
             fill_up(disk, "more")
             await until_refused(gateway)
+            endpoint.set_fault(Fault())
             asked = time.monotonic()
             gateway.terminate()
             assert await gateway.ended() == 0
@@ -161,7 +163,7 @@ async def until_a_large_one_is_refused(gateway: GatewayProcess, disk: Path, acce
 async def until_refused(gateway: GatewayProcess) -> Reply:
     """Post until the log of the spool has no room left either; returns what the refused one was told."""
     for number in range(500):
-        reply = await gateway.post(make_call_log(20_000, seed=number, call_id=f"filling-{number}"))
+        reply = await gateway.post(make_call_log(100_000, seed=number, call_id=f"filling-{number}"))
         if reply.status == 507:
             return reply
     raise AssertionError("the disk was never full")

@@ -79,15 +79,15 @@ async def _through(tmp_path: Path, size: int, way: Way) -> str:
 
 
 @pytest.mark.slow
-async def test_a_giant_needs_no_memory(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+async def test_a_giant_needs_no_memory(disk_path: Path, record_property: Callable[[str, object], None]) -> None:
     """64 MB go in and out beside another agent, whose posts are acknowledged as before."""
-    record_property("told", await _through(tmp_path, 64 * MB, PLAIN))
+    record_property("told", await _through(disk_path, 64 * MB, PLAIN))
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 async def test_a_gigabyte_needs_no_memory(
-    tmp_path: Path, way: Way, record_property: Callable[[str, object], None]
+    disk_path: Path, way: Way, record_property: Callable[[str, object], None]
 ) -> None:
     """A call log of 1 GB goes in, however it is packed and sent, through both phases and out, in less than 250 MB."""
-    record_property("told", await _through(tmp_path, budgeted(small=200, full=1000) * MB, way))
+    record_property("told", await _through(disk_path, budgeted(small=200, full=1000) * MB, way))
