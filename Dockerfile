@@ -7,10 +7,11 @@ FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 
-# The dependencies first: they change less often than the source, so that a rebuild finds them in the cache.
-COPY requirements.lock requirements-build.lock ./
+# The dependencies first, with the drivers of databases and brokers:
+# they change less often than the source, so that a rebuild finds them in the cache.
+COPY requirements-image.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/callspool \
-    && python -m pip --python /opt/callspool/bin/python install --no-deps --require-hashes --requirement requirements.lock \
+    && python -m pip --python /opt/callspool/bin/python install --no-deps --require-hashes --requirement requirements-image.lock \
     && python -m pip install --no-deps --require-hashes --requirement requirements-build.lock
 
 COPY . .

@@ -18,7 +18,7 @@ PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 RUNS := .venv/.runs
 TESTS := .venv/.tests
-LOCKS := requirements.lock requirements-dev.lock requirements-build.lock
+LOCKS := requirements.lock requirements-image.lock requirements-dev.lock requirements-build.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
 # Test processes: one more than the cores of a small machine, since tests wait for timers and processes too.
@@ -153,6 +153,10 @@ lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=-
 	  --no-emit-index-url --no-header --no-annotate --quiet $(ARGS) "$$@" >/dev/null; }; \
 	compile pyproject.toml -o requirements.lock; \
 	compile pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock; \
+	extras="$$("$$tool/bin/python" -c 'import tomllib; \
+	  print(*(f"--extra {name}" for name in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"] \
+	    if name != "dev"))')"; \
+	compile pyproject.toml $$extras -c requirements-dev.lock -o requirements-image.lock; \
 	"$$tool/bin/python" -c 'import tomllib; \
 	  print("pip", *tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  | compile - -c requirements-dev.lock -o requirements-build.lock

@@ -1,4 +1,4 @@
-"""Probes the HTTP destinations of a configuration and reports the results."""
+"""Probes the HTTP endpoints and Kafka clusters of a configuration and reports the results."""
 
 import asyncio
 import ssl
@@ -6,12 +6,12 @@ import time
 import uuid
 from dataclasses import replace
 
-from config.destinations import HttpDestination
+from config.destinations import HttpDestination, KafkaDestination
 from config.settings import Settings
 from gateway.cli.output import complain, output, plain
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
 from gateway.intake.routes import via_pseudonym
-from gateway.runtime.destinations import http_options
+from gateway.runtime.destinations import DriverMissing, http_options, kafka_options, require_kafka
 from spool.fsck import read_spool_id
 from uploaders.http.uploader import HttpOptions
 
@@ -31,17 +31,36 @@ _GOOD = frozenset({Verdict.KNOWS_PHASE_2, Verdict.DOUBTFUL})
 
 
 def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
-    """Probe each HTTP destination and report; whether all of them accepted what they were sent.
+    """Probe each HTTP destination and each cluster; whether all of them would take what they are sent.
 
     What is sent has the mark of this spool, so that its own gateway, if the address leads there, accepts nothing.
     """
-    destinations = [each for each in settings.destinations if isinstance(each, HttpDestination)]
-    if not destinations:
-        complain("There is no HTTP destination to probe.", style="yellow")
+    endpoints = [each for each in settings.destinations if isinstance(each, HttpDestination)]
+    clusters = [each for each in settings.destinations if isinstance(each, KafkaDestination)]
+    if not endpoints and not clusters:
+        complain("There is no HTTP or Kafka destination to probe.", style="yellow")
     spool_id = read_spool_id(settings.spool.dir)
     via = None if spool_id is None else via_pseudonym(spool_id)
-    accepted = [_probe_one(each, token, agent_id, via) for each in destinations]
-    return all(accepted)
+    accepted = [_probe_one(each, token, agent_id, via) for each in endpoints]
+    return all([*accepted, *map(_probe_cluster, clusters)])
+
+
+def _probe_cluster(destination: KafkaDestination) -> bool:
+    """Whether its topics are there and may be written; what should be looked at is said, too."""
+    try:
+        require_kafka(destination.name)
+        from gateway.diagnostics.kafka import ask, findings  # noqa: PLC0415  # an extra
+
+        found = list(findings(ask(kafka_options(destination)), destination.max_message_bytes))
+    except (DriverMissing, ConnectionError) as error:
+        complain(f"{destination.name}: {error}")
+        return False
+    for finding in found:
+        complain(f"{destination.name}: {finding.text}", style="red" if finding.is_problem else "yellow")
+    sound = not any(finding.is_problem for finding in found)
+    if sound:
+        output().print(plain(f"{destination.name} has its topics, and takes messages of this size", "green"))
+    return sound
 
 
 def _probe_one(destination: HttpDestination, token: str | None, agent_id: str, via: str | None) -> bool:

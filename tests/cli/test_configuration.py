@@ -175,7 +175,7 @@ def test_a_probe_with_unusable_certificates_says_so(cli: Cli, tmp_path: Path) ->
 def test_without_http_destinations_there_is_nothing_to_probe(cli: Cli) -> None:
     """Asking to probe nothing is said, and no failure."""
     result = cli("check-config", "--local", "--probe")
-    assert (result.exit_code, "no HTTP destination" in result.stderr) == (0, True)
+    assert (result.exit_code, "no HTTP or Kafka destination" in result.stderr) == (0, True)
 
 
 def test_every_exit_code_is_documented_in_the_help(cli: Cli) -> None:

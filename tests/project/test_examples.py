@@ -46,4 +46,4 @@ def test_the_image_is_built_from_nothing_but_what_it_needs():
     assert lines[1] == "*"
     kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
     assert {"gateway", "spool", "uploaders", "config", "pyproject.toml", "README.md", "LICENSE"} <= kept
-    assert {"requirements.lock", "requirements-build.lock"} <= kept
+    assert {"requirements-image.lock", "requirements-build.lock"} <= kept

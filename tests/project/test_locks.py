@@ -13,12 +13,13 @@ from tests.project.repository import text
 
 LOCKS = (
     "requirements.lock",
+    "requirements-image.lock",
     "requirements-dev.lock",
     "requirements-build.lock",
     "requirements-sdk.lock",
     "requirements-chdb.lock",
 )
-COMPLETE = LOCKS[:3]
+COMPLETE = LOCKS[:4]
 """All but the SDK's: of what that asks for, an agent framework, nothing is installed."""
 
 
@@ -26,10 +27,11 @@ COMPLETE = LOCKS[:3]
 def wanted(name):
     """What the project asks for in each lock."""
     pyproject = tomllib.loads(text("pyproject.toml"))
-    runtime = pyproject["project"]["dependencies"]
+    runtime, extras = pyproject["project"]["dependencies"], pyproject["project"]["optional-dependencies"]
     lines = {
         "requirements.lock": runtime,
-        "requirements-dev.lock": [*runtime, *pyproject["project"]["optional-dependencies"]["dev"]],
+        "requirements-image.lock": [*runtime, *(line for name in extras.keys() - {"dev"} for line in extras[name])],
+        "requirements-dev.lock": [*runtime, *extras["dev"]],
         "requirements-build.lock": [*pyproject["build-system"]["requires"], "pip"],
     }
     return [Requirement(line) for line in lines[name]]
@@ -102,3 +104,8 @@ def test_locks_agree(pair):
 def test_development_contains_runtime():
     """Whoever tests has everything that runs."""
     assert locked("requirements.lock").keys() <= locked("requirements-dev.lock").keys()
+
+
+def test_the_image_carries_every_extra():
+    """A container cannot be installed into: it installs the lock that has all extras but the one for developing."""
+    assert "--requirement requirements-image.lock" in text("Dockerfile")

@@ -37,6 +37,34 @@ CLOCK_JUMPS = "tests/proof/test_clock_jumps.py"
 
 BUGS = (
     Bug(
+        "offsets are committed before the write",
+        "gateway/work/consumer.py",
+        "        self._writing = _Writing(batch,",
+        "        self._commit(batch)\n        self._writing = _Writing(batch,",
+        ("tests/work/test_consumer.py::test_offsets_are_committed_after_the_write",),
+    ),
+    Bug(
+        "offsets of lost partitions are committed",
+        "gateway/work/consumer.py",
+        "            self._writing.batch.disown(places)\n",
+        "            pass\n",
+        ("tests/work/test_consumer.py::test_lost_partitions_are_dropped_and_not_committed",),
+    ),
+    Bug(
+        "a message counts as delivered when it is queued",
+        "uploaders/kafka/producer.py",
+        "report(Delivered() if error is None else self._outcome(error, message.topic))",
+        "report(Delivered())",
+        ("tests/kafka/test_uploader.py::test_whose_fault_an_error_is",),
+    ),
+    Bug(
+        "a partition that was lost while it was paused stays paused",
+        "gateway/work/consumer.py",
+        "(consumer.pause if self.figures.paused else consumer.resume)(partitions)",
+        "pass",
+        ("tests/work/test_consumer.py::test_lost_partitions_are_dropped_and_not_committed",),
+    ),
+    Bug(
         "a reference to any bucket is followed",
         "gateway/references.py",
         "        if place.s3_bucket not in self._buckets:\n",
