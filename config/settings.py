@@ -160,7 +160,7 @@ class IntakeSettings(Table):
     inline_max: Size = Field(default_factory=_default_inline_max)
     """Posts up to this size are read into memory, larger ones onto disk; at most the memory budget."""
     memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
-    """How long a post waits for memory before it is answered 503."""
+    """How long a small post or a batch waits for memory, and is then answered 503; large posts go onto disk."""
     progress_timeout: Duration = 10.0
     """A post that delivers less than 64 KiB within this time is aborted."""
     header_timeout: Duration = 10.0

@@ -1,36 +1,50 @@
-"""Reading the body of a request: within the memory budget, or into a staging file, and decoded at the end."""
+"""Reading the body of a request: within the memory budget, or into a staging file, and decoded at the end.
+
+Memory is for bytes that came, not for bytes that were announced. A small body is complete before memory is reserved
+for it. A large one that is announced has its memory at once if that is free, and gives it back when it turns out to be
+slow: what came of it, and what follows, goes to a staging file, as does one that gets no memory soon.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 
+from gateway.intake.admission import SLOW_SECONDS
 from gateway.intake.decoding import BodyDecoder, Decoder, decoders_by_magic, decoders_for
-from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
+from gateway.intake.memory import SMALL_POST_BYTES, Body, BudgetExhausted, MemoryBudget, Reservation
 from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
 from gateway.intake.staging import Staged, StagingArea, Workers
+from gateway.intake.turns import sender_of
 from spool.records import Buffer
 
 # The bytes of a request as they arrive from a client that may stop sending, disconnect, or send very slowly.
 
 _GONE = (ConnectionError, RequestPayloadError, RuntimeError)
 """A stream whose connection was lost before it was read raises RuntimeError."""
+_WRITE_BYTES = 1 << 20
+"""The memory of a body that spills: what is collected before each write to its staging file."""
+UNRESERVED_BYTES = 16 << 10
+"""The same of one that no memory is reserved for, because it is slow, or none was free."""
+_LOOK_SECONDS = 0.1
+"""How often a body that is not complete is looked at: whether it is slow, and others wait for its memory."""
+_PATIENCE_SECONDS = 0.25
+"""How long a large body waits for memory before it goes to a staging file, and what was collected of it for more."""
 
 
-def arrived(request: web.BaseRequest) -> bytes | None:
-    """The whole body if it has arrived already, as a small one does with its headers; None otherwise.
+def arrived(request: web.BaseRequest) -> bytes:
+    """The whole body, which has arrived, as a small one does with its headers. Memory for it is reserved.
 
-    Memory for it is reserved. Raises `ClientGone`.
+    Raises `ClientGone`.
     """
-    content = request.content
-    if not content.is_eof():
-        return None
     protocol_of(request).arrived()
     try:
-        return content.read_nowait()
+        return request.content.read_nowait()
     except _GONE as error:
         raise ClientGone(str(error)) from None
 
@@ -55,40 +69,80 @@ class Incoming:
 
     __slots__ = ("_content", "_mark", "_protocol", "_received", "_timeout", "_unframed", "_waited")
 
-    def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int) -> None:
+    def __init__(self, request: web.BaseRequest, progress_timeout: float, reserved: int = 0) -> None:
         """`reserved` bytes of memory are reserved for it: the limit of what may be in transit to the reader."""
         self._content = request.content
         self._protocol = protocol_of(request)
-        self._protocol.reserved(request.content, reserved)
         self._timeout = progress_timeout
         self._waited = 0.0
         self._received = 0
         self._mark = 0
         self._unframed = self._protocol.read_through_parser - self._content.total_bytes
+        self.cover(reserved)
 
-    async def rest(self, buffer: memoryview) -> None:
-        """Read the rest of the body into `buffer`, which is exactly as long. Raises as `next` does."""
+    def cover(self, reserved: int) -> None:
+        """So much memory is reserved from now on; with 0, what comes counts as held until it is `taken`."""
+        if reserved:
+            self._protocol.reserved(self._content, reserved)
+        else:
+            self._protocol.unreserved()
+
+    def taken(self, byte_count: int) -> None:
+        """So many bytes that `next` returned are in a file now, or of no use any more."""
+        self._protocol.taken(byte_count)
+
+    async def complete(self) -> None:
+        """Wait for the end of a small body, which then is all in `content`. Raises as `next` does."""
+        self._protocol.await_body(self._content)
+        clock = self._protocol.clock
+        ends_at = clock.time() + self._timeout
+        try:
+            while not self._content.is_eof():
+                if (error := self._content.exception()) is not None:
+                    raise ClientGone(str(error))
+                if (seconds := ends_at - clock.time()) <= 0:
+                    raise stalled(self._timeout)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._content.wait_eof()
+        except _GONE as error:
+            raise ClientGone(str(error)) from None
+
+    async def fill(self, buffer: memoryview, gives_up: Callable[[], bool]) -> int:
+        """Read the rest of the body into `buffer`, which is exactly as long; returns how many bytes came.
+
+        These are fewer when it is slow and `gives_up` says so; the rest then comes by `next`. Raises as that does.
+        """
         filled = 0
         try:
             while piece := self._content.read_nowait():
                 buffer[filled : filled + len(piece)] = piece
                 filled += len(piece)
             if filled < len(buffer):
-                await self._protocol.read_into(self._content, buffer[filled:], self._timeout)
+                self._protocol.begin_direct_read(self._content, len(buffer) - filled)
+            while filled < len(buffer):
+                filled += await self._protocol.read_directly(buffer[filled:], self._timeout, _LOOK_SECONDS)
+                if filled < len(buffer) and gives_up():
+                    break
         except _GONE as error:
             raise ClientGone(str(error)) from None
+        return filled
 
-    async def next(self) -> bytes:
-        """The next piece, of at most some 100 KiB; empty at the end.
+    async def next(self, seconds: float | None = None) -> bytes | None:
+        """The next piece, of at most some 100 KiB; empty at the end; None when nothing comes within `seconds`.
 
         Raises `Rejection` (408) when the body does not advance by `PROGRESS_BYTES` within the progress timeout,
         time that the reader itself takes not counted, and (413) when hardly anything but the sizes of chunks comes;
         `ClientGone` when the connection is.
         """
         try:
-            piece = self._content.read_nowait() if self._content.is_eof() else await self._wait()
+            if self._protocol.direct_read is not None:
+                return await self._next_directly(seconds)
+            piece = self._content.read_nowait() if self._content.is_eof() else await self._wait(seconds)
         except _GONE as error:
             raise ClientGone(str(error)) from None
+        if piece is None:
+            return None
         self._received += len(piece)
         if self._framing() > FRAMING_BYTES + self._received // FRAMING_SHARE:
             raise _too_finely_chunked()
@@ -96,22 +150,66 @@ class Incoming:
             self._mark, self._waited = self._received, 0.0
         return piece
 
+    async def _next_directly(self, seconds: float | None) -> bytes | None:
+        """A piece of a body that is read past the parser."""
+        window = bytearray(UNRESERVED_BYTES)
+        count = await self._protocol.read_directly(memoryview(window), self._timeout, seconds)
+        return bytes(memoryview(window)[:count]) if count else None
+
     def _framing(self) -> int:
         """What came beside the body: sizes and extensions of chunks."""
         return self._protocol.read_through_parser - self._content.total_bytes - self._unframed
 
-    async def _wait(self) -> bytes:
+    async def _wait(self, seconds: float | None) -> bytes | None:
         clock = self._protocol.clock
+        ends_at = None if seconds is None else clock.time() + seconds
         while True:
             started = clock.time()
+            left = self._timeout - self._waited
             try:
-                async with asyncio.timeout(self._timeout - self._waited):
+                async with asyncio.timeout(left if ends_at is None else min(left, ends_at - started)):
                     return await self._content.readany()
             except TimeoutError:
-                if self._waited + clock.time() - started >= self._timeout:
+                now = clock.time()
+                if self._waited + now - started >= self._timeout:
                     raise stalled(self._timeout) from None
+                if ends_at is not None and now >= ends_at:
+                    return None
             finally:
                 self._waited += clock.time() - started
+
+
+class Source(Protocol):
+    """Where the pieces of a body come from; `Incoming` says what they are."""
+
+    async def next(self, seconds: float | None = None) -> bytes | None:
+        """The next piece; empty at the end; None when nothing comes within `seconds`."""
+        ...
+
+    def cover(self, reserved: int) -> None:
+        """So much memory is reserved for what comes."""
+        ...
+
+    def taken(self, byte_count: int) -> None:
+        """So many bytes of what came are held by nobody any more."""
+        ...
+
+
+class _Streamed:
+    """The pieces of an iterator, which holds what is in transit itself."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+
+    async def next(self, seconds: float | None = None) -> bytes:  # noqa: ARG002  # it has a time-out of its own
+        """See `Source`."""
+        return await anext(self._pieces, b"")
+
+    def cover(self, reserved: int) -> None:
+        """See `Source`."""
+
+    def taken(self, byte_count: int) -> None:
+        """See `Source`."""
 
 
 def protocol_of(request: web.BaseRequest) -> IntakeProtocol:
@@ -148,13 +246,6 @@ def _decoders_of(request: web.BaseRequest) -> tuple[Decoder, ...]:
 def is_encoded(request: web.BaseRequest) -> bool:
     """Whether the body must be decoded. Raises `Rejection` (415, 501)."""
     return bool(_decoders_of(request))
-
-
-Following = Callable[[], Awaitable[bytes]]
-"""Gives the next piece of a body; an empty one at its end."""
-
-_WRITE_BYTES = 1 << 20
-"""The memory of a body that spills: what is collected before each write to its staging file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +299,8 @@ class BodyReader:
         Raises as `read` does, and what `pieces` raises.
         """
 
-        async def following() -> bytes:
-            """The next piece; empty at the end."""
-            return await anext(pieces, b"")
-
-        with await self._budget.reserve(SMALL_POST_BYTES) as reservation:
-            body = await self._collect(following, reservation)
+        with self._budget.try_reserve_some(SMALL_POST_BYTES) as reservation:
+            body = await self._collect(_Streamed(pieces), reservation)
         try:
             if decoders := decoders_by_magic(bytes(body.data[:4])):
                 body.become(await self._decoder.decode(body.data, decoders, None))
@@ -234,46 +321,82 @@ class BodyReader:
         return await self._receive_giant(request, length)
 
     async def _receive_known(self, request: web.BaseRequest, length: int) -> Body:
-        reservation = self._budget.try_reserve(length) or await self._budget.reserve(length)
+        if length > SMALL_POST_BYTES:
+            return await self._receive_large(request, length)
+        await invite(request)
+        if not request.content.is_eof():
+            await Incoming(request, self._limits.progress_timeout).complete()
+        reservation = self._budget.try_reserve(length) or await self._budget.reserve(length, sender_of(request))
         try:
-            await invite(request)
-            data: bytes | memoryview | None = arrived(request)
-            if data is None:
-                data = memoryview(bytearray(length))
-                await self._incoming(request, reservation).rest(data)
+            return Body(arrived(request), reservation, None)
         except BaseException:
             reservation.release()
             raise
-        return Body(data, reservation, None if length <= SMALL_POST_BYTES else self._staging.begin())
+
+    async def _receive_large(self, request: web.BaseRequest, length: int) -> Body:
+        """A body that has its memory at once, unless there is none soon, or it is slow."""
+        reservation = self._budget.try_reserve(length)
+        if reservation is None:
+            try:
+                reservation = await self._budget.reserve(length, sender_of(request), _PATIENCE_SECONDS)
+            except BudgetExhausted:
+                return await self._receive_giant(request, length)
+        clock = protocol_of(request).clock
+        began = clock.time()
+
+        def is_slow() -> bool:
+            """Whether it gives its memory back: at once to those that wait for it."""
+            return self._budget.waiting > 0 or clock.time() - began >= SLOW_SECONDS
+
+        with reservation:
+            await invite(request)
+            buffer = memoryview(bytearray(length))
+            incoming = self._incoming(request, reservation)
+            filled = await incoming.fill(buffer, is_slow)
+            if filled == length:
+                return Body(buffer, reservation.handed_over(), self._staging.begin())
+            staged = self._staging.begin()
+            await self._expect(staged, length)
+            return await self._stage(incoming, buffer[:filled], staged, reservation)
 
     async def _receive_giant(self, request: web.BaseRequest, length: int) -> Body:
         """A body that spills to a staging file from its first byte."""
         staged = self._staging.begin()
-        await staged.expect(length)
-        try:
-            with await self._budget.reserve(min(_WRITE_BYTES, self._budget.largest)) as reservation:
+        await self._expect(staged, length)
+        with self._budget.try_reserve_some(min(_WRITE_BYTES, self._budget.largest)) as reservation:
+            try:
                 await invite(request)
                 incoming = self._incoming(request, reservation)
-                return await self._stage(incoming.next, bytearray(), staged, reservation)
-        except BaseException:
-            staged.discard()
-            raise
+            except BaseException:
+                staged.discard()
+                raise
+            return await self._stage(incoming, b"", staged, reservation)
 
     async def _receive_unknown(self, request: web.BaseRequest) -> Body:
-        """A body without a length starts in the memory of a small post and moves on when it outgrows that."""
-        with await self._budget.reserve(SMALL_POST_BYTES) as reservation:
+        """A body without a length has the memory that it comes to need, and moves on when it outgrows that."""
+        with self._budget.try_reserve_some(0) as reservation:
             await invite(request)
-            return await self._collect(self._incoming(request, reservation).next, reservation)
+            return await self._collect(self._incoming(request, reservation), reservation, sender_of(request))
 
-    async def _collect(self, following: Following, reservation: Reservation) -> Body:
+    async def _collect(self, incoming: Source, reservation: Reservation, sender: str = "") -> Body:
         """The body of unknown length; `reservation` is handed over to it, unless it spills."""
         data = bytearray()
-        while piece := await following():
-            data += piece
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while (piece := await incoming.next(_PATIENCE_SECONDS)) != b"":
+            data += piece or b""
             self._check_total(len(data))
-            if not self._have_room(reservation, len(data)):
+            if len(data) <= UNRESERVED_BYTES:
+                continue
+            slow = clock() - began >= SLOW_SECONDS
+            if slow or not self._have_room(reservation, len(data)):
                 reservation.try_grow(min(_WRITE_BYTES, self._budget.largest))
-                return await self._stage(following, data, self._staging.begin(), reservation)
+                return await self._stage(incoming, data, self._staging.begin(), reservation)
+            incoming.cover(reservation.size)
+        if not reservation.size:
+            size = max(len(data), 1)
+            reservation = self._budget.try_reserve(size) or await self._budget.reserve(size, sender)
+            incoming.cover(size)
         return Body(data, reservation.handed_over(), self._staging.begin())
 
     def _have_room(self, reservation: Reservation, size: int) -> bool:
@@ -282,16 +405,41 @@ class BodyReader:
             return True
         return size <= self._limits.inline_max and reservation.try_grow(max(size, 2 * reservation.size))
 
-    async def _stage(self, following: Following, data: bytearray, staged: Staged, reservation: Reservation) -> Body:
-        """The body from `data`, which came already, to its end, in a staging file, with what is reserved in memory."""
+    async def _expect(self, staged: Staged, length: int) -> None:
+        try:
+            await staged.expect(length)
+        except BaseException:
+            staged.discard()
+            raise
+
+    async def _stage(self, incoming: Source, first: Buffer, staged: Staged, reservation: Reservation) -> Body:
+        """The body from `first`, which came already, to its end, in a staging file.
+
+        What follows is collected in what is reserved, as long as that fills quickly, and else in very little.
+        """
+        clock = asyncio.get_running_loop().time
         try:
             file = await self._workers.run(staged.file)
-            while piece := await following():
-                data += piece
-                if len(data) >= reservation.size:
-                    self._check_total(file.size + len(data))
-                    await self._workers.run(file.write, data)
-                    data = bytearray()
+            await self._workers.run(file.write, first)
+            incoming.taken(len(first))
+            reservation.shrink(min(reservation.size, _WRITE_BYTES, self._budget.largest))
+            data = bytearray()
+            began = clock()
+            while (piece := await incoming.next(_PATIENCE_SECONDS)) != b"":
+                data += piece or b""
+                slow = piece is None or clock() - began > _PATIENCE_SECONDS
+                if len(data) < max(reservation.size, UNRESERVED_BYTES) and not slow:
+                    continue
+                self._check_total(file.size + len(data))
+                await self._workers.run(file.write, data)
+                incoming.taken(len(data))
+                if slow:
+                    reservation.shrink(0)
+                    incoming.cover(0)
+                elif not reservation.size and reservation.try_grow(min(_WRITE_BYTES, self._budget.largest)):
+                    incoming.cover(reservation.size)
+                data, began = bytearray(), clock()
+            self._check_total(file.size + len(data))
             await self._workers.run(file.write, data)
             return Body(await self._workers.run(file.map), None, staged, file)
         except BaseException:

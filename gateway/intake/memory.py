@@ -2,20 +2,21 @@
 
 The rule that keeps it free of deadlocks: a post waits for memory once, before it holds any, and never again.
 What decoding needs beyond that is taken if it is free at that moment (`Reservation.try_grow`), and goes to a
-staging file otherwise.
+staging file otherwise. So does a large body that gets no memory soon, or that comes in slowly (`body_reader`).
 
 The rule that keeps it fair: an eighth of the budget is kept for small posts (at most `SMALL_POST_BYTES`). Small
 posts use the common part too, as long as no large one waits for it; large ones use only the common part. Within
-each of the two classes, memory is given in the order in which it was asked for. So a small post never waits
-behind a large one, and a stream of small ones cannot keep a large one waiting for ever.
+each of the two classes, memory is given to the senders in turn, and to one in the order in which it was asked for. So
+a small post never waits behind a large one, a stream of small ones cannot keep a large one waiting for ever, and who
+posts much waits for itself.
 """
 
 import asyncio
 import mmap
-from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from gateway.intake.turns import FairQueue
 from spool.errors import SpoolFull
 
 if TYPE_CHECKING:  # a small body has nothing staged, and most are small
@@ -104,8 +105,8 @@ class MemoryBudget:
         self._common_total = total - self._share_total
         self._share_used = 0
         self._common_used = 0
-        self._small: deque[_Waiter] = deque()
-        self._large: deque[_Waiter] = deque()
+        self._small: FairQueue[_Waiter] = FairQueue()
+        self._large: FairQueue[_Waiter] = FairQueue()
 
     @property
     def used_bytes(self) -> int:
@@ -132,31 +133,37 @@ class MemoryBudget:
         small = size <= SMALL_POST_BYTES
         return None if (self._small if small else self._large) else self._grant(size)
 
-    async def reserve(self, size: int) -> Reservation:
+    def try_reserve_some(self, size: int) -> Reservation:
+        """`size` bytes, if they are free now, or none, as a reservation that may grow."""
+        return self.try_reserve(size) or Reservation(self, share=0, common=0)
+
+    async def reserve(self, size: int, sender: str = "", seconds: float | None = None) -> Reservation:
         """`size` bytes, after waiting for them if need be; `size` must be at most `largest`.
 
-        Raises `BudgetExhausted` when they did not become free in time. Cancelling it reserves nothing.
+        Raises `BudgetExhausted` when they did not become free in `seconds`, at most those of the budget. Cancelling it
+        reserves nothing.
         """
+        seconds = self._wait_seconds if seconds is None else min(seconds, self._wait_seconds)
         reservation = self.try_reserve(size)
         if reservation is not None:
             return reservation
         queue = self._small if size <= SMALL_POST_BYTES else self._large
         waiter = _Waiter(size, asyncio.get_running_loop().create_future())
-        queue.append(waiter)
+        queue.put(sender, waiter)
         try:
-            async with asyncio.timeout(self._wait_seconds):
+            async with asyncio.timeout(seconds):
                 return await asyncio.shield(waiter.granted)
         except TimeoutError:
             if waiter.granted.done():
                 return waiter.granted.result()
-            raise BudgetExhausted(f"no {size} bytes of memory became free in {self._wait_seconds:g} s") from None
+            raise BudgetExhausted(f"no {size} bytes of memory became free in {seconds:g} s") from None
         except asyncio.CancelledError:
             if waiter.granted.done():
                 waiter.granted.result().release()
             raise
         finally:
             if not waiter.granted.done():
-                queue.remove(waiter)
+                queue.remove(sender, waiter)
                 waiter.granted.cancel()
                 self._wake()
 
@@ -188,10 +195,10 @@ class MemoryBudget:
         """Serve both queues from their heads as far as memory goes, the large ones' first."""
         for queue in (self._large, self._small):
             while queue:
-                reservation = self._grant(queue[0].size)
+                reservation = self._grant(queue.first().size)
                 if reservation is None:
                     break
-                queue.popleft().granted.set_result(reservation)
+                queue.take().granted.set_result(reservation)
 
 
 # A body: what a request carried, in memory within the budget or in a staging file.

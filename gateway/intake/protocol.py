@@ -1,8 +1,5 @@
 """One connection of the intake: aiohttp's protocol with admission control, a connection limit and back-pressure.
 
-- Admission control: `AdmissionGate` says whether posts are let in, and how many requests are in flight.
-- Connection limit and load shedding: `ConnectionLimiter` counts clients and the bytes that they sent and no memory
-  reservation covers; above its limits idle clients are closed, then large posts are turned away, then all.
 - Back-pressure: a connection reads from its socket no more than is reserved for it, so that its sender waits in TCP.
 - `DirectRead`: a body goes from the socket into its memory, past the HTTP parser.
 """
@@ -15,9 +12,10 @@ from aiohttp import StreamReader, web
 from aiohttp.http import HttpRequestParser
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 
+from gateway.intake.admission import AdmissionGate, ConnectionLimiter
 from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.ports import NO_ROUTE, IntakeObserver
-from gateway.intake.responses import Rejection, internal, rejection_response, stalled, stopping
+from gateway.intake.responses import Rejection, internal, rejection_response, stalled
 
 READ_MAX_BYTES = 256 * 1024
 """What event loops read from a socket at once."""
@@ -63,164 +61,89 @@ class LoopClock:
         self._next_tick = self._loop.call_later(_TICK_SECONDS, self._tick)
 
 
-class AdmissionGate:
-    """Admission control: closed until `open`, closed again by `close`. Counts requests. For the event loop."""
+class DirectRead:
+    """The rest of a body, read from the socket into its reader's memory, past the HTTP parser. For one reader.
 
-    def __init__(self) -> None:
-        self._open = False
-        self._in_flight = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether posts are let in."""
-        return self._open
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that are being worked on."""
-        return self._in_flight
-
-    def open(self) -> None:
-        """Let posts in."""
-        self._open = True
-
-    def close(self) -> None:
-        """Let nobody in any more; requests in flight go on."""
-        self._open = False
-
-    async def drained(self) -> None:
-        """Wait until no request is in flight."""
-        await self._drained.wait()
-
-    def check(self) -> None:
-        """Return if posts are let in; raises `Rejection` (503) otherwise."""
-        if not self._open:
-            raise stopping()
-
-    def begin(self) -> None:
-        """A request begins, whether it will be let in or not."""
-        self._in_flight += 1
-        self._drained.clear()
-
-    def end(self) -> None:
-        """That request has its response."""
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._drained.set()
-
-
-class ConnectionLimiter:
-    """Counts connections and the bytes that they hold, and closes idle ones to make room. For the event loop.
-
-    A connection that waits for its client's next request costs some 10 KB and may be closed at any time: so a new
-    client always finds room, at the cost of the one that was idle for the longest. What counts against memory are bytes
-    that came and that no reservation covers: of headers, and of bodies whose posts still wait for memory.
+    Between two reads the connection is paused.
     """
 
-    def __init__(self, connections_max: int, held_max: int) -> None:
-        self._connections_max = connections_max
-        self._held_max = held_max
-        self._connected = 0
-        self._held = 0
-        # In the order in which they became idle.
-        self._idle: dict[IntakeProtocol, None] = {}
+    __slots__ = ("_buffer", "_clock", "_due", "_error", "_mark", "_on_end", "_paused_at", "_read", "_transport", "left")
 
-    @property
-    def connected(self) -> int:
-        """How many clients are connected."""
-        return self._connected
-
-    @property
-    def held(self) -> int:
-        """Bytes that all of them hold."""
-        return self._held
-
-    @property
-    def over_soft_limit(self) -> bool:
-        """Whether so much is held that posts which would hold more are better sent again later."""
-        return self._held > self._held_max
-
-    @property
-    def over_hard_limit(self) -> bool:
-        """Whether so much is held that no post at all can be accepted."""
-        return self._held > 2 * self._held_max
-
-    def opened(self, connection: "IntakeProtocol") -> bool:
-        """A client connected. Returns whether there is room for it, which there is while another one is idle."""
-        self._connected += 1
-        room = self._connected <= self._connections_max or self._close_idle(holding=False)
-        self._idle[connection] = None
-        return room
-
-    def closed(self, connection: "IntakeProtocol") -> None:
-        """A connection ended."""
-        self._connected -= 1
-        self._idle.pop(connection, None)
-
-    def busy(self, connection: "IntakeProtocol") -> None:
-        """A request of this connection begins."""
-        self._idle.pop(connection, None)
-
-    def idle(self, connection: "IntakeProtocol") -> None:
-        """Its request has its response."""
-        self._idle[connection] = None
-
-    def buffered(self, byte_count: int) -> None:
-        """`byte_count` more bytes are held, or fewer. Above the soft limit, unfinished headers are the first to go."""
-        self._held += byte_count
-        if byte_count > 0 and self.over_soft_limit:
-            self._close_idle(holding=True)
-
-    def _close_idle(self, *, holding: bool) -> bool:
-        """Close the one that was idle for the longest (of those that hold something); whether there is one."""
-        for connection in self._idle:
-            if connection.idle and (connection.held or not holding):
-                del self._idle[connection]
-                connection.force_close()
-                return True
-        return False
-
-
-class DirectRead:
-    """A body that is read from the socket into its reserved memory, past the HTTP parser. For one reader."""
-
-    __slots__ = ("_clock", "_left", "_on_full", "_read")
-
-    def __init__(self, buffer: memoryview, on_full: Callable[[], None], clock: LoopClock) -> None:
-        """`buffer` is not empty. `on_full` is called before anything else is read."""
-        self._left = buffer
-        self._on_full = on_full
+    def __init__(self, left: int, transport: asyncio.Transport, on_end: Callable[[], None], clock: LoopClock) -> None:
+        """`left` is above 0. `on_end` is called before anything behind the body is read."""
+        self.left = left
+        """Bytes that are still to come."""
+        self._transport = transport
+        self._on_end = on_end
         self._clock = clock
-        self._read = asyncio.get_running_loop().create_future()
+        self._buffer = memoryview(b"")
+        self._read: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._mark = left
+        self._due: float | None = None
+        self._paused_at: float | None = None
 
     @property
     def buffer(self) -> memoryview:
-        """Where to read to next; not empty."""
-        return self._left[:READ_MAX_BYTES]
+        """Where to read to next; not empty while the connection is read from."""
+        return self._buffer[:READ_MAX_BYTES]
 
     def advance(self, byte_count: int) -> None:
         """So many bytes were read into `buffer`."""
-        self._left = self._left[byte_count:]
-        if not self._left:
-            self._on_full()
+        self._buffer = self._buffer[byte_count:]
+        self.left -= byte_count
+        if self._buffer:
+            return
+        if self.left:
+            self._pause()
+        else:
+            self._on_end()
+        if self._read is not None and not self._read.done():
             self._read.set_result(None)
 
     def fail(self, error: Exception) -> None:
         """Nothing more will come."""
-        if not self._read.done():
+        self._error = error
+        if self._read is not None and not self._read.done():
             self._read.set_exception(error)
 
-    async def wait(self, progress_timeout: float) -> None:
-        """Wait until all is read. Raises `Rejection` (408) when it does not advance, and the error of `fail`."""
+    async def read(self, buffer: memoryview, progress_timeout: float, patience: float | None = None) -> int:
+        """Fill the buffer, or read what comes within `patience` seconds; returns how many bytes that are.
+
+        Raises `Rejection` (408) when the body does not advance enough, and the error of `fail`.
+        """
+        if self._error is not None:
+            raise self._error
+        wanted = min(len(buffer), self.left)
+        self._buffer = buffer[:wanted]
+        self._read = asyncio.get_running_loop().create_future()
+        now = self._clock.time()
+        if self._due is None:
+            self._due = now + progress_timeout
+        if self._paused_at is not None:
+            self._due += now - self._paused_at
+            self._paused_at = None
+            self._transport.resume_reading()
+        ends_at = None if patience is None else now + patience
         while not self._read.done():
-            left, deadline = len(self._left), self._clock.time() + progress_timeout
-            while not self._read.done() and (remaining := deadline - self._clock.time()) > 0:
-                await asyncio.wait((self._read,), timeout=remaining)
-            if not self._read.done() and left - len(self._left) < PROGRESS_BYTES:
-                raise stalled(progress_timeout)
-        self._read.result()
+            now = self._clock.time()
+            if now >= self._due:
+                if self._mark - self.left < PROGRESS_BYTES:
+                    raise stalled(progress_timeout)
+                self._mark, self._due = self.left, now + progress_timeout
+            elif ends_at is not None and now >= ends_at:
+                self._pause()
+                break
+            await asyncio.wait((self._read,), timeout=(self._due if ends_at is None else min(self._due, ends_at)) - now)
+        else:
+            self._read.result()
+        count = wanted - len(self._buffer)
+        self._buffer = memoryview(b"")
+        return count
+
+    def _pause(self) -> None:
+        self._paused_at = self._clock.time()
+        self._transport.pause_reading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,8 +263,8 @@ class IntakeProtocol(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. What is left of a body that was refused is thrown away, and not held."""
-        # The first bytes of a connection may come before aiohttp waits for any.
-        expected = self.idle or self._current_request is not None or not self._request_count
+        # The first bytes of a connection may come before aiohttp waits for any, more of a body before it is in hand.
+        expected = self.idle or self._answered < self._request_count or not self._request_count
         counts = data and self._reserved is None and expected
         self.read_through_parser += len(data)
         super().data_received(data)
@@ -370,11 +293,30 @@ class IntakeProtocol(web.RequestHandler):
         self._uncount()
         content.set_read_chunk_size(_READ_STEPS[1])
 
-    async def read_into(self, content: StreamReader, buffer: memoryview, progress_timeout: float) -> None:
-        """Read the rest of the body of the request in hand into `buffer`, which is as long as that.
+    def unreserved(self) -> None:
+        """No memory is reserved any more for the body of the request in hand: what comes of it counts as held."""
+        self._reserved = None
 
-        The parser, which has nothing of it left, does not see it: a new one begins with what comes after it. Raises
-        `Rejection` (408) and `ConnectionError`; the connection is of no use then.
+    def taken(self, byte_count: int) -> None:
+        """So many bytes that were held are held by nobody any more."""
+        taken = min(self.held, byte_count)
+        if taken:
+            self._server.limiter.buffered(-taken)
+            self.held -= taken
+
+    def await_body(self, content: StreamReader) -> None:
+        """All of the body of the request in hand, which is small, is to come before any is read.
+
+        It counts as held, and is the first to go when too much is.
+        """
+        content.set_read_chunk_size(SMALL_POST_BYTES)
+        self.resume_reading()
+        self._server.limiter.incomplete(self)
+
+    def begin_direct_read(self, content: StreamReader, left: int) -> None:
+        """Read the rest of the body of the request in hand, which is as long, by `read_directly`.
+
+        The parser, which has nothing of it left, does not see it: a new one begins with what comes after it.
         """
 
         def end_body() -> None:
@@ -383,9 +325,14 @@ class IntakeProtocol(web.RequestHandler):
             self._parser = _new_parser(self, self._loop)
             content.feed_eof()
 
-        self.direct_read = DirectRead(buffer, end_body, self.clock)
+        assert self.transport is not None, "the connection of a request"
+        self.direct_read = DirectRead(left, self.transport, end_body, self.clock)
+
+    async def read_directly(self, buffer: memoryview, progress_timeout: float, patience: float | None = None) -> int:
+        """See `DirectRead.read`. When it raises, the connection is of no use."""
+        assert self.direct_read is not None, "there is more to come"
         try:
-            await self.direct_read.wait(progress_timeout)
+            return await self.direct_read.read(buffer, progress_timeout, patience)
         except BaseException:
             self.direct_read = None
             self.close()
@@ -393,11 +340,13 @@ class IntakeProtocol(web.RequestHandler):
 
     def arrived(self) -> None:
         """Memory is reserved for the body of the request in hand, and all of it is here."""
+        self._server.limiter.complete(self)
         self._uncount()
 
     def end_request(self) -> None:
         """The answer to the request in hand is known."""
         self._reserved = None
+        self._server.limiter.complete(self)
         self._uncount()
         self._waits_since = self.clock.time()
         self._answered += 1

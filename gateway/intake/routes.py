@@ -13,8 +13,8 @@ from aiohttp import web
 
 from gateway.calllog.document import credential
 from gateway.hosts import BrowserFault, browser_fault
+from gateway.intake.admission import AdmissionGate
 from gateway.intake.ports import NO_ROUTE, IntakeObserver
-from gateway.intake.protocol import AdmissionGate
 from gateway.intake.responses import JsonResponse, Rejection, internal, rejection_response, translate
 
 _log = structlog.get_logger(__name__)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import structlog
 
+from gateway.intake.admission import AdmissionGate
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.protocol import AdmissionGate, BufferedProtocolAdapter, ConnectionLimits, Handler, IntakeWebServer
+from gateway.intake.protocol import BufferedProtocolAdapter, ConnectionLimits, Handler, IntakeWebServer
 from gateway.process import connections_possible
 
 _log = structlog.get_logger(__name__)

@@ -78,7 +78,7 @@ def _report(future: "Future[None]") -> None:
 _SUFFIX = ".staged"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLAIM_BYTES = 4 << 20
-"""How much of the quota is claimed at a time while a file of unknown length grows."""
+"""How much of the quota is claimed at a time at most while a file grows."""
 
 
 class StagedFile:
@@ -168,9 +168,9 @@ class Staged:
         self._claimed += size
 
     async def expect(self, size: int) -> None:
-        """A body of `size` bytes is announced: claim them, or as they come, where room can be made for all of them.
+        """A body of `size` bytes is announced: see whether there is room for it, or room can be made.
 
-        For the event loop. Raises `SpoolFull`. No room is made for what was only announced.
+        For the event loop. Raises `SpoolFull`. No room is made or claimed for what was only announced.
         """
         try:
             self.claim(size)
@@ -178,6 +178,9 @@ class Staged:
             if not await self._area.store.can_make_staging_room(size):
                 raise
             self._expected = size
+        else:
+            self._area.store.release_staging(size)
+            self._claimed -= size
 
     def need(self, size: int) -> None:
         """Make sure that `size` more bytes are claimed, for they came. For worker threads, one at a time.
@@ -198,9 +201,9 @@ class Staged:
             self._area.workers.ask_loop(lambda: self.claim(missing))
 
     def _claim_ahead(self, missing: int) -> None:
-        """Claim more than is missing, if there is room, so that the event loop is asked less often."""
+        """Claim as much as came so far, if there is room, so that the event loop is asked less often."""
         try:
-            self.claim(max(missing, _CLAIM_BYTES))
+            self.claim(max(missing, min(self._claimed, _CLAIM_BYTES)))
         except SpoolFull:
             self.claim(missing)
 

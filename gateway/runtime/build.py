@@ -13,11 +13,11 @@ from gateway.admin.view import BackPressure
 from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
 from gateway.intake.accept import Acceptor, PostService
+from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
-from gateway.intake.protocol import AdmissionGate
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader

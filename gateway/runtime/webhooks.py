@@ -7,8 +7,8 @@ from config.settings import Settings
 from config.sources import ProviderName, SourceSettings
 from gateway.admin.metrics import Metrics
 from gateway.intake.accept import Acceptor
+from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.protocol import AdmissionGate
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers

@@ -17,13 +17,14 @@ import zstandard
 from gateway.admin.metrics import Metrics
 from gateway.fanout import DestinationRoute
 from gateway.intake.accept import Acceptor, PostService
+from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyLimits, BodyReader
 from gateway.intake.decoding import BodyDecoder, DecodingLimits
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse import SizeRule
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.protocol import AdmissionGate, ConnectionLimits
+from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader

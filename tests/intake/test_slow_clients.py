@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+from hashlib import sha256
 
 import pytest
 
+from gateway.intake import admission, body_reader, protocol
 from gateway.intake.body_reader import BodyLimits
+from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.protocol import ConnectionLimits
 from spool.records import Accepted, NewRecord
 from tests.intake.bodies import call_log
@@ -164,20 +167,115 @@ async def test_other_expectations_are_417(world: RunningIntake) -> None:
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_posts_wait_for_memory_and_then_give_up(tmp_path) -> None:
-    """When the budget is in use a post waits, and is told 503 with Retry-After when nothing becomes free."""
-    async with running(tmp_path, memory_budget=1 << 20, memory_wait=0.1) as world:
-        _, writer = await world.connect()
-        writer.write(HEAD + b"Content-Length: 900000\r\n\r\n{")
+async def test_a_slow_body_gives_its_memory_to_who_waits(tmp_path) -> None:
+    """What came of it goes to a staging file, as does what follows; it is accepted when it is complete, to the byte."""
+    body = call_log("slow", size=900_000)
+    async with running(tmp_path, memory_budget=1 << 20, memory_wait=DEADLINE) as world:
+        reader, writer = await world.connect()
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body[:300_000]))
         await world.until(lambda: world.intake.budget.used_bytes)
-        reply = await world.post(call_log(size=500_000))
+        assert (await world.post(call_log("other", size=500_000))).status == 202
+        await world.until(world.staged_files)
+        await world.until(lambda: not world.intake.budget.used_bytes)
+        writer.write(body[300_000:])
+        async with asyncio.timeout(DEADLINE):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
+        assert (await world.only_record("slow")).record.digest == sha256(body).digest()
+        writer.close()
+        await world.until(lambda: not world.staged_files())
+
+
+async def test_a_slow_body_gives_its_memory_back_though_nobody_waits(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second after it began, nothing is held for what was only announced, and the quota counts what came."""
+    monkeypatch.setattr(body_reader, "SLOW_SECONDS", 0.2)
+    async with running(tmp_path) as world:
+        before = world.spool.stats().used_bytes
+        _, writer = await world.connect()
+        writer.write(HEAD + b"Content-Length: 14000000\r\n\r\n" + b" " * 100_000)
+        await world.until(lambda: world.intake.budget.used_bytes)
+        await world.until(world.staged_files)
+        await world.until(lambda: not world.intake.budget.used_bytes)
+        assert world.spool.stats().used_bytes - before < 1_000_000
+        writer.close()
+        await world.until(lambda: not world.staged_files())
+
+
+async def test_a_large_post_that_gets_no_memory_is_staged(tmp_path) -> None:
+    """It waits for a moment, and is accepted through a staging file; only small posts are answered 503."""
+    async with running(tmp_path, memory_budget=1 << 20, memory_wait=0.1) as world:
+        budget = world.intake.budget
+        held = [budget.try_reserve(budget.largest), budget.try_reserve(SMALL_POST_BYTES)]
+        held.append(budget.try_reserve(budget.total_bytes - budget.used_bytes))
+        assert (await world.post(call_log("large", size=500_000))).status == 202
+        reply = await world.post(call_log("small"))
         assert (reply.status, reply.code) == (503, "memory_budget")
         assert reply.headers["Retry-After"]
+        for reservation in held:
+            assert reservation is not None
+            reservation.release()
+        assert (await world.post(call_log("small"))).status == 202
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [
+        b"POST /v1/calls HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n{",
+        b"POST /v1/calls HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+        b"POST /v1/calls/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n{",
+        b"POST /v1/calls/batch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+        b"POST /v1/calls HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n{",
+    ],
+    ids=["small", "chunked", "batch", "chunked batch", "giant"],
+)
+async def test_what_is_announced_and_does_not_come_holds_nothing(tmp_path, announced: bytes) -> None:
+    """However many nearly silent clients there are, memory is for bytes that came."""
+    async with running(tmp_path, memory_budget=1 << 20, memory_wait=0.1) as world:
+        writers = [(await world.connect())[1] for _ in range(40)]
+        for writer in writers:
+            writer.write(announced)
+        await world.until(lambda: world.intake.gate.in_flight == len(writers))
+        await world.until(lambda: not world.intake.budget.used_bytes)
+        assert (await world.post(call_log("small"))).status == 202
+        assert (await world.post(call_log("large", size=500_000))).status == 202
+        for writer in writers:
+            writer.transport.abort()
+        await world.until(lambda: not world.intake.gate.in_flight)
+        assert not world.intake.server.held
+
+
+async def test_a_line_of_a_batch_that_stops_is_staged(world: RunningIntake) -> None:
+    """What came of it waits in a file, and the line is accepted when the rest has come."""
+    line = call_log("slow", size=300_000)
+    reader, writer = await world.connect()
+    head = HEAD.replace(b"/v1/calls", b"/v1/calls/batch") + b"Content-Length: %d\r\n\r\n" % len(line)
+    writer.write(head + line[:200_000])
+    await world.until(world.staged_files)
+    await world.until(lambda: not world.intake.budget.used_bytes)
+    writer.write(line[200_000:])
+    async with asyncio.timeout(DEADLINE):
+        await reader.readuntil(b'"status":202')
+    assert (await world.only_record("slow")).record.digest == sha256(line).digest()
+    writer.close()
+
+
+async def test_small_bodies_that_stop_are_the_first_to_go(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When clients hold too much together, the one whose body has been incomplete for the longest is cut off."""
+    monkeypatch.setattr(protocol, "_HELD_BYTES", 70_000)
+    monkeypatch.setattr(admission, "SLOW_SECONDS", 0.0)
+    async with running(tmp_path) as world:
+        clients = []
+        for number in range(3):
+            clients.append(await world.connect())
+            clients[-1][1].write(HEAD + b"Content-Length: 60000\r\n\r\n" + b" " * 30_000)
+            await world.until(lambda number=number: number == 2 or world.intake.server.held > 30_000 * (number + 1))
+        async with asyncio.timeout(DEADLINE):
+            with contextlib.suppress(ConnectionResetError):
+                await clients[0][0].read()
         assert (await world.post(call_log())).status == 202
-        waiting = asyncio.create_task(world.post(call_log("b", size=500_000)))
-        await world.until(lambda: world.intake.budget.waiting)
-        writer.transport.abort()
-        assert (await waiting).status == 202
+        for _, writer in clients:
+            writer.transport.abort()
+        await world.until(lambda: not world.intake.gate.in_flight)
+        assert not world.intake.server.held
 
 
 async def test_many_large_posts_share_a_small_budget(tmp_path) -> None:

@@ -20,11 +20,11 @@ from aiohttp import web
 
 from gateway.intake import responses
 from gateway.intake.accept import Acceptor, PostService, Sender
+from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader, Incoming, invite, is_encoded, protocol_of
-from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget
+from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
 from gateway.intake.parse import Parsed
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.protocol import AdmissionGate
 from gateway.intake.responses import Rejection, internal, stopping, too_large, translate
 from gateway.intake.routes import Match, Route
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
@@ -37,6 +37,10 @@ NAME = "batch"
 """Labels metrics."""
 LINE_BYTES = 1 << 20
 """A longer line is staged."""
+IDLE_SECONDS = 0.25
+"""A batch of which nothing comes for so long gives its memory back."""
+PARKED_BYTES = 4 << 10
+"""What such a batch may hold all the same."""
 _BLANK = b" \t\r"
 
 Line = Body | Exception | int
@@ -47,8 +51,13 @@ _blank_lines = re.compile(rb"(?:[ \t\r]*\n)+").match
 class Pieces(Protocol):
     """The source of the bytes: the connection, or a complete body."""
 
-    async def next(self) -> bytes | memoryview:
-        """The next piece; empty at the end."""
+    @property
+    def line_bytes(self) -> int:
+        """What of a line may be kept in memory; a longer one is staged."""
+        ...
+
+    async def next(self) -> bytes | memoryview | None:
+        """The next piece; empty at the end; None when nothing came for a while."""
         ...
 
 
@@ -57,11 +66,44 @@ class Complete:
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._data = memoryview(data)
+        self.line_bytes = LINE_BYTES
 
     async def next(self) -> memoryview:
         """The next 64 KiB."""
         piece, self._data = self._data[:SMALL_POST_BYTES], self._data[SMALL_POST_BYTES:]
         return piece
+
+
+class Received:
+    """The pieces of a request, with memory for lines while they come, and none while nothing comes."""
+
+    def __init__(self, incoming: Incoming, reservation: Reservation, budget: MemoryBudget, sender: str) -> None:
+        self._incoming = incoming
+        self._reservation = reservation
+        self._budget = budget
+        self._sender = sender
+
+    @property
+    def line_bytes(self) -> int:
+        """See `Pieces`."""
+        return LINE_BYTES if self._reservation.size > SMALL_POST_BYTES else SMALL_POST_BYTES // 2
+
+    async def next(self) -> bytes | None:
+        """See `Pieces`. Raises `BudgetExhausted` as well as what `Incoming.next` raises."""
+        piece = await self._incoming.next(IDLE_SECONDS)
+        if piece is None:
+            self._reservation.shrink(0)
+            self._incoming.cover(0)
+        elif piece and not self._reservation.size:
+            if not self._reservation.try_grow(min(BATCH_BYTES, self._budget.largest)):
+                with await self._budget.reserve(min(SMALL_POST_BYTES, self._budget.largest), self._sender) as reserved:
+                    self._reservation = reserved.handed_over()
+            self._incoming.cover(self._reservation.size)
+        return piece
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._reservation.release()
 
 
 class LineReader:
@@ -76,8 +118,11 @@ class LineReader:
         """Every line without its end; the caller releases the bodies. Raises what `pieces` raises."""
         line = _GrowingLine(self._line_max, self._staging, self._workers)
         try:
-            while piece := bytes(await pieces.next()):
-                start = 0
+            while (received := await pieces.next()) != b"":
+                if received is None:
+                    await line.park()
+                    continue
+                piece, line.bytes_max, start = bytes(received), pieces.line_bytes, 0
                 while (end := piece.find(b"\n", start)) >= 0:
                     if line.empty and (blank := _blank_lines(piece, start)):
                         yield piece.count(b"\n", start, blank.end())
@@ -100,6 +145,8 @@ class _GrowingLine:
         self._line_max = line_max
         self._staging = staging
         self._workers = workers
+        self.bytes_max = LINE_BYTES
+        """What of it may be kept in memory."""
         self._size = 0
         self._data = bytearray()
         self._staged: Staged | None = None
@@ -120,9 +167,18 @@ class _GrowingLine:
         try:
             if self._line_max is not None and self._size > self._line_max:
                 raise too_large(self._line_max)
-            if len(self._data) > LINE_BYTES:
+            if len(self._data) > self.bytes_max:
                 await self._write()
         except (Rejection, SpoolError, OSError) as error:
+            self.drop()
+            self._failure = error
+
+    async def park(self) -> None:
+        """Keep hardly anything of it in memory, for nobody knows when it goes on."""
+        try:
+            if len(self._data) > PARKED_BYTES:
+                await self._write()
+        except (SpoolError, OSError) as error:
             self.drop()
             self._failure = error
 
@@ -316,10 +372,13 @@ class BatchSource:
                 return await self._answer(request, Complete(body.data), sender)
             finally:
                 body.release()
-        size = min(request.content_length or BATCH_BYTES, BATCH_BYTES, self._budget.largest)
-        with await self._budget.reserve(size):
-            await invite(request)
-            return await self._answer(request, Incoming(request, self._limits.progress_timeout, size), sender)
+        await invite(request)
+        incoming = Incoming(request, self._limits.progress_timeout)
+        pieces = Received(incoming, self._budget.try_reserve_some(0), self._budget, sender_of(request))
+        try:
+            return await self._answer(request, pieces, sender)
+        finally:
+            pieces.release()
 
     async def _answer(self, request: web.BaseRequest, pieces: Pieces, sender: Sender) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
