@@ -19,7 +19,7 @@ from gateway.runtime.own_intake import addresses_of, own_intake_warnings
     "--probe",
     "with_probe",
     is_flag=True,
-    help="Post marked test records to each HTTP destination; ask each Kafka cluster about its topics.",
+    help="Post marked test records to HTTP destinations; ask Kafka about topics, stores about missing rights.",
 )
 @click.option(
     "--probe-token",

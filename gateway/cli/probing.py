@@ -1,4 +1,4 @@
-"""Probes the HTTP endpoints and Kafka clusters of a configuration and reports the results."""
+"""Probes the HTTP endpoints, Kafka clusters and stores of a configuration and reports the results."""
 
 import asyncio
 import ssl
@@ -7,13 +7,18 @@ import uuid
 from dataclasses import replace
 
 from config.destinations import HttpDestination, KafkaDestination
+from config.destinations.stores import StoreTable
 from config.settings import Settings
 from gateway.cli.output import complain, output, plain
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
 from gateway.intake.routes import via_pseudonym
-from gateway.runtime.destinations import DriverMissing, http_options, kafka_options, require_kafka
+from gateway.runtime.destinations import DriverMissing, http_options, kafka_options, require_kafka, store_of
+from gateway.runtime.options import completion_rule
 from spool.fsck import read_spool_id
+from spool.records import system_clock
 from uploaders.http.uploader import HttpOptions
+from uploaders.stores.completion import CompletionRule
+from uploaders.stores.store import StoreError
 
 _SENTENCES = {
     Verdict.KNOWS_PHASE_2: "takes cores, and knows Phase 2",
@@ -31,17 +36,19 @@ _GOOD = frozenset({Verdict.KNOWS_PHASE_2, Verdict.DOUBTFUL})
 
 
 def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
-    """Probe each HTTP destination and each cluster; whether all of them would take what they are sent.
+    """Probe each HTTP destination, cluster and store; whether all of them would take what they are sent.
 
     What is sent has the mark of this spool, so that its own gateway, if the address leads there, accepts nothing.
     """
     endpoints = [each for each in settings.destinations if isinstance(each, HttpDestination)]
     clusters = [each for each in settings.destinations if isinstance(each, KafkaDestination)]
-    if not endpoints and not clusters:
-        complain("There is no HTTP or Kafka destination to probe.", style="yellow")
+    stores = [each for each in settings.destinations if isinstance(each, StoreTable)]
+    if not endpoints and not clusters and not stores:
+        complain("There is no HTTP or Kafka destination and no store to probe.", style="yellow")
     spool_id = read_spool_id(settings.spool.dir)
     via = None if spool_id is None else via_pseudonym(spool_id)
     accepted = [_probe_one(each, token, agent_id, via) for each in endpoints]
+    accepted += [_probe_store(each, completion_rule(settings.completion)) for each in stores]
     return all([*accepted, *map(_probe_cluster, clusters)])
 
 
@@ -61,6 +68,30 @@ def _probe_cluster(destination: KafkaDestination) -> bool:
     if sound:
         output().print(plain(f"{destination.name} has its topics, and takes messages of this size", "green"))
     return sound
+
+
+def _probe_store(destination: StoreTable, rule: CompletionRule) -> bool:
+    """Whether its user has all rights that a gateway needs; no call is written."""
+
+    async def asked() -> tuple[str, ...]:
+        store = store_of(destination, rule, system_clock)
+        try:
+            return await store.missing_rights()
+        finally:
+            await store.close()
+
+    try:
+        missing = asyncio.run(asked())
+    except StoreError as error:
+        complain(f"{destination.name}: {error}.")
+        return False
+    if missing:
+        complain(f"{destination.name}: its user lacks rights. Let the owner of the database run:")
+        for statement in missing:
+            complain(f"  {statement};", style="")
+        return False
+    output().print(plain(f"{destination.name} can be written to ({destination.target})", "green"))
+    return True
 
 
 def _probe_one(destination: HttpDestination, token: str | None, agent_id: str, via: str | None) -> bool:

@@ -172,9 +172,11 @@ def test_a_probe_with_unusable_certificates_says_so(cli: Cli, tmp_path: Path) ->
     assert (result.exit_code, f"{broken} cannot be used" in result.stderr) == (1, True)
 
 
-def test_without_http_destinations_there_is_nothing_to_probe(cli: Cli) -> None:
+def test_without_http_destinations_there_is_nothing_to_probe(cli: Cli, tmp_path: Path) -> None:
     """Asking to probe nothing is said, and no failure."""
-    result = cli("check-config", "--local", "--probe")
+    file = tmp_path / "c.toml"
+    file.write_text(f'[[destinations]]\nname="a"\ntype="file"\npath="{tmp_path}"\n')
+    result = cli("check-config", "--probe", "--config", str(file))
     assert (result.exit_code, "no HTTP or Kafka destination" in result.stderr) == (0, True)
 
 
@@ -217,3 +219,12 @@ def test_no_encoding_ends_a_command(encoding: str, directory: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"spool.dir" in ended.stdout
     assert b"/tmp/" in ended.stdout
+
+
+def test_a_store_is_probed(cli: Cli, tmp_path: Path) -> None:
+    """One that can be opened can be written to; one that is something else's database is refused."""
+    (tmp_path / "other.db").write_bytes(b"no database at all, " * 100)
+    for name, code, word in (("calls.db", 0, "can be written to"), ("other.db", 1, "no SQLite database")):
+        env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{tmp_path / name}"}
+        result = cli("check-config", "--probe", env=env)
+        assert (result.exit_code, word in result.output) == (code, True)

@@ -55,8 +55,17 @@ async def test_a_missing_grant_is_named(engine: PostgresEngine):
     engine.change(f"create role {role} login")
     engine.change(f"grant usage on schema {engine.schema} to {role}")
     store = PostgresStore(engine.url.replace("callspool@", f"{role}@"), RULE)
-    with pytest.raises(StoreRefused, match="grant this role"):
+    with pytest.raises(StoreRefused, match="what to grant this role"):
         await store.write([part_of(PartKind.START)])
+    missing = await store.missing_rights()
+    assert f"GRANT INSERT, SELECT, UPDATE ON {engine.schema}.calls_complete TO {role}" in missing
+    for statement in missing:
+        engine.change(statement)
+    assert await store.missing_rights() == ()
+    assert (await store.write([part_of(PartKind.START), part_of(PartKind.END)])).completed == 1
+    await store.write_detail(part_of(PartKind.DETAIL, document=b"{}"), detail_of(b"{}"))
+    await store.sweep()
+    assert await store.check() == ()
     await store.close()
     await owner.close()
 
@@ -160,3 +169,20 @@ async def _numbered(frames):
 def test_each_error_is_the_value_s_the_moment_s_or_the_set_up_s(sqlstate: str, kind: type[Exception]):
     """What is retried, what refuses one part, and what waits for somebody to change something."""
     assert type(translate(psycopg.errors.lookup(sqlstate)())) is kind
+
+
+async def test_the_rights_to_begin_with_are_named(engine: PostgresEngine):
+    """A role that may do nothing yet, in a schema without tables, is told what lets it make them."""
+    role = f"role_{uuid.uuid4().hex}"
+    engine.change(f"create role {role} login")
+    store = PostgresStore(engine.url.replace("callspool@", f"{role}@"), RULE)
+    missing = await store.missing_rights()
+    assert missing == (
+        f"GRANT USAGE ON SCHEMA {engine.schema} TO {role}",
+        f"GRANT CREATE ON SCHEMA {engine.schema} TO {role}",
+    )
+    for statement in missing:
+        engine.change(statement)
+    await store.open()
+    assert await store.missing_rights() == ()
+    await store.close()

@@ -337,6 +337,10 @@ class Store(Protocol):
         """How long a small durable write takes at this moment, as a live one would."""
         ...
 
+    async def missing_rights(self) -> tuple[str, ...]:
+        """What this user may not do and a gateway must, as statements that allow it."""
+        ...
+
     async def close(self) -> None:
         """Give back connections. No other method is running or called afterwards."""
         ...

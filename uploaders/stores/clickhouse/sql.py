@@ -31,43 +31,59 @@ def rows(where: str, rule: CompletionRule) -> str:
 
     `late` of a row that was given up before stays. The parameter `now` says what has waited too long.
     """
+    # A level for each step: an alias that refers to aliases of its own level is worked out again for each use, and the
+    # statement then takes a second to be analysed.
+    parts = f"""
+SELECT m.project AS project, m.call_id AS call_id, max(m.start_part) AS start_part, max(m.end_part) AS end_part,
+    max(m.detail_part) AS detail_part, min(m.start_received) AS start_received, min(m.end_received) AS end_received,
+    min(m.call_received) AS call_received, min(m.first_part_at) AS first_part_at,
+    groupUniqArrayArray(m.parts) AS parts
+FROM calls_merged m WHERE {where} GROUP BY m.project, m.call_id"""
+    columns = f"""
+SELECT project, call_id, start_part.2 AS start_digest, start_part.3 AS start_head, end_part.2 AS end_digest,
+    end_part.3 AS end_head, detail_part.2 AS detail_digest, start_received, end_received, call_received, first_part_at,
+    length(parts) AS count, arrayCount(part -> part.1 = {PartKind.START:d}, parts) AS starts,
+    arrayCount(part -> part.1 IN ({PartKind.END:d}, {PartKind.CALL:d}), parts) AS ends,
+    call_received < {_NEVER} AS whole
+FROM ({parts})"""
     facts = f"""
-SELECT *, call_received < {_NEVER} AS whole, start_received < {_NEVER} AS started, end_received < {_NEVER} AS ended,
-    multiIf(whole OR (started AND ended), {CallState.COMPLETE:d}, ended, {CallState.ENDED:d},
-            started, {CallState.OPEN:d}, {CallState.PENDING:d}) AS facts,
-    multiIf(facts = {CallState.COMPLETE:d}, 0, facts = {CallState.ENDED:d}, end_received + {rule.timeout},
-            facts = {CallState.OPEN:d}, start_received, first_part_at) AS waits_since,
-    if(facts = {CallState.ENDED:d}, waits_since, waits_since + {rule.open_timeout}) AS due,
-    facts != {CallState.COMPLETE:d} AND due <= %(now)s AS given_up
-FROM (
-    SELECT m.project AS project, m.call_id AS call_id, max(m.start_part) AS start_part, max(m.end_part) AS end_part,
-        max(m.detail_part) AS detail_part, min(m.start_received) AS start_received,
-        min(m.end_received) AS end_received, min(m.call_received) AS call_received,
-        min(m.first_part_at) AS first_part_at, groupUniqArrayArray(m.parts) AS parts
-    FROM calls_merged m WHERE {where} GROUP BY m.project, m.call_id
-)"""
+SELECT *, multiIf(whole OR (starts > 0 AND ends > 0), {CallState.COMPLETE:d}, ends > 0, {CallState.ENDED:d},
+                  starts > 0, {CallState.OPEN:d}, {CallState.PENDING:d}) AS facts
+FROM ({columns})"""
+    due = f"""
+SELECT *, multiIf(facts = {CallState.COMPLETE:d}, {_NEVER}, facts = {CallState.ENDED:d}, end_received + {rule.timeout},
+                  facts = {CallState.OPEN:d}, start_received + {rule.open_timeout},
+                  first_part_at + {rule.open_timeout}) AS due
+FROM ({facts})"""
+    states = f"""
+SELECT *, toUInt8(multiIf(due > %(now)s, facts, facts = {CallState.ENDED:d}, {CallState.ORPHAN:d},
+                          {CallState.TIMED_OUT:d})) AS state
+FROM ({due})"""
     return f"""
-SELECT new.project AS project, new.call_id AS call_id,
-    toUInt8(multiIf(NOT given_up, facts, facts = {CallState.ENDED:d}, {CallState.ORPHAN:d}, {CallState.TIMED_OUT:d}))
-        AS state,
-    (old.late OR (old.state IN ({CallState.TIMED_OUT:d}, {CallState.ORPHAN:d}) AND old.state != new_state)
-     OR (NOT whole AND started AND ended AND (end_received - start_received > {rule.open_timeout}
-                                              OR start_received - end_received > {rule.timeout}))) AS late,
-    start_part.2 AS start_digest, start_part.3 AS start_head, end_part.2 AS end_digest, end_part.3 AS end_head,
-    detail_part.2 AS detail_digest, whole AS self_contained,
-    toUInt32(greatest(arrayCount(part -> part.1 = {PartKind.START:d}, parts) - 1, 0)
-        + greatest(arrayCount(part -> part.1 IN ({PartKind.END:d}, {PartKind.CALL:d}), parts) - 1, 0)) AS conflicts,
-    first_part_at, if(given_up OR facts = {CallState.COMPLETE:d}, 0, due) AS due_at,
-    multiIf(whole AND started AND ended, least(call_received, greatest(start_received, end_received)),
-            whole, call_received, started AND ended, greatest(start_received, end_received), 0) AS completed_at,
-    multiIf(NOT given_up, '', facts = {CallState.PENDING:d}, '{error_of(CallState.PENDING)}',
-            facts = {CallState.OPEN:d}, '{error_of(CallState.OPEN)}', '{error_of(CallState.ENDED)}') AS error,
-    length(parts) * 8 + given_up AS version, {_AGENT} AS agent_id, {_NUMBER} AS customer_number,
-    {_LISTED} AS listed_at
-FROM (SELECT *, multiIf(NOT given_up, facts, facts = {CallState.ENDED:d}, {CallState.ORPHAN:d},
-                        {CallState.TIMED_OUT:d}) AS new_state FROM ({facts})) AS new
+SELECT new.project AS project, new.call_id AS call_id, new.state AS state,
+    (old.late OR (old.state IN ({CallState.TIMED_OUT:d}, {CallState.ORPHAN:d}) AND old.state != new.state)
+     OR (NOT new.whole AND new.starts > 0 AND new.ends > 0
+         AND (new.end_received - new.start_received > {rule.open_timeout}
+              OR new.start_received - new.end_received > {rule.timeout}))) AS late,
+    new.start_digest AS start_digest, new.start_head AS start_head, new.end_digest AS end_digest,
+    new.end_head AS end_head, new.detail_digest AS detail_digest, new.whole AS self_contained,
+    toUInt32(greatest(new.starts - 1, 0) + greatest(new.ends - 1, 0)) AS conflicts,
+    new.first_part_at AS first_part_at, if(new.due > %(now)s AND new.due < {_NEVER}, new.due, 0) AS due_at,
+    if(new.facts != {CallState.COMPLETE:d}, 0,
+       least(new.call_received, if(new.starts > 0 AND new.ends > 0,
+                                   greatest(new.start_received, new.end_received), {_NEVER}))) AS completed_at,
+    multiIf(new.due > %(now)s, '', new.facts = {CallState.PENDING:d}, '{error_of(CallState.PENDING)}',
+            new.facts = {CallState.OPEN:d}, '{error_of(CallState.OPEN)}', '{error_of(CallState.ENDED)}') AS error,
+    new.count * 8 + (new.due <= %(now)s) AS version
+FROM ({states}) AS new
 LEFT JOIN (SELECT project, call_id, state, late FROM calls_complete FINAL WHERE {where}) AS old
     ON old.project = new.project AND old.call_id = new.call_id"""
+
+
+def merged_calls(where: str, rule: CompletionRule) -> str:
+    """The same rows with the columns that lists are filtered and sorted by."""
+    listed = f"{_AGENT} AS agent_id, {_NUMBER} AS customer_number, {_LISTED} AS listed_at"
+    return f"SELECT *, {listed} FROM ({rows(where, rule)})"
 
 
 def put_rows(where: str, rule: CompletionRule) -> str:

@@ -20,9 +20,7 @@ _VALUE_CLASSES: Final = {"22", "23", "54"}
 _SETUP_CLASSES: Final = {"28", "3D", "3F", "42", "0A"}
 """Authorization, a database or schema that is not there, tables and grants that are missing."""
 _ADVICE: Final = {
-    "42501": "; let its owner run `callspool store migrate`, and grant this role "
-    "SELECT, INSERT, UPDATE and DELETE on call_parts, calls_complete, call_details, spans, completions "
-    "and store_version",
+    "42501": "; `callspool check-config --probe` says what to grant this role",
     "42P01": "; run `callspool store migrate`",
 }
 
@@ -53,18 +51,31 @@ class ConnectionPool:
                 raise translate(error) from error
             self._idle.append(connection)
 
+    @asynccontextmanager
+    async def bare_connection(self) -> AsyncIterator[Connection]:
+        """A connection for the block alone that lacks the table for batches: a role may lack the right to make it."""
+        try:
+            async with await self._log_in() as connection:
+                yield connection
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            raise translate(error) from error
+
     async def close(self) -> None:
         """Close what is idle: everything, once nobody uses a connection."""
         while self._idle:
             await self._idle.pop().close()
 
-    async def _connect(self) -> Connection:
+    async def _log_in(self) -> Connection:
         given = conninfo_to_dict(self._url)
         options = f"{self._settings} {given.get('options') or ''}"  # what the address sets wins
         timeout = given.get("connect_timeout") or CONNECT_SECONDS
         name = given.get("application_name") or "callspool"
         info = make_conninfo(self._url, options=options, connect_timeout=timeout, application_name=name)
         connection: Connection = await AsyncConnection.connect(info, autocommit=True)
+        return connection
+
+    async def _connect(self) -> Connection:
+        connection = await self._log_in()
         try:
             await connection.execute(sql.INCOMING)
         except BaseException:

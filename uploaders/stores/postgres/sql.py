@@ -304,3 +304,37 @@ VERSION: Final = "SELECT CASE WHEN to_regclass('store_version') IS NULL THEN 0 E
 LATEST_VERSION: Final = "SELECT coalesce(max(version), 0) FROM store_version"
 MIGRATION_LOCK: Final = "SELECT pg_advisory_xact_lock(7717771801)"
 """So that of several processes one migrates, and the others find it done."""
+
+_NEEDED: Final = {
+    "call_parts": "SELECT, INSERT", "calls_complete": "SELECT, INSERT, UPDATE", "call_details": "SELECT, INSERT",
+    "spans": "SELECT, INSERT, DELETE", "calls_merged": "SELECT", "store_version": "SELECT",
+    "completions": "SELECT, INSERT, UPDATE, DELETE", "backfill_progress": "SELECT, INSERT, UPDATE",
+    "backfill_control": "SELECT, UPDATE",
+}  # fmt: skip
+_NEEDED_ROWS: Final = ", ".join(
+    f"('{name}', '{right}')" for name, rights in _NEEDED.items() for right in rights.split(", ")
+)
+MISSING_RIGHTS: Final = f"""
+WITH needed (name, privilege) AS (VALUES {_NEEDED_ROWS}), here AS (
+    SELECT coalesce(
+        current_schema(), nullif(btrim(split_part(current_setting('search_path'), ',', 1), ' "'), '$user'), 'public'
+    ) AS schema, current_user AS role
+), tables AS (
+    SELECT n.name, n.privilege, c.oid FROM needed n CROSS JOIN here
+    LEFT JOIN pg_namespace s ON s.nspname = here.schema
+    LEFT JOIN pg_class c ON c.relname = n.name AND c.relnamespace = s.oid
+)
+SELECT format('GRANT USAGE ON SCHEMA %I TO %I', schema, role) FROM here JOIN pg_namespace s ON s.nspname = schema
+WHERE NOT has_schema_privilege(s.oid, 'USAGE')
+UNION ALL
+SELECT format('GRANT CREATE ON SCHEMA %I TO %I', schema, role) FROM here JOIN pg_namespace s ON s.nspname = schema
+WHERE NOT has_schema_privilege(s.oid, 'CREATE') AND EXISTS (SELECT 1 FROM tables WHERE oid IS NULL)
+UNION ALL
+SELECT format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), role) FROM here
+WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+UNION ALL
+SELECT format('GRANT %s ON %I.%I TO %I', string_agg(privilege, ', ' ORDER BY privilege), schema, name, role)
+FROM tables, here
+WHERE oid IS NOT NULL AND NOT has_table_privilege(oid, privilege) GROUP BY schema, name, role
+"""
+"""One statement for each thing that the role lacks; of tables that are not there yet, the right to make them."""

@@ -256,6 +256,12 @@ class PostgresStore:
             await connection.execute(sql.PROBE)
             return time.perf_counter() - began
 
+    async def missing_rights(self) -> tuple[str, ...]:
+        """See `Store.missing_rights`."""
+        async with self._pool.bare_connection() as connection:
+            rows = await (await connection.execute(sql.MISSING_RIGHTS)).fetchall()
+        return tuple([str(statement) for (statement,) in rows])
+
     async def close(self) -> None:
         """See `Store.close`."""
         await self._pool.close()

@@ -259,6 +259,11 @@ class SqliteStore:
         )
         return time.perf_counter() - began
 
+    async def missing_rights(self) -> tuple[str, ...]:
+        """See `Store.missing_rights`: a file that can be opened can be written."""
+        await self.open()
+        return ()
+
     async def close(self) -> None:
         """See `Store.close`."""
         await self._writing.close()
