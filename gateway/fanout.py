@@ -67,20 +67,18 @@ class DestinationRoute:
         return self.events is None or event in self.events
 
 
-class DeliveryPlans:
-    """The deliveries that new records owe, worked out once for each event that a destination names."""
+ANY_OTHER = ""
+"""Stands for all events that no destination names."""
 
-    def __init__(self, destinations: Sequence[DestinationRoute]) -> None:
-        self._named = frozenset(event for route in destinations for event in route.events or ())
-        self._plans = {
-            (kind, event): plan([route for route in destinations if route.gets(event)], kind)
-            for kind in StoredAs
-            for event in (*self._named, "")
-        }
 
-    def of(self, stored_as: StoredAs, event: str) -> tuple[NewDelivery, ...]:
-        """What a record of this event, stored like this, owes."""
-        return self._plans[stored_as, event if event in self._named else ""]
+def delivery_plans(destinations: Sequence[DestinationRoute]) -> dict[tuple[StoredAs, str], tuple[NewDelivery, ...]]:
+    """The deliveries that a new record owes: for each event that a destination names, and for `ANY_OTHER`."""
+    named = frozenset(event for route in destinations for event in route.events or ())
+    return {
+        (stored_as, event): plan([route for route in destinations if route.gets(event)], stored_as)
+        for stored_as in StoredAs
+        for event in (*named, ANY_OTHER)
+    }
 
 
 def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple[NewDelivery, ...]:

@@ -15,7 +15,7 @@ from aiohttp import web
 from gateway.calllog.document import Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, Costly
-from gateway.fanout import DeliveryPlans, DestinationRoute
+from gateway.fanout import ANY_OTHER, DestinationRoute, delivery_plans
 from gateway.intake import responses
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import ENVELOPE, BodyDecoder
@@ -65,7 +65,7 @@ class Acceptor:
         """Called with the id of each call whose end was accepted."""
         self._token = token
         self._store = store
-        self._plans = DeliveryPlans(destinations)
+        self._plans = delivery_plans(destinations)
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)
         self._rule = rule
         self._threads = threads
@@ -123,6 +123,9 @@ class Acceptor:
         """
         key = agents_key or self._token.foreign(call_log.token)
         tenant, principal = owner or (None, principal_of(None, key))
+        deliveries = self._plans.get((call_log.stored_as, call_log.event))
+        if deliveries is None:
+            deliveries = self._plans[call_log.stored_as, ANY_OTHER]
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,
@@ -133,7 +136,7 @@ class Acceptor:
                 raw_bytes=call_log.raw_bytes,
                 token=key if self._keeps_tokens else None,
                 fragments=call_log.fragments,
-                deliveries=self._plans.of(call_log.stored_as, call_log.event),
+                deliveries=deliveries,
                 superseded_by=superseded_by or (ENDED if call_log.event == STARTED else None),
                 superseded_everywhere=superseded_by is not None,
                 upload_key_hash=upload_key_hash,

@@ -99,6 +99,8 @@ class TraceAssembler:
         self._not_before: dict[bytes, int] = {}
         self._ended: set[str] = set()
         """Calls of open traces whose own end was posted."""
+        self._some = asyncio.Event()
+        """Whether there are traces."""
         self._running: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -107,7 +109,7 @@ class TraceAssembler:
         for trace in self._traces.values():
             if trace.spans and not trace.closed:
                 self._live(trace, STARTED)
-        self._acceptor.call_ended = self._note_end
+        self._count()
 
     def start(self) -> None:
         """Begin to close what is to be closed."""
@@ -162,6 +164,7 @@ class TraceAssembler:
 
     async def _run(self) -> None:
         while True:
+            await self._some.wait()
             await asyncio.sleep(_LOOK_SECONDS)
             await self.close_due()
 
@@ -219,12 +222,20 @@ class TraceAssembler:
         for key in old:
             self._ended.discard(_call_id_of(self._traces.pop(key)))
             self._not_before.pop(key, None)
+        self._count()
 
     def _live(self, trace: OpenTrace, event: str) -> None:
         """A call whose spans come is live, so that details make room for it, as for one that was posted."""
         self._acceptor.open_calls.accepted(trace.trace_id.hex(), event, self._clock(), trace.principal)
 
     def _count(self) -> None:
+        # Where no spans come, nothing looks for them, and posts cost nothing more.
+        if self._traces:
+            self._some.set()
+            self._acceptor.call_ended = self._note_end
+        else:
+            self._some.clear()
+            self._acceptor.call_ended = None
         self._observer.otlp_open_calls(sum(1 for trace in self._traces.values() if trace.spans))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.fanout import DeliveryPlans, DestinationRoute, RouteKind, StoredAs, plan
+from gateway.fanout import ANY_OTHER, DestinationRoute, RouteKind, StoredAs, delivery_plans, plan
 from gateway.intake.parse import CallLog, SizeRule, parse
 from spool.records import Form, Fragment, Lane, NewDelivery
 from uploaders.document.options import Large
@@ -151,10 +151,12 @@ def test_a_destination_gets_the_events_that_it_subscribes_to() -> None:
     """Without a subscription it gets every event; with one only these, and references are read by nobody else."""
     ends = DestinationRoute("ends", events=frozenset({"call_ended"}))
     reading = DestinationRoute("references", RouteKind.REFERENCES, events=frozenset({"s3_reference"}))
-    plans = DeliveryPlans([ENDPOINT, ends, reading])
+    plans = delivery_plans([ENDPOINT, ends, reading])
 
     def who(event: str) -> list[str]:
-        return [delivery.destination for delivery in plans.of(StoredAs.SINGLE, event)]
+        return [
+            delivery.destination for delivery in plans.get((StoredAs.SINGLE, event), plans[StoredAs.SINGLE, ANY_OTHER])
+        ]
 
     assert who("call_ended") == ["endpoint", "ends"]
     assert who("s3_reference") == ["endpoint", "references"]
