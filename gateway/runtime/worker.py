@@ -174,6 +174,8 @@ class Worker:
         obstacles = [] if counted.joined else ["the worker has not joined its group yet"]
         if writer.obstacle is not None:
             obstacles.append(writer.obstacle)
+        if self._told_to_stop.is_set():
+            obstacles.append("the worker is stopping")
         return WorkFigures(
             {"new": entry.new, "duplicate": entry.duplicate, "dead": entry.dead, "dropped": entry.dropped},
             entry.unaccounted, counted.rebalances, counted.commit_failures, counted.partitions, counted.lags,

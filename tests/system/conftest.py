@@ -1,4 +1,4 @@
-"""Fixtures: the S3 servers, buckets and credentials of tests/s3, the database servers of tests/stores, and a disk."""
+"""Fixtures: servers of S3, databases and brokers as in tests/s3, tests/stores and tests/kafka, and a disk."""
 
 import os
 import tempfile
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.kafka.clusters import _mock, broker, cluster, failing, mock, real
 from tests.s3.conftest import bucket, credentials, weed
 from tests.stores.postgres_server import postgres_servers
 
-__all__ = ["bucket", "credentials", "disk_path", "postgres_servers", "weed"]
+__all__ = [
+    "_mock", "broker", "bucket", "cluster", "credentials", "disk_path", "failing", "mock", "postgres_servers", "real",
+    "weed",
+]  # fmt: skip
 
 
 @pytest.fixture

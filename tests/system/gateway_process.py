@@ -64,6 +64,8 @@ class GatewayProcess:
     command that replaces itself by the one that its arguments are; `program` is what `callspool` is called by.
     """
 
+    SUBCOMMAND = "run"
+
     def __init__(
         self,
         folder: Path,
@@ -123,7 +125,7 @@ class GatewayProcess:
         assert not self.alive, "it runs already"
         with self._log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, "run", *self.arguments, cwd=self.folder, env=self._whole_environment(),
+                *self._command, self.SUBCOMMAND, *self.arguments, cwd=self.folder, env=self._whole_environment(),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
 

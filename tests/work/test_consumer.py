@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -12,7 +13,10 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from bench.kafka_servers import MockCluster
 from gateway.work.consumer import ConsumerFailed, ConsumerRule, TopicConsumer
 from gateway.work.messages import Batch, Ledger
+from gateway.work.writer import BatchWriter
 from tests.kafka.clusters import PARTITIONS, Cluster
+from tests.s3.destinations_under_test import Unobserved
+from tests.stores.engines import SqliteEngine
 from tests.system.waiting import until
 from uploaders.kafka.messages import Message
 from uploaders.kafka.producer import MessageProducer
@@ -142,6 +146,41 @@ async def test_offsets_are_committed_after_the_write(group: Group) -> None:
     async with group.worker():
         await group.has_written(10)
     assert sorted(group.written) == list(range(10))
+
+
+async def test_a_kill_between_the_commits_changes_nothing(group: Group, tmp_path: Path) -> None:
+    """The database has the batch, Kafka does not know: it comes again, all of it duplicates, each row once."""
+    engine, ledger = SqliteEngine(tmp_path), Ledger()
+    store, producer = engine.store(), MessageProducer(group.cluster.options)
+    topics = group.cluster.topics
+    writer = BatchWriter(store, "db", topics, producer, ledger, Unobserved())
+    calls = [b'{"call_id": "call-%d"}' % number for number in range(30)]
+    await producer.send([Message(topic, b"k", call, ()) for topic in (topics.started, topics.ended) for call in calls])
+
+    async def killed(batch: Batch) -> None:
+        await writer.write(batch)
+        raise RuntimeError("killed after the database's commit")
+
+    consumer = TopicConsumer(group.cluster.options, group.rule("one"), killed, ledger)
+    with pytest.raises(RuntimeError, match="killed after"):
+        await asyncio.wait_for(consumer.run(), PATIENCE)
+    committed_once = len(engine.rows("select 1 from call_parts"))
+    assert committed_once > 0
+    assert await group.committed() == 0
+    consumer = TopicConsumer(group.cluster.options, group.rule("one"), writer.write, ledger)
+    running = asyncio.create_task(consumer.run())
+
+    async def done() -> bool:
+        return await group.committed() == 60
+
+    await until(done, "everything is committed", deadline=PATIENCE)
+    consumer.stop(PATIENCE)
+    await running
+    assert engine.rows("select count(*), count(distinct digest) from call_parts where kind = 2") == [(30, 30)]
+    assert engine.rows("select count(*) from calls_complete where completed_at is not null") == [(30,)]
+    assert (ledger.entry().new, ledger.entry().duplicate) == (60, committed_once)
+    await producer.close()
+    await store.close()
 
 
 async def test_a_database_that_is_down_pauses_and_rebalances_nothing(group: Group) -> None:
