@@ -6,6 +6,7 @@ environment variable: CALLSPOOL_<SECTION>_<FIELD>, or the name given here by `Va
 
 from datetime import date
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -28,8 +29,10 @@ from config.types import (
     OptionalFile,
     OptionalName,
     OptionalSize,
+    Owner,
     Proxies,
     Size,
+    SocketMode,
     Table,
     Tokens,
     UserIds,
@@ -140,11 +143,44 @@ def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own 
     return min(16 * MIB, budget)
 
 
-class IntakeSettings(Table):
+class ListenerTable(Table):
+    """What both listeners have: an address, a Unix socket's owner and mode, TLS."""
+
+    listen: Listen
+    """Where to listen."""
+    socket_mode: SocketMode = 0o600
+    """With a Unix socket: the mode of its file."""
+    socket_owner: Owner = None
+    """With a Unix socket: whom its file belongs to, as `USER`, `USER:GROUP` or `:GROUP`."""
+    tls_cert_file: OptionalFile = None
+    """PEM file with the certificate, and those between it and its authority; it turns TLS on, and is reloaded."""
+    tls_key_file: OptionalFile = None
+    """PEM file with the key; by default it stands in `tls_cert_file`."""
+    tls_client_ca_file: OptionalFile = None
+    """PEM file with authorities: every client must present a certificate of one (mutual TLS)."""
+
+    @field_validator("tls_cert_file")
+    @classmethod
+    def _a_unix_socket_has_no_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and "listen" in info.data and info.data["listen"].path is not None:
+            raise ValueError("should not be given with a Unix socket, whose mode and owner say who may connect")
+        return path
+
+    @field_validator("tls_key_file", "tls_client_ca_file")
+    @classmethod
+    def _tls_needs_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and "tls_cert_file" in info.data and info.data["tls_cert_file"] is None:
+            raise ValueError("needs `tls_cert_file`")
+        return path
+
+
+class IntakeSettings(ListenerTable):
     """The listener that agents post to."""
 
     listen: Listen = INTAKE_LISTEN
-    """Where agents post to."""
+    """Where agents post to: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
+    socket_mode: SocketMode = 0o660
+    """With a Unix socket: the mode of its file; who may write to it may post."""
     token: SecretStr | None = None
     """Required from agents, as `x-pype-token` or as a bearer; without it only web pages may not post."""
     hosts: Names = ()
@@ -192,11 +228,11 @@ class IntakeSettings(Table):
         return inline
 
 
-class AdminSettings(Table):
+class AdminSettings(ListenerTable):
     """The listener for people and scrapers: metrics, health, status page."""
 
     listen: Listen = ADMIN_LISTEN
-    """Where metrics, health and the status page are served."""
+    """Where metrics, health and the status page are served: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
     token: Tokens = ()
     """Tokens of the role `admin`, at least 16 characters each, beside the random one in the spool's directory."""
     operate_token: Tokens = ()
@@ -372,6 +408,17 @@ class OtlpSettings(Table):
     """Whether to leave out what was said: `lk.pii.*`, messages, prompts, tool calls; and so the transcript."""
 
 
+class CliSettings(Table):
+    """How the command line asks a gateway whose listeners have TLS."""
+
+    ca_file: OptionalFile = None
+    """Authorities to trust; by default the gateway's own certificate where it can be read, else the system's."""
+    cert_file: OptionalFile = None
+    """The certificate to present, where the listener wants one of its clients."""
+    key_file: OptionalFile = None
+    """Its key; by default it stands in `cert_file`."""
+
+
 class ShutdownSettings(Table):
     """How the gateway stops."""
 
@@ -419,6 +466,8 @@ class Settings(BaseSettings):
     """How considerate the draining of details is."""
     priority: PrioritySettings = Field(default_factory=PrioritySettings)
     """How much the gateway gives way to other processes."""
+    cli: CliSettings = Field(default_factory=CliSettings)
+    """How the command line asks a gateway with TLS."""
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     """How the gateway stops."""
     log: LogSettings = Field(default_factory=LogSettings)
@@ -442,7 +491,7 @@ class Settings(BaseSettings):
     @classmethod
     def _listeners_differ(cls, admin: AdminSettings, info: ValidationInfo) -> AdminSettings:
         intake = info.data.get("intake")
-        if intake is not None and intake.listen == admin.listen and admin.listen.port:
+        if intake is not None and intake.listen == admin.listen and (admin.listen.port or admin.listen.path):
             raise PydanticCustomError("conflict", "should differ from intake.listen", {"field": "listen"})
         return admin
 

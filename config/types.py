@@ -168,6 +168,24 @@ def format_tokens(tokens: tuple[SecretStr, ...]) -> str:
     return "none" if not tokens else MASK if len(tokens) == 1 else f"{MASK} ({len(tokens)} tokens)"
 
 
+_OWNER = re.compile(r"[\w.-]*(:[\w.-]*)?")
+
+
+def _owner(value: object) -> object:
+    if not isinstance(value, str) or not _OWNER.fullmatch(value) or not value.strip(":"):
+        raise ValueError("should be USER, USER:GROUP or :GROUP, names or numbers")
+    return value
+
+
+def _mode(value: object) -> object:
+    """Takes octal digits for a mode, as chmod does."""
+    if isinstance(value, str) and re.fullmatch(r"0?o?[0-7]{3}", value):
+        return int(value.removeprefix("0o"), 8)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError('should be a mode in octal digits, such as "0660"')
+
+
 def _lowered(value: object) -> object:
     """A text as enums write it; anything else is left to be refused."""
     return value.strip().lower() if isinstance(value, str) else value
@@ -199,6 +217,10 @@ Listen = Annotated[ListenAddress, BeforeValidator(parse_listen), Shown(str)]
 """Where to listen."""
 OptionalListen = Annotated[ListenAddress | None, BeforeValidator(_or_none(parse_listen)), Shown(str)]
 """Where to listen, or nowhere."""
+SocketMode = Annotated[int, BeforeValidator(_mode), Field(ge=0, le=0o777), Shown(lambda mode: f"{mode:04o}")]
+"""The mode of a Unix socket's file, in octal digits."""
+Owner = Annotated[str | None, BeforeValidator(_or_none(_owner))]
+"""`USER`, `USER:GROUP` or `:GROUP`."""
 Endpoint = Annotated[str, BeforeValidator(_endpoint), Shown(mask_address)]
 """The URL of an endpoint."""
 Directory = Annotated[Path, Shown(format_path)]

@@ -14,6 +14,7 @@ from config.destinations.stores import StoreTable
 from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, first_value, readable
 from config.settings import Settings
 from config.sources import SourceSettings
+from config.types import LEAST_TOKEN
 from config.values import MASK, mask_address
 
 _LONGEST_VALUE = 80
@@ -121,3 +122,13 @@ def _listener_warnings(settings: Settings) -> Iterator[str]:
             f"intake.listen = {settings.intake.listen} can be reached from other machines, "
             "and without intake.token it accepts posts from anyone"
         )
+    if settings.intake.token is not None and len(settings.intake.token.get_secret_value()) < LEAST_TOKEN:
+        yield f"intake.token has fewer than {LEAST_TOKEN} characters and can be guessed: `openssl rand -hex 32`"
+    if not settings.admin.listen.loopback and settings.admin.tls_cert_file is None:
+        yield (
+            f"admin.listen = {settings.admin.listen} can be reached from other machines, and without "
+            "admin.tls_cert_file tokens and call logs cross the network readable by anyone on the way"
+        )
+    for section, listener in (("intake", settings.intake), ("admin", settings.admin)):
+        if listener.listen.path is not None and listener.socket_mode & 0o002:
+            yield f"{section}.socket_mode = {listener.socket_mode:04o} lets every user of this machine connect"

@@ -6,7 +6,7 @@ Pure functions that need the standard library alone, so that the commands that a
 import ipaddress
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -103,23 +103,35 @@ def _scaled(value: object, factors: dict[str, float], *, bare: str) -> float | N
 # Addresses: where to listen, and where an endpoint is. Pure checks whose errors say what would be right.
 
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
-_LISTEN_ADVICE = "should be HOST:PORT, such as 127.0.0.1:7717, [::1]:7717, or 0.0.0.0:7717 for every interface"
+_LISTEN_ADVICE = (
+    "should be HOST:PORT, such as 127.0.0.1:7717, [::1]:7717, or 0.0.0.0:7717 for every interface, "
+    "or a Unix socket: unix:/run/callspool/intake.sock"
+)
+_UNIX = "unix:"
+_LONGEST_PATH = 107
+"""Bytes of the path of a Unix socket (sun_path in unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """A host and a port to listen at; port 0 takes any free one."""
+    """A host and a port to listen at, or a Unix socket; port 0 takes any free one."""
 
     host: str
     port: int
+    path: Path | None = None
+    """The Unix socket, in place of host and port."""
+    secure: bool = False
+    """Whether it is to be asked by TLS, as somebody who asks said; what listens has settings for that."""
 
     def __str__(self) -> str:
+        if self.path is not None:
+            return f"{_UNIX}{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return is_loopback(self.host)
+        return self.path is not None or is_loopback(self.host)
 
 
 INTAKE_LISTEN = ListenAddress("127.0.0.1", 7717)
@@ -131,15 +143,28 @@ SPOOL_DIRECTORY = Path("callspool-data/spool")
 
 
 def parse_listen(value: object) -> ListenAddress:
-    """The address that `HOST:PORT` names. Raises ValueError, with advice, for anything else."""
+    """The address that `HOST:PORT` or `unix:PATH` names. Raises ValueError, with advice, for anything else."""
     if isinstance(value, ListenAddress):
         return value
+    if isinstance(value, str) and value.strip().startswith(_UNIX):
+        path = value.strip().removeprefix(_UNIX)
+        if not path or "\0" in path or len(path.encode()) > _LONGEST_PATH:
+            raise ValueError(f"should be the path of a Unix socket, of at most {_LONGEST_PATH} bytes")
+        return ListenAddress("", 0, Path(path))
     match = _LISTEN.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None or int(match[3]) > 65535:
         raise ValueError(_LISTEN_ADVICE)
     if match[1] is not None and not _is_ipv6(match[1]):
         raise ValueError(_LISTEN_ADVICE)
     return ListenAddress(match[1] or match[2], int(match[3]))
+
+
+def parse_asked(value: object) -> ListenAddress:
+    """An address to ask: as for listening, or `https://HOST:PORT`, for TLS. Raises ValueError as `parse_listen`."""
+    if not isinstance(value, str):
+        return parse_listen(value)
+    address = parse_listen(value.removeprefix("https://").removeprefix("http://").rstrip("/"))
+    return replace(address, secure=True) if value.startswith("https://") else address
 
 
 def check_endpoint(value: str) -> str:

@@ -10,13 +10,19 @@ import grp
 import os
 import pwd
 import socket
+import ssl
 import stat
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+MakeProtocol = Callable[[], asyncio.BaseProtocol]
+HANDSHAKE_SECONDS = 10.0
+"""How long a client may take for its TLS handshake."""
 _OVERFLOW_UID = 65534
 """What the kernel calls users of other user namespaces: any of them, so nobody in particular."""
 _CREDENTIALS = struct.Struct("3i")
@@ -97,35 +103,22 @@ def _id_of(name: str, look_up: Callable[[str], int]) -> int:
     return int(name) if name.isdecimal() else look_up(name)
 
 
-class UnixListener:
-    """A Unix socket that listens. `close` removes it, unless another process put its own in its place."""
-
-    def __init__(self, path: Path, options: SocketOptions, backlog: int) -> None:
-        """Bind and listen. Raises `OSError`: EADDRINUSE where somebody answers, EEXIST where lies what is no socket."""
-        self._path = path
-        _remove_stale(path)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            # Linux gives the file the mode of the socket, so that there is no moment at which others could connect.
-            os.fchmod(self.socket.fileno(), 0o600)
-            self.socket.bind(str(path))
-            status = path.lstat()
-            self._made = (status.st_dev, status.st_ino)
-            if (options.uid, options.gid) != (-1, -1):
-                os.chown(path, options.uid, options.gid, follow_symlinks=False)
-            path.chmod(options.mode)
-            self.socket.listen(backlog)
-            self.socket.setblocking(False)
-        except BaseException:
-            self.socket.close()
-            raise
-
-    def close(self) -> None:
-        """Remove the socket's file."""
-        with suppress(OSError):
-            status = self._path.lstat()
-            if (status.st_dev, status.st_ino) == self._made:
-                self._path.unlink()
+def bind_unix(path: Path, options: SocketOptions) -> socket.socket:
+    """A Unix socket at a path, bound. Raises `OSError`: EADDRINUSE where somebody answers, EEXIST for no socket."""
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Linux gives the file the mode of the socket, so that there is no moment at which others could connect.
+        os.fchmod(bound.fileno(), 0o600)
+        bound.bind(str(path))
+        if (options.uid, options.gid) != (-1, -1):
+            os.chown(path, options.uid, options.gid, follow_symlinks=False)
+        path.chmod(options.mode)
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _remove_stale(path: Path) -> None:
@@ -150,3 +143,95 @@ def _remove_stale(path: Path) -> None:
         except (TimeoutError, BlockingIOError):  # its queue is full: somebody listens
             pass
     raise OSError(errno.EADDRINUSE, "another process answers there", str(path))
+
+
+# A listener: at one address, with or without TLS.
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOptions:
+    """Where to listen."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any that is free."""
+    path: Path | None = None
+    """A Unix socket, in place of host and port."""
+    socket: SocketOptions = SocketOptions()
+    """With `path`: who may connect."""
+
+
+class Listener:
+    """Accepts connections at one address. For the event loop.
+
+    Connections last longer than the context that they were accepted with, and than the listener itself.
+    """
+
+    def __init__(self, options: ListenOptions, make_protocol: MakeProtocol, backlog: int) -> None:
+        self._options = options
+        self._make_protocol = make_protocol
+        self._backlog = backlog
+        self._servers: list[asyncio.Server] = []
+        self._made: tuple[int, int] | None = None
+        """Device and number of the socket's file, as long as it is ours to remove."""
+
+    async def start(self, tls: ssl.SSLContext | None, inherited: socket.socket | None = None) -> None:
+        """Listen, on the socket of a listener before this one if there is one. Raises `OSError`."""
+        loop, path = asyncio.get_running_loop(), self._options.path
+        if inherited is None and path is not None:
+            inherited = bind_unix(path, self._options.socket)
+        if path is not None:
+            status = path.lstat()
+            self._made = (status.st_dev, status.st_ino)
+        if inherited is not None:
+            self._servers = [await self._serve(inherited, tls)]
+            return
+        host, port = self._options.host, self._options.port
+        more: dict[str, Any] = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
+        self._servers = [await loop.create_server(self._make_protocol, host, port, backlog=self._backlog, **more)]
+
+    async def replace_tls(self, tls: ssl.SSLContext) -> None:
+        """Accept connections with another context from now on; nobody who connects meanwhile is turned away."""
+        before, self._servers = self._servers, []
+        for server in before:
+            self._servers += [await self._serve(_duplicate(each), tls) for each in server.sockets]
+            server.close()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; 0 for a Unix socket."""
+        assert self._servers, "not started"
+        name = self._servers[0].sockets[0].getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    def duplicate(self) -> socket.socket | None:
+        """A second hold on the socket that it listens on; None where it listens on several."""
+        sockets = [each for server in self._servers for each in server.sockets]
+        return _duplicate(sockets[0]) if len(sockets) == 1 else None
+
+    def keep_file(self) -> None:
+        """Leave the file of a Unix socket where it is when this closes: another listener has the socket."""
+        self._made = None
+
+    def close(self) -> None:
+        """Accept nobody any more, and remove the file of a Unix socket unless another process put its own there."""
+        for server in self._servers:
+            server.close()
+        if self._options.path is not None and self._made is not None:
+            with suppress(OSError):
+                status = self._options.path.lstat()
+                if (status.st_dev, status.st_ino) == self._made:
+                    self._options.path.unlink()
+
+    async def _serve(self, listening: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        more: dict[str, Any] = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
+        if listening.family == socket.AF_UNIX:
+            # From Python 3.13 on, a server removes the file of its socket unless it is told not to.
+            more |= {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            return await loop.create_unix_server(self._make_protocol, sock=listening, backlog=self._backlog, **more)
+        return await loop.create_server(self._make_protocol, sock=listening, backlog=self._backlog, **more)
+
+
+def _duplicate(listening: socket.socket) -> socket.socket:
+    return socket.fromfd(listening.fileno(), listening.family, listening.type)

@@ -16,6 +16,7 @@ ON_BOTH_LOOPS = {
     "intake/test_connections.py",
     "intake/test_filling.py",
     "intake/test_slow_clients.py",
+    "intake/test_tls.py",
     "uploaders/test_connections.py",
     "uploaders/test_http_network.py",
     "uploaders/test_misbehaving_endpoints.py",

@@ -8,7 +8,7 @@ import click
 from config.effective import DEFAULT, effective_settings
 from config.loader import Loaded
 from gateway.cli.exits import Exit
-from gateway.cli.options import configuration_options, loaded_or_exit, warnings_of
+from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
 from gateway.cli.output import complain, output, plain, table
 from gateway.runtime.own_intake import addresses_of, own_intake_warnings
 
@@ -34,8 +34,13 @@ def check_config(
     """Show the settings in effect and where each comes from. Secrets are masked."""
     loaded = loaded_or_exit(file, local=local)
     _show_settings(loaded)
-    for warning in (*warnings_of(loaded), *own_intake_warnings(loaded.settings, addresses_of)):
+    errors, doubts = certificate_findings(loaded)
+    for warning in (*warnings_of(loaded), *doubts, *own_intake_warnings(loaded.settings, addresses_of)):
         complain(f"warning: {warning}", style="yellow")
+    for error in errors:
+        complain(f"error: {error}")
+    if errors:
+        raise SystemExit(Exit.FAILED)
     if with_probe:
         from gateway.cli.probing import probe_all  # noqa: PLC0415  # without --probe no uploader is loaded
 

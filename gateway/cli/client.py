@@ -3,10 +3,13 @@
 import http.client
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import click
@@ -17,11 +20,16 @@ from config.values import (
     CREDENTIALS_DIRECTORY,
     SPOOL_DIRECTORY,
     ListenAddress,
-    parse_listen,
+    parse_asked,
     split_tokens,
 )
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from config.settings import Settings
 
 TOKEN_FILE = "admin-token"
 TOKEN_VARIABLE = "CALLSPOOL_ADMIN_TOKEN"  # the name of one, and no secret
@@ -49,14 +57,14 @@ class Refused(Exception):
 
 
 class AddressType(click.ParamType[ListenAddress]):
-    """HOST:PORT on the command line."""
+    """HOST:PORT, unix:PATH or https://HOST:PORT on the command line."""
 
-    name = "HOST:PORT"
+    name = "ADDRESS"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> ListenAddress:
         """The address that was typed; ends the command where it is none."""
         try:
-            return parse_listen(value)
+            return parse_asked(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -77,7 +85,69 @@ def admin_option(command: Command) -> Command:
 
 def asked_at(address: ListenAddress) -> ListenAddress:
     """Where to reach what listens at an address."""
-    return ListenAddress(_ANY_ADDRESS.get(address.host, address.host), address.port)
+    return replace(address, host=_ANY_ADDRESS.get(address.host, address.host))
+
+
+def connect(address: ListenAddress, section: str, timeout: float) -> http.client.HTTPConnection:
+    """A connection to the listener of a section (`admin`, `intake`), over a Unix socket or TLS where that is so.
+
+    TLS is spoken where the address says `https://`, or the settings at hand name the listener's certificate.
+    """
+    asked = asked_at(address)
+    if asked.path is not None:
+        return UnixConnection(asked.path, timeout)
+    context = tls_context(address, section)
+    if context is None:
+        return http.client.HTTPConnection(asked.host, asked.port, timeout=timeout)
+    return http.client.HTTPSConnection(asked.host, asked.port, timeout=timeout, context=context)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """See `HTTPConnection`."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def tls_context(address: ListenAddress, section: str) -> "SSLContext | None":
+    """The TLS to ask a listener with; None where it has none. Ends the command where a file of it cannot be used.
+
+    The gateway's own certificate, where this user can read it, is trusted whatever names stand in it: 127.0.0.1 is
+    in few certificates.
+    """
+    own = _file_setting(section, "tls_cert_file")
+    if address.path is not None or not (address.secure or own):
+        return None
+    from gateway.tls import client_context  # noqa: PLC0415  # ssl alone takes 20 ms
+
+    authorities, certificate = _file_setting("cli", "ca_file"), _file_setting("cli", "cert_file")
+    pinned = authorities is None and own is not None and os.access(own, os.R_OK)
+    try:
+        context = client_context(own if pinned else authorities, whatever_name=pinned)
+        if certificate is not None:
+            context.load_cert_chain(certificate, _file_setting("cli", "key_file"))
+    except OSError as error:
+        file = error.filename or certificate or authorities or own
+        complain(f"The certificates in {file} cannot be used: {error.strerror or error}.")
+        raise SystemExit(Exit.USAGE) from None
+    return context
+
+
+def _file_setting(section: str, name: str) -> Path | None:
+    """The path that a setting names: its variable, or else the file that CALLSPOOL_CONFIG names."""
+    given = os.environ.get(f"CALLSPOOL_{section}_{name}".upper())
+    if given or not os.environ.get("CALLSPOOL_CONFIG"):
+        return Path(given) if given and given.lower() not in {"none", "off"} else None
+    settings = _settings()
+    value = getattr(getattr(settings, section), name) if settings else None
+    return value if isinstance(value, Path) else None
 
 
 def ask(address: ListenAddress, *path: str, query: Query | None = None) -> bytes:
@@ -129,13 +199,12 @@ def _answer(
     body: bytes | Iterable[bytes] | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """An answer that is no error; a failure before its body is read raises NoGateway."""
-    asked = asked_at(address)
-    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=_TIMEOUT_SECONDS)
+    connection = connect(address, "admin", _TIMEOUT_SECONDS)
     target = "/" + "/".join(quote(part, safe="") for part in path)
     if query:
         target = f"{target}?{urlencode(query, doseq=True)}"
     try:
-        connection.request(method, target, body=body, headers={**_credentials(asked), **(headers or {})})
+        connection.request(method, target, body=body, headers={**_credentials(address), **(headers or {})})
         response = connection.getresponse()
         if response.status != 200:
             raise _refusal(address, response.status, response.read())
@@ -147,9 +216,9 @@ def _answer(
         connection.close()
 
 
-def _credentials(asked: ListenAddress) -> dict[str, str]:
+def _credentials(address: ListenAddress) -> dict[str, str]:
     """The admin token: from the environment, since every process sees a command line, or from this machine's spool."""
-    token = _configured_token() or (local_token() if asked.loopback else None)
+    token = _configured_token() or (local_token() if asked_at(address).loopback else None)
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -180,16 +249,20 @@ def local_token() -> str | None:
 
 def _spool_directory() -> Path:
     """The directory of the configured spool. Settings are loaded only where a file may name it: that takes a while."""
-    by_variable = Path(os.environ.get("CALLSPOOL_SPOOL_DIR") or SPOOL_DIRECTORY)
-    if not os.environ.get("CALLSPOOL_CONFIG"):
-        return by_variable
+    settings = _settings() if os.environ.get("CALLSPOOL_CONFIG") else None
+    return settings.spool.dir if settings else Path(os.environ.get("CALLSPOOL_SPOOL_DIR") or SPOOL_DIRECTORY)
+
+
+@cache
+def _settings() -> "Settings | None":
+    """The settings of the environment, and of the file that it names; None where something is wrong with them."""
     from config.layers import InvalidConfiguration  # noqa: PLC0415  # see above
     from config.loader import load  # noqa: PLC0415  # see above
 
     try:
-        return load(None, os.environ, local=True, read_secrets=False).settings.spool.dir
+        return load(None, os.environ, local=True, read_secrets=False).settings
     except InvalidConfiguration:  # what is wrong may be no concern of a gateway that runs already
-        return by_variable
+        return None
 
 
 def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Refused:
@@ -203,7 +276,9 @@ def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Re
 
 # Turns what an answer of the admin API failed of into a sentence and an exit code.
 
-_START_HINT = "Start one with `callspool run`, or name its address with --admin HOST:PORT."
+_START_HINT = (
+    "Start one with `callspool run`, or name its address with --admin (HOST:PORT, unix:PATH or https://HOST:PORT)."
+)
 
 _UNKNOWN = ("unknown_call", "unknown_delivery")
 

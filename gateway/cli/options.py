@@ -10,6 +10,7 @@ import click
 
 from config.layers import InvalidConfiguration
 from config.loader import Loaded, load
+from config.settings import ListenerTable
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
 from spool import sandbox
@@ -58,6 +59,22 @@ def warnings_of(loaded: Loaded) -> Iterator[str]:
             f"SQLite {sqlite3.sqlite_version} deletes any file that a forged rollback journal beside an outbox names; "
             f"callspool keeps it from reading such journals, but {safe} or newer would be safe by itself"
         )
+
+
+def certificate_findings(loaded: Loaded) -> tuple[list[str], list[str]]:
+    """What is wrong with the certificates of the listeners, and what is doubtful."""
+    errors: list[str] = []
+    warnings: list[str] = []
+    for section in ("intake", "admin"):
+        listener: ListenerTable = getattr(loaded.settings, section)
+        if listener.tls_cert_file is None:
+            continue
+        from gateway.tls import TlsFiles, examine  # noqa: PLC0415  # ssl alone takes 20 ms
+
+        found = examine(TlsFiles(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file))
+        errors += [f"{section}: {each}" for each in found.errors]
+        warnings += [f"{section}: {each}" for each in found.warnings]
+    return errors, warnings
 
 
 # Which spool a command is about: a directory that was named, or the configured one.

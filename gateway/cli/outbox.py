@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from config.values import INTAKE_LISTEN, ListenAddress
-from gateway.cli.client import AddressType, asked_at
+from gateway.cli.client import AddressType, asked_at, connect, tls_context
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import bytes_text, count_text
@@ -97,15 +96,17 @@ def _show(file: Path, survey: Survey) -> None:
 
 def _check_gateway(address: ListenAddress) -> None:
     """End the command where nothing answers, before any row is claimed."""
-    asked = asked_at(address)
+    connection = connect(address, "intake", _CONNECT_SECONDS)
     try:
-        socket.create_connection((asked.host, asked.port), _CONNECT_SECONDS).close()
+        connection.connect()
     except OSError as error:
         complain(
             f"No gateway answers at {address}: {error.strerror or error}.",
             hint="Start one with `callspool run`, or name its address with --intake HOST:PORT.",
         )
         raise SystemExit(Exit.NO_GATEWAY) from None
+    finally:
+        connection.close()
 
 
 class _Tally:
@@ -151,9 +152,12 @@ async def _empty(file: OutboxReader, address: ListenAddress, tally: _Tally) -> s
     from gateway.sdk_outbox.rescue import Rescuer  # noqa: PLC0415  # see above
     from gateway.sdk_outbox.sinks import PostSink  # noqa: PLC0415  # see above
 
-    async with aiohttp.ClientSession(trust_env=False) as session:
+    asked, context = asked_at(address), tls_context(address, "intake")
+    connector = aiohttp.UnixConnector(str(asked.path)) if asked.path else aiohttp.TCPConnector(ssl=context or True)
+    scheme, host = "https" if context else "http", "localhost" if asked.path else asked
+    async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
         token, key = os.environ.get("CALLSPOOL_INTAKE_TOKEN"), os.environ.get("CALLSPOOL_WHISPEY_OUTBOX_TOKEN")
-        sink = PostSink(session, f"http://{asked_at(address)}/v1/calls", token=token, key=key)
+        sink = PostSink(session, f"{scheme}://{host}/v1/calls", token=token, key=key)
         stamp = file.stamp()
         try:
             if stamp is None or not await file.open(stamp):

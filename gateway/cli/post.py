@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from config.values import INTAKE_LISTEN, ListenAddress
-from gateway.cli.client import AddressType, asked_at
+from gateway.cli.client import AddressType, connect
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain
 from gateway.formatting import bytes_text
@@ -70,8 +70,7 @@ def _post(file: Path, address: ListenAddress, key: str | None) -> bool:
     except OSError as error:
         complain(f"{file} cannot be read: {error.strerror or error}.")
         return False
-    asked, began = asked_at(address), time.monotonic()
-    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=_TIMEOUT_SECONDS)
+    began, connection = time.monotonic(), connect(address, "intake", _TIMEOUT_SECONDS)
     try:
         connection.request("POST", "/v1/calls", body=body, headers=_headers(file, size, key))
         response = connection.getresponse()

@@ -6,7 +6,7 @@ import click
 import structlog
 
 from config.settings import IoClass, PrioritySettings
-from gateway.cli.options import configuration_options, loaded_or_exit, warnings_of
+from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
 from gateway.logs import configure_logging
 from gateway.process import Priority, give_way
 from gateway.runtime import lifecycle
@@ -22,7 +22,9 @@ def run(file: Path | None, *, local: bool) -> None:
     refused = list(give_way(_priority(loaded.settings.priority)))
     configure_logging(loaded.settings.log.level, as_text=loaded.settings.log.format.as_text)
     log = structlog.get_logger("callspool")
-    for warning in (*warnings_of(loaded), *own_intake_warnings(loaded.settings)):
+    # An expired certificate ends no gateway: who renews it changes the file.
+    errors, doubts = certificate_findings(loaded)
+    for warning in (*warnings_of(loaded), *errors, *doubts, *own_intake_warnings(loaded.settings)):
         log.warning("configuration", about=warning)
     for reason in refused:
         log.warning("priority", refused=reason)

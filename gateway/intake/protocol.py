@@ -470,10 +470,11 @@ class BufferedProtocolAdapter(asyncio.BufferedProtocol):
     ask a `BufferedProtocol` for a buffer first; aiohttp's handler is a plain `Protocol`, which they never ask.
     """
 
-    __slots__ = ("_protocol",)
+    __slots__ = ("_protocol", "_secure")
 
-    def __init__(self, protocol: IntakeProtocol) -> None:
+    def __init__(self, protocol: IntakeProtocol, *, secure: bool = False) -> None:
         self._protocol = protocol
+        self._secure = secure
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where to read to, and thereby how much."""
@@ -498,7 +499,8 @@ class BufferedProtocolAdapter(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The client sends nothing more; whether the connection stays open for answers."""
-        return self._protocol.half_closed()
+        # With TLS there is no half of a connection: who sends no more reads no more.
+        return self._protocol.half_closed() and not self._secure
 
     def pause_writing(self) -> None:
         """The client reads less than is written."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from dataclasses import replace
 
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import BufferedProtocolAdapter, ConnectionLimits, Handler, IntakeWebServer
+from gateway.listeners import Listener, ListenOptions
 from gateway.process import connections_possible
 
 _log = structlog.get_logger(__name__)
@@ -22,32 +24,31 @@ _AT_ONCE = 0.01
 
 
 class IntakeServer:
-    """Listens on one address. For the event loop."""
+    """Listens on one address, with TLS where it is given a context. For the event loop."""
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        options: ListenOptions,
         handler: Handler,
         gate: AdmissionGate,
         observer: IntakeObserver,
         limits: ConnectionLimits,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._host = host
-        self._port = port
+        self._options = options
+        self._tls = tls
         self._handler = handler
         self._gate = gate
         self._observer = observer
         self._limits = limits
         self._web: IntakeWebServer | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: Listener | None = None
 
     @property
     def port(self) -> int:
-        """The port that it listens on; the system chose it if 0 was configured."""
+        """The port that it listens on; the system chose it if 0 was configured, and a Unix socket has none (0)."""
         assert self._listener is not None, "not started"
-        port: int = self._listener.sockets[0].getsockname()[1]
-        return port
+        return self._listener.port
 
     @property
     def connected(self) -> int:
@@ -66,23 +67,24 @@ class IntakeServer:
         """
         limits = self._within_descriptors()
         web_server = self._web = IntakeWebServer(self._handler, self._gate, self._observer, limits)
-        loop = asyncio.get_running_loop()
-        if inherited is None:
-            self._listener = await loop.create_server(
-                lambda: BufferedProtocolAdapter(web_server()), self._host, self._port, backlog=_BACKLOG
-            )
-        else:
-            self._listener = await loop.create_server(
-                lambda: BufferedProtocolAdapter(web_server()), sock=inherited, backlog=_BACKLOG
-            )
+        self._listener = Listener(
+            self._options, lambda: BufferedProtocolAdapter(web_server(), secure=self._tls is not None), _BACKLOG
+        )
+        await self._listener.start(self._tls, inherited)
+
+    async def replace_tls(self, tls: ssl.SSLContext) -> None:
+        """Accept connections with another context from now on."""
+        self._tls = tls
+        if self._listener is not None:
+            await self._listener.replace_tls(tls)
 
     def dup_listening_socket(self) -> socket.socket | None:
         """A second hold on the socket that it listens on; None where it listens on several."""
         assert self._listener is not None, "not started"
-        if len(self._listener.sockets) != 1:
-            return None
-        (listening,) = self._listener.sockets
-        return socket.fromfd(listening.fileno(), listening.family, listening.type)
+        duplicate = self._listener.duplicate()
+        if duplicate is not None:
+            self._listener.keep_file()
+        return duplicate
 
     async def stop(self, drain_seconds: float) -> int:
         """Close the gate, wait for the requests in flight, and close every connection; new requests get 503 meanwhile.

@@ -44,6 +44,7 @@ from gateway.runtime.stores import CallStores
 from gateway.runtime.webhooks import WebhookParts, webhook_server
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
+from gateway.tls import ServerTls
 from gateway.webhooks.forward import Forwarder
 from spool.records import system_clock
 from spool.store import Spool
@@ -118,7 +119,7 @@ def _no_longer_configured(name: str) -> DestinationStatus:
     )
 
 
-async def build(settings: Settings, observers: Observers) -> App:
+async def build(settings: Settings, observers: Observers, tls: ServerTls | None = None) -> App:
     """Open the spool and wire everything to it; nothing listens or delivers yet.
 
     Raises `spool.errors.SpoolError`, and `OSError` where a file or directory cannot be used.
@@ -128,21 +129,28 @@ async def build(settings: Settings, observers: Observers) -> App:
         names.append(REFERENCES_NAME)
     spool = await Spool.open(options.spool_options(settings), names, system_clock, observers.metrics)
     try:
-        return await _wire(settings, observers, spool)
+        return await _wire(settings, observers, spool, tls)
     except BaseException:
         await spool.close()
         raise
 
 
 def _intake_server(
-    intake: IntakeSettings, router: Router, gate: AdmissionGate, loops: LoopGuard, token: IntakeToken, metrics: Metrics
+    intake: IntakeSettings,
+    router: Router,
+    gate: AdmissionGate,
+    loops: LoopGuard,
+    token: IntakeToken,
+    metrics: Metrics,
+    tls: ServerTls | None,
 ) -> IntakeServer:
     handler = IntakeHandler(router, gate, loops, token, metrics)
     limits = options.connection_limits(intake)
-    return IntakeServer(intake.listen.host, intake.listen.port, handler.handle, gate, metrics, limits)
+    context = tls.context if tls else None
+    return IntakeServer(options.listen_options(intake), handler.handle, gate, metrics, limits, context)
 
 
-async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
+async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: ServerTls | None) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
     directory = settings.spool.dir.absolute()
     calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
@@ -192,7 +200,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
     traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
     router = Router([*sdk.routes(), *batch.routes(), *traces.routes()])
-    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics)
+    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics, tls)
     forwarder = Forwarder(settings.webhooks.forward_timeout)
     webhooks = webhook_server(
         settings,

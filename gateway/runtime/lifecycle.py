@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Coroutine
 
 import structlog
 import uvloop
-from aiohttp import web
 
 from config.settings import Settings
 from gateway.admin.app import build_admin_app
@@ -30,9 +29,11 @@ from gateway.operations.service import DeliveryAdmin
 from gateway.process import on_signals, raise_limit
 from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
+from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import admin_tokens
 from gateway.runtime.startup import CannotListen, introduce, listening_at
 from gateway.sdk_outbox.rows import OutboxStatus
+from gateway.tls import CertificateUnusable, ServerTls
 from spool.directory import SpoolDirectory
 from spool.errors import SpoolError
 from spool.records import system_clock
@@ -81,6 +82,8 @@ class Gateway:
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
         self._admin_port = settings.admin.listen.port
+        self._tls: dict[str, ServerTls] = {}
+        """By section; none for a listener without TLS."""
         self._told_to_stop = asyncio.Event()
         self._hurried = asyncio.Event()
 
@@ -91,11 +94,12 @@ class Gateway:
             audit = self._settings.audit
             if audit.file is not None:
                 self._audit.write_to(AuditFile(audit.file.absolute(), audit.max_bytes, audit.keep))
+            self._tls = tls_of(self._settings)
             async with self._admin_listener():
                 listening_socket: socket.socket | None = None
                 while not self._told_to_stop.is_set():
                     listening_socket = await self._run_once(listening_socket)
-        except (SpoolError, StoreError, CannotListen, DriverMissing, OSError) as error:
+        except (SpoolError, CertificateUnusable, StoreError, CannotListen, DriverMissing, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
         finally:
@@ -109,7 +113,7 @@ class Gateway:
         `listening_socket` is the intake's socket of the previous time, if agents wait in it. Returns the socket of
         this time, if agents are to wait in it for the next.
         """
-        app = await build(self._settings, self._observers)
+        app = await build(self._settings, self._observers, self._tls.get("intake"))
         try:
             directory = self._settings.spool.dir.absolute()
             self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
@@ -200,17 +204,10 @@ class Gateway:
     async def _admin_listener(self) -> AsyncIterator[None]:
         settings, observers = self._settings.admin, self._observers
         app = build_admin_app(self, observers.metrics, observers.events, self._access)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, settings.listen.host, settings.listen.port, shutdown_timeout=1.0)
-            with listening_at(settings.listen, "admin"):
-                await site.start()
-            self._admin_port = runner.addresses[0][1]
-            _log.info("starting", admin=site.name)
-            yield
-        finally:
-            await runner.cleanup()
+        async with admin_listener(app, settings, self._tls.get("admin")) as listener:
+            self._admin_port = listener.port
+            async with certificates_followed(self._tls, listener, lambda: self._app.intake if self._app else None):
+                yield
 
     @property
     def lifecycle(self) -> Lifecycle:

@@ -3,14 +3,25 @@
 from collections.abc import Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
-from config.settings import AdminSettings, CompletionSettings, DrainSettings, IntakeSettings, Settings, SplitSettings
+from config.settings import (
+    AdminSettings,
+    CompletionSettings,
+    DrainSettings,
+    IntakeSettings,
+    ListenerTable,
+    Settings,
+    SplitSettings,
+)
 from gateway.admin.permissions import Role
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.sources.batch import BatchLimits
+from gateway.listeners import ListenOptions, SocketOptions, owner_ids
 from gateway.live_calls import ThrottlePolicy
+from gateway.runtime.startup import CannotListen
+from gateway.tls import TlsFiles
 from spool.records import Lane
 from spool.store import SpoolOptions
 from uploaders.dispatch.policy import RetryPolicy
@@ -43,6 +54,23 @@ def admin_tokens(admin: AdminSettings) -> dict[Role, tuple[str, ...]]:
     """The tokens of each role."""
     roles = {Role.ADMIN: admin.token, Role.OPERATE: admin.operate_token, Role.READ: admin.read_token}
     return {role: tuple(token.get_secret_value() for token in tokens) for role, tokens in roles.items()}
+
+
+def listen_options(listener: ListenerTable) -> ListenOptions:
+    """Where to listen, and who may connect. Raises `CannotListen` for an owner whom this system does not know."""
+    try:
+        uid, gid = owner_ids(listener.socket_owner or "")
+    except LookupError as error:
+        raise CannotListen(f"socket_owner = {listener.socket_owner} is not known here: {error.args[0]}") from None
+    address = listener.listen
+    return ListenOptions(address.host, address.port, address.path, SocketOptions(listener.socket_mode, uid, gid))
+
+
+def tls_files(listener: ListenerTable) -> TlsFiles | None:
+    """Where the certificate of a listener lies; None where it has no TLS."""
+    if listener.tls_cert_file is None:
+        return None
+    return TlsFiles(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
 
 
 def body_limits(intake: IntakeSettings) -> BodyLimits:

@@ -28,6 +28,8 @@ def own_intake_warnings(settings: Settings, resolve: Resolve | None = None) -> I
     waits for no name server.
     """
     listen = settings.intake.listen
+    if listen.path is not None:  # no URL leads to a Unix socket
+        return
     for destination in settings.destinations:
         if not isinstance(destination, EndpointTable):
             continue

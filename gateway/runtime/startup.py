@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from config.settings import Settings
+from config.settings import ListenerTable, Settings
 from config.types import format_path
 from config.values import ListenAddress
 from gateway.fanout import StoredAs, plan
@@ -41,8 +41,9 @@ def listening_at(address: ListenAddress, section: str) -> Iterator[None]:
         yield
     except OSError as error:
         setting = f"{section}.listen (CALLSPOOL_{section.upper()}_LISTEN)"
-        if error.errno != errno.EADDRINUSE:
+        if error.errno != errno.EADDRINUSE or address.path is not None:
             said = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+            said = said if address.path is None else error.strerror or said
             raise CannotListen(f"cannot listen at {address}, which {setting} names: {said}") from error
         owner = port_owner(address.port)
         who = f"by {owner}" if owner else "most likely by another callspool (`ss -ltnp` shows whose it is)"
@@ -55,14 +56,13 @@ def introduce(
     settings: Settings, intake_port: int, admin_port: int, webhooks_port: int | None, spool_bytes: int
 ) -> None:
     """Say that it runs and where everything is: in plain lines for people, else as the fields of one message."""
-    intake = f"http://{_reachable(settings.intake.listen, intake_port)}"
-    page = f"http://{_reachable(settings.admin.listen, admin_port)}/"
+    intake, page = url_of(settings.intake, intake_port), f"{url_of(settings.admin, admin_port)}/"
     deliveries = list(_deliveries(settings))
     spool = format_path(settings.spool.dir)
     rows = [("Post call logs to", f"{intake}/v1/calls"), ("or, with the SDK", f"{intake}/send-call-log")]
     hooks: dict[str, str] = {}
     if settings.webhooks.listen is not None and webhooks_port is not None:
-        base = settings.webhooks.public_url or f"http://{_reachable(settings.webhooks.listen, webhooks_port)}"
+        base = settings.webhooks.public_url or _url("http", settings.webhooks.listen, webhooks_port)
         hooks = {each.name: f"{base.rstrip('/')}{each.paths[0]}" for each in settings.sources}
         rows += [(f"Webhooks: {name}", address) for name, address in hooks.items()]
     rows += [("Status page", page)]
@@ -80,9 +80,15 @@ def introduce(
     _log.info("running", **where, intake_port=intake_port, spool_bytes=spool_bytes)
 
 
-def _reachable(listen: ListenAddress, port: int) -> str:
-    """An address that reaches this listener from this machine."""
-    return str(ListenAddress(_ANY_INTERFACE.get(listen.host, listen.host), port))
+def url_of(listener: ListenerTable, port: int) -> str:
+    """A URL that reaches this listener from this machine; of a Unix socket as nginx writes it."""
+    return _url("https" if listener.tls_cert_file else "http", listener.listen, port)
+
+
+def _url(scheme: str, listen: ListenAddress, port: int) -> str:
+    if listen.path is not None:
+        return f"{scheme}://unix:{listen.path}:"
+    return f"{scheme}://{ListenAddress(_ANY_INTERFACE.get(listen.host, listen.host), port)}"
 
 
 def _deliveries(settings: Settings) -> Iterator[str]:

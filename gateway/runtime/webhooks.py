@@ -12,6 +12,7 @@ from gateway.intake.body_reader import BodyReader
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers
+from gateway.listeners import ListenOptions
 from gateway.runtime import options
 from gateway.runtime.destinations import DriverMissing
 from gateway.webhooks.adapters import pointed
@@ -64,7 +65,8 @@ def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | No
     router = Router(source.routes(), hint=f"POST to {posted_to}.")
     handler = IntakeHandler(router, parts.gate, parts.loop_guard, parts.token, parts.metrics)
     limits = options.connection_limits(settings.intake)
-    return IntakeServer(listen.host, listen.port, handler.handle, parts.gate, parts.metrics, limits)
+    where = ListenOptions(listen.host, listen.port, listen.path)
+    return IntakeServer(where, handler.handle, parts.gate, parts.metrics, limits)
 
 
 def sources_of(settings: Settings) -> tuple[Source, ...]:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import uvloop
-from aiohttp import web
 
 from config.destinations import DestinationTable, KafkaDestination, SpansStored
 from config.destinations.stores import StoreTable
@@ -24,9 +23,11 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.worker import WorkFigures, build_worker_app
 from gateway.process import on_signals, raise_limit
 from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_options, require_kafka, store_of
+from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import completion_rule, routing
-from gateway.runtime.startup import CannotListen, listening_at
+from gateway.runtime.startup import CannotListen
 from gateway.runtime.stores import CallStores
+from gateway.tls import CertificateUnusable
 from spool.records import system_clock
 from uploaders.stores.store import StoreError
 
@@ -101,7 +102,7 @@ class Worker:
             require_kafka(self._source.name)
             async with self._admin_listener():
                 await self._work()
-        except (StoreError, CannotListen, DriverMissing, OSError) as error:
+        except (StoreError, CannotListen, CertificateUnusable, DriverMissing, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
         except Exception as error:
@@ -184,15 +185,8 @@ class Worker:
 
     @asynccontextmanager
     async def _admin_listener(self) -> AsyncIterator[None]:
-        listen = self._settings.admin.listen
-        access = Access(hosts=self._settings.admin.hosts, refused=self._metrics.admin_refused)
-        runner = web.AppRunner(build_worker_app(self._figures, self._metrics, access), access_log=None)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, listen.host, listen.port, shutdown_timeout=1.0)
-            with listening_at(listen, "admin"):
-                await site.start()
-            _log.info("starting", admin=site.name)
+        settings = self._settings.admin
+        access = Access(hosts=settings.hosts, refused=self._metrics.admin_refused)
+        app, tls = build_worker_app(self._figures, self._metrics, access), tls_of(self._settings)
+        async with admin_listener(app, settings, tls.get("admin")) as listener, certificates_followed(tls, listener):
             yield
-        finally:
-            await runner.cleanup()

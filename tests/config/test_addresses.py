@@ -1,8 +1,10 @@
 """Tests of listen addresses, endpoint URLs, and what of them is shown."""
 
+from pathlib import Path
+
 import pytest
 
-from config.values import ListenAddress, check_endpoint, is_loopback, mask_address, parse_listen
+from config.values import ListenAddress, check_endpoint, is_loopback, mask_address, parse_asked, parse_listen
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,23 @@ def test_a_listen_address_is_a_host_and_a_port(written: str, host: str, port: in
     assert (address.host, address.port) == (host, port)
     assert str(address) == written.strip()
     assert parse_listen(address) is address
+
+
+def test_a_unix_socket_is_an_address_too() -> None:
+    """`unix:PATH`, relative or absolute, which only this machine reaches; a path has an end."""
+    address = parse_listen("unix:/run/callspool/admin.sock")
+    assert (address.path, address.loopback) == (Path("/run/callspool/admin.sock"), True)
+    assert str(address) == "unix:/run/callspool/admin.sock"
+    for wrong in ("unix:", f"unix:/{'x' * 107}"):
+        with pytest.raises(ValueError, match="path of a Unix socket, of at most 107 bytes"):
+            parse_listen(wrong)
+
+
+def test_who_asks_may_ask_for_tls() -> None:
+    """`https://` in front of an address; without it, and for a socket, settings decide."""
+    assert parse_asked("https://gateway.example:7718/") == ListenAddress("gateway.example", 7718, secure=True)
+    assert parse_asked("http://[::1]:7718") == ListenAddress("::1", 7718)
+    assert parse_asked("unix:a.sock") == ListenAddress("", 0, Path("a.sock"))
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_an_open_intake_without_a_token_is_allowed_with_a_warning() -> None:
     open_to_all = {**ENDPOINT, "CALLSPOOL_INTAKE_LISTEN": "0.0.0.0:7717"}
     (said,) = load(None, open_to_all).warnings
     assert "accepts posts from anyone" in said
-    assert load(None, {**open_to_all, "CALLSPOOL_INTAKE_TOKEN": "t"}).warnings == ()
+    assert load(None, {**open_to_all, "CALLSPOOL_INTAKE_TOKEN": "sixteen-characters"}).warnings == ()
 
 
 def test_a_core_larger_than_a_request_is_allowed_with_a_warning(write_file: WriteFile) -> None:
@@ -142,3 +142,23 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_bytes(b'\xef\xbb\xbf[spool]\nmax_bytes = "1 GB"\n')
     assert load(file, ENDPOINT).settings.spool.max_bytes == 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"CALLSPOOL_ADMIN_LISTEN": "0.0.0.0:7718"},
+            "without admin.tls_cert_file tokens and call logs cross the network",
+        ),
+        ({"CALLSPOOL_ADMIN_LISTEN": "0.0.0.0:7718", "CALLSPOOL_ADMIN_TLS_CERT_FILE": "/cert.pem"}, None),
+        ({"CALLSPOOL_ADMIN_LISTEN": "unix:/run/admin.sock"}, None),
+        ({"CALLSPOOL_INTAKE_LISTEN": "unix:/run/in.sock", "CALLSPOOL_INTAKE_SOCKET_MODE": "0666"}, "lets every user"),
+        ({"CALLSPOOL_INTAKE_TOKEN": "short"}, "intake.token has fewer than 16 characters"),
+    ],
+)
+def test_what_lets_others_in_is_said(variables: dict[str, str], said: str | None) -> None:
+    """An open admin listener without TLS, a socket for everybody, a short token: each is named, and nothing else."""
+    warnings = load(None, {**ENDPOINT, **variables}).warnings
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]

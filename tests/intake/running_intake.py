@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.intake.turns import Threads
 from gateway.intake.upload_urls import PublicAddress, UploadUrlService
+from gateway.listeners import ListenOptions
 from gateway.live_calls import OpenCalls
 from gateway.sdk_outbox.sinks import SpoolSink
 from spool.records import Clock, Fragment, Record, WhenFull
@@ -48,6 +50,8 @@ class IntakeOptions:
     staging_directory: Path
     token: str | None = None
     hosts: tuple[str, ...] = ()
+    listen: ListenOptions = field(default_factory=ListenOptions)
+    tls: ssl.SSLContext | None = None
     public_url: str | None = None
     trusted_proxies: tuple[str, ...] = ()
     memory_budget: int = 64 << 20
@@ -115,7 +119,9 @@ class Intake:
         )
         self.reader, self.acceptor, self.staging, self.workers = reader, acceptor, staging, workers
         self.connections = options.connections
-        self.server = IntakeServer("127.0.0.1", 0, handler.handle, self.gate, observer, options.connections)
+        self.server = IntakeServer(
+            options.listen, handler.handle, self.gate, observer, options.connections, options.tls
+        )
 
 
 # The intake while it runs.

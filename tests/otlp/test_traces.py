@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
+from gateway.listeners import ListenOptions
 from gateway.otlp.assembler import ClosingRule, TraceAssembler
 from gateway.otlp.source import JSON, PROTOBUF, TraceSource
 from gateway.otlp.spans import SpanRule
@@ -65,7 +66,7 @@ async def tracing(
         handler = IntakeHandler(
             Router(source.routes()), intake.gate, LoopGuard(world.spool.id), IntakeToken(None), world.metrics
         )
-        server = IntakeServer("127.0.0.1", 0, handler.handle, intake.gate, world.metrics, intake.connections)
+        server = IntakeServer(ListenOptions(), handler.handle, intake.gate, world.metrics, intake.connections)
         await server.start()
         try:
             yield Tracing(world, server, assembler)

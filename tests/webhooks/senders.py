@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
+from gateway.listeners import ListenOptions
 from gateway.webhooks.forward import Forwarder
 from gateway.webhooks.providers import PROVIDERS, Provider
 from gateway.webhooks.recordings import Recordings
@@ -114,7 +115,7 @@ async def listening(
         handler = IntakeHandler(
             Router(source.routes()), intake.gate, LoopGuard(world.spool.id), IntakeToken(None), world.metrics
         )
-        server = IntakeServer("127.0.0.1", 0, handler.handle, intake.gate, world.metrics, ConnectionLimits())
+        server = IntakeServer(ListenOptions(), handler.handle, intake.gate, world.metrics, ConnectionLimits())
         await server.start()
         try:
             yield Listener(world, server)
