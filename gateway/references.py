@@ -132,7 +132,8 @@ class ReferenceUploader:
         note = b"".join([piece async for piece in self._note(delivery)])
         try:
             async with self._reader.read(note, record.call_id) as call_log:
-                await self._acceptor.accept(call_log, None, owner=Owner(record.tenant, record.principal or ""))
+                owner = Owner(record.tenant, record.principal or "")
+                await self._acceptor.accept(call_log, None, owner=owner, via=record.via)
         except ReferenceFailure as failure:
             return failure.outcome
         except SpoolError as error:

@@ -18,7 +18,7 @@ from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
-from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
+from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router, via_pseudonym
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
@@ -201,7 +201,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
     traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
     router = Router([*sdk.routes(), *batch.routes(), *traces.routes()])
     server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics, tls)
-    forwarder = Forwarder(settings.webhooks.forward_timeout)
+    forwarder = Forwarder(settings.webhooks.forward_timeout, via_pseudonym(spool.id))
     webhooks = webhook_server(
         settings,
         WebhookParts(reader, acceptor, staging, workers, gate, LoopGuard(spool.id), token, metrics, forwarder),

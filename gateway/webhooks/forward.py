@@ -33,9 +33,13 @@ _NOT_PASSED_ON = frozenset(
 class Forwarder:
     """One client for all sources; opened with the first request. For the event loop."""
 
-    def __init__(self, timeout: float) -> None:
-        """`timeout` in seconds: within it the provider must have its answer."""
+    def __init__(self, timeout: float, via: str) -> None:
+        """`timeout` in seconds: within it the provider must have its answer. `via` is what the gateway is called.
+
+        A server that leads back here would be asked, and ask, without end: it recognises that name (`LoopGuard`).
+        """
         self._timeout = timeout
+        self._via = via
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(self, url: str, request: web.BaseRequest, body: bytes) -> web.Response:
@@ -44,6 +48,7 @@ class Forwarder:
             timeout = aiohttp.ClientTimeout(total=self._timeout)
             self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _NOT_PASSED_ON]
+        headers.append(("Via", f"1.1 {self._via}"))
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 answer = await response.content.read(_ANSWER_MOST_BYTES + 1)

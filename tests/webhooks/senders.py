@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.intake.protocol import ConnectionLimits
-from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
+from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router, via_pseudonym
 from gateway.intake.server import IntakeServer
 from gateway.listeners import ListenOptions
 from gateway.webhooks.forward import Forwarder
@@ -100,7 +100,7 @@ async def listening(
             )
             for name, provider in PROVIDERS.items()
         ]
-        intake, forwarder = world.intake, Forwarder(forward_timeout)
+        intake, forwarder = world.intake, Forwarder(forward_timeout, via_pseudonym(world.spool.id))
         source = WebhookSource(
             sources,
             intake.reader,

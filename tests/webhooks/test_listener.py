@@ -126,6 +126,22 @@ async def test_the_answer_to_a_question_is_passed_on_as_it_is(tmp_path: Path, od
         assert await listener.world.spool.trace("call-01") == ()
 
 
+async def test_a_question_that_leads_back_is_refused(tmp_path: Path, aiohttp_server) -> None:
+    """Who is asked learns who asks: a gateway that is its own `forward_url` would ask itself without end."""
+    app = web.Application()
+
+    async def pass_back(request: web.Request) -> web.Response:
+        """A proxy before the gateway itself."""
+        reply = await listener.send("/webhooks/vapi", await request.read(), request.headers)
+        return web.Response(status=reply.status, body=reply.raw)
+
+    app.router.add_post("/tools", pass_back)
+    server = await aiohttp_server(app)
+    async with listening(tmp_path, forward_url=str(server.make_url("/tools"))) as listener:
+        reply = await listener.push("vapi", sample("vapi", "tool-calls"))
+        assert (reply.status, reply.code) == (508, "loop_detected")
+
+
 async def test_who_cannot_be_asked_is_said(tmp_path: Path, unused_tcp_port: int) -> None:
     """A server that is down is a 502: never a success."""
     async with listening(tmp_path, forward_url=f"http://127.0.0.1:{unused_tcp_port}/tools") as listener:
