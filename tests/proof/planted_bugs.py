@@ -256,8 +256,8 @@ BUGS = (
     Bug(
         "a record forgets the gateways that it came through",
         "gateway/intake/accept.py",
-        "                via=via,\n            )\n        )\n",
-        "            )\n        )\n",
+        "                via=via,\n                closes",
+        "                closes",
         ("tests/intake/test_loops.py",),
     ),
     Bug(

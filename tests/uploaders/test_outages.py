@@ -305,6 +305,7 @@ async def test_a_streak_is_counted_through_a_restart() -> None:
     for first in (0, 4):
         async with a_stage(policy=policy, queue=queue, time=time, answer=Refused("HTTP 400: no such route")) as stage:
             await stage.post_all(*names(4 if first == 0 else 6, first))
+        await time.advance(60)
     assert queue.states() == ["dead"] * 8 + ["ready"] * 2
     async with a_stage(policy=policy, queue=queue, time=time):
         await time.advance(600)
