@@ -1,4 +1,4 @@
-"""What stores take: parts and completions a second beside the engine's own ceiling, details, and lists.
+"""What stores take: parts and completions a second beside the engine's own ceiling, details, lists and backfills.
 
     make bench ARGS=stores
 
@@ -9,10 +9,12 @@ turn with the others: a machine that others use too is then slow for all of them
 import asyncio
 import hashlib
 import json
+import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing, closing
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
@@ -22,12 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.calllogs import make_call_log
+from bench.clickhouse_server import ClickHouseServer
 from bench.postgres_server import PostgresServer
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.parts import Part, PartKind, read_head
 from uploaders.stores.spans import read_spans
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import CallQuery, Detail, Store
+from uploaders.stores.store import BackfillStatus, CallQuery, Detail, Store
 
 _EVENTS = {PartKind.START: "call_started", PartKind.END: "call_ended"}
 _WORDS = "x" * 150
@@ -37,9 +40,11 @@ _FRAME_BYTES = 1 << 20
 
 @click.command("stores")
 @click.option("--calls", type=click.IntRange(100), default=5_000, show_default=True, help="Calls of each measurement.")
-@click.option("--listed", type=click.IntRange(0), default=200_000, show_default=True, help="Calls to list 50 of.")
+@click.option("--listed", type=click.IntRange(0), default=1_000_000, show_default=True, help="Calls to list 50 of.")
+@click.option("--filled", type=click.IntRange(0), default=50_000, show_default=True, help="Calls to backfill.")
+@click.option("--clickhouse/--no-clickhouse", default=True, help="Whether to measure ClickHouse's engine, too.")
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="How often.")
-def stores(calls: int, listed: int, rounds: int) -> None:
+def stores(calls: int, listed: int, filled: int, rounds: int, *, clickhouse: bool) -> None:
     """Measure the stores beside what their engines can do at most."""
     with ExitStack() as stack:
         server = PostgresServer("18")
@@ -47,6 +52,12 @@ def stores(calls: int, listed: int, rounds: int) -> None:
         server.start()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callspool-stores-")))
         asyncio.run(_measure(server, folder, calls, listed, rounds))
+        if filled:
+            asyncio.run(_measure_backfill(server, filled, rounds))
+        if clickhouse:
+            engine = ClickHouseServer()
+            stack.callback(engine.stop)
+            asyncio.run(_measure_clickhouse(engine, calls, rounds))
 
 
 async def _measure(server: PostgresServer, folder: Path, calls: int, listed: int, rounds: int) -> None:
@@ -82,8 +93,11 @@ async def _measure(server: PostgresServer, folder: Path, calls: int, listed: int
         console.print(f"{engine}: a detail of 15 MB with its spans in {1000 * median(found):.0f} ms")
     if listed:
         _fill(server, listed)
-        seconds = [await _listed(postgres) for _ in range(rounds)]
-        console.print(f"PostgreSQL: the newest 50 of {listed:,} calls in {1000 * median(seconds):.1f} ms")
+        _fill_sqlite(folder / "calls.db", listed)
+        for engine, store in (("PostgreSQL", postgres), ("SQLite", sqlite)):
+            for what, query in _LISTS.items():
+                seconds = [await _listed(store, query) for _ in range(rounds)]
+                console.print(f"{engine}: {what} of {listed:,} calls in {1000 * median(seconds):.1f} ms")
     for store in (postgres, sqlite):
         await store.close()
 
@@ -175,6 +189,14 @@ def _cut(document: bytes) -> Iterator[bytes]:
         yield document[start : start + _FRAME_BYTES]
 
 
+_LISTS = {
+    "the newest 50": CallQuery(),
+    "50 of one agent in 1,000": CallQuery(agent_id="agent-7"),
+    "50 of one number in 10,000": CallQuery(customer_number="+77"),
+}
+_FIRST = 1_600_000_000_000
+
+
 def _fill(server: PostgresServer, count: int) -> None:
     """So many complete calls, without their parts: only the list looks at them."""
     import psycopg  # noqa: PLC0415  # an extra
@@ -183,14 +205,113 @@ def _fill(server: PostgresServer, count: int) -> None:
         connection.execute(
             "insert into calls_complete (project, call_id, state, late, end_digest, end_head, self_contained, "
             "conflicts, first_part_at, completed_at) select '', 'fill-' || n, 3, false, '\\x00', "
-            "jsonb_build_object('started_at', 1600000000000 + n, 'agent_id', 'a'), true, 0, now(), now() "
-            "from generate_series(1, %s) n",
-            (count,),
+            "jsonb_build_object('started_at', %s + n, 'agent_id', 'agent-' || n %% 1000, 'customer_number', "
+            "'+' || n %% 10000), true, 0, now(), now() from generate_series(1, %s) n",
+            (_FIRST, count),
         )
         connection.execute("vacuum analyze calls_complete")
 
 
-async def _listed(store: Store) -> float:
+def _fill_sqlite(path: Path, count: int) -> None:
+    """The same in SQLite."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?) "
+            "INSERT INTO calls_complete (project, call_id, state, late, end_accepted_at, end_digest, end_head, "
+            "self_contained, conflicts, first_part_at, completed_at, agent_id, customer_number, started_at, listed_at) "
+            "SELECT '', 'fill-' || n, 3, 0, 0, x'00', '{}', 1, 0, ? + n, ? + n, 'agent-' || n % 1000, "
+            "'+' || n % 10000, ? + n, ? + n FROM numbers",
+            (count, _FIRST, _FIRST, _FIRST, _FIRST),
+        )
+        connection.execute("COMMIT")
+
+
+async def _listed(store: Store, query: CallQuery) -> float:
     began = time.perf_counter()
-    assert len(await store.calls(CallQuery(limit=50))) == 50
+    await store.calls(query)
     return time.perf_counter() - began
+
+
+# A day of calls on the old path alone, brought to the new one: in pages, beside one statement for all of it.
+
+
+async def _measure_backfill(server: PostgresServer, calls: int, rounds: int) -> None:
+    from uploaders.stores.postgres.store import PostgresStore  # noqa: PLC0415  # an extra
+
+    store = PostgresStore(server.url(), CompletionRule(), pool=4)
+    await store.open()
+    day = datetime.now(UTC).date() - timedelta(days=30)
+    await asyncio.to_thread(_parts_of_a_day, server, day, calls)
+    ceilings, pages, whole = [], [], []
+    for _ in range(rounds):
+        ceilings.append(calls / await asyncio.to_thread(_in_one_statement, server, day))
+        _forget_rows(server)
+        began = time.perf_counter()
+        async with aclosing(store.backfill(day)) as steps:
+            async for step in steps:
+                if step.status is BackfillStatus.RUNNING:
+                    paged = time.perf_counter() - began
+        pages.append(calls / paged)
+        whole.append(calls / (time.perf_counter() - began))
+        _forget_rows(server)
+    await store.close()
+    Console().print(
+        f"PostgreSQL: a backfill of {calls:,} calls of a day: {median(pages):,.0f} calls/s in pages, "
+        f"{median(whole):,.0f} with the comparison at its end, {median(ceilings):,.0f} in one statement "
+        f"({median(pages) / median(ceilings):.0%} of it)"
+    )
+
+
+def _parts_of_a_day(server: PostgresServer, day: date, calls: int) -> None:
+    import psycopg  # noqa: PLC0415  # an extra
+
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        for kind, event in ((PartKind.START, "call_started"), (PartKind.END, "call_ended")):
+            connection.execute(
+                "insert into call_parts (project, call_id, kind, digest, event, accepted_at, received_at, source_uid, "
+                "core, head) select '', 'day-' || n, %s, sha256((n || %s)::bytea), %s, now(), "
+                "%s::timestamp at time zone 'UTC' + interval '12 hours', 'u', "
+                "json_build_object('x', repeat('x', 1800)), jsonb_build_object('started_at', %s + n, 'agent_id', 'a') "
+                "from generate_series(1, %s) n",
+                (int(kind), event, event, day, _FIRST, calls),
+            )
+        connection.execute("vacuum analyze call_parts")
+
+
+def _in_one_statement(server: PostgresServer, day: date) -> float:
+    """Seconds for the rows of all calls of a day, without pages, cursor and comparison."""
+    import psycopg  # noqa: PLC0415  # an extra
+
+    from uploaders.stores.postgres import sql  # noqa: PLC0415  # as above
+
+    values = {"day": day, "rows": 1 << 30, "page": 0, "timeout": 300_000, "open_timeout": 3_600_000}
+    with psycopg.connect(server.url(), autocommit=True, options="-c timezone=UTC") as connection:
+        connection.execute(sql.BACKFILL_BEGIN, {"day": day})
+        began = time.perf_counter()
+        connection.execute(sql.BACKFILL_CALLS)
+        connection.execute(sql.BACKFILL_FIND, values)
+        connection.execute(sql.BACKFILL_INDEX)
+        connection.execute(sql.BACKFILL_INSERT, values)
+        return time.perf_counter() - began
+
+
+def _forget_rows(server: PostgresServer) -> None:
+    import psycopg  # noqa: PLC0415  # an extra
+
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("delete from calls_complete where call_id like 'day-%'")
+        connection.execute("delete from backfill_progress")
+        connection.execute("vacuum calls_complete")
+
+
+async def _measure_clickhouse(server: ClickHouseServer, calls: int, rounds: int) -> None:
+    from uploaders.stores.clickhouse.store import ClickHouseStore  # noqa: PLC0415  # an extra
+
+    store = ClickHouseStore(server.url(), lambda: time.time_ns() // 1_000_000, CompletionRule())
+    await store.open()
+    for batch in (100, 1_000):
+        count = min(calls, 10 * batch)
+        rate = median([await _written(store, f"{number}-{batch}", count, batch, 1) for number in range(rounds)])
+        Console().print(f"ClickHouse's engine: {rate:,.0f} parts/s, {rate / 2:,.0f} calls/s in batches of {batch:,}")
+    await store.close()

@@ -1,5 +1,7 @@
 """The benchmark of the stores runs, and says what it measured."""
 
+from importlib.util import find_spec
+
 import pytest
 from click.testing import CliRunner
 
@@ -12,6 +14,9 @@ from bench.stores import stores
 def test_the_stores_are_measured_beside_their_ceiling():
     """One short round prints a rate for each way of writing, and the times of details and lists."""
     pytest.importorskip("psycopg")
-    result = CliRunner().invoke(stores, ["--calls", "200", "--listed", "100", "--rounds", "1"])
+    clickhouse = [] if find_spec("chdb") and find_spec("clickhouse_connect") else ["--no-clickhouse"]
+    small = ["--calls", "200", "--listed", "100", "--filled", "100", "--rounds", "1"]
+    result = CliRunner().invoke(stores, [*small, *clickhouse])
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in ("ceiling", "SQLite", "a detail of 15 MB", "newest 50 of 100"))
+    said = ("ceiling", "SQLite", "a detail of 15 MB", "newest 50 of 100", "backfill")
+    assert all(word in result.output for word in said)

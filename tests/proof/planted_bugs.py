@@ -135,6 +135,42 @@ BUGS = (
         ("tests/stores/test_conformance.py::test_two_writers_at_once_complete_every_call",),
     ),
     Bug(
+        "the cursor of a backfill is outside of its page's transaction",
+        "uploaders/stores/sqlite/backfill.py",
+        "        if page:\n            writing.change(_ADVANCE",
+        "        if page:\n            writing.execute('COMMIT')\n            writing.execute('BEGIN IMMEDIATE')\n"
+        "            writing.change(_ADVANCE",
+        ("tests/gateway/test_backfill.py",),
+    ),
+    Bug(
+        "a backfill leaves a row alone that lacks its start",
+        "uploaders/stores/sqlite/backfill.py",
+        "if before is None or _shown_parts(before) != _shown_parts(after):",
+        "if before is None:",
+        ("tests/stores/test_dual_path.py",),
+    ),
+    Bug(
+        "a range is answered half",
+        "uploaders/stores/routing.py",
+        "if flagged and covers(since, complete) else",
+        "if flagged else",
+        ("tests/stores/test_routing.py",),
+    ),
+    Bug(
+        "a view of ClickHouse takes any end",
+        "uploaders/stores/clickhouse/0001_calls.sql",
+        "maxIf((accepted_at, digest, head), kind IN (2, 3)) AS end_part",
+        "anyIf((accepted_at, digest, head), kind IN (2, 3)) AS end_part",
+        ("tests/stores/test_clickhouse.py",),
+    ),
+    Bug(
+        "in ClickHouse the row that was written last wins, not the one that knows more",
+        "uploaders/stores/clickhouse/0001_calls.sql",
+        "ENGINE = ReplacingMergeTree(version) ORDER BY (project, call_id)\n",
+        "ENGINE = ReplacingMergeTree ORDER BY (project, call_id)\n",
+        ("tests/stores/test_clickhouse.py",),
+    ),
+    Bug(
         "one refused part takes its batch along",
         "uploaders/stores/isolating.py",
         "        if len(parts) == 1:\n",

@@ -19,6 +19,8 @@ class Engine(Protocol):
 
     transactional: bool
     """Whether two writers at once count a completion once; otherwise both may."""
+    package: str
+    """Where its migrations are."""
 
     def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
         """A store on the database, as each process has one of its own."""
@@ -53,6 +55,7 @@ class SqliteEngine:
     """A file."""
 
     transactional = True
+    package = "uploaders.stores.sqlite"
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "calls" / "store.db"
@@ -85,6 +88,7 @@ class PostgresEngine:
     """A schema of its own on a server that runs already: a database takes a tenth of a second to make."""
 
     transactional = True
+    package = "uploaders.stores.postgres"
 
     def __init__(self, server: PostgresServer, schema: str) -> None:
         self.schema = schema
@@ -127,6 +131,7 @@ class ClickHouseEngine:
     """A database of its own on a server that runs already."""
 
     transactional = False
+    package = "uploaders.stores.clickhouse"
 
     def __init__(self, server: ClickHouseServer, database: str) -> None:
         self._server = server

@@ -292,7 +292,7 @@ async def test_a_store_keeps_all_through_a_restart(engine: Engine):
     assert await again.write([part_of(PartKind.END)]) == Written({PartKind.END: 1}, completed=1)
     status = await again.status()
     assert status.calls == {CallState.COMPLETE: 1}
-    assert status.schema_version == max(migrations_of("uploaders.stores.sqlite"))
+    assert status.schema_version == max(migrations_of(engine.package))
     await again.close()
 
 

@@ -102,7 +102,7 @@ class ClickHouseStore:
         keys = sorted({(part.project, part.call_id) for part in parts})
         if not keys:
             return Written()
-        found = await self._server.rows(sql.KNOWN, {"keys": tuple(keys)})
+        found = await self._server.rows(sql.KNOWN, _named(keys))
         known = {(project, call_id, kind, digest) for project, call_id, kind, digest in found}
         new = {key: part for part in parts if (key := _key_of(part)) not in known}
         if new:
@@ -114,7 +114,7 @@ class ClickHouseStore:
         """See `Store.write_detail`. The part comes after all of its frames, and makes them visible."""
         await self.open()
         key = (part.project, part.call_id)
-        found = await self._server.rows(sql.KNOWN, {"keys": (key,)})
+        found = await self._server.rows(sql.KNOWN, _named([key]))
         if _key_of(part) in {(project, call_id, kind, digest) for project, call_id, kind, digest in found}:
             await self._put_rows([key])
             return Written()
@@ -149,8 +149,7 @@ class ClickHouseStore:
         given_up = Counter[CallState]()
         if due:
             await self._put_rows(due)
-            states = await self._server.rows(sql.STATES_OF, {"keys": tuple(due)})
-            given_up.update(CallState(state) for _, _, state, *_ in states)
+            given_up.update(state for state, *_ in (await self._states(due)).values())
         ((waiting,),) = await self._server.rows(sql.WAITING)
         return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
 
@@ -314,7 +313,7 @@ class ClickHouseStore:
         if not self._rule.pairs:
             return Written()
         before, now = await self._states(keys), self._clock()
-        await self._server.run(sql.put_rows(sql.OF_KEYS, self._rule), {"keys": tuple(keys), "now": now})
+        await self._server.run(sql.put_rows(sql.OF_KEYS, self._rule), {**_named(keys), "now": now})
         after = await self._states(keys)
         completed = [
             (late, max(now - first_part_at, 0))
@@ -325,8 +324,9 @@ class ClickHouseStore:
         return Written({}, len(completed) - late, late, Counter(-(-waited // 1000) for _, waited in completed))
 
     async def _states(self, keys: Sequence[CallKey]) -> dict[CallKey, tuple[CallState, bool, int]]:
-        found = await self._server.rows(sql.STATES_OF, {"keys": tuple(keys)})
-        return {(project, call_id): (CallState(state), late, first) for project, call_id, state, late, first in found}
+        found = await self._server.rows(sql.STATES_OF, _named(keys))
+        states = {(project, call_id): (CallState(state), late, at) for project, call_id, state, late, at in found}
+        return {key: states[key] for key in keys if key in states}
 
     async def _stage(self, detail_id: str, seq: int, frames: Sequence[bytes]) -> None:
         now = self._clock()
@@ -389,6 +389,11 @@ class ClickHouseStore:
 
 def _key_of(part: Part) -> tuple[str, str, int, bytes]:
     return (part.project, part.call_id, int(part.kind), part.digest)
+
+
+def _named(keys: Sequence[CallKey]) -> dict[str, object]:
+    """As `sql.OF_KEYS` wants them."""
+    return {"projects": sorted({project for project, _ in keys}), "call_ids": sorted({call_id for _, call_id in keys})}
 
 
 def _bounds(day: date) -> dict[str, object]:
