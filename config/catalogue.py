@@ -1,10 +1,14 @@
 """The catalogue of settings: their keys, variables, defaults and meanings, read from the models themselves."""
 
+import ast
+import inspect
+import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
@@ -35,8 +39,14 @@ class Setting:
     """Its environment variable."""
     default: str
     """Its default as people write it; empty where a value must be given."""
-    meaning: str
     secret: bool
+    table: type[BaseModel]
+    """Where it is declared and documented."""
+
+    @property
+    def meaning(self) -> str:
+        """Its documentation, in one line."""
+        return _documentation(self.table)[self.path[-1]]
 
 
 @cache
@@ -60,10 +70,10 @@ def source_settings() -> tuple[Setting, ...]:
             key=f"sources.{'.'.join(path)}",
             variable=None,
             default=default,
-            meaning=_one_line(field.description),
             secret=is_secret(field),
+            table=table,
         )
-        for path, field, default in _fields_below(SourceSettings, ())
+        for table, path, field, default in _fields_below(SourceSettings, ())
     )
 
 
@@ -145,34 +155,34 @@ def _below_sections() -> Iterator[Setting]:
                 key=f"{section}.{name}",
                 variable=named or f"{PREFIX}{section}_{name}".upper(),
                 default=shown(getattr(table, name), field),
-                meaning=_one_line(field.description),
                 secret=is_secret(field),
+                table=model,
             )
 
 
 def _below_destination(model: type[DestinationTable]) -> Iterator[Setting]:
     kind = type_name(model)
-    for path, field, default in _fields_below(model, ()):
+    for table, path, field, default in _fields_below(model, ()):
         yield Setting(
             path=path,
             key=f"destinations[type={kind}].{'.'.join(path)}",
             variable=shortcut_variable(kind, path[0]) if len(path) == 1 else None,
             default=default,
-            meaning=_one_line(field.description),
             secret=is_secret(field),
+            table=table,
         )
 
 
 def _fields_below(
     model: type[BaseModel], above: tuple[str, ...], defaults: BaseModel | None = None
-) -> Iterator[tuple[tuple[str, ...], FieldInfo, str]]:
-    """The values below a table: their path, their field, and their default as people write it."""
+) -> Iterator[tuple[type[BaseModel], tuple[str, ...], FieldInfo, str]]:
+    """The values below a table: the table of each, its path, its field, and its default as people write it."""
     for name, field in fields_in_order(model):
         nested = nested_model(field)
         if nested is not None:
             yield from _fields_below(nested, (*above, name), field.get_default(call_default_factory=True))
         else:
-            yield (*above, name), field, _default_of(field, name, defaults)
+            yield model, (*above, name), field, _default_of(field, name, defaults)
 
 
 def _default_of(field: FieldInfo, name: str, defaults: BaseModel | None) -> str:
@@ -189,8 +199,20 @@ def _mentions(annotation: object, wanted: type) -> bool:
     return annotation is wanted
 
 
-def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
+@cache
+def _documentation(table: type[BaseModel]) -> dict[str, str]:
+    """The text below each field of a table, in one line: read from the source when somebody lists settings."""
+    found: dict[str, str] = {}
+    for base in reversed(table.__mro__):
+        if base in BaseModel.__mro__ or not issubclass(base, BaseModel):
+            continue
+        (declared,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(declared, ast.ClassDef), "the source of a class"
+        for field, text in pairwise(declared.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[name] = " ".join(words.split())
+    return found
 
 
 # The documentation of all settings as rows of a markdown table, made from the models themselves.

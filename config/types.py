@@ -47,11 +47,12 @@ class Table(BaseModel):
     Defaults are checked like given values, so that a rule between two fields holds when only one was given.
     """
 
+    # Built as a part of `Settings` alone, and with the documentation left in the source: each start would pay for both.
     model_config = ConfigDict(
+        defer_build=True,
         frozen=True,
         extra="forbid",
         validate_default=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
     )
 
