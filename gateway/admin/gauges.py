@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.admin.status import short_reason
+from gateway.admin.status import obstacles, short_reason, version_of_callspool
 from gateway.admin.view import BackPressure, GatewayView
 from gateway.live_calls import ThrottleStatus
 from gateway.logs import dropped_messages
@@ -25,10 +25,14 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "backlog_bytes": ("Raw bytes of the records still to be delivered.", _LANE),
     "oldest_pending_seconds": ("Age of the oldest record still to be delivered; 0 if there is none.", _LANE),
     "dead_records": ("Deliveries that are dead letters.", ("destination",)),
+    "held_records": ("Deliveries that are set aside until a token or a core is accepted.", ("destination",)),
     "dead_reasons": (
         "Reasons of the newest dead letters (at most 2,000 per lane), by kind.",
         ("destination", "reason"),
     ),
+    "ready": ("1 while posts can be accepted, as /readyz says, else 0.", ()),
+    "build_info": ("Always 1; the version is its label.", ("version",)),
+    "disk_free_bytes": ("What is free on the disk of the spool's directory.", ()),
     "spool_bytes": ("Bytes of the spool on disk, write-ahead log and staging included.", ()),
     "spool_limit_bytes": ("The quota of the spool in bytes.", ()),
     "spool_reserve_bytes": ("The last bytes of the quota, which large call logs leave to small ones.", ()),
@@ -79,6 +83,11 @@ class GaugeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The gauges as they are now."""
         stats = self._gateway.spool_stats()
+        build = _gauge("build_info")
+        build.add_metric((version_of_callspool(),), 1)
+        yield build
+        yield _gauge("ready", float(not obstacles(self._gateway.lifecycle, stats)))
+        yield _gauge("disk_free_bytes", self._gateway.disk_free_bytes())
         if stats is not None:
             yield from _of_lanes(stats, self._gateway.now())
             yield _of_dead_letters(stats)
@@ -113,8 +122,9 @@ def _dropped_audit_lines(count: int | None) -> CounterMetricFamily:
 
 def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:
     records, size = _gauge("backlog_records"), _gauge("backlog_bytes")
-    oldest, dead = _gauge("oldest_pending_seconds"), _gauge("dead_records")
+    oldest, dead, held = _gauge("oldest_pending_seconds"), _gauge("dead_records"), _gauge("held_records")
     dead_by_destination: dict[str, int] = {}
+    held_by_destination: dict[str, int] = {}
     for (destination, lane), counts in sorted(stats.lanes.items()):
         labels = (destination, lane.value)
         records.add_metric(labels, counts.queued)
@@ -122,9 +132,11 @@ def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:
         accepted_at = stats.oldest_pending.get((destination, lane))
         oldest.add_metric(labels, 0.0 if accepted_at is None else max(0, now - accepted_at) / 1000)
         dead_by_destination[destination] = dead_by_destination.get(destination, 0) + counts.dead
+        held_by_destination[destination] = held_by_destination.get(destination, 0) + counts.held
     for destination, count in dead_by_destination.items():
         dead.add_metric((destination,), count)
-    yield from (records, size, oldest, dead)
+        held.add_metric((destination,), held_by_destination[destination])
+    yield from (records, size, oldest, dead, held)
 
 
 def _of_dead_letters(stats: SpoolStats) -> GaugeMetricFamily:

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from gateway.sdk_outbox.rows import Outcome
-from spool.records import Delivery
+from spool.records import Clock, Delivery, Lane, system_clock
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import CallPath, Swept, Written
 
@@ -120,6 +120,8 @@ _UPLOAD_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 """Seconds: from a small object to a server next door to a large one over a thin line."""
 _WAIT_BOUNDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600)
 """Seconds: from a call log without an event to a call that was given up long before."""
+_ARRIVAL_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0, 3600.0, 24 * 3600.0)
+"""Seconds: from an endpoint next door to one that was down for a day."""
 _COMPLETED = ("complete", "late", "timed_out", "orphan")
 _BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Requests: from a lone post to a burst."""
@@ -132,7 +134,8 @@ class Metrics:
     event loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = system_clock) -> None:
+        self._clock = clock
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left this one without types
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -197,6 +200,12 @@ class Metrics:
         )
         self._delivery = self._histogram(
             "delivery_seconds", "How long an attempt to deliver took.", _DELIVERY_BOUNDS, "destination", "lane"
+        )
+        self._arrival = self._histogram(
+            "core_delivered_seconds",
+            "From the acceptance of a call log until its core, or all of it where it is small, was delivered.",
+            _ARRIVAL_BOUNDS,
+            "destination",
         )
         # Uploads: to buckets, and through upload addresses.
         self._large = self._counter(
@@ -344,6 +353,8 @@ class Metrics:
         """An attempt ended: `outcome` is one of those in `DispatchObserver.attempted`."""
         lane = str(delivery.lane)  # `.value` of an enum is a function of Python's
         self._deliveries.inc(delivery.destination, lane, outcome)
+        if outcome == "delivered" and delivery.lane is Lane.CORE:
+            self._arrival.observe((self._clock() - delivery.record.accepted_at) / 1000, delivery.destination)
         self._delivery.observe(seconds, delivery.destination, lane)
 
     def committed(self, seconds: float, batch: int) -> None:

@@ -30,8 +30,11 @@ from spool.stats import LaneCounts, SpoolStats
 from uploaders.base import DestinationStatus
 from uploaders.redact import redact
 
-_version = cache(version)
-"""Read from a file once, not for each request."""
+
+@cache
+def version_of_callspool() -> str:
+    """Read from a file once, not for each request."""
+    return version("callspool")
 
 
 def status_of(
@@ -48,7 +51,7 @@ def status_of(
     """The status at `now` (ms since the epoch)."""
     found = obstacles(lifecycle, stats, intake_obstacle)
     return Status(
-        version=_version("callspool"),
+        version=version_of_callspool(),
         now=instant(now),
         phase=lifecycle.phase.value,
         ready=not found,

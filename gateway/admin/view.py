@@ -65,6 +65,10 @@ class GatewayView(Protocol):
         """Answers what is asked of calls; None without a destination that is one."""
         ...
 
+    def disk_free_bytes(self) -> int | None:
+        """What is free on the disk of the spool's directory; None where that cannot be known."""
+        ...
+
     def audit_lines_dropped(self) -> int:
         """How many lines of the audit log were lost."""
         ...

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, 
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, progress_bar
-from gateway.cli.tables import SHOWN, dead_letters, entries, list_entries, report, select_by, selecting
+from gateway.cli.tables import SHOWN, Span, dead_letters, entries, list_entries, report, select_by, selecting
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import (
     DOCUMENTS,
@@ -305,6 +306,8 @@ def _blocks(line: bytes, files: list[Path], letters: list[DeadLetter]) -> Iterat
 
 _LETTERS = ("dead letter", "dead letters")
 _SHOWN_REPORTS = 10
+_LOOK_SECONDS = 0.2
+"""How often `--wait` looks."""
 _SOME_STATE = ("dead", "queued")
 
 _decode_report = msgspec.json.Decoder(DeliveryReport).decode
@@ -342,9 +345,13 @@ def list_(address: ListenAddress, *, limit: int | None, as_json: bool, **selecti
     metavar="FILE",
     help="Write the payload to a file instead (- for stdout).",
 )
+@click.option("--document", is_flag=True, help="Also show how its document begins: transcript, numbers and all.")
 @admin_option
-def show(target: str, address: ListenAddress, *, as_json: bool, file: Path | None) -> None:
-    """Show why a delivery is a dead letter, what to do about it, and the start of its payload."""
+def show(target: str, address: ListenAddress, *, as_json: bool, file: Path | None, document: bool) -> None:
+    """Show why a delivery is a dead letter, and what to do about it.
+
+    What was said in the call is shown only with --document, --payload or --json.
+    """
     with explained():
         found = _named(address, target)
         if file is not None:
@@ -355,21 +362,69 @@ def show(target: str, address: ListenAddress, *, as_json: bool, file: Path | Non
             if as_json:
                 click.echo(body.decode())
             else:
-                output().print(report(_decode_report(body)))
+                output().print(report(_decode_report(body), with_document=document))
         if len(found) > _SHOWN_REPORTS:
             complain(f"{count_text(len(found) - _SHOWN_REPORTS)} more match: name one by its key.", style="dim")
 
 
 @dead.command(short_help="Send dead letters again.")
 @selecting
+@click.option(
+    "--wait",
+    type=Span(),
+    metavar="DURATION",
+    help="Wait until each has arrived or is dead again, at most this long, such as 30s.",
+)
 @ordering
 @admin_option
-def replay(address: ListenAddress, *, everything: bool, dry_run: bool, yes: bool, **selection: Any) -> None:
+def replay(
+    address: ListenAddress, *, everything: bool, dry_run: bool, yes: bool, wait: float | None, **selection: Any
+) -> None:
     """Queue dead letters again, in the order of their calls and with the same idempotency keys."""
     selects = select_by(("dead",), **selection)
     require_selection(selects, everything=everything)
     requests = [OrderRequest(select=select) for select in selects]
+    keys: list[str] = []
+    if wait is not None and not dry_run:
+        with explained():
+            keys = [one.key for one in chain.from_iterable(entries(address, select) for select in selects)]
     give(address, OrderName.REPLAY, requests, Wording("replay", "Replayed", _LETTERS), dry_run=dry_run, yes=yes)
+    if keys and wait is not None:
+        _wait(address, keys, wait)
+
+
+def _wait(address: ListenAddress, keys: Sequence[str], seconds: float) -> None:
+    """Wait for the end of these deliveries, and say how they ended; exits with 1 unless all arrived."""
+    deadline, left = time.monotonic() + seconds, set(keys)
+    again: set[str] = set()
+    with explained(), progress_bar() as tell:
+        while left and time.monotonic() < deadline:
+            for key in sorted(left):
+                state = _state(address, key)
+                if state in {None, "dead"}:
+                    left.discard(key)
+                    again |= {key} if state == "dead" else set()
+            tell("arrived", len(keys) - len(left), len(keys))
+            if left:
+                time.sleep(_LOOK_SECONDS)
+    arrived = len(keys) - len(left) - len(again)
+    output().print(plain(f"{count_text(arrived)} arrived.", "green" if arrived else ""))
+    if again:
+        complain(f"{count_text(len(again))} are dead again.", hint="`callspool dead list` says why.")
+    if left:
+        complain(f"{count_text(len(left))} are still queued after {seconds:g} s.", style="yellow")
+    if again or left:
+        raise SystemExit(Exit.FAILED)
+
+
+def _state(address: ListenAddress, key: str) -> str | None:
+    """Where a delivery stands; None once it has ended."""
+    try:
+        return _decode_report(ask(address, "api", "deliveries", *key.split("/", 2))).delivery.state
+    except Refused as error:
+        if error.code == "unknown_delivery":
+            return None
+        raise
 
 
 @dead.command(short_help="Delete dead letters for good.")

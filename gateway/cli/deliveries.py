@@ -12,7 +12,7 @@ from config.values import ListenAddress
 from gateway.cli.client import admin_option, explained, tell
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, progress_bar
-from gateway.cli.tables import SHOWN, list_entries, queued, select_by, selecting
+from gateway.cli.tables import SHOWN, list_entries, queued, require_known, select_by, selecting
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import OrderName, OrderRequest, OrderStep, Select
 
@@ -76,6 +76,7 @@ def give(
         matched, matched_bytes = count_of(address, name, requests)
         found = f"{wording.count(matched)}, {bytes_text(matched_bytes)}"
         if not matched:
+            require_known(address, [request.select for request in requests])
             complain(f"Nothing to {wording.verb}: no {wording.things[0]} matches.", style="yellow")
         elif dry_run:
             output().print(plain(f"Would {wording.verb} {found}. Nothing was changed."))

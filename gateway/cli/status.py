@@ -1,6 +1,7 @@
 """`callspool status` and `resume`: the state of a running gateway, and a destination retried now."""
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 
 import click
@@ -42,17 +43,56 @@ _NUMBERS = ("Backlog", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered
     metavar="SECONDS",
     help="Time between two refreshes with --watch.",
 )
-def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: float) -> None:
-    """Show backlog, destinations and spool of a running gateway."""
-    if as_json and watch:
-        raise click.UsageError("--json and --watch cannot be combined.")
+@click.option("--check", is_flag=True, help="Print a line for each thing that needs attention, for scripts.")
+def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: float, check: bool) -> None:
+    """Show backlog, destinations and spool of a running gateway.
+
+    Exits with 1 while posts cannot be accepted; with --check also with 5 where something needs attention.
+    """
+    if as_json + watch + check > 1:
+        raise click.UsageError("--json, --watch and --check cannot be combined.")
     with explained():
-        if as_json:
-            click.echo(ask(address, "api", "status").decode())
-        elif watch:
+        if watch:
             _watch(address, interval)
+            return
+        answer = ask(address, "api", "status")
+        found = _decode(answer)
+        troubles = tuple(_troubles(found)) if check else ()
+        if as_json:
+            click.echo(answer.decode())
+        elif check:
+            for line in troubles:
+                output().print(plain(line))
+            if not troubles:
+                output().print(plain("ok", "green"))
         else:
-            output().print(describe(_decode(ask(address, "api", "status"))))
+            output().print(describe(found))
+    if not found.ready:
+        raise SystemExit(Exit.FAILED)
+    if troubles:
+        raise SystemExit(Exit.UNSOUND)
+
+
+def _troubles(status: Status) -> Iterator[str]:
+    """What somebody should look at, a sentence each; nothing where all is well."""
+    if not status.ready:
+        yield f"not ready: {'; '.join(status.reasons)}"
+    yield from status.attention
+    if status.spool is not None and status.spool.unaccounted:
+        yield f"{count_text(status.spool.unaccounted)} deliveries are unaccounted for"
+    for each in status.destinations:
+        queued = sum(lane.queued for lane in each.lanes)
+        if not each.configured and queued:
+            yield f"{each.name}: not configured, {count_text(queued)} deliveries are held"
+        elif not each.up and each.configured:
+            yield f"{each.name}: down: {each.reason}"
+        if each.refused_tokens:
+            yield f"{each.name}: refuses {count_text(each.refused_tokens)} tokens"
+        if each.dead:
+            yield f"{each.name}: {count_text(each.dead)} dead letters"
+    for outbox in status.outboxes:
+        if outbox.state == "unusable":
+            yield f"outbox {outbox.path}: {outbox.reason}"
 
 
 def describe(status: Status) -> RenderableType:

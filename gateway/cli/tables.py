@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -12,10 +14,11 @@ from rich.text import Text
 
 from config.values import ListenAddress, parse_duration
 from gateway.cli.client import admin_option, ask, explained
+from gateway.cli.exits import Exit
 from gateway.cli.output import Responsive, complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.advice import ADVICE, by_kind
-from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryReport, Select
+from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryReport, Select, Status
 from gateway.trace import CallTrace, RecordTrace, Stage
 from spool.records import Form
 
@@ -40,13 +43,32 @@ def list_entries(
     found = chain.from_iterable(entries(address, select) for select in selects)
     with explained():
         if as_json:
+            none_found = True
             for one in islice(found, limit):
+                none_found = False
                 click.echo(_encode(one).decode())
+            if none_found:
+                require_known(address, selects)
             return
         shown = tuple(islice(found, limit or SHOWN))
+        if not shown:
+            require_known(address, selects)
         output().print(table_of(shown) if shown else plain(nothing, "green"))
         if next(found, None) is not None:
             complain(f"Only the first {count_text(len(shown))} are shown; --limit shows more.", style="dim")
+
+
+def require_known(address: ListenAddress, selects: Sequence[Select]) -> None:
+    """Ends the command where a destination that nothing was found for does not exist: that is no all-clear."""
+    named = {select.destination for select in selects if select.destination is not None}
+    if not named:
+        return
+    known = [each.name for each in _decode_status(ask(address, "api", "status")).destinations]
+    for name in sorted(named - set(known)):
+        near = get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(known) or 'none'}."
+        complain(f"There is no destination {name}.", hint=hint)
+        raise SystemExit(Exit.USAGE)
 
 
 def dead_letters(letters: Sequence[DeliveryEntry]) -> RenderableType:
@@ -63,8 +85,15 @@ def queued(deliveries: Sequence[DeliveryEntry]) -> RenderableType:
     shown = table(*columns, numbers=_NUMBERS)
     for one in deliveries:
         state = plain(one.state, _STYLES.get(one.state, ""))
-        shown.add_row(*_first_columns(one), state, plain(one.next_attempt_at or "-"), plain(one.reason or "-"))
+        shown.add_row(*_first_columns(one), state, plain(_next_try(one.next_attempt_at)), plain(one.reason or "-"))
     return Responsive(shown, _narrow(deliveries, with_state=True))
+
+
+def _next_try(at: str | None) -> str:
+    """When; what is due already waits for its turn alone, or for its destination."""
+    if at is None:
+        return "-"
+    return at if datetime.fromisoformat(at) > datetime.now(UTC) else "now"
 
 
 def _narrow(deliveries: Sequence[DeliveryEntry], *, with_state: bool = False) -> RenderableType:
@@ -73,7 +102,7 @@ def _narrow(deliveries: Sequence[DeliveryEntry], *, with_state: bool = False) ->
     for one in deliveries:
         name = plain(one.key, "bold").append(f"\n  call {one.call_id}", "not bold")
         if with_state:
-            again = f", next try {one.next_attempt_at}" if one.next_attempt_at else ""
+            again = f", next try {_next_try(one.next_attempt_at)}" if one.next_attempt_at else ""
             name.append("\n  ").append_text(plain(one.state, _STYLES.get(one.state, ""))).append(again, "not bold")
         if one.reason:
             name.append_text(Text("\n  ")).append_text(plain(one.reason, "dim"))
@@ -82,8 +111,8 @@ def _narrow(deliveries: Sequence[DeliveryEntry], *, with_state: bool = False) ->
     return shown
 
 
-def report(found: DeliveryReport) -> RenderableType:
-    """Everything about one delivery, with the beginning of its document."""
+def report(found: DeliveryReport, *, with_document: bool = False) -> RenderableType:
+    """Everything about one delivery, with the beginning of its document where that was asked for."""
     one = found.delivery
     shown = table("", "")
     shown.show_header = False
@@ -93,6 +122,8 @@ def report(found: DeliveryReport) -> RenderableType:
     parts += [deliveries_table(found.record), Text()]
     if found.preview is None:
         parts.append(plain("Its document cannot be read.", "red"))
+    elif not with_document:
+        parts.append(plain("--document shows how its document begins: what was said, and by whom.", "dim"))
     else:
         rest = (
             "" if found.preview_complete else f", the first {bytes_text(len(found.preview))} of {bytes_text(one.bytes)}"
@@ -197,7 +228,7 @@ def deliveries_table(record: RecordTrace) -> RenderableType:
             plain(each.form),
             plain(each.state),
             plain(each.attempts),
-            plain(each.next_attempt_at or "-"),
+            plain(_next_try(each.next_attempt_at)),
             plain(each.settled_at or "-"),
             plain(each.error or "-"),
         )
@@ -209,6 +240,7 @@ def deliveries_table(record: RecordTrace) -> RenderableType:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _decode_page = msgspec.json.Decoder(DeliveryPage).decode
+_decode_status = msgspec.json.Decoder(Status).decode
 
 
 class Span(click.ParamType[float]):

@@ -9,6 +9,7 @@ at once. What is undelivered then waits in the spool for the next start.
 import asyncio
 import contextlib
 import gc
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -213,6 +214,14 @@ class Gateway:
     def lifecycle(self) -> Lifecycle:
         """See `GatewayView`."""
         return self._lifecycle
+
+    def disk_free_bytes(self) -> int | None:
+        """See `GatewayView`."""
+        try:
+            found = os.statvfs(self._settings.spool.dir)
+        except OSError:  # the directory is not there yet
+            return None
+        return found.f_bavail * found.f_frsize
 
     def audit_lines_dropped(self) -> int:
         """See `GatewayView`."""

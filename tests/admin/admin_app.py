@@ -145,6 +145,9 @@ class View:
         store = self._world.call_store
         return None if store is None else CallReads(store, Routing(), self._world.metrics, lambda: 1.0)
 
+    def disk_free_bytes(self) -> int | None:
+        return 10_000_000_000
+
     def audit_lines_dropped(self) -> int:
         return self._world.audit.dropped if self._world.audit else 0
 

@@ -16,6 +16,7 @@ from spool.records import Form
 from spool.stats import SpoolStats
 from tests.admin.admin_app import ENDPOINT_DOWN, AdminFigures, View, delivery
 from uploaders.stores.parts import PartKind
+from uploaders.stores.routing import CallPath
 from uploaders.stores.store import Swept, Written
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -77,6 +78,19 @@ PUBLISHED = {
     "callspool_upload_parts_total": {"destination", "result"},
     "callspool_uploads_aborted_total": {"destination", "result"},
     "callspool_upload_read_back_bytes_total": {"destination"},
+    "callspool_route_queries_total": {"path"},
+    "callspool_route_mismatch_total": set(),
+    "callspool_ready": set(),
+    "callspool_build_info": {"version"},
+    "callspool_disk_free_bytes": set(),
+    "callspool_held_records": {"destination"},
+    "callspool_core_delivered_seconds": {"destination"},
+    "callspool_webhooks_total": {"source", "type", "result"},
+    "callspool_webhook_provider_dropped_total": {"source"},
+    "callspool_webhook_clock_skew_seconds": {"source"},
+    "callspool_webhook_last_accepted_timestamp_seconds": {"source"},
+    "callspool_otlp_spans_total": {"result"},
+    "callspool_otlp_open_calls": set(),
 }
 """The names and labels that dashboards and alerts build on."""
 
@@ -105,6 +119,14 @@ def count_everything(metrics: Metrics) -> None:
     metrics.part_refused("db", PartKind.END)
     metrics.reference_downloaded(0.5, 4_000)
     metrics.calls_swept("db", Swept(timed_out=1, orphans=2, waiting=3))
+    metrics.attempted(delivery(Form.CORE), "delivered", 0.5)
+    metrics.webhook("retell", "call_ended", "accepted")
+    metrics.webhook_dropped("livekit", 2)
+    metrics.webhook_skew("retell", 0.5)
+    metrics.webhook_accepted_at("retell", 1_700_000_000_000)
+    metrics.otlp_spans("accepted", 27)
+    metrics.otlp_open_calls(1)
+    metrics.query_routed(CallPath.COMPLETE)
 
 
 async def scrape(client: TestClient) -> tuple[str, Samples]:

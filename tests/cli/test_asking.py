@@ -63,6 +63,25 @@ def test_status_says_what_is_wrong(cli: Cli, server: Server) -> None:
     assert "spool: not open" in cli("status", "--admin", server.serve(starting.app)).stdout
 
 
+def test_status_fails_while_posts_cannot_be_accepted(cli: Cli, server: Server) -> None:
+    """A script sees by the exit code that a gateway accepts nothing, in every way of asking."""
+    full = server.serve(AdminFigures(stats=SpoolStats(10**10, 10**10, {}, {}, 0, None), destinations=()).app)
+    for how in ((), ("--json",), ("--check",)):
+        assert cli("status", *how, "--admin", full).exit_code == 1
+
+
+def test_a_check_is_for_scripts(cli: Cli, server: Server) -> None:
+    """A line for each thing that needs attention and exit code 5, or `ok` and 0."""
+    troubled = cli("status", "--check", "--admin", server.serve(AdminFigures().app))
+    assert troubled.exit_code == 5
+    assert "endpoint: down: 503 Service Unavailable" in troubled.stdout
+    assert "endpoint: 2 dead letters" in troubled.stdout
+    assert "outbox /tmp/outbox.db: damaged" in troubled.stdout
+    calm = AdminFigures(destinations=(), outboxes=(), stats=SpoolStats(10, 10**10, {}, {}, 0, None))
+    result = cli("status", "--check", "--admin", server.serve(calm.app))
+    assert (result.exit_code, result.stdout) == (0, "ok\n")
+
+
 def test_status_as_json_is_the_answer_of_the_api(cli: Cli, server: Server) -> None:
     """--json is for scripts: what the API says, as it says it; the address may come from the environment."""
     address = server.serve(AdminFigures().app)
@@ -116,7 +135,7 @@ def test_show_tells_what_came_of_a_call(cli: Cli, server: Server) -> None:
     assert "core sent 2026-01-01T00:00:00.000Z" in shown
     assert "detail sent not yet" in shown
     assert "now in the spool: detail to endpoint (503 [red]busy) to be sent" in shown
-    assert "endpoint detail ready 3 2026-01-01T00:00:00.000Z - 503 [red]busy" in shown
+    assert "endpoint detail ready 3 now - 503 [red]busy" in shown
 
 
 def test_show_tells_of_a_record_without_deliveries(cli: Cli, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from rich.console import Console
 from gateway.cli import client, deliveries
 from gateway.cli.tables import dead_letters, queued
 from gateway.operations.schemas import DeliveryEntry
-from spool.records import DeliveryState
+from spool.records import DeliveryState, RetryAt
 from tests.admin.admin_app import AdminFigures, SpoolAdmin, spool_admin
 from tests.cli.conftest import Cli, Server, rows
-from tests.spool.spool_parts import ENDPOINT, states
+from tests.spool.spool_parts import ENDPOINT, a_record, states
 
 DEAD, HELD, READY, WAITING, DISCARDED = (
     DeliveryState.DEAD,
@@ -65,14 +66,13 @@ def test_no_dead_letters_is_good_news(cli: Cli, admin: SpoolAdmin) -> None:
 
 
 def test_show_tells_the_whole_story(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
-    """Why, what to do, the other deliveries of the record, and how the document begins."""
+    """Why, what to do, and the other deliveries of the record."""
     letter = server.run(admin.buried("a", reason="HTTP 400: no agent"))
     for target in ("a", letter.record.uid, f"{letter.record.uid}/core/{ENDPOINT}"):
         result = cli("dead", "show", target)
         shown = rows(result.stdout)
         assert "reason HTTP 400: no agent" in shown, result.output
         assert "endpoint detail held 0 - - held with a dead letter of its record" in shown
-        assert '{"base": 1,"derived": 1}' in result.stdout
     assert json.loads(cli("dead", "show", "a", "--json").stdout)["delivery"]["call_id"] == "a"
 
 
@@ -210,3 +210,51 @@ def test_a_table_of_deliveries_fits_80_columns() -> None:
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines.count(["1f0c9d2e-22/detail/endpoint", "2", "h", "1", "min", "3", "13.9", "MB"]) == 2
     assert lines.count(["HTTP", "400:", "call", "log", "not", "found"]) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dead", "list"),
+        ("dead", "list", "--json"),
+        ("deliveries", "list"),
+        ("dead", "replay", "--all"),
+        ("dead", "discard", "--yes"),
+        ("deliveries", "retry"),
+    ],
+)
+def test_a_destination_that_does_not_exist_is_no_all_clear(
+    cli: Cli, admin: SpoolAdmin, command: tuple[str, ...]
+) -> None:
+    """A mistyped name is an error with the nearest one, not "No dead letters."."""
+    result = cli(*command, "--destination", "endpiont")
+    assert result.exit_code == 2, result.output
+    assert "There is no destination endpiont" in result.stderr
+    assert "Did you mean endpoint?" in result.stderr
+
+
+def test_what_was_said_is_shown_when_it_is_asked_for(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
+    """A dead letter is looked at over shoulders and pasted into tickets: its document only on demand."""
+    server.run(admin.buried("a"))
+    assert '"base": 1' not in cli("dead", "show", "a").stdout
+    assert '"base": 1' in cli("dead", "show", "a", "--document").stdout
+
+
+def test_what_is_due_says_so(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
+    """A time that is over is no time of a next try; one that is ahead is told."""
+    server.run(admin.spool.accept(a_record("due")))
+    later = server.run(admin.spool.accept(a_record("later"))).ready[0]
+    ahead = datetime.now(UTC) + timedelta(days=3)
+    server.run(admin.spool.settle(later, RetryAt(round(ahead.timestamp() * 1000), "HTTP 500")))
+    shown = rows(cli("deliveries", "list").stdout)
+    assert any("due endpoint whole" in row and " ready now" in row for row in shown)
+    assert any("later endpoint whole" in row and f" ready {ahead:%Y-%m-%d}" in row for row in shown)
+
+
+def test_a_replay_waits_for_its_end(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
+    """What has not arrived in time is said, and so is what is dead again."""
+    server.run(admin.buried("a"))
+    result = cli("dead", "replay", "--all", "--yes", "--wait", "300ms")
+    assert result.exit_code == 1
+    assert "0 arrived." in result.stdout
+    assert "1 are still queued after 0.3 s." in result.stderr

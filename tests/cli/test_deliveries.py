@@ -36,7 +36,7 @@ def test_what_is_queued_is_listed_with_its_state(cli: Cli, admin: SpoolAdmin) ->
     result = cli("deliveries", "list")
     assert result.exit_code == 0, result.output
     assert any("refused endpoint whole 0 s 0 19 B held - HTTP 401" in line for line in rows(result.stdout))
-    assert any("later endpoint whole 0 s 1 19 B ready 20" in line for line in rows(result.stdout))
+    assert any("later endpoint whole 0 s 1 19 B ready now" in line for line in rows(result.stdout))
     held = [json.loads(line) for line in cli("deliveries", "list", "--state", "held", "--json").stdout.splitlines()]
     assert [one["call_id"] for one in held] == ["refused"]
     assert cli("deliveries", "list", "nobody").stdout.strip() == "Nothing is queued."
