@@ -1,4 +1,4 @@
-"""The sandbox of a process that reads files of another trust domain: an SDK's outbox, somebody else's spool.
+"""The sandbox of a process that reads what others wrote: an SDK's outbox, somebody else's spool, a giant call log.
 
 Whoever can write such a file can make SQLite do much: delete what a rollback journal names, end the process by a
 truncated `-shm`, allocate gigabytes. So it is opened in a process of its own that has little to lose and little to
@@ -12,7 +12,6 @@ import ctypes
 import os
 import resource
 import signal
-import sqlite3
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -44,15 +43,19 @@ _FIRST_TO_GO = "1000"
 class Limits:
     """What the process may use."""
 
-    cpu_seconds: int
+    cpu_seconds: int = resource.RLIM_INFINITY
     memory_bytes: int = resource.RLIM_INFINITY
     """Address space in all, mapped files included."""
     data_bytes: int = resource.RLIM_INFINITY
     """What it may allocate; mapped files do not count."""
 
 
-def sqlite_is_safe(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite leaves alone what a forged journal names, without our care."""
+def sqlite_is_safe(version: tuple[int, int, int] | None = None) -> bool:
+    """Whether this SQLite, or one of this version, leaves alone what a forged journal names, without our care."""
+    if version is None:
+        from sqlite3 import sqlite_version_info  # noqa: PLC0415  # the parse worker has no use for it
+
+        version = sqlite_version_info
     return version >= SAFE_SQLITE
 
 
@@ -88,10 +91,13 @@ def pipes() -> tuple[BinaryIO, BinaryIO]:
     return os.fdopen(0, "rb", closefd=False), output
 
 
-def confine(limits: Limits, folder: Path, *, readable: Collection[Path] = (), scratch: bool = False) -> bool:
+def confine(
+    limits: Limits, folder: Path, *, readable: Collection[Path] = (), scratch: bool = False, threads: bool = False
+) -> bool:
     """Give up what this process does not need to work on the files in `folder`. Call it before any thread is started.
 
-    It may still read below the paths of `readable`, and with `scratch` make folders in `folder`.
+    It may still read below the paths of `readable`, with `scratch` make folders in `folder`, and with `threads` start
+    threads until it calls `start_no_more`. It can gain no privileges, whatever it executes.
 
     Returns whether the kernel keeps it away from all other files. A signal that stops the gateway's whole group is
     ignored: the gateway still has work for this process, and ends it.
@@ -105,16 +111,24 @@ def confine(limits: Limits, folder: Path, *, readable: Collection[Path] = (), sc
         (resource.RLIMIT_DATA, limits.data_bytes),
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, 0),
     ):
         with suppress(ValueError, OSError):  # a lower hard limit is there already
             resource.setrlimit(kind, (limit, limit))
+    if not threads:
+        start_no_more()
     if not sys.platform.startswith("linux"):
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # Landlock needs it, and says so where it was refused
     rights = _FOLDER_RIGHTS | (_SCRATCH_RIGHTS if scratch else 0)
     return _landlock(libc, {folder: rights, **dict.fromkeys(readable, _READ_FILE | _READ_DIR)})
+
+
+def start_no_more() -> None:
+    """Start neither threads nor processes from now on; root may still."""
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
 # Landlock, by its system calls: the C library has no functions for them. linux/landlock.h names the numbers.
@@ -161,7 +175,7 @@ def _landlock(libc: ctypes.CDLL, paths: Mapping[Path, int]) -> bool:
     try:
         allowed = all(_allow(libc, ruleset, path, rights & handled) for path, rights in paths.items())
         _allow(libc, ruleset, Path("/dev/urandom"), _READ_FILE)  # without it, SQLite takes the time
-        if not allowed or libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        if not allowed:
             return False
         return int(libc.syscall(_RESTRICT_SELF, ruleset, 0)) == 0
     finally:

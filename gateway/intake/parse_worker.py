@@ -10,6 +10,7 @@ import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -119,7 +120,7 @@ class ParseWorker:
 
         A process that is interrupted here is ended: its next message would be taken for the answer to another job.
         """
-        process = self._process or await self._start()
+        process = self._process or await self._start(Path(job.path).parent)
         scratch: StagedFile | None = None
         try:
             answer = await _asked(process, job)
@@ -136,10 +137,13 @@ class ParseWorker:
             raise
         return _found(answer), scratch
 
-    async def _start(self) -> Process:
-        """A new process: spawned, because a fork would keep the spool's lock. Raises `OSError`."""
+    async def _start(self, folder: Path) -> Process:
+        """A new process, for files of this folder: spawned, because a fork would keep the spool's lock.
+
+        Raises `OSError`.
+        """
         self._process = await asyncio.create_subprocess_exec(
-            *_COMMAND, stdin=PIPE, stdout=PIPE, start_new_session=True, env=environment(os.environ)
+            *_COMMAND, str(folder), stdin=PIPE, stdout=PIPE, start_new_session=True, env=environment(os.environ)
         )
         return self._process
 

@@ -1,8 +1,9 @@
 """The parse worker: a process that parses giant bodies, so that the gateway's interpreter is not held meanwhile.
 
-It is started by `gateway.intake.parse_worker` and reads jobs from its standard input, one at a time. It ends when
-that is closed, in whatever way the gateway ended. Its memory, its CPU time and the size of its answer are limited: a
-body that needs more is refused. Where the machine runs out of memory, it is this process that goes first.
+It is started by `gateway.intake.parse_worker` with the folder of the bodies, to which it confines itself
+(`spool.sandbox`), and reads jobs from its standard input, one at a time. It ends when that is closed, in whatever way
+the gateway ended. Its memory, its CPU time and the size of its answer are limited: a body that needs more is refused.
+Where the machine runs out of memory, it is this process that goes first.
 
 It imports little: all of its own takes some 10 MB of anonymous memory.
 """
@@ -10,13 +11,12 @@ It imports little: all of its own takes some 10 MB of anonymous memory.
 import mmap
 import os
 import queue
-import resource
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from gateway.calllog.errors import CallLogError
 from gateway.calllog.shape import IN_THE_WORKER, Costly
 from gateway.calllog.toplevel import Slice
 from gateway.intake.parse import Parsed, SizeRule, parse, text_of, with_text
+from spool.sandbox import Limits, confine, start_no_more
 
 # What the gateway and its parse worker, a process of its own, say to each other: msgpack messages behind their length.
 
@@ -101,8 +102,6 @@ ANSWER_BYTES = 8 << 20
 DATA_BYTES = 96 << 20
 """What the process may allocate in all; mapped files do not count."""
 _STACK_BYTES = 256 << 10
-_FIRST_TO_GO = "1000"
-"""The highest oom_score_adj: an out-of-memory killer then chooses this process before the gateway."""
 
 
 class Parsing:
@@ -150,18 +149,13 @@ class Parsing:
 
 def main() -> None:
     """Work until the gateway ends."""
-    # Whoever stops the gateway may signal all of its processes; the gateway needs this one until it has drained.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError):  # only Linux has it, and not in every container
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
-    with suppress(ValueError):  # a lower hard limit is there already
-        resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+    confine(Limits(data_bytes=DATA_BYTES), Path(sys.argv[1]), threads=True)
     threading.stack_size(_STACK_BYTES)
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     output = os.dup(1)
     os.dup2(2, 1)  # a stray print must not break the messages
     threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    start_no_more()
     while True:
         job = inbox.get()
         assert isinstance(job, Job), "nothing else was asked for"

@@ -1,7 +1,9 @@
 """The process that examines giants: what it finds, and what becomes of a post when it ends."""
 
 import asyncio
+import ctypes
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +15,8 @@ import pytest
 
 from gateway.intake import parse_worker
 from gateway.intake.body_reader import BodyLimits
+from gateway.intake.parse import SizeRule
+from gateway.intake.parse_worker_main import Failed, Found, Job
 from spool.records import Fragment
 from tests.intake.bodies import call_log, envelope, large_call_log
 from tests.intake.running_intake import RunningIntake, running
@@ -21,12 +25,13 @@ from tests.system.waiting import until
 PARENT = """
 import asyncio, sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.staging import Workers
 
 async def main():
     parse_worker = ParseWorker(Workers(ThreadPoolExecutor(1)))
-    print((await parse_worker._start()).pid, flush=True)
+    print((await parse_worker._start(Path(sys.argv[1]))).pid, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -38,6 +43,11 @@ async def small(tmp_path: Path) -> AsyncIterator[RunningIntake]:
     """An intake that stages everything above 64 KiB."""
     async with running(tmp_path, bodies=BodyLimits(inline_max=1 << 16)) as world:
         yield world
+
+
+def has_landlock() -> bool:
+    """Whether the kernel of this machine has it."""
+    return int(ctypes.CDLL(None).syscall(444, None, 0, 1)) > 0
 
 
 _giant = partial(large_call_log, spans=900)
@@ -153,9 +163,11 @@ async def test_the_copy_of_a_giant_counts_in_the_quota(tmp_path: Path, occupied:
         await world.until(lambda: _nothing_left(world))
 
 
-async def test_the_process_ends_with_its_parent() -> None:
+async def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     """However the gateway ends, nothing of it stays: here by SIGKILL. SIGTERM alone does not end the process."""
-    parent = await asyncio.create_subprocess_exec(sys.executable, "-P", "-c", PARENT, stdout=asyncio.subprocess.PIPE)
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-c", PARENT, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
     assert parent.stdout is not None
     process = psutil.Process(int(await parent.stdout.readline()))
 
@@ -171,3 +183,23 @@ async def test_the_process_ends_with_its_parent() -> None:
     parent.kill()
     await parent.wait()
     await until(gone, "the process has ended")
+
+
+async def test_the_process_has_little_to_lose(small: RunningIntake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret is in its environment, it can gain no privileges, and it reads the folder of the bodies alone."""
+    monkeypatch.setenv("CALLSPOOL_ENDPOINT_TOKEN", "hush")
+    assert (await small.post(_giant("a"))).status == 202
+    worker = small.intake.parse_worker
+    process = psutil.Process(worker.pid)
+    assert "hush" not in process.environ().values()
+    assert process.rlimit(psutil.RLIMIT_NPROC) == (0, 0)
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    outside = small.staging.parent / "outside"
+    outside.write_bytes(call_log())
+    answer = await parse_worker._asked(worker._process, Job(str(outside), SizeRule(), 1.0))  # type: ignore[arg-type]
+    if has_landlock():
+        assert isinstance(answer, Failed)
+        assert "PermissionError" in answer.traceback
+    else:
+        assert isinstance(answer, Found)
