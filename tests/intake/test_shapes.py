@@ -17,42 +17,10 @@ from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.parse import CallLog, SizeRule, parse
 from tests.intake.bodies import call_log, envelope
 from tests.intake.running_intake import DEADLINE, RunningIntake, running
+from tests.intake.shapes import SHAPES, WORST
 
 CPU_SECONDS = 4.0
 """What any body of up to 16 MiB may cost, as a whole."""
-SHAPES = {
-    "one key again and again": ('{"call_id":"k",', '"a":1,', '"z":0}', 15.9),
-    "top-level members": ('{"call_id":"k",', '"%d":1,', '"z":0}', 15.9),
-    "turns that are numbers": ('{"call_id":"k","transcript_with_metrics":[', "1,", "1]}", 15.9),
-    "turns that are lone surrogates": ('{"call_id":"k","transcript_with_metrics":[', '"\\ud800",', "1]}", 15.9),
-    "turns with a wrong type": ('{"call_id":"k","transcript_with_metrics":[', '{"user_transcript":1},', "{}]}", 15.9),
-    "empty turns": ('{"call_id":"k","transcript_with_metrics":[', "{},", "{}]}", 15.9),
-    "spans that are numbers": ('{"call_id":"k","telemetry_data":{"session_traces":[', "1,", "1]}}", 15.9),
-    "negative durations": ('{"call_id":"k","telemetry_data":{"session_traces":[', '{"duration_ms":-1},', "{}]}}", 15.9),
-    "empty spans": ('{"call_id":"k","telemetry_data":{"session_traces":[', "{},", "{}]}}", 15.9),
-    "escapes beside one surrogate": (
-        '{"call_id":"k","transcript_with_metrics":[{"user_transcript":"\\ud800', "\\n", '"}]}', 15.9
-    ),
-    "lists beside one surrogate": ('{"call_id":"k","s":"\\ud800","m":[', "[],", "[]]}", 15.0),
-    "lists of one beside one surrogate": ('{"call_id":"k","s":"\\ud800","m":[', "[1],", "[]]}", 15.0),
-    "no numbers": ('{"call_id":"k","m":[', "NaN,", "1]}", 15.0),
-    "nested lists": ('{"call_id":"k","m":', "[[[[[[[[", "1", 4.0),
-    "metadata of numbers": ('{"call_id":"k","metadata":[', "1,", "1]}", 15.9),
-}  # fmt: skip
-
-
-def shaped(name: str) -> bytes:
-    """The body of this shape."""
-    prefix, unit, suffix, megabytes = SHAPES[name]
-    size = int(megabytes * 1_000_000)
-    if "%d" in unit:
-        made, number, length = [prefix], 0, 0
-        while length < size:
-            made.append(unit.replace("%d", str(number)))
-            length += len(made[-1])
-            number += 1
-        return ("".join(made) + suffix).encode()
-    return (prefix + unit * (size // len(unit)) + suffix).encode()
 
 
 def cpu_seconds() -> float:
@@ -67,7 +35,7 @@ def cpu_seconds() -> float:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_gateway_parses_what_is_cheap(name: str) -> None:
     """In a thread of the gateway a body costs little, or is left to the parse worker at once."""
-    body = shaped(name)
+    body = SHAPES[name].body()
     began = time.process_time()
     with contextlib.suppress(Costly, CallLogError):
         parse(body, bytearray, SizeRule(), IN_A_THREAD)
@@ -75,12 +43,12 @@ def test_the_gateway_parses_what_is_cheap(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", WORST)
 async def test_no_body_costs_much(tmp_path: Path, name: str) -> None:
     """From the socket to the answer, worker included, any body costs a few seconds of CPU, and the next is accepted."""
     async with running(tmp_path) as world:
         assert (await world.post(call_log("before"))).status == 202
-        body = await asyncio.to_thread(shaped, name)
+        body = await asyncio.to_thread(SHAPES[name].body)
         before = cpu_seconds()
         reply = await world.post(body)
         assert reply.status in {202, 400, 413}, reply.raw
@@ -153,7 +121,7 @@ async def test_a_body_that_is_hardly_more_than_sizes_of_chunks_is_cut_off(world:
 async def test_a_shape_costs_no_more_behind_a_decoder(tmp_path: Path, way: str) -> None:
     """24 KB of gzip cost as little as the 16 MB that they hold."""
     async with running(tmp_path) as world:
-        body = shaped("one key again and again")
+        body = SHAPES["one key again and again"].body()
         if way == "gzip":
             reply = await world.post(gzip.compress(body), content_encoding="gzip")
         else:

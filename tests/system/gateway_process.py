@@ -185,6 +185,15 @@ class GatewayProcess:
         async with self._client().post(self.intake_url + path, data=io.BytesIO(data), headers=sent) as response:
             return Reply(response.status, await response.json(), response.headers)
 
+    async def send(self, body: bytes, path: str, headers: Mapping[str, str], *, method: str = "POST") -> int:
+        """The status of a request with whatever answer. Raises what the connection raises."""
+        sent = {"Connection": "close", **headers}
+        async with self._client().request(
+            method, self.intake_url + path, data=io.BytesIO(body), headers=sent
+        ) as response:
+            await response.read()
+            return response.status
+
     @property
     def operators_environment(self) -> dict[str, str]:
         """What an operator's command line needs to be let in by the admin listener."""
