@@ -439,6 +439,13 @@ class BreakerSnapshot:
     """How often that was tried in vain."""
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerUpdate:
+    """What a restart is to know from now on: an open breaker, or that it is closed (None)."""
+
+    snapshot: BreakerSnapshot | None
+
+
 # Plain data: the progress of a multipart upload, so that it is resumed after a crash.
 
 

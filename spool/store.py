@@ -28,6 +28,7 @@ from spool.queue.traces import Traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import (
     Accepted,
+    BreakerUpdate,
     Clock,
     Delivered,
     Delivery,
@@ -273,10 +274,20 @@ class Spool:
         """The oldest `limit` deliveries that may be sent now, in commit order."""
         return await self.reader.due(self._destinations.ids[destination], lane, now=now, limit=limit)
 
-    async def settle(self, delivery: Delivery, settlement: Settlement) -> tuple[Delivery, ...]:
-        """Write what an attempt did; returns, once that is durable, the deliveries that it freed."""
+    async def settle(
+        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None
+    ) -> tuple[Delivery, ...]:
+        """Write what an attempt did, also to its destination's breaker, in one transaction.
+
+        Returns, once that is durable, the deliveries that it freed.
+        """
         operation = partial(
-            settle, delivery=delivery, settlement=settlement, destinations=self._destinations, now=self._clock()
+            settle,
+            delivery=delivery,
+            settlement=settlement,
+            breaker=breaker,
+            destinations=self._destinations,
+            now=self._clock(),
         )
         freed = await self._writer.submit(operation, record_id=delivery.record.record_id)
         if isinstance(settlement, Delivered | Redirect) and record_chunks(delivery.record) > 1:

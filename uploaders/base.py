@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from spool.records import (
     BreakerSnapshot,
+    BreakerUpdate,
     Delivery,
     DeliveryKey,
     Due,
@@ -136,8 +137,13 @@ class Queue(Protocol):
         """
         ...
 
-    async def settle(self, delivery: Delivery, settlement: Settlement) -> tuple[Delivery, ...]:
-        """Write what an attempt did; returns, once that is durable, the deliveries that it freed."""
+    async def settle(
+        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None
+    ) -> tuple[Delivery, ...]:
+        """Write what an attempt did, also to its destination's breaker; durable with what is returned.
+
+        Returns the deliveries that it freed.
+        """
         ...
 
     async def release(

@@ -18,6 +18,7 @@ from spool.queue.ordering import Sibling, initial_state, planned, reevaluate_wai
 from spool.records import (
     LEGAL_TRANSITIONS,
     BreakerSnapshot,
+    BreakerUpdate,
     DeadLetter,
     Delivered,
     Delivery,
@@ -37,12 +38,26 @@ from spool.records import (
 
 
 def settle(
-    transaction: Transaction, delivery: Delivery, settlement: Settlement, destinations: DestinationIds, now: int
+    transaction: Transaction,
+    delivery: Delivery,
+    settlement: Settlement,
+    breaker: BreakerUpdate | None,
+    destinations: DestinationIds,
+    now: int,
 ) -> tuple[Delivery, ...]:
-    """Write what an attempt did to its delivery; returns the deliveries that its end freed.
+    """Write what an attempt did to its delivery, and to the breaker; returns the deliveries that its end freed.
 
     What an operator's order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing.
     """
+    freed = _settle(transaction, delivery, settlement, destinations, now)
+    if breaker is not None:
+        _keep_breaker(transaction, destinations.ids[delivery.destination], breaker.snapshot)
+    return freed
+
+
+def _settle(
+    transaction: Transaction, delivery: Delivery, settlement: Settlement, destinations: DestinationIds, now: int
+) -> tuple[Delivery, ...]:
     if isinstance(settlement, Redirect):
         return _redirect(transaction, delivery, settlement, destinations, now)
     destination_id = destinations.ids[delivery.destination]

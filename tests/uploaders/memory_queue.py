@@ -11,6 +11,7 @@ from spool.errors import SpoolError
 from spool.records import (
     Accepted,
     BreakerSnapshot,
+    BreakerUpdate,
     DeadLetter,
     Delivered,
     Delivery,
@@ -137,10 +138,14 @@ class MemoryQueue:
         await self.due_gate.wait()
         return Due(page, now if len(page) == limit else later)
 
-    async def settle(self, delivery: Delivery, settlement: Settlement) -> tuple[Delivery, ...]:
+    async def settle(
+        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None
+    ) -> tuple[Delivery, ...]:
         self._enter("settle")
         await self.gate.wait()
         self._enter("settled")
+        if breaker is not None:
+            await self.uploader_state.keep_breaker(delivery.destination, breaker.snapshot)
         self.settlements.append((delivery.key, settlement))
         entry = self.entries.get(delivery.key)
         if entry is None or entry.state.ended:

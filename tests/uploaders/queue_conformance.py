@@ -11,6 +11,7 @@ from typing import Protocol
 from spool.records import (
     Accepted,
     BreakerSnapshot,
+    BreakerUpdate,
     DeadLetter,
     Delivered,
     Delivery,
@@ -299,6 +300,18 @@ async def test_an_open_breaker_is_kept(queue: AcceptingQueue) -> None:
     assert await queue.uploader_state.read_breaker(ENDPOINT) == second
     assert await queue.uploader_state.read_breaker(BUCKET) is None
     await queue.uploader_state.keep_breaker(ENDPOINT, None)
+    assert await queue.uploader_state.read_breaker(ENDPOINT) is None
+
+
+async def test_a_breaker_is_written_with_a_settlement(queue: AcceptingQueue) -> None:
+    """What a settlement says of its destination's breaker is kept with it; one that says nothing leaves it."""
+    opened = BreakerSnapshot("backing_off", "HTTP 503", NOW, NOW + 5, 0)
+    (first,) = (await queue.accept(a_post("a", WHOLE))).ready
+    (second,) = (await queue.accept(a_post("b", WHOLE))).ready
+    await queue.settle(first, RetryAt(FAR, "HTTP 503"), BreakerUpdate(opened))
+    await queue.settle(second, RetryAt(FAR, "HTTP 503"))
+    assert await queue.uploader_state.read_breaker(ENDPOINT) == opened
+    await queue.settle(first, Delivered(), BreakerUpdate(None))
     assert await queue.uploader_state.read_breaker(ENDPOINT) is None
 
 

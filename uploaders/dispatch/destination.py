@@ -5,13 +5,13 @@ that many settlements share one group commit; the lease ends when the settlement
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 
-from spool.records import DeadLetter, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
+from spool.records import BreakerUpdate, DeadLetter, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
 from uploaders.base import (
     BatchUploader,
     Delivered,
@@ -43,7 +43,7 @@ from uploaders.dispatch.policy import (
     is_refusal,
     settle_too_large,
 )
-from uploaders.dispatch.scheduling import Tasks, TimerHandle, Timing, retry_until_answered
+from uploaders.dispatch.scheduling import T, Tasks, TimerHandle, Timing, retry_until_answered
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +88,9 @@ class DestinationWorker:
         self._pumped = pumped
         self._breaker = CircuitBreaker(plan.policy, timing.jitter)
         self._saved_breaker = self._breaker.snapshot()
-        self._saving_breaker = False
+        """What was given to the spool to write."""
+        self._breaker_is_saved = True
+        """Whether that is written, or on its way."""
         self._credentials = CredentialBreaker(plan.policy)
         self._batching = plan.uploader if isinstance(plan.uploader, BatchUploader) else None
         self._lanes = {lane: LaneState(lane, plan.concurrency[lane]) for lane in Lane}
@@ -161,7 +163,7 @@ class DestinationWorker:
         now = self._timing.clock()
         waited = self._breaker.resume(now)
         waited = self._credentials.probe_now(now) or waited
-        self._save_breaker()
+        self._chores.spawn(self._save_breaker())
         if waited:
             self._chores.spawn(self._wake())
         return waited
@@ -276,7 +278,9 @@ class DestinationWorker:
 
     async def _settle(self, lane: LaneState, delivery: Delivery, settlement: Settlement) -> None:
         freed = await retry_until_answered(
-            self._timing, lambda: self._queue.settle(delivery, settlement), "settling a delivery"
+            self._timing,
+            lambda: self._with_breaker(partial(self._queue.settle, delivery, settlement)),
+            "settling a delivery",
         )
         lane.unsettled -= 1
         lane.prefetch.release(delivery.key)
@@ -327,7 +331,6 @@ class DestinationWorker:
 
     def _learn(self, delivery: Delivery, outcome: Outcome, now: int, *, probe: bool) -> None:
         change = self._breaker.attempt_ended(delivery.key, outcome, now, probe=probe)
-        self._save_breaker()
         revival = self._breaker.take_revival()
         if revival is not None:
             self._chores.spawn(self._revive(revival))
@@ -360,24 +363,26 @@ class DestinationWorker:
 
     # Work beside the lanes -------------------------------------------------------------------------------------
 
-    def _save_breaker(self) -> None:
-        """Write the breaker's state if it is not what was written last. Takes constant time."""
-        if not self._saving_breaker and self._breaker.snapshot() != self._saved_breaker:
-            self._saving_breaker = True
-            self._chores.spawn(self._write_breaker())
-
-    async def _write_breaker(self) -> None:
-        """One write at a time, until what is written is what is true."""
+    async def _with_breaker(self, write: Callable[[BreakerUpdate | None], Awaitable[T]]) -> T:
+        """Have the breaker's state written as well, if it is not what was written last: in the same transaction."""
+        snapshot = self._breaker.snapshot()
+        if self._breaker_is_saved and snapshot == self._saved_breaker:
+            return await write(None)
+        self._saved_breaker, self._breaker_is_saved = snapshot, True
         try:
-            while (snapshot := self._breaker.snapshot()) != self._saved_breaker:
-                await retry_until_answered(
-                    self._timing,
-                    partial(self._queue.uploader_state.keep_breaker, self._name, snapshot),
-                    "saving a circuit breaker",
-                )
-                self._saved_breaker = snapshot
-        finally:
-            self._saving_breaker = False
+            return await write(BreakerUpdate(snapshot))
+        except BaseException:
+            self._breaker_is_saved = False
+            raise
+
+    async def _save_breaker(self) -> None:
+        """Write the breaker's state after an order, which settles no delivery."""
+
+        async def write(update: BreakerUpdate | None) -> None:
+            if update is not None:
+                await self._queue.uploader_state.keep_breaker(self._name, update.snapshot)
+
+        await retry_until_answered(self._timing, lambda: self._with_breaker(write), "saving a circuit breaker")
 
     async def _revive(self, since: int) -> None:
         """Put back what a streak of refusals made dead letters, now that the destination accepts deliveries."""
