@@ -1,6 +1,7 @@
 """Loads the settings: defaults, then the TOML file, then CALLSPOOL_* variables, the later winning.
 
-Everything that is wrong is reported at once. Nothing here reads the process's environment by itself.
+Says what is in effect, too, and where each value came from. Everything that is wrong is reported at once. Nothing here
+reads the process's environment by itself.
 """
 
 import re
@@ -10,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import InitSettingsSource
 
 from config.catalogue import (
     CONFIG_VARIABLE,
     PREFIX,
+    fields_in_order,
+    nested_model,
     scalar_settings,
     secret_paths,
     secret_variables,
+    shown,
     sourced_variables,
     variables,
 )
@@ -161,3 +165,51 @@ def read_file(path: Path) -> Layer:
 
 def _unusable(path: Path, advice: str) -> InvalidConfiguration:
     return InvalidConfiguration([Problem(key=str(path), advice=advice)])
+
+
+# What the settings are in effect, each with where it came from: for people, secrets masked.
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveSetting:
+    """One setting as it is in effect."""
+
+    key: str
+    value: str
+    """As people write it, masked where it is a secret."""
+    origin: str
+    """`default`, or the file, variable or option that set it."""
+
+
+def effective_settings(loaded: Loaded) -> tuple[EffectiveSetting, ...]:
+    """Every setting, those of each destination included, in the order of the documentation."""
+    return tuple(_all(loaded))
+
+
+def _all(loaded: Loaded) -> Iterator[EffectiveSetting]:
+    settings = loaded.settings
+    for section in Settings.model_fields:
+        table = getattr(settings, section)
+        if isinstance(table, BaseModel):
+            yield from _below(table, section, (section,), loaded)
+    for index, source in enumerate(settings.sources):
+        yield from _below(source, f"sources[{source.name}]", ("sources", index), loaded)
+    for index, destination in enumerate(settings.destinations):
+        yield from _below(destination, f"destinations[{destination.name}]", ("destinations", index), loaded)
+
+
+def _below(table: BaseModel, key: str, path: KeyPath, loaded: Loaded) -> Iterator[EffectiveSetting]:
+    for name, field in fields_in_order(type(table)):
+        value = getattr(table, name)
+        if nested_model(field) is not None:
+            yield from _below(value, f"{key}.{name}", (*path, name), loaded)
+        else:
+            origin = _origin(loaded, (*path, name))
+            yield EffectiveSetting(f"{key}.{name}", shown(value, field), origin)
+
+
+def _origin(loaded: Loaded, path: KeyPath) -> str:
+    """Where a value came from; for a list, where its first one did."""
+    return loaded.origins.get(path) or loaded.origins.get((*path, 0), DEFAULT)

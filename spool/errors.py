@@ -4,6 +4,11 @@ Errors of SQLite and of the operating system are translated into this tree in `s
 Each message says what happened, to what, and what to do.
 """
 
+import errno
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the operating system says where a disk, or a user's share of it, is full."""
+
 
 class SpoolError(Exception):
     """Base of all errors of the spool."""

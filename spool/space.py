@@ -4,7 +4,6 @@ A part of it is kept for records that owe nothing to the detail lane, so that a 
 what a dashboard needs at once.
 """
 
-import errno
 import os
 import shutil
 import threading
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from spool.errors import SpoolFull
+from spool.errors import NO_ROOM, SpoolFull
 
 DEFAULT_LIMIT = 10 << 30
 SHARE_OF_FREE_SPACE = 0.8
@@ -134,7 +133,6 @@ HEADROOM_SHARE = 16
 """Of a small disk or quota, this part."""
 OPENING_BYTES = 1 << 20
 """What a start may need: SQLite's shared memory, the first page of a log, a migration."""
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 PATIENCE_SECONDS = 10.0
 """A quota of the user's or a lack of inodes shows as free space all the same: so long the failure is believed."""
 
@@ -224,7 +222,7 @@ class DiskSpace:
             _take(self._path, size)
         except OSError as error:
             _shorten(self._path, self._held)
-            if self._held and error.errno not in _NO_ROOM:
+            if self._held and error.errno not in NO_ROOM:
                 return  # a disk that fails otherwise is reported by the writes that matter
             self._note(f"the disk is full: no room for {self._path} ({error.strerror}); free space on it")
             return

@@ -5,8 +5,7 @@ from typing import TextIO
 
 import click
 
-from config.effective import DEFAULT, effective_settings
-from config.loader import Loaded
+from config.loader import DEFAULT, Loaded, effective_settings
 from gateway.cli.exits import Exit
 from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
 from gateway.cli.output import complain, output, plain, table

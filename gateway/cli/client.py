@@ -18,6 +18,7 @@ import msgspec
 from config.values import (
     ADMIN_LISTEN,
     CREDENTIALS_DIRECTORY,
+    INTAKE_LISTEN,
     SPOOL_DIRECTORY,
     ListenAddress,
     parse_asked,
@@ -80,6 +81,20 @@ def admin_option(command: Command) -> Command:
         show_envvar=True,
         show_default=True,
         help="Address of the gateway's admin listener.",
+    )(command)
+
+
+def intake_option(command: Command) -> Command:
+    """Adds --intake to a command."""
+    return click.option(
+        "--intake",
+        "address",
+        type=AddressType(),
+        default=INTAKE_LISTEN,
+        envvar="CALLSPOOL_INTAKE_LISTEN",
+        show_envvar=True,
+        show_default=True,
+        help="Address of the gateway's intake.",
     )(command)
 
 

@@ -22,7 +22,16 @@ from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, 
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, progress_bar
-from gateway.cli.tables import SHOWN, Span, dead_letters, entries, list_entries, report, select_by, selecting
+from gateway.cli.tables import (
+    Span,
+    dead_letters,
+    entries,
+    limit_option,
+    list_entries,
+    report,
+    select_by,
+    selecting,
+)
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import (
     DOCUMENTS,
@@ -320,12 +329,7 @@ def dead() -> None:
 
 @dead.command("list", short_help="List dead letters.")
 @selecting
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    metavar="COUNT",
-    help=f"List at most this many.  [default: {SHOWN}; all with --json]",
-)
+@limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 @admin_option
 def list_(address: ListenAddress, *, limit: int | None, as_json: bool, **selection: Any) -> None:

@@ -3,22 +3,20 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import click
 import msgspec
 
 from config.values import ListenAddress
-from gateway.cli.client import admin_option, explained, tell
+from gateway.cli.client import Command, admin_option, explained, tell
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, progress_bar
-from gateway.cli.tables import SHOWN, list_entries, queued, require_known, select_by, selecting
+from gateway.cli.tables import limit_option, list_entries, queued, require_known, select_by, selecting
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import OrderName, OrderRequest, OrderStep, Select
 
 # Gives an order to a running gateway: counts what it selects, asks for confirmation, and shows progress.
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _decode = msgspec.json.Decoder(OrderStep).decode
 _encode = msgspec.json.Encoder().encode
@@ -135,8 +133,18 @@ def _steps(address: ListenAddress, name: OrderName, request: OrderRequest) -> It
 
 
 _THINGS = ("delivery", "deliveries")
-_STATES = click.Choice(["ready", "waiting", "held", "queued", "dead"])
 _OPEN = ("dead", "queued")
+
+
+def _state_option(default: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--state",
+        "states",
+        type=click.Choice(["ready", "waiting", "held", "queued", "dead"]),
+        multiple=True,
+        metavar="STATE",
+        help=f"Only in this state: ready, waiting, held, queued or dead.  [default: {default}]",
+    )
 
 
 @click.group()
@@ -146,20 +154,8 @@ def deliveries() -> None:
 
 @deliveries.command("list", short_help="List queued deliveries.")
 @selecting
-@click.option(
-    "--state",
-    "states",
-    type=_STATES,
-    multiple=True,
-    metavar="STATE",
-    help="Only in this state: ready, waiting, held, queued or dead.  [default: queued]",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    metavar="COUNT",
-    help=f"List at most this many.  [default: {SHOWN}; all with --json]",
-)
+@_state_option("queued")
+@limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 @admin_option
 def list_(
@@ -189,14 +185,7 @@ def retry(address: ListenAddress, *, everything: bool, dry_run: bool, yes: bool,
 @deliveries.command(short_help="Move deliveries to another destination.")
 @selecting
 @click.option("--to", required=True, metavar="NAME", help="Configured destination to move them to.")
-@click.option(
-    "--state",
-    "states",
-    type=_STATES,
-    multiple=True,
-    metavar="STATE",
-    help="Only in this state: ready, waiting, held, queued or dead.  [default: all]",
-)
+@_state_option("all")
 @ordering
 @admin_option
 def reroute(
@@ -231,14 +220,7 @@ def reroute(
     metavar="FILE",
     help="File with the new key (- for stdin); at a terminal you are asked.",
 )
-@click.option(
-    "--state",
-    "states",
-    type=_STATES,
-    multiple=True,
-    metavar="STATE",
-    help="Only in this state: ready, waiting, held, queued or dead.  [default: all]",
-)
+@_state_option("all")
 @ordering
 @admin_option
 def replace_token(

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from config.values import INTAKE_LISTEN, ListenAddress
-from gateway.cli.client import AddressType, asked_at, connect, tls_context
+from config.values import ListenAddress
+from gateway.cli.client import asked_at, connect, intake_option, tls_context
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import bytes_text, count_text
@@ -42,16 +42,7 @@ def outbox() -> None:
     multiple=True,
     help="Also accept a file of this user; yours and root's are accepted anyway.",
 )
-@click.option(
-    "--intake",
-    "address",
-    type=AddressType(),
-    default=INTAKE_LISTEN,
-    envvar="CALLSPOOL_INTAKE_LISTEN",
-    show_envvar=True,
-    show_default=True,
-    help="Address of the gateway's intake.",
-)
+@intake_option
 def import_outbox(file: Path, address: ListenAddress, *, owners: tuple[int, ...], dry_run: bool) -> None:
     """Move the rows of an SDK outbox file to a running gateway.
 

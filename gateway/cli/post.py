@@ -10,8 +10,8 @@ from typing import BinaryIO, TextIO
 import click
 import msgspec
 
-from config.values import INTAKE_LISTEN, ListenAddress
-from gateway.cli.client import AddressType, connect
+from config.values import ListenAddress
+from gateway.cli.client import connect, intake_option
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain, output, plain
 from gateway.formatting import bytes_text
@@ -41,16 +41,7 @@ class _Answer(msgspec.Struct):
 @click.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--key", type=click.File(), metavar="FILE", help="File with the agent's key (- for stdin).")
-@click.option(
-    "--intake",
-    "address",
-    type=AddressType(),
-    default=INTAKE_LISTEN,
-    envvar="CALLSPOOL_INTAKE_LISTEN",
-    show_envvar=True,
-    show_default=True,
-    help="Address of the gateway's intake.",
-)
+@intake_option
 def post(files: tuple[Path, ...], address: ListenAddress, *, key: TextIO | None) -> None:
     """Post call logs (JSON, - for stdin) to a running gateway, and show each acknowledgement.
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from itertools import chain, islice
-from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -13,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from config.values import ListenAddress, parse_duration
-from gateway.cli.client import admin_option, ask, explained
+from gateway.cli.client import Command, admin_option, ask, explained
 from gateway.cli.exits import Exit
 from gateway.cli.output import Responsive, complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
@@ -28,6 +27,16 @@ SHOWN = 200
 _encode = msgspec.json.Encoder().encode
 
 _STYLES = {"dead": "bold red", "held": "yellow"}
+
+
+def limit_option(command: Command) -> Command:
+    """Adds --limit to a command that lists entries."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="COUNT",
+        help=f"List at most this many.  [default: {SHOWN}; all with --json]",
+    )(command)
 
 
 def list_entries(
@@ -236,8 +245,6 @@ def deliveries_table(record: RecordTrace) -> RenderableType:
 
 
 # The options and arguments that select deliveries, and the query that they become.
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _decode_page = msgspec.json.Decoder(DeliveryPage).decode
 _decode_status = msgspec.json.Decoder(Status).decode

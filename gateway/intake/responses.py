@@ -14,8 +14,7 @@ from aiohttp import HttpVersion11, web
 
 from gateway.calllog.errors import CallLogError
 from gateway.intake.memory import BudgetExhausted
-from gateway.intake.staging import NO_ROOM
-from spool.errors import NotStorable, SpoolError, SpoolFull
+from spool.errors import NO_ROOM, NotStorable, SpoolError, SpoolFull
 from spool.records import Accepted
 
 # Why a post is rejected: one exception that carries the whole response, and the translation of other errors into it.

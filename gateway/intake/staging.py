@@ -7,7 +7,6 @@ a staged body is not acknowledged before the spool has its own durable copy. Spi
 
 import asyncio
 import contextlib
-import errno
 import mmap
 import os
 import secrets
@@ -21,7 +20,7 @@ import structlog
 
 from gateway.intake.ports import RecordStore
 from spool.directory import STAGING_NAME
-from spool.errors import SpoolFull, SpoolUnavailable
+from spool.errors import NO_ROOM, SpoolFull, SpoolUnavailable
 from spool.records import Buffer
 
 # Threads for work that would block the event loop: decoding, parsing and hashing large bodies, and staging files.
@@ -76,7 +75,6 @@ def _report(future: "Future[None]") -> None:
 
 
 _SUFFIX = ".staged"
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLAIM_BYTES = 4 << 20
 """How much of the quota is claimed at a time at most while a file grows."""
 

@@ -13,8 +13,7 @@ from config.catalogue import (
     setting_rows,
     variables,
 )
-from config.effective import effective_settings
-from config.loader import load, read_environment
+from config.loader import effective_settings, load, read_environment
 
 STABLE_VARIABLES = {
     "CALLSPOOL_ENDPOINT_URL": "destinations[type=http].url",

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from config.destinations import KafkaDestination, S3Destination
-from config.effective import effective_settings
-from config.loader import load
+from config.loader import effective_settings, load
 from tests.config.conftest import WriteFile, problems
 
 BROKERS = "CALLSPOOL_KAFKA_BROKERS"

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.destinations import PostgresDestination, SpansStored, SqliteDestination
-from config.effective import effective_settings
-from config.loader import load
+from config.loader import effective_settings, load
 from tests.config.conftest import WriteFile, problems
 from uploaders.stores.options import Reads
 

@@ -3,8 +3,7 @@
 import pytest
 
 from config.destinations import DetailSent, Fallback, HttpDestination
-from config.effective import effective_settings
-from config.loader import load
+from config.loader import effective_settings, load
 from tests.config.conftest import WriteFile, problems
 
 HTTP = '[[destinations]]\nname = "a"\ntype = "http"\nurl = "https://host{path}"\n'
