@@ -28,7 +28,7 @@ from config.destinations.base import (
 )
 from config.destinations.kafka import KafkaDestination
 from config.destinations.s3 import S3Destination
-from config.destinations.stores import ClickHouseDestination, PostgresDestination, SpansStored, SqliteDestination
+from config.destinations.stores import ClickHouseDestination, PostgresDestination, SqliteDestination
 from config.types import Choice, Directory, Size, format_path
 from config.values import MB
 from uploaders.document.options import Encoding, Large
@@ -190,7 +190,6 @@ __all__ = [
     "PresignedSettings",
     "RetrySettings",
     "S3Destination",
-    "SpansStored",
     "SqliteDestination",
     "TokenMode",
     "checked_token",

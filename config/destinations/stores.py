@@ -1,6 +1,5 @@
 """The settings of stores: databases that calls are put together in, from their start, end and detail."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -10,19 +9,11 @@ from pydantic import BeforeValidator, Field
 from config.destinations.base import DestinationTable, LaneConcurrency
 from config.types import Choice, Duration, Shown, format_path
 from config.values import MINUTE, mask_address
+from uploaders.stores.options import DetailOptions, DetailsStored, SpansStored
 
 SQLITE_SCHEME = "sqlite:///"
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 CLICKHOUSE_SCHEMES = ("clickhouse", "clickhouses")
-
-
-class SpansStored(StrEnum):
-    """What a store keeps of spans besides the detail that holds them."""
-
-    COLUMNS = "columns"
-    """A row for each: name, ids, times and status."""
-    NONE = "none"
-    """Nothing."""
 
 
 class StoreTable(DestinationTable):
@@ -31,7 +22,14 @@ class StoreTable(DestinationTable):
     batch_max: Annotated[int, Field(ge=1, le=10_000)] = 500
     """The most call logs in one transaction."""
     spans: Annotated[SpansStored, Choice] = SpansStored.COLUMNS
-    """`columns`: a row for each span in the table `spans`; `none`: only in the detail."""
+    """`columns`: a row for each span in the table `spans`; `full`: with its JSON; `none`: only in the detail."""
+    details: Annotated[DetailsStored, Choice] = DetailsStored.FRAMES
+    """`frames`: as in the spool; `json`: also as JSON that SQL can read, up to 64 MiB each, at five times the disk."""
+
+
+def detail_options(destination: StoreTable) -> DetailOptions:
+    """What this store keeps of details."""
+    return DetailOptions(destination.spans, destination.details)
 
 
 def _sqlite_path(value: object) -> object:

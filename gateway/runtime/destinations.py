@@ -24,11 +24,10 @@ from config.destinations import (
     PostgresDestination,
     PresignedDestination,
     S3Destination,
-    SpansStored,
     SqliteDestination,
 )
 from config.destinations.base import REDUCTIONS, EndpointTable
-from config.destinations.stores import StoreTable
+from config.destinations.stores import StoreTable, detail_options
 from gateway.admin.metrics import Metrics
 from gateway.announcements import AnnouncingStore
 from gateway.calllog.errors import CallLogError
@@ -445,7 +444,7 @@ def _store_uploader(destination: StoreTable, context: UploaderContext) -> Upload
         context.scratch,
         destination.batch_max,
         context.bandwidth(destination),
-        spans=destination.spans is SpansStored.COLUMNS,
+        options=detail_options(destination),
         completed=context.completed.set,
     )
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 import uvloop
 
-from config.destinations import DestinationTable, KafkaDestination, SpansStored
-from config.destinations.stores import StoreTable
+from config.destinations import DestinationTable, KafkaDestination
+from config.destinations.stores import StoreTable, detail_options
 from config.settings import Settings
 from gateway.admin.auth import Access
 from gateway.admin.metrics import Metrics
@@ -132,7 +132,7 @@ class Worker:
         dead = MessageProducer(options)
         writer = BatchWriter(
             store, name, options.topics, dead, ledger, self._metrics,
-            spans=self._target.spans is SpansStored.COLUMNS,
+            options=detail_options(self._target),
         )  # fmt: skip
         rule = ConsumerRule(work.group, self._instance, work.session_timeout, work.batch_max, work.batch_wait)
         consumer = TopicConsumer(options, rule, writer.write, ledger)

@@ -21,6 +21,7 @@ from uploaders.kafka.messages import BadMessage, Message, dead_message, read_mes
 from uploaders.kafka.options import Topics
 from uploaders.kafka.producer import MessageProducer
 from uploaders.stores.isolating import write_in_halves
+from uploaders.stores.options import FRAMES_AND_COLUMNS, DetailOptions, DetailsStored, SpansStored
 from uploaders.stores.parts import Head, Part, PartKind
 from uploaders.stores.spans import SpansLeftOut, read_spans
 from uploaders.stores.store import Detail, PartRefused, Span, Store, StoreError, StoreRefused, Written
@@ -40,7 +41,7 @@ class BatchWriter:
 
     def __init__(
         self, store: Store, destination: str, topics: Topics, dead: MessageProducer, ledger: Ledger,
-        observer: StoreObserver, *, spans: bool = True,
+        observer: StoreObserver, *, options: DetailOptions = FRAMES_AND_COLUMNS,
     ) -> None:  # fmt: skip
         self.obstacle: str | None = None
         """Why nothing can be written at the moment; None while it can."""
@@ -50,7 +51,7 @@ class BatchWriter:
         self._dead = dead
         self._ledger = ledger
         self._observer = observer
-        self._spans = spans
+        self._options = options
 
     async def write(self, batch: Batch) -> None:
         """Return once every message of the batch is in the store or among the dead. May be cancelled at any time."""
@@ -108,14 +109,17 @@ class BatchWriter:
         def spans() -> Sequence[Span]:
             """Its spans."""
             try:
-                return list(read_spans(memoryview(document))) if self._spans else ()
+                if self._options.spans is SpansStored.NONE:
+                    return ()
+                return list(read_spans(memoryview(document), bodies=self._options.spans is SpansStored.FULL))
             except SpansLeftOut as error:
                 _log.warning("spans_left_out", destination=self._destination, record=part.source_uid, reason=str(error))
                 return ()
 
         try:
+            whole = document if self._options.details is DetailsStored.JSON else None
             written = await self._until_possible(
-                lambda: self._store.write_detail(part, Detail(frames(), lambda: iter(spans())))
+                lambda: self._store.write_detail(part, Detail(frames(), lambda: iter(spans()), lambda: whole))
             )
         except PartRefused as error:
             self._observer.part_refused(self._destination, PartKind.DETAIL)

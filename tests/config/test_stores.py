@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from config.destinations import PostgresDestination, SpansStored, SqliteDestination
+from config.destinations import PostgresDestination, SqliteDestination
 from config.loader import effective_settings, load
 from tests.config.conftest import WriteFile, problems
-from uploaders.stores.options import Reads
+from uploaders.stores.options import Reads, SpansStored
 
 URL = "CALLSPOOL_DATABASE_URL"
 

@@ -66,9 +66,9 @@ async def frames_of(document: bytes, step: int = 1 << 20) -> AsyncIterator[bytes
         yield compressor.compress(document[start : start + step])
 
 
-def detail_of(document: bytes, spans: Sequence[Span] = (), step: int = 1 << 20) -> Detail:
-    """The content of a DETAIL part."""
-    return Detail(frames_of(document, step), lambda: iter(spans))
+def detail_of(document: bytes, spans: Sequence[Span] = (), step: int = 1 << 20, *, whole: bool = False) -> Detail:
+    """The content of a DETAIL part; to be kept in one piece too where that is asked for."""
+    return Detail(frames_of(document, step), lambda: iter(spans), lambda: document if whole else None)
 
 
 def span_of(seq: int, **columns: object) -> Span:

@@ -14,6 +14,7 @@ from tests.stores.engines import Engine
 from uploaders.stores.completion import CallRow, CallState, add_part, expire, fields_of
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.schema import migrations_of
+from uploaders.stores.spans import read_spans
 from uploaders.stores.store import CallQuery, CallSummary, Detail, SchemaTooNew, Store, StoredCall, Swept, Written
 
 MINUTE = 60_000
@@ -155,6 +156,20 @@ async def test_spans_hold_whatever_a_sender_calls_them(store: Store, engine: Eng
     first, second = engine.rows(f"select {columns} from spans order by seq")
     assert first == ("t", "s", "p", "span 0", "llm", 1 << 62, 5, 2, True)
     assert second == (None,) * 8 + (False,)
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+async def test_spans_and_details_as_json_are_unchanged(store: Store, engine: Engine, value: bytes):
+    """Where a store is to keep them, SQL reads both byte for byte as they were posted; otherwise they are not there."""
+    text = b'{"telemetry_data": {"session_traces": [{"name":  ' + value + b"}]}}"
+    (span,) = read_spans(text, bodies=True)
+    detail = part_of(PartKind.DETAIL, document=text)
+    await store.write_detail(detail, detail_of(text, [span], whole=True))
+    await store.write_detail(part_of(PartKind.DETAIL, "c2", document=text), detail_of(text, [span_of(0)]))
+    kept = [("c1", '{"name":  ' + value.decode() + "}"), ("c2", None)]
+    cast = {"uploaders.stores.postgres": "::text"}.get(engine.package, "")
+    assert engine.rows(f"select call_id, body{cast} from spans order by call_id") == kept
+    assert engine.rows(f"select call_id, document{cast} from detail_documents") == [("c1", text.decode())]
 
 
 async def test_a_call_without_detail_has_no_frames(store: Store):

@@ -15,6 +15,7 @@ from tests.stores.engines import SqliteEngine
 from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.stores.completion import CallState
+from uploaders.stores.options import DetailOptions, SpansStored
 from uploaders.stores.parts import Part, PartKind
 from uploaders.stores.store import PartRefused, Store, StoreRefused, StoreUnavailable, Written
 from uploaders.stores.uploader import StoreUploader
@@ -122,7 +123,9 @@ async def test_spans_can_be_left_to_the_detail(
     engine: SqliteEngine, payloads: Payloads, counts: Counts, tmp_path: Path
 ):
     """Without columns for spans, details are stored all the same."""
-    uploader = StoreUploader("db", engine.store(), payloads, counts, tmp_path, 100, spans=False)
+    uploader = StoreUploader(
+        "db", engine.store(), payloads, counts, tmp_path, 100, options=DetailOptions(SpansStored.NONE)
+    )
     assert await uploader.deliver(posted(payloads, 1, "call_detail", telemetry_data=TELEMETRY)) == Delivered()
     await uploader.close()
     assert engine.rows("select count(*) from spans") == [(0,)]

@@ -6,6 +6,7 @@ Only the list of spans is taken apart, not their attributes and events: those st
 import json
 import re
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -65,8 +66,9 @@ class SpansLeftOut(Exception):
     """The detail is too large, or cannot be read well enough, for its spans to be taken out."""
 
 
-def read_spans(document: Buffer) -> Iterator[Span]:
-    """The spans of a detail, or of a whole call log, in their order; none where it has none. They are made one by one.
+def read_spans(document: Buffer, *, bodies: bool = False) -> Iterator[Span]:
+    """The spans of a detail, or of a whole call log, in their order; none where it has none. They are made one by one,
+    with `bodies` together with their JSON.
 
     Raises `SpansLeftOut`, before the first span.
     """
@@ -74,14 +76,29 @@ def read_spans(document: Buffer) -> Iterator[Span]:
         raise SpansLeftOut(f"a detail of more than {LARGEST_BYTES >> 20} MiB")
     if _objects(document) > MOST_OBJECTS:
         raise SpansLeftOut(f"a detail of more than {MOST_OBJECTS} objects")
+    cleaned: bytes | None = None
     try:
         traces = _traces(document)
     except _UNREADABLE:
         try:
-            traces = _traces(_without_lone_surrogates(document))
+            cleaned = _without_lone_surrogates(document)
+            traces = _traces(cleaned)
         except _UNREADABLE as error:
             raise SpansLeftOut(f"telemetry_data cannot be read: {error}") from None
-    return (_span(seq, raw) for seq, raw in enumerate(traces))
+    texts = _bodies(document, cleaned, traces) if bodies else repeat(None)
+    return (_span(seq, raw, body) for seq, (raw, body) in enumerate(zip(traces, texts, strict=False)))
+
+
+def _bodies(document: Buffer, cleaned: bytes | None, traces: list[Raw]) -> Iterator[str]:
+    """The spans as they were posted: those of a cleaned copy lie at the same places in the document."""
+    at = 0
+    for raw in traces:
+        text = bytes(raw)
+        if cleaned is not None:
+            at = cleaned.index(text, at)
+            text = bytes(memoryview(document)[at : at + len(text)])
+            at += len(text)
+        yield text.decode()
 
 
 def _traces(document: Buffer) -> list[Raw]:
@@ -103,7 +120,7 @@ def _objects(document: Buffer) -> int:
     return sum(bytes(view[start : start + _COUNT_STEP]).count(b"{") for start in range(0, len(view), _COUNT_STEP))
 
 
-def _span(seq: int, raw: Raw) -> Span:
+def _span(seq: int, raw: Raw, body: str | None = None) -> Span:
     try:
         fields = _decode_fields(raw)
     except _UNREADABLE:
@@ -125,6 +142,7 @@ def _span(seq: int, raw: Raw) -> Span:
         duration_ns=duration,
         status=code if type(code) is int and -_SMALLINT <= code < _SMALLINT else None,
         error=code == _ERROR_CODE or "ERROR" in (code, status_name) or fields.exceptions not in _NONE,
+        body=body,
     )
 
 

@@ -59,6 +59,8 @@ class Span(Struct, frozen=True):
     duration_ns: int | None
     status: int | None
     error: bool
+    body: str | None = None
+    """The span as it was posted, where a store keeps that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Detail:
     """Zstd frames; decompressed one after the other they are the JSON document."""
     spans: Callable[[], Iterator[Span]] = lambda: iter(())
     """Its spans, made as they are asked for, in any thread; may be called only after the last frame."""
+    document: Callable[[], bytes | None] = lambda: None
+    """All of it in one piece, where a store is to keep that too; under the same conditions."""
 
 
 @dataclass(frozen=True, slots=True)

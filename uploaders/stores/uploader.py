@@ -20,6 +20,7 @@ from uploaders.document.body import SpillingBuffer
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.stores.isolating import write_in_halves
+from uploaders.stores.options import FRAMES_AND_COLUMNS, DetailOptions, DetailsStored, SpansStored
 from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, storable_text
 from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
 from uploaders.stores.store import (
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 FORMS: Final = REQUEST_FORMS
 """What a store takes. A reduced detail is for endpoints that take no full one."""
+DOCUMENT_BYTES: Final = 64 << 20
+"""The largest detail that is also kept in one piece: it is in memory meanwhile."""
 _TELEMETRY: Final = b'"telemetry_data"'
 
 
@@ -62,7 +65,7 @@ class StoreUploader:
 
     def __init__(
         self, destination: str, store: Store, payloads: PayloadReader, observer: StoreObserver, scratch: Path,
-        batch_size: int, bandwidth: Bandwidth = UNLIMITED, *, spans: bool = True,
+        batch_size: int, bandwidth: Bandwidth = UNLIMITED, *, options: DetailOptions = FRAMES_AND_COLUMNS,
         completed: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.batch_size = batch_size
@@ -72,7 +75,8 @@ class StoreUploader:
         self._observer = observer
         self._scratch = scratch
         self._bandwidth = bandwidth
-        self._spans = spans
+        self._options = options
+        self._spans = options.spans is not SpansStored.NONE
         self._completed = completed
 
     async def deliver(self, delivery: Delivery) -> Outcome:
@@ -147,10 +151,16 @@ class StoreUploader:
         started = time.perf_counter()
         part = _part_of(delivery, b"", PartKind.DETAIL)
         copy = SpillingBuffer(self._scratch)
-        reads = self._spans and raw_bytes_of(delivery.record, render(delivery)) <= LARGEST_BYTES
+        size = raw_bytes_of(delivery.record, render(delivery))
+        reads = self._spans and size <= LARGEST_BYTES
+        keeps = self._options.details is DetailsStored.JSON and self._has_room(delivery, size)
         try:
-            frames = self._frames(delivery, copy if reads else None)
-            detail = Detail(frames, lambda: self._read_spans(delivery, copy, skip=not reads))
+            frames = self._frames(delivery, copy if reads or keeps else None)
+            detail = Detail(
+                frames,
+                lambda: self._read_spans(delivery, copy, skip=not reads),
+                lambda: bytes(copy.view()) if keeps else None,
+            )
             written = await self._store.write_detail(part, detail)
         except PartRefused as error:
             return self._refused(PartKind.DETAIL, error)
@@ -184,12 +194,19 @@ class StoreUploader:
         try:
             if skip:
                 raise SpansLeftOut("the detail is too large" if self._spans else "spans are switched off")
-            return read_spans(copy.view())
+            return read_spans(copy.view(), bodies=self._options.spans is SpansStored.FULL)
         except SpansLeftOut as error:
             if self._spans:
                 uid = delivery.record.uid
                 log.warning("spans_left_out", destination=self._destination, record=uid, reason=str(error))
             return iter(())
+
+    def _has_room(self, delivery: Delivery, size: int) -> bool:
+        """Whether a detail of this size may be kept in one piece; says so if not."""
+        if size > DOCUMENT_BYTES:
+            uid = delivery.record.uid
+            log.warning("document_left_out", destination=self._destination, record=uid, bytes=size)
+        return size <= DOCUMENT_BYTES
 
     def _refused(self, kind: PartKind, error: PartRefused) -> Refused:
         self._observer.part_refused(self._destination, kind)

@@ -59,10 +59,12 @@ _PART_TYPES: Final = {
     "detail_id": "String",
 }  # fmt: skip
 _FRAME_TYPES: Final = {"detail_id": "String", "seq": "UInt32", "staged_at": "Int64", "frame": "String"}
+_DOCUMENT_TYPES: Final = dict.fromkeys(("project", "call_id", "digest", "document"), "String")
 _SPAN_TYPES: Final = {
     "project": "String", "call_id": "String", "digest": "String", "seq": "UInt32",
     **dict.fromkeys(("trace_id", "span_id", "parent_span_id", "name", "operation"), "Nullable(String)"),
     "start_ns": "Nullable(Int64)", "duration_ns": "Nullable(Int64)", "status": "Nullable(Int16)", "error": "Bool",
+    "body": "Nullable(String)",
 }  # fmt: skip
 _PROGRESS_TYPES: Final = {
     "day": "Date", "status": "String", "calls": "UInt64", "written": "UInt64", "end_only": "UInt64",
@@ -128,6 +130,10 @@ class ClickHouseStore:
                 seq, size, frames = seq + len(frames), 0, []
         if frames:
             await self._stage(detail_id, seq, frames)
+        document = await asyncio.to_thread(detail.document)
+        if document is not None:
+            row = (part.project, part.call_id, part.digest, document)
+            await self._server.insert("detail_documents", _DOCUMENT_TYPES, [row])
         await self._insert([part], detail_id)
         shown = await self._server.rows(sql.SHOWN_DETAIL, {"project": part.project, "call_id": part.call_id})
         if [digest for _, digest in shown] == [part.digest]:

@@ -127,8 +127,9 @@ FRAME_TYPES: Final = ("text", "text", "bytea", "int4", "bytea")
 DELETE_SPANS: Final = "DELETE FROM spans WHERE project = %s AND call_id = %s"
 COPY_SPANS: Final = """
 COPY spans (project, call_id, seq, trace_id, span_id, parent_span_id, name, operation, start_ns, duration_ns, status,
-            error) FROM STDIN
+            error, body) FROM STDIN
 """
+PUT_DOCUMENT: Final = "INSERT INTO detail_documents VALUES (%s, %s, %s, %s::text::json) ON CONFLICT DO NOTHING"
 
 CLAIM_COMPLETIONS: Final = """
 WITH claimable AS (
@@ -307,7 +308,8 @@ MIGRATION_LOCK: Final = "SELECT pg_advisory_xact_lock(7717771801)"
 
 _NEEDED: Final = {
     "call_parts": "SELECT, INSERT", "calls_complete": "SELECT, INSERT, UPDATE", "call_details": "SELECT, INSERT",
-    "spans": "SELECT, INSERT, DELETE", "calls_merged": "SELECT", "store_version": "SELECT",
+    "spans": "SELECT, INSERT, DELETE", "detail_documents": "SELECT, INSERT", "calls_merged": "SELECT",
+    "store_version": "SELECT",
     "completions": "SELECT, INSERT, UPDATE, DELETE", "backfill_progress": "SELECT, INSERT, UPDATE",
     "backfill_control": "SELECT, UPDATE",
 }  # fmt: skip

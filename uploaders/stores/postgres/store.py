@@ -106,6 +106,10 @@ class PostgresStore:
                 await cursor.execute(sql.SHOWN_DETAIL, (part.project, part.call_id))
             if await cursor.fetchone() == (part.digest,):
                 await _replace_spans(cursor, part, detail)
+            document = await asyncio.to_thread(detail.document)
+            if document is not None:
+                key = (part.project, part.call_id, part.digest)
+                await cursor.execute(sql.PUT_DOCUMENT, (*key, document.decode()))
         return Written({part.kind: 1})
 
     async def sweep(self, limit: int = 1000) -> Swept:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,8 @@ WHERE claimed_by IS NULL OR claimed_by = ? OR claimed_at < ? ORDER BY completion
 """
 _CLAIM_COMPLETION: Final = "UPDATE completions SET claimed_by = ?, claimed_at = ? WHERE completion_id = ?"
 _FORGET_COMPLETION: Final = "DELETE FROM completions WHERE project = ? AND call_id = ?"
-_PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 12)})"
+_PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 13)})"
+_PUT_DOCUMENT: Final = "INSERT OR REPLACE INTO detail_documents VALUES (?, ?, ?, CAST(? AS TEXT))"
 
 
 class SqliteStore:
@@ -137,7 +138,7 @@ class SqliteStore:
             if size >= STAGE_BYTES:
                 staged = await self._writing.run(partial(self._stage, staged, seq, frames))
                 seq, size, frames = seq + len(frames), 0, []
-        return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, detail.spans))
+        return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, detail))
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`."""
@@ -312,7 +313,7 @@ class SqliteStore:
         return staged
 
     def _write_detail(
-        self, part: Part, staged: int | None, seq: int, frames: Sequence[bytes], spans: Callable[[], Iterator[Span]],
+        self, part: Part, staged: int | None, seq: int, frames: Sequence[bytes], detail: Detail,
         writing: Connection,
     ) -> Written:  # fmt: skip
         with writing.transaction():
@@ -323,10 +324,13 @@ class SqliteStore:
                 return Written()
             _put_frames(writing, staged, seq, frames)
             writing.execute("UPDATE details SET staged_at = NULL WHERE detail_id = ?", (staged,))
+            document = detail.document()
+            if document is not None:
+                writing.change(_PUT_DOCUMENT, (part.project, part.call_id, part.digest, document))
             written = self._add(writing, [part])
             shown = writing.execute(_SHOWN_DETAIL, (part.project, part.call_id, PartKind.DETAIL))
             if shown == [(staged, part.digest)]:
-                _replace_spans(writing, part, spans())
+                _replace_spans(writing, part, detail.spans())
             return written
 
     def _insert(self, writing: Connection, part: Part, detail_id: int | None = None) -> bool:
