@@ -1,8 +1,10 @@
-"""What all tests share: their event loops, figures told at the end of a run, and logging put back."""
+"""What all tests share: event loops, figures told at the end of a run, logging put back, a folder on a disk."""
 
 import asyncio
 import itertools
 import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -70,3 +72,13 @@ def restored_logging() -> Iterator[None]:
     root.setLevel(level)
     logging.getLogger("aiohttp.access").setLevel(logging.NOTSET)
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def disk_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk. `tmp_path` may lie in memory, and what a process writes there counts as its memory."""
+    if not os.environ.get("PYTEST_DEBUG_TEMPROOT"):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="callspool-test-") as folder:
+        yield Path(folder)

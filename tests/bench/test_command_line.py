@@ -19,9 +19,9 @@ MEMORY = Path("/dev/shm")
         (["--seconds", "600"], "--seconds"),
     ],
 )
-def test_a_run_without_bounds_or_sense_is_refused(tmp_path, arguments, told):
+def test_a_run_without_bounds_or_sense_is_refused(disk_path, arguments, told):
     """Every run is bounded, and what cannot be measured is said at once."""
-    done = CliRunner().invoke(main, [*arguments, "--folder", str(tmp_path)])
+    done = CliRunner().invoke(main, [*arguments, "--folder", str(disk_path)])
     assert done.exit_code == 2
     assert told in done.output
 

@@ -104,11 +104,11 @@ def test_both_halves_see_the_same_troubles():
 
 
 @pytest.mark.prove
-def test_a_short_soak_is_passed(tmp_path):
+def test_a_short_soak_is_passed(disk_path):
     """A gateway that is soaked in everything at once loses nothing, and ends as small as it began."""
-    result = tmp_path / "soak.json"
+    result = disk_path / "soak.json"
     seconds = str(budgeted(small=20, full=120))
-    done = CliRunner().invoke(main, ["soak", "--seconds", seconds, "--folder", str(tmp_path), "--json", str(result)])
+    done = CliRunner().invoke(main, ["soak", "--seconds", seconds, "--folder", str(disk_path), "--json", str(result)])
     assert done.exit_code == 0, done.output
     told = json.loads(result.read_text())
     assert all(check["held"] for check in told["checks"])

@@ -70,7 +70,7 @@ async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monke
     monkeypatch.setattr(stores, "OPEN_SECONDS", 0.01)
     store = Store()
     monkeypatch.setattr(store, "open", asyncio.Event().wait)
-    await asyncio.wait_for(call_stores({"db": store}, 1, Heard(never)).open(), 5)
+    await asyncio.wait_for(call_stores({"db": store}, 1, Heard(never)).open(), 30)
 
 
 async def test_a_schema_of_a_newer_callspool_ends_the_start():
@@ -85,7 +85,7 @@ async def test_a_backlog_is_swept_without_a_pause():
     heard = Heard(lambda swept: len(swept) == 3)
     sweeping = call_stores({"db": Store(sweeps=[full, full, Swept(timed_out=1)])}, 3_600, heard)
     sweeping.start()
-    await asyncio.wait_for(heard.done.wait(), 5)
+    await asyncio.wait_for(heard.done.wait(), 30)
     await sweeping.stop()
     assert heard.swept == [full, full, Swept(timed_out=1)]
 
@@ -95,7 +95,7 @@ async def test_sweeping_outlives_a_database_in_trouble():
     heard = Heard(bool)
     sweeping = call_stores({"db": Store(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
     sweeping.start()
-    await asyncio.wait_for(heard.done.wait(), 5)
+    await asyncio.wait_for(heard.done.wait(), 30)
     await sweeping.stop()
     assert heard.swept[0] == Swept(orphans=1)
 

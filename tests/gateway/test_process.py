@@ -32,7 +32,7 @@ def test_a_child_with_unread_output_is_ended_and_costs_no_descriptor(loop: str) 
         process = await started(FLOODING)
         assert process.stdout is not None
         await process.stdout.readexactly(1)
-        await asyncio.wait_for(end_process(process), 10)
+        await asyncio.wait_for(end_process(process), 30)
         assert process.returncode == -signal.SIGKILL
         return open_files()
 
@@ -49,7 +49,7 @@ def test_a_child_with_unread_output_is_ended_and_costs_no_descriptor(loop: str) 
 async def test_a_child_may_end_by_itself_within_its_grace() -> None:
     """Its closed input tells it to; then its own status is there."""
     process = await started(ORDERLY)
-    await asyncio.wait_for(end_process(process, grace=10), 10)
+    await asyncio.wait_for(end_process(process, grace=10), 30)
     assert process.returncode == 3
 
 
@@ -70,6 +70,6 @@ async def test_another_reader_of_its_output_is_not_disturbed() -> None:
     assert process.stdout is not None
     reading = asyncio.create_task(process.stdout.readexactly(100))
     await asyncio.sleep(0)
-    await asyncio.wait_for(end_process(process), 10)
+    await asyncio.wait_for(end_process(process), 30)
     with pytest.raises(asyncio.IncompleteReadError):
         await reading

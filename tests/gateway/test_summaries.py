@@ -29,7 +29,7 @@ async def lines(
 
     with capture_logs() as logged:
         task = asyncio.create_task(summarize_forever(stats, lambda: trouble, MOMENT))
-        await asyncio.wait_for(seen_all.wait(), 10)
+        await asyncio.wait_for(seen_all.wait(), 30)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     return logged

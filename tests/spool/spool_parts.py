@@ -214,7 +214,7 @@ def checkpointed(directory: Path, mode: str = "TRUNCATE") -> None:
     raise AssertionError("something was always in the way of the checkpoint")
 
 
-async def becomes(condition: Callable[[], bool], seconds: float = 20) -> None:
+async def becomes(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until it is true, for what other threads do; fail after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

@@ -70,7 +70,7 @@ async def test_what_may_be_sent_is_announced_even_when_nobody_waits(spool: Spool
     posting = asyncio.create_task(spool.accept(a_record("gone")))
     await asyncio.sleep(0)
     posting.cancel()
-    assert await asyncio.wait_for(announced.get(), 10) == "gone"
+    assert await asyncio.wait_for(announced.get(), 30) == "gone"
     assert [delivery.record.call_id for delivery in await due(spool)] == ["gone"]
 
 
@@ -214,7 +214,7 @@ async def test_cancelling_a_giant_leaves_nothing(spool: Spool, tmp_path: Path, m
     _held_up(monkeypatch, lambda: loop.call_soon_threadsafe(reached.set))
     body = bytearray(os.urandom(GIANT))
     accepting = asyncio.create_task(spool.accept(a_record("c", fragments={Fragment.BODY: [body]})))  # type: ignore[dict-item]
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), 30)
     accepting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await accepting
@@ -232,7 +232,7 @@ async def test_a_payload_whose_first_part_is_gone_is_refused(spool: Spool, monke
     loop, reached = asyncio.get_running_loop(), asyncio.Event()
     _held_up(monkeypatch, lambda: loop.call_soon_threadsafe(reached.set))
     accepting = asyncio.create_task(spool.accept(a_record("c", body=os.urandom(3 * GIANT))))
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), 30)
     await spool._orphans.delete()
     with pytest.raises(SpoolUnavailable, match="deleted before"):
         await accepting

@@ -137,7 +137,7 @@ async def test_damage_met_by_a_write_is_damage(tmp_path: Path) -> None:
         spool._scrubbing.cancel()
         with pytest.raises(CorruptDatabase):
             await spool.register_upload(b"hash", "key", "c", None, NOW)
-        assert "malformed" in await asyncio.wait_for(spool.directory.corruption.wait(), 10)
+        assert "malformed" in await asyncio.wait_for(spool.directory.corruption.wait(), 30)
 
 
 @pytest.mark.parametrize("where", ["a table", "a payload"])
@@ -150,7 +150,7 @@ async def test_the_background_check_finds_damage_that_nobody_met(tmp_path: Path,
     else:
         overwrite_payload_pages(tmp_path / DATABASE_NAME)
     async with opened(tmp_path) as spool:
-        assert await asyncio.wait_for(spool.directory.corruption.wait(), 20)
+        assert await asyncio.wait_for(spool.directory.corruption.wait(), 30)
 
 
 async def test_a_file_that_is_no_database_makes_way(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ async def accepted_at_last(spool: Spool, body: bytes) -> Accepted:
     """Post as an agent does, again whenever the disk is full, for half a minute."""
     async with asyncio.timeout(30):
         while True:
-            await becomes(lambda: spool.stats().shortage is None, seconds=30)
+            await becomes(lambda: spool.stats().shortage is None)
             with suppress(SpoolFull):
                 return await spool.accept(a_record("after", body=body))
 
@@ -88,7 +88,7 @@ async def test_nothing_accepted_is_lost_on_a_full_disk(disk: Path) -> None:
         results = await asyncio.gather(*(spool.accept(a_record(f"no{n}")) for n in range(50)), return_exceptions=True)
         assert {type(result) for result in results} == {SpoolFull}
         ballast.unlink()
-        await becomes(lambda: spool.stats().shortage is None, seconds=30)
+        await becomes(lambda: spool.stats().shortage is None)
         await spool.accept(a_record("after"))
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:
         assert {one.record.call_id for one in await due(spool)} == names | {"after"}

@@ -87,7 +87,7 @@ async def test_a_delivered_giant_is_deleted_in_the_background(spool: Spool, tmp_
     """Settling a giant is quick; its chunks go in bounded steps, at once and not at the next round."""
     accepted = await spool.accept(a_record("c", body=os.urandom(20 * MIB)))
     await spool.settle(accepted.ready[0], Delivered())
-    await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)], seconds=4)
+    await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM orphan_chunks") == [(0,)])
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(0,)]
 
 
@@ -204,7 +204,7 @@ async def test_what_fails_is_told_and_keeps_nothing_else_from_being_done(
         patched.setattr(reclaim, "delete_orphan_chunks", fail)
         patched.setattr(maintenance, "EVERY_SECONDS", 0.01)
         spool._orphans.appeared.set()
-        await becomes(lambda: len(spool._maintenance._failures) == 2, seconds=20)
+        await becomes(lambda: len(spool._maintenance._failures) == 2)
         await becomes(lambda: rows(tmp_path, "SELECT count(*) FROM records") == [(0,)])
         assert spool.maintenance_failure is not None
         assert "giving back space failed: not today" in spool.maintenance_failure

@@ -298,7 +298,7 @@ async def test_a_failing_spool_can_be_closed(tmp_path: Path) -> None:
             posts = [asyncio.ensure_future(spool.accept(a_record(f"c{number}"))) for number in range(20)]
             await asyncio.sleep(0)
             await asyncio.wait_for(spool.close(), 30)
-        results = await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), 10)
+        results = await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), 30)
         assert {type(result) for result in results} == {SpoolUnavailable}
     async with opened(tmp_path, lock_timeout=0.0) as spool:
         assert [one.record.call_id for one in await due(spool)] == ["before"]
@@ -324,7 +324,7 @@ async def test_nobody_waits_for_a_thread_that_died(tmp_path: Path, monkeypatch: 
 
         monkeypatch.setattr(OpenDatabase, "measure", break_down)
         with pytest.raises(SpoolUnavailable, match="ended"):
-            await asyncio.wait_for(spool.settle(accepted.ready[0], Delivered()), 10)
+            await asyncio.wait_for(spool.settle(accepted.ready[0], Delivered()), 30)
         with pytest.raises(SpoolUnavailable, match="ended"):
             await spool.accept(a_record("after"))
 
@@ -375,7 +375,7 @@ async def test_a_log_that_is_taken_away_loses_nothing(
         accepted += [await spool.accept(a_record(f"before-{number}", body=os.urandom(5000))) for number in range(5)]
         take_away(tmp_path, suffixes)
         accepted.append(await spool.accept(a_record("notices it")))
-        assert "log" in await asyncio.wait_for(spool.directory.corruption.wait(), 10)
+        assert "log" in await asyncio.wait_for(spool.directory.corruption.wait(), 30)
         assert spool.directory.corruption.reason is None, "it is sound"
         with pytest.raises(SpoolUnavailable, match="opened anew"):
             await spool.accept(a_record("too late"))

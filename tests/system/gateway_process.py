@@ -23,8 +23,8 @@ import aiohttp
 from tests.system.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("callspool")
-READY_SECONDS = 30.0
-END_SECONDS = 30.0
+READY_SECONDS = 90.0
+END_SECONDS = 90.0
 
 
 # Ports on loopback that stay ours while nothing listens on them: a killed gateway starts again on the same.

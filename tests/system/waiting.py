@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 LOOK_SECONDS = 0.01
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline: float = 10.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, *, deadline: float = 60.0) -> None:
     """Return when the condition holds; raises `TimeoutError`, saying what was waited for, when it does not in time."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline

@@ -133,7 +133,7 @@ async def test_a_connection_that_was_idle_for_long_is_closed(monkeypatch: pytest
 
     async with Rogue(behaviour) as rogue, connections() as made:
         assert (await made.request("POST", rogue.url, HEADERS, b"{}")).status == 200
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(gone.wait(), 30)
 
 
 @pytest.mark.parametrize("through_proxy", [False, True])
@@ -169,7 +169,7 @@ async def test_a_name_that_moved_is_followed_under_steady_traffic(
         monkeypatch.setenv("http_proxy", f"http://moved.example:{port}")
     url = "http://endpoint.example/x" if through_proxy else f"http://moved.example:{port}/x"
     try:
-        async with connections() as made, asyncio.timeout(20):
+        async with connections() as made, asyncio.timeout(30):
             await made.request("POST", url, HEADERS, b"{}")
             addresses.append("127.0.0.2")
             while served[-1] != "127.0.0.2":

@@ -214,7 +214,7 @@ async def test_core_idle_follows_the_core_lane_alone() -> None:
         await turns()
         assert not stage.dispatcher.core_idle()
         stage.queue.gate.set()
-        await asyncio.wait_for(draining, 5)
+        await asyncio.wait_for(draining, 30)
         assert stage.dispatcher.core_idle()
 
 

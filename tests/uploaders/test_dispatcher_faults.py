@@ -187,7 +187,7 @@ async def test_stopping_ends_though_the_spool_refuses() -> None:
         stage.dispatcher.offer((await stage.queue.accept(a_post("b"))).ready)
         await turns()
         assert stage.uploader.calls == ["a", "b"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await stage.dispatcher.stop(0)
         assert stage.queue.calls.count("settle") > settled
         assert stage.uploader.closed

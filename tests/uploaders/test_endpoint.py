@@ -130,13 +130,13 @@ async def test_it_runs_as_a_process_and_keeps_a_journal(tmp_path: Path) -> None:
         sys.executable, "-m", "bench.endpoint", "--journal", str(journal), stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+    url = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
     async with (
         aiohttp.ClientSession() as session,
         session.post(url, json=CORE, headers={"Idempotency-Key": "k"}) as response,
     ):
         assert response.status == 200
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), 30) == 0
     (line,) = journal.read_text().splitlines()
     assert (json.loads(line)["call_id"], json.loads(line)["kind"]) == ("c1", "core")

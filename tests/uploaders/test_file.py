@@ -122,7 +122,7 @@ async def test_a_cancelled_attempt_leaves_nothing_behind(tmp_path: Path) -> None
             yield b""
 
     attempt = asyncio.create_task(FileUploader(tmp_path, Stalled()).deliver(a_delivery()))
-    await asyncio.wait_for(reading.wait(), 5)
+    await asyncio.wait_for(reading.wait(), 30)
     attempt.cancel()
     with pytest.raises(asyncio.CancelledError):
         await attempt
@@ -150,7 +150,7 @@ async def test_cancelling_waits_for_the_thread_that_writes(tmp_path: Path, monke
     monkeypatch.setattr(DurableFile, "discard", noted_discard)
     payloads = Payloads()
     attempt = asyncio.create_task(FileUploader(tmp_path, payloads).deliver(a_delivery(a_record(payloads))))
-    await asyncio.wait_for(writing.wait(), 5)
+    await asyncio.wait_for(writing.wait(), 30)
     attempt.cancel()
     loop.call_soon(go_on.set)
     with pytest.raises(asyncio.CancelledError):
