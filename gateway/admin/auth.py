@@ -205,7 +205,7 @@ class Access:
                 return None
             self._refused("role")
             message = f"This needs the role {needed.word}; the token that came has the role {caller.role.word}."
-            return refused(403, "role_needed", message, f"Present a token of the role {needed.word}. {_TOKEN_HINT}")
+            return refused(403, "role_needed", message, _TOKEN_HINT)
         if not rule.local or self._tokens:
             self._refused("no_token")
             message = f"This needs a token of the role {needed.word}."

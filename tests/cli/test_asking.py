@@ -6,11 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from gateway.admin.permissions import Role
 from gateway.admin.view import Lifecycle, Phase
+from gateway.cli import client
+from gateway.cli.exits import Exit
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form
@@ -229,3 +233,17 @@ def test_the_installed_command_prints_its_version() -> None:
     done = subprocess.run([script, "version"], capture_output=True, timeout=60, check=True, env=environment)
     assert done.stdout.startswith(b"callspool 0.")
     assert done.stderr == b""
+
+
+def test_the_token_may_lie_in_a_file(cli: Cli, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of several is presented; a file that cannot be read ends the command before anything is asked."""
+    monkeypatch.setattr(client, "local_token", lambda: None)
+    address = server.serve(AdminFigures(tokens={Role.READ: ("the-read-token-of-them",)}).app)
+    file = tmp_path / "token"
+    file.write_text("# for dashboards\nthe-read-token-of-them\nanother-token-of-them\n")
+    asked = {"CALLSPOOL_ADMIN_LISTEN": address}
+    assert cli("show", "c", env=asked).exit_code == Exit.FAILED
+    assert cli("show", "c", env={**asked, "CALLSPOOL_ADMIN_TOKEN_FILE": str(file)}).exit_code == Exit.UNKNOWN_CALL
+    file.unlink()
+    refused = cli("show", "c", env={**asked, "CALLSPOOL_ADMIN_TOKEN_FILE": str(file)})
+    assert (refused.exit_code, "cannot be read: No such file" in refused.stderr) == (Exit.USAGE, True)

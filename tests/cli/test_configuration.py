@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 import pytest
+import trustme
 from click.testing import Result
 
 from bench.endpoint import Endpoint, Fault
@@ -228,3 +230,20 @@ def test_a_store_is_probed(cli: Cli, tmp_path: Path) -> None:
         env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{tmp_path / name}"}
         result = cli("check-config", "--probe", env=env)
         assert (result.exit_code, word in result.output) == (code, True)
+
+
+def test_check_config_says_what_is_wrong_with_a_certificate(cli: Cli, tmp_path: Path) -> None:
+    """A key that belongs to another certificate is an error, as the exit code says; one that ends soon a warning."""
+    files = [tmp_path / "cert.pem", tmp_path / "key.pem"]
+    authority, soon = trustme.CA(), datetime.now(UTC) + timedelta(days=3)
+    first, second = (authority.issue_cert("h.example", not_after=soon) for _ in range(2))
+    files[0].write_bytes(first.cert_chain_pems[0].bytes())
+    files[1].write_bytes(second.private_key_pem.bytes())
+    files[1].chmod(0o600)
+    named = {"CALLSPOOL_ADMIN_TLS_CERT_FILE": str(files[0]), "CALLSPOOL_ADMIN_TLS_KEY_FILE": str(files[1])}
+    wrong = cli("check-config", "--local", env=named)
+    assert (wrong.exit_code, "error: admin: the key in" in wrong.stderr) == (Exit.FAILED, True), wrong.output
+    assert "does not belong to the certificate" in wrong.stderr
+    files[1].write_bytes(first.private_key_pem.bytes())
+    right = cli("check-config", "--local", env=named)
+    assert (right.exit_code, "warning: admin: the certificate in" in right.stderr) == (0, True), right.output
