@@ -26,6 +26,7 @@ from rich.table import Table
 from bench.calllogs import make_call_log
 from bench.clickhouse_server import ClickHouseServer
 from bench.postgres_server import PostgresServer
+from bench.workers import measure_workers
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.parts import Part, PartKind, read_head
 from uploaders.stores.spans import read_spans
@@ -44,7 +45,8 @@ _FRAME_BYTES = 1 << 20
 @click.option("--filled", type=click.IntRange(0), default=50_000, show_default=True, help="Calls to backfill.")
 @click.option("--clickhouse/--no-clickhouse", default=True, help="Whether to measure ClickHouse's engine, too.")
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="How often.")
-def stores(calls: int, listed: int, filled: int, rounds: int, *, clickhouse: bool) -> None:
+@click.option("--queued", type=click.IntRange(0), default=20_000, show_default=True, help="Calls that wait in Kafka.")
+def stores(calls: int, listed: int, filled: int, rounds: int, queued: int, *, clickhouse: bool) -> None:
     """Measure the stores beside what their engines can do at most."""
     with ExitStack() as stack:
         server = PostgresServer("18")
@@ -58,6 +60,8 @@ def stores(calls: int, listed: int, filled: int, rounds: int, *, clickhouse: boo
             engine = ClickHouseServer()
             stack.callback(engine.stop)
             asyncio.run(_measure_clickhouse(engine, calls, rounds))
+        if queued:
+            measure_workers(server, queued, rounds, Console())
 
 
 async def _measure(server: PostgresServer, folder: Path, calls: int, listed: int, rounds: int) -> None:

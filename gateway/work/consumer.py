@@ -20,16 +20,20 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from gateway.work.messages import Batch, Incoming, Ledger, Place
-from uploaders.kafka.options import KafkaOptions, connection_settings
+from uploaders.kafka.messages import BadMessage, read_message
+from uploaders.kafka.options import KafkaOptions, Topics, connection_settings
+from uploaders.stores.parts import Part
 
 AT_ONCE: Final = 25
 """Messages that are taken from the library at once: a few MB at most where each is as large as it may be."""
 BATCH_BYTES: Final = 4 << 20
 """A batch of this size takes no more messages."""
-QUEUE_KILOBYTES: Final = 8 << 10
+QUEUE_KILOBYTES: Final = 4 << 10
 """What the library reads ahead; by default it is 64 MiB."""
-FETCH_BYTES: Final = 4 << 20
-"""The most that a broker sends at once, unless a single message is larger."""
+FETCH_BYTES: Final = 1 << 20
+"""The most that a broker sends at once, compressed, unless a single message is larger: it may be 20 times that."""
+PARTITION_BYTES: Final = 256 << 10
+"""Of that, the most of one partition."""
 IDLE_SECONDS: Final = 0.5
 BRIEF_SECONDS: Final = 0.05
 """How long to wait for the next message while none, or some, are in hand."""
@@ -104,6 +108,7 @@ def consumer_settings(options: KafkaOptions, rule: ConsumerRule) -> dict[str, st
         "isolation.level": "read_committed",
         "queued.max.messages.kbytes": QUEUE_KILOBYTES,
         "fetch.max.bytes": FETCH_BYTES,
+        "max.partition.fetch.bytes": PARTITION_BYTES,
         "fetch.wait.max.ms": 100,
     }
 
@@ -203,13 +208,13 @@ class TopicConsumer:
                 continue
             if not self._batch.messages:
                 self._begun_at = time.monotonic()
-            incoming = _incoming(message)
+            incoming = _incoming(message, self._options.topics)
             self._at_end.discard(incoming.place)
             self._ledger.read(self._batch, incoming)
 
     def _heard(self, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
-            self._at_end.add(_incoming(message).place)
+            self._at_end.add(_place_of(message))
         else:
             self._trouble(error)
 
@@ -426,13 +431,22 @@ def _place(partition: TopicPartition) -> Place:
     return (str(partition.topic), int(partition.partition))
 
 
-def _incoming(message: Message) -> Incoming:
+def _incoming(message: Message, topics: Topics) -> Incoming:
     """A message without an error has a place."""
-    _kind, at = message.timestamp()
     given = message.headers() or ()
     headers = tuple([(str(each[0]), each[1] if isinstance(each[1], bytes) else b"") for each in given])
-    topic, partition, offset = str(message.topic()), int(message.partition() or 0), int(message.offset() or 0)
-    return Incoming(topic, partition, offset, _bytes(message.key()), _bytes(message.value()), headers, at)
+    (topic, partition), offset = _place_of(message), int(message.offset() or 0)
+    key, value = _bytes(message.key()), _bytes(message.value())
+    part: Part | BadMessage
+    try:
+        part = read_message(topic, key, value, headers, message.timestamp()[1], topics)
+    except BadMessage as error:
+        part = error
+    return Incoming(topic, partition, offset, key, value, headers, part)
+
+
+def _place_of(message: Message) -> Place:
+    return (str(message.topic()), int(message.partition() or 0))
 
 
 def _bytes(data: str | bytes | None) -> bytes | None:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from uploaders.kafka.messages import Headers
+from uploaders.kafka.messages import BadMessage, Headers
+from uploaders.stores.parts import Part
 
 Place = tuple[str, int]
 """A partition: topic and number."""
 
 
 class Incoming(Struct, frozen=True):
-    """A message as it was read."""
+    """A message as it was read. It is taken apart by the consumer's thread, while a batch before it is written."""
 
     topic: str
     partition: int
@@ -21,8 +22,8 @@ class Incoming(Struct, frozen=True):
     key: bytes | None
     value: bytes | None
     headers: Headers
-    timestamp: int
-    """Milliseconds since the Unix epoch; negative where there is none."""
+    part: Part | BadMessage
+    """What it says of a call, or why that cannot be read."""
 
     @property
     def place(self) -> Place:

@@ -17,7 +17,7 @@ from gateway.work.messages import Batch, Incoming, Ledger
 from spool.payload.frames import encode
 from spool.records import system_clock
 from uploaders.base import Delivered, Outcome, Refused
-from uploaders.kafka.messages import BadMessage, Message, dead_message, read_message
+from uploaders.kafka.messages import BadMessage, Message, dead_message
 from uploaders.kafka.options import Topics
 from uploaders.kafka.producer import MessageProducer
 from uploaders.stores.isolating import write_in_halves
@@ -59,7 +59,7 @@ class BatchWriter:
         details: list[tuple[Incoming, Part]] = []
         read: dict[int, Incoming] = {}
         for message in batch.messages:
-            part = self._read(message)
+            part = message.part
             if isinstance(part, BadMessage):
                 await self._bury(batch, message, str(part))
             elif part.kind is PartKind.DETAIL:
@@ -83,14 +83,6 @@ class BatchWriter:
                 await self._bury(batch, message, str(written))
             else:
                 self._ledger.stored(batch, 1, sum(written.new.values()))
-
-    def _read(self, message: Incoming) -> Part | BadMessage:
-        try:
-            return read_message(
-                message.topic, message.key, message.value, message.headers, message.timestamp, self._topics
-            )
-        except BadMessage as error:
-            return error
 
     async def _write_parts(self, parts: Sequence[Part]) -> Written:
         started = time.perf_counter()

@@ -3,10 +3,11 @@
 from random import Random
 
 from gateway.work.messages import Batch, Incoming, Ledger
+from uploaders.kafka.messages import BadMessage
 
 
 def message(number: int, partition: int = 0) -> Incoming:
-    return Incoming("call_ended", partition, number, b"k", b"v", (), 0)
+    return Incoming("call_ended", partition, number, b"k", b"v", (), BadMessage("no call"))
 
 
 def test_every_way_of_a_message_balances() -> None:

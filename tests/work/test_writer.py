@@ -14,6 +14,7 @@ from gateway.work.writer import BatchWriter
 from tests.kafka.clusters import Cluster
 from tests.stores.calls import document_of
 from tests.stores.engines import SqliteEngine
+from uploaders.kafka.messages import BadMessage, read_message
 from uploaders.kafka.producer import MessageProducer
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import Part, PartKind
@@ -60,15 +61,17 @@ class Bench:
         await self.writer.write(batch)
         self.ledger.end(batch, written=True)
 
-    def message(self, event: str, number: int = 1, value: bytes | None = None, **fields: object) -> Incoming:
+    def message(self, event: str, number: int = 1, **fields: object) -> Incoming:
         topics = self.cluster.topics
         kinds = {"call_started": topics.started, "call_ended": topics.ended}
         document = json.dumps({"call_id": f"call-{number}", "wcall_event": event, **fields}).encode()
-        return Incoming(
-            kinds.get(event, topics.details), 0, number, b"call-%d" % number, document if value is None else value,
-            (("v", b"1"), ("event", event.encode()), ("form", b"whole"), ("accepted-at", b"5"),
-             ("digest", number.to_bytes(32).hex().encode()), ("idempotency-key", b"spool1-%d-whole" % number)), 7,
+        headers = (
+            ("v", b"1"), ("event", event.encode()), ("form", b"whole"), ("accepted-at", b"5"),
+            ("digest", number.to_bytes(32).hex().encode()), ("idempotency-key", b"spool1-%d-whole" % number),
         )  # fmt: skip
+        topic, key = kinds.get(event, topics.details), b"call-%d" % number
+        part = read_message(topic, key, document, headers, 7, topics)
+        return Incoming(topic, 0, number, key, document, headers, part)
 
 
 @pytest.fixture
@@ -106,7 +109,9 @@ async def test_telemetry_gets_its_spans(bench: Bench, event: str) -> None:
 
 async def test_what_cannot_be_read_is_among_the_dead(bench: Bench) -> None:
     """The others of its batch are stored; it is there as it came, with its reason and where it was."""
-    foreign = Incoming(bench.cluster.topics.ended, 3, 9, None, b"[1, 2]", (("origin", b"x"),), 7)
+    foreign = Incoming(
+        bench.cluster.topics.ended, 3, 9, None, b"[1, 2]", (("origin", b"x"),), BadMessage("not a JSON object")
+    )
     await bench.write(bench.message("call_started", 1), foreign, bench.message("call_started", 2))
     (dead,) = await asyncio.to_thread(bench.cluster.messages, bench.cluster.topics.dead)
     headers = dict(dead.headers())
@@ -149,7 +154,7 @@ async def test_one_poison_message_takes_nobody_along(bench: Bench) -> None:
 async def test_a_dead_message_that_is_too_large_keeps_its_key(bench: Bench, mock: MockCluster) -> None:
     """Where its topic takes no message of this size, the headers say what and where it was."""
     mock.fail(0, 10)
-    await bench.write(Incoming(bench.cluster.topics.ended, 0, 1, b"k", b"{", (), 7))
+    await bench.write(Incoming(bench.cluster.topics.ended, 0, 1, b"k", b"{", (), BadMessage("no JSON")))
     (dead,) = await asyncio.to_thread(bench.cluster.messages, bench.cluster.topics.dead)
     assert (dead.key(), dead.value() or b"") == (b"k", b"")
     assert bench.ledger.entry().dead == 1
