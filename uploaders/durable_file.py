@@ -116,11 +116,8 @@ def _open_below(root: Path, path: Path) -> int:
 
 def _open_directory(name: str, parent: int) -> int:
     """Make the directory if it is missing, and open it."""
-    try:
+    with suppress(FileExistsError):  # as is usual
         os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
-    except FileExistsError:
-        pass
-    else:
         os.fsync(parent)
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
 

@@ -61,7 +61,7 @@ def literal_address(host: str) -> Address | None:
     try:
         return ip_address(host.partition("%")[0])
     except ValueError:
-        pass
+        pass  # a name, or an address in a form that only the resolver knows
     if not re.fullmatch(r"[0-9a-fx.]+", host, re.IGNORECASE):
         return None
     try:

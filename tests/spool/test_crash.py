@@ -10,6 +10,7 @@ import pytest
 
 from spool.records import DeliveryState, Fragment
 from spool.store import Spool
+from tests.budget import budgeted
 from tests.spool.spool_parts import decoded, due, maintained, opened, payload, rows
 
 POSTING = """
@@ -63,12 +64,13 @@ async def run_and_kill(directory: Path, run: int, lines: int) -> list[str]:
 
 
 @pytest.mark.slow
-async def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    """Over ten kills at random moments each acknowledged record and settlement is there, and the books are right."""
+@pytest.mark.parametrize("kills", [4, pytest.param(budgeted(small=10, full=100), marks=pytest.mark.prove)])
+async def test_nothing_acknowledged_is_lost(tmp_path: Path, kills: int) -> None:
+    """Over some kills at random moments each acknowledged record and settlement is there, and the books are right."""
     chance = random.Random(20_260_101)
     accepted: dict[str, int] = {}
     delivered: set[str] = set()
-    for run in range(10):
+    for run in range(kills):
         for line in await run_and_kill(tmp_path, run, chance.randrange(2, 400)):
             what, call_id, size = line.split()
             if what == "accepted":
@@ -77,8 +79,8 @@ async def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
                 delivered.add(call_id)
         async with opened(tmp_path) as spool:
             await everything_is_there(spool, tmp_path, accepted, delivered)
-    assert len(accepted) > 100
-    assert len(delivered) > 20
+    assert len(accepted) > 10 * kills
+    assert len(delivered) > 2 * kills
 
 
 async def everything_is_there(spool: Spool, directory: Path, accepted: dict[str, int], delivered: set[str]) -> None:

@@ -26,7 +26,7 @@ MOST_IN_FLIGHT = SLOTS.core + SLOTS.detail + 2 * MOST_UNSETTLED
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.prove)])
 async def test_nothing_acknowledged_is_lost_by_sigkill(
     tmp_path: Path, record_property: Callable[[str, object], None], kills: int
 ) -> None:

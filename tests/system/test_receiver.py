@@ -150,7 +150,7 @@ async def test_a_newer_schema_ends_the_start_and_a_database_that_is_down_does_no
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [4, pytest.param(budgeted(small=12, full=200), marks=pytest.mark.prove)])
+@pytest.mark.parametrize("kills", [2, pytest.param(budgeted(small=12, full=200), marks=pytest.mark.prove)])
 async def test_killed_at_any_moment_nothing_is_lost_or_doubled(
     tmp_path: Path, database: tuple[str, Engine], kills: int
 ) -> None:

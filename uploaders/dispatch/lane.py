@@ -191,8 +191,9 @@ async def attempt_many(
     try:
         if not any(delivery.record.damaged for delivery in deliveries):
             return await uploader.deliver_many(deliveries)
-    except SpoolError:
-        pass  # said again, and kept, by the attempt of the delivery that is meant
+    except SpoolError as error:
+        # One payload cannot be read: its own attempt says which, and what is to become of it.
+        log.info("batch_taken_apart", destination=deliveries[0].destination, error=type(error).__name__)
     except asyncio.CancelledError as error:
         if cancelled_by_us.is_set():
             raise
