@@ -11,6 +11,7 @@ from gateway.calls import MOST_CALLS, CallEntry, CallList
 from gateway.cli.client import admin_option, ask, download, explained
 from gateway.cli.output import output, plain, table
 from uploaders.stores.completion import CallState
+from uploaders.stores.spans import without_lone_surrogates
 
 _NOTHING = (b"null", b"[]")
 _STYLES = {"open": "yellow", "ended": "yellow", "pending": "yellow", "timed_out": "red", "orphan": "red"}
@@ -101,8 +102,15 @@ def _state(call: CallEntry) -> RenderableType:
 
 
 def _described(body: bytes) -> RenderableType:
-    """The columns of a call as a table, and below it its documents as they were posted."""
-    call = _decode_entry(body)
+    """The columns of a call as a table, and below it its documents as they were posted.
+
+    Of lone surrogates, which no terminal can show, replacement characters are left.
+    """
+    try:
+        call = _decode_entry(body)
+    except msgspec.DecodeError:
+        body = without_lone_surrogates(body)
+        call = _decode_entry(body)
     shown = table("", "")
     shown.show_header = False
     for name in CallEntry.__struct_fields__:

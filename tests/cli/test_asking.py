@@ -1,5 +1,6 @@
 """Tests of the commands that ask a running gateway."""
 
+import asyncio
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ from spool.records import DeliveryState, Form
 from spool.stats import SpoolStats
 from tests.admin.admin_app import NOW, AdminFigures, delivery, traced, traced_delivery
 from tests.cli.conftest import Cli, Server, rows
+from tests.stores.calls import part_of
+from tests.stores.engines import SqliteEngine
+from uploaders.stores.parts import PartKind
 
 
 def test_status_shows_destinations_lanes_and_the_spool(cli: Cli, server: Server) -> None:
@@ -247,3 +251,18 @@ def test_the_token_may_lie_in_a_file(cli: Cli, server: Server, tmp_path: Path, m
     file.unlink()
     refused = cli("show", "c", env={**asked, "CALLSPOOL_ADMIN_TOKEN_FILE": str(file)})
     assert (refused.exit_code, "cannot be read: No such file" in refused.stderr) == (Exit.USAGE, True)
+
+
+def test_a_call_is_shown_with_whatever_was_said(cli: Cli, server: Server, tmp_path: Path) -> None:
+    """A document with lone surrogates, which strict JSON refuses, is shown as far as a terminal can show it."""
+    engine = SqliteEngine(tmp_path)
+
+    async def fill() -> None:
+        filled = engine.store()
+        await filled.write([part_of(PartKind.CALL, "c1", document=rb'{"call_id":"c1","said":"a\ud800b"}')])
+        await filled.close()
+
+    asyncio.run(fill())
+    address = server.serve(AdminFigures(call_store=engine.store()).app)
+    result = cli("calls", "show", "c1", "--admin", address)
+    assert (result.exit_code, r'"said":"a\ufffdb"' in result.stdout) == (0, True)

@@ -81,7 +81,7 @@ def read_spans(document: Buffer, *, bodies: bool = False) -> Iterator[Span]:
         traces = _traces(document)
     except _UNREADABLE:
         try:
-            cleaned = _without_lone_surrogates(document)
+            cleaned = without_lone_surrogates(document)
             traces = _traces(cleaned)
         except _UNREADABLE as error:
             raise SpansLeftOut(f"telemetry_data cannot be read: {error}") from None
@@ -107,8 +107,8 @@ def _traces(document: Buffer) -> list[Raw]:
     return _decode_list(traces) if bytes(memoryview(traces)[:1]) == b"[" else []
 
 
-def _without_lone_surrogates(document: Buffer) -> bytes:
-    """A copy that the decoder takes; raises its error where the document is too large for a copy."""
+def without_lone_surrogates(document: Buffer) -> bytes:
+    """A copy of the same length that the decoder takes; raises its error where the document is too large for a copy."""
     if len(document) > _COPIED_BYTES:
         raise msgspec.DecodeError("it may hold lone surrogates, and is too large to look for them")
     return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], bytes(document))

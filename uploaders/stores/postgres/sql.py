@@ -172,7 +172,10 @@ _ERRORS: Final = " ".join(
 
 
 def merged_rows(where: str = "true") -> str:
-    """`calls_merged` with the columns of `calls_complete`: what has waited too long is given up."""
+    """`calls_merged` with the columns of `calls_complete`: what has waited too long is given up.
+
+    OFFSET 0 keeps the planner from joining calls after it has merged those of the whole table: 0.8 s a page, now 0.4.
+    """
     return f"""(
     SELECT project, call_id, CASE WHEN due > now() IS NOT FALSE THEN state WHEN state = {CallState.ENDED:d}
             THEN {CallState.ORPHAN:d}::smallint ELSE {CallState.TIMED_OUT:d}::smallint END AS state,
@@ -183,7 +186,7 @@ def merged_rows(where: str = "true") -> str:
         detail_digest, self_contained, conflicts, first_part_at, CASE WHEN due > now() THEN due END AS due_at,
         completed_at, CASE WHEN due <= now() THEN CASE state {_ERRORS} END END AS error, agent_id, customer_number,
         environment, started_at, ended_at, duration_s, reason, summary, listed_at
-    FROM (SELECT *, {_EXPIRED} AS due FROM calls_merged WHERE {where}) m
+    FROM (SELECT *, {_EXPIRED} AS due FROM calls_merged WHERE {where} OFFSET 0) m
 ) calls"""
 
 
@@ -257,7 +260,7 @@ SELECT count(*), count(c.call_id),
         IS DISTINCT FROM (m.start_digest, m.end_digest, m.detail_digest)),
     count(*) FILTER (WHERE m.end_digest IS NOT NULL AND m.start_digest IS NULL AND NOT m.self_contained)
 FROM (SELECT DISTINCT project, call_id FROM call_parts WHERE {_OF_DAY}) k
-CROSS JOIN LATERAL (SELECT * FROM calls_merged m WHERE m.project = k.project AND m.call_id = k.call_id) m
+CROSS JOIN LATERAL (SELECT * FROM calls_merged m WHERE m.project = k.project AND m.call_id = k.call_id OFFSET 0) m
 LEFT JOIN calls_complete c ON c.project = k.project AND c.call_id = k.call_id
 """
 OLDEST_DAY: Final = "SELECT (min(received_at) AT TIME ZONE 'UTC')::date FROM call_parts"
