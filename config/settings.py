@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from config.destinations import Destination, checked_token
 from config.destinations.s3 import BucketNames
 from config.sources import SourceSettings, WebhookSettings
+from config.tenants import TenantSettings, tenant_faults
 from config.types import (
     Choice,
     Directory,
@@ -485,6 +486,19 @@ class Settings(BaseSettings):
     """How `callspool work` reads Kafka and writes into a store."""
     destinations: tuple[Destination, ...] = ()
     """Where call logs are delivered to."""
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict)
+    """Whose calls they are, by name."""
+
+    @field_validator("tenants")
+    @classmethod
+    def _tenants_are_told_apart(
+        cls, tenants: dict[str, TenantSettings], info: ValidationInfo
+    ) -> dict[str, TenantSettings]:
+        names = [each.name for each in info.data.get("destinations", ())]
+        fault = next(tenant_faults(tenants, names, [each.tenant for each in info.data.get("sources", ())]), None)
+        if fault is not None:
+            raise ValueError(fault)
+        return tenants
 
     @field_validator("admin")
     @classmethod

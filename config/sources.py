@@ -112,6 +112,8 @@ class SourceSettings(Table):
     """Who answers what the provider asks, such as Vapi's tool calls: their answer is passed back as it is."""
     token: SecretStr | None = None
     """The agent's key that destinations are sent with what this source brings."""
+    tenant: str | None = None
+    """Whose calls it brings; by default the tenant's to whom the agent belongs."""
     api_key: str | None = None
     """LiveKit: the API key, which must be the issuer of each webhook."""
     header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None

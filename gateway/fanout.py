@@ -1,9 +1,10 @@
 """Fan-out: which deliveries a record owes to which destination. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from gateway.tenants import UNASSIGNED, TenantTable
 from spool.records import Form, Lane, NewDelivery
 from uploaders.document.options import Large
 
@@ -79,6 +80,33 @@ def delivery_plans(destinations: Sequence[DestinationRoute]) -> dict[tuple[Store
         for stored_as in StoredAs
         for event in (*named, ANY_OTHER)
     }
+
+
+class TenantPlans:
+    """The same for each tenant, worked out when the first record of a tenant comes."""
+
+    def __init__(self, destinations: Sequence[DestinationRoute], tenants: TenantTable) -> None:
+        self._destinations = destinations
+        self._tenants = tenants
+        self._plans: dict[str, dict[tuple[StoredAs, str], tuple[NewDelivery, ...]]] = {}
+
+    def of(self, tenant: str) -> Mapping[tuple[StoredAs, str], tuple[NewDelivery, ...]]:
+        """The plans of a tenant. For what belongs to nobody, the deliveries to any tenant's own destination are held
+        until somebody says whose it is."""
+        if tenant not in self._plans:
+            self._plans[tenant] = self._plans_of(tenant)
+        return self._plans[tenant]
+
+    def _plans_of(self, tenant: str) -> dict[tuple[StoredAs, str], tuple[NewDelivery, ...]]:
+        own = self._tenants.own_destinations
+        if tenant == UNASSIGNED:
+            return {
+                key: tuple([replace(one, held=one.destination in own) for one in owed])
+                for key, owed in delivery_plans(self._destinations).items()
+            }
+        known = self._tenants.tenants.get(tenant)
+        mine = known.destinations if known else frozenset()
+        return delivery_plans([each for each in self._destinations if each.name not in own or each.name in mine])
 
 
 def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple[NewDelivery, ...]:

@@ -183,13 +183,16 @@ class Record(Struct, frozen=True):
     """The gateways that passed it on, as `Via` lists them; None where it came straight from its agent."""
 
 
+TENANT_PREFIX = "tenant:"
+
+
 def principal_of(tenant: str | None, key: str | None) -> str:
     """Who posts: the tenant, else a digest of the sender's key, else nobody in particular.
 
     The digest is kept in receipts, when the key itself is long gone: 128 bits of it, of which no key can be made.
     """
     if tenant is not None:
-        return f"tenant:{tenant}"
+        return f"{TENANT_PREFIX}{tenant}"
     if not key:
         return ""
     return "key:" + sha256(b"callspool principal\0" + key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -243,6 +246,8 @@ class NewDelivery:
     """A destination whose delivery of this record must end first (a notice waits for its object)."""
     last_write_wins: bool = True
     """Whether what comes last there replaces what came before: then nothing is sent that a later event supersedes."""
+    held: bool = False
+    """Whether it is set aside until somebody says whose record it is (`Spool.assign`)."""
 
 
 class NewRecord(Struct, frozen=True):
@@ -411,6 +416,13 @@ class Redirect:
 
 
 Settlement = Delivered | RetryAt | Hold | DeadLetter | Redirect
+
+
+@dataclass(frozen=True, slots=True)
+class OfTenant:
+    """One tenant's part of a queue; None: what belongs to none."""
+
+    tenant: str | None
 
 
 @dataclass(frozen=True, slots=True)

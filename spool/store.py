@@ -38,6 +38,7 @@ from spool.records import (
     Fragment,
     Lane,
     NewRecord,
+    OfTenant,
     Record,
     Redirect,
     Settlement,
@@ -270,9 +271,12 @@ class Spool:
 
     # Queue and payloads (uploaders.base.Queue and PayloadReader) -------------------------------------------
 
-    async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
-        """The oldest `limit` deliveries that may be sent now, in commit order."""
-        return await self.reader.due(self._destinations.ids[destination], lane, now=now, limit=limit)
+    async def due(
+        self, destination: str, lane: Lane, *, now: int, limit: int, of_tenant: OfTenant | None = None
+    ) -> Due:
+        """The oldest `limit` deliveries that may be sent now, in commit order; of one tenant, or of all."""
+        destination_id = self._destinations.ids[destination]
+        return await self.reader.due(destination_id, lane, now=now, limit=limit, of_tenant=of_tenant)
 
     async def settle(
         self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None

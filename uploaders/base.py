@@ -17,6 +17,7 @@ from spool.records import (
     Due,
     Fragment,
     Lane,
+    OfTenant,
     PartProgress,
     Record,
     Settlement,
@@ -130,8 +131,10 @@ class Queue(Protocol):
         """Where open circuit breakers are kept."""
         ...
 
-    async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
-        """The oldest `limit` deliveries that may be sent now, in commit order.
+    async def due(
+        self, destination: str, lane: Lane, *, now: int, limit: int, of_tenant: OfTenant | None = None
+    ) -> Due:
+        """The oldest `limit` deliveries that may be sent now, in commit order; of one tenant, or of all.
 
         Deliveries that are being attempted are still among them: claims live in the dispatcher's memory.
         """

@@ -59,7 +59,7 @@ class S3Destination(DestinationTable):
     """The `http` or `kafka` destination that gets the core and a notice of the object; without one the bucket gets
     everything."""
     key: str = DEFAULT_TEMPLATE
-    """Keys below the prefix, made of `{agent_id}`, `{call_id}`, `{date}`, `{event}` and `{record_id}`."""
+    """Keys below the prefix, made of `{agent_id}`, `{call_id}`, `{date}`, `{event}`, `{record_id}` and `{tenant}`."""
     object: Annotated[ObjectContent, Choice] = ObjectContent.DETAIL
     """What the object of a large call log holds: its `detail`, or the `whole` call log."""
     token_in_whole: bool = False

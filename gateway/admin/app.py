@@ -23,6 +23,7 @@ from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.status import attention, for_everyone, obstacles, status_of
+from gateway.admin.tenants import TenantHandlers
 from gateway.admin.view import GatewayView
 from uploaders.redact import redact
 
@@ -106,6 +107,7 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     app.router.add_get("/api/status", handlers.status)
     CallHandlers(gateway).add_to(app)
     OrderHandlers(gateway).add_to(app)
+    TenantHandlers(gateway).add_to(app)
     return app
 
 

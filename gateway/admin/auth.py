@@ -86,6 +86,8 @@ class Caller:
     who: str
     """`token 1a2b3c4d`, `the spool's token`, `uid 1000` or `anonymous`."""
     peer: Peer
+    tenant: str | None = None
+    """Whose calls it may see, and nothing else; None for everybody's."""
 
 
 CALLER = web.RequestKey("caller", Caller)
@@ -97,6 +99,7 @@ class _Token:
     digest: bytes
     role: Role
     who: str
+    tenant: str | None = None
 
 
 def token_id(token: str) -> str:
@@ -107,8 +110,9 @@ def token_id(token: str) -> str:
 class Access:
     """Lets requests through to a handler, or refuses them; logs and counts refused tokens.
 
-    `tokens` are those of the configuration, by role; `hosts` are names that the listener may be asked by, `refused` is
-    called with the reason of each refusal. `spool_token`, once the spool is open, has the role `admin`.
+    `tokens` are those of the configuration, by role; those of `tenants` show the calls of their own tenant alone.
+    `hosts` are names that the listener may be asked by, `refused` is called with the reason of each refusal.
+    `spool_token`, once the spool is open, has the role `admin`.
     """
 
     def __init__(
@@ -119,9 +123,15 @@ class Access:
         hosts: Iterable[str] = (),
         refused: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        tenants: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         given = (tokens or {}).items()
         self._tokens = [_Token(_digest(each), role, f"token {token_id(each)}") for role, them in given for each in them]
+        self._tokens += [
+            _Token(_digest(each), Role.READ, f"token {token_id(each)} of {name}", name)
+            for name, them in (tenants or {}).items()
+            for each in them
+        ]
         self._spool_digest: bytes | None = None
         self._audit = audit or AuditLog()
         self._hosts = frozenset(host.lower() for host in hosts)
@@ -153,6 +163,9 @@ class Access:
         if isinstance(caller, web.Response):
             return caller
         refusal = self._refusal(rule, rule.role, caller, request)
+        if caller.tenant is not None and (resource is None or not resource.canonical.startswith("/api/calls")):
+            self._refused("tenant")
+            refusal = refused(403, "tenants_calls_only", "This token shows the calls of its tenant.", _TOKEN_HINT)
         if refusal is None:
             request[CALLER] = caller
         # What nobody in particular reads without a token holds no call log.
@@ -168,7 +181,9 @@ class Access:
         caller = self._identify(request)
         if isinstance(caller, web.Response):
             return False
-        return caller.role is not None or (not self._tokens and _comes_from_this_machine(request, caller.peer))
+        return (caller.role is not None and caller.tenant is None) or (
+            not self._tokens and _comes_from_this_machine(request, caller.peer)
+        )
 
     def _identify(self, request: web.Request) -> Caller | web.Response:
         """Who asks; the refusal where a token is presented that is none."""
@@ -193,7 +208,7 @@ class Access:
         # Each is compared, whether one before it matched or not.
         matching = [token for token in self._tokens if hmac.compare_digest(digest, token.digest)]
         if matching:
-            return Caller(matching[0].role, matching[0].who, peer)
+            return Caller(matching[0].role, matching[0].who, peer, matching[0].tenant)
         self._guesses.failed(sender)
         self._report("wrong_token", sender)
         return refused(401, "unauthorized", "The admin token is wrong.", _TOKEN_HINT)

@@ -6,6 +6,7 @@ Documents are handed out to whoever presents a token, and to nobody else. Lists 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -16,6 +17,7 @@ from gateway.calls import MOST_CALLS, CallList, document_of, entry_of
 from gateway.trace import trace_of
 from spool.errors import SpoolError
 from spool.payload.frames import decode
+from spool.stats import TracedRecord
 from uploaders.redact import redact
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind, moment
@@ -44,7 +46,7 @@ class CallHandlers:
     async def calls(self, request: web.Request, store: CallReads) -> web.StreamResponse:
         """The newest calls, as far as the query selects them."""
         try:
-            query = _query_of(request.query)
+            query = replace(_query_of(request.query), project=_project_of(request))
         except ValueError as error:
             return refused(400, "bad_request", f"Invalid request: {error}.", "docs/receiver.md describes the queries.")
         return answer(CallList(tuple([entry_of(call) for call in await store.calls(query)])))
@@ -52,18 +54,18 @@ class CallHandlers:
     async def call(self, request: web.Request, store: CallReads) -> web.StreamResponse:
         """One call; with its documents for somebody with a role, without them for anybody else."""
         call_id = request.match_info["call_id"]
-        found = await store.call(request.query.get("project", ""), call_id)
+        found = await store.call(_project_of(request), call_id)
         if found is None:
             return await self.trace(request)
         try:
-            records = trace_of(call_id, await self._gateway.trace(call_id)).records
+            records = trace_of(call_id, await self._records(request)).records
         except SpoolError:
             records = ()
         return answer(document_of(found, records, with_documents=request[CALLER].role is not None))
 
     async def detail(self, request: web.Request, store: CallReads) -> web.StreamResponse:
         """The detail that a call shows, as JSON, a frame at a time; of a small call log, which has none, all of it."""
-        key = (request.query.get("project", ""), request.match_info["call_id"])
+        key = (_project_of(request), request.match_info["call_id"])
         frames = store.detail(*key)
         first = await anext(frames, None)
         if first is None:
@@ -81,13 +83,18 @@ class CallHandlers:
         """The trace of a call; 404 if the spool knows none of that id, 503 if it cannot be read."""
         call_id = request.match_info["call_id"]
         try:
-            records = await self._gateway.trace(call_id)
+            records = await self._records(request)
         except SpoolError as error:
             return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
         if not records:
             hint = "Receipts of delivered calls are kept for a limited time only."
             return refused(404, "unknown_call", "The spool knows no call of this id.", hint)
         return answer(trace_of(call_id, records))
+
+    async def _records(self, request: web.Request) -> tuple[TracedRecord, ...]:
+        """The records of the call, those of the caller's tenant where it has one."""
+        records, tenant = await self._gateway.trace(request.match_info["call_id"]), request[CALLER].tenant
+        return tuple([each for each in records if tenant is None or each.record.tenant == tenant])
 
     def _with_store(
         self, handler: Callable[[web.Request, CallReads], Awaitable[web.StreamResponse]]
@@ -106,6 +113,11 @@ class CallHandlers:
                 return refused(503, "store_unavailable", redact(str(error)), "Try again when the database answers.")
 
         return handle
+
+
+def _project_of(request: web.Request) -> str:
+    """Whose calls are asked for: the tenant's of the token that was presented, whatever the query says."""
+    return request[CALLER].tenant or request.query.get("project", "")
 
 
 def _in_place_of_a_detail(call: StoredCall | None) -> web.Response:

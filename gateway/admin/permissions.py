@@ -65,6 +65,8 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /api/calls/{call_id}": Rule(Role.READ, local=True, action="read-call"),
     "GET /api/calls/{call_id}/detail": Rule(Role.READ, action="read-detail"),
     "GET /api/deliveries": Rule(Role.READ, local=True),
+    "GET /api/tenants": Rule(Role.READ, local=True),
+    "POST /api/tenants/assign": _order("assign-agent", Role.ADMIN),
     "GET /api/deliveries/{key}": Rule(Role.READ, action="read-delivery"),
     "GET /api/documents/{key}": Rule(Role.READ, action="read-document"),
     f"POST /api/orders/{OrderName.REPLAY}": _order("replay", Role.OPERATE, local=True),

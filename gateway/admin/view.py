@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
+from gateway.operations.tenants import TenantAdmin
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
@@ -53,6 +54,11 @@ class GatewayView(Protocol):
     @property
     def delivery_admin(self) -> DeliveryAdmin | None:
         """Lists deliveries and carries out orders about them."""
+        ...
+
+    @property
+    def tenant_admin(self) -> TenantAdmin | None:
+        """Lists tenants and assigns agents to them; None without tenants."""
         ...
 
     @property

@@ -21,6 +21,13 @@ _decode_entry = msgspec.json.Decoder(CallEntry).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+tenant_option = click.option("--tenant", metavar="NAME", help="Of this tenant.")
+
+
+def _of(tenant: str | None) -> dict[str, str]:
+    return {} if tenant is None else {"project": tenant}
+
+
 @click.group(short_help="List and show the calls in the store.")
 def calls() -> None:
     """List and show calls as the store of this gateway has put them together."""
@@ -28,6 +35,7 @@ def calls() -> None:
 
 @calls.command("list", short_help="List the newest calls.")
 @admin_option
+@tenant_option
 @click.option("--limit", type=click.IntRange(1, MOST_CALLS), default=50, show_default=True, help="How many at most.")
 @click.option("--since", metavar="TIME", help="Began at or after this time (ISO 8601 or Unix).")
 @click.option("--until", metavar="TIME", help="Began before this time.")
@@ -37,10 +45,10 @@ def calls() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 def list_(
     address: ListenAddress, *, limit: int, since: str | None, until: str | None, agent: str | None,
-    number: str | None, state: str | None, as_json: bool,
+    number: str | None, state: str | None, tenant: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """List the newest calls, as far as the options select them."""
-    given = {"since": since, "until": until, "agent": agent, "number": number, "state": state}
+    given = {"since": since, "until": until, "agent": agent, "number": number, "state": state, **_of(tenant)}
     query = {"limit": str(limit), **{name: value for name, value in given.items() if value is not None}}
     with explained():
         body = ask(address, "api", "calls", query=query)
@@ -54,11 +62,12 @@ def list_(
 @calls.command(short_help="Show one call with its documents.")
 @click.argument("call_id")
 @admin_option
+@tenant_option
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
-def show(call_id: str, address: ListenAddress, *, as_json: bool) -> None:
+def show(call_id: str, address: ListenAddress, *, tenant: str | None, as_json: bool) -> None:
     """Show one call: what its start and its end say, its updates, and where each part came from."""
     with explained():
-        body = ask(address, "api", "calls", call_id)
+        body = ask(address, "api", "calls", call_id, query=_of(tenant))
         if as_json:
             click.echo(body.decode())
         else:
@@ -68,11 +77,18 @@ def show(call_id: str, address: ListenAddress, *, as_json: bool) -> None:
 @calls.command(short_help="Print the detail of a call.")
 @click.argument("call_id")
 @admin_option
+@tenant_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON: the only form that a detail has.")
-def detail(call_id: str, address: ListenAddress, *, as_json: bool) -> None:  # noqa: ARG001  # as the others have it
+def detail(
+    call_id: str,
+    address: ListenAddress,
+    *,
+    tenant: str | None,
+    as_json: bool,  # noqa: ARG001  # as the others have it
+) -> None:
     """Print the detail of a call as JSON, each value as it was posted."""
     with explained():
-        for block in download(address, "api", "calls", call_id, "detail"):
+        for block in download(address, "api", "calls", call_id, "detail", query=_of(tenant)):
             sys.stdout.buffer.write(block)
         sys.stdout.buffer.write(b"\n")
 

@@ -5,7 +5,9 @@ Idempotency: the spool recognises a call log that it has accepted before (promis
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from math import ceil
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +17,7 @@ from aiohttp import web
 from gateway.calllog.document import Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, Costly
-from gateway.fanout import ANY_OTHER, DestinationRoute, delivery_plans
+from gateway.fanout import ANY_OTHER, DestinationRoute, TenantPlans, delivery_plans
 from gateway.intake import responses
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import ENVELOPE, BodyDecoder
@@ -28,7 +30,8 @@ from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
 from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
-from spool.records import Accepted, Clock, ClosedTrace, NewRecord, principal_of
+from gateway.tenants import UNASSIGNED, TenantTable
+from spool.records import TENANT_PREFIX, Accepted, Clock, ClosedTrace, NewRecord, principal_of
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +45,11 @@ class Owner(NamedTuple):
     tenant: str | None
     principal: str
     """See `spool.records.principal_of`."""
+
+
+def owner_of(principal: str) -> Owner:
+    """Whose it is that this principal posted; where there are tenants, what none posted is named by its agent."""
+    return Owner(principal.removeprefix(TENANT_PREFIX) if principal.startswith(TENANT_PREFIX) else None, principal)
 
 
 class Acceptor:
@@ -59,13 +67,16 @@ class Acceptor:
         clock: Clock,
         open_calls: OpenCalls,
         token: IntakeToken,
+        tenants: TenantTable | None = None,
     ) -> None:
+        self._tenants = tenants
         self.open_calls = open_calls
         self.call_ended: Callable[[str], None] | None = None
         """Called with the id of each call whose end was accepted."""
         self._token = token
         self._store = store
         self._plans = delivery_plans(destinations)
+        self._tenant_plans = TenantPlans(destinations, tenants) if tenants is not None else None
         self._keeps_tokens = any(destination.forwards_token for destination in destinations)
         self._rule = rule
         self._threads = threads
@@ -105,11 +116,12 @@ class Acceptor:
         owner: Owner | None = None,
         origin: str | None = None,
         closes: ClosedTrace | None = None,
+        tenant: str | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
         With `owner` it is that one's, whatever token is in it; with `origin` it has that name, and is a duplicate of
-        what has it already.
+        what has it already. `tenant` is whose the source or the token is through which it came.
 
         With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already. A
         start that comes after its end is sent only to destinations that keep every event of a call.
@@ -122,10 +134,17 @@ class Acceptor:
         in memory for as long as it holds it.
         """
         key = agents_key or self._token.foreign(call_log.token)
-        tenant, principal = owner or (None, principal_of(None, key))
-        deliveries = self._plans.get((call_log.stored_as, call_log.event))
+        if owner is not None and (owner.tenant is not None or self._tenants is None):
+            tenant, principal = owner
+        elif self._tenants is None:
+            principal = principal_of(None, key)
+        else:
+            tenant, key = self._named(self._tenants, call_log, agents_key, tenant)
+            principal = principal_of(tenant, None)
+        plans = self._plans if self._tenant_plans is None or tenant is None else self._tenant_plans.of(tenant)
+        deliveries = plans.get((call_log.stored_as, call_log.event))
         if deliveries is None:
-            deliveries = self._plans[call_log.stored_as, ANY_OTHER]
+            deliveries = plans[call_log.stored_as, ANY_OTHER]
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,
@@ -152,6 +171,25 @@ class Acceptor:
         )
         self._note(call_log, accepted, principal)
         return accepted
+
+    def _named(
+        self, tenants: TenantTable, call_log: CallLog, agents_key: str | None, tenant: str | None
+    ) -> tuple[str, str | None]:
+        """Whose call log it is, and the key that its destinations are sent. Raises `Rejection` (429) above its rate."""
+        tenant = tenant or tenants.of_token(agents_key) or tenants.of_token(call_log.token)
+        tenant = tenant or tenants.of_agent(call_log.agent_id) or UNASSIGNED
+        wait = tenants.seconds_until_admitted(tenant, time.monotonic())
+        if wait:
+            raise Rejection(
+                429,
+                "too_many_posts",
+                f"The tenant {tenant} posts more than it may.",
+                "Send the call log again later.",
+                retry_after=ceil(wait),
+            )
+        known = tenants.tenants.get(tenant)
+        key = self._token.foreign(agents_key) or self._token.foreign(call_log.token)
+        return tenant, (known.endpoint_token if known else None) or key
 
     async def _parse(self, body: Body) -> Parsed | Envelope:
         """Parse it where that holds up nobody: here, in a thread, or in the parse worker."""
@@ -228,6 +266,8 @@ class Sender(msgspec.Struct, frozen=True):
     """By what the sender says whether two equal posts are one."""
     via: str | None = None
     """The gateways that passed it on."""
+    tenant: str | None = None
+    """Whose token it presented."""
 
 
 Parse = Callable[[Body], Awaitable[Parsed]]
@@ -270,6 +310,7 @@ class PostService:
             headers.get(SUPERSEDED_BY),
             headers.get(IDEMPOTENCY_KEY),
             match.via,
+            self._token.tenant_of(request),
         )
 
     async def reply(self, parsed: Parsed, sender: Sender) -> Result:
@@ -281,6 +322,7 @@ class PostService:
                 superseded_by=sender.superseded_by,
                 idempotency_key=sender.idempotency_key,
                 via=sender.via,
+                tenant=sender.tenant,
             )
             return accepted_result(parsed, accepted, 202)
         if isinstance(parsed, UploadRequest):
@@ -289,7 +331,9 @@ class PostService:
 
     async def give_address(self, call_id: str, sender: Sender) -> Result:
         """An address that one call log can be PUT to."""
-        given = await self._uploads.give(call_id, sender.agents_key)
+        # A tenant's token is kept with the address instead of the key: what comes through that is the tenant's.
+        key = sender.agents_key if sender.tenant is None else self._token.presented_by(sender.request)
+        given = await self._uploads.give(call_id, key)
         url = f"{self._address.base_url(sender.request)}{sender.prefix}/uploads/{given.secret}"
         return Result(200, responses.upload_address(url, given.s3_key, given.s3_bucket), ANSWERED)
 
@@ -297,7 +341,9 @@ class PostService:
         """A reference to what was uploaded here says nothing new; any other is for the endpoint to read."""
         upload = await self._uploads.find_by_s3_key(reference.s3_key)
         if upload is None:
-            accepted = await self._acceptor.accept(reference.note, sender.agents_key, via=sender.via)
+            accepted = await self._acceptor.accept(
+                reference.note, sender.agents_key, via=sender.via, tenant=sender.tenant
+            )
             return accepted_result(reference.note, accepted, 202)
         if upload.record_uid is None:
             raise Rejection(

@@ -16,6 +16,7 @@ from gateway.hosts import BrowserFault, browser_fault
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.ports import NO_ROUTE, IntakeObserver
 from gateway.intake.responses import JsonResponse, Rejection, internal, rejection_response, translate
+from gateway.tenants import TenantTable
 
 _log = structlog.get_logger(__name__)
 
@@ -139,22 +140,23 @@ class IntakeToken:
     """The token that agents must present.
 
     With None every request is let in that no browser was made to send: without a token, a web page could post, and
-    read traces. `hosts` are names of this listener.
+    read traces. `hosts` are names of this listener. Where `tenants` have tokens, each of these lets in, too.
     """
 
-    def __init__(self, token: str | None, hosts: Iterable[str] = ()) -> None:
+    def __init__(self, token: str | None, hosts: Iterable[str] = (), tenants: TenantTable | None = None) -> None:
         self._token = token.encode() if token is not None else None
+        self._tenants = tenants
+        self._open = token is None and not (tenants and tenants.has_tokens)
         self._hosts = frozenset(host.lower() for host in hosts)
 
     def check(self, request: web.BaseRequest) -> None:
         """Return if the request may come in; raises `Rejection` (401, 403 or 421) otherwise."""
-        if self._token is None:
+        if self._open:
             self._check_browser(request)
             return
-        if self._equals(request.headers.get(HEADER)):
+        if self._equals(request.headers.get(HEADER)) or self._equals(_bearer_of(request)):
             return
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._equals(bearer.strip()):
+        if self.tenant_of(request) is not None:
             return
         raise Rejection(
             401,
@@ -172,18 +174,36 @@ class IntakeToken:
             hint = "Set intake.token and send it, or post from a program that sends no Origin."
             raise Rejection(403, "cross_site", "Pages of other sites are not allowed to post here.", hint)
 
+    def tenant_of(self, request: web.BaseRequest) -> str | None:
+        """The tenant whose token it presents."""
+        if self._tenants is None:
+            return None
+        return self._tenants.of_token(request.headers.get(HEADER)) or self._tenants.of_token(_bearer_of(request))
+
+    def presented_by(self, request: web.BaseRequest) -> str | None:
+        """The tenant's token that it presents."""
+        header, bearer = request.headers.get(HEADER), _bearer_of(request)
+        return header if self._tenants and self._tenants.of_token(header) else bearer
+
     def agents_key(self, request: web.BaseRequest) -> str | None:
         """The agent's own key from the header, if it is one and not the intake's token."""
         return self.foreign(request.headers.get(HEADER))
 
     def foreign(self, key: str | None) -> str | None:
-        """The key, if it is a credential and not the intake's own token."""
-        return None if key is None or self._equals(key) else credential(key)
+        """The key, if it is a credential and not one of the intake's own tokens."""
+        if key is None or self._equals(key) or (self._tenants is not None and self._tenants.of_token(key)):
+            return None
+        return credential(key)
 
     def _equals(self, presented: str | None) -> bool:
         if self._token is None or presented is None:
             return False
         return hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), self._token)
+
+
+def _bearer_of(request: web.BaseRequest) -> str | None:
+    scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+    return bearer.strip() if scheme.lower() == "bearer" else None
 
 
 # Loops: a gateway whose endpoint is its own intake would deliver to itself, be answered "duplicate", and delete the

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import Acceptor, Owner
+from gateway.intake.accept import Acceptor, owner_of
 from gateway.intake.body_reader import body_of
 from gateway.intake.parse import CallLog
 from gateway.intake.staging import StagingArea
@@ -121,10 +121,13 @@ class TraceAssembler:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    async def add(self, export: Export, token: str | None) -> None:
-        """Make the spans of a post durable. Raises `SpoolError`; then none of them is kept."""
+    async def add(self, export: Export, token: str | None, tenant: str | None = None) -> None:
+        """Make the spans of a post durable; `tenant` is whose token came with it.
+
+        Raises `SpoolError`; then none of them is kept.
+        """
         if export.groups:
-            principal = principal_of(None, token)
+            principal = principal_of(tenant, token)
             await self._store.add(export.groups, token, principal)
             self._note(export.groups, principal)
         self._observer.otlp_spans("accepted", export.accepted)
@@ -191,7 +194,7 @@ class TraceAssembler:
         with await body_of(pieces, self._staging) as body:
             parsed = await self._acceptor.parse(body)
             assert isinstance(parsed, CallLog), "it has an id and is no reference"
-            await self._acceptor.accept(parsed, token, owner=Owner(None, trace.principal), closes=closed)
+            await self._acceptor.accept(parsed, token, owner=owner_of(trace.principal), closes=closed)
         trace.spans -= closed.spans
         trace.raw_bytes -= closed.raw_bytes
         trace.closed += 1

@@ -62,7 +62,7 @@ class TraceSource:
             raise Rejection(415, "no_protobuf", "This gateway has no protobuf definitions of OpenTelemetry.", hint)
         try:
             export = await self._read(request, from_protobuf if kind == PROTOBUF else from_json)
-            await self.assembler.add(export, self._token.agents_key(request))
+            await self.assembler.add(export, self._token.agents_key(request), self._token.tenant_of(request))
         except Exception as error:
             rejection = translate(error)
             if rejection is None or rejection.status != 507:  # Insufficient Storage

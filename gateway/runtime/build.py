@@ -27,6 +27,7 @@ from gateway.intake.turns import Threads
 from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.service import DeliveryAdmin
+from gateway.operations.tenants import TenantAdmin
 from gateway.otlp.source import TraceSource
 from gateway.runtime import options
 from gateway.runtime.destinations import (
@@ -44,6 +45,7 @@ from gateway.runtime.stores import CallStores
 from gateway.runtime.webhooks import WebhookParts, webhook_server
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
+from gateway.tenants import TenantTable
 from gateway.tls import ServerTls
 from gateway.webhooks.forward import Forwarder
 from spool.records import system_clock
@@ -70,6 +72,7 @@ class App:
     calls: OpenCalls
     throttle: DrainThrottle
     delivery_admin: DeliveryAdmin
+    tenant_admin: TenantAdmin | None
     parse_worker: ParseWorker
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
@@ -156,6 +159,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
     calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
     throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, system_clock)
 
+    tenants, weights = await _tenants_of(settings, spool)
+
     # The way out: a plan for each destination, and the dispatcher that follows the plans.
     completion = options.completion_rule(settings.completion)
     announces = announcing_store(destinations)
@@ -168,6 +173,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
             shared_token=destination.replaces_token,
             when_too_large=fallbacks(destination, destinations),
             type=destination.type,
+            tenants=weights,
             details_at_once=throttle.details_at_once,
         )
         for destination in destinations
@@ -187,10 +193,10 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
     routes = [route_of(destination) for destination in destinations]
     if follows_references(settings):
         routes.append(REFERENCES_ROUTE)
-    token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts)
+    token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts, tenants)
     make_acceptor = partial(
         Acceptor, spool, rule=rule, threads=threads, parse_worker=parse_worker, decoder=decoder, observer=metrics,
-        clock=system_clock, open_calls=calls, token=token,
+        clock=system_clock, open_calls=calls, token=token, tenants=tenants,
     )  # fmt: skip
     acceptor = make_acceptor(routes)
     uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
@@ -230,8 +236,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
 
     announcer = None
     if context.announcing is not None:
-        subscribers = [route for route in routes if route.events and CALL_COMPLETE in route.events]
-        announcer = Announcer(context.announcing, spool.id, reader, make_acceptor(subscribers), context.completed)
+        subscribers = make_acceptor([route for route in routes if route.events and CALL_COMPLETE in route.events])
+        announcer = Announcer(context.announcing, spool.id, reader, subscribers, context.completed)
     call_stores = CallStores(
         context.stores,
         settings.completion.sweep,
@@ -252,6 +258,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
         calls,
         throttle,
         delivery_admin,
+        None if tenants is None else TenantAdmin(spool, tenants),
         parse_worker,
         executor,
         outboxes,
@@ -260,3 +267,12 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
         forwarder,
         traces,
     )
+
+
+async def _tenants_of(settings: Settings, spool: Spool) -> tuple[TenantTable | None, dict[str | None, int]]:
+    """Whose call logs there are, and the weights of all that may have something queued; nothing without tenants."""
+    tenants = options.tenant_table(settings.tenants)
+    if tenants is None:
+        return None, {}
+    tenants.assign(await spool.reader.assigned_agents())
+    return tenants, dict.fromkeys(await spool.reader.open_tenants(), 1) | tenants.weights

@@ -27,6 +27,7 @@ from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.service import DeliveryAdmin
+from gateway.operations.tenants import TenantAdmin
 from gateway.process import on_signals, raise_limit
 from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
@@ -79,6 +80,10 @@ class Gateway:
             audit=self._audit,
             hosts=settings.admin.hosts,
             refused=self._observers.metrics.admin_refused,
+            tenants={
+                name: [token.get_secret_value() for token in tenant.read_token]
+                for name, tenant in settings.tenants.items()
+            },
         )
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
@@ -231,6 +236,11 @@ class Gateway:
     def delivery_admin(self) -> DeliveryAdmin | None:
         """See `GatewayView`."""
         return self._app.delivery_admin if self._app else None
+
+    @property
+    def tenant_admin(self) -> TenantAdmin | None:
+        """See `GatewayView`."""
+        return self._app.tenant_admin if self._app else None
 
     @property
     def salvages(self) -> SalvageService | None:

@@ -1,6 +1,6 @@
 """From settings to the options of each part: durations to milliseconds where a part counts in these, no more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
 from config.settings import (
@@ -12,6 +12,7 @@ from config.settings import (
     Settings,
     SplitSettings,
 )
+from config.tenants import TenantSettings
 from gateway.admin.permissions import Role
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
@@ -21,6 +22,7 @@ from gateway.intake.sources.batch import BatchLimits
 from gateway.listeners import ListenOptions, SocketOptions, owner_ids
 from gateway.live_calls import ThrottlePolicy
 from gateway.runtime.startup import CannotListen
+from gateway.tenants import Tenant, TenantTable, digest_of
 from gateway.tls import TlsFiles
 from spool.records import Lane
 from spool.store import SpoolOptions
@@ -114,6 +116,24 @@ def completion_rule(completion: CompletionSettings) -> CompletionRule:
 def routing(completion: CompletionSettings) -> Routing:
     """From which path questions about calls are answered."""
     return Routing(completion.reads, completion.cutoff, frozenset(completion.projects), completion.compare)
+
+
+def tenant_table(tenants: Mapping[str, TenantSettings]) -> TenantTable | None:
+    """Whose call logs there are; None where there are no tenants."""
+    if not tenants:
+        return None
+    return TenantTable(
+        Tenant(
+            name,
+            tenant.agents,
+            frozenset(digest_of(token.get_secret_value()) for token in tenant.token),
+            frozenset(tenant.destinations),
+            tenant.endpoint_token.get_secret_value() if tenant.endpoint_token else None,
+            tenant.posts_per_second,
+            tenant.weight,
+        )
+        for name, tenant in tenants.items()
+    )
 
 
 def retry_policy(retry: RetrySettings) -> RetryPolicy:

@@ -88,6 +88,7 @@ def _source(settings: SourceSettings, public_url: str) -> Source:
         forward_url=settings.forward_url,
         public_url=public_url.rstrip("/"),
         agents_key=settings.token.get_secret_value() if settings.token else None,
+        tenant=settings.tenant,
     )
 
 

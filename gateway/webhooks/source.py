@@ -78,6 +78,8 @@ class Source:
     """What the provider calls this listener, up to the path."""
     agents_key: str | None = None
     """What destinations that forward keys are sent."""
+    tenant: str | None = None
+    """Whose calls it brings."""
 
 
 class _Answer(msgspec.Struct):
@@ -210,7 +212,7 @@ class WebhookSource:
                     continue
                 assert isinstance(parsed, CallLog), "it has an id and is no reference"
                 return parsed, await self._acceptor.accept(
-                    parsed, source.agents_key, idempotency_key=key, key_decides=True
+                    parsed, source.agents_key, idempotency_key=key, key_decides=True, tenant=source.tenant
                 )
         raise AssertionError("the second attempt returns or raises")
 

@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from spool.admin import query
 from spool.admin.query import FOLLOW, SET_TOKEN, AdminResult, Page, Selection, combined, find, place_of
 from spool.db import sql
-from spool.db.sql import DELIVERY_STATE, HELD_FOR_CORE, MAKE_DUE, record_of
+from spool.db.sql import DELIVERY_STATE, HELD_FOR_CORE, HELD_FOR_TENANT, MAKE_DUE, checksum_of, record_of
 from spool.db.transaction import Operation, Transaction
 from spool.db.writer import Writer
 from spool.queue.ordering import Sibling, initial_state, siblings_of
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.settle import end_record, enqueue_in_order, free_waiting, held_for_token, read_delivery
-from spool.records import Clock, Delivery, DeliveryKey, DeliveryState, DestinationIds, Form, Record
+from spool.records import Clock, Delivery, DeliveryKey, DeliveryState, DestinationIds, Form, Record, principal_of
 
 KEYS_PER_STEP = 100
 """An order about many deliveries is written in transactions of this many, between which posts are committed."""
@@ -91,6 +91,25 @@ class QueueAdmin:
     async def replace_token(self, keys: Iterable[DeliveryKey], token: str) -> AdminResult:
         """Let the call logs of these deliveries be sent with `token`, and free what was held for their old ones."""
         return await self._in_steps(keys, partial(replace_token, token=token))
+
+    async def assign(self, agent_id: str | None, tenant: str, own: frozenset[str]) -> int:
+        """Give what belongs to nobody of this agent (None: without one) to a tenant, for good.
+
+        What was held for destinations in `own` is sent, the rest of what was held is discarded. Later call logs of the
+        agent are for whoever asks `Reader.assigned_agents`. Returns how many records it were.
+        """
+        count = 0
+        while True:
+            operation = partial(
+                assign, agent_id=agent_id, tenant=tenant, own=own, destinations=self._reader.destinations,
+                now=self._clock(),
+            )  # fmt: skip
+            done = await self._writer.submit(operation)
+            self._announce(done.ready)
+            self._orphans.appeared.set()
+            count += done.moved
+            if done.moved < KEYS_PER_STEP:
+                return count
 
     async def _in_steps(self, keys: Iterable[DeliveryKey], order: Callable[..., AdminResult]) -> AdminResult:
         """Submit the order a transaction's worth at a time; announce what each step freed."""
@@ -206,6 +225,41 @@ def retry(transaction: Transaction, keys: Keys, destinations: DestinationIds, no
             transaction.execute(MAKE_DUE, (now, key.record_id, match.destination_id, key.form))
             ready.append(read_delivery(transaction, key.record_id, match.destination_id, key.form, destinations))
     return AdminResult(len(ready), tuple(ready))
+
+
+def assign(
+    transaction: Transaction,
+    agent_id: str | None,
+    tenant: str,
+    own: frozenset[str],
+    destinations: DestinationIds,
+    now: int,
+) -> AdminResult:
+    """Give at most `KEYS_PER_STEP` records of an agent to a tenant, and remember whose agent it is."""
+    if agent_id is not None:
+        transaction.execute(sql.ASSIGN_AGENT, (agent_id, tenant))
+    rows = transaction.execute(sql.UNASSIGNED_RECORDS, (agent_id, KEYS_PER_STEP)).fetchall()
+    ready: list[Delivery] = []
+    for row in rows:
+        before = record_of(row, destinations.spool_id)
+        record = replace(before, tenant=tenant, principal=principal_of(tenant, None))
+        # What was damaged before stays known as damaged.
+        checksum = row[13] if before.damaged else checksum_of(row, tenant, record.principal, record.via)
+        transaction.execute(sql.SET_TENANT, (tenant, record.principal, checksum, record.record_id))
+        for one in siblings_of(transaction, record.record_id):
+            if one.held_for != HELD_FOR_TENANT:
+                continue
+            key = (record.record_id, one.destination_id, one.form)
+            if destinations.names[one.destination_id] in own:
+                state = DeliveryState.WAITING  # what waits for nothing is freed below, in its order
+                transaction.execute(sql.SET_STATE, (state, None, None, None, None, *key))
+            else:
+                state = DeliveryState.DISCARDED
+                transaction.execute(query.DISCARD, (now, *key))
+            transaction.counters.move(one.destination_id, one.lane, one.state, state, record.raw_bytes)
+        ready += free_waiting(transaction, record, destinations)
+        end_record(transaction, record, now)
+    return AdminResult(len(rows), tuple(ready))
 
 
 # Moving what is owed to one destination to another one.

@@ -11,6 +11,8 @@ from spool.records import Delivery, DeliveryState, Form, Fragment, Lane, Record,
 _READY, _WAITING, _HELD = (int(state) for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD))
 HELD_FOR_CORE = 0
 """`held_for` of a detail whose core is a dead letter; it blocks nobody, like the dead core itself."""
+HELD_FOR_TENANT = -2
+"""`held_for` where the record belongs to no tenant, and the destination to one."""
 HELD_FOR_SHARED_TOKEN = -1
 """`held_for` where the destination refuses the token that all its deliveries share."""
 
@@ -145,6 +147,14 @@ DUE = (
     f"WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = {_READY} AND +d.state <= 3 "
     "AND (d.due_at <= :now OR d.deferred_at IS NULL OR d.deferred_at > :horizon) ORDER BY d.record_id LIMIT :limit"
 )
+# The same of one tenant (IS: NULL is one, too). It steps over those of the others, in commit order.
+_OF_TENANT = "AND r.tenant IS :tenant "
+DUE_OF_TENANT = DUE.replace("ORDER BY", f"{_OF_TENANT}ORDER BY")
+NEXT_DUE_OF_TENANT = (
+    f"SELECT min(d.due_at) FROM deliveries d JOIN records r USING (record_id) WHERE d.destination_id = :destination "
+    f"AND d.lane = :lane AND d.state = {_READY} AND +d.state <= 3 AND d.due_at > :now AND d.deferred_at <= :horizon "
+    + _OF_TENANT
+)
 NEXT_DUE = (
     f"SELECT min(due_at) FROM deliveries WHERE destination_id = :destination AND lane = :lane "
     f"AND state = {_READY} AND +state <= 3 AND due_at > :now AND deferred_at <= :horizon"
@@ -175,7 +185,7 @@ HELD_FOR = (
 )
 HELD_TOKENS = (
     f"SELECT DISTINCT held_for FROM deliveries WHERE destination_id = ? AND state = {_HELD} "
-    f"AND held_for <> {HELD_FOR_CORE}"
+    f"AND held_for NOT IN ({HELD_FOR_CORE}, {HELD_FOR_TENANT})"
 )
 DELIVERIES_OF_RECORD = (
     "SELECT destination_id, form, lane, state, ordered, after_destination_id, held_for FROM deliveries "
@@ -271,6 +281,25 @@ EXPIRED_UPLOADS = (
     "WHERE expires_at < ?2 AND (record_uid IS NULL OR expires_at < ?1) ORDER BY expires_at LIMIT ?3"
 )
 DELETE_UPLOAD = "DELETE FROM uploads WHERE key_hash = ?"
+
+# Tenants
+
+UNASSIGNED = "unassigned"
+"""The tenant of a record that belongs to nobody yet; the partial index names it, too."""
+OPEN_TENANTS = "SELECT DISTINCT tenant FROM records WHERE settled_at IS NULL"
+ASSIGNED_AGENTS = "SELECT agent_id, tenant FROM agents"
+ASSIGN_AGENT = (
+    "INSERT INTO agents (agent_id, tenant) VALUES (?, ?) ON CONFLICT (agent_id) DO UPDATE SET tenant = excluded.tenant"
+)
+UNASSIGNED_AGENTS = (
+    "SELECT agent_id, count(*), min(accepted_at) FROM records "
+    f"WHERE tenant = '{UNASSIGNED}' AND settled_at IS NULL GROUP BY agent_id ORDER BY 2 DESC LIMIT ?"
+)
+UNASSIGNED_RECORDS = (
+    f"SELECT {RECORD_COLUMNS} FROM records r WHERE r.tenant = '{UNASSIGNED}' AND r.settled_at IS NULL "
+    "AND r.agent_id IS ? ORDER BY r.record_id LIMIT ?"
+)
+SET_TENANT = "UPDATE records SET tenant = ?, principal = ?, checksum = ? WHERE record_id = ?"
 
 # Circuit breakers
 

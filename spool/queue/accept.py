@@ -31,6 +31,8 @@ from spool.records import (
     Record,
 )
 
+HELD_WITHOUT_TENANT = "its call belongs to no tenant: `callspool tenants assign`"
+
 
 class Acceptance(Struct, frozen=True):
     """What became of a new record, with its payload, which need not be read back; a duplicate has none."""
@@ -229,7 +231,12 @@ def _enqueue_all(
             state = state_in_record(one, record_siblings)
         else:
             state = initial_state(transaction, record.call_id, record.principal, record.record_id, one, record_siblings)
+        if delivery.held:
+            state = DeliveryState.HELD
         enqueue(transaction, record, one, state, record.accepted_at)
+        if delivery.held:
+            why = (int(state), None, sql.HELD_FOR_TENANT, HELD_WITHOUT_TENANT, None)
+            transaction.execute(sql.SET_STATE, (*why, record.record_id, one.destination_id, str(one.form)))
         if state is DeliveryState.READY:
             ready.append(Delivery(record, delivery.destination, one.form, one.lane, 0, record.accepted_at, None))
     return tuple(ready)

@@ -24,6 +24,7 @@ from spool.records import (
     Form,
     Fragment,
     Lane,
+    OfTenant,
     Record,
     Upload,
 )
@@ -64,7 +65,9 @@ class Reader:
         for connection in (self._questions, self._payloads, self._counting):
             await connection.close()
 
-    async def due(self, destination_id: int, lane: Lane, *, now: int, limit: int) -> Due:
+    async def due(
+        self, destination_id: int, lane: Lane, *, now: int, limit: int, of_tenant: OfTenant | None = None
+    ) -> Due:
         """See `uploaders.base.Queue.due`."""
         bounds: dict[str, Value] = {
             "destination": destination_id,
@@ -72,12 +75,15 @@ class Reader:
             "now": now,
             "horizon": now + CLOCK_TOLERANCE,
         }
-        rows = await self._questions.ask(sql.DUE, {**bounds, "limit": limit})
+        due, next_due = sql.DUE, sql.NEXT_DUE
+        if of_tenant is not None:
+            due, next_due, bounds = sql.DUE_OF_TENANT, sql.NEXT_DUE_OF_TENANT, {**bounds, "tenant": of_tenant.tenant}
+        rows = await self._questions.ask(due, {**bounds, "limit": limit})
         deliveries = tuple(delivery_of(row, self.destinations.spool_id, self.destinations.names) for row in rows)
         if len(deliveries) == limit:
             return Due(deliveries, now)
-        next_due = await self._questions.ask(sql.NEXT_DUE, bounds)
-        return Due(deliveries, next_due[0][0])
+        earliest = await self._questions.ask(next_due, bounds)
+        return Due(deliveries, earliest[0][0])
 
     async def held_tokens(self, destination_id: int) -> tuple[int | None, ...]:
         """See `uploaders.base.Queue.held_tokens`."""
@@ -120,6 +126,19 @@ class Reader:
         """The newest calls that began since then and have not ended, the oldest first."""
         rows = await self._questions.ask(sql.LIVE_CALLS, (since, limit))
         return [LiveCall(*row) for row in reversed(rows)]
+
+    async def open_tenants(self) -> list[str | None]:
+        """The tenants of records that have not ended."""
+        return [tenant for (tenant,) in await self._questions.ask(sql.OPEN_TENANTS)]
+
+    async def assigned_agents(self) -> list[tuple[str, str]]:
+        """Agents that an operator assigned, each with its tenant."""
+        return [(agent_id, tenant) for agent_id, tenant in await self._questions.ask(sql.ASSIGNED_AGENTS)]
+
+    async def unassigned_agents(self, limit: int) -> list[tuple[str | None, int, int]]:
+        """Agents of open records that belong to nobody yet: how many there are, and since when."""
+        rows = await self._counting.ask(sql.UNASSIGNED_AGENTS, (limit,))
+        return [(agent_id, count, since) for agent_id, count, since in rows]
 
     async def find(self, statement: str, parameters: Sequence[Value]) -> list[OpenDelivery]:
         """The deliveries that `statement` names, which begins with the columns of a record and those of a trace."""

@@ -2,8 +2,9 @@
 
 import pytest
 
-from gateway.fanout import ANY_OTHER, DestinationRoute, RouteKind, StoredAs, delivery_plans, plan
+from gateway.fanout import ANY_OTHER, DestinationRoute, RouteKind, StoredAs, TenantPlans, delivery_plans, plan
 from gateway.intake.parse import CallLog, SizeRule, parse
+from gateway.tenants import UNASSIGNED, Tenant, TenantTable
 from spool.records import Form, Fragment, Lane, NewDelivery
 from uploaders.document.options import Large
 
@@ -224,3 +225,16 @@ def test_the_largest_message_decides_what_is_stored_in_fragments(
     assert isinstance(parsed, CallLog)
     assert parsed.stored_as is stored_as
     assert (Fragment.REST in parsed.pieces) is (stored_as in {StoredAs.MEDIUM, StoredAs.TWO_PHASE})
+
+
+def test_a_tenants_own_destination_gets_nobody_elses_call_logs() -> None:
+    """What belongs to nobody is planned for it too, and held there; what is nobody's own gets everything at once."""
+    table = TenantTable([Tenant("acme", destinations=frozenset({"bucket"})), Tenant("other")])
+    plans = TenantPlans([ENDPOINT, LONE_BUCKET], table)
+
+    def who(tenant: str) -> list[tuple[str, bool]]:
+        return [(one.destination, one.held) for one in plans.of(tenant)[StoredAs.SINGLE, ANY_OTHER]]
+
+    assert who("acme") == [("endpoint", False), ("bucket", False)]
+    assert who("other") == who("one that was removed") == [("endpoint", False)]
+    assert who(UNASSIGNED) == [("endpoint", False), ("bucket", True)]

@@ -65,6 +65,20 @@ BUGS = (
         ("tests/work/test_consumer.py::test_lost_partitions_are_dropped_and_not_committed",),
     ),
     Bug(
+        "a tenant's token shows any tenant's calls",
+        "gateway/admin/calls.py",
+        "    return request[CALLER].tenant or request.query.get",
+        "    return request.query.get",
+        ("tests/system/test_tenants.py::test_fifty_tenants_with_the_same_call_ids_are_fifty_times_their_calls",),
+    ),
+    Bug(
+        "turns are saved up while a tenant has nothing",
+        "uploaders/dispatch/fairness.py",
+        "        return max(self._served[tenant], self._now_serving)\n",
+        "        return self._served[tenant]\n",
+        ("tests/uploaders/test_fairness.py",),
+    ),
+    Bug(
         "a reference to any bucket is followed",
         "gateway/references.py",
         "        if place.s3_bucket not in self._buckets:\n",

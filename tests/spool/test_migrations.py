@@ -194,7 +194,8 @@ async def test_what_version_6_accepted_is_as_sound_as_before(path: Path, salvage
         await spool.accept(a_record("a", principal=principal_of(None, "key")))
         spool_id = spool.id
     connection = looked_into(path.parent)
-    later = "DROP TABLE traces; DROP TABLE trace_rows; ALTER TABLE records DROP COLUMN via;"
+    later = "DROP TABLE traces; DROP TABLE trace_rows; DROP TABLE agents; DROP INDEX unassigned; "
+    later += "ALTER TABLE records DROP COLUMN via;"
     connection.executescript(f"{later} PRAGMA user_version = 6;")
     connection.close()
     folder = path.parent / "new" if salvaged else path.parent

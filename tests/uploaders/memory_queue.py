@@ -24,6 +24,7 @@ from spool.records import (
     Lane,
     NewDelivery,
     NewRecord,
+    OfTenant,
     PartProgress,
     Record,
     Redirect,
@@ -124,13 +125,16 @@ class MemoryQueue:
         ready = self._replace(self._entries_of(record))
         return Accepted(record.uid, 0, new.raw_bytes, new.digest, False, False, ready, two_phase=False)
 
-    async def due(self, destination: str, lane: Lane, *, now: int, limit: int) -> Due:
+    async def due(
+        self, destination: str, lane: Lane, *, now: int, limit: int, of_tenant: OfTenant | None = None
+    ) -> Due:
         self._enter("due")
         ready = [
             entry
             for entry in self.entries.values()
             if entry.state is DeliveryState.READY
             and (entry.delivery.destination, entry.delivery.lane) == (destination, lane)
+            and (of_tenant is None or entry.delivery.record.tenant == of_tenant.tenant)
         ]
         due = [entry for entry in ready if entry.is_due(now)]
         page = tuple(entry.delivery for entry in due)[:limit]

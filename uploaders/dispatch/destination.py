@@ -6,12 +6,23 @@ that many settlements share one group commit; the lease ends when the settlement
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
 
-from spool.records import BreakerUpdate, DeadLetter, Delivery, DeliveryKey, Hold, Lane, RetryAt, Settlement
+from spool.records import (
+    BreakerUpdate,
+    DeadLetter,
+    Delivery,
+    DeliveryKey,
+    Due,
+    Hold,
+    Lane,
+    OfTenant,
+    RetryAt,
+    Settlement,
+)
 from uploaders.base import (
     BatchUploader,
     Delivered,
@@ -25,11 +36,13 @@ from uploaders.base import (
 )
 from uploaders.dispatch.circuit_breaker import Change, CircuitBreaker
 from uploaders.dispatch.credentials import CredentialBreaker
+from uploaders.dispatch.fairness import FairPrefetch
 from uploaders.dispatch.lane import (
     BATCH_BYTES,
     MOST_UNSETTLED,
     LaneState,
     PayloadUnreadable,
+    Prefetch,
     attempt,
     attempt_many,
     outcome_label,
@@ -64,6 +77,8 @@ class DestinationPlan:
     """The kind of destination, as the configuration calls it; only shown."""
     details_at_once: Callable[[], int | None] = lambda: None
     """The most details under way at this moment, besides the concurrency limit; None: no other limit."""
+    tenants: Mapping[str | None, int] = field(default_factory=dict)
+    """The tenants that take turns, with their weights; none: deliveries are made in commit order."""
 
 
 class DestinationWorker:
@@ -93,7 +108,7 @@ class DestinationWorker:
         """Whether that is written, or on its way."""
         self._credentials = CredentialBreaker(plan.policy)
         self._batching = plan.uploader if isinstance(plan.uploader, BatchUploader) else None
-        self._lanes = {lane: LaneState(lane, plan.concurrency[lane]) for lane in Lane}
+        self._lanes = {lane: LaneState(lane, plan.concurrency[lane], _prefetch_of(plan)) for lane in Lane}
         self._scheduled = False
         self._stopped = False
         self._alarm: tuple[int, TimerHandle] | None = None
@@ -285,19 +300,22 @@ class DestinationWorker:
         lane.unsettled -= 1
         lane.prefetch.release(delivery.key)
         if isinstance(settlement, RetryAt):
-            lane.prefetch.note_due(settlement.due_at)
+            lane.prefetch.note_due(settlement.due_at, delivery)
         if freed:
             self._freed(freed)
         self.changed()
 
     async def _fill(self, lane: LaneState) -> None:
-        await lane.prefetch.fill(
-            lambda limit: retry_until_answered(
+        def page(limit: int, of_tenant: OfTenant | None = None) -> Awaitable[Due]:
+            """What is due, of one tenant or of all."""
+            now = self._timing.clock
+            return retry_until_answered(
                 self._timing,
-                lambda: self._queue.due(self._name, lane.lane, now=self._timing.clock(), limit=limit),
+                lambda: self._queue.due(self._name, lane.lane, now=now(), limit=limit, of_tenant=of_tenant),
                 "asking what is due",
             )
-        )
+
+        await lane.prefetch.fill(page)
         self.changed()
 
     def _conclude(self, delivery: Delivery, outcome: Outcome | PayloadUnreadable, *, probe: bool) -> Settlement:
@@ -472,6 +490,10 @@ class DestinationWorker:
     def _on_alarm(self) -> None:
         self._alarm = None
         self.changed()
+
+
+def _prefetch_of(plan: DestinationPlan) -> Prefetch | FairPrefetch:
+    return FairPrefetch(plan.tenants) if plan.tenants else Prefetch()
 
 
 def _named(token_id: int | None) -> str:

@@ -5,6 +5,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,6 +15,9 @@ from spool.records import DeadLetter, Delivery, DeliveryKey, Due, Hold, Lane, Re
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BatchUploader, Outcome, RetryLater, Uploader
 from uploaders.dispatch.concurrency import ConcurrencyLimit
 from uploaders.dispatch.scheduling import Tasks
+
+if TYPE_CHECKING:
+    from uploaders.dispatch.fairness import FairPrefetch
 
 # Prefetch and leases: what is due in one lane of one destination, as far as it fits into memory.
 #
@@ -75,7 +79,7 @@ class Prefetch:
         """Something in the spool may have become due without being offered."""
         self._spool_has_more = True
 
-    def note_due(self, when: int) -> None:
+    def note_due(self, when: int, _delivery: Delivery | None = None) -> None:
         """Something becomes due at this time."""
         self.next_due_at = when if self.next_due_at is None else min(self.next_due_at, when)
 
@@ -228,9 +232,9 @@ BATCH_BYTES = 1 << 20
 class LaneState:
     """What is prefetched in one lane of a destination, and what is under way."""
 
-    def __init__(self, lane: Lane, most: int) -> None:
+    def __init__(self, lane: Lane, most: int, prefetch: "Prefetch | FairPrefetch") -> None:
         self.lane = lane
-        self.prefetch = Prefetch()
+        self.prefetch = prefetch
         self.limit = ConcurrencyLimit(most)
         self.running = 0
         """Attempts under way."""

@@ -25,7 +25,7 @@ LONGEST_KEY_BYTES = 1024
 """Of UTF-8, with the prefix (Amazon S3 User Guide, "Creating object key names")."""
 LONGEST_ENDING = ".detail.json.zst"
 
-_NAMES = ("agent_id", "call_id", "date", "event", "record_id")
+_NAMES = ("agent_id", "call_id", "date", "event", "record_id", "tenant")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
 _RELATIVE = re.compile(r"(^|/)\.{1,2}(/|$)")
 _ENCODING_ENDINGS = {None: "", "zstd": ".zst", "gzip": ".gz"}
@@ -70,6 +70,7 @@ def _values(record: Record) -> Iterator[tuple[str, str]]:
     yield "date", datetime.fromtimestamp(record.accepted_at / 1000, UTC).date().isoformat()
     yield "event", safe_name(record.event)
     yield "record_id", safe_name(record.uid)
+    yield "tenant", safe_name(record.tenant or "")
 
 
 def _is_path(text: str) -> bool:

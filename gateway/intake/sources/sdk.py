@@ -75,8 +75,12 @@ class SdkSource:
             )
             return accepted_result(parsed, accepted, _SUCCESS)
 
-    async def _trace(self, _request: web.BaseRequest, match: Match) -> Result:
+    async def _trace(self, request: web.BaseRequest, match: Match) -> Result:
+        """With a tenant's token only what is that tenant's."""
         records = await self._store.trace(match.argument)
+        tenant = self._token.tenant_of(request)
+        if tenant is not None:
+            records = tuple([traced for traced in records if traced.record.tenant == tenant])
         if not records:
             raise Rejection(
                 404,

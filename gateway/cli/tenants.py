@@ -1,0 +1,70 @@
+"""`callspool tenants list`, `unassigned` and `assign`: whose call logs there are, asked through the admin API."""
+
+import click
+import msgspec
+
+from config.values import ListenAddress
+from gateway.cli.client import admin_option, ask, explained, tell
+from gateway.cli.output import output, plain, table
+from gateway.operations.tenants import Assigned, TenantList
+
+_decode_list = msgspec.json.Decoder(TenantList).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+
+
+@click.group(short_help="List tenants; assign agents to them.")
+def tenants() -> None:
+    """List tenants and what belongs to none of them, and say whose an agent is."""
+
+
+@tenants.command("list", short_help="List the tenants.")
+@admin_option
+@_json_option
+def list_(address: ListenAddress, *, as_json: bool) -> None:
+    """List the tenants of the configuration, with the agents that were assigned to them since."""
+    with explained():
+        body = ask(address, "api", "tenants")
+        if as_json:
+            click.echo(bytes(_decode_members(body)["tenants"]).decode())
+            return
+        shown = table("Tenant", "Agents", "Assigned", "Destinations of its own", "Weight", numbers=("Weight",))
+        for each in _decode_list(body).tenants:
+            lists = [plain(", ".join(names) or "-") for names in (each.agents, each.assigned, each.destinations)]
+            shown.add_row(plain(each.name), *lists, plain(each.weight))
+        output().print(shown)
+
+
+@tenants.command(short_help="List agents that belong to no tenant.")
+@admin_option
+@_json_option
+def unassigned(address: ListenAddress, *, as_json: bool) -> None:
+    """List the agents whose call logs belong to nobody yet, those with the most first."""
+    with explained():
+        body = ask(address, "api", "tenants")
+        if as_json:
+            click.echo(bytes(_decode_members(body)["unassigned"]).decode())
+            return
+        found = _decode_list(body).unassigned
+        shown = table("Agent", "Call logs", "Since", numbers=("Call logs",))
+        for each in found:
+            shown.add_row(
+                plain("-" if each.agent_id is None else each.agent_id), plain(each.records), plain(each.since)
+            )
+        output().print(shown if found else plain("Every call log belongs to a tenant.", "dim"))
+
+
+@tenants.command(short_help="Say whose an agent is.")
+@click.argument("agent_id", required=False)
+@click.argument("tenant")
+@admin_option
+def assign(agent_id: str | None, tenant: str, address: ListenAddress) -> None:
+    """Give an agent to a tenant, with its call logs that wait; without AGENT_ID, what came without an agent.
+
+    Later call logs of the agent belong to the tenant, too, also after a restart.
+    """
+    order = msgspec.json.encode({"agent": agent_id, "tenant": tenant})
+    with explained():
+        done = msgspec.json.decode(tell(address, order, "api", "tenants", "assign"), type=Assigned)
+        whose = "What came without an agent" if agent_id is None else f"Agent {agent_id}"
+        output().print(plain(f"{whose} belongs to {tenant}; {done.records} call logs that waited do, too."))

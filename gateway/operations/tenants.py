@@ -1,0 +1,85 @@
+"""What operators ask and order about tenants: which there are, what belongs to none of them, and whose it is."""
+
+import msgspec
+
+from gateway.tenants import UNASSIGNED, TenantTable
+from gateway.trace import instant
+from spool.store import Spool
+
+MOST_AGENTS = 1000
+"""Agents in one answer."""
+
+
+class TenantEntry(msgspec.Struct, frozen=True):
+    """One tenant."""
+
+    name: str
+    agents: tuple[str, ...]
+    """As the configuration says."""
+    assigned: tuple[str, ...]
+    """Agents that were assigned to it by order."""
+    destinations: tuple[str, ...]
+    weight: int
+    posts_per_second: float | None
+
+
+class UnassignedAgent(msgspec.Struct, frozen=True):
+    """An agent whose call logs belong to nobody yet."""
+
+    agent_id: str | None
+    records: int
+    """How many of its records have not ended."""
+    since: str
+
+
+class TenantList(msgspec.Struct, frozen=True):
+    """All tenants, and the agents that belong to none, those with the most records first."""
+
+    tenants: tuple[TenantEntry, ...]
+    unassigned: tuple[UnassignedAgent, ...]
+
+
+class Assigned(msgspec.Struct, frozen=True):
+    """What an assignment did."""
+
+    records: int
+
+
+class UnknownTenant(Exception):
+    """There is no tenant of this name."""
+
+
+class TenantAdmin:
+    """For the event loop."""
+
+    def __init__(self, spool: Spool, tenants: TenantTable) -> None:
+        self._spool = spool
+        self._tenants = tenants
+
+    async def list(self) -> TenantList:
+        """What there is. Raises `SpoolError`."""
+        assigned = await self._spool.reader.assigned_agents()
+        waiting = await self._spool.reader.unassigned_agents(MOST_AGENTS)
+        return TenantList(
+            tuple(
+                TenantEntry(
+                    each.name,
+                    each.agents,
+                    tuple(agent for agent, name in assigned if name == each.name),
+                    tuple(sorted(each.destinations)),
+                    each.weight,
+                    each.posts_per_second,
+                )
+                for each in self._tenants.tenants.values()
+            ),
+            tuple(UnassignedAgent(agent, count, instant(since)) for agent, count, since in waiting),
+        )
+
+    async def assign(self, agent_id: str | None, tenant: str) -> Assigned:
+        """Give an agent, and what waits of it, to a tenant. Raises `UnknownTenant` and `SpoolError`."""
+        known = self._tenants.tenants.get(tenant)
+        if known is None or tenant == UNASSIGNED:
+            raise UnknownTenant(tenant)
+        if agent_id is not None:
+            self._tenants.assign([(agent_id, tenant)])
+        return Assigned(await self._spool.admin.assign(agent_id, tenant, known.destinations))

@@ -1,0 +1,147 @@
+"""Tenants: a real receiver with fifty of them, whose agents all use the same ids for their calls."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bench.calllogs import make_call_log
+from tests.stores.engines import SqliteEngine
+from tests.system.gateway_process import GatewayProcess, Reply
+from tests.system.receivers import PATIENCE, Receiver
+from tests.system.waiting import until
+
+COUNT = 50
+NAMES = [f"t{number:02}" for number in range(COUNT)]
+CALLS = ("call-1", "call-2")
+
+
+def token_of(name: str) -> str:
+    return f"intake-token-of-{name}"
+
+
+def reading_token_of(name: str) -> str:
+    return f"reading-token-of-{name}"
+
+
+def a_receiver(folder: Path, database: Path, tables: str) -> Receiver:
+    receiver = Receiver(folder, f"sqlite:///{database}")
+    file = folder / "callspool.toml"
+    file.write_text(tables)
+    receiver.environment["CALLSPOOL_CONFIG"] = str(file)
+    return receiver
+
+
+def table_of(name: str, *more: str) -> str:
+    tokens = f'token = ["{token_of(name)}"]\nread_token = ["{reading_token_of(name)}"]'
+    return "\n".join([f"[tenants.{name}]", tokens, *more, ""])
+
+
+async def asked(gateway: GatewayProcess, url: str, token: str) -> tuple[int, object]:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def post_as(gateway: GatewayProcess, name: str, body: bytes) -> Reply:
+    return await gateway.post(body, headers={"x-pype-token": token_of(name)})
+
+
+@pytest.mark.slow
+async def test_fifty_tenants_with_the_same_call_ids_are_fifty_times_their_calls(tmp_path: Path) -> None:
+    """No call of one is a duplicate of, supersedes, completes or shows another's; each token shows its tenant's calls,
+    whatever it asks for, on both listeners, and an unknown token none."""
+    engine = SqliteEngine(tmp_path)
+    tables = '[intake]\ntoken = "token-of-the-house"\n' + "".join(map(table_of, NAMES))
+    async with a_receiver(tmp_path / "receiver", engine.path, tables) as receiver:
+        for call_id in CALLS:
+            # The same bytes of all: only whose they are differs. Half of them never end.
+            start = make_call_log(2_000, seed=1, call_id=call_id, event="call_started")
+            end = make_call_log(2_000, seed=2, call_id=call_id)
+            replies = await asyncio.gather(*[post_as(receiver, name, start) for name in NAMES])
+            replies += await asyncio.gather(*[post_as(receiver, name, end) for name in NAMES[::2]])
+            assert {(reply.status, reply.json["duplicate"]) for reply in replies} == {(202, False)}
+        assert (await post_as(receiver, NAMES[0], start)).json["duplicate"]
+        assert (await receiver.post(start, headers={"x-pype-token": "stranger"})).status == 401
+        await receiver.delivered(deadline=PATIENCE)
+        rows = engine.rows("select project, call_id, state from calls_complete")
+        assert {(project, call_id): state for project, call_id, state in rows} == {
+            (name, call_id): 1 if number % 2 else 3 for number, name in enumerate(NAMES) for call_id in CALLS
+        }
+        mine, other = NAMES[0], NAMES[1]
+        for name, state in ((mine, "complete"), (other, "open")):
+            for query in ("", f"?project={mine}"):
+                status, call = await asked(
+                    receiver, f"{receiver.admin_url}/api/calls/call-1{query}", reading_token_of(name)
+                )
+                assert (status, call["state"], len(call["records"])) == (200, state, 1 if name == other else 2)
+            _, listed = await asked(receiver, f"{receiver.admin_url}/api/calls?project={mine}", reading_token_of(name))
+            assert {call["state"] for call in listed["calls"]} == {state}
+            status, trace = await asked(receiver, f"{receiver.intake_url}/v1/calls/call-1", token_of(name))
+            assert (status, len(trace["records"])) == (200, 1 if name == other else 2)
+        for path in ("/api/deliveries", "/api/tenants"):
+            assert (await asked(receiver, receiver.admin_url + path, reading_token_of(mine)))[0] == 403
+        assert (await asked(receiver, f"{receiver.admin_url}/api/calls", token_of(mine)))[0] == 401
+        shown = json.loads(
+            await receiver.command("calls", "show", "call-1", "--tenant", other, "--json", *receiver.admin)
+        )
+        assert shown["state"] == "open"
+
+
+@pytest.mark.slow
+async def test_what_belongs_to_nobody_waits_for_somebody_to_say_whose_it_is(tmp_path: Path) -> None:
+    """It is accepted and goes to what is nobody's own; what is some tenant's own gets it when its agent was assigned to
+    that tenant, through a restart, and what comes later of that agent at once."""
+    folder = tmp_path / "acme"
+    tables = f"""
+[intake]
+token = "token-of-the-house"
+[[destinations]]
+name = "of-acme"
+type = "file"
+path = "{folder}"
+{table_of("acme", 'destinations = ["of-acme"]', 'agents = ["known-*"]')}
+{table_of("other")}
+"""
+    engine = SqliteEngine(tmp_path)
+
+    async def received(count: int) -> None:
+        async def there() -> bool:
+            return len([path for path in folder.rglob("*.json*") if path.is_file()]) == count
+
+        await until(there, f"{count} files are there", deadline=PATIENCE)
+
+    def of(agent: str, call_id: str, size: int = 2_000) -> bytes:
+        document = json.loads(make_call_log(size, seed=4, call_id=call_id))
+        return json.dumps({**document, "agent_id": agent}).encode()
+
+    house = {"x-pype-token": "token-of-the-house"}
+    async with a_receiver(tmp_path / "receiver", engine.path, tables) as receiver:
+        posts = (("new", "c1", 2_000), ("new", "c2", 6_000_000), ("known-1", "c3", 2_000), ("of-other", "c4", 2_000))
+        for agent, call_id, size in posts:
+            assert (await receiver.post(of(agent, call_id, size), headers=house)).status == 202
+        await received(1)
+        waiting = json.loads(await receiver.command("tenants", "unassigned", "--json", *receiver.admin))
+        assert {(each["agent_id"], each["records"]) for each in waiting} == {("new", 2), ("of-other", 1)}
+        await receiver.kill()
+        await receiver.start()
+        assert b"2 call logs" in await receiver.command("tenants", "assign", "new", "acme", *receiver.admin)
+        assert b"1 call logs" in await receiver.command("tenants", "assign", "of-other", "other", *receiver.admin)
+        await received(4)  # a whole, core and detail of a large one, and that of the known agent
+        assert (await receiver.post(of("new", "c5"), headers=house)).status == 202
+        await received(5)
+        await receiver.delivered(deadline=PATIENCE)
+        listed = json.loads(await receiver.command("tenants", "list", "--json", *receiver.admin))
+        assert {each["name"]: each["assigned"] for each in listed} == {"acme": ["new"], "other": ["of-other"]}
+        await receiver.kill()
+        await receiver.start()
+        assert (await receiver.post(of("new", "c6"), headers=house)).status == 202
+        await received(6)
+        assert await receiver.metric("callspool_unaccounted_records") == 0
+        await receiver.hurry()
+        await receiver.command("fsck")
+    by_call = dict(engine.rows("select call_id, project from calls_complete"))
+    assert {call_id for call_id, tenant in by_call.items() if tenant == "acme"} == {"c3", "c5", "c6"}
+    assert {call_id for call_id, tenant in by_call.items() if tenant == "unassigned"} == {"c1", "c2", "c4"}
