@@ -2,6 +2,9 @@
 
 import asyncio
 import random
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -13,7 +16,7 @@ from tests.stores.engines import PostgresEngine
 from tests.stores.postgres_server import started
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind
-from uploaders.stores.store import Detail, PartRefused, StoreRefused, StoreUnavailable
+from uploaders.stores.store import BackfillStatus, Detail, PartRefused, StoreRefused, StoreUnavailable
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -186,3 +189,22 @@ async def test_the_rights_to_begin_with_are_named(engine: PostgresEngine):
     await store.open()
     assert await store.missing_rights() == ()
     await store.close()
+
+
+@pytest.mark.prove
+async def test_a_backfill_that_is_killed_in_every_page_goes_on(engine: PostgresEngine):
+    """SIGKILL after the rows and before the commit of each second page: rows and cursor always agree."""
+    old = engine.store(pairs=False)
+    await old.write([part_of(PartKind.CALL, f"c{number}") for number in range(10)])
+    engine.age(48 * 3600 * 1000)
+    day = await old.oldest_day()
+    assert day is not None
+    for completed in (3, 6, 9):
+        command = [sys.executable, "-m", "tests.stores.killed_backfill", engine.url, day.isoformat(), "3", "2"]
+        done = await asyncio.to_thread(subprocess.run, command, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert engine.rows("select count(*) from calls_complete") == [(completed,)]
+        assert engine.rows("select calls, written from backfill_progress") == [(completed, completed)]
+    pages = [page async for page in old.backfill(day, 3)]
+    assert (pages[-1].status, pages[-1].calls, pages[-1].written) == (BackfillStatus.COMPLETED, 10, 10)
+    await old.close()
