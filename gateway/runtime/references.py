@@ -1,5 +1,6 @@
 """Following references, wired: its name and route beside the destinations, and what the dispatcher does for it."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from config.settings import ReferenceSettings, Settings
@@ -16,6 +17,8 @@ from uploaders.s3.options import S3Options
 
 if TYPE_CHECKING:
     from gateway.references import ReferenceObserver, ReferenceReader
+    from gateway.work.claims import ClaimReader
+    from uploaders.s3.client import Bucket, S3Connection
 
 REFERENCES_NAME: Final = "references"
 """What the reading of references is called among the destinations."""
@@ -53,6 +56,23 @@ def reference_reader(
 ) -> "ReferenceReader":
     """Reads what notes refer to, as these settings allow."""
     from gateway.references import ReferenceReader  # noqa: PLC0415  # as above
+
+    connection, bucket = allowed_bucket(settings)
+    return ReferenceReader(connection, bucket, settings.buckets, bodies, acceptor.parse, observer)
+
+
+def claim_reader(settings: ReferenceSettings, downloaded: Callable[[float, int], None]) -> "ClaimReader | None":
+    """Reads for a worker what notices refer to; None where no bucket may be read."""
+    if not settings.buckets:
+        return None
+    from gateway.work.claims import ClaimReader  # noqa: PLC0415  # as above
+
+    connection, bucket = allowed_bucket(settings)
+    return ClaimReader(connection, bucket, settings.buckets, settings.concurrency, downloaded)
+
+
+def allowed_bucket(settings: ReferenceSettings) -> "tuple[S3Connection, Bucket]":
+    """The first of the buckets that may be read; the others are reached through the same connection."""
     from uploaders.s3.client import Bucket, S3Connection  # noqa: PLC0415  # as above
 
     options = S3Options(
@@ -63,4 +83,4 @@ def reference_reader(
         request_timeout=REQUEST_SECONDS,
     )
     connection = S3Connection(options)
-    return ReferenceReader(connection, Bucket(options, connection), settings.buckets, bodies, acceptor.parse, observer)
+    return connection, Bucket(options, connection)

@@ -25,6 +25,7 @@ from gateway.process import on_signals, raise_limit
 from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_options, require_kafka, store_of
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import completion_rule, routing
+from gateway.runtime.references import claim_reader
 from gateway.runtime.startup import CannotListen
 from gateway.runtime.stores import CallStores
 from gateway.tls import CertificateUnusable
@@ -130,9 +131,10 @@ class Worker:
         )
         options, ledger = kafka_options(self._source), Ledger()
         dead = MessageProducer(options)
+        claims = claim_reader(settings.references, self._metrics.reference_downloaded)
         writer = BatchWriter(
             store, name, options.topics, dead, ledger, self._metrics,
-            options=detail_options(self._target),
+            options=detail_options(self._target), claims=claims,
         )  # fmt: skip
         rule = ConsumerRule(work.group, self._instance, work.session_timeout, work.batch_max, work.batch_wait)
         consumer = TopicConsumer(options, rule, writer.write, ledger)
@@ -148,6 +150,8 @@ class Worker:
         finally:
             await stores.stop()
             await dead.close()
+            if claims is not None:
+                await claims.close()
             await store.close()
 
     async def _read(self, consumer: "TopicConsumer") -> None:

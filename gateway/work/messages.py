@@ -13,6 +13,10 @@ Place = tuple[str, int]
 """A partition: topic and number."""
 
 
+class ClaimFailed(Exception):
+    """What a notice refers to cannot be read; says why."""
+
+
 class Incoming(Struct, frozen=True):
     """A message as it was read. It is taken apart by the consumer's thread, while a batch before it is written."""
 

@@ -1,0 +1,90 @@
+"""Claim checks: what a notice refers to is read from a real S3 server, and stored as the detail of its call."""
+
+import asyncio
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from bench.s3_server import Server
+from config.settings import ReferenceSettings
+from gateway.runtime.references import claim_reader
+from gateway.work.messages import Batch, Incoming, Ledger
+from gateway.work.writer import BatchWriter
+from spool.records import Form
+from tests.kafka.clusters import Cluster
+from tests.s3.conftest import bucket, credentials, weed
+from tests.s3.destinations_under_test import Unobserved
+from tests.s3.stored_objects import client_of
+from tests.stores.calls import document_of
+from tests.stores.engines import SqliteEngine
+from tests.uploaders.deliveries import a_delivery, a_record
+from uploaders.kafka.messages import message_of, read_message
+from uploaders.kafka.producer import MessageProducer
+
+__all__ = ["bucket", "credentials", "weed"]
+
+
+def notice(cluster: Cluster, number: int, bucket: str, key: str) -> Incoming:
+    """What a sidecar writes once the object of a call is in the bucket."""
+    text = {"s3_reference": True, "s3_bucket": bucket, "s3_key": key, "call_id": f"call-{number}"}
+    delivery = a_delivery(a_record(record_id=number, digest=number.to_bytes(32)), Form.NOTICE)
+    made = message_of(delivery, json.dumps(text).encode(), cluster.topics)
+    part = read_message(made.topic, made.key, made.value, made.headers, 0, cluster.topics)
+    return Incoming(made.topic, 0, number, made.key, made.value, made.headers, part)
+
+
+def detail(number: int) -> bytes:
+    traces = [{"name": f"span {number}"}]
+    return json.dumps(
+        {"call_id": f"call-{number}", "telemetry_data": {"session_traces": traces}, "text": "x" * 3_000_000}
+    ).encode()
+
+
+@pytest.mark.slow
+async def test_what_notices_refer_to_becomes_details(
+    failing: Cluster, tmp_path: Path, weed: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of zstd, gzip and plain, each with its spans; what is missing, of another call or in another bucket is
+    among the dead with its reason, and holds up nothing."""
+    monkeypatch.setattr("gateway.work.claims.FIRST_WAIT_SECONDS", 0.001)
+    engine, ledger = SqliteEngine(tmp_path), Ledger()
+    store, producer = engine.store(), MessageProducer(failing.options)
+    settings = ReferenceSettings(buckets=(bucket,), endpoint_url=weed.endpoint, region="us-east-1")
+    sizes: list[int] = []
+    claims = claim_reader(settings, lambda _, size: sizes.append(size))
+    assert claims is not None
+    compress = zstandard.ZstdCompressor(level=1).compress
+    objects = {
+        1: compress(detail(1)[:1_000_000]) + compress(detail(1)[1_000_000:]),
+        2: gzip.compress(detail(2)),
+        3: detail(3),
+        4: detail(9),
+        5: b"\x28\xb5\x2f\xfd no zstd",
+    }
+    async with client_of(weed) as client:
+        for number, body in objects.items():
+            await client.put_object(Bucket=bucket, Key=f"k{number}", Body=body)
+    writer = BatchWriter(store, "db", failing.topics, producer, ledger, Unobserved(), claims=claims)
+    batch: Batch = ledger.begin()
+    for number in range(1, 7):
+        ledger.read(batch, notice(failing, number, bucket, f"k{number}"))
+    ledger.read(batch, notice(failing, 7, "other-bucket", "k"))
+    await writer.write(batch)
+    ledger.end(batch, written=True)
+    for number in (1, 2, 3):
+        assert await document_of(store.detail("", f"call-{number}")) == detail(number)
+    assert engine.rows("select name from spans order by name") == [("span 1",), ("span 2",), ("span 3",)]
+    assert sizes == [len(detail(1))] * 3
+    dead = await asyncio.to_thread(failing.messages, failing.topics.dead)
+    reasons = {message.key(): dict(message.headers())["dead-reason"].decode() for message in dead}
+    for key, said in {
+        b"call-4": "not about the call", b"call-5": "cannot be decoded", b"call-6": "k6", b"call-7": "may not be read",
+    }.items():  # fmt: skip
+        assert said in reasons[key]
+    assert (ledger.entry().dead, ledger.entry().unaccounted) == (4, 0)
+    await claims.close()
+    await producer.close()
+    await store.close()
