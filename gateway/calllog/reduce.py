@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.calllog.shape import IN_THE_WORKER, Costly, is_dense
 from gateway.calllog.split import TELEMETRY, TURNS
 from gateway.calllog.summary import Readable, Span, read_elements, read_list, read_members
 from gateway.calllog.toplevel import scan
@@ -62,9 +63,12 @@ def reduce_detail(detail: Buffer, policy: Policy) -> tuple[Buffer, ...]:
 
     The policy is applied to `telemetry_data.session_traces`, and once more to the `otel_spans` of all turns
     together; `kept` and `total` count both. What stays, stays as it came and in its order. What cannot be read as
-    such lists is passed on as it is. Raises `CallLogError` when the detail is not a JSON object.
+    such lists is passed on as it is. Raises `CallLogError` when the detail is not a JSON object, and `Costly` for one
+    of very many members and elements, each of which would be built here.
     """
-    top = scan(detail)
+    if is_dense(detail):
+        raise Costly
+    top = scan(detail, bounds=IN_THE_WORKER)
     members = {name: raw for name, raw in top.values.items() if name != "reduced"}
     session = _Session.read(members)
     turns = _Turns.read(members)
@@ -136,9 +140,9 @@ def _object(raw: Readable | None) -> Mapping[str, msgspec.Raw]:
 
 
 def _spans(raw: Readable | None) -> list[_RawSpan]:
-    if raw is None or (elements := read_elements(raw)) is None:
+    if raw is None or (elements := read_elements(raw)) is None or (spans := read_list(Span, raw)) is None:
         return []
-    return list(zip(elements, read_list(Span, raw) or [], strict=True))
+    return list(zip(elements, spans, strict=True))
 
 
 def _kept(spans: Sequence[_RawSpan], keeps: Sequence[bool]) -> Iterator[msgspec.Raw]:

@@ -32,6 +32,7 @@ from gateway.admin.metrics import Metrics
 from gateway.announcements import AnnouncingStore
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
+from gateway.calllog.shape import Costly
 from gateway.calls import CALL_COMPLETE
 from gateway.fanout import DestinationRoute, RouteKind
 from gateway.intake.routes import via_pseudonym
@@ -295,6 +296,8 @@ def reduction(destination: HttpDestination | KafkaDestination, directory: Path) 
             return reduce_detail(detail, policy)
         except CallLogError as error:
             raise NotReducible(f"the detail cannot be reduced: {error.message}") from error
+        except Costly as error:
+            raise NotReducible("the detail cannot be reduced: it has too many members and elements") from error
 
     return Reduction(reduce, directory)
 

@@ -7,6 +7,7 @@ import pytest
 from gateway.calllog.document import parse
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
+from gateway.calllog.shape import Costly
 from gateway.calllog.split import split
 from tests.calllog.joined_documents import detail, top_level
 
@@ -106,6 +107,28 @@ def test_a_broken_detail_is_refused() -> None:
     """What is no JSON object cannot be reduced."""
     with pytest.raises(CallLogError):
         reduce_detail(b"[1]", Critical())
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        b'{"telemetry_data":{"session_traces":[%b1]}}' % (b"1," * 300_000),
+        b'{"telemetry_data":{%b"session_traces":[]}}' % (b'"a":1,' * 300_000),
+        b'{"call_id":"k",%b"z":0}' % (b'"a":1,' * 300_000),
+    ],
+    ids=["spans", "telemetry", "members"],
+)
+def test_a_dense_detail_is_not_taken_apart(detail: bytes) -> None:
+    """A detail whose members and elements would take a gigabyte as objects is left as it is."""
+    with pytest.raises(Costly):
+        reduce_detail(detail, TopN(5))
+
+
+def test_spans_of_which_too_many_are_odd_stay() -> None:
+    """Where spans would have to be read one by one, and there are tens of thousands, none is left out."""
+    detail = b'{"telemetry_data":{"session_traces":[%b{}]}}' % (b'{"duration_ms":-1,"name":"llm"},' * 30_000)
+    reduced = b"".join(reduce_detail(detail, TopN(5)))
+    assert detail[:-1] in reduced
 
 
 def test_the_detail_of_a_split_can_be_reduced() -> None:

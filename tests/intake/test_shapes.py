@@ -42,6 +42,17 @@ def test_the_gateway_parses_what_is_cheap(name: str) -> None:
     assert time.process_time() - began < CPU_SECONDS / 8
 
 
+def test_members_are_counted_while_they_are_built() -> None:
+    """Whatever the samples say, the decoder is stopped at the first top-level member above the limit."""
+    at_most = IN_A_THREAD.members
+    body = b'{"call_id":"k",%b"z":"%b"}'
+    filling = b"x" * 70_000
+    fits = body % (b'"a":1,' * (at_most - 2), filling)
+    assert isinstance(parse(fits, bytearray, SizeRule(), IN_A_THREAD), CallLog)
+    with pytest.raises(Costly):
+        parse(body % (b'"a":1,' * (at_most - 1), filling), bytearray, SizeRule(), IN_A_THREAD)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORST)
 async def test_no_body_costs_much(tmp_path: Path, name: str) -> None:
