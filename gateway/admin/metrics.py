@@ -139,186 +139,14 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left this one without types
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        # The intake.
-        self._posts = self._counter("posts", "Posts by route and result.", "route", "result")
-        self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
-        self._payload = self._counter(
-            "payload_bytes",
-            "Bytes of accepted call logs: raw as decoded, stored as compressed in the spool.",
-            "stage",
-        )
-        self._two_phase = self._counter("two_phase", "Call logs that were split into core and detail.")
-        self._nonfinite = self._counter("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
-        self._stray_tokens = self._counter(
-            "stray_tokens", "Accepted call logs whose top-level token is no credential: it stays in them."
-        )
-        # Webhooks.
-        self._webhooks = self._counter(
-            "webhooks",
-            "Webhooks by source, type of event and result: accepted, duplicate, ignored, forwarded, needs_answer, "
-            "unconfigured, missing_signature, stale_signature or bad_signature.",
-            "source",
-            "type",
-            "result",
-        )
-        self._webhook_dropped = self._counter(
-            "webhook_provider_dropped", "Webhooks that the provider says it gave up before.", "source"
-        )
-        self._webhook_skew = GaugeTally(
-            "callspool_webhook_clock_skew_seconds",
-            "How far the time of the last signature lay in the past; negative for the future.",
-            ("source",),
-            registry=self.registry,
-        )
-        self._webhook_accepted = GaugeTally(
-            "callspool_webhook_last_accepted_timestamp_seconds",
-            "When the last genuine webhook was accepted.",
-            ("source",),
-            registry=self.registry,
-        )
-        self._otlp_spans = self._counter(
-            "otlp_spans",
-            "Spans by result: accepted, rejected (no valid id, or too large), late (after the call).",
-            "result",
-        )
-        self._otlp_open = GaugeTally(
-            "callspool_otlp_open_calls", "Calls whose spans wait for their end.", (), registry=self.registry
-        )
-        # The spool.
-        self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
-        self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
-        self._given_up = self._counter(
-            "details_given_up", "Details that were given up to make room in a full spool (spool.when_full)."
-        )
-        # Deliveries.
-        self._deliveries = self._counter(
-            "deliveries",
-            "Attempts to deliver, by outcome: delivered, retry, held, diverted, dead or corrupt.",
-            "destination",
-            "lane",
-            "outcome",
-        )
-        self._delivery = self._histogram(
-            "delivery_seconds", "How long an attempt to deliver took.", _DELIVERY_BOUNDS, "destination", "lane"
-        )
-        self._arrival = self._histogram(
-            "core_delivered_seconds",
-            "From the acceptance of a call log until its core, or all of it where it is small, was delivered.",
-            _ARRIVAL_BOUNDS,
-            "destination",
-        )
-        # Uploads: to buckets, and through upload addresses.
-        self._large = self._counter(
-            "large_payloads",
-            "Details and large wholes that were delivered as objects, to a bucket or through an upload address.",
-            "destination",
-        )
-        self._upload = self._histogram(
-            "upload_seconds",
-            "How long it took to send an object and to confirm it, at a bucket or through an upload address.",
-            _UPLOAD_BOUNDS,
-            "destination",
-        )
-        self._upload_bytes = self._counter(
-            "upload_bytes", "Bytes of the delivered objects, as the storage keeps them.", "destination"
-        )
-        self._parts = self._counter(
-            "upload_parts",
-            "Parts of objects: sent, repeated (sent again because the first result is unknown), or resumed "
-            "(already at the server after a restart or a failure, not sent again).",
-            "destination",
-            "result",
-        )
-        self._aborted = self._counter(
-            "uploads_aborted",
-            "Abandoned multipart uploads: aborted at the server, or failed to abort.",
-            "destination",
-            "result",
-        )
-        self._read_back = self._counter(
-            "upload_read_back_bytes",
-            "Bytes that were read back because the server gave no checksum that proves the object.",
-            "destination",
-        )
-        # The admin listener.
-        self._admin_refusals = self._counter(
-            "admin_refusals",
-            "Requests to the admin listener that were refused, by reason: no_token, wrong_token, too_many_guesses, "
-            "remote, host or cross_site.",
-            "reason",
-        )
-        # Stores, and the calls that are put together in them.
-        self._store_rows = self._counter(
-            "store_rows",
-            "Parts of calls that stores were given: new, duplicate (the store had it), or refused (a value of it).",
-            "destination",
-            "kind",
-            "result",
-        )
-        self._store_batch = self._histogram(
-            "store_batch_size", "Parts that shared one transaction of a store.", _BATCH_BOUNDS, "destination"
-        )
-        self._store_commit = self._histogram(
-            "store_commit_seconds", "How long a transaction of a store took.", _DELIVERY_BOUNDS, "destination"
-        )
-        self._completed = self._counter(
-            "completion_calls",
-            "Calls: complete, late (completed after they had been given up), timed_out (no end came in time), or "
-            "orphan (no start came in time).",
-            "destination",
-            "result",
-        )
-        self._match = GaugeTally(
-            "callspool_completion_match_ratio",
-            "Of the calls that were concluded since the start, the share that has both its start and its end.",
-            ("destination",),
-            registry=self.registry,
-        )
-        self._wait = self._histogram(
-            "completion_wait_seconds",
-            "From the first part of a call in the store to its completion, in whole seconds.",
-            _WAIT_BOUNDS,
-            "destination",
-        )
-        self._lag = self._histogram(
-            "completion_lag_seconds",
-            "How long ago the oldest part of a transaction was accepted when the store committed it.",
-            _DELIVERY_BOUNDS,
-            "destination",
-        )
-        self._waiting = GaugeTally(
-            "callspool_completion_open_calls",
-            "Calls that wait for their start or end, as of the last sweep.",
-            ("destination",),
-            registry=self.registry,
-        )
-        self._reference = self._histogram(
-            "reference_download_seconds",
-            "How long reading and decoding an object that a reference names took (S3DownloadDuration).",
-            _DELIVERY_BOUNDS,
-        )
-        self._reference_bytes = self._counter(
-            "reference_download_bytes", "Bytes of the objects that references named, once decoded."
-        )
-        self._routed = self._counter(
-            "route_queries",
-            "Questions about calls by the path that answered: complete (the new one), or merged (the old one).",
-            "path",
-        )
-        self._mismatch = self._counter(
-            "route_mismatch", "Questions that both paths were asked, and answered differently."
-        )
-        # The SDK's outboxes.
-        self._outbox_rows = self._counter(
-            "outbox_rows",
-            "Rows of the SDK's outbox: rescued, duplicate (its post had been accepted), superseded (an end without "
-            "telemetry of a call whose end is known), or refused (not a call log; left there).",
-            "path",
-            "outcome",
-        )
-        self._outbox_bytes = self._counter(
-            "outbox_rescued_bytes", "Bytes of the rows that became new records of the spool.", "path"
-        )
+        self._declare_intake()
+        self._declare_webhooks()
+        self._declare_spool()
+        self._declare_deliveries()
+        self._declare_uploads()
+        self._declare_admin()
+        self._declare_stores()
+        self._declare_outboxes()
 
     def posted(self, route: str, result: str) -> None:
         """A post was answered; both words come from small fixed sets."""
@@ -478,6 +306,197 @@ class Metrics:
     def otlp_open_calls(self, count: int) -> None:
         """So many traces are open."""
         self._otlp_open.set(count)
+
+    def _declare_intake(self) -> None:
+        self._posts = self._counter("posts", "Posts by route and result.", "route", "result")
+        self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
+        self._payload = self._counter(
+            "payload_bytes",
+            "Bytes of accepted call logs: raw as decoded, stored as compressed in the spool.",
+            "stage",
+        )
+        self._two_phase = self._counter("two_phase", "Call logs that were split into core and detail.")
+        self._nonfinite = self._counter("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
+        self._stray_tokens = self._counter(
+            "stray_tokens", "Accepted call logs whose top-level token is no credential: it stays in them."
+        )
+
+    def _declare_webhooks(self) -> None:
+        """And spans."""
+        self._webhooks = self._counter(
+            "webhooks",
+            "Webhooks by source, type of event and result: accepted, duplicate, ignored, forwarded, needs_answer, "
+            "unconfigured, missing_signature, stale_signature or bad_signature.",
+            "source",
+            "type",
+            "result",
+        )
+        self._webhook_dropped = self._counter(
+            "webhook_provider_dropped", "Webhooks that the provider says it gave up before.", "source"
+        )
+        self._webhook_skew = GaugeTally(
+            "callspool_webhook_clock_skew_seconds",
+            "How far the time of the last signature lay in the past; negative for the future.",
+            ("source",),
+            registry=self.registry,
+        )
+        self._webhook_accepted = GaugeTally(
+            "callspool_webhook_last_accepted_timestamp_seconds",
+            "When the last genuine webhook was accepted.",
+            ("source",),
+            registry=self.registry,
+        )
+        self._otlp_spans = self._counter(
+            "otlp_spans",
+            "Spans by result: accepted, rejected (no valid id, or too large), late (after the call).",
+            "result",
+        )
+        self._otlp_open = GaugeTally(
+            "callspool_otlp_open_calls", "Calls whose spans wait for their end.", (), registry=self.registry
+        )
+
+    def _declare_spool(self) -> None:
+        self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
+        self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", _BATCH_BOUNDS)
+        self._given_up = self._counter(
+            "details_given_up", "Details that were given up to make room in a full spool (spool.when_full)."
+        )
+
+    def _declare_deliveries(self) -> None:
+        self._deliveries = self._counter(
+            "deliveries",
+            "Attempts to deliver, by outcome: delivered, retry, held, diverted, dead or corrupt.",
+            "destination",
+            "lane",
+            "outcome",
+        )
+        self._delivery = self._histogram(
+            "delivery_seconds", "How long an attempt to deliver took.", _DELIVERY_BOUNDS, "destination", "lane"
+        )
+        self._arrival = self._histogram(
+            "core_delivered_seconds",
+            "From the acceptance of a call log until its core, or all of it where it is small, was delivered.",
+            _ARRIVAL_BOUNDS,
+            "destination",
+        )
+
+    def _declare_uploads(self) -> None:
+        """To buckets, and through upload addresses."""
+        self._large = self._counter(
+            "large_payloads",
+            "Details and large wholes that were delivered as objects, to a bucket or through an upload address.",
+            "destination",
+        )
+        self._upload = self._histogram(
+            "upload_seconds",
+            "How long it took to send an object and to confirm it, at a bucket or through an upload address.",
+            _UPLOAD_BOUNDS,
+            "destination",
+        )
+        self._upload_bytes = self._counter(
+            "upload_bytes", "Bytes of the delivered objects, as the storage keeps them.", "destination"
+        )
+        self._parts = self._counter(
+            "upload_parts",
+            "Parts of objects: sent, repeated (sent again because the first result is unknown), or resumed "
+            "(already at the server after a restart or a failure, not sent again).",
+            "destination",
+            "result",
+        )
+        self._aborted = self._counter(
+            "uploads_aborted",
+            "Abandoned multipart uploads: aborted at the server, or failed to abort.",
+            "destination",
+            "result",
+        )
+        self._read_back = self._counter(
+            "upload_read_back_bytes",
+            "Bytes that were read back because the server gave no checksum that proves the object.",
+            "destination",
+        )
+
+    def _declare_admin(self) -> None:
+        self._admin_refusals = self._counter(
+            "admin_refusals",
+            "Requests to the admin listener that were refused, by reason: no_token, wrong_token, too_many_guesses, "
+            "remote, host or cross_site.",
+            "reason",
+        )
+
+    def _declare_stores(self) -> None:
+        """And the calls that are put together in them."""
+        self._store_rows = self._counter(
+            "store_rows",
+            "Parts of calls that stores were given: new, duplicate (the store had it), or refused (a value of it).",
+            "destination",
+            "kind",
+            "result",
+        )
+        self._store_batch = self._histogram(
+            "store_batch_size", "Parts that shared one transaction of a store.", _BATCH_BOUNDS, "destination"
+        )
+        self._store_commit = self._histogram(
+            "store_commit_seconds", "How long a transaction of a store took.", _DELIVERY_BOUNDS, "destination"
+        )
+        self._completed = self._counter(
+            "completion_calls",
+            "Calls: complete, late (completed after they had been given up), timed_out (no end came in time), or "
+            "orphan (no start came in time).",
+            "destination",
+            "result",
+        )
+        self._match = GaugeTally(
+            "callspool_completion_match_ratio",
+            "Of the calls that were concluded since the start, the share that has both its start and its end.",
+            ("destination",),
+            registry=self.registry,
+        )
+        self._wait = self._histogram(
+            "completion_wait_seconds",
+            "From the first part of a call in the store to its completion, in whole seconds.",
+            _WAIT_BOUNDS,
+            "destination",
+        )
+        self._lag = self._histogram(
+            "completion_lag_seconds",
+            "How long ago the oldest part of a transaction was accepted when the store committed it.",
+            _DELIVERY_BOUNDS,
+            "destination",
+        )
+        self._waiting = GaugeTally(
+            "callspool_completion_open_calls",
+            "Calls that wait for their start or end, as of the last sweep.",
+            ("destination",),
+            registry=self.registry,
+        )
+        self._reference = self._histogram(
+            "reference_download_seconds",
+            "How long reading and decoding an object that a reference names took (S3DownloadDuration).",
+            _DELIVERY_BOUNDS,
+        )
+        self._reference_bytes = self._counter(
+            "reference_download_bytes", "Bytes of the objects that references named, once decoded."
+        )
+        self._routed = self._counter(
+            "route_queries",
+            "Questions about calls by the path that answered: complete (the new one), or merged (the old one).",
+            "path",
+        )
+        self._mismatch = self._counter(
+            "route_mismatch", "Questions that both paths were asked, and answered differently."
+        )
+
+    def _declare_outboxes(self) -> None:
+        self._outbox_rows = self._counter(
+            "outbox_rows",
+            "Rows of the SDK's outbox: rescued, duplicate (its post had been accepted), superseded (an end without "
+            "telemetry of a call whose end is known), or refused (not a call log; left there).",
+            "path",
+            "outcome",
+        )
+        self._outbox_bytes = self._counter(
+            "outbox_rescued_bytes", "Bytes of the rows that became new records of the spool.", "path"
+        )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> CounterTally:
         return CounterTally(f"callspool_{name}_total", meaning, labels, registry=self.registry)
