@@ -507,9 +507,10 @@ def copy_of_the_code() -> Iterator[Path]:
         for name in NEEDED:
             source, target = ROOT / name, Path(folder, name)
             if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "results"))
+                # With what is compiled: it is valid, since the copies have the times of their originals.
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("results"))
             else:
-                shutil.copy(source, target)
+                shutil.copy2(source, target)
         yield Path(folder)
 
 
