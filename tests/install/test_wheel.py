@@ -59,7 +59,7 @@ async def _works(made: Installed) -> None:
                 await gateway.post(make_call_log(GIANT_BYTES, seed=number, call_id=f"giant-{number}"))
             ).status == 202
             (child,) = psutil.Process(gateway.process.pid).children()
-            assert child.cmdline()[-1] == "gateway.intake.parse_worker_main"
+            assert "gateway.intake.parse_worker_main" in child.cmdline()
             await gateway.delivered()
             gateway.terminate()
             assert await gateway.ended() == 0, gateway.log
