@@ -77,6 +77,8 @@ BUGS = (
         "        return max(self._served[tenant], self._now_serving)\n",
         "        return self._served[tenant]\n",
         ("tests/uploaders/test_fairness.py",),
+    ),
+    Bug(
         "costly bodies are parsed in the order in which they came",
         "gateway/intake/turns.py",
         "bool(costly) and not (cheap and self._last_was_costly)",
