@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,8 +130,17 @@ def _runs_callspool(command: Iterable[str]) -> bool:
 # Signals: what would end this process drains it first.
 
 
-def on_signals(told_to_stop: asyncio.Event, hurried: asyncio.Event, *, at_a_terminal: bool) -> None:
-    """Let the first signal that stops this process set `told_to_stop`, and a second one `hurried`."""
+def on_signals(
+    told_to_stop: asyncio.Event,
+    hurried: asyncio.Event,
+    reload: Callable[[], None] | None = None,
+    *,
+    at_a_terminal: bool,
+) -> None:
+    """Let the first signal that stops this process set `told_to_stop`, and a second one `hurried`.
+
+    SIGHUP calls `reload`, unless it is ignored or means that the terminal is gone.
+    """
 
     def stop(number: signal.Signals) -> None:
         """By a signal."""
@@ -141,13 +150,15 @@ def on_signals(told_to_stop: asyncio.Event, hurried: asyncio.Event, *, at_a_term
     loop = asyncio.get_running_loop()
     for number, handling in signal_handling(at_a_terminal=at_a_terminal).items():
         loop.add_signal_handler(number, stop if handling else _ignore_signal, number)
+        if number is signal.SIGHUP and not handling and reload is not None:
+            loop.add_signal_handler(number, reload)
 
 
 def signal_handling(*, at_a_terminal: bool) -> dict[signal.Signals, bool]:
     """For each signal that would end the process without a drain: whether it shuts down gracefully, or is ignored.
 
-    SIGHUP means that the terminal is gone, and to a daemon that it should read its configuration again, which is read
-    at the start only. What is ignored already stays so, such as SIGHUP under nohup.
+    SIGHUP means that the terminal is gone, and to a daemon that it should read its configuration again (`on_signals`).
+    What is ignored already stays so, such as SIGHUP under nohup.
     """
     handling = {
         signal.SIGQUIT: True,
@@ -168,5 +179,5 @@ def signal_handling(*, at_a_terminal: bool) -> dict[signal.Signals, bool]:
 
 
 def _ignore_signal(number: signal.Signals) -> None:
-    hint = "settings are read at the start only; SIGTERM shuts down gracefully"
+    hint = "SIGHUP reloads the settings; SIGTERM shuts down gracefully"
     _log.warning("signal_ignored", signal=number.name, hint=hint)

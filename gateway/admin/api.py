@@ -63,6 +63,7 @@ class OrderHandlers:
         for name in OrderName:
             router.add_post(f"/api/orders/{name}", open_spool(partial(self.order, name)))
         router.add_post("/api/destinations/{destination}/resume", self.resume)
+        router.add_post("/api/reload", self.reload)
         router.add_post("/api/salvage", open_spool(self.salvage))
 
     async def list(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
@@ -121,6 +122,10 @@ class OrderHandlers:
             hint = f"The configuration has: {known or 'none'}."
             return refused(404, "unknown_destination", "No destination is configured under this name.", hint)
         return answer(Resumed(destination=name, waited=waited))
+
+    async def reload(self, _request: web.Request) -> web.StreamResponse:
+        """Reload the settings; the answer says whether, and where they are wrong or need a restart."""
+        return answer(await self._gateway.reload())
 
     async def salvage(self, request: web.Request, _admin: DeliveryAdmin) -> web.StreamResponse:
         """Import what another database holds into this gateway's spool, and report as NDJSON.

@@ -125,13 +125,7 @@ class Access:
         clock: Callable[[], float] = time.monotonic,
         tenants: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
-        given = (tokens or {}).items()
-        self._tokens = [_Token(_digest(each), role, f"token {token_id(each)}") for role, them in given for each in them]
-        self._tokens += [
-            _Token(_digest(each), Role.READ, f"token {token_id(each)} of {name}", name)
-            for name, them in (tenants or {}).items()
-            for each in them
-        ]
+        self.accept_tokens(tokens or {}, tenants or {})
         self._spool_digest: bytes | None = None
         self._audit = audit or AuditLog()
         self._hosts = frozenset(host.lower() for host in hosts)
@@ -140,6 +134,17 @@ class Access:
         self._guesses = GuessLimit(clock=clock)
         self._unlogged = 0
         self._log_at = 0.0
+
+    def accept_tokens(self, tokens: Mapping[Role, Iterable[str]], tenants: Mapping[str, Iterable[str]]) -> None:
+        """Accept these tokens from now on, instead of those of the configuration before."""
+        self._tokens = [
+            _Token(_digest(each), role, f"token {token_id(each)}") for role, them in tokens.items() for each in them
+        ]
+        self._tokens += [
+            _Token(_digest(each), Role.READ, f"token {token_id(each)} of {name}", name)
+            for name, them in tenants.items()
+            for each in them
+        ]
 
     def accept_spool_token(self, token: str) -> None:
         """Accept the random token of the spool's directory from now on."""

@@ -66,6 +66,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /api/calls/{call_id}/detail": Rule(Role.READ, action="read-detail"),
     "GET /api/deliveries": Rule(Role.READ, local=True),
     "GET /api/tenants": Rule(Role.READ, local=True),
+    "POST /api/reload": _order("reload", Role.OPERATE, local=True),
     "POST /api/tenants/assign": _order("assign-agent", Role.ADMIN),
     "GET /api/deliveries/{key}": Rule(Role.READ, action="read-delivery"),
     "GET /api/documents/{key}": Rule(Role.READ, action="read-document"),

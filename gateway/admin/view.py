@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from gateway.live_calls import ThrottleStatus
+from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
 from gateway.sdk_outbox.rows import OutboxStatus
@@ -112,6 +113,10 @@ class GatewayView(Protocol):
 
         Raises `spool.errors.SpoolError` where the spool cannot be read.
         """
+        ...
+
+    async def reload(self) -> Reloaded:
+        """Read the settings again, check them, and begin to apply them if all of them can be."""
         ...
 
     def resume(self, destination: str) -> bool | None:

@@ -34,6 +34,7 @@ COMMANDS = {
     "resume": LazyCommand("gateway.cli.status", "Retry a destination that is down now."),
     "dead": LazyCommand("gateway.cli.dead", "List, replay, discard, export and import dead letters."),
     "deliveries": LazyCommand("gateway.cli.deliveries", "List, retry, reroute queued deliveries; replace tokens."),
+    "reload": LazyCommand("gateway.cli.reload", "Apply changed settings to a running gateway."),
     "tenants": LazyCommand("gateway.cli.tenants", "List tenants; say whose an agent is."),
     "s3": LazyCommand("gateway.cli.s3", "Set up and check a bucket."),
     "fsck": LazyCommand("gateway.cli.fsck", "Check a spool for damage; --repair mends it."),

@@ -17,7 +17,7 @@ def main() -> int:
     settings = pickle.loads(sys.stdin.buffer.read())  # see above: from the parent process alone
     assert isinstance(settings, Settings)
     configure_logging(settings.log.level, as_text=settings.log.format.as_text)
-    return serve(settings)
+    return serve(settings, lambda: settings)
 
 
 if __name__ == "__main__":

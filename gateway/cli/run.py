@@ -1,10 +1,12 @@
 """`callspool run`: the gateway itself."""
 
+import os
 from pathlib import Path
 
 import click
 import structlog
 
+from config.loader import load
 from config.settings import IoClass, PrioritySettings
 from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
 from gateway.logs import configure_logging
@@ -28,7 +30,7 @@ def run(file: Path | None, *, local: bool) -> None:
         log.warning("configuration", about=warning)
     for reason in refused:
         log.warning("priority", refused=reason)
-    raise SystemExit(lifecycle.serve(loaded.settings))
+    raise SystemExit(lifecycle.serve(loaded.settings, lambda: load(file, os.environ, local=local).settings))
 
 
 def _priority(settings: PrioritySettings) -> Priority:

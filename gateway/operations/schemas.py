@@ -353,3 +353,13 @@ class Resumed(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
     waited: bool
     """Whether it was waiting; if so, one delivery is sent now, and one for each refused token."""
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """What became of a reload."""
+
+    applied: bool
+    problems: tuple[str, ...] = ()
+    """What is wrong with the settings as they are now."""
+    needs_restart: tuple[str, ...] = ()
+    """Settings that changed and that only a restart applies."""

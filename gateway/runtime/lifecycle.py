@@ -26,13 +26,15 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.live_calls import ThrottleStatus
+from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
 from gateway.process import on_signals, raise_limit
 from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
-from gateway.runtime.options import admin_tokens
+from gateway.runtime.options import admin_tokens, tenant_tokens
+from gateway.runtime.reload import Reread, read_again
 from gateway.runtime.startup import CannotListen, introduce, listening_at
 from gateway.sdk_outbox.rows import OutboxStatus
 from gateway.tls import CertificateUnusable, ServerTls
@@ -51,6 +53,8 @@ GRACE_SECONDS = 2.0
 """How long posts and attempts that are under way at the end of a shutdown have to finish."""
 SETTLE_SECONDS = 0.2
 """How long the results of attempts have to be written down when there is no time for more attempts."""
+RELOAD_SECONDS = 30.0
+"""How long attempts under way have to end before settings are applied; posts are accepted meanwhile."""
 RESTART_SECONDS = 0.5
 """How long posts under way have to be refused when the database is corrupt."""
 _OBJECTS_PER_COLLECTION = 10_000
@@ -58,21 +62,31 @@ _OBJECTS_PER_COLLECTION = 10_000
 _log = structlog.get_logger("callspool")
 
 
-def serve(settings: Settings) -> int:
-    """Run a gateway until a signal stops it. Returns the exit code: 0, or 1 where it could not start."""
+def serve(settings: Settings, reread: Reread) -> int:
+    """Run a gateway until a signal stops it; `reread` gives the settings that a reload applies.
+
+    Returns the exit code: 0, or 1 where it could not start.
+    """
     raise_limit()
     # What was imported stays, so that the collector need not look at it again and again; and each post makes some
     # hundred objects that go without it: with Python's threshold it ran at every fifth.
     gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    return uvloop.run(Gateway(settings).run())
+    return uvloop.run(Gateway(settings, reread).run())
 
 
 class Gateway:
     """One run of a gateway. Implements what the admin listener reads: `gateway.admin.view.GatewayView`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reread: Reread) -> None:
         self._settings = settings
+        self._before: Settings | None = None
+        """What to go back to where the settings of a reload cannot be used."""
+        self._after: Settings | None = None
+        """What a reload is to apply."""
+        self._reread = reread
+        self._told_to_reload = asyncio.Event()
+        self._reloads: set[asyncio.Task[Reloaded]] = set()
         self._observers = Observers(Metrics(), RecentEvents(system_clock))
         self._audit = AuditLog()
         self._access = Access(
@@ -80,10 +94,7 @@ class Gateway:
             audit=self._audit,
             hosts=settings.admin.hosts,
             refused=self._observers.metrics.admin_refused,
-            tenants={
-                name: [token.get_secret_value() for token in tenant.read_token]
-                for name, tenant in settings.tenants.items()
-            },
+            tenants=tenant_tokens(settings.tenants),
         )
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
@@ -95,7 +106,7 @@ class Gateway:
 
     async def run(self) -> int:
         """Start, work, and shut down gracefully on a signal. Returns the exit code."""
-        on_signals(self._told_to_stop, self._hurried, at_a_terminal=sys.stderr.isatty())
+        on_signals(self._told_to_stop, self._hurried, self._reload_on_signal, at_a_terminal=sys.stderr.isatty())
         try:
             audit = self._settings.audit
             if audit.file is not None:
@@ -119,11 +130,22 @@ class Gateway:
         `listening_socket` is the intake's socket of the previous time, if agents wait in it. Returns the socket of
         this time, if agents are to wait in it for the next.
         """
-        app = await build(self._settings, self._observers, self._tls.get("intake"))
+        try:
+            app = await build(self._settings, self._observers, self._tls.get("intake"))
+        except (CertificateUnusable, StoreError, DriverMissing, OSError) as error:
+            if self._before is None:
+                raise
+            self._use_settings_before(error)
+            return listening_socket
+        self._access.accept_tokens(admin_tokens(self._settings.admin), tenant_tokens(self._settings.tenants))
         try:
             directory = self._settings.spool.dir.absolute()
             self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
             return await self._work(app, listening_socket)
+        except StoreError as error:
+            if self._before is None:
+                raise
+            return await self._go_back(app, error)
         finally:
             await app.close()
 
@@ -144,14 +166,17 @@ class Gateway:
         app.call_stores.start()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
+        self._before = None
         webhooks_port = None if app.webhooks is None else app.webhooks.port
         introduce(self._settings, app.intake.port, self._admin_port, webhooks_port, app.spool.used_bytes)
         summaries = asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
         try:
-            if await _first(self._told_to_stop.wait(), app.spool.directory.corruption.wait()) == 0:
+            corruption = app.spool.directory.corruption
+            what = await _first(self._told_to_stop.wait(), corruption.wait(), self._told_to_reload.wait())
+            if what == 0:
                 await self._shut_down(app)
                 return None
-            return await self._reopen_spool(app)
+            return await (self._reopen_spool(app) if what == 1 else self._apply(app))
         finally:
             summaries.cancel()
 
@@ -172,6 +197,48 @@ class Gateway:
         await app.call_stores.stop()
         await app.dispatcher.stop(SETTLE_SECONDS)
         return listening_socket
+
+    # Reload: everything but the admin listener and the intake's socket is made anew, of other settings.
+
+    async def reload(self) -> Reloaded:
+        """See `GatewayView`."""
+        settings, result = await asyncio.to_thread(read_again, self._reread, self._settings)
+        if settings is not None:
+            self._after = settings
+            self._told_to_reload.set()
+        return result
+
+    def _reload_on_signal(self) -> None:
+        _log.info("signal", signal="SIGHUP")
+        task = asyncio.create_task(self.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _apply(self, app: App) -> socket.socket | None:
+        """Let what is under way come to its end, posts and deliveries; agents that connect meanwhile wait."""
+        self._told_to_reload.clear()
+        await app.dispatcher.stop(RELOAD_SECONDS)
+        self._lifecycle = Lifecycle(Phase.STARTING, ("the settings are being reloaded",))
+        await app.outboxes.stop(GRACE_SECONDS)
+        listening_socket = app.intake.dup_listening_socket()
+        await app.stop_listening(GRACE_SECONDS)
+        await app.call_stores.stop()
+        self._before, self._settings = self._settings, self._after or self._settings
+        self._after = None
+        return listening_socket
+
+    async def _go_back(self, app: App, error: StoreError) -> socket.socket | None:
+        """A store of the new settings refuses to be opened: everything is made anew of those before."""
+        self._use_settings_before(error)
+        listening_socket = app.intake.dup_listening_socket()
+        await app.stop_listening(0.0)
+        await app.dispatcher.stop(0.0)
+        return listening_socket
+
+    def _use_settings_before(self, error: Exception) -> None:
+        assert self._before is not None, "a reload has just been applied"
+        _log.error("reload_failed", reason=str(error), what_happens="the gateway goes on with the settings before")
+        self._settings, self._before = self._before, None
 
     async def _shut_down(self, app: App) -> None:
         """Drain what can be drained in time; then end the intake first, and what it feeds after it."""

@@ -136,6 +136,11 @@ def tenant_table(tenants: Mapping[str, TenantSettings]) -> TenantTable | None:
     )
 
 
+def tenant_tokens(tenants: Mapping[str, TenantSettings]) -> dict[str, list[str]]:
+    """The tokens that show the calls of each tenant."""
+    return {name: [token.get_secret_value() for token in each.read_token] for name, each in tenants.items()}
+
+
 def retry_policy(retry: RetrySettings) -> RetryPolicy:
     """How patient to be with a destination."""
     return RetryPolicy(initial=retry.initial, maximum=retry.max, give_up_after=retry.give_up_after)

@@ -50,7 +50,7 @@ async def test_signals_drain_or_are_ignored(tmp_path: Path) -> None:
     async with Endpoint() as endpoint:
         settings = {"CALLSPOOL_ENDPOINT_URL": endpoint.url, "CALLSPOOL_SHUTDOWN_QUIET": "100ms"}
         async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
-            ignored = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+            ignored = [signal.SIGUSR1, signal.SIGUSR2]
             for number in ignored:
                 gateway.process.send_signal(number)
 

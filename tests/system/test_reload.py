@@ -1,0 +1,76 @@
+"""Reload: a real gateway gets other settings while agents post and deliveries are under way."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from bench.calllogs import make_call_log
+from bench.endpoint import Endpoint
+from tests.system.gateway_process import GatewayProcess
+from tests.system.waiting import until
+
+DESTINATION = """
+[intake]
+token = "{token}"
+[[destinations]]
+name = "{name}"
+type = "http"
+url = "{url}"
+token = "their-key"
+"""
+
+
+async def posted(gateway: GatewayProcess, number: int, token: str) -> int:
+    body = make_call_log(2_000, seed=number, call_id=f"c{number}")
+    return (await gateway.post(body, headers={"x-pype-token": token})).status
+
+
+@pytest.mark.slow
+async def test_other_settings_are_applied_whole_and_lose_nothing(tmp_path: Path) -> None:
+    """By SIGHUP and by command: a destination is replaced and a token changes while posts come in; each is acknowledged
+    by the old or the new settings, and all of them are delivered; what is wrong or needs a restart changes nothing."""
+    file = tmp_path / "callspool.toml"
+    async with Endpoint() as first, Endpoint() as second:
+        file.write_text(DESTINATION.format(token="one", name="a", url=first.url))
+        async with GatewayProcess(tmp_path / "gateway", {"CALLSPOOL_CONFIG": str(file)}) as gateway:
+            statuses: list[int] = []
+            stopping = asyncio.Event()
+
+            async def talk() -> None:
+                number = 100
+                while not stopping.is_set():
+                    statuses.append(await posted(gateway, number, "two" if number % 2 else "one"))
+                    number += 1
+
+            assert await posted(gateway, 1, "one") == 202
+            await first.wait_for(1)
+            talking = asyncio.create_task(talk())
+            text = DESTINATION.format(token="one", name="a", url=first.url)
+            file.write_text(text + DESTINATION.format(token="two", name="b", url=second.url).partition('two"')[2])
+            gateway.process.send_signal(signal.SIGHUP)
+
+            async def reaches_second() -> bool:
+                return bool(second.accepted)
+
+            await until(reaches_second, "the new destination gets call logs", deadline=20)
+            file.write_text(DESTINATION.format(token="two", name="b", url=second.url))
+            assert b"being applied" in await gateway.command("reload", *gateway.admin)
+
+            async def knows_the_token() -> bool:
+                return await posted(gateway, 2, "two") == 202
+
+            await until(knows_the_token, "the new token is accepted", deadline=20)
+            stopping.set()
+            await talking
+            assert await posted(gateway, 3, "one") == 401
+            assert set(statuses) <= {202, 401, 503}
+            for wrong in ('[intake]\ntoken = "two"', file.read_text() + '[log]\nlevel = "debug"\n'):
+                file.write_text(wrong)
+                with pytest.raises(AssertionError, match="Nothing was applied"):
+                    await gateway.command("reload", *gateway.admin)
+            assert await posted(gateway, 4, "two") == 202
+            await second.wait_until(lambda: "c4" in {arrival.call_id for arrival in second.accepted})
+            assert await gateway.metric("callspool_unaccounted_records") == 0
+            assert {one["name"] for one in (await gateway.status())["destinations"] if one["configured"]} == {"b"}
