@@ -12,6 +12,7 @@ from botocore.loaders import JSONFileLoader
 from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server, answering, free_ports, program, seaweedfs
 from tests.kafka.clusters import broker  # noqa: F401  # a fixture
 from tests.s3.stored_objects import Heard, Store, client_of, now, opened_store
+from tests.stores.clickhouse_server import clickhouse_server  # noqa: F401  # a fixture
 from tests.stores.postgres_server import postgres_servers  # noqa: F401  # a fixture
 from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
