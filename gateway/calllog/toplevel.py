@@ -229,7 +229,7 @@ def scan(body: Buffer | mmap, scratch: Scratch = bytearray, bounds: Bounds | Non
     if text[:3] == BYTE_ORDER_MARK:
         offset = len(BYTE_ORDER_MARK)
         text = memoryview(text)[offset:]
-    if bounds is not None:
+    if bounds is not None and bounds.separators is not None:
         check_shape(text, bounds)
     check_utf8(text, offset=offset)
     most = None if bounds is None else bounds.members

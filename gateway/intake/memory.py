@@ -121,7 +121,7 @@ class MemoryBudget:
     @property
     def waiting(self) -> int:
         """Posts that wait for memory now."""
-        return len(self._small) + len(self._large)
+        return self._small.size + self._large.size
 
     @property
     def largest(self) -> int:
@@ -131,7 +131,7 @@ class MemoryBudget:
     def try_reserve(self, size: int) -> Reservation | None:
         """`size` bytes, at most `largest`, if they are free now and nobody of the same class waits for them."""
         small = size <= SMALL_POST_BYTES
-        return None if (self._small if small else self._large) else self._grant(size)
+        return None if (self._small if small else self._large).size else self._grant(size)
 
     def try_reserve_some(self, size: int) -> Reservation:
         """`size` bytes, if they are free now, or none, as a reservation that may grow."""
@@ -173,14 +173,14 @@ class MemoryBudget:
         if small and self._share_used + size <= self._share_total:
             self._share_used += size
             return Reservation(self, share=size, common=0)
-        if self._common_used + size <= self._common_total and not (small and self._large):
+        if self._common_used + size <= self._common_total and not (small and self._large.size):
             self._common_used += size
             return Reservation(self, share=0, common=size)
         return None
 
     def _take_more(self, size: int) -> bool:
         """Add `size` bytes of the common part to a reservation, unless a large post waits for them."""
-        if self._large or self._common_used + size > self._common_total:
+        if self._large.size or self._common_used + size > self._common_total:
             return False
         self._common_used += size
         return True
@@ -188,7 +188,7 @@ class MemoryBudget:
     def _give_back(self, *, share: int, common: int) -> None:
         self._share_used -= share
         self._common_used -= common
-        if self._large or self._small:
+        if self._large.size or self._small.size:
             self._wake()
 
     def _wake(self) -> None:

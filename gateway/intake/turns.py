@@ -40,20 +40,21 @@ def is_gone(request: web.BaseRequest | None) -> bool:
 class FairQueue(Generic[Item]):
     """Items that wait, each for a sender; the next one is of the sender that was served the longest ago."""
 
-    __slots__ = ("_queues", "_size")
+    __slots__ = ("_queues", "size")
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[Item]] = {}
-        self._size = 0
+        self.size = 0
+        """How many wait; asked several times for each post, where it costs less than `len`."""
 
     def __len__(self) -> int:
         """How many wait."""
-        return self._size
+        return self.size
 
     def put(self, sender: str, item: Item) -> None:
         """Add an item behind those of the same sender."""
         self._queues.setdefault(sender, deque()).append(item)
-        self._size += 1
+        self.size += 1
 
     def first(self) -> Item:
         """The item that is next. There must be one."""
@@ -66,7 +67,7 @@ class FairQueue(Generic[Item]):
         item = queue.popleft()
         if queue:
             self._queues[sender] = queue
-        self._size -= 1
+        self.size -= 1
         return item
 
     def remove(self, sender: str, item: Item) -> None:
@@ -75,7 +76,7 @@ class FairQueue(Generic[Item]):
         queue.remove(item)
         if not queue:
             del self._queues[sender]
-        self._size -= 1
+        self.size -= 1
 
 
 class Turns:

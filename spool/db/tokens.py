@@ -23,7 +23,8 @@ class TokenStore:
         self._ids: dict[str, int] = {}
         self._values: dict[int, str] = {}
         """The same the other way round: tokens that something needs, as far as they are remembered."""
-        self._changes: dict[int, int] = {}
+        self.changes: dict[int, int] = {}
+        """How many uses more or fewer the transaction under way makes of each; often empty."""
         self._deleted = True
         """Whether tokens were deleted since the last scrub; perhaps by the process before."""
 
@@ -35,7 +36,7 @@ class TokenStore:
             token_id = int(row[0])
             if len(token) <= _LONGEST_KNOWN:
                 self._remember(token_id, token)
-        self._changes[token_id] = self._changes.get(token_id, 0) + 1
+        self.changes[token_id] = self.changes.get(token_id, 0) + 1
         return token_id
 
     def value_of(self, token_id: int) -> str | None:
@@ -47,12 +48,12 @@ class TokenStore:
 
     def release(self, token_id: int) -> None:
         """One use less."""
-        self._changes[token_id] = self._changes.get(token_id, 0) - 1
+        self.changes[token_id] = self.changes.get(token_id, 0) - 1
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write this transaction's changes; a token that nothing uses is overwritten, then deleted."""
         unused = []
-        for token_id, change in self._changes.items():
+        for token_id, change in self.changes.items():
             row = connection.execute(sql.ADD_TOKEN_USES, (change, token_id)).fetchone()
             if row is not None and row[0] <= 0:
                 unused.append(token_id)
@@ -79,11 +80,11 @@ class TokenStore:
 
     def committed(self) -> None:
         """The transaction is durable."""
-        self._changes.clear()
+        self.changes.clear()
 
     def rolled_back(self) -> None:
         """The transaction was rolled back; ids that it gave out are forgotten with it."""
-        self._changes.clear()
+        self.changes.clear()
         self._deleted = True  # perhaps it was cleared by a scrub that was rolled back
         self._forget_all()
 

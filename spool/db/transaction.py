@@ -70,11 +70,13 @@ class Transaction:
         """Write what was gathered and the counters, and make all of it durable."""
         self._flush()
         self.counters.flush(self.connection)
-        self.tokens.flush(self.connection)
+        if self.tokens.changes:
+            self.tokens.flush(self.connection)
         self.count_pages()
         self.connection.execute("COMMIT")
         self.counters.committed()
-        self.tokens.committed()
+        if self.tokens.changes:
+            self.tokens.committed()
 
     def count_pages(self) -> None:
         """See how many pages there are."""
