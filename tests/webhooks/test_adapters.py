@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.webhooks.adapters import Event, Treatment, moment, pointed, resolve
@@ -191,7 +191,7 @@ def _replaced(sample: object, values: list[object], path: str = "") -> object:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda provider: provider.name)
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values=st.lists(JSON, min_size=1, max_size=12), anything=JSON)
 def test_values_of_any_type_are_left_out(provider: Provider, values: list[object], anything: object) -> None:
     """An adapter raises for no value of an unexpected type, and what it makes is JSON."""
