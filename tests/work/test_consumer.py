@@ -38,7 +38,7 @@ class Group:
     ledgers: list[Ledger] = field(default_factory=list)
 
     def rule(self, instance: str, **changes: object) -> ConsumerRule:
-        rule = ConsumerRule(self.name, instance, session_timeout=6.0, batch_max=100, batch_wait=5.0)
+        rule = ConsumerRule(self.name, instance, session_timeout=2.0, batch_max=100, batch_wait=5.0)
         return replace(rule, **changes)  # type: ignore[arg-type]  # its fields
 
     async def write(self, batch: Batch) -> None:
@@ -129,6 +129,7 @@ async def test_what_is_there_is_written_at_once_and_committed(group: Group) -> N
     assert await group.committed() == 250
 
 
+@pytest.mark.slow
 async def test_offsets_are_committed_after_the_write(group: Group) -> None:
     """While a batch is being written nothing of it is committed; a worker that dies then has it read again."""
     await group.produce(range(10))
@@ -148,6 +149,7 @@ async def test_offsets_are_committed_after_the_write(group: Group) -> None:
     assert sorted(group.written) == list(range(10))
 
 
+@pytest.mark.slow
 async def test_a_kill_between_the_commits_changes_nothing(group: Group, tmp_path: Path) -> None:
     """The database has the batch, Kafka does not know: it comes again, all of it duplicates, each row once."""
     engine, ledger = SqliteEngine(tmp_path), Ledger()
@@ -183,6 +185,7 @@ async def test_a_kill_between_the_commits_changes_nothing(group: Group, tmp_path
     await store.close()
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_down_pauses_and_rebalances_nothing(group: Group) -> None:
     """The worker stays a member, reads no more than it can hold, and goes on where it was."""
     await group.produce(range(300))
@@ -207,6 +210,7 @@ async def test_a_database_that_is_down_pauses_and_rebalances_nothing(group: Grou
     assert sorted(group.written) == list(range(300))
 
 
+@pytest.mark.slow
 async def test_lost_partitions_are_dropped_and_not_committed(group: Group, mock: MockCluster) -> None:
     """They belong to another worker: what is being written of them commits nothing, what is in hand is forgotten."""
     await group.produce(range(100))
@@ -234,13 +238,14 @@ async def test_lost_partitions_are_dropped_and_not_committed(group: Group, mock:
     assert len(group.written) > 100
 
 
+@pytest.mark.slow
 async def test_partitions_go_to_a_second_worker_after_their_messages(failing: Cluster) -> None:
     """When one joins, the first writes and commits what it has of what it gives up: nothing comes twice."""
     group = Group(failing)
     await group.produce(range(200))
-    async with group.worker("one", session_timeout=6.0) as one:
+    async with group.worker("one") as one:
         await group.has_written(200)
-        async with group.worker("two", session_timeout=6.0) as two:
+        async with group.worker("two") as two:
             await owns(two, 3 * PARTITIONS // 2)
             await owns(one, 3 * PARTITIONS // 2)
             await group.produce(range(200, 400))
@@ -252,8 +257,8 @@ async def test_partitions_go_to_a_second_worker_after_their_messages(failing: Cl
 async def test_two_workers_of_one_name_are_told(real: Cluster) -> None:
     """The group fences the one that was there first, and that says what to change."""
     group = Group(real)
-    async with group.worker("same") as first:
+    async with group.worker("same", session_timeout=6.0) as first:
         await owns(first, 3 * PARTITIONS)
-        _, ended = group.start("same")
+        _, ended = group.start("same", session_timeout=6.0)
         with pytest.raises(ConsumerFailed, match=r"same, too: give each its own work\.instance"):
             await asyncio.wait_for(ended, PATIENCE)
