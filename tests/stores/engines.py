@@ -149,15 +149,8 @@ class ClickHouseEngine:
         self.now += milliseconds
 
     def age(self, milliseconds: int) -> None:
-        """What the parts were merged into has their times, too."""
-        for table, columns in {
-            "call_parts": ("received_at",),
-            "calls_merged": ("start_received", "end_received", "call_received", "first_part_at"),
-        }.items():
-            aged = ", ".join(
-                f"{name} = if({name} > {self.now * 2}, {name}, {name} - {milliseconds})" for name in columns
-            )
-            self.change(f"alter table {table} update {aged} where 1 settings mutations_sync = 2")
+        """By the clock of the store, which is this one, what is there is older once it has moved on."""
+        self.advance(milliseconds)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         options = {"database": self._database, "default_format": "JSONCompact", "final": "1"}

@@ -147,9 +147,10 @@ async def test_a_backfill_repairs_a_row_that_began_without_its_start(engine: Eng
     await store.write([part_of(PartKind.START, "whole"), part_of(PartKind.END, "whole")])
     day = await store.oldest_day()
     assert day is not None
-    assert await store.parity(day) == Parity(calls=2, rows=1, differing=1, end_only=0)
+    wrong = int(engine.transactional)  # ClickHouse makes every row of all parts that are there
+    assert await store.parity(day) == Parity(calls=2, rows=1, differing=wrong, end_only=0)
     (*_, ended) = await backfilled(store, day)
-    assert (ended.status, ended.written) == (BackfillStatus.COMPLETED, 2)
+    assert (ended.status, ended.written) == (BackfillStatus.COMPLETED, 1 + wrong)
     call = await store.call("", "split")
     assert call is not None
     assert (call.summary.state, call.summary.error) == (CallState.COMPLETE, None)
