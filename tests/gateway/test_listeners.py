@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,19 +116,19 @@ async def test_a_socket_belongs_to_whom_it_should(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-async def test_another_user_is_known_by_the_kernel(tmp_path: Path) -> None:
+async def test_another_user_is_known_by_the_kernel() -> None:
     """SO_PEERCRED says whose process connected: that one is not trusted as the gateway's own user is."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    path = tmp_path / "in.sock"
     ask = (
         "import os, socket, sys; os.setuid(4321); s = socket.socket(socket.AF_UNIX); "
         "s.connect(sys.argv[1]); print(s.recv(999).decode())"
     )
-    async with listening(path, SocketOptions(mode=0o666)):
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", ask, str(path), stdout=subprocess.PIPE)
-        said, _ = await process.communicate()
+    # Not in a folder of pytest's: those are closed to others.
+    with tempfile.TemporaryDirectory(prefix="callspool-test-") as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder, "in.sock")
+        async with listening(path, SocketOptions(mode=0o666)):
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", ask, str(path), stdout=subprocess.PIPE)
+            said, _ = await process.communicate()
     assert b"uid=4321" in said
     assert not Peer("unix uid 4321", 4321, is_unix=True).is_own_user
 

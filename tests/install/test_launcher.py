@@ -45,7 +45,7 @@ def test_a_child_process_finds_our_packages_first(tmp_path: Path) -> None:
     for name in ("config", "gateway", "spool", "uploaders"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')\n", encoding="utf-8")
     done = subprocess.run(
-        module_command("gateway.intake.parse_worker_main"),
+        (*module_command("gateway.intake.parse_worker_main"), str(tmp_path)),
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         input="",
