@@ -8,9 +8,20 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 import uvloop
+
+# How long an example takes is the machine's matter. `make test` tries the same examples each time, so that a change is
+# judged by what it changes; `make prove` tries others.
+hypothesis.settings.register_profile(
+    "callspool",
+    deadline=None,
+    derandomize="PROVE_BUDGET" not in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("callspool")
 
 HERE = Path(__file__).parent
 TOLD = "told"
