@@ -25,7 +25,7 @@ async def test_a_call_is_in_the_outbox_once_it_is_complete(engine: Engine) -> No
     await store.write([part_of(END, "a"), part_of(END, "a", 7, other=True), part_of(END, "b")])
     assert sorted(await store.claim_completions("me", 10)) == [("", "a"), ("", "b"), ("", "c")]
     await store.forget_completions([("", "a"), ("", "c")])
-    await store.write([part_of(END, "a", 9, other=True)])
+    await store.write([part_of(END, "a", 9, later=True)])
     assert await store.claim_completions("me", 10) == [("", "b")]
     await store.close()
     await silent.close()
