@@ -16,8 +16,10 @@ from tests.spool.spool_parts import ENDPOINT, NOW, a_record, due, looked_into, o
 BACKLOG = 100_000
 
 FILL = [
-    f"""INSERT INTO records SELECT value, 'call-' || value, 'agent', 'call_ended', NULL, zeroblob(32), 2000, 800, {NOW},
-        1, value, '{{"body":[1,2000,800]}}', 0, NULL, NULL, NULL, NULL, '', NULL, NULL FROM generate_series""",
+    f"""INSERT INTO records (record_id, call_id, agent_id, event, digest, raw_bytes, stored_bytes, accepted_at,
+            token_id, first_chunk, fragments, principal)
+        SELECT value, 'call-' || value, 'agent', 'call_ended', zeroblob(32), 2000, 800, {NOW}, 1,
+            value, '{{"body":[1,2000,800]}}', '' FROM generate_series""",
     "INSERT INTO chunks SELECT value, 0, zeroblob(200) FROM generate_series",
     f"""INSERT INTO deliveries (record_id, destination_id, form, lane, state, ordered, due_at)
         SELECT value, 1, 'whole', 'core', value % 4, 1, {NOW} FROM generate_series""",
