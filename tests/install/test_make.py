@@ -38,7 +38,13 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 """What pip asks of a build backend, in its smallest form."""
 
 PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock", "requirements-sdk.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-dev.lock",
+    "requirements-build.lock",
+    "requirements-sdk.lock",
+    "requirements-chdb.lock",
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.calllogs import make_call_log
 from bench.memory import PeakMemory
-from tests.budget import budgeted
+from tests.budget import FULL, budgeted
 from tests.intake.shapes import SHAPES, SPANS, TURNS, WAYS, WORST, Shape
 from tests.system import spool_files
 from tests.system.gateway_process import GatewayProcess
@@ -109,7 +109,9 @@ def _posted(url: str, body: bytes, number: int) -> None:
         response.read()
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(budgeted(small=20, full=300), marks=pytest.mark.prove)])
+@pytest.mark.prove
+@pytest.mark.skipif(not FULL, reason="five minutes of all attacks at once: `make prove`")
+@pytest.mark.parametrize("seconds", [300])
 async def test_the_hostile_hold_up_nobody(
     disk_path: Path, record_property: Callable[[str, object], None], seconds: int
 ) -> None:
