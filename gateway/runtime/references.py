@@ -17,7 +17,7 @@ from uploaders.s3.options import S3Options
 
 if TYPE_CHECKING:
     from gateway.references import ReferenceObserver, ReferenceReader
-    from gateway.work.claims import ClaimReader
+    from gateway.worker.claims import ClaimReader
     from uploaders.s3.client import Bucket, S3Connection
 
 REFERENCES_NAME: Final = "references"
@@ -65,7 +65,7 @@ def claim_reader(settings: ReferenceSettings, downloaded: Callable[[float, int],
     """Reads for a worker what notices refer to; None where no bucket may be read."""
     if not settings.buckets:
         return None
-    from gateway.work.claims import ClaimReader  # noqa: PLC0415  # as above
+    from gateway.worker.claims import ClaimReader  # noqa: PLC0415  # as above
 
     connection, bucket = allowed_bucket(settings)
     return ClaimReader(connection, bucket, settings.buckets, settings.concurrency, downloaded)

@@ -33,9 +33,9 @@ from spool.records import system_clock
 from uploaders.stores.store import StoreError
 
 if TYPE_CHECKING:
-    from gateway.work.consumer import TopicConsumer
-    from gateway.work.messages import Ledger
-    from gateway.work.writer import BatchWriter
+    from gateway.worker.consumer import TopicConsumer
+    from gateway.worker.messages import Ledger
+    from gateway.worker.writer import BatchWriter
 
 SWEEP_STOP_SECONDS: Final = 2.0
 """Of the deadline of a shutdown, what is left for everything but the last batch."""
@@ -107,7 +107,7 @@ class Worker:
             _log.error("cannot_run", reason=str(error))
             return 1
         except Exception as error:
-            from gateway.work.consumer import ConsumerFailed  # noqa: PLC0415  # an extra
+            from gateway.worker.consumer import ConsumerFailed  # noqa: PLC0415  # an extra
 
             if not isinstance(error, ConsumerFailed):
                 raise
@@ -117,9 +117,9 @@ class Worker:
         return 0
 
     async def _work(self) -> None:
-        from gateway.work.consumer import ConsumerRule, TopicConsumer  # noqa: PLC0415  # an extra
-        from gateway.work.messages import Ledger  # noqa: PLC0415  # as above
-        from gateway.work.writer import BatchWriter  # noqa: PLC0415  # as above
+        from gateway.worker.consumer import ConsumerRule, TopicConsumer  # noqa: PLC0415  # an extra
+        from gateway.worker.messages import Ledger  # noqa: PLC0415  # as above
+        from gateway.worker.writer import BatchWriter  # noqa: PLC0415  # as above
         from uploaders.kafka.producer import MessageProducer  # noqa: PLC0415  # as above
 
         settings, work, name = self._settings, self._settings.work, self._target.name

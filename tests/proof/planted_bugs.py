@@ -38,17 +38,17 @@ CLOCK_JUMPS = "tests/proof/test_clock_jumps.py"
 BUGS = (
     Bug(
         "offsets are committed before the write",
-        "gateway/work/consumer.py",
+        "gateway/worker/consumer.py",
         "        self._writing = _Writing(batch,",
         "        self._commit(batch)\n        self._writing = _Writing(batch,",
-        ("tests/work/test_consumer.py::test_offsets_are_committed_after_the_write",),
+        ("tests/worker/test_consumer.py::test_offsets_are_committed_after_the_write",),
     ),
     Bug(
         "offsets of lost partitions are committed",
-        "gateway/work/consumer.py",
+        "gateway/worker/consumer.py",
         "            self._writing.batch.disown(places)\n",
         "            pass\n",
-        ("tests/work/test_consumer.py::test_lost_partitions_are_dropped_and_not_committed",),
+        ("tests/worker/test_consumer.py::test_lost_partitions_are_dropped_and_not_committed",),
     ),
     Bug(
         "a message counts as delivered when it is queued",
@@ -59,10 +59,10 @@ BUGS = (
     ),
     Bug(
         "a partition that was lost while it was paused stays paused",
-        "gateway/work/consumer.py",
+        "gateway/worker/consumer.py",
         "(consumer.pause if self.figures.paused else consumer.resume)(partitions)",
         "pass",
-        ("tests/work/test_consumer.py::test_lost_partitions_are_dropped_and_not_committed",),
+        ("tests/worker/test_consumer.py::test_lost_partitions_are_dropped_and_not_committed",),
     ),
     Bug(
         "a tenant's token shows any tenant's calls",

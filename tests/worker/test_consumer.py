@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from bench.kafka_servers import MockCluster
-from gateway.work.consumer import ConsumerFailed, ConsumerRule, TopicConsumer
-from gateway.work.messages import Batch, Ledger
-from gateway.work.writer import BatchWriter
+from gateway.worker.consumer import ConsumerFailed, ConsumerRule, TopicConsumer
+from gateway.worker.messages import Batch, Ledger
+from gateway.worker.writer import BatchWriter
 from tests.kafka.clusters import PARTITIONS, Cluster
 from tests.s3.destinations_under_test import Unobserved
 from tests.stores.engines import SqliteEngine

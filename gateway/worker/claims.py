@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import zstandard
 
-from gateway.work.messages import ClaimFailed
+from gateway.worker.messages import ClaimFailed
 from spool.payload.frames import encode
 from uploaders.base import RetryLater
 from uploaders.document.body import GZIP_WINDOW_BITS, SpillingBuffer

@@ -11,8 +11,8 @@ import zstandard
 from bench.s3_server import Server
 from config.settings import ReferenceSettings
 from gateway.runtime.references import claim_reader
-from gateway.work.messages import Batch, Incoming, Ledger
-from gateway.work.writer import BatchWriter
+from gateway.worker.messages import Batch, Incoming, Ledger
+from gateway.worker.writer import BatchWriter
 from spool.records import Form
 from tests.kafka.clusters import Cluster
 from tests.s3.conftest import bucket, credentials, weed
@@ -49,7 +49,7 @@ async def test_what_notices_refer_to_becomes_details(
 ) -> None:
     """Frames of zstd, gzip and plain, each with its spans; what is missing, of another call or in another bucket is
     among the dead with its reason, and holds up nothing."""
-    monkeypatch.setattr("gateway.work.claims.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("gateway.worker.claims.FIRST_WAIT_SECONDS", 0.001)
     engine, ledger = SqliteEngine(tmp_path), Ledger()
     store, producer = engine.store(), MessageProducer(failing.options)
     settings = ReferenceSettings(buckets=(bucket,), endpoint_url=weed.endpoint, region="us-east-1")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 from msgspec.structs import replace
 
-from gateway.work.messages import Batch, ClaimFailed, Incoming, Ledger
+from gateway.worker.messages import Batch, ClaimFailed, Incoming, Ledger
 from spool.payload.frames import encode
 from spool.records import system_clock
 from uploaders.base import Delivered, Outcome, Refused
@@ -33,7 +33,7 @@ LONGEST_WAIT_SECONDS: Final = 5.0
 _TELEMETRY: Final = b'"telemetry_data"'
 
 if TYPE_CHECKING:
-    from gateway.work.claims import ClaimReader
+    from gateway.worker.claims import ClaimReader
 
 _log = structlog.get_logger("callspool.work")
 Result = TypeVar("Result")

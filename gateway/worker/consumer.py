@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from gateway.work.messages import Batch, Incoming, Ledger, Place
+from gateway.worker.messages import Batch, Incoming, Ledger, Place
 from uploaders.kafka.messages import BadMessage, read_message
 from uploaders.kafka.options import KafkaOptions, Topics, connection_settings
 from uploaders.stores.parts import Part

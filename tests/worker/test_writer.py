@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.kafka_servers import MockCluster
-from gateway.work.messages import Batch, Incoming, Ledger
-from gateway.work.writer import BatchWriter
+from gateway.worker.messages import Batch, Incoming, Ledger
+from gateway.worker.writer import BatchWriter
 from tests.kafka.clusters import Cluster
 from tests.stores.calls import document_of
 from tests.stores.engines import SqliteEngine
@@ -165,7 +165,7 @@ async def test_a_database_that_takes_nothing_is_waited_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Nothing is dead, nothing is skipped: the batch waits for the database, and the reason shows."""
-    monkeypatch.setattr("gateway.work.writer.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("gateway.worker.writer.FIRST_WAIT_SECONDS", 0.001)
     seen: list[str | None] = []
     write = bench.store.write
 

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from gateway.work.messages import Batch, Incoming, Ledger
+from gateway.worker.messages import Batch, Incoming, Ledger
 from uploaders.kafka.messages import BadMessage
 
 
