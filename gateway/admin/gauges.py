@@ -3,7 +3,8 @@
 All of one scrape comes from one snapshot of the spool, so that its figures agree with each other.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,7 +21,10 @@ from uploaders.base import BreakerState, DestinationStatus
 
 _LANE = ("destination", "lane")
 
-GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+MetricTable = Mapping[str, tuple[str, tuple[str, ...]]]
+"""What each metric means, and its labels."""
+
+GAUGES: Final[MetricTable] = {
     "backlog_records": ("Deliveries still to be made.", _LANE),
     "backlog_bytes": ("Raw bytes of the records still to be delivered.", _LANE),
     "oldest_pending_seconds": ("Age of the oldest record still to be delivered; 0 if there is none.", _LANE),
@@ -65,7 +69,6 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "outbox_waiting_rows": ("Rows in an outbox of the SDK: in use there, refused, or still to be taken.", ("path",)),
     "outbox_up": ("0 while an outbox is damaged, foreign or not readable by this user, else 1.", ("path",)),
 }
-"""What each gauge means, and its labels."""
 
 
 class GaugeCollector(Collector):
@@ -100,13 +103,16 @@ class GaugeCollector(Collector):
         yield _dropped_audit_lines(self._gateway.audit_lines_dropped())
 
 
-def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
+def gauge_of(table: MetricTable, name: str, value: float | None = None) -> GaugeMetricFamily:
     """A gauge of the table; with a value where it has no labels."""
-    meaning, labels = GAUGES[name]
+    meaning, labels = table[name]
     family = GaugeMetricFamily(f"callspool_{name}", meaning, labels=labels)
     if value is not None:
         family.add_metric((), value)
     return family
+
+
+_gauge = partial(gauge_of, GAUGES)
 
 
 def _dropped_messages(count: int | None) -> CounterMetricFamily:

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import msgspec
 from aiohttp import web
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.admin.answers import answer
 from gateway.admin.app import exposition
 from gateway.admin.auth import Access
+from gateway.admin.gauges import MetricTable, gauge_of
 from gateway.admin.metrics import Metrics
 from uploaders.redact import redact
 
@@ -31,7 +33,7 @@ class WorkFigures:
     """Why it does not work at the moment."""
 
 
-COUNTERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+COUNTERS: Final[MetricTable] = {
     "work_messages": (
         "Messages that a worker has read: new, duplicate (the store had them), dead (in the topic of the dead), or "
         "dropped (their partition went to another worker, which reads them again).",
@@ -44,7 +46,7 @@ COUNTERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         (),
     ),
 }
-GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+GAUGES: Final[MetricTable] = {
     "work_lag": (
         "Messages of a partition of this worker that are not stored and committed yet.",
         ("topic", "partition"),
@@ -96,12 +98,7 @@ def _counter(name: str, value: float | None = None) -> CounterMetricFamily:
     return family
 
 
-def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
-    meaning, labels = GAUGES[name]
-    family = GaugeMetricFamily(f"callspool_{name}", meaning, labels=labels)
-    if value is not None:
-        family.add_metric((), value)
-    return family
+_gauge = partial(gauge_of, GAUGES)
 
 
 class _Health(msgspec.Struct):

@@ -18,8 +18,10 @@ class Store:
         self.opened = opened
         self.sweeps = sweeps or []
         self.asked = 0
+        self.openings = 0
 
     async def open(self) -> None:
+        self.openings += 1
         if self.opened is not None:
             raise self.opened
 
@@ -62,15 +64,18 @@ def never(_: list[Swept]) -> bool:
 
 async def test_a_database_that_is_down_at_the_start_is_waited_for():
     """The gateway starts: what it accepts waits in the spool."""
-    await call_stores({"db": Store(StoreUnavailable("down"))}, 1, Heard(never)).open()
+    down = Store(StoreUnavailable("down"))
+    await call_stores({"db": down}, 1, Heard(never)).open()
+    assert down.openings == 1
 
 
 async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monkeypatch: pytest.MonkeyPatch):
     """After `OPEN_SECONDS` the start goes on; the first write tries again."""
     monkeypatch.setattr(stores, "OPEN_SECONDS", 0.01)
-    store = Store()
-    monkeypatch.setattr(store, "open", asyncio.Event().wait)
+    store, silent = Store(), asyncio.Event()
+    monkeypatch.setattr(store, "open", silent.wait)
     await asyncio.wait_for(call_stores({"db": store}, 1, Heard(never)).open(), 30)
+    assert not silent.is_set(), "the start did not wait for its answer"
 
 
 async def test_a_schema_of_a_newer_callspool_ends_the_start():
