@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from config.settings import IntakeSettings, Settings
+from config.destinations import Destination
+from config.settings import IntakeSettings, Settings, WhispeySettings
 from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import BackPressure
@@ -153,19 +155,35 @@ def _intake_server(
     return IntakeServer(options.listen_options(intake), handler.handle, gate, metrics, limits, context)
 
 
-async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: ServerTls | None) -> App:
-    intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
-    directory = settings.spool.dir.absolute()
-    calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
-    throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, system_clock)
+def _outboxes(
+    whispey: WhispeySettings,
+    acceptor: Acceptor,
+    budget: MemoryBudget,
+    staging: StagingArea,
+    token: IntakeToken,
+    metrics: Metrics,
+) -> OutboxWatch:
+    sink = SpoolSink(
+        acceptor=acceptor,
+        budget=budget,
+        staging=staging,
+        workers=staging.workers,
+        token=token,
+        observer=metrics,
+        key=whispey.outbox_token.get_secret_value() if whispey.outbox_token else None,
+    )
+    paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
+    return OutboxWatch(paths, whispey.outbox_interval, sink, system_clock, metrics, owners=whispey.outbox_owners)
 
-    tenants, weights = await _tenants_of(settings, spool)
 
-    # The way out: a plan for each destination, and the dispatcher that follows the plans.
-    completion = options.completion_rule(settings.completion)
-    announces = announcing_store(destinations)
-    context = UploaderContext(spool, directory, metrics, system_clock, throttle, completion, announces)
-    plans = {
+def _plans(
+    destinations: Sequence[Destination],
+    context: UploaderContext,
+    weights: dict[str | None, int],
+    throttle: DrainThrottle,
+) -> dict[str, DestinationPlan]:
+    """How each destination is delivered to."""
+    return {
         destination.name: DestinationPlan(
             uploader=make_uploader(destination, context),
             policy=options.retry_policy(destination.retry),
@@ -178,6 +196,21 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
         )
         for destination in destinations
     }
+
+
+async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: ServerTls | None) -> App:
+    intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
+    directory = settings.spool.dir.absolute()
+    calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
+    throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, system_clock)
+
+    tenants, weights = await _tenants_of(settings, spool)
+
+    # The way out: a plan for each destination, and the dispatcher that follows the plans.
+    completion = options.completion_rule(settings.completion)
+    announces = announcing_store(destinations)
+    context = UploaderContext(spool, directory, metrics, system_clock, throttle, completion, announces)
+    plans = _plans(destinations, context, weights, throttle)
     spool.evictor.evicted = observers.details_given_up
 
     # The way in: memory and staging, then what reads, decodes, parses and accepts a post.
@@ -214,18 +247,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
     )
 
     # The SDK's outboxes are a second way in, through the same parts.
-    whispey = settings.whispey
-    sink = SpoolSink(
-        acceptor=acceptor,
-        budget=budget,
-        staging=staging,
-        workers=workers,
-        token=token,
-        observer=metrics,
-        key=whispey.outbox_token.get_secret_value() if whispey.outbox_token else None,
-    )
-    paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
-    outboxes = OutboxWatch(paths, whispey.outbox_interval, sink, system_clock, metrics, owners=whispey.outbox_owners)
+    outboxes = _outboxes(settings.whispey, acceptor, budget, staging, token, metrics)
 
     # What is read from buckets and accepted for the stores, and then the dispatcher, which delivers all of it.
     if follows_references(settings):
