@@ -146,6 +146,18 @@ def translate(error: Exception) -> Rejection | None:
             return _unavailable(error)
 
 
+def in_place_of_507(error: Exception, retry_after: int | None = None) -> Rejection | None:
+    """For senders that repeat after a 503 and not after a 507: the 503 for a full spool or disk; None for other errors.
+
+    `retry_after` is in seconds, by default what agents are told.
+    """
+    full = translate(error)
+    if full is None or full.status != HTTPStatus.INSUFFICIENT_STORAGE:
+        return None
+    seconds = full.retry_after if retry_after is None else retry_after
+    return Rejection(503, full.code, full.message, full.hint, retry_after=seconds)
+
+
 def _unavailable(error: Exception) -> Rejection | None:
     if isinstance(error, NotStorable):
         return Rejection(422, "not_storable", str(error), "Correct the field that is named, then send it again.")

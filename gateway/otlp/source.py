@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.responses import Rejection, translate
+from gateway.intake.responses import Rejection, in_place_of_507
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result, Route
 from gateway.intake.staging import Workers
 from gateway.otlp.assembler import TraceAssembler
@@ -64,10 +64,10 @@ class TraceSource:
             export = await self._read(request, from_protobuf if kind == PROTOBUF else from_json)
             await self.assembler.add(export, self._token.agents_key(request), self._token.tenant_of(request))
         except Exception as error:
-            rejection = translate(error)
-            if rejection is None or rejection.status != 507:  # Insufficient Storage
+            rejection = in_place_of_507(error, retry_after=1)
+            if rejection is None:
                 raise
-            raise Rejection(503, rejection.code, rejection.message, rejection.hint, retry_after=1) from error
+            raise rejection from error
         return _answer(export, kind)
 
     async def _read(self, request: web.BaseRequest, decode: Callable[[Buffer, SpanRule], Export]) -> Export:

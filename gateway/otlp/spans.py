@@ -126,8 +126,9 @@ class _Group:
         if self.agent_id is None and (agent := attributes.get("lk.agent_name", attributes.get("gen_ai.agent.name"))):
             self.agent_id = str(agent)[:512]
         for name in found - self.names.keys():
-            if value := attributes.get(name, resource.get(name)):
-                self.names[name] = str(value)[:512]
+            value = attributes.get(name, resource.get(name))
+            if value is not None and (named := str(value).strip()):
+                self.names[name] = named[:512]
 
     def rows(self, rule: SpanRule) -> Iterator[NewSpans]:
         """In rows of about `ROW_BYTES`."""

@@ -19,7 +19,7 @@ from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader, body_of
 from gateway.intake.memory import Body
 from gateway.intake.parse import CallLog
-from gateway.intake.responses import Rejection, translate
+from gateway.intake.responses import Rejection, in_place_of_507
 from gateway.intake.routes import ANSWERED, Match, Result, Route
 from gateway.intake.staging import StagingArea, Workers
 from gateway.webhooks.adapters import Event, Treatment
@@ -138,13 +138,10 @@ class WebhookSource:
                 await self._verify(source, secrets, request, body, now)
                 return await self._keep(source, request, body)
         except Exception as error:
-            rejection = translate(error)
-            if rejection is None or rejection.status != 507:  # Insufficient Storage
+            rejection = in_place_of_507(error)
+            if rejection is None:
                 raise
-            # No provider repeats a 507.
-            raise Rejection(
-                503, rejection.code, rejection.message, rejection.hint, retry_after=rejection.retry_after, closes=True
-            ) from error
+            raise rejection from error
 
     async def _verify(
         self, source: Source, secrets: Sequence[str], request: web.BaseRequest, body: Body, now: float
@@ -200,13 +197,14 @@ class WebhookSource:
         provider = source.provider.name
         key = None if event.key is None else f"{source.name}:{event.key}"
         # A call log that cannot be read with the original in it, or under that id, is kept as text, under its digest.
-        for attempt, readable in ((event, is_json), (replace(event, call_id=None, key=None), False)):
+        unnamed = replace(event, call_id=None, key=None)
+        for attempt, readable in ((event, is_json), (unnamed, False)):
             pieces = call_log_of(source.name, provider, attempt, data, is_json=readable)
             with await body_of(pieces, self._staging) as document:
                 try:
                     parsed = await self._acceptor.parse(document)
                 except CallLogError as error:
-                    if not readable:
+                    if attempt is unnamed:
                         raise
                     _log.warning("webhook_kept_as_text", source=source.name, type=event.type, reason=error.message)
                     continue

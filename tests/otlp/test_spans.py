@@ -60,6 +60,18 @@ def test_a_call_is_named_by_its_attributes() -> None:
     assert group.call_id is not None
 
 
+@pytest.mark.parametrize("blank", ["", "  ", "\n", None])
+def test_a_blank_id_names_no_call(blank: str | None) -> None:
+    """No call log could be made of it: the trace id names the call then."""
+    message = one_span()
+    span = message.resource_spans[0].scope_spans[0].spans[0]
+    span.attributes.append(
+        KeyValue(key="session.id", value=AnyValue() if blank is None else AnyValue(string_value=blank))
+    )
+    (group,) = from_protobuf(message.SerializeToString(), RULE).groups
+    assert group.call_id is None
+
+
 def one_span(**fields: Any) -> ExportTraceServiceRequest:
     message = ExportTraceServiceRequest()
     given = {"trace_id": TRACE, "span_id": SPAN, "name": "x", **fields}

@@ -202,6 +202,14 @@ async def test_a_genuine_body_is_never_refused_for_its_content(tmp_path: Path, b
         assert record.event == "webhook"
 
 
+async def test_a_form_with_an_id_that_names_no_call_is_kept_too(tmp_path: Path) -> None:
+    """An id that is too long costs the name, and not the event."""
+    async with listening(tmp_path) as listener:
+        reply = await listener.push("twilio", b"CallSid=" + b"x" * 600 + b"&CallStatus=completed")
+        assert reply.status == 200, reply.raw
+        assert reply.json["call_id"].startswith("unknown-")
+
+
 async def test_a_full_spool_is_503_with_a_time(tmp_path: Path) -> None:
     """No provider repeats a 507."""
     async with listening(tmp_path, spool_max=4 << 20) as listener:
