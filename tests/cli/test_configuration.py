@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stands in for the life of the gateway: notes what would be served, and ends at once with exit code 7."""
     served: list[Settings] = []
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
+        assert reread() == settings, "a reload reads what the start has read"
         served.append(settings)
         return 7
 
