@@ -154,8 +154,8 @@ def _source(name: str, file: Path | None) -> tuple[Settings, Source]:
         complain(str(error))
         raise SystemExit(Exit.FAILED) from None
     if name not in sources:
-        known = ", ".join(sources) or "none is configured: see docs/webhooks.md"
-        complain(f"There is no source {name}.", hint=f"Known are: {known}.")
+        hint = f"Known are: {', '.join(sources)}." if sources else "None is configured: see docs/webhooks.md."
+        complain(f"There is no source {name}.", hint=hint)
         raise SystemExit(Exit.USAGE)
     return settings, sources[name]
 

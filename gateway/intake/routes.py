@@ -21,7 +21,7 @@ from gateway.tenants import TenantTable
 _log = structlog.get_logger(__name__)
 
 _HINT = (
-    "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls or /v1/calls/batch; "
+    "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls, /v1/calls/batch or /v1/traces; "
     "PUT to an upload_url; GET /v1/calls/{call_id}."
 )
 

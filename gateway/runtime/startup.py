@@ -60,6 +60,8 @@ def introduce(
     deliveries = list(_deliveries(settings))
     spool = format_path(settings.spool.dir)
     rows = [("Post call logs to", f"{intake}/v1/calls"), ("or, with the SDK", f"{intake}/send-call-log")]
+    if settings.otlp.enabled:
+        rows += [("or spans, by OTLP", f"{intake}/v1/traces")]
     hooks: dict[str, str] = {}
     if settings.webhooks.listen is not None and webhooks_port is not None:
         base = settings.webhooks.public_url or _url("http", settings.webhooks.listen, webhooks_port)
