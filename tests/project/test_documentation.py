@@ -6,7 +6,7 @@ import pytest
 
 from config.catalogue import HEADER, destination_rows, setting_rows, source_rows
 from gateway.cli import main
-from tests.project.repository import ROOT, text, tracked
+from tests.project.repository import ROOT, text, tracked, with_suffix
 from tests.project.surface import admin_paths, commands, intake_paths, metrics, options
 
 DOCUMENTS = [
@@ -82,3 +82,10 @@ def test_a_link_to_a_file_leads_somewhere(path):
     """Every relative link in a document names a file of the project."""
     targets = LINK.findall(text(path))
     assert not [target for target in targets if not (ROOT / path.parent / target).exists()]
+
+
+@pytest.mark.parametrize("path", with_suffix(".md"), ids=str)
+def test_prose_is_wrapped(path):
+    """A paragraph stands in lines of 120 columns at most, so that one can read what a change changes."""
+    prose = re.sub(r"(?ms)^ *```.*?^ *```$|^    .*?$|^\|.*?$|^\[.*?$", "", text(path))
+    assert not [line for line in prose.splitlines() if len(line) > 120]
