@@ -10,10 +10,11 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import click
 
-from gateway.cli.exits import EPILOG
+from gateway.cli.exits import EPILOG, WITH_JSON, json_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,28 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """The commands of the table above. A command loads what it imports, and no other command's imports."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """A context that knows from the start whether errors are wanted as JSON."""
+        wanted = "--json" in (args[: args.index("--")] if "--" in args else args)
+        context = super().make_context(info_name, args, parent, **extra)
+        if wanted:
+            context.meta[WITH_JSON] = True
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; with --json, what is wrong with the command line is JSON, too."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            if WITH_JSON not in ctx.meta:
+                raise
+            where = error.ctx if isinstance(error, click.UsageError) else None
+            hint = "" if where is None else f"See `{where.command_path} --help`."
+            click.echo(json_line("error", error.format_message(), hint), err=True)
+            ctx.exit(error.exit_code)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """All names, for completion."""
         return sorted(COMMANDS)
@@ -65,6 +88,15 @@ class LazyGroup(click.Group):
         module = import_module(COMMANDS[cmd_name].module)
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is named; the error of an unknown one names the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # as above
         """The list of commands, from the table: no command is loaded for it."""
@@ -104,8 +136,11 @@ def main() -> None:
 
 
 @click.command()
-def version() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included.")
+def version(*, as_json: bool) -> None:
     """Print the version."""
+    import json  # noqa: PLC0415  # see below
     from importlib.metadata import version as installed_version  # noqa: PLC0415  # a tenth of the start
 
-    click.echo(f"callspool {installed_version('callspool')}")
+    found = installed_version("callspool")
+    click.echo(json.dumps({"callspool": found}) if as_json else f"callspool {found}")

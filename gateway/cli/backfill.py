@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from gateway.cli.exits import Exit
-from gateway.cli.output import complain, output, plain, progress_bar, table
+from gateway.cli.output import complain, json_option, output, plain, progress_bar, result, table
 from gateway.cli.store import ask_store, settings_or_exit, store_options
 from gateway.formatting import count_text
 from gateway.operations.backfill import Backfill, Paused, Yielded, days_between
@@ -72,9 +72,11 @@ def status(file: Path | None, *, local: bool, destination: str | None, as_json: 
 
 @backfill.command(short_help="Stop the one that runs, after its page.")
 @store_options
+@json_option
 def pause(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Stop the backfill that runs on this store, wherever it runs, after its page; `run` goes on."""
     ask_store(file, destination, lambda store: store.pause_backfills(pause=True), local=local)
+    result({"pausing": True}, "It stops after its page.")
 
 
 @click.command(short_help="Compare both paths of a store, day by day.")

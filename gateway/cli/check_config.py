@@ -8,7 +8,7 @@ import click
 from config.loader import DEFAULT, Loaded, effective_settings
 from gateway.cli.exits import Exit
 from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
-from gateway.cli.output import complain, output, plain, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.runtime.own_intake import addresses_of, own_intake_warnings
 
 
@@ -27,6 +27,7 @@ from gateway.runtime.own_intake import addresses_of, own_intake_warnings
     help="File with a token for the probe (- for stdin), for destinations without a token of their own.",
 )
 @click.option("--probe-agent-id", default="callspool-probe", show_default=True, help="agent_id of the test records.")
+@json_option
 def check_config(
     file: Path | None, *, local: bool, with_probe: bool, probe_token: TextIO | None, probe_agent_id: str
 ) -> None:
@@ -49,6 +50,12 @@ def check_config(
 
 
 def _show_settings(loaded: Loaded) -> None:
+    if as_json():
+        settings = [
+            {"setting": each.key, "value": each.value, "from": each.origin} for each in effective_settings(loaded)
+        ]
+        print_json({"settings": settings})
+        return
     shown = table("Setting", "Value", "From")
     for each in effective_settings(loaded):
         given = each.origin != DEFAULT

@@ -30,7 +30,7 @@ from gateway.cli.output import complain
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from config.settings import Settings
+    from config.settings import ListenerTable, Settings
 
 TOKEN_FILE = "admin-token"
 TOKEN_VARIABLE = "CALLSPOOL_ADMIN_TOKEN"  # the name of one, and no secret
@@ -39,6 +39,8 @@ _TIMEOUT_SECONDS = 15.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listened at, not asked
 """Where to ask a gateway that listens on every interface."""
 BLOCK_BYTES = 1 << 20
+_CONFIG = "callspool.config"
+"""Under which click's context holds the file of --config."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Query = Mapping[str, str | Sequence[str]]
@@ -71,31 +73,68 @@ class AddressType(click.ParamType[ListenAddress]):
 
 
 def admin_option(command: Command) -> Command:
-    """Adds --admin to a command."""
-    return click.option(
-        "--admin",
-        "address",
-        type=AddressType(),
-        default=ADMIN_LISTEN,
-        envvar="CALLSPOOL_ADMIN_LISTEN",
-        show_envvar=True,
-        show_default=True,
-        help="Address of the gateway's admin listener.",
-    )(command)
+    """Adds --admin and --config to a command."""
+    return config_option(admin_address(command))
+
+
+def admin_address(command: Command) -> Command:
+    """Adds --admin alone, to a command that has its own --config."""
+    return _address_option(command, "admin", ADMIN_LISTEN, "Address of the gateway's admin listener.")
 
 
 def intake_option(command: Command) -> Command:
-    """Adds --intake to a command."""
+    """Adds --intake and --config to a command."""
+    return config_option(_address_option(command, "intake", INTAKE_LISTEN, "Address of the gateway's intake."))
+
+
+def _address_option(command: Command, section: str, default: ListenAddress, about: str) -> Command:
     return click.option(
-        "--intake",
+        f"--{section}",
         "address",
         type=AddressType(),
-        default=INTAKE_LISTEN,
-        envvar="CALLSPOOL_INTAKE_LISTEN",
+        default=lambda: _configured_address(section) or default,
+        envvar=f"CALLSPOOL_{section.upper()}_LISTEN",
         show_envvar=True,
-        show_default=True,
-        help="Address of the gateway's intake.",
+        show_default=f"as configured, or {default}",
+        help=about,
     )(command)
+
+
+def config_option(command: Command) -> Command:
+    """Adds --config, for where the gateway listens and where its spool is."""
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=remember_config,
+        help="The gateway's TOML file.  [env var: CALLSPOOL_CONFIG]",
+    )(command)
+
+
+def remember_config(context: click.Context, _parameter: click.Parameter, file: Path | None) -> Path | None:
+    """Keep the file that --config names, for whatever asks for a setting."""
+    context.meta[_CONFIG] = file
+    return file
+
+
+def _config_file() -> Path | None:
+    """The file of --config, or of CALLSPOOL_CONFIG; None where neither is given."""
+    context = click.get_current_context(silent=True)
+    named = None if context is None else context.meta.get(_CONFIG)
+    given = named or os.environ.get("CALLSPOOL_CONFIG")
+    return Path(given) if given else None
+
+
+def _configured_address(section: str) -> ListenAddress | None:
+    """Where the configuration says that a section listens; None where no file is named, or it cannot be used."""
+    settings = settings_of_gateway()
+    if settings is None:
+        return None
+    listener: ListenerTable = getattr(settings, section)
+    return listener.listen
 
 
 def asked_at(address: ListenAddress) -> ListenAddress:
@@ -156,11 +195,11 @@ def tls_context(address: ListenAddress, section: str) -> "SSLContext | None":
 
 
 def _file_setting(section: str, name: str) -> Path | None:
-    """The path that a setting names: its variable, or else the file that CALLSPOOL_CONFIG names."""
+    """The path that a setting names: its variable, or else the configuration file."""
     given = os.environ.get(f"CALLSPOOL_{section}_{name}".upper())
-    if given or not os.environ.get("CALLSPOOL_CONFIG"):
-        return Path(given) if given and given.lower() not in {"none", "off"} else None
-    settings = _settings()
+    if given:
+        return Path(given) if given.lower() not in {"none", "off"} else None
+    settings = settings_of_gateway()
     value = getattr(getattr(settings, section), name) if settings else None
     return value if isinstance(value, Path) else None
 
@@ -264,19 +303,39 @@ def local_token() -> str | None:
 
 def _spool_directory() -> Path:
     """The directory of the configured spool. Settings are loaded only where a file may name it: that takes a while."""
-    settings = _settings() if os.environ.get("CALLSPOOL_CONFIG") else None
+    settings = settings_of_gateway()
     return settings.spool.dir if settings else Path(os.environ.get("CALLSPOOL_SPOOL_DIR") or SPOOL_DIRECTORY)
 
 
+def intake_token() -> str | None:
+    """The token of the intake: from the environment, or from the configuration file."""
+    token = os.environ.get("CALLSPOOL_INTAKE_TOKEN")
+    settings = None if token else settings_of_gateway(read_secrets=True)
+    if settings is None or settings.intake.token is None:
+        return token
+    return settings.intake.token.get_secret_value()
+
+
+def settings_of_gateway(*, read_secrets: bool = False) -> "Settings | None":
+    """The settings of the configuration file and the environment.
+
+    None where no file is named, so that the variables say all there is, or where something is wrong with them: that may
+    be no concern of a gateway that runs already.
+    """
+    file = _config_file()
+    return None if file is None else _loaded(file, read_secrets=read_secrets)
+
+
 @cache
-def _settings() -> "Settings | None":
-    """The settings of the environment, and of the file that it names; None where something is wrong with them."""
-    from config.layers import InvalidConfiguration  # noqa: PLC0415  # see above
-    from config.loader import load  # noqa: PLC0415  # see above
+def _loaded(file: Path, *, read_secrets: bool) -> "Settings | None":
+    from config.layers import InvalidConfiguration  # noqa: PLC0415  # see `_spool_directory`
+    from config.loader import load  # noqa: PLC0415  # see `_spool_directory`
 
     try:
-        return load(None, os.environ, local=True, read_secrets=False).settings
-    except InvalidConfiguration:  # what is wrong may be no concern of a gateway that runs already
+        return load(file, os.environ, local=True, read_secrets=read_secrets).settings
+    except InvalidConfiguration as error:
+        hint = "`callspool check-config` names everything that is wrong."
+        complain(f"{file} is not used, for it is wrong: {error.problems[0]}.", hint=hint, style="yellow")
         return None
 
 

@@ -21,7 +21,7 @@ from config.values import ListenAddress
 from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.exits import Exit
-from gateway.cli.output import complain, output, plain, progress_bar
+from gateway.cli.output import complain, json_option, output, progress_bar, result
 from gateway.cli.tables import (
     Span,
     dead_letters,
@@ -63,6 +63,7 @@ _encode = msgspec.json.Encoder().encode
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @selecting
 @click.option("--all", "everything", is_flag=True, help="Select all; required without a filter.")
+@json_option
 @admin_option
 def export(address: ListenAddress, directory: Path, *, everything: bool, **selection: Any) -> None:
     """Write dead letters to DIRECTORY: an index, and a .json.zst for each payload.
@@ -78,7 +79,8 @@ def export(address: ListenAddress, directory: Path, *, everything: bool, **selec
         except OSError as error:
             complain(f"{directory} cannot be written: {error.strerror or error}.")
             raise SystemExit(Exit.FAILED) from None
-    output().print(plain(f"Wrote {count_text(written)} deliveries, {bytes_text(size)}, to {directory}.", "green"))
+    summary = {"directory": str(directory), "written": written, "unread": unread, "bytes": size}
+    result(summary, f"Wrote {count_text(written)} deliveries, {bytes_text(size)}, to {directory}.")
     if unread:
         complain(f"{count_text(unread)} documents could not be read; the index says why.", style="yellow")
 
@@ -202,6 +204,7 @@ _decode_answer = msgspec.json.Decoder(ImportResult).decode
 @click.option("--from", "origin", metavar="NAME", help="Only dead letters of this destination.")
 @click.option("--key", "file", type=click.File(), metavar="FILE", help="File with the key to send with (- for stdin).")
 @click.option("--dry-run", is_flag=True, help="Show what would be imported; change nothing.")
+@json_option
 @admin_option
 def import_(
     directory: Path, address: ListenAddress, *, to: str, origin: str | None, file: TextIO | None, dry_run: bool
@@ -213,7 +216,8 @@ def import_(
     """
     found = list(_call_logs(directory, origin))
     if dry_run:
-        output().print(plain(f"Would import {count_text(len(found))} call logs. Nothing was changed."))
+        summary = {"to": to, "call_logs": len(found), "dry_run": True}
+        result(summary, f"Would import {count_text(len(found))} call logs. Nothing was changed.", "")
         return
     key = None if file is None else file.read().strip()
     outcomes: Counter[str] = Counter()
@@ -224,7 +228,8 @@ def import_(
             if problem and outcomes[outcome] <= _SHOWN_FAILURES:
                 complain(problem)
             tell("import", done, len(found))
-    output().print(plain(f"Imported {count_text(outcomes['new'])} call logs for {to}.", "green"))
+    counts = {outcome: outcomes[outcome] for outcome in ("new", "known", "failed")}
+    result({"to": to, **counts}, f"Imported {count_text(outcomes['new'])} call logs for {to}.")
     if outcomes["known"]:
         complain(f"{count_text(outcomes['known'])} were known already.", style="dim")
     if outcomes["failed"]:
@@ -412,7 +417,8 @@ def _wait(address: ListenAddress, keys: Sequence[str], seconds: float) -> None:
             if left:
                 time.sleep(_LOOK_SECONDS)
     arrived = len(keys) - len(left) - len(again)
-    output().print(plain(f"{count_text(arrived)} arrived.", "green" if arrived else ""))
+    counts = {"arrived": arrived, "dead": len(again), "queued": len(left)}
+    result(counts, f"{count_text(arrived)} arrived.", "green" if arrived else "")
     if again:
         complain(f"{count_text(len(again))} are dead again.", hint="`callspool dead list` says why.")
     if left:

@@ -11,7 +11,7 @@ import msgspec
 from config.values import ListenAddress
 from gateway.cli.client import Command, admin_option, explained, tell
 from gateway.cli.exits import Exit
-from gateway.cli.output import complain, output, plain, progress_bar
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar
 from gateway.cli.tables import limit_option, list_entries, queued, require_known, select_by, selecting
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import OrderName, OrderRequest, OrderStep, Select
@@ -39,8 +39,9 @@ class Wording:
 
 
 def ordering(command: Command) -> Command:
-    """Adds what every order has to a command: --all, --dry-run and --yes."""
+    """Adds what every order has to a command: --all, --dry-run, --yes and --json."""
     for option in (
+        json_option,
         click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation."),
         click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing."),
         click.option("--all", "everything", is_flag=True, help="Select all; required without a filter."),
@@ -75,9 +76,15 @@ def give(
         found = f"{wording.count(matched)}, {bytes_text(matched_bytes)}"
         if not matched:
             require_known(address, [request.select for request in requests])
-            complain(f"Nothing to {wording.verb}: no {wording.things[0]} matches.", style="yellow")
+            if as_json():
+                _report(name, requests, matched=0, done=0, dry_run=dry_run)
+            else:
+                complain(f"Nothing to {wording.verb}: no {wording.things[0]} matches.", style="yellow")
         elif dry_run:
-            output().print(plain(f"Would {wording.verb} {found}. Nothing was changed."))
+            if as_json():
+                _report(name, requests, matched=matched, done=0, dry_run=True)
+            else:
+                output().print(plain(f"Would {wording.verb} {found}. Nothing was changed."))
         elif final and not yes and not is_a_terminal():
             raise click.UsageError(f"There is no terminal to ask at: pass --yes to {wording.verb} {found}.")
         elif yes or not is_a_terminal() or click.confirm(f"{wording.verb.capitalize()} {found}?", err=True):
@@ -117,9 +124,18 @@ def _carry_out(
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(Exit.FAILED) from None
         raise
+    if as_json():
+        _report(name, requests, matched=matched, done=done, dry_run=False)
+        return
     output().print(plain(f"{wording.done} {wording.count(done)}.", "green"))
     if done < matched:
         complain(f"{count_text(matched - done)} of the selected were skipped: {wording.passed_over}.", style="yellow")
+
+
+def _report(name: OrderName, requests: Sequence[OrderRequest], *, matched: int, done: int, dry_run: bool) -> None:
+    """What came of an order, for programs."""
+    to = requests[0].to if requests else None
+    print_json({"order": name.value, "matched": matched, "done": done, "dry_run": dry_run, "to": to})
 
 
 def _steps(address: ListenAddress, name: OrderName, request: OrderRequest) -> Iterator[OrderStep]:
@@ -156,14 +172,12 @@ def deliveries() -> None:
 @selecting
 @_state_option("queued")
 @limit_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+@click.option("--json", "lines", is_flag=True, help="Print JSON, one object per line.")
 @admin_option
-def list_(
-    address: ListenAddress, *, states: tuple[str, ...], limit: int | None, as_json: bool, **selection: Any
-) -> None:
+def list_(address: ListenAddress, *, states: tuple[str, ...], limit: int | None, lines: bool, **selection: Any) -> None:
     """List queued deliveries, oldest call logs first."""
     selects = select_by(states or ("queued",), **selection)
-    list_entries(address, selects, queued, "Nothing is queued.", limit=limit, as_json=as_json)
+    list_entries(address, selects, queued, "Nothing is queued.", limit=limit, as_json=lines)
 
 
 @deliveries.command(short_help="Retry now, without waiting for the back-off.")

@@ -1,5 +1,6 @@
-"""The exit codes of the command line: stable, so that scripts can tell the cases apart."""
+"""What scripts hold on to: the exit codes of the command line, and the form of its errors with --json."""
 
+import json
 from enum import IntEnum
 
 
@@ -25,3 +26,12 @@ EPILOG = (
     "3 no gateway answers at the admin address; 4 the spool knows no such call; 5 the spool needs attention."
 )
 """Stands at the end of the help."""
+
+
+WITH_JSON = "callspool.json"
+"""Under which click's context says that --json was given."""
+
+
+def json_line(kind: str, message: str, hint: str = "") -> str:
+    """An `error` or a `note` on standard error, with --json: `{"error": {"message": ..., "hint": ...}}`."""
+    return json.dumps({kind: {"message": message, "hint": hint}}, ensure_ascii=False)

@@ -11,6 +11,7 @@ import click
 from config.layers import InvalidConfiguration
 from config.loader import Loaded, load
 from config.settings import ListenerTable
+from gateway.cli.client import remember_config
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
 from spool import sandbox
@@ -87,6 +88,8 @@ def spool_option(command: Command) -> Command:
         "file",
         type=click.Path(path_type=Path),
         metavar="FILE",
+        is_eager=True,
+        callback=remember_config,
         help="TOML file with settings, for the spool.  [env var: CALLSPOOL_CONFIG]",
     )(command)
 

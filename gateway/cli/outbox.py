@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import click
+import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from config.values import ListenAddress
-from gateway.cli.client import asked_at, connect, intake_option, tls_context
+from gateway.cli.client import asked_at, connect, intake_option, intake_token, tls_context
 from gateway.cli.exits import Exit
-from gateway.cli.output import complain, output, plain, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.formatting import bytes_text, count_text
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rows import OutboxError, Outcome, Survey
@@ -42,6 +43,7 @@ def outbox() -> None:
     multiple=True,
     help="Also accept a file of this user; yours and root's are accepted anyway.",
 )
+@json_option
 @intake_option
 def import_outbox(file: Path, address: ListenAddress, *, owners: tuple[int, ...], dry_run: bool) -> None:
     """Move the rows of an SDK outbox file to a running gateway.
@@ -75,6 +77,9 @@ async def _survey(file: OutboxReader) -> Survey:
 
 def _show(file: Path, survey: Survey) -> None:
     """Say what lies in it."""
+    if as_json():
+        print_json({"file": str(file), **msgspec.to_builtins(survey)})
+        return
     shown = table("Status", "Event", "Rows", numbers=("Rows",))
     for status, event, count in survey.by_kind:
         shown.add_row(plain(status), plain(event), plain(count_text(count)))
@@ -124,11 +129,14 @@ def _import(file: OutboxReader, address: ListenAddress, survey: Survey) -> None:
             obstacle = asyncio.run(_empty(file, address, tally))
     else:
         obstacle = asyncio.run(_empty(file, address, tally))
+    if as_json():
+        print_json({outcome.value: tally.outcomes[outcome] for outcome in _MEANINGS})
     shown = table("Rows", "", numbers=("Rows",))
     for outcome, (meaning, style) in _MEANINGS.items():
         if tally.outcomes[outcome]:
             shown.add_row(plain(count_text(tally.outcomes[outcome]), style), plain(meaning, style))
-    output().print(shown)
+    if not as_json():
+        output().print(shown)
     if obstacle is not None:
         complain(f"Stopped: {obstacle}", hint="Repeat the command for the rest; nothing is moved twice.")
     if obstacle is not None or tally.outcomes[Outcome.REFUSED]:
@@ -147,7 +155,7 @@ async def _empty(file: OutboxReader, address: ListenAddress, tally: _Tally) -> s
     connector = aiohttp.UnixConnector(str(asked.path)) if asked.path else aiohttp.TCPConnector(ssl=context or True)
     scheme, host = "https" if context else "http", "localhost" if asked.path else asked
     async with aiohttp.ClientSession(connector=connector, trust_env=False) as session:
-        token, key = os.environ.get("CALLSPOOL_INTAKE_TOKEN"), os.environ.get("CALLSPOOL_WHISPEY_OUTBOX_TOKEN")
+        token, key = intake_token(), os.environ.get("CALLSPOOL_WHISPEY_OUTBOX_TOKEN")
         sink = PostSink(session, f"{scheme}://{host}/v1/calls", token=token, key=key)
         stamp = file.stamp()
         try:

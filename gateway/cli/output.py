@@ -1,4 +1,4 @@
-"""Writing for people: tables to standard output, complaints to standard error.
+"""Writing for people: tables to standard output, complaints to standard error; with --json, for programs.
 
 Texts from elsewhere (call ids, reasons) are stripped of control characters: they could rewrite a terminal.
 """
@@ -6,12 +6,17 @@ Texts from elsewhere (call ids, reasons) are stripped of control characters: the
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import click
+import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
+
+from gateway.cli.exits import WITH_JSON, json_line
 
 _NARROW_WIDTH = 140
 """Below it, a table of deliveries with all its columns folds in most of them."""
@@ -21,13 +26,46 @@ _PIPED_WIDTH = 250
 """Columns where no terminal says how many there are: wide enough that nothing is folded in common cases."""
 
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Adds --json to a command, which asks `as_json` for it; complaints follow by themselves."""
+    return click.option("--json", is_flag=True, expose_value=False, help="Print JSON, errors included.")(command)
+
+
+def as_json() -> bool:
+    """Whether the command that runs was given --json."""
+    context = click.get_current_context(silent=True)
+    return context is not None and WITH_JSON in context.meta
+
+
+def print_json(document: object) -> None:
+    """A document to standard output, as one line of JSON."""
+    click.echo(msgspec.json.encode(document).decode())
+
+
+def result(document: object, sentence: str, style: str = "green") -> None:
+    """The one result of a command: a sentence for people, a document for programs."""
+    if as_json():
+        print_json(document)
+    else:
+        output().print(plain(sentence, style))
+
+
 def output() -> Console:
     """Where results go."""
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
 
 
 def complain(sentence: str, *, hint: str = "", style: str = "red") -> None:
-    """Say in one sentence on standard error what is wrong, and below it what to do."""
+    """Say in one sentence on standard error what is wrong, and below it what to do.
+
+    With --json it is a line of JSON there; a style other than red tells that the command itself succeeds.
+    """
+    if as_json():
+        click.echo(json_line("error" if style == "red" else "note", sentence, hint), err=True)
+        return
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
     console.print(plain(sentence, style))
     if hint:

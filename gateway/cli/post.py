@@ -1,7 +1,6 @@
 """`callspool post FILE`: post a call log to a running gateway, as an agent does, and show the acknowledgement."""
 
 import http.client
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,9 +10,9 @@ import click
 import msgspec
 
 from config.values import ListenAddress
-from gateway.cli.client import connect, intake_option
+from gateway.cli.client import connect, intake_option, intake_token
 from gateway.cli.exits import Exit
-from gateway.cli.output import complain, output, plain
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json
 from gateway.formatting import bytes_text
 
 _TIMEOUT_SECONDS = 60.0
@@ -41,12 +40,13 @@ class _Answer(msgspec.Struct):
 @click.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--key", type=click.File(), metavar="FILE", help="File with the agent's key (- for stdin).")
+@json_option
 @intake_option
 def post(files: tuple[Path, ...], address: ListenAddress, *, key: TextIO | None) -> None:
     """Post call logs (JSON, - for stdin) to a running gateway, and show each acknowledgement.
 
-    Files that end in .gz or .zst are sent as they are, with their encoding. CALLSPOOL_INTAKE_TOKEN is the token of the
-    intake, if it has one.
+    Files that end in .gz or .zst are sent as they are, with their encoding. The token of the intake, if it has
+    one, is that of CALLSPOOL_INTAKE_TOKEN or of the configuration.
     """
     agent_key = key.read().strip() if key else None
     accepted = [_post(file, address, agent_key) for file in files]
@@ -84,6 +84,12 @@ def _post(file: Path, address: ListenAddress, key: str | None) -> bool:
 
 
 def _show(file: Path, answer: _Answer, size: int, seconds: float) -> None:
+    if as_json():
+        print_json({
+            "file": str(file), "call_id": answer.call_id, "record_id": answer.record_id,
+            "upload_method": answer.upload_method, "duplicate": answer.duplicate, "bytes": size, "seconds": seconds,
+        })  # fmt: skip
+        return
     what = "already known" if answer.duplicate else "durable"
     split = ", core and detail" if answer.upload_method == "two_phase" else ""
     line = plain(f"{file}: call {answer.call_id} ", "bold").append(what, "bold green")
@@ -108,7 +114,7 @@ def _headers(file: Path, size: int, key: str | None) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "Content-Length": str(size)}
     if encoding := _ENCODINGS.get(file.suffix):
         headers["Content-Encoding"] = encoding
-    if token := os.environ.get("CALLSPOOL_INTAKE_TOKEN"):
+    if token := intake_token():
         headers["Authorization"] = f"Bearer {token}"
     if key:
         headers["x-pype-token"] = key

@@ -9,7 +9,7 @@ from dataclasses import replace
 from config.destinations import HttpDestination, KafkaDestination
 from config.destinations.stores import StoreTable
 from config.settings import Settings
-from gateway.cli.output import complain, output, plain
+from gateway.cli.output import complain, result
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
 from gateway.intake.routes import via_pseudonym
 from gateway.runtime.destinations import DriverMissing, http_options, kafka_options, require_kafka, store_of
@@ -52,6 +52,10 @@ def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
     return all([*accepted, *map(_probe_cluster, clusters)])
 
 
+def _passed(name: str, sentence: str) -> None:
+    result({"destination": name, "passed": True, "found": sentence}, sentence)
+
+
 def _probe_cluster(destination: KafkaDestination) -> bool:
     """Whether its topics are there and may be written; what should be looked at is said, too."""
     try:
@@ -66,7 +70,7 @@ def _probe_cluster(destination: KafkaDestination) -> bool:
         complain(f"{destination.name}: {finding.text}", style="red" if finding.is_problem else "yellow")
     sound = not any(finding.is_problem for finding in found)
     if sound:
-        output().print(plain(f"{destination.name} has its topics, and takes messages of this size", "green"))
+        _passed(destination.name, f"{destination.name} has its topics, and takes messages of this size")
     return sound
 
 
@@ -90,14 +94,14 @@ def _probe_store(destination: StoreTable, rule: CompletionRule) -> bool:
         for statement in missing:
             complain(f"  {statement};", style="")
         return False
-    output().print(plain(f"{destination.name} can be written to ({destination.target})", "green"))
+    _passed(destination.name, f"{destination.name} can be written to ({destination.target})")
     return True
 
 
 def _probe_one(destination: HttpDestination, token: str | None, agent_id: str, via: str | None) -> bool:
     call_id = f"callspool-probe-{uuid.uuid4().hex[:12]}"
     try:
-        result = asyncio.run(
+        found = asyncio.run(
             probe(
                 replace(_options(destination, token), via=via), agent_id=agent_id, call_id=call_id, clock=_milliseconds
             )
@@ -105,17 +109,17 @@ def _probe_one(destination: HttpDestination, token: str | None, agent_id: str, v
     except (OSError, ssl.SSLError) as error:
         complain(f"{destination.name}: {destination.ca_file} cannot be used: {error}")
         return False
-    _tell(destination.name, result)
-    return result.verdict in _GOOD
+    _tell(destination.name, found)
+    return found.verdict in _GOOD
 
 
-def _tell(name: str, result: ProbeResult) -> None:
-    reason = f": {result.reason}" if result.reason else ""
-    sentence = f"{name} {_SENTENCES[result.verdict]}{reason} (test call {result.call_id})"
-    if result.verdict is Verdict.KNOWS_PHASE_2:
-        output().print(plain(sentence, "green"))
+def _tell(name: str, found: ProbeResult) -> None:
+    reason = f": {found.reason}" if found.reason else ""
+    sentence = f"{name} {_SENTENCES[found.verdict]}{reason} (test call {found.call_id})"
+    if found.verdict is Verdict.KNOWS_PHASE_2:
+        _passed(name, sentence)
     else:
-        complain(sentence, hint=_HINTS[result.verdict], style="yellow" if result.verdict in _GOOD else "red")
+        complain(sentence, hint=_HINTS[found.verdict], style="yellow" if found.verdict in _GOOD else "red")
 
 
 def _options(destination: HttpDestination, token: str | None) -> HttpOptions:

@@ -17,12 +17,13 @@ from gateway.runtime.own_intake import own_intake_warnings
 
 @click.command()
 @configuration_options
-def run(file: Path | None, *, local: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Log one JSON object a line, whatever log.format says.")
+def run(file: Path | None, *, local: bool, as_json: bool) -> None:
     """Accept call logs, store them durably and deliver them, until SIGTERM or SIGINT."""
     loaded = loaded_or_exit(file, local=local)
     # Before anything has threads, the one that writes the log included: they inherit it.
     refused = list(give_way(_priority(loaded.settings.priority)))
-    configure_logging(loaded.settings.log.level, as_text=loaded.settings.log.format.as_text)
+    configure_logging(loaded.settings.log.level, as_text=False if as_json else loaded.settings.log.format.as_text)
     log = structlog.get_logger("callspool")
     # An expired certificate ends no gateway: who renews it changes the file.
     errors, doubts = certificate_findings(loaded)

@@ -12,7 +12,7 @@ from config.destinations.s3 import S3Destination
 from config.settings import Settings
 from gateway.cli.exits import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
-from gateway.cli.output import complain, output, plain, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.diagnostics.s3 import StepResult, apply_setup, least_policy, plan_setup
 from gateway.diagnostics.s3 import check as proven
 from gateway.runtime.destinations import s3_options
@@ -47,6 +47,7 @@ def _destination_option(command: Command) -> Command:
     help="Delete objects after this many days.",
 )
 @click.option("--whole-bucket", is_flag=True, help="Without a prefix: expire every object in the bucket.")
+@json_option
 def setup(
     file: Path | None, *, local: bool, destination: str | None, with_apply: bool, expire_days: int, whole_bucket: bool
 ) -> None:
@@ -67,6 +68,7 @@ def setup(
 @s3.command(short_help="Check a bucket by writing small objects.")
 @configuration_options
 @_destination_option
+@json_option
 def check(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Put, verify, upload in parts, list, abort and delete small objects; name missing permissions."""
     bucket = _chosen(loaded_or_exit(file, local=local).settings, destination)
@@ -89,11 +91,22 @@ def _chosen(settings: Settings, name: str | None) -> S3Destination:
 
 def _show_plan(bucket: S3Destination, expire_days: int) -> None:
     options, console = s3_options(bucket), output()
-    for step in plan_setup(options, expire_days=expire_days):
+    steps, policy = (
+        plan_setup(options, expire_days=expire_days),
+        least_policy(options.bucket, options.folder, check=True),
+    )
+    if as_json():
+        plan = [
+            {"step": step.name, "operation": step.operation, "configuration": json.loads(step.configuration)}
+            for step in steps
+        ]
+        print_json({"bucket": bucket.bucket, "steps": plan, "policy": policy})
+        return
+    for step in steps:
         console.print(plain(f"{step.name}: {step.purpose} ({step.operation})", "bold"))
         click.echo(step.configuration)
     console.print(plain("the least policy for the gateway, with what `callspool s3 check` needs", "bold"))
-    click.echo(json.dumps(least_policy(options.bucket, options.folder, check=True), indent=2))
+    click.echo(json.dumps(policy, indent=2))
     complain(f"Nothing was changed. --apply sets all but the policy for {bucket.bucket}.", style="yellow")
 
 
@@ -107,7 +120,10 @@ def _tell(bucket: S3Destination, results: Sequence[StepResult]) -> None:
     for result in results:
         word, style = ("works", "green") if result.ok else ("failed", "bold red")
         shown.add_row(plain(result.name), plain(word, style), plain(result.detail))
-    output().print(plain(f"{bucket.name}: bucket {bucket.bucket}", "bold"), shown, sep="\n")
+    if as_json():
+        print_json({"bucket": bucket.bucket, "steps": results})
+    else:
+        output().print(plain(f"{bucket.name}: bucket {bucket.bucket}", "bold"), shown, sep="\n")
     missing = sorted({result.permission for result in results if result.permission})
     if missing:
         complain(f"Missing permissions: {', '.join(missing)}.")

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from config.values import ListenAddress
-from gateway.cli.client import NoGateway, admin_option, converse, explained
+from gateway.cli.client import NoGateway, admin_address, converse, explained
 from gateway.cli.exits import Exit
 from gateway.cli.options import loaded_or_exit, spool_option
 from gateway.cli.output import Tell, complain, output, plain, progress_bar, table
@@ -39,7 +39,7 @@ class _NoObserver:
 @click.option("--dry-run", is_flag=True, help="Only report what would be imported.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON, one a line.")
 @spool_option
-@admin_option
+@admin_address
 def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *, dry_run: bool, as_json: bool) -> None:
     """Import every readable record of the databases in quarantine into the present one.
 
@@ -55,7 +55,7 @@ def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *
 @click.option("--dry-run", is_flag=True, help="Only report what would be imported.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @spool_option
-@admin_option
+@admin_address
 def adopt(directory: Path, file: Path | None, address: ListenAddress, *, dry_run: bool, as_json: bool) -> None:
     """Take over the spool in DIRECTORY, dead letters included, from a gateway that will not come back.
 

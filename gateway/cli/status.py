@@ -13,7 +13,8 @@ from rich.text import Text
 from config.values import ListenAddress
 from gateway.cli.client import admin_option, ask, explained, tell
 from gateway.cli.exits import Exit
-from gateway.cli.output import complain, output, plain, table
+from gateway.cli.output import as_json as json_wanted
+from gateway.cli.output import complain, json_option, output, plain, print_json, result, table
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.schemas import (
     DestinationReport,
@@ -33,7 +34,7 @@ _NUMBERS = ("Backlog", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered
 
 @click.command()
 @admin_option
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API unchanged.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API unchanged; errors as JSON.")
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
     "--interval",
@@ -240,6 +241,7 @@ _decode_status = msgspec.json.Decoder(Status).decode
     metavar="SECONDS",
     help="How long to wait for the result.",
 )
+@json_option
 def resume(destination: str, address: ListenAddress, *, wait: float) -> None:
     """Retry a destination that is down, or refuses a token, now: one delivery is sent.
 
@@ -248,10 +250,13 @@ def resume(destination: str, address: ListenAddress, *, wait: float) -> None:
     with explained():
         resumed = _decode_resumed(tell(address, b"{}", "api", "destinations", destination, "resume"))
         if not resumed.waited:
-            output().print(plain(f"{destination} is up: nothing to resume.", "green"))
+            result(resumed, f"{destination} is up: nothing to resume.")
             return
         report = _tried(address, destination, wait)
-        output().print(_result(report))
+        if json_wanted():
+            print_json(report)
+        else:
+            output().print(_result(report))
         if report.refused_tokens or (not report.up and any(lane.queued for lane in report.lanes)):
             hint = "`callspool status` shows the reason and the time of the next attempt."
             complain("Nothing is lost: its deliveries stay in the spool.", hint=hint, style="yellow")

@@ -11,7 +11,7 @@ from config.destinations.stores import StoreTable
 from config.settings import Settings
 from gateway.cli.exits import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
-from gateway.cli.output import complain, output, plain, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, result, table
 from gateway.formatting import count_text
 from gateway.runtime.destinations import store_of
 from gateway.runtime.options import completion_rule
@@ -36,17 +36,24 @@ def store_options(command: Command) -> Command:
 
 @store.command(short_help="Bring the schema up to date.")
 @store_options
+@json_option
 def migrate(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Bring the schema up to date, as a start does; for a role that may create tables where the gateway's may not."""
     status = ask_store(file, destination, lambda opened: opened.status(), local=local)
-    output().print(plain(f"{status.engine}: the schema has version {status.schema_version}", "green"))
+    found = {"engine": status.engine, "schema_version": status.schema_version}
+    result(found, f"{status.engine}: the schema has version {status.schema_version}")
 
 
 @store.command(short_help="Show how many calls are in which state.")
 @store_options
+@json_option
 def status(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Show the engine, the version of the schema, and how many calls are in which state."""
     found: StoreStatus = ask_store(file, destination, lambda opened: opened.status(), local=local)
+    if as_json():
+        calls = {state.name.lower(): found.calls.get(state, 0) for state in CallState}
+        print_json({"engine": found.engine, "schema_version": found.schema_version, "calls": calls})
+        return
     shown = table("State", "Calls", numbers=("Calls",))
     for state in CallState:
         shown.add_row(plain(state.name.lower()), plain(count_text(found.calls.get(state, 0))))
@@ -56,6 +63,7 @@ def status(file: Path | None, *, local: bool, destination: str | None) -> None:
 
 @store.command(short_help="Check that every call has its parts.")
 @store_options
+@json_option
 def check(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Check that parts, calls and details belong together. Reads every row; exit code 5 if something is missing."""
     findings = ask_store(file, destination, lambda opened: opened.check(), local=local)
@@ -63,7 +71,7 @@ def check(file: Path | None, *, local: bool, destination: str | None) -> None:
         complain(finding)
     if findings:
         raise SystemExit(Exit.UNSOUND)
-    output().print(plain("Every call has its parts, and every part its call.", "green"))
+    result({"sound": True}, "Every call has its parts, and every part its call.")
 
 
 def settings_or_exit(file: Path | None, *, local: bool) -> Settings:

@@ -5,12 +5,12 @@ import msgspec
 
 from config.values import ListenAddress
 from gateway.cli.client import admin_option, ask, explained, tell
-from gateway.cli.output import output, plain, table
+from gateway.cli.output import json_option, output, plain, result, table
 from gateway.operations.tenants import Assigned, TenantList
 
 _decode_list = msgspec.json.Decoder(TenantList).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+_list_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 
 
 @click.group(short_help="List tenants; assign agents to them.")
@@ -20,7 +20,7 @@ def tenants() -> None:
 
 @tenants.command("list", short_help="List the tenants.")
 @admin_option
-@_json_option
+@_list_option
 def list_(address: ListenAddress, *, as_json: bool) -> None:
     """List the tenants of the configuration, with the agents that were assigned to them since."""
     with explained():
@@ -37,7 +37,7 @@ def list_(address: ListenAddress, *, as_json: bool) -> None:
 
 @tenants.command(short_help="List agents that belong to no tenant.")
 @admin_option
-@_json_option
+@_list_option
 def unassigned(address: ListenAddress, *, as_json: bool) -> None:
     """List the agents whose call logs belong to nobody yet, those with the most first."""
     with explained():
@@ -57,6 +57,7 @@ def unassigned(address: ListenAddress, *, as_json: bool) -> None:
 @tenants.command(short_help="Say whose an agent is.")
 @click.argument("agent_id", required=False)
 @click.argument("tenant")
+@json_option
 @admin_option
 def assign(agent_id: str | None, tenant: str, address: ListenAddress) -> None:
     """Give an agent to a tenant, with its call logs that wait; without AGENT_ID, what came without an agent.
@@ -67,4 +68,4 @@ def assign(agent_id: str | None, tenant: str, address: ListenAddress) -> None:
     with explained():
         done = msgspec.json.decode(tell(address, order, "api", "tenants", "assign"), type=Assigned)
         whose = "What came without an agent" if agent_id is None else f"Agent {agent_id}"
-        output().print(plain(f"{whose} belongs to {tenant}; {done.records} call logs that waited do, too."))
+        result(done, f"{whose} belongs to {tenant}; {done.records} call logs that waited do, too.", "")

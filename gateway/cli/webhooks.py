@@ -14,7 +14,7 @@ from config.values import ListenAddress
 from gateway.cli.client import AddressType, asked_at
 from gateway.cli.exits import Exit
 from gateway.cli.options import loaded_or_exit
-from gateway.cli.output import complain, output, plain, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, result, table
 from gateway.formatting import bytes_text
 from gateway.runtime.destinations import DriverMissing
 from gateway.runtime.webhooks import sources_of
@@ -47,6 +47,7 @@ _config_option = click.option(
 @click.option("--sample", "kind", metavar="EVENT", help="Type of event to send; by default the end of a call.")
 @click.option("--to", "address", type=AddressType(), help="Listener to post to; by default webhooks.listen.")
 @click.option("--dry-run", is_flag=True, help="Show what would become of the sample, and send nothing.")
+@json_option
 @_config_option
 def test(source: str, kind: str | None, address: ListenAddress | None, file: Path | None, *, dry_run: bool) -> None:
     """Sign a sample as the provider of SOURCE does, post it to the running gateway, and show what becomes of it."""
@@ -80,6 +81,7 @@ def test(source: str, kind: str | None, address: ListenAddress | None, file: Pat
     "--header", "given", multiple=True, metavar="'NAME: VALUE'", help="A header that came with it; repeatable."
 )
 @click.option("--url", default="", help="Where it was sent, for Twilio; by default webhooks.public_url and the path.")
+@json_option
 @_config_option
 def verify_body(body: Path, source: str, given: tuple[str, ...], url: str, file: Path | None) -> None:
     """Say whether BODY, a file with the bytes of a webhook, is genuine, and if it is not, why.
@@ -101,7 +103,7 @@ def verify_body(body: Path, source: str, given: tuple[str, ...], url: str, file:
     if verification.verdict is Verdict.GENUINE:
         when = "" if verification.skew is None else f" Its time is {abs(verification.skew):.0f} s "
         when += "" if verification.skew is None else ("ago." if verification.skew >= 0 else "ahead.")
-        output().print(plain(f"The signature is genuine.{when}", "bold green"))
+        result({"genuine": True, "skew_seconds": verification.skew}, f"The signature is genuine.{when}", "bold green")
         if early is not None:
             rejection = refusal(found.provider, early, found.tolerance)
             complain(f"It is refused all the same: {rejection.message}", hint=rejection.hint)
@@ -173,6 +175,9 @@ def _show(source: Source, body: bytes) -> None:
     call_log = json.loads(
         b"".join(map(bytes, call_log_of(source.name, source.provider.name, event, body, is_json=is_json)))
     )
+    if as_json():
+        print_json({"event": event.type, "bytes": len(body), "call_log": call_log})
+        return
     shown = table("Member", "Value")
     for name, member in call_log.items():
         text = member if isinstance(member, str) else json.dumps(member, ensure_ascii=False)
@@ -201,6 +206,9 @@ def _post(address: ListenAddress | None, path: str, body: bytes, headers: dict[s
         said = answer.get("error", {}) if isinstance(answer, dict) else {}
         complain(f"{path} answered {status}: {said.get('message', '')}", hint=said.get("hint", ""))
         return False
+    if as_json():
+        print_json({"path": path, **answer})
+        return True
     what = "already known" if answer.get("duplicate") else "durable"
     took = 1000 * (time.monotonic() - began)
     output().print(
