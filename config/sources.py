@@ -23,7 +23,7 @@ from config.types import (
     Words,
     format_tokens,
 )
-from config.values import MINUTE, split_tokens
+from config.values import split_tokens
 
 
 class ProviderName(StrEnum):
@@ -106,8 +106,8 @@ class SourceSettings(Table):
     """Another path besides /webhooks/NAME, such as the one that the provider is configured with now."""
     events: Words = ()
     """Types of events to keep that are not kept otherwise."""
-    tolerance: Duration = 5 * MINUTE
-    """How far a signature's time may be from this machine's."""
+    tolerance: Duration | None = None
+    """How far a signature's time may be from this machine's; by default 5 minutes, for `elevenlabs` 30, as its SDK."""
     forward_url: Endpoint | None = None
     """Who answers what the provider asks, such as Vapi's tool calls: their answer is passed back as it is."""
     token: SecretStr | None = None
@@ -119,7 +119,11 @@ class SourceSettings(Table):
     header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None
     """`hmac`, `header`, `vapi`: the header that holds the signature or the secret."""
     timestamp_header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None
-    """`hmac`, `vapi`: the header that holds the time, in seconds."""
+    """`hmac`, `vapi`: the header that holds the time."""
+    timestamp_unit: Literal["s", "ms"] = "s"
+    """`hmac`, `vapi`: whether the time is in seconds or in milliseconds."""
+    pairs: Words = ()
+    """`hmac`, `vapi`: names of time and signature where the header holds both, such as `["t", "v1"]` for `t=1,v1=a`."""
     message: str = "{body}"
     """`hmac`, `vapi`: what is signed, such as `{timestamp}.{body}`."""
     algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
@@ -153,6 +157,13 @@ class SourceSettings(Table):
         if message.count("{body}") != 1:
             raise ValueError("should contain {body} once, and may contain {timestamp}")
         return message
+
+    @field_validator("pairs")
+    @classmethod
+    def _pairs_are_two(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        if len(pairs) not in {0, 2}:
+            raise ValueError("should be two names, that of the time and that of the signature")
+        return pairs
 
     @field_validator("header", "fields")
     @classmethod

@@ -78,13 +78,14 @@ def _source(settings: SourceSettings, public_url: str) -> Source:
     needed = _NEEDED.get(settings.provider)
     if needed is not None and importlib.util.find_spec(needed) is None:
         raise DriverMissing(f"the source {settings.name} needs the module {needed}: pip install 'callspool[webhooks]'")
+    provider = provider_of(settings)
     return Source(
         name=settings.name,
-        provider=provider_of(settings),
+        provider=provider,
         secrets=tuple(secret.get_secret_value() for secret in settings.secrets),
         paths=settings.paths,
         events=frozenset(settings.events),
-        tolerance=settings.tolerance,
+        tolerance=provider.tolerance if settings.tolerance is None else settings.tolerance,
         forward_url=settings.forward_url,
         public_url=public_url.rstrip("/"),
         agents_key=settings.token.get_secret_value() if settings.token else None,
@@ -116,7 +117,9 @@ def _hmac(settings: SourceSettings, header: str) -> HmacScheme:
     return HmacScheme(
         header=header,
         message=settings.message,
+        fields=(settings.pairs[0], settings.pairs[1]) if settings.pairs else None,
         timestamp_header=settings.timestamp_header,
+        timestamp_unit=1000.0 if settings.timestamp_unit == "ms" else 1.0,
         algorithm=Algorithm(settings.algorithm),
         encoding=Encoding(settings.encoding),
         prefix=settings.prefix,

@@ -30,6 +30,8 @@ class Provider:
     """By type, a body as the provider documents it."""
     is_form: bool = False
     """Whether bodies are form fields, not JSON."""
+    tolerance: float = 300.0
+    """Seconds by which a signature's time may be off, unless the source says otherwise."""
 
 
 # The table of providers. `hmac` and `header` are made from the settings of their source.
@@ -96,6 +98,8 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
                     "data": {"agent_id": "agent_01", "conversation_id": "conv_02", "failure_reason": "busy"},
                 },
             },
+            # Its SDK's: an attempt that is made again comes half an hour after the first.
+            tolerance=1800.0,
         ),
         Provider(
             "retell",

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from spool.records import Buffer
 
@@ -202,7 +202,7 @@ class HmacScheme:
     def _decoded(self, written: str) -> bytes | None:
         try:
             if self.encoding is Encoding.HEX:
-                return bytes.fromhex(written)
+                return bytes.fromhex(written) if written.isalnum() else None  # `fromhex` skips blanks
             return base64.b64decode(written, validate=True)
         except (ValueError, binascii.Error):
             return None
@@ -259,14 +259,16 @@ class LivekitScheme:
     """Seconds for which the tokens that `sign` makes are valid, as LiveKit's are."""
 
     def claimed_at(self, headers: Mapping[str, str]) -> float | None:
-        """See `Scheme`: when the token became valid, as it says itself."""
+        """See `Scheme`: when the token became valid, or when one that expires at its time would have.
+
+        A token without an end would be valid for ever: the SDK refuses it, too.
+        """
         claims = self._claims(headers, None)
         issued, expires = claims.get("nbf", claims.get("iat")), claims.get("exp")
-        if isinstance(issued, int | float):
-            return float(issued)
-        if isinstance(expires, int | float):
-            return float(expires) - self.lifetime
-        raise Malformed
+        if not isinstance(expires, int | float):
+            raise Malformed
+        latest = float(expires) - self.lifetime
+        return min(float(issued), latest) if isinstance(issued, int | float) else latest
 
     def matches(self, secret: str, webhook: Webhook) -> bool:
         """See `Scheme`."""
@@ -360,6 +362,9 @@ class TelnyxScheme:
 # Twilio: an HMAC over the public URL and the sorted fields of the form. There is no time in it.
 
 _TWILIO_ALGORITHMS = {"HMAC_SHA1": Algorithm.SHA1, "HMAC_SHA256": Algorithm.SHA256}
+_FORM = "application/x-www-form-urlencoded"
+_BODY_DIGEST = "bodySHA256"
+"""The parameter of the address that names the digest of a body that is no form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,20 +385,51 @@ class TwilioScheme:
         """See `Scheme`."""
         parts = webhook.headers.get(self.settings_header, "").split(",")
         settings = dict(part.strip().partition("=")[::2] for part in parts)
-        algorithm = _TWILIO_ALGORITHMS.get(settings.get("algorithm", "").strip() or "HMAC_SHA1")
+        named = settings.get("algorithm", "").strip() or "HMAC_SHA1"
+        algorithm = _TWILIO_ALGORITHMS.get(named.upper())
         if algorithm is None:
             raise Malformed
         presented = webhook.headers.get(self.header, "").encode("utf-8", "surrogateescape")
-        expected = self._signature(secret, webhook.url, webhook.body, algorithm).encode()
-        return hmac.compare_digest(expected, presented)
+        fields = _form_fields(webhook)
+        if fields is None:
+            return False
+        expected = [_twilio_signature(secret, url + fields, algorithm) for url in _with_and_without_port(webhook.url)]
+        matches = [hmac.compare_digest(each, presented) for each in expected]
+        return any(matches)
 
     def sign(self, secret: str, body: Buffer, now: float, url: str = "") -> dict[str, str]:  # noqa: ARG002
         """See `Scheme`."""
-        return {self.header: self._signature(secret, url, body, Algorithm.SHA1)}
+        fields = _form_fields(Webhook({}, body, url)) or ""
+        return {self.header: _twilio_signature(secret, url + fields, Algorithm.SHA1).decode()}
 
-    @staticmethod
-    def _signature(secret: str, url: str, body: Buffer, algorithm: Algorithm) -> str:
-        fields = parse_qsl(bytes(body).decode("utf-8", "replace"), keep_blank_values=True)
-        # A field that comes several times is signed once with each of its values, in order.
-        signed = url + "".join(name + value for name, value in sorted(set(fields)))
-        return base64.b64encode(hmac.digest(secret.encode(), signed.encode(), algorithm.value)).decode()
+
+def _form_fields(webhook: Webhook) -> str | None:
+    """What of the body is signed besides the address; None where the digest in the address is not the body's.
+
+    A body that is no form is not signed itself: the address names its digest, and is signed.
+    """
+    kind = webhook.headers.get("Content-Type", _FORM).partition(";")[0].strip().lower()
+    digests = dict(parse_qsl(urlsplit(webhook.url).query)).get(_BODY_DIGEST)
+    if digests is not None and kind != _FORM:
+        matches = hmac.compare_digest(digests.lower().encode(), hashlib.sha256(webhook.body).hexdigest().encode())
+        return "" if matches else None
+    fields = parse_qsl(bytes(webhook.body).decode("utf-8", "replace"), keep_blank_values=True)
+    # A field that comes several times is signed once with each of its values, in order.
+    return "".join(name + value for name, value in sorted(set(fields)))
+
+
+def _twilio_signature(secret: str, signed: str, algorithm: Algorithm) -> bytes:
+    return base64.b64encode(hmac.digest(secret.encode(), signed.encode(), algorithm.value))
+
+
+def _with_and_without_port(url: str) -> tuple[str, ...]:
+    """Twilio signs some addresses with the port that their scheme implies, and some without one that they name."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        return (url,)
+    host = parts.netloc.rpartition(":")[0] if port is not None else parts.netloc
+    usual = {"https": 443, "http": 80}.get(parts.scheme)
+    named = parts.netloc if port is not None or usual is None else f"{host}:{usual}"
+    return tuple(dict.fromkeys((url, *(parts._replace(netloc=each).geturl() for each in (host, named)))))

@@ -18,9 +18,10 @@ LOCKS = (
     "requirements-build.lock",
     "requirements-sdk.lock",
     "requirements-chdb.lock",
+    "requirements-providers.lock",
 )
 COMPLETE = LOCKS[:4]
-"""All but the SDK's: of what that asks for, an agent framework, nothing is installed."""
+"""All but those of which nothing is installed that they ask for: agent frameworks, data frames, HTTP clients."""
 
 
 @cache

@@ -192,3 +192,28 @@ def test_twilio_signs_by_the_algorithm_that_it_names() -> None:
     assert checked("twilio", signed, b"b=2&a=1") is Verdict.WRONG
     other = {**signed, "X-Twilio-Webhooks-Signature-Settings": "algorithm=MD5"}
     assert checked("twilio", other, b"b=2&a=1") is Verdict.MISSING
+
+
+def test_settings_describe_how_any_sender_signs() -> None:
+    """Time and signature in one header, a time in milliseconds, another provider's tolerance."""
+    from config.sources import SourceSettings
+    from gateway.runtime.webhooks import provider_of
+
+    settings = SourceSettings.model_validate(
+        {
+            "name": "s",
+            "provider": "hmac",
+            "header": "Signature",
+            "message": "{timestamp}.{body}",
+            "pairs": ["t", "v1"],
+            "timestamp_unit": "ms",
+            "secrets": ["x"],
+        }
+    )
+    scheme = provider_of(settings).scheme
+    headers = scheme.sign("x", BODY, NOW)
+    assert headers["Signature"].startswith("t=1700000000000,v1=")
+    assert verify(scheme, ("x",), Webhook(headers, BODY), NOW + 1, 2.0).verdict is Verdict.GENUINE
+    assert verify(scheme, ("x",), Webhook(headers, BODY), NOW + 3, 2.0).verdict is Verdict.STALE
+    with pytest.raises(ValueError, match="two names"):
+        SourceSettings.model_validate({**settings.model_dump(exclude={"secrets"}), "pairs": ["t"]})
