@@ -125,8 +125,30 @@ async def test_what_is_there_is_written_at_once_and_committed(group: Group) -> N
         await group.has_written(250)
         assert loop.time() - began < 4.5  # batch_wait is 5 s
     assert sorted(group.written) == list(range(250))
-    assert max(group.batches) <= 100
+    assert group.batches[0] <= 100
     assert await group.committed() == 250
+
+
+async def test_what_arrives_while_a_batch_is_written_shares_the_next(group: Group) -> None:
+    """A slow commit bounds how many transactions there are, not how many messages: the next grows, tenfold at most."""
+    await group.produce(range(130))
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def write(batch: Batch) -> None:
+        begun.set()
+        await goes_on.wait()
+        await group.write(batch)
+
+    async with group.worker(write=write, batch_max=10) as consumer:
+        await begun.wait()
+
+        async def gathered() -> bool:
+            return consumer.figures.paused
+
+        await until(gathered, "it has all that it takes, and waits", deadline=PATIENCE)
+        goes_on.set()
+        await group.has_written(130)
+    assert group.batches[:2] == [10, 100]
 
 
 @pytest.mark.slow
