@@ -76,6 +76,16 @@ class Fragment(StrEnum):
     """Of a large record whose `call_id` came as a number: that, as it came."""
 
 
+FRAGMENTS_OF: Mapping[Form, tuple[Fragment, ...]] = {
+    Form.WHOLE: (Fragment.BODY, Fragment.BASE, Fragment.REST),
+    Form.CORE: (Fragment.BODY, Fragment.BASE, Fragment.DERIVED),
+    Form.DETAIL: (Fragment.REST,),
+    Form.REDUCED: (Fragment.REST,),
+    Form.NOTICE: (),
+}
+"""What each form of a record is made of, as far as that is stored."""
+
+
 class WhenFull(StrEnum):
     """What is done about a record that the quota has no room for."""
 
@@ -181,6 +191,11 @@ class Record(Struct, frozen=True):
     """Who posted it (`principal_of`); None where that is not known."""
     via: str | None = None
     """The gateways that passed it on, as `Via` lists them; None where it came straight from its agent."""
+
+    def bytes_of(self, form: "Form") -> int:
+        """How many raw bytes of its payload a form carries: the forms of a record share them out."""
+        fragments = self.fragments
+        return sum([fragments[part].raw_bytes for part in FRAGMENTS_OF[form] if part in fragments])
 
 
 TENANT_PREFIX = "tenant:"

@@ -29,7 +29,7 @@ class LaneCounts:
     expired: int = 0
     discarded: int = 0
     queued_bytes: int = 0
-    """Raw bytes of the records whose delivery is queued."""
+    """Raw bytes that the queued deliveries carry: a core its own, a detail the rest, a notice none."""
 
     @property
     def queued(self) -> int:

@@ -26,7 +26,7 @@ MetricTable = Mapping[str, tuple[str, tuple[str, ...]]]
 
 GAUGES: Final[MetricTable] = {
     "backlog_records": ("Deliveries still to be made.", _LANE),
-    "backlog_bytes": ("Raw bytes of the records still to be delivered.", _LANE),
+    "backlog_bytes": ("Raw bytes still to be delivered; a core and its detail share those of their record.", _LANE),
     "oldest_pending_seconds": ("Age of the oldest record still to be delivered; 0 if there is none.", _LANE),
     "dead_records": ("Deliveries that are dead letters.", ("destination",)),
     "held_records": ("Deliveries that are set aside until a token or a core is accepted.", ("destination",)),

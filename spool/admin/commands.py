@@ -172,7 +172,7 @@ def discard(transaction: Transaction, keys: Keys, destinations: DestinationIds, 
             record, lane = match.delivery.record, match.delivery.lane
             transaction.execute(query.DISCARD, (now, record.record_id, match.destination_id, key.form))
             transaction.counters.move(
-                match.destination_id, lane, match.state, DeliveryState.DISCARDED, record.raw_bytes
+                match.destination_id, lane, match.state, DeliveryState.DISCARDED, record.bytes_of(key.form)
             )
             records[key.record_id] = record
             moved += 1
@@ -206,7 +206,7 @@ def _replay_one(transaction: Transaction, match: _Match, destinations: Destinati
     state = initial_state(transaction, record.call_id, record.principal, record.record_id, one, siblings)
     held_for = HELD_FOR_CORE if state is DeliveryState.HELD else None
     transaction.execute(query.REPLAY, (state, now, held_for, record.record_id, destination_id, form))
-    transaction.counters.move(destination_id, match.delivery.lane, DeliveryState.DEAD, state, record.raw_bytes)
+    transaction.counters.move(destination_id, match.delivery.lane, DeliveryState.DEAD, state, record.bytes_of(form))
     freed = free_waiting(transaction, record, destinations)
     if state is not DeliveryState.READY:
         return list(freed)
@@ -256,7 +256,7 @@ def assign(
             else:
                 state = DeliveryState.DISCARDED
                 transaction.execute(query.DISCARD, (now, *key))
-            transaction.counters.move(one.destination_id, one.lane, one.state, state, record.raw_bytes)
+            transaction.counters.move(one.destination_id, one.lane, one.state, state, record.bytes_of(one.form))
         ready += free_waiting(transaction, record, destinations)
         end_record(transaction, record, now)
     return AdminResult(len(rows), tuple(ready))
@@ -336,7 +336,7 @@ def _move(
     staying = [one for one in siblings if not (one.destination_id == old_id and one.form in forms)]
     for one in leaving:
         transaction.execute(sql.DEQUEUE, (record.record_id, old_id, one.form))
-        transaction.counters.dequeue(old_id, one.lane, one.state, record.raw_bytes)
+        transaction.counters.dequeue(old_id, one.lane, one.state, record.bytes_of(one.form))
     # A notice waits for its object wherever that goes.
     transaction.execute(FOLLOW, (new_id, record.record_id, old_id))
     staying = [_following(one, old_id, new_id) for one in staying]
@@ -397,8 +397,8 @@ def _replace_token_of(
         if held:
             transaction.execute(sql.SET_STATE, (DeliveryState.READY, None, None, None, None, *key))
             transaction.execute(MAKE_DUE, (now, *key))
-            raw_bytes = delivery.record.raw_bytes
-            transaction.counters.move(one.destination_id, one.lane, one.state, DeliveryState.READY, raw_bytes)
+            size = delivery.record.bytes_of(one.form)
+            transaction.counters.move(one.destination_id, one.lane, one.state, DeliveryState.READY, size)
             delivery = read_delivery(transaction, *key, destinations)
         ready.append(delivery)
     return ready

@@ -164,6 +164,11 @@ SET_STATE = (
     "UPDATE deliveries SET state = ?, settled_at = ?, held_for = ?, error = ?, location = coalesce(?, location) "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
+# The attempt that it became a dead letter by failed, too.
+BURY = (
+    f"UPDATE deliveries SET state = {int(DeliveryState.DEAD)}, settled_at = ?, held_for = NULL, error = ?, "
+    "attempts = attempts + 1 WHERE record_id = ? AND destination_id = ? AND form = ?"
+)
 DEFER = (
     "UPDATE deliveries SET due_at = ?, attempts = attempts + ?, "
     "first_failed_at = CASE WHEN ? THEN coalesce(first_failed_at, ?) ELSE first_failed_at END, error = ?, "
@@ -208,7 +213,7 @@ EARLIER_QUEUED = (
 )
 # Those that wait among the next 1024; what lies behind more than that is found by maintenance.
 LATER_OF_ANYBODY = (
-    "SELECT record_id, raw_bytes, principal FROM (SELECT record_id, raw_bytes, principal, settled_at FROM records "
+    "SELECT record_id, principal FROM (SELECT record_id, principal, settled_at FROM records "
     "WHERE call_id = :call_id AND record_id >= :record_id ORDER BY record_id LIMIT 1024) r "
     "WHERE settled_at IS NULL AND EXISTS ("
     f"SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND (d.state = {_WAITING} "
@@ -216,7 +221,7 @@ LATER_OF_ANYBODY = (
 )
 LATER_OF_PRINCIPAL = LATER_OF_ANYBODY.replace("call_id = :call_id", "call_id = :call_id AND principal = :principal")
 OLDEST_WAITING = (
-    "SELECT r.call_id, r.principal, r.record_id, r.raw_bytes FROM deliveries d JOIN records r USING (record_id) "
+    "SELECT r.call_id, r.principal, r.record_id FROM deliveries d JOIN records r USING (record_id) "
     f"WHERE d.destination_id = ? AND d.lane = ? AND d.state = {_WAITING} AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
 )
 OPEN_IN_RECORD = "SELECT 1 FROM deliveries WHERE record_id = ? AND +state <= 3 LIMIT 1"

@@ -134,28 +134,28 @@ class DeliveryCounters:
             for destination_id, lane, *counts in connection.execute(sql.ALL_COUNTERS)
         }
 
-    def enqueue(self, destination_id: int, lane: Lane, state: DeliveryState, raw_bytes: int) -> None:
+    def enqueue(self, destination_id: int, lane: Lane, state: DeliveryState, size: int) -> None:
         """A new delivery begins in `state`."""
         changes = self._of(destination_id, lane)
         changes[_OWED] += 1
         changes[_STATE_COLUMN[state]] += 1
         if state.queued:
-            changes[_QUEUED_BYTES] += raw_bytes
+            changes[_QUEUED_BYTES] += size
 
-    def dequeue(self, destination_id: int, lane: Lane, state: DeliveryState, raw_bytes: int) -> None:
+    def dequeue(self, destination_id: int, lane: Lane, state: DeliveryState, size: int) -> None:
         """A delivery in `state` is owed no more: others took its place."""
         changes = self._of(destination_id, lane)
         changes[_OWED] -= 1
         changes[_STATE_COLUMN[state]] -= 1
         if state.queued:
-            changes[_QUEUED_BYTES] -= raw_bytes
+            changes[_QUEUED_BYTES] -= size
 
-    def move(self, destination_id: int, lane: Lane, old: DeliveryState, new: DeliveryState, raw_bytes: int) -> None:
+    def move(self, destination_id: int, lane: Lane, old: DeliveryState, new: DeliveryState, size: int) -> None:
         """A delivery goes from one state to another."""
         changes = self._of(destination_id, lane)
         changes[_STATE_COLUMN[old]] -= 1
         changes[_STATE_COLUMN[new]] += 1
-        changes[_QUEUED_BYTES] += (new.queued - old.queued) * raw_bytes
+        changes[_QUEUED_BYTES] += (new.queued - old.queued) * size
 
     def any_waiting_or_held(self) -> bool:
         """Whether any delivery waits for another one's end, this transaction's included."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from spool.db.connection import reading
 from spool.db.sql import COUNTER_COLUMNS
 from spool.directory import DATABASE_NAME
+from spool.records import FRAGMENTS_OF
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: what is being checked, how much of it is done, and how much there is (0: not known)."""
@@ -61,8 +62,14 @@ OPEN_WITHOUT_DELIVERY = (
 
 COUNTERS = f"SELECT destination_id, lane, {COUNTER_COLUMNS} FROM counters"
 DESTINATIONS = "SELECT destination_id, name FROM destinations"
+_PARTS = ", ".join(f"('{form}', '$.{part}[1]')" for form, parts in FRAGMENTS_OF.items() for part in parts)
+# As `Record.bytes_of`; a record whose fragments cannot be read carries none.
+BYTES_OF_FORM = (
+    f"(SELECT coalesce(sum(json_extract(r.fragments, p.column2)), 0) FROM (VALUES {_PARTS}) p "
+    "WHERE p.column1 = d.form AND json_valid(r.fragments))"
+)
 COUNTED = (
-    "SELECT d.destination_id, d.lane, d.state, count(*), sum(r.raw_bytes) FROM deliveries d "
+    f"SELECT d.destination_id, d.lane, d.state, count(*), sum({BYTES_OF_FORM}) FROM deliveries d "
     "JOIN records r USING (record_id) GROUP BY d.destination_id, d.lane, d.state"
 )
 

@@ -269,7 +269,7 @@ def enqueue(transaction: Transaction, record: Record, one: Sibling, state: Deliv
     )  # fmt: skip
     transaction.deliveries.add(values)
     transaction.known.forget_open(record.record_id)
-    transaction.counters.enqueue(one.destination_id, one.lane, state, record.raw_bytes)
+    transaction.counters.enqueue(one.destination_id, one.lane, state, record.bytes_of(one.form))
 
 
 def write_frames(transaction: Transaction, frames: Sequence[Frame], first_chunk: int) -> None:

@@ -111,8 +111,8 @@ def reevaluate_waiting(
     freed: list[tuple[int, Sibling]] = []
     later = sql.LATER_OF_ANYBODY if principal is None else sql.LATER_OF_PRINCIPAL
     asked = {"call_id": call_id, "record_id": record_id, "principal": principal}
-    for later_id, raw_bytes, whose in transaction.execute(later, asked).fetchall():
-        freed += [(later_id, one) for one in _reevaluate(transaction, call_id, whose, later_id, raw_bytes)]
+    for later_id, whose in transaction.execute(later, asked).fetchall():
+        freed += [(later_id, one) for one in _reevaluate(transaction, call_id, whose, later_id)]
     return freed
 
 
@@ -126,9 +126,7 @@ def unblock_stuck(transaction: Transaction, destination_id: int, lane: Lane, lim
     return sum(len(_reevaluate(transaction, *row)) for row in oldest)
 
 
-def _reevaluate(
-    transaction: Transaction, call_id: str, principal: str | None, record_id: int, raw_bytes: int
-) -> list[Sibling]:
+def _reevaluate(transaction: Transaction, call_id: str, principal: str | None, record_id: int) -> list[Sibling]:
     """Find new states for what waits in one record; returns the deliveries that became READY."""
     freed = []
     record = siblings_of(transaction, record_id)
@@ -138,7 +136,7 @@ def _reevaluate(
         state = initial_state(transaction, call_id, principal, record_id, one, record)
         if state is one.state:
             continue
-        _set_state(transaction, record_id, one, state, raw_bytes)
+        _set_state(transaction, record_id, one, state)
         if state is DeliveryState.READY:
             freed.append(one)
     return freed
@@ -149,7 +147,8 @@ def _waits(one: Sibling) -> bool:
     return one.state is DeliveryState.WAITING or with_its_core
 
 
-def _set_state(transaction: Transaction, record_id: int, one: Sibling, state: DeliveryState, raw_bytes: int) -> None:
+def _set_state(transaction: Transaction, record_id: int, one: Sibling, state: DeliveryState) -> None:
+    """From one queued state to another, so that the bytes that are queued stay as they are."""
     held = state is DeliveryState.HELD
     transaction.execute(
         sql.SET_STATE,
@@ -164,4 +163,4 @@ def _set_state(transaction: Transaction, record_id: int, one: Sibling, state: De
             one.form,
         ),
     )
-    transaction.counters.move(one.destination_id, one.lane, one.state, state, raw_bytes)
+    transaction.counters.move(one.destination_id, one.lane, one.state, state, 0)

@@ -274,7 +274,7 @@ def _expire(
 ) -> None:
     """Let a queued delivery end as expired."""
     transaction.execute(sql.EXPIRE, (now, record.record_id, destination_id, form))
-    transaction.counters.move(destination_id, lane, state, DeliveryState.EXPIRED, record.raw_bytes)
+    transaction.counters.move(destination_id, lane, state, DeliveryState.EXPIRED, record.bytes_of(form))
 
 
 # Retention.

@@ -101,7 +101,7 @@ def _deliver(
     known = transaction.known.open_of(record.record_id)
     if known is not None:
         del known[destination_id, form]
-    transaction.counters.move(destination_id, delivery.lane, old, DeliveryState.DELIVERED, record.raw_bytes)
+    transaction.counters.move(destination_id, delivery.lane, old, DeliveryState.DELIVERED, record.bytes_of(form))
     freed = free_waiting(transaction, record, destinations)
     end_record(transaction, record, now)
     return freed
@@ -125,9 +125,13 @@ def _set_aside(
     held = isinstance(reason, Hold)
     new = DeliveryState.HELD if held else DeliveryState.DEAD
     key = (delivery.record.record_id, destination_id, delivery.form)
-    held_for = held_for_token(reason.token_id) if isinstance(reason, Hold) else None
-    transaction.execute(sql.SET_STATE, (new, None if held else now, held_for, reason.error, None, *key))
-    transaction.counters.move(destination_id, delivery.lane, DeliveryState.READY, new, delivery.record.raw_bytes)
+    if isinstance(reason, Hold):
+        held_for = held_for_token(reason.token_id)
+        transaction.execute(sql.SET_STATE, (new, None, held_for, reason.error, None, *key))
+    else:
+        transaction.execute(sql.BURY, (now, reason.error, *key))
+    size = delivery.record.bytes_of(delivery.form)
+    transaction.counters.move(destination_id, delivery.lane, DeliveryState.READY, new, size)
     return () if held else free_waiting(transaction, delivery.record, destinations)
 
 
@@ -206,8 +210,8 @@ def release(
             delivery = read_delivery(transaction, record_id, destination_id, Form(form), destinations)
             ready = (DeliveryState.READY, None, None, None, None, record_id, destination_id, form)
             transaction.execute(sql.SET_STATE, ready)
-            raw_bytes = delivery.record.raw_bytes
-            transaction.counters.move(destination_id, lane, DeliveryState.HELD, DeliveryState.READY, raw_bytes)
+            size = delivery.record.bytes_of(delivery.form)
+            transaction.counters.move(destination_id, lane, DeliveryState.HELD, DeliveryState.READY, size)
             freed.append(delivery)
     return len(freed), tuple(freed)
 
@@ -245,12 +249,14 @@ def _redirect(
     key = (record.record_id, refused.destination_id, refused.form)
     if redirect.keep:
         dead = DeliveryState.DEAD
-        transaction.execute(sql.SET_STATE, (dead, now, None, redirect.error, None, *key))
-        transaction.counters.move(refused.destination_id, refused.lane, refused.state, dead, record.raw_bytes)
+        transaction.execute(sql.BURY, (now, redirect.error, *key))
+        size = record.bytes_of(refused.form)
+        transaction.counters.move(refused.destination_id, refused.lane, refused.state, dead, size)
         remaining.append(replace(refused, state=dead))
     else:
         transaction.execute(sql.DEQUEUE, key)
-        transaction.counters.dequeue(refused.destination_id, refused.lane, refused.state, record.raw_bytes)
+        size = record.bytes_of(refused.form)
+        transaction.counters.dequeue(refused.destination_id, refused.lane, refused.state, size)
     owed = {(one.destination_id, one.form) for one in remaining}
     wanted = [planned(new, destinations.ids) for new in redirect.to]
     added = [one for one in wanted if (one.destination_id, one.form) not in owed]

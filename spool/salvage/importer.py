@@ -162,7 +162,7 @@ def _enqueue(
         settled_at, held_for, one.location, one.error,
     )  # fmt: skip
     transaction.execute(model.ADD_DELIVERY, values)
-    transaction.counters.enqueue(ids[one.destination], one.lane, state, source.record.raw_bytes)
+    transaction.counters.enqueue(ids[one.destination], one.lane, state, source.record.bytes_of(one.form))
 
 
 # One import: record after record out of the other database, each into this one.

@@ -120,7 +120,7 @@ class Model:
             case Hold(_, token_id):
                 one.state, one.held_for = HELD, "shared" if token_id is None else token
             case DeadLetter():
-                one.state = DEAD
+                one.state, one.attempts = DEAD, one.attempts + 1
             case Redirect(_, to, keep):
                 self._divert(key, one, to, keep=keep, now=now)
         self._find_places()
@@ -128,7 +128,7 @@ class Model:
     def _divert(self, key: DeliveryKey, one: Owed, to: Iterable[NewDelivery], *, keep: bool, now: int) -> None:
         record = self.records[key.record_id - 1]
         if keep:
-            one.state = DEAD
+            one.state, one.attempts = DEAD, one.attempts + 1
         else:
             record.owed.remove(one)
         known = {(other.plan.destination, other.plan.form) for other in record.owed}
@@ -222,7 +222,9 @@ class Model:
         for record, one in self.each():
             counted = found.setdefault((one.plan.destination, one.plan.lane), [0] * (len(DeliveryState) + 1))
             counted[one.state] += 1
-            counted[-1] += len(record.body) if one.state.queued else 0
+            # Stored in one piece, so that a core carries all of it, and a detail nothing.
+            carried = len(record.body) if one.plan.form in {Form.WHOLE, Form.CORE} else 0
+            counted[-1] += carried if one.state.queued else 0
         return {key: LaneCounts(sum(numbers[:-1]), *numbers) for key, numbers in found.items()}
 
 

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spool.db.sql import decode_fragments
 from spool.db.transaction import DeliveryCounters, Transaction
 from spool.records import (
+    FRAGMENTS_OF,
     DeadLetter,
     Delivered,
     Delivery,
     DeliveryKey,
     DeliveryState,
     Form,
+    Fragment,
     Hold,
     Lane,
     RetryAt,
@@ -119,12 +122,14 @@ def check(spool: Spool, directory: Path) -> None:
     names = {1: ENDPOINT, 2: BUCKET}
     counted: Counter[tuple[str, str, int]] = Counter()
     queued: Counter[tuple[str, str]] = Counter()
-    for destination_id, lane, state, raw_bytes in rows(
-        directory, "SELECT destination_id, lane, state, raw_bytes FROM deliveries JOIN records USING (record_id)"
+    for destination_id, lane, state, form, fragments in rows(
+        directory, "SELECT destination_id, lane, state, form, fragments FROM deliveries JOIN records USING (record_id)"
     ):
         key = names[int(str(destination_id))], str(lane)
         counted[*key, int(str(state))] += 1
-        queued[key] += int(str(raw_bytes)) if int(str(state)) <= DeliveryState.HELD else 0
+        sizes = {part: one.raw_bytes for part, one in decode_fragments(str(fragments)).items()}
+        carried = sum(sizes.get(part, 0) for part in FRAGMENTS_OF[Form(form)])
+        queued[key] += carried if int(str(state)) <= DeliveryState.HELD else 0
     for (destination, lane_name), counts in spool.stats().lanes.items():
         found = [counted[destination, lane_name, state] for state in DeliveryState]
         assert counts == LaneCounts(sum(found), *found, queued[destination, lane_name])
@@ -138,13 +143,14 @@ def check(spool: Spool, directory: Path) -> None:
 
 
 async def test_counts_are_of_each_lane(spool: Spool) -> None:
-    """Every destination and lane has counts of its own; those that are owed nothing have none."""
+    """Every destination and lane has counts of its own, each byte in one of them; what is owed nothing has none."""
     assert spool.stats().lanes == {}
     new = a_record("c", CORE, DETAIL, fragments=split_fragments())
     await spool.accept(new)
+    rest = sum(map(len, new.fragments[Fragment.REST]))
     assert spool.stats().lanes == {
-        (ENDPOINT, Lane.CORE): LaneCounts(owed=1, ready=1, queued_bytes=new.raw_bytes),
-        (ENDPOINT, Lane.DETAIL): LaneCounts(owed=1, waiting=1, queued_bytes=new.raw_bytes),
+        (ENDPOINT, Lane.CORE): LaneCounts(owed=1, ready=1, queued_bytes=new.raw_bytes - rest),
+        (ENDPOINT, Lane.DETAIL): LaneCounts(owed=1, waiting=1, queued_bytes=rest),
     }
 
 

@@ -113,7 +113,7 @@ async def test_an_upload_takes_the_place_of_a_detail(spool: Spool) -> None:
     detail = await a_detail(spool)
     (upload,) = await spool.settle(detail, TO_UPLOAD)
     assert await by_form(spool) == {(ENDPOINT, Form.CORE): DELIVERED, (ENDPOINT, Form.WHOLE): READY}
-    assert counts(spool) == LaneCounts(owed=1, ready=1, queued_bytes=detail.record.raw_bytes)
+    assert counts(spool) == LaneCounts(owed=1, ready=1, queued_bytes=detail.record.bytes_of(Form.WHOLE))
     await assert_accounted(spool)
     await spool.settle(upload, Delivered())
     (record,) = await spool.trace("call")
