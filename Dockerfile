@@ -33,11 +33,12 @@ COPY --from=build /opt/callspool /opt/callspool
 
 # Probes and scrapers reach the admin listener from outside. The intake stays on the loopback address, which
 # a sidecar shares with its agent; set CALLSPOOL_INTAKE_LISTEN=0.0.0.0:7717 where the agent is another host.
+# These are defaults, which a mounted configuration overrules: variables would overrule it.
+COPY deploy/image-defaults.toml /etc/callspool/defaults.toml
 ENV PATH=/opt/callspool/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    CALLSPOOL_SPOOL_DIR=/var/lib/callspool \
-    CALLSPOOL_ADMIN_LISTEN=0.0.0.0:7718
+    CALLSPOOL_DEFAULTS=/etc/callspool/defaults.toml
 
 USER 10001:10001
 WORKDIR /var/lib/callspool
@@ -45,9 +46,8 @@ VOLUME /var/lib/callspool
 EXPOSE 7717 7718
 STOPSIGNAL SIGTERM
 
-# http.client, because urllib would ask a proxy that the environment names. The port follows the setting.
-HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, sys; from http.client import HTTPConnection as C; c = C('127.0.0.1', int(os.environ['CALLSPOOL_ADMIN_LISTEN'].rpartition(':')[2]), timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+# It asks where the settings say that the admin listener is, by TLS where that has a certificate.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 CMD ["callspool", "health"]
 
 ENTRYPOINT ["callspool"]
 CMD ["run"]

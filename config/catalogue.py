@@ -25,6 +25,8 @@ from config.values import MASK
 PREFIX = "CALLSPOOL_"
 CONFIG_VARIABLE = "CALLSPOOL_CONFIG"
 """Names the TOML file, like `--config`."""
+DEFAULTS_VARIABLE = "CALLSPOOL_DEFAULTS"
+"""Names a TOML file whose values replace defaults: that of an image or a package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def variables() -> frozenset[str]:
     scalars = {setting.variable for setting in scalar_settings() if setting.variable}
     shortcuts = {variable for shortcut in SHORTCUTS for variable in shortcut.fields}
     sources = {f"{name}_{kind}" for name in sourced_variables() for kind in ("FILE", "COMMAND")}
-    return frozenset(scalars | shortcuts | SOURCE_VARIABLES.keys() | sources | {CONFIG_VARIABLE})
+    return frozenset(scalars | shortcuts | SOURCE_VARIABLES.keys() | sources | {CONFIG_VARIABLE, DEFAULTS_VARIABLE})
 
 
 @cache
@@ -225,6 +227,7 @@ def setting_rows() -> tuple[str, ...]:
     """One row for each setting outside the destinations, and one for the file itself."""
     return (
         f"| `--config` | `{CONFIG_VARIABLE}` | none | The TOML file that holds the settings below. |",
+        f"|  | `{DEFAULTS_VARIABLE}` | none | A TOML file in place of the defaults, as the image has it. |",
         *_rows(scalar_settings()),
     )
 

@@ -1,5 +1,7 @@
 """Loads the settings: defaults, then the TOML file, then CALLSPOOL_* variables, the later winning.
 
+An image has defaults of its own, in the file that CALLSPOOL_DEFAULTS names: what is mounted or set wins over them.
+
 Says what is in effect, too, and where each value came from. Everything that is wrong is reported at once. Nothing here
 reads the process's environment by itself.
 """
@@ -16,6 +18,7 @@ from pydantic_settings import InitSettingsSource
 
 from config.catalogue import (
     CONFIG_VARIABLE,
+    DEFAULTS_VARIABLE,
     PREFIX,
     fields_in_order,
     nested_model,
@@ -66,7 +69,9 @@ def load(
     environment = sources.variables(environment, sourced_variables())
     problems.extend(sources.problems)
     file_layer = with_sources(with_shortcuts(base or Layer(), environment, local=local), environment)
-    layers = (read_environment(environment), file_layer)
+    others = environment.get(DEFAULTS_VARIABLE)
+    defaults = _file_layer(Path(others) if others else None, problems) or Layer()
+    layers = (read_environment(environment), file_layer, defaults)
     settings = _checked(layers, problems)
     if base is not None:
         problems.extend(destination_problems(layers[1], environment))

@@ -30,6 +30,7 @@ COMMANDS = {
     "work": LazyCommand("gateway.cli.work", "Read Kafka, and write what is there into a store."),
     "check-config": LazyCommand("gateway.cli.check_config", "Show the settings in effect; --probe tries endpoints."),
     "status": LazyCommand("gateway.cli.status", "Show backlog, destinations and spool of a running gateway."),
+    "health": LazyCommand("gateway.cli.health", "Ask a gateway whether it lives, for probes; --ready."),
     "post": LazyCommand("gateway.cli.post", "Post a call log from a file, as an agent does."),
     "show": LazyCommand("gateway.cli.tables", "Show where a call is: accepted, core sent, detail sent."),
     "resume": LazyCommand("gateway.cli.status", "Retry a destination that is down now."),

@@ -323,11 +323,13 @@ def settings_of_gateway(*, read_secrets: bool = False) -> "Settings | None":
     be no concern of a gateway that runs already.
     """
     file = _config_file()
-    return None if file is None else _loaded(file, read_secrets=read_secrets)
+    if file is None and not os.environ.get("CALLSPOOL_DEFAULTS"):
+        return None
+    return _loaded(file, read_secrets=read_secrets)
 
 
 @cache
-def _loaded(file: Path, *, read_secrets: bool) -> "Settings | None":
+def _loaded(file: Path | None, *, read_secrets: bool) -> "Settings | None":
     from config.layers import InvalidConfiguration  # noqa: PLC0415  # see `_spool_directory`
     from config.loader import load  # noqa: PLC0415  # see `_spool_directory`
 
@@ -335,7 +337,7 @@ def _loaded(file: Path, *, read_secrets: bool) -> "Settings | None":
         return load(file, os.environ, local=True, read_secrets=read_secrets).settings
     except InvalidConfiguration as error:
         hint = "`callspool check-config` names everything that is wrong."
-        complain(f"{file} is not used, for it is wrong: {error.problems[0]}.", hint=hint, style="yellow")
+        complain(f"The configuration is not used, for it is wrong: {error.problems[0]}.", hint=hint, style="yellow")
         return None
 
 

@@ -13,7 +13,7 @@ from gateway.cli.exits import Exit
 from gateway.cli.options import spool_directory, spool_option
 from gateway.cli.output import complain, output, plain, progress_bar, table
 from spool.directory import is_owned
-from spool.errors import SpoolError
+from spool.errors import SpoolError, SpoolLocked
 from spool.fsck import Finding, Severity, check
 from spool.fsck.repair import repair
 from spool.records import system_clock
@@ -65,6 +65,10 @@ def fsck(directory: Path | None, file: Path | None, *, as_json: bool, with_repai
         live = is_owned(spool)
         with progress_bar() as tell:
             findings = check(spool, tell)
+    except SpoolLocked:
+        hint = "Stop it, run this again, and start it; without --repair, a spool is checked beside its gateway."
+        complain(f"A gateway is running in {spool}, and may not while the spool is repaired.", hint=hint)
+        raise SystemExit(Exit.USAGE) from None
     except SpoolError as error:
         complain(f"{error}.")
         raise SystemExit(Exit.USAGE) from None

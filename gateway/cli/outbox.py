@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from config.values import ListenAddress
 from gateway.cli.client import asked_at, connect, intake_option, intake_token, tls_context
 from gateway.cli.exits import Exit
-from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.formatting import bytes_text, count_text
 from gateway.sdk_outbox.reader import OutboxReader
-from gateway.sdk_outbox.rows import OutboxError, Outcome, Survey
+from gateway.sdk_outbox.rows import OutboxError, Outcome, RefusedRow, RowRefused, Survey
 
 _CONNECT_SECONDS = 5.0
+SHOWN_REFUSED = 10
 _MEANINGS = {
     Outcome.RESCUED: ("rescued: durable in the gateway's spool", "green"),
     Outcome.DUPLICATE: ("already known: the SDK's post had been accepted", ""),
@@ -54,10 +56,13 @@ def import_outbox(file: Path, address: ListenAddress, *, owners: tuple[int, ...]
     """
     chosen = OutboxReader(file.absolute(), owners)
     try:
-        survey = asyncio.run(_survey(chosen))
-        _show(file, survey)
+        survey, refused = asyncio.run(_survey(chosen, examine_rows=dry_run))
+        _show(file, survey, refused)
         if dry_run:
+            _require_writable(file)
             complain("Nothing was changed.", style="yellow")
+            if refused:
+                raise SystemExit(Exit.FAILED)
         elif survey.ready:
             _check_gateway(address)
             _import(chosen, address, survey)
@@ -66,28 +71,64 @@ def import_outbox(file: Path, address: ListenAddress, *, owners: tuple[int, ...]
         raise SystemExit(Exit.FAILED) from None
 
 
-async def _survey(file: OutboxReader) -> Survey:
-    """What lies in it, found out without changing anything."""
+async def _survey(file: OutboxReader, *, examine_rows: bool) -> tuple[Survey, list[RefusedRow]]:
+    """What lies in it, found out without changing anything; and which rows the intake would refuse, where asked for."""
     stamp = file.stamp()
     try:
-        return await file.survey(time.time()) if stamp and await file.open(stamp, to_change=False) else Survey()
+        if not stamp or not await file.open(stamp, to_change=False):
+            return Survey(), []
+        survey = await file.survey(time.time())
+        return survey, await _refused(file, survey) if examine_rows else []
     finally:
         await file.close()
 
 
-def _show(file: Path, survey: Survey) -> None:
+async def _refused(file: OutboxReader, survey: Survey) -> list[RefusedRow]:
+    """The rows that hold no call log."""
+    from gateway.sdk_outbox.sinks import examine  # noqa: PLC0415  # the other commands load no HTTP client
+
+    refused: list[RefusedRow] = []
+    with progress_bar() as tell:
+        for done, row in enumerate(survey.rows, 1):
+            try:
+                await examine(row, file.copy)
+            except RowRefused as error:
+                refused.append(RefusedRow(row.row_id, str(error)))
+            tell("looking at rows", done, len(survey.rows))
+    return refused
+
+
+def _require_writable(file: Path) -> None:
+    """Raise `OutboxError` where the rows could not be deleted."""
+    if not _may_write(file):
+        raise OutboxError("its rows could not be deleted: give this user write access to the file and its folder")
+
+
+def _may_write(file: Path) -> bool:
+    return os.access(file, os.W_OK) and os.access(file.absolute().parent, os.W_OK)
+
+
+def _show(file: Path, survey: Survey, refused: Sequence[RefusedRow]) -> None:
     """Say what lies in it."""
     if as_json():
-        print_json({"file": str(file), **msgspec.to_builtins(survey)})
+        counts = msgspec.to_builtins(msgspec.structs.replace(survey, rows=()))
+        print_json({"file": str(file), **counts, "refused": msgspec.to_builtins(refused)})
         return
     shown = table("Status", "Event", "Rows", numbers=("Rows",))
     for status, event, count in survey.by_kind:
         shown.add_row(plain(status), plain(event), plain(count_text(count)))
-    summary = f"{file}: {count_text(survey.ready)} rows to move ({bytes_text(survey.ready_bytes)})"
+    ready = survey.ready - len(refused)
+    summary = f"{file}: {count_text(ready)} rows to move ({bytes_text(survey.ready_bytes)})"
     in_use = f", {count_text(survey.in_use)} still in use by the SDK" if survey.in_use else ""
     output().print(plain(summary + in_use, "bold"))
     if survey.by_kind:
         output().print(shown)
+    if survey.unreadable:
+        complain(f"{count_text(survey.unreadable)} rows cannot be read, and would be left in the outbox.")
+    for row in refused[:SHOWN_REFUSED]:
+        complain(f"Row {row.row_id} would be left in the outbox: {row.reason}.")
+    if len(refused) > SHOWN_REFUSED:
+        complain(f"So would {count_text(len(refused) - SHOWN_REFUSED)} more; --json lists them.")
 
 
 def _check_gateway(address: ListenAddress) -> None:

@@ -119,6 +119,7 @@ def _tell(bucket: S3Destination, results: Sequence[StepResult]) -> None:
     shown = table("Step", "Result", "Remarks")
     for result in results:
         word, style = ("works", "green") if result.ok else ("failed", "bold red")
+        word, style = ("skipped", "yellow") if result.ok and result.skipped else (word, style)
         shown.add_row(plain(result.name), plain(word, style), plain(result.detail))
     if as_json():
         print_json({"bucket": bucket.bucket, "steps": results})

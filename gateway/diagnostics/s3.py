@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
@@ -95,6 +95,8 @@ class StepResult:
     """Why not, and what to do; or what else there is to know."""
     permission: str | None = None
     """What a policy must allow so that this step works, where it is known to be missing."""
+    skipped: bool = False
+    """Whether the server knows no such thing, so that there is nothing to set."""
 
 
 async def result_of(name: str, work: Callable[[], Awaitable[str | None]]) -> StepResult:
@@ -104,7 +106,7 @@ async def result_of(name: str, work: Callable[[], Awaitable[str | None]]) -> Ste
     except AccessDenied as denied:
         return StepResult(name, False, str(denied), denied.permission)
     except NotSupported as failure:
-        return StepResult(name, False, f"{failure.operation}: this server does not know it")
+        return StepResult(name, False, f"{failure.operation}: this server does not know it", skipped=True)
     except S3Failure as failure:
         return StepResult(name, False, str(failure))
     return StepResult(name, True, remark or "")
@@ -261,12 +263,17 @@ async def apply_setup(options: S3Options, *, expire_days: int = EXPIRE_DAYS) -> 
     try:
         return tuple(
             [
-                await result_of(step.name, partial(step.apply, administration))
+                _without_unknown(await result_of(step.name, partial(step.apply, administration)))
                 for step in plan_setup(options, expire_days=expire_days)
             ]
         )
     finally:
         await connection.close()
+
+
+def _without_unknown(result: StepResult) -> StepResult:
+    """What the server does not know at all is passed over: nothing could be set, so nothing failed."""
+    return replace(result, ok=True) if result.skipped else result
 
 
 async def _encrypt(bucket: Administration, wanted: "ServerSideEncryptionConfigurationTypeDef") -> str | None:

@@ -27,6 +27,8 @@ LOCK_SECONDS = 5
 ABANDONED_SECONDS: Final = 300
 """A claim this old belongs to nobody any more: the SDK's own rule."""
 BATCH_ROWS = 32
+SURVEYED_ROWS = 10_000
+"""Rows that a survey names: 1 MB of its answer."""
 BATCH_BYTES = 1 << 20
 """Payloads that are held in memory at once; a row that is larger comes alone, and is copied piece by piece."""
 COPY_BYTES = 1 << 20
@@ -147,6 +149,7 @@ class OutboxFile:
         """What lies in it; nothing is changed."""
         with self._translated():
             kinds: Counter[tuple[str, str]] = Counter()
+            free: list[Row] = []
             ready = size = in_use = unreadable = 0
             for row_id in self._ids(-(1 << 63)):
                 try:
@@ -159,8 +162,9 @@ class OutboxFile:
                 ready += row is not None
                 in_use += row is None
                 size += row.size if row is not None else 0
+                free += [row] if row is not None and len(free) < SURVEYED_ROWS else []
             by_kind = tuple((status, event, count) for (status, event), count in sorted(kinds.items()))
-            return Survey(ready, size, in_use, by_kind, unreadable)
+            return Survey(ready, size, in_use, by_kind, unreadable, tuple(free))
 
     # Rows are looked at one by one, by their ids, so that one that cannot be read keeps no other from being taken.
 

@@ -69,6 +69,8 @@ class Survey(msgspec.Struct, frozen=True):
     """Status, event and count."""
     unreadable: int = 0
     """Rows that hold no call log, or cannot be read."""
+    rows: tuple[Row, ...] = ()
+    """The first 10,000 of those that may be taken, without their payloads."""
 
 
 class OutboxError(Exception):

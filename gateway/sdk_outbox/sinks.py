@@ -15,7 +15,9 @@ import aiohttp
 import msgspec
 import structlog
 
+from gateway.calllog import document
 from gateway.calllog.document import credential
+from gateway.calllog.errors import CallLogError
 from gateway.intake.accept import SUPERSEDED_BY, Acceptor
 from gateway.intake.memory import Body, MemoryBudget
 from gateway.intake.parse import CallLog
@@ -258,6 +260,19 @@ class PostSink:
         if restored.partial:
             headers[SUPERSEDED_BY] = ENDED
         return headers
+
+
+async def examine(row: Row, copy: Copy) -> None:
+    """Raise `RowRefused` for a row that the intake would refuse, without storing anything."""
+    if row.payload is None and row.size <= BATCH_BYTES:
+        async with aclosing(copy(row)) as blocks:
+            row = msgspec.structs.replace(row, payload=b"".join([block async for block in blocks]))
+    with tempfile.TemporaryDirectory(prefix="callspool-") as folder:
+        _, pieces = await _restored(row, copy, Path(folder))
+        try:
+            await asyncio.to_thread(lambda: document.parse(b"".join(pieces)))
+        except CallLogError as error:
+            raise RowRefused(str(error)) from error
 
 
 async def _restored(row: Row, copy: Copy, folder: Path) -> tuple[Restored, list[Buffer]]:

@@ -90,6 +90,17 @@ def test_a_check_is_for_scripts(cli: Cli, server: Server) -> None:
     assert (result.exit_code, result.stdout) == (0, "ok\n")
 
 
+def test_health_is_for_probes(cli: Cli, server: Server) -> None:
+    """A process that answers lives; it is ready where posts can be accepted, and says why not."""
+    full = server.serve(AdminFigures(stats=SpoolStats(10**10, 10**10, {}, {}, 0, None), destinations=()).app)
+    assert cli("health", "--admin", full).stdout == "ok\n"
+    unready = cli("health", "--ready", "--admin", full)
+    assert (unready.exit_code, "the spool is full" in unready.stderr) == (Exit.FAILED, True)
+    calm = server.serve(AdminFigures().app)
+    assert json.loads(cli("health", "--ready", "--json", "--admin", calm).stdout) == {"status": "ready"}
+    assert cli("health", "--admin", "127.0.0.1:9").exit_code == Exit.NO_GATEWAY
+
+
 def test_status_as_json_is_the_answer_of_the_api(cli: Cli, server: Server) -> None:
     """--json is for scripts: what the API says, as it says it; the address may come from the environment."""
     address = server.serve(AdminFigures().app)

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from gateway.cli import main
 from gateway.cli.exits import Exit
 from gateway.cli.fsck import SHOWN_OF_A_KIND
+from spool.directory import DirectoryLock
 from tests.spool.spool_parts import a_record, opened
 
 
@@ -87,3 +88,15 @@ def test_a_directory_without_a_spool(tmp_path: Path) -> None:
     done = fsck(tmp_path)
     assert done.exit_code == Exit.USAGE
     assert "there is no spool" in done.output
+
+
+def test_a_repair_beside_a_gateway_says_to_stop_it(spool: Path) -> None:
+    """A gateway needs no other directory then: it is to be stopped for as long as the repair takes."""
+    lock = DirectoryLock(spool)
+    lock.acquire()
+    try:
+        done = fsck(spool, "--repair")
+    finally:
+        lock.release()
+    assert (done.exit_code, "A gateway is running" in done.output, "Stop it" in done.output) == (Exit.USAGE, True, True)
+    assert "CALLSPOOL_SPOOL_DIR" not in done.output

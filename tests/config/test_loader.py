@@ -32,6 +32,19 @@ def test_the_file_can_be_named_by_a_variable(write_file: WriteFile) -> None:
     assert load(other, {**ENDPOINT, "CALLSPOOL_CONFIG": str(file)}).settings.log.level == "error"
 
 
+def test_an_image_has_defaults_of_its_own(write_file: WriteFile) -> None:
+    """What CALLSPOOL_DEFAULTS names replaces defaults alone: the file and the variables win over it."""
+    defaults = write_file('[spool]\ndir = "/var/lib/callspool"\n[log]\nlevel = "debug"\nformat = "json"\n')
+    mounted = defaults.with_name("mounted.toml")
+    mounted.write_text('[spool]\ndir = "/mounted"\n[log]\nlevel = "error"\n')
+    named = {**ENDPOINT, "CALLSPOOL_DEFAULTS": str(defaults)}
+    assert load(None, named).settings.spool.dir == Path("/var/lib/callspool")
+    loaded = load(mounted, {**named, "CALLSPOOL_LOG_LEVEL": "warning"})
+    assert loaded.settings.spool.dir == Path("/mounted")
+    assert (loaded.settings.log.level, loaded.settings.log.format) == ("warning", "json")
+    assert loaded.origins["log", "format"] == str(defaults)
+
+
 def test_an_endpoint_variable_alone_is_a_destination() -> None:
     """No file is needed: one URL makes a destination that is sent the agent's own token."""
     (destination,) = load(None, ENDPOINT).settings.destinations

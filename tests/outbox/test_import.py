@@ -76,6 +76,27 @@ async def test_without_a_gateway_nothing_is_touched(tmp_path: Path, arguments: t
     assert outbox.read_bytes() == before
 
 
+async def test_a_dry_run_promises_no_more_than_is_kept(tmp_path: Path) -> None:
+    """What the intake would refuse is refused by the dry run, with the reason and the exit code of the real one."""
+    outbox = tmp_path / "outbox.db"
+    write(outbox, payload=FULL)
+    write(outbox, payload="{}", call_id="empty")
+    write(outbox, payload="no JSON", call_id="binary")
+    code, said, complaint = await outbox_import(outbox, None, "--dry-run")
+    assert (code, "1 rows to move" in said, len(rows(outbox))) == (Exit.FAILED, True, 3)
+    assert "Row 2 would be left in the outbox" in complaint
+    assert "Row 3 would be left in the outbox" in complaint
+
+
+async def test_a_dry_run_names_missing_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose rows could not be deleted is told before anything is moved."""
+    outbox = tmp_path / "outbox.db"
+    write(outbox, payload=FULL)
+    monkeypatch.setattr("gateway.cli.outbox._may_write", lambda _: False)
+    code, _, complaint = await outbox_import(outbox, None, "--dry-run")
+    assert (code, "give this user write access" in complaint) == (Exit.FAILED, True)
+
+
 async def test_a_file_that_is_no_outbox_is_refused(tmp_path: Path) -> None:
     """The reason is told, and nothing in it was changed."""
     outbox = tmp_path / "outbox.db"
