@@ -24,6 +24,8 @@ class Phase(StrEnum):
     """Accepts posts, as far as the spool can."""
     STOPPING = "stopping"
     """A graceful shutdown: it drains, then ends."""
+    STOPPED = "stopped"
+    """No gateway runs: a command looks into its spool."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from config.values import (
     ADMIN_LISTEN,
@@ -41,6 +42,8 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listened at, not asked
 BLOCK_BYTES = 1 << 20
 _CONFIG = "callspool.config"
 """Under which click's context holds the file of --config."""
+_STOPPED = "callspool.stopped"
+"""Under which it holds where the spool of a stopped gateway is asked."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Query = Mapping[str, str | Sequence[str]]
@@ -252,12 +255,23 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     body: bytes | Iterable[bytes] | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
-    """An answer that is no error; a failure before its body is read raises NoGateway."""
+    """An answer that is no error; a failure before its body is read raises NoGateway.
+
+    Where no gateway runs, and the command may do without one, its spool answers.
+    """
+    address = _stopped_gateway() or address
     connection = connect(address, "admin", _TIMEOUT_SECONDS)
     target = "/" + "/".join(quote(part, safe="") for part in path)
     if query:
         target = f"{target}?{urlencode(query, doseq=True)}"
     try:
+        try:
+            connection.connect()
+        except (ConnectionRefusedError, FileNotFoundError):
+            stopped = _open_stopped_spool(path)
+            if stopped is None:
+                raise
+            address, connection = stopped, connect(stopped, "admin", _TIMEOUT_SECONDS)
         connection.request(method, target, body=body, headers={**_credentials(address), **(headers or {})})
         response = connection.getresponse()
         if response.status != 200:
@@ -270,8 +284,51 @@ def _answer(
         connection.close()
 
 
+_NEEDS_GATEWAY = ("healthz", "reload", "resume")
+"""The last part of requests that only a gateway that runs can answer."""
+
+
+def _stopped_gateway() -> ListenAddress | None:
+    """Where the spool of a stopped gateway is asked, once it is open."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_STOPPED)
+
+
+def _open_stopped_spool(path: Sequence[str]) -> ListenAddress | None:
+    """Open the configured spool for the rest of the command, where no gateway owns it, and say so.
+
+    None where a gateway was asked for by its address, where only a gateway can answer, or where there is no such spool.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None or path[-1] in _NEEDS_GATEWAY or os.environ.get("CALLSPOOL_ADMIN_LISTEN"):
+        return None
+    if context.get_parameter_source("address") is not ParameterSource.DEFAULT:
+        return None
+    spool = _spool_directory()
+    if not (spool / "spool.db").exists():
+        return None
+    from gateway.cli.stopped import CannotOpen, StoppedGateway, settings_of, spool_to_open  # noqa: PLC0415  # half a second
+
+    try:
+        settings = settings_of(_config_file(), os.environ)
+        if settings is None or spool_to_open(settings) is None:
+            return None
+        gateway = StoppedGateway(settings)
+        gateway.start()
+    except CannotOpen as error:
+        text = str(error)
+        raise NoGateway(f"{text[0].upper()}{text[1:]}") from None
+    complain(f"No gateway runs: this is its spool in {settings.spool.dir}.", style="dim")
+    context.find_root().call_on_close(gateway.close)
+    address = ListenAddress("", 0, gateway.socket)
+    context.meta[_STOPPED] = address
+    return address
+
+
 def _credentials(address: ListenAddress) -> dict[str, str]:
     """The admin token: from the environment, since every process sees a command line, or from this machine's spool."""
+    if address == _stopped_gateway():  # at a socket of this user alone
+        return {}
     token = _configured_token() or (local_token() if asked_at(address).loopback else None)
     return {"Authorization": f"Bearer {token}"} if token else {}
 

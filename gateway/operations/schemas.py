@@ -328,7 +328,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     now: str
     phase: str
-    """`starting`, `running` or `stopping`."""
+    """`starting`, `running` or `stopping`; `stopped` where a command looked into the spool itself."""
     ready: bool
     """Whether posts can be accepted."""
     reasons: tuple[str, ...]

@@ -13,11 +13,13 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
 
 import structlog
 import uvloop
 
 from config.settings import Settings
+from config.values import ListenAddress
 from gateway.admin.app import build_admin_app
 from gateway.admin.audit import AuditFile, AuditLog
 from gateway.admin.auth import Access, make_local_token
@@ -108,9 +110,7 @@ class Gateway:
         """Start, work, and shut down gracefully on a signal. Returns the exit code."""
         on_signals(self._told_to_stop, self._hurried, self._reload_on_signal, at_a_terminal=sys.stderr.isatty())
         try:
-            audit = self._settings.audit
-            if audit.file is not None:
-                self._audit.write_to(AuditFile(audit.file.absolute(), audit.max_bytes, audit.keep))
+            self._open_audit_log()
             self._tls = tls_of(self._settings)
             async with self._admin_listener():
                 listening_socket: socket.socket | None = None
@@ -281,6 +281,38 @@ class Gateway:
             self._admin_port = listener.port
             async with certificates_followed(self._tls, listener, lambda: self._app.intake if self._app else None):
                 yield
+
+    @contextlib.asynccontextmanager
+    async def stopped(self, path: Path) -> AsyncIterator[None]:
+        """Serve the admin API alone, at a Unix socket, over the spool of a gateway that is stopped.
+
+        Nothing is accepted, and nothing is delivered; what an order queues is sent after the next start.
+        """
+        self._lifecycle = Lifecycle(Phase.STOPPED, ("no gateway runs",))
+        self._open_audit_log()
+        app = await build(self._settings, self._observers)
+        try:
+            directory = self._settings.spool.dir.absolute()
+            self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
+            app.spool.listener = None
+            self._app = app
+            await app.call_stores.open()
+            listener = self._settings.admin.model_copy(
+                update={"listen": ListenAddress("", 0, path), "tls_cert_file": None, "socket_owner": None}
+            )
+            admin = build_admin_app(self, self._observers.metrics, self._observers.events, self._access)
+            async with admin_listener(admin, listener, None):
+                yield
+        finally:
+            await app.call_stores.stop()
+            await app.dispatcher.stop(0.0)
+            await app.close()
+            await self._audit.close()
+
+    def _open_audit_log(self) -> None:
+        audit = self._settings.audit
+        if audit.file is not None:
+            self._audit.write_to(AuditFile(audit.file.absolute(), audit.max_bytes, audit.keep))
 
     @property
     def lifecycle(self) -> Lifecycle:
