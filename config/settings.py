@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.destinations import Destination, checked_token
+from config.destinations.pipeline import pipeline_fault
 from config.destinations.s3 import BucketNames
 from config.sources import SourceSettings, WebhookSettings
 from config.tenants import TenantSettings, tenant_faults
@@ -516,6 +517,14 @@ class Settings(BaseSettings):
         references = info.data.get("references")
         if references is not None and references.buckets and any(each.name == "references" for each in destinations):
             raise ValueError("none may be called references where references.buckets is set: that is what reads them")
+        return destinations
+
+    @field_validator("destinations")
+    @classmethod
+    def _pipelines_have_a_store(cls, destinations: tuple[Destination, ...]) -> tuple[Destination, ...]:
+        fault = pipeline_fault(destinations)
+        if fault is not None:
+            raise ValueError(fault)
         return destinations
 
     @field_validator("webhooks")

@@ -107,6 +107,20 @@ SHORTCUTS: tuple[Shortcut, ...] = (
         introduced_by="CALLSPOOL_CLICKHOUSE_URL",
         fields=MappingProxyType({"CALLSPOOL_CLICKHOUSE_URL": "url"}),
     ),
+    Shortcut(
+        name="pipeline",
+        type="pipeline",
+        introduced_by="CALLSPOOL_PIPELINE",
+        fields=MappingProxyType(
+            {
+                "CALLSPOOL_PIPELINE": "runs",
+                "CALLSPOOL_OPENAI_API_KEY": "token",
+                "CALLSPOOL_OPENAI_BASE_URL": "base_url",
+                "CALLSPOOL_OPENAI_CHAT_MODEL": "chat_model",
+                "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "embedding_model",
+            }
+        ),
+    ),
 )
 """In the order in which they add destinations."""
 

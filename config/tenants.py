@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 
 from config.destinations import checked_token
+from config.destinations.pipeline import checked_zone
 from config.types import Shown, Table, Tokens
 
 UNASSIGNED: Final = "unassigned"
@@ -41,6 +42,11 @@ class TenantSettings(Table):
     """What its agents may post; above it the answer is 429 with `Retry-After`. By default as much as they like."""
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
     """Its share of a destination's slots beside other tenants that have something to send."""
+
+    llm: bool = True
+    """Whether a pipeline may give its transcripts to models on other machines."""
+    zone: Annotated[str | None, AfterValidator(checked_zone)] = None
+    """The time zone of its callbacks, such as `Europe/Berlin`; by default that of the pipeline."""
 
     @field_validator("endpoint_token")
     @classmethod

@@ -27,6 +27,7 @@ from config.destinations.base import (
     require_address_url,
 )
 from config.destinations.kafka import KafkaDestination
+from config.destinations.pipeline import PipelineDestination
 from config.destinations.s3 import S3Destination
 from config.destinations.stores import ClickHouseDestination, PostgresDestination, SqliteDestination
 from config.types import Choice, Directory, Size, format_path
@@ -150,7 +151,8 @@ Destination = Annotated[
     | KafkaDestination
     | SqliteDestination
     | PostgresDestination
-    | ClickHouseDestination,
+    | ClickHouseDestination
+    | PipelineDestination,
     Field(discriminator="type"),
 ]
 """Any configured destination."""
@@ -164,6 +166,7 @@ DESTINATION_TYPES: tuple[type[DestinationTable], ...] = (
     SqliteDestination,
     PostgresDestination,
     ClickHouseDestination,
+    PipelineDestination,
 )
 """The members of `Destination`, in the order of their documentation."""
 
@@ -185,6 +188,7 @@ __all__ = [
     "HttpDestination",
     "KafkaDestination",
     "LaneConcurrency",
+    "PipelineDestination",
     "PostgresDestination",
     "PresignedDestination",
     "PresignedSettings",

@@ -22,6 +22,7 @@ from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
+from gateway.admin.pipeline import PipelineHandlers
 from gateway.admin.status import attention, for_everyone, obstacles, status_of
 from gateway.admin.tenants import TenantHandlers
 from gateway.admin.view import GatewayView
@@ -105,6 +106,7 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     app.router.add_get("/healthz", handlers.healthz)
     app.router.add_get("/readyz", handlers.readyz)
     app.router.add_get("/api/status", handlers.status)
+    PipelineHandlers(gateway).add_to(app)
     CallHandlers(gateway).add_to(app)
     OrderHandlers(gateway).add_to(app)
     TenantHandlers(gateway).add_to(app)

@@ -147,6 +147,7 @@ class Metrics:
         self._declare_admin()
         self._declare_stores()
         self._declare_outboxes()
+        self._declare_pipeline()
 
     def posted(self, route: str, result: str) -> None:
         """A post was answered; both words come from small fixed sets."""
@@ -306,6 +307,67 @@ class Metrics:
     def otlp_open_calls(self, count: int) -> None:
         """So many traces are open."""
         self._otlp_open.set(count)
+
+    def step_ended(self, step: str, outcome: str, seconds: float) -> None:
+        """A step of a pipeline ended."""
+        self._steps.inc(step, outcome)
+        self._step.observe(seconds, step)
+
+    def model_asked(self, purpose: str, outcome: str, tokens: int) -> None:
+        """A pipeline asked a model."""
+        self._model_requests.inc(purpose, outcome)
+        self._model_tokens.inc(purpose, by=tokens)
+
+    def paid_again(self) -> None:
+        """An answer was lost by a kill."""
+        self._paid_again.inc()
+
+    def pipeline_queued(self, calls: int, oldest_seconds: float) -> None:
+        """So many calls wait in the queue of a pipeline."""
+        self._queued.set(calls)
+        self._oldest_queued.set(oldest_seconds)
+
+    def callback_ended(self, outcome: str, late_seconds: float | None) -> None:
+        """A callback was fired, moved or cancelled."""
+        self._callbacks.inc(outcome)
+        if late_seconds is not None:
+            self._callback_late.observe(late_seconds)
+
+    def _declare_pipeline(self) -> None:
+        self._steps = self._counter(
+            "pipeline_steps",
+            "Steps of a pipeline: done, kept (finished before), fallback (without the model), postponed or failed.",
+            "step",
+            "outcome",
+        )
+        self._step = self._histogram(
+            "pipeline_step_seconds", "How long a step of a pipeline took.", _DELIVERY_BOUNDS, "step"
+        )
+        self._model_requests = self._counter(
+            "model_requests",
+            "Requests to models: answered, bad_answer (paid for, and of no use), unavailable, refused or too_long.",
+            "purpose",
+            "outcome",
+        )
+        self._model_tokens = self._counter("model_tokens", "Tokens that models counted.", "purpose")
+        self._paid_again = self._counter(
+            "model_paid_again", "Answers that were asked for once more, because a kill lost them on their way."
+        )
+        self._queued = GaugeTally(
+            "callspool_pipeline_queued_calls", "Calls that wait in the pipeline's queue.", (), registry=self.registry
+        )
+        self._oldest_queued = GaugeTally(
+            "callspool_pipeline_oldest_queued_seconds",
+            "Age of the oldest call in the pipeline's queue; 0 if there is none.",
+            (),
+            registry=self.registry,
+        )
+        self._callbacks = self._counter(
+            "callbacks", "Callbacks: fired, moved (to a later time) or cancelled.", "outcome"
+        )
+        self._callback_late = self._histogram(
+            "callback_late_seconds", "How long after its time a callback was fired.", _DELIVERY_BOUNDS
+        )
 
     def _declare_intake(self) -> None:
         self._posts = self._counter("posts", "Posts by route and result.", "route", "result")

@@ -12,6 +12,7 @@ from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
+from uploaders.pipeline.service import Pipeline
 from uploaders.stores.routing import CallReads
 
 
@@ -72,6 +73,11 @@ class GatewayView(Protocol):
     @property
     def call_store(self) -> CallReads | None:
         """Answers what is asked of calls; None without a destination that is one."""
+        ...
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """Works on calls after they ended, and finds similar ones; None where none is configured."""
         ...
 
     def disk_free_bytes(self) -> int | None:

@@ -44,6 +44,8 @@ COMMANDS = {
     "adopt": LazyCommand("gateway.cli.salvage", "Take over the spool of a gateway that is gone."),
     "outbox": LazyCommand("gateway.cli.outbox", "Rescue what the SDK left in its outbox."),
     "calls": LazyCommand("gateway.cli.calls", "List and show the calls in the store of a receiver."),
+    "pipeline": LazyCommand("gateway.cli.pipeline", "Show the work on calls after they ended; do it anew."),
+    "callbacks": LazyCommand("gateway.cli.callbacks", "List and cancel callbacks; keep the do-not-call list."),
     "store": LazyCommand("gateway.cli.store", "Migrate and check the store of a receiver."),
     "webhooks": LazyCommand("gateway.cli.webhooks", "Try a source of webhooks; find out why a signature fails."),
     "backfill": LazyCommand("gateway.cli.backfill", "Bring calls_complete up to date; days back from the cutoff."),

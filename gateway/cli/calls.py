@@ -1,6 +1,8 @@
-"""`callspool calls list`, `show` and `detail`: what the store of a receiver holds, asked through its admin API."""
+"""`callspool calls list`, `show`, `detail`, `similar` and `search`: what a receiver's store holds, by its admin API."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 import msgspec
@@ -8,14 +10,17 @@ from rich.console import Group, RenderableType
 
 from config.values import ListenAddress
 from gateway.calls import MOST_CALLS, CallEntry, CallList
-from gateway.cli.client import admin_option, ask, download, explained
+from gateway.cli.client import Refused, admin_option, ask, download, explained, tell
 from gateway.cli.output import output, plain, table
+from gateway.operations.pipeline import InsightList
 from uploaders.stores.completion import CallState
 from uploaders.stores.spans import without_lone_surrogates
 
 _NOTHING = (b"null", b"[]")
 _STYLES = {"open": "yellow", "ended": "yellow", "pending": "yellow", "timed_out": "red", "orphan": "red"}
 
+_encode = msgspec.json.Encoder().encode
+_decode_found = msgspec.json.Decoder(InsightList).decode
 _decode_list = msgspec.json.Decoder(CallList).decode
 _decode_entry = msgspec.json.Decoder(CallEntry).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -91,6 +96,75 @@ def detail(
         for block in download(address, "api", "calls", call_id, "detail", query=_of(tenant)):
             sys.stdout.buffer.write(block)
         sys.stdout.buffer.write(b"\n")
+
+
+@calls.command(short_help="Find calls that are like a text or a call.")
+@click.argument("text_or_call_id")
+@admin_option
+@tenant_option
+@click.option("--limit", type=click.IntRange(1, 200), default=10, show_default=True, help="How many at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects, the best first.")
+def similar(text_or_call_id: str, address: ListenAddress, *, limit: int, tenant: str | None, as_json: bool) -> None:
+    """Find the calls whose summaries mean what a text says, or what another call was about; see docs/pipeline.md.
+
+    A word that is the id of a call stands for that call.
+    """
+    given = {"limit": limit, **_of(tenant)}
+    with explained():
+        body = b""
+        if len(text_or_call_id.split()) == 1:
+            with suppress(UnknownCall), _unless_unknown():
+                body = tell(address, _encode({"call_id": text_or_call_id, **given}), "api", "calls", "similar")
+        body = body or tell(address, _encode({"text": text_or_call_id, **given}), "api", "calls", "similar")
+        _print_found(body, as_json=as_json)
+
+
+@calls.command(short_help="Find calls by their words.")
+@click.argument("words", nargs=-1, required=True)
+@admin_option
+@tenant_option
+@click.option("--limit", type=click.IntRange(1, 200), default=10, show_default=True, help="How many at most.")
+@click.option("--agent", metavar="ID", help="Of this agent.")
+@click.option("--number", metavar="NUMBER", help="With this customer number.")
+@click.option("--since", metavar="TIME", help="Began at or after this time (ISO 8601 or Unix).")
+@click.option("--until", metavar="TIME", help="Began before this time.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects, the newest first.")
+def search(
+    words: tuple[str, ...], address: ListenAddress, *, limit: int, agent: str | None, number: str | None,
+    since: str | None, until: str | None, tenant: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Find the newest calls in whose transcript or summary all of these words are."""
+    given = {"agent": agent, "number": number, "since": since, "until": until, **_of(tenant)}
+    order = {"text": " ".join(words), "limit": limit, **{name: value for name, value in given.items() if value}}
+    with explained():
+        _print_found(tell(address, _encode(order), "api", "calls", "search"), as_json=as_json)
+
+
+class UnknownCall(Exception):
+    """It is no call's id."""
+
+
+@contextmanager
+def _unless_unknown() -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        if error.code != "unknown_call":
+            raise
+        raise UnknownCall from None
+
+
+def _print_found(body: bytes, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(bytes(_decode_members(body)["calls"]).decode())
+        return
+    found = _decode_found(body).calls
+    shown = table("Call", "Score", "Began", "Agent", "Number", "Summary", numbers=("Score",))
+    for each in found:
+        score = "-" if isinstance(each.score, msgspec.UnsetType) else f"{each.score:.3f}"
+        columns = (each.call_id, score, each.started_at, each.agent_id, each.customer_number, each.summary)
+        shown.add_row(*[plain(column or "-") for column in columns])
+    output().print(shown if found else plain("No call.", "dim"))
 
 
 def _table(found: tuple[CallEntry, ...]) -> RenderableType:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,9 @@ from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import BackPressure
 from gateway.announcements import Announcer
+from gateway.callbacks import CALLBACK_DUE, CallbackScheduler
 from gateway.calls import CALL_COMPLETE
+from gateway.fanout import DestinationRoute
 from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
@@ -42,6 +44,7 @@ from gateway.runtime.destinations import (
     route_of,
 )
 from gateway.runtime.otlp import trace_source
+from gateway.runtime.pipeline import pipeline_of, pipeline_settings, scheduler_of, works_here
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
 from gateway.runtime.webhooks import WebhookParts, webhook_server
@@ -54,6 +57,7 @@ from spool.records import system_clock
 from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.pipeline.service import Pipeline
 
 INTAKE_TURNS = 2
 """Large bodies that are decoded or parsed at a time: as many as there are cores on the smallest machines."""
@@ -79,6 +83,8 @@ class App:
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
     call_stores: CallStores
+    pipeline: Pipeline | None
+    callbacks: CallbackScheduler | None
     webhooks: IntakeServer | None
     """The listener of providers, where one is configured."""
     forwarder: Forwarder
@@ -95,6 +101,22 @@ class App:
         known = {status.name for status in configured}
         removed = sorted({name for name, _ in self.spool.stats().lanes} - known)
         return (*configured, *map(_no_longer_configured, removed))
+
+    def start_stores(self) -> None:
+        """Begin with what stores do by themselves: sweep, announce, and work on calls."""
+        self.call_stores.start()
+        if self.pipeline is not None:
+            self.pipeline.start()
+        if self.callbacks is not None:
+            self.callbacks.start()
+
+    async def stop_stores(self, grace: float) -> None:
+        """End it; calls of which a model is asked have `grace` seconds."""
+        if self.callbacks is not None:
+            await self.callbacks.stop()
+        if self.pipeline is not None:
+            await self.pipeline.stop(grace)
+        await self.call_stores.stop()
 
     async def stop_listening(self, drain_seconds: float) -> int:
         """Stop every listener of posts; see `IntakeServer.stop`. They share one gate, so both drain together."""
@@ -198,6 +220,23 @@ def _plans(
     }
 
 
+def _pipeline(
+    settings: Settings, context: UploaderContext, bodies: BodyReader,
+    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor], metrics: Metrics,
+) -> tuple[Pipeline | None, CallbackScheduler | None]:  # fmt: skip
+    """The pipeline, which its destination wakes, and who fires callbacks; None where there are none."""
+    wanted = pipeline_settings(settings)
+    if wanted is None:
+        return None, None
+    database, works, owner = context.queue.database(wanted), works_here(wanted), context.spool.id
+    pipeline = pipeline_of(settings, wanted, database, owner, metrics, system_clock, works=works)
+    if pipeline.runner is not None:
+        context.queue.queued = pipeline.runner.wake
+    routes = [route_of(destination) for destination in settings.destinations]
+    subscribers = make_acceptor([route for route in routes if route.events and CALLBACK_DUE in route.events])
+    return pipeline, scheduler_of(settings, pipeline, owner, bodies, subscribers, metrics, system_clock)
+
+
 async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: ServerTls | None) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
     directory = settings.spool.dir.absolute()
@@ -268,6 +307,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
         random.random,
         announcer,
     )
+    pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, metrics)
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock)
     return App(
@@ -285,6 +325,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
         executor,
         outboxes,
         call_stores,
+        pipeline,
+        callbacks,
         webhooks,
         forwarder,
         traces,

@@ -6,8 +6,9 @@ only one kind needs are imported by its factory, so that a gateway without that 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -21,6 +22,7 @@ from config.destinations import (
     FileDestination,
     HttpDestination,
     KafkaDestination,
+    PipelineDestination,
     PostgresDestination,
     PresignedDestination,
     S3Destination,
@@ -49,10 +51,14 @@ from uploaders.http.options import parse_rule
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.kafka.options import KafkaOptions, Topics
+from uploaders.pipeline.uploader import FORMS as PIPELINE_FORMS
+from uploaders.pipeline.uploader import PipelineUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
 from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.options import S3Options
 from uploaders.stores.completion import CompletionRule
+from uploaders.stores.pipeline import Database
+from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.sqlite.store import SqliteStore
 from uploaders.stores.store import Store, StoreRefused
 from uploaders.stores.uploader import FORMS as STORE_FORMS
@@ -63,6 +69,25 @@ Model = TypeVar("Model", bound=DestinationTable)
 
 class DriverMissing(Exception):
     """A kind of destination needs a library that is not installed; says how to install it."""
+
+
+class PipelineQueue:
+    """Where a pipeline's calls are queued: known once every store is made."""
+
+    def __init__(self, stores: Mapping[str, Store]) -> None:
+        self._stores = stores
+        self.queued: Callable[[], None] | None = None
+        """Is called when there is something to do."""
+
+    def call(self) -> None:
+        """There is something to do."""
+        if self.queued is not None:
+            self.queued()
+
+    def database(self, destination: PipelineDestination) -> Database:
+        """The store that it names, or the first one that can have a queue."""
+        able = {name: store for name, store in self._stores.items() if isinstance(store, Database)}
+        return able[destination.store or next(iter(able))]
 
 
 class UploaderContext:
@@ -83,6 +108,7 @@ class UploaderContext:
         """The stores that were made, by the names of their destinations."""
         self.announcing: AnnouncingStore | None = None
         """That of `announces`."""
+        self.queue = PipelineQueue(self.stores)
         self.completion = completion
         self.spool = spool
         self.via = via_pseudonym(spool.id)
@@ -490,6 +516,18 @@ def _transactional_store(
     )
 
 
+# `pipeline`: what is made of calls after they ended. Who works on them is in `gateway.runtime.pipeline`.
+
+
+def _pipeline_uploader(destination: PipelineDestination, context: UploaderContext) -> Uploader:
+    def tables() -> PipelineTables:
+        return PipelineTables(context.queue.database(destination), context.clock)
+
+    return PipelineUploader(
+        cache(tables), context.spool, context.queue.call, context.scratch, context.bandwidth(destination)
+    )
+
+
 def _store_kind(settings: type[StoreTable]) -> DestinationKind[Any]:
     return DestinationKind(
         settings=settings,
@@ -544,6 +582,13 @@ KINDS: MappingProxyType[type[DestinationTable], DestinationKind[Any]] = MappingP
             _store_kind(SqliteDestination),
             _store_kind(PostgresDestination),
             _store_kind(ClickHouseDestination),
+            DestinationKind(
+                settings=PipelineDestination,
+                route=lambda destination: DestinationRoute(destination.name, RouteKind.PIPELINE),
+                forms=lambda _: PIPELINE_FORMS,
+                ordered=False,
+                uploader=_pipeline_uploader,
+            ),
         )
     }
 )

@@ -46,6 +46,7 @@ from spool.records import system_clock
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
+from uploaders.pipeline.service import Pipeline
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import StoreError
 
@@ -163,7 +164,7 @@ class Gateway:
         app.dispatcher.start()
         await app.traces.assembler.open()
         app.traces.assembler.start()
-        app.call_stores.start()
+        app.start_stores()
         app.outboxes.start()
         self._lifecycle = Lifecycle(Phase.RUNNING)
         self._before = None
@@ -194,7 +195,7 @@ class Gateway:
         self._lifecycle = Lifecycle(Phase.STARTING, (obstacle,))
         listening_socket = app.intake.dup_listening_socket()
         await app.stop_listening(RESTART_SECONDS)
-        await app.call_stores.stop()
+        await app.stop_stores(SETTLE_SECONDS)
         await app.dispatcher.stop(SETTLE_SECONDS)
         return listening_socket
 
@@ -222,7 +223,7 @@ class Gateway:
         await app.outboxes.stop(GRACE_SECONDS)
         listening_socket = app.intake.dup_listening_socket()
         await app.stop_listening(GRACE_SECONDS)
-        await app.call_stores.stop()
+        await app.stop_stores(GRACE_SECONDS)
         self._before, self._settings = self._settings, self._after or self._settings
         self._after = None
         return listening_socket
@@ -232,6 +233,7 @@ class Gateway:
         self._use_settings_before(error)
         listening_socket = app.intake.dup_listening_socket()
         await app.stop_listening(0.0)
+        await app.stop_stores(0.0)
         await app.dispatcher.stop(0.0)
         return listening_socket
 
@@ -252,7 +254,9 @@ class Gateway:
                     await self._hurried.wait()
         await app.outboxes.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         cut_off = await app.stop_listening(0.0 if self._hurried.is_set() else GRACE_SECONDS)
-        await app.call_stores.stop()
+        # An answer that is under way is paid for: it may take what is left of the time.
+        left = 0.0 if self._hurried.is_set() else deadline - loop.time() - GRACE_SECONDS
+        await app.stop_stores(max(SETTLE_SECONDS, left))
         left = 0.0 if self._hurried.is_set() else deadline - loop.time()
         await app.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))
         queued = sum(lane.queued for lane in app.spool.stats().lanes.values())
@@ -378,6 +382,11 @@ class Gateway:
     def call_store(self) -> CallReads | None:
         """See `GatewayView`."""
         return self._app.call_stores.reads if self._app else None
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """See `GatewayView`."""
+        return self._app.pipeline if self._app else None
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """See `GatewayView`."""

@@ -65,6 +65,15 @@ PUBLISHED = {
     "callspool_store_commit_seconds": {"destination"},
     "callspool_completion_calls_total": {"destination", "result"},
     "callspool_completion_open_calls": {"destination"},
+    "callspool_pipeline_steps_total": {"step", "outcome"},
+    "callspool_pipeline_step_seconds": {"step"},
+    "callspool_pipeline_queued_calls": set(),
+    "callspool_pipeline_oldest_queued_seconds": set(),
+    "callspool_model_requests_total": {"purpose", "outcome"},
+    "callspool_model_tokens_total": {"purpose"},
+    "callspool_model_paid_again_total": set(),
+    "callspool_callbacks_total": {"outcome"},
+    "callspool_callback_late_seconds": set(),
     "callspool_completion_match_ratio": {"destination"},
     "callspool_completion_wait_seconds": {"destination"},
     "callspool_completion_lag_seconds": {"destination"},
@@ -102,6 +111,11 @@ def count_everything(metrics: Metrics) -> None:
     metrics.payload(1000, 200)
     metrics.two_phase()
     metrics.details_given_up(3)
+    metrics.step_ended("summary", "done", 0.5)
+    metrics.model_asked("summary", "answered", 700)
+    metrics.paid_again()
+    metrics.pipeline_queued(4, 12.5)
+    metrics.callback_ended("fired", 0.5)
     metrics.attempted(delivery(Form.DETAIL), "retry", 1.5)
     metrics.attempted(delivery(Form.DETAIL), "delivered", 2.5)
     metrics.committed(0.002, 16)

@@ -71,7 +71,7 @@ def test_everything_wrong_is_told_at_once(write_file: WriteFile) -> None:
         (
             "[[destinations]]\nname = 'a'",
             "destinations[a].type",
-            "should be one of: http, presigned, s3, file, kafka, sqlite, postgres, clickhouse",
+            "should be one of: http, presigned, s3, file, kafka, sqlite, postgres, clickhouse, pipeline",
         ),
         ("[[destinations]]\ntype = 'file'\npath = 'x'", "destinations[0].name", "should be given"),
         ("[[destinations]]\ntype='http'\nname='a'\nurl=7", "destinations[a].url", "should be a valid string"),

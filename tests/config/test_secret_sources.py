@@ -15,6 +15,7 @@ ENDPOINT = {
     "CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log",
     "CALLSPOOL_WEBHOOKS_LISTEN": "127.0.0.1:7719",
 }
+PIPELINE = {"CALLSPOOL_PIPELINE": "local", "CALLSPOOL_DATABASE_URL": "sqlite:///calls.db"}
 KAFKA = {"CALLSPOOL_KAFKA_BROKERS": "broker:9092", "CALLSPOOL_KAFKA_SASL": "plain", "CALLSPOOL_KAFKA_USERNAME": "u"}
 OLD, NEW = "old-token-of-16-characters", "new-token-of-16-characters"
 
@@ -61,7 +62,8 @@ def test_every_secret_can_lie_in_a_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / "secret"
     path.write_text("sqlite:///x.db\n" if name.endswith("_URL") else f"{NEW}\n")
     path.chmod(0o600)
-    loaded = load(None, {**ENDPOINT, **(KAFKA if "KAFKA" in name else {}), f"{name}_FILE": str(path)})
+    beside = KAFKA if "KAFKA" in name else PIPELINE if "OPENAI" in name else {}
+    loaded = load(None, {**ENDPOINT, **beside, f"{name}_FILE": str(path)})
     assert f"{name}_FILE" in loaded.origins.values()
 
 

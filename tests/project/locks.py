@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 
 from tests.project.repository import text
 
-WINDOWS_ONLY = {"colorama": "0.4.6", "tzdata": "2026.6"}
-"""Locked for Windows alone, in versions that ask for nothing: whoever locks another one looks into it."""
+WINDOWS_ONLY = {"colorama": "0.4.6", "httpx2-jsfetch": "1.0", "tzdata": "2026.6"}
+"""Locked for Windows or browsers alone, in versions that ask for nothing: whoever locks another one looks into it."""
 
 ENVIRONMENTS = [
     {
@@ -35,9 +35,10 @@ ENVIRONMENTS = [
         ("linux", "Linux", "posix", "aarch64"),
         ("darwin", "Darwin", "posix", "arm64"),
         ("win32", "Windows", "nt", "AMD64"),
+        ("emscripten", "Emscripten", "posix", "wasm32"),
     )
 ]
-"""The Pythons and platforms that the locks are for."""
+"""The Pythons and platforms that the locks are for; the last one because libraries ask for something there."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ wrote, so start and end find each other through whichever processes they come. D
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from datetime import date
@@ -18,6 +19,7 @@ from psycopg.rows import TupleRow
 
 from uploaders.stores.completion import CallFields, CallState, CompletionRule
 from uploaders.stores.parts import Part, PartKind, key_text
+from uploaders.stores.pipeline import POSTGRES, Dialect, Rows, Statement
 from uploaders.stores.postgres import sql
 from uploaders.stores.postgres.pool import Connection, ConnectionPool
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
@@ -111,6 +113,17 @@ class PostgresStore:
                 key = (part.project, part.call_id, part.digest)
                 await cursor.execute(sql.PUT_DOCUMENT, (*key, document.decode()))
         return Written({part.kind: 1})
+
+    @property
+    def dialect(self) -> Dialect:
+        """See `Database`."""
+        return POSTGRES
+
+    async def run(self, statements: Sequence[Statement]) -> list[Rows]:
+        """See `Database`."""
+        await self.open()
+        async with self._pool.connection() as connection, connection.transaction():
+            return [await _rows_of(connection, statement, values) for statement, values in statements]
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`. What several sweepers find due at once they share."""
@@ -277,6 +290,15 @@ class PostgresStore:
         async with self._pool.connection() as connection:
             rows: list[tuple[Any, ...]] = await (await connection.execute(statement, parameters)).fetchall()
         return rows
+
+
+_NAMED: Final = re.compile(r":([a-z_]+)")
+
+
+async def _rows_of(connection: Connection, statement: str, values: Mapping[str, object]) -> Rows:
+    """The rows of a statement with `:named` parameters; none of one that returns no rows."""
+    cursor = await connection.execute(_NAMED.sub(r"%(\1)s", statement), values)
+    return [] if cursor.description is None else await cursor.fetchall()
 
 
 async def _migrate(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -57,7 +57,9 @@ class Connection:
             connection, self._connection = self._connection, None
             connection.close()
 
-    def execute(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:  # Any: a row
+    def execute(
+        self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[Any]:  # Any: a row
         """All rows of one statement."""
         assert self._connection is not None
         with closing(self._connection.execute(statement, parameters)) as cursor:

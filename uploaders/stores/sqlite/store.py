@@ -31,6 +31,7 @@ from uploaders.stores.completion import (
     merge,
 )
 from uploaders.stores.parts import Part, PartKind, key_text
+from uploaders.stores.pipeline import SQLITE, Dialect, Rows, Statement
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.sqlite import backfill
 from uploaders.stores.sqlite.connection import Connection
@@ -139,6 +140,18 @@ class SqliteStore:
                 staged = await self._writing.run(partial(self._stage, staged, seq, frames))
                 seq, size, frames = seq + len(frames), 0, []
         return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, detail))
+
+    @property
+    def dialect(self) -> Dialect:
+        """See `Database`."""
+        return SQLITE
+
+    async def run(self, statements: Sequence[Statement]) -> list[Rows]:
+        """See `Database`. What only reads goes through the reading connection, beside a write that waits."""
+        await self.open()
+        if all(statement.lstrip().startswith(("SELECT", "WITH")) for statement, _ in statements):
+            return await self._reading.run(lambda reading: [reading.execute(*each) for each in statements])
+        return await self._writing.run(partial(_run, statements))
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`."""
@@ -392,6 +405,11 @@ class SqliteStore:
                 _delete_detail(writing, detail_id)
         ((waiting,),) = writing.execute("SELECT count(*) FROM calls_complete WHERE due_at IS NOT NULL")
         return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
+
+
+def _run(statements: Sequence[Statement], writing: Connection) -> list[Rows]:
+    with writing.transaction():
+        return [writing.execute(*each) for each in statements]
 
 
 def _forget_completions(calls: Sequence[CallKey], writing: Connection) -> None:

@@ -1,0 +1,173 @@
+"""The settings of pipelines: what is made of calls after they ended."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+
+from config.destinations.base import DestinationTable, Events, LaneConcurrency
+from config.types import Choice, Duration, Endpoint, Shown, Table
+from config.values import MINUTE, crosses_network_in_clear, mask_address
+from uploaders.pipeline.options import Runs, Summaries, VectorsIn, leaves_machine
+
+CALLBACK_DUE = "callback_due"
+OPENAI = "https://api.openai.com/v1"
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def checked_zone(value: str | None) -> str | None:
+    """The name of a time zone. Raises ValueError for one that is not known here."""
+    if value is not None:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(
+                "should be a time zone, such as Europe/Berlin (needs tzdata where the system has none)"
+            ) from None
+    return value
+
+
+def _days(value: object) -> tuple[str, ...]:
+    """Days of the week from a list, or from a text with commas."""
+    given = value.split(",") if isinstance(value, str) else value
+    words = tuple(str(each).strip().lower()[:3] for each in given) if isinstance(given, list | tuple) else ()
+    if not words or not set(words) <= set(_DAYS):
+        raise ValueError(f"should be a list of {', '.join(_DAYS)}")
+    return tuple(day for day in _DAYS if day in words)
+
+
+Days = Annotated[tuple[str, ...], BeforeValidator(_days), Shown(", ".join)]
+
+
+class VectorSettings(Table):
+    """Where vectors are kept."""
+
+    where: Annotated[VectorsIn, Choice] = VectorsIn.STORE
+    """`store` (SQLite, or PostgreSQL with pgvector), `qdrant` or `pinecone`."""
+    url: Endpoint | None = Field(default=None, repr=False)
+    """Of Qdrant (`http://qdrant:6333`), or of the index at Pinecone (`https://calls-abc.svc.pinecone.io`)."""
+    token: SecretStr | None = None
+    """The API key there."""
+    collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "calls"
+    """Of Qdrant; it is made if it is not there."""
+    timeout: Duration = 10.0
+    """For one request."""
+
+    @field_validator("url")
+    @classmethod
+    def _elsewhere_has_an_address(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is None and info.data.get("where", VectorsIn.STORE) is not VectorsIn.STORE:
+            raise ValueError(f'is needed with `where = "{info.data["where"]}"`')
+        return url
+
+
+class CallbackSettings(Table):
+    """Calling back those who ask for it: each becomes a call log `callback_due`."""
+
+    enabled: bool = False
+    """Whether callbacks are looked for. Some destination should subscribe to `callback_due`."""
+    zone: str = "UTC"
+    """The time zone of callers' words and of the hours, such as `Europe/Berlin`; a tenant may have its own."""
+    first_hour: Annotated[int, Field(ge=0, le=23)] = 9
+    """Nobody is called before this hour."""
+    last_hour: Annotated[int, Field(ge=1, le=24)] = 18
+    """Nor at this hour or later."""
+    days: Days = _DAYS[:5]
+    """On which days of the week."""
+    per_number_and_day: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often a number is called back in one day."""
+
+    @field_validator("zone")
+    @classmethod
+    def _zone_is_known(cls, zone: str) -> str:
+        return checked_zone(zone) or zone
+
+    @field_validator("last_hour")
+    @classmethod
+    def _hours_are_some(cls, last: int, info: ValidationInfo) -> int:
+        if last <= info.data.get("first_hour", 0):
+            raise ValueError("should be after `first_hour`")
+        return last
+
+
+class PipelineDestination(DestinationTable):
+    """What is made of calls after they ended: a summary, a vector to find similar ones, callbacks."""
+
+    type: Literal["pipeline"]
+    """`pipeline`: works on calls in a store; its own models need `pip install callspool[pipeline]`."""
+    events: Events = ("call_ended", "call_complete", "call_analyzed")
+    """The events that calls are taken from; a call of which nothing new is said is not worked on again."""
+    runs: Annotated[Runs, Choice] = Runs.LOCAL
+    """`local`: this gateway works on the calls; `queue`: it queues them for others with the same store."""
+    store: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
+    """The store that has queue and results, of type sqlite or postgres; by default the first of these."""
+    workers: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Calls that are worked on at once."""
+    summary: Annotated[Summaries, Choice] = Summaries.PROVIDER_FIRST
+    """`provider_first`: the provider's where there is one, else a model's, else sentences of the call; `llm`: always a
+    model's; `extractive`: never a model's."""
+    base_url: Endpoint | None = Field(default=None, repr=False)
+    """An OpenAI-compatible server; by default OpenAI's where there is a `token`, else none: models of its own."""
+    token: SecretStr | None = None
+    """The API key there."""
+    chat_model: str = "gpt-4o-mini"
+    """The model that summarises; empty: none."""
+    embedding_model: str = "text-embedding-3-small"
+    """The model that makes vectors; empty: the one of its own."""
+    dimensions: Annotated[int, Field(ge=8, le=16_000)] = 1536
+    """Of the server's vectors."""
+    timeout: Duration = MINUTE
+    """For one answer of a model."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Requests of one tenant to models; by default as many as there are calls."""
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one tenant."""
+    answers_per_day: Annotated[int, Field(ge=0)] | None = None
+    """Answers that are paid for one tenant in a day (UTC); further calls are summarised without a model."""
+    redact: bool = True
+    """Whether numbers, names and addresses are masked in what leaves this machine."""
+    vectors: VectorSettings = Field(default_factory=VectorSettings)
+    """Where vectors are kept."""
+    callbacks: CallbackSettings = Field(default_factory=CallbackSettings)
+    """Calling back those who ask for it."""
+    concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=1, detail=1))
+    """Batches that are queued at once, for each lane."""
+
+    @property
+    def target(self) -> str:
+        """See `DestinationTable`."""
+        server = self.server_url
+        return "its own models" if server is None else mask_address(server)
+
+    @property
+    def server_url(self) -> str | None:
+        """The server of models; None where there is none."""
+        return self.base_url or (OPENAI if self.token else None)
+
+    def warnings(self, *, core_max_bytes: int) -> Iterator[str]:
+        """See `DestinationTable`."""
+        yield from super().warnings(core_max_bytes=core_max_bytes)
+        named = f"destinations[{self.name}]"
+        server = self.server_url
+        if server is not None and leaves_machine(server) and not self.redact:
+            yield f"{named}.redact is off: transcripts go to {mask_address(server)} as they were spoken"
+        if server is not None and crosses_network_in_clear(server):
+            yield f"{named}.base_url is not https: transcripts cross the network readable by anyone on the way"
+
+
+def pipeline_fault(destinations: tuple[Any, ...]) -> str | None:  # Any: the union of all destinations
+    """What is wrong with pipelines and what they need of other destinations; None where nothing is."""
+    stores = [each.name for each in destinations if each.type in {"sqlite", "postgres"}]
+    pipelines = [each for each in destinations if isinstance(each, PipelineDestination)]
+    if len(pipelines) > 1:
+        return "there is one pipeline at most: its tables are those of the store"
+    for each in pipelines:
+        if not stores:
+            return "a pipeline needs a store of type sqlite or postgres: set CALLSPOOL_DATABASE_URL"
+        if each.store is not None and each.store not in stores:
+            return f"destinations[{each.name}].store should be the name of a store: {', '.join(stores)}"
+        told = any(other.events and CALLBACK_DUE in other.events for other in destinations)
+        if each.callbacks.enabled and not told:
+            return f'destinations[{each.name}].callbacks need a destination with events = ["{CALLBACK_DUE}"]'
+    return None

@@ -1,0 +1,82 @@
+"""Databases, models and a server of models for the tests of the pipeline."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from bench.postgres_server import PostgresServer
+from tests.pipeline.model_server import ModelServer
+from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.postgres_server import postgres_servers  # noqa: F401  # a fixture
+from uploaders.pipeline.local import LocalModels
+from uploaders.pipeline.local_main import FromModels, ToModels, answer_to
+from uploaders.stores.callbacks import CallbackTables
+from uploaders.stores.pipeline_tables import PipelineTables
+
+NOW = 1_800_000_000_000
+
+
+class Clock:
+    """Time that tests move; milliseconds when it is called."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class LocalModelsHere(LocalModels):
+    """The same models without the process around them, which takes a second to start (tests/pipeline/test_local.py)."""
+
+    async def _answer(self, request: ToModels) -> FromModels:
+        return answer_to(request)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgres-18", "postgres-15"])
+def engine(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    postgres_servers: Callable[[str], PostgresServer],  # noqa: F811  # the fixture
+) -> Engine:
+    """A fresh database."""
+    kind, _, version = request.param.partition("-")
+    if kind == "sqlite":
+        return SqliteEngine(tmp_path)
+    return PostgresEngine(postgres_servers(version), f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+async def tables(engine: Engine, clock: Clock) -> AsyncIterator[PipelineTables]:
+    store = engine.store()
+    made = PipelineTables(store, clock)
+    await made.prepare()
+    yield made
+    await store.close()
+
+
+@pytest.fixture
+async def callbacks(engine: Engine, clock: Clock) -> AsyncIterator[CallbackTables]:
+    store = engine.store()
+    yield CallbackTables(store, clock)
+    await store.close()
+
+
+@pytest.fixture
+async def local(tmp_path: Path) -> AsyncIterator[LocalModels]:
+    models = LocalModelsHere(tmp_path)
+    yield models
+    await models.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as made:
+        yield made

@@ -1,0 +1,262 @@
+"""What a store keeps of the calls that a pipeline works on, as values, and what it asks of an engine for that.
+
+Times are milliseconds since the Unix epoch by the clock of whoever asks. The statements, in `pipeline_tables` and
+`callbacks`, are the same for SQLite and PostgreSQL; an engine runs some of them as one transaction (`Database`).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, Final, Protocol, runtime_checkable
+
+from msgspec import Struct
+
+CallKey = tuple[str, str]
+"""Project and call id, as the store has them."""
+Statement = tuple[str, Mapping[str, object]]
+Rows = list[tuple[Any, ...]]  # Any: columns
+
+
+class JobState(IntEnum):
+    """Where the work on a call stands. The numbers are stored."""
+
+    QUEUED = 0
+    """Steps are left; `due_at` says from when on."""
+    DONE = 1
+    """All steps are finished."""
+    SKIPPED = 2
+    """There is nothing to work on, or nobody may."""
+    FAILED = 3
+    """A database or a vector store refuses it, again and again: `pipeline redo` tries it once more."""
+
+
+class Step(StrEnum):
+    """The steps whose output is kept, because it may have cost money."""
+
+    SUMMARY = "summary"
+    EMBEDDING = "embedding"
+
+
+class CallbackState(StrEnum):
+    """Where a callback stands."""
+
+    WAITING = "waiting"
+    """Its time has not come, or nobody could take it."""
+    FIRED = "fired"
+    """It became a record."""
+    CANCELLED = "cancelled"
+    """By an operator, a limit, or because the number may not be called."""
+
+
+class CallText(Struct, frozen=True):
+    """What a pipeline needs of a call."""
+
+    turns: tuple[tuple[str, str], ...] = ()
+    """Who spoke (`caller` or `agent`) and what, in order."""
+    provider_summary: str | None = None
+    number: str | None = None
+    """The caller's, as the call's metadata have it."""
+    names: tuple[str, ...] = ()
+    """Of the caller, as the metadata have them: never sent to a model elsewhere."""
+    agent_id: str | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    opted_out: bool = False
+    """The provider says that nothing of it may be kept."""
+
+    def merged(self, other: "CallText") -> "CallText":
+        """This, which is the newer one, with what the other knows besides."""
+        return CallText(
+            self.turns or other.turns,
+            self.provider_summary or other.provider_summary,
+            self.number or other.number,
+            self.names or other.names,
+            self.agent_id or other.agent_id,
+            self.started_at if self.started_at is not None else other.started_at,
+            self.ended_at if self.ended_at is not None else other.ended_at,
+            self.opted_out or other.opted_out,
+        )
+
+
+class NewText(Struct, frozen=True):
+    """A call that is to be worked on."""
+
+    project: str
+    call_id: str
+    accepted_at: int
+    text: CallText
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed call."""
+
+    project: str
+    call_id: str
+    accepted_at: int
+    digest: bytes
+    """Of `text`: what is finished under another one is not up to date."""
+    attempts: int
+    """How often it was postponed because something failed."""
+    bad_answers: int
+    """How many answers were paid for and could not be used."""
+    asking: bool
+    """A model was asked and nobody heard its answer: whoever asked was killed."""
+    text: CallText
+
+    @property
+    def key(self) -> CallKey:
+        """What names it."""
+        return (self.project, self.call_id)
+
+
+class StepOutput(Struct, frozen=True):
+    """What a step made."""
+
+    input_hash: bytes
+    output: bytes
+    made_by: str
+    """The model, for people."""
+
+
+class NewCallback(Struct, frozen=True):
+    """A caller wants to be called."""
+
+    due_at: int
+    zone: str
+    words: str
+    """Of the caller, as they were understood."""
+    number: str
+
+
+class Insight(Struct, frozen=True):
+    """What came of a call."""
+
+    summary: str
+    source: str
+    """`provider`, `llm`, `extractive` or `none`."""
+    sentiment: str | None = None
+    callback: NewCallback | None = None
+
+
+class FoundInsight(Struct, frozen=True):
+    """What a search finds."""
+
+    call_id: str
+    summary: str
+    summary_source: str
+    sentiment: str | None
+    agent_id: str | None
+    customer_number: str | None
+    listed_at: int
+
+
+class Callback(Struct, frozen=True):
+    """A callback as it is stored."""
+
+    project: str
+    call_id: str
+    due_at: int
+    zone: str
+    words: str
+    number: str
+    agent_id: str | None
+    state: str
+    reason: str | None
+    created_at: int
+    fired_at: int | None
+    record_uid: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuery:
+    """Which calls to find by their words, the newest first."""
+
+    project: str = ""
+    words: str = ""
+    limit: int = 10
+    agent_id: str | None = None
+    customer_number: str | None = None
+    since: int | None = None
+    until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """Which calls to work on once more, and from which step on."""
+
+    step: Step = Step.SUMMARY
+    project: str | None = None
+    since: int | None = None
+    state: JobState | None = None
+    source: str | None = None
+    """Only those whose summary came from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatus:
+    """The queue at one moment."""
+
+    jobs: Mapping[JobState, int]
+    oldest_queued: int | None
+    """When the oldest of the queued calls was accepted."""
+    callbacks: Mapping[str, int]
+    sources: Mapping[str, int] = field(default_factory=dict)
+    """How many summaries came from where."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """Why calls wait, were skipped or failed: the most frequent reasons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """In what the engines differ."""
+
+    prepare: tuple[str, ...]
+    """Statements that make the full-text index."""
+    lock: str
+    """At the end of a query whose rows are updated."""
+    put_words: tuple[str, ...]
+    """Index the `:words` of a call."""
+    forget_words: tuple[str, ...]
+    matches: str
+    """A condition on `call_insights i`, with `:words`."""
+
+    def query(self, words: str) -> str:
+        """What people type as the engine's own query: all of the words."""
+        found = re.findall(r"\w+", words)
+        return " ".join(f'"{word}"' for word in found) if self is SQLITE else " ".join(found)
+
+
+_OF_CALL: Final = "project = :project AND call_id = :call_id"
+SQLITE: Final = Dialect(
+    prepare=("CREATE VIRTUAL TABLE IF NOT EXISTS call_words USING fts5 (words, tokenize = 'unicode61')",),
+    lock="",
+    put_words=(
+        f"DELETE FROM call_words WHERE rowid IN (SELECT insight_id FROM call_insights WHERE {_OF_CALL})",
+        f"INSERT INTO call_words (rowid, words) SELECT insight_id, :words FROM call_insights WHERE {_OF_CALL}",
+    ),
+    forget_words=(f"DELETE FROM call_words WHERE rowid IN (SELECT insight_id FROM call_insights WHERE {_OF_CALL})",),
+    matches="i.insight_id IN (SELECT rowid FROM call_words WHERE call_words MATCH :words)",
+)
+POSTGRES: Final = Dialect(
+    prepare=(),
+    lock="FOR UPDATE SKIP LOCKED",
+    put_words=(f"UPDATE call_insights SET words = to_tsvector('simple', CAST(:words AS text)) WHERE {_OF_CALL}",),
+    forget_words=(),
+    matches="i.words @@ plainto_tsquery('simple', CAST(:words AS text))",
+)
+
+
+@runtime_checkable
+class Database(Protocol):
+    """An engine, as far as a pipeline needs it. Every method raises `StoreError`."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How it wants some statements."""
+        ...
+
+    async def run(self, statements: Sequence[Statement]) -> list[Rows]:
+        """All of them in one transaction, durable with what they return; parameters are `:named`."""
+        ...
