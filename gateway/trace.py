@@ -71,6 +71,21 @@ class RecordTrace(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: tuple[DeliveryTrace, ...]
 
 
+class NumberedTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """A record among the newest ones of all calls."""
+
+    number: int
+    """It grows with each record that is accepted."""
+    call_id: str
+    record: RecordTrace
+
+
+class NewestTraces(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest records, the oldest of them first."""
+
+    records: tuple[NumberedTrace, ...]
+
+
 class CallTrace(msgspec.Struct, frozen=True, kw_only=True):
     """All records of a call, in the order of acceptance."""
 
@@ -81,6 +96,15 @@ class CallTrace(msgspec.Struct, frozen=True, kw_only=True):
 def trace_of(call_id: str, records: tuple[TracedRecord, ...]) -> CallTrace:
     """The trace of a call from its records in the spool; empty if there are none."""
     return CallTrace(call_id=call_id, records=tuple(_record(record) for record in records))
+
+
+def newest_of(records: tuple[TracedRecord, ...]) -> NewestTraces:
+    """The traces of the newest records."""
+    numbered = [
+        NumberedTrace(number=each.record.record_id, call_id=each.record.call_id, record=_record(each))
+        for each in records
+    ]
+    return NewestTraces(records=tuple(numbered))
 
 
 def instant(milliseconds: int) -> str:

@@ -368,6 +368,10 @@ class Spool:
         """The newest 256 records of a call, receipts included, the oldest first."""
         return await self.reader.trace(call_id)
 
+    async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
+        """The newest `limit` records whose number is above `after`, receipts included, the oldest first."""
+        return await self.reader.newest(after, limit)
+
     @property
     def used_bytes(self) -> int:
         """Pages in use, write-ahead log and headroom. Free pages of the database are used again and do not count."""

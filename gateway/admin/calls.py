@@ -14,7 +14,7 @@ from gateway.admin.answers import HEADERS, answer, refused
 from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
 from gateway.calls import MOST_CALLS, CallList, document_of, entry_of
-from gateway.trace import trace_of
+from gateway.trace import newest_of, trace_of
 from spool.errors import SpoolError
 from spool.payload.frames import decode
 from spool.stats import TracedRecord
@@ -33,6 +33,7 @@ class CallHandlers:
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes. An id may hold slashes, so the one with the longest path comes first."""
+        app.router.add_get("/api/traces", self.newest)
         app.router.add_get("/api/calls", self._with_store(self.calls))
         app.router.add_get("/api/calls/{call_id:.+}/detail", self._with_store(self.detail))
         in_store = self._with_store(self.call)
@@ -90,6 +91,17 @@ class CallHandlers:
             hint = "Receipts of delivered calls are kept for a limited time only."
             return refused(404, "unknown_call", "The spool knows no call of this id.", hint)
         return answer(trace_of(call_id, records))
+
+    async def newest(self, request: web.Request) -> web.Response:
+        """The newest records of all calls, as far as the query says; those of the spool, not of a store."""
+        after, limit = request.query.get("after", "0"), request.query.get("limit", "50")
+        if not (after.isdecimal() and limit.isdecimal() and 1 <= int(limit) <= MOST_CALLS):
+            hint = f"`after` is a number, `limit` one from 1 to {MOST_CALLS}."
+            return refused(400, "bad_request", "Invalid request.", hint)
+        try:
+            return answer(newest_of(await self._gateway.newest(int(after), int(limit))))
+        except SpoolError as error:
+            return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
 
     async def _records(self, request: web.Request) -> tuple[TracedRecord, ...]:
         """The records of the call, those of the caller's tenant where it has one."""

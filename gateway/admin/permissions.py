@@ -60,6 +60,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /healthz": OPEN,
     "GET /readyz": OPEN,
     "GET /api/status": OPEN,
+    "GET /api/traces": Rule(Role.READ, local=True),
     "GET /api/calls": Rule(Role.READ, local=True),
     # Without a token it is an outline, without documents.
     "GET /api/calls/{call_id}": Rule(Role.READ, local=True, action="read-call"),

@@ -123,6 +123,10 @@ class GatewayView(Protocol):
         """
         ...
 
+    async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
+        """The newest records whose number is above `after`, the oldest first. Raises like `trace`."""
+        ...
+
     async def reload(self) -> Reloaded:
         """Read the settings again, check them, and begin to apply them if all of them can be."""
         ...

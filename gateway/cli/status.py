@@ -58,23 +58,23 @@ def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: floa
             return
         answer = ask(address, "api", "status")
         found = _decode(answer)
-        troubles = tuple(_troubles(found)) if check else ()
+        found_troubles = tuple(troubles(found)) if check else ()
         if as_json:
             click.echo(answer.decode())
         elif check:
-            for line in troubles:
+            for line in found_troubles:
                 output().print(plain(line))
-            if not troubles:
+            if not found_troubles:
                 output().print(plain("ok", "green"))
         else:
             output().print(describe(found))
     if not found.ready:
         raise SystemExit(Exit.FAILED)
-    if troubles:
+    if found_troubles:
         raise SystemExit(Exit.UNSOUND)
 
 
-def _troubles(status: Status) -> Iterator[str]:
+def troubles(status: Status) -> Iterator[str]:
     """What somebody should look at, a sentence each; nothing where all is well."""
     if not status.ready:
         yield f"not ready: {'; '.join(status.reasons)}"

@@ -392,6 +392,10 @@ class Gateway:
         """See `GatewayView`."""
         return await self._app.spool.trace(call_id) if self._app else ()
 
+    async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
+        """See `GatewayView`."""
+        return await self._app.spool.newest(after, limit) if self._app else ()
+
     def resume(self, destination: str) -> bool | None:
         """See `GatewayView`."""
         return self._app.dispatcher.retry_now(destination) if self._app else None

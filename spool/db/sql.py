@@ -122,6 +122,10 @@ TRACE_RECORDS = (
     f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.record_id IN "
     "(SELECT record_id FROM records WHERE call_id = ? ORDER BY record_id DESC LIMIT 256) ORDER BY r.record_id DESC"
 )
+NEWEST_RECORDS = (
+    f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.record_id > ? "
+    "ORDER BY r.record_id DESC LIMIT ?"
+)
 TRACED_COLUMNS = "d.destination_id, d.form, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.error"
 TRACE_DELIVERIES = (
     f"SELECT {TRACED_COLUMNS} FROM deliveries d WHERE d.record_id = ? ORDER BY d.lane, d.destination_id, d.form"

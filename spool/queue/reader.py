@@ -122,6 +122,11 @@ class Reader:
             return ()
         return tuple([await self._traced(row) for row in reversed(rows)])
 
+    async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
+        """The newest records behind that number, receipts included, the oldest first."""
+        rows = await self._questions.ask(sql.NEWEST_RECORDS, (after, limit))
+        return tuple([await self._traced(row) for row in reversed(rows)])
+
     async def live_calls(self, since: int, limit: int) -> list[LiveCall]:
         """The newest calls that began since then and have not ended, the oldest first."""
         rows = await self._questions.ask(sql.LIVE_CALLS, (since, limit))

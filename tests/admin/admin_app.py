@@ -183,6 +183,10 @@ class View:
             raise self._world.trace_error
         return self._world.calls.get(call_id, ())
 
+    async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
+        records = [record for of_call in self._world.calls.values() for record in of_call]
+        return tuple(record for record in records if record.record.record_id > after)[-limit:]
+
 
 def delivery(form: Form = Form.CORE, destination: str = "endpoint", **of_record: object) -> Delivery:
     """A delivery of the record, as the dispatcher tells of it."""

@@ -27,6 +27,22 @@ def test_the_alerts_watch_only_metrics_that_exist():
     assert watched <= metrics().keys() | series
 
 
+def test_each_alert_leads_to_its_runbook():
+    """Who is woken finds what to do: each alert, and each message of the commands, names a section that there is."""
+    sections = {
+        re.sub(r"[^a-z0-9 -]", "", line[3:].lower()).replace(" ", "-")
+        for line in text("docs/runbooks.md").splitlines()
+        if line.startswith("## ")
+    }
+    rules = yaml.safe_load(text("deploy/prometheus/alerts.yml"))["groups"][0]["rules"]
+    named = [rule["annotations"]["runbook"].removeprefix("docs/runbooks.md#") for rule in rules]
+    code = [text(path) for path in tracked() if path.parts[0] == "gateway" and path.suffix == ".py"]
+    named += [name for each in code for name in re.findall(r"docs/runbooks\.md#([a-z-]+)", each)]
+    assert len(named) > len(rules)
+    assert set(named) <= sections
+    assert {rule["alert"] for rule in rules} <= set(re.findall(r"`(Callspool\w+)`", text("docs/runbooks.md")))
+
+
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path.suffix in {".yml", ".yaml"}], ids=str)
 def test_an_example_is_valid_yaml(path):
     """Every example can be read."""

@@ -1,0 +1,181 @@
+"""`callspool doctor`: everything that a gateway needs here, looked at once, with a verdict and the next command."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from config.destinations import KafkaDestination
+from config.destinations.base import EndpointTable
+from config.destinations.s3 import S3Destination
+from config.destinations.stores import StoreTable
+from config.loader import Loaded
+from config.settings import Settings
+from gateway.cli.client import NoGateway, Refused, admin_address, ask
+from gateway.cli.exits import Exit
+from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
+from gateway.cli.output import as_json, json_option, output, plain, print_json, table
+from gateway.cli.status import troubles
+from gateway.diagnostics.machine import (
+    Finding,
+    Health,
+    about_address,
+    about_clock,
+    about_commits,
+    about_disk,
+    about_limits,
+    commit_latency,
+)
+from gateway.operations.schemas import Status
+from gateway.runtime.own_intake import addresses_of, own_intake_warnings
+from spool.directory import is_owned, prepare_directory
+from spool.errors import SpoolError
+
+_STYLES = {Health.GOOD: "green", Health.DOUBTFUL: "yellow", Health.BAD: "bold red"}
+_WORDS = {Health.GOOD: "good", Health.DOUBTFUL: "look", Health.BAD: "bad"}
+
+
+@click.command()
+@configuration_options
+@click.option("--probe", "with_probe", is_flag=True, help="Also post marked test records, and write to buckets.")
+@json_option
+@admin_address
+def doctor(file: Path | None, address: object, *, local: bool, with_probe: bool) -> None:
+    """Check settings, rights, disk, commits, limits, the clock, each destination, and the gateway if one runs.
+
+    Nothing is changed, and no call log is sent without --probe. Exits with 1 where something is bad.
+    """
+    loaded = loaded_or_exit(file, local=local)
+    findings = [*_settings(loaded), *examine(loaded.settings), *_gateway(address)]
+    probed = not with_probe or _probe(loaded.settings)
+    bad = [each for each in findings if each.health is Health.BAD]
+    doubtful = [each for each in findings if each.health is Health.DOUBTFUL]
+    if as_json():
+        print_json({"good": not bad and probed, "findings": findings})
+    else:
+        _show(findings)
+        _say(bad or doubtful, bad=bool(bad), owned=_is_owned(loaded.settings))
+    if bad or not probed:
+        raise SystemExit(Exit.FAILED)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """The machine and the way to the destinations."""
+    directory = settings.spool.dir.absolute()
+    yield from _directory(directory, settings.spool.max_bytes)
+    yield from about_limits(settings.intake.connections_max, settings.intake.memory_budget)
+    dates: list[str] = []
+    for each in settings.destinations:
+        if isinstance(each, EndpointTable):
+            finding, reached = about_address(each.name, each.url or "", each.ca_file)
+            dates += [reached.date] if reached and reached.date else []
+            yield finding
+        elif isinstance(each, S3Destination) and each.endpoint_url:
+            yield about_address(each.name, each.endpoint_url)[0]
+        elif isinstance(each, S3Destination | KafkaDestination | StoreTable):
+            hint = "`callspool doctor --probe` asks it."
+            yield Finding(each.name, Health.GOOD, f"{each.type}, not asked", hint)
+    clock = about_clock(dates, time.time())
+    if clock is not None:
+        yield clock
+
+
+def _settings(loaded: Loaded) -> Iterator[Finding]:
+    errors, doubts = certificate_findings(loaded)
+    warnings = [*warnings_of(loaded), *doubts, *own_intake_warnings(loaded.settings, addresses_of)]
+    if not errors and not warnings:
+        yield Finding(
+            "settings",
+            Health.GOOD,
+            f"valid; delivers to {', '.join(each.name for each in loaded.settings.destinations)}",
+        )
+    yield from (Finding("settings", Health.DOUBTFUL, each, "`callspool check-config`") for each in warnings)
+    yield from (Finding("settings", Health.BAD, each, "`callspool check-config`") for each in errors)
+
+
+def _directory(directory: Path, quota: int | None) -> Iterator[Finding]:
+    """Rights, room and commits; of the directory above where that of the spool is not there yet."""
+    there = directory
+    while not there.exists():
+        there = there.parent
+    if there == directory:
+        try:
+            warning = prepare_directory(directory)
+        except SpoolError as error:
+            yield Finding("spool directory", Health.BAD, str(error), "docs/runbooks.md#it-does-not-start")
+            return
+        health = Health.GOOD if warning is None else Health.DOUBTFUL
+        yield Finding("spool directory", health, warning or f"{directory} is this user's own")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        text = f"{directory} is not there, and {there} is not this user's to write to"
+        yield Finding("spool directory", Health.BAD, text, "Make it, or choose another (CALLSPOOL_SPOOL_DIR).")
+        return
+    else:
+        yield Finding("spool directory", Health.GOOD, f"{directory} will be made at the first start")
+    yield about_disk(there, quota)
+    yield about_commits(*commit_latency(there))
+
+
+def _is_owned(settings: Settings) -> bool:
+    try:
+        return is_owned(settings.spool.dir.absolute())
+    except SpoolError:
+        return False
+
+
+def _gateway(address: object) -> Iterator[Finding]:
+    """The gateway that runs, if one does."""
+    try:
+        status = msgspec.json.decode(ask(address, "api", "status"), type=Status)  # type: ignore[arg-type]  # of click
+    except (NoGateway, Refused, msgspec.DecodeError) as error:
+        yield Finding("gateway", Health.GOOD, f"not asked: {error}")
+        return
+    if status.phase == "stopped":
+        yield Finding("gateway", Health.GOOD, "not running; its spool was looked at")
+    elif not status.ready:
+        reasons = "; ".join(status.reasons)
+        yield Finding("gateway", Health.BAD, f"not ready: {reasons}", "docs/runbooks.md#posts-are-refused")
+    found = [each for each in troubles(status) if not each.startswith("not ready")]
+    if not found and status.ready:
+        yield Finding("gateway", Health.GOOD, f"{status.version}, ready")
+    yield from (Finding("gateway", Health.DOUBTFUL, each, "`callspool status`") for each in found)
+
+
+def _probe(settings: Settings) -> bool:
+    """Whether endpoints, clusters and stores take what they are sent, and buckets work."""
+    import asyncio  # noqa: PLC0415  # with --probe alone
+
+    from gateway.cli.probing import probe_all  # noqa: PLC0415  # see above
+    from gateway.diagnostics.s3 import check  # noqa: PLC0415  # see above
+    from gateway.runtime.destinations import s3_options  # noqa: PLC0415  # see above
+
+    good = probe_all(settings, token=None, agent_id="callspool-probe")
+    for bucket in (each for each in settings.destinations if isinstance(each, S3Destination)):
+        good = all(step.ok for step in asyncio.run(check(s3_options(bucket)))) and good
+    return good
+
+
+def _show(findings: list[Finding]) -> None:
+    shown = table("", "Checked", "Found")
+    for each in findings:
+        about = plain(each.found)
+        if each.advice:
+            about.append(f"\n{each.advice}", "dim")
+        shown.add_row(plain(_WORDS[each.health], _STYLES[each.health]), plain(each.what, "bold"), about)
+    output().print(shown)
+
+
+def _say(worst: list[Finding], *, bad: bool, owned: bool) -> None:
+    """The verdict, and what to do next."""
+    if worst:
+        count = f"{len(worst)} {'thing is' if len(worst) == 1 else 'things are'} {'bad' if bad else 'doubtful'}"
+        verdict = f"{count}: begin with {worst[0].what}."
+    else:
+        verdict = "All is well."
+    output().print()
+    output().print(plain(verdict, "bold red" if bad else "bold yellow" if worst else "bold green"))
+    following = "callspool status" if owned else "callspool run"
+    output().print(plain(f"  next: {worst[0].advice or following if worst else following}", "dim"))

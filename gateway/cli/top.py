@@ -1,0 +1,232 @@
+"""`callspool top`: rates, backlog and the time until it is drained; `callspool drain`: wait for that."""
+
+import time
+from dataclasses import dataclass
+
+import click
+import msgspec
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from config.values import ListenAddress
+from gateway.cli.client import NoGateway, admin_option, ask, explained
+from gateway.cli.exits import Exit
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
+from gateway.cli.status import troubles
+from gateway.cli.tables import Span
+from gateway.formatting import age_text, bytes_text, count_text
+from gateway.operations.schemas import Status
+
+WINDOW_SECONDS = 60.0
+"""Over which rates are averaged."""
+LOOK_SECONDS = 1.0
+_NUMBERS = ("Backlog", "Size", "Sent /s", "Bytes /s", "Drained in", "Dead")
+_decode = msgspec.json.Decoder(Status).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The status at a moment of a monotonic clock."""
+
+    at: float
+    status: Status
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """How one lane of a destination does. Rates are per second, over the last minute."""
+
+    destination: str
+    lane: str
+    up: bool
+    queued: int
+    queued_bytes: int
+    delivered_per_second: float | None
+    bytes_per_second: float | None
+    """By which the backlog shrinks; negative while it grows."""
+    drained_in_seconds: float | None
+    """At this rate; None while it does not shrink."""
+    dead: int
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """What `top` shows, for programs."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    attention: tuple[str, ...]
+    used_bytes: int | None
+    limit_bytes: int | None
+    full_in_seconds: float | None
+    """When the spool is full, if it goes on to grow like this."""
+    lanes: tuple[Rate, ...]
+
+
+def overview(first: Sample, last: Sample) -> Overview:
+    """The rates between two samples. Pure."""
+    seconds, status = last.at - first.at, last.status
+    before = {(each.name, lane.lane): lane for each in first.status.destinations for lane in each.lanes}
+    rates = []
+    for each in status.destinations:
+        for lane in each.lanes:
+            old = before.get((each.name, lane.lane), lane)
+            known = seconds > 0
+            shrinks = (old.queued_bytes - lane.queued_bytes) / seconds if known else None
+            fewer = (old.queued - lane.queued) / seconds if known else 0.0
+            in_bytes = lane.queued_bytes / shrinks if shrinks and shrinks > 0 else None
+            in_count = lane.queued / fewer if fewer > 0 else None
+            rates.append(
+                Rate(
+                    destination=each.name,
+                    lane=lane.lane,
+                    up=each.up,
+                    queued=lane.queued,
+                    queued_bytes=lane.queued_bytes,
+                    dead=lane.dead,
+                    bytes_per_second=shrinks,
+                    delivered_per_second=(lane.delivered - old.delivered) / seconds if known else None,
+                    drained_in_seconds=0.0 if not lane.queued else in_bytes or in_count,
+                )
+            )
+    spool, earlier = status.spool, first.status.spool
+    grows = (spool.used_bytes - earlier.used_bytes) / seconds if spool and earlier and seconds > 0 else 0.0
+    return Overview(
+        ready=status.ready,
+        reasons=status.reasons,
+        attention=tuple(troubles(status)),
+        used_bytes=spool.used_bytes if spool else None,
+        limit_bytes=spool.limit_bytes if spool else None,
+        full_in_seconds=(spool.limit_bytes - spool.used_bytes) / grows if spool and grows > 1000 else None,
+        lanes=tuple(rates),
+    )
+
+
+@click.command()
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.2),
+    default=LOOK_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two looks.",
+)
+@click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="End after so many looks.")
+@json_option
+@admin_option
+def top(address: ListenAddress, *, interval: float, count: int | None) -> None:  # fmt: skip
+    """Watch a gateway until Ctrl-C: is it accepting, does it keep up, when is the backlog drained, when is it full.
+
+    With --json, an object for each look. Without a terminal, the overview after two looks.
+    """
+    samples: list[Sample] = []
+    console = output()
+    looks = count or (0 if console.is_terminal or as_json() else 2)
+    with explained(), Live(console=console, screen=console.is_terminal and not as_json(), auto_refresh=False) as live:
+        try:
+            while True:
+                samples.append(Sample(time.monotonic(), _decode(ask(address, "api", "status"))))
+                samples = [each for each in samples if samples[-1].at - each.at <= WINDOW_SECONDS]
+                found = overview(samples[0], samples[-1])
+                if as_json():
+                    print_json(found)
+                elif console.is_terminal or looks == 1:
+                    live.update(_page(found), refresh=True)
+                looks -= 1
+                if looks == 0:
+                    return
+                time.sleep(interval)
+        except KeyboardInterrupt:
+            return
+
+
+def _page(found: Overview) -> RenderableType:
+    """For 80 columns."""
+    lines: list[RenderableType] = [_verdict(found)]
+    if found.used_bytes is not None and found.limit_bytes is not None:
+        full = f", full in {age_text(found.full_in_seconds)}" if found.full_in_seconds is not None else ""
+        lines.append(plain(f"spool {bytes_text(found.used_bytes)} of {bytes_text(found.limit_bytes)}{full}"))
+    lines += [plain(f"! {each}", "yellow") for each in found.attention]
+    shown = table("Destination", "Lane", *_NUMBERS, numbers=_NUMBERS)
+    for each in found.lanes:
+        style = "" if each.up else "red"
+        shown.add_row(
+            plain(each.destination, style), plain(each.lane), plain(count_text(each.queued)),
+            plain(bytes_text(each.queued_bytes)), plain(_number(each.delivered_per_second)),
+            plain(_rate(each.bytes_per_second)), _drained(each),
+            plain(count_text(each.dead), "bold red" if each.dead else ""),
+        )  # fmt: skip
+    return Group(*lines, Text(), shown)
+
+
+def _verdict(found: Overview) -> Text:
+    if not found.ready:
+        return plain(f"not accepting: {'; '.join(found.reasons)}", "bold red")
+    behind = [each for each in found.lanes if each.queued and each.drained_in_seconds is None]
+    if behind:
+        names = ", ".join(dict.fromkeys(each.destination for each in behind))
+        return plain("accepting", "bold green").append(f", not keeping up: {names}", "bold yellow")
+    return plain("accepting and keeping up", "bold green")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{'+' if value < 0 else ''}{bytes_text(round(abs(value)))}"
+
+
+def _drained(each: Rate) -> Text:
+    if not each.queued:
+        return plain("empty", "green")
+    return plain(age_text(each.drained_in_seconds)) if each.drained_in_seconds is not None else plain("never", "yellow")
+
+
+# `callspool drain`: for scripts that stop a gateway, and for jobs that empty a volume.
+
+
+@click.command()
+@click.option("--until-empty", is_flag=True, default=True, help="Wait until nothing is queued: the only way there is.")
+@click.option(
+    "--timeout",
+    type=Span(),
+    default=600.0,
+    show_default="10m",
+    metavar="DURATION",
+    help="The longest wait, such as 90s or 2h.",
+)
+@click.option("--destination", metavar="NAME", help="Wait for this destination alone.")
+@json_option
+@admin_option
+def drain(address: ListenAddress, *, until_empty: bool, timeout: float, destination: str | None) -> None:  # noqa: ARG001  # fmt: skip
+    """Wait until a running gateway has delivered all that is queued, with a bar of what is left.
+
+    Exits with 1 when the time is over, and says what is left. Dead letters are not waited for; they are named.
+    """
+    deadline = time.monotonic() + timeout
+    most = 0
+    with explained(), progress_bar() as tell:
+        while True:
+            status = _decode(ask(address, "api", "status"))
+            if status.phase == "stopped":
+                raise NoGateway("No gateway runs: nothing is being delivered")
+            chosen = [each for each in status.destinations if destination in (None, each.name)]
+            if destination is not None and not chosen:
+                complain(f"There is no destination {destination}.")
+                raise SystemExit(Exit.USAGE)
+            lanes = [lane for each in chosen for lane in each.lanes]
+            queued, size = sum(lane.queued for lane in lanes), sum(lane.queued_bytes for lane in lanes)
+            most = max(most, queued)
+            tell("delivered", most - queued, most)
+            if not queued or time.monotonic() >= deadline:
+                break
+            time.sleep(min(LOOK_SECONDS, max(0.05, deadline - time.monotonic())))
+    dead = sum(lane.dead for lane in lanes)
+    if dead:
+        complain(f"{count_text(dead)} dead letters stay.", hint="`callspool dead list` says why.", style="yellow")
+    if queued:
+        complain(f"{count_text(queued)} deliveries ({bytes_text(size)}) are left after {age_text(timeout)}.")
+        raise SystemExit(Exit.FAILED)
+    result({"queued": 0, "dead": dead}, "Nothing is queued.")

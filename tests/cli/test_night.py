@@ -1,0 +1,182 @@
+"""Commands for the developer's first hour and the operator's night."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.exits import Exit
+from gateway.cli.size import sizing
+from gateway.cli.tail import Following
+from gateway.cli.top import Sample, overview
+from gateway.diagnostics.machine import Health, about_clock, about_commits
+from gateway.operations.schemas import DestinationReport, LaneStatus, SpoolReport, Status
+from gateway.trace import newest_of
+from spool.records import DeliveryState, Form
+from spool.stats import SpoolStats
+from tests.admin.admin_app import NOW, AdminFigures, traced, traced_delivery
+from tests.cli.conftest import Cli, Server, rows
+
+
+def test_tail_has_a_line_for_each_thing_that_happens(cli: Cli, server: Server) -> None:
+    """Accepted, then core and detail with the ms that they took; as JSON the same."""
+    record = traced(
+        traced_delivery(Form.CORE, DeliveryState.DELIVERED, settled_at=NOW),
+        traced_delivery(Form.DETAIL, DeliveryState.DELIVERED, settled_at=NOW + 7_000),
+    )
+    address = server.serve(AdminFigures(calls={"call-1": (record,)}).app)
+    shown = rows(cli("tail", "--no-follow", "--admin", address).stdout)
+    assert shown[0].endswith("call-1 accepted call_ended, 12.0 MB")
+    assert shown[1].endswith("call-1 core sent after 5,000 ms")
+    assert shown[2].endswith("call-1 detail sent after 12 s")
+    told = [json.loads(line) for line in cli("tail", "--no-follow", "--json", "--admin", address).stdout.splitlines()]
+    assert [(one["what"], one["milliseconds"]) for one in told] == [
+        ("accepted", None),
+        ("core sent", 5_000),
+        ("detail sent", 12_000),
+    ]
+
+
+def test_tail_tells_each_thing_once() -> None:
+    """A record is looked at again until it has ended, and nothing of it is told twice."""
+    following = Following()
+    core = traced_delivery(Form.CORE, DeliveryState.DELIVERED, settled_at=NOW)
+    waits = newest_of((traced(core, traced_delivery(Form.DETAIL, DeliveryState.READY)),)).records
+    ended = newest_of((traced(core, traced_delivery(Form.DETAIL, DeliveryState.DELIVERED, settled_at=NOW)),)).records
+    assert [one.what for one in following.see(waits)] == ["accepted", "core sent"]
+    assert (following.after, list(following.see(waits))) == (waits[0].number - 1, [])
+    assert [one.what for one in following.see(ended)] == ["detail sent"]
+    assert (following.after, list(following.see(ended))) == (waits[0].number, [])
+
+
+def test_top_knows_when_the_backlog_is_drained() -> None:
+    """Rates between two looks; a backlog that does not shrink is never drained, and the spool fills."""
+    falls = overview(Sample(0, status(10, 5_000_000, 100)), Sample(10, status(5, 2_500_000, 105, used=3_000_000)))
+    lane = falls.lanes[0]
+    assert (lane.delivered_per_second, lane.bytes_per_second, lane.drained_in_seconds) == (0.5, 250_000, 10.0)
+    assert falls.full_in_seconds == pytest.approx((10_000_000 - 3_000_000) / 200_000)
+    grows = overview(Sample(0, status(5, 1, 100)), Sample(10, status(10, 2, 100)))
+    assert grows.lanes[0].drained_in_seconds is None
+    assert grows.full_in_seconds is None
+
+
+def test_top_fits_80_columns(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The overview is for a terminal of any size; without one it is printed once."""
+    monkeypatch.setattr("gateway.cli.output._PIPED_WIDTH", 80)
+    shown = cli("top", "--count", "1", "--admin", server.serve(AdminFigures().app)).stdout
+    assert "accepting, not keeping up: endpoint" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_drain_waits_until_nothing_is_queued(cli: Cli, server: Server) -> None:
+    """0 once the queue is empty; 1 with what is left when the time is over; an unknown destination is wrong usage."""
+    calm = AdminFigures(destinations=(), stats=SpoolStats(10, 10**10, {}, {}, 0, None))
+    assert cli("drain", "--admin", server.serve(calm.app)).exit_code == Exit.OK
+    busy = server.serve(AdminFigures().app)
+    late = cli("drain", "--timeout", "0s", "--admin", busy)
+    assert (late.exit_code, "53 deliveries (480 MB) are left" in late.stderr) == (Exit.FAILED, True)
+    assert cli("drain", "--destination", "nowhere", "--admin", busy).exit_code == Exit.USAGE
+
+
+def test_size_works_out_quota_and_catching_up(cli: Cli) -> None:
+    """300 calls of 14 MB an hour through 6 h; a link that the calls alone fill is never caught up."""
+    found = sizing(300 / 3600, 14e6, 6 * 3600, 50e6 / 8, 5)
+    assert (found.calls_in_outage, found.raw_bytes) == (1800, 25_200_000_000)
+    assert found.stored_bytes < found.quota_bytes < found.disk_bytes < 8e9
+    assert found.drained_in_seconds == pytest.approx(5.22e9 / (6.25e6 - 14e6 * 300 / 3600 / 5))
+    assert sizing(1, 14e6, 60, 1e6, 5).drained_in_seconds is None
+    assert "CALLSPOOL_SPOOL_MAX_BYTES=6GB" in cli("size", "--calls", "300/h", "--mb", "14", "--outage", "6h").stdout
+    assert cli("size", "--calls", "many", "--mb", "14", "--outage", "6h").exit_code == Exit.USAGE
+
+
+def test_doctor_says_what_is_bad_and_what_to_do(cli: Cli, tmp_path: Path) -> None:
+    """An endpoint that nobody answers at is bad, with its runbook; the rest is looked at all the same."""
+    environment = {
+        "CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/",
+        "CALLSPOOL_SPOOL_DIR": str(tmp_path / "new" / "spool"),
+    }
+    told = cli("doctor", "--json", "--admin", "127.0.0.1:9", env=environment)
+    report = json.loads(told.stdout)
+    found = {each["what"]: each for each in report["findings"]}
+    assert (told.exit_code, report["good"], found["endpoint"]["health"]) == (Exit.FAILED, False, "bad")
+    assert {"settings", "spool directory", "disk", "commit latency", "open files", "gateway"} <= found.keys()
+    assert not (tmp_path / "new").exists()
+    assert "1 thing is bad: begin with endpoint." in cli("doctor", "--admin", "127.0.0.1:9", env=environment).stdout
+
+
+def test_what_the_doctor_measures_is_judged() -> None:
+    """Slow commits and a wrong clock are told from good ones."""
+    healths = [about_commits(median, worst).health for median, worst in ((1, 5), (20, 50), (1, 500), (200, 300))]
+    assert healths == [Health.GOOD, Health.DOUBTFUL, Health.DOUBTFUL, Health.BAD]
+    now = 1_767_225_600.0
+    assert about_clock([], now) is None
+    for date, health in (
+        ("Thu, 01 Jan 2026 00:00:01 GMT", Health.GOOD),
+        ("Thu, 01 Jan 2026 00:05:00 GMT", Health.DOUBTFUL),
+    ):
+        finding = about_clock([date], now)
+        assert finding is not None
+        assert finding.health is health
+
+
+def test_a_report_holds_no_secret_and_no_call(cli: Cli, server: Server, tmp_path: Path) -> None:
+    """Settings with masks, the status without events; what is missing is named."""
+    file, environment = (
+        tmp_path / "report.tar.gz",
+        {
+            "CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/",
+            "CALLSPOOL_ENDPOINT_TOKEN": "hush-hush-hush",
+            "CALLSPOOL_SPOOL_DIR": str(tmp_path / "spool"),
+        },
+    )
+    made = cli("report", "--output", str(file), "--admin", server.serve(AdminFigures().app), env=environment)
+    assert made.exit_code == Exit.OK
+    with tarfile.open(file) as bundle:
+        held = {Path(one.name).name: (bundle.extractfile(one) or file.open("rb")).read() for one in bundle}
+    assert held.keys() == {"versions.json", "settings.txt", "doctor.json", "status.json", "metrics.txt"}
+    assert json.loads(held["status.json"])["events"] == []
+    assert b"endpoint.token = ***" in held["settings.txt"].replace(b"destinations[endpoint]", b"endpoint")
+    assert not any(b"hush" in data for data in held.values())
+    gone = cli("report", "--output", str(file), "--admin", "127.0.0.1:9", "--json", env=environment)
+    assert json.loads(gone.stdout)["missing"] == ["status.json", "metrics.txt"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(cli: Cli, shell: str) -> None:
+    """It asks the command itself what there is."""
+    assert "_CALLSPOOL_COMPLETE" in cli("completion", shell).stdout
+
+
+@pytest.mark.prove
+def test_the_demo_loses_nothing(cli: Cli) -> None:
+    """Three calls, a kill, a start: all of them arrive, and nothing is left in the temporary folder."""
+    assert json.loads(cli("demo", "--json").stdout) == {"posted": 3, "arrived": 3, "lost": 0}
+
+
+@pytest.mark.prove
+def test_bench_measures_and_cleans_up(cli: Cli, tmp_path: Path) -> None:
+    """Figures for three sizes; the folder beside the spool is gone."""
+    (tmp_path / "callspool.toml").write_text(f'[spool]\ndir = "{tmp_path / "spool"}"\n')
+    found = json.loads(cli("bench", "--seconds", "3", "--json", "--config", str(tmp_path / "callspool.toml")).stdout)
+    assert all(load["posts"] > 0 and load["refused"] == 0 for load in found["loads"])
+    assert [path.name for path in tmp_path.iterdir()] == ["callspool.toml"]
+
+
+def status(queued: int, queued_bytes: int, delivered: int, *, used: int = 1_000_000) -> Status:
+    """A gateway with one lane."""
+    lane = LaneStatus(
+        lane="core", ready=queued, waiting=0, held=0, queued=queued, queued_bytes=queued_bytes, in_flight=0,
+        concurrency=8, dead=0, delivered=delivered, expired=0, discarded=0, oldest_seconds=None,
+    )  # fmt: skip
+    destination = DestinationReport(
+        name="endpoint", type="http", configured=True, up=True, reason="", breaker="closed", since=None,
+        refused_tokens=0, retry_at=None, dead=0, lanes=(lane,),
+    )  # fmt: skip
+    spool = SpoolReport(
+        used_bytes=used, limit_bytes=10_000_000, reserve_bytes=0, full_of_details=False, unaccounted=0, failure=None
+    )
+    return Status(
+        version="0", now="", phase="running", ready=True, reasons=(), attention=(), spool=spool,
+        drain_throttle=None, destinations=(destination,), outboxes=(), events=(),
+    )  # fmt: skip
