@@ -38,7 +38,7 @@ _NUMBER: Final = rf"(\d{{1,3}}|{'|'.join(_NUMBERS)})"
 _IN: Final = re.compile(rf"\bin\s+(?:about\s+)?(half\s+an|{_NUMBER})\s+(minute|hour|day|week)s?\b", re.IGNORECASE)
 _CLOCK: Final = re.compile(
     rf"\b(?:at\s+|around\s+|after\s+|by\s+)?(\d{{1,2}})(?::(\d{{2}}))?\s*([ap])\.?\s?m\b\.?"
-    rf"|\b(\d{{1,2}}):(\d{{2}})\b|\b(?:at|around|after|by)\s+{_NUMBER}\b(?!\s*(?:%|dollars|euros|minutes|days))"
+    rf"|\b(?:at\s+|around\s+|after\s+|by\s+)?(\d{{1,2}}):(\d{{2}})\b|\b(?:at|around|after|by)\s+{_NUMBER}\b(?!\s*(?:%|dollars|euros|minutes|days))"
     rf"|\b{_NUMBER}\s+o'?clock\b",
     re.IGNORECASE,
 )

@@ -23,14 +23,14 @@ _SPOKEN: Final = re.compile(
 
 
 def redacted(text: str, names: Sequence[str] = (), number: str | None = None) -> str:
-    """The text with what identifies a caller masked."""
+    """The text with what identifies a caller masked. Addresses first: a name may be part of one."""
+    text = _EMAIL.sub("[e-mail]", text)
     for name in names:
         for word in (name, *name.split()):
             if len(word) > 2:
                 text = re.sub(rf"\b{re.escape(word)}\b", "[name]", text, flags=re.IGNORECASE)
     if number:
         text = text.replace(number, "[number]")
-    text = _EMAIL.sub("[e-mail]", text)
     text = _IBAN.sub("[iban]", text)
     text = _SSN.sub("[number]", text)
     text = _SPOKEN.sub("[number]", text)
