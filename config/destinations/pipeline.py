@@ -37,6 +37,12 @@ def _days(value: object) -> tuple[str, ...]:
     return tuple(day for day in _DAYS if day in words)
 
 
+def _model(value: object) -> object:
+    """The name of a model; an empty one for `none`."""
+    return "" if isinstance(value, str) and value.strip().lower() in {"none", "off"} else value
+
+
+ModelName = Annotated[str, BeforeValidator(_model), Shown(lambda name: name or "none")]
 Days = Annotated[tuple[str, ...], BeforeValidator(_days), Shown(", ".join)]
 
 
@@ -111,10 +117,10 @@ class PipelineDestination(DestinationTable):
     """An OpenAI-compatible server; by default OpenAI's where there is a `token`, else none: models of its own."""
     token: SecretStr | None = None
     """The API key there."""
-    chat_model: str = "gpt-4o-mini"
-    """The model that summarises; empty: none."""
-    embedding_model: str = "text-embedding-3-small"
-    """The model that makes vectors; empty: the one of its own."""
+    chat_model: ModelName = "gpt-4o-mini"
+    """The model that summarises; `none`: none does."""
+    embedding_model: ModelName = "text-embedding-3-small"
+    """The model that makes vectors; `none`: the one of its own."""
     dimensions: Annotated[int, Field(ge=8, le=16_000)] = 1536
     """Of the server's vectors."""
     timeout: Duration = MINUTE

@@ -1,0 +1,186 @@
+"""After the call, with a real receiver: what its operator finds, what a model that is down does to it, callbacks."""
+
+import asyncio
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from bench.calllogs import make_call_log
+from bench.endpoint import Endpoint
+from tests.pipeline.model_server import ModelServer
+from tests.stores.engines import SqliteEngine
+from tests.system.receivers import Receiver, post
+from tests.system.waiting import until
+
+TALKS = {
+    "tooth": ("I have a terrible toothache and need to see a dentist.", "Please come on Tuesday at ten."),
+    "crown": ("My crown fell out and my tooth hurts a lot.", "We will fit you in this afternoon."),
+    "pizza": ("I would like to order two large pizzas with mushrooms.", "That will be thirty dollars."),
+    "power": ("My electricity bill is much too high this month.", "Let me check your account."),
+}
+CALLBACKS = """
+[[destinations]]
+name = "pipeline"
+type = "pipeline"
+callbacks = {{enabled = true, first_hour = 0, last_hour = 24, days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]}}
+
+[[destinations]]
+name = "dialer"
+type = "http"
+url = "{url}"
+events = ["callback_due"]
+encoding = "identity"
+"""
+
+
+def ended(call_id: str, *said: str, **members: object) -> dict[str, object]:
+    turns = [{"role": ("user", "assistant")[at % 2], "content": words} for at, words in enumerate(said)]
+    return {"call_id": call_id, "wcall_event": "call_ended", "customer_number": "+15551234567",
+            "transcript_json": turns, **members}  # fmt: skip
+
+
+def a_receiver(folder: Path, engine: SqliteEngine, **environment: str) -> Receiver:
+    receiver = Receiver(folder, f"sqlite:///{engine.path}")
+    receiver.environment.update({"CALLSPOOL_PIPELINE": "local", **environment})
+    return receiver
+
+
+async def pipeline(receiver: Receiver) -> Any:
+    return json.loads((await receiver.ask("/api/pipeline"))[1])
+
+
+async def worked(receiver: Receiver, count: int) -> None:
+    """Wait until so many calls are done."""
+
+    async def there() -> bool:
+        return bool((await pipeline(receiver))["jobs"]["done"] >= count)
+
+    await until(there, f"{count} calls are done", deadline=15)
+
+
+async def ask(receiver: Receiver, *arguments: str) -> Any:
+    return json.loads(await receiver.command(*arguments, *receiver.admin, "--json"))
+
+
+@pytest.mark.slow
+async def test_calls_are_found_by_what_they_mean_and_by_their_words(tmp_path: Path) -> None:
+    """With nothing but a file: soon after they ended, after kill -9, and without a model in the gateway itself."""
+    async with a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path)) as receiver:
+        for call_id, said in TALKS.items():
+            await post(receiver, ended(call_id, *said))
+        await worked(receiver, 4)
+        found = await ask(receiver, "calls", "similar", "pain in the teeth", "--limit", "2")
+        assert {each["call_id"] for each in found} == {"tooth", "crown"}
+        assert found[0]["score"] >= found[1]["score"]
+        await receiver.kill()
+        await receiver.start()
+        (nearest, *_) = await ask(receiver, "calls", "similar", "tooth")
+        assert nearest["call_id"] == "crown"
+        assert [each["call_id"] for each in await ask(receiver, "calls", "search", "mushrooms")] == ["pizza"]
+        assert await ask(receiver, "calls", "similar", "anything", "--tenant", "nobody") == []
+        status = await ask(receiver, "pipeline", "status")
+        assert (status["jobs"]["done"], status["summaries"]) == (4, {"extractive": 4})
+        assert await ask(receiver, "pipeline", "redo", "--dry-run") == {"calls": 4, "paid_answers": 0, "dry_run": True}
+        maps = Path(f"/proc/{receiver.process.pid}/maps").read_text(encoding="utf-8")
+        assert "numpy" not in maps
+        async with aiohttp.ClientSession() as session:
+            url = f"{receiver.admin_url}/api/calls/similar"
+            async with session.post(url, json={"text": "teeth"}) as refused:
+                assert refused.status == 401
+
+
+@pytest.mark.slow
+async def test_a_model_that_is_down_leaves_the_spool_empty(tmp_path: Path) -> None:
+    """Of calls of megabytes the queue has the transcript; when the model is there, all of them are summarised."""
+    async with ModelServer() as server:
+        down = True
+        server.chat = lambda _request, _body: web.Response(status=503) if down else None
+        engine = SqliteEngine(tmp_path)
+        environment = {"CALLSPOOL_OPENAI_BASE_URL": server.url, "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "none"}
+        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+            for number in range(3):
+                call = make_call_log(6_000_000, seed=number, call_id=f"c{number}", event="call_ended")
+                await post(receiver, call)
+            await receiver.delivered()
+            ((texts,),) = engine.rows("select sum(length(text)) from pipeline_jobs")
+            assert texts < 600_000
+
+            async def waits() -> bool:
+                return (await pipeline(receiver))["obstacle"] is not None
+
+            await until(waits, "the pipeline waits for its model")
+            assert (await pipeline(receiver))["jobs"]["queued"] == 3
+            down = False
+            engine.change("update pipeline_jobs set due_at = 0")
+            await receiver.kill()
+            await receiver.start()
+            await worked(receiver, 3)
+            assert (await pipeline(receiver))["summaries"] == {"llm": 3}
+
+
+@pytest.mark.slow
+async def test_who_asks_to_be_called_back_is_called_once(tmp_path: Path) -> None:
+    """At the number of the call's metadata, through a kill, whoever hastens it; cancelled or forbidden, never."""
+    engine = SqliteEngine(tmp_path)
+    async with Endpoint() as dialer:
+        receiver = a_receiver(tmp_path / "receiver", engine)
+        file = tmp_path / "receiver" / "callspool.toml"
+        file.write_text(CALLBACKS.format(url=dialer.url))
+        receiver.environment["CALLSPOOL_CONFIG"] = str(file)
+        async with receiver:
+            wish = "Please call me back tomorrow at 3 pm on +1 900 555 0000."
+            for call_id in ("c1", "c2", "c3"):
+                await post(receiver, ended(call_id, "I have a question about my bill.", "Sure.", wish))
+            await post(receiver, ended("c4", "No need to call me back."))
+            await worked(receiver, 4)
+            waiting = await ask(receiver, "callbacks", "list")
+            assert {each["call_id"] for each in waiting} == {"c1", "c2", "c3"}
+            assert {each["number"] for each in waiting} == {"+15551234567"}
+            await ask(receiver, "callbacks", "cancel", "c2")
+            await ask(receiver, "callbacks", "run", "c1")
+            (arrival,) = await dialer.wait_for(1)
+            document = json.loads(dialer.documents[arrival.key])
+            assert (document["wcall_event"], document["call_id"]) == ("callback_due", "c1")
+            assert (document["customer_number"], document["words"]) == ("+15551234567", wish.rstrip("."))
+            # As if it had been killed between the record and the row: the record is known, and not made again.
+            engine.change("update callbacks set state = 'waiting', due_at = 0 where call_id = 'c1'")
+            await receiver.kill()
+            await receiver.start()
+            await ask(receiver, "callbacks", "block", "+15551234567")
+            await ask(receiver, "callbacks", "run", "c3")
+
+            async def settled() -> bool:
+                states = {each["call_id"]: each["state"] for each in await ask(receiver, "callbacks", "list")}
+                return "waiting" not in states.values()
+
+            await until(settled, "no callback waits")
+            await receiver.delivered()
+            assert len(dialer.documents) == 1
+
+
+@pytest.mark.prove
+async def test_kills_pay_no_finished_step_again(tmp_path: Path) -> None:
+    """Killed at random while calls are worked on: every call gets its row, and at most as many answers as calls
+    were under way are asked for once more."""
+    chance, kills, workers = Random(84), 8, 5
+    engine = SqliteEngine(tmp_path)
+    async with ModelServer() as server:
+        server.delay, server.dimensions = 0.05, 1536
+        environment = {"CALLSPOOL_OPENAI_BASE_URL": server.url}
+        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+            for number in range(90):
+                await post(receiver, ended(f"c{number}", f"I have a question about invoice {number}.", "Yes?"))
+            for _ in range(kills):
+                await asyncio.sleep(0.15 + chance.random() / 2)  # how far it comes is chance's matter
+                await receiver.kill()
+                await receiver.start()
+            await worked(receiver, 90)
+            assert engine.rows("select count(*), count(distinct summary_source) from call_insights") == [(90, 1)]
+            assert engine.rows("select count(*) from call_vectors") == [(90,)]
+            assert len(server.chats) <= 90 + kills * workers
+            assert len(server.embeddings) <= 90 + kills * workers
