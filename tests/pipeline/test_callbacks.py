@@ -8,7 +8,7 @@ import pytest
 
 from gateway.callbacks import DISTRUST_SECONDS, CallbackScheduler
 from tests.pipeline.conftest import Clock
-from tests.pipeline.test_tables import done
+from tests.pipeline.queued import done
 from uploaders.pipeline.options import CallbackRule, TenantRule
 from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.pipeline import Callback, Insight, NewCallback

@@ -3,6 +3,7 @@
 import asyncio
 
 from tests.pipeline.conftest import NOW, Clock
+from tests.pipeline.queued import TURNS, done, new
 from tests.stores.engines import Engine
 from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.pipeline import (
@@ -10,7 +11,6 @@ from uploaders.stores.pipeline import (
     Insight,
     JobState,
     NewCallback,
-    NewText,
     Redo,
     Step,
     StepOutput,
@@ -18,22 +18,7 @@ from uploaders.stores.pipeline import (
 )
 from uploaders.stores.pipeline_tables import LEASE_MILLISECONDS, PipelineTables
 
-TURNS = (("caller", "I have a toothache"), ("agent", "Come on Tuesday"))
-TEXT = CallText(TURNS, number="+1555", agent_id="a1", started_at=NOW)
 MADE = StepOutput(b"hash", b"output", "model")
-
-
-def new(call_id: str, text: CallText = TEXT, at: int = NOW, project: str = "") -> NewText:
-    return NewText(project, call_id, at, text)
-
-
-async def done(
-    tables: PipelineTables, call_id: str, insight: Insight, text: CallText = TEXT, project: str = ""
-) -> None:
-    """Queue a call and finish it."""
-    await tables.enqueue([new(call_id, text, project=project)])
-    for job in await tables.claim(project, "me", 10):
-        await tables.finish(job, "me", insight)
 
 
 async def test_a_call_is_queued_until_nothing_new_is_said_of_it(tables: PipelineTables) -> None:
