@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from gateway.admin import openapi
 from gateway.admin.answers import HEADERS, answer
 from gateway.admin.api import LARGEST_REQUEST, OrderHandlers
 from gateway.admin.auth import Access
@@ -54,6 +55,10 @@ class AdminHandlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """The metrics, in the text format that the scraper asks for."""
         return exposition(self._metrics.registry, request)
+
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """What can be asked here, as OpenAPI."""
+        return web.Response(body=openapi.document(), content_type="application/json", headers=HEADERS)
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Liveness: the process answers, whatever disk and destinations do."""
@@ -103,6 +108,7 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.guard])
     app.router.add_get("/", handlers.page)
     app.router.add_get("/metrics", handlers.metrics)
+    app.router.add_get("/openapi.json", handlers.openapi)
     app.router.add_get("/healthz", handlers.healthz)
     app.router.add_get("/readyz", handlers.readyz)
     app.router.add_get("/api/status", handlers.status)

@@ -57,6 +57,7 @@ def _order(action: str, role: Role, *, local: bool = False, content_type: str = 
 RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /": OPEN,
     "GET /metrics": OPEN,
+    "GET /openapi.json": OPEN,
     "GET /healthz": OPEN,
     "GET /readyz": OPEN,
     "GET /api/status": OPEN,

@@ -1,6 +1,7 @@
 """`callspool bench`: what this machine and volume take, in 20 s: commits, and posts of three sizes."""
 
 import asyncio
+import io
 import shutil
 import statistics
 import tempfile
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LOADS = (("10 KB", 1_000, 16, 1), ("500 KB", 500_000, 4, 4), ("14 MB", 14_000_000, 2, 2))
 """Name, bytes of telemetry, agents at once, bodies that they take in turn."""
 QUOTA_BYTES = 4 << 30
+JSON = {"Content-Type": "application/json"}
 NOBODY = "http://127.0.0.1:9/send-call-log"
 """Nothing is delivered meanwhile: the intake alone is measured."""
 
@@ -129,7 +131,9 @@ async def _one(
         while time.perf_counter() - began < seconds:
             body = made[turn % bodies].replace(b"CALL-ID", f"{name}-{number}-{turn}".encode(), 1)
             posted = time.perf_counter()
-            async with session.post(gateway.url, data=body, headers={"Content-Type": "application/json"}) as answer:
+            async with session.post(
+                gateway.url, data=io.BytesIO(body), headers={"Content-Type": "application/json"}
+            ) as answer:
                 await answer.read()
             took.append(time.perf_counter() - posted)
             refused += answer.status >= 300

@@ -1,6 +1,7 @@
 """`callspool demo`: three calls posted, the gateway killed and started again, nothing lost. In a folder of its own."""
 
 import asyncio
+import io
 import json
 import tempfile
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _SIZES = (None, None, 14_000_000)
 """Of what each call carries besides its head: two short ones, and one that is split."""
 _DRAIN_SECONDS = 60.0
+JSON = {"Content-Type": "application/json"}
 
 
 @click.command()
@@ -77,7 +79,9 @@ async def _post(session: "aiohttp.ClientSession", gateway: "OwnGateway", number:
 
     post = make_post(number, f"demo-{number}", "call_ended", size)
     began = time.perf_counter()
-    async with session.post(gateway.url, data=post.body, headers={"Content-Type": "application/json"}) as answer:
+    async with session.post(
+        gateway.url, data=io.BytesIO(post.body), headers={"Content-Type": "application/json"}
+    ) as answer:
         document = json.loads(await answer.read())
     took = 1000 * (time.perf_counter() - began)
     how = "core and detail" if document.get("upload_method") == "two_phase" else "in one piece"

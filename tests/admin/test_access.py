@@ -22,7 +22,7 @@ from spool.records import Lane
 from tests.admin.admin_app import AUTHORIZED, ENDPOINT_DOWN, LOCAL_TOKEN, STATS, AdminFigures, delivery
 
 JSON = {"Content-Type": "application/json"}
-OPEN = ["/", "/metrics", "/healthz", "/readyz", "/api/status"]
+OPEN = ["/", "/metrics", "/openapi.json", "/healthz", "/readyz", "/api/status"]
 LOCAL = ["GET /api/deliveries", "GET /api/calls/c", "POST /api/orders/replay", "POST /api/orders/retry"]
 LOCAL += ["POST /api/destinations/endpoint/resume"]
 PROTECTED = ["GET /api/deliveries/a-1/core/x", "GET /api/documents/a-1/core/x", "POST /api/salvage"]

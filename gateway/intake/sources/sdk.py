@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
+from gateway.intake import openapi
 from gateway.intake.accept import IDEMPOTENCY_KEY, Acceptor, PostService, accepted_result
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.parse import CallLog
@@ -50,6 +51,7 @@ class SdkSource:
             Route("upload_url", "POST", "*/get-upload-url", self._give_address),
             Route("upload", "PUT", "*/uploads/{secret}", self._accept_upload, needs_token=False),
             Route("trace", "GET", "/v1/calls/{call_id}", self._trace),
+            Route("openapi", "GET", "/openapi.json", self._openapi, needs_token=False),
         )
 
     async def _give_address(self, request: web.BaseRequest, match: Match) -> Result:
@@ -74,6 +76,10 @@ class SdkSource:
                 via=match.via,
             )
             return accepted_result(parsed, accepted, _SUCCESS)
+
+    async def _openapi(self, _request: web.BaseRequest, _match: Match) -> Result:
+        """What can be posted here, as OpenAPI."""
+        return Result(200, openapi.document(), ANSWERED)
 
     async def _trace(self, request: web.BaseRequest, match: Match) -> Result:
         """With a tenant's token only what is that tenant's."""
