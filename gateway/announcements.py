@@ -22,6 +22,7 @@ from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
 from spool.errors import SpoolError
 from spool.records import principal_of
+from uploaders.stores.pipeline import Database
 from uploaders.stores.store import CallKey, CompletionOutbox, Store, StoreError
 
 CLAIM: Final = 100
@@ -32,8 +33,8 @@ RETRY_SECONDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class AnnouncingStore(Store, CompletionOutbox, Protocol):
-    """A store with an outbox."""
+class AnnouncingStore(Store, CompletionOutbox, Database, Protocol):
+    """A store with transactions: it has an outbox, and can have a queue."""
 
 
 class Announcer:

@@ -459,9 +459,7 @@ _Transactional = SqliteDestination | PostgresDestination
 def _store_uploader(destination: StoreTable, context: UploaderContext) -> Uploader:
     store: Store
     if isinstance(destination, _Transactional) and destination.name == context.announces:
-        store = context.announcing = _transactional_store(
-            destination, context.completion, context.clock, announces=True
-        )
+        store = context.announcing = transactional_store(destination, context.completion, context.clock, announces=True)
     else:
         store = store_of(destination, context.completion, context.clock)
     context.stores[destination.name] = store
@@ -484,7 +482,7 @@ def store_of(destination: StoreTable, rule: CompletionRule, clock: Clock, *, ann
     With `announces` its completions are put into its outbox, if it has one.
     """
     if isinstance(destination, _Transactional):
-        return _transactional_store(destination, rule, clock, announces=announces)
+        return transactional_store(destination, rule, clock, announces=announces)
     assert isinstance(destination, ClickHouseDestination)
     try:
         from uploaders.stores.clickhouse.store import ClickHouseStore  # noqa: PLC0415  # an extra, and 6 MB of memory
@@ -495,7 +493,7 @@ def store_of(destination: StoreTable, rule: CompletionRule, clock: Clock, *, ann
     return ClickHouseStore(destination.url, clock, rule, timeout=destination.statement_timeout)
 
 
-def _transactional_store(
+def transactional_store(
     destination: _Transactional, rule: CompletionRule, clock: Clock, *, announces: bool = False
 ) -> AnnouncingStore:
     """With `announces` its completions are put into its outbox."""

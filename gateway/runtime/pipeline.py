@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.destinations import Destination, PipelineDestination, SqliteDestination
+from config.destinations import Destination, PipelineDestination, PostgresDestination, SqliteDestination
 from config.destinations.pipeline import CallbackSettings
 from config.settings import Settings
 from gateway.callbacks import CallbackObserver, CallbackScheduler
@@ -45,7 +45,8 @@ def pipeline_of(
             f"destination {destination.name} needs models of its own: pip install 'callspool[pipeline]' "
             f"(there is no {missing})"
         )
-    path = _sqlite_path(destination, settings.destinations)
+    chosen = store_settings(destination, settings.destinations)
+    path = chosen.path.absolute() if isinstance(chosen, SqliteDestination) else None
     local = LocalModels(Path(tempfile.gettempdir()) if path is None else path.parent)
     models = _models(destination, local)
     tables = PipelineTables(database, clock)
@@ -95,11 +96,12 @@ def callback_rule(settings: CallbackSettings) -> CallbackRule | None:
     return CallbackRule(settings.zone, settings.first_hour, settings.last_hour, days, settings.per_number_and_day)
 
 
-def _sqlite_path(destination: PipelineDestination, destinations: Sequence[Destination]) -> Path | None:
-    """The file of the store, if it is one."""
-    stores = [each for each in destinations if each.type in {"sqlite", "postgres"}]
-    chosen = next(each for each in stores if destination.store in {None, each.name})
-    return chosen.path.absolute() if isinstance(chosen, SqliteDestination) else None
+def store_settings(
+    destination: PipelineDestination, destinations: Sequence[Destination]
+) -> SqliteDestination | PostgresDestination:
+    """The store that it names, or the first one that can have a queue; the check of the settings finds one."""
+    stores = [each for each in destinations if isinstance(each, SqliteDestination | PostgresDestination)]
+    return next(each for each in stores if destination.store in {None, each.name})
 
 
 def _models(destination: PipelineDestination, local: LocalModels) -> Models:

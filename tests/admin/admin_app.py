@@ -29,6 +29,7 @@ from spool.store import Spool
 from tests.spool.spool_parts import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
 from uploaders.base import BreakerState, DestinationStatus
 from uploaders.dispatch.dispatcher import Dispatcher
+from uploaders.pipeline.service import Pipeline
 from uploaders.stores.routing import CallReads, Routing
 from uploaders.stores.store import Store
 
@@ -108,6 +109,7 @@ class AdminFigures:
     throttle: ThrottleStatus | None = NO_CALLS
     intake_obstacle: str | None = None
     call_store: Store | None = None
+    pipeline: Pipeline | None = None
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
     on_resume: Callable[[str], bool | None] | None = None
@@ -131,6 +133,10 @@ class View:
 
     def __init__(self, world: AdminFigures) -> None:
         self._world = world
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        return self._world.pipeline
 
     @property
     def lifecycle(self) -> Lifecycle:

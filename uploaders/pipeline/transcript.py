@@ -92,7 +92,7 @@ def _value(members: Mapping[str, bytes], name: str) -> Any:  # Any: whatever an 
         return None
     try:
         return _decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
