@@ -368,6 +368,10 @@ class Spool:
         """The newest 256 records of a call, receipts included, the oldest first."""
         return await self.reader.trace(call_id)
 
+    async def similar_call_ids(self, call_id: str) -> tuple[str, ...]:
+        """Call ids that somebody may have meant who typed this one, the nearest first."""
+        return await self.reader.similar_call_ids(call_id)
+
     async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
         """The newest `limit` records whose number is above `after`, receipts included, the oldest first."""
         return await self.reader.newest(after, limit)

@@ -88,7 +88,9 @@ class CallHandlers:
         except SpoolError as error:
             return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
         if not records:
+            near = () if request[CALLER].tenant else await self._gateway.similar_call_ids(call_id)
             hint = "Receipts of delivered calls are kept for a limited time only."
+            hint = f"Did you mean {' or '.join(near)}?" if near else hint
             return refused(404, "unknown_call", "The spool knows no call of this id.", hint)
         return answer(trace_of(call_id, records))
 

@@ -123,6 +123,10 @@ class GatewayView(Protocol):
         """
         ...
 
+    async def similar_call_ids(self, call_id: str) -> tuple[str, ...]:
+        """Call ids that may have been meant. Raises like `trace`."""
+        ...
+
     async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
         """The newest records whose number is above `after`, the oldest first. Raises like `trace`."""
         ...

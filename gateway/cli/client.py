@@ -284,8 +284,8 @@ def _answer(
         connection.close()
 
 
-_NEEDS_GATEWAY = ("healthz", "reload", "resume")
-"""The last part of requests that only a gateway that runs can answer."""
+_NEEDS_GATEWAY = ("healthz", "reload", "resume", "salvage")
+"""The last part of requests that only a gateway that runs can answer, or that have a way of their own without one."""
 
 
 def _stopped_gateway() -> ListenAddress | None:

@@ -138,10 +138,11 @@ def _gateway(address: object) -> Iterator[Finding]:
     elif not status.ready:
         reasons = "; ".join(status.reasons)
         yield Finding("gateway", Health.BAD, f"not ready: {reasons}", "docs/runbooks.md#posts-are-refused")
-    found = [each for each in troubles(status) if not each.startswith("not ready")]
+    found = [each for each in troubles(status) if each.runbook != "posts-are-refused"]
     if not found and status.ready:
         yield Finding("gateway", Health.GOOD, f"{status.version}, ready")
-    yield from (Finding("gateway", Health.DOUBTFUL, each, "`callspool status`") for each in found)
+    for each in found:
+        yield Finding("gateway", Health.DOUBTFUL, each.text, f"docs/runbooks.md#{each.runbook}")
 
 
 def _probe(settings: Settings) -> bool:

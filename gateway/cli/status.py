@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -74,26 +75,40 @@ def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: floa
         raise SystemExit(Exit.UNSOUND)
 
 
-def troubles(status: Status) -> Iterator[str]:
-    """What somebody should look at, a sentence each; nothing where all is well."""
+class Trouble(NamedTuple):
+    """Something that somebody should look at."""
+
+    text: str
+    runbook: str
+    """What to do: a section of docs/runbooks.md."""
+
+    def __str__(self) -> str:
+        return f"{self.text}  (docs/runbooks.md#{self.runbook})"
+
+
+def troubles(status: Status) -> Iterator[Trouble]:
+    """What somebody should look at; nothing where all is well."""
     if not status.ready:
-        yield f"not ready: {'; '.join(status.reasons)}"
-    yield from status.attention
+        yield Trouble(f"not ready: {'; '.join(status.reasons)}", "posts-are-refused")
+    for note in status.attention:
+        yield Trouble(note, "a-database-is-in-quarantine")
     if status.spool is not None and status.spool.unaccounted:
-        yield f"{count_text(status.spool.unaccounted)} deliveries are unaccounted for"
+        text = f"{count_text(status.spool.unaccounted)} deliveries are unaccounted for"
+        yield Trouble(text, "deliveries-are-unaccounted-for")
     for each in status.destinations:
         queued = sum(lane.queued for lane in each.lanes)
         if not each.configured and queued:
-            yield f"{each.name}: not configured, {count_text(queued)} deliveries are held"
+            text = f"{each.name}: not configured, {count_text(queued)} deliveries are held"
+            yield Trouble(text, "a-destination-is-not-configured")
         elif not each.up and each.configured:
-            yield f"{each.name}: down: {each.reason}"
+            yield Trouble(f"{each.name}: down: {each.reason}", "a-destination-is-down")
         if each.refused_tokens:
-            yield f"{each.name}: refuses {count_text(each.refused_tokens)} tokens"
+            yield Trouble(f"{each.name}: refuses {count_text(each.refused_tokens)} tokens", "tokens-are-refused")
         if each.dead:
-            yield f"{each.name}: {count_text(each.dead)} dead letters"
+            yield Trouble(f"{each.name}: {count_text(each.dead)} dead letters", "dead-letters")
     for outbox in status.outboxes:
         if outbox.state == "unusable":
-            yield f"outbox {outbox.path}: {outbox.reason}"
+            yield Trouble(f"outbox {outbox.path}: {outbox.reason}", "an-outbox-cannot-be-used")
 
 
 def describe(status: Status) -> RenderableType:

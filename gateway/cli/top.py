@@ -93,7 +93,7 @@ def overview(first: Sample, last: Sample) -> Overview:
     return Overview(
         ready=status.ready,
         reasons=status.reasons,
-        attention=tuple(troubles(status)),
+        attention=tuple(each.text for each in troubles(status)),
         used_bytes=spool.used_bytes if spool else None,
         limit_bytes=spool.limit_bytes if spool else None,
         full_in_seconds=(spool.limit_bytes - spool.used_bytes) / grows if spool and grows > 1000 else None,

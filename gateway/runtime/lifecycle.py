@@ -169,7 +169,14 @@ class Gateway:
         self._lifecycle = Lifecycle(Phase.RUNNING)
         self._before = None
         webhooks_port = None if app.webhooks is None else app.webhooks.port
-        introduce(self._settings, app.intake.port, self._admin_port, webhooks_port, app.spool.used_bytes)
+        introduce(
+            self._settings,
+            app.intake.port,
+            self._admin_port,
+            webhooks_port,
+            app.spool.used_bytes,
+            first=not app.spool.stats().lanes,
+        )
         summaries = asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
         try:
             corruption = app.spool.directory.corruption
@@ -391,6 +398,10 @@ class Gateway:
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """See `GatewayView`."""
         return await self._app.spool.trace(call_id) if self._app else ()
+
+    async def similar_call_ids(self, call_id: str) -> tuple[str, ...]:
+        """See `GatewayView`."""
+        return await self._app.spool.similar_call_ids(call_id) if self._app else ()
 
     async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
         """See `GatewayView`."""

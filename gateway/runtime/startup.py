@@ -53,9 +53,12 @@ def listening_at(address: ListenAddress, section: str) -> Iterator[None]:
 
 
 def introduce(
-    settings: Settings, intake_port: int, admin_port: int, webhooks_port: int | None, spool_bytes: int
+    settings: Settings, intake_port: int, admin_port: int, webhooks_port: int | None, spool_bytes: int, *, first: bool
 ) -> None:
-    """Say that it runs and where everything is: in plain lines for people, else as the fields of one message."""
+    """Say that it runs and where everything is: in plain lines for people, else as the fields of one message.
+
+    The `first` start of a spool says what to try.
+    """
     intake, page = url_of(settings.intake, intake_port), f"{url_of(settings.admin, admin_port)}/"
     deliveries = list(_deliveries(settings))
     spool = format_path(settings.spool.dir)
@@ -74,6 +77,11 @@ def introduce(
     rows += [("Spool", spool)]
     text = f"\ncallspool {version('callspool')} is ready.\n\n"
     text += "".join(f"  {about:<18} {what}\n" for about, what in rows)
+    if first and settings.intake.listen.path is None and settings.intake.token is None:
+        text += (
+            f'\n  Try it:  curl -d \'{{"call_id": "my-first-call"}}\' {intake}/v1/calls\n'
+            "           callspool show my-first-call    (or callspool tail, to see calls as they come)\n"
+        )
     text += "\n  Ctrl-C stops it; what is not delivered yet stays in the spool for the next start.\n"
     where: dict[str, object] = {}
     if not announce(text):

@@ -122,6 +122,7 @@ TRACE_RECORDS = (
     f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.record_id IN "
     "(SELECT record_id FROM records WHERE call_id = ? ORDER BY record_id DESC LIMIT 256) ORDER BY r.record_id DESC"
 )
+CALL_IDS_FROM = "SELECT DISTINCT call_id FROM records WHERE call_id >= ? AND call_id < ? LIMIT ?"
 NEWEST_RECORDS = (
     f"SELECT {RECORD_COLUMNS}, r.superseded, r.settled_at FROM records r WHERE r.record_id > ? "
     "ORDER BY r.record_id DESC LIMIT ?"

@@ -6,6 +6,7 @@ keep the write-ahead log from being reset.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from difflib import get_close_matches
 from pathlib import Path
 
 from spool.db import sql
@@ -33,6 +34,8 @@ from spool.stats import LiveCall, OpenDelivery, TracedDelivery, TracedRecord
 CLOCK_TOLERANCE = 60 * 1000
 """A delivery that was deferred by so much later than now was deferred by a clock that ran ahead, and is due."""
 CHUNKS_PER_READ = 4
+_CANDIDATES = 200
+"""Call ids that begin alike and are compared with one that is not known."""
 REASONS_LOOKED_AT = 2000
 """Dead letters of a lane, the newest, whose reasons are counted: a few milliseconds, and at most half a megabyte."""
 
@@ -121,6 +124,18 @@ class Reader:
         except NotStorable:  # what cannot be stored was never accepted
             return ()
         return tuple([await self._traced(row) for row in reversed(rows)])
+
+    async def similar_call_ids(self, call_id: str) -> tuple[str, ...]:
+        """Up to three call ids that somebody may have meant who typed this one: they begin alike."""
+        for length in (len(call_id), len(call_id) - 1, len(call_id) * 3 // 4, len(call_id) // 2):
+            start = call_id[: max(length, 2)]
+            try:
+                rows = await self._questions.ask(sql.CALL_IDS_FROM, (start, f"{start}\U0010ffff", _CANDIDATES))
+            except NotStorable:
+                return ()
+            if found := get_close_matches(call_id, [str(row[0]) for row in rows], n=3, cutoff=0.5):
+                return tuple(found)
+        return ()
 
     async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
         """The newest records behind that number, receipts included, the oldest first."""

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -188,6 +189,9 @@ class View:
         if self._world.trace_error is not None:
             raise self._world.trace_error
         return self._world.calls.get(call_id, ())
+
+    async def similar_call_ids(self, call_id: str) -> tuple[str, ...]:
+        return tuple(get_close_matches(call_id, list(self._world.calls)))
 
     async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
         records = [record for of_call in self._world.calls.values() for record in of_call]

@@ -185,6 +185,13 @@ def test_an_unknown_call_has_an_exit_code_of_its_own(cli: Cli, server: Server) -
     assert "knows no call of this id" in result.stderr
 
 
+def test_a_mistyped_call_is_answered_with_the_nearest(cli: Cli, server: Server) -> None:
+    """Who typed part of an id, or mistyped it, is told what there is."""
+    calls = {"call-1234": (traced(traced_delivery(Form.WHOLE, DeliveryState.READY)),)}
+    result = cli("show", "call-1235", "--admin", server.serve(AdminFigures(calls=calls).app))
+    assert (result.exit_code, "Did you mean call-1234?" in result.stderr) == (Exit.UNKNOWN_CALL, True)
+
+
 def test_a_spool_that_cannot_be_read_is_a_failure(cli: Cli, server: Server) -> None:
     """An error of the gateway is told in its own words."""
     result = cli("show", "c", "--admin", server.serve(AdminFigures(trace_error=SpoolUnavailable("it is closing")).app))

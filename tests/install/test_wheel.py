@@ -33,7 +33,7 @@ def test_only_our_package_is_installed(wheel: Path) -> None:
     folders = {"config", "gateway", "spool", "uploaders"}
     left_out = {Path("gateway/__main__.py")} | {path for path in tracked() if path.parts[:2] == ("gateway", "launcher")}
     product = {f"callspool/{path}" for path in tracked() if path.parts[0] in folders and path not in left_out}
-    launcher = {f"callspool/{name}.py" for name in ("__init__", "__main__", "launcher")}
+    launcher = {f"callspool/{name}.py" for name in ("__init__", "__main__", "launcher", "testing")}
     assert {name for name in names if name.startswith("callspool/")} == product | launcher
     assert {"callspool/spool/schema/0001_initial.sql", "callspool/gateway/admin/status.html"} <= names
 

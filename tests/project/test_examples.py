@@ -38,6 +38,9 @@ def test_each_alert_leads_to_its_runbook():
     named = [rule["annotations"]["runbook"].removeprefix("docs/runbooks.md#") for rule in rules]
     code = [text(path) for path in tracked() if path.parts[0] == "gateway" and path.suffix == ".py"]
     named += [name for each in code for name in re.findall(r"docs/runbooks\.md#([a-z-]+)", each)]
+    status = text("gateway/cli/status.py")
+    named += re.findall(r'Trouble\(.*?, "([a-z-]+)"\)', status)
+    assert len(re.findall(r"yield Trouble", status)) == len(re.findall(r'Trouble\(.*?, "([a-z-]+)"\)', status))
     assert len(named) > len(rules)
     assert set(named) <= sections
     assert {rule["alert"] for rule in rules} <= set(re.findall(r"`(Callspool\w+)`", text("docs/runbooks.md")))

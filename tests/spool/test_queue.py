@@ -219,3 +219,12 @@ async def test_what_is_settled_is_not_due_any_more_whatever_is_counted_meanwhile
     counting.cancel()
     await asyncio.gather(counting, return_exceptions=True)
     assert seen == [f"c{number}" for number in range(400)]
+
+
+async def test_call_ids_that_may_have_been_meant(spool: Spool) -> None:
+    """The nearest ids that begin alike, whether too little was typed or something wrong; none for another beginning."""
+    for call_id in ("room-alpha-1", "room-beta-2", "other"):
+        await spool.accept(a_record(call_id))
+    assert await spool.similar_call_ids("room-alpha") == ("room-alpha-1",)
+    assert await spool.similar_call_ids("room-beta-3") == ("room-beta-2",)
+    assert await spool.similar_call_ids("nothing-like-it") == ()
