@@ -17,6 +17,7 @@ from uploaders.stores.pipeline import (
     TextQuery,
 )
 from uploaders.stores.pipeline_tables import LEASE_MILLISECONDS, PipelineTables
+from uploaders.stores.store import StoreError
 
 MADE = StepOutput(b"hash", b"output", "model")
 
@@ -118,6 +119,17 @@ async def test_what_changed_while_it_was_worked_on_is_worked_on_again(tables: Pi
     assert (await tables.status()).jobs == {JobState.QUEUED: 1}
     (job,) = await tables.claim("", "me", 1)
     assert job.text.turns == (("caller", "something else"),)
+
+
+async def test_writes_at_once_are_kept_apart(tables: PipelineTables, engine: Engine) -> None:
+    """Those that share a transaction: what one of them does wrong, the others do not suffer from."""
+    store = engine.store()
+    insert = "INSERT INTO do_not_call (project, number, since) VALUES (:project, :number, 1)"
+    rows = [[(insert, {"project": "p", "number": "same" if number < 3 else str(number)})] for number in range(12)]
+    results = await asyncio.gather(*[store.run(each) for each in rows], return_exceptions=True)
+    assert sum(isinstance(each, StoreError) for each in results) == 2
+    assert engine.rows("select count(*) from do_not_call") == [(10,)]
+    await store.close()
 
 
 async def test_calls_are_found_by_words_number_agent_and_time(tables: PipelineTables) -> None:

@@ -230,6 +230,31 @@ async def test_a_store_elsewhere_that_does_not_answer_is_unavailable() -> None:
         await store.close()
 
 
+async def test_pgvector_scans_its_index_on_for_a_small_tenant(
+    postgres_servers: Callable[[str], PostgresServer],
+) -> None:
+    """Where the planner takes the index: without the iterative scan it finds none of the tenant's calls."""
+    engine = PostgresEngine(postgres_servers("18"), f"test_{uuid4().hex}")
+    engine.change("create extension if not exists vector schema public")
+    engine.url += ",public%20-cenable_seqscan%3Doff%20-cenable_bitmapscan%3Doff%20-cenable_sort%3Doff"
+    store = engine.store()
+    vectors = PgVectors(store, "model")
+    await vectors.prepare(DIMENSIONS)
+    engine.change(
+        "insert into call_vectors_8 select 'big', 'model', 'b' || n, "
+        "('[1,' || n % 97 / 1000.0 || ',' || n % 89 / 1000.0 || ',0,0,0,0,0]')::vector from generate_series(1, 3000) n"
+    )
+    for number in range(10):
+        await vectors.put("small", f"s{number}", vector(0.1, 1, number))
+    asked = (
+        "select call_id from call_vectors_8 where project = 'small' order by vector <=> '[1,0,0,0,0,0,0,0]' limit 10"
+    )
+    assert any("hnsw" in str(row) or "_nearest" in str(row) for row in engine.rows(f"explain {asked}"))
+    assert len(engine.rows(asked)) < 10
+    assert len(await vectors.nearest("small", vector(1), 10)) == 10
+    await store.close()
+
+
 async def test_a_postgres_without_pgvector_says_what_is_missing(
     postgres_servers: Callable[[str], PostgresServer],
 ) -> None:

@@ -282,7 +282,7 @@ class PipelineRunner:
             await self._tables.end(job, self._rule.owner, JobState.SKIPPED, NO_CONVERSATION)
             return
         summary = await self._summary(job)
-        vector = await self._embedding(job, summary)
+        vector, unrecorded = await self._embedding(job, summary)
         started = time.perf_counter()
         if any(vector):
             await self._guarded("vectors", self._vectors.put(job.project, job.call_id, vector))
@@ -291,9 +291,8 @@ class PipelineRunner:
         callback = None
         if rule is not None and summary.callback_words:
             callback = callback_of(job.text, summary.callback_words, rule, self._clock())
-        await self._tables.finish(
-            job, self._rule.owner, Insight(summary.summary, summary.source, summary.sentiment, callback)
-        )
+        insight = Insight(summary.summary, summary.source, summary.sentiment, callback)
+        await self._tables.finish(job, self._rule.owner, insight, unrecorded)
         self._observer.step_ended("job", "done", time.perf_counter() - started)
 
     async def _summary(self, job: Job) -> Summary:
@@ -361,25 +360,26 @@ class PipelineRunner:
                 self._budget.answered(job.project, tokens, self._monotonic())
         return None
 
-    async def _embedding(self, job: Job, summary: Summary) -> bytes:
-        """The vector of the summary."""
+    async def _embedding(self, job: Job, summary: Summary) -> tuple[bytes, StepOutput | None]:
+        """The vector of the summary; and what is left to be recorded: of one that cost nothing, with all the rest."""
         model = self._models.embedding
         started = time.perf_counter()
         text = _SPEAKER.sub("", summary.summary)
         if model.is_elsewhere and self._rule.redact:
             text = redacted(text, job.text.names, job.text.number)
         if model.is_elsewhere and not self._rule.tenants.get(job.project, TenantRule()).llm:
-            return b""
+            return b"", None
         hashed = hashlib.sha256(f"{model.name}\0{text}".encode()).digest()
         kept = await self._tables.step(job.key, Step.EMBEDDING)
         if kept is not None and kept.input_hash == hashed:
             self._observer.step_ended("embedding", "kept", time.perf_counter() - started)
-            return kept.output
+            return kept.output, None
         vector, tokens = await self._embedded(job, model, text)
-        paid = tokens if model.is_paid else None
-        await self._tables.record(job, Step.EMBEDDING, StepOutput(hashed, vector, model.name), tokens=paid)
+        made = StepOutput(hashed, vector, model.name)
+        if model.is_paid:
+            await self._tables.record(job, Step.EMBEDDING, made, tokens=tokens)
         self._observer.step_ended("embedding", "done" if vector else "fallback", time.perf_counter() - started)
-        return vector
+        return vector, None if model.is_paid else made
 
     async def _embedded(self, job: Job, model: EmbeddingModel, text: str) -> tuple[bytes, int]:
         """The vector; an empty one where `BAD_ANSWERS` were none: the call can then be found by its words."""

@@ -228,17 +228,19 @@ class PipelineTables:
 
     async def record(self, job: Job, step: Step, made: StepOutput, *, tokens: int | None = None) -> None:
         """The step is finished. `tokens` is what was paid for it; None: nothing."""
-        values = {**_key(job), "step": step, "now": self._clock(), **_fields(made)}
         paid = [] if tokens is None else [self._spend(job.project, tokens), (_HEARD, {**_key(job), "bad": 0})]
-        await self._run((_RECORD, values), *paid)
+        await self._run(self._recorded(job, step, made), *paid)
 
     async def spent_today(self, project: str) -> int:
         """How many answers were paid for today (UTC)."""
         (rows,) = await self._run((_SPENT, {"project": project, "day": self._day()}))
         return int(rows[0][0]) if rows else 0
 
-    async def finish(self, job: Job, owner: str, insight: Insight) -> None:
-        """All steps are done: what came of them is written, and the job ends, in one transaction."""
+    async def finish(self, job: Job, owner: str, insight: Insight, embedding: StepOutput | None = None) -> None:
+        """All steps are done: what came of them is written, and the job ends, in one transaction.
+
+        `embedding` is the output of that step, where it cost nothing and is not recorded yet.
+        """
         text, now = job.text, self._clock()
         postgres = self._dialect is POSTGRES
         statement = _PUT_INSIGHT.format(words=", words" if postgres else "", empty=", ''" if postgres else "")
@@ -257,6 +259,7 @@ class PipelineTables:
             (statement, values),
             *[(each, values) for each in self._dialect.put_words],
             callback,
+            *([] if embedding is None else [self._recorded(job, Step.EMBEDDING, embedding)]),
             (_END, {**_mine(job, owner), "state": JobState.DONE, "reason": None}),
         )
 
@@ -346,6 +349,9 @@ class PipelineTables:
             *[(f"DELETE FROM {table} WHERE {_OF_CALL} RETURNING call_id", key) for table in tables],
         )
         return bool(gone)
+
+    def _recorded(self, job: Job, step: Step, made: StepOutput) -> Statement:
+        return (_RECORD, {**_key(job), "step": step, "now": self._clock(), **_fields(made)})
 
     def _spend(self, project: str, tokens: int) -> Statement:
         return (_SPEND, {"project": project, "day": self._day(), "requests": 1, "tokens": tokens})

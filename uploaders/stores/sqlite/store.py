@@ -103,6 +103,9 @@ _PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 13)})"
 _PUT_DOCUMENT: Final = "INSERT OR REPLACE INTO detail_documents VALUES (?, ?, ?, CAST(? AS TEXT))"
 
 
+Waiting = tuple[Sequence[Statement], "asyncio.Future[list[Rows]]"]
+
+
 class SqliteStore:
     """A store in the file `path`, which is made, with its directory, when it is opened."""
 
@@ -115,6 +118,9 @@ class SqliteStore:
         self._writing = Connection("store-writer")
         self._reading = Connection("store-reader")
         self._opening = asyncio.Lock()
+        self._waiting: list[Waiting] = []
+        """Statements that the next transaction takes."""
+        self._committer: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """See `Store.open`."""
@@ -151,7 +157,36 @@ class SqliteStore:
         await self.open()
         if all(statement.lstrip().startswith(("SELECT", "WITH")) for statement, _ in statements):
             return await self._reading.run(lambda reading: [reading.execute(*each) for each in statements])
-        return await self._writing.run(partial(_run, statements))
+        result: asyncio.Future[list[Rows]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((statements, result))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_waiting())
+        return await result
+
+    async def _commit_waiting(self) -> None:
+        """Group commit: what waits while one is written is the next one. Of a group that fails, each goes alone."""
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                done = await self._writing.run(partial(_run, [statements for statements, _ in group]))
+            except Exception as error:  # noqa: BLE001  # whoever waits gets it
+                if len(group) == 1:
+                    _settle(group[0][1], error)
+                else:
+                    for one in group:
+                        await self._commit_alone(one)
+            else:
+                for (_, result), rows in zip(group, done, strict=True):
+                    _settle(result, rows)
+        self._committer = None
+
+    async def _commit_alone(self, one: Waiting) -> None:
+        try:
+            (rows,) = await self._writing.run(partial(_run, [one[0]]))
+        except Exception as error:  # noqa: BLE001  # as above
+            _settle(one[1], error)
+        else:
+            _settle(one[1], rows)
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`."""
@@ -280,6 +315,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
+        if self._committer is not None:
+            await self._committer
         await self._writing.close()
         await self._reading.close()
 
@@ -407,9 +444,18 @@ class SqliteStore:
         return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
 
 
-def _run(statements: Sequence[Statement], writing: Connection) -> list[Rows]:
+def _run(group: Sequence[Sequence[Statement]], writing: Connection) -> list[list[Rows]]:
     with writing.transaction():
-        return [writing.execute(*each) for each in statements]
+        return [[writing.execute(*each) for each in statements] for statements in group]
+
+
+def _settle(waiting: "asyncio.Future[list[Rows]]", result: list[Rows] | Exception) -> None:
+    """Give whoever waits the result, unless it no longer waits."""
+    if not waiting.done():
+        if isinstance(result, Exception):
+            waiting.set_exception(result)
+        else:
+            waiting.set_result(result)
 
 
 def _forget_completions(calls: Sequence[CallKey], writing: Connection) -> None:
