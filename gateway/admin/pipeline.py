@@ -4,7 +4,7 @@ Summaries are what was said on the phone: they are shown to whoever presents a t
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -30,16 +30,18 @@ from gateway.operations.pipeline import (
 )
 from gateway.trace import instant
 from uploaders.pipeline.models import ModelError
-from uploaders.pipeline.service import Pipeline, SimilarCall
 from uploaders.redact import redact
 from uploaders.stores.parts import moment
 from uploaders.stores.pipeline import Callback, CallbackState, FoundInsight, JobState, Redo, TextQuery
 from uploaders.stores.store import StoreError
 
+if TYPE_CHECKING:
+    from uploaders.pipeline.service import Pipeline, SimilarCall
+
 MOST = 200
 """Calls in one answer."""
 Order = TypeVar("Order", bound=msgspec.Struct)
-Handler = Callable[[web.Request, Pipeline], Awaitable[web.Response]]
+Handler = Callable[[web.Request, "Pipeline"], Awaitable[web.Response]]
 
 
 class PipelineHandlers:
@@ -59,7 +61,7 @@ class PipelineHandlers:
         app.router.add_post("/api/callbacks/run", self._with_pipeline(self.run))
         app.router.add_post("/api/do-not-call", self._with_pipeline(self.block))
 
-    async def similar(self, request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def similar(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """The calls of the caller's tenant nearest to a text or to a call."""
         order = await _order_of(request, SimilarOrder)
         if (order.text is None) == (order.call_id is None):
@@ -74,7 +76,7 @@ class PipelineHandlers:
             return refused(404, "unknown_call", "The pipeline has no vector of a call of this id.", hint)
         return answer(InsightList(tuple([_entry(each.call_id, each.score, each.insight) for each in found])))
 
-    async def search(self, request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def search(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """The newest calls of the caller's tenant with all of these words."""
         order = await _order_of(request, SearchOrder)
         query = TextQuery(
@@ -84,7 +86,7 @@ class PipelineHandlers:
         found = await pipeline.search(query)
         return answer(InsightList(tuple([_entry(each.call_id, msgspec.UNSET, each) for each in found])))
 
-    async def status(self, _request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def status(self, _request: web.Request, pipeline: "Pipeline") -> web.Response:
         """The queue, and what it waits for."""
         status = await pipeline.status()
         oldest = status.oldest_queued
@@ -101,7 +103,7 @@ class PipelineHandlers:
             )
         )
 
-    async def redo(self, request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def redo(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Queue calls once more, or say how many answers that would cost."""
         order = await _order_of(request, RedoOrder)
         if order.state is not None and order.state.upper() not in JobState.__members__:
@@ -112,27 +114,27 @@ class PipelineHandlers:
         note(request, calls=plan.calls, dry_run=order.dry_run)
         return answer(RedoDone(plan.calls, plan.paid, order.dry_run))
 
-    async def callbacks(self, request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def callbacks(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Who waits to be called back, and what became of others."""
         query = request.query
         found = await pipeline.callbacks.find(query.get("project"), query.get("state"), MOST)
         return answer(CallbackList(tuple([_callback(each) for each in found])))
 
-    async def cancel(self, request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def cancel(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Call somebody back no more."""
         order = await _order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.cancel(order.project, order.call_id, "an operator cancelled it")
         return answer(CallbackDone(order.call_id, "cancelled")) if done else _no_callback()
 
-    async def run(self, request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def run(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Call somebody back now, as far as hours and limits allow."""
         order = await _order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.hasten(order.project, order.call_id)
         return answer(CallbackDone(order.call_id, "waiting")) if done else _no_callback()
 
-    async def block(self, request: web.Request, pipeline: Pipeline) -> web.Response:
+    async def block(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Put a number on the do-not-call list, or take it off."""
         order = await _order_of(request, BlockOrder)
         if not order.number.strip():

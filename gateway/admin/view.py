@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded
@@ -12,8 +12,10 @@ from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
-from uploaders.pipeline.service import Pipeline
 from uploaders.stores.routing import CallReads
+
+if TYPE_CHECKING:
+    from uploaders.pipeline.service import Pipeline
 
 
 class Phase(StrEnum):
@@ -76,7 +78,7 @@ class GatewayView(Protocol):
         ...
 
     @property
-    def pipeline(self) -> Pipeline | None:
+    def pipeline(self) -> "Pipeline | None":
         """Works on calls after they ended, and finds similar ones; None where none is configured."""
         ...
 

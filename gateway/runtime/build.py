@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from config.destinations import Destination
+from config.destinations import Destination, PipelineDestination
 from config.settings import IntakeSettings, Settings, WhispeySettings
 from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import BackPressure
 from gateway.announcements import Announcer
-from gateway.callbacks import CALLBACK_DUE, CallbackScheduler
 from gateway.calls import CALL_COMPLETE
 from gateway.fanout import DestinationRoute
 from gateway.intake.accept import Acceptor, PostService
@@ -44,7 +44,6 @@ from gateway.runtime.destinations import (
     route_of,
 )
 from gateway.runtime.otlp import trace_source
-from gateway.runtime.pipeline import pipeline_of, pipeline_settings, scheduler_of, works_here
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
 from gateway.runtime.webhooks import WebhookParts, webhook_server
@@ -57,7 +56,10 @@ from spool.records import system_clock
 from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
-from uploaders.pipeline.service import Pipeline
+
+if TYPE_CHECKING:
+    from gateway.callbacks import CallbackScheduler
+    from uploaders.pipeline.service import Pipeline
 
 INTAKE_TURNS = 2
 """Large bodies that are decoded or parsed at a time: as many as there are cores on the smallest machines."""
@@ -83,8 +85,8 @@ class App:
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
     call_stores: CallStores
-    pipeline: Pipeline | None
-    callbacks: CallbackScheduler | None
+    pipeline: "Pipeline | None"
+    callbacks: "CallbackScheduler | None"
     webhooks: IntakeServer | None
     """The listener of providers, where one is configured."""
     forwarder: Forwarder
@@ -223,11 +225,21 @@ def _plans(
 def _pipeline(
     settings: Settings, context: UploaderContext, bodies: BodyReader,
     make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor], metrics: Metrics,
-) -> tuple[Pipeline | None, CallbackScheduler | None]:  # fmt: skip
+) -> "tuple[Pipeline | None, CallbackScheduler | None]":  # fmt: skip
     """The pipeline, which its destination wakes, and who fires callbacks; None where there are none."""
-    wanted = pipeline_settings(settings)
-    if wanted is None:
+    if not any(isinstance(each, PipelineDestination) for each in settings.destinations):
         return None, None
+    # A gateway without a pipeline does without all of this.
+    from gateway.callbacks import CALLBACK_DUE  # noqa: PLC0415  # see above
+    from gateway.runtime.pipeline import (  # noqa: PLC0415  # see above
+        pipeline_of,
+        pipeline_settings,
+        scheduler_of,
+        works_here,
+    )
+
+    wanted = pipeline_settings(settings)
+    assert wanted is not None, "there is one"
     database, works, owner = context.queue.database(wanted), works_here(wanted), context.spool.id
     pipeline = pipeline_of(settings, wanted, database, owner, metrics, system_clock, works=works)
     if pipeline.runner is not None:

@@ -51,14 +51,11 @@ from uploaders.http.options import parse_rule
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import HttpOptions, HttpUploader
 from uploaders.kafka.options import KafkaOptions, Topics
-from uploaders.pipeline.uploader import FORMS as PIPELINE_FORMS
-from uploaders.pipeline.uploader import PipelineUploader
 from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
 from uploaders.rate_limit import Bandwidth, RateLimit
 from uploaders.s3.options import S3Options
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.pipeline import Database
-from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.sqlite.store import SqliteStore
 from uploaders.stores.store import Store, StoreRefused
 from uploaders.stores.uploader import FORMS as STORE_FORMS
@@ -518,6 +515,10 @@ def transactional_store(
 
 
 def _pipeline_uploader(destination: PipelineDestination, context: UploaderContext) -> Uploader:
+    # A gateway without a pipeline does without this.
+    from uploaders.pipeline.uploader import PipelineUploader  # noqa: PLC0415  # see above
+    from uploaders.stores.pipeline_tables import PipelineTables  # noqa: PLC0415  # see above
+
     def tables() -> PipelineTables:
         return PipelineTables(context.queue.database(destination), context.clock)
 
@@ -583,7 +584,7 @@ KINDS: MappingProxyType[type[DestinationTable], DestinationKind[Any]] = MappingP
             DestinationKind(
                 settings=PipelineDestination,
                 route=lambda destination: DestinationRoute(destination.name, RouteKind.PIPELINE),
-                forms=lambda _: PIPELINE_FORMS,
+                forms=lambda _: REQUEST_FORMS,
                 ordered=False,
                 uploader=_pipeline_uploader,
             ),

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
@@ -46,9 +47,11 @@ from spool.records import system_clock
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from uploaders.base import DestinationStatus
-from uploaders.pipeline.service import Pipeline
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import StoreError
+
+if TYPE_CHECKING:
+    from uploaders.pipeline.service import Pipeline
 
 POLL_SECONDS = 0.1
 """How often a graceful shutdown checks whether everything is drained."""
@@ -391,7 +394,7 @@ class Gateway:
         return self._app.call_stores.reads if self._app else None
 
     @property
-    def pipeline(self) -> Pipeline | None:
+    def pipeline(self) -> "Pipeline | None":
         """See `GatewayView`."""
         return self._app.pipeline if self._app else None
 

@@ -37,6 +37,27 @@ CLOCK_JUMPS = "tests/proof/test_clock_jumps.py"
 
 BUGS = (
     Bug(
+        "a paid answer is not written down",
+        "uploaders/pipeline/runner.py",
+        "            await self._tables.record(job, Step.SUMMARY, made, tokens=tokens)",
+        "            pass",
+        ("tests/pipeline/test_runner.py::test_an_unchanged_transcript_pays_nothing",),
+    ),
+    Bug(
+        "a claim of another is taken",
+        "uploaders/stores/pipeline_tables.py",
+        "AND due_at <= :now AND claimed_until <= :now\n    ORDER BY",
+        "AND due_at <= :now\n    ORDER BY",
+        ("tests/pipeline/test_tables.py::test_a_claim_is_its_owners_until_its_lease_ends",),
+    ),
+    Bug(
+        "a callback is fired before its time",
+        "uploaders/stores/callbacks.py",
+        "state = 'waiting' AND due_at <= :now AND (",
+        "state = 'waiting' AND (",
+        ("tests/pipeline/test_callbacks.py::test_a_callback_three_days_ahead_is_fired_at_its_time",),
+    ),
+    Bug(
         "offsets are committed before the write",
         "gateway/worker/consumer.py",
         "        self._writing = _Writing(batch,",

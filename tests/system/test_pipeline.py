@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import signal
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,8 +15,9 @@ from aiohttp import web
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
+from bench.postgres_server import PostgresServer
 from tests.pipeline.model_server import ModelServer
-from tests.stores.engines import SqliteEngine
+from tests.stores.engines import PostgresEngine, SqliteEngine
 from tests.system.receivers import Receiver, post
 from tests.system.waiting import until
 
@@ -184,3 +188,26 @@ async def test_kills_pay_no_finished_step_again(tmp_path: Path) -> None:
             assert engine.rows("select count(*) from call_vectors") == [(90,)]
             assert len(server.chats) <= 90 + kills * workers
             assert len(server.embeddings) <= 90 + kills * workers
+
+
+@pytest.mark.prove
+async def test_two_receivers_share_a_queue_in_postgres(
+    tmp_path: Path, postgres_servers: Callable[[str], PostgresServer]
+) -> None:
+    """Each call is worked on by one of them, and found through the other; a reload in between loses none."""
+    engine = PostgresEngine(postgres_servers("18"), f"test_{uuid.uuid4().hex}")
+    engine.change("create extension if not exists vector schema public")
+    async with ModelServer() as server:
+        server.dimensions = 1536
+        pair = [Receiver(tmp_path / name, f"{engine.url},public") for name in ("one", "two")]
+        for receiver in pair:
+            receiver.environment.update({"CALLSPOOL_PIPELINE": "local", "CALLSPOOL_OPENAI_BASE_URL": server.url})
+        async with pair[0], pair[1]:
+            for number in range(60):
+                await post(pair[number % 2], ended(f"c{number}", f"I have a question about invoice {number}.", "Yes?"))
+                if number == 30:
+                    pair[0].process.send_signal(signal.SIGHUP)
+            await worked(pair[1], 60)
+            assert (len(server.chats), len(server.embeddings)) == (60, 60)
+            assert len(await ask(pair[0], "calls", "similar", "c59", "--limit", "5")) == 5
+            assert [each["call_id"] for each in await ask(pair[1], "calls", "search", "invoice", "59")] == ["c59"]
