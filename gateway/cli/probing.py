@@ -6,13 +6,20 @@ import time
 import uuid
 from dataclasses import replace
 
-from config.destinations import HttpDestination, KafkaDestination
+from config.destinations import HttpDestination, KafkaDestination, PipelineDestination
 from config.destinations.stores import StoreTable
 from config.settings import Settings
 from gateway.cli.output import complain, result
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
 from gateway.intake.routes import via_pseudonym
-from gateway.runtime.destinations import DriverMissing, http_options, kafka_options, require_kafka, store_of
+from gateway.runtime.destinations import (
+    DriverMissing,
+    http_options,
+    kafka_options,
+    require_kafka,
+    store_of,
+    transactional_store,
+)
 from gateway.runtime.options import completion_rule
 from spool.fsck import read_spool_id
 from spool.records import system_clock
@@ -43,12 +50,14 @@ def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
     endpoints = [each for each in settings.destinations if isinstance(each, HttpDestination)]
     clusters = [each for each in settings.destinations if isinstance(each, KafkaDestination)]
     stores = [each for each in settings.destinations if isinstance(each, StoreTable)]
+    pipelines = [each for each in settings.destinations if isinstance(each, PipelineDestination)]
     if not endpoints and not clusters and not stores:
         complain("There is no HTTP or Kafka destination and no store to probe.", style="yellow")
     spool_id = read_spool_id(settings.spool.dir)
     via = None if spool_id is None else via_pseudonym(spool_id)
     accepted = [_probe_one(each, token, agent_id, via) for each in endpoints]
     accepted += [_probe_store(each, completion_rule(settings.completion)) for each in stores]
+    accepted += [_probe_pipeline(each, settings) for each in pipelines]
     return all([*accepted, *map(_probe_cluster, clusters)])
 
 
@@ -95,6 +104,31 @@ def _probe_store(destination: StoreTable, rule: CompletionRule) -> bool:
             complain(f"  {statement};", style="")
         return False
     _passed(destination.name, f"{destination.name} can be written to ({destination.target})")
+    return True
+
+
+def _probe_pipeline(destination: PipelineDestination, settings: Settings) -> bool:
+    """Whether its embedding model answers, with vectors of the right length; it is asked for one."""
+    from gateway.admin.metrics import Metrics  # noqa: PLC0415  # only a pipeline needs them
+    from gateway.runtime.pipeline import pipeline_of, store_settings  # noqa: PLC0415  # as above
+    from uploaders.pipeline.models import ModelError  # noqa: PLC0415  # as above
+
+    async def asked() -> str:
+        chosen = store_settings(destination, settings.destinations)
+        store = transactional_store(chosen, completion_rule(settings.completion), system_clock)
+        pipeline = pipeline_of(settings, destination, store, "probe", Metrics(), system_clock, works=False)
+        try:
+            return await pipeline.probe()
+        finally:
+            await pipeline.stop(0.0)
+            await store.close()
+
+    try:
+        found = asyncio.run(asked())
+    except (ModelError, StoreError, DriverMissing) as error:
+        complain(f"{destination.name}: {error}.")
+        return False
+    _passed(destination.name, f"{destination.name} has its models: {found}")
     return True
 
 

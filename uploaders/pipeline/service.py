@@ -62,6 +62,13 @@ class Pipeline:
         await self._vectors.close()
         await self._models.close()
 
+    async def probe(self) -> str:
+        """Ask for one vector, and say what came; nothing is written. Raises `ModelError`."""
+        model = self._models.embedding
+        await model.embed(["Is anybody there?"])
+        chat = "" if self._models.chat is None else f"; {self._models.chat.name}, which summarises, was not asked"
+        return f"{model.name} makes vectors of {model.dimensions} dimensions{chat}"
+
     async def similar_to_text(self, project: str, text: str, limit: int) -> list[SimilarCall]:
         """The calls nearest to a text, the nearest first. Raises `ModelError` and `StoreError`."""
         await self._prepare()
