@@ -17,6 +17,7 @@ from tests.stores.engines import PostgresEngine, SqliteEngine
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.models import ModelError, ModelRefused, ModelUnavailable, VectorStore
 from uploaders.pipeline.vectors import PgVectors, PineconeVectors, QdrantVectors, SqliteVectors, point_id
+from uploaders.stores.pipeline_tables import PipelineTables
 
 DIMENSIONS = 8
 
@@ -194,6 +195,18 @@ async def test_tenants_find_their_own_alone(vectors: VectorStore) -> None:
     assert len(await vectors.nearest("Älter & Co", vector(1, 0), 10)) == 1
     await vectors.forget("a", odd)
     assert len(await vectors.nearest("b", vector(0, 1), 10)) == 1
+
+
+async def test_what_a_store_has_of_a_call_is_erased_with_its_vector(vectors: VectorStore) -> None:
+    """In one go, also where no pipeline is configured any more; of stores elsewhere the vector has to be forgotten."""
+    await vectors.put("a", "c", vector(1, 0))
+    await vectors.put("b", "c", vector(1, 0))
+    if isinstance(vectors, SqliteVectors | PgVectors):
+        await PipelineTables(vectors._database, lambda: 0).forget_call("a", "c")
+    else:
+        await vectors.forget("a", "c")
+    assert list(await vectors.nearest("a", vector(1, 0), 10)) == []
+    assert len(await vectors.nearest("b", vector(1, 0), 10)) == 1
 
 
 async def test_a_small_tenant_finds_its_ten_among_many(vectors: VectorStore) -> None:

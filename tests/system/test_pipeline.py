@@ -16,6 +16,7 @@ from aiohttp import web
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
 from bench.postgres_server import PostgresServer
+from tests.budget import budgeted
 from tests.pipeline.model_server import ModelServer
 from tests.stores.engines import PostgresEngine, SqliteEngine
 from tests.system.receivers import Receiver, post
@@ -171,23 +172,24 @@ async def test_who_asks_to_be_called_back_is_called_once(tmp_path: Path) -> None
 async def test_kills_pay_no_finished_step_again(tmp_path: Path) -> None:
     """Killed at random while calls are worked on: every call gets its row, and at most as many answers as calls
     were under way are asked for once more."""
-    chance, kills, workers = Random(84), 8, 5
+    chance, kills, workers = Random(84), budgeted(small=8, full=200), 5
+    calls = 10 * kills
     engine = SqliteEngine(tmp_path)
     async with ModelServer() as server:
         server.delay, server.dimensions = 0.05, 1536
         environment = {"CALLSPOOL_OPENAI_BASE_URL": server.url}
         async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
-            for number in range(90):
+            for number in range(calls):
                 await post(receiver, ended(f"c{number}", f"I have a question about invoice {number}.", "Yes?"))
             for _ in range(kills):
                 await asyncio.sleep(0.15 + chance.random() / 2)  # how far it comes is chance's matter
                 await receiver.kill()
                 await receiver.start()
-            await worked(receiver, 90)
-            assert engine.rows("select count(*), count(distinct summary_source) from call_insights") == [(90, 1)]
-            assert engine.rows("select count(*) from call_vectors") == [(90,)]
-            assert len(server.chats) <= 90 + kills * workers
-            assert len(server.embeddings) <= 90 + kills * workers
+            await worked(receiver, calls)
+            assert engine.rows("select count(*), count(distinct summary_source) from call_insights") == [(calls, 1)]
+            assert engine.rows("select count(*) from call_vectors") == [(calls,)]
+            assert len(server.chats) <= calls + kills * workers
+            assert len(server.embeddings) <= calls + kills * workers
 
 
 @pytest.mark.prove

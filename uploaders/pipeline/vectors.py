@@ -121,9 +121,7 @@ class PgVectors:
 
     async def forget(self, project: str, call_id: str) -> None:
         """See `VectorStore`. In the tables of other dimensions, too."""
-        tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^call_vectors_[0-9]+$' "
-        tables += "AND pg_table_is_visible(oid)"
-        (found,) = await self._database.run([(tables, {})])
+        (found,) = await self._database.run([(self._database.dialect.vector_tables, {})])
         key = {"project": project, "call_id": call_id}
         if found:
             await self._database.run(

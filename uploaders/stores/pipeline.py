@@ -221,6 +221,8 @@ class Dialect:
     forget_words: tuple[str, ...]
     matches: str
     """A condition on `call_insights i`, with `:words`."""
+    vector_tables: str
+    """A query for the names of the tables that hold vectors."""
 
     def query(self, words: str) -> str:
         """What people type as the engine's own query: all of the words."""
@@ -238,6 +240,7 @@ SQLITE: Final = Dialect(
     ),
     forget_words=(f"DELETE FROM call_words WHERE rowid IN (SELECT insight_id FROM call_insights WHERE {_OF_CALL})",),
     matches="i.insight_id IN (SELECT rowid FROM call_words WHERE call_words MATCH :words)",
+    vector_tables="SELECT name FROM sqlite_schema WHERE type = 'table' AND name = 'call_vectors'",
 )
 POSTGRES: Final = Dialect(
     prepare=(),
@@ -245,6 +248,10 @@ POSTGRES: Final = Dialect(
     put_words=(f"UPDATE call_insights SET words = to_tsvector('simple', CAST(:words AS text)) WHERE {_OF_CALL}",),
     forget_words=(),
     matches="i.words @@ plainto_tsquery('simple', CAST(:words AS text))",
+    vector_tables=(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^call_vectors_[0-9]+$' "
+        "AND pg_table_is_visible(oid)"
+    ),
 )
 
 

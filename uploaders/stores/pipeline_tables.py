@@ -341,9 +341,15 @@ class PipelineTables:
         return {project: int(count) for project, count in rows}
 
     async def forget_call(self, project: str, call_id: str) -> bool:
-        """Delete what the pipeline has of a call, its vector where this store holds it too. Whether there was any."""
+        """Delete all that this store has of a call besides its parts, also where no pipeline is configured any more.
+
+        Job, journal, insight, words, callback and vectors, in one transaction; whether there was any. What lies in a
+        vector store elsewhere is `Pipeline.forget_call`'s matter.
+        """
+        await self.prepare()
         key = {"project": project, "call_id": key_text(call_id)}
-        tables = ("call_insights", "pipeline_steps", "callbacks", "pipeline_jobs")
+        (vectors,) = await self._run((self._dialect.vector_tables, {}))
+        tables = [name for (name,) in vectors] + ["call_insights", "pipeline_steps", "callbacks", "pipeline_jobs"]
         *_, gone = await self._run(
             *[(each, key) for each in self._dialect.forget_words],
             *[(f"DELETE FROM {table} WHERE {_OF_CALL} RETURNING call_id", key) for table in tables],
