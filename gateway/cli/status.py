@@ -14,8 +14,8 @@ from rich.text import Text
 from config.values import ListenAddress
 from gateway.cli.client import admin_option, ask, explained, tell
 from gateway.cli.exits import Exit
+from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
-from gateway.cli.output import complain, json_option, output, plain, print_json, result, table
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.schemas import (
     DestinationReport,
@@ -201,7 +201,20 @@ def _destinations(status: Status) -> RenderableType:
                 (plain(destination.name, "bold"), _state(destination, status.now)) if index == 0 else (Text(), Text())
             )
             shown.add_row(*first, plain(lane.lane), *_figures(lane))
-    return shown
+    return Responsive(shown, Group(*_narrow(status)))
+
+
+def _narrow(status: Status) -> Iterator[RenderableType]:
+    """For 80 columns: each destination in a line of its own, and its lanes below it."""
+    for index, destination in enumerate(status.destinations):
+        yield plain(f"{destination.name}  ", "bold").append_text(_state(destination, status.now))
+        lanes = table("  Lane", *_NUMBERS, numbers=_NUMBERS)
+        lanes.show_header = index == 0
+        for column, width in zip(lanes.columns, (8, 7, 7, 9, 9, 4, 4, 9), strict=True):
+            column.min_width = width
+        for lane in destination.lanes:
+            lanes.add_row(plain(f"  {lane.lane}"), *_figures(lane))
+        yield lanes
 
 
 def _state(destination: DestinationReport, now: str) -> Text:

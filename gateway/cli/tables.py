@@ -241,6 +241,21 @@ def deliveries_table(record: RecordTrace) -> RenderableType:
             plain(each.settled_at or "-"),
             plain(each.error or "-"),
         )
+    return Responsive(shown, _narrow_deliveries(record))
+
+
+def _narrow_deliveries(record: RecordTrace) -> RenderableType:
+    """For 80 columns: what is said of a delivery stands in a line of its own below it."""
+    shown = table("Delivery", "State", "Failed", numbers=("Failed",))
+    for each in record.deliveries:
+        name = plain(f"{each.form} to {each.destination}", "bold")
+        if each.next_attempt_at:
+            name.append(f"\n  next try {_next_try(each.next_attempt_at)}", "not bold")
+        if each.settled_at:
+            name.append(f"\n  ended {each.settled_at}", "not bold")
+        if each.error:
+            name.append_text(Text("\n  ")).append_text(plain(each.error, "not bold dim"))
+        shown.add_row(name, plain(each.state, _STYLES.get(each.state, "")), plain(count_text(each.attempts)))
     return shown
 
 

@@ -129,7 +129,7 @@ def top(address: ListenAddress, *, interval: float, count: int | None) -> None: 
                 found = overview(samples[0], samples[-1])
                 if as_json():
                     print_json(found)
-                elif console.is_terminal or looks == 1:
+                elif console.is_terminal or looks <= 1:
                     live.update(_page(found), refresh=True)
                 looks -= 1
                 if looks == 0:
@@ -161,6 +161,8 @@ def _page(found: Overview) -> RenderableType:
 def _verdict(found: Overview) -> Text:
     if not found.ready:
         return plain(f"not accepting: {'; '.join(found.reasons)}", "bold red")
+    if any(each.delivered_per_second is None for each in found.lanes):
+        return plain("accepting", "bold green")
     behind = [each for each in found.lanes if each.queued and each.drained_in_seconds is None]
     if behind:
         names = ", ".join(dict.fromkeys(each.destination for each in behind))
@@ -181,6 +183,8 @@ def _rate(value: float | None) -> str:
 def _drained(each: Rate) -> Text:
     if not each.queued:
         return plain("empty", "green")
+    if each.delivered_per_second is None:
+        return plain("-")
     return plain(age_text(each.drained_in_seconds)) if each.drained_in_seconds is not None else plain("never", "yellow")
 
 

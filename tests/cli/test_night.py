@@ -64,9 +64,26 @@ def test_top_knows_when_the_backlog_is_drained() -> None:
 def test_top_fits_80_columns(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The overview is for a terminal of any size; without one it is printed once."""
     monkeypatch.setattr("gateway.cli.output._PIPED_WIDTH", 80)
-    shown = cli("top", "--count", "1", "--admin", server.serve(AdminFigures().app)).stdout
+    address = server.serve(AdminFigures().app)
+    shown = cli("top", "--count", "2", "--interval", "0.2", "--admin", address).stdout
     assert "accepting, not keeping up: endpoint" in shown
     assert max(map(len, shown.splitlines())) <= 80
+    assert rows(cli("top", "--count", "1", "--admin", address).stdout)[0] == "accepting"
+
+
+def test_the_status_and_a_call_fit_80_columns(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No word is cut: state and reason have a line, and the figures of the lanes stand below it."""
+    monkeypatch.setattr("gateway.cli.output._PIPED_WIDTH", 80)
+    error = "HTTP 503 Service Unavailable: upstream connect error or disconnect/reset before headers"
+    record = traced(traced_delivery(Form.DETAIL, DeliveryState.READY, error=error))
+    address = server.serve(AdminFigures(calls={"call-1": (record,)}).app)
+    shown = rows(cli("status", "--admin", address).stdout)
+    assert "endpoint down for 1 min: 503 Service Unavailable; next try in 30 s" in shown
+    assert "core 10 5.0 KB 1 min 1 / 8 1 0 100" in shown
+    assert "gone not configured" in shown
+    call = rows(cli("show", "call-1", "--admin", address).stdout)
+    assert "detail to endpoint ready 3" in call
+    assert "HTTP 503 Service Unavailable: upstream connect error or" in call
 
 
 def test_drain_waits_until_nothing_is_queued(cli: Cli, server: Server) -> None:
