@@ -17,10 +17,12 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from click.testing import CliRunner
 
 from gateway.admin import openapi as admin_openapi
 from gateway.admin.permissions import RULES
 from gateway.calllog.document import parse
+from gateway.cli import main
 from gateway.diagnostics.probe import Verdict, probe
 from gateway.intake import openapi as intake_openapi
 from gateway.intake.parse import SizeRule
@@ -169,6 +171,18 @@ async def test_the_recipes_post_what_they_say(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
         for call_id in ("recipe-curl", "recipe-python", *(["recipe-typescript"] if shutil.which("node") else [])):
             assert (await world.only_record(call_id)).record.call_id == call_id
+
+
+def test_the_recipe_for_webhooks_shows_what_becomes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its variables are all that each of its commands needs."""
+    (recipe,) = [code for _, _, code in RECIPES if "callspool webhooks" in code]
+    for name, value in re.findall(r"(CALLSPOOL_\w+)=(\S+)", recipe):
+        monkeypatch.setenv(name, value)
+    commands = re.findall(r"^callspool (.*)$", recipe, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        shown = CliRunner().invoke(main, command.split())
+        assert (shown.exit_code, "becomes:" in shown.stdout) == (0, True), shown.output
 
 
 def test_the_recipes_of_frameworks_are_python() -> None:

@@ -14,7 +14,18 @@ from spool.errors import SchemaTooNew
 from spool.fsck import Severity, check
 from spool.records import principal_of
 from tests.spool.salvaged_spools import bring
-from tests.spool.spool_parts import Clock, a_record, due, looked_into, maintained, opened, rows
+from tests.spool.spool_parts import (
+    CORE,
+    DETAIL,
+    Clock,
+    a_record,
+    due,
+    looked_into,
+    maintained,
+    opened,
+    rows,
+    split_fragments,
+)
 
 NUMBERED = sorted(entry.name for entry in files("spool").joinpath("schema").iterdir() if entry.name.endswith(".sql"))
 
@@ -204,3 +215,19 @@ async def test_what_version_6_accepted_is_as_sound_as_before(path: Path, salvage
             await bring(spool, path.parent)
         ((record,),) = [[one.record for one in await spool.trace("a")]]
         assert (record.uid, record.damaged, record.via) == (f"{spool_id}-1", False, None)
+
+
+async def test_what_version_9_counted_twice_is_counted_once(path: Path) -> None:
+    """Each form counted the whole record; afterwards each counts what it carries, and fsck agrees."""
+    new = a_record("a", CORE, DETAIL, fragments=split_fragments(b'"rest": 123'))
+    async with opened(path.parent) as spool:
+        await spool.accept(new)
+        counted = {lane: counts.queued_bytes for (_, lane), counts in spool.stats().lanes.items()}
+    connection = connect_writer(path)
+    connection.execute("UPDATE counters SET queued_bytes = ?", (new.raw_bytes,))
+    connection.execute("PRAGMA user_version = 9")
+    connection.close()
+    async with opened(path.parent) as spool:
+        assert {lane: counts.queued_bytes for (_, lane), counts in spool.stats().lanes.items()} == counted
+        assert sum(counted.values()) == new.raw_bytes
+    assert not [finding for finding in check(path.parent) if finding.severity is Severity.ERROR]
