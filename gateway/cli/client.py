@@ -294,6 +294,11 @@ def _stopped_gateway() -> ListenAddress | None:
     return None if context is None else context.meta.get(_STOPPED)
 
 
+def asks_stopped_spool() -> bool:
+    """Whether the command itself has the spool open: then it looks once, for no gateway could start meanwhile."""
+    return _stopped_gateway() is not None
+
+
 def _open_stopped_spool(path: Sequence[str]) -> ListenAddress | None:
     """Open the configured spool for the rest of the command, where no gateway owns it, and say so.
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from config.values import ListenAddress
-from gateway.cli.client import admin_option, ask, explained, tell
+from gateway.cli.client import admin_option, ask, asks_stopped_spool, explained, tell
 from gateway.cli.exits import Exit
 from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
@@ -143,6 +143,8 @@ def _watch(address: ListenAddress, interval: float) -> None:
         try:
             while True:
                 live.update(describe(_decode(ask(address, "api", "status"))), refresh=True)
+                if asks_stopped_spool():
+                    return
                 time.sleep(interval)
         except KeyboardInterrupt:
             return

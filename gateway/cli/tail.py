@@ -9,7 +9,7 @@ import msgspec
 from rich.text import Text
 
 from config.values import ListenAddress
-from gateway.cli.client import admin_option, ask, explained
+from gateway.cli.client import admin_option, ask, asks_stopped_spool, explained
 from gateway.cli.output import as_json, json_option, output, plain, print_json
 from gateway.formatting import age_text, bytes_text
 from gateway.trace import NewestTraces, NumberedTrace, Stage
@@ -66,7 +66,7 @@ def tail(address: ListenAddress, *, last: int, no_follow: bool, interval: float)
             newest = _decode(ask(address, "api", "traces", query={"limit": str(max(1, last))})).records
             following.skip(newest if last == 0 else ())
             _print(following.see(newest if last else ()))
-            while not no_follow:
+            while not (no_follow or asks_stopped_spool()):
                 time.sleep(interval)
                 query = {"after": str(following.after), "limit": str(_AT_ONCE)}
                 _print(following.see(_decode(ask(address, "api", "traces", query=query)).records))

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from config.values import ListenAddress
-from gateway.cli.client import NoGateway, admin_option, ask, explained
+from gateway.cli.client import NoGateway, admin_option, ask, asks_stopped_spool, explained
 from gateway.cli.exits import Exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
 from gateway.cli.status import troubles
@@ -129,10 +129,10 @@ def top(address: ListenAddress, *, interval: float, count: int | None) -> None: 
                 found = overview(samples[0], samples[-1])
                 if as_json():
                     print_json(found)
-                elif console.is_terminal or looks <= 1:
+                elif console.is_terminal or looks <= 1 or asks_stopped_spool():
                     live.update(_page(found), refresh=True)
                 looks -= 1
-                if looks == 0:
+                if looks == 0 or asks_stopped_spool():
                     return
                 time.sleep(interval)
         except KeyboardInterrupt:

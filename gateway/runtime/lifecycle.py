@@ -310,7 +310,6 @@ class Gateway:
             self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
             app.spool.listener = None
             self._app = app
-            await app.call_stores.open()
             listener = self._settings.admin.model_copy(
                 update={"listen": ListenAddress("", 0, path), "tls_cert_file": None, "socket_owner": None}
             )

@@ -47,6 +47,14 @@ def test_what_is_in_it_can_be_seen_and_put_right(cli: Cli) -> None:
     assert (entry["call_id"], entry["destination"], entry["state"]) == ("call-1", ENDPOINT, "ready")
 
 
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize("command", [("tail",), ("top",), ("status", "--watch")])
+def test_what_follows_a_gateway_looks_once(cli: Cli, command: tuple[str, ...]) -> None:
+    """A spool that a command has open keeps a gateway from starting: none stays at it."""
+    result = cli(*command)
+    assert (result.exit_code, "No gateway runs" in result.stderr, result.stdout != "") == (Exit.OK, True, True)
+
+
 def test_what_needs_a_gateway_says_so(cli: Cli, stopped: Path) -> None:
     """A reload needs a gateway, and so does an address that was typed; a spool that is owned is not opened."""
     assert cli("reload").exit_code == Exit.NO_GATEWAY
