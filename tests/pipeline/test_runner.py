@@ -21,6 +21,7 @@ from uploaders.pipeline.vectors import SqliteVectors
 from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.pipeline import CallText, FoundInsight, JobState, NewText, Redo, Step, TextQuery
 from uploaders.stores.pipeline_tables import PipelineTables
+from uploaders.stores.store import StoreUnavailable
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
@@ -429,6 +430,30 @@ async def test_an_answer_that_a_kill_lost_is_paid_again_and_counted(begin: Begin
         await stage.all_ended()
         assert stage.heard.again == 1
         assert (len(server.chats), len(server.embeddings)) == (2, 1)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("the disk is full"), RuntimeError("a mistake of ours")])
+async def test_a_call_that_was_left_in_the_middle_is_tried_again(
+    begin: Begin, server: ModelServer, clock: Clock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A store that does not answer, or a defect, leaves it to nobody for ever; what was paid for is kept."""
+    async with begin() as stage:
+        finish = stage.tables.finish
+
+        async def fail(*_: object) -> None:
+            monkeypatch.setattr(stage.tables, "finish", finish)
+            raise error
+
+        monkeypatch.setattr(stage.tables, "finish", fail)
+        await stage.queue("c")
+
+        async def given_back() -> bool:
+            return bool((await stage.tables.status()).reasons)
+
+        await stage.until(given_back)
+        clock.now += 3_600_000
+        await stage.all_ended()
+        assert (len(server.chats), len(server.embeddings)) == (1, 1)
 
 
 async def test_a_server_that_is_not_there_is_waited_for(begin: Begin, server: ModelServer, clock: Clock) -> None:

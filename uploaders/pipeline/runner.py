@@ -157,6 +157,8 @@ class PipelineRunner:
         self._budget = Budget(rule.limits)
         self._turns = Turns()
         self._running: dict[asyncio.Task[None], str] = {}
+        self._left: list[Job] = []
+        """Calls that were left in the middle, because the store did not answer."""
         self._woken = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         self._prepared = False
@@ -202,6 +204,7 @@ class PipelineRunner:
             self._woken.clear()
             try:
                 await self.prepare()
+                await self._give_back()
                 if self._running and self._monotonic() - renewed_at > RENEW_SECONDS:
                     await self._tables.renew(self._rule.owner)
                     renewed_at = self._monotonic()
@@ -218,6 +221,12 @@ class PipelineRunner:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
                         await self._woken.wait()
+
+    async def _give_back(self) -> None:
+        """Try again what was left in the middle, once the store takes it."""
+        while self._left:
+            await self._set_back(self._left[-1], self.obstacle or "it failed unexpectedly")
+            self._left.pop()
 
     async def _take(self) -> bool:
         """Claim as many calls as there is room for, and begin with them. Whether there were any."""
@@ -251,11 +260,12 @@ class PipelineRunner:
             except (ModelError, PartRefused) as error:
                 await self._set_back(job, str(error))
         except StoreError as error:
+            # It cannot be written down now that the call is to be tried again; its claim would be renewed for ever.
+            self._left.append(job)
             self._hindered(str(error))
         except Exception as error:  # noqa: BLE001 - a defect of one step must not stop the queue; it is logged
             _log.exception("pipeline_step_raised", call_id=job.call_id, error=type(error).__name__)
-            with suppress(StoreError):
-                await self._set_back(job, f"it failed unexpectedly: {type(error).__name__}")
+            self._left.append(job)
 
     async def _set_back(self, job: Job, reason: str) -> None:
         """Once more later; set aside after `FAILURES`."""
