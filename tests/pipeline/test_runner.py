@@ -13,6 +13,7 @@ from aiohttp import web
 
 from tests.pipeline.conftest import NOW, Clock
 from tests.pipeline.model_server import SUMMARY, ModelServer, answered, vectors
+from uploaders.pipeline.json_client import HttpFailed
 from uploaders.pipeline.local import BundledEmbedding, LocalModels
 from uploaders.pipeline.openai import OpenAiChat, OpenAiEmbedding
 from uploaders.pipeline.options import CallbackRule, Limits, ServerOptions, Summaries, TenantRule
@@ -454,6 +455,31 @@ async def test_a_call_that_was_left_in_the_middle_is_tried_again(
         clock.now += 3_600_000
         await stage.all_ended()
         assert (len(server.chats), len(server.embeddings)) == (1, 1)
+
+
+async def test_a_call_that_a_vector_store_refuses_is_set_aside(
+    begin: Begin, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many attempts, with the reason; the others are worked on meanwhile."""
+    monkeypatch.setattr("uploaders.pipeline.runner.FAILURES", 2)
+    async with begin() as stage:
+        put = stage.runner._vectors.put
+
+        async def refuse(project: str, call_id: str, row: bytes) -> None:
+            if call_id == "bad":
+                raise HttpFailed("the vector store answered 422", 422, "")
+            await put(project, call_id, row)
+
+        monkeypatch.setattr(stage.runner._vectors, "put", refuse)
+        await stage.queue("bad", "c")
+
+        async def given_up() -> bool:
+            clock.now += 60_000
+            stage.runner.wake()
+            return (await stage.tables.status()).jobs == {JobState.FAILED: 1, JobState.DONE: 1}
+
+        await stage.until(given_up)
+        assert (await stage.tables.status()).reasons == {"the vector store answered 422": 1}
 
 
 async def test_a_server_that_is_not_there_is_waited_for(begin: Begin, server: ModelServer, clock: Clock) -> None:

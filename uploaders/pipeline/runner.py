@@ -24,6 +24,7 @@ import structlog
 from spool.records import Clock
 from uploaders.pipeline.budget import Budget, Turns
 from uploaders.pipeline.callback_words import callback_of, wanted_words
+from uploaders.pipeline.json_client import HttpFailed
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.models import (
     BadAnswer,
@@ -67,6 +68,8 @@ LONGEST_WAIT: Final = 300.0
 """Between two attempts at a model or a database that does not answer."""
 FAILURES: Final = 20
 """So often a vector store may refuse one call, before the call is set aside."""
+_OF_ONE_CALL: Final = frozenset({400, 413, 422})
+"""What a vector store answers about one vector."""
 NO_CONVERSATION: Final = "no conversation"
 OPTED_OUT: Final = "its provider says that nothing of it may be kept"
 
@@ -436,6 +439,8 @@ class PipelineRunner:
         try:
             result = await request
         except (ModelUnavailable, ModelRefused) as error:
+            if what == "vectors" and isinstance(error, HttpFailed) and error.status in _OF_ONE_CALL:
+                raise  # the others are kept
             self._failures[what] += 1
             after = error.after_seconds if isinstance(error, ModelUnavailable) else None
             pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._failures[what] - 1, 10))
