@@ -37,7 +37,7 @@ async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(admin
     assert letter["idempotency_key"] == f"{letter['record_id']}-core"
     told = ("call_id", "destination", "form", "state", "reason", "attempts", "age_seconds", "bytes")
     document = b'{"base": 1,"derived": 1}'
-    expected = ("call 1", ENDPOINT, "core", "dead", "HTTP 400: token=*** is wrong", 0, 3600.0, len(document))
+    expected = ("call 1", ENDPOINT, "core", "dead", "HTTP 400: token=*** is wrong", 1, 3600.0, len(document))
     assert tuple(letter[name] for name in told) == expected
 
 

@@ -40,7 +40,7 @@ def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, admin
     result = cli("dead", "list")
     assert result.exit_code == 0, result.output
     shown = rows(result.stdout)
-    assert f"{letter.record.uid} call 2 endpoint core 0 s 0 24 B HTTP 413: (9 bytes were sent; do)" in shown
+    assert f"{letter.record.uid} call 2 endpoint core 0 s 1 24 B HTTP 413: (9 bytes were sent; do)" in shown
     assert any(line.startswith("1 too_large: Set when_too_large") for line in shown)
     assert any(line.startswith("1 refused: Fix what") for line in shown)
 
