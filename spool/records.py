@@ -312,7 +312,7 @@ class NewSpans(Struct, frozen=True):
 
     trace_id: bytes
     data: bytes
-    """JSON spans, apart by line breaks."""
+    """An OTLP document of them, in protobuf or JSON, as they came."""
     spans: int
     call_id: str | None = None
     agent_id: str | None = None
@@ -320,13 +320,23 @@ class NewSpans(Struct, frozen=True):
     """Whether the root span is among them."""
 
 
+class TraceRow(Struct, frozen=True):
+    """Spans as they were stored."""
+
+    row_id: int
+    spans: int
+    raw_bytes: int
+    data: bytes | None
+    """None: damaged, its checksum differs."""
+
+
 class OpenTrace(Struct):
     """A trace that has spans here, or had some not long ago. Times in milliseconds, sizes in bytes."""
 
     trace_id: bytes
+    principal: str
     call_id: str | None
     agent_id: str | None
-    principal: str
     token_id: int | None
     first_at: int
     last_at: int
@@ -340,6 +350,7 @@ class ClosedTrace(Struct, frozen=True):
     """The rows of a trace that a new record was made of: they are deleted in the transaction that accepts it."""
 
     trace_id: bytes
+    principal: str
     last_row: int
     spans: int
     raw_bytes: int

@@ -410,7 +410,7 @@ class Metrics:
         )
         self._otlp_spans = self._counter(
             "otlp_spans",
-            "Spans by result: accepted, rejected (no valid id, or too large), late (after the call).",
+            "Spans by result: accepted, rejected (no valid id, too large), late (after the call), damaged (on disk).",
             "result",
         )
         self._otlp_open = GaugeTally(

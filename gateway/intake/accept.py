@@ -71,8 +71,8 @@ class Acceptor:
     ) -> None:
         self._tenants = tenants
         self.open_calls = open_calls
-        self.call_ended: Callable[[str], None] | None = None
-        """Called with the id of each call whose end was accepted."""
+        self.call_ended: Callable[[str, str], None] | None = None
+        """Called with the id and the principal of each call whose end was accepted."""
         self._token = token
         self._store = store
         self._plans = delivery_plans(destinations)
@@ -172,6 +172,12 @@ class Acceptor:
         self._note(call_log, accepted, principal)
         return accepted
 
+    def principal_of_agent(self, principal: str, agent_id: str | None, key: str | None) -> str:
+        """Whose a call log of this agent is that this principal posts, as `accept` says with it as the owner."""
+        if self._tenants is None or owner_of(principal).tenant is not None:
+            return principal
+        return principal_of(self._tenants.of_token(key) or self._tenants.of_agent(agent_id) or UNASSIGNED, None)
+
     def _named(
         self, tenants: TenantTable, call_log: CallLog, agents_key: str | None, tenant: str | None
     ) -> tuple[str, str | None]:
@@ -211,7 +217,7 @@ class Acceptor:
         if not accepted.superseded:
             self.open_calls.accepted(call_log.call_id, call_log.event, self._clock(), principal, call_log.happened_at)
         if self.call_ended is not None and call_log.event == ENDED:
-            self.call_ended(call_log.call_id)
+            self.call_ended(call_log.call_id, principal)
         if not accepted.duplicate:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
             if accepted.two_phase:

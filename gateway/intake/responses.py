@@ -146,16 +146,12 @@ def translate(error: Exception) -> Rejection | None:
             return _unavailable(error)
 
 
-def in_place_of_507(error: Exception, retry_after: int | None = None) -> Rejection | None:
-    """For senders that repeat after a 503 and not after a 507: the 503 for a full spool or disk; None for other errors.
-
-    `retry_after` is in seconds, by default what agents are told.
-    """
+def in_place_of_507(error: Exception) -> Rejection | None:
+    """The 503 for a full spool or disk, for senders that repeat after no 507; None for other errors."""
     full = translate(error)
     if full is None or full.status != HTTPStatus.INSUFFICIENT_STORAGE:
         return None
-    seconds = full.retry_after if retry_after is None else retry_after
-    return Rejection(503, full.code, full.message, full.hint, retry_after=seconds)
+    return Rejection(503, full.code, full.message, full.hint, retry_after=full.retry_after)
 
 
 def _unavailable(error: Exception) -> Rejection | None:

@@ -1,99 +1,150 @@
-"""From the spans of a trace to a call log: the transcript out of their attributes, the spans as telemetry. Pure."""
+"""From the spans of a trace to a call log: the transcript out of their attributes, the spans as telemetry.
+
+A span is built, written as JSON and forgotten, one after the other: of a call with 100,000 of them, what is kept in
+memory is their order, and what was said. Their JSON is in memory only while it is small. For worker threads.
+"""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import msgspec
+from gateway.intake.memory import SMALL_POST_BYTES, Body
+from gateway.intake.staging import Staged, StagedFile
+from gateway.otlp.spans import SpanRule, encoded, spans_of
+from spool.payload.frames import cut
+from spool.records import Buffer
 
 _NANOSECONDS: Final = 1_000_000_000
 _LATEST_SECOND: Final = 253402300799
-_SEPARATOR: Final = b","
+_IN_MEMORY_BYTES: Final = 1 << 20
+"""Lines of more than this are written to a file."""
+_WRITE_BYTES: Final = 1 << 20
+
+Turn = tuple[str, str]
+"""Who spoke, and what."""
 
 
-class _Context(msgspec.Struct):
-    span_id: str = ""
+@dataclass(slots=True)
+class _Place:
+    """One span: when it began, where its line is, and what was said in it."""
+
+    start: int
+    span_id: str
+    offset: int
+    length: int
+    turns: tuple[Turn, ...]
 
 
-class _Head(msgspec.Struct):
-    """What of a span says something about the call."""
+@dataclass(slots=True)
+class SpanLines:
+    """The spans of one trace as lines of JSON. A span that came twice, because its exporter tried again, is in it once.
 
-    name: str = ""
-    context: _Context = msgspec.field(default_factory=_Context)
-    parent_span_id: str | None = None
-    start_time_ns: int | str = 0
-    end_time_ns: int | str = 0
-    attributes: dict[str, Any] = msgspec.field(default_factory=dict)
-
-
-_head = msgspec.json.Decoder(_Head)
-
-
-def assemble(
-    trace_id: str, call_id: str, agent_id: str | None, lines: Iterable[bytes], *, update: bool
-) -> tuple[bytes, ...]:
-    """The pieces of the call log that these spans make. The same spans make the same bytes, whatever their order.
-
-    A span that came twice, because its exporter tried again, is in it once. With `update` it says only what is late.
+    What is made is the same for the same spans, whatever their order.
     """
-    spans = {head.context.span_id: (head, line) for line in lines for head in [_head.decode(line)]}
-    ordered = sorted(spans.values(), key=_place)
-    heads = [head for head, _ in ordered]
-    telemetry = _SEPARATOR.join(line for _, line in ordered)
-    about: dict[str, object] = {"call_id": call_id}
-    if agent_id is not None:
-        about["agent_id"] = agent_id
-    if update:
-        about["update_type"] = "late_spans"
-    else:
-        about |= _of_the_call(heads)
-    about["otel"] = {"trace_id": trace_id, "spans": len(ordered)}
+
+    staged: Staged
+    rule: SpanRule
+    started: int = 0
+    ended: int = 0
+    close_reason: tuple[int, str, str] | None = None
+    """When the span that names it began, its id, and the reason: that of the first of them counts."""
+    damaged: int = 0
+    """How many spans could not be read back from the spool."""
+    size: int = 0
+    _lines: bytearray = field(default_factory=bytearray)
+    _file: StagedFile | None = None
+    _places: dict[str, _Place] = field(default_factory=dict)
+
+    def add(self, row: bytes) -> None:
+        """Add the spans of a row. Raises `SpoolFull`, `OSError`, and what `spans_of` raises."""
+        for span in spans_of(row, self.rule):
+            line = encoded(span)
+            span_id, start = span["context"]["span_id"], _number(span["start_time_ns"])
+            self._places[span_id] = _Place(start, span_id, self.size, len(line), tuple(said(span)))
+            self.started = min(filter(None, (self.started, start)), default=0)
+            self.ended = max(self.ended, _number(span["end_time_ns"]))
+            if reason := span["attributes"].get("lk.close_reason"):
+                found = start, span_id, str(reason)
+                self.close_reason = min(filter(None, (self.close_reason, found)))
+            self._lines += line
+            self.size += len(line)
+            if len(self._lines) > _IN_MEMORY_BYTES:
+                self._spill()
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = self.staged.file()
+        self._file.write(self._lines)
+        self._lines = bytearray()
+
+    def call_log(self, trace_id: str, call_id: str, agent_id: str | None, *, update: bool) -> Body:
+        """The call log, which the caller must release. With `update` it says only what is late.
+
+        Raises `SpoolFull` and `OSError`.
+        """
+        if self._file is not None:
+            self._spill()
+        lines = memoryview(bytes(self._lines)) if self._file is None else self._file.map()
+        places = sorted(self._places.values(), key=lambda place: (place.start, place.span_id))
+        about: dict[str, object] = {"call_id": call_id}
+        if agent_id is not None:
+            about["agent_id"] = agent_id
+        about |= {"update_type": "late_spans"} if update else self._of_the_call(places)
+        damage = {"damaged_spans": self.damaged} if self.damaged else {}
+        about["otel"] = {"trace_id": trace_id, "spans": len(places), **damage}
+        pieces = cut(_pieces(about, lines, places), _WRITE_BYTES)
+        if self.size <= SMALL_POST_BYTES // 2:
+            return Body(b"".join(pieces), None, self.staged)
+        file = self.staged.file()
+        for piece in pieces:
+            file.write(piece)
+        return Body(file.map(), None, self.staged, file)
+
+    def _of_the_call(self, places: list[_Place]) -> dict[str, object]:
+        given = {
+            "wcall_event": "call_ended",
+            "call_started_at": _moment(self.started),
+            "call_ended_at": _moment(self.ended),
+            "call_ended_reason": self.close_reason[2] if self.close_reason else "completed",
+            "transcript_type": "agent",
+            "transcript_json": [
+                {"role": role, "content": content} for place in places for role, content in place.turns
+            ],
+        }
+        return {name: value for name, value in given.items() if value}
+
+
+def _pieces(about: Mapping[str, object], lines: memoryview, places: list[_Place]) -> Iterator[Buffer]:
     written = json.dumps(about, separators=(",", ":"))[:-1]
-    return f'{written},"telemetry_data":{{"session_traces":['.encode(), telemetry, b"]}}"
+    yield f'{written},"telemetry_data":{{"session_traces":['.encode()
+    for number, place in enumerate(places):
+        if number:
+            yield b","
+        yield lines[place.offset : place.offset + place.length]
+    yield b"]}}"
 
 
-def _place(span: tuple[_Head, bytes]) -> tuple[int, str]:
-    head, _ = span
-    return _number(head.start_time_ns), head.context.span_id
-
-
-def _of_the_call(heads: Sequence[_Head]) -> dict[str, object]:
-    started = min((time for head in heads if (time := _number(head.start_time_ns))), default=0)
-    ended = max((_number(head.end_time_ns) for head in heads), default=0)
-    reason = next((value for head in heads if (value := head.attributes.get("lk.close_reason"))), "completed")
-    given = {
-        "wcall_event": "call_ended",
-        "call_started_at": _moment(started),
-        "call_ended_at": _moment(ended),
-        "call_ended_reason": str(reason),
-        "transcript_type": "agent",
-        "transcript_json": transcript(heads),
-    }
-    return {name: value for name, value in given.items() if value}
-
-
-def transcript(heads: Sequence[_Head]) -> list[dict[str, str]]:
-    """Who said what, in the order of the spans.
+def said(span: Mapping[str, Any]) -> Iterator[Turn]:
+    """Who said what in a span.
 
     LiveKit puts both sides into `agent_turn`; Pipecat the caller into `stt`, and the agent into `llm`.
     """
-    turns: list[dict[str, str]] = []
-    for head in heads:
-        attributes, name = head.attributes, head.name.lower()
-        if name == "agent_turn":
-            _say(turns, "user", attributes.get("lk.pii.user_input", attributes.get("lk.user_input")))
-            _say(turns, "assistant", attributes.get("lk.pii.response.text", attributes.get("lk.response.text")))
-        elif name.startswith("stt") and attributes.get("is_final", True):
-            _say(turns, "user", attributes.get("transcript"))
-        elif name.startswith("llm") and "output" in attributes:
-            _say(turns, "assistant", attributes["output"])
-    return turns
-
-
-def _say(turns: list[dict[str, str]], role: str, said: object) -> None:
-    if isinstance(said, str) and said.strip():
-        turns.append({"role": role, "content": said})
+    attributes, name = span["attributes"], span["name"].lower()
+    found: tuple[tuple[str, object], ...] = ()
+    if name == "agent_turn":
+        found = (
+            ("user", attributes.get("lk.pii.user_input", attributes.get("lk.user_input"))),
+            ("assistant", attributes.get("lk.pii.response.text", attributes.get("lk.response.text"))),
+        )
+    elif name.startswith("stt") and attributes.get("is_final", True):
+        found = (("user", attributes.get("transcript")),)
+    elif name.startswith("llm"):
+        found = (("assistant", attributes.get("output")),)
+    for role, words in found:
+        if isinstance(words, str) and words.strip():
+            yield role, words
 
 
 def _number(time: int | str) -> int:

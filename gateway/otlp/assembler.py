@@ -13,14 +13,15 @@ import structlog
 
 from gateway.calllog.errors import CallLogError
 from gateway.intake.accept import Acceptor, owner_of
-from gateway.intake.body_reader import body_of
 from gateway.intake.parse import CallLog
+from gateway.intake.responses import Rejection
 from gateway.intake.staging import StagingArea
 from gateway.live_calls import ENDED, STARTED
-from gateway.otlp.assemble import assemble
-from gateway.otlp.spans import Export
-from spool.errors import CorruptPayload, SpoolError
-from spool.records import Clock, ClosedTrace, NewSpans, OpenTrace, principal_of
+from gateway.otlp.assemble import SpanLines
+from gateway.otlp.posts import Export
+from gateway.otlp.spans import SpanRule
+from spool.errors import SpoolError
+from spool.records import TENANT_PREFIX, Clock, ClosedTrace, NewSpans, OpenTrace, TraceRow, principal_of
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +29,15 @@ _LOOK_SECONDS = 0.5
 """How often to look for traces that are to be closed."""
 _RETRY_MS = 5_000
 """After a failure a trace is left alone for so long."""
+_REMEMBERED_MS = 3600 * 1000
+"""As the spool does: what is closed is remembered for an hour."""
+_REMEMBERED_MOST = 10_000
+"""Of traces that are closed. A later span of one that is forgotten finds its call log in the spool."""
+_OPEN_MOST = 50_000
+"""Of traces whose spans wait: some 25 MB. More are refused until some are closed."""
+
+Key = tuple[bytes, str]
+"""A trace id, and who posted it."""
 
 
 class TraceStore(Protocol):
@@ -38,10 +48,10 @@ class TraceStore(Protocol):
         ...
 
     async def open(self) -> list[OpenTrace]:
-        """Every trace that is remembered."""
+        """Every trace that is remembered; those first that were quiet longest."""
         ...
 
-    def spans(self, trace_id: bytes) -> AsyncIterator[tuple[int, bytes]]:
+    def rows(self, trace_id: bytes, principal: str) -> AsyncIterator[TraceRow]:
         """The spans of a trace, row by row."""
         ...
 
@@ -72,7 +82,7 @@ class ClosingRule:
     """Without a span, whatever came before."""
     spans_max: int = 100_000
     bytes_max: int = 64 << 20
-    """Of its spans as JSON."""
+    """Of its spans as they came."""
 
 
 class TraceAssembler:
@@ -84,6 +94,7 @@ class TraceAssembler:
         acceptor: Acceptor,
         staging: StagingArea,
         rule: ClosingRule,
+        spans: SpanRule,
         token_of: Callable[[int], Awaitable[str | None]],
         observer: TraceObserver,
         clock: Clock,
@@ -92,22 +103,32 @@ class TraceAssembler:
         self._acceptor = acceptor
         self._staging = staging
         self._rule = rule
+        self._spans = spans
         self._token_of = token_of
         self._observer = observer
         self._clock = clock
-        self._traces: dict[bytes, OpenTrace] = {}
-        self._not_before: dict[bytes, int] = {}
-        self._ended: set[str] = set()
-        """Calls of open traces whose own end was posted."""
+        self._open: dict[Key, OpenTrace] = {}
+        """Traces whose spans wait; those first that were quiet longest."""
+        self._ending: set[Key] = set()
+        """Those of them that are to be closed after some quiet seconds, or at once."""
+        self._closed: dict[Key, OpenTrace] = {}
+        """Traces of which a call log was made, for what comes late."""
+        self._calls: dict[str, set[Key]] = {}
+        """The open traces of each call."""
+        self._not_before: dict[Key, int] = {}
         self._some = asyncio.Event()
         """Whether there are traces."""
         self._running: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Read which traces are open from before."""
-        self._traces = {trace.trace_id: trace for trace in await self._store.open()}
-        for trace in self._traces.values():
-            if trace.spans and not trace.closed:
+        for trace in await self._store.open():
+            key = trace.trace_id, trace.principal
+            if not trace.spans:
+                self._closed[key] = trace
+                continue
+            self._watch(key, trace, [])
+            if not trace.closed:
                 self._live(trace, STARTED)
         self._count()
 
@@ -124,9 +145,12 @@ class TraceAssembler:
     async def add(self, export: Export, token: str | None, tenant: str | None = None) -> None:
         """Make the spans of a post durable; `tenant` is whose token came with it.
 
-        Raises `SpoolError`; then none of them is kept.
+        Raises `SpoolError`, and `Rejection` (503) where too many traces are open; then none of them is kept.
         """
         if export.groups:
+            if len(self._open) >= _OPEN_MOST:
+                message = f"{len(self._open)} traces are open."
+                raise Rejection(503, "too_many_traces", message, "They are closed when they end.", retry_after=1)
             principal = principal_of(tenant, token)
             await self._store.add(export.groups, token, principal)
             self._note(export.groups, principal)
@@ -137,33 +161,57 @@ class TraceAssembler:
     def _note(self, groups: Iterable[NewSpans], principal: str) -> None:
         now = self._clock()
         for new in groups:
-            trace = self._traces.get(new.trace_id)
+            key = new.trace_id, principal
+            trace = self._open.pop(key, None) or self._closed.pop(key, None)
             if trace is None:
-                trace = OpenTrace(new.trace_id, None, None, principal, None, now, now, None, 0, 0, 0)
-                self._traces[new.trace_id] = trace
+                trace = OpenTrace(new.trace_id, principal, None, None, None, now, now, None, 0, 0, 0)
                 self._live(trace, STARTED)
             if trace.closed:
                 self._observer.otlp_spans("late", new.spans)
-            trace.call_id = trace.call_id or new.call_id
-            trace.agent_id = trace.agent_id or new.agent_id
             trace.last_at = max(trace.last_at, now)
             trace.root_at = trace.root_at or (now if new.ended else None)
             trace.spans += new.spans
             trace.raw_bytes += len(new.data)
+            self._watch(key, trace, [new])
         self._count()
 
-    def _note_end(self, call_id: str) -> None:
-        if any(_call_id_of(trace) == call_id for trace in self._traces.values()):
-            self._ended.add(call_id)
+    def _watch(self, key: Key, trace: OpenTrace, posted: Sequence[NewSpans]) -> None:
+        """Spans of this trace wait."""
+        for new in posted:
+            trace.agent_id = trace.agent_id or new.agent_id
+            if trace.call_id is None and new.call_id is not None:
+                self._forget_call(key, trace)
+                trace.call_id = new.call_id
+        self._open[key] = trace
+        self._calls.setdefault(_call_id_of(trace), set()).add(key)
+        if trace.root_at is not None or trace.closed or self._is_full(trace):
+            self._ending.add(key)
 
-    def _is_due(self, trace: OpenTrace, now: int) -> bool:
-        rule, quiet = self._rule, now - trace.last_at
-        if not trace.spans or now < self._not_before.get(trace.trace_id, 0):
-            return False
-        if trace.spans >= rule.spans_max or trace.raw_bytes >= rule.bytes_max or quiet >= rule.idle_after:
-            return True
-        ended = trace.root_at is not None or trace.closed > 0 or _call_id_of(trace) in self._ended
-        return ended and quiet >= rule.close_after
+    def _note_end(self, call_id: str, principal: str) -> None:
+        """A `call_ended` of this call was accepted."""
+        for key in self._calls.get(call_id, ()):
+            theirs = key[1]
+            # Where tenants are named by their agents, spans do not know theirs yet.
+            named_later = principal.startswith(TENANT_PREFIX) and not theirs.startswith(TENANT_PREFIX)
+            if theirs == principal or named_later:
+                self._ending.add(key)
+
+    def _is_full(self, trace: OpenTrace) -> bool:
+        return trace.spans >= self._rule.spans_max or trace.raw_bytes >= self._rule.bytes_max
+
+    def _due(self, now: int) -> list[Key]:
+        """What is to be closed now."""
+        due = [
+            key
+            for key in self._ending
+            if self._is_full(self._open[key]) or now - self._open[key].last_at >= self._rule.close_after
+        ]
+        for key, trace in self._open.items():
+            if now - trace.last_at < self._rule.idle_after:
+                break
+            if key not in self._ending:
+                due.append(key)
+        return [key for key in due if now >= self._not_before.get(key, 0)]
 
     async def _run(self) -> None:
         while True:
@@ -174,24 +222,31 @@ class TraceAssembler:
     async def close_due(self) -> None:
         """Close every trace that is to be closed now; one that cannot be is tried again later."""
         now = self._clock()
-        for trace in [each for each in self._traces.values() if self._is_due(each, now)]:
+        for key in self._due(now):
+            trace = self._open[key]
             try:
-                await self._close(trace)
-            except (SpoolError, OSError, CallLogError) as error:
+                await self._close(key, trace)
+            except (SpoolError, OSError, CallLogError, Rejection, ImportError) as error:
                 _log.warning("trace_not_closed", trace_id=trace.trace_id.hex(), reason=str(error))
-                self._not_before[trace.trace_id] = now + _RETRY_MS
+                self._not_before[key] = now + _RETRY_MS
         self._forget(now)
 
-    async def _close(self, trace: OpenTrace) -> None:
+    async def _close(self, key: Key, trace: OpenTrace) -> None:
         """Make a call log of the spans that are there, and delete them with its acceptance."""
-        lines, closed = await self._read(trace)
-        call_id = _call_id_of(trace)
-        update = trace.closed > 0 or await self._store.has_ended(call_id, trace.principal)
-        pieces = await self._staging.workers.run(
-            assemble, trace.trace_id.hex(), call_id, trace.agent_id, lines, update=update
-        )
         token = None if trace.token_id is None else await self._token_of(trace.token_id)
-        with await body_of(pieces, self._staging) as body:
+        call_id = _call_id_of(trace)
+        owner = self._acceptor.principal_of_agent(trace.principal, trace.agent_id, token)
+        update = trace.closed > 0 or await self._store.has_ended(call_id, owner)
+        lines = SpanLines(self._staging.begin(), self._spans)
+        try:
+            closed = await self._read(trace, lines)
+            body = await self._staging.workers.run(
+                lines.call_log, trace.trace_id.hex(), call_id, trace.agent_id, update=update
+            )
+        except BaseException:
+            lines.staged.discard()
+            raise
+        with body:
             parsed = await self._acceptor.parse(body)
             assert isinstance(parsed, CallLog), "it has an id and is no reference"
             await self._acceptor.accept(parsed, token, owner=owner_of(trace.principal), closes=closed)
@@ -200,31 +255,43 @@ class TraceAssembler:
         trace.closed += 1
         trace.root_at = None
         self._live(trace, ENDED)
+        if trace.spans <= 0:
+            self._forget_call(key, trace)
+            del self._open[key]
+            self._ending.discard(key)
+            self._not_before.pop(key, None)
+            self._closed[key] = trace
         self._count()
 
-    async def _read(self, trace: OpenTrace) -> tuple[list[bytes], ClosedTrace]:
-        """The lines of its spans, up to the limit of its size, and the rows that they came from."""
-        lines: list[bytes] = []
-        last_row = size = 0
-        try:
-            async for row, data in self._store.spans(trace.trace_id):
-                lines += data.split(b"\n")
-                last_row, size = row, size + len(data)
-                if size >= self._rule.bytes_max:
-                    break
-        except CorruptPayload as error:
-            # What came before the damage is delivered; the scrub reports the database.
-            _log.error("spans_damaged", trace_id=trace.trace_id.hex(), reason=str(error))
-            if not lines:
-                raise
-        return lines, ClosedTrace(trace.trace_id, last_row, len(lines), size)
+    async def _read(self, trace: OpenTrace, lines: SpanLines) -> ClosedTrace:
+        """Read its spans, up to the limits of a call log; what is returned says which rows they came from."""
+        last_row = spans = size = 0
+        async for row in self._store.rows(trace.trace_id, trace.principal):
+            last_row, spans, size = row.row_id, spans + row.spans, size + row.raw_bytes
+            if row.data is None:
+                # What is whole is delivered, and says what is not.
+                _log.error("spans_damaged", trace_id=trace.trace_id.hex(), spans=row.spans)
+                lines.damaged += row.spans
+                self._observer.otlp_spans("damaged", row.spans)
+            else:
+                await self._staging.workers.run(lines.add, row.data)
+            if size >= self._rule.bytes_max or spans >= self._rule.spans_max:
+                break
+        return ClosedTrace(trace.trace_id, trace.principal, last_row, spans, size)
+
+    def _forget_call(self, key: Key, trace: OpenTrace) -> None:
+        keys = self._calls.get(_call_id_of(trace))
+        if keys is not None:
+            keys.discard(key)
+            if not keys:
+                del self._calls[_call_id_of(trace)]
 
     def _forget(self, now: int) -> None:
-        """As the spool does: what is closed is remembered for an hour."""
-        old = [key for key, trace in self._traces.items() if not trace.spans and now - trace.last_at > 3600 * 1000]
-        for key in old:
-            self._ended.discard(_call_id_of(self._traces.pop(key)))
-            self._not_before.pop(key, None)
+        while self._closed:
+            key, trace = next(iter(self._closed.items()))
+            if len(self._closed) <= _REMEMBERED_MOST and now - trace.last_at <= _REMEMBERED_MS:
+                break
+            del self._closed[key]
         self._count()
 
     def _live(self, trace: OpenTrace, event: str) -> None:
@@ -233,13 +300,12 @@ class TraceAssembler:
 
     def _count(self) -> None:
         # Where no spans come, nothing looks for them, and posts cost nothing more.
-        if self._traces:
+        if self._open or self._closed:
             self._some.set()
-            self._acceptor.call_ended = self._note_end
         else:
             self._some.clear()
-            self._acceptor.call_ended = None
-        self._observer.otlp_open_calls(sum(1 for trace in self._traces.values() if trace.spans))
+        self._acceptor.call_ended = self._note_end if self._open else None
+        self._observer.otlp_open_calls(len(self._open))
 
 
 def _call_id_of(trace: OpenTrace) -> str:

@@ -4,18 +4,21 @@ Exporters try again after 429, 502, 503 and 504 alone, within ten seconds in all
 503 here, with a Retry-After of one second.
 """
 
+import asyncio
 import importlib.util
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import msgspec
 from aiohttp import web
 
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.responses import Rejection, in_place_of_507
+from gateway.intake.responses import Rejection, translate
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result, Route
 from gateway.intake.staging import Workers
 from gateway.otlp.assembler import TraceAssembler
-from gateway.otlp.spans import Export, SpanRule, Unreadable, from_json, from_protobuf
+from gateway.otlp.posts import POST_BYTES, ROW_BYTES, Export, Unreadable, from_json, from_protobuf
+from gateway.otlp.spans import SpanRule
 from spool.records import Buffer
 
 NAME = "otlp_traces"
@@ -45,6 +48,8 @@ class TraceSource:
         self._workers = workers
         self._rule = rule
         self._token = token
+        self._large = asyncio.Semaphore(1)
+        """Large posts one after the other: each takes up to three times its size until it is durable."""
 
     def routes(self) -> Sequence[Route]:
         """Its route, if it is served."""
@@ -60,25 +65,41 @@ class TraceSource:
         if kind == PROTOBUF and importlib.util.find_spec("opentelemetry.proto") is None:
             hint = "pip install 'callspool[otlp]', or have the exporter send JSON (OTEL_EXPORTER_OTLP_PROTOCOL)."
             raise Rejection(415, "no_protobuf", "This gateway has no protobuf definitions of OpenTelemetry.", hint)
+        if (request.content_length or 0) > POST_BYTES:
+            raise _too_large()
         try:
-            export = await self._read(request, from_protobuf if kind == PROTOBUF else from_json)
-            await self.assembler.add(export, self._token.agents_key(request), self._token.tenant_of(request))
+            export = await self._spool(request, from_protobuf if kind == PROTOBUF else from_json)
         except Exception as error:
-            rejection = in_place_of_507(error, retry_after=1)
-            if rejection is None:
+            rejection = translate(error)
+            if rejection is None or rejection.status not in {503, 507}:
                 raise
-            raise rejection from error
+            raise Rejection(503, rejection.code, rejection.message, rejection.hint, retry_after=1) from error
         return _answer(export, kind)
 
-    async def _read(self, request: web.BaseRequest, decode: Callable[[Buffer, SpanRule], Export]) -> Export:
+    async def _spool(self, request: web.BaseRequest, decode: Callable[[Buffer, SpanRule], Export]) -> Export:
+        """Make its spans durable."""
         with await self._reader.read(request) as body:
-            try:
-                if len(body.data) <= _INLINE_BYTES:
-                    return decode(body.data, self._rule)
-                return await self._workers.run(decode, body.data, self._rule)
-            except Unreadable as error:
-                hint = "Send an ExportTraceServiceRequest in the encoding that Content-Type names."
-                raise Rejection(400, "not_otlp", f"The body cannot be read: {error}.", hint) from None
+            size = len(body.data)
+            if size > POST_BYTES:
+                raise _too_large()
+            async with self._large if size > ROW_BYTES else nullcontext():
+                try:
+                    inline = size <= _INLINE_BYTES
+                    export = (
+                        decode(body.data, self._rule)
+                        if inline
+                        else await self._workers.run(decode, body.data, self._rule)
+                    )
+                except Unreadable as error:
+                    hint = "Send an ExportTraceServiceRequest in the encoding that Content-Type names."
+                    raise Rejection(400, "not_otlp", f"The body cannot be read: {error}.", hint) from None
+                await self.assembler.add(export, self._token.agents_key(request), self._token.tenant_of(request))
+                return export
+
+
+def _too_large() -> Rejection:
+    hint = "Let the exporter send smaller batches (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)."
+    return Rejection(413, "too_large", f"A request with spans may have {POST_BYTES} bytes.", hint, closes=True)
 
 
 def _answer(export: Export, kind: str) -> Result | web.StreamResponse:

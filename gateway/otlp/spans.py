@@ -1,4 +1,4 @@
-"""OTLP/HTTP requests as spans in the form that call logs have. Pure.
+"""OTLP spans in the form that call logs have. Pure.
 
 Protobuf and JSON of the same spans give the same result: ids as hexadecimal text, times as whole nanoseconds, values of
 attributes as plain JSON. The JSON mapping of OTLP is not that of protobuf: ids are hexadecimal there, not base64, and
@@ -7,27 +7,28 @@ the library's own parser turns 16 bytes into 24 without a word (opentelemetry-pr
 
 import base64
 import binascii
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from spool.records import Buffer, NewSpans
+from spool.records import Buffer
 
 if TYPE_CHECKING:
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-ROW_BYTES: Final = 1 << 20
-"""Spans of a trace are stored in rows of about this size; a span that is larger is rejected."""
+TRACE_ID_BYTES: Final = 16
+SPAN_ID_BYTES: Final = 8
 _MOST_ATTRIBUTES: Final = 1024
 _STATUS: Final = ("UNSET", "OK", "ERROR")
 _KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-_TRACE_ID_BYTES: Final = 16
-_SPAN_ID_BYTES: Final = 8
 _INT64: Final = 1 << 63
+_DEEPEST: Final = 50
+"""Protobuf lets values nest so deeply: each level is two messages of a hundred."""
 
 CALL_ID_ATTRIBUTES: Final = (
     "lk.room_sid",
@@ -37,13 +38,6 @@ CALL_ID_ATTRIBUTES: Final = (
     "lk.job_id",
 )
 """What names a call, in LiveKit Agents 1.8, Pipecat 1.14 and OpenTelemetry's own conventions; the first wins."""
-AGENT_ID_ATTRIBUTES: Final = ("lk.agent_name", "gen_ai.agent.id", "gen_ai.agent.name", "service.name")
-
-_encode = msgspec.json.Encoder().encode
-
-
-class Unreadable(Exception):
-    """The body is no OTLP request in the encoding that it names; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,134 +79,96 @@ def _as_set(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(names)
 
 
-@dataclass(slots=True)
-class Export:
-    """What a request holds."""
-
-    groups: list[NewSpans] = field(default_factory=list)
-    """Spans by trace, in rows."""
-    accepted: int = 0
-    rejected: int = 0
-    reason: str = ""
-    """Why spans were rejected: the last reason."""
-
-    def reject(self, reason: str) -> None:
-        """One more span is rejected."""
-        self.rejected += 1
-        self.reason = reason
+# Rows of stored spans.
 
 
-class _Group:
-    """The spans of one trace while a request is read."""
-
-    def __init__(self, trace_id: bytes) -> None:
-        self.trace_id = trace_id
-        self.lines: list[bytes] = []
-        self.size = 0
-        self.names: dict[str, str] = {}
-        self.agent_id: str | None = None
-        self.ended = False
-        self._resource: Mapping[str, Any] | None = None
-
-    def learn(self, rule: SpanRule, attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> None:
-        """What a span and its resource say of the call. A resource is looked at once: it is the same for many spans."""
-        found = attributes.keys() & rule.call_id_names
-        if resource is not self._resource:
-            self._resource = resource
-            found |= resource.keys() & rule.call_id_names
-            named = next((str(value) for name in AGENT_ID_ATTRIBUTES if (value := resource.get(name))), None)
-            if self.agent_id is None and named is not None and not named.startswith("unknown_service"):
-                self.agent_id = named[:512]
-        if self.agent_id is None and (agent := attributes.get("lk.agent_name", attributes.get("gen_ai.agent.name"))):
-            self.agent_id = str(agent)[:512]
-        for name in found - self.names.keys():
-            value = attributes.get(name, resource.get(name))
-            if value is not None and (named := str(value).strip()):
-                self.names[name] = named[:512]
-
-    def rows(self, rule: SpanRule) -> Iterator[NewSpans]:
-        """In rows of about `ROW_BYTES`."""
-        call_id = next((self.names[name] for name in rule.call_id_attributes if name in self.names), None)
-        batch: list[bytes] = []
-        size = 0
-        for line in self.lines:
-            if batch and size + len(line) > ROW_BYTES:
-                yield self._row(batch, call_id, ended=False)
-                batch, size = [], 0
-            batch.append(line)
-            size += len(line) + 1
-        yield self._row(batch, call_id, ended=self.ended)
-
-    def _row(self, lines: list[bytes], call_id: str | None, *, ended: bool) -> NewSpans:
-        return NewSpans(self.trace_id, b"\n".join(lines), len(lines), call_id, self.agent_id, ended)
+def encoded(span: Mapping[str, Any]) -> bytes:
+    """A span as JSON."""
+    try:
+        return _encode(span)
+    except OverflowError:  # a whole number beyond 64 bits
+        return json.dumps(span, separators=(",", ":")).encode()
 
 
-def from_protobuf(body: Buffer, rule: SpanRule) -> Export:
-    """The spans of an `ExportTraceServiceRequest`. An empty body is a valid, empty request. Raises `Unreadable`.
+_encode = msgspec.json.Encoder().encode
+_OF_BEFORE: Final = b'{"name"'
+"""So begins a row that an earlier version stored: spans in the form of call logs, apart by line breaks."""
 
-    Needs `opentelemetry-proto` (`callspool[otlp]`).
-    """
-    from google.protobuf.message import DecodeError  # noqa: PLC0415  # an extra, loaded with the first post
+
+def spans_of(row: Buffer, rule: SpanRule) -> Iterator[dict[str, Any]]:
+    """The spans of a row, in the form of call logs. Raises `ImportError` for protobuf without `callspool[otlp]`."""
+    data = bytes(row)
+    if data.startswith(_OF_BEFORE):
+        yield from map(msgspec.json.decode, data.split(b"\n"))
+        return
+    made = _from_json_row(data) if data.startswith(b"{") else _from_protobuf_row(data)
+    for resource, span in made:
+        if rule.drops_any:
+            span["attributes"] = {name: value for name, value in span["attributes"].items() if not rule.drops(name)}
+        if span["parent_span_id"] is None:
+            span["resource"] = resource
+        yield span
+
+
+def _from_protobuf_row(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: PLC0415
 
+    for of_resource in ExportTraceServiceRequest.FromString(data).resource_spans:
+        resource = attributes_of(of_resource.resource.attributes)
+        for in_scope in of_resource.scope_spans:
+            name, version = in_scope.scope.name, in_scope.scope.version
+            for span in in_scope.spans:
+                yield resource, _from_message(name, version, span)
+
+
+def _from_json_row(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     try:
-        request = ExportTraceServiceRequest.FromString(bytes(body))
-    except DecodeError as error:
-        raise Unreadable(f"it is no ExportTraceServiceRequest: {error}") from None
-    spans = (
-        (_attributes(of_resource.resource.attributes), in_scope.scope.name, in_scope.scope.version, span)
-        for of_resource in request.resource_spans
-        for in_scope in of_resource.scope_spans
-        for span in in_scope.spans
-    )
-    return _export((_from_message(*each) for each in spans), rule)
+        request = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        request = _read_apart(data)
+    for of_resource in _list(request, "resourceSpans"):
+        resource = json_attributes(at(of_resource, "resource", "attributes"))
+        for in_scope in _list(of_resource, "scopeSpans"):
+            for span in _list(in_scope, "spans"):
+                yield resource, _from_json(at(in_scope, "scope"), span)
 
 
-def from_json(body: Buffer, rule: SpanRule) -> Export:
-    """The same of OTLP's JSON. Raises `Unreadable`."""
+class _Unread(msgspec.Struct):
+    """A span of which the ids can be read, but not all of the rest: a number out of range, a byte that is no UTF-8."""
+
+    trace_id: str = msgspec.field(name="traceId", default="")
+    span_id: str = msgspec.field(name="spanId", default="")
+
+
+class _UnreadScope(msgspec.Struct):
+    spans: list[msgspec.Raw]
+
+
+class _UnreadResource(msgspec.Struct):
+    scopes: list[_UnreadScope] = msgspec.field(name="scopeSpans")
+
+
+class _UnreadRow(msgspec.Struct):
+    resources: list[_UnreadResource] = msgspec.field(name="resourceSpans")
+
+
+_unread_row = msgspec.json.Decoder(_UnreadRow).decode
+_unread = msgspec.json.Decoder(_Unread).decode
+
+
+def _read_apart(data: bytes) -> dict[str, Any]:
+    """A row with spans that cannot be read: they are kept as text, the others as they are."""
+    spans = [raw for resource in _unread_row(data).resources for scope in resource.scopes for raw in scope.spans]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [_read_or_kept(raw) for raw in spans]}]}]}
+
+
+def _read_or_kept(raw: msgspec.Raw) -> Any:  # Any: plain JSON
     try:
-        request = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Unreadable(f"it is no JSON: {error}") from None
-    if not isinstance(request, dict):
-        raise Unreadable("it is no JSON object")
-    spans = (
-        (_json_attributes(_at(of_resource, "resource", "attributes")), _at(in_scope, "scope"), span)
-        for of_resource in _list(request, "resourceSpans")
-        for in_scope in _list(of_resource, "scopeSpans")
-        for span in _list(in_scope, "spans")
-    )
-    return _export((_from_json(*each) for each in spans), rule)
-
-
-Read = tuple[bytes, dict[str, Any], Mapping[str, Any]] | str
-"""The trace id, the span, and its resource's attributes; or why it is rejected."""
-
-
-def _export(spans: Iterable[Read], rule: SpanRule) -> Export:
-    export = Export()
-    groups: dict[bytes, _Group] = {}
-    for read in spans:
-        if isinstance(read, str):
-            export.reject(read)
-            continue
-        trace_id, span, resource = read
-        group = groups.get(trace_id) or groups.setdefault(trace_id, _Group(trace_id))
-        attributes: dict[str, Any] = span["attributes"]
-        group.learn(rule, attributes, resource)
-        if rule.drops_any:
-            span["attributes"] = {name: value for name, value in attributes.items() if not rule.drops(name)}
-        if span["parent_span_id"] is None:
-            span["resource"] = dict(resource)
-        line = _encode(span)
-        if len(line) > ROW_BYTES:
-            export.reject(f"a span of {len(line)} bytes is larger than {ROW_BYTES}")
-            continue
-        group.lines.append(line)
-        group.ended = group.ended or span["parent_span_id"] is None
-        export.accepted += 1
-    export.groups = [row for group in groups.values() if group.lines for row in group.rows(rule)]
-    return export
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        ids = _unread(raw)
+        kept = {"key": "otlp.unreadable", "value": {"stringValue": bytes(raw).decode("utf-8", "replace")}}
+        return {"traceId": ids.trace_id, "spanId": ids.span_id, "name": "unreadable", "attributes": [kept]}
 
 
 def _span(
@@ -269,24 +225,21 @@ def operation_type(name: str, attributes: Mapping[str, Any]) -> str:
     return spoken or _OPERATIONS_OF_GEN_AI.get(str(attributes.get("gen_ai.operation.name")), "other")
 
 
-def _from_message(resource: Mapping[str, Any], scope: str, version: str, span: "Span") -> Read:
-    if (fault := _id_fault(span.trace_id, span.span_id)) is not None:
-        return fault
-    attributes = _attributes(span.attributes)
+def _from_message(scope: str, version: str, span: "Span") -> dict[str, Any]:
+    attributes = attributes_of(span.attributes)
     events = [
-        {"name": each.name, "timestamp_ns": _time(each.time_unix_nano), "attributes": _attributes(each.attributes)}
+        {"name": each.name, "timestamp_ns": _time(each.time_unix_nano), "attributes": attributes_of(each.attributes)}
         for each in span.events
     ]
     links = [
-        {"trace_id": each.trace_id.hex(), "span_id": each.span_id.hex(), "attributes": _attributes(each.attributes)}
+        {"trace_id": each.trace_id.hex(), "span_id": each.span_id.hex(), "attributes": attributes_of(each.attributes)}
         for each in span.links
     ]
     parent = span.parent_span_id if any(span.parent_span_id) else b""
-    made = _span(
+    return _span(
         span.name, span.trace_id, span.span_id, parent, span.start_time_unix_nano, span.end_time_unix_nano,
         **_rest(attributes, events, links, span.kind, span.status.code, span.status.message, scope, version),
     )  # fmt: skip
-    return span.trace_id, made, resource
 
 
 def _rest(
@@ -309,24 +262,16 @@ def _rest(
     }
 
 
-def _id_fault(trace_id: bytes, span_id: bytes) -> str | None:
-    """Why these ids name no span: all zeros are invalid, too (W3C Trace Context)."""
-    if len(trace_id) != _TRACE_ID_BYTES or not any(trace_id):
-        return "a span has no valid trace id of 16 bytes"
-    if len(span_id) != _SPAN_ID_BYTES or not any(span_id):
-        return "a span has no valid span id of 8 bytes"
-    return None
-
-
-def _attributes(pairs: Sequence[Any]) -> dict[str, Any]:  # Any: messages whose types come with an extra
+def attributes_of(pairs: Sequence[Any]) -> dict[str, Any]:  # Any: messages whose types come with an extra
+    """Of a span, an event, a link or a resource, as plain JSON; the first 1,024."""
     kept = pairs if len(pairs) <= _MOST_ATTRIBUTES else pairs[:_MOST_ATTRIBUTES]
     return {pair.key: _value(pair.value) for pair in kept}
 
 
 def _value(value: Any) -> Any:  # Any: as above, and plain JSON
+    if text := value.string_value:  # almost all are texts, and asking which one it is takes as long again
+        return text
     kind = value.WhichOneof("value")
-    if kind == "string_value":  # almost all are texts
-        return value.string_value
     if kind == "array_value":
         return [_value(each) for each in value.array_value.values]
     if kind == "kvlist_value":
@@ -347,64 +292,60 @@ def _finite(number: float) -> float | str:
 # JSON.
 
 
-def _from_json(resource: Mapping[str, Any], scope: object, span: object) -> Read:
-    if not isinstance(span, dict):
-        return "a span is no object"
-    trace_id, span_id = _hex(span.get("traceId")), _hex(span.get("spanId"))
-    if (fault := _id_fault(trace_id, span_id)) is not None:
-        return fault
+def _from_json(scope: object, span: Any) -> dict[str, Any]:  # Any: plain JSON
+    trace_id, span_id = bytes_of_hex(span.get("traceId")), bytes_of_hex(span.get("spanId"))
     events = [
         {
-            "name": str(_at(each, "name") or ""),
-            "timestamp_ns": _time(_int(_at(each, "timeUnixNano"))),
-            "attributes": _json_attributes(_at(each, "attributes")),
+            "name": str(at(each, "name") or ""),
+            "timestamp_ns": _time(_int(at(each, "timeUnixNano"))),
+            "attributes": json_attributes(at(each, "attributes")),
         }
         for each in _list(span, "events")
     ]
     links = [
         {
-            "trace_id": _hex(_at(each, "traceId")).hex(),
-            "span_id": _hex(_at(each, "spanId")).hex(),
-            "attributes": _json_attributes(_at(each, "attributes")),
+            "trace_id": bytes_of_hex(at(each, "traceId")).hex(),
+            "span_id": bytes_of_hex(at(each, "spanId")).hex(),
+            "attributes": json_attributes(at(each, "attributes")),
         }
         for each in _list(span, "links")
     ]
-    parent = _hex(span.get("parentSpanId"))
-    status = _named(_at(span, "status", "code"), "STATUS_CODE_", _STATUS)
-    message, scope_name = str(_at(span, "status", "message") or ""), str(_at(scope, "name") or "")
-    made = _span(
+    parent = bytes_of_hex(span.get("parentSpanId"))
+    status = _named(at(span, "status", "code"), "STATUS_CODE_", _STATUS)
+    message, scope_name = str(at(span, "status", "message") or ""), str(at(scope, "name") or "")
+    return _span(
         str(span.get("name") or ""), trace_id, span_id, parent if any(parent) else b"",
         _int(span.get("startTimeUnixNano")), _int(span.get("endTimeUnixNano")),
         **_rest(
-            _json_attributes(span.get("attributes")), events, links, _named(span.get("kind"), "SPAN_KIND_", _KINDS),
-            status, message, scope_name, str(_at(scope, "version") or ""),
+            json_attributes(span.get("attributes")), events, links, _named(span.get("kind"), "SPAN_KIND_", _KINDS),
+            status, message, scope_name, str(at(scope, "version") or ""),
         ),
     )  # fmt: skip
-    return trace_id, made, resource
 
 
-def _json_attributes(pairs: object) -> dict[str, Any]:
+def json_attributes(pairs: object, depth: int = 0) -> dict[str, Any]:
+    """The same of OTLP's JSON."""
     found = {}
     for pair, _ in zip(pairs if isinstance(pairs, list) else (), range(_MOST_ATTRIBUTES), strict=False):
-        key = _at(pair, "key")
+        key = at(pair, "key")
         if isinstance(key, str):
-            found[key] = _json_value(_at(pair, "value"))
+            found[key] = _json_value(at(pair, "value"), depth)
     return found
 
 
-def _json_value(value: object) -> Any:  # Any: plain JSON
-    if not isinstance(value, dict) or not value:
-        return None
-    kind, held = next(iter(value.items()))
+def _json_value(value: object, depth: int) -> Any:  # Any: plain JSON
+    kind, held = next(iter(value.items()), ("", None)) if isinstance(value, dict) else ("", None)
+    if depth > _DEEPEST:
+        return "nested too deeply"
     match kind:
         case "arrayValue":
-            return [_json_value(each) for each in _list(held, "values")]
+            return [_json_value(each, depth + 1) for each in _list(held, "values")]
         case "kvlistValue":
-            return _json_attributes(_at(held, "values"))
+            return json_attributes(at(held, "values"), depth + 1)
         case "intValue":
             return _int(held)
-        case "doubleValue":
-            return held if isinstance(held, str) else _finite(float(held)) if isinstance(held, int | float) else None
+        case "doubleValue" if isinstance(held, int | float):
+            return _finite(float(held))
         case _:
             return held
 
@@ -428,14 +369,16 @@ def _int(value: object) -> int:
     return int(value) if isinstance(value, float) and math.isfinite(value) else 0
 
 
-def _hex(value: object) -> bytes:
+def bytes_of_hex(value: object) -> bytes:
+    """An id; empty where there is none."""
     try:
         return bytes.fromhex(value) if isinstance(value, str) else b""
     except (ValueError, binascii.Error):
         return b""
 
 
-def _at(value: object, *path: str) -> Any:  # Any: plain JSON
+def at(value: object, *path: str) -> Any:  # Any: plain JSON
+    """What lies there; None where there is nothing."""
     for step in path:
         if not isinstance(value, dict):
             return None
@@ -444,5 +387,5 @@ def _at(value: object, *path: str) -> Any:  # Any: plain JSON
 
 
 def _list(value: object, name: str) -> list[Any]:
-    found = _at(value, name)
+    found = at(value, name)
     return found if isinstance(found, list) else []

@@ -38,7 +38,7 @@ def trace_source(
 ) -> TraceSource:
     """What answers `/v1/traces`, and puts calls together that are open from before."""
     rule = ClosingRule(round(settings.close_after * 1000), round(settings.idle_after * 1000))
-    assembler = TraceAssembler(spool.traces, acceptor, staging, rule, spool.token, metrics, system_clock)
     dropped = (*settings.drop_attributes, *(PII_ATTRIBUTES if settings.drop_pii else ()))
     spans = SpanRule.of(settings.call_id_attributes, dropped)
+    assembler = TraceAssembler(spool.traces, acceptor, staging, rule, spans, spool.token, metrics, system_clock)
     return TraceSource(reader, staging.workers, assembler, spans, token, serves=settings.enabled)

@@ -422,9 +422,9 @@ def delivery_of(row: Row, spool_id: str, destinations: Mapping[int, str]) -> Del
 
 # Traces: what is deleted with the acceptance of the call log that was made of it.
 
-DELETE_TRACE_ROWS = "DELETE FROM trace_rows WHERE trace_id = ? AND row_id <= ?"
+DELETE_TRACE_ROWS = "DELETE FROM trace_rows WHERE trace_id = ? AND principal = ? AND row_id <= ?"
 CLOSE_TRACE = """
     UPDATE traces SET closed = closed + 1, root_at = NULL, spans = max(0, spans - :spans),
         raw_bytes = max(0, raw_bytes - :raw_bytes)
-    WHERE trace_id = :trace_id
+    WHERE trace_id = :trace_id AND principal = :principal
 """

@@ -244,8 +244,13 @@ def _enqueue_all(
 
 def _close_trace(transaction: Transaction, closed: ClosedTrace) -> None:
     """Delete the spans that the record was made of: they are in it, or in the one that it repeats."""
-    transaction.execute(sql.DELETE_TRACE_ROWS, (closed.trace_id, closed.last_row))
-    values = {"trace_id": closed.trace_id, "spans": closed.spans, "raw_bytes": closed.raw_bytes}
+    transaction.execute(sql.DELETE_TRACE_ROWS, (closed.trace_id, closed.principal, closed.last_row))
+    values = {
+        "trace_id": closed.trace_id,
+        "principal": closed.principal,
+        "spans": closed.spans,
+        "raw_bytes": closed.raw_bytes,
+    }
     transaction.execute(sql.CLOSE_TRACE, values)
 
 

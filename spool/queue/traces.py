@@ -10,19 +10,18 @@ from functools import partial
 
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
-from spool.errors import CorruptPayload
 from spool.payload.frames import Frame, FrameEncoder, decode, is_whole
 from spool.queue.ingest import OVERHEAD_BYTES, uninterrupted
 from spool.queue.reader import Reader
-from spool.records import Clock, NewSpans, OpenTrace
+from spool.records import Clock, NewSpans, OpenTrace, TraceRow
 from spool.space import Quota
 
-_ADD_ROW = "INSERT INTO trace_rows (trace_id, crc32, frame) VALUES (?, ?, ?)"
-_TOKEN_OF = "SELECT token_id FROM traces WHERE trace_id = ?"
+_ADD_ROW = "INSERT INTO trace_rows (trace_id, principal, spans, raw_bytes, crc32, frame) VALUES (?, ?, ?, ?, ?, ?)"
+_TOKEN_OF = "SELECT token_id FROM traces WHERE trace_id = ? AND principal = ?"
 _ADD_TRACE = """
-    INSERT INTO traces (trace_id, call_id, agent_id, principal, token_id, first_at, last_at, root_at, spans, raw_bytes)
-    VALUES (:trace_id, :call_id, :agent_id, :principal, :token_id, :now, :now, :root_at, :spans, :raw_bytes)
-    ON CONFLICT (trace_id) DO UPDATE SET
+    INSERT INTO traces (trace_id, principal, call_id, agent_id, token_id, first_at, last_at, root_at, spans, raw_bytes)
+    VALUES (:trace_id, :principal, :call_id, :agent_id, :token_id, :now, :now, :root_at, :spans, :raw_bytes)
+    ON CONFLICT (trace_id, principal) DO UPDATE SET
         call_id = coalesce(call_id, excluded.call_id),
         agent_id = coalesce(agent_id, excluded.agent_id),
         token_id = coalesce(token_id, excluded.token_id),
@@ -32,13 +31,16 @@ _ADD_TRACE = """
         raw_bytes = raw_bytes + excluded.raw_bytes
 """
 _OPEN = """
-    SELECT trace_id, call_id, agent_id, principal, token_id, first_at, last_at, root_at, spans, raw_bytes, closed
-    FROM traces
+    SELECT trace_id, principal, call_id, agent_id, token_id, first_at, last_at, root_at, spans, raw_bytes, closed
+    FROM traces ORDER BY last_at
 """
-_ROWS = "SELECT row_id, crc32, frame FROM trace_rows WHERE trace_id = ? AND row_id > ? ORDER BY row_id LIMIT 16"
+_ROWS = """
+    SELECT row_id, spans, raw_bytes, crc32, frame FROM trace_rows
+    WHERE trace_id = ? AND principal = ? AND row_id > ? ORDER BY row_id LIMIT 4
+"""
 _ENDED = "SELECT 1 FROM records WHERE call_id = ? AND principal = ? AND event = 'call_ended' LIMIT 1"
-_OLD = "SELECT trace_id, token_id FROM traces WHERE spans = 0 AND last_at < ? LIMIT ?"
-_FORGET = "DELETE FROM traces WHERE trace_id = ? AND spans = 0"
+_OLD = "SELECT trace_id, principal, token_id FROM traces WHERE spans = 0 AND last_at < ? LIMIT ?"
+_FORGET = "DELETE FROM traces WHERE trace_id = ? AND principal = ? AND spans = 0"
 
 
 def add_spans(
@@ -48,17 +50,18 @@ def add_spans(
     for new, frame in posted:
         token_id = None
         if token is not None:
-            row = transaction.execute(_TOKEN_OF, (new.trace_id,)).fetchone()
+            row = transaction.execute(_TOKEN_OF, (new.trace_id, principal)).fetchone()
             if row is None or row[0] is None:
                 token_id = transaction.tokens.use(transaction.connection, token)
-        transaction.execute(_ADD_ROW, (new.trace_id, frame.crc32, frame.data))
+        stored = (new.trace_id, principal, new.spans, frame.raw_bytes, frame.crc32, frame.data)
+        transaction.execute(_ADD_ROW, stored)
         transaction.execute(
             _ADD_TRACE,
             {
                 "trace_id": new.trace_id,
+                "principal": principal,
                 "call_id": new.call_id,
                 "agent_id": new.agent_id,
-                "principal": principal,
                 "token_id": token_id,
                 "now": now,
                 "root_at": now if new.ended else None,
@@ -71,10 +74,10 @@ def add_spans(
 def purge_traces(transaction: Transaction, before: int, limit: int) -> int:
     """Forget traces that are closed and had no span since `before`, at most `limit`; returns how many."""
     rows = transaction.execute(_OLD, (before, limit)).fetchall()
-    for trace_id, token_id in rows:
+    for trace_id, principal, token_id in rows:
         if token_id is not None:
             transaction.tokens.release(token_id)
-        transaction.execute(_FORGET, (trace_id,))
+        transaction.execute(_FORGET, (trace_id, principal))
     return len(rows)
 
 
@@ -102,22 +105,21 @@ class Traces:
             await uninterrupted(self._writer.submit(operation, byte_count))
 
     async def open(self) -> list[OpenTrace]:
-        """Every trace that has spans here, or had some within the last hour."""
+        """Every trace that has spans here, or had some within the last hour; those first that were quiet longest."""
         return [OpenTrace(*row) for row in await self._reader.ask(_OPEN)]
 
     async def has_ended(self, call_id: str, principal: str) -> bool:
         """Whether this principal posted a `call_ended` of this call, as far as receipts go back."""
         return bool(await self._reader.ask(_ENDED, (call_id, principal)))
 
-    async def spans(self, trace_id: bytes) -> AsyncIterator[tuple[int, bytes]]:
-        """The spans of a trace, post by post, each with the number of its row. Raises `CorruptPayload`."""
+    async def rows(self, trace_id: bytes, principal: str) -> AsyncIterator[TraceRow]:
+        """The spans of a trace, post by post. Raises `SpoolError`."""
         after = 0
-        while rows := await self._reader.ask(_ROWS, (trace_id, after)):
-            for row_id, checksum, frame in rows:
+        while rows := await self._reader.ask(_ROWS, (trace_id, principal, after)):
+            for row_id, spans, raw_bytes, checksum, frame in rows:
                 after = row_id
-                if not is_whole(frame, checksum):
-                    raise CorruptPayload(f"spans of row {row_id} are damaged: their checksum differs")
-                yield after, decode(frame)
+                whole = is_whole(frame, checksum)
+                yield TraceRow(row_id, spans, raw_bytes, decode(frame) if whole else None)
 
 
 def _frames_of(posted: Sequence[NewSpans]) -> list[Frame]:

@@ -10,22 +10,24 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 
-from gateway.otlp.spans import ROW_BYTES, SpanRule, Unreadable, from_json, from_protobuf
+from gateway.otlp.posts import ROW_BYTES, Unreadable, from_json, from_protobuf
+from gateway.otlp.spans import SpanRule, encoded, spans_of
 from tests.otlp.captured import NAMES, as_json, post, request
 
 RULE = SpanRule()
 TRACE, SPAN = bytes(range(1, 17)), bytes(range(1, 9))
 
 
-def spans_of(export: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for group in export.groups for line in group.data.split(b"\n")]
+def made_of(export: Any, rule: SpanRule = RULE) -> list[dict[str, Any]]:
+    """The spans as they stand in a call log."""
+    return [json.loads(encoded(span)) for group in export.groups for span in spans_of(group.data, rule)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_json_gives_what_protobuf_gives(name: str) -> None:
     """The same spans in both encodings are the same spans here."""
     message = request(name)
-    assert spans_of(from_json(as_json(message), RULE)) == spans_of(from_protobuf(post(name), RULE))
+    assert made_of(from_json(as_json(message), RULE)) == made_of(from_protobuf(post(name), RULE))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_json_gives_what_protobuf_gives(name: str) -> None:
 def test_every_span_is_there_with_its_ids(name: str, count: int) -> None:
     """Ids are 16 and 8 bytes, as hexadecimal text; one trace is one group, and its root ends it."""
     export = from_protobuf(post(name), RULE)
-    spans = spans_of(export)
+    spans = made_of(export)
     assert (export.accepted, export.rejected, len(spans)) == (count, 0, count)
     assert {len(span["context"]["trace_id"]) for span in spans} == {32}
     assert {len(span["context"]["span_id"]) for span in spans} == {16}
@@ -44,7 +46,7 @@ def test_every_span_is_there_with_its_ids(name: str, count: int) -> None:
 
 def test_operations_are_called_as_in_call_logs() -> None:
     """A dashboard counts llm, tts, stt and tool calls by these words."""
-    kinds = Counter(span["operation_type"] for span in spans_of(from_protobuf(post("livekit-3-turns-with-tool"), RULE)))
+    kinds = Counter(span["operation_type"] for span in made_of(from_protobuf(post("livekit-3-turns-with-tool"), RULE)))
     assert kinds["llm"] == 12
     assert kinds["tool"] == 1
     assert kinds["assistant_interaction"] == 6
@@ -131,7 +133,7 @@ def test_any_span_is_the_same_in_both_encodings(pairs: dict[str, Any], times: An
     span = message.resource_spans[0].scope_spans[0].spans[0]
     span.status.code = status  # type: ignore[assignment]  # an enum's number
     span.attributes.extend(KeyValue(key=key, value=value) for key, value in pairs.items())
-    assert spans_of(from_json(as_json(message), RULE)) == spans_of(from_protobuf(message.SerializeToString(), RULE))
+    assert made_of(from_json(as_json(message), RULE)) == made_of(from_protobuf(message.SerializeToString(), RULE))
 
 
 NAMES_OF_MEMBERS = ("resourceSpans", "scopeSpans", "spans", "traceId", "attributes", "key", "value", "name")
@@ -168,7 +170,7 @@ def test_an_empty_body_is_an_empty_request() -> None:
 def test_attributes_are_left_out_where_that_is_wanted() -> None:
     """The chat that each span repeats, by name or by what it begins with."""
     rule = SpanRule.of((), ("lk.pii.*", "gen_ai.input.messages"))
-    names = {name for span in spans_of(from_protobuf(post("livekit-10-turns"), rule)) for name in span["attributes"]}
+    names = {name for span in made_of(from_protobuf(post("livekit-10-turns"), rule)) for name in span["attributes"]}
     assert not any(name.startswith("lk.pii.") for name in names)
     assert "gen_ai.input.messages" not in names
     assert "gen_ai.output.messages" in names
@@ -180,3 +182,163 @@ def test_rows_are_bounded() -> None:
     assert len(export.groups) > 1
     assert all(len(group.data) <= ROW_BYTES for group in export.groups)
     assert [group.ended for group in export.groups] == [False] * (len(export.groups) - 1) + [True]
+
+
+def test_a_call_id_is_found_in_any_span_of_a_post() -> None:
+    """Also where thousands of spans have none, and in the order in which the names are configured."""
+    message = one_span()
+    scope = message.resource_spans[0].scope_spans[0]
+    for number in range(2, 40):
+        scope.spans.add(trace_id=TRACE, span_id=number.to_bytes(8, "big"), name="x")
+    for number, (key, value) in enumerate((("lk.job_id", "AJ_1"), ("session.id", " "), ("conversation.id", "c-1"))):
+        pair = KeyValue(key=key, value=AnyValue(string_value=value))
+        scope.spans.add(trace_id=TRACE, span_id=(90 + number).to_bytes(8, "big"), attributes=[pair])
+    for export in (from_protobuf(message.SerializeToString(), RULE), from_json(as_json(message), RULE)):
+        assert {group.call_id for group in export.groups} == {"c-1"}
+
+
+def test_several_resources_and_scopes_of_a_trace_are_told_apart() -> None:
+    """Each span keeps its instrumentation; the resource of the root is in the root span."""
+    message = ExportTraceServiceRequest()
+    for number, (service, scope) in enumerate((("a", "one"), ("b", "two"), ("a", "one"))):
+        of_resource = message.resource_spans.add()
+        of_resource.resource.attributes.append(KeyValue(key="service.name", value=AnyValue(string_value=service)))
+        in_scope = of_resource.scope_spans.add()
+        in_scope.scope.name, in_scope.scope.version = scope, "1"
+        parent = b"" if number == 1 else SPAN
+        in_scope.spans.add(trace_id=TRACE, span_id=(number + 1).to_bytes(8, "big"), parent_span_id=parent, name="x")
+    for export in (from_protobuf(message.SerializeToString(), RULE), from_json(as_json(message), RULE)):
+        spans = made_of(export)
+        assert [span["instrumentation"]["name"] for span in spans] == ["one", "two", "one"]
+        assert [span.get("resource") for span in spans] == [None, {"service.name": "b"}, None]
+
+
+def test_attributes_that_are_left_out_are_not_stored() -> None:
+    """What was said is not on the disk either while the call goes on."""
+    rule = SpanRule.of((), ("lk.pii.*", "gen_ai.*"))
+    for export in (
+        from_protobuf(post("livekit-10-turns"), rule),
+        from_json(as_json(request("livekit-10-turns")), rule),
+    ):
+        stored = b"".join(group.data for group in export.groups)
+        assert b"lk.pii." not in stored
+        assert b"gen_ai.input" not in stored
+        assert len(made_of(export)) == 58
+
+
+@pytest.mark.parametrize("value", [b'"\xff"', b"1e999", b'"' + b"\xed\xa0\x80" + b'"', b"[" * 900 + b"]" * 900])
+def test_a_span_of_json_that_cannot_be_read_whole_is_kept_as_text(value: bytes) -> None:
+    """Its ids can be read, so it was acknowledged: the call log has it, and the spans beside it."""
+    span = b'{"traceId":"%b","spanId":"%b","name":"x","attributes":[{"key":"k","value":{"stringValue":%b}}]}'
+    spans = [span % (TRACE.hex().encode(), each.hex().encode(), inner) for each, inner in
+             ((SPAN, value), (SPAN[::-1], b'"fine"'))]  # fmt: skip
+    export = from_json(b'{"resourceSpans":[{"scopeSpans":[{"spans":[%b]}]}]}' % b",".join(spans), RULE)
+    assert (export.accepted, export.rejected) == (2, 0)
+    unread, fine = made_of(export)
+    assert unread["context"]["span_id"] == SPAN.hex()
+    assert fine["attributes"] == {"k": "fine"}
+
+
+def test_whole_numbers_beyond_64_bits_stay_as_they_are() -> None:
+    """JSON allows them; nothing of the call is lost by it."""
+    text = json.dumps({
+        "traceId": TRACE.hex(), "spanId": SPAN.hex(), "startTimeUnixNano": "-99999999999999999999999", "kind": 10**20,
+        "attributes": [{"key": "k", "value": {"intValue": "123456789012345678901234"}}],
+    })  # fmt: skip
+    export = from_json(b'{"resourceSpans":[{"scopeSpans":[{"spans":[%b]}]}]}' % text.encode(), RULE)
+    (span,) = made_of(export)
+    assert span["attributes"] == {"k": 123456789012345678901234}
+
+
+def test_what_an_earlier_version_stored_is_read() -> None:
+    """Rows of spans in the form of call logs."""
+    spans = made_of(from_protobuf(post("pipecat-pipeline"), RULE))
+    row = b"\n".join(map(encoded, spans))
+    assert list(spans_of(row, RULE)) == spans
+
+
+def nested(depth: int) -> AnyValue:
+    value = AnyValue(string_value="x")
+    for _ in range(depth):
+        value = AnyValue(array_value=ArrayValue(values=[value]))
+    return value
+
+
+def field(tag: int, content: bytes) -> bytes:
+    """A field of protobuf by hand, for what the library does not write."""
+    length = bytearray()
+    size = len(content)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([tag, *length, size]) + content
+
+
+def request_of(attributes: bytes) -> bytes:
+    """A request with a span whose further attributes are these bytes."""
+    span = one_span().resource_spans[0].scope_spans[0].spans[0].SerializeToString()
+    return field(0x0A, field(0x12, field(0x12, span + attributes)))
+
+
+def nested_beyond_limits() -> bytes:
+    value = b"\x0a\x01x"
+    for _ in range(10_000):
+        value = field(0x2A, field(0x0A, value))
+    return request_of(field(0x4A, b"\x0a\x01k" + field(0x12, value)))
+
+
+BOMBS: dict[str, tuple[Any, bytes]] = {
+    "values nested 10,000 deep": (from_protobuf, nested_beyond_limits()),
+    "a million attributes": (from_protobuf, request_of(field(0x4A, b"\x0a\x01k") * 1_000_000)),
+    "a list of empty objects": (from_json, b'{"resourceSpans":[' + b"{}," * 2_000_000 + b"{}]}"),
+    "lists in lists": (from_json, b'{"resourceSpans":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    "lengths that lie": (from_protobuf, b"\x0a\xff\xff\xff\xff\x0f" + b"x" * 100),
+    "a number without an end": (from_protobuf, b"\x0a" + b"\xff" * 100),
+    "groups": (from_protobuf, b"\x0b" * 100),
+    "a length and no more": (from_protobuf, b"\x0a\x80\x80\x80\x01"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_or_rejected_within_bounds(name: str) -> None:
+    """Whatever its shape: an answer soon, in little memory."""
+    import tracemalloc
+
+    read, body = BOMBS[name]
+    tracemalloc.start()
+    try:
+        assert read(body, RULE).accepted == 0
+    except Unreadable:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 4 * len(body) + (4 << 20), f"{peak >> 20} MiB for {len(body) >> 20}"
+
+
+def test_the_deepest_values_of_both_encodings_become_json() -> None:
+    """What protobuf takes is 50 levels deep; JSON may be deeper, and is cut there."""
+    deep = one_span()
+    deep.resource_spans[0].scope_spans[0].spans[0].attributes.append(KeyValue(key="deep", value=nested(45)))
+    assert made_of(from_protobuf(deep.SerializeToString(), RULE)) == made_of(from_json(as_json(deep), RULE))
+    inner = '{"arrayValue":{"values":[' * 250 + '{"stringValue":"x"}' + "]}}" * 250
+    span = '{"traceId":"%s","spanId":"%s","attributes":[{"key":"deep","value":%s}]}' % (TRACE.hex(), SPAN.hex(), inner)  # noqa: UP031
+    export = from_json(f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}'.encode(), RULE)
+    (made,) = made_of(export)
+    assert "nested too deeply" in json.dumps(made["attributes"])
+
+
+def test_a_request_of_many_traces_does_not_grow() -> None:
+    """A resource is stored with each root span, but not more often than the request has room for."""
+    message = ExportTraceServiceRequest()
+    of_resource = message.resource_spans.add()
+    of_resource.resource.attributes.append(KeyValue(key="big", value=AnyValue(string_value="x" * 15_000)))
+    scope = of_resource.scope_spans.add()
+    scope.scope.name = "y" * 100_000
+    for number in range(1, 12_000):
+        scope.spans.add(trace_id=number.to_bytes(16, "big"), span_id=SPAN)
+    body = message.SerializeToString()
+    export = from_protobuf(body, RULE)
+    assert (export.accepted, export.rejected) == (10_000, 1_999)
+    assert "10000 traces" in export.reason
+    assert sum(len(group.data) for group in export.groups) < 6 * len(body) + (12 << 20)

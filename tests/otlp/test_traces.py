@@ -3,21 +3,29 @@
 import asyncio
 import gzip
 import json
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import zstandard
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.listeners import ListenOptions
+from gateway.otlp import assembler as assembler_module
 from gateway.otlp.assembler import ClosingRule, TraceAssembler
+from gateway.otlp.posts import POST_BYTES
 from gateway.otlp.source import JSON, PROTOBUF, TraceSource
 from gateway.otlp.spans import SpanRule
+from spool.directory import DATABASE_NAME
 from tests.intake.running_intake import DEADLINE, ENDPOINT, Reply, RunningIntake, running
 from tests.otlp.captured import as_json, in_posts, post, renamed, request
 
@@ -59,10 +67,17 @@ async def tracing(
     async with running(directory, **options) as world:
         intake = world.intake
         assembler = TraceAssembler(
-            world.spool.traces, intake.acceptor, intake.staging, rule, world.spool.token, world.metrics, world.clock
+            world.spool.traces,
+            intake.acceptor,
+            intake.staging,
+            rule,
+            spans or SpanRule(),
+            world.spool.token,
+            world.metrics,
+            world.clock,
         )
         await assembler.open()
-        source = TraceSource(intake.reader, intake.workers, assembler, SpanRule(), IntakeToken(None))
+        source = TraceSource(intake.reader, intake.workers, assembler, spans or SpanRule(), IntakeToken(None))
         handler = IntakeHandler(
             Router(source.routes()), intake.gate, LoopGuard(world.spool.id), IntakeToken(None), world.metrics
         )
@@ -100,7 +115,7 @@ async def test_a_call_becomes_one_call_log(tmp_path: Path, name: str, turns: int
         assert starts == sorted(starts)
         (left,) = await traces.world.spool.traces.open()
         assert (left.spans, left.raw_bytes) == (0, 0)
-        assert [row async for row in traces.world.spool.traces.spans(left.trace_id)] == []
+        assert [row async for row in traces.world.spool.traces.rows(left.trace_id, left.principal)] == []
 
 
 async def test_what_an_exporter_sends_twice_is_in_it_once(tmp_path: Path) -> None:
@@ -264,3 +279,87 @@ async def test_other_destinations_keep_their_plans(tmp_path: Path) -> None:
         assert trace.call_id is not None
         (traced,) = await traces.world.spool.trace(trace.call_id)
         assert [delivery.destination for delivery in traced.deliveries] == ["endpoint"]
+
+
+async def test_the_same_trace_of_two_senders_is_two_calls(tmp_path: Path) -> None:
+    """What one principal posts is never in what another's call log holds, whatever ids it uses."""
+    async with tracing(tmp_path) as traces:
+        first, second = in_posts(request("livekit-10-turns"), 2)
+        await traces.export(first, headers={"x-pype-token": "key-of-one"})
+        await traces.export(second, headers={"x-pype-token": "key-of-another"})
+        await traces.world.post(
+            {"call_id": trace_id("livekit-10-turns"), "wcall_event": "call_ended"},
+            "/v1/calls",
+            headers={"x-pype-token": "key-of-a-third"},
+        )
+        await traces.later(RULE.close_after)
+        assert len(await traces.world.spool.trace(trace_id("livekit-10-turns"))) == 2, "nobody ended that of the first"
+        await traces.later(RULE.idle_after)
+        logs = (await traces.call_logs(trace_id("livekit-10-turns")))[1:]
+        assert [log["wcall_event"] for log in logs] == ["call_ended"] * 2
+        assert sum(log["otel"]["spans"] for log in logs) == 58
+
+
+async def test_damaged_spans_are_named_and_the_others_delivered(tmp_path: Path) -> None:
+    """A row whose checksum differs holds up neither the call nor what is posted later."""
+    posts = in_posts(request("livekit-10-turns"), 3)
+    async with tracing(tmp_path) as traces:
+        for body in posts:
+            await traces.export(body)
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as database:
+        database.execute("UPDATE trace_rows SET frame = zeroblob(length(frame)) WHERE row_id = 2")
+        database.commit()
+    async with tracing(tmp_path) as traces:
+        await traces.later(RULE.close_after)
+        (call_log,) = await traces.call_logs(trace_id("livekit-10-turns"))
+        assert call_log["otel"]["damaged_spans"] == 20
+        assert call_log["otel"]["spans"] == 38
+        (left,) = await traces.world.spool.traces.open()
+        assert (left.spans, left.raw_bytes) == (0, 0)
+
+
+async def test_a_call_of_many_mib_is_made_in_a_file(tmp_path: Path) -> None:
+    """Its lines are sorted without being in memory, and it is split like any large call log."""
+    message = request("livekit-10-turns")
+    root = next(s for s in message.resource_spans[0].scope_spans[0].spans if not s.parent_span_id)
+    async with tracing(tmp_path, ClosingRule(bytes_max=64 << 20)) as traces:
+        for number in range(6):
+            large = ExportTraceServiceRequest()
+            scope = large.resource_spans.add().scope_spans.add()
+            for each in range(8):
+                span = scope.spans.add(trace_id=root.trace_id, span_id=(number * 8 + each + 1).to_bytes(8, "big"))
+                span.start_time_unix_nano = 10**18 + (97 * (number * 8 + each)) % 48
+                span.parent_span_id = root.span_id
+                span.attributes.add(key="chat").value.string_value = Random(span.span_id).randbytes(60_000).hex()
+            assert (await traces.export(large.SerializeToString())).status == 200
+        await traces.later(RULE.idle_after)
+        (call_log,) = await traces.call_logs(root.trace_id.hex())
+        spans = call_log["telemetry_data"]["session_traces"]
+        assert [span["start_time_ns"] for span in spans] == [10**18 + number for number in range(48)]
+        assert {len(span["attributes"]["chat"]) for span in spans} == {120_000}
+        assert not list((tmp_path / "staging").iterdir())
+
+
+async def test_a_request_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """Also one that only decodes to so much."""
+    async with tracing(tmp_path) as traces:
+        assert (await traces.export(bytes(POST_BYTES + 1))).status == 413
+        reply = await traces.export(gzip.compress(Random(1).randbytes(1 << 20) * 21), content_encoding="gzip")
+        assert (reply.status, reply.json["error"]["code"]) == (413, "too_large")
+
+
+async def test_more_open_traces_than_memory_is_for_are_refused_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter is to come again within its ten seconds; closed ones make room."""
+    monkeypatch.setattr(assembler_module, "_OPEN_MOST", 2)
+    async with tracing(tmp_path) as traces:
+        bodies = [renamed(request("pipecat-pipeline"), number).SerializeToString() for number in (1, 2, 3)]
+        replies = [await traces.export(body) for body in bodies]
+        assert [(reply.status, reply.headers.get("Retry-After")) for reply in replies] == [
+            (200, None),
+            (200, None),
+            (503, "1"),
+        ]
+        await traces.later(RULE.idle_after)
+        assert (await traces.export(bodies[2])).status == 200

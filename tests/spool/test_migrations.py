@@ -4,6 +4,7 @@ import sqlite3
 import time
 from importlib.resources import files
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -12,6 +13,7 @@ from spool.db.connection import connect, connect_writer, migrate
 from spool.directory import DATABASE_NAME
 from spool.errors import SchemaTooNew
 from spool.fsck import Severity, check
+from spool.payload.frames import encode
 from spool.records import principal_of
 from tests.spool.salvaged_spools import bring
 from tests.spool.spool_parts import (
@@ -225,9 +227,37 @@ async def test_what_version_9_counted_twice_is_counted_once(path: Path) -> None:
         counted = {lane: counts.queued_bytes for (_, lane), counts in spool.stats().lanes.items()}
     connection = connect_writer(path)
     connection.execute("UPDATE counters SET queued_bytes = ?", (new.raw_bytes,))
+    connection.executescript("DROP TABLE traces; DROP TABLE trace_rows;")
+    connection.executescript(files("spool").joinpath("schema", NUMBERED[7]).read_text("utf-8"))
     connection.execute("PRAGMA user_version = 9")
     connection.close()
     async with opened(path.parent) as spool:
         assert {lane: counts.queued_bytes for (_, lane), counts in spool.stats().lanes.items()} == counted
         assert sum(counted.values()) == new.raw_bytes
+    assert not [finding for finding in check(path.parent) if finding.severity is Severity.ERROR]
+
+
+async def test_open_traces_of_version_10_are_kept_with_their_counts(path: Path) -> None:
+    """Of their rows nobody counted the spans: the first has all of its trace's, so that a close ends at none."""
+    connection = connect_writer(path)
+    for name in NUMBERED[:10]:
+        connection.executescript(files("spool").joinpath("schema", name).read_text("utf-8"))
+    for trace, spans in ((b"a" * 16, 5), (b"b" * 16, 2)):
+        connection.execute(
+            "INSERT INTO traces (trace_id, principal, first_at, last_at, spans, raw_bytes) "
+            "VALUES (?, 'key:1', 1, 2, ?, ?)",
+            (trace, spans, 10 * spans),
+        )
+    for trace in (b"a" * 16, b"b" * 16, b"a" * 16):
+        frame = encode(b'{"name":"x"}')
+        connection.execute(
+            "INSERT INTO trace_rows (trace_id, crc32, frame) VALUES (?, ?, ?)", (trace, crc32(frame), frame)
+        )
+    connection.close()
+    async with opened(path.parent) as spool:
+        found = {trace.trace_id[:1]: trace for trace in await spool.traces.open()}
+        assert [(found[name].spans, found[name].raw_bytes) for name in (b"a", b"b")] == [(5, 50), (2, 20)]
+        of_a = [row async for row in spool.traces.rows(b"a" * 16, "key:1")]
+        assert [(row.row_id, row.spans, row.raw_bytes) for row in of_a] == [(1, 5, 50), (3, 0, 0)]
+        assert {row.data for row in of_a} == {b'{"name":"x"}'}
     assert not [finding for finding in check(path.parent) if finding.severity is Severity.ERROR]
