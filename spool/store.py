@@ -141,7 +141,9 @@ class Spool:
             accepted=self._accepted,
             evictor=self.evictor if self._evicts else None,
         )
-        target = ImportTarget(writer, self._quota, destinations, self._ingest, self._orphans, clock, self._announce)
+        target = ImportTarget(
+            writer, self._quota, destinations, self._ingest, self._orphans, clock, self._announce, self.traces
+        )
         self.salvage = SalvageService(target, directory)
         """Imports what other databases hold."""
         scrub = Scrub(directory.path / DATABASE_NAME, directory.corruption)

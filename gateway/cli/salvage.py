@@ -161,6 +161,11 @@ def describe(report: Report) -> None:
     if report.deliveries:
         states = ", ".join(f"{count_text(count)} {state}" for state, count in sorted(report.deliveries.items()))
         console.print(plain(f"deliveries: {states}; payload: {bytes_text(report.payload_bytes)}"))
+    if report.spans:
+        console.print(plain(f"open calls: {count_text(report.spans)} spans; their call logs are made when they end"))
+    if report.lost_span_rows:
+        text = f"{count_text(report.lost_span_rows)} rows of spans of open calls cannot be read"
+        console.print(plain(text, "bold red"))
     if report.without_token:
         text = f"{count_text(report.without_token)} records lost their agent's token: they are sent without it"
         console.print(plain(text, "yellow"))

@@ -55,6 +55,10 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     payload_bytes: int
     without_token: int
     unreadable: list[UnreadableRecord]
+    spans: int = 0
+    """Spans of calls that had not ended."""
+    lost_span_rows: int = 0
+    """Rows of such spans that cannot be read."""
     incomplete: bool = False
     """Whether something of the directory is lost."""
     complete: bool = False
@@ -124,8 +128,10 @@ def _report(task: Task, tally: Tally) -> Report:
         records={outcome.value: count for outcome, count in tally.outcomes.items()},
         deliveries={state.name.lower(): count for state, count in tally.deliveries.items()},
         payload_bytes=tally.payload_bytes,
+        spans=tally.spans,
         without_token=tally.without_token,
-        incomplete=bool(tally.unreadable or tally.incomplete),
+        incomplete=bool(tally.unreadable or tally.incomplete or tally.lost_span_rows),
+        lost_span_rows=tally.lost_span_rows,
         complete=tally.complete and not task.dry_run,
         unreadable=[UnreadableRecord(one.record_id, one.call_id, one.reason) for one in tally.unreadable],
     )

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import structlog
+
 from gateway.intake.memory import SMALL_POST_BYTES, Body
 from gateway.intake.staging import Staged, StagedFile
-from gateway.otlp.spans import SpanRule, encoded, spans_of
+from gateway.otlp.spans import SpanRule, UnreadableRow, encoded, spans_of
 from spool.payload.frames import cut
-from spool.records import Buffer
+from spool.records import Buffer, TraceRow
+
+_log = structlog.get_logger(__name__)
 
 _NANOSECONDS: Final = 1_000_000_000
 _LATEST_SECOND: Final = 253402300799
@@ -57,9 +61,17 @@ class SpanLines:
     _file: StagedFile | None = None
     _places: dict[str, _Place] = field(default_factory=dict)
 
-    def add(self, row: bytes) -> None:
-        """Add the spans of a row. Raises `SpoolFull`, `OSError`, and what `spans_of` raises."""
-        for span in spans_of(row, self.rule):
+    def add(self, row: TraceRow) -> None:
+        """Add the spans of a row; how many cannot be read is counted. Raises `SpoolFull`, `OSError`, `ImportError`."""
+        before = len(self._places)
+        try:
+            self._add(row.data or b"")
+        except UnreadableRow as error:
+            _log.error("spans_unreadable", row=row.row_id, reason=str(error))
+            self.damaged += max(0, row.spans - (len(self._places) - before))
+
+    def _add(self, data: bytes) -> None:
+        for span in spans_of(data, self.rule):
             line = encoded(span)
             span_id, start = span["context"]["span_id"], _number(span["start_time_ns"])
             self._places[span_id] = _Place(start, span_id, self.size, len(line), tuple(said(span)))

@@ -55,6 +55,9 @@ class TraceStore(Protocol):
         """The spans of a trace, row by row."""
         ...
 
+    imported: Callable[[NewSpans, str, int], None]
+    """Called with spans that a salvage brought, who posted them, and how many call logs their trace has."""
+
     async def has_ended(self, call_id: str, principal: str) -> bool:
         """Whether this principal posted a `call_ended` of this call."""
         ...
@@ -130,6 +133,7 @@ class TraceAssembler:
             self._watch(key, trace, [])
             if not trace.closed:
                 self._live(trace, STARTED)
+        self._store.imported = self._note_imported
         self._count()
 
     def start(self) -> None:
@@ -174,6 +178,11 @@ class TraceAssembler:
             trace.raw_bytes += len(new.data)
             self._watch(key, trace, [new])
         self._count()
+
+    def _note_imported(self, new: NewSpans, principal: str, closed: int) -> None:
+        self._note([new], principal)
+        trace = self._open[new.trace_id, principal]
+        trace.closed = max(trace.closed, closed)
 
     def _watch(self, key: Key, trace: OpenTrace, posted: Sequence[NewSpans]) -> None:
         """Spans of this trace wait."""
@@ -274,7 +283,7 @@ class TraceAssembler:
                 lines.damaged += row.spans
                 self._observer.otlp_spans("damaged", row.spans)
             else:
-                await self._staging.workers.run(lines.add, row.data)
+                await self._staging.workers.run(lines.add, row)
             if size >= self._rule.bytes_max or spans >= self._rule.spans_max:
                 break
         return ClosedTrace(trace.trace_id, trace.principal, last_row, spans, size)

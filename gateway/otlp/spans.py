@@ -95,11 +95,26 @@ _OF_BEFORE: Final = b'{"name"'
 """So begins a row that an earlier version stored: spans in the form of call logs, apart by line breaks."""
 
 
+class UnreadableRow(Exception):
+    """A row is whole, and holds no spans: it came from the spool of somebody else."""
+
+
 def spans_of(row: Buffer, rule: SpanRule) -> Iterator[dict[str, Any]]:
-    """The spans of a row, in the form of call logs. Raises `ImportError` for protobuf without `callspool[otlp]`."""
-    data = bytes(row)
+    """The spans of a row, in the form of call logs, one after the other: a row may hold 20,000.
+
+    Raises `UnreadableRow`, and `ImportError` for protobuf without `callspool[otlp]`.
+    """
+    try:
+        yield from _spans_of(bytes(row), rule)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
+        raise UnreadableRow(f"{type(error).__name__}: {error}") from error
+
+
+def _spans_of(data: bytes, rule: SpanRule) -> Iterator[dict[str, Any]]:
     if data.startswith(_OF_BEFORE):
-        yield from map(msgspec.json.decode, data.split(b"\n"))
+        for line in data.split(b"\n"):
+            _check_before(line)
+            yield msgspec.json.decode(line)
         return
     made = _from_json_row(data) if data.startswith(b"{") else _from_protobuf_row(data)
     for resource, span in made:
@@ -110,10 +125,30 @@ def spans_of(row: Buffer, rule: SpanRule) -> Iterator[dict[str, Any]]:
         yield span
 
 
+class _ContextBefore(msgspec.Struct):
+    span_id: str
+
+
+class _Before(msgspec.Struct):
+    name: str
+    context: _ContextBefore
+    start_time_ns: int | str
+    end_time_ns: int | str
+    attributes: dict[str, Any]
+
+
+_check_before = msgspec.json.Decoder(_Before).decode
+
+
 def _from_protobuf_row(data: bytes) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    from google.protobuf.message import DecodeError  # noqa: PLC0415  # an extra
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: PLC0415
 
-    for of_resource in ExportTraceServiceRequest.FromString(data).resource_spans:
+    try:
+        request = ExportTraceServiceRequest.FromString(data)
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
+    for of_resource in request.resource_spans:
         resource = attributes_of(of_resource.resource.attributes)
         for in_scope in of_resource.scope_spans:
             name, version = in_scope.scope.name, in_scope.scope.version

@@ -20,6 +20,7 @@ from spool.fsck.storage import (
     check_layout,
     check_pages,
     check_readable,
+    check_spans,
     check_version,
     unreadable,
 )
@@ -83,6 +84,7 @@ def _check_database(inspection: Inspection) -> list[Finding]:
     if layout is not None:
         findings += check_layout(layout, live=inspection.live)
         findings += check_frames(inspection, layout)
+    findings += _readable("spans", lambda: check_spans(inspection))
     findings += _readable("pages", lambda: check_pages(inspection))
     return findings
 

@@ -31,6 +31,9 @@ def check_counters(inspection: Inspection) -> Iterator[Finding]:
     yield from _check_meta(inspection)
     yield from _check_counters(inspection)
     yield from _check_tokens(inspection)
+    for trace_id, principal, spans, size, found, found_size in inspection.connection.execute(reader.TRACES):
+        text = f"{spans} spans of {size} bytes are counted, {found} of {found_size} are there"
+        yield Finding(Kind.WRONG_TRACE, f"trace {trace_id.hex()}", text, (trace_id.hex(), principal))
     for record_id, destination_id, form in inspection.connection.execute(reader.STRAY_PARTS):
         where = f"parts of the {form} of record {record_id}"
         yield Finding(Kind.STRAY_PROGRESS, where, "belong to no upload", (record_id, destination_id, form))

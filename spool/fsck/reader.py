@@ -79,6 +79,16 @@ TOKEN_USES = (
     "UNION ALL SELECT token_id FROM traces) "
     "WHERE token_id IS NOT NULL GROUP BY token_id"
 )
+TRACES = """
+    SELECT trace_id, principal, sum(counted), sum(counted_bytes), sum(found), sum(found_bytes) FROM (
+        SELECT trace_id, principal, spans AS counted, raw_bytes AS counted_bytes, 0 AS found, 0 AS found_bytes,
+            1 AS known
+        FROM traces UNION ALL SELECT trace_id, principal, 0, 0, spans, raw_bytes, 0 FROM trace_rows
+    ) GROUP BY trace_id, principal
+    HAVING sum(counted) != sum(found) OR sum(counted_bytes) != sum(found_bytes) OR NOT max(known)
+"""
+SPAN_ROWS = "SELECT row_id FROM trace_rows ORDER BY row_id"
+SPANS = "SELECT trace_id, crc32, frame FROM trace_rows WHERE row_id = ?"
 WITHOUT_TOKEN = (
     "SELECT record_id, call_id FROM records r WHERE token_id IS NOT NULL AND NOT EXISTS "
     "(SELECT 1 FROM tokens t WHERE t.token_id = r.token_id)"
@@ -102,6 +112,20 @@ BURY_DELIVERY = (
     "UPDATE deliveries SET state = 3, settled_at = ?, held_for = NULL, attempts = max(0, attempts), error = ? "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
+COUNT_TRACE = """
+    INSERT INTO traces (trace_id, principal, first_at, last_at, spans, raw_bytes)
+    SELECT trace_id, principal, :now, :now, 0, 0 FROM trace_rows
+    WHERE trace_id = :trace_id AND principal = :principal LIMIT 1
+    ON CONFLICT DO NOTHING;
+"""
+SUM_TRACE = """
+    UPDATE traces SET
+        spans = (SELECT coalesce(sum(r.spans), 0) FROM trace_rows r
+            WHERE r.trace_id = traces.trace_id AND r.principal = traces.principal),
+        raw_bytes = (SELECT coalesce(sum(r.raw_bytes), 0) FROM trace_rows r
+            WHERE r.trace_id = traces.trace_id AND r.principal = traces.principal)
+    WHERE trace_id = :trace_id AND principal = :principal
+"""
 LANE_OF = "SELECT lane FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
 FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = 'records'"
 SET_SEQUENCE = "INSERT INTO sqlite_sequence (name, seq) VALUES ('records', ?)"

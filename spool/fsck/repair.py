@@ -120,6 +120,12 @@ def _raise_numbers(connection: sqlite3.Connection, key: _Key, _now: int) -> None
     connection.execute(reader.SET_SEQUENCE, key)
 
 
+def _count_trace(connection: sqlite3.Connection, key: _Key, now: int) -> None:
+    trace = {"trace_id": bytes.fromhex(str(key[0])), "principal": key[1], "now": now}
+    connection.execute(reader.COUNT_TRACE, trace)
+    connection.execute(reader.SUM_TRACE, trace)
+
+
 _REPAIRS: Mapping[Kind, Callable[[sqlite3.Connection, _Key, int], None]] = {
     Kind.UNREADABLE_RECORD: _bury,
     Kind.MISSING_CHUNKS: _bury,
@@ -135,6 +141,7 @@ _REPAIRS: Mapping[Kind, Callable[[sqlite3.Connection, _Key, int], None]] = {
     Kind.OUT_OF_TURN: _put(DeliveryState.WAITING),
     Kind.REUSED_IDS: _raise_numbers,
     Kind.STRAY_PROGRESS: _forget_parts,
+    Kind.WRONG_TRACE: _count_trace,
 }
 
 

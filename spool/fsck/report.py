@@ -49,6 +49,8 @@ class Kind(StrEnum):
     REUSED_IDS = "reused ids"
     MISSING_META = "missing meta"
     STRAY_PROGRESS = "stray progress"
+    DAMAGED_SPANS = "damaged spans"
+    WRONG_TRACE = "wrong trace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ RULES: Mapping[Kind, Rule] = {
     Kind.REUSED_IDS: Rule(Severity.ERROR, f"{_REPAIR}: numbers continue above the largest", repaired=True),
     Kind.MISSING_META: Rule(Severity.ERROR, _TAKE_OVER),
     Kind.STRAY_PROGRESS: Rule(Severity.WARNING, f"{_REPAIR}: it is deleted", repaired=True),
+    Kind.DAMAGED_SPANS: Rule(Severity.ERROR, "nothing: the call log of their call says how many are missing"),
+    Kind.WRONG_TRACE: Rule(Severity.ERROR, f"{_REPAIR}: it is counted anew", repaired=True),
 }  # fmt: skip
 
 

@@ -117,6 +117,19 @@ def check_frames(inspection: Inspection, layout: Layout) -> Iterator[Finding]:
     inspection.tell(FRAMES, 1, 1)
 
 
+def check_spans(inspection: Inspection) -> Iterator[Finding]:
+    """Every row of an open trace has its checksum."""
+    for (row_id,) in inspection.connection.execute(reader.SPAN_ROWS).fetchall():
+        try:
+            row = inspection.connection.execute(reader.SPANS, (row_id,)).fetchone()
+        except CORRUPT_ROW_ERRORS as error:
+            yield Finding(Kind.DAMAGED_SPANS, f"spans of row {row_id}", f"cannot be read: {error}", (row_id,))
+            continue
+        if row is not None and crc32(row[2]) != row[1]:
+            where = f"trace {row[0].hex()}"
+            yield Finding(Kind.DAMAGED_SPANS, where, f"row {row_id} does not match its checksum", (row_id,))
+
+
 def _bad_among(connection: sqlite3.Connection, chunk_ids: Iterable[int]) -> list[tuple[int, str]]:
     ids = list(chunk_ids)
     try:

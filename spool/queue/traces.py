@@ -5,7 +5,7 @@ the rows are deleted, in one transaction: so after a crash they are either all t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 
 from spool.db.transaction import Transaction
@@ -89,6 +89,8 @@ class Traces:
         self._reader = reader
         self._quota = quota
         self._clock = clock
+        self.imported: Callable[[NewSpans, str, int], None] = lambda _new, _principal, _closed: None
+        """Called with spans that a salvage brought, who posted them, and how many call logs their trace has."""
 
     async def add(self, posted: Sequence[NewSpans], token: str | None, principal: str) -> None:
         """Make the spans of one post durable. Raises `SpoolFull` or `SpoolUnavailable`; then none of them is kept."""

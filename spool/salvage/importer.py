@@ -11,14 +11,25 @@ from spool.db import sql
 from spool.db.sql import HELD_FOR_CORE, checksum_of, encode_fragments, uid_of
 from spool.db.transaction import Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
+from spool.errors import CorruptPayload
+from spool.payload.frames import Frame, decode
 from spool.queue.accept import earlier_posts, is_superseded, require_orphans, was_given_up
 from spool.queue.ingest import OVERHEAD_BYTES, Ingest
 from spool.queue.ordering import Sibling, initial_state
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.settle import read_delivery, record_chunks
-from spool.records import Clock, Delivery, DeliveryState, DestinationIds
+from spool.queue.traces import Traces, add_spans
+from spool.records import Clock, Delivery, DeliveryState, DestinationIds, NewSpans
 from spool.salvage import model
-from spool.salvage.model import Outcome, SourceDelivery, SourceRecord, Tally, UnreadableRecord
+from spool.salvage.model import (
+    Outcome,
+    SourceDelivery,
+    SourceRecord,
+    SourceSpans,
+    Tally,
+    UnreadableRecord,
+    UnreadableSpans,
+)
 from spool.salvage.reader import SandboxedSource, opened_source
 from spool.space import Quota
 
@@ -165,9 +176,31 @@ def _enqueue(
     transaction.counters.enqueue(ids[one.destination], one.lane, state, source.record.bytes_of(one.form))
 
 
+def import_spans(
+    transaction: Transaction, one: SourceSpans, new: NewSpans, source_id: str, spool_id: str, now: int
+) -> bool:
+    """Write a row of an open trace; False where it is here already, or its call log is.
+
+    Rows come in their order: how far an import is stands beside each, for a repetition.
+    """
+    place = f"spans_of_{source_id}"
+    row = transaction.execute(sql.READ_META, (place,)).fetchone()
+    if row is not None and one.row_id <= int(row[0]):
+        return False
+    own = source_id == spool_id
+    if own and transaction.execute(model.SPANS_HERE, (one.row_id, one.crc32)).fetchone() is not None:
+        return False
+    frame = Frame(one.frame, len(new.data), one.crc32)
+    add_spans(transaction, [(new, frame)], one.token, one.principal, now)
+    transaction.execute(model.KEEP_CLOSED, (one.closed, one.trace_id, one.principal))
+    transaction.execute(model.WRITE_PLACE, (place, one.row_id))
+    return True
+
+
 # One import: record after record out of the other database, each into this one.
 
 READING = "reading records"
+READING_SPANS = "reading spans"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +224,7 @@ class ImportTarget:
     orphans: OrphanChunks
     clock: Clock
     announce: Callable[[tuple[Delivery, ...]], None]
+    traces: Traces
 
 
 class Importer:
@@ -221,6 +255,10 @@ class Importer:
                 at = one.record_id if isinstance(one, UnreadableRecord) else one.record.record_id
                 yield Step(READING, at, source.last_record)
             yield Step(READING, 1, 1)
+            rows = source.spans()
+            while (row := await asyncio.to_thread(next, rows, None)) is not None:
+                await self._spans(source.spool_id, row)
+                yield Step(READING_SPANS, row.row_id, 0)
 
     async def _add_destinations(self, source: SandboxedSource) -> None:
         """Names that only the other database knows are known here from now on."""
@@ -247,6 +285,34 @@ class Importer:
         self.tally.without_token += lost_token
         self.tally.incomplete += lost_token or outcome is Outcome.DAMAGED
         return outcome
+
+    async def _spans(self, source_id: str, row: SourceSpans | UnreadableSpans) -> None:
+        """Import a row of an open trace: its call log is made here, when the trace is closed."""
+        if isinstance(row, UnreadableSpans):
+            self.tally.lost_span_rows += 1
+            return
+        try:
+            data = await asyncio.to_thread(decode, row.frame)
+        except CorruptPayload:
+            self.tally.lost_span_rows += 1
+            return
+        spans = row.spans or data.count(b"\n") + 1
+        new = NewSpans(row.trace_id, data, spans, row.call_id, row.agent_id, row.ended)
+        if not self._dry_run:
+            target, size = self._target, len(row.frame) + OVERHEAD_BYTES
+            operation = partial(
+                import_spans,
+                one=row,
+                new=new,
+                source_id=source_id,
+                spool_id=target.destinations.spool_id,
+                now=target.clock(),
+            )
+            with target.quota.reserve(2 * size, target.writer.total_bytes):
+                if not await target.writer.submit(operation, size):
+                    return
+            target.traces.imported(new, row.principal, row.closed)
+        self.tally.spans += spans
 
     async def _readable(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
         """IMPORTED where all of its payload can be read, else DAMAGED."""

@@ -55,6 +55,33 @@ class UnreadableRecord:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class SourceSpans:
+    """Spans of a call that had not ended: a row of an open trace, with all that is known of the trace."""
+
+    row_id: int
+    trace_id: bytes
+    principal: str
+    spans: int
+    """0 where nobody counted them (before version 11)."""
+    crc32: int
+    frame: bytes
+    call_id: str | None = None
+    agent_id: str | None = None
+    ended: bool = False
+    """Whether the root span of the trace had come."""
+    closed: int = 0
+    """How many call logs were made of the trace before."""
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableSpans:
+    """A row of spans that is known to have been there, and cannot be read."""
+
+    row_id: int
+
+
 class Outcome(StrEnum):
     """The outcome of a record."""
 
@@ -83,6 +110,10 @@ class Tally:
     """Deliveries that were imported, by the state that they have now."""
     payload_bytes: int = 0
     unreadable: list[UnreadableRecord] = field(default_factory=list)
+    spans: int = 0
+    """Spans of calls that had not ended: their call logs are made here."""
+    lost_span_rows: int = 0
+    """Rows of such spans that cannot be read: a post each, or a MiB of one."""
     without_token: int = 0
     """Records whose agent's token could not be read; they are sent without it."""
     incomplete: int = 0
@@ -93,7 +124,7 @@ class Tally:
     @property
     def complete(self) -> bool:
         """Whether all that the other database held is here, or ended there: then nothing of it is needed any more."""
-        return self.unchanged and not self.outcomes[Outcome.UNREADABLE] and not self.incomplete
+        return self.unchanged and not self.outcomes[Outcome.UNREADABLE] and not (self.incomplete or self.lost_span_rows)
 
 
 # The statements of a salvage: what it reads of the other database, and writes into this one.
@@ -125,6 +156,20 @@ OPEN_DELIVERIES = (
 """Read from the index alone, likewise."""
 CHUNK = "SELECT crc32, frame FROM chunks WHERE chunk_id = ?"
 TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
+
+TRACES = "SELECT trace_id, principal, call_id, agent_id, token_id, root_at, closed FROM traces"
+SPAN_ROWS = (
+    "SELECT row_id FROM trace_rows",
+    "SELECT row_id FROM trace_rows INDEXED BY trace_rows_by_trace",
+)
+"""Each may be unreadable from some place on."""
+SPANS = "SELECT trace_id, principal, spans, crc32, frame FROM trace_rows WHERE row_id = ?"
+SPANS_BEFORE_11 = "SELECT trace_id, NULL, 0, crc32, frame FROM trace_rows WHERE row_id = ?"
+FIRST_WITH_TRACES = 8
+
+SPANS_HERE = "SELECT 1 FROM trace_rows WHERE row_id = ? AND crc32 = ?"
+KEEP_CLOSED = "UPDATE traces SET closed = max(closed, ?) WHERE trace_id = ? AND principal = ?"
+WRITE_PLACE = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 BY_ORIGIN = "SELECT 1 FROM records WHERE origin = ?"
 ADD_DELIVERY = (

@@ -21,14 +21,16 @@ import structlog
 from spool import sandbox
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew, UnsuitableDirectory
-from spool.salvage.model import SourceRecord, UnreadableRecord
+from spool.salvage.model import SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
 from spool.salvage.reader_main import (
     CHUNKS_AT_ONCE,
     Answer,
     Chunks,
     Failed,
     Following,
+    FollowingSpans,
     NextRecord,
+    NextSpans,
     Opened,
     ReadChunks,
     Request,
@@ -62,6 +64,11 @@ class SandboxedSource:
     def records(self) -> Iterator[SourceRecord | UnreadableRecord]:
         """All records in commit order, receipts included, and those that cannot be read."""
         while found := self._ask(NextRecord(), Following).found:
+            yield found
+
+    def spans(self) -> Iterator[SourceSpans | UnreadableSpans]:
+        """The spans of calls that had not ended, in the order in which they came, and those that cannot be read."""
+        while found := self._ask(NextSpans(), FollowingSpans).found:
             yield found
 
     def chunks(self, wanted: range) -> Iterator[tuple[int, int, bytes]]:

@@ -16,7 +16,7 @@ import msgspec
 import spool
 from spool import sandbox
 from spool.errors import SchemaTooNew, SpoolError
-from spool.salvage.model import SourceRecord, UnreadableRecord
+from spool.salvage.model import SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
 from spool.salvage.source import Source, opened_source
 
 LIMITS = sandbox.Limits(memory_bytes=1 << 30, cpu_seconds=24 * 3600)
@@ -33,6 +33,10 @@ class ReadChunks(msgspec.Struct, frozen=True, tag=True):
 
     first: int
     count: int
+
+
+class NextSpans(msgspec.Struct, frozen=True, tag=True):
+    """Read on among the spans; answered by `FollowingSpans`."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True):
@@ -55,6 +59,18 @@ class Following(msgspec.Struct, frozen=True, tag=True):
         return self.record or self.unreadable
 
 
+class FollowingSpans(msgspec.Struct, frozen=True, tag=True):
+    """The next row of spans, or that it cannot be read; neither after the last."""
+
+    spans: SourceSpans | None = None
+    unreadable: UnreadableSpans | None = None
+
+    @property
+    def found(self) -> SourceSpans | UnreadableSpans | None:
+        """The one of them that is there."""
+        return self.spans or self.unreadable
+
+
 class Chunks(msgspec.Struct, frozen=True, tag=True):
     """Place among those that were asked for, checksum and frame of each that is whole."""
 
@@ -69,8 +85,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     traceback: str = ""
 
 
-Request = NextRecord | ReadChunks
-Answer = Opened | Following | Chunks | Failed
+Request = NextRecord | NextSpans | ReadChunks
+Answer = Opened | Following | FollowingSpans | Chunks | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
@@ -83,11 +99,14 @@ class _Reader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._records = source.records()
+        self._spans = source.spans()
 
     def answer_to(self, request: Request) -> Answer:
         match request:
             case NextRecord():
                 return _checked(next(self._records, None))
+            case NextSpans():
+                return _checked_spans(next(self._spans, None))
             case ReadChunks(first, count):
                 wanted = range(first, first + min(count, CHUNKS_AT_ONCE))
                 return Chunks(tuple(self._source.chunks(wanted)))
@@ -104,6 +123,18 @@ def _checked(found: SourceRecord | UnreadableRecord | None) -> Following:
         record_id = found.record.record_id if isinstance(found, SourceRecord) else found.record_id
         reason = f"what is stored about it was never written: {error}"
         return Following(unreadable=UnreadableRecord(int(record_id), None, reason))
+    return answer
+
+
+def _checked_spans(found: SourceSpans | UnreadableSpans | None) -> FollowingSpans:
+    """The same of spans."""
+    if not isinstance(found, SourceSpans):
+        return FollowingSpans(unreadable=found)
+    answer = FollowingSpans(found)
+    try:
+        decode_answer(encode(answer))
+    except (msgspec.MsgspecError, TypeError, OverflowError):
+        return FollowingSpans(unreadable=UnreadableSpans(found.row_id))
     return answer
 
 

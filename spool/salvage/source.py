@@ -35,7 +35,7 @@ from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew
 from spool.records import DeliveryState, Form, Fragment, Lane, principal_of
 from spool.salvage import model
-from spool.salvage.model import SourceDelivery, SourceRecord, UnreadableRecord
+from spool.salvage.model import SourceDelivery, SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
 
 RECORDS_PER_READ = 256
 
@@ -53,6 +53,7 @@ class Source:
                 f"the spool in {directory} has version {version}, this callspool knows up to {newest_version()}; "
                 "use the callspool that wrote it or a newer one"
             )
+        self._version = version
         self._statement = _records_statement(version)
         spool_id = self._value("SELECT value FROM meta WHERE name = 'spool_id'")
         # Its own id is lost: keys are new ones then, and the same in every attempt to salvage it.
@@ -83,6 +84,31 @@ class Source:
                     yield place, row[0], row[1]
             except CORRUPT_ROW_ERRORS:
                 continue
+
+    def spans(self) -> Iterator[SourceSpans | UnreadableSpans]:
+        """The spans of calls that had not ended, in the order in which they came."""
+        if self._version < model.FIRST_WITH_TRACES:
+            return
+        traces = {(row[0], row[1]): row[2:] for row in self._all(model.TRACES)}
+        principals = dict(traces.keys())
+        statement = model.SPANS_BEFORE_11 if self._version < 11 else model.SPANS
+        for row_id in sorted({int(row[0]) for each in model.SPAN_ROWS for row in self._all(each)}):
+            try:
+                row = self._connection.execute(statement, (row_id,)).fetchone()
+                if row is None or crc32(row[4]) != row[3]:
+                    yield UnreadableSpans(row_id)
+                    continue
+                trace_id, principal, count, checksum, frame = row
+                principal = principals.get(trace_id, "") if principal is None else principal
+                known = traces.get((trace_id, principal), (None, None, None, None, 0))
+                call_id, agent_id, token_id, root_at, closed = known
+                token = self._token(token_id)
+                yield SourceSpans(
+                    row_id, trace_id, principal, count, checksum, frame, call_id, agent_id,
+                    root_at is not None, closed, token,
+                )  # fmt: skip
+            except CORRUPT_ROW_ERRORS:
+                yield UnreadableSpans(row_id)
 
     def _halved(self, ids: Range) -> Iterator[Row | UnreadableRecord]:
         """The rows of a range of records; what is bad in it is found by halving."""

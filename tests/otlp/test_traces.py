@@ -26,8 +26,10 @@ from gateway.otlp.posts import POST_BYTES
 from gateway.otlp.source import JSON, PROTOBUF, TraceSource
 from gateway.otlp.spans import SpanRule
 from spool.directory import DATABASE_NAME
+from spool.records import NewSpans
 from tests.intake.running_intake import DEADLINE, ENDPOINT, Reply, RunningIntake, running
 from tests.otlp.captured import as_json, in_posts, post, renamed, request
+from tests.spool.salvaged_spools import bring
 
 RULE = ClosingRule()
 
@@ -363,3 +365,35 @@ async def test_more_open_traces_than_memory_is_for_are_refused_for_a_while(
         ]
         await traces.later(RULE.idle_after)
         assert (await traces.export(bodies[2])).status == 200
+
+
+async def test_what_is_no_span_in_the_spool_holds_up_nothing(tmp_path: Path) -> None:
+    """An adopted spool may hold anything, with checksums that fit; the spans beside it are delivered."""
+    async with tracing(tmp_path) as traces:
+        await traces.export(post("livekit-10-turns"))
+        (trace,) = await traces.world.spool.traces.open()
+        for row in (b"\xff\xff", b"{", b'{"resourceSpans":[{"scopeSpans":[{"spans":[7]}]}]}',
+                                      b'{"name":1}', b'{"name":"x"}', b"\x0a\x02\x12\x00", b""):  # fmt: skip
+            new = NewSpans(trace.trace_id, row or b" ", 1)
+            await traces.world.spool.traces.add([new], None, trace.principal)
+            traces.world.spool.traces.imported(new, trace.principal, 0)
+        await traces.later(RULE.close_after)
+        (call_log,) = await traces.call_logs(trace_id("livekit-10-turns"))
+        assert call_log["otel"]["spans"] == 58
+        assert call_log["otel"]["damaged_spans"] >= 5
+        (left,) = await traces.world.spool.traces.open()
+        assert left.spans == 0
+
+
+async def test_spans_that_a_salvage_brings_become_a_call_log(tmp_path: Path) -> None:
+    """Half of a call was in a database that was damaged, the rest is posted to the new one."""
+    first, second = in_posts(request("livekit-10-turns"), 2)
+    async with tracing(tmp_path / "old") as traces:
+        await traces.export(first)
+    async with tracing(tmp_path / "new") as traces:
+        tally = await bring(traces.world.spool, tmp_path / "old")
+        assert tally.spans == 29
+        await traces.export(second)
+        await traces.later(RULE.close_after)
+        (call_log,) = await traces.call_logs(trace_id("livekit-10-turns"))
+        assert call_log["otel"]["spans"] == 58

@@ -17,6 +17,7 @@ from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
 from spool.fsck.repair import repair
+from spool.records import NewSpans
 from tests.spool.salvaged_spools import LOG_NAME, Crashed
 from tests.spool.spool_parts import (
     ENDPOINT,
@@ -32,6 +33,8 @@ async def make(directory: Path) -> None:
     async with opened(directory) as spool:
         await without_maintenance(spool)
         await one_of_everything(spool)
+        for spans in (2, 3):
+            await spool.traces.add([NewSpans(b"t" * 16, b"spans" * spans, spans, "call")], None, "key:1")
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,9 @@ FAULTS = {
         "INSERT INTO multipart_parts VALUES (1, 1, 'detail', 1, 5, x'00', NULL)",
         Kind.STRAY_PROGRESS,
     ),
+    "spans that are gone": ("DELETE FROM trace_rows WHERE row_id = 1", Kind.WRONG_TRACE),
+    "a trace that is gone": ("DELETE FROM traces", Kind.WRONG_TRACE),
+    "spans that were changed": ("UPDATE trace_rows SET frame = zeroblob(9) WHERE row_id = 2", Kind.DAMAGED_SPANS),
     "a newer schema": ("PRAGMA user_version = 999", Kind.NEWER_SCHEMA),
     "an older schema": ("PRAGMA user_version = 1", Kind.OLDER_SCHEMA),
 }

@@ -14,7 +14,7 @@ from spool.db.connection import PAGE_SIZE
 from spool.directory import DATABASE_NAME, IMPORTED_NAME, quarantined
 from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew, SpoolFull, SpoolLocked, UnsuitableDirectory
 from spool.fsck import Severity, check
-from spool.records import DeliveryState, Form, Fragment, Lane
+from spool.records import DeliveryState, Form, Fragment, Lane, NewSpans
 from spool.salvage.model import Outcome, Tally
 from spool.salvage.service import Task
 from tests.spool.salvaged_spools import bring, content, fill, filled_aside, open_deliveries, totals
@@ -380,3 +380,84 @@ def test_what_was_quarantined_before_is_recognised(
         (tmp_path / folder / mark).write_text("{}")
     os.utime(tmp_path / folder / DATABASE_NAME, ns=(1, time.time_ns() + 10**10 if changed else 1))
     assert [one.imported for one in quarantined(tmp_path)] == ([] if imported is None else [imported])
+
+
+ROWS = [NewSpans(b"a" * 16, b"first", 2, "call-a", "agent"), NewSpans(b"b" * 16, b"other", 1)]
+LATER = NewSpans(b"a" * 16, b"second" * 100, 3, ended=True)
+
+
+async def with_spans(directory: Path) -> None:
+    async with opened(directory) as spool:
+        await spool.accept(a_record("posted"))
+        await spool.traces.add(ROWS, "agents-key", "key:1")
+        await spool.traces.add([LATER], "agents-key", "key:1")
+
+
+@pytest.mark.parametrize("adopt", [False, True], ids=["salvaged", "adopted"])
+async def test_the_spans_of_open_calls_come_over_once(tmp_path: Path, adopt: bool) -> None:
+    """With what they say of their calls, their order and the sender's key; a repetition brings nothing again."""
+    await with_spans(tmp_path / "old")
+    told: list[tuple[bytes, str, int]] = []
+    async with opened(tmp_path / "new") as spool:
+        spool.traces.imported = lambda new, principal, closed: told.append((new.trace_id, principal, closed))
+        assert (await bring(spool, tmp_path / "old", dry_run=True)).spans == 6
+        assert await spool.traces.open() == []
+        tally = await bring(spool, tmp_path / "old", adopt=adopt)
+        assert (tally.spans, tally.lost_span_rows, tally.complete) == (6, 0, True)
+        (directory,) = [each.directory for each in quarantined(tmp_path / "old")] if adopt else [tmp_path / "old"]
+        assert (await bring(spool, directory)).spans == 0
+        found = {trace.trace_id[:1]: trace for trace in await spool.traces.open()}
+        one = found[b"a"]
+        assert (one.call_id, one.agent_id, one.spans, one.raw_bytes) == ("call-a", "agent", 5, 5 + len(LATER.data))
+        assert one.root_at is not None
+        assert await spool.token(one.token_id or 0) == "agents-key"
+        assert [row.data async for row in spool.traces.rows(b"a" * 16, "key:1")] == [b"first", LATER.data]
+    assert told == [(b"a" * 16, "key:1", 0), (b"b" * 16, "key:1", 0), (b"a" * 16, "key:1", 0)]
+    assert errors(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "spans"),
+    [
+        ("UPDATE trace_rows SET frame = zeroblob(20) WHERE row_id = 1", 4),
+        ("UPDATE trace_rows SET crc32 = 0 WHERE row_id = 3", 3),
+        ("DELETE FROM traces", 6),
+        ("DELETE FROM tokens", 6),
+    ],
+)
+async def test_spans_that_can_be_read_come_over_without_the_others(tmp_path: Path, statement: str, spans: int) -> None:
+    """What is lost is counted, and keeps the directory; what is only not known is left out."""
+    await with_spans(tmp_path / "old")
+    change(tmp_path / "old", statement)
+    async with opened(tmp_path / "new") as spool:
+        tally = await bring(spool, tmp_path / "old")
+        assert tally.spans == spans
+        assert (tally.lost_span_rows, tally.complete) == ((0, True) if spans == 6 else (1, False))
+        assert sum(trace.spans for trace in await spool.traces.open()) == spans
+
+
+async def test_spans_after_their_call_log_come_over_as_late(tmp_path: Path) -> None:
+    """A call log was made of the trace before: what is brought is an update of that call."""
+    await with_spans(tmp_path / "old")
+    change(tmp_path / "old", "UPDATE traces SET closed = 1 WHERE call_id = 'call-a'")
+    async with opened(tmp_path / "new") as spool:
+        await bring(spool, tmp_path / "old")
+        assert {trace.call_id: trace.closed for trace in await spool.traces.open()} == {"call-a": 1, None: 0}
+
+
+async def test_spans_stop_at_a_full_spool_and_go_on_in_a_repetition(tmp_path: Path) -> None:
+    """Nothing is brought twice, and nothing is left behind."""
+    async with opened(tmp_path / "old") as spool:
+        for number in range(40):
+            noise = os.urandom(200_000)
+            await spool.traces.add([NewSpans(number.to_bytes(16, "big"), noise, 1)], None, "key:1")
+    async with opened(tmp_path / "new", max_bytes=6 << 20) as spool:
+        with pytest.raises(SpoolFull):
+            await bring(spool, tmp_path / "old")
+        first = {trace.trace_id for trace in await spool.traces.open()}
+        assert 0 < len(first) < 40
+    async with opened(tmp_path / "new", max_bytes=64 << 20) as spool:
+        tally = await bring(spool, tmp_path / "old")
+        assert tally.spans == 40 - len(first)
+        assert {trace.spans for trace in await spool.traces.open()} == {1}
+        assert len(await spool.traces.open()) == 40
