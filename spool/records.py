@@ -337,7 +337,6 @@ class OpenTrace(Struct):
     principal: str
     call_id: str | None
     agent_id: str | None
-    token_id: int | None
     first_at: int
     last_at: int
     root_at: int | None

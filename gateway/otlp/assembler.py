@@ -55,6 +55,10 @@ class TraceStore(Protocol):
         """The spans of a trace, row by row."""
         ...
 
+    async def token_id(self, trace_id: bytes, principal: str) -> int | None:
+        """Where the sender's key is kept, if a post of this trace brought one."""
+        ...
+
     imported: Callable[[NewSpans, str, int], None]
     """Called with spans that a salvage brought, who posted them, and how many call logs their trace has."""
 
@@ -168,7 +172,7 @@ class TraceAssembler:
             key = new.trace_id, principal
             trace = self._open.pop(key, None) or self._closed.pop(key, None)
             if trace is None:
-                trace = OpenTrace(new.trace_id, principal, None, None, None, now, now, None, 0, 0, 0)
+                trace = OpenTrace(new.trace_id, principal, None, None, now, now, None, 0, 0, 0)
                 self._live(trace, STARTED)
             if trace.closed:
                 self._observer.otlp_spans("late", new.spans)
@@ -242,7 +246,8 @@ class TraceAssembler:
 
     async def _close(self, key: Key, trace: OpenTrace) -> None:
         """Make a call log of the spans that are there, and delete them with its acceptance."""
-        token = None if trace.token_id is None else await self._token_of(trace.token_id)
+        token_id = await self._store.token_id(trace.trace_id, trace.principal)
+        token = None if token_id is None else await self._token_of(token_id)
         call_id = _call_id_of(trace)
         owner = self._acceptor.principal_of_agent(trace.principal, trace.agent_id, token)
         update = trace.closed > 0 or await self._store.has_ended(call_id, owner)

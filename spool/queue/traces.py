@@ -31,7 +31,7 @@ _ADD_TRACE = """
         raw_bytes = raw_bytes + excluded.raw_bytes
 """
 _OPEN = """
-    SELECT trace_id, principal, call_id, agent_id, token_id, first_at, last_at, root_at, spans, raw_bytes, closed
+    SELECT trace_id, principal, call_id, agent_id, first_at, last_at, root_at, spans, raw_bytes, closed
     FROM traces ORDER BY last_at
 """
 _ROWS = """
@@ -109,6 +109,11 @@ class Traces:
     async def open(self) -> list[OpenTrace]:
         """Every trace that has spans here, or had some within the last hour; those first that were quiet longest."""
         return [OpenTrace(*row) for row in await self._reader.ask(_OPEN)]
+
+    async def token_id(self, trace_id: bytes, principal: str) -> int | None:
+        """Where the sender's key is kept, if a post of this trace brought one."""
+        rows = await self._reader.ask(_TOKEN_OF, (trace_id, principal))
+        return rows[0][0] if rows else None
 
     async def has_ended(self, call_id: str, principal: str) -> bool:
         """Whether this principal posted a `call_ended` of this call, as far as receipts go back."""
