@@ -131,6 +131,8 @@ class SpoolStats:
     """How many of the newest dead letters of a lane have each reason, as of some seconds ago."""
     quarantined: tuple[QuarantinedDatabase, ...] = ()
     """Corrupt databases that are in quarantine still."""
+    oldest_ready: Mapping[tuple[str, Lane], int] = field(default_factory=dict)
+    """As `oldest_pending`, of what waits for its destination alone: not of a notice that waits for its object."""
 
     @property
     def full_of_details(self) -> bool:

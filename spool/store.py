@@ -405,6 +405,7 @@ class Spool:
             self._quota.reserve_bytes,
             {key: reasons for key, reasons in self._maintenance.dead_reasons.items() if lanes[key].dead},
             self.directory.quarantined,
+            {key: at for key, at in self._maintenance.oldest_ready.items() if lanes[key].ready},
         )
 
 

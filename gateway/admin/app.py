@@ -1,14 +1,8 @@
-"""The admin application: metrics, health, the status page and its JSON API.
+"""The admin application: metrics, health, the status, the API of calls and orders, and the pages.
 
 These routes read from memory and change nothing. What is asked of calls is in `gateway.admin.calls`, what may change
 something in `gateway.admin.api`.
 """
-
-import base64
-import hashlib
-import re
-from dataclasses import dataclass
-from importlib.resources import files
 
 import msgspec
 from aiohttp import web
@@ -23,8 +17,9 @@ from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
+from gateway.admin.page.handlers import PageHandlers, current_status
 from gateway.admin.pipeline import PipelineHandlers
-from gateway.admin.status import attention, for_everyone, obstacles, status_of
+from gateway.admin.status import attention, for_everyone, obstacles
 from gateway.admin.tenants import TenantHandlers
 from gateway.admin.view import GatewayView
 from uploaders.redact import redact
@@ -50,7 +45,6 @@ class AdminHandlers:
         self._access = access
         self._metrics = metrics
         self._events = events
-        self._page: Page = load_page()
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The metrics, in the text format that the scraper asks for."""
@@ -74,24 +68,9 @@ class AdminHandlers:
             return answer(_Readiness("not ready", reasons, notes), status=503)
         return answer(_Readiness("ready", attention=notes))
 
-    async def page(self, _request: web.Request) -> web.Response:
-        """The status page."""
-        headers = {**HEADERS, "Content-Security-Policy": self._page.policy}
-        return web.Response(text=self._page.html, content_type="text/html", headers=headers)
-
     async def status(self, request: web.Request) -> web.Response:
-        """What the status page shows, as JSON; calls and what endpoints answered only to those who may see them."""
-        gateway = self._gateway
-        status = status_of(
-            now=gateway.now(),
-            lifecycle=gateway.lifecycle,
-            stats=gateway.spool_stats(),
-            intake_obstacle=await gateway.intake_obstacle(),
-            destinations=gateway.destinations(),
-            outboxes=gateway.outboxes(),
-            throttle=gateway.drain_throttle(),
-            events=self._events.recent(),
-        )
+        """What the overview shows, as JSON; calls and what endpoints answered only to those who may see them."""
+        status = await current_status(self._gateway, self._events)
         return answer(status if self._access.may_see_calls(request) else for_everyone(status))
 
 
@@ -106,7 +85,6 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     metrics.registry.register(GaugeCollector(gateway))
     handlers = AdminHandlers(gateway, metrics, events, access)
     app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.guard])
-    app.router.add_get("/", handlers.page)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/openapi.json", handlers.openapi)
     app.router.add_get("/healthz", handlers.healthz)
@@ -116,30 +94,5 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     CallHandlers(gateway).add_to(app)
     OrderHandlers(gateway).add_to(app)
     TenantHandlers(gateway).add_to(app)
+    PageHandlers(gateway, events, access).add_to(app)
     return app
-
-
-# The status page: one file that loads nothing from anywhere.
-
-_INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The page, and the policy under which browsers run nothing but its own script and style."""
-
-    html: str
-    policy: str
-
-
-def load_page() -> Page:
-    """The page as it was installed."""
-    html = files("gateway.admin").joinpath("status.html").read_text(encoding="utf-8")
-    sources = " ".join(f"{kind}-src {_hash_source(text)};" for kind, text in _INLINE.findall(html))
-    policy = f"default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; {sources}"
-    return Page(html, policy)
-
-
-def _hash_source(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

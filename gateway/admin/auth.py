@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from aiohttp import web
 
 from gateway.admin.answers import refused
 from gateway.admin.audit import AuditLog, audited
-from gateway.admin.permissions import OPEN, Role, Rule, rule_of
+from gateway.admin.permissions import OPEN, PAGES, Role, Rule, rule_of
+from gateway.admin.sessions import CSRF_HEADER, Session, Sessions
 from gateway.hosts import BrowserFault, browser_fault
 from gateway.listeners import Peer, peer_of
 
@@ -36,6 +37,7 @@ _log = structlog.get_logger("callspool.admin")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_TENANTS_PATHS = ("/api/calls", "/calls")
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Real-IP")
 
 
@@ -88,10 +90,14 @@ class Caller:
     peer: Peer
     tenant: str | None = None
     """Whose calls it may see, and nothing else; None for everybody's."""
+    session: Session | None = None
+    """Of a browser whose cookie stands for the token."""
 
 
 CALLER = web.RequestKey("caller", Caller)
 """Under which a request that was let in holds its caller."""
+REFUSAL = web.RequestKey("refusal", web.Response)
+"""Under which a request for a page holds why it may not be shown: the page says so, and offers to sign in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ class Access:
         self._refused = refused
         self._clock = clock
         self._guesses = GuessLimit(clock=clock)
+        self.sessions = Sessions(clock)
         self._unlogged = 0
         self._log_at = 0.0
 
@@ -160,19 +167,15 @@ class Access:
         rule = OPEN if resource is None else rule_of(request.method, resource.canonical)
         if rule.role is None:  # or there is no such path, or no such method
             return await handler(request)
-        if rule.content_type and request.content_type != rule.content_type:
-            hint = f"Send it with `Content-Type: {rule.content_type}`."
-            message = f"This accepts {rule.content_type}, not {request.content_type}."
-            return refused(415, "wrong_type", message, hint)
-        caller = self._identify(request)
+        caller = _type_refusal(rule, request) or self._identify(request)
         if isinstance(caller, web.Response):
             return caller
-        refusal = self._refusal(rule, rule.role, caller, request)
-        if caller.tenant is not None and (resource is None or not resource.canonical.startswith("/api/calls")):
-            self._refused("tenant")
-            refusal = refused(403, "tenants_calls_only", "This token shows the calls of its tenant.", _TOKEN_HINT)
+        refusal = self._refusal(rule, rule.role, caller, request) or self._narrower_refusal(rule, caller, request)
         if refusal is None:
             request[CALLER] = caller
+        elif rule.is_page:
+            request[REFUSAL] = refusal
+            return await handler(request)
         # What nobody in particular reads without a token holds no call log.
         if not rule.action or (caller.role is None and (refusal is not None or not rule.is_order)):
             return await handler(request) if refusal is None else refusal
@@ -190,12 +193,30 @@ class Access:
             not self._tokens and _comes_from_this_machine(request, caller.peer)
         )
 
+    def caller_of(self, request: web.Request) -> Caller | None:
+        """Who asks for an open route; None where a token is presented that is none."""
+        caller = self._identify(request)
+        return caller if isinstance(caller, Caller) else None
+
+    def sign_in(self, request: web.Request, token: str) -> str | web.Response:
+        """Begin a session for whoever presents this token: the value of its cookie, or the refusal."""
+        peer = peer_of(request.transport)
+        caller = self._by_token(token, peer)
+        outcome = "done" if isinstance(caller, Caller) else "refused"
+        who = caller.who if isinstance(caller, Caller) else "anonymous"
+        self._audit.record({"action": "sign-in", "who": who, "from": peer.address, "outcome": outcome})
+        return caller if isinstance(caller, web.Response) else self.sessions.begin(_digest(token))
+
     def _identify(self, request: web.Request) -> Caller | web.Response:
         """Who asks; the refusal where a token is presented that is none."""
         peer = peer_of(request.transport)
         bearer = _bearer_of(request)
         if bearer:
             return self._by_token(bearer, peer)
+        session = self.sessions.of(request)
+        found = None if session is None else self._matching(session.token_digest, peer)
+        if found is not None:  # unless its token is no longer configured
+            return replace(found, session=session)
         if peer.is_own_user and not _is_proxied(request):
             return Caller(Role.ADMIN, f"uid {peer.uid}", peer)
         return Caller(None, "anonymous" if peer.uid is None else f"uid {peer.uid}", peer)
@@ -203,20 +224,29 @@ class Access:
     def _by_token(self, bearer: str, peer: Peer) -> Caller | web.Response:
         digest = _digest(bearer)
         # The random one cannot be guessed, so it is checked first and never limited: guesses lock no operator out.
-        if self._spool_digest is not None and hmac.compare_digest(digest, self._spool_digest):
+        if self._is_spools(digest):
             return Caller(Role.ADMIN, "the spool's token", peer)
         sender = peer.address
         if self._tokens and not self._guesses.allows(sender):
             self._report("too_many_guesses", sender)
             message = "Too many wrong tokens came from this address."
             return refused(429, "too_many_guesses", message, _TOKEN_HINT, headers={"Retry-After": "6"})
-        # Each is compared, whether one before it matched or not.
-        matching = [token for token in self._tokens if hmac.compare_digest(digest, token.digest)]
-        if matching:
-            return Caller(matching[0].role, matching[0].who, peer, matching[0].tenant)
+        found = self._matching(digest, peer)
+        if found is not None:
+            return found
         self._guesses.failed(sender)
         self._report("wrong_token", sender)
         return refused(401, "unauthorized", "The admin token is wrong.", _TOKEN_HINT)
+
+    def _is_spools(self, digest: bytes) -> bool:
+        return self._spool_digest is not None and hmac.compare_digest(digest, self._spool_digest)
+
+    def _matching(self, digest: bytes, peer: Peer) -> Caller | None:
+        """Who holds the token with this digest. Each is compared, whether one before it matched or not."""
+        if self._is_spools(digest):
+            return Caller(Role.ADMIN, "the spool's token", peer)
+        matching = [token for token in self._tokens if hmac.compare_digest(digest, token.digest)]
+        return Caller(matching[0].role, matching[0].who, peer, matching[0].tenant) if matching else None
 
     def _refusal(self, rule: Rule, needed: Role, caller: Caller, request: web.Request) -> web.Response | None:
         """Why this caller may not come in; None if it may."""
@@ -236,6 +266,18 @@ class Access:
         message = f"Without a token ({needed.word}), only this machine may do this, directly and by its own address."
         return refused(403, "local_only", message, _TOKEN_HINT)
 
+    def _narrower_refusal(self, rule: Rule, caller: Caller, request: web.Request) -> web.Response | None:
+        """Why somebody with the role may not come in all the same: another tenant's, or not sent by our page."""
+        resource = request.match_info.route.resource
+        if caller.tenant is not None and (resource is None or not resource.canonical.startswith(_TENANTS_PATHS)):
+            self._refused("tenant")
+            return refused(403, "tenants_calls_only", "This token shows the calls of its tenant.", _TOKEN_HINT)
+        if rule.is_order and caller.session and not caller.session.allows_order(request):
+            self._refused("csrf")
+            message = f"An order of a browser's session needs the header {CSRF_HEADER}, as its page has it."
+            return refused(403, "csrf", message, "Reload the page, and give the order again.")
+        return None
+
     def _report(self, reason: str, address: str) -> None:
         """Count a refused token, and log at most one line a minute about all of them."""
         self._refused(reason)
@@ -246,8 +288,10 @@ class Access:
 
     def _browser_refusal(self, request: web.Request) -> web.Response | None:
         fault = browser_fault(request.headers, self._hosts)
-        # A link to the status page is no harm: the page that has it learns nothing.
-        follows_link = request.path == "/" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+        # A link to one of our pages is no harm: the page that has it learns nothing, and no cookie goes along.
+        resource = request.match_info.route.resource
+        is_page = resource is not None and f"{request.method} {resource.canonical}" in PAGES
+        follows_link = is_page and request.headers.get("Sec-Fetch-Mode") == "navigate"
         if fault is None or (fault is BrowserFault.CROSS_SITE and follows_link and "Origin" not in request.headers):
             return None
         self._refused(fault.value)
@@ -256,6 +300,13 @@ class Access:
             return refused(421, "unknown_host", "This listener does not serve this host name.", hint)
         hint = "Use the `callspool` command line, or a client that sends no Origin."
         return refused(403, "cross_site", "Pages of other sites are not allowed to do this.", hint)
+
+
+def _type_refusal(rule: Rule, request: web.Request) -> web.Response | None:
+    if not rule.content_type or request.content_type == rule.content_type:
+        return None
+    hint = f"Send it with `Content-Type: {rule.content_type}`."
+    return refused(415, "wrong_type", f"This accepts {rule.content_type}, not {request.content_type}.", hint)
 
 
 def _bearer_of(request: web.Request) -> str:

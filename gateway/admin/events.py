@@ -5,6 +5,7 @@ A bounded ring in memory; the log is the history.
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -76,6 +77,15 @@ class RecentEvents:
     def recent(self) -> tuple[Event, ...]:
         """The events that are kept, the newest first."""
         return tuple(Event(instant(at), level, text) for at, level, text in reversed(self._events))
+
+    def kept(self) -> tuple[tuple[int, str, str], ...]:
+        """The same as plain data: time (ms), level and text, the oldest first."""
+        return tuple(self._events)
+
+    def restore(self, events: Iterable[tuple[int, str, str]]) -> None:
+        """Put before those of this process what one before it left."""
+        here = set(self._events)
+        self._events = deque([*(each for each in events if each not in here), *self._events], maxlen=_KEPT)
 
     def _keep(self, level: str, text: str) -> None:
         self._events.append((self._clock(), level, redact(text)))

@@ -106,6 +106,10 @@ class HistogramTally(Collector):
             family.add_metric(labels, buckets, self._sums[labels])
         yield family
 
+    def counts(self) -> list[int]:
+        """How many values lay in each bucket, over all values of the labels; the last one has no upper bound."""
+        return [sum(column) for column in zip(self._zeros(), *self._counts.values(), strict=True)]
+
     def _zeros(self) -> list[int]:
         return [0] * (len(self._bounds) + 1)
 
@@ -159,6 +163,7 @@ class Metrics:
 
     def payload(self, raw: int, stored: int) -> None:
         """A record of `raw` bytes was stored in `stored` bytes."""
+        self._accepted_records += 1
         self._payload.inc("raw", by=raw)
         self._payload.inc("stored", by=stored)
 
@@ -270,6 +275,17 @@ class Metrics:
         self._reference.observe(seconds)
         self._reference_bytes.inc(by=size)
 
+    pace_bounds = (_ACK_BOUNDS, _ARRIVAL_BOUNDS, _COMMIT_BOUNDS)
+    """The bounds of `pace_counts`."""
+
+    def pace_counts(self) -> tuple[list[int], ...]:
+        """How long acknowledgements, cores on their way, and commits took so far, by bucket."""
+        return self._ack.counts(), self._arrival.counts(), self._commit.counts()
+
+    def accepted(self) -> int:
+        """Call logs that were accepted since the start, by whichever way."""
+        return int(self._accepted_records)
+
     def query_routed(self, path: CallPath) -> None:
         """A question about calls was answered from this path."""
         self._routed.inc(path.value)
@@ -370,6 +386,7 @@ class Metrics:
         )
 
     def _declare_intake(self) -> None:
+        self._accepted_records = 0
         self._posts = self._counter("posts", "Posts by route and result.", "route", "result")
         self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
         self._payload = self._counter(

@@ -38,7 +38,12 @@ class _Operation(NamedTuple):
 
 _SELECTION = ("destination", "form", "reason", "older_than", "newer_than", "target", "state", "limit", "cursor")
 _OPERATIONS: Mapping[str, _Operation] = {
-    "GET /": _Operation("The page."),
+    "GET /": _Operation("The overview, for browsers."),
+    "GET /assets/{name}": _Operation("A script or a style of the pages."),
+    "GET /api/events": _Operation("What happens, as server-sent events: status, sample, beat."),
+    "GET /sign-in": _Operation("A field for a token, for browsers."),
+    "POST /sign-in": _Operation("Begin a browser's session: a form with `token` and `to`."),
+    "POST /sign-out": _Operation("End a browser's session."),
     "GET /openapi.json": _Operation("This document."),
     "GET /metrics": _Operation("Metrics for Prometheus."),
     "GET /healthz": _Operation("Whether the process lives."),

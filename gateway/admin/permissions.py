@@ -40,6 +40,8 @@ class Rule(NamedTuple):
     """What the audit log calls it; empty for what shows no call log and changes nothing."""
     content_type: str = ""
     """Of its body: no page of another site can post these types."""
+    is_page: bool = False
+    """Whether it is looked at: a refusal is shown as a page, with a way to sign in."""
 
     @property
     def is_order(self) -> bool:
@@ -56,6 +58,11 @@ def _order(action: str, role: Role, *, local: bool = False, content_type: str = 
 
 RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /": OPEN,
+    "GET /assets/{name}": OPEN,
+    "GET /api/events": OPEN,
+    "GET /sign-in": OPEN,
+    "POST /sign-in": OPEN,
+    "POST /sign-out": OPEN,
     "GET /metrics": OPEN,
     "GET /openapi.json": OPEN,
     "GET /healthz": OPEN,
@@ -91,6 +98,9 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "POST /api/salvage": _order("salvage", Role.ADMIN),
 })  # fmt: skip
 """By method and path, as the routes are registered."""
+
+PAGES = frozenset({"GET /", *(route for route, rule in RULES.items() if rule.is_page)})
+"""What a link from elsewhere may lead to."""
 
 UNKNOWN = Rule(Role.ADMIN)
 

@@ -1,7 +1,7 @@
 """The status of the gateway as one document, for the status page and the command line. Pure."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -9,6 +9,7 @@ from importlib.metadata import version
 import structlog
 from msgspec import structs
 
+from gateway.admin.verdict import verdict_of
 from gateway.admin.view import Lifecycle, Phase
 from gateway.formatting import bytes_text
 from gateway.live_calls import ThrottleStatus
@@ -20,6 +21,7 @@ from gateway.operations.schemas import (
     Event,
     LaneStatus,
     OutboxReport,
+    Pace,
     SpoolReport,
     Status,
 )
@@ -47,10 +49,12 @@ def status_of(
     throttle: ThrottleStatus | None,
     outboxes: tuple[OutboxStatus, ...],
     events: tuple[Event, ...],
+    pace: Pace,
+    targets: Mapping[str, str],
 ) -> Status:
-    """The status at `now` (ms since the epoch)."""
+    """The status at `now` (ms since the epoch). `targets` are the addresses of destinations, without secrets."""
     found = obstacles(lifecycle, stats, intake_obstacle)
-    return Status(
+    status = Status(
         version=version_of_callspool(),
         now=instant(now),
         phase=lifecycle.phase.value,
@@ -59,10 +63,14 @@ def status_of(
         attention=tuple(redact(note) for note in attention(stats)),
         spool=None if stats is None else _spool(stats),
         drain_throttle=None if throttle is None else _drain_throttle(throttle),
-        destinations=tuple(_destination(each, stats, now) for each in _with_forgotten(destinations, stats)),
+        destinations=tuple(
+            _destination(each, targets.get(each.name, ""), stats, now) for each in _with_forgotten(destinations, stats)
+        ),
         outboxes=tuple(map(_outbox, outboxes)),
         events=events,
+        pace=pace,
     )
+    return structs.replace(status, verdict=verdict_of(status, pace))
 
 
 def for_everyone(status: Status) -> Status:
@@ -76,7 +84,8 @@ def for_everyone(status: Status) -> Status:
         )
         for each in status.destinations
     )
-    return shorten(status, complete=False, destinations=destinations, events=())
+    open_status = shorten(status, complete=False, destinations=destinations, events=())
+    return shorten(open_status, verdict=verdict_of(open_status, status.pace)) if status.pace else open_status
 
 
 def short_reason(reason: str) -> str:
@@ -125,11 +134,12 @@ def _with_forgotten(
     )
 
 
-def _destination(destination: DestinationStatus, stats: SpoolStats | None, now: int) -> DestinationReport:
+def _destination(destination: DestinationStatus, target: str, stats: SpoolStats | None, now: int) -> DestinationReport:
     lanes = tuple(_lane(destination, lane, stats, now) for lane in Lane)
     return DestinationReport(
         name=destination.name,
         type=destination.type,
+        target=target,
         configured=destination.configured,
         up=destination.up,
         reason=redact(destination.reason),
@@ -155,6 +165,7 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
     key = (destination.name, lane)
     counts = stats.lanes.get(key, LaneCounts()) if stats else LaneCounts()
     oldest = stats.oldest_pending.get(key) if stats else None
+    ready = stats.oldest_ready.get(key) if stats else None
     return LaneStatus(
         lane=lane.value,
         ready=counts.ready,
@@ -169,6 +180,7 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
         expired=counts.expired,
         discarded=counts.discarded,
         oldest_seconds=None if oldest is None else max(0, now - oldest) / 1000,
+        oldest_ready_seconds=None if ready is None else max(0, now - ready) / 1000,
     )
 
 

@@ -1,9 +1,11 @@
 """What the admin side asks of the rest of the gateway: one view, read from memory but for the trace of a call."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.admin.recorder import Recorder
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
@@ -80,6 +82,20 @@ class GatewayView(Protocol):
     @property
     def pipeline(self) -> "Pipeline | None":
         """Works on calls after they ended, and finds similar ones; None where none is configured."""
+        ...
+
+    @property
+    def recorder(self) -> Recorder:
+        """Knows the last hours."""
+        ...
+
+    @property
+    def intake_address(self) -> str:
+        """Where call logs are posted to."""
+        ...
+
+    def targets(self) -> Mapping[str, str]:
+        """The addresses of configured destinations, without secrets."""
         ...
 
     def disk_free_bytes(self) -> int | None:

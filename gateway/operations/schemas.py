@@ -247,6 +247,13 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     discarded: int
     oldest_seconds: float | None
     """Age of the oldest record still to be delivered."""
+    oldest_ready_seconds: float | None = None
+    """The same of what waits for its destination alone: not of a notice that waits for its object."""
+
+    @property
+    def due(self) -> int:
+        """What waits for its destination, or for somebody: not for another delivery of its call."""
+        return self.ready + self.held
 
 
 class DeadReason(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,6 +273,8 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     type: str
     """Empty where the configuration no longer has it."""
+    target: str = ""
+    """Its address, without secrets; empty where the configuration no longer has it."""
     configured: bool
     up: bool
     reason: str
@@ -322,8 +331,69 @@ class DrainThrottleReport(msgspec.Struct, frozen=True, kw_only=True):
     """The rate limit of the details of all destinations together; None: no limit."""
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to one of the three questions that an operator asks first."""
+
+    state: str
+    """`good`, `warn` or `bad`."""
+    text: str
+    """`Accepting: yes`."""
+    detail: str
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why something is wrong. In the texts, what stands between backticks is to be typed or set."""
+
+    why: str
+    tried: str
+    """When it was tried last, and when it is next; empty where nothing is tried."""
+    todo: tuple[str, ...]
+    """What to do, step by step."""
+    command: str
+    """The command that shows more; empty where there is none."""
+    resume: str | None
+    """The destination that can be tried at once."""
+    until: str
+    """For how long it may go on like this."""
+    then: str
+    """What happens then."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether all is well, in words: the page, `callspool status` and `callspool top` say the same."""
+
+    level: str
+    """`good`, `warn` or `bad`."""
+    headline: str
+    answers: tuple[Answer, ...]
+    cause: Cause | None
+    """Of the worst trouble; None where nothing is to be done."""
+    others: tuple[str, ...]
+    """The other troubles, a sentence each."""
+    strip: str
+    """The worst trouble in a few words; empty where there is none."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How it goes on: of the last minutes. None where that is not known yet."""
+
+    accepted_per_minute: float | None
+    ack_p99_seconds: float | None
+    core_p95_seconds: float | None
+    """From the acceptance of a call log to the delivery of its core."""
+    commit_p99_seconds: float | None
+    growth_bytes_per_minute: float | None
+    full_in_seconds: float | None
+    """Until large call logs find no room; None: never at this rate, or not known."""
+    drained_in_seconds: float | None
+    """None: the backlog does not shrink, or that is not known."""
+    best_per_minute: int
+    """The most deliveries of one minute in the last three hours."""
+    disk_free_bytes: int | None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the status page shows. Times are ISO 8601 in UTC."""
+    """Everything that the overview shows. Times are ISO 8601 in UTC."""
 
     version: str
     now: str
@@ -343,6 +413,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     outboxes: tuple[OutboxReport, ...]
     events: tuple[Event, ...]
     """Recent events, the newest first."""
+    pace: Pace | None = None
+    verdict: Verdict | None = None
     complete: bool = True
     """False for clients that may not see calls and what endpoints answered: then there are no events."""
 

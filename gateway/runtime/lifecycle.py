@@ -12,7 +12,7 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from gateway.admin.audit import AuditFile, AuditLog
 from gateway.admin.auth import Access, make_local_token
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
+from gateway.admin.recorder import Recorder
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.live_calls import ThrottleStatus
@@ -38,7 +39,7 @@ from gateway.runtime.destinations import DriverMissing
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import admin_tokens, tenant_tokens
 from gateway.runtime.reload import Reread, read_again
-from gateway.runtime.startup import CannotListen, introduce, listening_at
+from gateway.runtime.startup import CannotListen, introduce, listening_at, url_of
 from gateway.sdk_outbox.rows import OutboxStatus
 from gateway.tls import CertificateUnusable, ServerTls
 from spool.directory import SpoolDirectory
@@ -94,6 +95,7 @@ class Gateway:
         self._told_to_reload = asyncio.Event()
         self._reloads: set[asyncio.Task[Reloaded]] = set()
         self._observers = Observers(Metrics(), RecentEvents(system_clock))
+        self._recorder = Recorder(self._observers.metrics, self._observers.events, system_clock)
         self._audit = AuditLog()
         self._access = Access(
             admin_tokens(settings.admin),
@@ -180,7 +182,11 @@ class Gateway:
             app.spool.used_bytes,
             first=not app.spool.stats().lanes,
         )
-        summaries = asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
+        await self._recorder.open(self._settings.spool.dir.absolute())
+        beside = [
+            asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure)),
+            asyncio.create_task(self._recorder.run(app.spool.stats, app.destinations)),
+        ]
         try:
             corruption = app.spool.directory.corruption
             what = await _first(self._told_to_stop.wait(), corruption.wait(), self._told_to_reload.wait())
@@ -189,7 +195,10 @@ class Gateway:
                 return None
             return await (self._reopen_spool(app) if what == 1 else self._apply(app))
         finally:
-            summaries.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.to_thread(self._recorder.save)
 
     async def _reopen_spool(self, app: App) -> socket.socket | None:
         """End everything that uses the database, which accepts nothing any more, but keep agents waiting."""
@@ -331,6 +340,20 @@ class Gateway:
     def lifecycle(self) -> Lifecycle:
         """See `GatewayView`."""
         return self._lifecycle
+
+    @property
+    def recorder(self) -> Recorder:
+        """See `GatewayView`."""
+        return self._recorder
+
+    @property
+    def intake_address(self) -> str:
+        """See `GatewayView`."""
+        return url_of(self._settings.intake, self._app.intake.port if self._app else self._settings.intake.listen.port)
+
+    def targets(self) -> Mapping[str, str]:
+        """See `GatewayView`."""
+        return {each.name: each.target for each in self._settings.destinations}
 
     def disk_free_bytes(self) -> int | None:
         """See `GatewayView`."""

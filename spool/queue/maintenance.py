@@ -19,7 +19,7 @@ from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks, expire_old
 from spool.queue.traces import purge_traces
 from spool.queue.uploads import UploadAddresses
-from spool.records import Clock, Delivery, Lane
+from spool.records import Clock, Delivery, DeliveryState, Lane
 from spool.space import Quota
 
 EVERY_SECONDS = 5.0
@@ -120,6 +120,7 @@ class Maintenance:
         self._clock = clock
         self._next_recount = 0.0
         self.oldest: Mapping[tuple[str, Lane], int] = {}
+        self.oldest_ready: Mapping[tuple[str, Lane], int] = {}
         self.dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = {}
         self.unaccounted = 0
         self._failures: dict[str, str] = {}
@@ -215,15 +216,17 @@ class Maintenance:
 
     async def _recount(self) -> None:
         """Read what `stats` shows: the oldest of each lane, why some are dead, and whether the counters are right."""
-        oldest, reasons = {}, {}
+        oldest, ready, reasons = {}, {}, {}
         for (destination_id, lane), counts in self._writer.counters.image.items():
             key = (self._reader.destinations.names[destination_id], lane)
-            accepted_at = await self._reader.oldest(destination_id, lane)
-            if accepted_at is not None:
-                oldest[key] = accepted_at
+            by_state = await self._reader.oldest(destination_id, lane)
+            if by_state:
+                oldest[key] = min(by_state.values())
+            if DeliveryState.READY in by_state:
+                ready[key] = by_state[DeliveryState.READY]
             if counts.dead:
                 reasons[key] = await self._reader.dead_reasons(destination_id, lane)
-        self.oldest, self.dead_reasons = oldest, reasons
+        self.oldest, self.oldest_ready, self.dead_reasons = oldest, ready, reasons
         loop = asyncio.get_running_loop()
         if loop.time() >= self._next_recount:
             started = loop.time()

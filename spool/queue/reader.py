@@ -188,13 +188,13 @@ class Reader:
         """Rows of what stands beside the queue, such as traces."""
         return list(await self._questions.ask(statement, parameters))
 
-    async def oldest(self, destination_id: int, lane: Lane) -> int | None:
-        """When the oldest record with a queued delivery there was accepted."""
-        found = []
+    async def oldest(self, destination_id: int, lane: Lane) -> Mapping[DeliveryState, int]:
+        """When the oldest record with a delivery there in each state of the queue was accepted."""
+        found = {}
         for state in (DeliveryState.READY, DeliveryState.WAITING, DeliveryState.HELD):
-            rows = await self._counting.ask(sql.OLDEST_IN_STATE, (destination_id, lane, int(state)))
-            found += [int(row[0]) for row in rows]
-        return min(found, default=None)
+            for (accepted_at,) in await self._counting.ask(sql.OLDEST_IN_STATE, (destination_id, lane, int(state))):
+                found[state] = int(accepted_at)
+        return found
 
     async def dead_reasons(self, destination_id: int, lane: Lane) -> Mapping[str, int]:
         """Why the newest dead letters there are some, and how many have each reason."""

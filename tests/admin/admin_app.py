@@ -17,6 +17,7 @@ from gateway.admin.auth import Access
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
+from gateway.admin.recorder import Recorder
 from gateway.admin.view import BackPressure, Lifecycle, Phase
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
@@ -124,6 +125,7 @@ class AdminFigures:
             tokens, audit=self.audit, refused=self.metrics.admin_refused, clock=lambda: self.now / 1000
         )
         self.access.accept_spool_token(LOCAL_TOKEN)
+        self.recorder = Recorder(self.metrics, self.events, lambda: self.now)
         self.app = build_admin_app(View(self), self.metrics, self.events, self.access)
 
 
@@ -151,6 +153,17 @@ class View:
     def call_store(self) -> CallReads | None:
         store = self._world.call_store
         return None if store is None else CallReads(store, Routing(), self._world.metrics, lambda: 1.0)
+
+    @property
+    def recorder(self) -> Recorder:
+        return self._world.recorder
+
+    @property
+    def intake_address(self) -> str:
+        return "http://127.0.0.1:7717"
+
+    def targets(self) -> Mapping[str, str]:
+        return {"endpoint": "https://collect.example/dev/send-call-log"}
 
     def disk_free_bytes(self) -> int | None:
         return 10_000_000_000

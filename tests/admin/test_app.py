@@ -1,9 +1,5 @@
-"""Tests of health, status, traces and the page, over a real socket."""
+"""Tests of health, status and traces, over a real socket."""
 
-import base64
-import hashlib
-import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -155,41 +151,6 @@ async def test_a_spool_that_cannot_be_read_is_503(aiohttp_client: Callable) -> N
     answer = await (await aiohttp_client(AdminFigures(trace_error=SpoolUnavailable("closing")).app)).get("/api/calls/x")
     assert answer.status == 503
     assert (await answer.json())["error"]["message"] == "closing"
-
-
-async def test_the_page_loads_nothing_from_elsewhere_and_runs_only_its_own_script(aiohttp_client: Callable) -> None:
-    """No address but its own, and a policy that names the one script and the one style by their hashes."""
-    answer = await (await aiohttp_client(AdminFigures().app)).get("/")
-    html = await answer.text()
-    assert answer.content_type == "text/html"
-    assert not re.search(r"(?:src|href)\s*=\s*(?!\"api/)|https?://|@import|url\(", html)
-    policy = answer.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; connect-src 'self';")
-    for kind in ("script", "style"):
-        (text,) = re.findall(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        assert f"{kind}-src 'sha256-{digest}';" in policy
-    assert "innerHTML" not in html
-
-
-async def test_the_page_reads_only_fields_that_the_status_has(aiohttp_client: Callable) -> None:
-    """Every field that the script takes from the status exists there, so that renaming one breaks a test."""
-    world = AdminFigures()
-    world.events.destination_changed("local", False, "disk")
-    client = await aiohttp_client(world.app)
-    html = await (await client.get("/")).text()
-    status = json.loads(await (await client.get("/api/status")).text())
-    fields = {
-        "status": status,
-        "spool": status["spool"],
-        "destination": status["destinations"][0],
-        "lane": status["destinations"][0]["lanes"][0],
-        "event": status["events"][0],
-    }
-    for name, document in fields.items():
-        used = set(re.findall(rf"\b{name}\.(\w+)", html))
-        assert used, name
-        assert used <= set(document), name
 
 
 async def test_no_answer_is_kept_by_caches(aiohttp_client: Callable) -> None:

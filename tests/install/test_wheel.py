@@ -35,7 +35,7 @@ def test_only_our_package_is_installed(wheel: Path) -> None:
     product = {f"callspool/{path}" for path in tracked() if path.parts[0] in folders and path not in left_out}
     launcher = {f"callspool/{name}.py" for name in ("__init__", "__main__", "launcher", "testing")}
     assert {name for name in names if name.startswith("callspool/")} == product | launcher
-    assert {"callspool/spool/schema/0001_initial.sql", "callspool/gateway/admin/status.html"} <= names
+    assert {"callspool/spool/schema/0001_initial.sql", "callspool/gateway/admin/page/assets/uplot.LICENSE"} <= names
 
 
 def test_pip_refuses_a_python_that_is_too_old(wheel: Path) -> None:

@@ -1,0 +1,364 @@
+"""Whether all is well, in words: is it accepting, is it keeping up, since when not, why, what to do, until when. Pure.
+
+Several troubles: the worst one makes the headline, the others follow as one line each. The sentences say the same on
+the page, in `callspool status` and in `callspool top`.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from gateway.formatting import age_text, bytes_text, count_text
+from gateway.operations.schemas import Answer, Cause, DestinationReport, LaneStatus, Pace, Status, Verdict
+from spool.records import Lane
+
+CORE_SECONDS = 60.0
+"""Cores that wait longer are behind; a dashboard shows a call while it is still talked about."""
+DETAIL_SECONDS = 600.0
+MOST_NAMED = 3600.0 * 24 * 30
+"""Room for longer than this is as good as for ever."""
+
+
+class _Advice(NamedTuple):
+    sign: str
+    why: str
+    """`{0}` is the destination, `{1}` its reason."""
+    todo: tuple[str, ...]
+    command: str
+
+
+_S3_CHECK = "callspool s3 check --destination {0}"
+_ADVICE = (
+    _Advice(
+        r"AccessDenied|\b403\b.*(?:S3|object|bucket)|not authorized to perform",
+        "The bucket of {0} refuses what the gateway writes: {1}.",
+        (
+            "Allow `s3:PutObject` on the prefix of {0} to the gateway's role; a bucket policy may forbid it.",
+            "Prove it: `callspool s3 check` names the permission that is missing.",
+        ),
+        _S3_CHECK,
+    ),
+    _Advice(
+        r"NoSuchBucket|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidBucketName|credentials",
+        "{0} does not take the bucket or the credentials of the gateway: {1}.",
+        ("Correct bucket, region or credentials of {0}.", "Prove it: `callspool s3 check`."),
+        _S3_CHECK,
+    ),
+    _Advice(
+        r"\bHTTP (?:401|403)\b",
+        "{0} does not accept the key that the gateway presents: {1}.",
+        ("Correct the token of {0} in the settings, or at the endpoint, then reload with `callspool reload`.",),
+        "callspool check-config",
+    ),
+    _Advice(
+        r"\bHTTP 4\d\d\b",
+        "{0} refuses everything that is sent to it: {1}.",
+        ("Check the address of {0}: it may be that of something else.", "Fix what the response reports there."),
+        "callspool check-config",
+    ),
+    _Advice(
+        r"\bHTTP 5\d\d\b|overload|SlowDown|ServiceUnavailable",
+        "{0} answers, and fails: {1}.",
+        ("Look at the logs of {0}: its own server, or what it stands behind, is in trouble.",),
+        "callspool deliveries list --destination {0}",
+    ),
+    _Advice(
+        r"resolve|name or service|getaddrinfo|nodename",
+        "The name of {0} cannot be resolved: {1}.",
+        ("Check the name in the address of {0}, and the DNS of this machine.",),
+        "callspool check-config",
+    ),
+    _Advice(
+        r"certificate|TLS|SSL",
+        "No secure connection to {0} can be made: {1}.",
+        ("Check the certificate of {0}, and `ca_file` where its authority is your own.",),
+        "callspool check-config",
+    ),
+    _Advice(
+        r"refused|unreachable|reset|timed? ?out|timeout|connect|no answer|closed",
+        "{0} cannot be reached: {1}.",
+        ("Check that {0} runs and listens, and that this machine may reach it: firewall, proxy, network policy.",),
+        "callspool check-config",
+    ),
+)
+_OTHER = _Advice("", "{0} accepts no deliveries: {1}.", ("Fix what the reason names.",), "callspool status")
+
+
+class _Trouble(NamedTuple):
+    rank: int
+    """The lower the worse."""
+    headline: str
+    strip: str
+    cause: Cause
+
+
+def verdict_of(status: Status, pace: Pace) -> Verdict:
+    """What a person should know first of this status."""
+    troubles = sorted(_troubles(status, pace), key=lambda trouble: trouble.rank)
+    answers = (_accepting(status, pace), _keeping_up(status, pace, Lane.CORE), _keeping_up(status, pace, Lane.DETAIL))
+    level = "good" if not troubles else "bad" if troubles[0].rank < _DEAD_LETTERS else "warn"
+    headline = troubles[0].headline if troubles else _calm(status)
+    if troubles and _NOT_ACCEPTING < troubles[0].rank <= _BEHIND and status.ready:
+        headline = f"Calls are accepted. {headline}"
+    return Verdict(
+        level=level,
+        headline=headline,
+        answers=answers,
+        cause=troubles[0].cause if troubles else None,
+        others=tuple(trouble.headline for trouble in troubles[1:]),
+        strip=troubles[0].strip if troubles and level == "bad" else "",
+    )
+
+
+_NOT_ACCEPTING, _UNACCOUNTED, _CORES, _DETAILS, _BEHIND, _DEAD_LETTERS, _ATTENTION = range(7)
+
+
+def _calm(status: Status) -> str:
+    lanes = [lane for each in status.destinations for lane in each.lanes]
+    if not any(lane.delivered or lane.queued or lane.dead or lane.expired or lane.discarded for lane in lanes):
+        return "Ready. Nothing was posted yet."
+    waiting = sum(lane.queued for lane in lanes)
+    return "Calls are accepted and delivered." if waiting else "Calls are accepted, and everything is delivered."
+
+
+def _troubles(status: Status, pace: Pace) -> Iterator[_Trouble]:
+    if not status.ready:
+        yield _not_accepting(status)
+    if status.spool is not None and status.spool.unaccounted:
+        count = status.spool.unaccounted
+        why = f"{count_text(count)} deliveries are owed that are neither queued nor ended, by independent counts."
+        todo = ("Keep a copy of the spool's directory.", "Run `callspool fsck`, and report it: this must not happen.")
+        cause = _cause(why, todo=todo, command="callspool fsck")
+        yield _Trouble(
+            _UNACCOUNTED, f"{count_text(count)} deliveries are unaccounted for.", "deliveries are missing", cause
+        )
+    for one in status.destinations:
+        if one.configured and not one.up:
+            yield _down(one, status, pace)
+        elif one.refused_tokens:
+            yield _refused_tokens(one, pace)
+        elif not one.configured and any(lane.queued for lane in one.lanes):
+            yield _forgotten(one)
+        else:
+            yield from _behind(one, pace)
+    dead = sum(one.dead for one in status.destinations)
+    if dead:
+        yield _dead_letters(status, dead)
+    for note in status.attention:
+        yield _Trouble(_ATTENTION, f"{note[:1].upper()}{note[1:]}.", "", _cause(note, todo=("Do what it says.",)))
+
+
+def _cause(why: str, *, tried: str = "", todo: tuple[str, ...] = (), command: str = "", resume: str | None = None,
+           until: str = "", then: str = "") -> Cause:  # fmt: skip
+    return Cause(why=why, tried=tried, todo=todo, command=command, resume=resume, until=until, then=then)
+
+
+def _not_accepting(status: Status) -> _Trouble:
+    reason = "; ".join(status.reasons) or f"the gateway is {status.phase}"
+    if status.phase != "running":
+        todo: tuple[str, ...] = ("Wait: it says so here as soon as it is ready.",)
+    elif "full" in reason or "room" in reason or "disk" in reason:
+        todo = (
+            "Make room on the volume, or let deliveries go on: what is delivered leaves the spool.",
+            "Raise `spool.max_bytes` (CALLSPOOL_SPOOL_MAX_BYTES) where the volume has room.",
+        )
+    else:
+        todo = ("Look into the log of the gateway.", "Check volume and rights with `callspool fsck`.")
+    cause = _cause(
+        f"{reason[:1].upper()}{reason[1:]}.", todo=todo, command="callspool status",
+        until="Agents are answered 503 or 507 with Retry-After.",
+        then="The SDK keeps what it could not post in its outbox and tries again; what was accepted is safe.",
+    )  # fmt: skip
+    return _Trouble(_NOT_ACCEPTING, f"Calls are not accepted: {reason}.", "calls are not accepted", cause)
+
+
+def _down(one: DestinationReport, status: Status, pace: Pace) -> _Trouble:
+    core, detail = one.lanes
+    reason = re.sub(r"^paused: | \([^()]*\)$", "", one.reason.rstrip("."))
+    advice = next((each for each in _ADVICE if re.search(each.sign, reason, re.IGNORECASE)), _OTHER)
+    since = _seconds_since(one, status.now)
+    for_how_long = _words(since) if since is not None else "some time"
+    cores = core.due > 0 or (detail.due == 0 and (core.delivered > 0 or detail.delivered == 0))
+    what = "Cores" if cores else "Details"
+    waiting = core.due + detail.due
+    others = [each.name for each in status.destinations if each.configured and each.up]
+    up = f" {_listed(others)} {'is' if len(others) == 1 else 'are'} up." if others else ""
+    tried = f"Next try {{{one.retry_at}}}.{up}" if one.retry_at else up.strip()
+    waits = f"{count_text(waiting)} {'waits' if waiting == 1 else 'wait'} on disk" if waiting else "nothing waits"
+    return _Trouble(
+        _CORES if cores else _DETAILS,
+        f"{what} have not reached {one.name} for {for_how_long}.",
+        f"{one.name} is down: {waits}, nothing is lost",
+        _cause(
+            advice.why.format(f"`{one.name}`", reason),
+            tried=tried,
+            todo=(*(step.format(one.name) for step in advice.todo), "Try at once, or wait for the next try."),
+            command=advice.command.format(one.name),
+            resume=one.name,
+            **_until(pace, one.name, waiting),
+        ),
+    )
+
+
+def _refused_tokens(one: DestinationReport, pace: Pace) -> _Trouble:
+    held = sum(lane.held for lane in one.lanes)
+    count = one.refused_tokens
+    return _Trouble(
+        _CORES,
+        f"{one.name} refuses {count} agent token{'' if count == 1 else 's'}; {count_text(held)} deliveries are held.",
+        f"{one.name} refuses agent tokens: {count_text(held)} deliveries are held",
+        _cause(
+            f"`{one.name}` answers 401 or 403 for {count} of the keys that agents post with; other agents go on.",
+            todo=(
+                f"See whose they are: `callspool deliveries list --destination {one.name} --state held`.",
+                "Give them a valid key with `callspool deliveries replace-token`, or allow the key at the endpoint.",
+                "One delivery of each key is tried again by itself; try at once when it is corrected.",
+            ),
+            command=f"callspool deliveries list --destination {one.name} --state held",
+            resume=one.name,
+            **_until(pace, one.name, held),
+        ),
+    )
+
+
+def _forgotten(one: DestinationReport) -> _Trouble:
+    waiting = sum(lane.queued for lane in one.lanes)
+    return _Trouble(
+        _DETAILS,
+        f"{count_text(waiting)} deliveries are owed to {one.name}, which the configuration no longer has.",
+        f"{one.name} is not configured: {count_text(waiting)} deliveries are held",
+        _cause(
+            f"`{one.name}` was removed from the settings while deliveries were owed to it.",
+            todo=(
+                f"Add {one.name} again,",
+                f"or move them: `callspool deliveries reroute --destination {one.name} --to NAME`.",
+            ),
+            command=f"callspool deliveries list --destination {one.name}",
+            until="Nothing is lost. They are kept until somebody decides.",
+        ),
+    )
+
+
+def _behind(one: DestinationReport, pace: Pace) -> Iterator[_Trouble]:
+    for lane in one.lanes:
+        if _keeps_up(lane, pace):
+            continue
+        name = lane.lane.capitalize()
+        yield _Trouble(
+            _BEHIND,
+            f"{name}s for {one.name} are behind by {_words(lane.oldest_ready_seconds or 0)}.",
+            f"{lane.lane}s for {one.name} are behind",
+            _cause(
+                f"`{one.name}` accepts deliveries, but slower than they come in.",
+                todo=(
+                    f"Compare its response times with `callspool_delivery_seconds` of {one.name}.",
+                    f"Raise `concurrency` of {one.name} where it can handle more.",
+                ),
+                command=f"callspool deliveries list --destination {one.name}",
+                **_until(pace, one.name, lane.queued),
+            ),
+        )
+
+
+def _dead_letters(status: Status, dead: int) -> _Trouble:
+    reasons = sorted(
+        (reason for one in status.destinations for reason in one.dead_reasons), key=lambda reason: -reason.count
+    )
+    why = f"The most frequent reason: {reasons[0].example}." if reasons else "Their reasons are being counted."
+    return _Trouble(
+        _DEAD_LETTERS,
+        f"{count_text(dead)} dead {'letter waits' if dead == 1 else 'letters wait'} for a decision.",
+        "",
+        _cause(
+            why,
+            todo=((reasons[0].advice,) if reasons else ()) + ("Replay, reroute or discard them under Dead letters.",),
+            command="callspool dead list",
+            until="Nothing is lost. They are never given up by themselves.",
+        ),
+    )
+
+
+def _until(pace: Pace, name: str, waiting: int) -> dict[str, str]:
+    again = f"Once {name} is back, it takes about {_words(waiting / pace.best_per_minute * 60)} to catch up." if (
+        pace.best_per_minute and waiting) else ""  # fmt: skip
+    if pace.full_in_seconds is None or pace.full_in_seconds > MOST_NAMED:
+        until = "Nothing is lost. What waits is on disk, and at this rate there is room for it."
+        return {"until": until, "then": again}
+    until = f"Nothing is lost. What waits is on disk. At this rate there is room for {_words(pace.full_in_seconds)}."
+    then = f"Then large calls are answered 507; the reserve keeps small ones and cores going. {again}"
+    return {"until": until, "then": then.strip()}
+
+
+def _accepting(status: Status, pace: Pace) -> Answer:
+    if not status.ready:
+        return Answer("bad", "Accepting: no", "; ".join(status.reasons) or status.phase)
+    rate = pace.accepted_per_minute
+    told = (
+        "no sample yet"
+        if rate is None
+        else f"{rate:.0f} call logs a minute"
+        if rate >= 1
+        else "hardly any at the moment"
+    )
+    fast = "" if pace.ack_p99_seconds is None else f"; 99 % acknowledged within {_short(pace.ack_p99_seconds)}"
+    return Answer("good", "Accepting: yes", f"{told}{fast}")
+
+
+def _keeping_up(status: Status, pace: Pace, lane: Lane) -> Answer:
+    name = "Cores" if lane is Lane.CORE else "Details"
+    lanes = [(each, one) for each in status.destinations for one in each.lanes if one.lane == lane.value]
+    waiting = sum(one.due for _, one in lanes)
+    oldest = max((one.oldest_ready_seconds or 0 for _, one in lanes), default=0)
+    stuck = [
+        each for each, one in lanes if one.ready and ((each.configured and not each.up) or not _keeps_up(one, pace))
+    ]
+    if not waiting:
+        slow = pace.core_p95_seconds if lane is Lane.CORE else None
+        after = f"; delivered within {_short(slow)} (95 %)" if slow is not None else ""
+        return Answer("good", f"{name} keep up: yes", f"none waits{after}")
+    told = f"{count_text(waiting)} {'waits' if waiting == 1 else 'wait'}"
+    told += f", the oldest for {age_text(oldest)}" if oldest >= 1 else ""
+    if stuck:
+        since = stuck[0].since
+        return Answer("bad", f"{name} keep up: no" + (f", since {{{since}}}" if since else ""), told)
+    return Answer("good", f"{name} keep up: yes", told)
+
+
+def _keeps_up(lane: LaneStatus, pace: Pace) -> bool:
+    """Whether nothing waits for long, or ever less does."""
+    limit = CORE_SECONDS if lane.lane == Lane.CORE.value else DETAIL_SECONDS
+    return (lane.oldest_ready_seconds or 0) < limit or pace.drained_in_seconds is not None
+
+
+def _seconds_since(one: DestinationReport, now: str) -> float | None:
+    return (
+        None if one.since is None else (datetime.fromisoformat(now) - datetime.fromisoformat(one.since)).total_seconds()
+    )
+
+
+def _words(seconds: float) -> str:
+    """`38 minutes`, `10 h 8 min`."""
+    if 60 <= seconds < 3600:
+        minutes = int(seconds // 60)
+        return f"{minutes} minute{'' if minutes == 1 else 's'}"
+    if seconds < 60:
+        whole = max(1, int(seconds))
+        return f"{whole} second{'' if whole == 1 else 's'}"
+    return age_text(seconds)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def room_text(pace: Pace) -> str:
+    """How fast the spool grows: `15.7 MB a minute`."""
+    grows = pace.growth_bytes_per_minute
+    if grows is None:
+        return "not known yet"
+    return f"{bytes_text(round(grows))} a minute" if grows >= 1000 else "nothing"
