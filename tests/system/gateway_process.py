@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from typing import Any, Self
 
 import aiohttp
 
+from tests.system import preloaded
+from tests.system.preloaded import PROGRAM
 from tests.system.waiting import until
 
-PROGRAM = Path(sys.executable).with_name("callspool")
 READY_SECONDS = 90.0
 END_SECONDS = 90.0
 
@@ -61,7 +61,8 @@ class GatewayProcess:
     """One gateway: its folder with spool and log, its two ports, and the process while there is one.
 
     `environment` and `arguments` are added to what every start needs; they may be changed between starts. `prefix` is a
-    command that replaces itself by the one that its arguments are; `program` is what `callspool` is called by.
+    command that replaces itself by the one that its arguments are; `program` is what `callspool` is called by. Without
+    either it is forked from a process that has the code already, unless `preload` is false.
     """
 
     SUBCOMMAND = "run"
@@ -74,6 +75,7 @@ class GatewayProcess:
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
         program: Sequence[str | Path] = (PROGRAM,),
+        preload: bool = True,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
@@ -81,9 +83,10 @@ class GatewayProcess:
         self.environment = dict(environment or {})
         self.arguments = tuple(arguments)
         self._command = (*prefix, *program)
+        self._preload = preload and self._command == (PROGRAM,)
         self._log = folder / "gateway.log"
         self._intake, self._admin = ReservedPort(), ReservedPort()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: preloaded.Process | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -104,7 +107,7 @@ class GatewayProcess:
     # The process -----------------------------------------------------------------------------------------------
 
     @property
-    def process(self) -> asyncio.subprocess.Process:
+    def process(self) -> preloaded.Process:
         """The present process, or the last one."""
         assert self._process is not None, "it was never started"
         return self._process
@@ -123,10 +126,17 @@ class GatewayProcess:
     async def spawn(self) -> None:
         """Start it and wait for nothing."""
         assert not self.alive, "it runs already"
-        with self._log.open("ab") as output:
+        environment = self._whole_environment()
+        with self._log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+            if self._preload:
+                self._process = await preloaded.start(
+                    (self.SUBCOMMAND, *self.arguments),
+                    environment=environment, folder=self.folder, streams=(nothing, output, output),
+                )  # fmt: skip
+                return
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, self.SUBCOMMAND, *self.arguments, cwd=self.folder, env=self._whole_environment(),
-                stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
+                *self._command, self.SUBCOMMAND, *self.arguments, cwd=self.folder, env=environment,
+                stdin=nothing, stdout=output, stderr=output,
             )  # fmt: skip
 
     async def kill(self) -> None:
@@ -204,11 +214,8 @@ class GatewayProcess:
     async def command(self, *arguments: str) -> bytes:
         """What the command line prints for its operator."""
         environment = {**self.operators_environment, **self.environment}
-        process = await asyncio.create_subprocess_exec(
-            PROGRAM, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        out, _ = await process.communicate()
-        assert process.returncode == 0, out.decode()
+        code, out = await preloaded.run(*arguments, environment=environment)
+        assert code == 0, out.decode()
         return out
 
     @property

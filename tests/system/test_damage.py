@@ -1,15 +1,13 @@
 """A database that is damaged while the gateway runs: a new one takes over, and salvage brings the old records back."""
 
-import asyncio
 import os
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.system.gateway_process import PROGRAM, GatewayProcess
+from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 
 PAGE_SIZE = 16384
@@ -46,12 +44,7 @@ async def test_a_new_database_takes_over_and_the_old_records_come_back(tmp_path:
 
         await until(accepted_by_a_new_one, "a new database took over")
         assert (await gateway.status())["attention"]
-        address = gateway.admin_url.removeprefix("http://")
-        command = [PROGRAM, "salvage", "--admin", address]
-        env = gateway.operators_environment
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, env=env)
-        assert done.returncode == 0, done.stderr
-        assert "imported" in done.stdout
+        assert b"imported" in await gateway.command("salvage", *gateway.admin)
         traces = [await gateway.trace(f"old-{number}") for number in range(20)]
         assert all(traces)
         assert await gateway.metric("callspool_quarantined_databases") == 0

@@ -1,13 +1,13 @@
 """Dead letters and held deliveries, from a refusal to their end, with a real gateway, endpoint and command line."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint, Fault
-from tests.system.gateway_process import PROGRAM, GatewayProcess
+from tests.system import preloaded
+from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 
 LARGE = 6_000_000
@@ -31,14 +31,9 @@ def configured(folder: Path, *endpoints: tuple[str, Endpoint]) -> Path:
 
 async def callspool(gateway: GatewayProcess, *arguments: str, stdin: bytes = b"") -> str:
     """Run the command against the gateway; returns what it printed."""
-    command = await asyncio.create_subprocess_exec(
-        PROGRAM, *arguments, "--admin", gateway.admin_url.removeprefix("http://"),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env=gateway.operators_environment,
-    )  # fmt: skip
-    async with asyncio.timeout(60):
-        out, _ = await command.communicate(stdin)
-    assert command.returncode == 0, out.decode()
+    admin = ("--admin", gateway.admin_url.removeprefix("http://"))
+    code, out = await preloaded.run(*arguments, *admin, environment=gateway.operators_environment, stdin=stdin)
+    assert code == 0, out.decode()
     return out.decode()
 
 

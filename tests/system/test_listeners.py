@@ -12,21 +12,18 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.system.gateway_process import PROGRAM, GatewayProcess
+from tests.system import preloaded
+from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 
 AUTHORITY = trustme.CA()
 CALL = {"call_id": "call-1", "transcript": "hello"}
 
 
-async def cli(environment: Mapping[str, str], *arguments: str) -> tuple[int | None, str]:
+async def cli(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     """Exit code and output of a command."""
-    process = await asyncio.create_subprocess_exec(
-        PROGRAM, *arguments, env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    output, _ = await process.communicate()
-    return process.returncode, output.decode()
+    code, output = await preloaded.run(*arguments, environment={**os.environ, **environment})
+    return code, output.decode()
 
 
 @asynccontextmanager

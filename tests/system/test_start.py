@@ -36,7 +36,7 @@ async def test_a_spool_has_one_owner(tmp_path: Path) -> None:
 async def test_a_start_says_where_everything_is(tmp_path: Path) -> None:
     """The line that says that it runs names where to post, the page, the spool, and what is delivered where."""
     settings = {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/send-call-log?key=secret"}
-    async with GatewayProcess(tmp_path / "gateway", settings, arguments=["--local"]) as gateway:
+    async with GatewayProcess(tmp_path / "gateway", settings, arguments=["--local"], preload=False) as gateway:
 
         async def says_so() -> bool:
             return bool(gateway.events("running"))
@@ -72,7 +72,8 @@ async def test_a_port_in_use_names_the_setting_and_the_owner(tmp_path: Path, sec
 
 async def test_a_second_callspool_is_told_of_the_first(tmp_path: Path) -> None:
     """Started twice, the second one says that another callspool has the address, and which process that is."""
-    async with GatewayProcess(tmp_path / "first", arguments=["--local"]) as first, AsyncExitStack() as cleanup:
+    gateway = GatewayProcess(tmp_path / "first", arguments=["--local"], preload=False)
+    async with gateway as first, AsyncExitStack() as cleanup:
         address = first.admin_url.removeprefix("http://")
         second = GatewayProcess(tmp_path / "second", {"CALLSPOOL_ADMIN_LISTEN": address}, arguments=["--local"])
         cleanup.push_async_exit(second)

@@ -1,0 +1,93 @@
+"""A process that has imported all of callspool, and forks at each request: the child is a `callspool` that has started.
+
+    python preloaded_server.py DESCRIPTOR
+
+The descriptor is a socket; `tests.system.preloaded` has the other end, and says what it sends.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from importlib import import_module
+
+from callspool import launcher
+
+USED_BY_SOME = ("aioboto3", "aiobotocore.httpsession", "confluent_kafka", "psycopg", "psycopg_pool", "uvloop")
+"""What `callspool run` imports where a destination needs it."""
+
+
+def main() -> None:
+    """Serve; a child leaves that, and becomes the program."""
+    sys.path.pop(0)  # this folder, which is none of the program's
+    launcher.put_own_folder_first()
+    from gateway.cli import COMMANDS
+
+    for command in COMMANDS.values():
+        import_module(command.module)
+    for name in USED_BY_SOME:
+        with suppress(ImportError):
+            import_module(name)
+    gc.collect()
+    gc.freeze()
+    if _serve(socket.socket(fileno=int(sys.argv[1]))):
+        launcher.main()
+
+
+def _serve(control: socket.socket) -> bool:
+    """Fork at each message, until the other end is closed. Returns True in a child."""
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    answers: dict[int, int] = {}
+    while True:
+        ready, _, _ = select.select([control, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            while answers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                _answer(answers[ended[0]], os.waitstatus_to_exitcode(ended[1]))
+                os.close(answers.pop(ended[0]))
+        if control in ready:
+            request, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 4)
+            if not request:
+                return False
+            *streams, answer = descriptors
+            child = os.fork()
+            if not child:
+                control.detach()
+                _become(json.loads(request), streams)
+                return True
+            answers[child] = answer
+            _answer(answer, child)
+            for stream in streams:
+                os.close(stream)
+
+
+def _answer(descriptor: int, number: int) -> None:
+    """Whoever asked may be gone."""
+    with suppress(BrokenPipeError):
+        os.write(descriptor, number.to_bytes(4, "little", signed=True))
+
+
+def _become(request: dict[str, object], streams: list[int]) -> None:
+    """What a start sets: signals, streams, no other descriptor, arguments, environment, directory."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.closerange(3, 256)
+    sys.argv[:] = request["arguments"]
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    os.chdir(request["folder"])
+
+
+if __name__ == "__main__":
+    main()
