@@ -27,6 +27,7 @@ def main() -> None:
     sys.path.pop(0)  # this folder, which is none of the program's
     launcher.put_own_folder_first()
     from gateway.cli import COMMANDS
+    from gateway.cli import main as callspool
 
     for command in COMMANDS.values():
         import_module(command.module)
@@ -36,7 +37,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     if _serve(socket.socket(fileno=int(sys.argv[1]))):
-        launcher.main()
+        callspool(prog_name="callspool")
 
 
 def _serve(control: socket.socket) -> bool:
