@@ -171,6 +171,8 @@ class Listener:
         self._options = options
         self._make_protocol = make_protocol
         self._backlog = backlog
+        self.port = 0 if options.path else options.port
+        """The port that it listens on, as configured until it listens; 0 for a Unix socket."""
         self._servers: list[asyncio.Server] = []
         self._made: tuple[int, int] | None = None
         """Device and number of the socket's file, as long as it is ours to remove."""
@@ -185,10 +187,13 @@ class Listener:
             self._made = (status.st_dev, status.st_ino)
         if inherited is not None:
             self._servers = [await self._serve(inherited, tls)]
+            name = inherited.getsockname()
+            self.port = int(name[1]) if isinstance(name, tuple) else 0
             return
         host, port = self._options.host, self._options.port
         more: dict[str, Any] = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS}
         self._servers = [await loop.create_server(self._make_protocol, host, port, backlog=self._backlog, **more)]
+        self.port = int(self._servers[0].sockets[0].getsockname()[1])
 
     async def replace_tls(self, tls: ssl.SSLContext) -> None:
         """Accept connections with another context from now on; nobody who connects meanwhile is turned away."""
@@ -196,13 +201,6 @@ class Listener:
         for server in before:
             self._servers += [await self._serve(_duplicate(each), tls) for each in server.sockets]
             server.close()
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on; 0 for a Unix socket."""
-        assert self._servers, "not started"
-        name = self._servers[0].sockets[0].getsockname()
-        return int(name[1]) if isinstance(name, tuple) else 0
 
     def duplicate(self) -> socket.socket | None:
         """A second hold on the socket that it listens on; None where it listens on several."""

@@ -46,9 +46,8 @@ class IntakeServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; the system chose it if 0 was configured, and a Unix socket has none (0)."""
-        assert self._listener is not None, "not started"
-        return self._listener.port
+        """The port that it listens on, as configured until it listens; a Unix socket has none (0)."""
+        return self._options.port if self._listener is None else self._listener.port
 
     @property
     def connected(self) -> int:

@@ -140,3 +140,16 @@ def test_users_of_another_namespace_are_nobody_in_particular(monkeypatch: pytest
     assert Peer("unix", 0, is_unix=True).is_own_user
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert Peer("unix", 1000, is_unix=True).is_own_user
+
+
+async def test_a_port_is_known_before_and_after_it_is_listened_on() -> None:
+    """Pages name it while a gateway starts and while it stops."""
+    listener = Listener(ListenOptions(port=7717), Greeter, 16)
+    assert listener.port == 7717
+    chosen = Listener(ListenOptions(), Greeter, 16)
+    assert chosen.port == 0
+    await chosen.start(None)
+    port = chosen.port
+    assert port > 0
+    chosen.close()
+    assert chosen.port == port
