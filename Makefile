@@ -120,6 +120,11 @@ test: $(TESTS) ## Check format, lint, types, import directions; run the tests wi
 	@$(BIN)/slipcover --merge .coverage.json --out .coverage.json --fail-under $(COVERAGE) \
 	  || { echo "Less than $(COVERAGE) % of the lines ran in the test processes." >&2; exit 1; }
 
+.PHONY: browser
+browser: ## Install Debian's Chromium where it is missing: the tests of the pages skip without it
+	@[[ -x /usr/bin/chromium ]] || { apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
 .PHONY: prove
 prove: $(TESTS) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)
 	export PROVE_BUDGET=$(BUDGET); $(BIN)/pytest -n $(JOBS) --dist worksteal -m prove || $(ALONE) -m prove

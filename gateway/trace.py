@@ -3,6 +3,7 @@
 Pure: the same document is served by the intake, served by the admin API, and read by the command line.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,7 +11,8 @@ from enum import StrEnum
 import msgspec
 
 from spool.records import FORMS_WITH_DETAIL, DeliveryState, Form, Fragment
-from spool.stats import TracedDelivery, TracedRecord
+from spool.stats import Attempt, TracedDelivery, TracedRecord
+from uploaders.redact import redact
 
 
 class Stage(StrEnum):
@@ -32,6 +34,22 @@ class Stage(StrEnum):
     """Everything is delivered."""
 
 
+class AttemptTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that failed, or that succeeded after others had failed."""
+
+    number: int
+    """From 1; of many the first one is kept, and the latest."""
+    ended_at: str
+    took_seconds: float | None
+    """None where nothing was sent."""
+    outcome: str
+    """`delivered`, `retry`, `held`, `diverted` or `dead`."""
+    status: str
+    """`503` of an HTTP response; else what kind of failure it was, in a word or two."""
+    answer: str
+    """What the destination answered, or why nothing was sent, with secrets masked."""
+
+
 class DeliveryTrace(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery. Times are ISO 8601 in UTC."""
 
@@ -46,6 +64,10 @@ class DeliveryTrace(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: str | None
     """When it was delivered or given up."""
     error: str | None
+    location: str | None = None
+    """Where its object lies, as the destination reported it."""
+    history: tuple[AttemptTrace, ...] = ()
+    """Attempts that failed, and the one that succeeded after them."""
 
 
 class RecordTrace(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +212,30 @@ def _delivery(delivery: TracedDelivery) -> DeliveryTrace:
         next_attempt_at=instant(delivery.due_at) if delivery.state is DeliveryState.READY else None,
         settled_at=None if delivery.settled_at is None else instant(delivery.settled_at),
         error=delivery.error,
+        location=delivery.location,
+        history=attempts_of(delivery),
+    )
+
+
+def attempts_of(delivery: TracedDelivery) -> tuple[AttemptTrace, ...]:
+    """The attempts of a delivery that are kept, shaped for people and for JSON."""
+    return tuple(map(_attempt, delivery.history))
+
+
+_STATUS = re.compile(r"\bHTTP (\d{3})\b(?::\s*)?")
+
+
+def _attempt(attempt: Attempt) -> AttemptTrace:
+    answer = redact(attempt.answer)
+    found = _STATUS.search(answer)
+    status = found[1] if found else "delivered" if attempt.outcome == "delivered" else "no answer"
+    return AttemptTrace(
+        number=attempt.number,
+        ended_at=instant(attempt.ended_at),
+        took_seconds=None if attempt.took is None else attempt.took / 1000,
+        outcome=attempt.outcome,
+        status=status,
+        answer=answer[found.end() :] or answer if found and found.start() == 0 else answer,
     )
 
 

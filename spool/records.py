@@ -265,6 +265,18 @@ class NewDelivery:
     """Whether it is set aside until somebody says whose record it is (`Spool.assign`)."""
 
 
+class Outline(Struct, frozen=True):
+    """What a list of calls shows of a call log, besides what every record has."""
+
+    number_hint: str | None = None
+    """The number of the caller without its middle: the whole number is in the payload alone."""
+    length_ms: int | None = None
+    ended_reason: str | None = None
+
+
+NO_OUTLINE = Outline()
+
+
 class NewRecord(Struct, frozen=True):
     """A checked call log that is to be accepted.
 
@@ -302,6 +314,7 @@ class NewRecord(Struct, frozen=True):
     """The spans that it was made of; they are deleted in the transaction that accepts it."""
     via: str | None = None
     """The gateways that passed it on, as `Record.via`."""
+    outline: Outline = NO_OUTLINE
 
 
 # Traces: the spans of a call that is still going on.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spool.records import DeliveryKey, DeliveryState, Form, Lane, Record
+from spool.records import DeliveryKey, DeliveryState, Form, Lane, Outline, Record
 
 HELD_WITH_DEAD = "held with a dead letter of its record"
 """The reason of a detail whose core is a dead letter, and of a notice whose object is."""
@@ -54,6 +54,59 @@ class LiveCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt to deliver that failed, or that succeeded after others had failed. Times in milliseconds."""
+
+    number: int
+    """From 1; there may be gaps, since the first one is kept, and the latest."""
+    ended_at: int
+    took: int | None
+    """None where nothing was sent, or where that is not known."""
+    outcome: str
+    """delivered, retry, held, diverted or dead."""
+    answer: str
+    """What the destination answered, or why nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """A call as the spool lists it: its newest record."""
+
+    record: Record
+    outline: Outline
+    superseded: bool
+    deliveries: tuple["TracedDelivery", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallFilter:
+    """Which calls to list; what is None selects nothing."""
+
+    tenant: str | None = None
+    agent: str | None = None
+    id_prefix: str | None = None
+    number_end: str | None = None
+    """The last digits of the caller's number, three at most."""
+    state: str | None = None
+    """`waits`, `dead` or `sent`."""
+    before: int | None = None
+    """Accepted before this time."""
+    after: int | None = None
+    """Older than this record, by its number."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPage:
+    """Calls, the newest first."""
+
+    rows: tuple[CallRow, ...]
+    older: int | None
+    """`CallFilter.after` of the next page; None where that was all."""
+    searched_all: bool
+    """False where it was looked for long enough, and older records were not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
 class TracedDelivery:
     """One delivery of a record as a person sees it."""
 
@@ -65,6 +118,10 @@ class TracedDelivery:
     due_at: int
     settled_at: int | None
     error: str | None
+    history: tuple[Attempt, ...] = ()
+    """Where it was asked for: the attempts that failed, and the one that succeeded after them."""
+    location: str | None = None
+    """Where its object lies, as its destination reported it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from spool.records import (
     Lane,
     NewRecord,
     OfTenant,
+    Outline,
     Record,
     Redirect,
     Settlement,
@@ -48,7 +49,7 @@ from spool.records import (
 from spool.salvage.importer import ImportTarget
 from spool.salvage.service import SalvageService
 from spool.space import DiskSpace, Quota, headroom_bytes, make_room_to_open, reserve_of
-from spool.stats import SpoolStats, TracedRecord
+from spool.stats import CallFilter, CallPage, SpoolStats, TracedRecord
 
 # How a spool is kept.
 
@@ -281,9 +282,9 @@ class Spool:
         return await self.reader.due(destination_id, lane, now=now, limit=limit, of_tenant=of_tenant)
 
     async def settle(
-        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None
+        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None, took: int | None = None
     ) -> tuple[Delivery, ...]:
-        """Write what an attempt did, also to its destination's breaker, in one transaction.
+        """Write what an attempt did, also to its destination's breaker, in one transaction; it `took` milliseconds.
 
         Returns, once that is durable, the deliveries that it freed.
         """
@@ -294,6 +295,7 @@ class Spool:
             breaker=breaker,
             destinations=self._destinations,
             now=self._clock(),
+            took=took,
         )
         freed = await self._writer.submit(operation, record_id=delivery.record.record_id)
         if isinstance(settlement, Delivered | Redirect) and record_chunks(delivery.record) > 1:
@@ -377,6 +379,18 @@ class Spool:
     async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
         """The newest `limit` records whose number is above `after`, receipts included, the oldest first."""
         return await self.reader.newest(after, limit)
+
+    async def agents(self, tenant: str | None) -> list[str]:
+        """The agents of the newest records, of one tenant or of all."""
+        return await self.reader.agents(tenant)
+
+    async def outline(self, record_id: int) -> Outline:
+        """What lists show of a record besides."""
+        return await self.reader.outline(record_id)
+
+    async def calls(self, wanted: CallFilter, limit: int) -> CallPage:
+        """A page of calls, the newest first, receipts included."""
+        return await self.reader.calls(wanted, limit)
 
     @property
     def used_bytes(self) -> int:

@@ -141,11 +141,12 @@ class Queue(Protocol):
         ...
 
     async def settle(
-        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None
+        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None, took: int | None = None
     ) -> tuple[Delivery, ...]:
         """Write what an attempt did, also to its destination's breaker; durable with what is returned.
 
-        Returns the deliveries that it freed.
+        `took` is how many milliseconds the attempt took; None where nothing was sent. Returns the deliveries that it
+        freed.
         """
         ...
 

@@ -12,12 +12,14 @@ from aiohttp import web
 
 from gateway.admin.answers import HEADERS, answer, refused
 from gateway.admin.auth import CALLER
+from gateway.admin.call_logs import CallLogs
 from gateway.admin.view import GatewayView
 from gateway.calls import MOST_CALLS, CallList, document_of, entry_of
 from gateway.trace import newest_of, trace_of
 from spool.errors import SpoolError
 from spool.payload.frames import decode
 from spool.stats import TracedRecord
+from uploaders.document.render import BadLocation
 from uploaders.redact import redact
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind, moment
@@ -30,12 +32,14 @@ class CallHandlers:
 
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
+        self._logs = CallLogs(gateway)
 
     def add_to(self, app: web.Application) -> None:
         """Add the routes. An id may hold slashes, so the one with the longest path comes first."""
         app.router.add_get("/api/traces", self.newest)
         app.router.add_get("/api/calls", self._with_store(self.calls))
         app.router.add_get("/api/calls/{call_id:.+}/detail", self._with_store(self.detail))
+        app.router.add_get("/api/calls/{call_id:.+}/log", self.log)
         in_store = self._with_store(self.call)
 
         async def call(request: web.Request) -> web.StreamResponse:
@@ -77,6 +81,28 @@ class CallHandlers:
             await response.write(await asyncio.to_thread(decode, first))
             async for frame in frames:
                 await response.write(await asyncio.to_thread(decode, frame))
+            await response.write_eof()
+        return response
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        """The call log as it was posted, from the spool while its payload is there, else what the store shows first."""
+        call_id, project, store = request.match_info["call_id"], _project_of(request), self._gateway.call_store
+        try:
+            records = await self._records(request)
+            stored = None if store is None else await store.call(project, call_id)
+            pieces = self._logs.pieces(project, call_id, records, stored)
+            first = await anext(pieces, None)
+        except (SpoolError, StoreError, BadLocation) as error:
+            return refused(503, "unavailable", redact(str(error)), "Try again when /readyz answers 200.")
+        if first is None:
+            hint = "What was delivered is at its destination; `GET /api/calls/ID` says where."
+            return refused(404, "not_here", "The call log is not here, or not any more.", hint)
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/json"})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            await response.write(first)
+            async for piece in pieces:
+                await response.write(piece)
             await response.write_eof()
         return response
 

@@ -54,6 +54,9 @@ _OPERATIONS: Mapping[str, _Operation] = {
         "The newest calls of the store.", CallList, query=("limit", "since", "until", "agent", "number", "state")
     ),
     "GET /api/calls/{call_id}": _Operation("A call of the store; without a store its trace.", CallEntry),
+    "GET /calls": _Operation("The list of calls, for browsers.", query=("q", "agent", "state", "before", "after")),
+    "GET /calls/{call_id}": _Operation("One call, for browsers."),
+    "GET /api/calls/{call_id}/log": _Operation("The call log as posted, while it is here."),
     "GET /api/calls/{call_id}/detail": _Operation("The detail of a call."),
     "GET /api/deliveries": _Operation("Deliveries that have not ended.", DeliveryPage, query=_SELECTION),
     "GET /api/deliveries/{key}": _Operation("All of one delivery.", DeliveryReport),

@@ -69,9 +69,13 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /readyz": OPEN,
     "GET /api/status": OPEN,
     "GET /api/traces": Rule(Role.READ, local=True),
+    "GET /calls": Rule(Role.READ, local=True, is_page=True),
+    # Without a token it shows where the call is, and nothing of what was said.
+    "GET /calls/{call_id}": Rule(Role.READ, local=True, action="read-call", is_page=True),
     "GET /api/calls": Rule(Role.READ, local=True),
     # Without a token it is an outline, without documents.
     "GET /api/calls/{call_id}": Rule(Role.READ, local=True, action="read-call"),
+    "GET /api/calls/{call_id}/log": Rule(Role.READ, action="read-detail"),
     "GET /api/calls/{call_id}/detail": Rule(Role.READ, action="read-detail"),
     "POST /api/calls/similar": Rule(Role.READ, action="find-similar-calls"),
     "POST /api/calls/search": Rule(Role.READ, action="search-calls"),

@@ -13,6 +13,7 @@ from gateway.operations.tenants import TenantAdmin
 from gateway.sdk_outbox.rows import OutboxStatus
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
+from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.stores.routing import CallReads
 
@@ -82,6 +83,16 @@ class GatewayView(Protocol):
     @property
     def pipeline(self) -> "Pipeline | None":
         """Works on calls after they ended, and finds similar ones; None where none is configured."""
+        ...
+
+    @property
+    def spool(self) -> Spool | None:
+        """Lists the calls that are in it."""
+        ...
+
+    @property
+    def receipts_seconds(self) -> float:
+        """How long delivered calls are known."""
         ...
 
     @property

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.toplevel import Member, Scratch, Slice, TopLevel, buffers, is_literal, scan
-from spool.records import Buffer
+from spool.records import NO_OUTLINE, Buffer, Outline
 
 DEFAULT_EVENT: Final = "call_log"
 """The event of a call log that names none in `wcall_event`."""
@@ -167,6 +167,30 @@ def _happened_at(event: str, values: Mapping[str, msgspec.Raw]) -> int | None:
         return None if value is None else min(max(round(value * 1000), 0), _LATEST_MOMENT)
     except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
         return None
+
+
+_LONGEST_REASON: Final = 60
+
+
+def outline_of(document: Document) -> Outline:
+    """What a list of calls shows of it: nothing for most events, which say none of this."""
+    values = document.top.values
+    number, reason = text_of(values.get("customer_number")), text_of(values.get("call_ended_reason"))
+    began = None
+    if document.event == "call_ended" and document.happened_at is not None:
+        began = _happened_at("call_started", values)
+    if number is None and reason is None and began is None:
+        return NO_OUTLINE
+    length = None if began is None or document.happened_at is None else max(0, document.happened_at - began)
+    return Outline(number_hint(number) if number else None, length, reason[:_LONGEST_REASON] if reason else None)
+
+
+def number_hint(number: str) -> str:
+    """A number of which nobody can be called: its country, as far as that is its beginning, and its end."""
+    kept = number.strip()
+    return (
+        f"{kept[:2]} \u2022\u2022\u2022\u2022 {kept[-3:]}" if len(kept) > 7 else f"\u2022\u2022\u2022\u2022 {kept[-2:]}"
+    )
 
 
 def text_of(raw: msgspec.Raw | None) -> str | None:

@@ -376,6 +376,11 @@ def duration_between(started_at: object, ended_at: object) -> float | None:
     return round(duration, _SECONDS_DIGITS) if duration >= 0 else None
 
 
+def unix_of(moment: object) -> float | None:
+    """A time as seconds since the Unix epoch; None where it is none, or does not say its zone."""
+    return _unix(_moment(moment))
+
+
 def _moment(value: object) -> datetime | float | None:
     if isinstance(value, str):
         if _is_unix_text(value):

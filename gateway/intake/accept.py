@@ -167,6 +167,7 @@ class Acceptor:
                 key_decides=key_decides,
                 via=via,
                 closes=closes,
+                outline=call_log.outline,
             )
         )
         self._note(call_log, accepted, principal)

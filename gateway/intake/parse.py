@@ -10,13 +10,13 @@ from mmap import mmap
 
 import msgspec
 
-from gateway.calllog.document import DETAIL_EVENT, Document, Envelope, UploadRequest, recognise
+from gateway.calllog.document import DETAIL_EVENT, Document, Envelope, UploadRequest, outline_of, recognise
 from gateway.calllog.shape import Bounds
 from gateway.calllog.split import CORE_MAX_BYTES, split
 from gateway.calllog.toplevel import Piece, buffers, scan
 from gateway.fanout import StoredAs
 from spool.payload.frames import FrameEncoder, frames_bound
-from spool.records import Buffer, Fragment
+from spool.records import NO_OUTLINE, Buffer, Fragment, Outline
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class CallLog(msgspec.Struct, frozen=True, tag=True):
     """The document. Empty on its way from the parse worker, which has only mapped it."""
     happened_at: int | None = None
     """When the start or the end of the call happened, by its own times; milliseconds."""
+    outline: Outline = NO_OUTLINE
 
     def __repr__(self) -> str:
         """Without its token and its content."""
@@ -167,6 +168,7 @@ def _call_log(document: Document, rule: SizeRule) -> CallLog:
         else {Fragment.BODY: document.slices},
         memoryview(document.top.text),
         document.happened_at,
+        outline_of(document),
     )
 
 

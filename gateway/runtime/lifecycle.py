@@ -47,6 +47,7 @@ from spool.errors import SpoolError
 from spool.records import system_clock
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
+from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import StoreError
@@ -340,6 +341,16 @@ class Gateway:
     def lifecycle(self) -> Lifecycle:
         """See `GatewayView`."""
         return self._lifecycle
+
+    @property
+    def spool(self) -> Spool | None:
+        """See `GatewayView`."""
+        return self._app.spool if self._app else None
+
+    @property
+    def receipts_seconds(self) -> float:
+        """See `GatewayView`."""
+        return self._settings.spool.receipts_keep
 
     @property
     def recorder(self) -> Recorder:

@@ -81,7 +81,8 @@ EARLIER_OF_CALL = " UNION ALL ".join(
 CHUNK_COLUMNS = "chunk_id, crc32, frame"
 NEW_RECORD_COLUMNS = (
     "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
-    "first_chunk, fragments, superseded, settled_at, origin, checksum, tenant, principal, via, happened_at, post_key"
+    "first_chunk, fragments, superseded, settled_at, origin, checksum, tenant, principal, via, happened_at, post_key, "
+    "number_hint, length_ms, ended_reason"
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
@@ -130,6 +131,57 @@ NEWEST_RECORDS = (
 TRACED_COLUMNS = "d.destination_id, d.form, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.error"
 TRACE_DELIVERIES = (
     f"SELECT {TRACED_COLUMNS} FROM deliveries d WHERE d.record_id = ? ORDER BY d.lane, d.destination_id, d.form"
+)
+
+# Attempts of a delivery, numbered from 1: the first one is kept, and the latest.
+ADD_ATTEMPT = (
+    "INSERT INTO attempts SELECT :record, :destination, :form, coalesce(max(number), 0) + 1, :ended_at, :took, "
+    ":outcome, :answer FROM attempts WHERE record_id = :record AND destination_id = :destination AND form = :form"
+)
+FORGET_ATTEMPTS = (
+    "DELETE FROM attempts WHERE record_id = :record AND destination_id = :destination AND form = :form AND number > 1 "
+    "AND number <= (SELECT max(number) FROM attempts WHERE record_id = :record AND destination_id = :destination "
+    "AND form = :form) - :kept"
+)
+ATTEMPTS_OF_RECORD = (
+    "SELECT destination_id, form, number, ended_at, took, outcome, answer FROM attempts WHERE record_id = ? "
+    "ORDER BY destination_id, form, number"
+)
+
+LOCATIONS_OF_RECORD = (
+    "SELECT destination_id, form, location FROM deliveries WHERE record_id = ? AND location IS NOT NULL"
+)
+OUTLINE = "SELECT number_hint, length_ms, ended_reason FROM records WHERE record_id = ?"
+
+# A list of calls, the newest first: of each call the newest record. A window of record numbers is looked at, so that a
+# question takes its time from what it looks at, not from what it finds.
+_CALL_COLUMNS = "r.number_hint, r.length_ms, r.ended_reason, r.superseded, r.settled_at"
+_CALL_FILTERS = (
+    "NOT EXISTS (SELECT 1 FROM records later WHERE later.call_id = r.call_id AND later.principal IS r.principal "
+    "AND later.record_id > r.record_id) "
+    "AND (:tenant IS NULL OR r.tenant = :tenant) AND (:agent IS NULL OR r.agent_id = :agent) "
+    "AND (:number IS NULL OR r.number_hint LIKE '%' || :number) "
+    "AND (:prefix IS NULL OR (r.call_id >= :prefix AND r.call_id < :beyond)) "
+    "AND (:before IS NULL OR r.accepted_at < :before) "
+    "AND CASE :state "
+    "WHEN 'waits' THEN EXISTS (SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND d.state <= 2) "
+    "WHEN 'dead' THEN EXISTS (SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND d.state = 3) "
+    "WHEN 'sent' THEN r.settled_at IS NOT NULL "
+    "AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.record_id = r.record_id AND d.state <> 4) ELSE 1 END"
+)
+CALLS_IN_WINDOW = (
+    f"SELECT {RECORD_COLUMNS}, {_CALL_COLUMNS} FROM records r WHERE r.record_id >= :first AND r.record_id < :end "
+    f"AND {_CALL_FILTERS} ORDER BY r.record_id DESC LIMIT :limit"
+)
+CALLS_BY_PREFIX = (
+    f"SELECT {RECORD_COLUMNS}, {_CALL_COLUMNS} FROM records r INDEXED BY records_by_call WHERE r.record_id < :end "
+    f"AND r.call_id >= :prefix AND r.call_id < :beyond AND {_CALL_FILTERS} LIMIT :limit"
+)
+NEWEST_NUMBER = "SELECT max(record_id) FROM records"
+OLDEST_NUMBER = "SELECT min(record_id) FROM records"
+AGENTS_AMONG_NEWEST = (
+    "SELECT DISTINCT agent_id FROM (SELECT agent_id FROM records WHERE agent_id IS NOT NULL "
+    "AND (:tenant IS NULL OR tenant = :tenant) ORDER BY record_id DESC LIMIT 500) ORDER BY agent_id LIMIT 50"
 )
 
 # Calls that are live at a start. The event stands here as in the partial index, which is not used otherwise.
@@ -267,6 +319,7 @@ OLD_RECEIPTS = (
 )
 OLDEST_RECEIPTS = "SELECT record_id FROM records WHERE settled_at IS NOT NULL ORDER BY settled_at LIMIT ?"
 DELETE_DELIVERIES = "DELETE FROM deliveries WHERE record_id = ?"
+DELETE_ATTEMPTS = "DELETE FROM attempts WHERE record_id = ?"
 DELETE_RECORD = "DELETE FROM records WHERE record_id = ?"
 COUNT_RECEIPTS = "SELECT count(*) FROM records WHERE settled_at IS NOT NULL"
 

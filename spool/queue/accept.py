@@ -212,7 +212,11 @@ def _write_record(
         new.origin,
     )  # fmt: skip
     whose = (new.tenant, new.principal, new.via)
-    more = (checksum_of(row, *whose), *whose, new.happened_at, post_key_of(new.idempotency_key))
+    outline = new.outline
+    more = (
+        checksum_of(row, *whose), *whose, new.happened_at, post_key_of(new.idempotency_key),
+        outline.number_hint, outline.length_ms, outline.ended_reason,
+    )  # fmt: skip
     transaction.records.add((*row[:12], int(superseded and not owed), settled_at, new.origin, *more))
     uid = new.origin or uid_of(spool_id, record_id)
     return Record(

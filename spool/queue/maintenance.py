@@ -61,6 +61,7 @@ def purge_old_receipts(transaction: Transaction, before: int) -> int:
 def _purge(transaction: Transaction, which: str, parameters: tuple[int, ...]) -> int:
     rows = transaction.execute(which, parameters).fetchall()
     for (record_id,) in rows:
+        transaction.execute(sql.DELETE_ATTEMPTS, (record_id,))
         transaction.execute(sql.DELETE_DELIVERIES, (record_id,))
         transaction.execute(sql.DELETE_RECORD, (record_id,))
     return len(rows)

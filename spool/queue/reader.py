@@ -6,6 +6,7 @@ keep the write-ahead log from being reset.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from spool.directory import CorruptionLatch
 from spool.errors import CorruptPayload, NotStorable
 from spool.payload.frames import chunk_range, is_whole
 from spool.records import (
+    NO_OUTLINE,
     Delivery,
     DeliveryKey,
     DeliveryState,
@@ -26,10 +28,20 @@ from spool.records import (
     Fragment,
     Lane,
     OfTenant,
+    Outline,
     Record,
     Upload,
 )
-from spool.stats import LiveCall, OpenDelivery, TracedDelivery, TracedRecord
+from spool.stats import (
+    Attempt,
+    CallFilter,
+    CallPage,
+    CallRow,
+    LiveCall,
+    OpenDelivery,
+    TracedDelivery,
+    TracedRecord,
+)
 
 CLOCK_TOLERANCE = 60 * 1000
 """A delivery that was deferred by so much later than now was deferred by a clock that ran ahead, and is due."""
@@ -39,33 +51,43 @@ _CANDIDATES = 200
 REASONS_LOOKED_AT = 2000
 """Dead letters of a lane, the newest, whose reasons are counted: a few milliseconds, and at most half a megabyte."""
 
+WINDOW = 20_000
+"""Records that one statement of a list of calls looks at: some ten milliseconds."""
+LOOKED_AT = 200_000
+"""Records that one page of such a list looks at."""
+SELECTIVE_PREFIX = 4
+"""From so many characters on the beginning of a call id is looked up in the index."""
+MOST_BY_PREFIX = 1000
+
 
 class Reader:
-    """Three reading connections: for questions, for payloads and for counting, so that none waits for another."""
+    """Reading connections for questions, payloads, counting and lists of calls, so that none waits for another."""
 
     def __init__(
         self,
         questions: ReadConnection,
         payloads: ReadConnection,
         counting: ReadConnection,
+        calls: ReadConnection,
         destinations: DestinationIds,
     ) -> None:
         self._questions = questions
         self._payloads = payloads
         self._counting = counting
+        self._calls = calls
         self.destinations = destinations
 
     @classmethod
     async def open(cls, path: Path, destinations: DestinationIds, corruption: CorruptionLatch) -> "Reader":
         """Open the connections; on an error none is left open."""
         async with AsyncExitStack() as opened:
-            questions, payloads, counting = [await _opened(path, corruption, opened) for _ in range(3)]
+            questions, payloads, counting, calls = [await _opened(path, corruption, opened) for _ in range(4)]
             opened.pop_all()
-        return cls(questions, payloads, counting, destinations)
+        return cls(questions, payloads, counting, calls, destinations)
 
     async def close(self) -> None:
         """Close the connections; what is being read is finished first."""
-        for connection in (self._questions, self._payloads, self._counting):
+        for connection in (self._questions, self._payloads, self._counting, self._calls):
             await connection.close()
 
     async def due(
@@ -123,7 +145,7 @@ class Reader:
             rows = await self._questions.ask(sql.TRACE_RECORDS, (call_id,))
         except NotStorable:  # what cannot be stored was never accepted
             return ()
-        return tuple([await self._traced(row) for row in reversed(rows)])
+        return tuple([await self._traced(row, with_history=True) for row in reversed(rows)])
 
     async def similar_call_ids(self, call_id: str) -> tuple[str, ...]:
         """Up to three call ids that somebody may have meant who typed this one: they begin alike."""
@@ -210,12 +232,31 @@ class Reader:
         rows = await self._counting.ask(sql.COUNT_RECEIPTS)
         return int(rows[0][0])
 
-    async def _traced(self, row: Row) -> TracedRecord:
+    async def _traced(self, row: Row, *, with_history: bool = False) -> TracedRecord:
         record = record_of(row, self.destinations.spool_id)
         superseded, settled_at = row[RECORD_WIDTH:]
         rows = await self._questions.ask(sql.TRACE_DELIVERIES, (record.record_id,))
         deliveries = tuple(self._traced_delivery(delivery) for delivery in rows)
+        if with_history:
+            deliveries = await self._with_history(record.record_id, deliveries)
         return TracedRecord(record, bool(superseded), settled_at, deliveries)
+
+    async def _with_history(self, record_id: int, deliveries: tuple[TracedDelivery, ...]) -> tuple[TracedDelivery, ...]:
+        attempts: dict[tuple[str, str], list[Attempt]] = {}
+        for destination_id, form, *attempt in await self._questions.ask(sql.ATTEMPTS_OF_RECORD, (record_id,)):
+            attempts.setdefault((self.destinations.names[destination_id], form), []).append(Attempt(*attempt))
+        located = await self._questions.ask(sql.LOCATIONS_OF_RECORD, (record_id,))
+        locations = {
+            (self.destinations.names[each]): str(location) for each, form, location in located if form != "notice"
+        }
+        return tuple(
+            replace(
+                one,
+                history=tuple(attempts.get((one.destination, one.form), ())),
+                location=locations.get(one.destination) if one.form is not Form.NOTICE else None,
+            )
+            for one in deliveries
+        )
 
     def _traced_delivery(self, row: Row) -> TracedDelivery:
         destination_id, form, lane, state, attempts, due_at, settled_at, error = row
@@ -229,6 +270,62 @@ class Reader:
             settled_at,
             error,
         )
+
+    # Lists of calls ------------------------------------------------------------------------------------------------
+
+    async def calls(self, wanted: CallFilter, limit: int) -> CallPage:
+        """A page of calls, the newest first: of each call its newest record, receipts included.
+
+        It looks at `WINDOW` records at a time, and ends after `LOOKED_AT`, so that it takes milliseconds however few
+        match.
+        """
+        end, first = await self._numbers(wanted.after)
+        asked: dict[str, Value] = {
+            "tenant": wanted.tenant, "agent": wanted.agent, "number": wanted.number_end, "state": wanted.state,
+            "before": wanted.before, "prefix": wanted.id_prefix, "beyond": f"{wanted.id_prefix or ''}\U0010ffff",
+        }  # fmt: skip
+        rows: list[Row] = []
+        try:
+            if wanted.id_prefix is not None and len(wanted.id_prefix) >= SELECTIVE_PREFIX:
+                found = await self._calls.ask(sql.CALLS_BY_PREFIX, {**asked, "end": end, "limit": MOST_BY_PREFIX})
+                rows = sorted(found, key=lambda row: -int(row[0]))[: limit + 1]
+                end = first
+            stop = max(first, end - LOOKED_AT)
+            while end > stop and len(rows) <= limit:
+                begin = max(stop, end - WINDOW)
+                bounds = {"first": begin, "end": end, "limit": limit + 1 - len(rows)}
+                rows += await self._calls.ask(sql.CALLS_IN_WINDOW, {**asked, **bounds})
+                end = begin
+        except NotStorable:  # what cannot be stored was never accepted
+            return CallPage((), None, searched_all=True)
+        more = len(rows) > limit
+        found_all = more or end <= first
+        listed = [await self._call_row(row) for row in rows[:limit]]
+        older = listed[-1].record.record_id if more else None if found_all else end
+        return CallPage(tuple(listed), older, found_all)
+
+    async def _numbers(self, after: int | None) -> tuple[int, int]:
+        """Behind the newest record that may be listed, and the oldest that there is."""
+        ((newest,),) = await self._calls.ask(sql.NEWEST_NUMBER)
+        ((oldest,),) = await self._calls.ask(sql.OLDEST_NUMBER)
+        end = (newest or 0) + 1
+        return (end if after is None else min(end, after)), oldest or 0
+
+    async def _call_row(self, row: Row) -> CallRow:
+        record = record_of(row, self.destinations.spool_id)
+        number, length, reason, superseded, _settled_at = row[RECORD_WIDTH:]
+        rows = await self._calls.ask(sql.TRACE_DELIVERIES, (record.record_id,))
+        deliveries = tuple(self._traced_delivery(delivery) for delivery in rows)
+        return CallRow(record, Outline(number, length, reason), bool(superseded), deliveries)
+
+    async def outline(self, record_id: int) -> Outline:
+        """What is known of a record besides."""
+        rows = await self._calls.ask(sql.OUTLINE, (record_id,))
+        return Outline(*rows[0]) if rows else NO_OUTLINE
+
+    async def agents(self, tenant: str | None) -> list[str]:
+        """The agents of the newest records."""
+        return [str(agent) for (agent,) in await self._calls.ask(sql.AGENTS_AMONG_NEWEST, {"tenant": tenant})]
 
 
 async def _opened(path: Path, corruption: CorruptionLatch, stack: AsyncExitStack) -> ReadConnection:

@@ -44,15 +44,48 @@ def settle(
     breaker: BreakerUpdate | None,
     destinations: DestinationIds,
     now: int,
+    took: int | None = None,
 ) -> tuple[Delivery, ...]:
     """Write what an attempt did to its delivery, and to the breaker; returns the deliveries that its end freed.
 
-    What an operator's order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing.
+    What an operator's order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing. An
+    attempt that failed, and the one that succeeds after it, is kept with how many milliseconds it `took`.
     """
+    if not isinstance(settlement, Delivered) or delivery.first_failed_at is not None:
+        _keep_attempt(transaction, delivery, settlement, destinations.ids[delivery.destination], now, took)
     freed = _settle(transaction, delivery, settlement, destinations, now)
     if breaker is not None:
         _keep_breaker(transaction, destinations.ids[delivery.destination], breaker.snapshot)
     return freed
+
+
+ATTEMPTS_KEPT = 20
+"""Of a delivery: the first one, and the latest."""
+LONGEST_ANSWER = 300
+_OUTCOMES = {Delivered: "delivered", RetryAt: "retry", Hold: "held", DeadLetter: "dead", Redirect: "diverted"}
+
+
+def _keep_attempt(
+    transaction: Transaction,
+    delivery: Delivery,
+    settlement: Settlement,
+    destination_id: int,
+    now: int,
+    took: int | None,
+) -> None:
+    answer = settlement.location or "" if isinstance(settlement, Delivered) else settlement.error
+    attempt = {
+        "record": delivery.record.record_id,
+        "destination": destination_id,
+        "form": str(delivery.form),
+        "ended_at": now,
+        "took": took,
+        "outcome": _OUTCOMES[type(settlement)],
+        "answer": answer[:LONGEST_ANSWER],
+        "kept": ATTEMPTS_KEPT - 1,
+    }
+    transaction.execute(sql.ADD_ATTEMPT, attempt)
+    transaction.execute(sql.FORGET_ATTEMPTS, attempt)
 
 
 def _settle(

@@ -141,7 +141,7 @@ def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: i
         encode_fragments(record.fragments), record.uid,
     )  # fmt: skip
     whose = (record.tenant, record.principal, record.via)
-    more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key)
+    more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key, None, None, None)
     transaction.records.add((*row[:12], False, None, record.uid, *more))
     return record_id
 

@@ -104,6 +104,7 @@ class AdminFigures:
     calls: Mapping[str, tuple[TracedRecord, ...]] = field(default_factory=dict)
     trace_error: SpoolError | None = None
     delivery_admin: DeliveryAdmin | None = None
+    spool: Spool | None = None
     token: str | None = None
     tokens: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     audit: AuditLog | None = None
@@ -153,6 +154,14 @@ class View:
     def call_store(self) -> CallReads | None:
         store = self._world.call_store
         return None if store is None else CallReads(store, Routing(), self._world.metrics, lambda: 1.0)
+
+    @property
+    def spool(self) -> Spool | None:
+        return self._world.spool
+
+    @property
+    def receipts_seconds(self) -> float:
+        return 86_400.0
 
     @property
     def recorder(self) -> Recorder:

@@ -28,8 +28,10 @@ def test_the_targets_that_people_are_told_of_exist():
 
 
 def test_ci_runs_what_a_developer_runs():
-    """.ci/run is `make test` and the long proof with a small budget, so that passing here means passing there."""
+    """.ci/run is `make test` with a browser, and the long proof: what passes here passes there."""
     assert re.findall(r"^(?!#|set|cd).+$", text(".ci/run"), re.MULTILINE) == [
+        "make browser",
+        "export CHROMIUM_REQUIRED=1",
         "make test",
         "exec make prove BUDGET=small",
     ]

@@ -143,7 +143,7 @@ class MemoryQueue:
         return Due(page, now if len(page) == limit else later)
 
     async def settle(
-        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None
+        self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None, took: int | None = None
     ) -> tuple[Delivery, ...]:
         self._enter("settle")
         await self.gate.wait()

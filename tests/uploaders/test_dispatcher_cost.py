@@ -30,7 +30,7 @@ class InstantQueue:
     async def held_tokens(self, _destination: str) -> tuple[int | None, ...]:
         return ()
 
-    async def settle(self, _delivery: Delivery, *_: object) -> tuple[Delivery, ...]:
+    async def settle(self, _delivery: Delivery, *_: object, took: int | None = None) -> tuple[Delivery, ...]:
         self.settled += 1
         if self.settled == self.expected:
             self.done.set()

@@ -260,8 +260,9 @@ class DestinationWorker:
         if not isinstance(outcome, PayloadUnreadable):
             size = delivery.record.raw_bytes
             lane.limit.attempt_ended(outcome, size=size, started=started, now=loop.time(), all_in_use=all_in_use)
-        settlement = self._finish(lane, delivery, outcome, loop.time() - started, probe=probe)
-        await self._settle(lane, delivery, settlement)
+        seconds = loop.time() - started
+        settlement = self._finish(lane, delivery, outcome, seconds, probe=probe)
+        await self._settle(lane, delivery, settlement, seconds)
 
     async def _deliver_many(self, lane: LaneState, uploader: BatchUploader, batch: Sequence[Delivery]) -> None:
         """One attempt for all, in one slot. The settlements are submitted together, and share a group commit."""
@@ -277,9 +278,10 @@ class DestinationWorker:
             worst = next((one for one in known if not isinstance(one, Delivered)), known[0])
             size = sum(delivery.record.raw_bytes for delivery in batch)
             lane.limit.attempt_ended(worst, size=size, started=started, now=loop.time(), all_in_use=all_in_use)
+        seconds = loop.time() - started
         for delivery, outcome in zip(batch, outcomes, strict=True):
-            settlement = self._finish(lane, delivery, outcome, loop.time() - started, probe=False)
-            lane.attempts.spawn(self._settle(lane, delivery, settlement))
+            settlement = self._finish(lane, delivery, outcome, seconds, probe=False)
+            lane.attempts.spawn(self._settle(lane, delivery, settlement, seconds))
 
     def _finish(
         self, lane: LaneState, delivery: Delivery, outcome: Outcome | PayloadUnreadable, seconds: float, *, probe: bool
@@ -291,10 +293,13 @@ class DestinationWorker:
         self._observer.attempted(delivery, outcome_label(settlement, outcome), seconds)
         return settlement
 
-    async def _settle(self, lane: LaneState, delivery: Delivery, settlement: Settlement) -> None:
+    async def _settle(
+        self, lane: LaneState, delivery: Delivery, settlement: Settlement, seconds: float | None = None
+    ) -> None:
+        took = None if seconds is None else round(seconds * 1000)
         freed = await retry_until_answered(
             self._timing,
-            lambda: self._with_breaker(partial(self._queue.settle, delivery, settlement)),
+            lambda: self._with_breaker(partial(self._queue.settle, delivery, settlement, took=took)),
             "settling a delivery",
         )
         lane.unsettled -= 1

@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.admin.answers import HEADERS, refused
 from gateway.admin.auth import REFUSAL, Access
 from gateway.admin.events import RecentEvents
+from gateway.admin.page.call_pages import CallPages
 from gateway.admin.page.layout import Frame, Page, respond, serve_asset, sign_in_card
 from gateway.admin.page.overview import overview_page
 from gateway.admin.sessions import set_cookie
@@ -54,6 +55,7 @@ class PageHandlers:
         """Add the routes."""
         add_get = app.router.add_get
         add_get("/", self._shown(self.overview))
+        CallPages(self._gateway, self._access).add_to(app, self._shown)
         add_get("/sign-in", self._shown(self.sign_in_page))
         app.router.add_post("/sign-in", self.sign_in)
         app.router.add_post("/sign-out", self.sign_out)

@@ -128,6 +128,7 @@ def _document(page: Page, frame: Frame) -> str:
 def _brand_and_navigation(page: Page, frame: Frame) -> Html:
     entries: list[tuple[str, str, Node]] = [
         ("/", "Overview", None),
+        ("/calls", "Calls", None),
     ]
     if frame.has_search:
         entries.append(("/similar", "Similar calls", None))
@@ -155,10 +156,10 @@ def _strip(page: Page, status: Status) -> Html:
         "noscript", tag("p", tag("b", "Charts, live figures and orders need JavaScript. "), without, class_="strip")
     )
     if page.path == "/" or verdict is None or not verdict.strip:
-        return markup(note, tag("div", id="strip", data_live=True))
+        return markup(note, tag("div", id="trouble", data_live=True))
     what, _, rest = verdict.strip.partition(": ")
-    link = tag("a", tag("b", f"{what[:1].upper()}{what[1:]}"), " ", tag("span", rest), class_="strip", href="/")
-    return markup(note, tag("div", link, id="strip", data_live=True))
+    link = tag("a", tag("b", what), " ", tag("span", rest), class_="strip", href="/")
+    return markup(note, tag("div", link, id="trouble", data_live=True))
 
 
 def _footer(frame: Frame) -> Html:
@@ -176,17 +177,29 @@ def sign_in_card(address: str, message: str, needs: str = "the admin token") -> 
     form = tag(
         "form",
         tag("input", type="hidden", name="to", value=address),
-        tag("label", tag("span", "Token"),
-            tag("input", type="password", name="token", autocomplete="current-password", required=True)),
+        tag(
+            "label",
+            tag("span", "Token"),
+            tag("input", type="password", name="token", autocomplete="current-password", required=True),
+        ),
         tag("button", "Sign in", type="submit", class_="first"),
-        method="post", action="/sign-in", class_="ask",
-    )  # fmt: skip
+        method="post",
+        action="/sign-in",
+        class_="ask",
+    )
     hint = told(
         "A token of the configuration, or the one in the file `admin-token` of the spool's directory. A cookie stands "
         "for it until you sign out; the token itself is not kept."
     )
-    return tag("section", tag("h2", f"This needs {needs}", id="sign-in"), tag("p", message, class_="soft"), form,
-               tag("p", hint, class_="soft"), class_="card signin", aria_labelledby="sign-in")  # fmt: skip
+    return tag(
+        "section",
+        tag("h2", f"This needs {needs}", id="sign-in"),
+        tag("p", message, class_="soft"),
+        form,
+        tag("p", hint, class_="soft"),
+        class_="card signin",
+        aria_labelledby="sign-in",
+    )
 
 
 def with_times(text: str) -> Html:

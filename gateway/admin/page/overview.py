@@ -32,10 +32,15 @@ def overview_page(status: Status, history: History, intake: str) -> Page:
 
 def _verdict(verdict: Verdict, intake: str) -> Html:
     answers = [
-        tag("li", sign(_MARKS[each.state]), tag("b", with_times(each.text)),
-            tag("span", with_times(each.detail)), class_=each.state)
+        tag(
+            "li",
+            sign(_MARKS[each.state]),
+            tag("b", with_times(each.text)),
+            tag("span", with_times(each.detail)),
+            class_=each.state,
+        )
         for each in verdict.answers
-    ]  # fmt: skip
+    ]
     others = [tag("li", with_times(each)) for each in verdict.others]
     fresh = verdict.headline.startswith("Ready. Nothing")
     return tag(
@@ -46,8 +51,10 @@ def _verdict(verdict: Verdict, intake: str) -> Html:
         _cause(verdict.cause) if verdict.cause else None,
         tag("ul", others, class_="others", aria_label="Other troubles") if others else None,
         class_=f"card verdict is-{verdict.level}",
-        aria_labelledby="verdict", id="now", data_live=True,
-    )  # fmt: skip
+        aria_labelledby="verdict",
+        id="now",
+        data_live=True,
+    )
 
 
 def _first_post(intake: str) -> Html:
@@ -55,9 +62,12 @@ def _first_post(intake: str) -> Html:
         f"curl -X POST {intake}/v1/calls -H 'Content-Type: application/json' "
         '-d \'{"call_id": "first-call", "wcall_event": "call_ended"}\''
     )
-    return tag("div", tag("div", tag("h2", "Post to"), tag("p", told(f"`{intake}/send-call-log`"))),
-               tag("div", tag("h2", "Try it"), tag("p", told(f"`{command}`")),
-                   tag("p", _copy(command), class_="actions")), class_="cause")  # fmt: skip
+    return tag(
+        "div",
+        tag("div", tag("h2", "Post to"), tag("p", told(f"`{intake}/send-call-log`"))),
+        tag("div", tag("h2", "Try it"), tag("p", told(f"`{command}`")), tag("p", _copy(command), class_="actions")),
+        class_="cause",
+    )
 
 
 def _copy(command: str) -> Html:
@@ -71,14 +81,29 @@ def _cause(cause: Cause) -> Html:
     until, _, more = cause.until.partition(". ")
     return tag(
         "div",
-        tag("div", tag("h2", "Why"), tag("p", told(cause.why)),
-            tag("p", with_times(cause.tried), class_="soft") if cause.tried else None),
-        tag("div", tag("h2", "What to do"), tag("ol", steps), tag("p", actions, class_="actions"),
-            tag("p", id="resumed", role="status", class_="soft", data_own=True)),
-        tag("div", tag("h2", "Until when"), tag("p", tag("b", f"{until.rstrip('.')}."), " ", told(more)),
-            tag("p", told(cause.then), class_="soft") if cause.then else None) if cause.until else None,
+        tag(
+            "div",
+            tag("h2", "Why"),
+            tag("p", told(cause.why)),
+            tag("p", with_times(cause.tried), class_="soft") if cause.tried else None,
+        ),
+        tag(
+            "div",
+            tag("h2", "What to do"),
+            tag("ol", steps),
+            tag("p", actions, class_="actions"),
+            tag("p", id="resumed", role="status", class_="soft", data_own=True),
+        ),
+        tag(
+            "div",
+            tag("h2", "Until when"),
+            tag("p", tag("b", f"{until.rstrip('.')}."), " ", told(more)),
+            tag("p", told(cause.then), class_="soft") if cause.then else None,
+        )
+        if cause.until
+        else None,
         class_="cause",
-    )  # fmt: skip
+    )
 
 
 def _figures(status: Status, pace: Pace) -> Html:
@@ -126,8 +151,10 @@ def _figures(status: Status, pace: Pace) -> Html:
             tag("div", tag("dt", name), tag("dd", value, tag("small", note), class_="loud" if loud else None))
             for name, value, note, loud in figures
         ],
-        class_="card figures", id="figures", data_live=True,
-    )  # fmt: skip
+        class_="card figures",
+        id="figures",
+        data_live=True,
+    )
 
 
 def _lanes(status: Status, name: str) -> list[LaneStatus]:
@@ -172,16 +199,27 @@ def _history(samples: Sequence[Sample], history: History, minute: int) -> Html:
         if each.until is None or each.until > since
     ]
     data = json_block("samples", {"minute": minute, "samples": [_row(each) for each in samples], "outages": outages})
-    chart = tag("div", tag("p", "The history begins now: a figure a minute.", class_="soft") if not samples else None,
-                class_="chart", id="history", data_own=True)  # fmt: skip
+    chart = tag(
+        "div",
+        tag("p", "The history begins now: a figure a minute.", class_="soft") if not samples else None,
+        class_="chart",
+        id="history",
+        data_own=True,
+    )
     readout = tag("p", class_="readout", id="readout", data_own=True)
     return tag("section", head, chart, readout, data, _table(samples), class_="card", aria_labelledby="hours")
 
 
 def _row(sample: Sample) -> list[int]:
     """What the chart draws of a minute."""
-    return [sample.minute, sample.accepted, sample.core_delivered, sample.detail_delivered, sample.core_waiting,
-            sample.detail_waiting]  # fmt: skip
+    return [
+        sample.minute,
+        sample.accepted,
+        sample.core_delivered,
+        sample.detail_delivered,
+        sample.core_waiting,
+        sample.detail_waiting,
+    ]
 
 
 def _table(samples: Sequence[Sample]) -> Html:
@@ -190,10 +228,13 @@ def _table(samples: Sequence[Sample]) -> Html:
         "tr", [tag("th", name, scope="col", class_="num" if number else None) for number, name in enumerate(heads)]
     )
     rows = [
-        tag("tr", tag("td", time_of(each.minute * 60_000, "minutes")),
-            [tag("td", count_text(value), class_="num") for value in _row(each)[1:]])
+        tag(
+            "tr",
+            tag("td", time_of(each.minute * 60_000, "minutes")),
+            [tag("td", count_text(value), class_="num") for value in _row(each)[1:]],
+        )
         for each in list(samples)[::-1][:: 15 if len(samples) > 30 else 1]
-    ]  # fmt: skip
+    ]
     table = tag(
         "table",
         tag("caption", "A minute each, the latest first", class_="unseen"),
@@ -207,8 +248,15 @@ def _table(samples: Sequence[Sample]) -> Html:
 def _spool(status: Status, pace: Pace) -> Html:
     spool = status.spool
     if spool is None:
-        return tag("section", tag("h2", "Spool", id="spool"), tag("p", "It is not open."), class_="card",
-                   aria_labelledby="spool", id="spool-card", data_live=True)  # fmt: skip
+        return tag(
+            "section",
+            tag("h2", "Spool", id="spool"),
+            tag("p", "It is not open."),
+            class_="card",
+            aria_labelledby="spool",
+            id="spool-card",
+            data_live=True,
+        )
     facts: list[tuple[str, str]] = [
         ("Growing by", room_text(pace)),
         ("Reserve for cores", bytes_text(spool.reserve_bytes)),
@@ -220,12 +268,19 @@ def _spool(status: Status, pace: Pace) -> Html:
     ]
     return tag(
         "section",
-        tag("div", tag("h2", "Spool", id="spool"),
-            tag("span", f"{bytes_text(spool.used_bytes)} of {bytes_text(spool.limit_bytes)}"), class_="spread"),
+        tag(
+            "div",
+            tag("h2", "Spool", id="spool"),
+            tag("span", f"{bytes_text(spool.used_bytes)} of {bytes_text(spool.limit_bytes)}"),
+            class_="spread",
+        ),
         _meter(spool),
         tag("dl", [(tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts"),
-        class_="card", aria_labelledby="spool", id="spool-card", data_live=True,
-    )  # fmt: skip
+        class_="card",
+        aria_labelledby="spool",
+        id="spool-card",
+        data_live=True,
+    )
 
 
 def _meter(spool: SpoolReport) -> Html:
@@ -251,8 +306,15 @@ def _events(status: Status) -> Html:
         ]
     elif not items:
         items = [tag("li", tag("span", "None."))]
-    return tag("section", tag("h2", "Recent events", id="events"), tag("ol", items, class_="events"), class_="card",
-               aria_labelledby="events", id="events-card", data_live=True)  # fmt: skip
+    return tag(
+        "section",
+        tag("h2", "Recent events", id="events"),
+        tag("ol", items, class_="events"),
+        class_="card",
+        aria_labelledby="events",
+        id="events-card",
+        data_live=True,
+    )
 
 
 def _event(event: Event) -> Html:
@@ -276,16 +338,16 @@ def _destinations(status: Status) -> Html:
     )
     scroll = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Table of destinations")
     title = tag("div", tag("h2", "Destinations", id="destinations"), tag("span", live, class_="soft"), class_="spread")
-    return tag("section", title, scroll, class_="card", aria_labelledby="destinations", id="destinations-card",
-               data_live=True)  # fmt: skip
+    return tag(
+        "section", title, scroll, class_="card", aria_labelledby="destinations", id="destinations-card", data_live=True
+    )
 
 
 def shown_lanes(one: DestinationReport) -> tuple[LaneStatus, ...]:
     """The lanes that ever had anything; the core lane where none had."""
     had = tuple(
-        lane for lane in one.lanes
-        if lane.queued or lane.dead or lane.delivered or lane.expired or lane.discarded
-    )  # fmt: skip
+        lane for lane in one.lanes if lane.queued or lane.dead or lane.delivered or lane.expired or lane.discarded
+    )
     return had or one.lanes[:1]
 
 
@@ -319,10 +381,19 @@ def _destination(one: DestinationReport) -> Html:
         ]
         span = str(len(lanes)) if len(lanes) > 1 else None
         first = (
-            tag("th", tag("a", one.name, href=f"/destinations#{one.name}"), tag("small", one.target or one.type),
-                scope="rowgroup" if span else "row", rowspan=span),
-            tag("td", state_pill(one), rowspan=span),
-        ) if number == 0 else ()  # fmt: skip
+            (
+                tag(
+                    "th",
+                    tag("a", one.name, href=f"/destinations#{one.name}"),
+                    tag("small", one.target or one.type),
+                    scope="rowgroup" if span else "row",
+                    rowspan=span,
+                ),
+                tag("td", state_pill(one), rowspan=span),
+            )
+            if number == 0
+            else ()
+        )
         rest = [tag("td", value, class_="num loud" if loud else "num") for value, loud in cells]
         rows.append(tag("tr", first, tag("td", lane.lane), rest))
     return tag("tbody", rows, data_key=one.name)
@@ -336,12 +407,25 @@ def _outboxes(status: Status) -> Html | None:
         "tr", [tag("th", name, scope="col", class_="num" if number > 1 else None) for number, name in enumerate(heads)]
     )
     rows = [
-        tag("tr", tag("th", each.path, scope="row"), tag("td", each.state, tag("small", each.reason)),
-            [tag("td", count_text(value), class_="num")
-             for value in (each.rows, each.rescued, each.duplicate, each.superseded, each.refused)])
+        tag(
+            "tr",
+            tag("th", each.path, scope="row"),
+            tag("td", each.state, tag("small", each.reason)),
+            [
+                tag("td", count_text(value), class_="num")
+                for value in (each.rows, each.rescued, each.duplicate, each.superseded, each.refused)
+            ],
+        )
         for each in status.outboxes
-    ]  # fmt: skip
+    ]
     table = tag("table", tag("caption", "Outboxes", class_="unseen"), tag("thead", head), tag("tbody", rows))
     scroll = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Table of outboxes")
-    return tag("section", tag("h2", "Outboxes", id="outboxes"), scroll, class_="card", aria_labelledby="outboxes",
-               id="outboxes-card", data_live=True)  # fmt: skip
+    return tag(
+        "section",
+        tag("h2", "Outboxes", id="outboxes"),
+        scroll,
+        class_="card",
+        aria_labelledby="outboxes",
+        id="outboxes-card",
+        data_live=True,
+    )

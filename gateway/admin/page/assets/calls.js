@@ -1,0 +1,33 @@
+"use strict";
+// The list of calls: what is listed is kept up to date in its place; newer calls wait behind a button, so that no row
+// moves under the pointer.
+
+addEventListener("DOMContentLoaded", () => {
+  const rows = at("rows"), newer = at("newer"), paged = new URLSearchParams(location.search).has("after");
+  let fresh = null;
+
+  followers.page.push((page) => {
+    const next = page.getElementById("rows"), known = new Map([...rows.children].map((row) => [row.dataset.key, row]));
+    const ids = new Set([...rows.querySelectorAll("th a")].map((link) => link.title));
+    let count = 0;
+    for (const row of next.children) {
+      const here = known.get(row.dataset.key);
+      if (here) takeOver(here, document.importNode(row, true)); else if (!paged && row.dataset.key !== "empty") count += 1;
+    }
+    fresh = next;
+    if (count && !ids.size) return show();
+    newer.hidden = !count;
+    const text = `${count} newer ${count === 1 ? "call" : "calls"}: show ${count === 1 ? "it" : "them"}`;
+    if (newer.textContent !== text) newer.textContent = text;
+  });
+
+  function show() {
+    rows.replaceChildren(...[...fresh.children].map((row) => document.importNode(row, true)));
+    newer.hidden = true;
+    scrollTo(0, 0);
+  }
+  newer.addEventListener("click", () => { show(); at("filters").elements.q.focus({ preventScroll: true }); });
+
+  for (const name of ["agent", "state"]) at("filters").elements[name].addEventListener("change", () => at("filters").requestSubmit());
+  at("filters").addEventListener("submit", () => { for (const field of at("filters").elements) if (field.name && !field.value) field.disabled = true; });
+});

@@ -1,0 +1,109 @@
+"""The pages in a real browser: live, by keyboard, without JavaScript, safe whatever a call log holds."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from bench.endpoint import Fault
+from tests.page.calls import make_call
+from tests.page.conftest import BIG, HOSTILE, World
+
+pytestmark = pytest.mark.slow
+Open = Callable[..., Any]
+
+
+def test_the_overview_says_what_is_wrong_and_follows(world: World, open_page: Open) -> None:
+    """The outage is the headline, the chart is drawn, and an outage that begins and ends shows by itself."""
+    page = open_page()
+    page.wait_for_selector("#verdict:has-text('Details have not reached s3')")
+    page.wait_for_selector("#history canvas")
+    page.wait_for_selector(".live:has-text('live,')")
+    assert "AccessDenied" in page.inner_text("#now")
+    page.focus("#history")
+    page.keyboard.press("PageDown")
+    assert re.search(r"\d accepted", page.get_attribute("#history", "aria-valuetext"))
+    world.endpoint.set_fault(Fault("status", 503))
+    for number in range(6):
+        world.post(make_call(f"outage-{number}-{time.time_ns()}", turns=2))
+    page.wait_for_selector("#destinations-card tbody[data-key=endpoint] .pill.bad")
+    world.endpoint.set_fault(Fault())
+    page.click("[data-resume=endpoint]")
+    page.wait_for_selector("#destinations-card tbody[data-key=endpoint] .pill.good")
+
+
+def test_a_list_of_calls_does_not_move_and_is_searched(world: World, open_page: Open) -> None:
+    """Newer calls wait behind a button; a search keeps its words in the address, and Back returns."""
+    page = open_page("/calls")
+    first = page.inner_text("#rows tr:first-child th")
+    world.post(make_call(f"newer-{time.time_ns()}", turns=2))
+    page.wait_for_selector("#newer:not([hidden])")
+    assert page.inner_text("#rows tr:first-child th") == first
+    page.click("#newer")
+    assert page.inner_text("#rows tr:first-child th").startswith("newer-")
+    page.keyboard.press("Escape")
+    page.click("h1")
+    page.keyboard.press("/")
+    page.keyboard.type("100")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/calls?q=100")
+    assert BIG[:8] in page.inner_text("#rows")
+    assert "+1 •••• 155" not in page.inner_text("#rows")
+    page.go_back()
+    page.wait_for_url("**/calls")
+    page.select_option("[name=state]", "dead")
+    page.wait_for_url("**/calls?state=dead")
+    assert page.locator("#rows tr").count() == 3
+
+
+def test_one_call_shows_what_was_said_and_what_was_slow(open_page: Open) -> None:
+    """Head, ways, bars, turns and waterfall; choosing a turn chooses it in all three; only rows in sight are there."""
+    page = open_page(f"/calls/{BIG}")
+    assert "Waits" in page.inner_text("#where")
+    page.wait_for_selector("#strip .f-ttft")
+    assert page.locator("#rows .row").count() < 40
+    page.click("#slowest")
+    assert page.locator("#turns [aria-pressed=true] .slow").count() == 1
+    assert page.locator("#rows .row.is:has-text('Turn 22')").count() == 1
+    assert "turn=22" in page.url
+    page.click("#fold")
+    started = page.evaluate("performance.now()")
+    page.focus("#rows .row.is")
+    for key in ("End", "Home", "PageDown", "ArrowRight", "Enter", "+", "-", "Escape"):
+        page.keyboard.press(key)
+    assert page.evaluate("performance.now()") - started < 3000
+    assert page.locator("#rows .row").count() < 60
+    page.click("#clock")
+    assert "view=clock" in page.url
+    page.click("#tab-raw")
+    page.wait_for_selector("#json:has-text('call_id')")
+
+
+def test_nothing_of_a_call_log_runs(open_page: Open) -> None:
+    """Markup in ids, agents, numbers, reasons, transcripts and names of spans is text on every page."""
+    for path in ("/calls", f"/calls/{quote(f'hostile-{HOSTILE}', safe='')}"):
+        page = open_page(path)
+        page.wait_for_selector("h1")
+        assert page.locator("img").count() == 0
+        assert HOSTILE in page.inner_text("main") or HOSTILE[:20] in page.inner_text("main")
+
+
+def test_without_javascript_the_figures_are_there(open_page: Open, world: World) -> None:
+    """The first page of everything stands in the HTML; signing in, searching and paging are forms and links."""
+    page = open_page(java_script_enabled=False)
+    assert "s3" in page.inner_text("h1")
+    assert page.locator("#destinations-card tbody").count() >= 2
+    page.goto(f"{world.url}/calls?q={BIG[:13]}")
+    page.click("#rows a")
+    assert "Good evening, and thanks for calling" in page.inner_text("#turns")
+
+
+def test_without_a_token_nothing_that_was_said_is_shown(open_page: Open) -> None:
+    """The page stays: where the call is, and a field for the token; after signing in the conversation."""
+    page = open_page(f"/calls/{BIG}", signed_in=False)
+    assert "Where it is" in page.inner_text("main")
+    assert "Good evening" not in page.content()
+    assert page.locator("[name=token]").count() == 1
