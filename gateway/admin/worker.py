@@ -32,6 +32,10 @@ class WorkFigures:
     obstacles: tuple[str, ...] = field(default=())
     """Why it does not work at the moment."""
 
+    def in_one_line(self) -> str:
+        """What `systemctl status` shows."""
+        return "; ".join(self.obstacles) or f"working; {self.messages['new']:,} messages stored"
+
 
 COUNTERS: Final[MetricTable] = {
     "work_messages": (

@@ -41,6 +41,7 @@ from gateway.runtime.options import admin_tokens, tenant_tokens
 from gateway.runtime.reload import Reread, read_again
 from gateway.runtime.startup import CannotListen, introduce, listening_at, url_of
 from gateway.sdk_outbox.rows import OutboxStatus
+from gateway.systemd import systemd_of
 from gateway.tls import CertificateUnusable, ServerTls
 from spool.directory import SpoolDirectory
 from spool.errors import SpoolError
@@ -107,6 +108,7 @@ class Gateway:
         )
         self._app: App | None = None
         self._lifecycle = Lifecycle(Phase.STARTING)
+        self._systemd = systemd_of(os.environ)
         self._admin_port = settings.admin.listen.port
         self._tls: dict[str, ServerTls] = {}
         """By section; none for a listener without TLS."""
@@ -119,7 +121,7 @@ class Gateway:
         try:
             self._open_audit_log()
             self._tls = tls_of(self._settings)
-            async with self._admin_listener():
+            async with self._systemd.kept_informed(self._one_line), self._admin_listener():
                 listening_socket: socket.socket | None = None
                 while not self._told_to_stop.is_set():
                     listening_socket = await self._run_once(listening_socket)
@@ -183,6 +185,7 @@ class Gateway:
             app.spool.used_bytes,
             first=not app.spool.stats().lanes,
         )
+        self._systemd.ready()
         await self._recorder.open(self._settings.spool.dir.absolute())
         beside = [
             asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure)),
@@ -223,10 +226,13 @@ class Gateway:
 
     async def reload(self) -> Reloaded:
         """See `GatewayView`."""
+        self._systemd.reloading()
         settings, result = await asyncio.to_thread(read_again, self._reread, self._settings)
         if settings is not None:
             self._after = settings
             self._told_to_reload.set()
+        else:
+            self._systemd.ready()
         return result
 
     def _reload_on_signal(self) -> None:
@@ -267,6 +273,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.shutdown.deadline
         self._lifecycle = Lifecycle(Phase.STOPPING, ("the gateway is stopping",))
+        self._systemd.stopping()
         _log.info("stopping", open_calls=self._open_calls(app))
         while not self._hurried.is_set() and loop.time() < deadline - GRACE_SECONDS and not self._drained(app):
             with contextlib.suppress(TimeoutError):
@@ -294,6 +301,16 @@ class Gateway:
         accepts_posts = stats.shortage is None and stats.used_bytes < stats.limit_bytes
         expecting = app.gate.in_flight or (accepts_posts and self._open_calls(app))
         return quiet and not expecting and app.dispatcher.core_idle()
+
+    def _one_line(self) -> str:
+        """What `systemctl status` shows."""
+        stats = self.spool_stats()
+        words = [self._lifecycle.phase.value, *self._lifecycle.reasons]
+        if stats is not None:
+            lanes = stats.lanes.values()
+            words.append(f"{sum(lane.queued for lane in lanes):,} queued, {sum(lane.dead for lane in lanes):,} dead")
+            words += [reason for reason in (stats.failure, stats.shortage) if reason is not None]
+        return "; ".join(words)
 
     # The admin listener: up first and down last, so that it can say why the rest is not ---------------------------
 

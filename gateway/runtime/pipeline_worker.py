@@ -31,6 +31,7 @@ from gateway.runtime.options import completion_rule
 from gateway.runtime.pipeline import pipeline_of, pipeline_settings, store_settings
 from gateway.runtime.startup import CannotListen
 from gateway.runtime.worker import NotConfigured
+from gateway.systemd import systemd_of
 from gateway.tls import CertificateUnusable
 from spool.records import system_clock
 from uploaders.pipeline.service import Pipeline
@@ -62,6 +63,7 @@ class PipelineWorker:
         self._settings = settings
         self._destination = destination
         self._metrics = Metrics()
+        self._systemd = systemd_of(os.environ)
         self._told_to_stop = asyncio.Event()
         self._hurried = asyncio.Event()
         self._pipeline: Pipeline | None = None
@@ -74,6 +76,7 @@ class PipelineWorker:
         try:
             tls = tls_of(self._settings)
             async with (
+                self._systemd.kept_informed(lambda: self._figures().in_one_line()),
                 admin_listener(app, self._settings.admin, tls.get("admin")) as listener,
                 certificates_followed(tls, listener),
             ):
@@ -100,7 +103,9 @@ class PipelineWorker:
             if self._is_fed_by_the_outbox():
                 feeding = asyncio.create_task(self._feed(store, self._pipeline, owner))
             _log.info("working", pipeline=self._destination.target, store=chosen.target, owner=owner)
+            self._systemd.ready()
             await self._told_to_stop.wait()
+            self._systemd.stopping()
             _log.info("stopping")
         finally:
             if feeding is not None:

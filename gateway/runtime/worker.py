@@ -4,6 +4,7 @@ It has no spool: what it reads stays in Kafka until its offsets are committed.
 """
 
 import asyncio
+import os
 import random
 import socket
 import sys
@@ -28,6 +29,7 @@ from gateway.runtime.options import completion_rule, routing
 from gateway.runtime.references import claim_reader
 from gateway.runtime.startup import CannotListen
 from gateway.runtime.stores import CallStores
+from gateway.systemd import systemd_of
 from gateway.tls import CertificateUnusable
 from spool.records import system_clock
 from uploaders.stores.store import StoreError
@@ -92,6 +94,7 @@ class Worker:
         self._target = target_of(settings)
         self._instance = settings.work.instance or socket.gethostname()
         self._metrics = Metrics()
+        self._systemd = systemd_of(os.environ)
         self._told_to_stop = asyncio.Event()
         self._hurried = asyncio.Event()
         self._parts: tuple[TopicConsumer, BatchWriter, Ledger] | None = None
@@ -101,7 +104,7 @@ class Worker:
         on_signals(self._told_to_stop, self._hurried, at_a_terminal=sys.stderr.isatty())
         try:
             require_kafka(self._source.name)
-            async with self._admin_listener():
+            async with self._systemd.kept_informed(lambda: self._figures().in_one_line()), self._admin_listener():
                 await self._work()
         except (StoreError, CannotListen, CertificateUnusable, DriverMissing, OSError) as error:
             _log.error("cannot_run", reason=str(error))
@@ -146,6 +149,7 @@ class Worker:
                 "working", version=version("callspool"), reads=self._source.target, group=work.group,
                 instance=self._instance, writes=self._target.target,
             )  # fmt: skip
+            self._systemd.ready()
             await self._read(consumer)
         finally:
             await stores.stop()
@@ -160,6 +164,7 @@ class Worker:
         stopped = asyncio.create_task(self._told_to_stop.wait())
         await asyncio.wait({reading, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        self._systemd.stopping()
         seconds = max(0.0, self._settings.shutdown.deadline - SWEEP_STOP_SECONDS)
         consumer.stop(seconds)
         if not reading.done():

@@ -19,9 +19,12 @@ LOCKS = (
     "requirements-sdk.lock",
     "requirements-chdb.lock",
     "requirements-providers.lock",
+    "requirements-deploy.lock",
+    "requirements-docs.lock",
 )
 COMPLETE = LOCKS[:4]
-"""All but those of which nothing is installed that they ask for: agent frameworks, data frames, HTTP clients."""
+"""All but those of which nothing is installed that they ask for (agent frameworks, data frames, HTTP clients), and
+those that are installed for a check alone."""
 
 
 @cache
