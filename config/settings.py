@@ -6,7 +6,6 @@ environment variable: CALLSPOOL_<SECTION>_<FIELD>, or the name given here by `Va
 
 from datetime import date
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -16,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from config.destinations import Destination, checked_token
 from config.destinations.pipeline import pipeline_fault
 from config.destinations.s3 import BucketNames
+from config.listeners import ListenerTable
 from config.sources import SourceSettings, WebhookSettings
 from config.tenants import TenantSettings, tenant_faults
 from config.types import (
@@ -31,7 +31,6 @@ from config.types import (
     OptionalFile,
     OptionalName,
     OptionalSize,
-    Owner,
     Proxies,
     Size,
     SocketMode,
@@ -143,37 +142,6 @@ def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own 
     """16 MiB, or a smaller memory budget: setting the budget alone is enough."""
     budget: int = checked.get("memory_budget", 16 * MIB)
     return min(16 * MIB, budget)
-
-
-class ListenerTable(Table):
-    """What both listeners have: an address, a Unix socket's owner and mode, TLS."""
-
-    listen: Listen
-    """Where to listen."""
-    socket_mode: SocketMode = 0o600
-    """With a Unix socket: the mode of its file."""
-    socket_owner: Owner = None
-    """With a Unix socket: whom its file belongs to, as `USER`, `USER:GROUP` or `:GROUP`."""
-    tls_cert_file: OptionalFile = None
-    """PEM file with the certificate, and those between it and its authority; it turns TLS on, and is reloaded."""
-    tls_key_file: OptionalFile = None
-    """PEM file with the key; by default it stands in `tls_cert_file`."""
-    tls_client_ca_file: OptionalFile = None
-    """PEM file with authorities: every client must present a certificate of one (mutual TLS)."""
-
-    @field_validator("tls_cert_file")
-    @classmethod
-    def _a_unix_socket_has_no_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path is not None and "listen" in info.data and info.data["listen"].path is not None:
-            raise ValueError("should not be given with a Unix socket, whose mode and owner say who may connect")
-        return path
-
-    @field_validator("tls_key_file", "tls_client_ca_file")
-    @classmethod
-    def _tls_needs_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path is not None and "tls_cert_file" in info.data and info.data["tls_cert_file"] is None:
-            raise ValueError("needs `tls_cert_file`")
-        return path
 
 
 class IntakeSettings(ListenerTable):
@@ -532,7 +500,8 @@ class Settings(BaseSettings):
     def _webhooks_have_a_listener_of_their_own(cls, webhooks: WebhookSettings, info: ValidationInfo) -> WebhookSettings:
         """What is open to providers must not show calls."""
         others = [info.data[name].listen for name in ("intake", "admin") if name in info.data]
-        if webhooks.listen is not None and webhooks.listen.port and webhooks.listen in others:
+        listen = webhooks.listen
+        if listen is not None and listen in others and (listen.port or listen.path):
             raise PydanticCustomError(
                 "conflict", "should differ from intake.listen and admin.listen", {"field": "listen"}
             )
@@ -559,3 +528,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The arguments only: the library's own reading of the environment knows no unknown variables."""
         return (init_settings,)
+
+
+def listeners_of(settings: Settings) -> dict[str, ListenerTable]:
+    """All listeners, by section."""
+    return {"intake": settings.intake, "admin": settings.admin, "webhooks": settings.webhooks}

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from config.destinations import checked_token
 from config.layers import Layer, Problem
+from config.listeners import ListenerTable
 from config.types import (
     Choice,
     Directory,
@@ -193,11 +194,11 @@ class SourceSettings(Table):
         return tuple(dict.fromkeys((usual, other)))
 
 
-class WebhookSettings(Table):
+class WebhookSettings(ListenerTable):
     """The listener that providers post to."""
 
     listen: OptionalListen = None
-    """Where providers post webhooks to, such as `127.0.0.1:7719` behind a proxy; by default nowhere."""
+    """Where providers post webhooks to, such as `127.0.0.1:7719`; by default nowhere."""
     public_url: Endpoint | None = None
     """What providers call this listener, without a path: Twilio signs it."""
     recordings: Directory | None = None

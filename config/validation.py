@@ -12,7 +12,7 @@ from config.catalogue import is_secret, nested_model
 from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
 from config.destinations.stores import StoreTable
 from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, first_value, readable
-from config.settings import Settings
+from config.settings import Settings, listeners_of
 from config.sources import SourceSettings
 from config.types import LEAST_TOKEN
 from config.values import MASK, mask_address
@@ -129,6 +129,12 @@ def _listener_warnings(settings: Settings) -> Iterator[str]:
             f"admin.listen = {settings.admin.listen} can be reached from other machines, and without "
             "admin.tls_cert_file tokens and call logs cross the network readable by anyone on the way"
         )
-    for section, listener in (("intake", settings.intake), ("admin", settings.admin)):
-        if listener.listen.path is not None and listener.socket_mode & 0o002:
+    webhooks = settings.webhooks
+    if webhooks.listen is not None and not webhooks.listen.loopback and webhooks.tls_cert_file is None:
+        yield (
+            f"webhooks.listen = {webhooks.listen} can be reached from other machines, and without "
+            "webhooks.tls_cert_file calls and secrets cross the network readable by anyone on the way to it"
+        )
+    for section, listener in listeners_of(settings).items():
+        if listener.listen is not None and listener.listen.path is not None and listener.socket_mode & 0o002:
             yield f"{section}.socket_mode = {listener.socket_mode:04o} lets every user of this machine connect"

@@ -31,7 +31,8 @@ from gateway.cli.output import complain
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from config.settings import ListenerTable, Settings
+    from config.listeners import ListenerTable
+    from config.settings import Settings
 
 TOKEN_FILE = "admin-token"
 TOKEN_VARIABLE = "CALLSPOOL_ADMIN_TOKEN"  # the name of one, and no secret
@@ -146,7 +147,7 @@ def asked_at(address: ListenAddress) -> ListenAddress:
 
 
 def connect(address: ListenAddress, section: str, timeout: float) -> http.client.HTTPConnection:
-    """A connection to the listener of a section (`admin`, `intake`), over a Unix socket or TLS where that is so.
+    """A connection to the listener of a section, such as `admin`, over a Unix socket or TLS where that is so.
 
     TLS is spoken where the address says `https://`, or the settings at hand name the listener's certificate.
     """

@@ -10,7 +10,7 @@ import click
 
 from config.layers import InvalidConfiguration
 from config.loader import Loaded, load
-from config.settings import ListenerTable
+from config.settings import listeners_of
 from gateway.cli.client import remember_config
 from gateway.cli.exits import Exit
 from gateway.cli.output import complain
@@ -66,8 +66,7 @@ def certificate_findings(loaded: Loaded) -> tuple[list[str], list[str]]:
     """What is wrong with the certificates of the listeners, and what is doubtful."""
     errors: list[str] = []
     warnings: list[str] = []
-    for section in ("intake", "admin"):
-        listener: ListenerTable = getattr(loaded.settings, section)
+    for section, listener in listeners_of(loaded.settings).items():
         if listener.tls_cert_file is None:
             continue
         from gateway.tls import TlsFiles, examine  # noqa: PLC0415  # ssl alone takes 20 ms

@@ -11,7 +11,7 @@ import click
 
 from config.settings import Settings
 from config.values import ListenAddress
-from gateway.cli.client import AddressType, asked_at
+from gateway.cli.client import AddressType, connect
 from gateway.cli.exits import Exit
 from gateway.cli.options import loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, result, table
@@ -188,8 +188,7 @@ def _show(source: Source, body: bytes) -> None:
 
 def _post(address: ListenAddress | None, path: str, body: bytes, headers: dict[str, str], *, is_form: bool) -> bool:
     assert address is not None, "sources need a listener"
-    asked = asked_at(address)
-    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=_TIMEOUT_SECONDS)
+    connection = connect(address, "webhooks", _TIMEOUT_SECONDS)
     kind = "application/x-www-form-urlencoded" if is_form else "application/json"
     began = time.monotonic()
     try:

@@ -24,7 +24,7 @@ _AT_ONCE = 0.01
 
 
 class IntakeServer:
-    """Listens on one address, with TLS where it is given a context. For the event loop."""
+    """Listens on one address, with or without TLS. For the event loop."""
 
     def __init__(
         self,
@@ -33,10 +33,8 @@ class IntakeServer:
         gate: AdmissionGate,
         observer: IntakeObserver,
         limits: ConnectionLimits,
-        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._options = options
-        self._tls = tls
         self._handler = handler
         self._gate = gate
         self._observer = observer
@@ -59,7 +57,7 @@ class IntakeServer:
         """Bytes that clients sent and that no reservation covers."""
         return 0 if self._web is None else self._web.limiter.held
 
-    async def start(self, inherited: socket.socket | None = None) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None, inherited: socket.socket | None = None) -> None:
         """Listen; posts are answered 503 until the gate is opened. Raises `OSError` if the address is taken.
 
         `inherited` is the socket of a server before this one: who connected meanwhile waits in it, and is served.
@@ -67,13 +65,12 @@ class IntakeServer:
         limits = self._within_descriptors()
         web_server = self._web = IntakeWebServer(self._handler, self._gate, self._observer, limits)
         self._listener = Listener(
-            self._options, lambda: BufferedProtocolAdapter(web_server(), secure=self._tls is not None), _BACKLOG
+            self._options, lambda: BufferedProtocolAdapter(web_server(), secure=tls is not None), _BACKLOG
         )
-        await self._listener.start(self._tls, inherited)
+        await self._listener.start(tls, inherited)
 
     async def replace_tls(self, tls: ssl.SSLContext) -> None:
         """Accept connections with another context from now on."""
-        self._tls = tls
         if self._listener is not None:
             await self._listener.replace_tls(tls)
 

@@ -50,7 +50,6 @@ from gateway.runtime.webhooks import WebhookParts, webhook_server
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
 from gateway.tenants import TenantTable
-from gateway.tls import ServerTls
 from gateway.webhooks.forward import Forwarder
 from spool.records import system_clock
 from spool.store import Spool
@@ -148,7 +147,7 @@ def _no_longer_configured(name: str) -> DestinationStatus:
     )
 
 
-async def build(settings: Settings, observers: Observers, tls: ServerTls | None = None) -> App:
+async def build(settings: Settings, observers: Observers) -> App:
     """Open the spool and wire everything to it; nothing listens or delivers yet.
 
     Raises `spool.errors.SpoolError`, and `OSError` where a file or directory cannot be used.
@@ -158,7 +157,7 @@ async def build(settings: Settings, observers: Observers, tls: ServerTls | None 
         names.append(REFERENCES_NAME)
     spool = await Spool.open(options.spool_options(settings), names, system_clock, observers.metrics)
     try:
-        return await _wire(settings, observers, spool, tls)
+        return await _wire(settings, observers, spool)
     except BaseException:
         await spool.close()
         raise
@@ -171,12 +170,10 @@ def _intake_server(
     loops: LoopGuard,
     token: IntakeToken,
     metrics: Metrics,
-    tls: ServerTls | None,
 ) -> IntakeServer:
     handler = IntakeHandler(router, gate, loops, token, metrics)
     limits = options.connection_limits(intake)
-    context = tls.context if tls else None
-    return IntakeServer(options.listen_options(intake), handler.handle, gate, metrics, limits, context)
+    return IntakeServer(options.listen_options(intake), handler.handle, gate, metrics, limits)
 
 
 def _outboxes(
@@ -249,7 +246,7 @@ def _pipeline(
     return pipeline, scheduler_of(settings, pipeline, owner, bodies, subscribers, metrics, system_clock)
 
 
-async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: ServerTls | None) -> App:
+async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
     directory = settings.spool.dir.absolute()
     calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
@@ -290,7 +287,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, tls: Ser
     batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
     traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
     router = Router([*sdk.routes(), *batch.routes(), *traces.routes()])
-    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics, tls)
+    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics)
     forwarder = Forwarder(settings.webhooks.forward_timeout, via_pseudonym(spool.id))
     webhooks = webhook_server(
         settings,

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.recorder import Recorder
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase
+from gateway.intake.server import IntakeServer
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
@@ -140,7 +142,7 @@ class Gateway:
         this time, if agents are to wait in it for the next.
         """
         try:
-            app = await build(self._settings, self._observers, self._tls.get("intake"))
+            app = await build(self._settings, self._observers)
         except (CertificateUnusable, StoreError, DriverMissing, OSError) as error:
             if self._before is None:
                 raise
@@ -162,10 +164,10 @@ class Gateway:
         self._app = app
         _log_directory(app.spool.directory)
         with listening_at(self._settings.intake.listen, "intake"):
-            await app.intake.start(listening_socket)
+            await app.intake.start(self._context("intake"), listening_socket)
         if app.webhooks is not None and self._settings.webhooks.listen is not None:
             with listening_at(self._settings.webhooks.listen, "webhooks"):
-                await app.webhooks.start()
+                await app.webhooks.start(self._context("webhooks"))
         app.gate.open()
         # Posts need no database: they are accepted while it is still waited for.
         await app.call_stores.open()
@@ -320,8 +322,16 @@ class Gateway:
         app = build_admin_app(self, observers.metrics, observers.events, self._access)
         async with admin_listener(app, settings, self._tls.get("admin")) as listener:
             self._admin_port = listener.port
-            async with certificates_followed(self._tls, listener, lambda: self._app.intake if self._app else None):
+            async with certificates_followed(self._tls, lambda: {"admin": listener, **self._servers()}):
                 yield
+
+    def _context(self, section: str) -> ssl.SSLContext | None:
+        tls = self._tls.get(section)
+        return None if tls is None else tls.context
+
+    def _servers(self) -> dict[str, IntakeServer]:
+        servers = {} if self._app is None else {"intake": self._app.intake, "webhooks": self._app.webhooks}
+        return {section: server for section, server in servers.items() if server is not None}
 
     @contextlib.asynccontextmanager
     async def stopped(self, path: Path) -> AsyncIterator[None]:

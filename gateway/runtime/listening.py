@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import structlog
 from aiohttp import web
 
-from config.settings import AdminSettings, Settings
+from config.settings import AdminSettings, Settings, listeners_of
 from gateway.intake.server import IntakeServer
 from gateway.listeners import Listener
 from gateway.runtime.options import listen_options, tls_files
@@ -23,8 +23,7 @@ _log = structlog.get_logger("callspool")
 
 def tls_of(settings: Settings) -> dict[str, ServerTls]:
     """The TLS of the listeners that have any, by section. Raises `CertificateUnusable`."""
-    sections = {"intake": settings.intake, "admin": settings.admin}
-    files = {section: tls_files(listener) for section, listener in sections.items()}
+    files = {section: tls_files(listener) for section, listener in listeners_of(settings).items()}
     return {section: ServerTls(each) for section, each in files.items() if each is not None}
 
 
@@ -49,20 +48,20 @@ async def admin_listener(
 
 @contextlib.asynccontextmanager
 async def certificates_followed(
-    tls: Mapping[str, ServerTls], admin: Listener, intake: Callable[[], IntakeServer | None] = lambda: None
+    tls: Mapping[str, ServerTls], listening: Callable[[], Mapping[str, Listener | IntakeServer]]
 ) -> AsyncIterator[None]:
     """Present the certificates that the files hold at any time: a renewal needs no restart.
 
-    `intake` gives the intake's server; None while there is none.
+    `listening` gives what listens now, by section.
     """
-    following = asyncio.create_task(_follow(tls, admin, intake))
+    following = asyncio.create_task(_follow(tls, listening))
     try:
         yield
     finally:
         following.cancel()
 
 
-async def _follow(tls: Mapping[str, ServerTls], admin: Listener, intake: Callable[[], IntakeServer | None]) -> None:
+async def _follow(tls: Mapping[str, ServerTls], listening: Callable[[], Mapping[str, Listener | IntakeServer]]) -> None:
     while tls:
         await asyncio.sleep(CERTIFICATE_SECONDS)
         for section, each in tls.items():
@@ -73,7 +72,7 @@ async def _follow(tls: Mapping[str, ServerTls], admin: Listener, intake: Callabl
                 hint = "the certificate before is presented still"
                 _log.error("certificate_unusable", listener=section, reason=str(error), what_happens=hint)
                 continue
-            listener = admin if section == "admin" else intake()
+            listener = listening().get(section)
             if listener is not None:
                 await listener.replace_tls(each.context)
             _log.info("certificate_reloaded", listener=section)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
+from config.listeners import ListenerTable
 from config.settings import (
     AdminSettings,
     CompletionSettings,
     DrainSettings,
     IntakeSettings,
-    ListenerTable,
     Settings,
     SplitSettings,
 )
@@ -65,12 +65,13 @@ def listen_options(listener: ListenerTable) -> ListenOptions:
     except LookupError as error:
         raise CannotListen(f"socket_owner = {listener.socket_owner} is not known here: {error.args[0]}") from None
     address = listener.listen
+    assert address is not None, "asked of a listener that there is"
     return ListenOptions(address.host, address.port, address.path, SocketOptions(listener.socket_mode, uid, gid))
 
 
 def tls_files(listener: ListenerTable) -> TlsFiles | None:
     """Where the certificate of a listener lies; None where it has no TLS."""
-    if listener.tls_cert_file is None:
+    if listener.listen is None or listener.tls_cert_file is None:
         return None
     return TlsFiles(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
 

@@ -78,7 +78,7 @@ class PipelineWorker:
             async with (
                 self._systemd.kept_informed(lambda: self._figures().in_one_line()),
                 admin_listener(app, self._settings.admin, tls.get("admin")) as listener,
-                certificates_followed(tls, listener),
+                certificates_followed(tls, lambda: {"admin": listener}),
             ):
                 await self._work()
         except (StoreError, CannotListen, CertificateUnusable, DriverMissing, OSError) as error:

@@ -6,6 +6,7 @@ import msgspec
 import structlog
 
 from config.layers import InvalidConfiguration
+from config.listeners import ListenerTable
 from config.settings import Settings
 from gateway.operations.schemas import Reloaded
 
@@ -18,8 +19,8 @@ Reread = Callable[[], Settings]
 _SECTIONS = ("audit", "log", "priority")
 _SETTINGS = {
     "spool": ("dir",),
-    "intake": ("listen", "tls", "socket_mode", "socket_owner"),
-    "webhooks": ("listen", "tls"),
+    "intake": tuple(ListenerTable.model_fields),
+    "webhooks": tuple(ListenerTable.model_fields),
 }
 _ADMIN_TOKENS = {"token", "operate_token", "read_token"}
 """What a reload changes of the admin listener."""
@@ -32,7 +33,7 @@ def needs_restart(before: Settings, after: Settings) -> Iterator[str]:
             yield section
     for section, names in _SETTINGS.items():
         one, other = getattr(before, section), getattr(after, section)
-        yield from (f"{section}.{name}" for name in names if getattr(one, name, None) != getattr(other, name, None))
+        yield from (f"{section}.{name}" for name in names if getattr(one, name) != getattr(other, name))
     for name in type(before.admin).model_fields:
         if name not in _ADMIN_TOKENS and getattr(before.admin, name) != getattr(after.admin, name):
             yield f"admin.{name}"

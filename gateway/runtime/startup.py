@@ -9,7 +9,8 @@ from typing import Final
 
 import structlog
 
-from config.settings import ListenerTable, Settings
+from config.listeners import ListenerTable
+from config.settings import Settings
 from config.types import format_path
 from config.values import ListenAddress
 from gateway.fanout import StoredAs, plan
@@ -67,7 +68,7 @@ def introduce(
         rows += [("or spans, by OTLP", f"{intake}/v1/traces")]
     hooks: dict[str, str] = {}
     if settings.webhooks.listen is not None and webhooks_port is not None:
-        base = settings.webhooks.public_url or _url("http", settings.webhooks.listen, webhooks_port)
+        base = settings.webhooks.public_url or url_of(settings.webhooks, webhooks_port)
         hooks = {each.name: f"{base.rstrip('/')}{each.paths[0]}" for each in settings.sources}
         rows += [(f"Webhooks: {name}", address) for name, address in hooks.items()]
     rows += [("Status page", page)]
@@ -92,10 +93,8 @@ def introduce(
 
 def url_of(listener: ListenerTable, port: int) -> str:
     """A URL that reaches this listener from this machine; of a Unix socket as nginx writes it."""
-    return _url("https" if listener.tls_cert_file else "http", listener.listen, port)
-
-
-def _url(scheme: str, listen: ListenAddress, port: int) -> str:
+    scheme, listen = "https" if listener.tls_cert_file else "http", listener.listen
+    assert listen is not None, "asked of a listener that there is"
     if listen.path is not None:
         return f"{scheme}://unix:{listen.path}:"
     return f"{scheme}://{ListenAddress(_ANY_INTERFACE.get(listen.host, listen.host), port)}"

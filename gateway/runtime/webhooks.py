@@ -12,7 +12,6 @@ from gateway.intake.body_reader import BodyReader
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers
-from gateway.listeners import ListenOptions
 from gateway.runtime import options
 from gateway.runtime.destinations import DriverMissing
 from gateway.webhooks.adapters import pointed
@@ -45,10 +44,10 @@ class WebhookParts:
 def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | None:
     """The listener of providers, where one is configured: the intake shows calls, and must not be open to the outside.
 
-    Raises `DriverMissing`.
+    Raises `DriverMissing` and `CannotListen`.
     """
-    listen, recordings = settings.webhooks.listen, settings.webhooks.recordings
-    if listen is None:
+    recordings = settings.webhooks.recordings
+    if settings.webhooks.listen is None:
         return None
     source = WebhookSource(
         sources_of(settings),
@@ -65,8 +64,7 @@ def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | No
     router = Router(source.routes(), hint=f"POST to {posted_to}.")
     handler = IntakeHandler(router, parts.gate, parts.loop_guard, parts.token, parts.metrics)
     limits = options.connection_limits(settings.intake)
-    where = ListenOptions(listen.host, listen.port, listen.path)
-    return IntakeServer(where, handler.handle, parts.gate, parts.metrics, limits)
+    return IntakeServer(options.listen_options(settings.webhooks), handler.handle, parts.gate, parts.metrics, limits)
 
 
 def sources_of(settings: Settings) -> tuple[Source, ...]:

@@ -197,5 +197,8 @@ class Worker:
         settings = self._settings.admin
         access = Access(hosts=settings.hosts, refused=self._metrics.admin_refused)
         app, tls = build_worker_app(self._figures, self._metrics, access), tls_of(self._settings)
-        async with admin_listener(app, settings, tls.get("admin")) as listener, certificates_followed(tls, listener):
+        async with (
+            admin_listener(app, settings, tls.get("admin")) as listener,
+            certificates_followed(tls, lambda: {"admin": listener}),
+        ):
             yield

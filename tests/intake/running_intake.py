@@ -119,9 +119,7 @@ class Intake:
         )
         self.reader, self.acceptor, self.staging, self.workers = reader, acceptor, staging, workers
         self.connections = options.connections
-        self.server = IntakeServer(
-            options.listen, handler.handle, self.gate, observer, options.connections, options.tls
-        )
+        self.server = IntakeServer(options.listen, handler.handle, self.gate, observer, options.connections)
 
 
 # The intake while it runs.
@@ -259,7 +257,7 @@ async def running(
     chosen = replace(IntakeOptions(prepare_directory(directory)), **options)
     intake = Intake(chosen, spool, destinations, metrics, clock, executor)
     world = RunningIntake(spool, intake, metrics, directory, clock)
-    await intake.server.start()
+    await intake.server.start(chosen.tls)
     intake.gate.open()
     try:
         yield world

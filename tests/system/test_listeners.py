@@ -1,4 +1,4 @@
-"""A gateway at Unix sockets, and one with TLS on both listeners, asked by the command line."""
+"""A gateway at Unix sockets, and one with TLS on all listeners, asked by the command line."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.system import preloaded
-from tests.system.gateway_process import GatewayProcess
+from tests.system.gateway_process import GatewayProcess, ReservedPort
 from tests.system.waiting import until
 
 AUTHORITY = trustme.CA()
@@ -85,11 +85,12 @@ async def test_a_gateway_can_be_asked_by_unix_sockets_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-async def test_both_listeners_speak_tls_with_renewed_certificates(tmp_path: Path) -> None:
-    """The command line trusts the gateway's own certificate; the admin listener knows its client by a certificate.
+async def test_all_listeners_speak_tls_with_renewed_certificates(tmp_path: Path) -> None:
+    """The command line trusts the gateway's own certificate; admin and webhooks know their client by a certificate.
 
     A renewed certificate is presented without a restart.
     """
+    port = ReservedPort()
     files = {name: tmp_path / f"{name}.pem" for name in ("server", "client", "authority")}
     write_certificate(files["server"], "callspool.example.com")
     write_certificate(files["client"], "operator@example.com")
@@ -100,9 +101,17 @@ async def test_both_listeners_speak_tls_with_renewed_certificates(tmp_path: Path
         "CALLSPOOL_ADMIN_TLS_CERT_FILE": str(files["server"]),
         "CALLSPOOL_ADMIN_TLS_CLIENT_CA_FILE": str(files["authority"]),
         "CALLSPOOL_AUDIT_FILE": str(tmp_path / "audit.log"),
+        "CALLSPOOL_WEBHOOKS_LISTEN": f"127.0.0.1:{port.number}",
+        "CALLSPOOL_WEBHOOKS_TLS_CERT_FILE": str(files["server"]),
+        "CALLSPOOL_WEBHOOKS_TLS_CLIENT_CA_FILE": str(files["authority"]),
+        "CALLSPOOL_VAPI_SECRET": "a-secret-of-more-than-thirty-two-characters",
     }
     asking = {
-        **{name: value for name, value in gateway.environment.items() if name.endswith("_CERT_FILE")},
+        **{
+            name: value
+            for name, value in gateway.environment.items()
+            if name.endswith("_CERT_FILE") or "_WEBHOOKS_" in name or "_VAPI_" in name
+        },
         "CALLSPOOL_SPOOL_DIR": str(gateway.spool),
         "CALLSPOOL_INTAKE_LISTEN": gateway.intake_url.removeprefix("http://"),
         "CALLSPOOL_ADMIN_LISTEN": gateway.admin_url.removeprefix("http://"),
@@ -117,13 +126,19 @@ async def test_both_listeners_speak_tls_with_renewed_certificates(tmp_path: Path
         client = {"CALLSPOOL_CLI_CERT_FILE": str(files["client"])}
         code, said = await cli({**asking, **client}, "dead", "replay", "--all")
         assert code == 0, said
-        before = await presented(gateway.intake_url)
+        code, said = await cli(asking, "webhooks", "test", "vapi")
+        assert code == 3, said
+        code, said = await cli({**asking, **client}, "webhooks", "test", "vapi")
+        assert code == 0, said
+        urls = (gateway.intake_url, gateway.admin_url, f"http://127.0.0.1:{port.number}")
+        before = [await presented(url) for url in urls]
         write_certificate(files["server"], "callspool.example.com")
 
-        async def is_renewed() -> bool:
-            return await presented(gateway.intake_url) != before
+        async def are_renewed() -> bool:
+            return all([await presented(url) != old for url, old in zip(urls, before, strict=True)])
 
-        await until(is_renewed, "the renewed certificate is presented")
+        await until(are_renewed, "the renewed certificate is presented")
+    port.close()
     (line,) = [json.loads(each) for each in (tmp_path / "audit.log").read_text().splitlines()]
     assert (line["who"], line["certificate"]) == ("the spool's token", "email:operator@example.com")
 
