@@ -53,6 +53,7 @@ from config.values import (
     MIB,
     MINUTE,
     SPOOL_DIRECTORY,
+    format_duration,
     format_size,
 )
 from spool.records import WhenFull
@@ -389,6 +390,15 @@ class CliSettings(Table):
     """Its key; by default it stands in `cert_file`."""
 
 
+class DrainUntil(StrEnum):
+    """What a graceful shutdown waits for."""
+
+    CORES = "cores"
+    """The core lane is empty."""
+    EMPTY = "empty"
+    """Nothing is queued."""
+
+
 class ShutdownSettings(Table):
     """How the gateway stops."""
 
@@ -398,6 +408,19 @@ class ShutdownSettings(Table):
     """The intake stays open until no post came for this long, so that an agent that stops too can post its log."""
     call_max_age: Duration = 2 * HOUR
     """A shutdown does not wait for calls that started longer ago."""
+    until: Annotated[DrainUntil, Choice] = DrainUntil.CORES
+    """What a shutdown waits for: `cores`, or `empty` (details too), where the spool's volume goes with the gateway."""
+    evacuate_to: OptionalName = None
+    """The destination that what is left is moved to before the deadline, such as a bucket with `standby`."""
+    evacuate_within: Duration = 15.0
+    """With `evacuate_to`: the last part of the deadline, in which that takes place."""
+
+    @field_validator("evacuate_within")
+    @classmethod
+    def _leaves_time_to_drain(cls, seconds: float, info: ValidationInfo) -> float:
+        if info.data.get("evacuate_to") and seconds >= info.data.get("deadline", seconds + 1):
+            raise ValueError(f"should be less than the deadline ({format_duration(info.data['deadline'])})")
+        return seconds
 
 
 class LogSettings(Table):
@@ -485,6 +508,16 @@ class Settings(BaseSettings):
         references = info.data.get("references")
         if references is not None and references.buckets and any(each.name == "references" for each in destinations):
             raise ValueError("none may be called references where references.buckets is set: that is what reads them")
+        return destinations
+
+    @field_validator("destinations")
+    @classmethod
+    def _evacuation_leads_somewhere(
+        cls, destinations: tuple[Destination, ...], info: ValidationInfo
+    ) -> tuple[Destination, ...]:
+        shutdown = info.data.get("shutdown")
+        if shutdown is not None and shutdown.evacuate_to not in {None, *(each.name for each in destinations)}:
+            raise ValueError(f"should hold {shutdown.evacuate_to}, which shutdown.evacuate_to names")
         return destinations
 
     @field_validator("destinations")

@@ -71,6 +71,8 @@ class DestinationTable(Table):
     events: Events = None
     """The events that it gets, such as `call_ended`; by default all that are posted. `call_complete` is made by a
     receiver, once start and end of a call are in its store."""
+    standby: bool = False
+    """Whether it gets only what orders, or `shutdown.evacuate_to`, move to it."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
     """When a failed delivery is tried again."""
 

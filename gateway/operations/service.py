@@ -127,6 +127,15 @@ class DeliveryAdmin:
             cursor=cursor_of(page.next),
         )
 
+    async def move_all(self, to: str) -> int:
+        """Reroute everything that is queued to this destination, as far as it takes it; returns how many that was."""
+        moved, cursor = 0, None
+        while True:
+            step = await self.take(OrderName.REROUTE, OrderRequest(select=_ALL_QUEUED, to=to, cursor=cursor))
+            moved, cursor = moved + step.done, step.cursor
+            if cursor is None:
+                return moved
+
     async def _meant(self, select: Select, states: frozenset[DeliveryState]) -> Selection:
         """What a request selects; a target that is no record's name is a call id."""
         uid = named_record(select)
@@ -193,6 +202,9 @@ class DeliveryAdmin:
 
     async def _replace_token(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> AdminResult:
         return await self._orders.replace_token(_keys(found), request.token or "")
+
+
+_ALL_QUEUED = Select(states=("queued",))
 
 
 def _keys(found: Iterable[OpenDelivery]) -> list[DeliveryKey]:

@@ -150,6 +150,7 @@ def kind_of(destination: Destination) -> DestinationKind[Any]:
 def route_of(destination: Destination) -> DestinationRoute:
     """Its place in the plan of deliveries."""
     events = None if destination.events is None else frozenset(destination.events)
+    events = frozenset() if destination.standby else events
     return replace(kind_of(destination).route(destination), events=events)
 
 

@@ -13,14 +13,14 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
-from config.settings import Settings
+from config.settings import DrainUntil, Settings
 from config.values import ListenAddress
 from gateway.admin.app import build_admin_app
 from gateway.admin.audit import AuditFile, AuditLog
@@ -272,24 +272,40 @@ class Gateway:
 
     async def _shut_down(self, app: App) -> None:
         """Drain what can be drained in time; then end the intake first, and what it feeds after it."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.shutdown.deadline
+        loop, shutdown = asyncio.get_running_loop(), self._settings.shutdown
+        deadline = loop.time() + shutdown.deadline
         self._lifecycle = Lifecycle(Phase.STOPPING, ("the gateway is stopping",))
         self._systemd.stopping()
         _log.info("stopping", open_calls=self._open_calls(app))
-        while not self._hurried.is_set() and loop.time() < deadline - GRACE_SECONDS and not self._drained(app):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._hurried.wait()
+        kept_back = GRACE_SECONDS + (shutdown.evacuate_within if shutdown.evacuate_to else 0.0)
+        await self._drain(lambda: self._drained(app), deadline - kept_back)
         await app.outboxes.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         cut_off = await app.stop_listening(0.0 if self._hurried.is_set() else GRACE_SECONDS)
+        if shutdown.evacuate_to is not None and not self._hurried.is_set() and _queued(app):
+            await self._evacuate(app, shutdown.evacuate_to, deadline - GRACE_SECONDS)
         # An answer that is under way is paid for: it may take what is left of the time.
         left = 0.0 if self._hurried.is_set() else deadline - loop.time() - GRACE_SECONDS
         await app.stop_stores(max(SETTLE_SECONDS, left))
         left = 0.0 if self._hurried.is_set() else deadline - loop.time()
         await app.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))
-        queued = sum(lane.queued for lane in app.spool.stats().lanes.values())
-        _log.info("drained", left_in_spool=queued, posts_cut_off=cut_off)
+        _log.info("drained", left_in_spool=_queued(app), posts_cut_off=cut_off)
+
+    async def _evacuate(self, app: App, to: str, until: float) -> None:
+        """Move what is queued to the destination on standby, and deliver it there: this volume may be deleted."""
+        try:
+            moved = await app.delivery_admin.move_all(to)
+        except SpoolError as error:
+            _log.error("cannot_evacuate", to=to, reason=str(error))
+            return
+        _log.warning("evacuating", to=to, deliveries=moved)
+        await self._drain(lambda: not _queued(app), until)
+
+    async def _drain(self, drained: Callable[[], bool], until: float) -> None:
+        """Go on until it is drained, by the loop's time `until`, or until somebody hurries."""
+        while not self._hurried.is_set() and asyncio.get_running_loop().time() < until and not drained():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._hurried.wait()
 
     def _open_calls(self, app: App) -> int:
         return app.calls.open_calls(system_clock(), round(self._settings.shutdown.call_max_age * 1000))
@@ -302,7 +318,8 @@ class Gateway:
             return quiet and not app.gate.in_flight
         accepts_posts = stats.shortage is None and stats.used_bytes < stats.limit_bytes
         expecting = app.gate.in_flight or (accepts_posts and self._open_calls(app))
-        return quiet and not expecting and app.dispatcher.core_idle()
+        wants_all = self._settings.shutdown.until is DrainUntil.EMPTY
+        return quiet and not expecting and (not _queued(app) if wants_all else app.dispatcher.core_idle())
 
     def _one_line(self) -> str:
         """What `systemctl status` shows."""
@@ -473,6 +490,11 @@ class Gateway:
     def resume(self, destination: str) -> bool | None:
         """See `GatewayView`."""
         return self._app.dispatcher.retry_now(destination) if self._app else None
+
+
+def _queued(app: App) -> int:
+    """Deliveries still to be made."""
+    return sum(lane.queued for lane in app.spool.stats().lanes.values())
 
 
 def _log_directory(directory: SpoolDirectory) -> None:

@@ -105,5 +105,8 @@ def _deliveries(settings: Settings) -> Iterator[str]:
     routes = [route_of(destination) for destination in settings.destinations]
     owed = [delivery for stored_as in StoredAs for delivery in plan(routes, stored_as)]
     for destination in settings.destinations:
+        if destination.standby:
+            yield f"{destination.name}: {destination.target} (what is moved there)"
+            continue
         forms = dict.fromkeys(_FORMS[each.form] for each in owed if each.destination == destination.name)
         yield f"{destination.name}: {destination.target} ({', '.join(forms) or 'what another refuses as too large'})"

@@ -111,3 +111,62 @@ async def test_a_successor_waits_for_the_gateway_that_stops(tmp_path: Path) -> N
         await until(lambda: answers(successor, 200), "the successor is ready")
         repeated = await successor.post(ENDED)
         assert repeated.json["duplicate"] is True
+
+
+STANDBY = """
+[shutdown]
+until = "empty"
+evacuate_to = "evacuation"
+evacuate_within = "{within}"
+deadline = "{deadline}"
+quiet = "0.1s"
+[[destinations]]
+name = "endpoint"
+type = "http"
+url = "{url}"
+[[destinations]]
+name = "evacuation"
+type = "file"
+path = "evacuated"
+standby = true
+"""
+
+
+async def test_a_stop_evacuates_what_its_endpoint_does_not_take(tmp_path: Path) -> None:
+    """At the deadline everything that is queued goes to the destination on standby, which got nothing before: the
+    volume may be deleted then. It holds the documents that were owed; posted to another gateway, they arrive."""
+    port, file = ReservedPort(), tmp_path / "callspool.toml"
+    endpoint = Endpoint(port=port.number)
+    file.write_text(STANDBY.format(url=endpoint.url, within="20s", deadline="23s"))
+    large = make_call_log(6_000_000, seed=2, call_id="call-2")
+    async with GatewayProcess(tmp_path / "gateway", {"CALLSPOOL_CONFIG": str(file)}) as gateway:
+        for body in (ENDED, large):
+            assert (await gateway.post(body)).status == 202
+        gateway.terminate()
+        assert await gateway.ended(deadline=25 + SLACK_SECONDS) == 0
+        assert gateway.events("evacuating")[0]["deliveries"] == 3
+        assert gateway.events("drained")[0]["left_in_spool"] == 0
+        files = sorted((gateway.folder / "evacuated").glob("*/*/*"), key=lambda path: (".detail" in path.name, path))
+        assert "evacuation: " in gateway.log
+    async with endpoint, GatewayProcess(tmp_path / "other", {"CALLSPOOL_ENDPOINT_URL": endpoint.url}) as other:
+        intake = other.intake_url.removeprefix("http://")
+        await other.command("post", *map(str, files), "--intake", intake)
+        await endpoint.wait_for(3)
+        await other.delivered()
+    port.close()
+    kinds = [(arrival.call_id, arrival.kind) for arrival in endpoint.accepted]
+    assert sorted(kinds) == [("call-1", "whole"), ("call-2", "core"), ("call-2", "detail")]
+
+
+async def test_a_stop_may_wait_for_details(tmp_path: Path) -> None:
+    """With `until = "empty"` the last detail is delivered too, where its endpoint is slow to take it."""
+    async with Endpoint() as endpoint:
+        gateway = a_gateway(tmp_path, endpoint)
+        gateway.environment["CALLSPOOL_SHUTDOWN_UNTIL"] = "empty"
+        endpoint.set_fault(Fault("status", status=500))
+        async with gateway:
+            assert (await gateway.post(make_call_log(6_000_000, seed=2, call_id="call-2"))).status == 202
+            await stopping(gateway)
+            endpoint.set_fault(Fault())
+            assert await gateway.ended(deadline=SLACK_SECONDS) == 0
+        assert gateway.events("drained")[-1]["left_in_spool"] == 0
