@@ -16,7 +16,7 @@ from config.destinations import Destination, checked_token
 from config.destinations.pipeline import pipeline_fault
 from config.destinations.s3 import BucketNames
 from config.listeners import ListenerTable
-from config.sources import SourceSettings, WebhookSettings
+from config.sources import SourceSettings, WebhookSettings, check_recordings
 from config.tenants import TenantSettings, tenant_faults
 from config.types import (
     Choice,
@@ -490,6 +490,18 @@ class Settings(BaseSettings):
         fault = next(tenant_faults(tenants, names, [each.tenant for each in info.data.get("sources", ())]), None)
         if fault is not None:
             raise ValueError(fault)
+        return tenants
+
+    @field_validator("tenants")
+    @classmethod
+    def _recordings_have_a_place(
+        cls, tenants: dict[str, TenantSettings], info: ValidationInfo
+    ) -> dict[str, TenantSettings]:
+        own = {name for tenant in tenants.values() for name in tenant.destinations}
+        shared = [each for each in info.data.get("destinations", ()) if each.name not in own]
+        webhooks = info.data.get("webhooks")
+        if webhooks is not None:
+            check_recordings(webhooks, info.data.get("sources", ()), shared)
         return tenants
 
     @field_validator("admin")

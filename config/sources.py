@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from config.destinations import checked_token
+from config.destinations import Destination, S3Destination, checked_token
+from config.destinations.base import UploadHostList
 from config.layers import Layer, Problem
 from config.listeners import ListenerTable
 from config.types import (
@@ -94,6 +95,15 @@ MAPPABLE = frozenset(
 """What `fields` may name: members of the call log, the sender's type of event, and its own key of duplicates."""
 
 
+class RecordingMode(StrEnum):
+    """What becomes of the recordings that a provider's webhooks refer to."""
+
+    REFER = "refer"
+    """The call log has the provider's address, which may expire."""
+    COPY = "copy"
+    """The recording is fetched and kept, and an update of the call says where."""
+
+
 class SourceSettings(Table):
     """One sender of webhooks."""
 
@@ -115,6 +125,8 @@ class SourceSettings(Table):
     """The agent's key that destinations are sent with what this source brings."""
     tenant: str | None = None
     """Whose calls it brings; by default the tenant's to whom the agent belongs."""
+    recordings: Annotated[RecordingMode, Choice] = RecordingMode.REFER
+    """`refer` keeps the provider's address of a recording, `copy` fetches what is there before it expires."""
     api_key: str | None = None
     """LiveKit: the API key, which must be the issuer of each webhook."""
     header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None
@@ -187,6 +199,11 @@ class SourceSettings(Table):
         return fields
 
     @property
+    def copies(self) -> bool:
+        """Whether the recordings that it refers to are fetched."""
+        return self.recordings is RecordingMode.COPY
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Where it posts to."""
         usual = f"/webhooks/{self.name}"
@@ -202,9 +219,28 @@ class WebhookSettings(ListenerTable):
     public_url: Endpoint | None = None
     """What providers call this listener, without a path: Twilio signs it."""
     recordings: Directory | None = None
-    """Where audio that comes inside of a webhook is kept as files; by default it stays in the call log."""
+    """Where recordings are kept as files; by default in the first bucket that is no tenant's own, and without one audio
+    that comes inside of a webhook stays in the call log."""
+    recording_hosts: UploadHostList = ()
+    """Hosts, `*.names` and networks that recordings may be fetched from besides names with public addresses."""
     forward_timeout: Duration = 7.0
     """Within this time the server behind `forward_url` must answer: Vapi waits for 7.5 s."""
+
+
+def check_recordings(
+    webhooks: WebhookSettings, sources: Iterable[SourceSettings], shared: Iterable[Destination]
+) -> None:
+    """Raises `ValueError` where recordings are to be copied to nowhere. `shared` are nobody's own destinations."""
+    copying = next((each.name for each in sources if each.copies), None)
+    if copying is None:
+        return
+    if any(each.name == "recordings" for each in shared):
+        raise ValueError("no destination may be called recordings where a source copies them: that is what does it")
+    if webhooks.recordings is None and not any(isinstance(each, S3Destination) for each in shared):
+        raise ValueError(
+            f"the source {copying} copies recordings to nowhere: set webhooks.recordings, or add a bucket that is no "
+            "tenant's own"
+        )
 
 
 # Sources that environment variables alone can add.

@@ -22,6 +22,8 @@ class RouteKind(StrEnum):
     """Keeps every event of a call and puts them together itself, so that none waits for another: the stores."""
     REFERENCES = "references"
     """Not a configured one: reads the objects that notes refer to, so that what they hold reaches the stores."""
+    RECORDINGS = "recordings"
+    """Not a configured one: fetches the recordings that call logs refer to."""
     PIPELINE = "pipeline"
     """Queues calls to be worked on, and waits for nothing: pipeline."""
     BROKER = "broker"
@@ -127,7 +129,7 @@ def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple
             owed.extend([] if route.notifies in sent_first else _to_bucket(route, to_bucket))
         elif route.kind is RouteKind.STORE:
             owed.extend(_to_store(route, elsewhere))
-        elif route.kind in {RouteKind.REFERENCES, RouteKind.PIPELINE}:
+        elif route.kind in {RouteKind.REFERENCES, RouteKind.RECORDINGS, RouteKind.PIPELINE}:
             owed.append(NewDelivery(route.name, Form.WHOLE, Lane.DETAIL, ordered=False, last_write_wins=False))
         elif route.kind is RouteKind.UPLOADS:
             owed.extend(_uploaded(route, Lane.CORE if elsewhere is StoredAs.SINGLE else Lane.DETAIL))

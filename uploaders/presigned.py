@@ -263,7 +263,8 @@ class PresignedUploader:
 
 def _not_allowed(error: HostNotAllowed) -> RetryLater:
     """It waits for the endpoint to be repaired, or for the operator to list the host."""
-    return RetryLater(f"get-upload-url: {error.strerror}", Scope.DESTINATION)
+    advice = "list the host in presigned.upload_hosts if that is right"
+    return RetryLater(f"get-upload-url: the upload_url {error.strerror}: {advice}", Scope.DESTINATION)
 
 
 # Routes each delivery to one of two uploaders of an endpoint: one posts, the other uploads wholes to pre-signed URLs.

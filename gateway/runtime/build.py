@@ -44,6 +44,7 @@ from gateway.runtime.destinations import (
     route_of,
 )
 from gateway.runtime.otlp import trace_source
+from gateway.runtime.recordings import RECORDINGS_NAME, copies_recordings, recording_parts
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
 from gateway.runtime.webhooks import WebhookParts, webhook_server
@@ -55,6 +56,7 @@ from spool.records import system_clock
 from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.recordings import RecordingStore
 
 if TYPE_CHECKING:
     from gateway.callbacks import CallbackScheduler
@@ -89,6 +91,8 @@ class App:
     webhooks: IntakeServer | None
     """The listener of providers, where one is configured."""
     forwarder: Forwarder
+    recordings: RecordingStore | None
+    """Where the recordings of webhooks are kept."""
     traces: TraceSource
 
     def back_pressure(self) -> BackPressure:
@@ -130,6 +134,8 @@ class App:
     async def close(self) -> None:
         """Release everything, once nothing listens or delivers any more."""
         await self.forwarder.close()
+        if self.recordings is not None:
+            await self.recordings.close()
         await self.parse_worker.close()
         await self.spool.close()
         await asyncio.to_thread(self.executor.shutdown)
@@ -155,6 +161,8 @@ async def build(settings: Settings, observers: Observers) -> App:
     names = [destination.name for destination in settings.destinations]
     if follows_references(settings):
         names.append(REFERENCES_NAME)
+    if copies_recordings(settings):
+        names.append(RECORDINGS_NAME)
     spool = await Spool.open(options.spool_options(settings), names, system_clock, observers.metrics)
     try:
         return await _wire(settings, observers, spool)
@@ -289,9 +297,13 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     router = Router([*sdk.routes(), *batch.routes(), *traces.routes()])
     server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics)
     forwarder = Forwarder(settings.webhooks.forward_timeout, via_pseudonym(spool.id))
+    recordings = recording_parts(settings, spool, reader, routes, make_acceptor, metrics, system_clock)
+    plans |= recordings.plans
     webhooks = webhook_server(
         settings,
-        WebhookParts(reader, acceptor, staging, workers, gate, LoopGuard(spool.id), token, metrics, forwarder),
+        WebhookParts(
+            reader, acceptor, staging, workers, gate, LoopGuard(spool.id), token, metrics, forwarder, recordings
+        ),
     )
 
     # The SDK's outboxes are a second way in, through the same parts.
@@ -338,6 +350,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         callbacks,
         webhooks,
         forwarder,
+        recordings.store,
         traces,
     )
 

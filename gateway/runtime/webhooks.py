@@ -14,10 +14,11 @@ from gateway.intake.server import IntakeServer
 from gateway.intake.staging import StagingArea, Workers
 from gateway.runtime import options
 from gateway.runtime.destinations import DriverMissing
+from gateway.runtime.recordings import RecordingParts
 from gateway.webhooks.adapters import pointed
 from gateway.webhooks.forward import Forwarder
 from gateway.webhooks.providers import PROVIDERS, Provider
-from gateway.webhooks.recordings import Recordings
+from gateway.webhooks.recordings import InlineAudio
 from gateway.webhooks.signatures import Algorithm, Encoding, HmacScheme, LivekitScheme, Scheme, SecretHeaderScheme
 from gateway.webhooks.source import Source, WebhookSource
 from spool.records import system_clock
@@ -39,6 +40,7 @@ class WebhookParts:
     token: IntakeToken
     metrics: Metrics
     forwarder: Forwarder
+    recordings: RecordingParts
 
 
 def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | None:
@@ -46,7 +48,7 @@ def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | No
 
     Raises `DriverMissing` and `CannotListen`.
     """
-    recordings = settings.webhooks.recordings
+    store = parts.recordings.store
     if settings.webhooks.listen is None:
         return None
     source = WebhookSource(
@@ -56,7 +58,8 @@ def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | No
         parts.staging,
         parts.workers,
         parts.forwarder,
-        None if recordings is None else Recordings(recordings.absolute(), system_clock),
+        None if store is None else InlineAudio(store, parts.workers, system_clock),
+        parts.recordings.copying,
         parts.metrics,
         system_clock,
     )
@@ -88,6 +91,7 @@ def _source(settings: SourceSettings, public_url: str) -> Source:
         public_url=public_url.rstrip("/"),
         agents_key=settings.token.get_secret_value() if settings.token else None,
         tenant=settings.tenant,
+        copies_recordings=settings.copies,
     )
 
 

@@ -26,7 +26,7 @@ from gateway.webhooks.adapters import Event, Treatment
 from gateway.webhooks.document import call_log_of, decode
 from gateway.webhooks.forward import Forwarder
 from gateway.webhooks.providers import Provider
-from gateway.webhooks.recordings import Recordings
+from gateway.webhooks.recordings import InlineAudio, can_be_copied
 from gateway.webhooks.signatures import Verdict, Verification, Webhook, check_headers, verify
 from spool.records import Accepted, Buffer, Clock
 
@@ -80,6 +80,8 @@ class Source:
     """What destinations that forward keys are sent."""
     tenant: str | None = None
     """Whose calls it brings."""
+    copies_recordings: bool = False
+    """Whether the recordings that it refers to are fetched."""
 
 
 class _Answer(msgspec.Struct):
@@ -100,17 +102,20 @@ class WebhookSource:
         staging: StagingArea,
         workers: Workers,
         forwarder: Forwarder,
-        recordings: Recordings | None,
+        audio: InlineAudio | None,
+        copying: Acceptor | None,
         observer: WebhookObserver,
         clock: Clock,
     ) -> None:
+        """`copying` accepts what has a recording to be fetched; None where no source copies recordings."""
         self._sources = sources
         self._reader = reader
         self._acceptor = acceptor
         self._staging = staging
         self._workers = workers
         self._forwarder = forwarder
-        self._recordings = recordings
+        self._audio = audio
+        self._copying = copying
         self._observer = observer
         self._clock = clock
         self._types: dict[str, set[str]] = {source.name: set() for source in sources}
@@ -190,10 +195,12 @@ class WebhookSource:
 
     async def _accept(self, source: Source, event: Event, body: Body, *, is_json: bool) -> tuple[CallLog, Accepted]:
         data: Buffer = body.data
-        if event.audio_at and self._recordings is not None and event.call_id is not None:
-            kept = await self._workers.run(self._recordings.keep, event, data)
+        if event.audio_at and self._audio is not None and event.call_id is not None:
+            kept = await self._audio.keep(source.name, event, data)
             if kept is not None:
                 event, data = kept
+        copies = source.copies_recordings and can_be_copied(event.members.get("recording_url"))
+        acceptor = self._copying if copies and self._copying is not None else self._acceptor
         provider = source.provider.name
         key = None if event.key is None else f"{source.name}:{event.key}"
         # A call log that cannot be read with the original in it, or under that id, is kept as text, under its digest.
@@ -202,14 +209,14 @@ class WebhookSource:
             pieces = call_log_of(source.name, provider, attempt, data, is_json=readable)
             with await body_of(pieces, self._staging) as document:
                 try:
-                    parsed = await self._acceptor.parse(document)
+                    parsed = await acceptor.parse(document)
                 except CallLogError as error:
                     if attempt is unnamed:
                         raise
                     _log.warning("webhook_kept_as_text", source=source.name, type=event.type, reason=error.message)
                     continue
                 assert isinstance(parsed, CallLog), "it has an id and is no reference"
-                return parsed, await self._acceptor.accept(
+                return parsed, await acceptor.accept(
                     parsed, source.agents_key, idempotency_key=key, key_decides=True, tenant=source.tenant
                 )
         raise AssertionError("the second attempt returns or raises")

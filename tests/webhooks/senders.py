@@ -17,9 +17,10 @@ from gateway.intake.server import IntakeServer
 from gateway.listeners import ListenOptions
 from gateway.webhooks.forward import Forwarder
 from gateway.webhooks.providers import PROVIDERS, Provider
-from gateway.webhooks.recordings import Recordings
+from gateway.webhooks.recordings import InlineAudio
 from gateway.webhooks.source import Source, WebhookSource
 from tests.intake.running_intake import DEADLINE, Reply, RunningIntake, running
+from uploaders.recordings import RecordingStore
 
 PUBLIC_URL = "https://hooks.example.com"
 SECRET = "a-secret-of-more-than-thirty-two-characters"  # made up here
@@ -83,7 +84,7 @@ async def listening(
     secrets: Mapping[str, Sequence[str]] | None = None,
     forward_url: str | None = None,
     forward_timeout: float = 5.0,
-    recordings: Path | None = None,
+    store: RecordingStore | None = None,
     **options: Any,
 ) -> AsyncIterator[Listener]:
     """A listener for every provider. `secrets` replaces those of some sources."""
@@ -108,7 +109,8 @@ async def listening(
             intake.staging,
             intake.workers,
             forwarder,
-            None if recordings is None else Recordings(recordings, world.clock),
+            None if store is None else InlineAudio(store, intake.workers, world.clock),
+            None,
             world.metrics,
             world.clock,
         )

@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway.webhooks.providers import PROVIDERS
 from spool.records import Fragment
 from tests.webhooks.senders import SECRET, body_of, listening, signing_secret
+from uploaders.recordings import DirectoryRecordings
 
 KEPT = [
     (name, kind)
@@ -260,7 +261,7 @@ async def test_audio_becomes_a_file_that_the_call_log_refers_to(tmp_path: Path) 
             "data": {"full_audio": base64.b64encode(audio).decode(), "conversation_id": "conv/../01", "agent_id": "a"},
         }
     ).encode()
-    async with listening(tmp_path / "spool", recordings=tmp_path / "recordings") as listener:
+    async with listening(tmp_path / "spool", store=DirectoryRecordings(tmp_path / "recordings")) as listener:
         reply = await listener.push("elevenlabs", body)
         assert reply.status == 200, reply.raw
         (file,) = (tmp_path / "recordings").rglob("*.mp3")
@@ -277,11 +278,22 @@ async def test_audio_becomes_a_file_that_the_call_log_refers_to(tmp_path: Path) 
 async def test_audio_that_is_none_stays_in_the_call_log(tmp_path: Path, audio: object) -> None:
     """Nothing is lost where the text is no base64."""
     body = {"type": "post_call_audio", "event_timestamp": 1, "data": {"conversation_id": "c", "full_audio": audio}}
-    async with listening(tmp_path / "spool", recordings=tmp_path / "recordings") as listener:
+    async with listening(tmp_path / "spool", store=DirectoryRecordings(tmp_path / "recordings")) as listener:
         assert (await listener.push("elevenlabs", json.dumps(body).encode())).status == 200
         record = (await listener.world.only_record("c")).record
         assert json.loads(await listener.world.stored(record))["original"] == body
         assert not list((tmp_path / "recordings").rglob("*.mp3*"))
+
+
+async def test_audio_that_cannot_be_kept_stays_in_the_call_log(tmp_path: Path) -> None:
+    """No provider sends audio twice: a directory that cannot be written to loses none."""
+    (tmp_path / "recordings").write_text("a file is in the way")
+    text = base64.b64encode(b"audio").decode()
+    body = {"type": "post_call_audio", "event_timestamp": 1, "data": {"conversation_id": "c", "full_audio": text}}
+    async with listening(tmp_path / "spool", store=DirectoryRecordings(tmp_path / "recordings")) as listener:
+        assert (await listener.push("elevenlabs", json.dumps(body).encode())).status == 200
+        record = (await listener.world.only_record("c")).record
+        assert json.loads(await listener.world.stored(record))["original"] == body
 
 
 async def test_a_large_report_is_split_like_any_call_log(tmp_path: Path) -> None:

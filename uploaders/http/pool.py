@@ -198,7 +198,7 @@ class ClientOptions:
     """Called with each address before a socket to it is made; raises `OSError` to refuse it. A proxy's is not asked."""
 
 
-def _checked_socket(check: Callable[[str], None], info: AddressInfo) -> socket.socket:
+def checked_socket(check: Callable[[str], None], info: AddressInfo) -> socket.socket:
     """A socket to an address that passes the check."""
     check(str(info[4][0]))
     return socket.socket(*info[:3])
@@ -262,7 +262,7 @@ class HttpClient:
                 limit=0,
                 ssl=self._tls,
                 ttl_dns_cache=DNS_CACHE_SECONDS,
-                socket_factory=None if check is None else partial(_checked_socket, check),
+                socket_factory=None if check is None else partial(checked_socket, check),
             )
         opened = await self._connectors[checked].connect(target.opening, [], _IN_ANY_TIME)
         if opened.protocol is None or opened.protocol.should_close:

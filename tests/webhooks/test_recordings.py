@@ -1,0 +1,48 @@
+"""Which recording an address means, and what counts as one."""
+
+import pytest
+from msgspec.structs import replace
+
+from gateway.webhooks.recordings import can_be_copied, identity_of
+from spool.records import Record
+
+RECORD = Record(
+    record_id=1, uid="s-1", call_id="c", agent_id=None, event="call_ended", environment=None, digest=b"", raw_bytes=1,
+    stored_bytes=1, accepted_at=0, token_id=None, first_chunk=0, fragments={}, principal="tenant:acme",
+)  # fmt: skip
+URL = "https://media.example.com/calls/7.wav"
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        f"{URL}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=k%2F20260101&X-Amz-Signature=aa",
+        f"{URL}?Expires=1&Signature=b~&Key-Pair-Id=c",
+        f"{URL}?X-Goog-Signature=aa",
+        f"{URL}?se=2026-01-01&sr=b&sp=r&sv=2024&sig=x",
+    ],
+)
+def test_an_address_that_is_signed_anew_means_the_same_recording(signed: str) -> None:
+    """Providers sign the address of a recording for each webhook."""
+    assert identity_of(RECORD, signed) == identity_of(RECORD, URL)
+
+
+@pytest.mark.parametrize(
+    ("record", "url"),
+    [
+        (RECORD, f"{URL}?channel=2"),
+        (RECORD, "https://media.example.com/calls/8.wav"),
+        (RECORD, "https://other.example.com/calls/7.wav"),
+        (replace(RECORD, call_id="d"), URL),
+        (replace(RECORD, principal="tenant:globex"), URL),
+    ],
+)
+def test_whatever_else_differs_is_another_recording(record: Record, url: str) -> None:
+    """Another channel, another call, another tenant: one never stands for the other."""
+    assert identity_of(record, url) != identity_of(RECORD, URL)
+
+
+@pytest.mark.parametrize("address", [None, 7, "", "s3://bucket/key", "file:///etc/passwd", "rtsp://h/x"])
+def test_what_has_no_address_of_http_is_not_fetched(address: object) -> None:
+    """LiveKit's egress names objects in the user's own bucket."""
+    assert not can_be_copied(address)

@@ -1,0 +1,80 @@
+"""Where recordings are kept: each under a name of its own, whole and durable before it can be found under it.
+
+A recording comes as a stream of unknown length, and one that is kept again replaces what has its name. The bucket is in
+`uploaders.s3.recordings`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import ParamSpec, Protocol
+
+from uploaders.base import RetryLater, Scope
+from uploaders.durable_file import DurableFile
+
+Parameters = ParamSpec("Parameters")
+
+
+class NotKept(Exception):
+    """A recording could not be kept now; `outcome` says why."""
+
+    def __init__(self, outcome: RetryLater) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+class RecordingStore(Protocol):
+    """Keeps recordings. For the event loop; every method raises `NotKept`."""
+
+    async def find(self, name: str) -> str | None:
+        """The address of the recording of this name, if it is there."""
+        ...
+
+    async def put(self, name: str, content_type: str, chunks: AsyncIterator[bytes]) -> str:
+        """Keep a recording, and return its address. Raises what `chunks` raises, too, and then nothing is kept.
+
+        `name` is a path of safe names, `content_type` that of the audio.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+class DirectoryRecordings:
+    """Keeps them as files below a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def find(self, name: str) -> str | None:
+        """See `RecordingStore`."""
+        path = self._directory / name
+        return path.as_uri() if await asyncio.to_thread(path.is_file) else None
+
+    async def put(self, name: str, content_type: str, chunks: AsyncIterator[bytes]) -> str:  # noqa: ARG002  # a file has none
+        """See `RecordingStore`."""
+        path = self._directory / name
+        file = DurableFile(self._directory, path)
+        try:
+            await _written(file.open)
+            async for chunk in chunks:
+                await _written(file.write, chunk)
+            await _written(file.commit)
+        finally:
+            await asyncio.to_thread(file.discard)
+        return path.as_uri()
+
+    async def close(self) -> None:
+        """See `RecordingStore`."""
+
+
+async def _written(
+    function: Callable[Parameters, None], *arguments: Parameters.args, **keywords: Parameters.kwargs
+) -> None:
+    try:
+        await asyncio.to_thread(function, *arguments, **keywords)
+    except OSError as error:
+        reason = f"the recording cannot be written: {error.strerror or error}"
+        raise NotKept(RetryLater(reason, Scope.DESTINATION)) from error
