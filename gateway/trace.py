@@ -45,7 +45,7 @@ class AttemptTrace(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     """`delivered`, `retry`, `held`, `diverted` or `dead`."""
     status: str
-    """`503` of an HTTP response; else what kind of failure it was, in a word or two."""
+    """`503` of an HTTP response, `AccessDenied` of S3; else what kind of failure it was, in a word or two."""
     answer: str
     """What the destination answered, or why nothing was sent, with secrets masked."""
 
@@ -219,16 +219,20 @@ def _delivery(delivery: TracedDelivery) -> DeliveryTrace:
 
 def attempts_of(delivery: TracedDelivery) -> tuple[AttemptTrace, ...]:
     """The attempts of a delivery that are kept, shaped for people and for JSON."""
-    return tuple(map(_attempt, delivery.history))
+    return tuple(map(attempt_of, delivery.history))
 
 
 _STATUS = re.compile(r"\bHTTP (\d{3})\b(?::\s*)?")
+_CODE = re.compile(r"^[A-Z]\w+: ([A-Z]\w+): ")
+"""An operation of S3, and the code of its error: `PutObject: AccessDenied: `."""
 
 
-def _attempt(attempt: Attempt) -> AttemptTrace:
+def attempt_of(attempt: Attempt) -> AttemptTrace:
+    """One attempt, shaped for people and for JSON."""
     answer = redact(attempt.answer)
     found = _STATUS.search(answer)
-    status = found[1] if found else "delivered" if attempt.outcome == "delivered" else "no answer"
+    code = _CODE.search(answer)
+    status = found[1] if found else code[1] if code else "delivered" if attempt.outcome == "delivered" else "no answer"
     return AttemptTrace(
         number=attempt.number,
         ended_at=instant(attempt.ended_at),

@@ -69,6 +69,15 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that failed, and what it was to deliver."""
+
+    call_id: str
+    form: Form
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
 class CallRow:
     """A call as the spool lists it: its newest record."""
 

@@ -49,7 +49,7 @@ from spool.records import (
 from spool.salvage.importer import ImportTarget
 from spool.salvage.service import SalvageService
 from spool.space import DiskSpace, Quota, headroom_bytes, make_room_to_open, reserve_of
-from spool.stats import CallFilter, CallPage, SpoolStats, TracedRecord
+from spool.stats import CallFilter, CallPage, FailedAttempt, SpoolStats, TracedRecord
 
 # How a spool is kept.
 
@@ -379,6 +379,10 @@ class Spool:
     async def newest(self, after: int, limit: int) -> tuple[TracedRecord, ...]:
         """The newest `limit` records whose number is above `after`, receipts included, the oldest first."""
         return await self.reader.newest(after, limit)
+
+    async def recent_attempts(self, destination: str, limit: int) -> list[FailedAttempt]:
+        """The latest attempts that failed at a destination, among those of the newest records; the latest first."""
+        return await self.reader.recent_attempts(destination, limit)
 
     async def agents(self, tenant: str | None) -> list[str]:
         """The agents of the newest records, of one tenant or of all."""

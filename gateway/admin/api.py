@@ -25,7 +25,7 @@ from uploaders.redact import redact
 LARGEST_REQUEST = 64 << 10
 HEARTBEAT_SECONDS = 1.0
 """An empty line, so that a client knows that a salvage continues: a single record may be large."""
-_FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target")
+_FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target", "kind")
 
 _decode = msgspec.json.Decoder(OrderRequest).decode
 _decode_import = msgspec.json.Decoder(ImportHeader).decode

@@ -36,9 +36,12 @@ class _Operation(NamedTuple):
     query: tuple[str, ...] = ()
 
 
-_SELECTION = ("destination", "form", "reason", "older_than", "newer_than", "target", "state", "limit", "cursor")
+_SELECTION = ("destination", "form", "reason", "older_than", "newer_than", "target", "kind", "state", "limit", "cursor")
 _OPERATIONS: Mapping[str, _Operation] = {
     "GET /": _Operation("The overview, for browsers."),
+    "GET /dead": _Operation("Dead letters, for browsers."),
+    "GET /destinations": _Operation("Destinations and their last errors, for browsers."),
+    "GET /settings": _Operation("The settings in force, for browsers; secrets are masked."),
     "GET /assets/{name}": _Operation("A script or a style of the pages."),
     "GET /api/events": _Operation("What happens, as server-sent events: status, sample, beat."),
     "GET /sign-in": _Operation("A field for a token, for browsers."),

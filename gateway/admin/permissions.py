@@ -75,6 +75,9 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /api/calls": Rule(Role.READ, local=True),
     # Without a token it is an outline, without documents.
     "GET /api/calls/{call_id}": Rule(Role.READ, local=True, action="read-call"),
+    "GET /dead": Rule(Role.READ, local=True, is_page=True),
+    "GET /destinations": Rule(Role.READ, local=True, is_page=True),
+    "GET /settings": Rule(Role.READ, local=True, is_page=True),
     "GET /api/calls/{call_id}/log": Rule(Role.READ, action="read-detail"),
     "GET /api/calls/{call_id}/detail": Rule(Role.READ, action="read-detail"),
     "POST /api/calls/similar": Rule(Role.READ, action="find-similar-calls"),

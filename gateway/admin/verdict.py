@@ -111,6 +111,12 @@ def verdict_of(status: Status, pace: Pace) -> Verdict:
     )
 
 
+def cause_of(one: DestinationReport, status: Status, pace: Pace) -> Cause | None:
+    """Why a destination is not well, and what to do; None while it is."""
+    trouble = next(_of_destination(one, status, pace), None)
+    return None if trouble is None else trouble.cause
+
+
 _NOT_ACCEPTING, _UNACCOUNTED, _CORES, _DETAILS, _BEHIND, _DEAD_LETTERS, _ATTENTION = range(7)
 
 
@@ -134,19 +140,23 @@ def _troubles(status: Status, pace: Pace) -> Iterator[_Trouble]:
             _UNACCOUNTED, f"{count_text(count)} deliveries are unaccounted for.", "deliveries are missing", cause
         )
     for one in status.destinations:
-        if one.configured and not one.up:
-            yield _down(one, status, pace)
-        elif one.refused_tokens:
-            yield _refused_tokens(one, pace)
-        elif not one.configured and any(lane.queued for lane in one.lanes):
-            yield _forgotten(one)
-        else:
-            yield from _behind(one, pace)
+        yield from _of_destination(one, status, pace)
     dead = sum(one.dead for one in status.destinations)
     if dead:
         yield _dead_letters(status, dead)
     for note in status.attention:
         yield _Trouble(_ATTENTION, f"{note[:1].upper()}{note[1:]}.", "", _cause(note, todo=("Do what it says.",)))
+
+
+def _of_destination(one: DestinationReport, status: Status, pace: Pace) -> Iterator[_Trouble]:
+    if one.configured and not one.up:
+        yield _down(one, status, pace)
+    elif one.refused_tokens:
+        yield _refused_tokens(one, pace)
+    elif not one.configured and any(lane.queued for lane in one.lanes):
+        yield _forgotten(one)
+    else:
+        yield from _behind(one, pace)
 
 
 def _cause(why: str, *, tried: str = "", todo: tuple[str, ...] = (), command: str = "", resume: str | None = None,

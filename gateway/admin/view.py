@@ -1,6 +1,6 @@
 """What the admin side asks of the rest of the gateway: one view, read from memory but for the trace of a call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -50,6 +50,16 @@ class BackPressure:
     posts_waiting: int
     memory_bytes: int
     memory_limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInForce:
+    """One setting, as people write it; a secret is masked."""
+
+    key: str
+    value: str
+    origin: str
+    """`default`, or the file, variable or option that set it."""
 
 
 class GatewayView(Protocol):
@@ -107,6 +117,10 @@ class GatewayView(Protocol):
 
     def targets(self) -> Mapping[str, str]:
         """The addresses of configured destinations, without secrets."""
+        ...
+
+    def settings(self) -> Sequence[SettingInForce]:
+        """The settings in force, secrets masked."""
         ...
 
     def disk_free_bytes(self) -> int | None:

@@ -7,6 +7,7 @@ variables could not say all of them without saying the operator's own destinatio
 import pickle
 import sys
 
+from config.loader import Loaded
 from config.settings import Settings
 from gateway.logs import configure_logging
 from gateway.runtime.lifecycle import serve
@@ -17,7 +18,8 @@ def main() -> int:
     settings = pickle.loads(sys.stdin.buffer.read())  # see above: from the parent process alone
     assert isinstance(settings, Settings)
     configure_logging(settings.log.level, as_text=settings.log.format.as_text)
-    return serve(settings, lambda: settings)
+    loaded = Loaded(settings, {}, ())
+    return serve(loaded, lambda: loaded)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def run(file: Path | None, *, local: bool, as_json: bool) -> None:
         log.warning("configuration", about=warning)
     for reason in refused:
         log.warning("priority", refused=reason)
-    raise SystemExit(lifecycle.serve(loaded.settings, lambda: load(file, os.environ, local=local).settings))
+    raise SystemExit(lifecycle.serve(loaded, lambda: load(file, os.environ, local=local)))
 
 
 def _priority(settings: PrioritySettings) -> Priority:

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from config.layers import InvalidConfiguration
-from config.loader import load
+from config.loader import Loaded, load
 from config.settings import Settings
 from gateway.runtime.lifecycle import Gateway
 from spool.db.connection import newest_version
@@ -99,7 +99,8 @@ class StoppedGateway:
     async def _serve(self) -> None:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
         try:
-            async with Gateway(self._settings, lambda: self._settings).stopped(self.socket):
+            loaded = Loaded(self._settings, {}, ())
+            async with Gateway(loaded, lambda: loaded).stopped(self.socket):
                 self._started.set()
                 await self._done.wait()
         except Exception as error:  # noqa: BLE001  # the command that waits for it says what it is

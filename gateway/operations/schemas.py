@@ -44,6 +44,12 @@ class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A dead letter's age counts from when it became one, any other delivery's from when its call log was accepted."""
     target: str | None = None
     """A call id, a record id, or a record id with a form and a destination behind it: `1f0c9d2e-7/detail/endpoint`."""
+    kind: str | None = None
+    """Of the reason: `refused`, `too_large`, `unknown_call`, `token`, `unreadable`, `wrong_kind`, `given_up` or
+    `other`."""
+    keys: tuple[str, ...] = ()
+    """Names of deliveries, each with form and destination, at most 200: those, and nothing else that is said here but
+    their states. What has ended meanwhile is left out."""
 
 
 class OrderRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -69,6 +75,10 @@ class OrderStep(msgspec.Struct, frozen=True, kw_only=True):
     """What their documents take as JSON."""
     done: int
     """Deliveries for which the order was carried out, those that depend on a matched one included."""
+    left_out: int = 0
+    """In a dry run: how many of the matched ones a reroute would leave where they are."""
+    along: int = 0
+    """In a dry run: deliveries that depend on a matched one, and would be moved, freed or discarded with it."""
     cursor: str | None
     """For the next step; None when the order is done."""
 

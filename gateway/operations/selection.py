@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gateway.operations.schemas import Select
+from gateway.operations.advice import ReasonKind, kind_of
+from gateway.operations.schemas import LIMIT, Select
 from spool.admin.query import DEAD, QUEUED, Selection
 from spool.records import DeliveryKey, DeliveryState, Form
+from spool.stats import OpenDelivery
 
 STATES: Mapping[str, frozenset[DeliveryState]] = {
     **{state.name.lower(): frozenset({state}) for state in DeliveryState if not state.ended},
@@ -43,6 +45,26 @@ def selection_of(
         since=None if select.newer_than is None else now - _milliseconds("newer_than", select.newer_than),
         until=None if select.older_than is None else now - _milliseconds("older_than", select.older_than),
     )
+
+
+def of_kind(select: Select, found: Iterable[OpenDelivery]) -> tuple[OpenDelivery, ...]:
+    """Those whose reason is of the kind that is selected; all where none is."""
+    if select.kind is None:
+        return tuple(found)
+    if select.kind not in set(ReasonKind):
+        raise BadSelection(f"there is no kind of reasons {select.kind!r}: say {_listed(ReasonKind)}")
+    return tuple(each for each in found if kind_of(each.delivery.error) == select.kind)
+
+
+def keys_of(select: Select) -> tuple[Select, ...]:
+    """Selections of one delivery each, for those that are named one by one."""
+    if len(select.keys) > LIMIT:
+        raise BadSelection(f"an order names at most {LIMIT} deliveries: give several")
+    for key in select.keys:
+        named = _KEY.fullmatch(key)
+        if named is None or named[2] is None or named[3] is None:
+            raise BadSelection(f"{key!r} names no delivery: say RECORD_ID/FORM/DESTINATION")
+    return tuple(Select(states=select.states, target=key) for key in select.keys)
 
 
 def cursor_of(key: DeliveryKey | None) -> str | None:

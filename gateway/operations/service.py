@@ -22,10 +22,19 @@ from gateway.operations.schemas import (
     OrderStep,
     Select,
 )
-from gateway.operations.selection import Accepts, BadSelection, cursor_of, named_record, place_in, selection_of
+from gateway.operations.selection import (
+    Accepts,
+    BadSelection,
+    cursor_of,
+    keys_of,
+    named_record,
+    of_kind,
+    place_in,
+    selection_of,
+)
 from gateway.operations.transfer import DeadLetterImporter, preview
 from gateway.trace import instant, trace_of
-from spool.admin.query import DEAD, QUEUED, AdminResult, Selection
+from spool.admin.query import DEAD, QUEUED, AdminResult, Page, Selection
 from spool.errors import CorruptPayload
 from spool.records import FORMS_AFTER_CORE, Clock, Delivery, DeliveryKey, DeliveryState, Form
 from spool.stats import OpenDelivery, TracedRecord
@@ -81,8 +90,7 @@ class DeliveryAdmin:
     async def list(self, select: Select, cursor: str | None, limit: int = LIMIT) -> DeliveryPage:
         """A page of what is selected. Raises `BadSelection` and the spool's errors."""
         now = self._clock()
-        wanted = await self._meant(select, DEAD)
-        page = await self._orders.find(wanted, limit=max(1, min(limit, LARGEST_LIMIT)), after=place_in(cursor))
+        page = await self._page(select, DEAD, max(1, min(limit, LARGEST_LIMIT)), cursor)
         return DeliveryPage(deliveries=tuple(entry_of(found, now) for found in page.found), cursor=cursor_of(page.next))
 
     async def report(self, key: str) -> DeliveryReport:
@@ -113,10 +121,11 @@ class DeliveryAdmin:
         """Carry out one step of an order. Raises `BadSelection` and the spool's errors."""
         self._check(name, request)
         rule = self._rules[name]
-        wanted = await self._meant(request.select, rule.states)
-        page = await self._orders.find(wanted, limit=LIMIT, after=place_in(request.cursor))
-        done = 0
-        if page.found and not request.dry_run:
+        page = await self._page(request.select, rule.states, LIMIT, request.cursor)
+        done, left_out, along = 0, 0, 0
+        if page.found and request.dry_run:
+            left_out, along = await self._outlook(name, request, page.found)
+        elif page.found:
             done = (await rule.carry_out(page.found, request)).moved
             self._dispatcher.withdraw({one.key for one in page.found})
             _log.info("order", order=name.value, deliveries=done)
@@ -124,6 +133,8 @@ class DeliveryAdmin:
             matched=len(page.found),
             matched_bytes=sum(document_bytes(delivery_of(found)) for found in page.found),
             done=done,
+            left_out=left_out,
+            along=along,
             cursor=cursor_of(page.next),
         )
 
@@ -135,6 +146,42 @@ class DeliveryAdmin:
             moved, cursor = moved + step.done, step.cursor
             if cursor is None:
                 return moved
+
+    async def _page(self, select: Select, states: frozenset[DeliveryState], limit: int, cursor: str | None) -> Page:
+        """The next of what is selected; those that are named one by one are on one page."""
+        if select.keys:
+            pages = [await self._orders.find(await self._meant(one, states), limit=2) for one in keys_of(select)]
+            return Page(tuple(found for page in pages for found in page.found), None)
+        page = await self._orders.find(await self._meant(select, states), limit=limit, after=place_in(cursor))
+        return Page(of_kind(select, page.found), page.next)
+
+    async def _outlook(
+        self, name: OrderName, request: OrderRequest, found: tuple[OpenDelivery, ...]
+    ) -> tuple[int, int]:
+        """How many of these an order would leave out, and how many others would go with them."""
+        if name not in {OrderName.REPLAY, OrderName.DISCARD, OrderName.REROUTE}:
+            return 0, 0
+        left_out, along = 0, 0
+        matched = {one.key for one in found}
+        by_record: dict[tuple[int, str], list[OpenDelivery]] = {}
+        for one in found:
+            by_record.setdefault((one.record.record_id, one.delivery.destination), []).append(one)
+        for (record_id, destination), of_record in by_record.items():
+            siblings = await self._orders.find(Selection(DEAD | QUEUED, record_id=record_id), limit=LIMIT)
+            others = [one for one in siblings.found if one.delivery.destination == destination]
+            others = [one for one in others if one.key not in matched]
+            if name is not OrderName.REROUTE:
+                cores = any(one.delivery.form is Form.CORE for one in of_record)
+                along += sum(one.delivery.form in FORMS_AFTER_CORE for one in others) if cores else 0
+                continue
+            to = request.to or ""
+            leaving = {one.delivery.form for one in (*of_record, *others)}
+            there = {one.delivery.form for one in siblings.found if one.delivery.destination == to}
+            if to == destination or not leaving <= self._destinations[to].forms or leaving & there:
+                left_out += len(of_record)
+            else:
+                along += len(others)
+        return left_out, along
 
     async def _meant(self, select: Select, states: frozenset[DeliveryState]) -> Selection:
         """What a request selects; a target that is no record's name is a call id."""

@@ -13,13 +13,14 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
+from config.loader import Loaded, effective_settings
 from config.settings import DrainUntil, Settings
 from config.values import ListenAddress
 from gateway.admin.app import build_admin_app
@@ -29,7 +30,7 @@ from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.recorder import Recorder
 from gateway.admin.status import summarize_forever
-from gateway.admin.view import BackPressure, Lifecycle, Phase
+from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.intake.server import IntakeServer
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded
@@ -73,7 +74,7 @@ _OBJECTS_PER_COLLECTION = 10_000
 _log = structlog.get_logger("callspool")
 
 
-def serve(settings: Settings, reread: Reread) -> int:
+def serve(loaded: Loaded, reread: Reread) -> int:
     """Run a gateway until a signal stops it; `reread` gives the settings that a reload applies.
 
     Returns the exit code: 0, or 1 where it could not start.
@@ -83,17 +84,18 @@ def serve(settings: Settings, reread: Reread) -> int:
     # hundred objects that go without it: with Python's threshold it ran at every fifth.
     gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    return uvloop.run(Gateway(settings, reread).run())
+    return uvloop.run(Gateway(loaded, reread).run())
 
 
 class Gateway:
     """One run of a gateway. Implements what the admin listener reads: `gateway.admin.view.GatewayView`."""
 
-    def __init__(self, settings: Settings, reread: Reread) -> None:
-        self._settings = settings
-        self._before: Settings | None = None
+    def __init__(self, loaded: Loaded, reread: Reread) -> None:
+        settings = loaded.settings
+        self._loaded = loaded
+        self._before: Loaded | None = None
         """What to go back to where the settings of a reload cannot be used."""
-        self._after: Settings | None = None
+        self._after: Loaded | None = None
         """What a reload is to apply."""
         self._reread = reread
         self._told_to_reload = asyncio.Event()
@@ -229,9 +231,9 @@ class Gateway:
     async def reload(self) -> Reloaded:
         """See `GatewayView`."""
         self._systemd.reloading()
-        settings, result = await asyncio.to_thread(read_again, self._reread, self._settings)
-        if settings is not None:
-            self._after = settings
+        loaded, result = await asyncio.to_thread(read_again, self._reread, self._settings)
+        if loaded is not None:
+            self._after = loaded
             self._told_to_reload.set()
         else:
             self._systemd.ready()
@@ -252,7 +254,7 @@ class Gateway:
         listening_socket = app.intake.dup_listening_socket()
         await app.stop_listening(GRACE_SECONDS)
         await app.stop_stores(GRACE_SECONDS)
-        self._before, self._settings = self._settings, self._after or self._settings
+        self._before, self._loaded = self._loaded, self._after or self._loaded
         self._after = None
         return listening_socket
 
@@ -268,7 +270,7 @@ class Gateway:
     def _use_settings_before(self, error: Exception) -> None:
         assert self._before is not None, "a reload has just been applied"
         _log.error("reload_failed", reason=str(error), what_happens="the gateway goes on with the settings before")
-        self._settings, self._before = self._before, None
+        self._loaded, self._before = self._before, None
 
     async def _shut_down(self, app: App) -> None:
         """Drain what can be drained in time; then end the intake first, and what it feeds after it."""
@@ -405,6 +407,14 @@ class Gateway:
     def intake_address(self) -> str:
         """See `GatewayView`."""
         return url_of(self._settings.intake, self._app.intake.port if self._app else self._settings.intake.listen.port)
+
+    @property
+    def _settings(self) -> Settings:
+        return self._loaded.settings
+
+    def settings(self) -> Sequence[SettingInForce]:
+        """See `GatewayView`."""
+        return [SettingInForce(each.key, each.value, each.origin) for each in effective_settings(self._loaded)]
 
     def targets(self) -> Mapping[str, str]:
         """See `GatewayView`."""

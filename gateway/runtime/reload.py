@@ -7,12 +7,13 @@ import structlog
 
 from config.layers import InvalidConfiguration
 from config.listeners import ListenerTable
+from config.loader import Loaded
 from config.settings import Settings
 from gateway.operations.schemas import Reloaded
 
 _log = structlog.get_logger("callspool")
 
-Reread = Callable[[], Settings]
+Reread = Callable[[], Loaded]
 """Reads file, environment and the files of secrets again. Raises `InvalidConfiguration`."""
 
 
@@ -39,17 +40,17 @@ def needs_restart(before: Settings, after: Settings) -> Iterator[str]:
             yield f"admin.{name}"
 
 
-def read_again(reread: Reread, present: Settings) -> tuple[Settings | None, Reloaded]:
+def read_again(reread: Reread, present: Settings) -> tuple[Loaded | None, Reloaded]:
     """The settings as they are now, if they can be applied, and what to say of them. Reads files: for a thread."""
     try:
-        settings = reread()
+        loaded = reread()
     except InvalidConfiguration as error:
         result = Reloaded(applied=False, problems=tuple(map(str, error.problems)))
     else:
-        result = Reloaded(applied=True, needs_restart=tuple(needs_restart(present, settings)))
+        result = Reloaded(applied=True, needs_restart=tuple(needs_restart(present, loaded.settings)))
         if not result.needs_restart:
             _log.info("reloading")
-            return settings, result
+            return loaded, result
         result = msgspec.structs.replace(result, applied=False)
     _log.error("reload_refused", problems=result.problems, needs_restart=result.needs_restart)
     return None, result

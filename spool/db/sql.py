@@ -147,6 +147,12 @@ ATTEMPTS_OF_RECORD = (
     "SELECT destination_id, form, number, ended_at, took, outcome, answer FROM attempts WHERE record_id = ? "
     "ORDER BY destination_id, form, number"
 )
+# The newest of all attempts are looked at, so that this takes milliseconds however rarely one destination fails.
+RECENT_ATTEMPTS = (
+    "SELECT r.call_id, a.form, a.number, a.ended_at, a.took, a.outcome, a.answer "
+    "FROM (SELECT * FROM attempts ORDER BY record_id DESC LIMIT 2000) a JOIN records r ON r.record_id = a.record_id "
+    "WHERE a.destination_id = ? AND a.outcome <> 'delivered' ORDER BY a.ended_at DESC LIMIT ?"
+)
 
 LOCATIONS_OF_RECORD = (
     "SELECT destination_id, form, location FROM deliveries WHERE record_id = ? AND location IS NOT NULL"

@@ -37,6 +37,7 @@ from spool.stats import (
     CallFilter,
     CallPage,
     CallRow,
+    FailedAttempt,
     LiveCall,
     OpenDelivery,
     TracedDelivery,
@@ -257,6 +258,12 @@ class Reader:
             )
             for one in deliveries
         )
+
+    async def recent_attempts(self, destination: str, limit: int) -> list[FailedAttempt]:
+        """The latest attempts that failed at a destination, among those of the newest records; the latest first."""
+        destination_id = self.destinations.ids.get(destination)
+        rows = await self._questions.ask(sql.RECENT_ATTEMPTS, (destination_id, limit))
+        return [FailedAttempt(call_id, Form(form), Attempt(*attempt)) for call_id, form, *attempt in rows]
 
     def _traced_delivery(self, row: Row) -> TracedDelivery:
         destination_id, form, lane, state, attempts, due_at, settled_at, error = row

@@ -18,7 +18,7 @@ from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
 from gateway.admin.recorder import Recorder
-from gateway.admin.view import BackPressure, Lifecycle, Phase
+from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.selection import Accepts
@@ -115,6 +115,7 @@ class AdminFigures:
     pipeline: Pipeline | None = None
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
+    settings: tuple[SettingInForce, ...] = ()
     on_resume: Callable[[str], bool | None] | None = None
     """Takes such an order."""
 
@@ -134,6 +135,7 @@ class View:
     """The world as the admin side sees it: the `GatewayView` of the tests."""
 
     salvages = None
+    tenant_admin = None
 
     def __init__(self, world: AdminFigures) -> None:
         self._world = world
@@ -173,6 +175,9 @@ class View:
 
     def targets(self) -> Mapping[str, str]:
         return {"endpoint": "https://collect.example/dev/send-call-log"}
+
+    def settings(self) -> tuple[SettingInForce, ...]:
+        return self._world.settings
 
     def disk_free_bytes(self) -> int | None:
         return 10_000_000_000

@@ -13,6 +13,7 @@ import trustme
 from click.testing import Result
 
 from bench.endpoint import Endpoint, Fault
+from config.loader import Loaded
 from config.settings import Settings
 from gateway.cli import main
 from gateway.cli.exits import EPILOG, Exit
@@ -33,9 +34,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stands in for the life of the gateway: notes what would be served, and ends at once with exit code 7."""
     served: list[Settings] = []
 
-    def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
-        assert reread() == settings, "a reload reads what the start has read"
-        served.append(settings)
+    def serve(loaded: Loaded, reread: Callable[[], Loaded]) -> int:
+        assert reread() == loaded, "a reload reads what the start has read"
+        served.append(loaded.settings)
         return 7
 
     monkeypatch.setattr(lifecycle, "serve", serve)

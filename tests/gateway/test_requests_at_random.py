@@ -33,7 +33,7 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sc
     """Both documents as schemathesis loads them from the listeners that serve them."""
     server, folder = Server(), tmp_path_factory.mktemp("listeners")
     variables = {"CALLSPOOL_SPOOL_DIR": str(folder / "admin"), "CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/"}
-    made = load(None, variables).settings
+    made = load(None, variables)
     gateway = Gateway(made, lambda: made)
     server.enter(gateway.stopped(folder / "admin.sock"))
     access = Access()

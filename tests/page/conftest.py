@@ -72,10 +72,7 @@ class World:
         }  # fmt: skip
         self.gateway = GatewayProcess(self.folder, environment)
         await self.gateway.start()
-        self.endpoint.set_fault(Fault("status", 422, body='{"error": "agent_id: unknown agent"}', times=3))
-        for number in range(3):
-            await self._post(f"refused-{number}", turns=2, agent="triage-en", seed=number)
-        await self.endpoint.wait_until(lambda: len(self.endpoint.arrivals) >= 3)
+        await self._bury(3)
         for number in range(12):
             reason = ("completed", "user_hangup", "error")[number % 3]
             await self._post(f"a{number:07}-4bc6-4c3a-8a3a-{number:012}", turns=3, seed=number, reason=reason,
@@ -87,6 +84,17 @@ class World:
         hostile["padding"] = "x" * 7_000_000
         await self.gateway.post(as_json(hostile))
         await self._post(BIG, padding=6_200_000)
+
+    def bury(self, many: int) -> None:
+        """Have the endpoint refuse so many call logs."""
+        self.run(self._bury(many))
+
+    async def _bury(self, many: int) -> None:
+        seen = len(self.endpoint.arrivals)
+        self.endpoint.set_fault(Fault("status", 422, body='{"error": "agent_id: unknown agent"}', times=many))
+        for number in range(many):
+            await self._post(f"refused-{seen}-{number}", turns=2, agent="triage-en", seed=number)
+        await self.endpoint.wait_until(lambda: len(self.endpoint.arrivals) >= seen + many)
 
     async def _post(self, call_id: str, **more: Any) -> None:
         reply = await self.gateway.post(as_json(make_call(call_id, started=time.time() - 280, **more)))

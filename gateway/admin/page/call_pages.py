@@ -1,6 +1,6 @@
 """What the pages of calls ask of spool and store."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ from gateway.admin.page.calls import (
     told_of_spool,
 )
 from gateway.admin.page.html import Html, markup, tag, told
-from gateway.admin.page.layout import Frame, Page
+from gateway.admin.page.layout import Frame, Page, Shown, trouble_page
 from gateway.admin.view import GatewayView
 from gateway.formatting import age_text, count_text
 from spool.errors import SpoolError
@@ -31,8 +31,6 @@ from uploaders.stores.completion import CallState
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import CallQuery, CallSummary, StoreError
 
-Render = Callable[[web.Request, Frame], Awaitable[Page]]
-Shown = Callable[[Render], Callable[[web.Request], Awaitable[web.Response]]]
 _FIELDS = ("q", "agent", "state", "before", "after")
 _LONGEST = 256
 _DIGITS_KEPT = 3
@@ -61,12 +59,12 @@ class CallPages:
             if store is not None:
                 return list_page(await _store_listing(store, query, tenant or request.query.get("project", "")))
             if spool is None:
-                return _trouble("Calls", "The spool is not open.")
+                return trouble_page("/calls", "Calls", "The spool is not open.")
             wanted = _filter_of(query, tenant)
             page = await spool.calls(wanted, PAGE_ROWS)
             agents = await spool.agents(tenant)
         except (SpoolError, StoreError) as error:
-            return _trouble("Calls", redact(str(error)))
+            return trouble_page("/calls", "Calls", redact(str(error)))
         now = self._gateway.now()
         receipts = age_text(self._gateway.receipts_seconds).removesuffix(" 0 min")
         lines = [line_of_spool(row, now) for row in page.rows]
@@ -93,7 +91,7 @@ class CallPages:
             if records and spool is not None:
                 outline = await spool.outline(records[-1].record.record_id)
         except (SpoolError, StoreError) as error:
-            return _trouble("Call", redact(str(error)))
+            return trouble_page("/calls", "Call", redact(str(error)))
         view = CallView(
             call_id=call_id,
             project=project,
@@ -109,11 +107,6 @@ class CallPages:
             now=self._gateway.now(),
         )
         return call_page(view)
-
-
-def _trouble(title: str, reason: str) -> Page:
-    text = markup(tag("p", reason), tag("p", tag("a", "Try again", class_="button", href="")))
-    return Page("/calls", title, _card(title, text), status=503)
 
 
 def _unknown(call_id: str) -> Page:

@@ -12,7 +12,8 @@ from gateway.admin.answers import HEADERS, refused
 from gateway.admin.auth import REFUSAL, Access
 from gateway.admin.events import RecentEvents
 from gateway.admin.page.call_pages import CallPages
-from gateway.admin.page.layout import Frame, Page, respond, serve_asset, sign_in_card
+from gateway.admin.page.layout import Frame, Page, Render, respond, serve_asset, sign_in_card
+from gateway.admin.page.operator_pages import OperatorPages
 from gateway.admin.page.overview import overview_page
 from gateway.admin.sessions import set_cookie
 from gateway.admin.status import for_everyone, status_of
@@ -56,6 +57,7 @@ class PageHandlers:
         add_get = app.router.add_get
         add_get("/", self._shown(self.overview))
         CallPages(self._gateway, self._access).add_to(app, self._shown)
+        OperatorPages(self._gateway, self._access).add_to(app, self._shown)
         add_get("/sign-in", self._shown(self.sign_in_page))
         app.router.add_post("/sign-in", self.sign_in)
         app.router.add_post("/sign-out", self.sign_out)
@@ -109,9 +111,7 @@ class PageHandlers:
 
     # Every page ------------------------------------------------------------------------------------------------
 
-    def _shown(
-        self, render: Callable[[web.Request, Frame], Awaitable[Page]]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _shown(self, render: Render) -> Callable[[web.Request], Awaitable[web.Response]]:
         """Put the page into its frame; in place of one that may not be shown stands why, and a way to sign in."""
 
         async def handle(request: web.Request) -> web.Response:
@@ -128,7 +128,13 @@ class PageHandlers:
         status = await current_status(self._gateway, self._events)
         if not self._access.may_see_calls(request):
             status = for_everyone(status)
-        return Frame(status, self._access.caller_of(request), request.path_qs)
+        return Frame(
+            status,
+            self._access.caller_of(request),
+            request.path_qs,
+            has_search=self._gateway.pipeline is not None,
+            has_tenants=self._gateway.tenant_admin is not None,
+        )
 
 
 def _own_path(to: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,6 +13,7 @@ from aiohttp import web
 from gateway.admin.answers import HEADERS
 from gateway.admin.auth import Caller
 from gateway.admin.page.html import Html, Node, markup, moment_of, tag, time_of, told
+from gateway.formatting import count_text
 from gateway.operations.schemas import Status
 
 POLICY = (
@@ -87,6 +89,8 @@ class Frame:
     address: str
     """Of the page, with its query: where signing in leads back to."""
     has_search: bool = False
+    """Whether similar calls can be found here."""
+    has_tenants: bool = False
 
     @property
     def kind(self) -> str:
@@ -98,6 +102,19 @@ class Frame:
 def respond(page: Page, frame: Frame) -> web.Response:
     """The page in its frame."""
     return web.Response(text=_document(page, frame), content_type="text/html", headers=PAGE_HEADERS, status=page.status)
+
+
+Render = Callable[[web.Request, Frame], Awaitable[Page]]
+Shown = Callable[[Render], Callable[[web.Request], Awaitable[web.Response]]]
+"""Puts what is rendered into its frame."""
+
+
+def trouble_page(path: str, title: str, reason: str) -> Page:
+    """In place of a page that cannot be shown at the moment."""
+    body = tag("section", tag("h1", title, id="title"), tag("p", reason),
+               tag("p", tag("a", "Try again", class_="button", href="")), class_="card",
+               aria_labelledby="title")  # fmt: skip
+    return Page(path, title, body, status=503)
 
 
 def _document(page: Page, frame: Frame) -> str:
@@ -129,9 +146,14 @@ def _brand_and_navigation(page: Page, frame: Frame) -> Html:
     entries: list[tuple[str, str, Node]] = [
         ("/", "Overview", None),
         ("/calls", "Calls", None),
+        ("/dead", "Dead letters", _badge(frame.status)),
+        ("/destinations", "Destinations", None),
     ]
     if frame.has_search:
         entries.append(("/similar", "Similar calls", None))
+    if frame.has_tenants:
+        entries.append(("/tenants", "Tenants", None))
+    entries.append(("/settings", "Settings", None))
     items = [
         tag("li", tag("a", name, mark, href=path, aria_current="page" if path == page.path else None))
         for path, name, mark in entries
@@ -140,6 +162,13 @@ def _brand_and_navigation(page: Page, frame: Frame) -> Html:
         tag("a", "callspool", class_="brand", href="/"),
         tag("nav", tag("ul", items), aria_label="Pages", id="pages", data_live=True),
     )
+
+
+def _badge(status: Status) -> Html | None:
+    dead = sum(each.dead for each in status.destinations)
+    if not dead:
+        return None
+    return tag("span", count_text(dead), tag("span", " waiting for a decision", class_="unseen"), class_="badge")
 
 
 def _moment(frame: Frame) -> Html:

@@ -1,0 +1,149 @@
+"use strict";
+// Orders about dead letters: each opens a dialog with the dry run of the API, and is carried out a step at a time.
+
+addEventListener("DOMContentLoaded", () => {
+  const dialog = at("ask"), form = dialog.querySelector("form"), go = at("ask-go"), note = at("ask-note");
+  const TEXTS = {
+    replay: "Send them again, in the order of their calls and with their idempotency keys.",
+    reroute: "Move them to another destination. What one record still owes moves together.",
+    "replace-token": "Send them again with another key. It is stored in the spool and never shown.",
+    discard: "Give them up for good. What is held with a dead core is discarded with it.",
+  };
+  const VERBS = { replay: "Replay", reroute: "Reroute", "replace-token": "Give another key", discard: "Discard" };
+  const MOST_KEYS = 100;
+  let asked = null;
+
+  const letters = () => [...document.querySelectorAll("[data-letter]")];
+  const count = (value) => value.toLocaleString("en");
+  const sizeText = (value) => {
+    const units = ["B", "KB", "MB", "GB", "TB"];
+    let unit = 0;
+    while (value >= 1000 && unit < units.length - 1) { value /= 1000; unit += 1; }
+    return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)}\u00a0${units[unit]}`;
+  };
+
+  function showPicked() {
+    const picked = letters().filter((box) => box.checked);
+    for (const all of document.querySelectorAll("[data-all]")) {
+      const members = letters().filter((box) => box.dataset.letter === all.dataset.all), on = members.filter((box) => box.checked).length;
+      all.checked = on > 0 && on === members.length;
+      all.indeterminate = on > 0 && on < members.length;
+    }
+    const size = picked.reduce((sum, box) => sum + Number(box.dataset.bytes), 0);
+    at("picked").textContent = picked.length ? `${count(picked.length)} selected, ${sizeText(size)}` : "Nothing selected";
+    at("tray").hidden = picked.length === 0;
+  }
+
+  // What is ordered: a filter for a group, also for what is not shown of it; keys for what is ticked.
+  function selectionsOf(button) {
+    if (button.dataset.group) return [JSON.parse(at(`select-${button.dataset.group}`).textContent)];
+    const keys = letters().filter((box) => box.checked).map((box) => box.value), parts = [];
+    for (let from = 0; from < keys.length; from += MOST_KEYS) parts.push({ states: ["dead"], keys: keys.slice(from, from + MOST_KEYS) });
+    return parts;
+  }
+
+  async function inSteps(order, selections, more) {
+    const sum = { matched: 0, matched_bytes: 0, done: 0, left_out: 0, along: 0 };
+    for (const select of selections) {
+      let cursor = null;
+      do {
+        const step = await post(`/api/orders/${order}`, { select, ...(cursor ? { cursor } : {}), ...more });
+        for (const name of Object.keys(sum)) sum[name] += step[name];
+        cursor = step.cursor;
+        if (!more.dry_run) note.textContent = `${count(sum.done)} done`;
+      } while (cursor);
+    }
+    return sum;
+  }
+
+  const extras = (order) => order === "reroute" ? { to: form.elements.to.value } : order === "replace-token" ? { token: form.elements.token.value } : {};
+
+  function mayGo() {
+    const { order, dry } = asked, ready = dry && dry.matched - dry.left_out > 0;
+    const filled = order === "discard" ? form.elements.sure.value.trim() === String(dry?.matched) : order !== "replace-token" || form.elements.token.value;
+    go.disabled = !(ready && filled);
+  }
+
+  function failed(error) {
+    note.textContent = error.message;
+    note.className = "bad";
+    if (error.status === 401 || error.status === 403) {
+      const link = element("a", " Sign in");
+      link.href = `/sign-in?to=${encodeURIComponent(location.pathname + location.search)}`;
+      note.append(link);
+    }
+  }
+
+  async function dryRun() {
+    const { order, selections } = asked, mine = asked;
+    asked.dry = null;
+    mayGo();
+    try {
+      // A key that is not typed yet changes nothing in what a dry run counts.
+      const dry = order === "replace-token" ? await inSteps("replay", selections, { dry_run: true }) : await inSteps(order, selections, { dry_run: true, ...extras(order) });
+      if (asked !== mine) return;
+      asked.dry = dry;
+      const goes = dry.matched - dry.left_out, verb = order === "discard" ? "be discarded" : "go";
+      at("ask-title").textContent = `${VERBS[order]}: ${count(dry.matched)} dead letter${dry.matched === 1 ? "" : "s"}?`;
+      at("ask-count").textContent = `Dry run: ${count(goes)} of ${count(dry.matched)} would ${verb}, ${sizeText(dry.matched_bytes)} in all`;
+      const lines = [];
+      if (dry.left_out) lines.push(`${count(dry.left_out)} stay: ${form.elements.to.value} takes no such form, or has it already`);
+      if (dry.along) lines.push(`${count(dry.along)} held with these ${order === "discard" ? "are discarded, too" : "go along"}`);
+      at("ask-list").replaceChildren(...lines.map((line) => element("li", line)));
+      at("ask-sure").textContent = `Type ${dry.matched} to confirm`;
+      go.textContent = `${VERBS[order]} ${count(goes)}`;
+      mayGo();
+    } catch (error) { failed(error); }
+  }
+
+  function ask(button) {
+    const order = button.dataset.order;
+    asked = { order, selections: selectionsOf(button), button, dry: null };
+    form.reset();
+    for (const field of form.querySelectorAll("[data-for]")) field.hidden = field.dataset.for !== order;
+    at("ask-title").textContent = `${VERBS[order]}?`;
+    at("ask-text").textContent = TEXTS[order];
+    at("ask-count").textContent = "Dry run: counting";
+    at("ask-list").replaceChildren();
+    note.className = "soft";
+    note.textContent = order === "discard" ? "This cannot be undone. `callspool dead export` keeps them as files first." : "Counted just now; what changes meanwhile is counted again when it is done.";
+    go.textContent = VERBS[order];
+    go.className = order === "discard" ? "danger" : "first";
+    dialog.showModal();
+    (order === "replace-token" ? form.elements.token : at("ask-cancel")).focus();
+    dryRun();
+  }
+
+  async function carryOut() {
+    const { order, selections, dry } = asked, more = extras(order);
+    go.disabled = true;
+    note.className = "soft";
+    try {
+      const sum = await inSteps(order, selections, more);
+      if (order === "replace-token") Object.assign(sum, await inSteps("replay", selections, {}));
+      for (const box of letters()) box.checked = false;
+      const differs = sum.matched === dry.matched ? "" : ` The dry run had counted ${count(dry.matched)}.`;
+      const also = sum.done > sum.matched - dry.left_out ? " What was held with them is counted, too." : "";
+      at("done").textContent = `${VERBS[order]}: ${count(sum.done)} done at ${timeText(new Date(), "seconds")}.${differs}${also}`;
+      dialog.close();
+      await refresh();
+      showPicked();
+    } catch (error) { failed(error); }
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-order]");
+    if (button) ask(button);
+  });
+  document.addEventListener("change", (event) => {
+    const all = event.target.closest("[data-all]");
+    if (all) for (const box of letters()) if (box.dataset.letter === all.dataset.all) box.checked = all.checked;
+    if (all || event.target.closest("[data-letter]")) showPicked();
+  });
+  form.addEventListener("input", (event) => { if (event.target.name === "to") dryRun(); else mayGo(); });
+  form.addEventListener("submit", (event) => { event.preventDefault(); if (!go.disabled) carryOut(); });
+  at("ask-cancel").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => { const { button } = asked; form.reset(); (button.isConnected ? button : at("title")).focus(); });
+  followers.page.push(showPicked);
+  showPicked();
+});
