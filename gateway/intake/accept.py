@@ -7,6 +7,7 @@ Idempotency: the spool recognises a call log that it has accepted before (promis
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from math import ceil
 from typing import NamedTuple
 
@@ -92,16 +93,22 @@ class Acceptor:
 
         Raises `CallLogError`, and what decoding raises.
         """
+        posted = await self._unless_envelope(body)
+        carried = posted or await self._unless_envelope(body)
+        if carried is None:
+            raise _bad_envelope("what it carries is an envelope again")
+        return carried
+
+    async def _unless_envelope(self, body: Body) -> Parsed | None:
+        """What the body is; None where it was an envelope, which is held no longer: it is what that carried."""
         parsed = await self._parse(body)
-        if isinstance(parsed, Envelope):
-            quoted = parsed.text[parsed.data.start : parsed.data.end]
-            if bytes(quoted[:1]) != b'"':
-                raise _bad_envelope("`data` is not a text")
-            body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE, body.request))
-            parsed = await self._parse(body)
-            if isinstance(parsed, Envelope):
-                raise _bad_envelope("what it carries is an envelope again")
-        return parsed
+        if not isinstance(parsed, Envelope):
+            return parsed
+        quoted = parsed.text[parsed.data.start : parsed.data.end]
+        if bytes(quoted[:1]) != b'"':
+            raise _bad_envelope("`data` is not a text")
+        body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE, body.request))
+        return None
 
     async def accept(
         self,
@@ -199,19 +206,21 @@ class Acceptor:
         return tenant, (known.endpoint_token if known else None) or key
 
     async def _parse(self, body: Body) -> Parsed | Envelope:
-        """Parse it where that holds up nobody: here, in a thread, or in the parse worker."""
+        """Parse it where that holds up nobody: here, in a thread, or in the parse worker.
+
+        A `Costly` is dropped before the next place is tried, because what was built by then hangs on it.
+        """
         if body.small:
-            try:
+            with suppress(Costly):
                 return parse(body.data, body.scratch, self._rule, ON_THE_LOOP)
-            except Costly:
-                return await self._threads.run(sender_of(body.request), parse, body.data, body.scratch, self._rule)
-        if body.file is not None and len(body.data) > _IN_PROCESS_BYTES:
-            return await self._parse_worker.parse(body, self._rule)
-        try:
+            return await self._threads.run(sender_of(body.request), parse, body.data, body.scratch, self._rule)
+        if body.file is None or len(body.data) <= _IN_PROCESS_BYTES:
             bounds = IN_A_THREAD if body.staged is not None else None
-            return await self._threads.run(sender_of(body.request), parse, body.data, body.scratch, self._rule, bounds)
-        except Costly:
-            return await self._parse_worker.parse(body, self._rule)
+            with suppress(Costly):
+                return await self._threads.run(
+                    sender_of(body.request), parse, body.data, body.scratch, self._rule, bounds
+                )
+        return await self._parse_worker.parse(body, self._rule)
 
     def _note(self, call_log: CallLog, accepted: Accepted, principal: str) -> None:
         """Count and log what was accepted."""

@@ -19,7 +19,7 @@ from gateway.intake.decoding import BodyDecoder, Decoder, decoders_by_magic, dec
 from gateway.intake.memory import SMALL_POST_BYTES, Body, BudgetExhausted, MemoryBudget, Reservation
 from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
-from gateway.intake.staging import Staged, StagingArea, Workers
+from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.intake.turns import sender_of
 from spool.records import Buffer
 
@@ -357,7 +357,9 @@ class BodyReader:
                 return Body(buffer, reservation.handed_over(), self._staging.begin())
             staged = self._staging.begin()
             await self._expect(staged, length)
-            return await self._stage(incoming, buffer[:filled], staged, reservation)
+            file = await self._spill(incoming, buffer[:filled], staged)
+            del buffer  # others have its memory from here on
+            return await self._stage(incoming, staged, file, reservation)
 
     async def _receive_giant(self, request: web.BaseRequest, length: int) -> Body:
         """A body that spills to a staging file from its first byte."""
@@ -370,7 +372,7 @@ class BodyReader:
             except BaseException:
                 staged.discard()
                 raise
-            return await self._stage(incoming, b"", staged, reservation)
+            return await self._stage(incoming, staged, await self._spill(incoming, b"", staged), reservation)
 
     async def _receive_unknown(self, request: web.BaseRequest) -> Body:
         """A body without a length has the memory that it comes to need, and moves on when it outgrows that."""
@@ -391,7 +393,10 @@ class BodyReader:
             slow = clock() - began >= SLOW_SECONDS
             if slow or not self._have_room(reservation, len(data)):
                 reservation.try_grow(min(_WRITE_BYTES, self._budget.largest))
-                return await self._stage(incoming, data, self._staging.begin(), reservation)
+                staged = self._staging.begin()
+                file = await self._spill(incoming, data, staged)
+                del data  # others have its memory from here on
+                return await self._stage(incoming, staged, file, reservation)
             incoming.cover(reservation.size)
         if not reservation.size:
             size = max(len(data), 1)
@@ -412,16 +417,24 @@ class BodyReader:
             staged.discard()
             raise
 
-    async def _stage(self, incoming: Source, first: Buffer, staged: Staged, reservation: Reservation) -> Body:
-        """The body from `first`, which came already, to its end, in a staging file.
-
-        What follows is collected in what is reserved, as long as that fills quickly, and else in very little.
-        """
-        clock = asyncio.get_running_loop().time
+    async def _spill(self, incoming: Source, first: Buffer, staged: Staged) -> StagedFile:
+        """A staging file that begins with what came already."""
         try:
             file = await self._workers.run(staged.file)
             await self._workers.run(file.write, first)
-            incoming.taken(len(first))
+        except BaseException:
+            staged.discard()
+            raise
+        incoming.taken(len(first))
+        return file
+
+    async def _stage(self, incoming: Source, staged: Staged, file: StagedFile, reservation: Reservation) -> Body:
+        """The rest of a body, behind its beginning in a staging file, to its end.
+
+        It is collected in what is reserved, as long as that fills quickly, and else in very little.
+        """
+        clock = asyncio.get_running_loop().time
+        try:
             reservation.shrink(min(reservation.size, _WRITE_BYTES, self._budget.largest))
             data = bytearray()
             began = clock()

@@ -258,6 +258,13 @@ class Body:
             self.file = file
         return self.file
 
+    def hold_file(self, data: memoryview) -> None:
+        """Hold the map of the file that it was spilled to, and give its memory back. For the event loop."""
+        self.data = data
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
+
     def new_file(self, size: int) -> "StagedFile":
         """A file of `size` bytes that lives as long as this body, which must not be small. For worker threads."""
         assert self.staged is not None, "only a small body has nothing staged"

@@ -77,6 +77,7 @@ class ParseWorker:
         """
         costly = await self._workers.run(is_dense, body.data)
         file = await self._workers.run(body.spill)
+        body.hold_file(await self._workers.run(file.map))
         await self._turns.begin(sender_of(body.request), costly=costly)
         try:
             if costly and is_gone(body.request):
@@ -97,8 +98,7 @@ class ParseWorker:
         if found.text is None:
             assert scratch is not None, "a changed copy needs a file"
             return with_text(found.parsed, await self._workers.run(scratch.map))
-        text = await self._workers.run(file.map)
-        return with_text(found.parsed, text[found.text.start : found.text.end])
+        return with_text(found.parsed, memoryview(body.data)[found.text.start : found.text.end])
 
     async def close(self) -> None:
         """End the process."""

@@ -10,12 +10,15 @@ from functools import lru_cache
 from http import HTTPStatus
 
 import msgspec
+import structlog
 from aiohttp import HttpVersion11, web
 
 from gateway.calllog.errors import CallLogError
 from gateway.intake.memory import BudgetExhausted
 from spool.errors import NO_ROOM, NotStorable, SpoolError, SpoolFull
 from spool.records import Accepted
+
+_log = structlog.get_logger(__name__)
 
 # Why a post is rejected: one exception that carries the whole response, and the translation of other errors into it.
 #
@@ -144,6 +147,23 @@ def translate(error: Exception) -> Rejection | None:
             return _full("disk_full", "The disk of the spool directory is full.")
         case _:
             return _unavailable(error)
+
+
+def final_rejection(error: Exception, message: str, **where: object) -> Rejection:
+    """What the sender of a request is told of the error that ended it. An unexpected one is logged with `message`.
+
+    The error's tracebacks are dropped: their frames hold the body, and a frame that refers to the error in turn is
+    freed by the cyclic collector alone, which runs after many posts.
+    """
+    rejection = translate(error)
+    if rejection is None:
+        _log.error(message, **where, exc_info=error)
+        rejection = internal()
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__context__
+    return rejection
 
 
 def in_place_of_507(error: Exception) -> Rejection | None:

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import unquote
 
-import structlog
 from aiohttp import web
 
 from gateway.calllog.document import credential
 from gateway.hosts import BrowserFault, browser_fault
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.ports import NO_ROUTE, IntakeObserver
-from gateway.intake.responses import JsonResponse, Rejection, internal, rejection_response, translate
+from gateway.intake.responses import JsonResponse, Rejection, final_rejection, rejection_response
 from gateway.tenants import TenantTable
-
-_log = structlog.get_logger(__name__)
 
 _HINT = (
     "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls, /v1/calls/batch or /v1/traces; "
@@ -308,10 +305,7 @@ class IntakeHandler:
                 self._token.check(request)
             result = await match.route.respond(request, match)
         except Exception as error:  # noqa: BLE001  # whatever it is, the sender must learn to keep its call log
-            rejection = translate(error)
-            if rejection is None:
-                _log.error("unexpected error in the intake", route=name, exc_info=error)
-                rejection = internal()
+            rejection = final_rejection(error, "unexpected error in the intake", route=name)
             self._observer.posted(name, rejection.code)
             return rejection_response(rejection)
         if not isinstance(result, Result):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from gateway.intake import responses
@@ -25,7 +24,7 @@ from gateway.intake.body_reader import BodyReader, Incoming, invite, is_encoded,
 from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
 from gateway.intake.parse import Parsed
 from gateway.intake.ports import IntakeObserver
-from gateway.intake.responses import Rejection, internal, stopping, too_large, translate
+from gateway.intake.responses import Rejection, final_rejection, stopping, too_large
 from gateway.intake.routes import Match, Route
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.intake.turns import Slices, sender_of
@@ -222,7 +221,6 @@ class _GrowingLine:
 
 # The replies to the lines of one batch, each a line of JSON that is known at once or later.
 
-_log = structlog.get_logger(__name__)
 _LINES_IN_FLIGHT = 64
 """Enough to fill commits: the spool takes about 16 small records at a time from connections."""
 
@@ -293,10 +291,7 @@ class LineAcceptor:
         return _numbered(number, result.status, result.body)
 
     def _rejected(self, number: int, error: Exception) -> bytes:
-        rejection = translate(error)
-        if rejection is None:
-            _log.error("unexpected error in a batch", exc_info=error)
-            rejection = internal()
+        rejection = final_rejection(error, "unexpected error in a batch")
         self._observer.posted(NAME, rejection.code)
         return _numbered(number, rejection.status, responses.rejected(rejection))
 

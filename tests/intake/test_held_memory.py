@@ -1,0 +1,87 @@
+"""What the intake holds in memory beside what its budget counts: nothing of a body, whatever became of it."""
+
+import asyncio
+import gc
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.intake.parse_worker import ParseWorker
+from tests.intake.bodies import envelope, large_call_log
+from tests.intake.running_intake import RunningIntake, running
+from tests.intake.shapes import SHAPES
+
+MB = 1_000_000
+HEAD = b"POST /v1/calls HTTP/1.1\r\nHost: x\r\n"
+NAN = SHAPES["no numbers"].body(2)
+"""What the gateway does not parse itself."""
+
+
+@pytest.fixture(autouse=True)
+def no_collector() -> Iterator[None]:
+    """What only the cyclic collector would free stays, so that it is seen."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def held() -> list[int]:
+    """The sizes of all large bodies that this process holds, in memory or mapped."""
+    views = (each for each in gc.get_objects() if isinstance(each, memoryview))
+    return [view.nbytes for view in views if view.nbytes > MB // 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (large_call_log(), {}, 202),
+        (gzip.compress(b"") * 50_000, {"Content-Encoding": "gzip"}, 413),
+        (b'{"call_id":' * 100_000, {}, 400),
+        (b'{"call_id":"k",' + b" " * MB, {}, 400),
+        (b"\xff" * MB, {"Content-Encoding": "zstd"}, 400),
+        (envelope(b"{" * MB), {}, 400),
+        (json.dumps({"compressed": True, "data": "=" * MB}).encode(), {}, 400),
+        (SHAPES["top-level members"].body(4), {}, 413),
+        (NAN, {}, 202),
+    ],
+    ids=["accepted", "parts", "deep", "open", "no zstd", "bad envelope", "no base64", "too complex", "in the worker"],
+)
+async def test_nothing_of_a_body_stays_behind_its_answer(
+    world: RunningIntake, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    """A post that was answered holds no memory, though the cyclic collector has not run since."""
+    assert (await world.post(body, "/v1/calls", headers=headers)).status == status
+    await world.until(lambda: not world.staged_files() and not held())
+
+
+async def test_a_slow_body_is_held_nowhere_but_in_its_file(world: RunningIntake) -> None:
+    """What was set aside for a body that was announced is free again once the body is slow."""
+    _, writer = await world.connect()
+    writer.write(HEAD + b"Content-Length: 14000000\r\n\r\n" + b" " * MB)
+    await world.until(lambda: world.staged_files() and not world.intake.budget.used_bytes)
+    assert not held()
+    writer.transport.abort()
+
+
+async def test_who_waits_for_the_parse_worker_waits_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that is left to the parse worker, and the envelope that it came in, hold no memory meanwhile."""
+    entered, release = asyncio.Event(), asyncio.Event()
+    answered_in = ParseWorker._answered_in
+
+    async def slowly(*arguments):
+        entered.set()
+        await release.wait()
+        return await answered_in(*arguments)
+
+    monkeypatch.setattr(ParseWorker, "_answered_in", slowly)
+    async with running(tmp_path) as world:
+        posting = asyncio.create_task(world.post(envelope(NAN)))
+        await entered.wait()
+        assert world.intake.budget.used_bytes == 0
+        assert held() == [len(NAN)], "the map of its file alone"
+        release.set()
+        assert (await posting).status == 202
