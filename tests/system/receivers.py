@@ -16,8 +16,9 @@ PATIENCE = 60.0
 class Receiver(GatewayProcess):
     """A gateway with a store, and what its operator asks it."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        super().__init__(folder, {"CALLSPOOL_DATABASE_URL": url, "CALLSPOOL_COMPLETION_SWEEP": "0.2s"})
+    def __init__(self, folder: Path, url: str, *, preload: bool = True) -> None:
+        environment = {"CALLSPOOL_DATABASE_URL": url, "CALLSPOOL_COMPLETION_SWEEP": "0.2s"}
+        super().__init__(folder, environment, preload=preload)
 
     async def ask(self, path: str) -> tuple[int, bytes]:
         """Status and body, with the token of its spool's directory."""

@@ -2,9 +2,14 @@
 
 import asyncio
 import json
+import shutil
 import signal
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +24,7 @@ from bench.postgres_server import PostgresServer
 from tests.budget import budgeted
 from tests.pipeline.model_server import ModelServer
 from tests.stores.engines import PostgresEngine, SqliteEngine
+from tests.system.fake_clock import FakeClock
 from tests.system.receivers import Receiver, post
 from tests.system.waiting import until
 
@@ -28,6 +34,7 @@ TALKS = {
     "pizza": ("I would like to order two large pizzas with mushrooms.", "That will be thirty dollars."),
     "power": ("My electricity bill is much too high this month.", "Let me check your account."),
 }
+DAY = 86_400
 CALLBACKS = """
 [[destinations]]
 name = "pipeline"
@@ -49,9 +56,17 @@ def ended(call_id: str, *said: str, **members: object) -> dict[str, object]:
             "transcript_json": turns, **members}  # fmt: skip
 
 
-def a_receiver(folder: Path, engine: SqliteEngine, **environment: str) -> Receiver:
-    receiver = Receiver(folder, f"sqlite:///{engine.path}")
+def a_receiver(folder: Path, engine: SqliteEngine, *, preload: bool = True, **environment: str) -> Receiver:
+    receiver = Receiver(folder, f"sqlite:///{engine.path}", preload=preload)
     receiver.environment.update({"CALLSPOOL_PIPELINE": "local", **environment})
+    return receiver
+
+
+def calls_back(receiver: Receiver, dialer: Endpoint) -> Receiver:
+    """This receiver, with callbacks that go to the dialer at any hour."""
+    file = receiver.folder / "callspool.toml"
+    file.write_text(CALLBACKS.format(url=dialer.url))
+    receiver.environment["CALLSPOOL_CONFIG"] = str(file)
     return receiver
 
 
@@ -128,16 +143,47 @@ async def test_a_model_that_is_down_leaves_the_spool_empty(tmp_path: Path) -> No
             assert (await pipeline(receiver))["summaries"] == {"llm": 3}
 
 
+@pytest.mark.prove
+async def test_a_model_that_is_down_for_long_fills_no_spool(tmp_path: Path) -> None:
+    """Far more comes in than the spool may hold, in calls of 15 MB; every post is accepted, every call summarised."""
+    calls = budgeted(small=16, full=200)
+    async with ModelServer() as server:
+        down = True
+        server.chat = lambda _request, _body: web.Response(status=503) if down else None
+        environment = {"CALLSPOOL_OPENAI_BASE_URL": server.url, "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "none",
+                       "CALLSPOOL_SPOOL_MAX_BYTES": "32MiB"}  # fmt: skip
+        engine = SqliteEngine(tmp_path)
+        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+            for number in range(calls):
+                call = make_call_log(15_000_000, seed=number, call_id=f"c{number}", event="call_ended")
+                await post(receiver, call)
+                await receiver.delivered()
+            assert (await pipeline(receiver))["jobs"]["queued"] == calls
+            down = False
+            engine.change("update pipeline_jobs set due_at = 0")
+            await receiver.kill()
+            await receiver.start()
+            await worked(receiver, calls)
+
+
+@pytest.mark.prove
+def test_all_of_it_works_without_any_network(tmp_path: Path) -> None:
+    """In a network namespace with nothing but loopback: call logs in, summaries and similar calls out."""
+    inside = ("unshare", "-rn", "sh", "-c")
+    if shutil.which("unshare") is None or subprocess.run([*inside, "ip link set lo up"], check=False).returncode:
+        pytest.skip("this user may not make network namespaces")
+    test = f"{__file__}::{test_calls_are_found_by_what_they_mean_and_by_their_words.__name__}"
+    pytest_again = f"{sys.executable} -m pytest -p no:cacheprovider -q --basetemp={tmp_path / 'inside'} {test}"
+    ran = subprocess.run([*inside, f"ip link set lo up && {pytest_again}"], capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stdout.decode()
+
+
 @pytest.mark.slow
 async def test_who_asks_to_be_called_back_is_called_once(tmp_path: Path) -> None:
     """At the number of the call's metadata, through a kill, whoever hastens it; cancelled or forbidden, never."""
     engine = SqliteEngine(tmp_path)
     async with Endpoint() as dialer:
-        receiver = a_receiver(tmp_path / "receiver", engine)
-        file = tmp_path / "receiver" / "callspool.toml"
-        file.write_text(CALLBACKS.format(url=dialer.url))
-        receiver.environment["CALLSPOOL_CONFIG"] = str(file)
-        async with receiver:
+        async with calls_back(a_receiver(tmp_path / "receiver", engine), dialer) as receiver:
             wish = "Please call me back tomorrow at 3 pm on +1 900 555 0000."
             for call_id in ("c1", "c2", "c3"):
                 await post(receiver, ended(call_id, "I have a question about my bill.", "Sure.", wish))
@@ -166,6 +212,65 @@ async def test_who_asks_to_be_called_back_is_called_once(tmp_path: Path) -> None
             await until(settled, "no callback waits")
             await receiver.delivered()
             assert len(dialer.documents) == 1
+
+
+@pytest.mark.prove
+async def test_a_callback_days_ahead_is_neither_early_nor_late(tmp_path: Path) -> None:
+    """Through kills, days without a receiver, a resumed destination, and a clock that is set forward and back."""
+    clock = FakeClock(tmp_path)
+    async with Endpoint() as dialer:
+        receiver = a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), preload=False, **clock.environment)
+        async with calls_back(receiver, dialer):
+            await post(receiver, ended("c1", "I have a question.", "Sure.", "Please call me back in 3 days."))
+            await worked(receiver, 1)
+            (waiting,) = await ask(receiver, "callbacks", "list")
+            due = datetime.fromisoformat(waiting["due_at"]).timestamp()
+
+            async def doubted() -> bool:
+                return bool(receiver.events("clock_set_forward"))
+
+            clock.set_ahead(4 * DAY)
+            await until(doubted, "the clock is doubted")
+            clock.set_ahead(0)
+            await ask(receiver, "resume", "dialer")
+            for days in (1, 2):
+                await receiver.kill()
+                clock.set_ahead(days * DAY)
+                await receiver.start()
+            assert not dialer.documents
+            await receiver.kill()
+            ahead = due - time.time() - 10
+            clock.set_ahead(ahead)
+            await receiver.start()
+            running_since = time.time() + ahead
+            (arrival,) = await dialer.wait_for(1, deadline=60)
+            fired_at = arrival.at + time.time() - time.monotonic() + ahead
+            assert fired_at >= due
+            assert fired_at - max(due, running_since) < 5
+
+
+@pytest.mark.prove
+async def test_callbacks_that_kills_interrupt_are_made_once(tmp_path: Path) -> None:
+    """Each when it is due, while the receiver is killed again and again."""
+    chance, kills = Random(84), budgeted(small=3, full=100)
+    engine = SqliteEngine(tmp_path)
+    async with Endpoint() as dialer:
+        async with calls_back(a_receiver(tmp_path / "receiver", engine), dialer) as receiver:
+            for number in range(kills):
+                said = ("I have a question.", "Sure.", "Please call me back in 3 days.")
+                await post(receiver, ended(f"c{number}", *said, customer_number=f"+1555123{number:04}"))
+            await worked(receiver, kills)
+            soon = int(time.time() * 1000) + 1000
+            engine.change(f"update callbacks set due_at = {soon} + 700 * (rowid % {kills})")
+            for _ in range(kills):
+                await receiver.kill()
+                await receiver.start()
+                await dialer.wait_for(min(len(dialer.documents) + 1, kills), deadline=60)
+                await asyncio.sleep(chance.random() / 10)  # how far it comes with the next is chance's matter
+            await dialer.wait_until(lambda: len(dialer.documents) == kills, deadline=60)
+            await receiver.delivered()
+            called = [json.loads(document)["call_id"] for document in dialer.documents.values()]
+            assert sorted(called) == sorted(f"c{number}" for number in range(kills))
 
 
 @pytest.mark.prove
