@@ -21,6 +21,7 @@ LOCKS = (
     "requirements-providers.lock",
     "requirements-deploy.lock",
     "requirements-docs.lock",
+    "requirements-model.lock",
 )
 COMPLETE = LOCKS[:4]
 """All but those of which nothing is installed that they ask for (agent frameworks, data frames, HTTP clients), and

@@ -9,7 +9,8 @@ class FakeClock:
 
     def __init__(self, folder: Path) -> None:
         spec = find_spec("libfaketime")
-        assert spec is not None and spec.origin is not None
+        assert spec is not None
+        assert spec.origin is not None
         library = Path(spec.origin).parent / "vendor/libfaketime/src/libfaketime.so.1"
         self._file = folder / "clock"
         self.environment = {

@@ -21,7 +21,8 @@ from aiohttp import web
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
 from bench.postgres_server import PostgresServer
-from tests.budget import budgeted
+from tests.budget import FULL, budgeted
+from tests.pipeline.chat_model import chat_model
 from tests.pipeline.model_server import ModelServer
 from tests.stores.engines import PostgresEngine, SqliteEngine
 from tests.system.fake_clock import FakeClock
@@ -74,13 +75,13 @@ async def pipeline(receiver: Receiver) -> Any:
     return json.loads((await receiver.ask("/api/pipeline"))[1])
 
 
-async def worked(receiver: Receiver, count: int) -> None:
+async def worked(receiver: Receiver, count: int, deadline: float = 15) -> None:
     """Wait until so many calls are done."""
 
     async def there() -> bool:
         return bool((await pipeline(receiver))["jobs"]["done"] >= count)
 
-    await until(there, f"{count} calls are done", deadline=15)
+    await until(there, f"{count} calls are done", deadline=deadline)
 
 
 async def ask(receiver: Receiver, *arguments: str) -> Any:
@@ -182,36 +183,35 @@ def test_all_of_it_works_without_any_network(tmp_path: Path) -> None:
 async def test_who_asks_to_be_called_back_is_called_once(tmp_path: Path) -> None:
     """At the number of the call's metadata, through a kill, whoever hastens it; cancelled or forbidden, never."""
     engine = SqliteEngine(tmp_path)
-    async with Endpoint() as dialer:
-        async with calls_back(a_receiver(tmp_path / "receiver", engine), dialer) as receiver:
-            wish = "Please call me back tomorrow at 3 pm on +1 900 555 0000."
-            for call_id in ("c1", "c2", "c3"):
-                await post(receiver, ended(call_id, "I have a question about my bill.", "Sure.", wish))
-            await post(receiver, ended("c4", "No need to call me back."))
-            await worked(receiver, 4)
-            waiting = await ask(receiver, "callbacks", "list")
-            assert {each["call_id"] for each in waiting} == {"c1", "c2", "c3"}
-            assert {each["number"] for each in waiting} == {"+15551234567"}
-            await ask(receiver, "callbacks", "cancel", "c2")
-            await ask(receiver, "callbacks", "run", "c1")
-            (arrival,) = await dialer.wait_for(1)
-            document = json.loads(dialer.documents[arrival.key])
-            assert (document["wcall_event"], document["call_id"]) == ("callback_due", "c1")
-            assert (document["customer_number"], document["words"]) == ("+15551234567", wish.rstrip("."))
-            # As if it had been killed between the record and the row: the record is known, and not made again.
-            engine.change("update callbacks set state = 'waiting', due_at = 0 where call_id = 'c1'")
-            await receiver.kill()
-            await receiver.start()
-            await ask(receiver, "callbacks", "block", "+15551234567")
-            await ask(receiver, "callbacks", "run", "c3")
+    async with Endpoint() as dialer, calls_back(a_receiver(tmp_path / "receiver", engine), dialer) as receiver:
+        wish = "Please call me back tomorrow at 3 pm on +1 900 555 0000."
+        for call_id in ("c1", "c2", "c3"):
+            await post(receiver, ended(call_id, "I have a question about my bill.", "Sure.", wish))
+        await post(receiver, ended("c4", "No need to call me back."))
+        await worked(receiver, 4)
+        waiting = await ask(receiver, "callbacks", "list")
+        assert {each["call_id"] for each in waiting} == {"c1", "c2", "c3"}
+        assert {each["number"] for each in waiting} == {"+15551234567"}
+        await ask(receiver, "callbacks", "cancel", "c2")
+        await ask(receiver, "callbacks", "run", "c1")
+        (arrival,) = await dialer.wait_for(1)
+        document = json.loads(dialer.documents[arrival.key])
+        assert (document["wcall_event"], document["call_id"]) == ("callback_due", "c1")
+        assert (document["customer_number"], document["words"]) == ("+15551234567", wish.rstrip("."))
+        # As if it had been killed between the record and the row: the record is known, and not made again.
+        engine.change("update callbacks set state = 'waiting', due_at = 0 where call_id = 'c1'")
+        await receiver.kill()
+        await receiver.start()
+        await ask(receiver, "callbacks", "block", "+15551234567")
+        await ask(receiver, "callbacks", "run", "c3")
 
-            async def settled() -> bool:
-                states = {each["call_id"]: each["state"] for each in await ask(receiver, "callbacks", "list")}
-                return "waiting" not in states.values()
+        async def settled() -> bool:
+            states = {each["call_id"]: each["state"] for each in await ask(receiver, "callbacks", "list")}
+            return "waiting" not in states.values()
 
-            await until(settled, "no callback waits")
-            await receiver.delivered()
-            assert len(dialer.documents) == 1
+        await until(settled, "no callback waits")
+        await receiver.delivered()
+        assert len(dialer.documents) == 1
 
 
 @pytest.mark.prove
@@ -254,23 +254,22 @@ async def test_callbacks_that_kills_interrupt_are_made_once(tmp_path: Path) -> N
     """Each when it is due, while the receiver is killed again and again."""
     chance, kills = Random(84), budgeted(small=3, full=100)
     engine = SqliteEngine(tmp_path)
-    async with Endpoint() as dialer:
-        async with calls_back(a_receiver(tmp_path / "receiver", engine), dialer) as receiver:
-            for number in range(kills):
-                said = ("I have a question.", "Sure.", "Please call me back in 3 days.")
-                await post(receiver, ended(f"c{number}", *said, customer_number=f"+1555123{number:04}"))
-            await worked(receiver, kills)
-            soon = int(time.time() * 1000) + 1000
-            engine.change(f"update callbacks set due_at = {soon} + 700 * (rowid % {kills})")
-            for _ in range(kills):
-                await receiver.kill()
-                await receiver.start()
-                await dialer.wait_for(min(len(dialer.documents) + 1, kills), deadline=60)
-                await asyncio.sleep(chance.random() / 10)  # how far it comes with the next is chance's matter
-            await dialer.wait_until(lambda: len(dialer.documents) == kills, deadline=60)
-            await receiver.delivered()
-            called = [json.loads(document)["call_id"] for document in dialer.documents.values()]
-            assert sorted(called) == sorted(f"c{number}" for number in range(kills))
+    async with Endpoint() as dialer, calls_back(a_receiver(tmp_path / "receiver", engine), dialer) as receiver:
+        for number in range(kills):
+            said = ("I have a question.", "Sure.", "Please call me back in 3 days.")
+            await post(receiver, ended(f"c{number}", *said, customer_number=f"+1555123{number:04}"))
+        await worked(receiver, kills)
+        soon = int(time.time() * 1000) + 1000
+        engine.change(f"update callbacks set due_at = {soon} + 700 * (rowid % {kills})")
+        for _ in range(kills):
+            await receiver.kill()
+            await receiver.start()
+            await dialer.wait_for(min(len(dialer.documents) + 1, kills), deadline=60)
+            await asyncio.sleep(chance.random() / 10)  # how far it comes with the next is chance's matter
+        await dialer.wait_until(lambda: len(dialer.documents) == kills, deadline=60)
+        await receiver.delivered()
+        called = [json.loads(document)["call_id"] for document in dialer.documents.values()]
+        assert sorted(called) == sorted(f"c{number}" for number in range(kills))
 
 
 @pytest.mark.prove
@@ -295,6 +294,24 @@ async def test_kills_pay_no_finished_step_again(tmp_path: Path) -> None:
             assert engine.rows("select count(*) from call_vectors") == [(calls,)]
             assert len(server.chats) <= calls + kills * workers
             assert len(server.embeddings) <= calls + kills * workers
+
+
+@pytest.mark.prove
+@pytest.mark.skipif(not FULL, reason="a chat model is for the full proof")
+async def test_a_real_chat_model_summarises_calls(tmp_path: Path) -> None:
+    """Over llama.cpp and its grammar for the JSON that is asked for, however poor so small a model is."""
+    async with chat_model(tmp_path) as url:
+        engine = SqliteEngine(tmp_path)
+        environment = {"CALLSPOOL_OPENAI_BASE_URL": url, "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "none"}
+        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+            for call_id, said in TALKS.items():
+                await post(receiver, ended(call_id, *said))
+            await worked(receiver, len(TALKS), deadline=300)
+            rows = engine.rows("select summary_source, summary from call_insights")
+            assert len(rows) == len(TALKS)
+            assert {source for source, _ in rows} <= {"llm", "extractive"}
+            assert all(summary for _, summary in rows)
+            assert "llm" in (await pipeline(receiver))["summaries"]
 
 
 @pytest.mark.prove
