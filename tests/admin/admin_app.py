@@ -23,6 +23,7 @@ from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.selection import Accepts
 from gateway.operations.service import DeliveryAdmin
+from gateway.operations.tenants import TenantAdmin
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
 from spool.errors import SpoolError
 from spool.records import DeadLetter, Delivery, DeliveryState, Form, Fragment, Lane, NewDelivery, Record, StoredFragment
@@ -113,6 +114,7 @@ class AdminFigures:
     intake_obstacle: str | None = None
     call_store: Store | None = None
     pipeline: Pipeline | None = None
+    tenant_admin: TenantAdmin | None = None
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
     settings: tuple[SettingInForce, ...] = ()
@@ -135,10 +137,13 @@ class View:
     """The world as the admin side sees it: the `GatewayView` of the tests."""
 
     salvages = None
-    tenant_admin = None
 
     def __init__(self, world: AdminFigures) -> None:
         self._world = world
+
+    @property
+    def tenant_admin(self) -> TenantAdmin | None:
+        return self._world.tenant_admin
 
     @property
     def pipeline(self) -> Pipeline | None:

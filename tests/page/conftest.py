@@ -1,6 +1,7 @@
 """One gateway with an endpoint and a bucket, and one browser, for all tests of the pages."""
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from bench.endpoint import Endpoint, Fault
 from gateway.history import History, Note, Outage, Sample
 from tests.page.calls import as_json, make_call
 from tests.system.gateway_process import GatewayProcess
+from tests.system.receivers import Receiver
+from tests.system.waiting import until
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -26,15 +29,16 @@ HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
 _Result = TypeVar("_Result")
 
 
-class World:
-    """A gateway and what it delivers to, in a thread of their own; `run` asks them."""
+class InThread:
+    """A gateway in a thread with an event loop of its own; `run` asks what is there."""
+
+    gateway: GatewayProcess
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.endpoint = Endpoint()
 
     def run(self, coroutine: Coroutine[Any, Any, _Result], seconds: float = 60.0) -> _Result:
         """Wait for what is done in that thread."""
@@ -54,6 +58,24 @@ class World:
     def token(self) -> str:
         """The one in the spool's directory."""
         return (self.gateway.spool / "admin-token").read_text().strip()
+
+    def stop(self) -> None:
+        """End everything."""
+        self.run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _stop(self) -> None:
+        await self.gateway.__aexit__(None, None, None)
+
+
+class World(InThread):
+    """A gateway with an endpoint and a bucket that refuses."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.endpoint = Endpoint()
 
     async def start(self) -> None:
         """A bucket that refuses, an endpoint that refuses three call logs, and some calls."""
@@ -100,17 +122,58 @@ class World:
         reply = await self.gateway.post(as_json(make_call(call_id, started=time.time() - 280, **more)))
         assert reply.status == 202, reply.json
 
-    def stop(self) -> None:
-        """End everything."""
-        self.run(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
     async def _stop(self) -> None:
-        await self.gateway.__aexit__(None, None, None)
+        await super()._stop()
         await self.endpoint.stop()
         await self._bucket.cleanup()
+
+
+class ReceiverWorld(InThread):
+    """A receiver with a store, a pipeline with local models, and callbacks that wait."""
+
+    async def start(self) -> None:
+        """With some calls, of which one asks to be called back."""
+        receiver = Receiver(self.folder, f"sqlite:///{self.folder / 'calls.db'}")
+        config = self.folder / "callspool.toml"
+        config.write_text(_PIPELINE)
+        receiver.environment["CALLSPOOL_CONFIG"] = str(config)
+        self.gateway = receiver
+        await receiver.start()
+        for call_id, said in TALKS.items():
+            call = make_call(call_id, turns=len(said), started=time.time() - 600, agent="appointments-en")
+            call["transcript_json"] = [
+                {"role": ("user", "assistant")[number % 2], "content": words} for number, words in enumerate(said)
+            ]
+            del call["transcript_with_metrics"]
+            assert (await receiver.post(as_json(call))).status == 202
+
+        async def worked() -> bool:
+            status, body = await receiver.ask("/api/pipeline")
+            return status == 200 and json.loads(body)["jobs"]["done"] >= len(TALKS)
+
+        await until(worked, "the pipeline has worked on all calls")
+
+
+TALKS = {
+    "tooth": ("I have a terrible toothache and need to see a dentist.", "Please come on Tuesday at ten."),
+    "crown": ("My crown fell out and my tooth hurts a lot.", "We will fit you in this afternoon."),
+    "pizza": ("I would like to order two large pizzas with mushrooms.", "That will be thirty dollars."),
+    "power": ("My electricity bill is much too high this month.", "Let me check your account."),
+    "later": ("I am driving right now. Please call me back tomorrow at 9 am.", "Of course, we will call you tomorrow."),
+    f"hostile-{HOSTILE}": (f"My tooth says {HOSTILE}", f"I am sorry to hear that {HOSTILE}"),
+}
+_PIPELINE = """
+[[destinations]]
+name = "pipeline"
+type = "pipeline"
+callbacks = {enabled = true, first_hour = 9, last_hour = 20}
+
+[[destinations]]
+name = "dialer"
+type = "http"
+url = "http://127.0.0.1:9/"
+events = ["callback_due"]
+"""
 
 
 async def _access_denied(request: web.Request) -> web.Response:
@@ -151,6 +214,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="session")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReceiverWorld]:
+    """The receiver."""
+    made = ReceiverWorld(tmp_path_factory.mktemp("receiver"))
+    made.run(made.start())
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium; what needs it is skipped where there is none, but never where CI says that there must be one."""
     if not CHROMIUM.exists():
@@ -180,9 +252,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.fixture
-def open_page(world: World, browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages, signed in or not, and fails where a script did."""
+def open_page(request: pytest.FixtureRequest, browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages of the receiver where a test asks for that, else of the world; fails where a script did."""
     contexts, faults = [], []
+    name = "receiver" if "receiver" in request.fixturenames else "world"
+    world = request.getfixturevalue(name)
 
     def opened(path: str = "/", *, signed_in: bool = True, dark: bool = False, width: int = 1440, **more: Any) -> Any:
         context = browser.new_context(

@@ -4,11 +4,14 @@ import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 
 from gateway.admin.permissions import Role
 from gateway.admin.view import SettingInForce
+from gateway.operations.tenants import TenantAdmin
+from gateway.tenants import UNASSIGNED, Tenant, TenantTable
 from tests.admin.admin_app import (
     AUTHORIZED,
     ENDPOINT_DOWN,
@@ -17,7 +20,7 @@ from tests.admin.admin_app import (
     AskedSpoolAdmin,
     spool_admin,
 )
-from tests.spool.spool_parts import CORE, DETAIL, ENDPOINT, WHOLE
+from tests.spool.spool_parts import CORE, DETAIL, ENDPOINT, WHOLE, a_record
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
@@ -113,6 +116,22 @@ async def test_a_destination_shows_its_last_errors_and_whose_tokens_it_refuses(
     assert re.search(r"<td>422</td><td>no such agent</td>", text)
     assert 'data-resume="endpoint"' in text
     assert "no such agent" not in await (await client.get("/destinations")).text()
+
+
+async def test_tenants_stand_with_the_agents_of_nobody(admin: AskedSpoolAdmin, aiohttp_client: Callable) -> None:
+    """Whose call logs there are, which agents belong to none, and the order that gives them to one."""
+    await admin.spool.accept(msgspec.structs.replace(a_record("new"), tenant=UNASSIGNED, agent_id=HOSTILE))
+    tenants = TenantAdmin(admin.spool, TenantTable([Tenant("acme", ("acme-*",), weight=2)]))
+    client = await aiohttp_client(AdminFigures(tenant_admin=tenants, spool=admin.spool).app)
+    text = await page_of(client, "/tenants")
+    assert "1 call log belongs to no tenant yet." in text
+    assert re.search(r"<td>acme-\*</td>", text)
+    assert "<option>acme</option>" in text
+    assert "<img" not in text
+    calls = await page_of(client, "/calls?project=acme")
+    assert "<option selected>acme</option>" in calls
+    assert "No call is like this" in calls
+    assert 'href="/tenants"' in calls
 
 
 async def test_settings_are_shown_with_where_they_came_from(aiohttp_client: Callable) -> None:

@@ -277,7 +277,7 @@ async def test_the_same_parts_through_two_writers_are_written_once(store: Store,
 
 
 async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store):
-    """By time, agent, number and state; no more than the limit."""
+    """By time, agent, number, state and the beginning of the id; no more than the limit."""
     first = 1_764_320_400
     await store.write(
         [
@@ -295,6 +295,9 @@ async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store):
     assert await listed(agent_id="x") == ["c", "a"]
     assert await listed(customer_number="+1") == ["a"]
     assert await listed(state=CallState.OPEN) == ["b"]
+    assert await listed(id_prefix="b") == ["b"]
+    assert await listed(id_prefix="%") == []
+    assert await listed(id_prefix="a", agent_id="y") == []
     assert await listed(since=(first + 60) * 1000) == ["c", "b"]
     assert await listed(until=(first + 60) * 1000) == ["a"]
     assert (await store.calls(CallQuery(limit=1)))[0].fields.summary == {"turns": 3}

@@ -124,6 +124,8 @@ class CallQuery:
     agent_id: str | None = None
     customer_number: str | None = None
     state: CallState | None = None
+    id_prefix: str | None = None
+    """Its id begins with this."""
 
 
 @dataclass(frozen=True, slots=True)

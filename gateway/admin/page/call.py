@@ -68,7 +68,14 @@ def call_page(view: CallView) -> Page:
         )
     else:
         body += [_tabs(), _talk(view.story), _raw(view)]
-    return Page("/calls", f"Call {view.call_id[:8]}", markup(body), scripts=("call.js", "waterfall.js"))
+    return Page(
+        "/calls", f"Call {view.call_id[:8]}", markup(body), scripts=("call.js", "waterfall.js"), still=_is_settled(view)
+    )
+
+
+def _is_settled(view: CallView) -> bool:
+    """Whether everything arrived or was given up: each further look would be one more line in the audit log."""
+    return all(one.state.ended for record in view.records for one in record.deliveries)
 
 
 def _newest(view: CallView) -> TracedRecord | None:
@@ -82,7 +89,8 @@ def _head(view: CallView) -> Html:
     newest, story, fields = _newest(view), view.story, view.stored.summary.fields if view.stored else None
     agent = (newest.record.agent_id if newest else None) or (fields.agent_id if fields else None) or "no agent"
     facts = [(name, value) for name, value in _facts(view) if value]
-    similar = f"/similar?call={view.call_id}" if view.has_similar else None
+    named = {"call": view.call_id, **({"project": view.project} if view.project else {})}
+    similar = f"/similar?{urlencode(named)}" if view.has_similar else None
     actions = [
         tag("button", "Copy the id", type="button", data_copy=view.call_id),
         tag("a", "Similar calls", class_="button", href=similar) if similar else None,

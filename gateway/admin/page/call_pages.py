@@ -31,7 +31,7 @@ from uploaders.stores.completion import CallState
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import CallQuery, CallSummary, StoreError
 
-_FIELDS = ("q", "agent", "state", "before", "after")
+_FIELDS = ("q", "agent", "state", "before", "project", "after")
 _LONGEST = 256
 _DIGITS_KEPT = 3
 """Of the end of a number, in the spool."""
@@ -54,22 +54,24 @@ class CallPages:
         """The newest calls, as far as the query selects them."""
         query = {name: request.query.get(name, "")[:_LONGEST].strip() for name in _FIELDS}
         store, spool = self._gateway.call_store, self._gateway.spool
-        tenant = request[CALLER].tenant
+        tenant = request[CALLER].tenant or query["project"]
         try:
+            projects = () if request[CALLER].tenant else await tenants_of(self._gateway)
             if store is not None:
-                return list_page(await _store_listing(store, query, tenant or request.query.get("project", "")))
+                return list_page(replace(await _store_listing(store, query, tenant), projects=projects))
             if spool is None:
                 return trouble_page("/calls", "Calls", "The spool is not open.")
-            wanted = _filter_of(query, tenant)
+            wanted = _filter_of(query, tenant or None)
             page = await spool.calls(wanted, PAGE_ROWS)
-            agents = await spool.agents(tenant)
+            agents = await spool.agents(tenant or None)
         except (SpoolError, StoreError) as error:
             return trouble_page("/calls", "Calls", redact(str(error)))
         now = self._gateway.now()
         receipts = age_text(self._gateway.receipts_seconds).removesuffix(" 0 min")
         lines = [line_of_spool(row, now) for row in page.rows]
         older = None if page.older is None else str(page.older)
-        return list_page(Listing(lines, older, told_of_spool(page, now, receipts), agents, query, in_store=False))
+        told_of = told_of_spool(page, now, receipts)
+        return list_page(Listing(lines, older, told_of, agents, query, in_store=False, projects=projects))
 
     async def call(self, request: web.Request, frame: Frame) -> Page:
         """One call; what was said only for somebody with a role."""
@@ -107,6 +109,12 @@ class CallPages:
             now=self._gateway.now(),
         )
         return call_page(view)
+
+
+async def tenants_of(gateway: GatewayView) -> tuple[str, ...]:
+    """The tenants to choose from; none without tenants. Raises `SpoolError`."""
+    admin = gateway.tenant_admin
+    return () if admin is None else tuple(each.name for each in (await admin.list()).tenants)
 
 
 def _unknown(call_id: str) -> Page:
@@ -167,10 +175,8 @@ async def _store_listing(store: CallReads, query: Mapping[str, str], project: st
 
 
 async def _found(store: CallReads, wanted: CallQuery, asked: str) -> list[CallSummary]:
-    """By the rest of the query; a text that was searched for is the id of a call, or the number of a caller."""
+    """By the rest of the query; what was searched for begins the id of a call, or is the number of a caller."""
     if not asked:
         return await store.calls(wanted)
-    one = await store.call(wanted.project, asked)
-    if one is not None:
-        return [one.summary]
-    return await store.calls(replace(wanted, customer_number=asked))
+    found = await store.calls(replace(wanted, id_prefix=asked))
+    return found or await store.calls(replace(wanted, customer_number=asked))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from gateway.admin.page.html import Html, Node, clock_text, sign, tag, time_of, told, took_text
+from gateway.admin.page.html import Html, Node, clock_text, markup, sign, tag, time_of, told, took_text
 from gateway.admin.page.layout import Page
 from gateway.calllog.document import number_hint
 from gateway.formatting import age_text, bytes_text, count_text
@@ -71,6 +71,8 @@ class Listing:
     agents: Sequence[str]
     query: Mapping[str, str]
     in_store: bool
+    projects: Sequence[str] = ()
+    """Tenants to choose from; none without tenants."""
 
 
 def part_of(deliveries: Sequence[TracedDelivery], accepted_at: int, now: int) -> Part:
@@ -190,13 +192,19 @@ def _filters(listing: Listing) -> Html:
     agents = [tag("option", each, selected=each == query.get("agent")) for each in listing.agents]
     if query.get("agent") and query["agent"] not in listing.agents:
         agents.append(tag("option", query["agent"], selected=True))
+    agent = tag("select", tag("option", "all agents", value=""), agents, name="agent")
+    if listing.in_store:  # which has others than those of this page
+        field = tag("input", name="agent", list="agents", value=query.get("agent"), autocomplete="off")
+        agent = markup(field, tag("datalist", agents, id="agents"))
+    projects = [tag("option", each, selected=each == query.get("project")) for each in listing.projects]
+    everyone = tag("option", "nobody's" if listing.in_store else "all tenants", value="")
     states = (
         [(state.name.lower(), part.text) for state, part in _STATES.items()]
         if listing.in_store
         else [("waits", "a part waits"), ("dead", "a part is dead"), ("sent", "all parts arrived")]
     )
     options = [tag("option", text, value=value, selected=value == query.get("state")) for value, text in states]
-    find = "Call id, or a whole number" if listing.in_store else "Call id, or the end of a number"
+    find = "Call id, or the whole number" if listing.in_store else "Call id, or the end of a number"
     return tag(
         "form",
         tag(
@@ -213,8 +221,9 @@ def _filters(listing: Listing) -> Html:
                 placeholder="press / to search",
             ),
         ),
-        tag("label", tag("span", "Agent"), tag("select", tag("option", "all agents", value=""), agents, name="agent")),
+        tag("label", tag("span", "Agent"), agent),
         tag("label", tag("span", "State"), tag("select", tag("option", "any state", value=""), options, name="state")),
+        tag("label", tag("span", "Tenant"), tag("select", everyone, projects, name="project")) if projects else None,
         tag(
             "label",
             tag("span", "Accepted before (UTC)"),
@@ -226,7 +235,7 @@ def _filters(listing: Listing) -> Html:
             tag("a", "Clear", class_="button", href="/calls"),
             class_="go",
         ),
-        class_="filters",
+        class_="filters with-tenants" if projects else "filters",
         id="filters",
         role="search",
         method="get",

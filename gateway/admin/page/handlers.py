@@ -15,6 +15,7 @@ from gateway.admin.page.call_pages import CallPages
 from gateway.admin.page.layout import Frame, Page, Render, respond, serve_asset, sign_in_card
 from gateway.admin.page.operator_pages import OperatorPages
 from gateway.admin.page.overview import overview_page
+from gateway.admin.page.receiver_pages import ReceiverPages
 from gateway.admin.sessions import set_cookie
 from gateway.admin.status import for_everyone, status_of
 from gateway.admin.view import GatewayView
@@ -58,6 +59,7 @@ class PageHandlers:
         add_get("/", self._shown(self.overview))
         CallPages(self._gateway, self._access).add_to(app, self._shown)
         OperatorPages(self._gateway, self._access).add_to(app, self._shown)
+        ReceiverPages(self._gateway).add_to(app, self._shown)
         add_get("/sign-in", self._shown(self.sign_in_page))
         app.router.add_post("/sign-in", self.sign_in)
         app.router.add_post("/sign-out", self.sign_out)

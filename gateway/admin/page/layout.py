@@ -78,6 +78,8 @@ class Page:
     scripts: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     status: int = 200
+    still: bool = False
+    """Whether nothing on it changes by itself: such a page does not ask for itself again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def _document(page: Page, frame: Frame) -> str:
         "body",
         tag("a", "Skip to content", class_="skip", href="#main"),
         tag("header", tag("div", _brand_and_navigation(page, frame), _moment(frame)), class_="top"),
-        tag("main", _strip(page, status), page.body, id="main", tabindex="-1"),
+        tag("main", _strip(page, status), page.body, id="main", tabindex="-1", data_still=page.still),
         tag("footer", _footer(frame), class_="foot"),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"

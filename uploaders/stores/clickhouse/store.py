@@ -169,6 +169,7 @@ class ClickHouseStore:
             "agent": ("agent_id = %(agent)s", query.agent_id),
             "number": ("customer_number = %(number)s", query.customer_number),
             "state": ("state = %(state)s", None if query.state is None else int(query.state)),
+            "id_prefix": ("startsWith(call_id, %(id_prefix)s)", query.id_prefix),
         }
         given = {name: each for name, each in conditions.items() if each[1] is not None}
         where = " AND ".join(condition for condition, _ in given.values())

@@ -155,6 +155,7 @@ class PostgresStore:
             "agent": ("agent_id = %(agent)s", query.agent_id),
             "number": ("customer_number = %(number)s", query.customer_number),
             "state": ("state = %(state)s", query.state),
+            "id_prefix": ("starts_with(call_id, %(id_prefix)s)", query.id_prefix),
         }
         given = {name: each for name, each in conditions.items() if each[1] is not None}
         where = " AND ".join(condition for condition, _ in given.values())

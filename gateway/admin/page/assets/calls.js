@@ -28,6 +28,6 @@ addEventListener("DOMContentLoaded", () => {
   }
   newer.addEventListener("click", () => { show(); at("filters").elements.q.focus({ preventScroll: true }); });
 
-  for (const name of ["agent", "state"]) at("filters").elements[name].addEventListener("change", () => at("filters").requestSubmit());
+  for (const name of ["agent", "state", "project"]) at("filters").elements[name]?.addEventListener("change", () => at("filters").requestSubmit());
   at("filters").addEventListener("submit", () => { for (const field of at("filters").elements) if (field.name && !field.value) field.disabled = true; });
 });

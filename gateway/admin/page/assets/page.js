@@ -85,6 +85,7 @@ let asking = false;
 let askAgain = false;
 
 async function refresh() {
+  if (at("main").hasAttribute("data-still")) return;
   if (asking) { askAgain = true; return; }
   asking = true;
   try {
@@ -187,6 +188,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "/" && field && !typing && !event.ctrlKey && !event.metaKey) { event.preventDefault(); field.focus(); field.select(); }
 });
 
+document.querySelector("#pages [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 localize(document);
 follow();
 setInterval(showLiveness, 1000);

@@ -1,0 +1,132 @@
+"""What the pages of a receiver ask of its pipeline and its tenants."""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from gateway.admin.auth import CALLER
+from gateway.admin.page.call_pages import tenants_of
+from gateway.admin.page.layout import Frame, Page, Shown, trouble_page
+from gateway.admin.page.similar import BY_MEANING, BY_WORDS, SCORES, Found, Hit, Search, similar_page
+from gateway.admin.page.tenants import tenants_page
+from gateway.admin.view import GatewayView
+from gateway.formatting import count_text
+from spool.errors import SpoolError
+from uploaders.pipeline.models import ModelError
+from uploaders.redact import redact
+from uploaders.stores.pipeline import CallbackState, JobState, PipelineStatus, TextQuery
+from uploaders.stores.store import StoreError
+
+if TYPE_CHECKING:
+    from uploaders.pipeline.service import Pipeline
+
+LOOKED_AT, SHOWN = 100, 20
+"""The nearest calls that are filtered, and those that are shown: beyond that similarity says little."""
+SHOWN_CALLBACKS = 50
+_FIELDS = ("like", "how", "agent", "since", "score", "project")
+_LONGEST = 2000
+
+
+class ReceiverPages:
+    """Similar calls with callbacks, and tenants."""
+
+    def __init__(self, gateway: GatewayView) -> None:
+        self._gateway = gateway
+
+    def add_to(self, app: web.Application, shown: Shown) -> None:
+        """Add the routes."""
+        app.router.add_get("/similar", shown(self.similar))
+        app.router.add_post("/similar", shown(self.similar))
+        app.router.add_get("/tenants", shown(self.tenants))
+
+    async def similar(self, request: web.Request, _frame: Frame) -> Page:
+        """Calls that are like a text or a call; a text comes in the body, so that no address and no log has it."""
+        pipeline = self._gateway.pipeline
+        if pipeline is None:
+            return _nothing("/similar", "Similar calls", "Set CALLSPOOL_PIPELINE beside a store: docs/pipeline.md.")
+        given: Mapping[str, object] = await request.post() if request.method == "POST" else request.query
+        query = {name: str(given.get(name, ""))[:_LONGEST].strip() for name in _FIELDS}
+        query["like"] = query["like"] or request.query.get("call", "")[:_LONGEST]
+        query["how"] = query["how"] if query["how"] == BY_WORDS else BY_MEANING
+        query["score"] = query["score"] if query["score"] in SCORES else SCORES[0]
+        tenant = request[CALLER].tenant
+        query["project"] = tenant or query["project"] or request.query.get("project", "")
+        try:
+            found = await _found(pipeline, query) if query["like"] else None
+            status = await pipeline.status(tenant)
+            waiting = (
+                await pipeline.callbacks.find(query["project"] or None, CallbackState.WAITING, SHOWN_CALLBACKS)
+                if tenant is None
+                else None
+            )
+            projects = () if tenant else await tenants_of(self._gateway)
+        except (StoreError, SpoolError) as error:
+            return trouble_page("/similar", "Similar calls", redact(str(error)))
+        state = _state(pipeline, status)
+        search = Search(query, projects, found, state, waiting, status.callbacks, self._gateway.now())
+        return similar_page(search)
+
+    async def tenants(self, _request: web.Request, _frame: Frame) -> Page:
+        """Whose call logs there are."""
+        admin = self._gateway.tenant_admin
+        if admin is None:
+            return _nothing("/tenants", "Tenants", "Add [tenants.NAME] to the configuration: docs/tenants.md.")
+        try:
+            return tenants_page(await admin.list())
+        except SpoolError as error:
+            return trouble_page("/tenants", "Tenants", redact(str(error)))
+
+
+def _nothing(path: str, title: str, hint: str) -> Page:
+    page = trouble_page(path, title, f"This gateway has none. {hint}")
+    return Page(page.path, page.title, page.body, status=404)
+
+
+async def _found(pipeline: "Pipeline", query: Mapping[str, str]) -> Found:
+    """What the query finds; what the models or their servers refuse is said."""
+    began = time.monotonic()
+    try:
+        hits = await (_by_words if query["how"] == BY_WORDS else _by_meaning)(pipeline, query)
+    except ModelError as error:
+        return Found((), 0.0, redact(str(error)))
+    took = (time.monotonic() - began) * 1000
+    return Found((), took, "Nothing to look for.") if hits is None else Found(hits[:SHOWN], took)
+
+
+async def _by_words(pipeline: "Pipeline", query: Mapping[str, str]) -> list[Hit]:
+    wanted = TextQuery(query["project"], query["like"], SHOWN, query["agent"] or None, since=_midnight(query["since"]))
+    return [Hit(each.call_id, None, each) for each in await pipeline.search(wanted)]
+
+
+async def _by_meaning(pipeline: "Pipeline", query: Mapping[str, str]) -> list[Hit]:
+    """Of the nearest ones, as far as agent, time and likeness are as asked; the id of a call is tried first."""
+    like, project = query["like"], query["project"]
+    found = None if " " in like else await pipeline.similar_to_call(project, like, LOOKED_AT)
+    if found is None:
+        found = await pipeline.similar_to_text(project, like, LOOKED_AT)
+    since = _midnight(query["since"]) or 0
+    return [
+        Hit(each.call_id, each.score, each.insight)
+        for each in found
+        if each.score >= float(query["score"])
+        and (not query["agent"] or (each.insight is not None and each.insight.agent_id == query["agent"]))
+        and (not since or (each.insight is not None and each.insight.listed_at >= since))
+    ]
+
+
+def _midnight(day: str) -> int | None:
+    try:
+        return round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        return None
+
+
+def _state(pipeline: "Pipeline", status: PipelineStatus) -> str:
+    done, queued = status.jobs.get(JobState.DONE, 0), status.jobs.get(JobState.QUEUED, 0)
+    told = f"{count_text(done)} calls can be found"
+    told += f"; {count_text(queued)} wait to be worked on" if queued else ""
+    obstacle = pipeline.runner.obstacle if pipeline.runner else None
+    return f"{told}. Nothing is worked on: {redact(obstacle)}" if obstacle else f"{told}."
