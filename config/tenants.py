@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_va
 
 from config.destinations import checked_token
 from config.destinations.pipeline import checked_zone
-from config.types import Shown, Table, Tokens
+from config.types import Duration, Shown, Table, Tokens
 
 UNASSIGNED: Final = "unassigned"
 """What call logs belong to that no tenant claims (`gateway.tenants`)."""
@@ -43,6 +43,12 @@ class TenantSettings(Table):
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
     """Its share of a destination's slots beside other tenants that have something to send."""
 
+    quota_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The part of `spool.max_bytes` that its call logs may use; what is above is answered 507, or 503 to providers."""
+    receipts_keep: Duration | None = None
+    """How long receipts of its call logs are kept; by default `spool.receipts_keep`."""
+    expire_after: Duration | None = None
+    """Its call logs older than this are given up; by default `spool.expire_after`. Dead letters stay."""
     llm: bool = True
     """Whether a pipeline may give its transcripts to models on other machines."""
     zone: Annotated[str | None, AfterValidator(checked_zone)] = None

@@ -213,6 +213,11 @@ def principal_of(tenant: str | None, key: str | None) -> str:
     return "key:" + sha256(b"callspool principal\0" + key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def tenant_of(principal: str) -> str | None:
+    """The tenant that a principal is; None where it is none."""
+    return principal.removeprefix(TENANT_PREFIX) if principal.startswith(TENANT_PREFIX) else None
+
+
 class DeliveryKey(Struct, frozen=True):
     """Names one delivery in this spool."""
 

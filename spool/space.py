@@ -8,8 +8,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from spool.errors import NO_ROOM, SpoolFull
@@ -116,6 +117,51 @@ class Quota:
             limit_bytes=self.limit_bytes,
             allowed_bytes=self.limit_bytes if core else self.limit_bytes - self.reserve_bytes,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """What one tenant may use of the spool, and its own times in milliseconds; None: as everybody."""
+
+    share: float | None = None
+    """The part of the quota."""
+    receipts_keep: int | None = None
+    expire_after: int | None = None
+
+
+class TenantShares:
+    """What tenants may use of the quota: who fills its share is refused, while the others' posts are accepted.
+
+    It is compared with what was stored before, so that posts of a tenant that come in at the same time may exceed its
+    share together. Spans of open calls are no part of it. For the event loop.
+    """
+
+    def __init__(
+        self, tenants: Mapping[str, TenantLimits], limit_bytes: int, used: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Shares are parts of `limit_bytes`; `used` returns what each tenant has stored."""
+        self._limits = {name: int(each.share * limit_bytes) for name, each in tenants.items() if each.share is not None}
+        self._used = used
+
+    def limit_of(self, tenant: str) -> int | None:
+        """What its share allows, in bytes; None where it has none."""
+        return self._limits.get(tenant)
+
+    def check(self, tenant: str | None, byte_count: int) -> None:
+        """Raise `SpoolFull` where so much more is above the tenant's share."""
+        limit = None if tenant is None else self._limits.get(tenant)
+        if limit is None or tenant is None:
+            return
+        used = self._used().get(tenant, 0)
+        if used + byte_count > limit:
+            raise SpoolFull(
+                f"the tenant {tenant} has filled its share of the spool: {used} of {limit} bytes are used and "
+                f"{byte_count} more are needed; its call logs are accepted again as its deliveries succeed, or raise "
+                f"quota_share of tenants.{tenant}",
+                used_bytes=used,
+                limit_bytes=limit,
+                allowed_bytes=limit,
+            )
 
 
 # Room on the disk: headroom that is given up when the disk is full, and what may be written until it is back.

@@ -175,6 +175,19 @@ class QuarantinedDatabase:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantUse:
+    """What a tenant has in the spool, what it may have, and how long it is kept. Times in milliseconds."""
+
+    stored_bytes: int
+    """Of its records that have not ended."""
+    share_bytes: int | None
+    """What its share of the quota allows; None: all of it."""
+    receipts_keep: int
+    expire_after: int | None
+    """None: what cannot be delivered stays."""
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolStats:
     """The spool at one moment, read from memory: asking costs nothing."""
 

@@ -5,8 +5,8 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -48,8 +48,8 @@ from spool.records import (
 )
 from spool.salvage.importer import ImportTarget
 from spool.salvage.service import SalvageService
-from spool.space import DiskSpace, Quota, headroom_bytes, make_room_to_open, reserve_of
-from spool.stats import CallFilter, CallPage, FailedAttempt, SpoolStats, TracedRecord
+from spool.space import DiskSpace, Quota, TenantLimits, TenantShares, headroom_bytes, make_room_to_open, reserve_of
+from spool.stats import CallFilter, CallPage, FailedAttempt, SpoolStats, TenantUse, TracedRecord
 
 # How a spool is kept.
 
@@ -73,6 +73,8 @@ class SpoolOptions:
     """Deliveries of records older than this are given up; None: never."""
     receipts_keep: int = 24 * HOUR
     receipts_max: int = 100_000
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
+    """Every tenant that is known, with its own limits; where there are any, a start reads every open record."""
     lock_timeout: float = 10.0
     """Seconds to wait for another process that owns the directory."""
 
@@ -101,11 +103,13 @@ class Spool:
         """Called, on the event loop, with deliveries that may be sent: those of each new record, and what an expiry or
         an order freed."""
         destinations = reader.destinations
+        self._options = options
         self._clock = clock
         self._writer = writer
         self._destinations = destinations
         reserve = reserve_of(start.limit_bytes, options.reserve_for_cores)
         self._quota = Quota(start.limit_bytes, reserve, self._longest_wait)
+        self._shares = TenantShares(options.tenants, start.limit_bytes, lambda: writer.tenant_bytes)
         self._uploads = UploadAddresses(writer, self._quota)
         self._cache = PayloadCache()
         self._orphans = OrphanChunks(writer)
@@ -120,10 +124,11 @@ class Spool:
             announce=self._announce,
             uploads=self._uploads,
             quota=self._quota,
+            tenants=options.tenants,
         )
         self.uploader_state = UploaderState(writer, destinations)
         """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
-        self.traces = Traces(writer, reader, self._quota, clock)
+        self.traces = Traces(writer, reader, self._quota, self._shares, clock)
         """Spans of calls that are still going on."""
         self.admin = QueueAdmin(writer, reader, clock, self._announce, self._orphans)
         """What operators ask and order about deliveries that have not ended."""
@@ -141,6 +146,7 @@ class Spool:
             duplicate_window=options.duplicate_window,
             accepted=self._accepted,
             evictor=self.evictor if self._evicts else None,
+            shares=self._shares,
         )
         target = ImportTarget(
             writer, self._quota, destinations, self._ingest, self._orphans, clock, self._announce, self.traces
@@ -179,6 +185,7 @@ class Spool:
                         directory.corruption,
                         options.compression_level,
                         start.log_cap_bytes,
+                        counts_tenants=bool(options.tenants),
                     )
             except BaseException:
                 await reader.close()
@@ -395,6 +402,16 @@ class Spool:
     async def calls(self, wanted: CallFilter, limit: int) -> CallPage:
         """A page of calls, the newest first, receipts included."""
         return await self.reader.calls(wanted, limit)
+
+    def tenant_use(self, tenant: str) -> TenantUse:
+        """What a tenant has here, and what holds for it: read from memory."""
+        own, options = self._options.tenants.get(tenant, TenantLimits()), self._options
+        return TenantUse(
+            self._writer.tenant_bytes.get(tenant, 0),
+            self._shares.limit_of(tenant),
+            options.receipts_keep if own.receipts_keep is None else own.receipts_keep,
+            options.expire_after if own.expire_after is None else own.expire_after,
+        )
 
     @property
     def used_bytes(self) -> int:

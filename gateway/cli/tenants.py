@@ -6,10 +6,12 @@ import msgspec
 from config.values import ListenAddress
 from gateway.cli.client import admin_option, ask, explained, tell
 from gateway.cli.output import json_option, output, plain, result, table
+from gateway.formatting import age_text, bytes_text
 from gateway.operations.tenants import Assigned, TenantList
 
 _decode_list = msgspec.json.Decoder(TenantList).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_COLUMNS = ("Tenant", "Agents", "Assigned", "Destinations of its own", "Weight", "Stored", "Receipts", "Expires")
 _list_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 
 
@@ -22,16 +24,26 @@ def tenants() -> None:
 @admin_option
 @_list_option
 def list_(address: ListenAddress, *, as_json: bool) -> None:
-    """List the tenants of the configuration, with the agents that were assigned to them since."""
+    """List the tenants of the configuration, with the agents that were assigned to them since, what their call logs
+    use of the spool, and how long receipts and what cannot be delivered are kept."""
     with explained():
         body = ask(address, "api", "tenants")
         if as_json:
             click.echo(bytes(_decode_members(body)["tenants"]).decode())
             return
-        shown = table("Tenant", "Agents", "Assigned", "Destinations of its own", "Weight", numbers=("Weight",))
+        shown = table(*_COLUMNS, numbers=_COLUMNS[4:])
         for each in _decode_list(body).tenants:
             lists = [plain(", ".join(names) or "-") for names in (each.agents, each.assigned, each.destinations)]
-            shown.add_row(plain(each.name), *lists, plain(each.weight))
+            share = "all" if each.share_bytes is None else bytes_text(each.share_bytes)
+            expires = "never" if each.expire_after_seconds is None else age_text(each.expire_after_seconds)
+            shown.add_row(
+                plain(each.name),
+                *lists,
+                plain(each.weight),
+                plain(f"{bytes_text(each.stored_bytes)} of {share}"),
+                plain(age_text(each.receipts_keep_seconds)),
+                plain(expires),
+            )
         output().print(shown)
 
 

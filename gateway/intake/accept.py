@@ -32,7 +32,7 @@ from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
 from gateway.tenants import UNASSIGNED, TenantTable
-from spool.records import TENANT_PREFIX, Accepted, Clock, ClosedTrace, NewRecord, principal_of
+from spool.records import Accepted, Clock, ClosedTrace, NewRecord, principal_of, tenant_of
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class Owner(NamedTuple):
 
 def owner_of(principal: str) -> Owner:
     """Whose it is that this principal posted; where there are tenants, what none posted is named by its agent."""
-    return Owner(principal.removeprefix(TENANT_PREFIX) if principal.startswith(TENANT_PREFIX) else None, principal)
+    return Owner(tenant_of(principal), principal)
 
 
 class Acceptor:

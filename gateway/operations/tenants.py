@@ -1,9 +1,12 @@
 """What operators ask and order about tenants: which there are, what belongs to none of them, and whose it is."""
 
+from collections.abc import Iterable
+
 import msgspec
 
-from gateway.tenants import UNASSIGNED, TenantTable
+from gateway.tenants import UNASSIGNED, Tenant, TenantTable
 from gateway.trace import instant
+from spool.stats import TenantUse
 from spool.store import Spool
 
 MOST_AGENTS = 1000
@@ -21,6 +24,13 @@ class TenantEntry(msgspec.Struct, frozen=True):
     destinations: tuple[str, ...]
     weight: int
     posts_per_second: float | None
+    stored_bytes: int
+    """Of its call logs that have not ended."""
+    share_bytes: int | None
+    """What its share of the quota allows; None: all of it."""
+    receipts_keep_seconds: float
+    expire_after_seconds: float | None
+    """None: what cannot be delivered stays."""
 
 
 class UnassignedAgent(msgspec.Struct, frozen=True):
@@ -61,17 +71,7 @@ class TenantAdmin:
         assigned = await self._spool.reader.assigned_agents()
         waiting = await self._spool.reader.unassigned_agents(MOST_AGENTS)
         return TenantList(
-            tuple(
-                TenantEntry(
-                    each.name,
-                    each.agents,
-                    tuple(agent for agent, name in assigned if name == each.name),
-                    tuple(sorted(each.destinations)),
-                    each.weight,
-                    each.posts_per_second,
-                )
-                for each in self._tenants.tenants.values()
-            ),
+            tuple(_entry(each, assigned, self._spool.tenant_use(each.name)) for each in self._tenants.tenants.values()),
             tuple(UnassignedAgent(agent, count, instant(since)) for agent, count, since in waiting),
         )
 
@@ -83,3 +83,18 @@ class TenantAdmin:
         if agent_id is not None:
             self._tenants.assign([(agent_id, tenant)])
         return Assigned(await self._spool.admin.assign(agent_id, tenant, known.destinations))
+
+
+def _entry(tenant: Tenant, assigned: Iterable[tuple[str, str]], use: TenantUse) -> TenantEntry:
+    return TenantEntry(
+        tenant.name,
+        tenant.agents,
+        tuple(agent for agent, name in assigned if name == tenant.name),
+        tuple(sorted(tenant.destinations)),
+        tenant.weight,
+        tenant.posts_per_second,
+        use.stored_bytes,
+        use.share_bytes,
+        use.receipts_keep / 1000,
+        None if use.expire_after is None else use.expire_after / 1000,
+    )

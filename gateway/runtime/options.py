@@ -25,6 +25,7 @@ from gateway.runtime.startup import CannotListen
 from gateway.tenants import Tenant, TenantTable, digest_of
 from gateway.tls import TlsFiles
 from spool.records import Lane
+from spool.space import TenantLimits
 from spool.store import SpoolOptions
 from uploaders.dispatch.policy import RetryPolicy
 from uploaders.stores.completion import CompletionRule
@@ -49,6 +50,16 @@ def spool_options(settings: Settings) -> SpoolOptions:
         expire_after=None if spool.expire_after is None else milliseconds(spool.expire_after),
         receipts_keep=milliseconds(spool.receipts_keep),
         receipts_max=spool.receipts_max,
+        tenants={name: _tenant_limits(tenant) for name, tenant in settings.tenants.items()},
+    )
+
+
+def _tenant_limits(tenant: TenantSettings) -> TenantLimits:
+    keep, expire = tenant.receipts_keep, tenant.expire_after
+    return TenantLimits(
+        tenant.quota_share,
+        None if keep is None else milliseconds(keep),
+        None if expire is None else milliseconds(expire),
     )
 
 

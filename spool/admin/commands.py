@@ -246,6 +246,8 @@ def assign(
         # What was damaged before stays known as damaged.
         checksum = row[13] if before.damaged else checksum_of(row, tenant, record.principal, record.via)
         transaction.execute(sql.SET_TENANT, (tenant, record.principal, checksum, record.record_id))
+        transaction.tenants.add(before.tenant, -record.stored_bytes)
+        transaction.tenants.add(tenant, record.stored_bytes)
         for one in siblings_of(transaction, record.record_id):
             if one.held_for != HELD_FOR_TENANT:
                 continue

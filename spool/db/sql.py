@@ -113,6 +113,10 @@ DELIVERY_COLUMNS = (
     "AND o.destination_id = d.after_destination_id AND o.form <> 'core' AND o.location IS NOT NULL)"
 )
 READ_RECORD = f"SELECT {RECORD_COLUMNS} FROM records r WHERE r.record_id = ?"
+OPEN_BYTES = (
+    "SELECT tenant, sum(stored_bytes) FROM records WHERE settled_at IS NULL AND tenant IS NOT NULL GROUP BY tenant"
+)
+WHOSE_BYTES = "SELECT tenant, stored_bytes FROM records WHERE record_id = ?"
 RECORD_TOKEN = "SELECT token_id FROM records WHERE record_id = ?"
 READ_DELIVERY = (
     f"SELECT {RECORD_COLUMNS}, {DELIVERY_COLUMNS} FROM deliveries d JOIN records r USING (record_id) "
@@ -304,7 +308,8 @@ EXPIRE = (
 )
 OLDEST_QUEUED = (
     "SELECT d.record_id, d.form, r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
-    "WHERE d.destination_id = ? AND d.lane = ? AND d.state = ? AND +d.state <= 3 ORDER BY d.record_id LIMIT ?"
+    "WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = :state AND +d.state <= 3 "
+    "ORDER BY d.record_id LIMIT :limit"
 )
 OLDEST_DETAILS = (
     "SELECT record_id FROM deliveries WHERE destination_id = ? AND lane = ? AND state = ? AND +state <= 3 "
@@ -321,7 +326,8 @@ READ_CHUNKS = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN 
 DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"
 ORPHAN_CHUNKS = "SELECT first_chunk, last_chunk FROM orphan_chunks ORDER BY first_chunk LIMIT ?"
 OLD_RECEIPTS = (
-    "SELECT record_id FROM records WHERE settled_at IS NOT NULL AND settled_at < ? ORDER BY settled_at LIMIT ?"
+    "SELECT record_id FROM records r WHERE settled_at IS NOT NULL AND settled_at >= :since AND settled_at < :before "
+    "ORDER BY settled_at LIMIT :limit"
 )
 OLDEST_RECEIPTS = "SELECT record_id FROM records WHERE settled_at IS NOT NULL ORDER BY settled_at LIMIT ?"
 DELETE_DELIVERIES = "DELETE FROM deliveries WHERE record_id = ?"

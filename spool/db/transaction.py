@@ -18,9 +18,10 @@ Result = TypeVar("Result")
 class Transaction:
     """What an operation may use. Whatever is executed sees the rows that were added before it."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, counts_tenants: bool = False) -> None:
         self.connection = connection
         self.counters = DeliveryCounters(connection)
+        self.tenants = TenantBytes(connection, counts=counts_tenants)
         self.tokens = TokenStore()
         self.chunks = BatchInsert("chunks", sql.CHUNK_COLUMNS)
         self.records = BatchInsert("records", sql.NEW_RECORD_COLUMNS)
@@ -75,6 +76,7 @@ class Transaction:
         self.count_pages()
         self.connection.execute("COMMIT")
         self.counters.committed()
+        self.tenants.committed()
         if self.tokens.changes:
             self.tokens.committed()
 
@@ -88,6 +90,7 @@ class Transaction:
         for rows in self._batches:
             rows.clear()
         self.counters.rolled_back()
+        self.tenants.rolled_back()
         self.tokens.rolled_back()
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
@@ -200,6 +203,39 @@ def _sum(counts: LaneCounts, changes: list[int]) -> LaneCounts:
         counts.discarded + changes[7],
         counts.queued_bytes + changes[8],
     )
+
+
+# What each tenant has in the spool. Only where a tenant has a share: a start then reads every open record once.
+
+
+class TenantBytes:
+    """Stored bytes of open records by tenant. Written by the writer's thread only; `image` may be read by any."""
+
+    def __init__(self, connection: sqlite3.Connection, *, counts: bool) -> None:
+        self.image: Mapping[str, int] = dict(connection.execute(sql.OPEN_BYTES).fetchall()) if counts else {}
+        self._counts = counts
+        self._changes: dict[str, int] = {}
+
+    def add(self, tenant: str | None, byte_count: int) -> None:
+        """So many bytes more, or fewer."""
+        if self._counts and tenant is not None:
+            self._changes[tenant] = self._changes.get(tenant, 0) + byte_count
+
+    def ended(self, connection: sqlite3.Connection, record_id: int) -> None:
+        """A record ended. What is counted of it is asked for: an attempt may have begun before that changed."""
+        if self._counts:
+            tenant, byte_count = connection.execute(sql.WHOSE_BYTES, (record_id,)).fetchone() or (None, 0)
+            self.add(tenant, -byte_count)
+
+    def committed(self) -> None:
+        """The transaction is durable."""
+        if self._changes:
+            changes, self._changes = self._changes, {}
+            self.image = {**self.image, **{name: self.image.get(name, 0) + change for name, change in changes.items()}}
+
+    def rolled_back(self) -> None:
+        """The transaction was rolled back."""
+        self._changes.clear()
 
 
 # Batch insert: new rows are gathered, and written together when something is read, or at the end.

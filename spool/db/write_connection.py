@@ -26,16 +26,23 @@ class OpenDatabase:
     """Opens it at once. For the writer's thread, which calls `finish` at the end; its figures are for any thread."""
 
     def __init__(
-        self, path: Path, disk: DiskSpace, corruption: CorruptionLatch, log_cap_bytes: int = CAP_BYTES
+        self,
+        path: Path,
+        disk: DiskSpace,
+        corruption: CorruptionLatch,
+        log_cap_bytes: int = CAP_BYTES,
+        *,
+        counts_tenants: bool = False,
     ) -> None:
         self._path = path
+        self._counts_tenants = counts_tenants
         self._disk = disk
         self._corruption = corruption
         self._last_reopen = 0.0
         self.failure: str | None = None
         """Why nothing can be written at the moment, if so."""
         self.sizes = Sizes(path)
-        self.transaction = Transaction(connect_writer(path))
+        self.transaction = Transaction(connect_writer(path), counts_tenants=counts_tenants)
         self.measure()
         self._checkpointer = Checkpointer(
             path,
@@ -103,7 +110,7 @@ class OpenDatabase:
             self.failure = None  # so that what the checkpoints say from now on stays
             self.transaction.connection.close()
             self.sizes.closed()
-            self.transaction = Transaction(connect_writer(self._path))
+            self.transaction = Transaction(connect_writer(self._path), counts_tenants=self._counts_tenants)
             finished = self._checkpointer.finish(self.transaction.connection)
         except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"

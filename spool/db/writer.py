@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +179,10 @@ class Writer:
         corruption: CorruptionLatch,
         compression_level: int = 1,
         log_cap_bytes: int = CAP_BYTES,
+        *,
+        counts_tenants: bool = False,
     ) -> None:
+        """`counts_tenants`: whether `tenant_bytes` is kept, for which a start reads every open record."""
         self._loop = loop
         self._observer = observer
         self._queue = WriteQueue()
@@ -191,7 +194,7 @@ class Writer:
         self._closed: str | None = None
         """Why no request is accepted any more."""
         self.disk = disk
-        self.database = OpenDatabase(path, disk, corruption, log_cap_bytes)
+        self.database = OpenDatabase(path, disk, corruption, log_cap_bytes, counts_tenants=counts_tenants)
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 
@@ -204,6 +207,11 @@ class Writer:
     def counters(self) -> DeliveryCounters:
         """The counters, as of the last commit."""
         return self.database.transaction.counters
+
+    @property
+    def tenant_bytes(self) -> Mapping[str, int]:
+        """Stored bytes of open records by tenant, as of the last commit."""
+        return self.database.transaction.tenants.image
 
     @property
     def tokens(self) -> TokenStore:

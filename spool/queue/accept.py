@@ -203,6 +203,7 @@ def _write_record(
             require_orphans(transaction, stored.first_chunk)
             transaction.execute(sql.FORGET_ORPHAN_CHUNKS, (stored.first_chunk,))
         write_frames(transaction, stored.frames, stored.next_chunk)
+        transaction.tenants.add(new.tenant, stored.stored_bytes)
     settled_at = None if owed else now
     record_id = transaction.new_record_id()
     stored_bytes = stored.stored_bytes

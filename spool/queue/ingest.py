@@ -20,7 +20,7 @@ from spool.payload.frames import Frame, FrameEncoder, SmallPayload, StoredPayloa
 from spool.queue.accept import Acceptance, accept, require_orphans, write_frames
 from spool.queue.reclaim import Evictor, OrphanChunks
 from spool.records import Accepted, Buffer, Clock, DestinationIds, Fragment, Lane, NewRecord, StoredFragment
-from spool.space import Quota, QuotaReservation
+from spool.space import Quota, QuotaReservation, TenantShares
 
 
 @dataclass(slots=True)
@@ -136,6 +136,7 @@ class Ingest:
         duplicate_window: int,
         accepted: Callable[[Acceptance], None],
         evictor: Evictor | None,
+        shares: TenantShares,
     ) -> None:
         self._writer = writer
         self._quota = quota
@@ -148,6 +149,7 @@ class Ingest:
         self._accepted = accepted
         self._evictor = evictor
         """Evicts details for what does not fit; None where everything in the spool stays."""
+        self._shares = shares
         self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
 
     def close(self) -> None:
@@ -217,6 +219,11 @@ class Ingest:
         `written` bytes of the record are in the spool already, and about `rest` are to follow: nothing is evicted for
         the first part of what will not fit.
         """
+        try:
+            self._shares.check(new.tenant, written + byte_count + rest)
+        except SpoolFull as full:
+            full.stored_bytes = written + byte_count
+            raise
         core = all(delivery.lane is Lane.CORE for delivery in new.deliveries)
         if not core:
             byte_count *= 2  # it lies in the log and in the database for a while, and must not take the reserve by that

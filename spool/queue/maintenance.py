@@ -16,14 +16,22 @@ from spool.directory import CorruptionLatch
 from spool.errors import CorruptDatabase
 from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
-from spool.queue.reclaim import OrphanChunks, expire_old
+from spool.queue.reclaim import OrphanChunks
+from spool.queue.retention import (
+    DELIVERIES_PER_STEP,
+    ROWS_PER_STEP,
+    Rule,
+    expire_old,
+    purge_excess_receipts,
+    purge_old_receipts,
+    rules,
+)
 from spool.queue.traces import purge_traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import Clock, Delivery, DeliveryState, Lane
-from spool.space import Quota
+from spool.space import Quota, TenantLimits
 
 EVERY_SECONDS = 5.0
-ROWS_PER_STEP = 500
 PAGES_PER_STEP = 64
 """1 MiB, about 8 ms. With 256 pages posts beside it took 24 ms (median) and 284 (p99), with 64 and pauses 7 and 90."""
 LONGEST_PAUSE_SECONDS = 0.1
@@ -46,25 +54,6 @@ class ReceiptLimits:
 
     keep: int
     at_most: int
-
-
-def purge_excess_receipts(transaction: Transaction, too_many: int) -> int:
-    """Delete the oldest receipts: `too_many`, and at most `ROWS_PER_STEP`; returns how many were deleted."""
-    return _purge(transaction, sql.OLDEST_RECEIPTS, (min(too_many, ROWS_PER_STEP),))
-
-
-def purge_old_receipts(transaction: Transaction, before: int) -> int:
-    """Delete receipts of records that ended before `before`, at most `ROWS_PER_STEP`; returns how many."""
-    return _purge(transaction, sql.OLD_RECEIPTS, (before, ROWS_PER_STEP))
-
-
-def _purge(transaction: Transaction, which: str, parameters: tuple[int, ...]) -> int:
-    rows = transaction.execute(which, parameters).fetchall()
-    for (record_id,) in rows:
-        transaction.execute(sql.DELETE_ATTEMPTS, (record_id,))
-        transaction.execute(sql.DELETE_DELIVERIES, (record_id,))
-        transaction.execute(sql.DELETE_RECORD, (record_id,))
-    return len(rows)
 
 
 def purge_uploads(transaction: Transaction, used_before: int, unused_before: int) -> int:
@@ -108,13 +97,17 @@ class Maintenance:
         announce: Callable[[tuple[Delivery, ...]], None],
         uploads: UploadAddresses,
         quota: Quota,
+        tenants: Mapping[str, TenantLimits],
     ) -> None:
         self._writer = writer
         self._reader = reader
         self._orphans = orphans
-        self._receipts = receipts
+        self._most_receipts = receipts.at_most
         self._upload_keep = upload_keep
-        self._expire_after = expire_after
+        self._expiries = rules(expire_after, {name: each.expire_after for name, each in tenants.items()})
+        self._receipt_rules = rules(receipts.keep, {name: each.receipts_keep for name, each in tenants.items()})
+        self._purged: dict[Rule, int] = {}
+        """Before which time each rule left no receipt behind."""
         self._announce = announce
         self._uploads = uploads
         self._quota = quota
@@ -180,23 +173,28 @@ class Maintenance:
         await self._writer.submit(scrub_tokens)
 
     async def _expire(self) -> None:
-        expired = 1 if self._expire_after is not None else 0
-        while expired:
-            now = self._clock()
-            before = now - (self._expire_after or 0)
-            operation = partial(expire_old, before=before, now=now, destinations=self._reader.destinations)
-            expired, freed = await self._gently(operation)
-            self._announce(freed)
+        for rule in self._expiries:
+            old = True
+            while old:
+                now = self._clock()
+                found = await self._reader.queued_before(now - rule.keep, rule, DELIVERIES_PER_STEP)
+                old = bool(found)
+                if found:
+                    operation = partial(expire_old, old=found, now=now, destinations=self._reader.destinations)
+                    self._announce(await self._gently(operation))
 
     async def _purge(self) -> None:
         now = self._clock()
-        too_many = await self._reader.count_receipts() - self._receipts.at_most
+        too_many = await self._reader.count_receipts() - self._most_receipts
         while too_many > 0:
             deleted = await self._writer.submit(partial(purge_excess_receipts, too_many=too_many))
             too_many -= deleted or too_many
-        old_receipts = partial(purge_old_receipts, before=now - self._receipts.keep)
-        while await self._writer.submit(old_receipts) == ROWS_PER_STEP:
-            continue
+        for rule in self._receipt_rules:
+            before = now - rule.keep
+            old_receipts = partial(purge_old_receipts, rule=rule, since=self._purged.get(rule, 0), before=before)
+            while await self._writer.submit(old_receipts) == ROWS_PER_STEP:
+                continue
+            self._purged[rule] = before
         while not self._quota.fits(self._quota.limit_bytes // RECEIPTS_LEAVE, self._writer.total_bytes):
             if not await self._gently(partial(purge_excess_receipts, too_many=ROWS_PER_STEP)):
                 break

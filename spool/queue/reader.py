@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 
 from spool.db import sql
@@ -17,6 +18,7 @@ from spool.db.tokens import hash_of
 from spool.directory import CorruptionLatch
 from spool.errors import CorruptPayload, NotStorable
 from spool.payload.frames import chunk_range, is_whole
+from spool.queue.retention import OldDelivery, Rule
 from spool.records import (
     NO_OUTLINE,
     Delivery,
@@ -182,6 +184,25 @@ class Reader:
         """Agents of open records that belong to nobody yet: how many there are, and since when."""
         rows = await self._counting.ask(sql.UNASSIGNED_AGENTS, (limit,))
         return [(agent_id, count, since) for agent_id, count, since in rows]
+
+    async def queued_before(self, before: int, rule: Rule, limit: int) -> list[OldDelivery]:
+        """Queued deliveries of records that this is a rule for and that were accepted before then, the oldest first.
+
+        Of each state of each lane `limit` are looked at.
+        """
+        statement = rule.restrict(sql.OLDEST_QUEUED)
+        found: list[OldDelivery] = []
+        for destination_id, lane, state in product(self.destinations.names, Lane, DeliveryState):
+            if state.queued:
+                place: dict[str, Value] = {
+                    "destination": destination_id,
+                    "lane": str(lane),
+                    "state": int(state),
+                    "limit": limit,
+                }
+                rows = await self._counting.ask(statement, {**place, **rule.parameters})
+                found += [(record_id, destination_id, form, lane) for record_id, form, at in rows if at < before]
+        return found
 
     async def find(self, statement: str, parameters: Sequence[Value]) -> list[OpenDelivery]:
         """The deliveries that `statement` names, which begins with the columns of a record and those of a trace."""

@@ -1,7 +1,6 @@
-"""Getting space back: eviction of details from a full spool, retention of undelivered records, orphan chunks.
+"""Getting space back: eviction of details from a full spool, and orphan chunks.
 
 - Eviction: where its operator wants that, the oldest details of a full spool go, and their space is free.
-- Retention: what could not be delivered in the time that the operator set expires. Off unless a time is set.
 - Orphan chunks: payloads that belong to no record are deleted in bounded steps, between which posts are committed.
 """
 
@@ -17,7 +16,7 @@ from spool.db.transaction import Transaction
 from spool.db.writer import Writer
 from spool.payload.frames import chunk_range
 from spool.queue.ordering import Sibling, siblings_of
-from spool.queue.settle import end_record, free_waiting, read_delivery
+from spool.queue.settle import end_record, free_waiting
 from spool.records import (
     DETAIL_FORMS,
     FORMS_WITH_DETAIL,
@@ -195,7 +194,7 @@ def evict_details(
         if evictable and not record.damaged:
             for one in evictable:
                 key = (one.destination_id, one.form, one.lane)
-                _expire(transaction, record, *key, one.state, now)
+                expire(transaction, record, *key, one.state, now)
             freed += free_waiting(transaction, record, destinations)
             freed_bytes += _drop_rest(transaction, record, row, now)
             deliveries += len(evictable)
@@ -260,10 +259,11 @@ def _drop_rest(transaction: Transaction, record: Record, row: Row, now: int) -> 
     columns = (*row[:7], stored_bytes, *row[8:11], fragments, *row[12:])
     checksum = checksum_of(columns, record.tenant, record.principal, record.via)
     transaction.execute(sql.SET_FRAGMENTS, (fragments, stored_bytes, checksum, record.record_id))
+    transaction.tenants.add(record.tenant, -rest.stored_bytes)
     return rest.stored_bytes
 
 
-def _expire(
+def expire(
     transaction: Transaction,
     record: Record,
     destination_id: int,
@@ -275,46 +275,3 @@ def _expire(
     """Let a queued delivery end as expired."""
     transaction.execute(sql.EXPIRE, (now, record.record_id, destination_id, form))
     transaction.counters.move(destination_id, lane, state, DeliveryState.EXPIRED, record.bytes_of(form))
-
-
-# Retention.
-
-DELIVERIES_PER_STEP = 25
-"""Of each state and lane: some 10 ms, for which posts wait."""
-
-
-def expire_old(
-    transaction: Transaction, before: int, now: int, destinations: DestinationIds
-) -> tuple[int, tuple[Delivery, ...]]:
-    """Expire queued deliveries of records that were accepted before `before`; dead letters stay.
-
-    The oldest first, a bounded number. Returns how many expired, and what may be sent now instead.
-    """
-    records: dict[int, Record] = {}
-    expired = 0
-    for destination_id in destinations.names:
-        for lane in Lane:
-            for delivery, state in _too_old(transaction, destination_id, lane, before, destinations):
-                _expire(transaction, delivery.record, destination_id, delivery.form, lane, state, now)
-                records[delivery.record.record_id] = delivery.record
-                expired += 1
-    freed: list[Delivery] = []
-    for record in records.values():
-        freed += free_waiting(transaction, record, destinations)
-        end_record(transaction, record, now)
-    return expired, tuple(freed)
-
-
-def _too_old(
-    transaction: Transaction, destination_id: int, lane: Lane, before: int, destinations: DestinationIds
-) -> list[tuple[Delivery, DeliveryState]]:
-    old = []
-    for state in DeliveryState:
-        if state.queued:
-            asked = (destination_id, lane, state, DELIVERIES_PER_STEP)
-            old += [
-                (read_delivery(transaction, record_id, destination_id, Form(form), destinations), state)
-                for record_id, form, accepted_at in transaction.execute(sql.OLDEST_QUEUED, asked).fetchall()
-                if accepted_at < before
-            ]
-    return old

@@ -205,6 +205,7 @@ def end_record(transaction: Transaction, record: Record, now: int) -> bool:
     token_id = transaction.known.token_of(transaction.connection, record.record_id)
     if token_id is not None:
         transaction.tokens.release(token_id)
+    transaction.tenants.ended(transaction.connection, record.record_id)
     transaction.completions.receipt(record.record_id, now)
     return True
 

@@ -13,8 +13,8 @@ from spool.db.writer import Writer
 from spool.payload.frames import Frame, FrameEncoder, decode, is_whole
 from spool.queue.ingest import OVERHEAD_BYTES, uninterrupted
 from spool.queue.reader import Reader
-from spool.records import Clock, NewSpans, OpenTrace, TraceRow
-from spool.space import Quota
+from spool.records import Clock, NewSpans, OpenTrace, TraceRow, tenant_of
+from spool.space import Quota, TenantShares
 
 _ADD_ROW = "INSERT INTO trace_rows (trace_id, principal, spans, raw_bytes, crc32, frame) VALUES (?, ?, ?, ?, ?, ?)"
 _TOKEN_OF = "SELECT token_id FROM traces WHERE trace_id = ? AND principal = ?"
@@ -84,10 +84,11 @@ def purge_traces(transaction: Transaction, before: int, limit: int) -> int:
 class Traces:
     """The spans of calls that are still going on. For the event loop."""
 
-    def __init__(self, writer: Writer, reader: Reader, quota: Quota, clock: Clock) -> None:
+    def __init__(self, writer: Writer, reader: Reader, quota: Quota, shares: TenantShares, clock: Clock) -> None:
         self._writer = writer
         self._reader = reader
         self._quota = quota
+        self._shares = shares
         self._clock = clock
         self.imported: Callable[[NewSpans, str, int], None] = lambda _new, _principal, _closed: None
         """Called with spans that a salvage brought, who posted them, and how many call logs their trace has."""
@@ -96,6 +97,7 @@ class Traces:
         """Make the spans of one post durable. Raises `SpoolFull` or `SpoolUnavailable`; then none of them is kept."""
         frames = await asyncio.to_thread(_frames_of, posted)
         byte_count = sum(len(frame.data) + OVERHEAD_BYTES for frame in frames)
+        self._shares.check(tenant_of(principal), byte_count)
         operation = partial(
             add_spans,
             posted=tuple(zip(posted, frames, strict=True)),

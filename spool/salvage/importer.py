@@ -143,6 +143,7 @@ def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: i
     whose = (record.tenant, record.principal, record.via)
     more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key, None, None, None)
     transaction.records.add((*row[:12], False, None, record.uid, *more))
+    transaction.tenants.add(record.tenant, record.stored_bytes)
     return record_id
 
 

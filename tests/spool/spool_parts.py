@@ -85,6 +85,7 @@ def a_record(
     happened_at: int | None = None,
     idempotency_key: str | None = None,
     via: str | None = None,
+    tenant: str | None = None,
 ) -> NewRecord:
     """A record that is unlike every other one; with the given deliveries, or one WHOLE."""
     if fragments is None:
@@ -100,6 +101,7 @@ def a_record(
         fragments=fragments,
         deliveries=deliveries or (WHOLE,),
         superseded_by=superseded_by,
+        tenant=tenant,
         upload_key_hash=upload_key_hash,
         principal=principal,
         happened_at=happened_at,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from pathlib import Path
 
 import aiohttp
@@ -145,3 +146,43 @@ path = "{folder}"
     by_call = dict(engine.rows("select call_id, project from calls_complete"))
     assert {call_id for call_id, tenant in by_call.items() if tenant == "acme"} == {"c3", "c5", "c6"}
     assert {call_id for call_id, tenant in by_call.items() if tenant == "unassigned"} == {"c1", "c2", "c4"}
+
+
+@pytest.mark.slow
+async def test_who_fills_its_share_is_refused_while_the_others_go_on(tmp_path: Path) -> None:
+    """With its destination down, one tenant gets 507 at its share, and another's call logs are accepted; `tenants list`
+    shows what each has and may have."""
+    tables = f"""
+[[destinations]]
+name = "of-acme"
+type = "http"
+url = "http://127.0.0.1:9/dev/send-call-log"
+token = "key"
+{table_of("acme", 'destinations = ["of-acme"]', "quota_share = 0.05", 'receipts_keep = "2h"')}
+{table_of("other")}
+"""
+    engine = SqliteEngine(tmp_path)
+    receiver = a_receiver(tmp_path / "receiver", engine.path, tables)
+    receiver.environment["CALLSPOOL_SPOOL_MAX_BYTES"] = "64MiB"
+    body = json.loads(make_call_log(2_000, seed=4, call_id="call"))
+    async with receiver:
+
+        async def post(tenant: str, number: int) -> Reply:
+            noise = random.Random(number).randbytes(200_000).hex()
+            return await post_as(receiver, tenant, json.dumps({**body, "call_id": f"c{number}", "x": noise}).encode())
+
+        statuses = [(await post("acme", number)).status for number in range(40)]
+        assert statuses == sorted(statuses)
+        assert set(statuses) == {202, 507}
+        refused = await post("acme", 40)
+        assert (refused.status, refused.json["error"]["code"]) == (507, "spool_full")
+        assert "tenants.acme" in refused.json["error"]["message"]
+        assert refused.headers["Retry-After"]
+        assert [(await post("other", number)).status for number in range(40)] == [202] * 40
+        listed = json.loads(await receiver.command("tenants", "list", "--json", *receiver.admin))
+        acme, other = sorted(listed, key=lambda each: each["name"])
+        share = (64 << 20) // 20
+        assert share - 500_000 < acme["stored_bytes"] <= acme["share_bytes"] == share
+        assert (acme["receipts_keep_seconds"], acme["expire_after_seconds"]) == (7200, None)
+        assert (other["share_bytes"], other["receipts_keep_seconds"]) == (None, 86400)
+        assert b" of 3." in await receiver.command("tenants", "list", *receiver.admin)
