@@ -3,6 +3,7 @@
 Pure functions that need the standard library alone, so that the commands that ask a running gateway load no validation.
 """
 
+import base64
 import ipaddress
 import math
 import re
@@ -224,6 +225,14 @@ CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 def split_tokens(text: str) -> list[str]:
     """Tokens with blanks or line breaks between them; a line that begins with `#` is a comment."""
     return [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in line.split()]
+
+
+def is_key(text: str) -> bool:
+    """Whether a text is a key of the spool: base64 of 32 bytes."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == 32
+    except ValueError:
+        return False
 
 
 # What of a setting may be shown: secrets never, addresses without what could be one.

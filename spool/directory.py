@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
+from spool.keys import KEYS_NAME
 from spool.stats import QuarantinedDatabase
 
 DATABASE_NAME = "spool.db"
@@ -92,6 +93,7 @@ def prepare_directory(directory: Path, all_mounts: Callable[[], Iterator[Mount]]
     mount = mount_of(directory.resolve(), all_mounts())
     shared = _check_owner(directory, mount)
     check_components(directory)
+    shared = shared or _make_private(directory)
     if mount is None:
         return shared
     if mount.file_system in NETWORK_FILE_SYSTEMS:
@@ -138,7 +140,7 @@ def _check_owner(directory: Path, mount: Mount | None) -> str | None:
 
 _COMPONENTS = (
     DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", f"{DATABASE_NAME}-journal", LOCK_NAME,
-    "spool.headroom", STAGING_NAME,
+    "spool.headroom", KEYS_NAME, f"{KEYS_NAME}.new", STAGING_NAME,
 )  # fmt: skip
 """What is opened by its name at a start."""
 
@@ -168,6 +170,25 @@ def check_components(directory: Path) -> None:
             f"{path} {fault}, and callspool would write to it; look at where it came from, then remove it, "
             f"or give it to user id {os.geteuid()} if you put it there"
         )
+
+
+def _make_private(directory: Path) -> str | None:
+    """Take from others the right to read files in the directory; returns a warning where they may look into it.
+
+    A copy that was put back often lets everybody read. What belongs to root is left to root.
+    """
+    for path in (directory / name for name in _COMPONENTS):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+                path.chmod(0o700 if stat.S_ISDIR(status.st_mode) else 0o600)
+    status = directory.stat()
+    if not status.st_mode & 0o077 or status.st_uid != os.geteuid():
+        return None
+    return (
+        f"others may look into the spool directory {directory} (mode {stat.S_IMODE(status.st_mode):04o}); its files "
+        f"are for this user alone, their names and sizes are not: chmod 700 {directory}"
+    )
 
 
 def _in_container() -> bool:
@@ -245,7 +266,8 @@ class DirectoryLock:
 REASON_NAME = "reason.txt"
 MOVING_NAME = "moving.txt"
 """What the reason is called while the move is under way."""
-_PARTS = (f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", DATABASE_NAME)
+_PARTS = (f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", KEYS_NAME, DATABASE_NAME)
+"""The keys go with what they encrypt. The database comes last: while it is there, the rest is not another one's."""
 
 
 def quarantine(directory: Path, reason: str, now: int) -> Path:

@@ -59,6 +59,10 @@ class SchemaTooNew(SpoolError):
     """The database was written by a newer callspool; this one refuses to guess what it means."""
 
 
+class KeyUnavailable(SpoolError):
+    """The key that a spool is encrypted with is not configured, or another one is; nothing was changed."""
+
+
 class NotStorable(SpoolError):
     """A value that no retry can store: text with a lone surrogate, a number beyond 64 bits, a key that is taken.
 
@@ -67,7 +71,7 @@ class NotStorable(SpoolError):
 
 
 class CorruptPayload(SpoolError):
-    """A stored chunk is missing or does not match its checksum."""
+    """A stored chunk is missing, does not match its checksum, or cannot be decrypted."""
 
 
 class CorruptDatabase(SpoolError):

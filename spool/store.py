@@ -6,6 +6,7 @@ payloads back. It knows nothing of HTTP, S3 or JSON.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from spool.db.connection import translated
 from spool.db.startup import Start, open_or_replace
 from spool.db.writer import CommitObserver, Writer
 from spool.directory import DATABASE_NAME, SpoolDirectory
+from spool.errors import SpoolError
+from spool.keys import KeyRing, SpoolKeys, require_keys
 from spool.payload.cache import PayloadCache
 from spool.queue.accept import Acceptance
 from spool.queue.ingest import Ingest
@@ -24,6 +27,7 @@ from spool.queue.maintenance import Maintenance, ReceiptLimits, Scrub
 from spool.queue.reader import Reader
 from spool.queue.reclaim import Evictor, OrphanChunks
 from spool.queue.settle import UploaderState, make_due, record_chunks, release, settle
+from spool.queue.shred import Shredder
 from spool.queue.traces import Traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import (
@@ -75,6 +79,10 @@ class SpoolOptions:
     receipts_max: int = 100_000
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     """Every tenant that is known, with its own limits; where there are any, a start reads every open record."""
+    erase_freed: bool = False
+    """Whether what is deleted is overwritten in the database, too, and not only let go of."""
+    keys: KeyRing = field(default_factory=KeyRing)
+    """What payloads and tokens are encrypted with; without a key they are not."""
     lock_timeout: float = 10.0
     """Seconds to wait for another process that owns the directory."""
 
@@ -113,6 +121,7 @@ class Spool:
         self._uploads = UploadAddresses(writer, self._quota)
         self._cache = PayloadCache()
         self._orphans = OrphanChunks(writer)
+        self._shredder = Shredder(writer, destinations.spool_id, asyncio.get_running_loop().time)
         self._maintenance = Maintenance(
             writer,
             reader,
@@ -125,6 +134,7 @@ class Spool:
             uploads=self._uploads,
             quota=self._quota,
             tenants=options.tenants,
+            shredder=self._shredder,
         )
         self.uploader_state = UploaderState(writer, destinations)
         """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
@@ -164,16 +174,19 @@ class Spool:
         """Own the directory, bring its schema up to date, and be ready for posts.
 
         Takes as long with a million records waiting as with none: nothing is counted or scanned. A corrupt database is
-        moved into quarantine, and a new one made. Raises `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew` or
-        `SpoolUnavailable`; then nothing is left open or owned.
+        moved into quarantine, and a new one made. Raises `UnsuitableDirectory`, `SpoolLocked`, `SchemaTooNew`,
+        `KeyUnavailable` or `SpoolUnavailable`; then nothing is left open or owned.
         """
         path = options.directory / DATABASE_NAME
         directory = await SpoolDirectory.acquire(options.directory, options.lock_timeout)
         try:
+            require_keys(directory.path, options.keys)
             make_room_to_open(directory.path)
             start = await asyncio.to_thread(open_or_replace, path, options.max_bytes, tuple(destinations), clock())
             directory.refresh()
-            reader = await Reader.open(path, start.destinations, directory.corruption)
+            with translated(f"opening the keys of the spool {path}"):
+                keys = await asyncio.to_thread(SpoolKeys.open, directory.path, options.keys, needed=start.encrypted)
+            reader = await Reader.open(path, start.destinations, directory.corruption, keys)
             try:
                 with translated(f"opening the spool {path} for writing"):
                     disk = DiskSpace(directory.path, headroom_bytes(directory.path, start.limit_bytes))
@@ -185,6 +198,8 @@ class Spool:
                         directory.corruption,
                         options.compression_level,
                         start.log_cap_bytes,
+                        keys,
+                        erase_freed=options.erase_freed,
                         counts_tenants=bool(options.tenants),
                     )
             except BaseException:
@@ -204,10 +219,13 @@ class Spool:
             task.cancel()
         await asyncio.gather(self._maintaining, self._scrubbing, return_exceptions=True)
         await asyncio.to_thread(self._ingest.close)
+        with suppress(SpoolError):  # the next start shreds what this one cannot
+            await self._shredder.shred(unused=True)
         try:
             await self.reader.close()
         finally:
             await self._writer.close()
+            self._writer.keys.close()
             await self.directory.release(self._clock())
 
     # Intake ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from gateway.live_calls import ThrottlePolicy
 from gateway.runtime.startup import CannotListen
 from gateway.tenants import Tenant, TenantTable, digest_of
 from gateway.tls import TlsFiles
+from spool.keys import KeyRing
 from spool.records import Lane
 from spool.space import TenantLimits
 from spool.store import SpoolOptions
@@ -50,6 +51,8 @@ def spool_options(settings: Settings) -> SpoolOptions:
         expire_after=None if spool.expire_after is None else milliseconds(spool.expire_after),
         receipts_keep=milliseconds(spool.receipts_keep),
         receipts_max=spool.receipts_max,
+        erase_freed=spool.erase_freed,
+        keys=key_ring(settings),
         tenants={name: _tenant_limits(tenant) for name, tenant in settings.tenants.items()},
     )
 
@@ -61,6 +64,11 @@ def _tenant_limits(tenant: TenantSettings) -> TenantLimits:
         None if keep is None else milliseconds(keep),
         None if expire is None else milliseconds(expire),
     )
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The keys of the spool, if there are any."""
+    return KeyRing.parse(key.get_secret_value() for key in settings.spool.key)
 
 
 def admin_tokens(admin: AdminSettings) -> dict[Role, tuple[str, ...]]:

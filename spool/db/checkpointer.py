@@ -48,7 +48,8 @@ class Checkpointer:
         self._connection: sqlite3.Connection | None = None
         self._index = LogIndex(path)
         self._one_at_a_time = threading.Lock()
-        self._unchecked_bytes = 0
+        # What the process before left in the log is moved, too, and the log truncated, as soon as nobody writes.
+        self._unchecked_bytes = 1
         self._log_bytes = 0
         self._wake = threading.Event()
         self._stopping = False

@@ -46,11 +46,16 @@ def connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
-    """The connection that writes. There is one; its thread owns it."""
+def connect_writer(path: Path, *, erase_freed: bool = False) -> sqlite3.Connection:
+    """The connection that writes. There is one; its thread owns it.
+
+    With `erase_freed` whatever is deleted is overwritten, whole pages that become free, too.
+    """
     connection = connect(path)
     try:
         _prepare_to_write(connection)
+        if erase_freed:
+            connection.execute("PRAGMA secure_delete = ON")
     except SQLITE_ERRORS:
         connection.close()
         raise

@@ -51,7 +51,7 @@ OLDEST_IN_STATE = (
 # Tokens
 
 USE_TOKEN = (
-    "INSERT INTO tokens (token_hash, value, uses) VALUES (?, ?, 0) "
+    "INSERT INTO tokens (token_hash, value, key_epoch, uses) VALUES (?, ?, ?, 0) "
     "ON CONFLICT (token_hash) DO UPDATE SET uses = uses RETURNING token_id"
 )
 ADD_TOKEN_USES = "UPDATE tokens SET uses = uses + ? WHERE token_id = ? RETURNING uses"
@@ -61,12 +61,14 @@ OVERWRITE_TOKEN = (
     "UPDATE tokens SET value = replace(hex(zeroblob(length(CAST(value AS BLOB)))), '00', '0') WHERE token_id = ?"
 )
 DELETE_TOKEN = "DELETE FROM tokens WHERE token_id = ?"
-ALL_TOKENS = "SELECT token_id, token_hash, value, uses FROM tokens ORDER BY token_id"
+ALL_TOKENS = "SELECT token_id, token_hash, value, uses, key_epoch FROM tokens ORDER BY token_id"
 CLEAR_TOKENS = "DELETE FROM tokens"
-ADD_TOKEN = "INSERT INTO tokens (token_id, token_hash, value, uses) VALUES (?, ?, ?, ?)"
+ADD_TOKEN = "INSERT INTO tokens (token_id, token_hash, value, uses, key_epoch) VALUES (?, ?, ?, ?, ?)"
+CLEARS_FREED_PAGES = "PRAGMA secure_delete"
+CLEARS_ALL = 1
 CLEAR_FREED_PAGES = "PRAGMA secure_delete = ON"
 LEAVE_FREED_PAGES = "PRAGMA secure_delete = FAST"
-READ_TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
+READ_TOKEN = "SELECT value, token_hash, key_epoch FROM tokens WHERE token_id = ?"
 
 # Accepting
 
@@ -82,7 +84,7 @@ CHUNK_COLUMNS = "chunk_id, crc32, frame"
 NEW_RECORD_COLUMNS = (
     "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
     "first_chunk, fragments, superseded, settled_at, origin, checksum, tenant, principal, via, happened_at, post_key, "
-    "number_hint, length_ms, ended_reason"
+    "number_hint, length_ms, ended_reason, key_epoch, payload_key"
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
@@ -321,6 +323,28 @@ SET_FRAGMENTS = "UPDATE records SET fragments = ?, stored_bytes = ?, checksum = 
 
 READ_CHUNKS = "SELECT chunk_id, crc32, frame FROM chunks WHERE chunk_id BETWEEN ? AND ? ORDER BY chunk_id"
 
+# Keys
+
+READ_RECORD_KEY = "SELECT key_epoch, payload_key FROM records WHERE record_id = ?"
+RECORD_KEYS = "SELECT record_id, origin, payload_key FROM records WHERE key_epoch = ? LIMIT ?"
+SET_RECORD_KEY = "UPDATE records SET key_epoch = ?, payload_key = ? WHERE record_id = ?"
+TOKENS_OF_EPOCH = "SELECT token_id, token_hash, value FROM tokens WHERE key_epoch = ? LIMIT ?"
+SET_TOKEN = "UPDATE tokens SET value = ?, key_epoch = ? WHERE token_id = ?"
+SPAN_KEYS = "SELECT row_id, trace_id, payload_key FROM trace_rows WHERE key_epoch = ? LIMIT ?"
+SET_SPANS_KEY = "UPDATE trace_rows SET key_epoch = ?, payload_key = ? WHERE row_id = ?"
+EPOCH_USED = tuple(
+    f"SELECT 1 FROM {table} WHERE key_epoch = ? LIMIT 1" for table in ("records", "tokens", "trace_rows")
+)
+EPOCHS_OF_TOKENS = "SELECT DISTINCT key_epoch FROM tokens WHERE uses <= 0 AND key_epoch IS NOT NULL"
+EPOCHS_OF_SPANS = (
+    "SELECT DISTINCT key_epoch FROM trace_rows WHERE trace_id = ? AND principal = ? AND row_id <= ? "
+    "AND key_epoch IS NOT NULL"
+)
+ANY_ENCRYPTED = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT key_epoch FROM {table} WHERE key_epoch > 0 LIMIT 1)"
+    for table in ("records", "tokens", "trace_rows")
+)
+
 # Maintenance
 
 DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"
@@ -338,10 +362,7 @@ COUNT_RECEIPTS = "SELECT count(*) FROM records WHERE settled_at IS NOT NULL"
 # Upload addresses
 
 ADD_UPLOAD = "INSERT INTO uploads (key_hash, s3_key, call_id, token_id, expires_at) VALUES (?,?,?,?,?)"
-READ_UPLOAD = (
-    "SELECT s3_key, call_id, (SELECT value FROM tokens t WHERE t.token_id = u.token_id), expires_at, record_uid, "
-    "digest FROM uploads u WHERE {} = ?"
-)
+READ_UPLOAD = "SELECT s3_key, call_id, token_id, expires_at, record_uid, digest FROM uploads u WHERE {} = ?"
 READ_UPLOAD_BY_HASH = READ_UPLOAD.format("key_hash")
 READ_UPLOAD_BY_S3_KEY = READ_UPLOAD.format("s3_key")
 UPLOADED_RECORD = "SELECT record_uid FROM uploads WHERE key_hash = ?"

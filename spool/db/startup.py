@@ -44,6 +44,8 @@ class Start:
     destinations: DestinationIds
     limit_bytes: int
     next_chunk: int
+    encrypted: bool = False
+    """Whether anything that is stored is encrypted."""
     quarantined: Path | None = None
     """Where the database is that was there before, if it was corrupt."""
 
@@ -155,4 +157,5 @@ def _read(connection: sqlite3.Connection, max_bytes: int | None) -> Start:
         connection.execute(statement).fetchone()[0] or 0 for statement in (sql.LAST_CHUNK, sql.LAST_ORPHAN_CHUNK)
     ]
     ids = {name: destination_id for destination_id, name in names.items()}
-    return Start(DestinationIds(spool_id, ids, names), max_bytes or default, max(last_chunks) + 1)
+    encrypted = connection.execute(sql.ANY_ENCRYPTED).fetchone() is not None
+    return Start(DestinationIds(spool_id, ids, names), max_bytes or default, max(last_chunks) + 1, encrypted)

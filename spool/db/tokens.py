@@ -1,15 +1,19 @@
 """The agents' own tokens: one table, counted uses, overwritten when nothing needs them any more (promise 9).
 
 A table that fits into one page holds nothing of a deleted row. In a larger one, rows are copied from page to page as
-others come and go, and what is left of the copies is cleared by `scrub`, which maintenance calls.
+others come and go, and what is left of the copies is cleared by `scrub`, which maintenance calls. Where a key is
+configured, the values are encrypted.
 """
 
+import base64
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
 from spool.db import sql
+from spool.errors import CorruptPayload
+from spool.keys import SpoolKeys, WrappedKey
 
 _KNOWN_TOKENS = 1024
 _LONGEST_KNOWN = 2048
@@ -19,7 +23,8 @@ _LONGEST_KNOWN = 2048
 class TokenStore:
     """Tokens and how many records and upload addresses use each. For the writer's thread, but for `value_of`."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: SpoolKeys) -> None:
+        self._keys = keys
         self._ids: dict[str, int] = {}
         self._values: dict[int, str] = {}
         """The same the other way round: tokens that something needs, as far as they are remembered."""
@@ -32,12 +37,19 @@ class TokenStore:
         """One more use of `token`; returns its id."""
         token_id = self._ids.get(token)
         if token_id is None:
-            row = connection.execute(sql.USE_TOKEN, (hash_of(token), token)).fetchone()
+            row = connection.execute(sql.USE_TOKEN, (hash_of(token), *self._stored(token))).fetchone()
             token_id = int(row[0])
             if len(token) <= _LONGEST_KNOWN:
                 self._remember(token_id, token)
         self.changes[token_id] = self.changes.get(token_id, 0) + 1
         return token_id
+
+    def _stored(self, token: str) -> tuple[str, int | None]:
+        """Its value as it is stored, and the epoch by whose key it is encrypted, if it is."""
+        if not self._keys.enabled:
+            return token, None
+        wrapped = self._keys.wrap(token.encode(), token_context(hash_of(token)))
+        return base64.b64encode(wrapped.value).decode(), wrapped.epoch
 
     def value_of(self, token_id: int) -> str | None:
         """A token that this process was given and that something needs still; None: ask the database. For any thread.
@@ -61,6 +73,8 @@ class TokenStore:
             self._delete(connection, unused)
 
     def _delete(self, connection: sqlite3.Connection, unused: list[int]) -> None:
+        if self._keys.enabled:
+            self._keys.ended([epoch for (epoch,) in connection.execute(sql.EPOCHS_OF_TOKENS)])
         with _freed_pages_cleared(connection):
             for token_id in unused:
                 connection.execute(sql.OVERWRITE_TOKEN, (token_id,))
@@ -109,11 +123,32 @@ def hash_of(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
+def token_context(token_hash: bytes) -> bytes:
+    """What an encrypted token is, to whoever decrypts it."""
+    return b"token " + token_hash
+
+
+def token_in(value: str, token_hash: bytes, epoch: int | None, keys: SpoolKeys) -> str:
+    """The token of a row. Raises `CorruptPayload`, which says what of it is wrong."""
+    if epoch is not None:
+        try:
+            value = keys.unwrap(WrappedKey(epoch, base64.b64decode(value)), token_context(token_hash)).decode()
+        except ValueError as error:
+            raise CorruptPayload("is no base64 of what was encrypted") from error
+        except CorruptPayload as error:
+            raise CorruptPayload(f"cannot be decrypted: {error}") from error
+    if hash_of(value) != token_hash:
+        raise CorruptPayload("does not match its hash")
+    return value
+
+
 @contextmanager
 def _freed_pages_cleared(connection: sqlite3.Connection) -> Iterator[None]:
     """Overwrite whole pages that become free, too; for payloads that would cost as much as writing them."""
+    (before,) = connection.execute(sql.CLEARS_FREED_PAGES).fetchone()
     connection.execute(sql.CLEAR_FREED_PAGES)
     try:
         yield
     finally:
-        connection.execute(sql.LEAVE_FREED_PAGES)
+        if before != sql.CLEARS_ALL:
+            connection.execute(sql.LEAVE_FREED_PAGES)

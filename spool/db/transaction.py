@@ -9,6 +9,7 @@ from typing import TypeVar
 from spool.db import sql
 from spool.db.sql import Row
 from spool.db.tokens import TokenStore
+from spool.keys import SpoolKeys
 from spool.records import DeliveryState, Lane
 from spool.stats import LaneCounts
 
@@ -18,15 +19,17 @@ Result = TypeVar("Result")
 class Transaction:
     """What an operation may use. Whatever is executed sees the rows that were added before it."""
 
-    def __init__(self, connection: sqlite3.Connection, *, counts_tenants: bool = False) -> None:
+    def __init__(self, connection: sqlite3.Connection, keys: SpoolKeys, *, counts_tenants: bool = False) -> None:
         self.connection = connection
+        self.keys = keys
+        """What data keys are wrapped by."""
         self.counters = DeliveryCounters(connection)
         self.tenants = TenantBytes(connection, counts=counts_tenants)
-        self.tokens = TokenStore()
+        self.tokens = TokenStore(keys)
         self.chunks = BatchInsert("chunks", sql.CHUNK_COLUMNS)
         self.records = BatchInsert("records", sql.NEW_RECORD_COLUMNS)
         self.deliveries = BatchInsert("deliveries", sql.NEW_DELIVERY_COLUMNS)
-        self.completions = Completions()
+        self.completions = Completions(keys)
         self.known = Prefetch()
         self._batches = (self.chunks, self.records, self.deliveries, self.completions)
         row = connection.execute(sql.LAST_RECORD).fetchone()
@@ -296,7 +299,8 @@ class BatchInsert:
 class Completions:
     """The completions that are still to be written. For the writer's thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: SpoolKeys) -> None:
+        self._keys = keys
         self._delivered: list[tuple[object, ...]] = []
         self._receipts: list[tuple[int, int]] = []
         self._chunks: list[tuple[int]] = []
@@ -322,6 +326,9 @@ class Completions:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write them all."""
+        if self._keys.enabled:
+            for statement, values in pad_batch(epochs_of_records, [(record_id,) for record_id, _ in self._receipts]):
+                self._keys.ended([epoch for (epoch,) in connection.execute(statement, values)])
         for statement, values in (
             *pad_batch(end_delivered, self._delivered),
             *pad_batch(make_receipts, self._receipts),
@@ -453,8 +460,16 @@ def end_delivered(count: int) -> str:
 def make_receipts(count: int) -> str:
     """Records of which nothing is open any more: the record and the time of each."""
     return (
-        "UPDATE records SET settled_at = ended.column2, token_id = NULL "
+        "UPDATE records SET settled_at = ended.column2, token_id = NULL, key_epoch = NULL, payload_key = NULL "
         f"FROM (VALUES {places(count, 2)}) AS ended WHERE record_id = ended.column1"
+    )
+
+
+@cache
+def epochs_of_records(count: int) -> str:
+    """The epochs by whose keys those of `count` records are wrapped."""
+    return (
+        f"SELECT DISTINCT key_epoch FROM records WHERE record_id IN ({','.join('?' * count)}) AND key_epoch IS NOT NULL"
     )
 
 

@@ -15,6 +15,7 @@ from spool.db.connection import PAGE_SIZE, SQLITE_ERRORS, connect_writer, distru
 from spool.db.transaction import Transaction
 from spool.directory import CorruptionLatch
 from spool.errors import SpoolError
+from spool.keys import SpoolKeys
 from spool.space import DiskSpace
 
 PAGES_PER_GROUP = 12
@@ -31,9 +32,13 @@ class OpenDatabase:
         disk: DiskSpace,
         corruption: CorruptionLatch,
         log_cap_bytes: int = CAP_BYTES,
+        keys: SpoolKeys | None = None,
         *,
+        erase_freed: bool = False,
         counts_tenants: bool = False,
     ) -> None:
+        self._keys = keys or SpoolKeys()
+        self._erase_freed = erase_freed
         self._path = path
         self._counts_tenants = counts_tenants
         self._disk = disk
@@ -42,7 +47,9 @@ class OpenDatabase:
         self.failure: str | None = None
         """Why nothing can be written at the moment, if so."""
         self.sizes = Sizes(path)
-        self.transaction = Transaction(connect_writer(path), counts_tenants=counts_tenants)
+        self.transaction = Transaction(
+            connect_writer(path, erase_freed=erase_freed), self._keys, counts_tenants=counts_tenants
+        )
         self.measure()
         self._checkpointer = Checkpointer(
             path,
@@ -110,7 +117,8 @@ class OpenDatabase:
             self.failure = None  # so that what the checkpoints say from now on stays
             self.transaction.connection.close()
             self.sizes.closed()
-            self.transaction = Transaction(connect_writer(self._path), counts_tenants=self._counts_tenants)
+            connection = connect_writer(self._path, erase_freed=self._erase_freed)
+            self.transaction = Transaction(connection, self._keys, counts_tenants=self._counts_tenants)
             finished = self._checkpointer.finish(self.transaction.connection)
         except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"

@@ -26,6 +26,7 @@ from spool.db.transaction import DeliveryCounters, Operation, Result
 from spool.db.write_connection import OpenDatabase, WritePoint, reach
 from spool.directory import CorruptionLatch
 from spool.errors import SpoolFull, SpoolUnavailable
+from spool.keys import SpoolKeys
 from spool.payload.frames import BatchCompressor, SmallPayload
 from spool.space import DiskSpace
 
@@ -179,14 +180,18 @@ class Writer:
         corruption: CorruptionLatch,
         compression_level: int = 1,
         log_cap_bytes: int = CAP_BYTES,
+        keys: SpoolKeys | None = None,
         *,
+        erase_freed: bool = False,
         counts_tenants: bool = False,
     ) -> None:
         """`counts_tenants`: whether `tenant_bytes` is kept, for which a start reads every open record."""
+        self.keys = keys or SpoolKeys()
+        """What data keys are wrapped by; only whether it is enabled is for others than this thread to ask."""
         self._loop = loop
         self._observer = observer
         self._queue = WriteQueue()
-        self._compressor = BatchCompressor(compression_level)
+        self._compressor = BatchCompressor(compression_level, sealing=self.keys.enabled)
         self._corruption = corruption
         self._in_hand: Group = []
         self._commits: list[tuple[float, int]] = []
@@ -194,7 +199,15 @@ class Writer:
         self._closed: str | None = None
         """Why no request is accepted any more."""
         self.disk = disk
-        self.database = OpenDatabase(path, disk, corruption, log_cap_bytes, counts_tenants=counts_tenants)
+        self.database = OpenDatabase(
+            path,
+            disk,
+            corruption,
+            log_cap_bytes,
+            self.keys,
+            erase_freed=erase_freed,
+            counts_tenants=counts_tenants,
+        )
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._thread.start()
 

@@ -90,9 +90,10 @@ def _small_fragments(stored: StoredPayload) -> dict[Fragment, Sequence[bytes]]:
 
 
 def _cached(frame: Frame) -> bytes:
+    data = frame.plain or frame.data
     if frame.raw is None:
-        return frame.data
-    cached = CachedFrame(frame.data)
+        return data
+    cached = CachedFrame(data)
     cached.raw = frame.raw
     return cached
 

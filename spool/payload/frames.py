@@ -1,11 +1,15 @@
 """The codec of payloads: raw pieces become independent zstd frames, and frames are read back verified.
 
 This is the only code that knows how a payload frame is coded: `FrameEncoder` and `encode` make frames, `decode` undoes
-one, and `PASSTHROUGH` names the content encoding under which stored frames may leave as they are. Whatever is to
-change about it (encryption, another compression, a key for each tenant) changes here.
+one, and `PASSTHROUGH` names the content encoding under which frames may leave as they are.
 
 Each frame holds at most `FRAME_RAW_BYTES` and carries zstd's own checksum of what it holds, so that the concatenation
 of a fragment's frames is a valid `.zst`. A CRC-32 beside each stored frame verifies it without decoding it.
+
+Where a key is configured, frames are stored sealed: `SEALED`, then the zstd frame encrypted with AES-256-GCM. The key
+is of this one payload (`spool.keys`). The nonce is the frame's position in the payload, so it cannot repeat: a key
+encrypts one payload, once, and no position of it twice. Fragment, place in it and number of its frames are
+authenticated, so that frames can neither change places nor be left out.
 """
 
 import threading
@@ -17,6 +21,7 @@ from isal.isal_zlib import crc32
 from msgspec import Struct, structs
 
 from spool.errors import CorruptPayload
+from spool.keys import cipher, decrypted, new_key
 from spool.records import Buffer, Fragment, StoredFragment
 
 FRAME_RAW_BYTES = 1 << 20
@@ -31,13 +36,95 @@ def frames_bound(raw_bytes: int) -> int:
     return raw_bytes + (FRAME_RAW_BYTES // 256 + 128) * chunk_count(raw_bytes)
 
 
+SEALED = b"\1"
+"""How a sealed frame begins; a zstd frame begins with 0x28."""
+SEAL_BYTES = len(SEALED) + 16
+
+
 class Frame(Struct, frozen=True):
-    """A stored frame: `data` is a complete zstd frame that holds `raw_bytes`; small ones keep these as `raw`."""
+    """A stored frame: `data` is a complete zstd frame that holds `raw_bytes`; small ones keep these as `raw`.
+
+    Of a sealed one, `data` is what is stored, and `plain` the zstd frame, if that is still needed.
+    """
 
     data: bytes
     raw_bytes: int
     crc32: int
     raw: bytes | None = None
+    plain: bytes | None = None
+
+    @property
+    def zstd_bytes(self) -> int:
+        """The length of the zstd frame, sealed or not."""
+        return len(self.data) - SEAL_BYTES if is_sealed(self.data) else len(self.data)
+
+
+class Place(Struct, frozen=True):
+    """Where a frame stands: its position in the payload, and its place among so many frames of a fragment."""
+
+    position: int
+    fragment: str
+    index: int
+    count: int
+
+    @property
+    def nonce(self) -> bytes:
+        """Of the key of its payload."""
+        return self.position.to_bytes(12, "big")
+
+    @property
+    def authenticated(self) -> bytes:
+        """What is authenticated besides the frame."""
+        return f"{self.fragment} {self.index} {self.count}".encode()
+
+
+def places(fragment: str, count: int, position: int = 0) -> Iterator[Place]:
+    """The places of a fragment's frames, the first of which has this position in the payload."""
+    for index in range(count):
+        yield Place(position + index, fragment, index, count)
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a stored frame is encrypted."""
+    return data[:1] == SEALED
+
+
+def record_context(uid: str) -> bytes:
+    """What the data key of a record is for."""
+    return b"record " + uid.encode("utf-8", "surrogatepass")
+
+
+def spans_context(trace_id: bytes) -> bytes:
+    """What the data key of a row of spans is for."""
+    return b"spans " + trace_id
+
+
+SPANS_PLACE = Place(0, "spans", 0, 1)
+"""The spans of a post are one frame, with a key of their own."""
+
+
+class Seal:
+    """The key of one payload, for its frames."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self._cipher = cipher(key)
+
+    @classmethod
+    def new(cls) -> "Seal":
+        """With a key that nothing was encrypted with."""
+        return cls(new_key())
+
+    def seal(self, frame: Frame, place: Place, *, keep_plain: bool = False) -> Frame:
+        """The frame as it is stored. Each place of a payload is sealed once."""
+        data = SEALED + self._cipher.encrypt(place.nonce, frame.data, place.authenticated)
+        return Frame(data, frame.raw_bytes, crc32(data), frame.raw, frame.data if keep_plain else None)
+
+    def open(self, data: bytes, place: Place) -> bytes:
+        """The zstd frame in a stored one. Raises `CorruptPayload` where it is not what was sealed at this place."""
+        return decrypted(
+            self._cipher, place.nonce, data[len(SEALED) :], place.authenticated, "it is not what was encrypted there"
+        )
 
 
 class FrameEncoder:
@@ -151,7 +238,7 @@ def chunk_count(raw_bytes: int) -> int:
 def described(frames: Sequence[Frame]) -> StoredFragment:
     """How these frames lie in the spool."""
     return StoredFragment(
-        len(frames), sum([frame.raw_bytes for frame in frames]), sum([len(frame.data) for frame in frames])
+        len(frames), sum([frame.raw_bytes for frame in frames]), sum([frame.zstd_bytes for frame in frames])
     )
 
 
@@ -180,6 +267,8 @@ class StoredPayload(Struct, frozen=True):
     frames: Sequence[Frame]
     fragments: Mapping[Fragment, StoredFragment]
     orphaned: bool
+    key: bytes | None = None
+    """The data key of its frames, where they are sealed."""
 
     @property
     def stored_bytes(self) -> int:
@@ -200,10 +289,11 @@ class SmallPayload(Struct):
 
 
 class BatchCompressor:
-    """Compresses small payloads. For one thread: it keeps zstd's working memory."""
+    """Compresses small payloads, and seals them with `sealing`. For one thread: it keeps zstd's working memory."""
 
-    def __init__(self, level: int) -> None:
+    def __init__(self, level: int, *, sealing: bool = False) -> None:
         self._writer = FrameEncoder(level)
+        self._sealing = sealing
 
     def compress(self, payloads: Iterable[SmallPayload]) -> None:
         """Make all of them ready that are not; one call for many, since each call gives Python's lock up."""
@@ -212,13 +302,30 @@ class BatchCompressor:
         made = iter(self._writer.encode_batch([raw for own in raws for raw in own.values() if len(raw)]))
         for payload, own in zip(new, raws, strict=True):
             frames = {fragment: [next(made)] if len(raw) else [] for fragment, raw in own.items()}
+            seal = Seal.new() if self._sealing else None
+            if seal is not None:
+                frames = _sealed(frames, seal)
             payload.stored = StoredPayload(
                 payload.first_chunk,
                 payload.first_chunk,
                 [frame for of_one in frames.values() for frame in of_one],
                 {fragment: described(of_one) for fragment, of_one in frames.items()},
                 orphaned=False,
+                key=None if seal is None else seal.key,
             )
+
+
+def _sealed(frames: Mapping[Fragment, list[Frame]], seal: Seal) -> dict[Fragment, list[Frame]]:
+    """The same, each fragment being one frame at most; the zstd frames stay for the cache."""
+    position = 0
+    sealed = {}
+    for fragment, of_one in frames.items():
+        sealed[fragment] = [
+            seal.seal(frame, place, keep_plain=True)
+            for frame, place in zip(of_one, places(fragment, len(of_one), position), strict=True)
+        ]
+        position += len(of_one)
+    return sealed
 
 
 def _joined(pieces: Sequence[Buffer]) -> Buffer:

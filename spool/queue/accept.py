@@ -17,7 +17,7 @@ from spool.db import sql
 from spool.db.sql import checksum_of, encode_fragments, number_in, record_of, uid_of
 from spool.db.transaction import Transaction
 from spool.errors import SpoolUnavailable
-from spool.payload.frames import Frame, SmallPayload, StoredPayload
+from spool.payload.frames import Frame, SmallPayload, StoredPayload, record_context
 from spool.queue.ordering import Sibling, initial_state, planned, state_in_record
 from spool.records import (
     Accepted,
@@ -214,12 +214,13 @@ def _write_record(
     )  # fmt: skip
     whose = (new.tenant, new.principal, new.via)
     outline = new.outline
+    uid = new.origin or uid_of(spool_id, record_id)
+    key = wrapped_key(transaction, stored.key if owed else None, uid)
     more = (
         checksum_of(row, *whose), *whose, new.happened_at, post_key_of(new.idempotency_key),
-        outline.number_hint, outline.length_ms, outline.ended_reason,
+        outline.number_hint, outline.length_ms, outline.ended_reason, *key,
     )  # fmt: skip
     transaction.records.add((*row[:12], int(superseded and not owed), settled_at, new.origin, *more))
-    uid = new.origin or uid_of(spool_id, record_id)
     return Record(
         record_id, uid, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
         stored_bytes, now, token_id, stored.first_chunk, stored.fragments, False, *whose,
@@ -249,7 +250,10 @@ def _enqueue_all(
 
 def _close_trace(transaction: Transaction, closed: ClosedTrace) -> None:
     """Delete the spans that the record was made of: they are in it, or in the one that it repeats."""
-    transaction.execute(sql.DELETE_TRACE_ROWS, (closed.trace_id, closed.principal, closed.last_row))
+    rows = (closed.trace_id, closed.principal, closed.last_row)
+    if transaction.keys.enabled:
+        transaction.keys.ended([epoch for (epoch,) in transaction.execute(sql.EPOCHS_OF_SPANS, rows)])
+    transaction.execute(sql.DELETE_TRACE_ROWS, rows)
     values = {
         "trace_id": closed.trace_id,
         "principal": closed.principal,
@@ -280,6 +284,14 @@ def enqueue(transaction: Transaction, record: Record, one: Sibling, state: Deliv
     transaction.deliveries.add(values)
     transaction.known.forget_open(record.record_id)
     transaction.counters.enqueue(one.destination_id, one.lane, state, record.bytes_of(one.form))
+
+
+def wrapped_key(transaction: Transaction, key: bytes | None, uid: str) -> tuple[int, bytes] | tuple[None, None]:
+    """The epoch and the wrapped data key of a record, as its row holds them; nothing where its frames are plain."""
+    if key is None:
+        return None, None
+    wrapped = transaction.keys.wrap(key, record_context(uid))
+    return wrapped.epoch, wrapped.value
 
 
 def write_frames(transaction: Transaction, frames: Sequence[Frame], first_chunk: int) -> None:

@@ -16,7 +16,7 @@ from spool.db import sql
 from spool.db.transaction import Result, Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
 from spool.errors import SpoolFull, SpoolUnavailable
-from spool.payload.frames import Frame, FrameEncoder, SmallPayload, StoredPayload, chunk_count
+from spool.payload.frames import Frame, FrameEncoder, Seal, SmallPayload, StoredPayload, chunk_count, places
 from spool.queue.accept import Acceptance, accept, require_orphans, write_frames
 from spool.queue.reclaim import Evictor, OrphanChunks
 from spool.records import Accepted, Buffer, Clock, DestinationIds, Fragment, Lane, NewRecord, StoredFragment
@@ -33,17 +33,22 @@ class Incoming:
     frames: Generator[tuple[Fragment, Frame], None, None]
     sizes: dict[Fragment, list[int]]
     """Chunks, raw bytes and stored bytes of each fragment, in the order of chunks, as far as they are compressed."""
+    seal: Seal | None = None
+    """What its frames are sealed with, if they are."""
     orphaned: bool = False
     """Whether some of it is in the spool already, as orphan chunks."""
     _written: int = 0
 
     @classmethod
-    def of(cls, fragments: Mapping[Fragment, Sequence[Buffer]], first_chunk: int, level: int) -> "Incoming":
+    def of(
+        cls, fragments: Mapping[Fragment, Sequence[Buffer]], first_chunk: int, level: int, *, sealing: bool
+    ) -> "Incoming":
         """The payload of `fragments`, whose chunks begin at `first_chunk`."""
         sizes = {fragment: [0, 0, 0] for fragment in fragments}
         raw_bytes = sum([len(piece) for pieces in fragments.values() for piece in pieces])
-        frames = _frames(fragments, FrameEncoder(level))
-        return cls(first_chunk, total_chunks(fragments), raw_bytes, frames, sizes)
+        seal = Seal.new() if sealing else None
+        frames = _frames(fragments, FrameEncoder(level), seal)
+        return cls(first_chunk, total_chunks(fragments), raw_bytes, frames, sizes, seal)
 
     def next_batch(self) -> tuple[list[Frame], bool]:
         """Up to `GROUP_HEAVY_BYTES` of frames, and whether these were the last."""
@@ -55,7 +60,7 @@ class Incoming:
             sizes = self.sizes[fragment]
             sizes[0] += 1
             sizes[1] += frame.raw_bytes
-            sizes[2] += len(frame.data)
+            sizes[2] += frame.zstd_bytes
             if byte_count >= GROUP_HEAVY_BYTES:
                 break
         return batch, sum(sizes[0] for sizes in self.sizes.values()) == self.chunks
@@ -69,7 +74,8 @@ class Incoming:
     def stored(self, last_batch: list[Frame]) -> StoredPayload:
         """The whole payload, of which `last_batch` is still to be written."""
         fragments = {fragment: StoredFragment(*sizes) for fragment, sizes in self.sizes.items()}
-        return StoredPayload(self.first_chunk, self.first_chunk + self._written, last_batch, fragments, self.orphaned)
+        next_chunk, key = self.first_chunk + self._written, None if self.seal is None else self.seal.key
+        return StoredPayload(self.first_chunk, next_chunk, last_batch, fragments, self.orphaned, key)
 
     def close(self) -> None:
         """Let go of the buffers that were given; a mapped file can be unmapped then."""
@@ -107,11 +113,15 @@ def total_chunks(fragments: Mapping[Fragment, Sequence[Buffer]]) -> int:
 
 
 def _frames(
-    fragments: Mapping[Fragment, Sequence[Buffer]], encoder: FrameEncoder
+    fragments: Mapping[Fragment, Sequence[Buffer]], encoder: FrameEncoder, seal: Seal | None
 ) -> Generator[tuple[Fragment, Frame], None, None]:
+    position = 0
     for fragment, pieces in fragments.items():
-        for frame in encoder.frames(pieces):
-            yield fragment, frame
+        count = chunk_count(sum(map(len, pieces)))
+        for place, frame in zip(places(fragment, count, position), encoder.frames(pieces), strict=True):
+            # The zstd frames of a core stay for the cache; details are not kept there.
+            yield fragment, seal.seal(frame, place, keep_plain=fragment is not Fragment.REST) if seal else frame
+        position += count
 
 
 INLINE_BYTES = 32 << 10
@@ -167,7 +177,7 @@ class Ingest:
     async def _accept_large(self, new: NewRecord) -> Accepted:
         chunks = total_chunks(new.fragments)
         with self.chunk_ids(chunks) as first:
-            incoming = Incoming.of(new.fragments, first, self._level)
+            incoming = Incoming.of(new.fragments, first, self._level, sealing=self._writer.keys.enabled)
             try:
                 batch, last = await self._compressed(incoming)
                 written = 0

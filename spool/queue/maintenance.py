@@ -26,6 +26,7 @@ from spool.queue.retention import (
     purge_old_receipts,
     rules,
 )
+from spool.queue.shred import Shredder
 from spool.queue.traces import purge_traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import Clock, Delivery, DeliveryState, Lane
@@ -98,7 +99,9 @@ class Maintenance:
         uploads: UploadAddresses,
         quota: Quota,
         tenants: Mapping[str, TenantLimits],
+        shredder: Shredder,
     ) -> None:
+        self._shredder = shredder
         self._writer = writer
         self._reader = reader
         self._orphans = orphans
@@ -145,6 +148,7 @@ class Maintenance:
         await self._attempt("expiring deliveries", self._expire)
         await self._attempt("deleting receipts and upload addresses", self._purge)
         await self._attempt("clearing tokens", self._scrub_tokens)
+        await self._attempt("destroying keys", self._shredder.shred_in_time)
         await self._attempt("freeing deliveries", self._unblock_stuck)
         await self._attempt("recounting", self._recount)
 

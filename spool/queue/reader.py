@@ -14,10 +14,11 @@ from pathlib import Path
 from spool.db import sql
 from spool.db.connection import ReadConnection, Value
 from spool.db.sql import HELD_FOR_SHARED_TOKEN, RECORD_WIDTH, Row, delivery_of, number_in, record_of
-from spool.db.tokens import hash_of
+from spool.db.tokens import token_in
 from spool.directory import CorruptionLatch
 from spool.errors import CorruptPayload, NotStorable
-from spool.payload.frames import chunk_range, is_whole
+from spool.keys import SpoolKeys, WrappedKey
+from spool.payload.frames import Seal, chunk_range, is_sealed, is_whole, places, record_context
 from spool.queue.retention import OldDelivery, Rule
 from spool.records import (
     NO_OUTLINE,
@@ -73,7 +74,9 @@ class Reader:
         counting: ReadConnection,
         calls: ReadConnection,
         destinations: DestinationIds,
+        keys: SpoolKeys,
     ) -> None:
+        self._keys = keys
         self._questions = questions
         self._payloads = payloads
         self._counting = counting
@@ -81,12 +84,14 @@ class Reader:
         self.destinations = destinations
 
     @classmethod
-    async def open(cls, path: Path, destinations: DestinationIds, corruption: CorruptionLatch) -> "Reader":
+    async def open(
+        cls, path: Path, destinations: DestinationIds, corruption: CorruptionLatch, keys: SpoolKeys
+    ) -> "Reader":
         """Open the connections; on an error none is left open."""
         async with AsyncExitStack() as opened:
             questions, payloads, counting, calls = [await _opened(path, corruption, opened) for _ in range(4)]
             opened.pop_all()
-        return cls(questions, payloads, counting, calls, destinations)
+        return cls(questions, payloads, counting, calls, destinations, keys)
 
     async def close(self) -> None:
         """Close the connections; what is being read is finished first."""
@@ -119,28 +124,53 @@ class Reader:
         return tuple(None if held_for == HELD_FOR_SHARED_TOKEN else held_for for (held_for,) in rows)
 
     async def frames(self, record: Record, fragment: Fragment) -> AsyncIterator[bytes]:
-        """The stored frames of a fragment, verified; raises `CorruptPayload`."""
+        """The frames of a fragment, verified and decrypted; raises `CorruptPayload`."""
         wanted = chunk_range(record.first_chunk, record.fragments, fragment)
+        placed = places(fragment, len(wanted), wanted.start - record.first_chunk)
+        seal: Seal | None = None
         for start in range(wanted.start, wanted.stop, CHUNKS_PER_READ):
             stop = min(start + CHUNKS_PER_READ, wanted.stop)
             rows = await self._payloads.ask(sql.READ_CHUNKS, (start, stop - 1))
             stored = {chunk_id: (checksum, frame) for chunk_id, checksum, frame in rows}
-            for chunk_id in range(start, stop):
+            for chunk_id, place in zip(range(start, stop), placed, strict=False):
                 checksum, frame = stored.get(chunk_id, (None, b""))
                 if not is_whole(frame, checksum):
                     reason = "missing" if checksum is None else "damaged: its checksum differs"
                     raise CorruptPayload(f"chunk {chunk_id} of record {record.uid} is {reason}")
-                yield frame
+                if not is_sealed(frame):
+                    yield frame
+                    continue
+                if seal is None:
+                    context = record_context(record.uid)
+                    seal = await self.seal(sql.READ_RECORD_KEY, record.record_id, context, f"record {record.uid}")
+                try:
+                    yield seal.open(frame, place)
+                except CorruptPayload as error:
+                    raise CorruptPayload(f"chunk {chunk_id} of record {record.uid} is damaged: {error}") from error
+
+    async def seal(self, statement: str, row_id: int, context: bytes, what: str) -> Seal:
+        """What was sealed with the data key that `statement` finds in a row. Raises `CorruptPayload`."""
+        for last_time in (False, True):  # it may have been wrapped anew since the row was read
+            rows = await self._payloads.ask(statement, (row_id,))
+            if not rows or rows[0][0] is None:
+                break
+            try:
+                return Seal(self._keys.unwrap(WrappedKey(*rows[0]), context))
+            except CorruptPayload as error:
+                if last_time:
+                    raise CorruptPayload(f"{what} cannot be decrypted: {error}") from error
+        raise CorruptPayload(f"{what} cannot be decrypted: its key is not there")
 
     async def token(self, token_id: int) -> str | None:
         """The agent's own token by its id; None once it was overwritten. Raises `CorruptPayload` for a damaged one."""
         rows = await self._questions.ask(sql.READ_TOKEN, (token_id,))
         if not rows:
             return None
-        value, stored_hash = rows[0]
-        if hash_of(value) != stored_hash:
-            raise CorruptPayload(f"token {token_id} does not match its hash")
-        return str(value)
+        value, token_hash, epoch = rows[0]
+        try:
+            return token_in(value, token_hash, epoch, self._keys)
+        except CorruptPayload as error:
+            raise CorruptPayload(f"token {token_id} {error}") from error
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """The newest 256 records of a call, the oldest first."""
@@ -226,7 +256,10 @@ class Reader:
     async def upload(self, statement: str, key: bytes | str) -> Upload | None:
         """The upload address that `statement` finds by `key`."""
         rows = await self._questions.ask(statement, (key,))
-        return Upload(*rows[0]) if rows else None
+        if not rows:
+            return None
+        s3_key, call_id, token_id, *rest = rows[0]
+        return Upload(s3_key, call_id, None if token_id is None else await self.token(token_id), *rest)
 
     async def ask(self, statement: str, parameters: Row = ()) -> list[Row]:
         """Rows of what stands beside the queue, such as traces."""

@@ -10,13 +10,26 @@ from functools import partial
 
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
-from spool.payload.frames import Frame, FrameEncoder, decode, is_whole
+from spool.payload.frames import (
+    SPANS_PLACE,
+    Frame,
+    FrameEncoder,
+    Seal,
+    decode,
+    is_sealed,
+    is_whole,
+    spans_context,
+)
 from spool.queue.ingest import OVERHEAD_BYTES, uninterrupted
 from spool.queue.reader import Reader
 from spool.records import Clock, NewSpans, OpenTrace, TraceRow, tenant_of
 from spool.space import Quota, TenantShares
 
-_ADD_ROW = "INSERT INTO trace_rows (trace_id, principal, spans, raw_bytes, crc32, frame) VALUES (?, ?, ?, ?, ?, ?)"
+_ADD_ROW = (
+    "INSERT INTO trace_rows (trace_id, principal, spans, raw_bytes, crc32, frame, key_epoch, payload_key) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_KEY_OF_ROW = "SELECT key_epoch, payload_key FROM trace_rows WHERE row_id = ?"
 _TOKEN_OF = "SELECT token_id FROM traces WHERE trace_id = ? AND principal = ?"
 _ADD_TRACE = """
     INSERT INTO traces (trace_id, principal, call_id, agent_id, token_id, first_at, last_at, root_at, spans, raw_bytes)
@@ -53,7 +66,13 @@ def add_spans(
             row = transaction.execute(_TOKEN_OF, (new.trace_id, principal)).fetchone()
             if row is None or row[0] is None:
                 token_id = transaction.tokens.use(transaction.connection, token)
-        stored = (new.trace_id, principal, new.spans, frame.raw_bytes, frame.crc32, frame.data)
+        key: tuple[int, bytes] | tuple[None, None] = (None, None)
+        if transaction.keys.enabled:
+            seal = Seal.new()
+            frame = seal.seal(frame, SPANS_PLACE)  # noqa: PLW2901  # what is stored of it from here on
+            wrapped = transaction.keys.wrap(seal.key, spans_context(new.trace_id))
+            key = wrapped.epoch, wrapped.value
+        stored = (new.trace_id, principal, new.spans, frame.raw_bytes, frame.crc32, frame.data, *key)
         transaction.execute(_ADD_ROW, stored)
         transaction.execute(
             _ADD_TRACE,
@@ -127,8 +146,14 @@ class Traces:
         while rows := await self._reader.ask(_ROWS, (trace_id, principal, after)):
             for row_id, spans, raw_bytes, checksum, frame in rows:
                 after = row_id
-                whole = is_whole(frame, checksum)
-                yield TraceRow(row_id, spans, raw_bytes, decode(frame) if whole else None)
+                data = await self._decoded(row_id, trace_id, frame) if is_whole(frame, checksum) else None
+                yield TraceRow(row_id, spans, raw_bytes, data)
+
+    async def _decoded(self, row_id: int, trace_id: bytes, frame: bytes) -> bytes:
+        if not is_sealed(frame):
+            return decode(frame)
+        seal = await self._reader.seal(_KEY_OF_ROW, row_id, spans_context(trace_id), f"row {row_id} of a trace")
+        return decode(seal.open(frame, SPANS_PLACE))
 
 
 def _frames_of(posted: Sequence[NewSpans]) -> list[Frame]:

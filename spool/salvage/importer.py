@@ -12,8 +12,8 @@ from spool.db.sql import HELD_FOR_CORE, checksum_of, encode_fragments, uid_of
 from spool.db.transaction import Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
 from spool.errors import CorruptPayload
-from spool.payload.frames import Frame, decode
-from spool.queue.accept import earlier_posts, is_superseded, require_orphans, was_given_up
+from spool.payload.frames import Frame, Seal, decode
+from spool.queue.accept import earlier_posts, is_superseded, require_orphans, was_given_up, wrapped_key
 from spool.queue.ingest import OVERHEAD_BYTES, Ingest
 from spool.queue.ordering import Sibling, initial_state
 from spool.queue.reclaim import OrphanChunks
@@ -21,6 +21,7 @@ from spool.queue.settle import read_delivery, record_chunks
 from spool.queue.traces import Traces, add_spans
 from spool.records import Clock, Delivery, DeliveryState, DestinationIds, NewSpans
 from spool.salvage import model
+from spool.salvage.decryption import DecryptedSource, keys_beside, places_of
 from spool.salvage.model import (
     Outcome,
     SourceDelivery,
@@ -30,7 +31,7 @@ from spool.salvage.model import (
     UnreadableRecord,
     UnreadableSpans,
 )
-from spool.salvage.reader import SandboxedSource, opened_source
+from spool.salvage.reader import opened_source
 from spool.space import Quota
 
 Chunk = tuple[int, int, bytes]
@@ -91,6 +92,8 @@ class ImportRecord:
     chunks: Sequence[Chunk]
     orphaned: bool
     """Whether earlier chunks are in this spool already, as orphans."""
+    key: bytes | None
+    """The data key of the chunks, where they are sealed."""
 
 
 def import_record(
@@ -112,7 +115,7 @@ def import_record(
         transaction.execute(sql.FORGET_ORPHAN_CHUNKS, (task.first_chunk,))
     for chunk in task.chunks:
         transaction.chunks.add(chunk)
-    record_id = _write_record(transaction, task.source, task.first_chunk)
+    record_id = _write_record(transaction, task.source, task.first_chunk, task.key)
     siblings = [_sibling(one, destinations) for one in task.source.deliveries]
     counts: dict[DeliveryState, int] = {}
     ready = []
@@ -129,7 +132,7 @@ def import_record(
     return Imported(outcome, tuple(freed), counts)
 
 
-def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: int) -> int:
+def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: int, key: bytes | None) -> int:
     """Its row, with a number of this spool's."""
     record, token = source.record, source.token
     transaction.known.begins_call(record.call_id)  # a post of this call in the same transaction is not its first
@@ -141,7 +144,8 @@ def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: i
         encode_fragments(record.fragments), record.uid,
     )  # fmt: skip
     whose = (record.tenant, record.principal, record.via)
-    more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key, None, None, None)
+    wrapped = wrapped_key(transaction, key, record.uid)
+    more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key, None, None, None, *wrapped)
     transaction.records.add((*row[:12], False, None, record.uid, *more))
     transaction.tenants.add(record.tenant, record.stored_bytes)
     return record_id
@@ -244,8 +248,9 @@ class Importer:
         Raises `CorruptDatabase` where nothing at all can be read.
         """
         with ExitStack() as stack:
+            keys = stack.enter_context(keys_beside(self._directory, self._target.writer.keys.ring))
             opening = opened_source(self._directory)
-            source = await asyncio.to_thread(stack.enter_context, opening)
+            source = DecryptedSource(await asyncio.to_thread(stack.enter_context, opening), keys)
             if not self._dry_run:
                 await self._add_destinations(source)
             records = source.records()
@@ -261,12 +266,12 @@ class Importer:
                 await self._spans(source.spool_id, row)
                 yield Step(READING_SPANS, row.row_id, 0)
 
-    async def _add_destinations(self, source: SandboxedSource) -> None:
+    async def _add_destinations(self, source: DecryptedSource) -> None:
         """Names that only the other database knows are known here from now on."""
         operation = partial(add_destinations, names=tuple(source.destinations.values()))
         self._target.destinations.add(await self._target.writer.submit(operation))
 
-    async def _one(self, source: SandboxedSource, one: SourceRecord | UnreadableRecord) -> Outcome:
+    async def _one(self, source: DecryptedSource, one: SourceRecord | UnreadableRecord) -> Outcome:
         """Import one record, or say why not."""
         if isinstance(one, UnreadableRecord):
             self.tally.unreadable.append(one)
@@ -315,23 +320,24 @@ class Importer:
             target.traces.imported(new, row.principal, row.closed)
         self.tally.spans += spans
 
-    async def _readable(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
+    async def _readable(self, source: DecryptedSource, one: SourceRecord) -> Outcome:
         """IMPORTED where all of its payload can be read, else DAMAGED."""
-        return _outcome(one, await asyncio.to_thread(lambda: sum(1 for _ in source.chunks(_chunks_of(one)))))
+        return _outcome(one, await asyncio.to_thread(lambda: sum(1 for _ in source.chunks(one, _chunks_of(one)))))
 
-    async def _count(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
+    async def _count(self, source: DecryptedSource, one: SourceRecord) -> Outcome:
         """As if it were imported."""
         outcome = await self._readable(source, one)
         self.tally.payload_bytes += one.record.stored_bytes
         self.tally.deliveries.update(delivery.state for delivery in one.deliveries)
         return outcome
 
-    async def _import(self, source: SandboxedSource, one: SourceRecord) -> Outcome:
+    async def _import(self, source: DecryptedSource, one: SourceRecord) -> Outcome:
         """Its chunks in parts, the last one with the record."""
         target, wanted = self._target, _chunks_of(one)
         whole, orphaned = 0, False
+        seal = Seal.new() if target.writer.keys.enabled else None
         with target.ingest.chunk_ids(len(wanted)) as first:
-            batches = _batches(source, wanted, first)
+            batches = _batches(source, one, first, seal)
             batch = await asyncio.to_thread(_next, batches)
             while following := await asyncio.to_thread(_next, batches):
                 part = partial(
@@ -342,7 +348,7 @@ class Importer:
                 whole, orphaned, batch = whole + len(batch), True, following
             operation = partial(
                 import_record,
-                task=ImportRecord(one, first, batch, orphaned),
+                task=ImportRecord(one, first, batch, orphaned, None if seal is None else seal.key),
                 supersedes=self._supersedes,
                 destinations=target.destinations,
                 now=target.clock(),
@@ -377,11 +383,14 @@ def _next(batches: Iterator[list[Chunk]]) -> list[Chunk]:
     return next(batches, [])
 
 
-def _batches(source: SandboxedSource, wanted: range, first: int) -> Iterator[list[Chunk]]:
-    """The chunks that can be read, with their new numbers, a bounded number of bytes at a time."""
+def _batches(source: DecryptedSource, one: SourceRecord, first: int, seal: Seal | None) -> Iterator[list[Chunk]]:
+    """The chunks that can be read, with their new numbers, sealed anew, a bounded number of bytes at a time."""
     batch: list[Chunk] = []
-    for number, checksum, frame in source.chunks(wanted):
-        batch.append((first + number, checksum, frame))
+    placed = places_of(one.record)
+    for number, checksum, data in source.chunks(one, _chunks_of(one)):
+        frame = Frame(data, len(data), checksum)
+        frame = frame if seal is None else seal.seal(frame, placed[number])
+        batch.append((first + number, frame.crc32, frame.data))
         if _size(batch) >= GROUP_HEAVY_BYTES:
             yield batch
             batch = []

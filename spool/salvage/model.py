@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from spool.db.sql import RECORD_COLUMNS
+from spool.keys import WrappedKey
 from spool.records import DeliveryState, Form, Lane, Record
 
 
@@ -28,6 +29,15 @@ class SourceDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class SealedToken:
+    """An agent's token as it lies encrypted in the other database."""
+
+    value: str
+    token_hash: bytes
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRecord:
     """A record that could be read, with all that is known of its deliveries and the agent's own token."""
 
@@ -38,6 +48,10 @@ class SourceRecord:
     """When its event happened, as far as the sender's times say."""
     post_key: bytes | None = None
     """The digest of the idempotency key that its sender gave."""
+    key: WrappedKey | None = None
+    """Of its payload, where that is encrypted."""
+    sealed_token: SealedToken | None = None
+    """Its agent's token, where that is encrypted."""
 
     @property
     def open(self) -> bool:
@@ -73,6 +87,9 @@ class SourceSpans:
     closed: int = 0
     """How many call logs were made of the trace before."""
     token: str | None = None
+    key: WrappedKey | None = None
+    """Of the frame, where that is encrypted."""
+    sealed_token: SealedToken | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +147,11 @@ class Tally:
 # The statements of a salvage: what it reads of the other database, and writes into this one.
 
 RECORDS = (
-    f"SELECT {RECORD_COLUMNS}, r.settled_at, r.happened_at, r.post_key FROM records r "
+    f"SELECT {RECORD_COLUMNS}, r.settled_at, r.happened_at, r.post_key, r.key_epoch, r.payload_key FROM records r "
     "WHERE r.record_id BETWEEN ? AND ? ORDER BY r.record_id"
 )
-RECORDS_BEFORE_7 = RECORDS.replace("r.via", "NULL")
+RECORDS_BEFORE_13 = re.sub(r"r\.(key_epoch|payload_key)", "NULL", RECORDS)
+RECORDS_BEFORE_7 = RECORDS_BEFORE_13.replace("r.via", "NULL")
 RECORDS_BEFORE_6 = re.sub(r"r\.(tenant|principal|happened_at|post_key)", "NULL", RECORDS_BEFORE_7)
 RECORDS_BEFORE_3 = re.sub(r"r\.(origin|checksum)", "NULL", RECORDS_BEFORE_6)
 LARGEST = (
@@ -155,7 +173,8 @@ OPEN_DELIVERIES = (
 )
 """Read from the index alone, likewise."""
 CHUNK = "SELECT crc32, frame FROM chunks WHERE chunk_id = ?"
-TOKEN = "SELECT value, token_hash FROM tokens WHERE token_id = ?"
+TOKEN = "SELECT value, token_hash, key_epoch FROM tokens WHERE token_id = ?"
+TOKEN_BEFORE_13 = TOKEN.replace("key_epoch", "NULL")
 
 TRACES = "SELECT trace_id, principal, call_id, agent_id, token_id, root_at, closed FROM traces"
 SPAN_ROWS = (
@@ -163,8 +182,9 @@ SPAN_ROWS = (
     "SELECT row_id FROM trace_rows INDEXED BY trace_rows_by_trace",
 )
 """Each may be unreadable from some place on."""
-SPANS = "SELECT trace_id, principal, spans, crc32, frame FROM trace_rows WHERE row_id = ?"
-SPANS_BEFORE_11 = "SELECT trace_id, NULL, 0, crc32, frame FROM trace_rows WHERE row_id = ?"
+SPANS = "SELECT trace_id, principal, spans, crc32, frame, key_epoch, payload_key FROM trace_rows WHERE row_id = ?"
+SPANS_BEFORE_13 = "SELECT trace_id, principal, spans, crc32, frame, NULL, NULL FROM trace_rows WHERE row_id = ?"
+SPANS_BEFORE_11 = "SELECT trace_id, NULL, 0, crc32, frame, NULL, NULL FROM trace_rows WHERE row_id = ?"
 FIRST_WITH_TRACES = 8
 
 SPANS_HERE = "SELECT 1 FROM trace_rows WHERE row_id = ? AND crc32 = ?"

@@ -33,9 +33,17 @@ from spool.db.tokens import hash_of
 from spool.db.wal import FRAME, HEADER, add_checksum, frames, lost_commits, page_size_of
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew
+from spool.keys import WrappedKey
 from spool.records import DeliveryState, Form, Fragment, Lane, principal_of
 from spool.salvage import model
-from spool.salvage.model import SourceDelivery, SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
+from spool.salvage.model import (
+    SealedToken,
+    SourceDelivery,
+    SourceRecord,
+    SourceSpans,
+    UnreadableRecord,
+    UnreadableSpans,
+)
 
 RECORDS_PER_READ = 256
 
@@ -91,21 +99,22 @@ class Source:
             return
         traces = {(row[0], row[1]): row[2:] for row in self._all(model.TRACES)}
         principals = dict(traces.keys())
-        statement = model.SPANS_BEFORE_11 if self._version < 11 else model.SPANS
+        before = {13: model.SPANS_BEFORE_13, 11: model.SPANS_BEFORE_11}
+        statement = next((before[newer] for newer in sorted(before) if self._version < newer), model.SPANS)
         for row_id in sorted({int(row[0]) for each in model.SPAN_ROWS for row in self._all(each)}):
             try:
                 row = self._connection.execute(statement, (row_id,)).fetchone()
                 if row is None or crc32(row[4]) != row[3]:
                     yield UnreadableSpans(row_id)
                     continue
-                trace_id, principal, count, checksum, frame = row
+                trace_id, principal, count, checksum, frame, epoch, key = row
                 principal = principals.get(trace_id, "") if principal is None else principal
                 known = traces.get((trace_id, principal), (None, None, None, None, 0))
                 call_id, agent_id, token_id, root_at, closed = known
-                token = self._token(token_id)
+                token, sealed_token = self._token(token_id)
                 yield SourceSpans(
                     row_id, trace_id, principal, count, checksum, frame, call_id, agent_id,
-                    root_at is not None, closed, token,
+                    root_at is not None, closed, token, _wrapped(epoch, key), sealed_token,
                 )  # fmt: skip
             except CORRUPT_ROW_ERRORS:
                 yield UnreadableSpans(row_id)
@@ -132,14 +141,15 @@ class Source:
                 return UnreadableRecord(
                     record.record_id, record.call_id, "what is stored about it does not match its checksum"
                 )
-            settled_at, happened_at, post_key = row[RECORD_WIDTH:]
+            settled_at, happened_at, post_key, epoch, key = row[RECORD_WIDTH:]
             if settled_at is not None:
                 return SourceRecord(record, (), None)
-            token = self._token(record.token_id)
+            token, sealed_token = self._token(record.token_id)
             if record.principal is None and (token is not None or record.token_id is None):
                 record = structs.replace(record, principal=principal_of(None, token))  # accepted before version 6
             deliveries = self._deliveries(record.record_id, record.fragments)
-            return SourceRecord(record, deliveries, token, happened_at, post_key)
+            wrapped = _wrapped(epoch, key)
+            return SourceRecord(record, deliveries, token, happened_at, post_key, wrapped, sealed_token)
         except CORRUPT_ROW_ERRORS as error:
             return UnreadableRecord(int(row[0]), None, f"what is stored about it was never written: {error}")
 
@@ -175,15 +185,18 @@ class Source:
             for form, lane in forms.items()
         )
 
-    def _token(self, token_id: int | None) -> str | None:
-        """The agent's own token; None where there is none, or what is stored does not match its hash."""
+    def _token(self, token_id: int | None) -> tuple[str, None] | tuple[None, SealedToken | None]:
+        """The agent's own token, plain or encrypted; neither where there is none, or it does not match its hash."""
         if token_id is None:
-            return None
+            return None, None
         try:
-            row = self._connection.execute(model.TOKEN, (token_id,)).fetchone()
-            return str(row[0]) if row is not None and hash_of(row[0]) == row[1] else None
+            statement = model.TOKEN_BEFORE_13 if self._version < 13 else model.TOKEN
+            row = self._connection.execute(statement, (token_id,)).fetchone()
+            if row is not None and row[2] is not None:
+                return None, SealedToken(*row)
+            return (str(row[0]), None) if row is not None and hash_of(row[0]) == row[1] else (None, None)
         except CORRUPT_ROW_ERRORS:
-            return None
+            return None, None
 
     def _from_index(self) -> dict[int, list[Row]]:
         found: dict[int, list[Row]] = {}
@@ -206,9 +219,18 @@ class Source:
         return rows[0][0] if rows else None
 
 
+def _wrapped(epoch: int | None, key: bytes | None) -> WrappedKey | None:
+    return None if epoch is None or key is None else WrappedKey(epoch, key)
+
+
 def _records_statement(version: int) -> str:
     """The statement that reads records of a database of this version."""
-    before = {7: model.RECORDS_BEFORE_7, 6: model.RECORDS_BEFORE_6, 3: model.RECORDS_BEFORE_3}
+    before = {
+        12: model.RECORDS_BEFORE_13,
+        7: model.RECORDS_BEFORE_7,
+        6: model.RECORDS_BEFORE_6,
+        3: model.RECORDS_BEFORE_3,
+    }
     return next((before[newer] for newer in sorted(before) if version < newer), model.RECORDS)
 
 

@@ -60,7 +60,8 @@ def test_a_command_prints_it(tmp_path: Path) -> None:
 def test_every_secret_can_lie_in_a_file(tmp_path: Path, name: str) -> None:
     """For each variable of a secret there is one with `_FILE`; what it holds is never an unknown variable."""
     path = tmp_path / "secret"
-    path.write_text("sqlite:///x.db\n" if name.endswith("_URL") else f"{NEW}\n")
+    key = "A" * 43 + "="
+    path.write_text("sqlite:///x.db\n" if name.endswith("_URL") else f"{key if name.endswith('_KEY') else NEW}\n")
     path.chmod(0o600)
     beside = KAFKA if "KAFKA" in name else PIPELINE if "OPENAI" in name else {}
     loaded = load(None, {**ENDPOINT, **beside, f"{name}_FILE": str(path)})

@@ -121,7 +121,7 @@ async def opened(
     clock: Clock | None = None,
     commits: Commits | None = None,
     destinations: Iterable[str] = (ENDPOINT, BUCKET),
-    **options: float | str,
+    **options: object,
 ) -> AsyncIterator[Spool]:
     """A spool in `directory` that is closed afterwards."""
     spool = await Spool.open(

@@ -207,7 +207,7 @@ async def test_a_log_without_its_database_makes_way(tmp_path: Path) -> None:
     [
         ("DELETE FROM meta WHERE name = 'spool_id'", "lost its id"),
         ("PRAGMA user_version = 70000", "calls itself version 70000"),
-        ("PRAGMA user_version = 1", "corrupt: records"),
+        ("PRAGMA user_version = 1", "corrupt: tokens, records"),
         ("DROP INDEX records_by_call", "records_by_call"),
         ("UPDATE counters SET lane = 'no'", "never written"),
     ],

@@ -1,6 +1,7 @@
 """The spool directory: one owner, a file system that holds what SQLite needs, files for the owner only."""
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -242,3 +243,17 @@ def test_a_link_made_after_the_check_is_not_followed(tmp_path: Path, name: str) 
     else:
         DiskSpace(tmp_path, 1 << 20).give_up("full")
     assert target.read_bytes() == b"mine"
+
+
+def test_files_are_private_and_a_directory_that_is_not_is_named(tmp_path: Path) -> None:
+    """What others may read of a spool that was put back is closed to them; that they may look into it is said."""
+    directory = tmp_path / "spool"
+    assert prepare_directory(directory, lambda: iter(())) is None
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", "spool.keys"):
+        (directory / name).touch()
+        (directory / name).chmod(0o644)
+    (directory / "staging").mkdir(0o755)
+    directory.chmod(0o755)
+    assert "chmod 700" in (prepare_directory(directory, lambda: iter(())) or "")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600, 0o700}

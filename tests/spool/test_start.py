@@ -23,7 +23,7 @@ FILL = [
     "INSERT INTO chunks SELECT value, 0, zeroblob(200) FROM generate_series",
     f"""INSERT INTO deliveries (record_id, destination_id, form, lane, state, ordered, due_at)
         SELECT value, 1, 'whole', 'core', value % 4, 1, {NOW} FROM generate_series""",
-    f"INSERT INTO tokens VALUES (1, zeroblob(32), 'token', {BACKLOG})",
+    f"INSERT INTO tokens VALUES (1, zeroblob(32), 'token', {BACKLOG}, NULL)",
     f"""INSERT INTO counters VALUES (1, 'core', {BACKLOG}, {BACKLOG // 4}, {BACKLOG // 4}, {BACKLOG // 4},
         {BACKLOG // 4}, 0, 0, 0, {BACKLOG // 4 * 3 * 2000})""",
 ]
