@@ -1,6 +1,7 @@
 """The Helm chart and the Kustomize bases, rendered by Helm's own engine and held against the schemas of Kubernetes."""
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -199,6 +200,18 @@ def test_the_rules_are_those_of_the_one_file() -> None:
     """The PrometheusRule holds deploy/prometheus/alerts.yml."""
     (rule,) = [each for each in documents(VALUES["monitoring"]) if each["kind"] == "PrometheusRule"]
     assert rule["spec"] == yaml.safe_load(text("deploy/prometheus/alerts.yml"))
+
+
+def test_the_dashboards_are_those_of_grafana() -> None:
+    """Each ConfigMap that Grafana's sidecar collects holds a file of deploy/grafana, as it is."""
+    found = {
+        name: content
+        for each in documents(EVERYTHING)
+        if each["kind"] == "ConfigMap"
+        for name, content in each["data"].items()
+    }
+    for name in ("gateway.json", "fleet.json"):
+        assert json.loads(found[name]) == json.loads(text(f"deploy/grafana/{name}"))
 
 
 def test_prometheus_finds_the_pods() -> None:
