@@ -22,6 +22,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from gateway.runbooks import RUNBOOK_OF
 from uploaders.redact import MASK, redact
 
 _SECRET_KEY = re.compile(
@@ -55,6 +56,7 @@ def configure_logging(level: str = "info", *, as_text: bool | None = None, strea
                 structlog.processors.format_exc_info,
                 redact_event,
                 _lead_with_the_event,
+                _name_the_runbook,
                 _renderer(as_text=as_text, colors=target.isatty()),
             ],
         )
@@ -97,6 +99,12 @@ def _lead_with_the_event(_logger: WrappedLogger, _method: str, event_dict: Event
     """Time, level and event first: a line is read from its beginning."""
     leading = {key: event_dict[key] for key in ("timestamp", "level", "event") if key in event_dict}
     return {**leading, **event_dict}
+
+
+def _name_the_runbook(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """What to do about it, where a runbook says so."""
+    found = RUNBOOK_OF.get(str(event_dict.get("event")))
+    return event_dict if found is None else {**event_dict, "runbook": found.value}
 
 
 def _redacted(key: object, value: object) -> object:

@@ -30,6 +30,7 @@ from gateway.diagnostics.machine import (
     commit_latency,
 )
 from gateway.operations.schemas import Status
+from gateway.runbooks import Runbook
 from gateway.runtime.own_intake import addresses_of, own_intake_warnings
 from spool.directory import is_owned, prepare_directory
 from spool.errors import SpoolError
@@ -105,7 +106,7 @@ def _directory(directory: Path, quota: int | None) -> Iterator[Finding]:
         try:
             warning = prepare_directory(directory)
         except SpoolError as error:
-            yield Finding("spool directory", Health.BAD, str(error), "docs/runbooks.md#it-does-not-start")
+            yield Finding("spool directory", Health.BAD, str(error), Runbook.NO_START)
             return
         health = Health.GOOD if warning is None else Health.DOUBTFUL
         yield Finding("spool directory", health, warning or f"{directory} is this user's own")
@@ -137,12 +138,12 @@ def _gateway(address: object) -> Iterator[Finding]:
         yield Finding("gateway", Health.GOOD, "not running; its spool was looked at")
     elif not status.ready:
         reasons = "; ".join(status.reasons)
-        yield Finding("gateway", Health.BAD, f"not ready: {reasons}", "docs/runbooks.md#posts-are-refused")
-    found = [each for each in troubles(status) if each.runbook != "posts-are-refused"]
+        yield Finding("gateway", Health.BAD, f"not ready: {reasons}", Runbook.POSTS_REFUSED)
+    found = [each for each in troubles(status) if each.runbook is not Runbook.POSTS_REFUSED]
     if not found and status.ready:
         yield Finding("gateway", Health.GOOD, f"{status.version}, ready")
     for each in found:
-        yield Finding("gateway", Health.DOUBTFUL, each.text, f"docs/runbooks.md#{each.runbook}")
+        yield Finding("gateway", Health.DOUBTFUL, each.text, each.runbook)
 
 
 def _probe(settings: Settings) -> bool:

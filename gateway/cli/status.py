@@ -26,6 +26,7 @@ from gateway.operations.schemas import (
     SpoolReport,
     Status,
 )
+from gateway.runbooks import Runbook
 
 _decode = msgspec.json.Decoder(Status).decode
 
@@ -79,36 +80,35 @@ class Trouble(NamedTuple):
     """Something that somebody should look at."""
 
     text: str
-    runbook: str
-    """What to do: a section of docs/runbooks.md."""
+    runbook: Runbook
 
     def __str__(self) -> str:
-        return f"{self.text}  (docs/runbooks.md#{self.runbook})"
+        return f"{self.text}  ({self.runbook})"
 
 
 def troubles(status: Status) -> Iterator[Trouble]:
     """What somebody should look at; nothing where all is well."""
     if not status.ready:
-        yield Trouble(f"not ready: {'; '.join(status.reasons)}", "posts-are-refused")
+        yield Trouble(f"not ready: {'; '.join(status.reasons)}", Runbook.POSTS_REFUSED)
     for note in status.attention:
-        yield Trouble(note, "a-database-is-in-quarantine")
+        yield Trouble(note, Runbook.QUARANTINE)
     if status.spool is not None and status.spool.unaccounted:
         text = f"{count_text(status.spool.unaccounted)} deliveries are unaccounted for"
-        yield Trouble(text, "deliveries-are-unaccounted-for")
+        yield Trouble(text, Runbook.UNACCOUNTED)
     for each in status.destinations:
         queued = sum(lane.queued for lane in each.lanes)
         if not each.configured and queued:
             text = f"{each.name}: not configured, {count_text(queued)} deliveries are held"
-            yield Trouble(text, "a-destination-is-not-configured")
+            yield Trouble(text, Runbook.NOT_CONFIGURED)
         elif not each.up and each.configured:
-            yield Trouble(f"{each.name}: down: {each.reason}", "a-destination-is-down")
+            yield Trouble(f"{each.name}: down: {each.reason}", Runbook.DESTINATION_DOWN)
         if each.refused_tokens:
-            yield Trouble(f"{each.name}: refuses {count_text(each.refused_tokens)} tokens", "tokens-are-refused")
+            yield Trouble(f"{each.name}: refuses {count_text(each.refused_tokens)} tokens", Runbook.TOKENS_REFUSED)
         if each.dead:
-            yield Trouble(f"{each.name}: {count_text(each.dead)} dead letters", "dead-letters")
+            yield Trouble(f"{each.name}: {count_text(each.dead)} dead letters", Runbook.DEAD_LETTERS)
     for outbox in status.outboxes:
         if outbox.state == "unusable":
-            yield Trouble(f"outbox {outbox.path}: {outbox.reason}", "an-outbox-cannot-be-used")
+            yield Trouble(f"outbox {outbox.path}: {outbox.reason}", Runbook.OUTBOX)
 
 
 def describe(status: Status) -> RenderableType:

@@ -18,6 +18,7 @@ from gateway.cli.output import Responsive, complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.advice import ADVICE, by_kind
 from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryReport, Select, Status
+from gateway.runbooks import Runbook
 from gateway.trace import CallTrace, RecordTrace, Stage
 from spool.records import Form
 
@@ -174,6 +175,7 @@ def _advice(letters: Sequence[DeliveryEntry]) -> Iterable[Text]:
     """What to do, a line for each kind of reason, the most frequent first."""
     for one in by_kind([Counter(letter.reason or "" for letter in letters)]):
         yield plain(f"{count_text(one.count)} {one.kind}: ", "bold").append(ADVICE[one.kind], "not bold")
+    yield plain(f"More: {Runbook.DEAD_LETTERS}", "dim")
 
 
 # `callspool show CALL_ID`: where a call is.

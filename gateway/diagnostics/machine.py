@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.formatting import bytes_text
+from gateway.runbooks import Runbook
 
 SYNCS = 40
 GOOD_MS, BAD_MS = 10.0, 100.0
@@ -66,7 +67,7 @@ def about_commits(median_ms: float, worst_ms: float) -> Finding:
     found = f"{median_ms:.1f} ms, at worst {worst_ms:.0f} ms: about {1000 / max(median_ms, 0.01):,.0f} commits a second"
     if median_ms < GOOD_MS and worst_ms < BAD_MS:
         return Finding("commit latency", Health.GOOD, f"{found}; an agent waits for one")
-    advice = "Put the spool on a local SSD: each post waits for a commit. docs/runbooks.md#commits-are-slow"
+    advice = f"Put the spool on a local SSD: each post waits for a commit. {Runbook.SLOW_COMMITS}"
     health = Health.DOUBTFUL if median_ms < BAD_MS else Health.BAD
     return Finding("commit latency", health, found, advice)
 
@@ -76,7 +77,7 @@ def about_disk(directory: Path, quota: int | None) -> Finding:
     found = os.statvfs(directory)
     free, inodes = found.f_bavail * found.f_frsize, found.f_favail
     text = f"{bytes_text(free)} free" + (f", the spool may take {bytes_text(quota)}" if quota else "")
-    runbook = "docs/runbooks.md#the-disk-is-full"
+    runbook = Runbook.DISK_FULL
     if free < 200 << 20 or (found.f_files and inodes < 100):
         return Finding("disk", Health.BAD, text, f"Free some: posts are answered 507. {runbook}")
     if quota is not None and free < quota:
@@ -143,7 +144,7 @@ def reach(url: str, ca_file: Path | None = None) -> Reached:
 
 def about_address(name: str, url: str, ca_file: Path | None = None) -> tuple[Finding, Reached | None]:
     """Whether a destination's address answers; an answer of any status says that it is reached."""
-    runbook = "docs/runbooks.md#a-destination-is-down"
+    runbook = Runbook.DESTINATION_DOWN
     try:
         reached = reach(url, ca_file)
     except socket.gaierror as error:

@@ -134,3 +134,14 @@ def test_hostile_texts_are_redacted_in_linear_time() -> None:
     for unit in ("token", "token-", '\\"', "token:", 'token="', "://", "bearer "):
         redact(unit * (65536 // len(unit)))
     assert time.perf_counter() - began < 10.0  # it takes 1.5 s; at quadratic cost it would be hours
+
+
+def test_a_message_that_somebody_has_to_act_on_names_its_runbook() -> None:
+    """What says itself what to do, or asks for nothing, names none."""
+    stream = io.StringIO()
+    configure_logging("info", as_text=False, stream=stream)
+    structlog.get_logger("x").warning("destination_down", destination="endpoint")
+    structlog.get_logger("x").info("running")
+    down, running = lines(stream)
+    assert down["runbook"] == "docs/runbooks.md#a-destination-is-down"
+    assert "runbook" not in running

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from config.catalogue import variables
+from gateway.runbooks import RUNBOOK_OF, Runbook
 from tests.project.repository import text, tracked
 from tests.project.surface import metrics
 
@@ -28,22 +29,19 @@ def test_the_alerts_watch_only_metrics_that_exist():
 
 
 def test_each_alert_leads_to_its_runbook():
-    """Who is woken finds what to do: each alert, and each message of the commands, names a section that there is."""
+    """Who is woken finds what to do: each alert, command and message names a section that there is."""
     sections = {
-        re.sub(r"[^a-z0-9 -]", "", line[3:].lower()).replace(" ", "-")
+        f"docs/runbooks.md#{re.sub(r'[^a-z0-9 -]', '', line[3:].lower()).replace(' ', '-')}"
         for line in text("docs/runbooks.md").splitlines()
         if line.startswith("## ")
     }
     rules = yaml.safe_load(text("deploy/prometheus/alerts.yml"))["groups"][0]["rules"]
-    named = [rule["annotations"]["runbook"].removeprefix("docs/runbooks.md#") for rule in rules]
-    code = [text(path) for path in tracked() if path.parts[0] == "gateway" and path.suffix == ".py"]
-    named += [name for each in code for name in re.findall(r"docs/runbooks\.md#([a-z-]+)", each)]
-    status = text("gateway/cli/status.py")
-    named += re.findall(r'Trouble\(.*?, "([a-z-]+)"\)', status)
-    assert len(re.findall(r"yield Trouble", status)) == len(re.findall(r'Trouble\(.*?, "([a-z-]+)"\)', status))
-    assert len(named) > len(rules)
-    assert set(named) <= sections
+    assert {rule["annotations"]["runbook"] for rule in rules} | set(Runbook) <= sections
     assert {rule["alert"] for rule in rules} <= set(re.findall(r"`(Callspool\w+)`", text("docs/runbooks.md")))
+    code = [text(path) for path in tracked() if path.suffix == ".py" and path.parts[0] in {"gateway", "uploaders"}]
+    logged = {name for each in code for name in re.findall(r"log\.(?:warning|error)\(\s*\"(\w+)\"", each)}
+    assert RUNBOOK_OF.keys() <= logged
+    assert not any("runbooks.md#" in each for each in code if "class Runbook(" not in each)
 
 
 YAML = [path for path in EXAMPLES if path.suffix in {".yml", ".yaml"} and path.parent.name != "templates"]
