@@ -16,6 +16,7 @@ from config.destinations import Destination, checked_token
 from config.destinations.pipeline import pipeline_fault
 from config.destinations.s3 import BucketNames
 from config.listeners import ListenerTable
+from config.open_calls import LiveSettings, OtlpSettings
 from config.sources import SourceSettings, WebhookSettings, check_recordings
 from config.tenants import TenantSettings, tenant_faults
 from config.types import (
@@ -376,23 +377,6 @@ class WhispeySettings(Table):
         return checked_token(token)
 
 
-class OtlpSettings(Table):
-    """Spans that agents export by OpenTelemetry, to `/v1/traces` of the intake."""
-
-    enabled: bool = True
-    """Whether `/v1/traces` is served. Protobuf needs `callspool[otlp]`; JSON needs nothing."""
-    call_id_attributes: Words = ()
-    """Attributes that name the call, before those of LiveKit, Pipecat and OpenTelemetry; else the trace id does."""
-    close_after: Duration = 5.0
-    """A call whose root span came is put together when no span came for this long."""
-    idle_after: Duration = 5 * MINUTE
-    """A call is put together when no span came for this long, whatever came before."""
-    drop_attributes: Words = ()
-    """Attributes to leave out, such as the chat that each span repeats; `lk.pii.*` means all that begin so."""
-    drop_pii: bool = False
-    """Whether to leave out what was said: `lk.pii.*`, messages, prompts, tool calls; and so the transcript."""
-
-
 class CliSettings(Table):
     """How the command line asks a gateway whose listeners have TLS."""
 
@@ -484,6 +468,8 @@ class Settings(BaseSettings):
     """Reading the objects that references name."""
     otlp: OtlpSettings = Field(default_factory=OtlpSettings)
     """Spans that agents export by OpenTelemetry."""
+    live: LiveSettings = Field(default_factory=LiveSettings)
+    """Calls that are watched while they go on."""
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     """The listener that providers post to."""
     sources: tuple[SourceSettings, ...] = ()

@@ -51,6 +51,14 @@ class OpenCalls:
             if began is None or happened_at is None or happened_at >= began:
                 self._forget(call)
 
+    def heard(self, call_id: str, now: int, principal: str) -> None:
+        """The call goes on: it is live from now on, if it is not yet."""
+        call = principal, call_id
+        if call not in self._started:
+            self._begin(call, now, None)
+            if len(self._started) > MOST:
+                self._forget(next(iter(self._started)))
+
     def _begin(self, call: tuple[str, str], now: int, happened_at: int | None) -> None:
         self._started[call] = now
         if happened_at is not None:

@@ -47,6 +47,25 @@ class SpoolFull(SpoolError):
         return self.stored_bytes + self.staged_bytes > self.allowed_bytes - self.allowed_bytes // 8
 
 
+class CallHasEnded(SpoolError):
+    """The call is not live any more: its end was accepted."""
+
+
+class CallIsLive(SpoolError):
+    """The call was heard of, or ended, after the call log was made that says that its agent is lost."""
+
+
+class TooMuchLive(SpoolError):
+    """There are more live calls, or more of their turns, than may be kept; nothing of this post was.
+
+    `of_call`: the call alone has too much, whatever else there is.
+    """
+
+    def __init__(self, message: str, *, of_call: bool = False) -> None:
+        super().__init__(message)
+        self.of_call = of_call
+
+
 class SpoolLocked(SpoolError):
     """Another process owns the spool directory."""
 

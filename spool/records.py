@@ -12,6 +12,8 @@ from time import time_ns
 
 from msgspec import Struct
 
+from spool.live_calls import LostCall
+
 Buffer = bytes | bytearray | memoryview
 
 Clock = Callable[[], int]
@@ -320,6 +322,14 @@ class NewRecord(Struct, frozen=True):
     via: str | None = None
     """The gateways that passed it on, as `Record.via`."""
     outline: Outline = NO_OUTLINE
+    ends_call: bool = False
+    """Whether its call has ended: what is kept of that while it is live is deleted in the same transaction."""
+    loses: LostCall | None = None
+    """The live call that it was made of because its agent is lost; it is not accepted if that changed since."""
+
+
+AGENT_LOST = "agent_lost"
+"""The `call_ended_reason` of a call log that is made because nothing came from its agent any more."""
 
 
 # Traces: the spans of a call that is still going on.

@@ -23,6 +23,7 @@ from spool.keys import KeyRing, SpoolKeys, require_keys
 from spool.payload.cache import PayloadCache
 from spool.queue.accept import Acceptance
 from spool.queue.ingest import Ingest
+from spool.queue.live import LiveCalls
 from spool.queue.maintenance import Maintenance, ReceiptLimits, Scrub
 from spool.queue.reader import Reader
 from spool.queue.reclaim import Evictor, OrphanChunks
@@ -122,6 +123,7 @@ class Spool:
         self._cache = PayloadCache()
         self._orphans = OrphanChunks(writer)
         self._shredder = Shredder(writer, destinations.spool_id, asyncio.get_running_loop().time)
+        live = LiveCalls(writer, reader, self._quota, self._shares, clock)
         self._maintenance = Maintenance(
             writer,
             reader,
@@ -132,6 +134,7 @@ class Spool:
             expire_after=options.expire_after,
             announce=self._announce,
             uploads=self._uploads,
+            live=live,
             quota=self._quota,
             tenants=options.tenants,
             shredder=self._shredder,
@@ -140,6 +143,8 @@ class Spool:
         """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
         self.traces = Traces(writer, reader, self._quota, self._shares, clock)
         """Spans of calls that are still going on."""
+        self.live = live
+        """Calls that are going on, by their heartbeats and turns."""
         self.admin = QueueAdmin(writer, reader, clock, self._announce, self._orphans)
         """What operators ask and order about deliveries that have not ended."""
         self._evicts = options.when_full is WhenFull.EXPIRE_DETAILS
@@ -244,6 +249,10 @@ class Spool:
         accepted = await self._ingest.accept(new)
         if new.upload_key_hash is not None:
             self._uploads.used(new.upload_key_hash)
+        if new.ends_call:
+            self.live.ended(new.call_id, new.principal, new.happened_at)
+        if new.loses is not None:
+            self.live.lost(new.loses)
         return accepted
 
     def _accepted(self, acceptance: Acceptance) -> None:

@@ -15,6 +15,7 @@ from gateway.admin.auth import CALLER
 from gateway.admin.call_logs import CallLogs
 from gateway.admin.view import GatewayView
 from gateway.calls import MOST_CALLS, CallList, document_of, entry_of
+from gateway.heartbeats.schemas import LiveList
 from gateway.trace import newest_of, trace_of
 from spool.errors import SpoolError
 from spool.payload.frames import decode
@@ -37,6 +38,7 @@ class CallHandlers:
     def add_to(self, app: web.Application) -> None:
         """Add the routes. An id may hold slashes, so the one with the longest path comes first."""
         app.router.add_get("/api/traces", self.newest)
+        app.router.add_get("/api/live-calls", self.live)
         app.router.add_get("/api/calls", self._with_store(self.calls))
         app.router.add_get("/api/calls/{call_id:.+}/detail", self._with_store(self.detail))
         app.router.add_get("/api/calls/{call_id:.+}/log", self.log)
@@ -130,6 +132,12 @@ class CallHandlers:
             return answer(newest_of(await self._gateway.newest(int(after), int(limit))))
         except SpoolError as error:
             return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
+
+    async def live(self, request: web.Request) -> web.Response:
+        """The calls that go on, as their heartbeats say; those of the caller's tenant where it has one."""
+        tenant = request[CALLER].tenant
+        found = [each for each in self._gateway.live_calls() if tenant is None or each.tenant == tenant]
+        return answer(LiveList(tuple(found)))
 
     async def _records(self, request: web.Request) -> tuple[TracedRecord, ...]:
         """The records of the call, those of the caller's tenant where it has one."""

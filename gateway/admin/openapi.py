@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from gateway import schemas
 from gateway.admin.permissions import RULES, Rule
 from gateway.calls import CallEntry, CallList
+from gateway.heartbeats.schemas import LiveList
 from gateway.operations.salvage import SalvageOrder
 from gateway.operations.schemas import (
     DeliveryPage,
@@ -55,6 +56,7 @@ _OPERATIONS: Mapping[str, _Operation] = {
     "GET /healthz": _Operation("Whether the process lives."),
     "GET /readyz": _Operation("Whether posts can be accepted: 200, or 503 with the reasons."),
     "GET /api/status": _Operation("Backlog, destinations and spool.", Status),
+    "GET /api/live-calls": _Operation("The calls that go on, by their heartbeats.", LiveList),
     "GET /api/traces": _Operation("The newest records of all calls.", NewestTraces, query=("after", "limit")),
     "GET /api/calls": _Operation(
         "The newest calls of the store.", CallList, query=("limit", "since", "until", "agent", "number", "state")

@@ -72,6 +72,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /calls": Rule(Role.READ, local=True, is_page=True),
     # Without a token it shows where the call is, and nothing of what was said.
     "GET /calls/{call_id}": Rule(Role.READ, local=True, action="read-call", is_page=True),
+    "GET /api/live-calls": Rule(Role.READ, local=True),
     "GET /api/calls": Rule(Role.READ, local=True),
     # Without a token it is an outline, without documents.
     "GET /api/calls/{call_id}": Rule(Role.READ, local=True, action="read-call"),

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.admin.recorder import Recorder
+from gateway.heartbeats.schemas import LiveEntry
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
@@ -153,6 +154,10 @@ class GatewayView(Protocol):
 
     def drain_throttle(self) -> ThrottleStatus | None:
         """How far details are held back for live calls."""
+        ...
+
+    def live_calls(self) -> tuple[LiveEntry, ...]:
+        """The calls that are watched, and those whose agents were lost not long ago; who was silent longest first."""
         ...
 
     async def intake_obstacle(self) -> str | None:

@@ -154,9 +154,14 @@ _decode_moment = msgspec.json.Decoder(str | int | float | None).decode
 
 
 def _happened_at(event: str, values: Mapping[str, msgspec.Raw]) -> int | None:
-    """By ISO 8601, or a Unix number in seconds. A time without an offset counts as UTC: it is compared with those of
-    the same sender only."""
-    raw = values.get(_TIME_OF_EVENT.get(event, ""))
+    return moment_of(values.get(_TIME_OF_EVENT.get(event, "")))
+
+
+def moment_of(raw: msgspec.Raw | None) -> int | None:
+    """A time in milliseconds, by ISO 8601 or a Unix number in seconds; None for what is none.
+
+    One without an offset counts as UTC: it is compared with those of the same sender only.
+    """
     if raw is None or len(memoryview(raw)) > _LONGEST_MOMENT:
         return None
     try:

@@ -1,4 +1,7 @@
-"""`callspool calls list`, `show`, `detail`, `similar` and `search`: what a receiver's store holds, by its admin API."""
+"""`callspool calls list`, `show`, `detail`, `similar` and `search`: what a receiver's store holds, by its admin API.
+
+`callspool calls --live` lists the calls that go on at a gateway.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from config.values import ListenAddress
 from gateway.calls import MOST_CALLS, CallEntry, CallList
 from gateway.cli.client import Refused, admin_option, ask, download, explained, tell
 from gateway.cli.output import output, plain, table
+from gateway.heartbeats.schemas import LiveEntry, LiveList
 from gateway.operations.pipeline import InsightList
 from uploaders.stores.completion import CallState
 from uploaders.stores.spans import without_lone_surrogates
@@ -21,6 +25,7 @@ _STYLES = {"open": "yellow", "ended": "yellow", "pending": "yellow", "timed_out"
 
 _encode = msgspec.json.Encoder().encode
 _decode_found = msgspec.json.Decoder(InsightList).decode
+_decode_live = msgspec.json.Decoder(LiveList).decode
 _decode_list = msgspec.json.Decoder(CallList).decode
 _decode_entry = msgspec.json.Decoder(CallEntry).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -33,9 +38,26 @@ def _of(tenant: str | None) -> dict[str, str]:
     return {} if tenant is None else {"project": tenant}
 
 
-@click.group(short_help="List and show the calls in the store.")
-def calls() -> None:
-    """List and show calls as the store of this gateway has put them together."""
+@click.group(short_help="List and show the calls in the store.", invoke_without_command=True)
+@admin_option
+@click.option("--live", is_flag=True, help="List the calls that go on, by their heartbeats.")
+@click.option("--json", "as_json", is_flag=True, help="With --live: print a JSON list of objects.")
+@click.pass_context
+def calls(context: click.Context, address: ListenAddress, *, live: bool, as_json: bool) -> None:
+    """List and show calls as the store of this gateway has put them together; with --live those that go on."""
+    if context.invoked_subcommand is not None:
+        if live:
+            raise click.UsageError("--live takes no command after it.")
+        return
+    if not live:
+        raise click.UsageError(f"Say which calls.\n\n{context.get_help()}")
+    with explained():
+        body = ask(address, "api", "live-calls")
+        if as_json:
+            click.echo(bytes(_decode_members(body)["calls"]).decode())
+            return
+        found = _decode_live(body).calls
+        output().print(_live_table(found) if found else plain("No call is watched.", "dim"))
 
 
 @calls.command("list", short_help="List the newest calls.")
@@ -165,6 +187,23 @@ def _print_found(body: bytes, *, as_json: bool) -> None:
         columns = (each.call_id, score, each.started_at, each.agent_id, each.customer_number, each.summary)
         shown.add_row(*[plain(column or "-") for column in columns])
     output().print(shown if found else plain("No call.", "dim"))
+
+
+def _live_table(found: tuple[LiveEntry, ...]) -> RenderableType:
+    numbers = ("Silent", "Turns", "Bytes")
+    shown = table("Call", "State", "Since", "Silent", "Turns", "Bytes", "Agent", "Tenant", numbers=numbers)
+    for call in found:
+        shown.add_row(
+            plain(call.call_id),
+            plain(call.state, "red" if call.state == "lost" else "green"),
+            plain(call.first_heard_at),
+            plain("-" if call.silent_seconds is None else f"{call.silent_seconds:.0f} s"),
+            plain(call.turns),
+            plain(call.bytes),
+            plain(call.agent_id or "-"),
+            plain(call.tenant or "-"),
+        )
+    return shown
 
 
 def _table(found: tuple[CallEntry, ...]) -> RenderableType:

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.calllog.document import Envelope, UploadRequest
+from gateway.calllog.document import DEFAULT_EVENT, Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, Costly
 from gateway.fanout import ANY_OTHER, DestinationRoute, TenantPlans, delivery_plans
@@ -32,12 +32,17 @@ from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
 from gateway.tenants import UNASSIGNED, TenantTable
+from spool.live_calls import LostCall
 from spool.records import Accepted, Clock, ClosedTrace, NewRecord, principal_of, tenant_of
 
 _log = structlog.get_logger(__name__)
 
 _IN_PROCESS_BYTES = 8 << 20
 """A staged body above this is parsed in another process: below it, the interpreter is held for 5 ms at most."""
+
+
+_ENDS = frozenset({ENDED, DEFAULT_EVENT})
+"""Nothing follows of a call after these: a call log without an event is all of it."""
 
 
 class Owner(NamedTuple):
@@ -123,6 +128,7 @@ class Acceptor:
         owner: Owner | None = None,
         origin: str | None = None,
         closes: ClosedTrace | None = None,
+        loses: LostCall | None = None,
         tenant: str | None = None,
     ) -> Accepted:
         """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
@@ -131,11 +137,12 @@ class Acceptor:
         what has it already. `tenant` is whose the source or the token is through which it came.
 
         With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already. A
-        start that comes after its end is sent only to destinations that keep every event of a call.
+        start that comes after its end is sent only to destinations that keep every event of a call, and so is an end
+        that says that the agent is lost after a real one.
 
         Whose key it is decides of which earlier call logs it can be a duplicate, or superseded by; with an
         `idempotency_key` only an earlier one with the same is one, with `key_decides` whatever is in it. `via` is how
-        it came (`LoopGuard.check`). `closes` are the spans that it was made of.
+        it came (`LoopGuard.check`). `closes` are the spans, `loses` is the live call that it was made of.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
@@ -163,7 +170,7 @@ class Acceptor:
                 token=key if self._keeps_tokens else None,
                 fragments=call_log.fragments,
                 deliveries=deliveries,
-                superseded_by=superseded_by or (ENDED if call_log.event == STARTED else None),
+                superseded_by=superseded_by or (ENDED if call_log.event == STARTED or call_log.agent_lost else None),
                 superseded_everywhere=superseded_by is not None,
                 upload_key_hash=upload_key_hash,
                 origin=origin,
@@ -175,6 +182,8 @@ class Acceptor:
                 via=via,
                 closes=closes,
                 outline=call_log.outline,
+                ends_call=call_log.event in _ENDS and not call_log.agent_lost,
+                loses=loses,
             )
         )
         self._note(call_log, accepted, principal)

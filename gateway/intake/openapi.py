@@ -34,6 +34,32 @@ _ACCEPTED = {
         "stored_bytes": {"type": "integer"},
     },
 }
+_HEARD = {
+    "type": "object",
+    "required": ["success", "call_id", "live", "turns", "lost_after_seconds"],
+    "properties": {
+        "success": {"const": True},
+        "call_id": {"type": "string"},
+        "live": {"type": "boolean", "description": "False: the call has ended; stop."},
+        "turns": {"type": "integer", "description": "How many turns of the call are durable."},
+        "lost_after_seconds": {"type": "number", "description": "The agent counts as lost after so much silence."},
+    },
+}
+_ABOUT_CALL: dict[str, Any] = {
+    "type": "object",
+    "description": "Members of a call log, for the one that is made if the agent is lost.",
+    "properties": {"agent_id": {"type": "string"}, "call_started_at": {"type": "string"}},
+}
+_TURN = {
+    "type": "object",
+    "description": "With an `index`, or an `id`: posted again, it takes the place of the first.",
+    "properties": {
+        "index": {"type": "integer", "minimum": 0},
+        "id": {"type": ["string", "integer"]},
+        "role": {"type": "string"},
+        "content": {},
+    },
+}
 _BODY = {"required": True, "content": json_content({"anyOf": [ref("CallLog"), ref("Envelope"), ref("Notice")]})}
 
 
@@ -46,6 +72,7 @@ def document() -> bytes:
         "Envelope": schemas.ENVELOPE,
         "Notice": schemas.NOTICE,
         "Accepted": _ACCEPTED,
+        "Heard": _HEARD,
     }
     return schemas.document("callspool intake", _ABOUT, _paths(), components)
 
@@ -60,6 +87,9 @@ def _paths() -> dict[str, Any]:
         "properties": {name: {"type": "string"} for name in ("upload_url", "s3_key", "s3_bucket")},
     }
     asked = {"type": "object", "required": ["call_id"], "properties": {"call_id": {"type": ["string", "integer"]}}}
+    heard = {"description": "Heard; turns are durable.", "content": json_content(ref("Heard"))}
+    many = {"type": "array", "minItems": 1, "maxItems": 1000, "items": _TURN}
+    turns = {**_ABOUT_CALL, "required": ["turns"], "properties": {**_ABOUT_CALL["properties"], "turns": many}}
     lines = {"application/x-ndjson": {"schema": {"type": "string", "description": "A call log a line."}}}
     spans = {
         kind: {"schema": {"description": "An ExportTraceServiceRequest of OTLP."}}
@@ -78,6 +108,22 @@ def _paths() -> dict[str, Any]:
         "/v1/calls/{call_id}": {
             "parameters": [call_id],
             "get": _operation("Where a call is: accepted, core sent, detail sent.", {"200": found}),
+        },
+        "/v1/calls/{call_id}/heartbeat": {
+            "parameters": [call_id],
+            "post": _operation(
+                "The call goes on. A body is not needed.",
+                {"200": heard},
+                {"required": False, "content": json_content(_ABOUT_CALL)},
+            ),
+        },
+        "/v1/calls/{call_id}/turns": {
+            "parameters": [call_id],
+            "post": _operation(
+                "What was said since. A heartbeat, too.",
+                {"200": heard},
+                {"required": True, "content": json_content(turns)},
+            ),
         },
         "/get-upload-url": {
             "post": _operation(

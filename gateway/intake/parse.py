@@ -16,7 +16,7 @@ from gateway.calllog.split import CORE_MAX_BYTES, split
 from gateway.calllog.toplevel import Piece, buffers, scan
 from gateway.fanout import StoredAs
 from spool.payload.frames import FrameEncoder, frames_bound
-from spool.records import NO_OUTLINE, Buffer, Fragment, Outline
+from spool.records import AGENT_LOST, NO_OUTLINE, Buffer, Fragment, Outline
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,11 @@ class CallLog(msgspec.Struct, frozen=True, tag=True):
     def __repr__(self) -> str:
         """Without its token and its content."""
         return f"CallLog({self.call_id!r}, {self.event!r}, {self.raw_bytes} bytes)"
+
+    @property
+    def agent_lost(self) -> bool:
+        """Whether it is an end that was made because nothing came from the agent any more: any other replaces it."""
+        return self.outline.ended_reason == AGENT_LOST and self.event == "call_ended"
 
     @property
     def fragments(self) -> dict[Fragment, tuple[Buffer, ...]]:

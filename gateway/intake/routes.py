@@ -18,8 +18,9 @@ from gateway.intake.responses import JsonResponse, Rejection, final_rejection, r
 from gateway.tenants import TenantTable
 
 _HINT = (
-    "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls, /v1/calls/batch or /v1/traces; "
-    "PUT to an upload_url; GET /v1/calls/{call_id}."
+    "POST /send-call-log, /get-upload-url (any prefix before them), /v1/calls, /v1/calls/batch, "
+    "/v1/calls/{call_id}/heartbeat, /v1/calls/{call_id}/turns or /v1/traces; PUT to an upload_url; "
+    "GET /v1/calls/{call_id}."
 )
 
 
@@ -58,8 +59,8 @@ Respond = Callable[[web.BaseRequest, Match], Awaitable[Result | web.StreamRespon
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way in. Its path is a fixed one (`/v1/calls`), may follow any prefix (`*/send-call-log`), or ends in an
-    argument (`/v1/calls/{call_id}`, `*/uploads/{secret}`)."""
+    """One way in. Its path is a fixed one (`/v1/calls`), may follow any prefix (`*/send-call-log`), or has an argument
+    (`/v1/calls/{call_id}`, `/v1/calls/{call_id}/turns`, `*/uploads/{secret}`)."""
 
     name: str
     """Labels metrics."""
@@ -82,7 +83,7 @@ class Router:
         self._usual: dict[tuple[str, str], Route] = {}
         self._with_argument: list[Route] = []
         for route in routes:
-            if route.path.endswith("}"):
+            if "{" in route.path:
                 self._with_argument.append(route)
             elif route.path.startswith("*/"):
                 self._by_last_part.setdefault(route.path[2:], []).append(route)
@@ -115,10 +116,11 @@ class Router:
             return [Match(route, prefix) for route in routes]
         matches = [Match(route) for route in self._fixed.get(path, ())]
         for route in self._with_argument:
-            parent = route.path.rpartition("/")[0]
+            parent, _, rest = route.path.partition("/{")
+            suffix = rest.partition("}")[2]
             if not parent.startswith("*/"):
-                if path.startswith(f"{parent}/"):
-                    matches.append(Match(route, argument=unquote(path[len(parent) + 1 :])))
+                if path.startswith(f"{parent}/") and path.endswith(suffix) and len(path) > len(parent) + len(suffix):
+                    matches.append(Match(route, argument=unquote(path[len(parent) + 1 : len(path) - len(suffix)])))
             elif prefix.endswith(parent[1:]):
                 matches.append(Match(route, prefix.removesuffix(parent[1:]), unquote(last)))
         return matches

@@ -16,6 +16,7 @@ from gateway.admin.view import BackPressure
 from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
 from gateway.fanout import DestinationRoute
+from gateway.heartbeats.source import HeartbeatSource
 from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
@@ -43,6 +44,7 @@ from gateway.runtime.destinations import (
     make_uploader,
     route_of,
 )
+from gateway.runtime.heartbeats import heartbeat_source
 from gateway.runtime.otlp import trace_source
 from gateway.runtime.recordings import RECORDINGS_NAME, copies_recordings, recording_parts
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
@@ -94,6 +96,7 @@ class App:
     recordings: RecordingStore | None
     """Where the recordings of webhooks are kept."""
     traces: TraceSource
+    heartbeats: HeartbeatSource
 
     def back_pressure(self) -> BackPressure:
         """How busy the intake is."""
@@ -129,6 +132,7 @@ class App:
         if self.webhooks is not None:
             await self.webhooks.stop(0.0)
         await self.traces.assembler.close()
+        await self.heartbeats.watch.close()
         return cut_off
 
     async def close(self) -> None:
@@ -291,10 +295,13 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
     posts = PostService(reader, acceptor, uploads, token, PublicAddress(intake.public_url, intake.trusted_proxies))
     sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
-    lines = LineReader(intake.body_max, staging, workers)
-    batch = BatchSource(options.batch_limits(intake), budget, reader, lines, acceptor, posts, gate, metrics)
+    batch = BatchSource(
+        options.batch_limits(intake), budget, reader, LineReader(intake.body_max, staging, workers), acceptor, posts,
+        gate, metrics,
+    )  # fmt: skip
     traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
-    router = Router([*sdk.routes(), *batch.routes(), *traces.routes()])
+    heartbeats = heartbeat_source(settings.live, spool, reader, acceptor, workers, token, metrics)
+    router = Router([*sdk.routes(), *batch.routes(), *traces.routes(), *heartbeats.routes()])
     server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics)
     forwarder = Forwarder(settings.webhooks.forward_timeout, via_pseudonym(spool.id))
     recordings = recording_parts(settings, spool, reader, routes, make_acceptor, metrics, system_clock)
@@ -352,6 +359,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         forwarder,
         recordings.store,
         traces,
+        heartbeats,
     )
 
 

@@ -31,6 +31,7 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.recorder import Recorder
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
+from gateway.heartbeats.schemas import LiveEntry
 from gateway.intake.server import IntakeServer
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded
@@ -170,7 +171,9 @@ class Gateway:
         if app.webhooks is not None and self._settings.webhooks.listen is not None:
             with listening_at(self._settings.webhooks.listen, "webhooks"):
                 await app.webhooks.start(self._context("webhooks"))
+        await app.heartbeats.watch.open()
         app.gate.open()
+        app.heartbeats.watch.start()
         # Posts need no database: they are accepted while it is still waited for.
         await app.call_stores.open()
         app.dispatcher.start()
@@ -365,6 +368,7 @@ class Gateway:
             directory = self._settings.spool.dir.absolute()
             self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
             app.spool.listener = None
+            await app.heartbeats.watch.open()
             self._app = app
             listener = self._settings.admin.model_copy(
                 update={"listen": ListenAddress("", 0, path), "tls_cert_file": None, "socket_owner": None}
@@ -474,6 +478,10 @@ class Gateway:
     def drain_throttle(self) -> ThrottleStatus | None:
         """See `GatewayView`."""
         return self._app.throttle.status() if self._app else None
+
+    def live_calls(self) -> tuple[LiveEntry, ...]:
+        """See `GatewayView`."""
+        return self._app.heartbeats.watch.calls() if self._app else ()
 
     @property
     def call_store(self) -> CallReads | None:

@@ -1,6 +1,6 @@
 """From the settings of OpenTelemetry to what answers exporters."""
 
-from config.settings import OtlpSettings
+from config.open_calls import OtlpSettings
 from gateway.admin.metrics import Metrics
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader

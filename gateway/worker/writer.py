@@ -22,7 +22,7 @@ from uploaders.kafka.options import Topics
 from uploaders.kafka.producer import MessageProducer
 from uploaders.stores.isolating import write_in_halves
 from uploaders.stores.options import FRAMES_AND_COLUMNS, DetailOptions, DetailsStored, SpansStored
-from uploaders.stores.parts import Head, Part, PartKind
+from uploaders.stores.parts import Head, Part, PartKind, lag_seconds
 from uploaders.stores.spans import SpansLeftOut, read_spans
 from uploaders.stores.store import Detail, PartRefused, Span, Store, StoreError, StoreRefused, Written
 from uploaders.stores.uploader import StoreObserver
@@ -165,7 +165,7 @@ class BatchWriter:
 
     def _tell(self, parts: Sequence[Part], started: float, written: Written) -> None:
         """Tell the observer what was committed; the oldest of the parts says how far behind this is."""
-        lag = max(system_clock() - min(part.accepted_at for part in parts), 0) / 1000
+        lag = lag_seconds(parts, system_clock())
         kinds = Counter(part.kind for part in parts)
         self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, lag, written)
 

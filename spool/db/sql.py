@@ -72,6 +72,8 @@ READ_TOKEN = "SELECT value, token_hash, key_epoch FROM tokens WHERE token_id = ?
 
 # Accepting
 
+ANY_LIVE = "SELECT 1 FROM live_calls LIMIT 1"
+
 # What one principal posted of a call, and what was posted before version 6, by an unknown one, the newest 256 of
 # each: a call has a handful of records; one that has thousands must not slow every post of it.
 EARLIER_COLUMNS = "record_id, event, digest, settled_at, accepted_at, happened_at, post_key, via"
@@ -332,17 +334,20 @@ TOKENS_OF_EPOCH = "SELECT token_id, token_hash, value FROM tokens WHERE key_epoc
 SET_TOKEN = "UPDATE tokens SET value = ?, key_epoch = ? WHERE token_id = ?"
 SPAN_KEYS = "SELECT row_id, trace_id, payload_key FROM trace_rows WHERE key_epoch = ? LIMIT ?"
 SET_SPANS_KEY = "UPDATE trace_rows SET key_epoch = ?, payload_key = ? WHERE row_id = ?"
-EPOCH_USED = tuple(
-    f"SELECT 1 FROM {table} WHERE key_epoch = ? LIMIT 1" for table in ("records", "tokens", "trace_rows")
-)
+TURN_KEYS = "SELECT row_id, call_id, payload_key FROM live_turns WHERE key_epoch = ? LIMIT ?"
+SET_TURN_KEY = "UPDATE live_turns SET key_epoch = ?, payload_key = ? WHERE row_id = ?"
+_WITH_KEYS = ("records", "tokens", "trace_rows", "live_turns")
+EPOCH_USED = tuple(f"SELECT 1 FROM {table} WHERE key_epoch = ? LIMIT 1" for table in _WITH_KEYS)
 EPOCHS_OF_TOKENS = "SELECT DISTINCT key_epoch FROM tokens WHERE uses <= 0 AND key_epoch IS NOT NULL"
 EPOCHS_OF_SPANS = (
     "SELECT DISTINCT key_epoch FROM trace_rows WHERE trace_id = ? AND principal = ? AND row_id <= ? "
     "AND key_epoch IS NOT NULL"
 )
+EPOCHS_OF_TURNS = (
+    "SELECT DISTINCT key_epoch FROM live_turns WHERE call_id = ? AND principal = ? AND key_epoch IS NOT NULL"
+)
 ANY_ENCRYPTED = " UNION ALL ".join(
-    f"SELECT * FROM (SELECT key_epoch FROM {table} WHERE key_epoch > 0 LIMIT 1)"
-    for table in ("records", "tokens", "trace_rows")
+    f"SELECT * FROM (SELECT key_epoch FROM {table} WHERE key_epoch > 0 LIMIT 1)" for table in _WITH_KEYS
 )
 
 # Maintenance
@@ -514,3 +519,15 @@ CLOSE_TRACE = """
         raw_bytes = max(0, raw_bytes - :raw_bytes)
     WHERE trace_id = :trace_id AND principal = :principal
 """
+
+
+# Live calls: what is deleted with the acceptance of their end, or changed with that of the news that an agent is lost.
+
+# One that began later than the end happened, by the sender's own times, is another call of this id.
+END_LIVE = """
+    DELETE FROM live_calls WHERE call_id = :call_id AND principal = :principal
+        AND NOT coalesce(started_at > :happened_at, 0)
+    RETURNING token_id
+"""
+DELETE_LIVE_TURNS = "DELETE FROM live_turns WHERE call_id = ? AND principal = ?"
+LOSE_CALL = "UPDATE live_calls SET open = 0 WHERE call_id = ? AND principal = ? AND version = ? AND open = 1"

@@ -1,7 +1,7 @@
 """A transaction as operations see it: reading, batch inserts, batched completions, look-ups ahead, and the counters."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import TypeVar
@@ -30,7 +30,7 @@ class Transaction:
         self.records = BatchInsert("records", sql.NEW_RECORD_COLUMNS)
         self.deliveries = BatchInsert("deliveries", sql.NEW_DELIVERY_COLUMNS)
         self.completions = Completions(keys)
-        self.known = Prefetch()
+        self.known = Prefetch(any_live=connection.execute(sql.ANY_LIVE).fetchone() is not None)
         self._batches = (self.chunks, self.records, self.deliveries, self.completions)
         row = connection.execute(sql.LAST_RECORD).fetchone()
         self._last_record_id = int(row[0]) if row else 0
@@ -47,7 +47,7 @@ class Transaction:
         """
         return (self.connection.total_changes, self.pages) != self._before
 
-    def begin(self, calls: Iterable[str] = (), records: Iterable[int] = ()) -> None:
+    def begin(self, calls: Collection[str] = (), records: Iterable[int] = ()) -> None:
         """Take the write lock at once: a transaction that began by reading could not always become a writing one.
 
         `calls` and `records` are those that the operations of this transaction are about, looked up together.
@@ -358,16 +358,22 @@ OpenDeliveries = dict[tuple[int, str], DeliveryState]
 class Prefetch:
     """What is known about the calls and records of one transaction. For the writer's thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_live: bool = False) -> None:
+        """`any_live`: there may be live calls. Where none ever was, posts need not ask for one."""
+        self._any_live = any_live
+        self._live: set[str] = set()
         self._new_calls: set[str] = set()
         self._open: dict[int, OpenDeliveries] = {}
         self._tokens: dict[int, int | None] = {}
 
-    def begin(self, connection: sqlite3.Connection, calls: Iterable[str], records: Iterable[int]) -> None:
+    def begin(self, connection: sqlite3.Connection, calls: Collection[str], records: Iterable[int]) -> None:
         """Look up the announced calls and records; what was known before is forgotten."""
         self._new_calls = set(calls)
         for statement, asked in pad_batch(known_calls, [(call_id,) for call_id in self._new_calls]):
             self._new_calls.difference_update(call_id for (call_id,) in connection.execute(statement, asked).fetchall())
+        self._live = set()
+        for statement, asked in pad_batch(live_calls, [(call_id,) for call_id in calls]) if self._any_live else ():
+            self._live.update(call_id for (call_id,) in connection.execute(statement, asked).fetchall())
         self._open = {record_id: {} for record_id in records}
         self._tokens = {}
         for statement, asked in pad_batch(open_of_records, [(record_id,) for record_id in self._open]):
@@ -380,6 +386,15 @@ class Prefetch:
         new = call_id in self._new_calls
         self._new_calls.discard(call_id)
         return new
+
+    def is_live(self, call_id: str) -> bool:
+        """Whether a call of this id may be live."""
+        return call_id in self._live
+
+    def note_live(self, call_id: str) -> None:
+        """This transaction made one live."""
+        self._any_live = True
+        self._live.add(call_id)
 
     def open_of(self, record_id: int) -> OpenDeliveries | None:
         """What has not ended of a record; whoever ends one takes it out. None: not known, ask the database."""
@@ -433,6 +448,12 @@ def known_calls(count: int) -> str:
     return (
         f"SELECT column1 FROM (VALUES {places(count, 1)}) WHERE EXISTS (SELECT 1 FROM records WHERE call_id = column1)"
     )
+
+
+@cache
+def live_calls(count: int) -> str:
+    """Which of `count` calls are live, whoever posts them."""
+    return f"SELECT call_id FROM live_calls WHERE call_id IN ({','.join('?' * count)})"
 
 
 @cache

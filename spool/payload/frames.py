@@ -99,6 +99,13 @@ def spans_context(trace_id: bytes) -> bytes:
     return b"spans " + trace_id
 
 
+def turn_context(call_id: str) -> bytes:
+    """What the data key of a turn is for."""
+    return b"turn " + call_id.encode("utf-8", "surrogatepass")
+
+
+TURN_PLACE = Place(0, "turn", 0, 1)
+"""A turn is one frame, with a key of its own."""
 SPANS_PLACE = Place(0, "spans", 0, 1)
 """The spans of a post are one frame, with a key of their own."""
 

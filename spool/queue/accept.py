@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from spool.db import sql
 from spool.db.sql import checksum_of, encode_fragments, number_in, record_of, uid_of
 from spool.db.transaction import Transaction
-from spool.errors import SpoolUnavailable
+from spool.errors import CallIsLive, SpoolUnavailable
+from spool.live_calls import LostCall
 from spool.payload.frames import Frame, SmallPayload, StoredPayload, record_context
 from spool.queue.ordering import Sibling, initial_state, planned, state_in_record
 from spool.records import (
@@ -68,9 +69,14 @@ def accept(
         original = _namesake(transaction, new.origin, destinations.spool_id)
     if new.closes is not None:
         _close_trace(transaction, new.closes)
+    if new.ends_call and transaction.known.is_live(new.call_id):
+        _end_live(transaction, new)
+    if new.loses is not None:
+        _lose(transaction, new.loses)
     if original is not None:
         return Acceptance(_duplicate_of(transaction, new, original, destinations.spool_id))
-    superseded = is_superseded(new.superseded_by, new.happened_at, earlier)
+    # Of a live call no end was accepted, whatever its times say of an earlier call of its id.
+    superseded = new.loses is None and is_superseded(new.superseded_by, new.happened_at, earlier)
     stored = payload.stored if isinstance(payload, SmallPayload) else payload
     assert stored is not None, "the writer had it compressed"
     if superseded:
@@ -261,6 +267,29 @@ def _close_trace(transaction: Transaction, closed: ClosedTrace) -> None:
         "raw_bytes": closed.raw_bytes,
     }
     transaction.execute(sql.CLOSE_TRACE, values)
+
+
+def _end_live(transaction: Transaction, new: NewRecord) -> None:
+    """Delete what is kept of a call while it goes on."""
+    ended = {"call_id": new.call_id, "principal": new.principal, "happened_at": new.happened_at}
+    for (token_id,) in transaction.execute(sql.END_LIVE, ended).fetchall():
+        delete_live(transaction, new.call_id, new.principal, token_id)
+
+
+def delete_live(transaction: Transaction, call_id: str, principal: str, token_id: int | None) -> None:
+    """Delete what was said in a live call whose row is deleted, and release its sender's key."""
+    if token_id is not None:
+        transaction.tokens.release(token_id)
+    call = call_id, principal
+    if transaction.keys.enabled:
+        transaction.keys.ended([epoch for (epoch,) in transaction.execute(sql.EPOCHS_OF_TURNS, call)])
+    transaction.execute(sql.DELETE_LIVE_TURNS, call)
+
+
+def _lose(transaction: Transaction, lost: LostCall) -> None:
+    """The agent of a live call is lost. Raises `CallIsLive` where it was heard of, or ended, since."""
+    if not transaction.execute(sql.LOSE_CALL, (lost.call_id, lost.principal, lost.version)).rowcount:
+        raise CallIsLive(f"the call {lost.call_id} was heard of, or ended, meanwhile")
 
 
 def _mark_upload_used(transaction: Transaction, new: NewRecord, uid: str) -> None:

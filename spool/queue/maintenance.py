@@ -14,6 +14,7 @@ from spool.db.transaction import Operation, Result, Transaction
 from spool.db.writer import Writer
 from spool.directory import CorruptionLatch
 from spool.errors import CorruptDatabase
+from spool.queue.live import LOST_KEEP, LiveCalls, purge_live
 from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
@@ -97,6 +98,7 @@ class Maintenance:
         expire_after: int | None,
         announce: Callable[[tuple[Delivery, ...]], None],
         uploads: UploadAddresses,
+        live: LiveCalls,
         quota: Quota,
         tenants: Mapping[str, TenantLimits],
         shredder: Shredder,
@@ -113,6 +115,7 @@ class Maintenance:
         """Before which time each rule left no receipt behind."""
         self._announce = announce
         self._uploads = uploads
+        self._live = live
         self._quota = quota
         self._clock = clock
         self._next_recount = 0.0
@@ -210,6 +213,10 @@ class Maintenance:
             continue
         old_traces = partial(purge_traces, before=now - TRACE_KEEP, limit=ROWS_PER_STEP)
         while await self._writer.submit(old_traces) == ROWS_PER_STEP:
+            continue
+        self._live.expire(now - LOST_KEEP)
+        old_calls = partial(purge_live, before=now - LOST_KEEP, limit=ROWS_PER_STEP)
+        while await self._writer.submit(old_calls) == ROWS_PER_STEP:
             continue
 
     async def _unblock_stuck(self) -> None:

@@ -15,7 +15,7 @@ from spool.db.transaction import Transaction
 from spool.db.writer import Writer
 from spool.errors import CorruptPayload
 from spool.keys import WrappedKey
-from spool.payload.frames import record_context, spans_context
+from spool.payload.frames import record_context, spans_context, turn_context
 
 SHRED_SECONDS = 30
 """Most records end within it: the shorter it is, the more keys have to be wrapped anew."""
@@ -85,6 +85,10 @@ def _move_keys(transaction: Transaction, epoch: int, spool_id: str) -> int:
     for row_id, trace_id, key in transaction.execute(sql.SPAN_KEYS, (epoch, KEYS_PER_STEP)).fetchall():
         wrapped = _wrapped_anew(transaction, WrappedKey(epoch, key), spans_context(trace_id))
         transaction.execute(sql.SET_SPANS_KEY, (wrapped.epoch, wrapped.value, row_id))
+        moved += 1
+    for row_id, call_id, key in transaction.execute(sql.TURN_KEYS, (epoch, KEYS_PER_STEP)).fetchall():
+        wrapped = _wrapped_anew(transaction, WrappedKey(epoch, key), turn_context(call_id))
+        transaction.execute(sql.SET_TURN_KEY, (wrapped.epoch, wrapped.value, row_id))
         moved += 1
     return moved
 

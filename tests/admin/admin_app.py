@@ -19,6 +19,7 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
 from gateway.admin.recorder import Recorder
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
+from gateway.heartbeats.schemas import LiveEntry
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.selection import Accepts
@@ -111,6 +112,7 @@ class AdminFigures:
     audit: AuditLog | None = None
     now: int = NOW
     throttle: ThrottleStatus | None = NO_CALLS
+    live_calls: tuple[LiveEntry, ...] = ()
     intake_obstacle: str | None = None
     call_store: Store | None = None
     pipeline: Pipeline | None = None
@@ -207,6 +209,9 @@ class View:
 
     def drain_throttle(self) -> ThrottleStatus | None:
         return self._world.throttle
+
+    def live_calls(self) -> tuple[LiveEntry, ...]:
+        return self._world.live_calls
 
     def resume(self, destination: str) -> bool | None:
         self._world.resumed.append(destination)

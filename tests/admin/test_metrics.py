@@ -100,6 +100,9 @@ PUBLISHED = {
     "callspool_webhook_last_accepted_timestamp_seconds": {"source"},
     "callspool_otlp_spans_total": {"result"},
     "callspool_otlp_open_calls": set(),
+    "callspool_live_turns_total": set(),
+    "callspool_agents_lost_total": set(),
+    "callspool_watched_calls": set(),
 }
 """The names and labels that dashboards and alerts build on."""
 
@@ -140,6 +143,9 @@ def count_everything(metrics: Metrics) -> None:
     metrics.webhook_accepted_at("retell", 1_700_000_000_000)
     metrics.otlp_spans("accepted", 27)
     metrics.otlp_open_calls(1)
+    metrics.turns_kept(3)
+    metrics.agent_lost()
+    metrics.calls_watched(2)
     metrics.query_routed(CallPath.COMPLETE)
 
 

@@ -72,7 +72,7 @@ def test_the_admin_document_is_that_of_the_routes() -> None:
 def test_the_intake_document_is_that_of_the_routes() -> None:
     """Every route stands in it but the address of an upload, which is a secret that the gateway gave."""
     paths = set(json.loads(intake_openapi.document())["paths"])
-    assert {path for path in intake_paths() if path != "upload_url"} | {"/v1/traces"} == paths
+    assert {path for path in intake_paths() if path != "upload_url"} == paths
 
 
 async def test_both_listeners_serve_their_document(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import GatewayView
 from gateway.admin.worker import WorkCollector, WorkFigures
+from gateway.heartbeats.source import HeartbeatSource
 from gateway.intake.sources.batch import BatchSource
 from gateway.intake.sources.sdk import SdkSource
+from gateway.otlp.source import TraceSource
 
 # Asking what there is reads nothing, so that no spool and no destination need to be there.
 _NO_GATEWAY = cast("GatewayView", None)
@@ -36,7 +38,9 @@ def metrics() -> dict[str, tuple[str, str]]:
 
 def intake_paths() -> list[str]:
     """Every path of the intake as people write it; the address of an upload has a name of its own."""
-    sources = (SdkSource(*[Mock()] * 6), BatchSource(*[Mock()] * 8))
+    sources = (
+        SdkSource(*[Mock()] * 6), BatchSource(*[Mock()] * 8), TraceSource(*[Mock()] * 5), HeartbeatSource(*[Mock()] * 5)
+    )  # fmt: skip
     paths = [route.path.removeprefix("*") for source in sources for route in source.routes()]
     return ["upload_url" if path.startswith("/uploads/") else path for path in paths]
 

@@ -200,7 +200,7 @@ async def test_what_version_5_accepted_is_an_original_whoever_repeats_it(path: P
         assert (await spool.accept(a_record("b", principal=principal))).ready == (), "waits for the old one"
 
 
-WITHOUT_VERSION_12 = "DROP TABLE attempts;" + "".join(
+WITHOUT_LATER = "DROP TABLE live_calls; DROP TABLE live_turns; DROP TABLE attempts;" + "".join(
     f"ALTER TABLE records DROP COLUMN {name};" for name in ("number_hint", "length_ms", "ended_reason")
 )
 WITHOUT_KEYS = (
@@ -218,7 +218,7 @@ async def test_what_version_6_accepted_is_as_sound_as_before(path: Path, salvage
         spool_id = spool.id
     connection = looked_into(path.parent)
     later = "DROP TABLE traces; DROP TABLE trace_rows; DROP TABLE agents; DROP INDEX unassigned; "
-    later += "ALTER TABLE records DROP COLUMN via; " + WITHOUT_VERSION_12 + WITHOUT_KEYS
+    later += "ALTER TABLE records DROP COLUMN via; " + WITHOUT_LATER + WITHOUT_KEYS
     connection.executescript(f"{later} PRAGMA user_version = 6;")
     connection.close()
     folder = path.parent / "new" if salvaged else path.parent
@@ -237,7 +237,7 @@ async def test_what_version_9_counted_twice_is_counted_once(path: Path) -> None:
         counted = {lane: counts.queued_bytes for (_, lane), counts in spool.stats().lanes.items()}
     connection = connect_writer(path)
     connection.execute("UPDATE counters SET queued_bytes = ?", (new.raw_bytes,))
-    connection.executescript(f"DROP TABLE traces; DROP TABLE trace_rows; {WITHOUT_VERSION_12} {WITHOUT_KEYS}")
+    connection.executescript(f"DROP TABLE traces; DROP TABLE trace_rows; {WITHOUT_LATER} {WITHOUT_KEYS}")
     connection.executescript(files("spool").joinpath("schema", NUMBERED[7]).read_text("utf-8"))
     connection.execute("PRAGMA user_version = 9")
     connection.close()

@@ -23,7 +23,7 @@ import msgspec
 
 from spool.records import Delivery, Form
 from uploaders.kafka.options import Topics
-from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, storable_text
+from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, shown_as_of, storable_text
 
 VERSION: Final = "1"
 Headers = tuple[tuple[str, bytes], ...]
@@ -129,16 +129,17 @@ def _foreign(topic: str, key: bytes | None, value: bytes, timestamp: int, topics
 def _part(
     kind: PartKind, project: str, call_id: str, event: str, digest: bytes, accepted_at: int, uid: str, value: bytes
 ) -> Part:
+    head = Head() if kind is PartKind.DETAIL else read_head(value)
     return Part(
         project=key_text(project),
         call_id=key_text(call_id),
         kind=kind,
         digest=digest,
-        accepted_at=accepted_at,
+        accepted_at=shown_as_of(kind, head, accepted_at),
         source_uid=storable_text(uid),
         event=storable_text(event),
         document=value,
-        head=Head() if kind is PartKind.DETAIL else read_head(value),
+        head=head,
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Final
@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from spool.records import DETAIL_FORMS, Form
+from spool.records import AGENT_LOST, DETAIL_FORMS, Form
 
 
 class PartKind(IntEnum):
@@ -81,7 +81,7 @@ class Part(Struct, frozen=True):
     digest: bytes
     """SHA-256 of the document as it was posted, without its token: the same through retries, replays and sidecars."""
     accepted_at: int
-    """When the spool accepted it, in milliseconds. Of two parts of one kind the later one is shown."""
+    """When the spool accepted it, in milliseconds (`shown_as_of`). Of two parts of one kind the later one is shown."""
     source_uid: str
     """The record that it came from."""
     event: str
@@ -93,6 +93,23 @@ class Part(Struct, frozen=True):
     def rank(self) -> tuple[int, bytes]:
         """Of several parts of one kind the one with the highest rank is shown, whatever order they came in."""
         return (self.accepted_at, self.digest)
+
+
+def shown_as_of(kind: PartKind, head: Head, accepted_at: int) -> int:
+    """From when a part counts among those of its kind.
+
+    An end that says that the agent is lost is as old as what it knows: a real end that another gateway accepted
+    before it, after the agent was heard of last, is shown.
+    """
+    if kind is PartKind.END and head.reason == AGENT_LOST and head.ended_at is not None:
+        return min(accepted_at, head.ended_at)
+    return accepted_at
+
+
+def lag_seconds(parts: Iterable[Part], now: int) -> float:
+    """How long ago the oldest of these was accepted, without those that count as older (`shown_as_of`)."""
+    accepted = [part.accepted_at for part in parts if part.head.reason != AGENT_LOST]
+    return max(now - min(accepted, default=now), 0) / 1000
 
 
 # Texts that a database refuses: NUL anywhere in PostgreSQL, lone surrogates wherever a text must be UTF-8.

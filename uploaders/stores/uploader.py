@@ -21,7 +21,17 @@ from uploaders.document.render import BadLocation, raw_bytes_of, render
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.stores.isolating import write_in_halves
 from uploaders.stores.options import FRAMES_AND_COLUMNS, DetailOptions, DetailsStored, SpansStored
-from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, storable_text
+from uploaders.stores.parts import (
+    Head,
+    Part,
+    PartKind,
+    key_text,
+    kind_of,
+    lag_seconds,
+    read_head,
+    shown_as_of,
+    storable_text,
+)
 from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
 from uploaders.stores.store import (
     Detail,
@@ -141,7 +151,7 @@ class StoreUploader:
         started = time.perf_counter()
         written = await self._store.write(parts)
         kinds = Counter(part.kind for part in parts)
-        self._tell(kinds, started, min(part.accepted_at for part in parts), written)
+        self._tell(kinds, started, parts, written)
         if written.completed or written.late:
             self._completed()
         return written
@@ -168,11 +178,11 @@ class StoreUploader:
             return _failed(error)
         finally:
             copy.close()
-        self._tell({PartKind.DETAIL: 1}, started, part.accepted_at, written)
+        self._tell({PartKind.DETAIL: 1}, started, (part,), written)
         return Delivered()
 
-    def _tell(self, kinds: Mapping[PartKind, int], started: float, accepted_at: int, written: Written) -> None:
-        lag = max(system_clock() - accepted_at, 0) / 1000
+    def _tell(self, kinds: Mapping[PartKind, int], started: float, parts: Sequence[Part], written: Written) -> None:
+        lag = lag_seconds(parts, system_clock())
         self._observer.parts_written(self._destination, kinds, time.perf_counter() - started, lag, written)
 
     async def _frames(self, delivery: Delivery, copy: SpillingBuffer | None) -> AsyncIterator[bytes]:
@@ -220,16 +230,17 @@ def _is_detail(delivery: Delivery) -> bool:
 def _part_of(delivery: Delivery, document: bytes, kind: PartKind | None = None) -> Part:
     record = delivery.record
     kind = kind_of(record.event, delivery.form) if kind is None else kind
+    head = Head() if kind is PartKind.DETAIL else read_head(document)
     return Part(
         project=key_text(record.tenant or ""),
         call_id=key_text(record.call_id),
         kind=kind,
         digest=record.digest,
-        accepted_at=record.accepted_at,
+        accepted_at=shown_as_of(kind, head, record.accepted_at),
         source_uid=record.uid,
         event=storable_text(record.event),
         document=document,
-        head=Head() if kind is PartKind.DETAIL else read_head(document),
+        head=head,
     )
 
 

@@ -1,0 +1,150 @@
+"""What agents post of calls that go on: heartbeats and turns, read and checked. Pure."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from mmap import mmap
+from typing import Final
+
+import msgspec
+
+from gateway.calllog.document import MAX_NAME_LENGTH, credential, moment_of, text_of
+from gateway.calllog.shape import Bounds
+from gateway.calllog.toplevel import TopLevel, scan
+from gateway.intake.responses import Rejection
+from spool.live_calls import HeardCall, NewTurn
+from spool.records import Buffer
+from uploaders.stores.spans import without_lone_surrogates
+
+POST_BYTES: Final = 1 << 20
+"""The largest post of turns."""
+ABOUT_BYTES: Final = 16 << 10
+"""What a heartbeat may say of its call."""
+MOST_TURNS: Final = 1_000
+"""In one post."""
+_LONGEST_ID: Final = 200
+_LARGEST_INDEX: Final = 1 << 53
+_BOUNDS: Final = Bounds(members=1_000, separators=None, slow_bytes=None)
+_OURS: Final = frozenset({
+    "call_id", "wcall_event", "update_type", "call_ended_at", "call_ended_reason", "transcript_type",
+    "transcript_json", "s3_reference", "s3_key", "token", "turns", "agent_id", "call_started_at",
+})  # fmt: skip
+"""Members of a call log that the gateway writes itself, or that say what a document is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat, or turns, as they were posted."""
+
+    agent_id: str | None = None
+    token: str | None = None
+    """The agent's own key, if it is in the body."""
+    about: bytes | None = None
+    started_at: int | None = None
+    turns: tuple[NewTurn, ...] = ()
+
+    def of(self, call_id: str, principal: str) -> HeardCall:
+        """What it says of this call."""
+        return HeardCall(call_id, principal, self.agent_id, self.about, self.started_at, self.turns)
+
+
+def read_call_id(argument: str) -> str:
+    """The call's id in a path. Raises `Rejection` for what could name no call."""
+    if not argument.strip() or len(argument) > MAX_NAME_LENGTH:
+        hint = f"Put the call's id, percent-encoded, into the path: 1 to {MAX_NAME_LENGTH} characters."
+        raise Rejection(422, "bad_call_id", "The path names no call.", hint)
+    return argument
+
+
+def read_beat(data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], *, turns: bool) -> Beat:
+    """What a body says; a heartbeat may have none. With `turns` it must hold some, without it must not.
+
+    Raises `CallLogError`, `Costly`, and `Rejection` for turns that are none.
+    """
+    if not len(data) and not turns:
+        return Beat()
+    top = scan(data, scratch, _BOUNDS)
+    values = top.values
+    return Beat(
+        agent_id=(text_of(values.get("agent_id")) or "")[:MAX_NAME_LENGTH] or None,
+        token=credential(text_of(values.get("token"))),
+        about=None if turns else _about(top),
+        started_at=moment_of(values.get("call_started_at")),
+        turns=tuple(_turns(values.get("turns"))) if turns else _none(values.get("turns")),
+    )
+
+
+def _about(top: TopLevel) -> bytes | None:
+    """The members that the call log will have if the agent is lost, as they came."""
+    members = {member.name: member for member in top.members() if member.name not in _OURS}
+    if not members:
+        return None
+    pieces = [b"%b:%b" % (bytes(member.key), bytes(member.value)) for member in members.values()]
+    about = b",".join(pieces)
+    if len(about) > ABOUT_BYTES:
+        hint = "Leave the large members to the call log of its end."
+        raise Rejection(413, "too_large", f"A heartbeat may say {ABOUT_BYTES} bytes of its call.", hint)
+    return about
+
+
+class _Turn(msgspec.Struct):
+    index: int | None = None
+    id: str | int | None = None
+
+
+_decode_turns = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_turn = msgspec.json.Decoder(_Turn).decode
+
+
+def _none(raw: msgspec.Raw | None) -> tuple[NewTurn, ...]:
+    if raw is not None:
+        hint = "Post turns to /v1/calls/{call_id}/turns, which is a heartbeat, too."
+        raise Rejection(422, "turns_in_heartbeat", "A heartbeat holds no turns.", hint)
+    return ()
+
+
+def _turns(raw: msgspec.Raw | None) -> Iterator[NewTurn]:
+    turns = [] if raw is None else _slices(bytes(raw))
+    if not 0 < len(turns) <= MOST_TURNS:
+        raise _bad_turn(f"`turns` holds {len(turns)}, and a post 1 to {MOST_TURNS}")
+    for number, (turn, readable) in enumerate(turns):
+        yield _turn(number, turn, readable)
+
+
+def _slices(text: bytes) -> list[tuple[bytes, bytes]]:
+    """Each turn as it came, and as the decoder takes it: without halves of surrogate pairs."""
+    readable = text
+    try:
+        raws = _decode_turns(text)
+    except (msgspec.DecodeError, RecursionError):
+        readable = without_lone_surrogates(text)
+        try:
+            raws = _decode_turns(readable)
+        except (msgspec.DecodeError, RecursionError):
+            raise _bad_turn("`turns` is no list, or nested too deeply") from None
+    slices, at = [], 0
+    for raw in raws:
+        turn = bytes(raw)
+        at = readable.index(turn, at)
+        slices.append((text[at : at + len(turn)], turn))
+        at += len(turn)
+    return slices
+
+
+def _turn(number: int, data: bytes, readable: bytes) -> NewTurn:
+    try:
+        turn = _decode_turn(readable)
+    except (msgspec.DecodeError, RecursionError):
+        raise _bad_turn(f"turn {number} (counted from 0) is no object with an `index` or an `id`") from None
+    if turn.index is not None and not 0 <= turn.index < _LARGEST_INDEX:
+        raise _bad_turn(f"the `index` of turn {number} (counted from 0) is below 0, or too large")
+    name = None if turn.id is None else str(turn.id)
+    if name is not None and not 0 < len(name) <= _LONGEST_ID:
+        raise _bad_turn(f"the `id` of turn {number} (counted from 0) is empty, or longer than {_LONGEST_ID} characters")
+    if name is None and turn.index is None:
+        raise _bad_turn(f"turn {number} (counted from 0) has neither `index` nor `id`")
+    return NewTurn(f"#{turn.index}" if name is None else f"={name}", turn.index, data)
+
+
+def _bad_turn(what: str) -> Rejection:
+    hint = 'Send {"turns": [{"index": 0, "role": "user", "content": "..."}]}: each with an index, or with an id.'
+    return Rejection(422, "bad_turn", f"The turns cannot be taken: {what}.", hint)
