@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
-from spool.keys import KEYS_NAME
+from spool.keys import KEYS_NAME, NEW_NAME
 from spool.stats import QuarantinedDatabase
 
 DATABASE_NAME = "spool.db"
@@ -140,7 +140,7 @@ def _check_owner(directory: Path, mount: Mount | None) -> str | None:
 
 _COMPONENTS = (
     DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", f"{DATABASE_NAME}-journal", LOCK_NAME,
-    "spool.headroom", KEYS_NAME, f"{KEYS_NAME}.new", STAGING_NAME,
+    "spool.headroom", KEYS_NAME, NEW_NAME, STAGING_NAME,
 )  # fmt: skip
 """What is opened by its name at a start."""
 

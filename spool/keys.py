@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEYS_NAME = "spool.keys"
+NEW_NAME = "spool.keys.new"
+"""What takes its place, while it is written."""
 KEY_BYTES = 32
 EPOCH_USES = 4096
 """So many data keys are wrapped by one epoch key: some 30 ms of work when what lives on has to be wrapped anew."""
@@ -200,6 +202,7 @@ class SpoolKeys:
                 f"{directory / KEYS_NAME} is not there or empty, and call logs in the spool are encrypted with the "
                 "keys in it: put it back. If it is lost, so are they: move the database away then, and start anew"
             )
+        _erase(directory / NEW_NAME)
         if ring.keys and not (directory / KEYS_NAME).exists():
             os.close(_created(directory / KEYS_NAME))
             _sync_directory(directory)
@@ -299,7 +302,7 @@ class SpoolKeys:
         return sum(epoch.main_key != self._main.key_id for epoch in self._epochs.values())
 
     def rewrap(self) -> int:
-        """Wrap every epoch key by the current main key; returns how many were not. Raises `OSError`.
+        """Wrap every epoch key by the current main key; returns how many were not. Raises `SpoolError`.
 
         The new file takes the old one's place in one step, and then the old one is overwritten: a kill leaves one of
         them.
@@ -316,21 +319,22 @@ class SpoolKeys:
                 _SLOT.pack_into(data, at, _MARK, used, ended, number, key_id, wrapped)
             else:
                 data[at : at + _SLOT_BYTES] = self._slot_of(number, key, ended=epoch.ended)
-        beside = self._path.with_name(f"{KEYS_NAME}.new")
-        beside.unlink(missing_ok=True)
-        descriptor = _created(beside)
-        try:
-            _write_all(descriptor, bytes(data))
-            beside.rename(self._path)
-            _sync_directory(self._path.parent)
-        except OSError:
-            os.close(descriptor)
-            raise
-        old, self._descriptor = self._descriptor, descriptor
-        try:
-            _write_all(old, bytes(len(data)))
-        finally:
-            os.close(old)
+        beside = self._path.with_name(NEW_NAME)
+        with _written_to(beside):
+            _erase(beside)
+            descriptor = _created(beside)
+            try:
+                _write_all(descriptor, bytes(data))
+                beside.rename(self._path)
+            except OSError:
+                os.close(descriptor)
+                raise
+            old, self._descriptor = self._descriptor, descriptor
+            try:
+                _sync_directory(self._path.parent)
+                _write_all(old, bytes(len(data)))
+            finally:
+                os.close(old)
         for epoch in self._epochs.values():
             epoch.main_key = self._main.key_id
         return stale
@@ -410,6 +414,19 @@ def _written_to(path: Path | None) -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise SpoolFull(f"the disk is full: {what}; free space on it", used_bytes=0, limit_bytes=None) from error
         raise SpoolUnavailable(f"{what}; check the disk of the spool directory") from error
+
+
+def _erase(path: Path) -> None:
+    """Overwrite a file and remove it, if it is there."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        _write_all(descriptor, bytes(os.fstat(descriptor).st_size))
+    finally:
+        os.close(descriptor)
+    path.unlink()
 
 
 def _created(path: Path) -> int:

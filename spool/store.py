@@ -13,6 +13,7 @@ from pathlib import Path
 
 from spool.admin.commands import QueueAdmin
 from spool.admin.query import Selection
+from spool.admin.rekey import Rekeying
 from spool.db import sql
 from spool.db.connection import translated
 from spool.db.startup import Start, open_or_replace
@@ -147,6 +148,8 @@ class Spool:
         """Calls that are going on, by their heartbeats and turns."""
         self.admin = QueueAdmin(writer, reader, clock, self._announce, self._orphans)
         """What operators ask and order about deliveries that have not ended."""
+        self.rekeying = Rekeying(writer, reader, destinations.spool_id)
+        """Brings everything under the current main key."""
         self._evicts = options.when_full is WhenFull.EXPIRE_DETAILS
         self.evictor = Evictor(writer, self._quota, destinations, self._orphans, clock, self._announce)
         """Evicts details for what does not fit, where the options want that."""
@@ -285,6 +288,10 @@ class Spool:
         """For how many milliseconds the oldest record that is still owed has waited, as maintenance saw last."""
         oldest = min(self._maintenance.oldest.values(), default=None)
         return None if oldest is None else max(0, self._clock() - oldest)
+
+    async def shred(self) -> None:
+        """Destroy the keys of all that has ended, now; where a key is configured, it becomes unreadable everywhere."""
+        await self._shredder.shred()
 
     def _announce(self, ready: tuple[Delivery, ...]) -> None:
         if self.listener is not None:

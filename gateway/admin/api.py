@@ -1,7 +1,7 @@
 """The admin API of deliveries that have not ended, and orders: replay, discard, retry, reroute, resume, salvage."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 
@@ -12,6 +12,7 @@ from gateway.admin.answers import HEADERS, answer, refused
 from gateway.admin.audit import note
 from gateway.admin.auth import Handler
 from gateway.admin.view import GatewayView
+from gateway.operations import rekey as rekey_orders
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.salvage import SalvageOrder, carry_out
 from gateway.operations.schemas import LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
@@ -65,6 +66,7 @@ class OrderHandlers:
         router.add_post("/api/destinations/{destination}/resume", self.resume)
         router.add_post("/api/reload", self.reload)
         router.add_post("/api/salvage", open_spool(self.salvage))
+        router.add_post("/api/rekey", open_spool(self.rekey))
 
     async def list(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """A page of deliveries, as the query selects them."""
@@ -137,26 +139,14 @@ class OrderHandlers:
             return _not_open()
         order = _decode_salvage(await request.read())
         note(request, order=msgspec.to_builtins(order))
-        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        async with aclosing(carry_out(salvages, order)) as lines:
-            following = asyncio.ensure_future(anext(lines, None))
-            try:
-                while True:
-                    done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS)
-                    if not done:
-                        await response.write(b"\n")
-                        continue
-                    line = following.result()
-                    if line is None:
-                        break
-                    await response.write(_encode(line) + b"\n")
-                    following = asyncio.ensure_future(anext(lines, None))
-            finally:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
-        await response.write_eof()
-        return response
+        return await _as_lines(request, carry_out(salvages, order))
+
+    async def rekey(self, request: web.Request, _admin: DeliveryAdmin) -> web.StreamResponse:
+        """Bring everything in the spool under its current key, and report as NDJSON. A repeated order continues."""
+        spool = self._gateway.spool
+        if spool is None:
+            return _not_open()
+        return await _as_lines(request, rekey_orders.carry_out(spool.rekeying))
 
     def _with_open_spool(self, work: _Work) -> Handler:
         """A handler that does the work; every failure becomes an answer that says what to do."""
@@ -193,5 +183,29 @@ async def _streamed(
         if request.transport is not None:
             request.transport.abort()
         return response
+    await response.write_eof()
+    return response
+
+
+async def _as_lines(request: web.Request, reported: AsyncGenerator[msgspec.Struct, None]) -> web.StreamResponse:
+    """The lines as NDJSON, as they come; it ends with the client."""
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    async with aclosing(reported) as lines:
+        following = asyncio.ensure_future(anext(lines, None))
+        try:
+            while True:
+                done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS)
+                if not done:
+                    await response.write(b"\n")
+                    continue
+                line = following.result()
+                if line is None:
+                    break
+                await response.write(_encode(line) + b"\n")
+                following = asyncio.ensure_future(anext(lines, None))
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
     await response.write_eof()
     return response

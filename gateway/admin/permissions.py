@@ -107,6 +107,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     f"POST /api/orders/{OrderName.REPLACE_TOKEN}": _order("replace-token", Role.ADMIN),
     "POST /api/dead-letters/import": _order("import", Role.ADMIN, content_type=IMPORT_TYPE),
     "POST /api/salvage": _order("salvage", Role.ADMIN),
+    "POST /api/rekey": _order("rekey", Role.ADMIN),
 })  # fmt: skip
 """By method and path, as the routes are registered."""
 

@@ -51,6 +51,7 @@ COMMANDS = {
     "fsck": LazyCommand("gateway.cli.fsck", "Check a spool for damage; --repair mends it."),
     "salvage": LazyCommand("gateway.cli.salvage", "Recover records from a damaged, quarantined database."),
     "adopt": LazyCommand("gateway.cli.salvage", "Take over the spool of a gateway that is gone."),
+    "rekey": LazyCommand("gateway.cli.rekey", "Bring a spool under its current key; encrypt what lies plain."),
     "outbox": LazyCommand("gateway.cli.outbox", "Rescue what the SDK left in its outbox."),
     "calls": LazyCommand("gateway.cli.calls", "List and show the calls in the store of a receiver."),
     "pipeline": LazyCommand("gateway.cli.pipeline", "Show the work on calls after they ended; do it anew."),

@@ -285,7 +285,7 @@ def _answer(
         connection.close()
 
 
-_NEEDS_GATEWAY = ("healthz", "reload", "resume", "salvage")
+_NEEDS_GATEWAY = ("healthz", "reload", "resume", "salvage", "rekey")
 """The last part of requests that only a gateway that runs can answer, or that have a way of their own without one."""
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import msgspec
@@ -86,13 +87,16 @@ def _lines(order: SalvageOrder, file: Path | None, address: ListenAddress) -> It
         settings = loaded_or_exit(file, local=True).settings
         if is_owned(settings.spool.dir.absolute()):
             raise
-        yield from _here(order, file)
+        yield from in_own_spool(file, lambda spool: carry_out(spool.salvage, order))
 
 
-def _here(order: SalvageOrder, file: Path | None) -> Iterator[Line]:
+_Line = TypeVar("_Line")
+
+
+def in_own_spool(file: Path | None, work: Callable[[Spool], AsyncGenerator[_Line, None]]) -> Iterator[_Line]:
     """Open the configured spool, and do it in this process."""
     with asyncio.Runner() as runner:
-        lines = _in_own_spool(order, file)
+        lines = _in_own_spool(file, work)
         try:
             while (line := runner.run(_next(lines))) is not None:
                 yield line
@@ -103,18 +107,20 @@ def _here(order: SalvageOrder, file: Path | None) -> Iterator[Line]:
             runner.run(lines.aclose())
 
 
-async def _in_own_spool(order: SalvageOrder, file: Path | None) -> AsyncGenerator[Line, None]:
+async def _in_own_spool(
+    file: Path | None, work: Callable[[Spool], AsyncGenerator[_Line, None]]
+) -> AsyncGenerator[_Line, None]:
     options = spool_options(loaded_or_exit(file, local=True).settings)
     spool = await Spool.open(options, (), lambda: time.time_ns() // 1_000_000, _NoObserver())
     try:
-        async with aclosing(carry_out(spool.salvage, order)) as lines:
+        async with aclosing(work(spool)) as lines:
             async for line in lines:
                 yield line
     finally:
         await spool.close()
 
 
-async def _next(lines: AsyncIterator[Line]) -> Line | None:
+async def _next(lines: AsyncIterator[_Line]) -> _Line | None:
     """The next line; None after the last."""
     return await anext(lines, None)
 

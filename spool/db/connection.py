@@ -80,6 +80,17 @@ def _prepare_to_write(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")
 
 
+def rewrite(path: Path) -> None:
+    """Write a database that nobody uses anew, so that nothing is left in its free pages and in gaps of the others.
+
+    Needs as much room again. Raises the spool's errors; then the database is as it was.
+    """
+    with translated(f"writing {path} anew"), closing(connect_writer(path)) as connection:
+        connection.execute("PRAGMA temp_store = FILE")
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
 def reader_pragmas() -> tuple[str, ...]:
     """What a reading connection sets: it can change nothing, and keeps a small cache."""
     return ("PRAGMA query_only = 1", "PRAGMA busy_timeout = 2000", "PRAGMA cache_size = -4096")

@@ -350,6 +350,22 @@ ANY_ENCRYPTED = " UNION ALL ".join(
     f"SELECT * FROM (SELECT key_epoch FROM {table} WHERE key_epoch > 0 LIMIT 1)" for table in _WITH_KEYS
 )
 
+# Rekeying
+
+LAST_OPEN_RECORD = "SELECT max(record_id) FROM records WHERE settled_at IS NULL"
+PLAIN_RECORDS = (
+    "SELECT record_id, origin, first_chunk, fragments FROM records "
+    "WHERE record_id > ? AND settled_at IS NULL AND key_epoch IS NULL ORDER BY record_id LIMIT ?"
+)
+NEXT_OPEN_RECORDS = PLAIN_RECORDS.replace(" AND key_epoch IS NULL", "")
+OPEN_RECORD_KEY = "SELECT key_epoch, payload_key FROM records WHERE record_id = ? AND settled_at IS NULL"
+REPLACE_CHUNK = "UPDATE chunks SET crc32 = ?, frame = ? WHERE chunk_id = ?"
+REPLACE_META = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
+DELETE_META = "DELETE FROM meta WHERE name = ?"
+PLAIN_TOKENS = "SELECT token_id, token_hash, value FROM tokens WHERE key_epoch IS NULL LIMIT ?"
+PLAIN_SPANS = "SELECT row_id, trace_id, crc32, frame FROM trace_rows WHERE key_epoch IS NULL LIMIT ?"
+SEAL_SPANS = "UPDATE trace_rows SET crc32 = ?, frame = ?, key_epoch = ?, payload_key = ? WHERE row_id = ?"
+
 # Maintenance
 
 DELETE_CHUNKS = "DELETE FROM chunks WHERE chunk_id BETWEEN ? AND ?"

@@ -75,7 +75,7 @@ class TokenStore:
     def _delete(self, connection: sqlite3.Connection, unused: list[int]) -> None:
         if self._keys.enabled:
             self._keys.ended([epoch for (epoch,) in connection.execute(sql.EPOCHS_OF_TOKENS)])
-        with _freed_pages_cleared(connection):
+        with freed_pages_cleared(connection):
             for token_id in unused:
                 connection.execute(sql.OVERWRITE_TOKEN, (token_id,))
                 connection.execute(sql.DELETE_TOKEN, (token_id,))
@@ -87,10 +87,14 @@ class TokenStore:
         if not self._deleted:
             return
         rows = connection.execute(sql.ALL_TOKENS).fetchall()
-        with _freed_pages_cleared(connection):
+        with freed_pages_cleared(connection):
             connection.execute(sql.CLEAR_TOKENS)
         connection.executemany(sql.ADD_TOKEN, rows)
         self._deleted = False
+
+    def must_scrub(self) -> None:
+        """Values were replaced: what is left of them in the table is cleared by the next scrub."""
+        self._deleted = True
 
     def committed(self) -> None:
         """The transaction is durable."""
@@ -143,7 +147,7 @@ def token_in(value: str, token_hash: bytes, epoch: int | None, keys: SpoolKeys) 
 
 
 @contextmanager
-def _freed_pages_cleared(connection: sqlite3.Connection) -> Iterator[None]:
+def freed_pages_cleared(connection: sqlite3.Connection) -> Iterator[None]:
     """Overwrite whole pages that become free, too; for payloads that would cost as much as writing them."""
     (before,) = connection.execute(sql.CLEARS_FREED_PAGES).fetchone()
     connection.execute(sql.CLEAR_FREED_PAGES)

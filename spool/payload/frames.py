@@ -84,6 +84,14 @@ def places(fragment: str, count: int, position: int = 0) -> Iterator[Place]:
         yield Place(position + index, fragment, index, count)
 
 
+def places_of(fragments: Mapping[Fragment, StoredFragment]) -> list[Place]:
+    """The places of all frames of a payload, in the order of its chunks."""
+    found: list[Place] = []
+    for fragment, stored in fragments.items():
+        found += places(fragment, stored.chunks, len(found))
+    return found
+
+
 def is_sealed(data: bytes) -> bool:
     """Whether a stored frame is encrypted."""
     return data[:1] == SEALED

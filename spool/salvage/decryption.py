@@ -13,18 +13,9 @@ from spool.db.connection import translated
 from spool.db.tokens import token_in
 from spool.errors import CorruptPayload
 from spool.keys import KeyRing, SpoolKeys
-from spool.payload.frames import SPANS_PLACE, Place, Seal, is_sealed, places, record_context, spans_context
-from spool.records import Record
+from spool.payload.frames import SPANS_PLACE, Seal, is_sealed, places_of, record_context, spans_context
 from spool.salvage.model import SealedToken, SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
 from spool.salvage.reader import SandboxedSource
-
-
-def places_of(record: Record) -> list[Place]:
-    """The places of all frames of a payload, in the order of its chunks."""
-    found: list[Place] = []
-    for fragment, stored in record.fragments.items():
-        found += places(fragment, stored.chunks, len(found))
-    return found
 
 
 class DecryptedSource:
@@ -55,7 +46,7 @@ class DecryptedSource:
 
     def chunks(self, one: SourceRecord, wanted: range) -> Iterator[tuple[int, int, bytes]]:
         """Place, checksum and zstd frame of those chunks of a record that are there and whole."""
-        seal, placed = None, places_of(one.record)
+        seal, placed = None, places_of(one.record.fragments)
         for number, checksum, frame in self._source.chunks(wanted):
             if not is_sealed(frame):
                 yield number, checksum, frame

@@ -12,7 +12,7 @@ from spool.db.sql import HELD_FOR_CORE, checksum_of, encode_fragments, uid_of
 from spool.db.transaction import Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
 from spool.errors import CorruptPayload
-from spool.payload.frames import Frame, Seal, decode
+from spool.payload.frames import Frame, Seal, decode, places_of
 from spool.queue.accept import earlier_posts, is_superseded, require_orphans, was_given_up, wrapped_key
 from spool.queue.ingest import OVERHEAD_BYTES, Ingest
 from spool.queue.ordering import Sibling, initial_state
@@ -21,7 +21,7 @@ from spool.queue.settle import read_delivery, record_chunks
 from spool.queue.traces import Traces, add_spans
 from spool.records import Clock, Delivery, DeliveryState, DestinationIds, NewSpans
 from spool.salvage import model
-from spool.salvage.decryption import DecryptedSource, keys_beside, places_of
+from spool.salvage.decryption import DecryptedSource, keys_beside
 from spool.salvage.model import (
     Outcome,
     SourceDelivery,
@@ -386,7 +386,7 @@ def _next(batches: Iterator[list[Chunk]]) -> list[Chunk]:
 def _batches(source: DecryptedSource, one: SourceRecord, first: int, seal: Seal | None) -> Iterator[list[Chunk]]:
     """The chunks that can be read, with their new numbers, sealed anew, a bounded number of bytes at a time."""
     batch: list[Chunk] = []
-    placed = places_of(one.record)
+    placed = places_of(one.record.fragments)
     for number, checksum, data in source.chunks(one, _chunks_of(one)):
         frame = Frame(data, len(data), checksum)
         frame = frame if seal is None else seal.seal(frame, placed[number])

@@ -121,7 +121,7 @@ async def test_two_spools_never_share_an_identity(tmp_path: Path) -> None:
 async def test_a_start_that_fails_gives_the_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the writer cannot be opened, nothing is left open and the next start may try again."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patched:
