@@ -46,6 +46,8 @@ class Loaded:
     origins: Mapping[KeyPath, str]
     """The path of every value that is not a default, and the file, variable or option that gave it."""
     warnings: tuple[str, ...]
+    files: tuple[Path, ...] = ()
+    """What they were read from: the configuration, an image's defaults, secrets."""
 
 
 def load(
@@ -81,7 +83,8 @@ def load(
     origins = {
         path: sources.origins.get(origin, origin) for layer in layers[::-1] for path, origin in layer.origins.items()
     }
-    return Loaded(settings, origins, (*sources.warnings, *warnings(settings)))
+    files = (*[Path(each) for each in (named, others) if each], *sources.files)
+    return Loaded(settings, origins, (*sources.warnings, *warnings(settings)), files)
 
 
 def _file_layer(path: Path | None, problems: list[Problem]) -> Layer | None:

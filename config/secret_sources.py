@@ -38,6 +38,8 @@ class SecretSources:
         self.warnings: list[str] = []
         self.origins: dict[str, str] = {}
         """For each variable that was resolved, what its value came from."""
+        self.files: list[Path] = []
+        """The files that were read, or should have been."""
 
     def variables(self, environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
         """The environment with the values of those secrets that it names a source of."""
@@ -93,6 +95,7 @@ class SecretSources:
                 return _output_of(source)
             if not isinstance(source, str) or not source.strip():
                 raise UnusableSource("should be the path of a file")
+            self.files.append(Path(source))
             value, loose = _content_of(Path(source))
         except UnusableSource as error:
             shown = source if isinstance(source, str) and kind == FILE else MASK

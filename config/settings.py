@@ -397,6 +397,13 @@ class DrainUntil(StrEnum):
     """Nothing is queued."""
 
 
+class ReloadSettings(Table):
+    """When settings are read again, besides SIGHUP and `callspool reload`."""
+
+    on_change: bool = False
+    """Whether that is when the configuration, or a file with a secret, was changed."""
+
+
 class ShutdownSettings(Table):
     """How the gateway stops."""
 
@@ -458,6 +465,8 @@ class Settings(BaseSettings):
     """How much the gateway gives way to other processes."""
     cli: CliSettings = Field(default_factory=CliSettings)
     """How the command line asks a gateway with TLS."""
+    reload: ReloadSettings = Field(default_factory=ReloadSettings)
+    """When settings are read again."""
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     """How the gateway stops."""
     log: LogSettings = Field(default_factory=LogSettings)

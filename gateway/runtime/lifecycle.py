@@ -42,7 +42,7 @@ from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import admin_tokens, tenant_tokens
-from gateway.runtime.reload import Reread, read_again
+from gateway.runtime.reload import LOOK_SECONDS, FileWatch, Reread, read_again
 from gateway.runtime.startup import CannotListen, introduce, listening_at, url_of
 from gateway.sdk_outbox.rows import OutboxStatus
 from gateway.systemd import systemd_of
@@ -127,9 +127,13 @@ class Gateway:
             self._open_audit_log()
             self._tls = tls_of(self._settings)
             async with self._systemd.kept_informed(self._one_line), self._admin_listener():
-                listening_socket: socket.socket | None = None
-                while not self._told_to_stop.is_set():
-                    listening_socket = await self._run_once(listening_socket)
+                watching = asyncio.create_task(self._reload_on_change())
+                try:
+                    listening_socket: socket.socket | None = None
+                    while not self._told_to_stop.is_set():
+                        listening_socket = await self._run_once(listening_socket)
+                finally:
+                    watching.cancel()
         except (SpoolError, CertificateUnusable, StoreError, CannotListen, DriverMissing, OSError) as error:
             _log.error("cannot_run", reason=str(error))
             return 1
@@ -247,6 +251,18 @@ class Gateway:
         task = asyncio.create_task(self.reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
+
+    async def _reload_on_change(self) -> None:
+        """Reload when a file of the settings has changed, while the settings say so."""
+        watch: FileWatch | None = None
+        while True:
+            watch = (watch or FileWatch()) if self._settings.reload.on_change else None
+            if watch is not None:
+                watch.follow(self._loaded.files)
+                if await asyncio.to_thread(watch.changed):
+                    _log.info("files_changed")
+                    await self.reload()
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _apply(self, app: App) -> socket.socket | None:
         """Let what is under way come to its end, posts and deliveries; agents that connect meanwhile wait."""

@@ -1,6 +1,8 @@
 """Reload: new settings for a gateway that runs, checked first, and applied whole or not at all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
 
 import msgspec
 import structlog
@@ -15,6 +17,45 @@ _log = structlog.get_logger("callspool")
 
 Reread = Callable[[], Loaded]
 """Reads file, environment and the files of secrets again. Raises `InvalidConfiguration`."""
+
+LOOK_SECONDS: Final = 1.0
+"""How often files are looked at whose change reloads the settings."""
+
+_Print = tuple[int, int, int, int] | None
+
+
+class FileWatch:
+    """Says when files have changed, whoever wrote them and by whatever means. `changed` blocks: for a thread.
+
+    What a path leads to is compared, so that Kubernetes' way counts, too: it replaces a link to the folder of all. A
+    file that is still being written is waited for: a change counts once nothing changed from one look to the next.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, _Print] = {}
+        self._unsettled: dict[Path, _Print] | None = None
+
+    def follow(self, files: Iterable[Path]) -> None:
+        """Look at these files from now on; what was seen of those that were followed before stays."""
+        self._seen = {path: self._seen[path] if path in self._seen else _print_of(path) for path in files}
+
+    def changed(self) -> bool:
+        """Whether there was a change since the last one that this said, and it has come to an end."""
+        now = {path: _print_of(path) for path in self._seen}
+        settled, self._unsettled = now == self._unsettled, now
+        if now == self._seen or not settled:
+            return False
+        self._seen = now
+        return True
+
+
+def _print_of(path: Path) -> _Print:
+    """What differs once a file is another one, or has other content; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
 
 
 _SECTIONS = ("audit", "log", "priority")

@@ -74,3 +74,43 @@ async def test_other_settings_are_applied_whole_and_lose_nothing(tmp_path: Path)
             await second.wait_until(lambda: "c4" in {arrival.call_id for arrival in second.accepted})
             assert await gateway.metric("callspool_unaccounted_records") == 0
             assert {one["name"] for one in (await gateway.status())["destinations"] if one["configured"]} == {"b"}
+
+
+@pytest.mark.slow
+async def test_a_changed_file_reloads_by_itself_where_that_is_asked_for(tmp_path: Path) -> None:
+    """As Kubernetes does it, a link to the folder of configuration and secrets is swapped: the new secret is read, and
+    the old one is refused; a file that is wrong changes nothing, and one that is right again is applied."""
+
+    def mounted(version: int, token: str, more: str = "") -> None:
+        folder = tmp_path / f"..{version}"
+        folder.mkdir()
+        secret = tmp_path / "..data" / "token"
+        (folder / "callspool.toml").write_text(
+            f'[reload]\non_change = true\n[intake]\ntoken_file = "{secret}"\n[[destinations]]\nname = "a"\n'
+            f'type = "http"\nurl = "{endpoint.url}"\ntoken = "their-key"\n{more}'
+        )
+        (folder / "token").write_text(token)
+        (tmp_path / "..new").symlink_to(folder.name)
+        (tmp_path / "..new").replace(tmp_path / "..data")
+
+    async with Endpoint() as endpoint:
+        mounted(1, "first-token")
+        environment = {"CALLSPOOL_CONFIG": str(tmp_path / "..data" / "callspool.toml")}
+        async with GatewayProcess(tmp_path / "gateway", environment) as gateway:
+
+            async def knows(token: str) -> bool:
+                return await posted(gateway, 1, token) == 202
+
+            async def refused() -> bool:
+                return bool(gateway.events("reload_refused"))
+
+            assert await knows("first-token")
+            mounted(2, "second-token")
+            await until(lambda: knows("second-token"), "the new secret is read", deadline=20)
+            assert not await knows("first-token")
+            mounted(3, "third-token", "nonsense = 1")
+            await until(refused, "what is wrong is refused", deadline=20)
+            assert await knows("second-token")
+            mounted(4, "fourth-token")
+            await until(lambda: knows("fourth-token"), "what is right again is read", deadline=20)
+            assert len(gateway.events("files_changed")) == 3
