@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
 from config.listeners import ListenerTable
+from config.receiver import CompletionSettings
 from config.settings import (
     AdminSettings,
-    CompletionSettings,
     DrainSettings,
     IntakeSettings,
     Settings,

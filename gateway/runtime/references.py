@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from config.settings import ReferenceSettings, Settings
+from config.receiver import ReferenceSettings
+from config.settings import Settings
 from gateway.calllog.document import REFERENCE_EVENT
 from gateway.fanout import DestinationRoute, RouteKind
 from gateway.intake.accept import Acceptor

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from bench.s3_server import Server
-from config.settings import ReferenceSettings
+from config.receiver import ReferenceSettings
 from gateway.runtime.references import claim_reader
 from gateway.worker.messages import Batch, Incoming, Ledger
 from gateway.worker.writer import BatchWriter

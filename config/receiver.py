@@ -1,0 +1,89 @@
+"""The settings of a receiver: how a store puts calls together, which objects it reads, how workers write into it."""
+
+from datetime import date
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from config.destinations.s3 import BucketNames
+from config.types import (
+    Choice,
+    Duration,
+    Endpoint,
+    OptionalDate,
+    OptionalName,
+    Table,
+    Word,
+    Words,
+)
+from config.values import HOUR, MINUTE
+from uploaders.stores.options import Reads
+
+
+class CompletionSettings(Table):
+    """How a store puts calls together, how long they wait for what is missing, and from which path they are read."""
+
+    enabled: bool = True
+    """Whether calls are put together as their parts come; otherwise parts alone are stored (docs/migration.md)."""
+    timeout: Duration = 5 * MINUTE
+    """A call that ended, and whose start does not come within this time, becomes an orphan."""
+    open_timeout: Duration = HOUR
+    """A call that began, and whose end does not come within this time, becomes an error record."""
+    sweep: Duration = 5.0
+    """How often to look for calls that are due."""
+    reads: Annotated[Reads, Choice] = Reads.COMPLETE
+    """Where questions are answered from: `complete`, `routed` (by `cutoff` and `projects`), or `merged` (roll-back)."""
+    cutoff: OptionalDate = None
+    """With `routed`: the day (UTC) from which on calls were put together as they came, such as `2026-01-31`."""
+    projects: Words = ()
+    """With `routed`: the tenants whose questions may be answered from the new path; by default everybody's."""
+    compare: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of questions, from 0 to 1, that both paths are asked; differences are counted."""
+
+    @field_validator("reads")
+    @classmethod
+    def _what_is_read_is_written(cls, reads: Reads, info: ValidationInfo) -> Reads:
+        if reads is not Reads.MERGED and not info.data.get("enabled", True):
+            raise ValueError('should be "merged" with `enabled = false`: nothing else is written')
+        return reads
+
+    @field_validator("cutoff")
+    @classmethod
+    def _routing_has_a_cutoff(cls, cutoff: date | None, info: ValidationInfo) -> date | None:
+        if cutoff is None and info.data.get("reads") is Reads.ROUTED:
+            raise ValueError('should be a day with `reads = "routed"`')
+        return cutoff
+
+
+class ReferenceSettings(Table):
+    """Reading the objects that an `s3_reference` names, for a store. Credentials come by the usual AWS chain."""
+
+    buckets: BucketNames = ()
+    """The buckets that may be read; a reference to any other is a dead letter. None: references are kept unread."""
+    endpoint_url: Endpoint | None = None
+    """The server, where it is not Amazon's."""
+    region: OptionalName = None
+    """By default as AWS_REGION, AWS_DEFAULT_REGION or the profile say, else us-east-1."""
+    profile: OptionalName = None
+    """A profile of the shared AWS configuration; by default AWS_PROFILE."""
+    concurrency: Annotated[int, Field(ge=1, le=100)] = 2
+    """Objects that are read at once."""
+
+
+class WorkSettings(Table):
+    """How `callspool work` reads Kafka and writes into a store."""
+
+    source: OptionalName = None
+    """The `kafka` destination whose topics are read; by default the only one."""
+    store: OptionalName = None
+    """The store that is written to; by default the only one."""
+    group: Word = "callspool"
+    """The consumer group: workers of one group share the partitions. Each store needs a group of its own."""
+    instance: OptionalName = None
+    """What this worker is called in its group, through restarts; by default the name of the host."""
+    batch_max: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Messages in one transaction; ten times as many where they arrive while the one before is being written."""
+    batch_wait: Duration = 5.0
+    """How long a message waits for others at most; where nothing more is there to read it waits for none."""
+    session_timeout: Annotated[Duration, Field(ge=1, le=1800)] = 10.0
+    """After this long without a sign of life a worker's partitions go to others; brokers allow 6 s to 30 min."""
