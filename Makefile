@@ -126,6 +126,10 @@ browser: ## Install Debian's Chromium where it is missing: the tests of the page
 	@[[ -x /usr/bin/chromium ]] || { apt-get update -qq; \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
+.PHONY: pictures
+pictures: $(TESTS) browser ## Make the pictures of the pages in docs/pictures anew
+	MAKE_PICTURES=1 $(BIN)/pytest tests/page/test_pictures.py
+
 .PHONY: prove
 prove: $(TESTS) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)
 	export PROVE_BUDGET=$(BUDGET); $(BIN)/pytest -n $(JOBS) --dist worksteal -m prove || $(ALONE) -m prove

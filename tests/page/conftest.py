@@ -24,7 +24,7 @@ CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 BIG = "5ef3f6d4-5009-4972-867d-1924a8c52881"
-"""A call with 38 turns whose detail waits for the bucket."""
+"""A call with 44 turns and 505 spans, whose detail waits for the bucket."""
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
 _Result = TypeVar("_Result")
 
@@ -105,7 +105,7 @@ class World(InThread):
         hostile["telemetry_data"]["session_traces"][0] |= {"name": HOSTILE}
         hostile["padding"] = "x" * 7_000_000
         await self.gateway.post(as_json(hostile))
-        await self._post(BIG, padding=6_200_000)
+        await self._post(BIG, turns=44, padding=6_200_000)
 
     def bury(self, many: int) -> None:
         """Have the endpoint refuse so many call logs."""

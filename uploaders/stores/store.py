@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -126,6 +126,10 @@ class CallQuery:
     state: CallState | None = None
     id_prefix: str | None = None
     """Its id begins with this."""
+
+
+NOT_COMPLETE: Final = f" AND state <> {CallState.COMPLETE:d}"
+"""Says to an engine what it has to see to use its index of calls that are not complete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from gateway.admin.answers import HEADERS, refused
 from gateway.admin.auth import REFUSAL, Access
 from gateway.admin.events import RecentEvents
 from gateway.admin.page.call_pages import CallPages
-from gateway.admin.page.layout import Frame, Page, Render, respond, serve_asset, sign_in_card
+from gateway.admin.page.layout import Frame, Page, Render, respond, serve_asset, sign_in_page
 from gateway.admin.page.operator_pages import OperatorPages
 from gateway.admin.page.overview import overview_page
 from gateway.admin.page.receiver_pages import ReceiverPages
@@ -60,7 +60,7 @@ class PageHandlers:
         CallPages(self._gateway, self._access).add_to(app, self._shown)
         OperatorPages(self._gateway, self._access).add_to(app, self._shown)
         ReceiverPages(self._gateway).add_to(app, self._shown)
-        add_get("/sign-in", self._shown(self.sign_in_page))
+        add_get("/sign-in", self._shown(self.sign_in_field))
         app.router.add_post("/sign-in", self.sign_in)
         app.router.add_post("/sign-out", self.sign_out)
         add_get("/assets/{name}", self.asset)
@@ -81,12 +81,9 @@ class PageHandlers:
 
     # Signing in ------------------------------------------------------------------------------------------------
 
-    async def sign_in_page(self, request: web.Request, _frame: Frame) -> Page:
+    async def sign_in_field(self, request: web.Request, _frame: Frame) -> Page:
         """A field for the token."""
-        body = sign_in_card(
-            _own_path(request.query.get("to", "/")), "Sign in to see calls and to give orders.", "a token"
-        )
-        return Page("/sign-in", "Sign in", body)
+        return sign_in_page(_own_path(request.query.get("to", "/")), "Sign in to see calls and to give orders.")
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """Begin a session for whoever knows a token, and lead back to where it was asked for."""
@@ -97,9 +94,7 @@ class PageHandlers:
         if isinstance(result, web.Response):
             error = msgspec.json.decode(result.body)["error"]["message"] if isinstance(result.body, bytes) else ""
             frame = await self._frame(request)
-            return respond(
-                Page("/sign-in", "Sign in", sign_in_card(path, error, "a token"), status=result.status), frame
-            )
+            return respond(sign_in_page(path, error, status=result.status), frame)
         response = web.Response(status=303, headers={**HEADERS, "Location": path})
         set_cookie(response, request, result)
         return response
@@ -121,8 +116,7 @@ class PageHandlers:
             if refusal is None:
                 return respond(await render(request, frame), frame)
             message = msgspec.json.decode(refusal.body)["error"]["message"] if isinstance(refusal.body, bytes) else ""
-            body = sign_in_card(request.path_qs, message)
-            return respond(Page(request.path, "Sign in", body, status=refusal.status), frame)
+            return respond(sign_in_page(request.path_qs, message, request.path, refusal.status), frame)
 
         return handle
 

@@ -203,7 +203,12 @@ def _footer(frame: Frame) -> Html:
     return markup(tag("p", who), out)
 
 
-def sign_in_card(address: str, message: str, needs: str = "the admin token") -> Html:
+def sign_in_page(address: str, message: str, path: str = "/sign-in", status: int = 200) -> Page:
+    """In place of a whole page that may not be shown."""
+    return Page(path, "Sign in", sign_in_card(address, message, "h1", "a token"), status=status)
+
+
+def sign_in_card(address: str, message: str, heading: str = "h2", needs: str = "the admin token") -> Html:
     """In place of what may not be shown: why, and a field for the token."""
     form = tag(
         "form",
@@ -224,7 +229,7 @@ def sign_in_card(address: str, message: str, needs: str = "the admin token") -> 
     )
     return tag(
         "section",
-        tag("h2", f"This needs {needs}", id="sign-in"),
+        tag(heading, f"This needs {needs}", id="sign-in"),
         tag("p", message, class_="soft"),
         form,
         tag("p", hint, class_="soft"),

@@ -24,6 +24,7 @@ from uploaders.stores.postgres import sql
 from uploaders.stores.postgres.pool import Connection, ConnectionPool
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.store import (
+    NOT_COMPLETE,
     OWNER_SILENT_MILLISECONDS,
     BackfillDay,
     BackfillStatus,
@@ -159,6 +160,8 @@ class PostgresStore:
         }
         given = {name: each for name, each in conditions.items() if each[1] is not None}
         where = " AND ".join(condition for condition, _ in given.values())
+        if query.state not in {None, CallState.COMPLETE}:
+            where += NOT_COMPLETE
         source = "calls_complete" if path is CallPath.COMPLETE else sql.merged_rows("project = %(project)s")
         statement = f"{sql.SUMMARY.format(source)} WHERE {where} ORDER BY listed_at DESC, call_id LIMIT %(limit)s"
         values = {name: value for name, (_, value) in given.items()}

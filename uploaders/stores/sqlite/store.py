@@ -37,6 +37,7 @@ from uploaders.stores.sqlite import backfill
 from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of
 from uploaders.stores.store import (
+    NOT_COMPLETE,
     OWNER_SILENT_MILLISECONDS,
     BackfillDay,
     BackfillStatus,
@@ -221,11 +222,14 @@ class SqliteStore:
             "state = ?": query.state,
         }
         given = {condition: value for condition, value in conditions.items() if value is not None}
+        where = " AND ".join(given)
+        if query.state not in {None, CallState.COMPLETE}:
+            where += NOT_COMPLETE
         values: list[object] = [*given.values(), query.limit]
         if query.id_prefix is not None:
             source = f"(SELECT * FROM {source} WHERE {_OF_PREFIX} ORDER BY call_id LIMIT {_MOST_OF_PREFIX})"
             values = [query.project, query.id_prefix, query.id_prefix + _LAST, *values]
-        statement = f"{_SUMMARY.format(source)} WHERE {' AND '.join(given)} ORDER BY listed_at DESC, call_id LIMIT ?"
+        statement = f"{_SUMMARY.format(source)} WHERE {where} ORDER BY listed_at DESC, call_id LIMIT ?"
         rows = await self._reading.run(lambda reading: reading.execute(statement, tuple(values)))
         return [_summary_of(row) for row in rows]
 
