@@ -1,6 +1,7 @@
 """The database file: connections, each PRAGMA with its reason, migrations, and the translation of errors."""
 
 import asyncio
+import functools
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,7 @@ def reader_pragmas() -> tuple[str, ...]:
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date; raise `SchemaTooNew` for one that a newer callspool wrote."""
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    migrations = dict(_migrations())
+    migrations = _migrations()
     newest = newest_version()
     if found > newest:
         raise SchemaTooNew(
@@ -124,7 +125,7 @@ def schema_faults(connection: sqlite3.Connection) -> list[str]:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     found = dict(connection.execute(_SCHEMA).fetchall())
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
-        for number, script in sorted(_migrations()):
+        for number, script in sorted(_migrations().items()):
             if number <= version:
                 expected.executescript(script)
         wanted = dict(expected.execute(_SCHEMA).fetchall())
@@ -133,14 +134,15 @@ def schema_faults(connection: sqlite3.Connection) -> list[str]:
 
 def newest_version() -> int:
     """The version of the schema that this callspool writes."""
-    return max(version for version, _ in _migrations())
+    return max(_migrations())
 
 
-def _migrations() -> Iterator[tuple[int, str]]:
-    for entry in files("spool").joinpath("schema").iterdir():
-        numbered = re.match(r"(\d{4})_\w+\.sql$", entry.name)
-        if numbered:
-            yield int(numbered[1]), entry.read_text("utf-8")
+@functools.cache
+def _migrations() -> Mapping[int, str]:
+    """Each version and the script that brings the version before it there."""
+    scripts = files("spool").joinpath("schema").iterdir()
+    numbered = ((re.match(r"(\d{4})_\w+\.sql$", script.name), script) for script in scripts)
+    return {int(number[1]): script.read_text("utf-8") for number, script in numbered if number}
 
 
 def log_of(path: Path) -> Path:

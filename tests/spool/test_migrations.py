@@ -104,7 +104,7 @@ def test_a_migration_that_fails_leaves_the_version_before_it(path: Path, monkeyp
     connection = connect_writer(path)
     migrate(connection)
     broken = "BEGIN IMMEDIATE; CREATE TABLE half (a); INSERT INTO nowhere VALUES (1); PRAGMA user_version = 99; COMMIT;"
-    monkeypatch.setattr(database, "_migrations", lambda: iter([(99, broken)]))
+    monkeypatch.setattr(database, "_migrations", lambda: {99: broken})
     with pytest.raises(sqlite3.OperationalError):
         migrate(connection)
     connection.close()
