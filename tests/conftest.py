@@ -1,6 +1,7 @@
 """What all tests share: event loops, figures told at the end of a run, logging put back, a folder on a disk."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -13,6 +14,8 @@ import pytest
 import structlog
 import uvloop
 
+from spool import space
+
 # How long an example takes is the machine's matter. `make test` tries the same examples each time, so that a change is
 # judged by what it changes; `make prove` tries others.
 hypothesis.settings.register_profile(
@@ -22,6 +25,14 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("callspool")
+
+pytest_plugins = (
+    "tests.kafka.clusters",
+    "tests.s3.servers",
+    "tests.stores.clickhouse_server",
+    "tests.stores.postgres_server",
+)
+"""Servers that tests of many folders share: each is started when it is first asked for, once in a test process."""
 
 HERE = Path(__file__).parent
 TOLD = "told"
@@ -64,6 +75,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [*ordered, *rest]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no garbage collection during the tests looks at it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Write what tests put into `record_property("told", ...)`: the output of tests that pass is not shown."""
@@ -71,6 +89,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in report.user_properties:
             if name == TOLD:
                 terminalreporter.write_line(f"{report.nodeid.rsplit('::')[-1]}: {value}")
+
+
+LARGEST_HEADROOM_BYTES = space.LARGEST_HEADROOM_BYTES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def little_headroom() -> Iterator[None]:
+    """A disk sets blocks aside, a file system in memory clears them: half of the work of opening a spool."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "LARGEST_HEADROOM_BYTES", space.SMALLEST_HEADROOM_BYTES)
+        yield
+
+
+@pytest.fixture
+def full_headroom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much headroom as a spool has elsewhere, for tests of a full disk."""
+    monkeypatch.setattr(space, "LARGEST_HEADROOM_BYTES", LARGEST_HEADROOM_BYTES)
 
 
 @pytest.fixture

@@ -15,9 +15,6 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import client, main
 from tests.admin.admin_app import LOCAL_TOKEN
-from tests.s3.conftest import bucket, credentials, weed
-
-__all__ = ["bucket", "credentials", "weed"]
 
 Cli = Callable[..., Result]
 Entered = TypeVar("Entered")

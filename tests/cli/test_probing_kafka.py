@@ -8,9 +8,7 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.diagnostics.kafka import TopicState, findings
-from tests.kafka.clusters import Cluster, broker, cluster, real
-
-__all__ = ["broker", "cluster", "real"]
+from tests.kafka.clusters import Cluster
 
 SOUND = TopicState(
     "call_ended", True, None, 3,

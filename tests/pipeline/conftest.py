@@ -9,7 +9,6 @@ import pytest
 from bench.postgres_server import PostgresServer
 from tests.pipeline.model_server import ModelServer
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
-from tests.stores.postgres_server import postgres_servers  # noqa: F401  # a fixture
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.local_main import FromModels, ToModels, answer_to
 from uploaders.stores.callbacks import CallbackTables
@@ -44,7 +43,7 @@ def clock() -> Clock:
 def engine(
     request: pytest.FixtureRequest,
     tmp_path: Path,
-    postgres_servers: Callable[[str], PostgresServer],  # noqa: F811  # the fixture
+    postgres_servers: Callable[[str], PostgresServer],
 ) -> Engine:
     """A fresh database."""
     kind, _, version = request.param.partition("-")

@@ -1,7 +1,7 @@
 """`callspool s3 setup` and `callspool s3 check`, against real servers."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,11 +19,11 @@ STEPS = ["put and verify", "send in parts and verify", "list parts and abort", "
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])
 async def test_a_check_proves_everything_and_leaves_nothing(
-    request: pytest.FixtureRequest, a_bucket: Callable[[Server], Awaitable[str]], dialect: str
+    request: pytest.FixtureRequest, a_bucket: Callable[[Server], str], dialect: str
 ) -> None:
     """Where all is well every step says so, and neither object nor upload stays behind."""
     server = request.getfixturevalue(dialect)
-    bucket = await a_bucket(server)
+    bucket = a_bucket(server)
     results = await check(options(server, bucket, prefix="calls"))
     assert [(one.name, one.ok, one.detail) for one in results] == [(name, True, "") for name in STEPS]
     assert (await objects(server, bucket), await uploads(server, bucket)) == ([], [])

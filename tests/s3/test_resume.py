@@ -1,7 +1,7 @@
 """Uploads that were interrupted: what is sent again, what is not, and what is given up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -80,13 +80,13 @@ async def test_a_completion_whose_answer_was_lost_is_found(
     store: Store,
     made: MakeUploader,
     request: pytest.FixtureRequest,
-    a_bucket: Callable[[Server], Awaitable[str]],
+    a_bucket: Callable[[Server], str],
     heard: Heard,
     dialect: str,
 ) -> None:
     """The upload is gone and the object is there: it is compared, and nothing is sent again."""
     server = request.getfixturevalue(dialect)
-    bucket = await a_bucket(server)
+    bucket = a_bucket(server)
     delivery = await store.large(SIZE)
     async with proxy_before(server.port) as proxy:
         uploader = made(options(server, bucket, endpoint_url=proxy.endpoint))
@@ -104,12 +104,12 @@ async def test_a_put_whose_answer_was_lost_is_no_second_object(
     store: Store,
     made: MakeUploader,
     request: pytest.FixtureRequest,
-    a_bucket: Callable[[Server], Awaitable[str]],
+    a_bucket: Callable[[Server], str],
     dialect: str,
 ) -> None:
     """The second PUT meets the first one's object under the same key, and that is delivered."""
     server = request.getfixturevalue(dialect)
-    bucket = await a_bucket(server)
+    bucket = a_bucket(server)
     delivery = await store.large(100_000)
     async with proxy_before(server.port) as proxy:
         uploader = made(options(server, bucket, endpoint_url=proxy.endpoint))
@@ -308,12 +308,12 @@ async def test_another_key_or_bucket_begins_another_upload(
     store: Store,
     made: MakeUploader,
     weed: Server,
-    a_bucket: Callable[[Server], Awaitable[str]],
+    a_bucket: Callable[[Server], str],
     proxied: Proxy,
     heard: Heard,
 ) -> None:
     """When the configuration changed in between, the old upload is aborted where it was begun."""
-    old, new = await a_bucket(weed), await a_bucket(weed)
+    old, new = a_bucket(weed), a_bucket(weed)
     delivery = await store.large(SIZE)
     proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 3 else Fate.PASS
     await made(options(weed, old, endpoint_url=proxied.endpoint)).deliver(delivery)

@@ -1,7 +1,7 @@
 """Delivering to a real bucket: what lies there afterwards."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import aioboto3
 import pytest
@@ -24,14 +24,14 @@ async def test_an_object_holds_the_detail_with_every_value_as_it_came(
     made: MakeUploader,
     request: pytest.FixtureRequest,
     heard: Heard,
-    a_bucket: Callable[[Server], Awaitable[str]],
+    a_bucket: Callable[[Server], str],
     dialect: str,
     encoding: ObjectEncoding,
     size: int,
 ) -> None:
     """Whatever its encoding and size, on both dialects, an object decodes to the detail's JSON, and was proven."""
     server = request.getfixturevalue(dialect)
-    name = await a_bucket(server)
+    name = a_bucket(server)
     delivery = await store.large(size)
     outcome = await made(options(server, name, encoding=encoding)).deliver(delivery)
     (stored,) = await objects(server, name)
@@ -57,7 +57,7 @@ async def test_what_a_server_tells_suffices_or_the_object_is_read_back(
     made: MakeUploader,
     request: pytest.FixtureRequest,
     heard: Heard,
-    a_bucket: Callable[[Server], Awaitable[str]],
+    a_bucket: Callable[[Server], str],
     dialect: str,
     size: int,
     read_back: bool,
@@ -65,7 +65,7 @@ async def test_what_a_server_tells_suffices_or_the_object_is_read_back(
 ) -> None:
     """A CRC-32 or an ETag made of MD5s proves an object; where neither is told, its bytes are read back."""
     server = request.getfixturevalue(dialect)
-    uploader = made(options(server, await a_bucket(server), checksums=checksums))
+    uploader = made(options(server, a_bucket(server), checksums=checksums))
     assert isinstance(await uploader.deliver(await store.large(size)), Delivered)
     assert bool(heard.bytes_read_back) == read_back
 

@@ -19,6 +19,8 @@ from spool.store import Spool
 from tests.disks.filesystems import remount, small_disk
 from tests.spool.spool_parts import ENDPOINT, a_record, accept_until_full, becomes, due, maintained, opened, payload
 
+pytestmark = pytest.mark.usefixtures("full_headroom")
+
 MIB = 1 << 20
 
 FILLING = """

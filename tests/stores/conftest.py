@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.postgres_server import PostgresServer
-from tests.stores.clickhouse_server import clickhouse_server  # noqa: F401  # a fixture
 from tests.stores.engines import ClickHouseEngine, Engine, PostgresEngine, SqliteEngine
-from tests.stores.postgres_server import postgres_servers  # noqa: F401  # a fixture
 from uploaders.stores.store import Store
 
 ENGINES = ("sqlite", "postgres-18", "postgres-15", pytest.param("clickhouse", marks=pytest.mark.prove))
@@ -20,7 +18,7 @@ ENGINES = ("sqlite", "postgres-18", "postgres-15", pytest.param("clickhouse", ma
 def engine(
     request: pytest.FixtureRequest,
     tmp_path: Path,
-    postgres_servers: Callable[[str], PostgresServer],  # noqa: F811  # the fixture
+    postgres_servers: Callable[[str], PostgresServer],
 ) -> Engine:
     """A fresh database."""
     kind, _, version = request.param.partition("-")

@@ -15,7 +15,6 @@ from gateway.worker.messages import Batch, Incoming, Ledger
 from gateway.worker.writer import BatchWriter
 from spool.records import Form
 from tests.kafka.clusters import Cluster
-from tests.s3.conftest import bucket, credentials, weed
 from tests.s3.destinations_under_test import Unobserved
 from tests.s3.stored_objects import client_of
 from tests.stores.calls import document_of
@@ -23,8 +22,6 @@ from tests.stores.engines import SqliteEngine
 from tests.uploaders.deliveries import a_delivery, a_record
 from uploaders.kafka.messages import message_of, read_message
 from uploaders.kafka.producer import MessageProducer
-
-__all__ = ["bucket", "credentials", "weed"]
 
 
 def notice(cluster: Cluster, number: int, bucket: str, key: str) -> Incoming:
