@@ -16,6 +16,7 @@ from config.destinations.pipeline import pipeline_fault
 from config.listeners import ListenerTable
 from config.open_calls import LiveSettings, OtlpSettings
 from config.receiver import CompletionSettings, ReferenceSettings, WorkSettings
+from config.redaction import RedactionSettings
 from config.sources import SourceSettings, WebhookSettings, check_recordings
 from config.tenants import TenantSettings, tenant_faults
 from config.types import (
@@ -383,6 +384,8 @@ class Settings(BaseSettings):
     """The durable store."""
     split: SplitSettings = Field(default_factory=SplitSettings)
     """When a call log is sent in two phases."""
+    redaction: RedactionSettings = Field(default_factory=RedactionSettings)
+    """What is replaced in call logs before they are stored."""
     whispey: WhispeySettings = Field(default_factory=WhispeySettings)
     """Rescuing what the Whispey SDK leaves behind."""
     drain: DrainSettings = Field(default_factory=DrainSettings)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_va
 
 from config.destinations import checked_token
 from config.destinations.pipeline import checked_zone
+from config.redaction import RedactionSettings
 from config.types import Duration, Shown, Table, Tokens
 
 UNASSIGNED: Final = "unassigned"
@@ -53,6 +54,9 @@ class TenantSettings(Table):
     """Whether a pipeline may give its transcripts to models on other machines."""
     zone: Annotated[str | None, AfterValidator(checked_zone)] = None
     """The time zone of its callbacks, such as `Europe/Berlin`; by default that of the pipeline."""
+
+    redaction: RedactionSettings | None = None
+    """What is replaced in its call logs before they are stored, in place of `[redaction]`; `{}`: nothing."""
 
     @field_validator("endpoint_token")
     @classmethod

@@ -89,9 +89,9 @@ class Announcer:
         tenant = project or None
         try:
             with await self._bodies.read_stream(_piece(msgspec.json.encode(complete_call_of(call)))) as body:
-                parsed = await self._acceptor.parse(body)
-                assert isinstance(parsed, CallLog), "it has a call_id, and more"
                 owner = Owner(tenant, principal_of(tenant, None))
+                parsed = await self._acceptor.parse(body, owner=owner)
+                assert isinstance(parsed, CallLog), "it has a call_id, and more"
                 await self._acceptor.accept(parsed, None, owner=owner, origin=name_of(project, call_id))
         except CallLogError as error:
             _log.error("not_announced", call_id=call_id, reason=error.message)

@@ -151,9 +151,9 @@ class CallbackScheduler:
         })  # fmt: skip
         try:
             with await self._bodies.read_stream(_piece(document)) as body:
-                parsed = await self._acceptor.parse(body)
-                assert isinstance(parsed, CallLog), "it has a call_id, and more"
                 owner = Owner(tenant, principal_of(tenant, None))
+                parsed = await self._acceptor.parse(body, owner=owner)
+                assert isinstance(parsed, CallLog), "it has a call_id, and more"
                 accepted = await self._acceptor.accept(parsed, None, owner=owner, origin=name_of(callback))
                 return accepted.uid
         except CallLogError as error:

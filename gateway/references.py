@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import Acceptor, Owner, Parse
+from gateway.intake.accept import Acceptor, Owner
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
@@ -61,19 +61,19 @@ class ReferenceReader:
     """Reads what notes refer to, from the `buckets` that are allowed and no others."""
 
     def __init__(
-        self, connection: S3Connection, bucket: Bucket, buckets: Collection[str], bodies: BodyReader, parse: Parse,
-        observer: ReferenceObserver,
+        self, connection: S3Connection, bucket: Bucket, buckets: Collection[str], bodies: BodyReader,
+        acceptor: Acceptor, observer: ReferenceObserver,
     ) -> None:  # fmt: skip
         self._connection = connection
         self._bucket = bucket
         self._buckets = frozenset(buckets)
         self._bodies = bodies
-        self._parse = parse
+        self._acceptor = acceptor
         self._observer = observer
 
     @asynccontextmanager
-    async def read(self, note: bytes, call_id: str) -> AsyncIterator[CallLog]:
-        """The call log that this note about `call_id` refers to, for the block; then its memory is given back.
+    async def read(self, note: bytes, call_id: str, owner: Owner) -> AsyncIterator[CallLog]:
+        """The call log that `owner`'s note about `call_id` refers to, for the block; then its memory is given back.
 
         Raises `ReferenceFailure`.
         """
@@ -84,7 +84,7 @@ class ReferenceReader:
                 body = await self._bodies.read_stream(pieces)
             with body:
                 size = len(body.data)
-                parsed = await self._parse(body)
+                parsed = await self._acceptor.parse(body, owner=owner)
                 self._observer.reference_downloaded(time.perf_counter() - started, size)
                 if not isinstance(parsed, CallLog):
                     raise ReferenceFailure(Refused(f"{_named(bucket, key)} holds no call log"))
@@ -131,8 +131,8 @@ class ReferenceUploader:
         record = delivery.record
         note = b"".join([piece async for piece in self._note(delivery)])
         try:
-            async with self._reader.read(note, record.call_id) as call_log:
-                owner = Owner(record.tenant, record.principal or "")
+            owner = Owner(record.tenant, record.principal or "")
+            async with self._reader.read(note, record.call_id, owner) as call_log:
                 await self._acceptor.accept(call_log, None, owner=owner, via=record.via)
         except ReferenceFailure as failure:
             return failure.outcome

@@ -67,6 +67,11 @@ class Metrics:
         """A new record has a `token` that is no credential."""
         self._stray_tokens.inc()
 
+    def redacted(self, counts: Mapping[str, int]) -> None:
+        """Rules of redaction found something in a record."""
+        for rule, count in counts.items():
+            self._redacted.inc(rule, by=count)
+
     def nonfinite_numbers(self, count: int) -> None:
         """A record had `count` NaN or Infinity."""
         self._nonfinite.inc(by=count)
@@ -304,6 +309,7 @@ class Metrics:
         )
         self._two_phase = self._counter("two_phase", "Call logs that were split into core and detail.")
         self._nonfinite = self._counter("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
+        self._redacted = self._counter("redacted", "What was replaced in accepted call logs, by rule.", "rule")
         self._stray_tokens = self._counter(
             "stray_tokens", "Accepted call logs whose top-level token is no credential: it stays in them."
         )

@@ -31,6 +31,7 @@ COMMANDS = {
     "check-config": LazyCommand("gateway.cli.check_config", "Show the settings in effect; --probe tries endpoints."),
     "status": LazyCommand("gateway.cli.status", "Show backlog, destinations and spool of a running gateway."),
     "health": LazyCommand("gateway.cli.health", "Ask a gateway whether it lives, for probes; --ready."),
+    "redact": LazyCommand("gateway.cli.redact", "Show what redaction does to call logs in files."),
     "post": LazyCommand("gateway.cli.post", "Post a call log from a file, as an agent does."),
     "show": LazyCommand("gateway.cli.tables", "Show where a call is: accepted, core sent, detail sent."),
     "tail": LazyCommand("gateway.cli.tail", "Follow calls: taken in, core sent, detail sent, in ms."),

@@ -10,9 +10,11 @@ import msgspec
 from gateway.calllog.document import MAX_NAME_LENGTH, credential, moment_of, text_of
 from gateway.calllog.shape import Bounds
 from gateway.calllog.toplevel import TopLevel, scan
+from gateway.intake.redaction import redactor_of
 from gateway.intake.responses import Rejection
 from spool.live_calls import HeardCall, NewTurn
 from spool.records import Buffer
+from uploaders.redaction.options import Redaction
 from uploaders.stores.spans import without_lone_surrogates
 
 POST_BYTES: Final = 1 << 20
@@ -55,18 +57,34 @@ def read_call_id(argument: str) -> str:
     return argument
 
 
-def read_beat(data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], *, turns: bool) -> Beat:
-    """What a body says; a heartbeat may have none. With `turns` it must hold some, without it must not.
+RedactionOf = Callable[[str | None, str | None], Redaction | None]
+"""The rules for what this agent, or who has this token, posts."""
+
+
+def read_beat(
+    data: Buffer | mmap,
+    scratch: Callable[[int], bytearray | mmap],
+    redaction_of: RedactionOf = lambda _agent, _token: None,
+    *,
+    turns: bool,
+) -> Beat:
+    """What a body says, redacted; a heartbeat may have none. With `turns` it must hold some, without it must not.
 
     Raises `CallLogError`, `Costly`, and `Rejection` for turns that are none.
     """
     if not len(data) and not turns:
         return Beat()
     top = scan(data, scratch, _BOUNDS)
+    agent_id = (text_of(top.values.get("agent_id")) or "")[:MAX_NAME_LENGTH] or None
+    token = credential(text_of(top.values.get("token")))
+    redaction = redaction_of(agent_id, token)
+    if redaction is not None:
+        text, found = redactor_of(redaction).redact(top, scratch)
+        top = scan(text, scratch, _BOUNDS) if found else top
     values = top.values
     return Beat(
-        agent_id=(text_of(values.get("agent_id")) or "")[:MAX_NAME_LENGTH] or None,
-        token=credential(text_of(values.get("token"))),
+        agent_id=agent_id,
+        token=token,
         about=None if turns else _about(top),
         started_at=moment_of(values.get("call_started_at")),
         turns=tuple(_turns(values.get("turns"))) if turns else _none(values.get("turns")),

@@ -1,6 +1,7 @@
 """`POST /v1/calls/{call_id}/heartbeat` and `POST /v1/calls/{call_id}/turns`: what agents say while a call goes on."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -14,6 +15,7 @@ from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result, Route
 from gateway.intake.staging import Workers
 from spool.errors import CallHasEnded, TooMuchLive
 from spool.records import principal_of
+from uploaders.redaction.options import Redaction
 
 _INLINE_BYTES = 16 << 10
 """A larger body is read in a thread."""
@@ -88,10 +90,8 @@ class HeartbeatSource:
             size = len(body.data)
             if size > POST_BYTES:
                 raise _too_large()
-            if size <= _INLINE_BYTES:
-                beat = read_beat(body.data, body.scratch, turns=turns)
-            else:
-                beat = await self._workers.run(read_beat, body.data, body.scratch, turns=turns)
+            read = partial(read_beat, body.data, body.scratch, partial(self._redaction_of, key, tenant), turns=turns)
+            beat = read() if size <= _INLINE_BYTES else await self._workers.run(read)
             heard = beat.of(call_id, self._principal(beat, key, tenant))
             try:
                 call = await self.watch.hear(heard, key or self._token.foreign(beat.token))
@@ -103,6 +103,11 @@ class HeartbeatSource:
         """Whose call it is: as `Acceptor.accept` says of the call log of its end."""
         key = key or self._token.foreign(beat.token)
         return self._acceptor.principal_of_agent(principal_of(tenant, key), beat.agent_id, key)
+
+    def _redaction_of(
+        self, key: str | None, tenant: str | None, agent_id: str | None, token: str | None
+    ) -> Redaction | None:
+        return self._acceptor.redaction_of(agent_id, key or self._token.foreign(token), tenant)
 
     def _answer(self, heard: Heard) -> Result:
         return Result(200, msgspec.json.encode(heard), ANSWERED)

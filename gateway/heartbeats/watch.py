@@ -264,14 +264,15 @@ class HeartbeatWatch:
         token = None if token_id is None else await self._token_of(token_id)
         owner = owner_of(call.principal)
         with await self._bodies.read_stream(self._document(call)) as body:
-            parsed = await self._acceptor.parse(body)
+            whose = None if owner.tenant else owner
+            parsed = await self._acceptor.parse(body, token, owner=whose, tenant=owner.tenant)
             assert isinstance(parsed, CallLog), "it has a call_id, and no member that makes it something else"
             if self._heard.get(key) != heard_at:
                 raise CallIsLive(f"the call {call.call_id} was heard of meanwhile")
             await self._acceptor.accept(
                 parsed,
                 token,
-                owner=None if owner.tenant else owner,
+                owner=whose,
                 tenant=owner.tenant,
                 loses=LostCall(*key, call.version),
             )

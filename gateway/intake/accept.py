@@ -6,7 +6,7 @@ Idempotency: the spool recognises a call log that it has accepted before (promis
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import ceil
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from aiohttp import web
 
 from gateway.calllog.document import DEFAULT_EVENT, Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
-from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, Costly
+from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, Bounds, Costly
 from gateway.fanout import ANY_OTHER, DestinationRoute, TenantPlans, delivery_plans
 from gateway.intake import responses
 from gateway.intake.body_reader import BodyReader
@@ -26,19 +26,25 @@ from gateway.intake.memory import Body
 from gateway.intake.parse import CallLog, Parsed, Reference, SizeRule, parse
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver, RecordStore
+from gateway.intake.redaction import Redactions
 from gateway.intake.responses import Rejection
-from gateway.intake.routes import ANSWERED, IntakeToken, Match, Respond, Result
+from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result
 from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
 from gateway.tenants import UNASSIGNED, TenantTable
 from spool.live_calls import LostCall
 from spool.records import Accepted, Clock, ClosedTrace, NewRecord, principal_of, tenant_of
+from uploaders.redaction.options import Redaction
 
 _log = structlog.get_logger(__name__)
 
 _IN_PROCESS_BYTES = 8 << 20
 """A staged body above this is parsed in another process: below it, the interpreter is held for 5 ms at most."""
+_REDACTED_HERE_BYTES = 4 << 10
+"""A body above this is redacted in a thread: below it, the event loop is held for 0.3 ms at most."""
+_REDACTED_IN_PROCESS_BYTES = 256 << 10
+"""And above this in another process, which can be killed."""
 
 
 _ENDS = frozenset({ENDED, DEFAULT_EVENT})
@@ -74,8 +80,10 @@ class Acceptor:
         open_calls: OpenCalls,
         token: IntakeToken,
         tenants: TenantTable | None = None,
+        redactions: Redactions | None = None,
     ) -> None:
         self._tenants = tenants
+        self._redactions = redactions or Redactions()
         self.open_calls = open_calls
         self.call_ended: Callable[[str, str], None] | None = None
         """Called with the id and the principal of each call whose end was accepted."""
@@ -93,20 +101,30 @@ class Acceptor:
         # Asked once: at 2 KB a post, asking each time costs as much as checking the body.
         self._log_each = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
-    async def parse(self, body: Body) -> Parsed:
-        """What the body is; one that is an envelope becomes what it carries.
+    async def parse(
+        self, body: Body, agents_key: str | None = None, *, owner: Owner | None = None, tenant: str | None = None
+    ) -> Parsed:
+        """What the body is, redacted as its tenant has it; one that is an envelope becomes what it carries.
 
-        Raises `CallLogError`, and what decoding raises.
+        The arguments are those that `accept` will have. Raises `CallLogError`, and what decoding raises.
         """
         posted = await self._unless_envelope(body)
         carried = posted or await self._unless_envelope(body)
         if carried is None:
             raise _bad_envelope("what it carries is an envelope again")
-        return carried
+        if not self._redactions.by_tenant or isinstance(carried, UploadRequest):
+            return carried
+        call_log = carried.note if isinstance(carried, Reference) else carried
+        redaction = self._redactions.of(self._owner(call_log, agents_key, owner, tenant).tenant)
+        if redaction is None:
+            return carried
+        redacted = await self._parse(body, redaction)
+        assert not isinstance(redacted, Envelope), "it is what that carried"
+        return redacted
 
     async def _unless_envelope(self, body: Body) -> Parsed | None:
         """What the body is; None where it was an envelope, which is held no longer: it is what that carried."""
-        parsed = await self._parse(body)
+        parsed = await self._parse(body, self._redactions.of_all)
         if not isinstance(parsed, Envelope):
             return parsed
         quoted = parsed.text[parsed.data.start : parsed.data.end]
@@ -131,7 +149,7 @@ class Acceptor:
         loses: LostCall | None = None,
         tenant: str | None = None,
     ) -> Accepted:
-        """Make a call log durable. `agents_key` wins over the token in the body. Raises `SpoolError`.
+        """Make a call log durable that `parse` made. `agents_key` wins over the token in the body. Raises `SpoolError`.
 
         With `owner` it is that one's, whatever token is in it; with `origin` it has that name, and is a duplicate of
         what has it already. `tenant` is whose the source or the token is through which it came.
@@ -147,14 +165,13 @@ class Acceptor:
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
+        named = owner is not None and owner.tenant is not None
+        tenant, principal = self._owner(call_log, agents_key, owner, tenant)
+        if call_log.redaction != self._redactions.of(tenant):
+            raise RuntimeError("a call log was to be stored that was not redacted as its tenant has it")
         key = agents_key or self._token.foreign(call_log.token)
-        if owner is not None and (owner.tenant is not None or self._tenants is None):
-            tenant, principal = owner
-        elif self._tenants is None:
-            principal = principal_of(None, key)
-        else:
-            tenant, key = self._named(self._tenants, call_log, agents_key, tenant)
-            principal = principal_of(tenant, None)
+        if self._tenants is not None and tenant is not None and not named:
+            key = self._admitted(self._tenants, tenant, call_log, agents_key)
         plans = self._plans if self._tenant_plans is None or tenant is None else self._tenant_plans.of(tenant)
         deliveries = plans.get((call_log.stored_as, call_log.event))
         if deliveries is None:
@@ -189,18 +206,36 @@ class Acceptor:
         self._note(call_log, accepted, principal)
         return accepted
 
+    @property
+    def redacts(self) -> bool:
+        """Whether there are any rules."""
+        return self._redactions != Redactions()
+
+    def redaction_of(self, agent_id: str | None, key: str | None, tenant: str | None) -> Redaction | None:
+        """The rules for what this agent posts, with this key or the token of this tenant."""
+        if self._tenants is not None:
+            tenant = tenant or self._tenants.of_token(key) or self._tenants.of_agent(agent_id) or UNASSIGNED
+        return self._redactions.of(tenant)
+
     def principal_of_agent(self, principal: str, agent_id: str | None, key: str | None) -> str:
         """Whose a call log of this agent is that this principal posts, as `accept` says with it as the owner."""
         if self._tenants is None or owner_of(principal).tenant is not None:
             return principal
         return principal_of(self._tenants.of_token(key) or self._tenants.of_agent(agent_id) or UNASSIGNED, None)
 
-    def _named(
-        self, tenants: TenantTable, call_log: CallLog, agents_key: str | None, tenant: str | None
-    ) -> tuple[str, str | None]:
-        """Whose call log it is, and the key that its destinations are sent. Raises `Rejection` (429) above its rate."""
+    def _owner(self, call_log: CallLog, agents_key: str | None, owner: Owner | None, tenant: str | None) -> Owner:
+        """Whose call log it is, as `accept` says."""
+        tenants = self._tenants
+        if owner is not None and (owner.tenant is not None or tenants is None):
+            return owner
+        if tenants is None:
+            return Owner(tenant, principal_of(None, agents_key or self._token.foreign(call_log.token)))
         tenant = tenant or tenants.of_token(agents_key) or tenants.of_token(call_log.token)
         tenant = tenant or tenants.of_agent(call_log.agent_id) or UNASSIGNED
+        return Owner(tenant, principal_of(tenant, None))
+
+    def _admitted(self, tenants: TenantTable, tenant: str, call_log: CallLog, agents_key: str | None) -> str | None:
+        """The key that its tenant's destinations are sent. Raises `Rejection` (429) above the tenant's rate."""
         wait = tenants.seconds_until_admitted(tenant, time.monotonic())
         if wait:
             raise Rejection(
@@ -212,24 +247,29 @@ class Acceptor:
             )
         known = tenants.tenants.get(tenant)
         key = self._token.foreign(agents_key) or self._token.foreign(call_log.token)
-        return tenant, (known.endpoint_token if known else None) or key
+        return (known.endpoint_token if known else None) or key
 
-    async def _parse(self, body: Body) -> Parsed | Envelope:
+    async def _parse(self, body: Body, redaction: Redaction | None) -> Parsed | Envelope:
         """Parse it where that holds up nobody: here, in a thread, or in the parse worker.
 
         A `Costly` is dropped before the next place is tried, because what was built by then hangs on it.
         """
+        size = len(body.data)
+
+        async def in_a_thread(bounds: Bounds | None) -> Parsed | Envelope:
+            sender = sender_of(body.request)
+            return await self._threads.run(sender, parse, body.data, body.scratch, self._rule, bounds, redaction)
+
         if body.small:
+            if redaction is None or size <= _REDACTED_HERE_BYTES:
+                with suppress(Costly):
+                    return parse(body.data, body.scratch, self._rule, ON_THE_LOOP, redaction)
+            return await in_a_thread(None)
+        redacted_there = redaction is not None and body.staged is not None and size > _REDACTED_IN_PROCESS_BYTES
+        if not redacted_there and (body.file is None or size <= _IN_PROCESS_BYTES):
             with suppress(Costly):
-                return parse(body.data, body.scratch, self._rule, ON_THE_LOOP)
-            return await self._threads.run(sender_of(body.request), parse, body.data, body.scratch, self._rule)
-        if body.file is None or len(body.data) <= _IN_PROCESS_BYTES:
-            bounds = IN_A_THREAD if body.staged is not None else None
-            with suppress(Costly):
-                return await self._threads.run(
-                    sender_of(body.request), parse, body.data, body.scratch, self._rule, bounds
-                )
-        return await self._parse_worker.parse(body, self._rule)
+                return await in_a_thread(IN_A_THREAD if body.staged is not None else None)
+        return await self._parse_worker.parse(body, self._rule, redaction)
 
     def _note(self, call_log: CallLog, accepted: Accepted, principal: str) -> None:
         """Count and log what was accepted."""
@@ -245,6 +285,8 @@ class Acceptor:
                 self._observer.nonfinite_numbers(call_log.nonfinite_numbers)
             if call_log.stray_token:
                 self._observer.stray_token()
+            if call_log.redacted:
+                self._observer.redacted(call_log.redacted)
         if self._log_each:
             _log.debug(
                 "accepted",
@@ -295,10 +337,6 @@ class Sender(msgspec.Struct, frozen=True):
     """Whose token it presented."""
 
 
-Parse = Callable[[Body], Awaitable[Parsed]]
-"""The part of a source of call logs that knows its format. Raises `CallLogError` or `Rejection`."""
-
-
 class PostService:
     """Does what a parsed body asks for, and answers its sender. For the event loop."""
 
@@ -316,14 +354,15 @@ class PostService:
         self._token = token
         self._address = address
 
-    def posting(self, parse: Parse) -> Respond:
-        """What answers the posts of a source: reads the body, parses it, and does what it asks for."""
+    async def respond(self, request: web.BaseRequest, match: Match) -> Result:
+        """Answer a post: read the body, parse it, and do what it asks for."""
+        with await self._reader.read(request) as body:
+            sender = self.sender(request, match)
+            return await self.reply(await self.parse(body, sender), sender)
 
-        async def respond(request: web.BaseRequest, match: Match) -> Result:
-            with await self._reader.read(request) as body:
-                return await self.reply(await parse(body), self.sender(request, match))
-
-        return respond
+    async def parse(self, body: Body, sender: Sender) -> Parsed:
+        """What this sender's body is."""
+        return await self._acceptor.parse(body, sender.agents_key, tenant=sender.tenant)
 
     def sender(self, request: web.BaseRequest, match: Match) -> Sender:
         """What the request says of its sender."""

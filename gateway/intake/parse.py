@@ -10,13 +10,15 @@ from mmap import mmap
 
 import msgspec
 
-from gateway.calllog.document import DETAIL_EVENT, Document, Envelope, UploadRequest, outline_of, recognise
+from gateway.calllog.document import DETAIL_EVENT, Document, Envelope, UploadRequest, document_of, outline_of, recognise
 from gateway.calllog.shape import Bounds
 from gateway.calllog.split import CORE_MAX_BYTES, split
 from gateway.calllog.toplevel import Piece, buffers, scan
 from gateway.fanout import StoredAs
+from gateway.intake.redaction import redactor_of
 from spool.payload.frames import FrameEncoder, frames_bound
 from spool.records import AGENT_LOST, NO_OUTLINE, Buffer, Fragment, Outline
+from uploaders.redaction.options import Redaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,10 @@ class CallLog(msgspec.Struct, frozen=True, tag=True):
     happened_at: int | None = None
     """When the start or the end of the call happened, by its own times; milliseconds."""
     outline: Outline = NO_OUTLINE
+    redaction: Redaction | None = None
+    """By which rules it was redacted."""
+    redacted: Mapping[str, int] = {}
+    """How often each of them found something."""
 
     def __repr__(self) -> str:
         """Without its token and its content."""
@@ -87,17 +93,28 @@ Parsed = CallLog | UploadRequest | Reference
 
 
 def parse(
-    data: Buffer | mmap, scratch: Callable[[int], bytearray | mmap], rule: SizeRule, bounds: Bounds | None = None
+    data: Buffer | mmap,
+    scratch: Callable[[int], bytearray | mmap],
+    rule: SizeRule,
+    bounds: Bounds | None = None,
+    redaction: Redaction | None = None,
 ) -> Parsed | Envelope:
     """What a decoded body is, with views of it: or of `scratch`, where a changed copy is needed.
 
+    With a `redaction` it is what that leaves of a call log: its digest and its summaries are made of nothing else.
     Raises `CallLogError` when it is nothing of use, and `Costly` for what is out of `bounds`.
     """
     top = scan(data, scratch, bounds)
     posted = recognise(top)
     if not isinstance(posted, Document):
         return posted
-    call_log = _call_log(posted, rule)
+    redacted: Mapping[str, int] = {}
+    if redaction is not None:
+        text, redacted = redactor_of(redaction).redact(top, scratch)
+        if redacted:
+            again = scan(text, scratch, bounds)
+            posted = document_of(msgspec.structs.replace(again, nonfinite_numbers=top.nonfinite_numbers))
+    call_log = _call_log(posted, rule, redaction, redacted)
     return Reference(call_log, posted.s3_key) if posted.is_reference else call_log
 
 
@@ -154,7 +171,7 @@ def _fits(stored: int, rule: SizeRule) -> bool:
     return 4 * stored < 3 * rule.two_phase_threshold
 
 
-def _call_log(document: Document, rule: SizeRule) -> CallLog:
+def _call_log(document: Document, rule: SizeRule, redaction: Redaction | None, redacted: Mapping[str, int]) -> CallLog:
     """Decide, split and hash: everything whose cost grows with the call log."""
     kind = stored_as(document, rule)
     return CallLog(
@@ -174,6 +191,8 @@ def _call_log(document: Document, rule: SizeRule) -> CallLog:
         memoryview(document.top.text),
         document.happened_at,
         outline_of(document),
+        redaction,
+        redacted,
     )
 
 

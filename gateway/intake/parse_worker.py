@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ from gateway.intake.staging import StagedFile, Workers
 from gateway.intake.turns import Turns, is_gone, sender_of
 from gateway.process import end_process
 from spool.sandbox import environment, module_command
+from uploaders.redaction.options import Redaction
 
 _log = structlog.get_logger(__name__)
 _COMMAND = module_command("gateway.intake.parse_worker_main")
@@ -50,6 +51,10 @@ WALL_SECONDS: Final = 15.0
 """The same for the time that passes: a machine that swaps, or a process that was stopped, holds up nobody for ever."""
 _BYTES_PER_CPU_SECOND: Final = 32 << 20
 _BYTES_PER_SECOND: Final = 8 << 20
+_REDACTED_BYTES_PER_SECOND: Final = 2 << 20
+"""Of both, where it is redacted as well: 15 to 40 MB a second of real call logs, less of hostile ones."""
+_SCRATCH_FILES_MOST: Final = 2
+"""One for the redacted copy of a body, and one for that without non-finite numbers."""
 
 
 class _Ended(Exception):
@@ -59,8 +64,10 @@ class _Ended(Exception):
 class ParseWorker:
     """Parses staged bodies one after the other. For the event loop; `close` when no post is under way."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, modules: Sequence[str] = ()) -> None:
+        """`modules` are what the process loads before it confines itself."""
         self._workers = workers
+        self._modules = modules
         self._turns = Turns(1)
         self._process: Process | None = None
 
@@ -69,9 +76,10 @@ class ParseWorker:
         """The process, while there is one."""
         return self._process.pid if self._process else None
 
-    async def parse(self, body: Body, rule: SizeRule) -> Parsed | Envelope:
-        """What the body is, with views of its file, which it is spilled to if need be, or of a changed copy.
+    async def parse(self, body: Body, rule: SizeRule, redaction: Redaction | None = None) -> Parsed | Envelope:
+        """What the body is, or what a redaction leaves of it: views of its file, or of a changed copy.
 
+        It is spilled to that file if need be.
         Raises `CallLogError` when it is invalid, `Rejection` when it cannot be parsed (413, 503) or, costly, has nobody
         waiting for it, and what staging raises. When this is cancelled, the process is ended in the middle of its work.
         """
@@ -83,8 +91,9 @@ class ParseWorker:
             if costly and is_gone(body.request):
                 raise ClientGone("nobody waits for the answer")
             left = CPU_SECONDS + len(body.data) / _BYTES_PER_CPU_SECOND - body.parse_seconds
-            job = Job(str(file.path), rule, max(left, 0.01))
-            seconds = WALL_SECONDS + len(body.data) / _BYTES_PER_SECOND
+            more = 0.0 if redaction is None else len(body.data) / _REDACTED_BYTES_PER_SECOND
+            job = Job(str(file.path), rule, max(left, 0.01) + more, redaction)
+            seconds = WALL_SECONDS + len(body.data) / _BYTES_PER_SECOND + more
             try:
                 found, scratch = await self._answered_in(seconds, job, body.new_file)
             except _Ended:
@@ -116,7 +125,7 @@ class ParseWorker:
             raise _given_up(f"it took more than {seconds:.0f} s") from None
 
     async def _answered(self, job: Job, new_file: Callable[[int], StagedFile]) -> tuple[Found, StagedFile | None]:
-        """The answer of a process about the body, and the file that it asked for. Raises `_Ended`.
+        """The answer of a process about the body, and the last file that it asked for. Raises `_Ended`.
 
         A process that is interrupted here is ended: its next message would be taken for the answer to another job.
         """
@@ -124,7 +133,9 @@ class ParseWorker:
         scratch: StagedFile | None = None
         try:
             answer = await _asked(process, job)
-            if isinstance(answer, ScratchWanted):
+            for _ in range(_SCRATCH_FILES_MOST):
+                if not isinstance(answer, ScratchWanted):
+                    break
                 scratch = await self._workers.run(new_file, answer.size)
                 answer = await _asked(process, ScratchGiven(str(scratch.path)))
         except BaseException as error:
@@ -143,7 +154,13 @@ class ParseWorker:
         Raises `OSError`.
         """
         self._process = await asyncio.create_subprocess_exec(
-            *_COMMAND, str(folder), stdin=PIPE, stdout=PIPE, start_new_session=True, env=environment(os.environ)
+            *_COMMAND,
+            str(folder),
+            *self._modules,
+            stdin=PIPE,
+            stdout=PIPE,
+            start_new_session=True,
+            env=environment(os.environ),
         )
         return self._process
 
@@ -179,7 +196,7 @@ def _found(answer: FromWorker) -> Found:
             _log.error("unexpected error in the parse worker", traceback=answer.traceback)
             raise _given_up("it met an unexpected error; the gateway's log has the details")
         case ScratchWanted():
-            raise _given_up("it asked for room twice")
+            raise _given_up("it asked for more room than it may")
 
 
 def _too_complex(what: str) -> Rejection:

@@ -1,9 +1,10 @@
 """The parse worker: a process that parses giant bodies, so that the gateway's interpreter is not held meanwhile.
 
 It is started by `gateway.intake.parse_worker` with the folder of the bodies, to which it confines itself
-(`spool.sandbox`), and reads jobs from its standard input, one at a time. It ends when that is closed, in whatever way
-the gateway ended. Its memory, its CPU time and the size of its answer are limited: a body that needs more is refused.
-Where the machine runs out of memory, it is this process that goes first.
+(`spool.sandbox`), and the names of modules that it loads before that. It reads jobs from its standard input, one at a
+time, and ends when that is closed, in whatever way the gateway ended. Its memory, its CPU time and the size of its
+answer are limited: a body that needs more is refused. Where the machine runs out of memory, it is this process that
+goes first.
 
 It imports little: all of its own takes some 10 MB of anonymous memory.
 """
@@ -17,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -27,6 +29,7 @@ from gateway.calllog.shape import IN_THE_WORKER, Costly
 from gateway.calllog.toplevel import Slice
 from gateway.intake.parse import Parsed, SizeRule, parse, text_of, with_text
 from spool.sandbox import Limits, confine, start_no_more
+from uploaders.redaction.options import Redaction
 
 # What the gateway and its parse worker, a process of its own, say to each other: msgpack messages behind their length.
 
@@ -40,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     path: str
     rule: SizeRule
     cpu_seconds: float
+    redaction: Redaction | None = None
 
 
 class ScratchGiven(msgspec.Struct, frozen=True, tag=True):
@@ -59,7 +63,7 @@ class Found(msgspec.Struct, frozen=True, tag=True):
 
     parsed: Parsed | Envelope
     text: Slice | None
-    """Which part of the body its slices are slices of; None: of all of the scratch file."""
+    """Which part of the body its slices are slices of; None: of all of the last scratch file."""
     cpu_seconds: float
     """What parsing it took."""
 
@@ -125,7 +129,7 @@ class Parsing:
             # Where it does not suffice, SIGPROF ends the process, in the middle of a C function, too.
             signal.setitimer(signal.ITIMER_PROF, self._job.cpu_seconds)
             began = time.process_time()
-            parsed = parse(body, self._scratch, self._job.rule, IN_THE_WORKER)
+            parsed = parse(body, self._scratch, self._job.rule, IN_THE_WORKER, self._job.redaction)
             # What is left out of a body that is not copied is its beginning, a byte order mark.
             text = None if self._copied else Slice(len(body) - len(text_of(parsed)), len(body))
             return Found(with_text(parsed, memoryview(b"")), text, time.process_time() - began)
@@ -149,6 +153,8 @@ class Parsing:
 
 def main() -> None:
     """Work until the gateway ends."""
+    for module in sys.argv[2:]:
+        import_module(module)
     confine(Limits(data_bytes=DATA_BYTES), Path(sys.argv[1]), threads=True)
     threading.stack_size(_STACK_BYTES)
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()

@@ -1,5 +1,6 @@
 """The interfaces that the intake owns and other packages implement."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from spool.records import Accepted, NewRecord, Upload
@@ -72,6 +73,10 @@ class IntakeObserver(Protocol):
 
     def stray_token(self) -> None:
         """A new record has a `token` that is no credential, and that stays in it."""
+        ...
+
+    def redacted(self, counts: Mapping[str, int]) -> None:
+        """In a new record each of these rules found something so often."""
         ...
 
     def two_phase(self) -> None:

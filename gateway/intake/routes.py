@@ -179,6 +179,10 @@ class IntakeToken:
             return None
         return self._tenants.of_token(request.headers.get(HEADER)) or self._tenants.of_token(_bearer_of(request))
 
+    def tenant_of_key(self, key: str | None) -> str | None:
+        """The tenant whose token it is."""
+        return None if self._tenants is None else self._tenants.of_token(key)
+
     def presented_by(self, request: web.BaseRequest) -> str | None:
         """The tenant's token that it presents."""
         header, bearer = request.headers.get(HEADER), _bearer_of(request)

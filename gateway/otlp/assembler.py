@@ -19,6 +19,7 @@ from gateway.intake.staging import StagingArea
 from gateway.live_calls import ENDED, STARTED
 from gateway.otlp.assemble import SpanLines
 from gateway.otlp.posts import Export
+from gateway.otlp.redaction import redacted
 from gateway.otlp.spans import SpanRule
 from spool.errors import SpoolError
 from spool.records import TENANT_PREFIX, Clock, ClosedTrace, NewSpans, OpenTrace, TraceRow, principal_of
@@ -160,11 +161,22 @@ class TraceAssembler:
                 message = f"{len(self._open)} traces are open."
                 raise Rejection(503, "too_many_traces", message, "They are closed when they end.", retry_after=1)
             principal = principal_of(tenant, token)
-            await self._store.add(export.groups, token, principal)
-            self._note(export.groups, principal)
+            groups: Sequence[NewSpans] = export.groups
+            if self._acceptor.redacts:
+                groups = await self._redacted(groups, token, tenant)
+            await self._store.add(groups, token, principal)
+            self._note(groups, principal)
         self._observer.otlp_spans("accepted", export.accepted)
         if export.rejected:
             self._observer.otlp_spans("rejected", export.rejected)
+
+    async def _redacted(self, groups: Sequence[NewSpans], token: str | None, tenant: str | None) -> list[NewSpans]:
+        """The spans of a post as they may be stored."""
+        found = []
+        for new in groups:
+            rules = self._acceptor.redaction_of(new.agent_id, token, tenant)
+            found += [new] if rules is None else await self._staging.workers.run(redacted, [new], rules)
+        return found
 
     def _note(self, groups: Iterable[NewSpans], principal: str) -> None:
         now = self._clock()
@@ -261,9 +273,10 @@ class TraceAssembler:
             lines.staged.discard()
             raise
         with body:
-            parsed = await self._acceptor.parse(body)
+            owned_by = owner_of(trace.principal)
+            parsed = await self._acceptor.parse(body, token, owner=owned_by)
             assert isinstance(parsed, CallLog), "it has an id and is no reference"
-            await self._acceptor.accept(parsed, token, owner=owner_of(trace.principal), closes=closed)
+            await self._acceptor.accept(parsed, token, owner=owned_by, closes=closed)
         trace.spans -= closed.spans
         trace.raw_bytes -= closed.raw_bytes
         trace.closed += 1

@@ -23,6 +23,7 @@ from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
+from gateway.intake.redaction import Redactions
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router, via_pseudonym
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
@@ -280,7 +281,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     staging, threads = StagingArea(prepare_directory(directory), spool, workers), Threads(workers, INTAKE_TURNS)
     decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, threads)
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
-    parse_worker = ParseWorker(workers)
+    redactions, parse_worker = _redacting_worker(settings, workers)
     rule = options.size_rule(settings.split, settings.spool.compression_level, destinations)
     stores = [route_of(destination) for destination in destinations if is_store(destination)]
     routes = [route_of(destination) for destination in destinations]
@@ -289,14 +290,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts, tenants)
     make_acceptor = partial(
         Acceptor, spool, rule=rule, threads=threads, parse_worker=parse_worker, decoder=decoder, observer=metrics,
-        clock=system_clock, open_calls=calls, token=token, tenants=tenants,
+        clock=system_clock, open_calls=calls, token=token, tenants=tenants, redactions=redactions,
     )  # fmt: skip
     acceptor = make_acceptor(routes)
     uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
     posts = PostService(reader, acceptor, uploads, token, PublicAddress(intake.public_url, intake.trusted_proxies))
     sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
     batch = BatchSource(
-        options.batch_limits(intake), budget, reader, LineReader(intake.body_max, staging, workers), acceptor, posts,
+        options.batch_limits(intake), budget, reader, LineReader(intake.body_max, staging, workers), posts,
         gate, metrics,
     )  # fmt: skip
     traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
@@ -361,6 +362,12 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         traces,
         heartbeats,
     )
+
+
+def _redacting_worker(settings: Settings, workers: Workers) -> tuple[Redactions, ParseWorker]:
+    """What is redacted of whose call logs, and the process that does it with large ones."""
+    redactions = options.redactions(settings)
+    return redactions, ParseWorker(workers, ("re2",) if redactions.has_patterns else ())
 
 
 async def _tenants_of(settings: Settings, spool: Spool) -> tuple[TenantTable | None, dict[str | None, int]]:

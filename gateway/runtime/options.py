@@ -18,6 +18,7 @@ from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
+from gateway.intake.redaction import Redactions
 from gateway.intake.sources.batch import BatchLimits
 from gateway.listeners import ListenOptions, SocketOptions, owner_ids
 from gateway.live_calls import ThrottlePolicy
@@ -29,6 +30,7 @@ from spool.records import Lane
 from spool.space import TenantLimits
 from spool.store import SpoolOptions
 from uploaders.dispatch.policy import RetryPolicy
+from uploaders.redaction.options import Redaction
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.routing import Routing
 
@@ -154,6 +156,15 @@ def tenant_table(tenants: Mapping[str, TenantSettings]) -> TenantTable | None:
         )
         for name, tenant in tenants.items()
     )
+
+
+def redactions(settings: Settings) -> Redactions:
+    """What is redacted of whose call logs."""
+    of_all = settings.redaction.rules
+    by_tenant: dict[str | None, Redaction | None] = {
+        name: tenant.redaction.rules for name, tenant in settings.tenants.items() if tenant.redaction is not None
+    }
+    return Redactions(None, by_tenant | {None: of_all}) if by_tenant else Redactions(of_all)
 
 
 def tenant_tokens(tenants: Mapping[str, TenantSettings]) -> dict[str, list[str]]:

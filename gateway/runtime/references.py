@@ -59,7 +59,7 @@ def reference_reader(
     from gateway.references import ReferenceReader  # noqa: PLC0415  # as above
 
     connection, bucket = allowed_bucket(settings)
-    return ReferenceReader(connection, bucket, settings.buckets, bodies, acceptor.parse, observer)
+    return ReferenceReader(connection, bucket, settings.buckets, bodies, acceptor, observer)
 
 
 def claim_reader(settings: ReferenceSettings, downloaded: Callable[[float, int], None]) -> "ClaimReader | None":

@@ -89,12 +89,11 @@ class SpoolSink:
         """Examine and accept one row."""
         body, restored = await self._load(row, copy)
         try:
-            parsed = await self.acceptor.parse(body)
+            key = self._key_for(restored)
+            parsed = await self.acceptor.parse(body, key)
             if not isinstance(parsed, CallLog):
                 raise RowRefused("its whispey_data is not a call log")
-            accepted = await self.acceptor.accept(
-                parsed, self._key_for(restored), superseded_by=ENDED if restored.partial else None
-            )
+            accepted = await self.acceptor.accept(parsed, key, superseded_by=ENDED if restored.partial else None)
         finally:
             body.release()
         if accepted.duplicate:

@@ -228,9 +228,9 @@ class RecordingCopier:
         )
         key = None if record.token_id is None else await self._payloads.token(record.token_id)
         with await self._bodies.read_stream(_piece(msgspec.json.encode(update))) as body:
-            parsed = await self._acceptor.parse(body)
-            assert isinstance(parsed, CallLog), "it has a call_id, and more"
             owner = Owner(record.tenant, record.principal or "")
+            parsed = await self._acceptor.parse(body, key, owner=owner)
+            assert isinstance(parsed, CallLog), "it has a call_id, and more"
             origin = _name_of_update(identity_of(record, note.recording_url))
             await self._acceptor.accept(parsed, key, owner=owner, origin=origin)
 

@@ -209,7 +209,7 @@ class WebhookSource:
             pieces = call_log_of(source.name, provider, attempt, data, is_json=readable)
             with await body_of(pieces, self._staging) as document:
                 try:
-                    parsed = await acceptor.parse(document)
+                    parsed = await acceptor.parse(document, source.agents_key, tenant=source.tenant)
                 except CallLogError as error:
                     if attempt is unnamed:
                         raise

@@ -27,6 +27,7 @@ PUBLISHED = {
     "callspool_payload_bytes_total": {"stage"},
     "callspool_two_phase_total": set(),
     "callspool_nonfinite_numbers_total": set(),
+    "callspool_redacted_total": {"rule"},
     "callspool_stray_tokens_total": set(),
     "callspool_backlog_records": {"destination", "lane"},
     "callspool_backlog_bytes": {"destination", "lane"},
@@ -113,6 +114,7 @@ def count_everything(metrics: Metrics) -> None:
     metrics.acknowledged(0.004)
     metrics.payload(1000, 200)
     metrics.two_phase()
+    metrics.redacted({"card": 2})
     metrics.details_given_up(3)
     metrics.step_ended("summary", "done", 0.5)
     metrics.model_asked("summary", "answered", 700)

@@ -1,14 +1,18 @@
 """Calls that are watched while they go on: turns that are durable, agents that are lost, ends that come late."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.heartbeats.posts import ABOUT_BYTES, POST_BYTES
+from gateway.intake.redaction import Redactions
+from spool.payload.frames import decode
 from spool.queue import live
 from tests.heartbeats.watching import LOST_AFTER, Watching, watching
+from uploaders.redaction.options import Detector, Redaction
 
 KEY = {"x-pype-token": "agents-key"}
 
@@ -434,3 +438,19 @@ async def test_a_receiver_does_not_send_a_lost_agent_after_the_real_end(tmp_path
         await calls.end("d")
         assert [traced.superseded for traced in await calls.world.spool.trace("c")] == [False, True, False]
         assert [traced.superseded for traced in await calls.world.spool.trace("d")] == [False, False, False]
+
+
+async def test_turns_are_redacted_before_they_are_stored(tmp_path: Path) -> None:
+    """They wait in the spool until the call ends, as its own call log will."""
+    rules = Redactions(Redaction((Detector.CARD,)))
+    async with watching(tmp_path, redactions=rules) as calls:
+        await calls.beat(body={"agent_id": "a", "note": "4111 1111 1111 1111"})
+        await calls.turns(turn(0, "my card is 4111 1111 1111 1111"))
+        rows = await calls.world.spool.reader.ask("SELECT frame FROM live_turns")
+        assert {decode(frame) for (frame,) in rows} == {
+            b'"note":"[card]"',
+            json.dumps(turn(0, "my card is [card]")).encode(),
+        }
+        await calls.later(LOST_AFTER)
+        (log,) = await calls.call_logs()
+        assert (log["note"], log["transcript_json"][0]["content"]) == ("[card]", "my card is [card]")

@@ -26,6 +26,7 @@ from gateway.intake.parse import SizeRule
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import ConnectionLimits
+from gateway.intake.redaction import Redactions
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader
@@ -36,6 +37,7 @@ from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.listeners import ListenOptions
 from gateway.live_calls import OpenCalls
 from gateway.sdk_outbox.sinks import SpoolSink
+from gateway.tenants import TenantTable
 from spool.records import Clock, Fragment, Record, WhenFull
 from spool.stats import TracedRecord
 from spool.store import Spool, SpoolOptions
@@ -61,6 +63,8 @@ class IntakeOptions:
     bodies: BodyLimits = field(default_factory=BodyLimits)
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
     sizes: SizeRule = field(default_factory=SizeRule)
+    redactions: Redactions = field(default_factory=Redactions)
+    tenants: TenantTable | None = None
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
@@ -84,10 +88,11 @@ class Intake:
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
         self.parse_worker = ParseWorker(workers)
         calls = OpenCalls()
-        token = IntakeToken(options.token, options.hosts)
+        token = IntakeToken(options.token, options.hosts, options.tenants)
         acceptor = Acceptor(
-            store, destinations, options.sizes, threads, self.parse_worker, decoder, observer, clock, calls, token
-        )
+            store, destinations, options.sizes, threads, self.parse_worker, decoder, observer, clock, calls, token,
+            options.tenants, options.redactions,
+        )  # fmt: skip
         uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
         address = PublicAddress(options.public_url, options.trusted_proxies)
         posts = PostService(reader, acceptor, uploads, token, address)
@@ -100,7 +105,6 @@ class Intake:
             self.budget,
             reader,
             lines,
-            acceptor,
             posts,
             self.gate,
             observer,

@@ -24,15 +24,19 @@ def test_the_parse_worker_imports_little() -> None:
 
 
 def test_it_imports_only_the_parser_of_the_gateway() -> None:
-    """Of the gateway it needs the call log, the fan-out's two kinds of storage, and the parser."""
+    """Of the gateway it needs the call log, the fan-out's two kinds of storage, the parser, and redaction."""
     told = subprocess.run([sys.executable, "-P", "-c", _PROGRAM], capture_output=True, text=True, check=True).stdout
     own = {name for name in json.loads(told) if name.startswith(("gateway.", "spool.", "uploaders."))}
     assert {name for name in own if name.startswith("gateway.intake.")} == {
         "gateway.intake.parse",
         "gateway.intake.parse_worker_main",
+        "gateway.intake.redaction",
     }
     assert not {name for name in own if name.startswith(("spool.db", "spool.queue", "spool.store"))}
     assert {name for name in own if name.startswith("uploaders.")} <= {
         "uploaders.document",
         "uploaders.document.options",
+        "uploaders.redaction",
+        "uploaders.redaction.finders",
+        "uploaders.redaction.options",
     }

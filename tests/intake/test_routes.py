@@ -9,7 +9,7 @@ from gateway.intake.routes import Router
 from gateway.intake.sources.batch import BatchSource
 from gateway.intake.sources.sdk import SdkSource
 
-match = Router([*SdkSource(*[Mock()] * 6).routes(), *BatchSource(*[Mock()] * 8).routes()]).match
+match = Router([*SdkSource(*[Mock()] * 6).routes(), *BatchSource(*[Mock()] * 7).routes()]).match
 
 
 @pytest.mark.parametrize(

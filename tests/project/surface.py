@@ -39,7 +39,7 @@ def metrics() -> dict[str, tuple[str, str]]:
 def intake_paths() -> list[str]:
     """Every path of the intake as people write it; the address of an upload has a name of its own."""
     sources = (
-        SdkSource(*[Mock()] * 6), BatchSource(*[Mock()] * 8), TraceSource(*[Mock()] * 5), HeartbeatSource(*[Mock()] * 5)
+        SdkSource(*[Mock()] * 6), BatchSource(*[Mock()] * 7), TraceSource(*[Mock()] * 5), HeartbeatSource(*[Mock()] * 5)
     )  # fmt: skip
     paths = [route.path.removeprefix("*") for source in sources for route in source.routes()]
     return ["upload_url" if path.startswith("/uploads/") else path for path in paths]

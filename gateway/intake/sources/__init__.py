@@ -1,6 +1,6 @@
 """Sources of call logs: the ways in, each with its routes and with what parses its bodies.
 
-A source gives `Route`s. One whose requests carry one call log each needs no more than a parser from a body to `Parsed`:
-`Route(name, method, path, posts.posting(parse))` reads the body within its limits, parses it, accepts the call log and
+A source gives `Route`s. One whose requests carry one call log each needs no more than
+`Route(name, method, path, posts.respond)`: it reads the body within its limits, parses it, accepts the call log and
 answers. Provider webhooks and OTLP are to be further modules here.
 """

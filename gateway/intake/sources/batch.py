@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.intake import responses
-from gateway.intake.accept import Acceptor, PostService, Sender
+from gateway.intake.accept import PostService, Sender
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader, Incoming, invite, is_encoded, protocol_of
 from gateway.intake.memory import SMALL_POST_BYTES, Body, MemoryBudget, Reservation
@@ -228,10 +228,7 @@ _LINES_IN_FLIGHT = 64
 class LineAcceptor:
     """Accepts the lines of one batch, many at once, those of the same call in their order. For the event loop."""
 
-    def __init__(
-        self, acceptor: Acceptor, posts: PostService, observer: IntakeObserver, sender: Sender, bytes_in_flight: int
-    ) -> None:
-        self._acceptor = acceptor
+    def __init__(self, posts: PostService, observer: IntakeObserver, sender: Sender, bytes_in_flight: int) -> None:
         self._posts = posts
         self._observer = observer
         self._sender = sender
@@ -258,7 +255,7 @@ class LineAcceptor:
         size = 0 if line.staged else len(line.data)
         await self._wait_for_room(size)
         try:
-            parsed = await self._acceptor.parse(line)
+            parsed = await self._posts.parse(line, self._sender)
         except Exception as error:  # noqa: BLE001  # answered to the sender, and logged if unexpected
             return self.reject(number, line, error)
         self._lines += 1
@@ -338,7 +335,6 @@ class BatchSource:
         budget: MemoryBudget,
         reader: BodyReader,
         lines: LineReader,
-        acceptor: Acceptor,
         posts: PostService,
         gate: AdmissionGate,
         observer: IntakeObserver,
@@ -347,7 +343,6 @@ class BatchSource:
         self._budget = budget
         self._reader = reader
         self._lines = lines
-        self._acceptor = acceptor
         self._posts = posts
         self._gate = gate
         self._observer = observer
@@ -391,7 +386,7 @@ class BatchSource:
         return response
 
     def _line_acceptor(self, sender: Sender) -> LineAcceptor:
-        return LineAcceptor(self._acceptor, self._posts, self._observer, sender, IN_FLIGHT_BYTES)
+        return LineAcceptor(self._posts, self._observer, sender, IN_FLIGHT_BYTES)
 
     async def _read(self, pieces: Pieces, request: web.BaseRequest, lines: LineAcceptor, answers: "_Answers") -> None:
         number = seen = 0

@@ -44,7 +44,7 @@ class SdkSource:
 
     def routes(self) -> Sequence[Route]:
         """Its routes."""
-        post = self._posts.posting(self._acceptor.parse)
+        post = self._posts.respond
         return (
             Route("send_call_log", "POST", "*/send-call-log", post),
             Route("calls", "POST", "/v1/calls", post),
@@ -63,7 +63,8 @@ class SdkSource:
     async def _accept_upload(self, request: web.BaseRequest, match: Match) -> Result:
         claim = await self._uploads.claim(match.argument)
         with await self._reader.read(request) as body:
-            parsed = await self._acceptor.parse(body)
+            tenant = self._token.tenant_of_key(claim.upload.token)
+            parsed = await self._acceptor.parse(body, claim.upload.token, tenant=tenant)
             if not isinstance(parsed, CallLog):
                 raise Rejection(400, "not_a_call_log", "The uploaded document is no call log.", "PUT the call log.")
             claim.check_same(parsed.digest)
@@ -74,6 +75,7 @@ class SdkSource:
                 upload_key_hash=claim.key_hash,
                 idempotency_key=request.headers.get(IDEMPOTENCY_KEY),
                 via=match.via,
+                tenant=tenant,
             )
             return accepted_result(parsed, accepted, _SUCCESS)
 

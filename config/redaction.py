@@ -1,0 +1,53 @@
+"""The settings of redaction: what is replaced in call logs before they are stored."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator
+
+from config.types import Shown, Table, Words
+from uploaders.redaction.options import Detector, Redaction, checked_field, named_pattern
+
+
+def _patterns(value: object) -> object:
+    """Patterns from a list, or from the lines of a text."""
+    given = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+        raise ValueError("should be a list of NAME=EXPRESSION")
+    pairs = [named_pattern(each.strip()) for each in given if each.strip() not in {"", "none"}]
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("should give each pattern a name of its own")
+    return tuple(f"{name}={expression}" for name, expression in pairs)
+
+
+def _detectors(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if word not in set(Detector):
+            raise ValueError(f"knows {', '.join(Detector)}, and not {word}")
+    return tuple(dict.fromkeys(words))
+
+
+def _fields(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(checked_field, paths)))
+
+
+Detectors = Annotated[Words, AfterValidator(_detectors)]
+Fields = Annotated[Words, AfterValidator(_fields)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns), Shown(lambda patterns: ", ".join(patterns) or "none")]
+
+
+class RedactionSettings(Table):
+    """What is replaced in call logs before anything of them is stored; by default nothing."""
+
+    detect: Detectors = ()
+    """What is replaced by its form: any of `card`, `iban`, `email`, `phone`, `ssn`, `spoken`, `number`."""
+    fields: Fields = ()
+    """Paths of members whose values are replaced whatever they are: `customer.phone`, `**.date_of_birth`."""
+    patterns: Patterns = ()
+    """Own patterns as `NAME=EXPRESSION`, in RE2's syntax, a line each in the variable; need `callspool[redaction]`."""
+
+    @property
+    def rules(self) -> Redaction | None:
+        """The rules; None where there are none."""
+        if not (self.detect or self.fields or self.patterns):
+            return None
+        return Redaction(tuple(map(Detector, self.detect)), tuple(map(named_pattern, self.patterns)), self.fields)
