@@ -141,6 +141,11 @@ check-deploy: $(TESTS) ## Check deploy/ with Helm, schemas of Kubernetes, hadoli
 	$(call install,requirements-deploy.lock)
 	$(BIN)/pytest -n $(JOBS) tests/deploy $(ARGS)
 
+.PHONY: site
+site: $(TESTS) ## Build the documentation's site into build/site, strictly: no link leads nowhere
+	$(call install,requirements-docs.lock)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: lint
 lint: $(TESTS) ## The static checks of `make test` alone
 	$(BIN)/ruff format --check .

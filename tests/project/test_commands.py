@@ -28,12 +28,14 @@ def test_the_targets_that_people_are_told_of_exist():
 
 
 def test_ci_runs_what_a_developer_runs():
-    """.ci/run is `make test` with a browser, what checks deploy/, and the long proof: what passes here passes there."""
+    """.ci/run is `make test` with a browser, what checks deploy/ and docs/, and the long proof: what passes here passes
+    there."""
     assert re.findall(r"^(?!#|set|cd).+$", text(".ci/run"), re.MULTILINE) == [
         "make browser",
         "export CHROMIUM_REQUIRED=1",
         "make test",
         "make check-deploy",
+        "make site",
         "exec make prove BUDGET=small",
     ]
 
