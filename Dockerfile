@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 # Two stages: the first installs the locked dependencies (each checked against its hash) and builds the project's
 # wheel; the second holds the interpreter, that environment, and neither pip nor a build tool.
-ARG PYTHON_IMAGE=python:3.12-slim
+# The digest is that of the tag's index of all platforms. To move it: `docker buildx imagetools inspect python:3.12-slim`.
+ARG PYTHON_IMAGE=python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
@@ -15,6 +16,7 @@ RUN python -m venv --without-pip /opt/callspool \
     && python -m pip install --no-deps --require-hashes --requirement requirements-build.lock
 
 COPY . .
+ARG RELEASE_VERSION
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m pip --python /opt/callspool/bin/python install --no-deps --no-index /wheels/*.whl \
     && python -m pip --python /opt/callspool/bin/python check

@@ -19,7 +19,7 @@ BIN := .venv/bin
 RUNS := .venv/.runs
 TESTS := .venv/.tests
 LOCKS := requirements.lock requirements-image.lock requirements-dev.lock requirements-build.lock \
-  requirements-deploy.lock requirements-docs.lock
+  requirements-deploy.lock requirements-docs.lock requirements-release.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
 # Test processes: one more than the cores of a small machine, since tests wait for timers and processes too.
@@ -181,7 +181,7 @@ lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=-
 	  --no-emit-index-url --no-header --no-annotate --quiet $(ARGS) "$$@" >/dev/null; }; \
 	compile pyproject.toml -o requirements.lock; \
 	compile pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock; \
-	for group in deploy docs; do \
+	for group in deploy docs release; do \
 	  compile --group $$group -c requirements-dev.lock -o requirements-$$group.lock; done; \
 	extras="$$("$$tool/bin/python" -c 'import tomllib; \
 	  print(*(f"--extra {name}" for name in tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"] \
@@ -195,8 +195,20 @@ lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=-
 .PHONY: image
 image: ## Build the container image (IMAGE=callspool:dev; with docker, podman or buildah)
 	@for tool in docker podman buildah; do \
-	  if command -v $$tool >/dev/null; then exec $$tool build --tag $(IMAGE) --file Dockerfile .; fi; done; \
+	  if command -v $$tool >/dev/null; then exec $$tool build --tag $(IMAGE) --file Dockerfile \
+	    --build-arg RELEASE_VERSION="$$($(PYTHON) deploy/version.py)" $(ARGS) .; fi; done; \
 	echo "make image needs docker, podman or buildah" >&2; exit 1
+
+# What a tag publishes, in dist/: the wheel, the source, what is in the image (CycloneDX), and their digests. The times in
+# the archives are those of the commit, so that whoever builds it again gets the same bytes.
+.PHONY: dist
+dist: $(TESTS) ## Build wheel, source archive, bill of materials and checksums into dist/
+	$(call install,requirements-release.lock)
+	@rm -rf dist
+	@export SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)"; $(BIN)/python -m hatchling build --directory dist
+	@$(BIN)/cyclonedx-py requirements requirements-image.lock --pyproject pyproject.toml --output-reproducible \
+	  --output-format JSON --output-file dist/callspool.cdx.json
+	@cd dist; sha256sum * > SHA256SUMS; cat SHA256SUMS
 
 .PHONY: clean
 clean: ## Remove what the other targets made, except the data of `make run`

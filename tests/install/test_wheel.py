@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from bench.calllogs import make_call_log
+from deploy.version import version
 from tests.install.environments import Installed, build_wheel, installed
 from tests.install.pythons import needs_python
 from tests.project.repository import ROOT, tracked
@@ -29,7 +30,7 @@ def test_only_our_package_is_installed(wheel: Path) -> None:
     """site-packages gets `callspool/` and its metadata; every product file is in it, and no test."""
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name.split("/")[0] for name in names} == {"callspool", "callspool-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"callspool", f"callspool-{version()}.dist-info"}
     folders = {"config", "gateway", "spool", "uploaders"}
     left_out = {Path("gateway/__main__.py")} | {path for path in tracked() if path.parts[:2] == ("gateway", "launcher")}
     product = {f"callspool/{path}" for path in tracked() if path.parts[0] in folders and path not in left_out}
@@ -41,7 +42,7 @@ def test_only_our_package_is_installed(wheel: Path) -> None:
 def test_pip_refuses_a_python_that_is_too_old(wheel: Path) -> None:
     """The metadata says which Python is needed, so that pip says it in one line."""
     with ZipFile(wheel) as archive:
-        metadata = message_from_bytes(archive.read("callspool-0.1.0.dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(f"callspool-{version()}.dist-info/METADATA"))
     assert metadata["Requires-Python"] == ">=3.11"
 
 
@@ -50,7 +51,7 @@ async def _works(made: Installed) -> None:
     names: tuple[tuple[str | Path, ...], ...] = ((made.program,), (made.python, "-m", "callspool"))
     shown = {made.run(*program, "check-config", "--local") for program in names}
     assert len(shown) == 1, "both are the same command"
-    assert made.run(made.program, "version") == "callspool 0.1.0\n"
+    assert made.run(made.program, "version") == f"callspool {version()}\n"
     for number, program in enumerate(names):
         gateway = GatewayProcess(made.folder, made.variables, arguments=("--local",), program=program)
         async with gateway:
