@@ -167,7 +167,7 @@ class Spool:
             shares=self._shares,
         )
         target = ImportTarget(
-            writer, self._quota, destinations, self._ingest, self._orphans, clock, self._announce, self.traces
+            writer, self._quota, destinations, self._ingest, self._orphans, clock, self._announce, self.traces, live
         )
         self.salvage = SalvageService(target, directory)
         """Imports what other databases hold."""

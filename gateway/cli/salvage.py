@@ -169,6 +169,10 @@ def describe(report: Report) -> None:
         console.print(plain(f"deliveries: {states}; payload: {bytes_text(report.payload_bytes)}"))
     if report.spans:
         console.print(plain(f"open calls: {count_text(report.spans)} spans; their call logs are made when they end"))
+    if report.turns or report.lost_turns:
+        lost = f", {count_text(report.lost_turns)} cannot be read" if report.lost_turns else ""
+        text = f"live calls: {count_text(report.turns)} turns{lost}; an agent that is not heard of here is lost"
+        console.print(plain(text))
     if report.lost_span_rows:
         text = f"{count_text(report.lost_span_rows)} rows of spans of open calls cannot be read"
         console.print(plain(text, "bold red"))

@@ -55,6 +55,10 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     payload_bytes: int
     without_token: int
     unreadable: list[UnreadableRecord]
+    turns: int = 0
+    """Turns of calls that were live."""
+    lost_turns: int = 0
+    """Those of them that cannot be read."""
     spans: int = 0
     """Spans of calls that had not ended."""
     lost_span_rows: int = 0
@@ -129,8 +133,10 @@ def _report(task: Task, tally: Tally) -> Report:
         deliveries={state.name.lower(): count for state, count in tally.deliveries.items()},
         payload_bytes=tally.payload_bytes,
         spans=tally.spans,
+        turns=tally.turns,
+        lost_turns=tally.lost_turns,
         without_token=tally.without_token,
-        incomplete=bool(tally.unreadable or tally.incomplete or tally.lost_span_rows),
+        incomplete=bool(tally.unreadable or tally.incomplete or tally.lost_span_rows or tally.lost_turns),
         lost_span_rows=tally.lost_span_rows,
         complete=tally.complete and not task.dry_run,
         unreadable=[UnreadableRecord(one.record_id, one.call_id, one.reason) for one in tally.unreadable],

@@ -21,6 +21,7 @@ from spool.fsck.storage import (
     check_pages,
     check_readable,
     check_spans,
+    check_turns,
     check_version,
     unreadable,
 )
@@ -85,6 +86,7 @@ def _check_database(inspection: Inspection) -> list[Finding]:
         findings += check_layout(layout, live=inspection.live)
         findings += check_frames(inspection, layout)
     findings += _readable("spans", lambda: check_spans(inspection))
+    findings += _readable("turns", lambda: check_turns(inspection))
     findings += _readable("pages", lambda: check_pages(inspection))
     return findings
 

@@ -34,6 +34,9 @@ def check_counters(inspection: Inspection) -> Iterator[Finding]:
     for trace_id, principal, spans, size, found, found_size in inspection.connection.execute(reader.TRACES):
         text = f"{spans} spans of {size} bytes are counted, {found} of {found_size} are there"
         yield Finding(Kind.WRONG_TRACE, f"trace {trace_id.hex()}", text, (trace_id.hex(), principal))
+    for call_id, principal, turns, size, found, found_size in inspection.connection.execute(reader.LIVE_CALLS):
+        text = f"{turns} turns are counted, {size} bytes in all; {found} are there, {found_size} bytes"
+        yield Finding(Kind.WRONG_LIVE_CALL, f"live call {call_id}", text, (call_id, principal))
     for record_id, destination_id, form in inspection.connection.execute(reader.STRAY_PARTS):
         where = f"parts of the {form} of record {record_id}"
         yield Finding(Kind.STRAY_PROGRESS, where, "belong to no upload", (record_id, destination_id, form))

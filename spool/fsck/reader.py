@@ -76,7 +76,7 @@ COUNTED = (
 TOKENS = "SELECT token_id, uses FROM tokens"
 TOKEN_USES = (
     "SELECT token_id, count(*) FROM (SELECT token_id FROM records UNION ALL SELECT token_id FROM uploads "
-    "UNION ALL SELECT token_id FROM traces) "
+    "UNION ALL SELECT token_id FROM traces UNION ALL SELECT token_id FROM live_calls) "
     "WHERE token_id IS NOT NULL GROUP BY token_id"
 )
 TRACES = """
@@ -87,6 +87,16 @@ TRACES = """
     ) GROUP BY trace_id, principal
     HAVING sum(counted) != sum(found) OR sum(counted_bytes) != sum(found_bytes) OR NOT max(known)
 """
+LIVE_CALLS = """
+    SELECT call_id, principal, sum(counted), sum(counted_bytes), sum(found), sum(found_bytes) FROM (
+        SELECT call_id, principal, turns AS counted, raw_bytes AS counted_bytes, 0 AS found, 0 AS found_bytes,
+            1 AS known
+        FROM live_calls UNION ALL SELECT call_id, principal, 0, 0, turn != 'about', raw_bytes, 0 FROM live_turns
+    ) GROUP BY call_id, principal
+    HAVING sum(counted) != sum(found) OR sum(counted_bytes) != sum(found_bytes) OR NOT max(known)
+"""
+TURN_ROWS = "SELECT row_id FROM live_turns ORDER BY row_id"
+TURNS = "SELECT call_id, crc32, frame FROM live_turns WHERE row_id = ?"
 SPAN_ROWS = "SELECT row_id FROM trace_rows ORDER BY row_id"
 SPANS = "SELECT trace_id, crc32, frame FROM trace_rows WHERE row_id = ?"
 WITHOUT_TOKEN = (
@@ -125,6 +135,18 @@ SUM_TRACE = """
         raw_bytes = (SELECT coalesce(sum(r.raw_bytes), 0) FROM trace_rows r
             WHERE r.trace_id = traces.trace_id AND r.principal = traces.principal)
     WHERE trace_id = :trace_id AND principal = :principal
+"""
+COUNT_LIVE = """
+    INSERT INTO live_calls (call_id, principal, first_at, last_at, turns, raw_bytes, version, open)
+    SELECT call_id, principal, :now, :now, 0, 0, 1, 1 FROM live_turns
+    WHERE call_id = :call_id AND principal = :principal LIMIT 1
+    ON CONFLICT DO NOTHING
+"""
+SUM_LIVE = """
+    UPDATE live_calls SET (turns, raw_bytes) = (
+        SELECT coalesce(sum(t.turn != 'about'), 0), coalesce(sum(t.raw_bytes), 0) FROM live_turns t
+        WHERE t.call_id = live_calls.call_id AND t.principal = live_calls.principal
+    ) WHERE call_id = :call_id AND principal = :principal
 """
 LANE_OF = "SELECT lane FROM deliveries WHERE record_id = ? AND destination_id = ? AND form = ?"
 FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = 'records'"

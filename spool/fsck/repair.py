@@ -126,6 +126,12 @@ def _count_trace(connection: sqlite3.Connection, key: _Key, now: int) -> None:
     connection.execute(reader.SUM_TRACE, trace)
 
 
+def _count_live(connection: sqlite3.Connection, key: _Key, now: int) -> None:
+    call = {"call_id": key[0], "principal": key[1], "now": now}
+    connection.execute(reader.COUNT_LIVE, call)
+    connection.execute(reader.SUM_LIVE, call)
+
+
 _REPAIRS: Mapping[Kind, Callable[[sqlite3.Connection, _Key, int], None]] = {
     Kind.UNREADABLE_RECORD: _bury,
     Kind.MISSING_CHUNKS: _bury,
@@ -142,6 +148,7 @@ _REPAIRS: Mapping[Kind, Callable[[sqlite3.Connection, _Key, int], None]] = {
     Kind.REUSED_IDS: _raise_numbers,
     Kind.STRAY_PROGRESS: _forget_parts,
     Kind.WRONG_TRACE: _count_trace,
+    Kind.WRONG_LIVE_CALL: _count_live,
 }
 
 

@@ -51,6 +51,8 @@ class Kind(StrEnum):
     STRAY_PROGRESS = "stray progress"
     DAMAGED_SPANS = "damaged spans"
     WRONG_TRACE = "wrong trace"
+    DAMAGED_TURN = "damaged turn"
+    WRONG_LIVE_CALL = "wrong live call"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ RULES: Mapping[Kind, Rule] = {
     Kind.STRAY_PROGRESS: Rule(Severity.WARNING, f"{_REPAIR}: it is deleted", repaired=True),
     Kind.DAMAGED_SPANS: Rule(Severity.ERROR, "nothing: the call log of their call says how many are missing"),
     Kind.WRONG_TRACE: Rule(Severity.ERROR, f"{_REPAIR}: it is counted anew", repaired=True),
+    Kind.DAMAGED_TURN: Rule(Severity.ERROR, "nothing: if the agent is lost, the call log says how many are missing"),
+    Kind.WRONG_LIVE_CALL: Rule(Severity.ERROR, f"{_REPAIR}: it is counted anew", repaired=True),
 }  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 import sqlite3
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -119,15 +120,28 @@ def check_frames(inspection: Inspection, layout: Layout) -> Iterator[Finding]:
 
 def check_spans(inspection: Inspection) -> Iterator[Finding]:
     """Every row of an open trace has its checksum."""
-    for (row_id,) in inspection.connection.execute(reader.SPAN_ROWS).fetchall():
+    return _check_rows(
+        inspection, reader.SPAN_ROWS, reader.SPANS, Kind.DAMAGED_SPANS, lambda name: f"trace {name.hex()}"
+    )
+
+
+def check_turns(inspection: Inspection) -> Iterator[Finding]:
+    """Every turn of a live call has its checksum."""
+    return _check_rows(inspection, reader.TURN_ROWS, reader.TURNS, Kind.DAMAGED_TURN, lambda name: f"live call {name}")
+
+
+def _check_rows(
+    inspection: Inspection, rows: str, frame: str, kind: Kind, named: Callable[[Any], str]
+) -> Iterator[Finding]:
+    """Rows that are a frame each, with whose they are and a checksum."""
+    for (row_id,) in inspection.connection.execute(rows).fetchall():
         try:
-            row = inspection.connection.execute(reader.SPANS, (row_id,)).fetchone()
+            row = inspection.connection.execute(frame, (row_id,)).fetchone()
         except CORRUPT_ROW_ERRORS as error:
-            yield Finding(Kind.DAMAGED_SPANS, f"spans of row {row_id}", f"cannot be read: {error}", (row_id,))
+            yield Finding(kind, f"row {row_id}", f"cannot be read: {error}", (row_id,))
             continue
         if row is not None and crc32(row[2]) != row[1]:
-            where = f"trace {row[0].hex()}"
-            yield Finding(Kind.DAMAGED_SPANS, where, f"row {row_id} does not match its checksum", (row_id,))
+            yield Finding(kind, named(row[0]), f"row {row_id} does not match its checksum", (row_id,))
 
 
 def _bad_among(connection: sqlite3.Connection, chunk_ids: Iterable[int]) -> list[tuple[int, str]]:

@@ -258,7 +258,8 @@ class LiveCalls:
     def bring(self, call: LiveCall) -> None:
         """A salvage has written this call."""
         self._note(call)
-        self.imported(self.calls[call.call_id, call.principal])
+        if call.open:
+            self.imported(self.calls[call.call_id, call.principal])
 
     def ended(self, call_id: str, principal: str, happened_at: int | None = None) -> None:
         """A record is durable that ended a call of this id, at that time by its sender."""

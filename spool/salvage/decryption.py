@@ -12,9 +12,26 @@ from zlib import crc32
 from spool.db.connection import translated
 from spool.db.tokens import token_in
 from spool.errors import CorruptPayload
-from spool.keys import KeyRing, SpoolKeys
-from spool.payload.frames import SPANS_PLACE, Seal, is_sealed, places_of, record_context, spans_context
-from spool.salvage.model import SealedToken, SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
+from spool.keys import KeyRing, SpoolKeys, WrappedKey
+from spool.payload.frames import (
+    SPANS_PLACE,
+    TURN_PLACE,
+    Place,
+    Seal,
+    is_sealed,
+    places_of,
+    record_context,
+    spans_context,
+    turn_context,
+)
+from spool.salvage.model import (
+    SealedToken,
+    SourceRecord,
+    SourceSpans,
+    SourceTurn,
+    UnreadableRecord,
+    UnreadableSpans,
+)
 from spool.salvage.reader import SandboxedSource
 
 
@@ -44,6 +61,20 @@ class DecryptedSource:
             except CorruptPayload:
                 yield UnreadableSpans(row.row_id)
 
+    def turns(self) -> Iterator[SourceTurn | UnreadableSpans]:
+        """See `SandboxedSource.turns`."""
+        for row in self._source.turns():
+            if isinstance(row, UnreadableSpans):
+                yield row
+                continue
+            known = row if row.sealed_token is None else replace(row, token=self._token(row.sealed_token))
+            try:
+                frame = self._opened(row.frame, row.key, turn_context(row.call_id), TURN_PLACE)
+            except CorruptPayload:
+                yield UnreadableSpans(row.number)
+                continue
+            yield replace(known, frame=frame, crc32=crc32(frame))
+
     def chunks(self, one: SourceRecord, wanted: range) -> Iterator[tuple[int, int, bytes]]:
         """Place, checksum and zstd frame of those chunks of a record that are there and whole."""
         seal, placed = None, places_of(one.record.fragments)
@@ -62,12 +93,16 @@ class DecryptedSource:
 
     def _decrypted(self, row: SourceSpans) -> SourceSpans:
         token = row.token if row.sealed_token is None else self._token(row.sealed_token)
-        if not is_sealed(row.frame):
-            return replace(row, token=token)
-        if row.key is None:
+        frame = self._opened(row.frame, row.key, spans_context(row.trace_id), SPANS_PLACE)
+        return replace(row, token=token, frame=frame, crc32=crc32(frame))
+
+    def _opened(self, frame: bytes, key: WrappedKey | None, context: bytes, place: Place) -> bytes:
+        """The plain frame of what has a key of its own. Raises `CorruptPayload`."""
+        if not is_sealed(frame):
+            return frame
+        if key is None:
             raise CorruptPayload("its key is not there")
-        plain = Seal(self._keys.unwrap(row.key, spans_context(row.trace_id))).open(row.frame, SPANS_PLACE)
-        return replace(row, token=token, frame=plain, crc32=crc32(plain))
+        return Seal(self._keys.unwrap(key, context)).open(frame, place)
 
     def _token(self, sealed: SealedToken) -> str | None:
         try:

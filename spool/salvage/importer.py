@@ -11,10 +11,12 @@ from spool.db import sql
 from spool.db.sql import HELD_FOR_CORE, checksum_of, encode_fragments, uid_of
 from spool.db.transaction import Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
-from spool.errors import CorruptPayload
+from spool.errors import CallHasEnded, CorruptPayload, TooMuchLive
+from spool.live_calls import HeardCall, LiveCall, NewTurn
 from spool.payload.frames import Frame, Seal, decode, places_of
 from spool.queue.accept import earlier_posts, is_superseded, require_orphans, was_given_up, wrapped_key
 from spool.queue.ingest import OVERHEAD_BYTES, Ingest
+from spool.queue.live import LiveCalls, hear
 from spool.queue.ordering import Sibling, initial_state
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.settle import read_delivery, record_chunks
@@ -27,6 +29,7 @@ from spool.salvage.model import (
     SourceDelivery,
     SourceRecord,
     SourceSpans,
+    SourceTurn,
     Tally,
     UnreadableRecord,
     UnreadableSpans,
@@ -202,10 +205,37 @@ def import_spans(
     return True
 
 
+def import_turn(transaction: Transaction, one: SourceTurn, source_id: str) -> LiveCall | None:
+    """Write a live call, or a turn of one; None where the call has ended here, or the turn is here already.
+
+    A call that is live here stays so; one whose agent was lost before stays lost.
+    """
+    place, key = f"turns_of_{source_id}", (one.call_id, one.principal)
+    row = transaction.execute(sql.READ_META, (place,)).fetchone()
+    if row is not None and one.number <= int(row[0]):
+        return None
+    if one.turn is not None and transaction.execute(model.TURN_HERE, (*key, one.turn)).fetchone() is not None:
+        return None
+    here = transaction.execute(model.LIVE_HERE, key).fetchone()
+    turns = () if one.turn is None else (NewTurn(one.turn, one.place, b""),)
+    frames = {} if one.turn is None else {one.turn: Frame(one.frame, one.raw_bytes, one.crc32)}
+    heard = HeardCall(*key, one.agent_id, None, one.started_at, turns)
+    try:
+        call = hear(transaction, heard, frames, one.token, one.last_at)
+    except (CallHasEnded, TooMuchLive):
+        return None
+    call.first_at = min(call.first_at, one.first_at)
+    call.open = one.open or bool(here is not None and here[0])
+    transaction.execute(model.KEEP_LIVE, (call.first_at, int(call.open), *key))
+    transaction.execute(model.WRITE_PLACE, (place, one.number))
+    return call
+
+
 # One import: record after record out of the other database, each into this one.
 
 READING = "reading records"
 READING_SPANS = "reading spans"
+READING_TURNS = "reading turns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +260,7 @@ class ImportTarget:
     clock: Clock
     announce: Callable[[tuple[Delivery, ...]], None]
     traces: Traces
+    live: LiveCalls
 
 
 class Importer:
@@ -265,6 +296,10 @@ class Importer:
             while (row := await asyncio.to_thread(next, rows, None)) is not None:
                 await self._spans(source.spool_id, row)
                 yield Step(READING_SPANS, row.row_id, 0)
+            turns = source.turns()
+            while (turn := await asyncio.to_thread(next, turns, None)) is not None:
+                await self._turn(source.spool_id, turn)
+                yield Step(READING_TURNS, self.tally.turns, 0)
 
     async def _add_destinations(self, source: DecryptedSource) -> None:
         """Names that only the other database knows are known here from now on."""
@@ -319,6 +354,20 @@ class Importer:
                     return
             target.traces.imported(new, row.principal, row.closed)
         self.tally.spans += spans
+
+    async def _turn(self, source_id: str, one: SourceTurn | UnreadableSpans) -> None:
+        """Import a live call, or a turn of one: where its agent is not heard of, it is lost here."""
+        if isinstance(one, UnreadableSpans):
+            self.tally.lost_turns += 1
+            return
+        if not self._dry_run:
+            target, size = self._target, len(one.frame) + OVERHEAD_BYTES
+            with target.quota.reserve(2 * size, target.writer.total_bytes):
+                call = await target.writer.submit(partial(import_turn, one=one, source_id=source_id), size)
+            if call is None:
+                return
+            target.live.bring(call)
+        self.tally.turns += one.turn is not None
 
     async def _readable(self, source: DecryptedSource, one: SourceRecord) -> Outcome:
         """IMPORTED where all of its payload can be read, else DAMAGED."""

@@ -93,8 +93,34 @@ class SourceSpans:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceTurn:
+    """A turn of a live call, with all that is known of the call; or the call alone. Times in milliseconds."""
+
+    number: int
+    """Counts these from 1, the same in every salvage of one database."""
+    call_id: str
+    principal: str
+    turn: str | None
+    """None: the call alone."""
+    place: int | None = None
+    raw_bytes: int = 0
+    crc32: int = 0
+    frame: bytes = b""
+    agent_id: str | None = None
+    started_at: int | None = None
+    first_at: int = 0
+    last_at: int = 0
+    open: bool = True
+    """Whether its agent was not lost."""
+    token: str | None = None
+    key: WrappedKey | None = None
+    """Of the frame, where that is encrypted."""
+    sealed_token: SealedToken | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadableSpans:
-    """A row of spans that is known to have been there, and cannot be read."""
+    """A row of spans, or a turn, that is known to have been there, and cannot be read."""
 
     row_id: int
 
@@ -129,6 +155,9 @@ class Tally:
     unreadable: list[UnreadableRecord] = field(default_factory=list)
     spans: int = 0
     """Spans of calls that had not ended: their call logs are made here."""
+    turns: int = 0
+    """Turns of live calls: an agent that is not heard of here is lost."""
+    lost_turns: int = 0
     lost_span_rows: int = 0
     """Rows of such spans that cannot be read: a post each, or a MiB of one."""
     without_token: int = 0
@@ -141,7 +170,11 @@ class Tally:
     @property
     def complete(self) -> bool:
         """Whether all that the other database held is here, or ended there: then nothing of it is needed any more."""
-        return self.unchanged and not self.outcomes[Outcome.UNREADABLE] and not (self.incomplete or self.lost_span_rows)
+        return (
+            self.unchanged
+            and not self.outcomes[Outcome.UNREADABLE]
+            and not (self.incomplete or self.lost_span_rows or self.lost_turns)
+        )
 
 
 # The statements of a salvage: what it reads of the other database, and writes into this one.
@@ -187,6 +220,24 @@ SPANS_BEFORE_13 = "SELECT trace_id, principal, spans, crc32, frame, NULL, NULL F
 SPANS_BEFORE_11 = "SELECT trace_id, NULL, 0, crc32, frame, NULL, NULL FROM trace_rows WHERE row_id = ?"
 FIRST_WITH_TRACES = 8
 
+LIVE_CALLS = (
+    "SELECT call_id, principal, agent_id, started_at, first_at, last_at, open, token_id FROM live_calls "
+    "ORDER BY call_id, principal"
+)
+TURN_ROWS = (
+    "SELECT row_id FROM live_turns",
+    "SELECT row_id FROM live_turns INDEXED BY live_turns_by_call WHERE call_id > ''",
+)
+"""Each may be unreadable from some place on."""
+TURN = (
+    "SELECT call_id, principal, turn, place, raw_bytes, crc32, frame, key_epoch, payload_key FROM live_turns "
+    "WHERE row_id = ?"
+)
+FIRST_WITH_LIVE_CALLS = 14
+
+LIVE_HERE = "SELECT open FROM live_calls WHERE call_id = ? AND principal = ?"
+TURN_HERE = "SELECT 1 FROM live_turns WHERE call_id = ? AND principal = ? AND turn = ?"
+KEEP_LIVE = "UPDATE live_calls SET first_at = min(first_at, ?), open = ? WHERE call_id = ? AND principal = ?"
 SPANS_HERE = "SELECT 1 FROM trace_rows WHERE row_id = ? AND crc32 = ?"
 KEEP_CLOSED = "UPDATE traces SET closed = max(closed, ?) WHERE trace_id = ? AND principal = ?"
 WRITE_PLACE = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"

@@ -21,7 +21,7 @@ import structlog
 from spool import sandbox
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SchemaTooNew, UnsuitableDirectory
-from spool.salvage.model import SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
+from spool.salvage.model import SourceRecord, SourceSpans, SourceTurn, UnreadableRecord, UnreadableSpans
 from spool.salvage.reader_main import (
     CHUNKS_AT_ONCE,
     Answer,
@@ -29,8 +29,10 @@ from spool.salvage.reader_main import (
     Failed,
     Following,
     FollowingSpans,
+    FollowingTurn,
     NextRecord,
     NextSpans,
+    NextTurn,
     Opened,
     ReadChunks,
     Request,
@@ -69,6 +71,11 @@ class SandboxedSource:
     def spans(self) -> Iterator[SourceSpans | UnreadableSpans]:
         """The spans of calls that had not ended, in the order in which they came, and those that cannot be read."""
         while found := self._ask(NextSpans(), FollowingSpans).found:
+            yield found
+
+    def turns(self) -> Iterator[SourceTurn | UnreadableSpans]:
+        """The calls that were live, what was said in them, and what of that cannot be read."""
+        while found := self._ask(NextTurn(), FollowingTurn).found:
             yield found
 
     def chunks(self, wanted: range) -> Iterator[tuple[int, int, bytes]]:

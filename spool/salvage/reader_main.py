@@ -16,7 +16,7 @@ import msgspec
 import spool
 from spool import sandbox
 from spool.errors import SchemaTooNew, SpoolError
-from spool.salvage.model import SourceRecord, SourceSpans, UnreadableRecord, UnreadableSpans
+from spool.salvage.model import SourceRecord, SourceSpans, SourceTurn, UnreadableRecord, UnreadableSpans
 from spool.salvage.source import Source, opened_source
 
 LIMITS = sandbox.Limits(memory_bytes=1 << 30, cpu_seconds=24 * 3600)
@@ -37,6 +37,10 @@ class ReadChunks(msgspec.Struct, frozen=True, tag=True):
 
 class NextSpans(msgspec.Struct, frozen=True, tag=True):
     """Read on among the spans; answered by `FollowingSpans`."""
+
+
+class NextTurn(msgspec.Struct, frozen=True, tag=True):
+    """Read on among live calls and their turns; answered by `FollowingTurn`."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True):
@@ -71,6 +75,18 @@ class FollowingSpans(msgspec.Struct, frozen=True, tag=True):
         return self.spans or self.unreadable
 
 
+class FollowingTurn(msgspec.Struct, frozen=True, tag=True):
+    """The next live call or turn, or that it cannot be read; neither after the last."""
+
+    turn: SourceTurn | None = None
+    unreadable: UnreadableSpans | None = None
+
+    @property
+    def found(self) -> SourceTurn | UnreadableSpans | None:
+        """The one of them that is there."""
+        return self.turn or self.unreadable
+
+
 class Chunks(msgspec.Struct, frozen=True, tag=True):
     """Place among those that were asked for, checksum and frame of each that is whole."""
 
@@ -85,8 +101,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     traceback: str = ""
 
 
-Request = NextRecord | NextSpans | ReadChunks
-Answer = Opened | Following | FollowingSpans | Chunks | Failed
+Request = NextRecord | NextSpans | NextTurn | ReadChunks
+Answer = Opened | Following | FollowingSpans | FollowingTurn | Chunks | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
@@ -100,6 +116,7 @@ class _Reader:
         self._source = source
         self._records = source.records()
         self._spans = source.spans()
+        self._turns = source.turns()
 
     def answer_to(self, request: Request) -> Answer:
         match request:
@@ -107,6 +124,8 @@ class _Reader:
                 return _checked(next(self._records, None))
             case NextSpans():
                 return _checked_spans(next(self._spans, None))
+            case NextTurn():
+                return _checked_turn(next(self._turns, None))
             case ReadChunks(first, count):
                 wanted = range(first, first + min(count, CHUNKS_AT_ONCE))
                 return Chunks(tuple(self._source.chunks(wanted)))
@@ -135,6 +154,18 @@ def _checked_spans(found: SourceSpans | UnreadableSpans | None) -> FollowingSpan
         decode_answer(encode(answer))
     except (msgspec.MsgspecError, TypeError, OverflowError):
         return FollowingSpans(unreadable=UnreadableSpans(found.row_id))
+    return answer
+
+
+def _checked_turn(found: SourceTurn | UnreadableSpans | None) -> FollowingTurn:
+    """The same of turns."""
+    if not isinstance(found, SourceTurn):
+        return FollowingTurn(unreadable=found)
+    answer = FollowingTurn(found)
+    try:
+        decode_answer(encode(answer))
+    except (msgspec.MsgspecError, TypeError, OverflowError):
+        return FollowingTurn(unreadable=UnreadableSpans(found.number))
     return answer
 
 

@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +42,7 @@ from spool.salvage.model import (
     SourceDelivery,
     SourceRecord,
     SourceSpans,
+    SourceTurn,
     UnreadableRecord,
     UnreadableSpans,
 )
@@ -115,6 +117,34 @@ class Source:
                 yield SourceSpans(
                     row_id, trace_id, principal, count, checksum, frame, call_id, agent_id,
                     root_at is not None, closed, token, _wrapped(epoch, key), sealed_token,
+                )  # fmt: skip
+            except CORRUPT_ROW_ERRORS:
+                yield UnreadableSpans(row_id)
+
+    def turns(self) -> Iterator[SourceTurn | UnreadableSpans]:
+        """The calls that were live, and then what was said in them, in the order in which it came."""
+        if self._version < model.FIRST_WITH_LIVE_CALLS:
+            return
+        calls: dict[tuple[str, str], SourceTurn] = {}
+        for number, (call_id, principal, *known, is_open, token_id) in enumerate(self._all(model.LIVE_CALLS), 1):
+            token, sealed_token = self._token(token_id)
+            agent_id, started_at, first_at, last_at = known
+            call = calls[call_id, principal] = SourceTurn(
+                number, call_id, principal, None, agent_id=agent_id, started_at=started_at, first_at=first_at,
+                last_at=last_at, open=bool(is_open), token=token, sealed_token=sealed_token,
+            )  # fmt: skip
+            yield call
+        for row_id in sorted({int(row[0]) for each in model.TURN_ROWS for row in self._all(each)}):
+            try:
+                row = self._connection.execute(model.TURN, (row_id,)).fetchone()
+                if row is None or crc32(row[6]) != row[5]:
+                    yield UnreadableSpans(row_id)
+                    continue
+                call_id, principal, turn, place, raw_bytes, checksum, frame, epoch, key = row
+                call = calls.get((call_id, principal)) or SourceTurn(0, call_id, principal, None)
+                yield replace(
+                    call, number=len(calls) + row_id, turn=turn, place=place, raw_bytes=raw_bytes, crc32=checksum,
+                    frame=frame, key=_wrapped(epoch, key),
                 )  # fmt: skip
             except CORRUPT_ROW_ERRORS:
                 yield UnreadableSpans(row_id)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from spool.errors import CorruptPayload, KeyUnavailable
 from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
+from spool.live_calls import HeardCall, NewTurn
 from spool.payload.frames import Frame, FrameEncoder, Place, Seal, is_sealed
 from spool.records import Delivered, Fragment, NewSpans
 from spool.store import Spool
@@ -258,3 +260,24 @@ async def test_spans_are_encrypted(tmp_path: Path) -> None:
 async def _open(directory: Path, ring: KeyRing) -> None:
     async with opened(directory, keys=ring):
         pass
+
+
+async def test_turns_of_live_calls_are_encrypted_until_their_call_ends(tmp_path: Path) -> None:
+    """What was said and what the agent says of its call; what is replaced, and an ended call, are gone."""
+    said = HeardCall("call", "", about=b'"number":"' + SECRET + b'"', turns=(NewTurn("#0", 0, b'"' + SECRET + b'"'),))
+    async with opened(tmp_path, keys=RING) as spool:
+        await spool.live.hear(said, TOKEN)
+        stored = rows(tmp_path, "SELECT frame, key_epoch FROM live_turns")
+        assert len(stored) == 2
+        assert all(is_sealed(frame) and epoch is not None for frame, epoch in stored)  # type: ignore[arg-type]
+        before = {epoch for _, epoch in stored}
+        await spool.live.hear(HeardCall("call", "", turns=(NewTurn("#0", 0, b'"other"'),)), None)
+        await spool._shredder.shred()
+        after = {epoch for _, epoch in rows(tmp_path, "SELECT frame, key_epoch FROM live_turns")}
+        assert not before & after, "what was replaced is unreadable, and what stays has another key"
+    async with opened(tmp_path, keys=RING) as spool:
+        assert [turn async for turn in spool.live.turns("call", "")] == [b'"other"']
+        assert await spool.live.about("call", "") == said.about
+        await spool.accept(replace(a_record("call", event="call_ended", principal=""), ends_call=True))
+        await spool._shredder.shred()
+        assert not after & set(spool._writer.keys.numbers)

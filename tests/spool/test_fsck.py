@@ -17,6 +17,7 @@ from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolLocked, UnsuitableDirectory
 from spool.fsck import RULES, Finding, Kind, Severity, check
 from spool.fsck.repair import repair
+from spool.live_calls import HeardCall, NewTurn
 from spool.records import NewSpans
 from tests.spool.salvaged_spools import LOG_NAME, Crashed
 from tests.spool.spool_parts import (
@@ -35,6 +36,7 @@ async def make(directory: Path) -> None:
         await one_of_everything(spool)
         for spans in (2, 3):
             await spool.traces.add([NewSpans(b"t" * 16, b"spans" * spans, spans, "call")], None, "key:1")
+        await spool.live.hear(HeardCall("live", "key:1", about=b'"a":1', turns=(NewTurn("#1", 1, b"{}" * 9),)), "key")
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,9 @@ FAULTS = {
     "spans that are gone": ("DELETE FROM trace_rows WHERE row_id = 1", Kind.WRONG_TRACE),
     "a trace that is gone": ("DELETE FROM traces", Kind.WRONG_TRACE),
     "spans that were changed": ("UPDATE trace_rows SET frame = zeroblob(9) WHERE row_id = 2", Kind.DAMAGED_SPANS),
+    "turns that are gone": ("DELETE FROM live_turns WHERE turn = '#1'", Kind.WRONG_LIVE_CALL),
+    "a live call that is gone": ("DELETE FROM live_calls", Kind.WRONG_LIVE_CALL),
+    "a turn that was changed": ("UPDATE live_turns SET frame = zeroblob(9) WHERE turn = '#1'", Kind.DAMAGED_TURN),
     "a newer schema": ("PRAGMA user_version = 999", Kind.NEWER_SCHEMA),
     "an older schema": ("PRAGMA user_version = 1", Kind.OLDER_SCHEMA),
 }

@@ -14,6 +14,7 @@ from spool.db.connection import PAGE_SIZE
 from spool.directory import DATABASE_NAME, IMPORTED_NAME, quarantined
 from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew, SpoolFull, SpoolLocked, UnsuitableDirectory
 from spool.fsck import Severity, check
+from spool.live_calls import HeardCall, NewTurn
 from spool.records import DeliveryState, Form, Fragment, Lane, NewSpans
 from spool.salvage.model import Outcome, Tally
 from spool.salvage.service import Task
@@ -461,3 +462,71 @@ async def test_spans_stop_at_a_full_spool_and_go_on_in_a_repetition(tmp_path: Pa
         assert tally.spans == 40 - len(first)
         assert {trace.spans for trace in await spool.traces.open()} == {1}
         assert len(await spool.traces.open()) == 40
+
+
+SAID = HeardCall(
+    "live",
+    "key:1",
+    "agent",
+    b'"customer_number":"1"',
+    5,
+    (NewTurn("#0", 0, b'{"index":0}'), NewTurn("=x", None, b"{}")),
+)
+
+
+async def with_live_calls(directory: Path) -> None:
+    async with opened(directory) as spool:
+        await spool.live.hear(SAID, "agents-key")
+        await spool.live.hear(HeardCall("silent", "key:1"), None)
+        await spool.live.hear(HeardCall("ended", "key:1", turns=(NewTurn("#0", 0, b"{}"),)), None)
+
+
+async def test_live_calls_come_over_once_with_their_turns(tmp_path: Path) -> None:
+    """With what is known of them and the sender's key; not one that has ended here, nor a turn that is here already."""
+    await with_live_calls(tmp_path / "old")
+    async with opened(tmp_path / "new") as spool:
+        await spool.accept(a_record("ended", event="call_ended", principal="key:1"))
+        newer = NewTurn("#0", 0, b'{"index":0,"content":"newer"}')
+        await spool.live.hear(HeardCall("live", "key:1", turns=(newer,)), None)
+        told: list[str] = []
+        spool.live.imported = lambda call: told.append(call.call_id)
+        assert (await bring(spool, tmp_path / "old", dry_run=True)).turns == 4
+        tally = await bring(spool, tmp_path / "old")
+        assert (tally.turns, tally.lost_turns, tally.complete) == (2, 0, True), "one turn, and what the agent says"
+        assert (await bring(spool, tmp_path / "old")).turns == 0
+        assert set(told) == {"live", "silent"}
+        call = spool.live.calls["live", "key:1"]
+        assert (call.agent_id, call.started_at, call.turns, call.open) == ("agent", 5, 2, True)
+        assert [turn async for turn in spool.live.turns("live", "key:1")] == [newer.data, b"{}"]
+        assert await spool.live.about("live", "key:1") == SAID.about
+        assert await spool.token(await spool.live.token_id("live", "key:1") or 0) == "agents-key"
+    assert errors(tmp_path / "new") == []
+
+
+async def test_a_call_that_was_lost_comes_over_as_lost(tmp_path: Path) -> None:
+    """Its call log was made there: it is not made again, unless the agent goes on here."""
+    await with_live_calls(tmp_path / "old")
+    change(tmp_path / "old", "UPDATE live_calls SET open = 0 WHERE call_id = 'live'")
+    async with opened(tmp_path / "new") as spool:
+        await bring(spool, tmp_path / "old")
+        assert {call.call_id: call.open for call in spool.live.calls.values()} == {
+            "live": False, "silent": True, "ended": True,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("statement", "turns"),
+    [
+        ("UPDATE live_turns SET frame = zeroblob(20) WHERE turn = '#0' AND call_id = 'live'", 3),
+        ("DELETE FROM live_calls", 4),
+        ("DELETE FROM tokens", 4),
+    ],
+)
+async def test_turns_that_can_be_read_come_over_without_the_others(tmp_path: Path, statement: str, turns: int) -> None:
+    """What is lost is counted, and keeps the directory."""
+    await with_live_calls(tmp_path / "old")
+    change(tmp_path / "old", statement)
+    async with opened(tmp_path / "new") as spool:
+        tally = await bring(spool, tmp_path / "old")
+        assert (tally.turns, tally.lost_turns, tally.complete) == (turns, 4 - turns, turns == 4)
+    assert errors(tmp_path / "new") == []
