@@ -18,7 +18,8 @@ class Memory:
     """Bytes of a process and all its children together.
 
     Resident memory counts mapped files and shared libraries too; anonymous memory is what the program itself
-    asked for, and None where the system does not tell (it is read from Linux' smaps_rollup).
+    asked for, and None where the system does not tell (it is read from Linux' smaps_rollup). What a fork has in common
+    with its parent counts once.
     """
 
     resident: int
@@ -46,7 +47,7 @@ def _anonymous(pid: int) -> int | None:
     except OSError:
         return None
     for line in lines:
-        if line.startswith("Anonymous:"):
+        if line.startswith("Pss_Anon:"):
             return int(line.split()[1]) * 1024
     return None
 

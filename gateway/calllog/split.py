@@ -196,7 +196,7 @@ def derive(members: Mapping[str, Member], *, core_max_bytes: int) -> bytes:
         spans = _read(read_spans, members[TELEMETRY])
         made["telemetry_summary"] = None if spans is None else telemetry_summary(spans)
     if "transcript_json" not in members and turns:
-        made["transcript_json"] = transcript_json(turns)
+        made["transcript_json"] = transcript_json(turns, max_bytes=core_max_bytes // _SHARES["transcript_json"])
     encoded = {name: msgspec.json.encode(value) for name, value in made.items() if value}
     return b",".join(
         b'"%b":%b' % (name.encode(), value)

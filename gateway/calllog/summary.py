@@ -344,14 +344,24 @@ def telemetry_summary(spans: Sequence[Span]) -> dict[str, object]:
     return summary
 
 
-def transcript_json(turns: Iterable[Turn]) -> list[dict[str, str]]:
-    """The conversation as plain turns, `{"role": "user" | "assistant", "content"}`, without the silent ones."""
+_AROUND_CONTENT: Final = len('{"role":"user","content":""},')
+"""The least that a turn of a transcript takes besides its text."""
+
+
+def transcript_json(turns: Iterable[Turn], *, max_bytes: int) -> list[dict[str, str]] | None:
+    """The conversation as plain turns, `{"role": "user" | "assistant", "content"}`, without the silent ones.
+
+    None where it is longer than `max_bytes` as JSON: of 100,000 turns, 20 MB of objects are not made then.
+    """
     transcript = []
+    length = 0
     for turn in turns:
-        if turn.user_transcript:
-            transcript.append({"role": "user", "content": turn.user_transcript})
-        if turn.agent_response:
-            transcript.append({"role": "assistant", "content": turn.agent_response})
+        for role, content in (("user", turn.user_transcript), ("assistant", turn.agent_response)):
+            if content:
+                length += _AROUND_CONTENT + len(content)
+                if length > max_bytes:
+                    return None
+                transcript.append({"role": role, "content": content})
     return transcript
 
 

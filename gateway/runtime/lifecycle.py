@@ -71,6 +71,8 @@ RELOAD_SECONDS = 30.0
 RESTART_SECONDS = 0.5
 """How long posts under way have to be refused when the database is corrupt."""
 _OBJECTS_PER_COLLECTION = 10_000
+_SWITCH_SECONDS = 0.0005
+"""How long one thread may keep the interpreter from others that wait for it."""
 
 _log = structlog.get_logger("callspool")
 
@@ -85,6 +87,7 @@ def serve(loaded: Loaded, reread: Reread) -> int:
     # hundred objects that go without it: with Python's threshold it ran at every fifth.
     gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     return uvloop.run(Gateway(loaded, reread).run())
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import NamedTuple
 
 import zstandard
@@ -66,6 +67,15 @@ class Way:
     path: str = "/v1/calls"
 
 
+NOISE = b'"noise":"%b",' % Random(1).randbytes(16_384).hex().encode()
+"""As much as is needed to compress 16 MB to less than 1000 to 1, above which no body is decoded."""
+
+
+def _noisy(body: bytes) -> bytes:
+    """The body with a member that hardly compresses."""
+    return body[:1] + NOISE + body[1:]
+
+
 def _as_detail(body: bytes) -> bytes:
     """The Phase 2 body of another gateway."""
     return b'{"update_type":"detailed_telemetry",' + body[1:]
@@ -73,9 +83,9 @@ def _as_detail(body: bytes) -> bytes:
 
 WAYS = {
     "plain": Way(),
-    "gzip": Way(lambda body: gzip.compress(body, 6), {"Content-Encoding": "gzip"}),
-    "gzip twice": Way(lambda body: gzip.compress(gzip.compress(body, 6), 6), {"Content-Encoding": "gzip, gzip"}),
-    "zstd": Way(zstandard.ZstdCompressor().compress, {"Content-Encoding": "zstd"}),
+    "gzip": Way(lambda body: gzip.compress(_noisy(body), 6), {"Content-Encoding": "gzip"}),
+    "gzip twice": Way(lambda body: gzip.compress(gzip.compress(_noisy(body), 6)), {"Content-Encoding": "gzip, gzip"}),
+    "zstd": Way(lambda body: zstandard.ZstdCompressor().compress(_noisy(body)), {"Content-Encoding": "zstd"}),
     "envelope of a page": Way(envelope, {"Content-Type": "text/plain"}, "/dev/send-call-log"),
     "line of a batch": Way(lambda body: body + b"\n" + json.dumps({"call_id": "b"}).encode(), {}, "/v1/calls/batch"),
     "detail": Way(_as_detail),

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,9 @@ from gateway.intake.memory import SMALL_POST_BYTES
 from gateway.intake.parse import CallLog, SizeRule, parse
 from tests.intake.bodies import call_log, envelope
 from tests.intake.running_intake import DEADLINE, Reply, RunningIntake, running
-from tests.intake.shapes import SHAPES, WORST
+from tests.intake.shapes import SHAPES, SPANS, TURNS, WORST
 
+MIB = 1 << 20
 CPU_SECONDS = 4.0
 """What any body of up to 16 MiB may cost, as a whole."""
 
@@ -51,6 +53,28 @@ def test_members_are_counted_while_they_are_built() -> None:
     assert isinstance(parse(fits, bytearray, SizeRule(), IN_A_THREAD), CallLog)
     with pytest.raises(Costly):
         parse(body % (b'"a":1,' * (at_most - 1), filling), bytearray, SizeRule(), IN_A_THREAD)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "unit", "suffix"),
+    [
+        (TURNS, '{"turn_id":"1","user_transcript":"abcdefgh","agent_response":"cd"},', "{}]"),
+        (TURNS, '{"user_transcript":"abcdefgh"},', "{}]"),
+        (SPANS, '{"duration_ms":1},', "{}]}"),
+        (SPANS, '{"operation_type":"llm","duration_ms":1,"start_time":1.5},', "{}]}"),
+    ],
+)
+def test_what_is_parsed_in_the_gateway_takes_little_memory(prefix: str, unit: str, suffix: str) -> None:
+    """The most objects that a thread of the gateway makes of a body take 24 MiB; two threads do it at a time."""
+    lists = prefix + unit * (min(99_000, 190_000 // unit.count(","))) + suffix
+    body = f'{lists},"metadata":"{"x" * (6 * MIB - len(lists))}"}}'.encode()
+    tracemalloc.start()
+    try:
+        parse(body, bytearray, SizeRule(), IN_A_THREAD)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 * MIB
 
 
 @pytest.mark.slow

@@ -195,14 +195,15 @@ class GatewayProcess:
         async with self._client().post(self.intake_url + path, data=io.BytesIO(data), headers=sent) as response:
             return Reply(response.status, await response.json(), response.headers)
 
-    async def send(self, body: bytes, path: str, headers: Mapping[str, str], *, method: str = "POST") -> int:
-        """The status of a request with whatever answer. Raises what the connection raises."""
+    async def send(
+        self, body: bytes, path: str, headers: Mapping[str, str], *, method: str = "POST"
+    ) -> tuple[int, bytes]:
+        """Status and body of a request with whatever answer. Raises what the connection raises."""
         sent = {"Connection": "close", **headers}
         async with self._client().request(
             method, self.intake_url + path, data=io.BytesIO(body), headers=sent
         ) as response:
-            await response.read()
-            return response.status
+            return response.status, await response.read()
 
     @property
     def operators_environment(self) -> dict[str, str]:

@@ -191,7 +191,15 @@ def memory_limit(limit: int) -> Iterator[tuple[str, ...]]:
     try:
         yield ("/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
     finally:
-        group.rmdir()
+        _remove(group)
+
+
+def _remove(group: Path, deadline: float = 10.0) -> None:
+    """Remove a control group once the last process in it, such as a child of a killed one, has ended."""
+    ends_at = time.monotonic() + deadline
+    while (group / "cgroup.procs").read_text() and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    group.rmdir()
 
 
 def assert_holds_all(posted: Path, core: Path, detail: Path) -> None:
