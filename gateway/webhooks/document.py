@@ -27,7 +27,7 @@ def decode(body: Buffer, *, is_form: bool) -> tuple[object, bool]:
         return dict(parse_qsl(bytes(body).decode("utf-8", "replace"), keep_blank_values=True)), False
     try:
         return (msgspec.json.decode(body) if len(body) <= _BUILT_WHOLE_BYTES else _small_values(body, 0)), True
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the second for the name of a member
         if len(body) > _BUILT_WHOLE_BYTES:
             return None, False
     try:  # lone surrogates, NaN, Infinity
