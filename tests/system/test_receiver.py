@@ -183,7 +183,8 @@ async def test_killed_at_any_moment_nothing_is_lost_or_doubled(
                 await victim.kill()
                 await victim.start()
             stopping.set()
-        await sidecar.delivered(deadline=PATIENCE)
+        # What a kill cut off again and again waits for up to five minutes before its next attempt.
+        await sidecar.delivered(deadline=900)
         await receiver.delivered(deadline=PATIENCE)
         assert await sidecar.metric("callspool_unaccounted_records") == 0
         assert await receiver.metric("callspool_unaccounted_records") == 0
