@@ -16,6 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from tests.proof.encryption_bugs import ENCRYPTION_BUGS
+
 ROOT = Path(__file__).parents[2]
 NEEDED = ("bench", "config", "gateway", "spool", "tests", "uploaders", "pyproject.toml")
 """What lies in a copy."""
@@ -36,6 +38,7 @@ CLOCK_JUMPS = "tests/proof/test_clock_jumps.py"
 """A part of the long proof; of the other files, what is part of that is left out."""
 
 BUGS = (
+    *(Bug(*each) for each in ENCRYPTION_BUGS),
     Bug(
         "a paid answer is not written down",
         "uploaders/pipeline/runner.py",

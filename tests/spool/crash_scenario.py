@@ -1,8 +1,8 @@
 """A run of the spool in which everything is done once, one thing after the other, and that is killed on the way.
 
-As a program: `python -m tests.spool.crash_scenario`; each line of its input, `DIRECTORY POINT OPERATION NUMBER`, is a
-run, in a process of its own, that dies when it reaches that write point in that operation for that time (0: never). In
-DIRECTORY.told lie the points that it reached and what it was acknowledged.
+As a program: `python -m tests.spool.crash_scenario`; each line of its input, `DIRECTORY POINT OPERATION NUMBER KEY`, is
+a run, in a process of its own, that dies when it reaches that write point in that operation for that time (0: never).
+KEY encrypts the spool, if it is not `-`. In DIRECTORY.told lie the points that it reached and what it was acknowledged.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from pathlib import Path
 from spool.db import write_connection
 from spool.db.write_connection import WritePoint
 from spool.db.writer import Request
+from spool.keys import KeyRing
 from spool.records import (
     DeadLetter,
     Delivered,
@@ -92,10 +93,10 @@ def _name(request: object) -> str:
     return str(getattr(function, "__qualname__", "")).partition(".<locals>")[0]
 
 
-async def everything(directory: Path, witness: Witness) -> None:
+async def everything(directory: Path, witness: Witness, keys: KeyRing) -> None:
     """All that a spool does."""
     clock = Clock()
-    async with opened(directory, clock=clock, **OPTIONS) as spool:
+    async with opened(directory, clock=clock, keys=keys, **OPTIONS) as spool:
         await without_maintenance(spool)
         witness.tell("open")
         # While this reads, no checkpoint can start the log anew, however far it comes: the writer has to.
@@ -182,14 +183,18 @@ async def key_of(spool: Spool, call_id: str) -> DeliveryKey:
     return DeliveryKey(record.record_id, ENDPOINT, Form.WHOLE)
 
 
+def ring_of(key: str) -> KeyRing:
+    return KeyRing() if key == "-" else KeyRing.parse([key])
+
+
 def one_run(directory: Path, *fatal: str) -> int:
     """In a process of its own; returns how that ended, as the shell tells it."""
     child = os.fork()
     if child == 0:
-        point, operation, number = fatal
+        point, operation, number, key = fatal
         witness = Witness(directory.with_suffix(".told"), point, operation, int(number))
         write_connection.hook = witness.hear
-        asyncio.run(everything(directory, witness))
+        asyncio.run(everything(directory, witness, ring_of(key)))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)

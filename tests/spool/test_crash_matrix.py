@@ -14,10 +14,11 @@ import pytest
 from spool.admin.query import Selection
 from spool.db.write_connection import WritePoint
 from spool.fsck import Severity, check
+from spool.keys import KeyRing
 from spool.records import Delivered, Delivery, DeliveryState, Fragment, Lane
 from spool.store import Spool
 from tests.budget import budgeted
-from tests.spool.crash_scenario import body_of
+from tests.spool.crash_scenario import body_of, ring_of
 from tests.spool.spool_parts import BUCKET, ENDPOINT, decoded, maintained, opened, rows
 
 KILLED = -9
@@ -44,26 +45,27 @@ async def killer() -> AsyncIterator[Process]:
 
 
 async def run(
-    process: Process, directory: Path, point: str, operation: str, number: int
+    process: Process, directory: Path, point: str, operation: str, number: int, key: str
 ) -> tuple[int, list[list[str]]]:
     """How a run ended, and what it told."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(f"{directory} {point} {operation} {number}\n".encode())
+    process.stdin.write(f"{directory} {point} {operation} {number} {key}\n".encode())
     async with asyncio.timeout(120):
         ended = int(await process.stdout.readline())
     return ended, [line.split() for line in directory.with_suffix(".told").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("key", [pytest.param("-", id="plain"), pytest.param("A" * 43 + "=", id="encrypted")])
 @pytest.mark.parametrize(
-    "every", [pytest.param(23, id="some"), pytest.param(budgeted(small=6, full=1), id="all", marks=pytest.mark.prove)]
+    "every", [pytest.param(37, id="some"), pytest.param(budgeted(small=6, full=1), id="all", marks=pytest.mark.prove)]
 )  # fmt: skip
 async def test_a_kill_at_any_write_point_loses_nothing(
-    tmp_path: Path, every: int, record_property: Callable[[str, object], None]
+    tmp_path: Path, every: int, key: str, record_property: Callable[[str, object], None]
 ) -> None:
     """After each kill the spool is sound, all that was acknowledged is there, and can be delivered."""
     async with killer() as process:
-        ended, told = await run(process, tmp_path / "whole", "none", "none", 0)
+        ended, told = await run(process, tmp_path / "whole", "none", "none", 0, key)
         assert ended == 0
         reached = Counter((point, operation) for what, point, operation, *_ in padded(told) if what == "reached")
         assert {point for point, _ in reached} == set(WritePoint)
@@ -72,11 +74,11 @@ async def test_a_kill_at_any_write_point_loses_nothing(
         kills = 0
         for point, operation, number in fatal[::every]:
             directory = tmp_path / f"{point}-{operation}-{number}"
-            ended, told = await run(process, directory, point, operation, number)
+            ended, told = await run(process, directory, point, operation, number, key)
             # What background threads lead to is not always reached that often; then the run went on to its end.
             assert ended in (KILLED, 0)
             kills += ended == KILLED
-            await nothing_is_lost(directory, told)
+            await nothing_is_lost(directory, told, ring_of(key))
             shutil.rmtree(directory)
     assert kills > 0.9 * len(fatal[::every])
     record_property("told", f"{kills} kills; the run reaches {len(fatal)} write points")
@@ -86,7 +88,7 @@ def padded(told: list[list[str]]) -> list[list[str]]:
     return [[*line, "", ""] for line in told]
 
 
-async def nothing_is_lost(directory: Path, told: list[list[str]]) -> None:
+async def nothing_is_lost(directory: Path, told: list[list[str]], keys: KeyRing) -> None:
     """What the run was told is so, and all that is left gets delivered as it was posted."""
     sound(directory)
     accepted = {line[1] for line in told if line[0] == "accepted"}
@@ -94,7 +96,7 @@ async def nothing_is_lost(directory: Path, told: list[list[str]]) -> None:
     given_up = {line[1] for line in told if line[0] == "discarding"}
     ended = given_up | {call_id for call_id, _ in delivered}
     expiring = any(line[0] == "expiring" for line in told)
-    async with opened(directory) as spool:
+    async with opened(directory, keys=keys) as spool:
         for call_id in accepted:
             found = [one for record in await spool.trace(call_id) for one in record.deliveries]
             assert found or expiring or call_id in ended

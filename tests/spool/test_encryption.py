@@ -120,6 +120,25 @@ async def test_frames_that_changed_places_are_refused(tmp_path: Path) -> None:
             await uncached(spool, core, Fragment.REST)
 
 
+async def test_payloads_that_changed_records_are_refused(tmp_path: Path) -> None:
+    """Whoever can write to the database cannot give one call's payload, with its key, to another call."""
+    async with opened(tmp_path, keys=RING) as spool:
+        for name in ("mine", "yours"):
+            await spool.accept(a_record(name, body=name.encode()))
+    with looked_into(tmp_path) as connection:
+        mine, yours = connection.execute("SELECT first_chunk, key_epoch, payload_key FROM records").fetchall()
+        change = (
+            "UPDATE records SET first_chunk = ?, key_epoch = ?, payload_key = ?, checksum = NULL WHERE record_id = ?"
+        )
+        connection.execute(change, (*yours, 1))
+        connection.execute(change, (*mine, 2))
+    connection.close()
+    async with opened(tmp_path, keys=RING) as spool:
+        for delivery in await due(spool):
+            with pytest.raises(CorruptPayload, match="cannot be decrypted"):
+                await uncached(spool, delivery)
+
+
 async def test_no_key_encrypts_two_payloads_and_no_nonce_comes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,62 @@
+"""Bugs to be planted in the encryption: name, file, what stands there once, what takes its place, who notices it."""
+
+_TESTS = "tests/spool/test_encryption.py::"
+
+ENCRYPTION_BUGS = (
+    (
+        "the nonce of a key is used again",
+        "spool/payload/frames.py",
+        'return self.position.to_bytes(12, "big")',
+        "return bytes(12)",
+        (_TESTS + "test_no_key_encrypts_two_payloads_and_no_nonce_comes_twice",),
+    ),
+    (
+        "two payloads have one key",
+        "spool/payload/frames.py",
+        "return cls(new_key())",
+        'return cls(b"k" * 32)',
+        (_TESTS + "test_no_key_encrypts_two_payloads_and_no_nonce_comes_twice",),
+    ),
+    (
+        "the key of what ended is kept",
+        "spool/keys.py",
+        "                os.pwrite(self._descriptor, bytes(_SLOT_BYTES), epoch.slot * _SLOT_BYTES)",
+        "                pass",
+        (_TESTS + "test_a_key_is_gone_when_its_record_has_ended",),
+    ),
+    (
+        "an agent's token is stored plain",
+        "spool/db/tokens.py",
+        "        if not self._keys.enabled:\n            return token, None",
+        "        if self._keys is not None:\n            return token, None",
+        (_TESTS + "test_what_is_stored_is_encrypted_and_what_is_read_is_what_came",),
+    ),
+    (
+        "a frame is authenticated without its place",
+        "spool/payload/frames.py",
+        'return f"{self.fragment} {self.index} {self.count}".encode()',
+        'return b""',
+        (_TESTS + "test_a_frame_counts_only_at_its_place",),
+    ),
+    (
+        "a key is wrapped for any record",
+        "spool/payload/frames.py",
+        'return b"record " + uid.encode("utf-8", "surrogatepass")',
+        'return b"record "',
+        (_TESTS + "test_payloads_that_changed_records_are_refused",),
+    ),
+    (
+        "the end of a record is forgotten by a kill",
+        "spool/keys.py",
+        '                os.pwrite(self._descriptor, b"\\1", epoch.slot * _SLOT_BYTES + _ENDED_AT)',
+        "                pass",
+        (_TESTS + "test_a_kill_before_the_shredding_is_made_up_for",),
+    ),
+    (
+        "another main key starts a new spool over the old one",
+        "spool/keys.py",
+        "    if missing:\n        wanted",
+        "    if missing and not ring.keys:\n        wanted",
+        (_TESTS + "test_a_wrong_or_missing_key_is_an_error_that_changes_nothing",),
+    ),
+)
