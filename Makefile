@@ -128,7 +128,7 @@ browser: ## Install Debian's Chromium where it is missing: the tests of the page
 
 .PHONY: pictures
 pictures: $(TESTS) browser ## Make the pictures of the pages in docs/pictures anew
-	MAKE_PICTURES=1 $(BIN)/pytest tests/page/test_pictures.py
+	MAKE_PICTURES=1 $(BIN)/pytest -m prove tests/page/test_pictures.py
 
 .PHONY: prove
 prove: $(TESTS) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)

@@ -15,7 +15,7 @@ RULES = {
         "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     }
 }
-LOOKS = [(False, 1440), (True, 390)]
+LOOKS = [(False, 1440), pytest.param(True, 390, marks=pytest.mark.prove)]
 OF_A_SIDECAR = ("/", "/calls", f"/calls/{BIG}", "/dead", "/destinations", "/settings", "/sign-in")
 OF_A_RECEIVER = ("/calls", "/calls/tooth", "/similar?call=tooth")
 

@@ -71,10 +71,23 @@ def test_a_list_of_calls_does_not_move_and_is_searched(world: World, open_page: 
     assert page.locator("#rows tr").count() == page.locator("#rows tr:has-text('dead letter')").count() > 0
 
 
+def test_times_are_those_of_the_reader(world: World, open_page: Open) -> None:
+    """Also in the field of the search: what is typed in New York is asked for in UTC, and shown again as typed."""
+    page = open_page("/calls", timezone_id="America/New_York")
+    page.fill("[name=before]", "2026-01-31T07:00:00")
+    page.click("#filters .first")
+    page.wait_for_url(re.compile("before=2026-01-31T12%3A00"))
+    assert page.input_value("[name=before]").startswith("2026-01-31T07:00")
+    page.goto(f"{world.url}/calls")
+    utc = page.get_attribute("#rows time", "datetime")
+    shown = page.inner_text("#rows time")
+    assert (int(utc[11:13]) - int(shown[:2])) % 24 in {4, 5}
+
+
 def test_one_call_shows_what_was_said_and_what_was_slow(open_page: Open) -> None:
     """Head, ways, bars, turns, and a waterfall of 505 spans, of which only the rows in sight are in the document."""
     page = open_page(f"/calls/{BIG}")
-    assert "Waits" in page.inner_text("#where")
+    page.wait_for_selector("#where:has-text('Waits')")
     page.wait_for_selector("#strip .f-ttft")
     assert page.locator("#rows .row").count() < 40
     page.click("#slowest")

@@ -8,10 +8,12 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 
+from gateway.admin.page.layout import REFRESH_HEADER
 from gateway.admin.permissions import Role
-from gateway.admin.view import SettingInForce
+from gateway.admin.view import Lifecycle, Phase, SettingInForce
 from gateway.operations.tenants import TenantAdmin
 from gateway.tenants import UNASSIGNED, Tenant, TenantTable
+from spool.records import DeliveryState, Form
 from tests.admin.admin_app import (
     AUTHORIZED,
     ENDPOINT_DOWN,
@@ -19,6 +21,8 @@ from tests.admin.admin_app import (
     AdminFigures,
     AskedSpoolAdmin,
     spool_admin,
+    traced,
+    traced_delivery,
 )
 from tests.spool.spool_parts import CORE, DETAIL, ENDPOINT, WHOLE, a_record
 
@@ -132,6 +136,26 @@ async def test_tenants_stand_with_the_agents_of_nobody(admin: AskedSpoolAdmin, a
     assert "<option selected>acme</option>" in calls
     assert "No call is like this" in calls
     assert 'href="/tenants"' in calls
+
+
+@pytest.mark.parametrize("path", ["/", "/calls", "/dead", "/destinations", "/settings", "/similar", "/tenants"])
+async def test_a_gateway_that_starts_has_pages(aiohttp_client: Callable, path: str) -> None:
+    """Before the spool is open each page says what it lacks."""
+    world = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STARTING, ("the spool is being checked",)))
+    answer = await (await aiohttp_client(world.app)).get(path, headers=AUTHORIZED)
+    assert answer.status in {200, 404, 503}
+    assert "<h1" in await answer.text()
+
+
+async def test_a_page_that_asks_for_itself_reads_no_call_log(aiohttp_client: Callable) -> None:
+    """What was said stays on the page as it is: only where its parts are is looked at again."""
+    world = AdminFigures(calls={"call-1": (traced(traced_delivery(Form.CORE, DeliveryState.READY)),)})
+    client = await aiohttp_client(world.app)
+    whole = await (await client.get("/calls/call-1", headers=AUTHORIZED)).text()
+    assert 'data-pause="5"' in whole
+    again = await (await client.get("/calls/call-1", headers={**AUTHORIZED, REFRESH_HEADER: "1"})).text()
+    assert "Where it is" in again
+    assert "It was delivered and is not kept here" in whole or "cannot be read" in whole or "Nothing of" in whole
 
 
 async def test_settings_are_shown_with_where_they_came_from(aiohttp_client: Callable) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.page.conftest import BIG, ReceiverWorld, World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.prove]
 Open = Callable[..., Any]
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 

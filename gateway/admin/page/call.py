@@ -25,6 +25,7 @@ _NAMES = {
     Form.REDUCED: "Detail, reduced",
     Form.NOTICE: "Notice",
 }
+PAUSE_SECONDS = 5
 MOST_ATTEMPTS = 5
 """Of more, the first, the second and the last are shown."""
 
@@ -69,13 +70,14 @@ def call_page(view: CallView) -> Page:
     else:
         body += [_tabs(), _talk(view.story), _raw(view)]
     return Page(
-        "/calls", f"Call {view.call_id[:8]}", markup(body), scripts=("call.js", "waterfall.js"), still=_is_settled(view)
+        "/calls", f"Call {view.call_id[:8]}", markup(body), scripts=("call.js", "waterfall.js"), pause=_pause(view)
     )
 
 
-def _is_settled(view: CallView) -> bool:
-    """Whether everything arrived or was given up: each further look would be one more line in the audit log."""
-    return all(one.state.ended for record in view.records for one in record.deliveries)
+def _pause(view: CallView) -> int | None:
+    """Each look is a line in the audit log; at what has arrived, or was given up, there is nothing more to see."""
+    settled = all(one.state.ended for record in view.records for one in record.deliveries)
+    return None if settled else PAUSE_SECONDS
 
 
 def _newest(view: CallView) -> TracedRecord | None:

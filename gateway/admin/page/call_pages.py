@@ -20,7 +20,7 @@ from gateway.admin.page.calls import (
     told_of_spool,
 )
 from gateway.admin.page.html import Html, markup, tag, told
-from gateway.admin.page.layout import Frame, Page, Shown, trouble_page
+from gateway.admin.page.layout import REFRESH_HEADER, Frame, Page, Shown, trouble_page
 from gateway.admin.view import GatewayView
 from gateway.formatting import age_text, count_text
 from spool.errors import SpoolError
@@ -88,7 +88,9 @@ class CallPages:
             if not records and stored is None:
                 return _unknown(call_id)
             may_read = caller.role is not None
-            story, why = await self._logs.story(project, call_id, records, stored) if may_read else (None, "")
+            story, why = None, ""
+            if may_read and REFRESH_HEADER not in request.headers:
+                story, why = await self._logs.story(project, call_id, records, stored)
             outline = NO_OUTLINE
             if records and spool is not None:
                 outline = await spool.outline(records[-1].record.record_id)

@@ -16,6 +16,8 @@ from gateway.admin.page.html import Html, Node, markup, moment_of, tag, time_of,
 from gateway.formatting import count_text
 from gateway.operations.schemas import Status
 
+REFRESH_HEADER = "X-Refresh"
+"""Of a page that asks for itself: it takes over only what may have changed."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -78,8 +80,8 @@ class Page:
     scripts: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     status: int = 200
-    still: bool = False
-    """Whether nothing on it changes by itself: such a page does not ask for itself again."""
+    pause: int | None = 0
+    """For how many seconds, at least, it does not ask for itself again; None: nothing on it changes by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,14 @@ def _document(page: Page, frame: Frame) -> str:
         "body",
         tag("a", "Skip to content", class_="skip", href="#main"),
         tag("header", tag("div", _brand_and_navigation(page, frame), _moment(frame)), class_="top"),
-        tag("main", _strip(page, status), page.body, id="main", tabindex="-1", data_still=page.still),
+        tag(
+            "main",
+            _strip(page, status),
+            page.body,
+            id="main",
+            tabindex="-1",
+            data_pause="never" if page.pause is None else page.pause,
+        ),
         tag("footer", _footer(frame), class_="foot"),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"

@@ -62,7 +62,7 @@ def similar_page(search: Search) -> Page:
     results = _results(search)
     callbacks = _callbacks(search)
     body = markup(_form(search), tag("div", results, callbacks, class_="two") if callbacks else results)
-    return Page("/similar", "Similar calls", body, scripts=("receiver.js",), still=True)
+    return Page("/similar", "Similar calls", body, scripts=("receiver.js",), pause=None)
 
 
 def _choice(name: str, label: str, options: Sequence[tuple[str, str]], chosen: str) -> Html:

@@ -28,6 +28,16 @@ addEventListener("DOMContentLoaded", () => {
   }
   newer.addEventListener("click", () => { show(); at("filters").elements.q.focus({ preventScroll: true }); });
 
+  // The server's times are UTC, those of the field are the reader's.
+  const before = at("filters").elements.before;
+  before.closest("label").firstElementChild.textContent = "Accepted before";
+  const showBefore = () => {
+    const given = new URLSearchParams(location.search).get("before"), when = new Date(`${given}Z`);
+    before.value = given && !Number.isNaN(when.getTime()) ? new Date(when - when.getTimezoneOffset() * 60000).toISOString().slice(0, 19) : "";
+  };
+  addEventListener("pageshow", showBefore);
+  at("filters").addEventListener("submit", () => { if (before.value) before.value = new Date(before.value).toISOString().slice(0, 19); });
+
   for (const name of ["agent", "state", "project"]) at("filters").elements[name]?.addEventListener("change", () => at("filters").requestSubmit());
   at("filters").addEventListener("submit", () => { for (const field of at("filters").elements) if (field.name && !field.value) field.disabled = true; });
 });

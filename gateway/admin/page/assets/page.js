@@ -83,13 +83,20 @@ let heardAt = Date.now();
 let shownAt = Date.now();
 let asking = false;
 let askAgain = false;
+let askedAt = Date.now();
+let later = null;
 
 async function refresh() {
-  if (at("main").hasAttribute("data-still")) return;
+  const { pause } = at("main").dataset, wait = pause === "never" ? Infinity : Number(pause) * 1000 - (Date.now() - askedAt);
+  if (wait > 0) {
+    if (wait !== Infinity) later ??= setTimeout(() => { later = null; refresh(); }, wait);
+    return;
+  }
   if (asking) { askAgain = true; return; }
   asking = true;
+  askedAt = Date.now();
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    const answer = await fetch(location.href, { headers: { Accept: "text/html", "X-Refresh": "1" } });
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     localize(fresh);
