@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from config.destinations import Destination, checked_token
 from config.destinations.pipeline import pipeline_fault
+from config.erasure import ErasureSettings
 from config.listeners import ListenerTable
 from config.open_calls import LiveSettings, OtlpSettings
 from config.receiver import CompletionSettings, ReferenceSettings, WorkSettings
@@ -386,6 +387,8 @@ class Settings(BaseSettings):
     """When a call log is sent in two phases."""
     redaction: RedactionSettings = Field(default_factory=RedactionSettings)
     """What is replaced in call logs before they are stored."""
+    erasure: ErasureSettings = Field(default_factory=ErasureSettings)
+    """What erasing calls leaves behind."""
     whispey: WhispeySettings = Field(default_factory=WhispeySettings)
     """Rescuing what the Whispey SDK leaves behind."""
     drain: DrainSettings = Field(default_factory=DrainSettings)

@@ -136,6 +136,8 @@ class ReferenceUploader:
                 await self._acceptor.accept(call_log, None, owner=owner, via=record.via)
         except ReferenceFailure as failure:
             return failure.outcome
+        except Rejection as rejection:
+            return Refused(rejection.message)
         except SpoolError as error:
             return RetryLater(f"the spool cannot take the object now: {error}", Scope.DESTINATION)
         except OSError as error:

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -260,8 +261,8 @@ class DirectoryLock:
 
 # Quarantine: a corrupt database is moved whole, with its log, into a directory of its own beside the new one.
 #
-# Nothing here is ever deleted by callspool. A move that a crash interrupted is finished at the next start: the
-# directory says that the move is under way until all is moved.
+# Nothing here is ever deleted by callspool, but by an order to erase calls. A move that a crash interrupted is finished
+# at the next start: the directory says that the move is under way until all is moved.
 
 REASON_NAME = "reason.txt"
 MOVING_NAME = "moving.txt"
@@ -293,6 +294,11 @@ def finish_quarantines(directory: Path) -> None:
 def quarantined(directory: Path) -> tuple[QuarantinedDatabase, ...]:
     """The databases in quarantine, the oldest first."""
     return tuple(_described(folder) for folder in _folders(directory))
+
+
+def remove_quarantined(folder: Path) -> None:
+    """Delete a database in quarantine for good. Raises `OSError`."""
+    shutil.rmtree(folder)
 
 
 def fingerprint(folder: Path) -> dict[str, list[int]]:

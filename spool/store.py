@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from spool.admin.commands import QueueAdmin
+from spool.admin.erasure import CallErasures
 from spool.admin.query import Selection
 from spool.admin.rekey import Rekeying
 from spool.db import sql
@@ -81,6 +82,8 @@ class SpoolOptions:
     receipts_max: int = 100_000
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     """Every tenant that is known, with its own limits; where there are any, a start reads every open record."""
+    refuse_erased: int | None = 30 * 24 * HOUR
+    """How long posts of calls that were erased are refused; None: they are accepted."""
     erase_freed: bool = False
     """Whether what is deleted is overwritten in the database, too, and not only let go of."""
     keys: KeyRing = field(default_factory=KeyRing)
@@ -150,6 +153,8 @@ class Spool:
         """What operators ask and order about deliveries that have not ended."""
         self.rekeying = Rekeying(writer, reader, destinations.spool_id)
         """Brings everything under the current main key."""
+        self.erasures = CallErasures(writer, reader, self.admin, live, self._orphans, clock, options.refuse_erased)
+        """Takes all of a call out, and knows which calls that were."""
         self._evicts = options.when_full is WhenFull.EXPIRE_DETAILS
         self.evictor = Evictor(writer, self._quota, destinations, self._orphans, clock, self._announce)
         """Evicts details for what does not fit, where the options want that."""
@@ -216,7 +221,13 @@ class Spool:
         except BaseException:
             await directory.release(clock())
             raise
-        return cls(options, clock, directory, start, reader, writer)
+        spool = cls(options, clock, directory, start, reader, writer)
+        try:
+            await spool.erasures.open()
+        except BaseException:
+            await spool.close()
+            raise
+        return spool
 
     async def close(self) -> None:
         """Write what was submitted and give the directory back; a large payload on its way in is refused.
@@ -257,6 +268,10 @@ class Spool:
         if new.loses is not None:
             self.live.lost(new.loses)
         return accepted
+
+    def is_erased(self, call_id: str) -> bool:
+        """Whether posts of this call are refused, because it was erased."""
+        return self.erasures.refuses(call_id)
 
     def _accepted(self, acceptance: Acceptance) -> None:
         ready = acceptance.accepted.ready

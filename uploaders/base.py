@@ -104,6 +104,26 @@ class Uploader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an uploader took back."""
+
+    count: int = 0
+    """Files or objects."""
+    unreached: str | None = None
+    """What could not be, and why; None where nothing is left."""
+
+
+@runtime_checkable
+class Eraser(Protocol):
+    """An uploader that can take back what it delivered."""
+
+    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+        """Delete all that it delivered of these calls, or count it. It can be called again; it never raises for what
+        a destination or a network does. No delivery of these calls is under way."""
+        ...
+
+
 @runtime_checkable
 class BatchUploader(Uploader, Protocol):
     """Delivers several at once for less than one after the other: into a database, a broker, a directory.

@@ -1,4 +1,4 @@
-"""The admin API of deliveries that have not ended, and orders: replay, discard, retry, reroute, resume, salvage."""
+"""The admin API of deliveries that have not ended, and orders: replay, discard, retry, reroute, salvage, erase."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -14,6 +14,7 @@ from gateway.admin.auth import Handler
 from gateway.admin.view import GatewayView
 from gateway.operations import rekey as rekey_orders
 from gateway.operations.advice import ADVICE, ReasonKind
+from gateway.operations.erasure import ErasureOrder
 from gateway.operations.salvage import SalvageOrder, carry_out
 from gateway.operations.schemas import LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
 from gateway.operations.selection import BadSelection
@@ -25,12 +26,13 @@ from uploaders.redact import redact
 
 LARGEST_REQUEST = 64 << 10
 HEARTBEAT_SECONDS = 1.0
-"""An empty line, so that a client knows that a salvage continues: a single record may be large."""
+"""An empty line, so that a client knows that an order continues: a single record may be large."""
 _FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target", "kind")
 
 _decode = msgspec.json.Decoder(OrderRequest).decode
 _decode_import = msgspec.json.Decoder(ImportHeader).decode
 _decode_salvage = msgspec.json.Decoder(SalvageOrder).decode
+_decode_erasure = msgspec.json.Decoder(ErasureOrder).decode
 _encode = msgspec.json.Encoder().encode
 _READY_HINT = "Try again when /readyz answers 200."
 _REQUEST_HINT = "docs/operating.md describes the requests of the admin API."
@@ -67,6 +69,7 @@ class OrderHandlers:
         router.add_post("/api/reload", self.reload)
         router.add_post("/api/salvage", open_spool(self.salvage))
         router.add_post("/api/rekey", open_spool(self.rekey))
+        router.add_post("/api/erasures", open_spool(self.erase))
 
     async def list(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """A page of deliveries, as the query selects them."""
@@ -147,6 +150,22 @@ class OrderHandlers:
         if spool is None:
             return _not_open()
         return await _as_lines(request, rekey_orders.carry_out(spool.rekeying))
+
+    async def erase(self, request: web.Request, _admin: DeliveryAdmin) -> web.StreamResponse:
+        """Erase calls wherever this gateway reaches them, and report as NDJSON.
+
+        It stops when the client is gone; a repeated order finishes what was begun.
+        """
+        eraser = self._gateway.call_eraser
+        if eraser is None:
+            return _not_open()
+        order = _decode_erasure(await request.read())
+        if not order.selects:
+            raise BadSelection("say which calls are meant, by `call_ids`, `phone` or `agent`")
+        # The audit log must not keep what is to be forgotten: ids as the hashes that stay of them, no numbers.
+        hashes = [eraser.hash_of(call_id) for call_id in order.call_ids]
+        note(request, calls=hashes, by_phone=order.phone is not None, agent=order.agent, dry_run=order.dry_run)
+        return await _as_lines(request, eraser.carry_out(order))
 
     def _with_open_spool(self, work: _Work) -> Handler:
         """A handler that does the work; every failure becomes an answer that says what to do."""

@@ -108,6 +108,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "POST /api/dead-letters/import": _order("import", Role.ADMIN, content_type=IMPORT_TYPE),
     "POST /api/salvage": _order("salvage", Role.ADMIN),
     "POST /api/rekey": _order("rekey", Role.ADMIN),
+    "POST /api/erasures": _order("erase", Role.ADMIN),
 })  # fmt: skip
 """By method and path, as the routes are registered."""
 

@@ -19,6 +19,7 @@ from uploaders.base import DestinationStatus
 from uploaders.stores.routing import CallReads
 
 if TYPE_CHECKING:
+    from gateway.operations.erasure import CallEraser
     from uploaders.pipeline.service import Pipeline
 
 
@@ -79,6 +80,11 @@ class GatewayView(Protocol):
     @property
     def tenant_admin(self) -> TenantAdmin | None:
         """Lists tenants and assigns agents to them; None without tenants."""
+        ...
+
+    @property
+    def call_eraser(self) -> "CallEraser | None":
+        """Erases calls wherever this gateway reaches them."""
         ...
 
     @property

@@ -47,6 +47,7 @@ COMMANDS = {
     "dead": LazyCommand("gateway.cli.dead", "List, replay, discard, export and import dead letters."),
     "deliveries": LazyCommand("gateway.cli.deliveries", "List, retry, reroute queued deliveries; replace tokens."),
     "reload": LazyCommand("gateway.cli.reload", "Apply changed settings to a running gateway."),
+    "erase": LazyCommand("gateway.cli.erase", "Erase calls, a caller or an agent everywhere."),
     "tenants": LazyCommand("gateway.cli.tenants", "List tenants; say whose an agent is."),
     "s3": LazyCommand("gateway.cli.s3", "Set up and check a bucket."),
     "fsck": LazyCommand("gateway.cli.fsck", "Check a spool for damage; --repair mends it."),

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from gateway.heartbeats.posts import POST_BYTES, Beat, read_beat, read_call_id
 from gateway.heartbeats.watch import HeartbeatWatch
-from gateway.intake.accept import Acceptor
+from gateway.intake.accept import Acceptor, erased
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.responses import Rejection
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result, Route
@@ -81,6 +81,8 @@ class HeartbeatSource:
 
     async def _respond(self, request: web.BaseRequest, call_id: str, *, turns: bool) -> Result:
         """Raises `Rejection`, `CallHasEnded`, and what reading and the spool raise."""
+        if self._acceptor.is_erased(call_id):
+            raise erased()
         key, tenant = self._token.agents_key(request), self._token.tenant_of(request)
         # It is a sign of life whatever becomes of it: the agent must not seem lost because this gateway is busy.
         self.watch.sign_of_life(call_id, principal_of(tenant, key))

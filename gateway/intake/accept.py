@@ -165,6 +165,8 @@ class Acceptor:
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
+        if self._store.is_erased(call_log.call_id):
+            raise erased()
         named = owner is not None and owner.tenant is not None
         tenant, principal = self._owner(call_log, agents_key, owner, tenant)
         if call_log.redaction != self._redactions.of(tenant):
@@ -205,6 +207,10 @@ class Acceptor:
         )
         self._note(call_log, accepted, principal)
         return accepted
+
+    def is_erased(self, call_id: str) -> bool:
+        """Whether what is posted of this call is refused, because it was erased."""
+        return self._store.is_erased(call_id)
 
     @property
     def redacts(self) -> bool:
@@ -297,6 +303,16 @@ class Acceptor:
                 duplicate=accepted.duplicate,
                 superseded=accepted.superseded,
             )
+
+
+def erased() -> Rejection:
+    """The answer to what comes of a call that was erased."""
+    return Rejection(
+        410,
+        "erased",
+        "The call was erased by order; nothing more of it is taken.",
+        "Delete the call log on your side, too. `erasure.later_posts` says for how long posts are refused.",
+    )
 
 
 def _bad_envelope(what: str) -> CallLogError:

@@ -17,6 +17,10 @@ class RecordStore(Protocol):
         """Make the record durable, and return only then."""
         ...
 
+    def is_erased(self, call_id: str) -> bool:
+        """Whether posts of this call are refused, because it was erased."""
+        ...
+
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:
         """All that is known of a call, in commit order; empty for an unknown one."""
         ...

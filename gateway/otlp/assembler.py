@@ -5,7 +5,7 @@ when no span came for minutes; or when it has grown too large. What comes after 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,7 +161,7 @@ class TraceAssembler:
                 message = f"{len(self._open)} traces are open."
                 raise Rejection(503, "too_many_traces", message, "They are closed when they end.", retry_after=1)
             principal = principal_of(tenant, token)
-            groups: Sequence[NewSpans] = export.groups
+            groups: Sequence[NewSpans] = [new for new in export.groups if not self._is_erased(new)]
             if self._acceptor.redacts:
                 groups = await self._redacted(groups, token, tenant)
             await self._store.add(groups, token, principal)
@@ -169,6 +169,17 @@ class TraceAssembler:
         self._observer.otlp_spans("accepted", export.accepted)
         if export.rejected:
             self._observer.otlp_spans("rejected", export.rejected)
+
+    def _is_erased(self, new: NewSpans) -> bool:
+        return self._acceptor.is_erased(new.call_id or new.trace_id.hex())
+
+    def erased(self, call_ids: Collection[str]) -> None:
+        """These calls were erased with their spans: no call log is made of them."""
+        for key, trace in [(key, trace) for key, trace in self._open.items() if _call_id_of(trace) in call_ids]:
+            self._forget_call(key, trace)
+            del self._open[key]
+            self._ending.discard(key)
+        self._count()
 
     async def _redacted(self, groups: Sequence[NewSpans], token: str | None, tenant: str | None) -> list[NewSpans]:
         """The spans of a post as they may be stored."""

@@ -32,6 +32,7 @@ from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.intake.turns import Threads
 from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
+from gateway.operations.erasure import CallEraser
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
 from gateway.otlp.source import TraceSource
@@ -85,6 +86,7 @@ class App:
     throttle: DrainThrottle
     delivery_admin: DeliveryAdmin
     tenant_admin: TenantAdmin | None
+    call_eraser: CallEraser
     parse_worker: ParseWorker
     executor: ThreadPoolExecutor
     outboxes: OutboxWatch
@@ -350,6 +352,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         throttle,
         delivery_admin,
         None if tenants is None else TenantAdmin(spool, tenants),
+        CallEraser(
+            spool,
+            dispatcher,
+            {name: plan.uploader for name, plan in plans.items()},
+            context.stores,
+            pipeline,
+            traces.assembler.erased,
+        ),
         parse_worker,
         executor,
         outboxes,

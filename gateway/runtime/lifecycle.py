@@ -34,6 +34,7 @@ from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.heartbeats.schemas import LiveEntry
 from gateway.intake.server import IntakeServer
 from gateway.live_calls import ThrottleStatus
+from gateway.operations.erasure import CallEraser
 from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
@@ -459,6 +460,11 @@ class Gateway:
     def delivery_admin(self) -> DeliveryAdmin | None:
         """See `GatewayView`."""
         return self._app.delivery_admin if self._app else None
+
+    @property
+    def call_eraser(self) -> CallEraser | None:
+        """See `GatewayView`."""
+        return self._app.call_eraser if self._app else None
 
     @property
     def tenant_admin(self) -> TenantAdmin | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
+from config.erasure import LaterPosts
 from config.listeners import ListenerTable
 from config.receiver import CompletionSettings
 from config.settings import (
@@ -42,7 +43,7 @@ def milliseconds(seconds: float) -> int:
 
 def spool_options(settings: Settings) -> SpoolOptions:
     """How the spool is kept."""
-    spool = settings.spool
+    spool, erasure = settings.spool, settings.erasure
     return SpoolOptions(
         directory=spool.dir.absolute(),
         max_bytes=spool.max_bytes,
@@ -53,6 +54,7 @@ def spool_options(settings: Settings) -> SpoolOptions:
         expire_after=None if spool.expire_after is None else milliseconds(spool.expire_after),
         receipts_keep=milliseconds(spool.receipts_keep),
         receipts_max=spool.receipts_max,
+        refuse_erased=milliseconds(erasure.keep) if erasure.later_posts is LaterPosts.REFUSE else None,
         erase_freed=spool.erase_freed,
         keys=key_ring(settings),
         tenants={name: _tenant_limits(tenant) for name, tenant in settings.tenants.items()},

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from spool.db.connection import PAGE_SIZE, SQLITE_ERRORS, connect, primary_code, translate
@@ -98,6 +98,22 @@ class Checkpointer:
         """Copy what is in the log and truncate it; False if a reader was in the way. Raises the errors of SQLite."""
         busy, _, _ = self._run_checkpoint(connection, "TRUNCATE")
         return not busy
+
+    def empty(self, seconds: float) -> bool:
+        """Copy what is in the log and truncate it to nothing, by a connection of its own; for any thread.
+
+        False where readers kept it from that for so long, or where it failed.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            with closing(_connect(self._path)) as connection:
+                connection.execute("PRAGMA busy_timeout = 100")
+                while self._run_checkpoint(connection, "TRUNCATE")[0]:
+                    if time.monotonic() > deadline:
+                        return False
+        except SQLITE_ERRORS:
+            return False
+        return True
 
     def close(self) -> None:
         """After the last connection to the database."""

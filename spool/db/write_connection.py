@@ -98,6 +98,10 @@ class OpenDatabase:
             if distrusts_disk(error):
                 self.failure = f"resetting the log failed: {error}"
 
+    def empty_log(self, seconds: float) -> bool:
+        """Leave nothing in the log; see `Checkpointer.empty`. For any thread."""
+        return self.failure is None and self._checkpointer.empty(seconds)
+
     def reopen(self) -> bool:
         """Open the database anew and move the whole log into it; only then is a commit to be trusted again.
 

@@ -258,6 +258,13 @@ class Writer:
         self._queue.put(Request(operation, byte_count, future, call_id, record_id, payload))  # type: ignore[arg-type]  # a queue of any results
         return future
 
+    def empty_log(self, seconds: float) -> bool:
+        """Leave nothing in the write-ahead log that is there now; False where that was not possible for so long.
+
+        It waits for the disk: not for the event loop.
+        """
+        return self.database.empty_log(seconds)
+
     async def close(self) -> None:
         """Write what was submitted, finish the log, and end the thread."""
         if self._closed is None:

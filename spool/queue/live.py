@@ -192,9 +192,14 @@ def purge_live(transaction: Transaction, before: int, limit: int) -> int:
     """Forget lost calls that were not heard of since `before`, at most `limit`; returns how many."""
     rows = transaction.execute(_OLD, (before, limit)).fetchall()
     for call_id, principal in rows:
-        for (token_id,) in transaction.execute(_FORGET, (call_id, principal)).fetchall():
-            delete_live(transaction, call_id, principal, token_id)
+        forget_live(transaction, call_id, principal)
     return len(rows)
+
+
+def forget_live(transaction: Transaction, call_id: str, principal: str) -> None:
+    """Delete a call, and what was said in it."""
+    for (token_id,) in transaction.execute(_FORGET, (call_id, principal)).fetchall():
+        delete_live(transaction, call_id, principal, token_id)
 
 
 class LiveCalls:
@@ -308,6 +313,12 @@ class LiveCalls:
         """Where the sender's key is kept, if a post of this call brought one."""
         rows = await self._reader.ask(_TOKEN_OF, (call_id, principal))
         return rows[0][0] if rows else None
+
+    async def erase(self, call_id: str) -> None:
+        """Delete the calls of this id, and what was said in them."""
+        for key in [key for key in self.calls if key[0] == call_id]:
+            await self._writer.submit(partial(forget_live, call_id=call_id, principal=key[1]))
+            self.ended(*key)
 
     async def touch(self, calls: Sequence[LiveCall]) -> None:
         """Make durable when these were heard of last."""

@@ -139,6 +139,7 @@ class View:
     """The world as the admin side sees it: the `GatewayView` of the tests."""
 
     salvages = None
+    call_eraser = None
 
     def __init__(self, world: AdminFigures) -> None:
         self._world = world

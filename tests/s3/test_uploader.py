@@ -12,7 +12,7 @@ from spool.records import Form, Fragment
 from tests.s3.recording_proxy import Answer, Fate, proxy_before
 from tests.s3.stored_objects import MEBIBYTE, Heard, MakeUploader, Store, objects, options, rest_of
 from tests.uploaders.deliveries import a_delivery
-from uploaders.base import Delivered, Refused
+from uploaders.base import Delivered, Erased, Refused
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
 
@@ -222,3 +222,31 @@ async def test_a_client_is_replaced_when_it_is_old(
     outcomes = [await uploader.deliver(await store.large(size * MEBIBYTE)) for size in (1, 30)]
     assert all(isinstance(outcome, Delivered) for outcome in outcomes)
     assert len(clients) >= 6, "each request of the one and of the parts of the other had a client of its own"
+
+
+@pytest.mark.parametrize("prefix", ["", "calls/prod/"])
+async def test_an_erased_call_has_no_object_left(
+    store: Store, made: MakeUploader, weed: Server, a_bucket: Callable[[Server], str], prefix: str
+) -> None:
+    """Found by what keys of its call look like, whatever day it was; objects of others, and other files, stay."""
+    name = a_bucket(weed)
+    uploader = made(options(weed, name, prefix=prefix))
+    gone, stays = await store.large(100_000), await store.large(100_000)
+    assert gone.record.call_id != stays.record.call_id
+    for delivery in (gone, stays):
+        assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert await uploader.erase([gone.record.call_id, "never"], dry_run=True) == Erased(1)
+    assert len(await objects(weed, name)) == 2
+    assert await uploader.erase([gone.record.call_id, "never"]) == Erased(1)
+    assert await uploader.erase([gone.record.call_id]) == Erased(0)
+    (left,) = await objects(weed, name)
+    assert stays.record.call_id in left.key
+
+
+async def test_what_cannot_be_erased_of_a_bucket_is_said(
+    made: MakeUploader, weed: Server, a_bucket: Callable[[Server], str]
+) -> None:
+    """Keys that do not name their call, and a bucket that is not there."""
+    unnamed = made(options(weed, a_bucket(weed), key="{date}/{record_id}"))
+    assert "{call_id}" in ((await unnamed.erase(["c"])).unreached or "")
+    assert (await made(options(weed, "not-there")).erase(["c"])).unreached

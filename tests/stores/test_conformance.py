@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from tests.budget import budgeted
 from tests.stores.calls import RULE, detail_of, document_of, part_of, random_parts, span_of
@@ -16,7 +17,17 @@ from uploaders.stores.completion import CallRow, CallState, add_part, expire, fi
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.schema import migrations_of
 from uploaders.stores.spans import read_spans
-from uploaders.stores.store import CallQuery, CallSummary, Detail, SchemaTooNew, Store, StoredCall, Swept, Written
+from uploaders.stores.store import (
+    CallQuery,
+    CallSummary,
+    CallsWanted,
+    Detail,
+    SchemaTooNew,
+    Store,
+    StoredCall,
+    Swept,
+    Written,
+)
 
 MINUTE = 60_000
 VALUES = {
@@ -409,3 +420,26 @@ def _known(call: CallSummary) -> tuple[object, ...]:
 def _expected(row: CallRow) -> tuple[object, ...]:
     fields = fields_of(row.start.head if row.start else None, row.end.head if row.end else None)
     return (row.state, row.late, fields, row.error, row.conflicts, row.detail is not None)
+
+
+async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store, engine: Engine):
+    """Found by id, number or agent in every project; others stay, and doing it again does nothing."""
+    for project, call_id, number in (("", "gone", "+1"), ("b", "gone", "+2"), ("", "stays", "+3")):
+        more = {"customer_number": number, "agent_id": f"agent {number}", "transcript": f"secret of {number}"}
+        start = replace(part_of(PartKind.START, call_id, **more), project=project)
+        end = replace(part_of(PartKind.END, call_id, **more), project=project)
+        await store.write([start, end])
+        text = json.dumps({"call_id": call_id, "secret": number}).encode()
+        detail = replace(part_of(PartKind.DETAIL, call_id, document=text), project=project)
+        await store.write_detail(detail, detail_of(text, [span_of(0)], whole=True))
+    assert await store.find_calls(CallsWanted(("gone", "never"))) == [("", "gone"), ("b", "gone")]
+    assert await store.find_calls(CallsWanted(customer_number="+2")) == [("b", "gone")]
+    assert await store.find_calls(CallsWanted(agent_id="agent +1")) == [("", "gone")]
+    assert await store.find_calls(CallsWanted()) == []
+    keys = await store.find_calls(CallsWanted(("gone",)))
+    assert (await store.erase(keys), await store.erase(keys)) == (6, 0)
+    for table in ("call_parts", "calls_complete", "spans", "detail_documents"):
+        assert engine.rows(f"select distinct call_id from {table}") == [("stays",)]
+    assert engine.rows("select count(*) from call_details") == [(1,)]
+    assert await document_of(store.detail("", "stays")) == b'{"call_id": "stays", "secret": "+3"}'
+    assert await store.check() == ()

@@ -1,5 +1,7 @@
 """What the embedded store does besides what every store does."""
 
+import json
+import random
 import sqlite3
 import stat
 from collections.abc import Sequence
@@ -9,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.stores.calls import RULE, part_of
+from tests.stores.calls import RULE, detail_of, part_of
 from tests.stores.engines import SqliteEngine
 from uploaders.stores.parts import PartKind
+from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import PartRefused, StoreRefused, StoreUnavailable, Written
+from uploaders.stores.store import CallsWanted, PartRefused, StoreRefused, StoreUnavailable, Written
 
 
 async def test_nobody_else_may_read_the_file(tmp_path: Path):
@@ -108,4 +111,39 @@ async def test_after_a_failed_commit_everything_is_written_again(tmp_path: Path,
     assert await store.write([part_of(PartKind.END)]) == Written({PartKind.END: 1}, completed=1)
     assert statements.index("PRAGMA wal_checkpoint(TRUNCATE)") < len(statements) - 1 - statements[::-1].index("COMMIT")
     assert statements.count("PRAGMA wal_checkpoint(TRUNCATE)") == 1
+    await store.close()
+
+
+async def test_nothing_of_an_erased_call_is_left_in_the_files(tmp_path: Path):
+    """Neither of it nor of what was deleted before: in pages, free pages, the index of words and the log."""
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    said = random.Random(7).randbytes(3_000).hex()
+    parts = [part_of(PartKind.CALL, f"c{number}", text=f"{said} {number}" * 20) for number in range(20)]
+    await store.write(parts)
+    text = json.dumps({"call_id": "c1", "text": said * 400}).encode()
+    await store.write_detail(part_of(PartKind.DETAIL, "c1", document=text), detail_of(text, whole=True))
+    tables = PipelineTables(store, lambda: 0)
+    await tables.prepare()
+    await store.run([
+        ("INSERT INTO call_insights VALUES (1, '', 'c1', :said, 'llm', null, null, null, 0, 0)", {"said": said}),
+        ("INSERT INTO call_words (rowid, words) VALUES (1, :said)", {"said": f"zebracrossing {said}"}),
+    ])  # fmt: skip
+    with sqlite3.connect(engine.path) as database:
+        assert database.execute("PRAGMA secure_delete = 0").fetchone() == (0,)
+        database.execute("DELETE FROM call_parts WHERE call_id = 'c0'")
+    database.close()
+
+    def files() -> bytes:
+        return b"".join(path.read_bytes() for path in engine.path.parent.iterdir())
+
+    assert said[:64].encode() in files()
+    keys = await store.find_calls(CallsWanted(tuple(f"c{number}" for number in range(20))))
+    for key in keys:
+        await tables.forget_call(*key)
+    await store.erase(keys)
+    left = files()
+    assert said[:64].encode() not in left
+    assert said[-64:].encode() not in left
+    assert b"zebracrossing" not in left
     await store.close()

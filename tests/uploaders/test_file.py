@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spool.errors import CorruptPayload
 from spool.records import Form, Fragment, Record
 from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
-from uploaders.base import Delivered, Refused, RetryLater, Scope
+from uploaders.base import Delivered, Erased, Refused, RetryLater, Scope
 from uploaders.durable_file import DurableFile
 from uploaders.file import FileUploader
 from uploaders.safe_names import safe_name
@@ -282,3 +282,22 @@ async def test_no_folder_below_the_root_is_used_that_others_made(tmp_path: Path,
     assert isinstance(outcome, RetryLater)
     assert outcome.scope is Scope.DESTINATION
     assert files_below(tmp_path) == []
+
+
+async def test_the_files_of_an_erased_call_are_removed(tmp_path: Path) -> None:
+    """Of every day; those of other calls, and what a link leads to, stay."""
+    payloads = Payloads()
+    uploader = FileUploader(tmp_path / "d", payloads)
+    for number in (1, 2):
+        await uploader.deliver(a_delivery(a_record(payloads, number)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    (tmp_path / "d" / "2026-01-01").mkdir()
+    (tmp_path / "d" / "2026-01-01" / "call-1").symlink_to(elsewhere)
+    assert await uploader.erase(["call-1"], dry_run=True) == Erased(1)
+    assert await uploader.erase(["call-1"]) == Erased(1)
+    assert await uploader.erase(["call-1"]) == Erased(0)
+    assert [name for name in files_below(tmp_path / "d") if "call-1" in name] == []
+    assert any("call-2" in name for name in files_below(tmp_path / "d"))
+    assert (elsewhere / "kept").exists()

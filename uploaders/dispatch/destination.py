@@ -158,6 +158,10 @@ class DestinationWorker:
             lane.prefetch.withdraw(keys)
         self._ask_again()
 
+    def attempts(self, keys: Collection[DeliveryKey]) -> bool:
+        """Whether one of these deliveries is claimed here."""
+        return any(lane.prefetch.claims(keys) for lane in self._lanes.values())
+
     def probe_tokens(self, token_ids: Collection[int | None]) -> bool:
         """Send one delivery of each of these tokens now, where it is paused; whether one of them is."""
         paused = self._credentials.probe_now(self._timing.clock(), token_ids)

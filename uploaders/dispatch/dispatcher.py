@@ -37,6 +37,7 @@ class Dispatcher:
             for name, plan in destinations.items()
         }
         self._drained: set[asyncio.Future[None]] = set()
+        self._pumps: set[asyncio.Future[None]] = set()
 
     def start(self) -> None:
         """Begin with what the spool has. To be called once, on the running event loop."""
@@ -57,6 +58,17 @@ class Dispatcher:
         """Forget deliveries that an order moved, as far as they are not being attempted; the spool is asked anew."""
         for destination in self._destinations.values():
             destination.withdraw(keys)
+
+    async def finish_attempts(self, keys: Collection[DeliveryKey]) -> None:
+        """Wait until none of these, which an order moved, is being attempted; the caller sets the deadline."""
+        self.withdraw(keys)
+        while any(worker.attempts(keys) for worker in self._destinations.values()):
+            pumped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._pumps.add(pumped)
+            try:
+                await pumped
+            finally:
+                self._pumps.discard(pumped)
 
     def probe_tokens(self, destination: str, token_ids: Collection[int | None]) -> bool:
         """Send one held delivery of each of these tokens now; whether the destination has paused one of them."""
@@ -97,6 +109,9 @@ class Dispatcher:
         return tuple(destination.status for destination in self._destinations.values())
 
     def _pumped(self) -> None:
+        for waiting in self._pumps:
+            if not waiting.done():
+                waiting.set_result(None)
         if self._drained and self.core_idle():
             for waiting in self._drained:
                 if not waiting.done():

@@ -98,6 +98,10 @@ class FairPrefetch:
         for each in self._prefetches.values():
             each.withdraw(keys)
 
+    def claims(self, keys: Collection[DeliveryKey]) -> bool:
+        """See `Prefetch`."""
+        return any(each.claims(keys) for each in self._prefetches.values())
+
     def release(self, key: DeliveryKey) -> None:
         """See `Prefetch`."""
         for each in self._prefetches.values():

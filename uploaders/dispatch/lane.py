@@ -128,6 +128,10 @@ class Prefetch:
         if self._filling:
             self._ended_while_filling.update(keys)
 
+    def claims(self, keys: Collection[DeliveryKey]) -> bool:
+        """Whether one of these waits here or is being attempted."""
+        return not self._claimed.isdisjoint(keys)
+
     def release(self, key: DeliveryKey) -> None:
         """What became of this delivery is durable: the spool names it again only if it is due again."""
         self._claimed.discard(key)

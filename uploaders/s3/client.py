@@ -22,7 +22,7 @@ from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
 from uploaders.http.timeouts import Phase, TimedOut
-from uploaders.s3.errors import BadCredentials, translated
+from uploaders.s3.errors import BadCredentials, S3Failure, translated
 from uploaders.s3.object import (
     RECORD_UID,
     Attributes,
@@ -246,6 +246,30 @@ class Bucket:
         """Delete an object; one that is not there is as good."""
         async with self._request("DeleteObject") as client:
             await client.delete_object(Bucket=self.name, Key=key)
+
+    async def keys(self, prefix: str) -> AsyncGenerator[str, None]:
+        """The keys of all objects that begin so, a thousand a request."""
+        token = ""
+        while True:
+            async with self._request("ListObjectsV2") as client:
+                if token:
+                    response = await client.list_objects_v2(Bucket=self.name, Prefix=prefix, ContinuationToken=token)
+                else:
+                    response = await client.list_objects_v2(Bucket=self.name, Prefix=prefix)
+            for one in response.get("Contents", ()):
+                yield one["Key"]
+            token = response.get("NextContinuationToken", "")
+            if not token:
+                return
+
+    async def keeps_versions(self) -> bool:
+        """Whether a deleted object stays as an older version. A server that does not know of versions has none."""
+        try:
+            async with self._request("GetBucketVersioning") as client:
+                response = await client.get_bucket_versioning(Bucket=self.name)
+        except S3Failure:
+            return False
+        return response.get("Status") in {"Enabled", "Suspended"}
 
     # Uploads in parts ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """How to deliver to one bucket: plain data, checked when it is made."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -62,6 +62,20 @@ class KeyTemplate:
         values = dict(_values(delivery.record))
         name = _VARIABLE.sub(lambda variable: values[variable[1]], self.template)
         return f"{self.prefix}{name}{NAME_ENDINGS[form]}.json{_ENCODING_ENDINGS[content_encoding]}"
+
+
+def keys_of_calls(template: KeyTemplate, call_ids: Sequence[str]) -> tuple[str, re.Pattern[str]] | None:
+    """With what the keys of these calls' objects begin, and what they look like; None where no key names its call."""
+    if "{call_id}" not in template.template:
+        return None
+    ids = "|".join(re.escape(safe_name(call_id)) for call_id in call_ids)
+    pieces = _VARIABLE.split(template.template)
+    made = re.escape(template.prefix)
+    for index, piece in enumerate(pieces):
+        made += re.escape(piece) if index % 2 == 0 else f"(?:{ids})" if piece == "call_id" else "[^/]*"
+    endings = "|".join(re.escape(ending) for ending in NAME_ENDINGS.values())
+    encodings = "|".join(re.escape(ending) for ending in _ENCODING_ENDINGS.values())
+    return template.prefix + pieces[0], re.compile(rf"{made}(?:{endings})\.json(?:{encodings})")
 
 
 def _values(record: Record) -> Iterator[tuple[str, str]]:

@@ -7,17 +7,28 @@ An attempt that is repeated finds out what the earlier one achieved: the same ke
 no ACLs, no versioning of its own.
 """
 
+from collections.abc import Sequence
 from contextlib import aclosing
 
 from spool.records import OBJECT_FORMS, Clock, Delivery, Form, Lane
-from uploaders.base import Delivered, Outcome, PayloadReader, Refused, S3Observer, Scope, SilentObserver, UploaderState
+from uploaders.base import (
+    Delivered,
+    Erased,
+    Outcome,
+    PayloadReader,
+    Refused,
+    S3Observer,
+    Scope,
+    SilentObserver,
+    UploaderState,
+)
 from uploaders.rate_limit import UNLIMITED, Bandwidth
 from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.error_codes import ABOUT_ONE_OBJECT, ADVICE, ErrorClass
 from uploaders.s3.errors import S3Failure, Unacceptable
 from uploaders.s3.multipart import MultipartUploader, StaleUploads
 from uploaders.s3.object import CONTENT_TYPE, Attributes, ObjectBody, metadata_of, object_body
-from uploaders.s3.options import ObjectContent, ObjectTooLarge, PartPlan, S3Options, plan_parts
+from uploaders.s3.options import ObjectContent, ObjectTooLarge, PartPlan, S3Options, keys_of_calls, plan_parts
 from uploaders.s3.parts import Fingerprint, PartCutter
 from uploaders.s3.publish import ObjectTarget, Publisher
 
@@ -77,6 +88,25 @@ class S3Uploader:
         seconds = (self._clock() - started) / 1000
         self._observer.object_delivered(delivery.destination, sent.size, seconds, large=delivery.lane is Lane.DETAIL)
         return Delivered(location=f"s3://{self._bucket.name}/{target.key}")
+
+    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+        """See `uploaders.base.Eraser`: every object is looked at by its key, a thousand a request."""
+        wanted = keys_of_calls(self._template, call_ids)
+        if wanted is None:
+            return Erased(0, "the keys of its objects do not name their calls (`key` has no {call_id})")
+        prefix, pattern = wanted
+        count = 0
+        try:
+            async with aclosing(self._bucket.keys(prefix)) as keys:
+                async for key in keys:
+                    if pattern.fullmatch(key):
+                        count += 1
+                        if not dry_run:
+                            await self._bucket.delete(key)
+            versions = not dry_run and count > 0 and await self._bucket.keeps_versions()
+        except S3Failure as error:
+            return Erased(count, str(error))
+        return Erased(count, "the bucket keeps versions: the older ones are there still" if versions else None)
 
     async def close(self) -> None:
         """Close the connections."""

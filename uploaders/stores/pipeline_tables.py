@@ -130,6 +130,10 @@ class PipelineTables:
         self._clock = clock
         self._dialect = database.dialect
 
+    def belong_to(self, database: object) -> bool:
+        """Whether they are of this store."""
+        return self._database is database
+
     async def prepare(self) -> None:
         """Make what the migrations of the store leave to whoever uses a pipeline."""
         await self._run(*[(statement, {}) for statement in self._dialect.prepare])

@@ -256,6 +256,16 @@ CallKey = tuple[str, str]
 """Project and call id, as the store has them."""
 
 
+@dataclass(frozen=True, slots=True)
+class CallsWanted:
+    """Which calls are to be erased: all that fit any of these, of whichever project."""
+
+    call_ids: tuple[str, ...] = ()
+    """As they were posted."""
+    customer_number: str | None = None
+    agent_id: str | None = None
+
+
 class CompletionOutbox(Protocol):
     """The calls that became complete and are still to be announced (transactional outbox).
 
@@ -341,6 +351,17 @@ class Store(Protocol):
 
     async def backfills_paused(self) -> bool:
         """Whether they have been asked to."""
+        ...
+
+    async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
+        """The calls that are meant, by their keys here; reads every part where no ids are given."""
+        ...
+
+    async def erase(self, keys: Sequence[CallKey]) -> int:
+        """Delete all that there is of these calls; returns how many parts they had. It can be called again.
+
+        Of a file nothing is left to be read afterwards; what a server keeps in its logs and backups is its own.
+        """
         ...
 
     async def commit_seconds(self) -> float:

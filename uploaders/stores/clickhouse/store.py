@@ -30,6 +30,7 @@ from uploaders.stores.store import (
     CallPath,
     CallQuery,
     CallSummary,
+    CallsWanted,
     Detail,
     Parity,
     StoredCall,
@@ -272,6 +273,35 @@ class ClickHouseStore:
         """See `Store.backfills_paused`."""
         await self.open()
         return any(paused for (paused,) in await self._server.rows(sql.PAUSED))
+
+    async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
+        """See `Store.find_calls`."""
+        await self.open()
+        given = {
+            "call_id IN %(call_ids)s": tuple(map(key_text, wanted.call_ids)),
+            "JSONExtractString(head, 'customer_number') = %(customer_number)s": wanted.customer_number,
+            "JSONExtractString(head, 'agent_id') = %(agent_id)s": wanted.agent_id,
+        }
+        conditions = [condition for condition, value in given.items() if value]
+        if not conditions:
+            return []
+        values = {"call_ids": list(map(key_text, wanted.call_ids)), "customer_number": wanted.customer_number,
+                  "agent_id": wanted.agent_id}  # fmt: skip
+        where = " OR ".join(conditions)
+        rows = await self._server.rows(f"SELECT DISTINCT project, call_id FROM call_parts WHERE {where}", values)
+        return sorted((project, call_id) for project, call_id in rows)
+
+    async def erase(self, keys: Sequence[CallKey]) -> int:
+        """See `Store.erase`. Each table is rewritten where it has these calls, the parts last: they name the rest."""
+        await self.open()
+        count = 0
+        for project, call_id in keys:
+            key = {"project": project, "call_id": call_id}
+            ((parts,),) = await self._server.rows(sql.COUNT_PARTS, key)
+            for statement in sql.ERASE:
+                await self._server.run(statement, key)
+            count += parts
+        return count
 
     async def commit_seconds(self) -> float:
         """See `Store.commit_seconds`."""

@@ -18,6 +18,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
 from uploaders.stores.completion import CallFields, CallState, CompletionRule
+from uploaders.stores.erasure import delete_calls, find_calls
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import POSTGRES, Dialect, Rows, Statement
 from uploaders.stores.postgres import sql
@@ -32,6 +33,7 @@ from uploaders.stores.store import (
     CallPath,
     CallQuery,
     CallSummary,
+    CallsWanted,
     Detail,
     Parity,
     Span,
@@ -268,6 +270,14 @@ class PostgresStore:
         """See `Store.backfills_paused`."""
         ((paused,),) = await self._rows(sql.PAUSED)
         return bool(paused)
+
+    async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
+        """See `Store.find_calls`."""
+        return await find_calls(self, wanted)
+
+    async def erase(self, keys: Sequence[CallKey]) -> int:
+        """See `Store.erase`."""
+        return await delete_calls(self, keys)
 
     async def commit_seconds(self) -> float:
         """See `Store.commit_seconds`."""

@@ -30,12 +30,14 @@ from uploaders.stores.completion import (
     expire,
     merge,
 )
+from uploaders.stores.erasure import delete_calls, find_calls
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import SQLITE, Dialect, Rows, Statement
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.sqlite import backfill
 from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of
+from uploaders.stores.sqlite.wipe import wipe
 from uploaders.stores.store import (
     NOT_COMPLETE,
     OWNER_SILENT_MILLISECONDS,
@@ -45,6 +47,7 @@ from uploaders.stores.store import (
     CallPath,
     CallQuery,
     CallSummary,
+    CallsWanted,
     Detail,
     Parity,
     Span,
@@ -311,6 +314,16 @@ class SqliteStore:
         await self.open()
         ((paused,),) = await self._reading.run(lambda reading: reading.execute("SELECT paused FROM backfill_control"))
         return bool(paused)
+
+    async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
+        """See `Store.find_calls`."""
+        return await find_calls(self, wanted)
+
+    async def erase(self, keys: Sequence[CallKey]) -> int:
+        """See `Store.erase`."""
+        count = await delete_calls(self, keys)
+        await self._writing.run(wipe)
+        return count
 
     async def commit_seconds(self) -> float:
         """See `Store.commit_seconds`."""

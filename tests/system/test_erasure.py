@@ -1,0 +1,193 @@
+"""Erasure: a real gateway with a store, files and an endpoint; every byte that it keeps is looked at afterwards."""
+
+import asyncio
+import json
+import random
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from bench.endpoint import Endpoint, Fault
+from tests.system import preloaded
+from tests.system.gateway_process import GatewayProcess, Reply
+from tests.system.waiting import until
+
+SAID = "the purple armadillo sings"
+NUMBER = "+15550100999"
+LARGE = 6_000_000
+
+
+@asynccontextmanager
+async def a_gateway(folder: Path, *, later_posts: str = "refuse") -> AsyncIterator[tuple[GatewayProcess, Endpoint]]:
+    """One that keeps calls in a store and in files, and whose endpoint refuses all of them."""
+    async with Endpoint(fault=Fault("status", 400)) as endpoint:
+        file = folder / "callspool.toml"
+        folder.mkdir(exist_ok=True)
+        file.write_text(f"""
+            [erasure]
+            later_posts = "{later_posts}"
+            [[destinations]]
+            name = "refuses"
+            type = "http"
+            url = "{endpoint.url}"
+            retry = {{ initial = "0.1s", max = "0.2s" }}
+            [[destinations]]
+            name = "files"
+            type = "file"
+            path = "{folder / "delivered"}"
+            [[destinations]]
+            name = "calls"
+            type = "sqlite"
+            path = "{folder / "store" / "calls.db"}"
+        """)
+        settings = {"CALLSPOOL_CONFIG": str(file)}
+        async with GatewayProcess(folder / "gateway", settings) as gateway:
+            yield gateway, endpoint
+
+
+def call_log(call_id: str, *, event: str = "call_ended", number: str = NUMBER, size: int = 0, **more: Any) -> bytes:
+    said = f"{SAID} {call_id}"
+    log = {
+        "call_id": call_id, "wcall_event": event, "agent_id": f"agent-{call_id[0]}", "customer_number": number,
+        "transcript_json": [{"role": "user", "content": said}], **more,
+    }  # fmt: skip
+    if size:
+        chance = random.Random(call_id)
+        spans = [{"name": said, "body": chance.randbytes(5_000).hex()} for _ in range(size // 10_000)]
+        log["telemetry_data"] = spans
+        log["transcript_with_metrics"] = [{"user_transcript": said, "agent_response": "well"}]
+    return json.dumps(log).encode()
+
+
+def words_in(folder: Path, words: bytes) -> list[str]:
+    """The files below a folder in which the words stand, as they are or in a zstd frame at any place."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        data = path.read_bytes() if path.is_file() else b""
+        if words in data or any(words in frame for frame in frames(data)):
+            found.append(str(path.relative_to(folder)))
+    return found
+
+
+def frames(data: bytes) -> list[bytes]:
+    """What is in the zstd frames that begin anywhere, as far as they can be read."""
+    read = []
+    for magic in re.finditer(re.escape(b"\x28\xb5\x2f\xfd"), data):
+        reader = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            read.append(reader.decompress(data[magic.start() : magic.start() + (2 << 20)]))
+        except zstandard.ZstdError:
+            continue
+    return read
+
+
+async def dead(gateway: GatewayProcess, count: int) -> None:
+    async def there() -> bool:
+        destinations = (await gateway.status())["destinations"]
+        return sum(int(each["dead"]) for each in destinations) >= count
+
+    await until(there, "everything is dead at the endpoint")
+
+
+async def erased(gateway: GatewayProcess, *arguments: str) -> Any:
+    environment = {**gateway.operators_environment, **gateway.environment}
+    code, output = await preloaded.run("erase", "--json", *arguments, *gateway.admin, environment=environment)
+    report = json.loads(output)
+    assert (code == 0) is report["complete"], report
+    return report
+
+
+def place(report: Any, name: str) -> Any:
+    return next((each for each in report["places"] if each["place"] == name), None)
+
+
+@pytest.mark.slow
+async def test_after_an_erasure_no_byte_of_the_caller_is_left(tmp_path: Path) -> None:
+    """Small and large call logs, delivered, dead and open ones, turns of a call that goes on, an export: all of one
+    caller is gone from every file, and all of the others is there."""
+    async with a_gateway(tmp_path) as (gateway, _):
+        for call_id in ("gone-1", "gone-2", "stay-1"):
+            number = NUMBER if call_id.startswith("gone") else "+15550100111"
+            start = call_log(call_id, event="call_started", number=number)
+            end = call_log(call_id, number=number, size=LARGE if call_id.endswith("1") else 0)
+            for body in (start, end):
+                assert (await gateway.post(body)).status == 202
+        live = json.dumps({"turns": [{"index": 0, "content": f"{SAID} gone-1"}]}).encode()
+        await dead(gateway, 5)
+        assert await gateway.send(live, "/v1/calls/gone-3/turns", {}) == 200
+        about = json.dumps({"customer_number": NUMBER}).encode()
+        assert await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}) == 200
+        export = tmp_path / "export"
+        await gateway.command("dead", "export", str(export), "--all", *gateway.admin)
+        folders = {"gateway", "export", "store", "delivered"}
+        before = words_in(tmp_path, f"{SAID} gone".encode())
+        assert {Path(name).parts[0] for name in before} >= folders, before
+
+        plan = await erased(gateway, "--phone", NUMBER, "--call-id", "gone-3", "--exports", str(export), "--dry-run")
+        assert sorted(plan["call_ids"]) == ["gone-1", "gone-2", "gone-3"]
+        assert words_in(tmp_path, f"{SAID} gone".encode()) == before
+        report = await erased(gateway, "--phone", NUMBER, "--call-id", "gone-3", "--exports", str(export))
+        assert report["complete"], report
+        assert place(report, "calls")["found"] == {"calls": 2, "parts": 5}
+        assert place(report, "files")["found"]["files"] >= 4
+        assert place(report, "spool")["found"]["deliveries"] >= 4
+        for words in (f"{SAID} gone".encode(), NUMBER.encode()):
+            assert words_in(tmp_path, words) == []
+        stay = words_in(tmp_path, f"{SAID} stay".encode())
+        assert {Path(name).parts[0] for name in stay} >= folders
+        assert (await gateway.post(call_log("gone-1"))).status == 410
+        assert await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}) == 410
+        assert (await gateway.post(call_log("stay-2", number="+15550100111"))).status == 202
+        assert (await erased(gateway, "--phone", NUMBER))["call_ids"] == []
+        await gateway.kill()
+        await gateway.start()
+        assert (await gateway.post(call_log("gone-2"))).status == 410
+        assert await gateway.metric("callspool_unaccounted_records") == 0
+
+
+@pytest.mark.slow
+async def test_an_erasure_that_is_killed_is_finished_by_the_next_one(tmp_path: Path) -> None:
+    """Whatever it asks for: what was ordered is written down, and refused from then on."""
+    async with a_gateway(tmp_path) as (gateway, _):
+        calls = [f"gone-{number}" for number in range(60)]
+        for call_id in calls:
+            assert (await gateway.post(call_log(call_id))).status == 202
+
+        async def ordered() -> bool:
+            with closing(sqlite3.connect(f"file:{gateway.spool / 'spool.db'}?mode=ro", uri=True)) as database:
+                return database.execute("SELECT count(*) FROM erasures").fetchone() == (len(calls),)
+
+        sending = asyncio.create_task(erased(gateway, "--agent", "agent-g"))
+        await until(ordered, "the order is written down")
+        await gateway.kill()
+        await asyncio.gather(sending, return_exceptions=True)
+        await gateway.start()
+        report = await erased(gateway, "--call-id", "another")
+        assert report["complete"]
+        assert words_in(tmp_path, f"{SAID} gone".encode()) == []
+        assert (await gateway.post(call_log(calls[-1]))).status == 410
+
+
+@pytest.mark.slow
+async def test_posts_after_an_erasure_are_accepted_where_that_is_wanted(tmp_path: Path) -> None:
+    """Nothing stays of the id, and a destination that takes nothing back is named with what it was given."""
+    async with a_gateway(tmp_path, later_posts="accept") as (gateway, endpoint):
+        endpoint.set_fault(Fault())
+        assert (await gateway.post(call_log("gone-1"))).status == 202
+        await gateway.delivered()
+        report = await erased(gateway, "--call-id", "gone-1")
+        assert not report["complete"]
+        assert place(report, "refuses") == {
+            "place": "refuses", "found": {"delivered": 1},
+            "unreached": "what was delivered there is for its owner to erase",
+        }  # fmt: skip
+        assert words_in(tmp_path, f"{SAID} gone".encode()) == []
+        assert await gateway.send(b"", "/v1/calls/gone-1", {}, method="GET") == 404
+        again: Reply = await gateway.post(call_log("gone-1"))
+        assert (again.status, again.json["duplicate"]) == (202, False)
