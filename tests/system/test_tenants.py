@@ -1,12 +1,17 @@
 """Tenants: a real receiver with fifty of them, whose agents all use the same ids for their calls."""
 
 import asyncio
+import io
 import json
 import random
+import statistics
+import time
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from bench.calllogs import make_call_log
 from tests.stores.engines import SqliteEngine
@@ -186,3 +191,71 @@ token = "key"
         assert (acme["receipts_keep_seconds"], acme["expire_after_seconds"]) == (7200, None)
         assert (other["share_bytes"], other["receipts_keep_seconds"]) == (None, 86400)
         assert b" of 3." in await receiver.command("tenants", "list", *receiver.admin)
+
+
+class PatientEndpoint:
+    """Answers each call after a tenth of a second, more or less, and notes when."""
+
+    def __init__(self) -> None:
+        self._chance = random.Random(3)
+        self.arrived: dict[str, float] = {}
+        app = web.Application(client_max_size=1 << 24)
+        app.router.add_post("/send-call-log", self._take)
+        self.server = TestServer(app)
+
+    async def _take(self, request: web.Request) -> web.Response:
+        call_id = json.loads(await request.read())["call_id"]
+        await asyncio.sleep(self._chance.uniform(0.05, 0.15))
+        self.arrived[call_id] = time.monotonic()
+        return web.json_response({"success": True})
+
+
+@pytest.mark.prove
+async def test_ten_thousand_queued_calls_of_one_leave_the_latency_of_another_within_twice_its_own(
+    tmp_path: Path,
+) -> None:
+    """From the post of a call to the end of its delivery, as the median of ten calls: alone, and behind a backlog."""
+    endpoint = PatientEndpoint()
+    await endpoint.server.start_server()
+    file = tmp_path / "callspool.toml"
+    file.write_text(table_of("acme") + table_of("other"))
+    environment = {
+        "CALLSPOOL_CONFIG": str(file),
+        "CALLSPOOL_ENDPOINT_URL": str(endpoint.server.make_url("/send-call-log")),
+        "CALLSPOOL_ENDPOINT_TOKEN": "key",
+    }
+    async with GatewayProcess(tmp_path / "gateway", environment) as gateway:
+
+        async def latency(name: str) -> float:
+            took = []
+            for number in range(10):
+                call_id = f"{name}-{number}"
+                began = time.monotonic()
+                body = json.dumps({"call_id": call_id, "wcall_event": "call_ended"}).encode()
+                assert (await post_as(gateway, "other", body)).status == 202
+
+                async def arrived(call_id: str = call_id) -> bool:
+                    return call_id in endpoint.arrived
+
+                await until(arrived, f"{call_id} arrives", deadline=60)
+                took.append(endpoint.arrived[call_id] - began)
+            return statistics.median(took)
+
+        alone = await latency("alone")
+        lines = b"".join(
+            json.dumps({"call_id": f"q{number}", "wcall_event": "call_ended"}).encode() + b"\n"
+            for number in range(10_000)
+        )
+        headers = {"x-pype-token": token_of("acme")}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{gateway.intake_url}/v1/calls/batch", data=io.BytesIO(lines), headers=headers) as response,
+        ):
+            assert response.status == 200
+            await response.read()
+        behind = await latency("behind")
+        queued = sum(lane["ready"] for lane in (await gateway.destination())["lanes"])
+        await gateway.kill()
+    await endpoint.server.close()
+    assert queued > 9_000
+    assert behind < 2 * alone, f"{behind:.3f} s behind {queued} calls, {alone:.3f} s alone"
