@@ -134,6 +134,39 @@ def test_dead_letters_are_replayed_after_a_dry_run(world: World, open_page: Open
     page.wait_for_selector("#pages .badge", state="detached")
 
 
+def test_another_key_is_given_once(world: World, open_page: Open) -> None:
+    """Ticked dead letters are sent with the key that was typed; it stands nowhere on the page."""
+    world.bury(1)
+    page = open_page("/dead")
+    page.check("[data-letter] >> nth=-1")
+    call = page.inner_text("tr:has([data-letter]:checked) th")
+    page.click("#tray [data-order=replace-token]")
+    page.wait_for_selector("#ask-count:has-text('1 of 1 would go')")
+    assert page.is_disabled("#ask-go")
+    page.fill("#ask [name=token]", "another-key")
+    page.click("#ask-go")
+    page.wait_for_selector("#done:has-text('Give another key: 1 done')")
+    assert "another-key" not in page.content()
+    world.run(world.endpoint.wait_until(lambda: len([e for e in world.endpoint.arrivals if e.call_id == call]) >= 2))
+    sent = [each for each in world.endpoint.arrivals if each.call_id == call]
+    assert sent[-1].token == "another-key"
+
+
+def test_a_reroute_says_what_stays(world: World, open_page: Open) -> None:
+    """The dry run is made anew for another destination; Cancel changes nothing."""
+    world.bury(1)
+    page = open_page("/dead")
+    page.check("[data-letter] >> nth=-1")
+    page.click("#tray [data-order=reroute]")
+    page.select_option("#ask [name=to]", "endpoint")
+    page.wait_for_selector("#ask-list:has-text('1 stay')")
+    assert page.is_disabled("#ask-go")
+    page.select_option("#ask [name=to]", "s3")
+    page.wait_for_selector("#ask-count:has-text('1 of 1 would go')")
+    page.click("#ask-cancel")
+    assert page.locator("[data-letter]:checked").count() == 1
+
+
 def test_without_a_role_an_order_says_which_it_needs(world: World, open_page: Open) -> None:
     """The dialog stays, with what the gateway said and a way to sign in."""
     world.bury(2)

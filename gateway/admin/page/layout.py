@@ -214,7 +214,8 @@ def _footer(frame: Frame) -> Html:
 
 def sign_in_page(address: str, message: str, path: str = "/sign-in", status: int = 200) -> Page:
     """In place of a whole page that may not be shown."""
-    return Page(path, "Sign in", sign_in_card(address, message, "h1", "a token"), status=status)
+    card = sign_in_card(address, message, "h1", "a token")
+    return Page(path, "Sign in", card, status=status, pause=None)
 
 
 def sign_in_card(address: str, message: str, heading: str = "h2", needs: str = "the admin token") -> Html:
