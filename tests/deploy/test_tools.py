@@ -2,10 +2,11 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.project.repository import ROOT
+from tests.project.repository import ROOT, text
 
 
 def tool(name: str, where: str) -> str:
@@ -35,4 +36,14 @@ def test_promtool_finds_no_fault_with_the_alerts(command: list[str]) -> None:
         check=False,
         timeout=60,
     )
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_promtool_finds_no_fault_with_the_configuration(tmp_path: Path) -> None:
+    """What the Compose file gives Prometheus, with the alerts beside it as there."""
+    promtool = tool("promtool", "it is in the package prometheus of distributions")
+    for name in ("compose/prometheus.yml", "prometheus/alerts.yml"):
+        (tmp_path / Path(name).name).write_text(text(f"deploy/{name}"), encoding="utf-8")
+    command = [promtool, "check", "config", tmp_path / "prometheus.yml"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 0, said.stdout + said.stderr
