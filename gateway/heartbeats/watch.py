@@ -259,7 +259,7 @@ class HeartbeatWatch:
             self._store.ended(*key)
             self._forget(key)
             return
-        call.last_at = max(call.last_at, self._store.calls[key].last_at)
+        call.last_at = self._store.calls[key].last_at
         token_id = await self._store.token_id(*key)
         token = None if token_id is None else await self._token_of(token_id)
         owner = owner_of(call.principal)

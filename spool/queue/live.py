@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 
-from msgspec.structs import replace
-
 from spool.db.sql import Row
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
@@ -80,7 +78,7 @@ _ORDER = f"""
 _ABOUT_ROW = f"SELECT row_id FROM live_turns WHERE call_id = ? AND principal = ? AND turn = '{_ABOUT}'"
 _FRAME = "SELECT crc32, frame FROM live_turns WHERE row_id = ?"
 _KEY_OF_ROW = "SELECT key_epoch, payload_key FROM live_turns WHERE row_id = ?"
-_TOUCH = "UPDATE live_calls SET last_at = max(last_at, ?) WHERE call_id = ? AND principal = ?"
+_TOUCH = "UPDATE live_calls SET last_at = ? WHERE call_id = ? AND principal = ?"
 _OLD = "SELECT call_id, principal FROM live_calls WHERE open = 0 AND last_at < ? LIMIT ?"
 _FORGET = "DELETE FROM live_calls WHERE call_id = ? AND principal = ? RETURNING token_id"
 
@@ -128,7 +126,7 @@ def hear(
         )
     call.agent_id = heard.agent_id or call.agent_id
     call.started_at = call.started_at if heard.started_at is None else heard.started_at
-    call.last_at = max(call.last_at, now)
+    call.last_at = max(call.first_at, now)
     call.version += 1
     call.open = True
     token_id = None
@@ -349,8 +347,7 @@ class LiveCalls:
         before = self.calls.get(key)
         if before is not None and before.version > call.version:
             return
-        last_at = call.last_at if before is None else max(before.last_at, call.last_at)
-        self.calls[key] = replace(call, last_at=last_at)
+        self.calls[key] = call
         self._resize(call.principal, before is None, call.raw_bytes - (before.raw_bytes if before else 0))
 
     def _resize(self, principal: str, calls: int, byte_count: int) -> None:

@@ -10,11 +10,12 @@ import pytest
 import zstandard
 from msgspec.structs import replace
 
+from spool.records import AGENT_LOST
 from tests.budget import budgeted
 from tests.stores.calls import RULE, detail_of, document_of, part_of, random_parts, span_of
 from tests.stores.engines import Engine
 from uploaders.stores.completion import CallRow, CallState, add_part, expire, fields_of
-from uploaders.stores.parts import Part, PartKind, key_text
+from uploaders.stores.parts import Part, PartKind, key_text, shown_as_of
 from uploaders.stores.schema import migrations_of
 from uploaders.stores.spans import read_spans
 from uploaders.stores.store import (
@@ -443,3 +444,20 @@ async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store,
     assert engine.rows("select count(*) from call_details") == [(1,)]
     assert await document_of(store.detail("", "stays")) == b'{"call_id": "stays", "secret": "+3"}'
     assert await store.check() == ()
+
+
+@pytest.mark.parametrize("real_first", [False, True])
+async def test_a_real_end_is_shown_in_place_of_one_that_says_that_the_agent_is_lost(store: Store, real_first: bool):
+    """Whichever comes first, and although the gateway that lost the agent said so after the other had the end."""
+    heard_at = 1_764_320_400_000
+    said = {"call_ended_at": heard_at / 1000, "call_ended_reason": AGENT_LOST}
+    lost = part_of(PartKind.END, accepted_at=heard_at + MINUTE, **said)
+    lost = replace(lost, accepted_at=shown_as_of(lost.kind, lost.head, lost.accepted_at))
+    real = part_of(PartKind.END, accepted_at=heard_at + 1, call_ended_reason="completed")
+    await store.write([part_of(PartKind.START, accepted_at=heard_at - MINUTE)])
+    for part in (real, lost) if real_first else (lost, real):
+        await store.write([part])
+    summary = await summary_of(store)
+    assert (summary.state, summary.fields.reason) == (CallState.COMPLETE, "completed")
+    shown = [part.source_uid for part in (await call_of(store)).parts if part.shown and part.kind is PartKind.END]
+    assert shown == [real.source_uid]
