@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench.drain_s3 import QUICK_SIZES
 from bench.drain_s3 import SIZES as DRAIN_SIZES
+from bench.encryption import encryption
 from bench.environment import on_disk
 from bench.hops import hops
 from bench.options import Options
@@ -89,6 +90,7 @@ def main(
 
 
 main.add_command(hops)
+main.add_command(encryption)
 main.add_command(stores)
 main.add_command(peers)
 main.add_command(soaking)

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def bare(folder: Path) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def callspool(folder: Path, *, endpoint_port: int) -> Iterator[Running]:
-    """The gateway with its default settings and one endpoint, its spool in this folder.
+def callspool(folder: Path, *, endpoint_port: int, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """The gateway with its default settings and one endpoint, its spool in this folder; `settings` are added.
 
     Nothing needs to listen on the endpoint's port: then everything that is acknowledged stays in the spool.
     """
@@ -50,6 +50,7 @@ def callspool(folder: Path, *, endpoint_port: int) -> Iterator[Running]:
         "CALLSPOOL_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "CALLSPOOL_ENDPOINT_URL": f"http://127.0.0.1:{endpoint_port}/dev/send-call-log",
         "CALLSPOOL_ENDPOINT_TOKEN": "bench-token",
+        **(settings or {}),
     }
     command = [str(Path(sys.executable).with_name("callspool")), "run"]
     log = folder / "callspool.log"

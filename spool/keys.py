@@ -37,7 +37,9 @@ KEY_BYTES = 32
 EPOCH_USES = 4096
 """So many data keys are wrapped by one epoch key: some 30 ms of work when what lives on has to be wrapped anew."""
 _NONCE_BYTES = 12
-_WRAPPED_BYTES = _NONCE_BYTES + KEY_BYTES + 16
+_KEY_ID_BYTES = 8
+WRAPPED_DOCUMENT_KEY_BYTES = _KEY_ID_BYTES + _NONCE_BYTES + KEY_BYTES + 16
+"""The length of what `MainKey.wrap` makes of a data key."""
 
 
 @cache
@@ -81,7 +83,12 @@ class MainKey:
     @property
     def key_id(self) -> bytes:
         """What names it in files and messages; it says nothing about the key."""
-        return sha256(b"callspool main key\0" + self.value).digest()[:8]
+        return sha256(b"callspool main key\0" + self.value).digest()[:_KEY_ID_BYTES]
+
+    def wrap(self, key: bytes, context: bytes) -> bytes:
+        """A data key, wrapped, behind the name of this one."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return self.key_id + nonce + cipher(self.value).encrypt(nonce, key, context)
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -113,6 +120,14 @@ class KeyRing:
     def by_id(self, key_id: bytes) -> MainKey | None:
         """The key of this name, if it is there."""
         return next((key for key in self.keys if key.key_id == key_id), None)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """What a main key wrapped. Raises `KeyUnavailable` where that is not in the ring, and `CorruptPayload`."""
+        main = self.by_id(wrapped[:_KEY_ID_BYTES])
+        if main is None:
+            wanted = wrapped[:_KEY_ID_BYTES].hex()
+            raise KeyUnavailable(f"it is encrypted with the key {wanted}, and the keys that were given are {self}")
+        return _decrypted(cipher(main.value), wrapped[_KEY_ID_BYTES:], context, "its key was changed")
 
     def __str__(self) -> str:
         """The names of the keys."""

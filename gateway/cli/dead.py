@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 import click
 import msgspec
 
-from config.values import ListenAddress
+from config.values import ListenAddress, split_tokens
 from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.exits import Exit
@@ -49,10 +49,35 @@ from gateway.operations.schemas import (
     OrderRequest,
     Select,
 )
+from spool.errors import SpoolError
+from spool.keys import KeyRing
+from spool.payload.frames import open_document, seal_document
 from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
 from uploaders.durable_file import DurableFile, make_directories
 from uploaders.safe_names import safe_name
+
+SEALED_SUFFIX = ".sealed"
+"""How names of encrypted documents end."""
+
+
+def _ring(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> KeyRing | None:
+    """The keys in a file, if one is named."""
+    if path is None:
+        return None
+    try:
+        ring = KeyRing.parse(split_tokens(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path} holds no key of a spool: {error}") from None
+    if not ring.keys:
+        raise click.BadParameter(f"{path} holds no key of a spool: it is empty")
+    return ring
+
+
+_key_file = click.option(
+    "--spool-key-file", "ring", type=click.Path(path_type=Path, dir_okay=False, exists=True), callback=_ring,
+    envvar="CALLSPOOL_SPOOL_KEY_FILE", metavar="FILE", help="File with the spool's key. [CALLSPOOL_SPOOL_KEY_FILE]",
+)  # fmt: skip
 
 # `callspool dead export`: dead letters with what they carry, into a folder that needs no callspool to be read.
 
@@ -63,11 +88,15 @@ _encode = msgspec.json.Encoder().encode
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @selecting
 @click.option("--all", "everything", is_flag=True, help="Select all; required without a filter.")
+@_key_file
 @json_option
 @admin_option
-def export(address: ListenAddress, directory: Path, *, everything: bool, **selection: Any) -> None:
+def export(
+    address: ListenAddress, directory: Path, *, everything: bool, ring: KeyRing | None, **selection: Any
+) -> None:
     """Write dead letters to DIRECTORY: an index, and a .json.zst for each payload.
 
+    With a key of the spool, payloads are encrypted with it; the index, without anything that was said, is not.
     Includes what is held for a dead core (its detail, its notice). Nothing is removed from the spool. Agents' keys are
     never exported.
     """
@@ -75,7 +104,7 @@ def export(address: ListenAddress, directory: Path, *, everything: bool, **selec
     require_selection(selects, everything=everything)
     with explained():
         try:
-            written, unread, size = _Export(address, directory.absolute()).run(selects)
+            written, unread, size = _Export(address, directory.absolute(), ring).run(selects)
         except OSError as error:
             complain(f"{directory} cannot be written: {error.strerror or error}.")
             raise SystemExit(Exit.FAILED) from None
@@ -88,9 +117,10 @@ def export(address: ListenAddress, directory: Path, *, everything: bool, **selec
 class _Export:
     """One export; what it wrote before it broke off is written again by the next one."""
 
-    def __init__(self, address: ListenAddress, directory: Path) -> None:
+    def __init__(self, address: ListenAddress, directory: Path, ring: KeyRing | None) -> None:
         self._address = address
         self._directory = directory
+        self._main = ring.keys[0] if ring is not None else None
 
     def run(self, selects: Sequence[Select]) -> tuple[int, int, int]:
         """How many letters were written, how many of their documents could not be read, and how large the rest is."""
@@ -130,7 +160,7 @@ class _Export:
             yield from (one for one in entries(self._address, held) if one.reason == HELD_WITH_DEAD)
 
     def _letter(self, entry: DeliveryEntry) -> DeadLetter:
-        name = f"{safe_name(entry.record_id)}.{entry.form}.json.zst"
+        name = f"{safe_name(entry.record_id)}.{entry.form}.json.zst{'' if self._main is None else SEALED_SUFFIX}"
         try:
             digest, size = self._write_document(entry, self._directory / DOCUMENTS / name)
         except (Refused, NoGateway) as error:
@@ -145,10 +175,16 @@ class _Export:
         key = entry.key.split("/", 2)
         try:
             file.open()
-            for block in download(self._address, "api", "documents", *key, headers={"Accept-Encoding": "zstd"}):
-                file.write(block)
-                digest.update(block)
-                size += len(block)
+
+            def blocks() -> Iterator[bytes]:
+                nonlocal size
+                for block in download(self._address, "api", "documents", *key, headers={"Accept-Encoding": "zstd"}):
+                    digest.update(block)
+                    size += len(block)
+                    yield block
+
+            for data in blocks() if self._main is None else seal_document(blocks(), self._main):
+                file.write(data)
             file.commit()
         finally:
             file.discard()
@@ -204,11 +240,13 @@ _decode_answer = msgspec.json.Decoder(ImportResult).decode
 @click.option("--from", "origin", metavar="NAME", help="Only dead letters of this destination.")
 @click.option("--key", "file", type=click.File(), metavar="FILE", help="File with the key to send with (- for stdin).")
 @click.option("--dry-run", is_flag=True, help="Show what would be imported; change nothing.")
+@_key_file
 @json_option
 @admin_option
 def import_(
-    directory: Path, address: ListenAddress, *, to: str, origin: str | None, file: TextIO | None, dry_run: bool
-) -> None:
+    directory: Path, address: ListenAddress, *, to: str, origin: str | None, file: TextIO | None, dry_run: bool,
+    ring: KeyRing | None,
+) -> None:  # fmt: skip
     """Queue what `callspool dead export` wrote to DIRECTORY for a destination of this gateway.
 
     Keeps idempotency keys, verifies checksums, and skips what this spool already has. Agents' keys are never exported:
@@ -223,7 +261,7 @@ def import_(
     outcomes: Counter[str] = Counter()
     with explained(), progress_bar() as tell:
         for done, letters in enumerate(found, 1):
-            outcome, problem = _import_record(directory, address, letters, to, key)
+            outcome, problem = _import_record(directory, address, letters, to, key, ring or KeyRing())
             outcomes[outcome] += 1
             if problem and outcomes[outcome] <= _SHOWN_FAILURES:
                 complain(problem)
@@ -273,7 +311,7 @@ def _next_line(index: BinaryIO) -> bytes:
 
 
 def _import_record(
-    directory: Path, address: ListenAddress, letters: list[DeadLetter], to: str, key: str | None
+    directory: Path, address: ListenAddress, letters: list[DeadLetter], to: str, key: str | None, ring: KeyRing
 ) -> tuple[str, str]:
     """Import one call log; the outcome (new, known or failed), and why it failed."""
     first = letters[0]
@@ -292,7 +330,7 @@ def _import_record(
     size = len(line) + sum(one.file_bytes for one in letters)
     files = [directory / DOCUMENTS / Path(one.file or "").name for one in letters]
     try:
-        body = send(address, IMPORT_TYPE, _blocks(line, files, letters), size, "api", "dead-letters", "import")
+        body = send(address, IMPORT_TYPE, _blocks(line, files, letters, ring), size, "api", "dead-letters", "import")
     except (Refused, _BadFile) as error:
         return "failed", f"{first.record_id} of call {first.call_id}: {error}"
     return ("known" if _decode_answer(body).duplicate else "new"), ""
@@ -302,18 +340,23 @@ class _BadFile(Exception):
     """A document is missing, or not as long as the index says."""
 
 
-def _blocks(line: bytes, files: list[Path], letters: list[DeadLetter]) -> Iterator[bytes]:
+def _blocks(line: bytes, files: list[Path], letters: list[DeadLetter], ring: KeyRing) -> Iterator[bytes]:
     """What is sent: the line, then the documents one after the other."""
     yield line
     for path, letter in zip(files, letters, strict=True):
         left = letter.file_bytes
         try:
             with _open_file(path) as file:
-                while left and (block := file.read(min(left, BLOCK_BYTES))):
+                sealed = path.name.endswith(SEALED_SUFFIX)
+                for block in open_document(file, ring) if sealed else iter(lambda: file.read(BLOCK_BYTES), b""):
+                    if len(block) > left:
+                        raise _BadFile(f"{path} is longer than the index says")
                     left -= len(block)
                     yield block
         except OSError as error:
             raise _BadFile(f"{path} cannot be read: {error.strerror or error}") from error
+        except SpoolError as error:
+            raise _BadFile(f"{path} cannot be decrypted: {error}") from error
         if left:
             raise _BadFile(f"{path} is {left} bytes too short")
 

@@ -15,14 +15,18 @@ authenticated, so that frames can neither change places nor be left out.
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import zstandard
 from isal.isal_zlib import crc32
 from msgspec import Struct, structs
 
 from spool.errors import CorruptPayload
-from spool.keys import cipher, decrypted, new_key
+from spool.keys import WRAPPED_DOCUMENT_KEY_BYTES, KeyRing, MainKey, cipher, decrypted, new_key
 from spool.records import Buffer, Fragment, StoredFragment
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 FRAME_RAW_BYTES = 1 << 20
 FRAME_RAW_LIMIT = 4 << 20
@@ -220,6 +224,46 @@ def decode_file(source: Path) -> Iterator[bytes]:
                 yield block
     except zstandard.ZstdError as error:
         raise CorruptPayload(f"no zstd: {error}") from error
+
+
+# Documents in files of their own, such as exports: sealed block by block, with a key that stands, wrapped, before them.
+
+DOCUMENT_MARK = b"callspool sealed 1\n"
+_DOCUMENT_KEY = b"document"
+_MORE, _LAST = b"more", b"last"
+_LONGEST_BLOCK = 4 << 20
+
+
+def seal_document(blocks: Iterable[bytes], main: MainKey) -> Iterator[bytes]:
+    """The bytes of a file that only this main key, or whoever has it, opens again. Blocks have up to 4 MiB."""
+    key = new_key()
+    sealing = cipher(key)
+    yield DOCUMENT_MARK + main.wrap(key, _DOCUMENT_KEY)
+    held, number = b"", 0
+    for block in blocks:
+        if held:
+            yield _sealed_block(sealing, held, number, _MORE)
+            number += 1
+        held = block
+    yield _sealed_block(sealing, held, number, _LAST)
+
+
+def _sealed_block(sealing: "AESGCM", block: bytes, number: int, kind: bytes) -> bytes:
+    data = sealing.encrypt(number.to_bytes(12, "big"), block, kind)
+    return kind + len(data).to_bytes(4, "big") + data
+
+
+def open_document(file: BinaryIO, ring: KeyRing) -> Iterator[bytes]:
+    """The blocks of such a document. Raises `KeyUnavailable` without its key, `CorruptPayload` for any change to it."""
+    head = file.read(len(DOCUMENT_MARK) + WRAPPED_DOCUMENT_KEY_BYTES)
+    opening, number, kind = cipher(ring.unwrap(head[len(DOCUMENT_MARK) :], _DOCUMENT_KEY)), 0, _MORE
+    while kind == _MORE:
+        kind = file.read(4)
+        size = int.from_bytes(file.read(4), "big")
+        if kind not in (_MORE, _LAST) or size > _LONGEST_BLOCK + 16:
+            raise CorruptPayload("it is cut off, or was changed")
+        yield decrypted(opening, number.to_bytes(12, "big"), file.read(size), kind, "it was changed")
+        number += 1
 
 
 def is_whole(frame: bytes, checksum: int | None) -> bool:

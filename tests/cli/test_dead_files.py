@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.operations.schemas import INDEX
+from spool.payload.frames import DOCUMENT_MARK
 from spool.records import DeadLetter, Delivered, DeliveryState
 from tests.admin.admin_app import OTHER, SpoolAdmin, spool_admin
 from tests.cli.conftest import Cli, Server
@@ -244,3 +245,26 @@ def test_a_folder_without_an_index_is_no_export(cli: Cli, tmp_path: Path) -> Non
     (tmp_path / INDEX).unlink()
     (tmp_path / INDEX).symlink_to("/dev/zero")
     assert "symbolic links" in cli("dead", "import", str(tmp_path), "--to", "x").stderr
+
+
+def test_an_export_with_the_spools_key_opens_with_that_alone(
+    cli: Cli, server: Server, admin: SpoolAdmin, there: tuple[str, str], tmp_path: Path
+) -> None:
+    """Documents are encrypted, and imported with the key; without it, or changed, they are refused by name."""
+    folder, key, other = tmp_path / "out", tmp_path / "key", tmp_path / "wrong-key"
+    key.write_text("# the key\n" + "A" * 43 + "=\n")
+    other.write_text("B" * 43 + "=\n")
+    server.run(admin.buried("a", WHOLE))
+    assert cli("dead", "export", str(folder), "--all", "--spool-key-file", str(key)).exit_code == 0
+    (_, letter) = index_of(folder)
+    sealed = (folder / letter["file"]).read_bytes()
+    assert sealed.startswith(DOCUMENT_MARK)
+    assert b"\x28\xb5\x2f\xfd" not in sealed
+    brought = ("dead", "import", str(folder), "--to", OTHER, *there)
+    for wrong in ((), ("--spool-key-file", str(other))):
+        result = cli(*brought, *wrong)
+        assert (result.exit_code, "is encrypted with the key" in result.output) == (1, True), result.output
+    (folder / letter["file"]).write_bytes(sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    assert "cannot be decrypted" in cli(*brought, "--spool-key-file", str(key)).output
+    (folder / letter["file"]).write_bytes(sealed)
+    assert "Imported 1 call log" in cli(*brought, "--spool-key-file", str(key)).stdout
