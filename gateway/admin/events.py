@@ -5,8 +5,8 @@ A bounded ring in memory; the log is the history.
 
 import logging
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -18,7 +18,28 @@ from spool.records import Clock, Delivery
 from uploaders.redact import redact
 
 _KEPT = 50
+_CALL = "\0"
+"""Stands for the call: no name of a destination and no reason holds it."""
 _LOGGER = "callspool.destinations"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An event in memory. What is written to a file names no call: a call may be erased, a file is there for a day."""
+
+    at: int
+    level: str
+    text: str
+    """With `_CALL` where the call stands."""
+    call_id: str | None = None
+
+    @property
+    def shown(self) -> str:
+        return self.text.replace(_CALL, "a call" if self.call_id is None else f"call {redact(self.call_id)}", 1)
+
+    @property
+    def anonymous(self) -> tuple[int, str, str]:
+        return self.at, self.level, self.text.replace(_CALL, "a call", 1)
 
 
 class RecentEvents:
@@ -26,24 +47,21 @@ class RecentEvents:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._events: deque[tuple[int, str, str]] = deque(maxlen=_KEPT)
+        self._events: deque[_Kept] = deque(maxlen=_KEPT)
         self._log = structlog.get_logger(_LOGGER)
         self._log_each = logging.getLogger(_LOGGER).isEnabledFor(logging.DEBUG)
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """Keeps dead letters and what was too large; ordinary attempts are logged at the debug level only."""
-        call = delivery.record.call_id
+        call, what = delivery.record.call_id, f"{delivery.destination}: the {delivery.form} of {_CALL}"
         if outcome == "diverted":
-            self._keep(
-                "warning",
-                f"{delivery.destination}: the {delivery.form} of call {call} is too large: the fallback is tried",
-            )
+            self._keep("warning", f"{what} is too large: the fallback is tried", call)
             self._log.warning("too_large", **_described(delivery, seconds))
         elif outcome == "corrupt":
-            self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} is corrupt in the spool")
+            self._keep("error", f"{what} is corrupt in the spool", call)
             self._log.error("corrupt_payload", **_described(delivery, seconds))
         elif outcome == "dead":
-            self._keep("error", f"{delivery.destination}: the {delivery.form} of call {call} became a dead letter")
+            self._keep("error", f"{what} became a dead letter", call)
             self._log.error("dead_letter", **_described(delivery, seconds))
         elif self._log_each:
             self._log.debug("attempted", outcome=outcome, **_described(delivery, seconds))
@@ -76,19 +94,26 @@ class RecentEvents:
 
     def recent(self) -> tuple[Event, ...]:
         """The events that are kept, the newest first."""
-        return tuple(Event(instant(at), level, text) for at, level, text in reversed(self._events))
+        return tuple(Event(instant(each.at), each.level, each.shown) for each in reversed(self._events))
 
     def kept(self) -> tuple[tuple[int, str, str], ...]:
-        """The same as plain data: time (ms), level and text, the oldest first."""
-        return tuple(self._events)
+        """The same as plain data that names no call: time (ms), level and text, the oldest first."""
+        return tuple(each.anonymous for each in self._events)
 
     def restore(self, events: Iterable[tuple[int, str, str]]) -> None:
         """Put before those of this process what one before it left."""
-        here = set(self._events)
-        self._events = deque([*(each for each in events if each not in here), *self._events], maxlen=_KEPT)
+        here = {each.anonymous for each in self._events}
+        before = [_Kept(*each) for each in events if each not in here]
+        self._events = deque([*before, *self._events], maxlen=_KEPT)
 
-    def _keep(self, level: str, text: str) -> None:
-        self._events.append((self._clock(), level, redact(text)))
+    def forget(self, call_ids: Collection[str]) -> None:
+        """These calls are erased: no event names them any more."""
+        self._events = deque(
+            (replace(each, call_id=None) if each.call_id in call_ids else each for each in self._events), maxlen=_KEPT
+        )
+
+    def _keep(self, level: str, text: str, call_id: str | None = None) -> None:
+        self._events.append(_Kept(self._clock(), level, redact(text), call_id))
 
 
 def _described(delivery: Delivery, seconds: float) -> dict[str, object]:

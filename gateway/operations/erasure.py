@@ -91,16 +91,16 @@ class CallEraser:
 
     def __init__(
         self, spool: Spool, dispatcher: Dispatcher, uploaders: Mapping[str, Uploader], stores: Mapping[str, Store],
-        pipeline: "Pipeline | None", spans_erased: Callable[[Collection[str]], None],
+        pipeline: "Pipeline | None", hearers: Sequence[Callable[[Collection[str]], None]],
     ) -> None:  # fmt: skip
-        """`spans_erased` hears of calls whose spans are not to become call logs any more."""
+        """`hearers` hear of the calls: spans are not to become call logs any more, and no event is to name one."""
         self._spool = spool
         self._erasures: CallErasures = spool.erasures
         self._dispatcher = dispatcher
         self._uploaders = uploaders
         self._stores = stores
         self._pipeline = pipeline
-        self._spans_erased = spans_erased
+        self._hearers = hearers
         self._one_at_a_time = asyncio.Lock()
 
     async def carry_out(self, order: ErasureOrder) -> AsyncGenerator[ErasureLine, None]:
@@ -118,7 +118,8 @@ class CallEraser:
                 for number, call_id in enumerate(every):
                     yield ErasureProgress("giving up deliveries", number, len(every))
                     given_up += await self._erasures.give_up(call_id)
-                self._spans_erased(every)
+                for hear in self._hearers:
+                    hear(every)
                 await self._wait_for(given_up, unreached)
             for number, name in enumerate(self._uploaders):
                 yield ErasureProgress(f"erasing at {name}", number, len(self._uploaders))

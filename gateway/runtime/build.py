@@ -358,7 +358,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
             {name: plan.uploader for name, plan in plans.items()},
             context.stores,
             pipeline,
-            traces.assembler.erased,
+            (traces.assembler.erased, observers.events.forget),
         ),
         parse_worker,
         executor,

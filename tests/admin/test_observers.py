@@ -19,6 +19,19 @@ def test_every_observer_hears_everything() -> None:
     assert len(world.events.recent()) == 2
 
 
+def test_what_is_written_of_events_names_no_call() -> None:
+    """A page shows which call it was; the file of the history does not, nor does an event of a call that was erased."""
+    world = AdminFigures()
+    world.events.attempted(delivery(call_id="of-somebody"), "dead", 0.5)
+    assert world.events.recent()[0].text == "endpoint: the core of call of-somebody became a dead letter"
+    kept = world.events.kept()
+    assert [text for _, _, text in kept] == ["endpoint: the core of a call became a dead letter"]
+    world.events.restore(kept)
+    assert len(world.events.recent()) == 1
+    world.events.forget({"of-somebody"})
+    assert world.events.recent()[0].text == kept[0][2]
+
+
 def test_a_refused_token_is_told_apart_from_its_destination() -> None:
     """A refusal is a warning about the token; only a destination that was down accepts deliveries again."""
     world = AdminFigures()
