@@ -193,6 +193,16 @@ class Record(Struct, frozen=True):
     """Who posted it (`principal_of`); None where that is not known."""
     via: str | None = None
     """The gateways that passed it on, as `Via` lists them; None where it came straight from its agent."""
+    trace_context: str | None = None
+    """`traceparent` and, behind a space, `tracestate`, as it was posted with (W3C Trace Context)."""
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """The trace context as headers; none where it was posted without."""
+        if self.trace_context is None:
+            return {}
+        parent, _, state = self.trace_context.partition(" ")
+        return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
 
     def bytes_of(self, form: "Form") -> int:
         """How many raw bytes of its payload a form carries: the forms of a record share them out."""
@@ -321,6 +331,8 @@ class NewRecord(Struct, frozen=True):
     """The spans that it was made of; they are deleted in the transaction that accepts it."""
     via: str | None = None
     """The gateways that passed it on, as `Record.via`."""
+    trace_context: str | None = None
+    """As `Record.trace_context`."""
     outline: Outline = NO_OUTLINE
     ends_call: bool = False
     """Whether its call has ended: what is kept of that while it is live is deleted in the same transaction."""

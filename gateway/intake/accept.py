@@ -143,6 +143,7 @@ class Acceptor:
         idempotency_key: str | None = None,
         key_decides: bool = False,
         via: str | None = None,
+        trace_context: str | None = None,
         owner: Owner | None = None,
         origin: str | None = None,
         closes: ClosedTrace | None = None,
@@ -160,7 +161,8 @@ class Acceptor:
 
         Whose key it is decides of which earlier call logs it can be a duplicate, or superseded by; with an
         `idempotency_key` only an earlier one with the same is one, with `key_decides` whatever is in it. `via` is how
-        it came (`LoopGuard.check`). `closes` are the spans, `loses` is the live call that it was made of.
+        it came (`LoopGuard.check`), `trace_context` the sender's span (`trace_context_of`). `closes` are
+        the spans, `loses` is the live call that it was made of.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
@@ -199,6 +201,7 @@ class Acceptor:
                 idempotency_key=idempotency_key,
                 key_decides=key_decides,
                 via=via,
+                trace_context=trace_context,
                 closes=closes,
                 outline=call_log.outline,
                 ends_call=call_log.event in _ENDS and not call_log.agent_lost,
@@ -349,6 +352,8 @@ class Sender(msgspec.Struct, frozen=True):
     """By what the sender says whether two equal posts are one."""
     via: str | None = None
     """The gateways that passed it on."""
+    trace_context: str | None = None
+    """The span that it sends in."""
     tenant: str | None = None
     """Whose token it presented."""
 
@@ -390,6 +395,7 @@ class PostService:
             headers.get(SUPERSEDED_BY),
             headers.get(IDEMPOTENCY_KEY),
             match.via,
+            match.trace_context,
             self._token.tenant_of(request),
         )
 
@@ -402,6 +408,7 @@ class PostService:
                 superseded_by=sender.superseded_by,
                 idempotency_key=sender.idempotency_key,
                 via=sender.via,
+                trace_context=sender.trace_context,
                 tenant=sender.tenant,
             )
             return accepted_result(parsed, accepted, 202)
@@ -422,7 +429,11 @@ class PostService:
         upload = await self._uploads.find_by_s3_key(reference.s3_key)
         if upload is None:
             accepted = await self._acceptor.accept(
-                reference.note, sender.agents_key, via=sender.via, tenant=sender.tenant
+                reference.note,
+                sender.agents_key,
+                via=sender.via,
+                trace_context=sender.trace_context,
+                tenant=sender.tenant,
             )
             return accepted_result(reference.note, accepted, 202)
         if upload.record_uid is None:

@@ -52,6 +52,8 @@ class Match(NamedTuple):
     """The secret or the call id, decoded."""
     via: str | None = None
     """The gateways that passed the request on, as `LoopGuard.check` returns them."""
+    trace_context: str | None = None
+    """The sender's span, as `trace_context_of` returns it."""
 
 
 Respond = Callable[[web.BaseRequest, Match], Awaitable[Result | web.StreamResponse]]
@@ -224,6 +226,21 @@ def via_pseudonym(spool_id: str) -> str:
     return f"callspool-{spool_id}"
 
 
+_TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_STATE = re.compile(r"[\x20-\x7e]{1,512}")
+"""What W3C Trace Context asks everybody to pass on at least."""
+
+
+def trace_context_of(request: web.BaseRequest) -> str | None:
+    """The sender's span, for the record to keep and for each delivery to carry on: `traceparent`, and behind a space
+    `tracestate`. What is malformed is left out, as W3C Trace Context asks: it is no reason to refuse a call log."""
+    parents = request.headers.getall("traceparent")
+    if len(parents) != 1 or _TRACE_PARENT.fullmatch(parents[0]) is None:
+        return None
+    state = ",".join(request.headers.getall("tracestate", ())).strip()
+    return f"{parents[0]} {state}" if _TRACE_STATE.fullmatch(state) else parents[0]
+
+
 class LoopGuard:
     """Recognises what this gateway sent before, through whatever proxies and other gateways it came back."""
 
@@ -307,6 +324,8 @@ class IntakeHandler:
             self._gate.check()
             if "Via" in request.headers or "Idempotency-Key" in request.headers:
                 match = match._replace(via=self._loop_guard.check(request))
+            if "traceparent" in request.headers:
+                match = match._replace(trace_context=trace_context_of(request))
             if match.route.needs_token:
                 self._token.check(request)
             result = await match.route.respond(request, match)

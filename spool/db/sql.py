@@ -86,7 +86,7 @@ CHUNK_COLUMNS = "chunk_id, crc32, frame"
 NEW_RECORD_COLUMNS = (
     "record_id, call_id, agent_id, event, environment, digest, raw_bytes, stored_bytes, accepted_at, token_id, "
     "first_chunk, fragments, superseded, settled_at, origin, checksum, tenant, principal, via, happened_at, post_key, "
-    "number_hint, length_ms, ended_reason, key_epoch, payload_key"
+    "number_hint, length_ms, ended_reason, key_epoch, payload_key, trace_context"
 )
 NEW_DELIVERY_COLUMNS = "record_id, destination_id, form, lane, state, ordered, after_destination_id, due_at"
 LAST_RECORD = "SELECT seq FROM sqlite_sequence WHERE name = 'records'"
@@ -108,7 +108,8 @@ GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIM
 
 RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
-    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum, r.tenant, r.principal, r.via"
+    "r.accepted_at, r.token_id, r.first_chunk, r.fragments, r.origin, r.checksum, r.tenant, r.principal, r.via, "
+    "r.trace_context"
 )
 # A notice is about the object of the detail, where a bucket has one of the core too.
 DELIVERY_COLUMNS = (
@@ -460,7 +461,7 @@ ABANDONED_MULTIPARTS = (
 Row = Sequence[Any]
 """A row as SQLite gives it: its columns have the types of the schema."""
 
-RECORD_WIDTH = 17
+RECORD_WIDTH = 18
 
 _decode_fragments = msgspec.json.Decoder(dict[Fragment, tuple[int, int, int]]).decode
 
@@ -497,7 +498,7 @@ def record_of(row: Row, spool_id: str) -> Record:
         fragments, damaged = {}, True
     return Record(
         record_id, row[12] or uid_of(spool_id, record_id), row[1], row[2], row[3], row[4], row[5], row[6], row[7],
-        row[8], row[9], row[10], fragments, damaged, tenant, principal, via,
+        row[8], row[9], row[10], fragments, damaged, tenant, principal, via, row[17],
     )  # fmt: skip
 
 

@@ -224,12 +224,12 @@ def _write_record(
     key = wrapped_key(transaction, stored.key if owed else None, uid)
     more = (
         checksum_of(row, *whose), *whose, new.happened_at, post_key_of(new.idempotency_key),
-        outline.number_hint, outline.length_ms, outline.ended_reason, *key,
+        outline.number_hint, outline.length_ms, outline.ended_reason, *key, new.trace_context,
     )  # fmt: skip
     transaction.records.add((*row[:12], int(superseded and not owed), settled_at, new.origin, *more))
     return Record(
         record_id, uid, new.call_id, new.agent_id, new.event, new.environment, new.digest, new.raw_bytes,
-        stored_bytes, now, token_id, stored.first_chunk, stored.fragments, False, *whose,
+        stored_bytes, now, token_id, stored.first_chunk, stored.fragments, False, *whose, new.trace_context,
     )  # fmt: skip
 
 

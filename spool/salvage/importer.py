@@ -148,7 +148,17 @@ def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: i
     )  # fmt: skip
     whose = (record.tenant, record.principal, record.via)
     wrapped = wrapped_key(transaction, key, record.uid)
-    more = (checksum_of(row, *whose), *whose, source.happened_at, source.post_key, None, None, None, *wrapped)
+    more = (
+        checksum_of(row, *whose),
+        *whose,
+        source.happened_at,
+        source.post_key,
+        None,
+        None,
+        None,
+        *wrapped,
+        record.trace_context,
+    )
     transaction.records.add((*row[:12], False, None, record.uid, *more))
     transaction.tenants.add(record.tenant, record.stored_bytes)
     return record_id

@@ -183,7 +183,8 @@ RECORDS = (
     f"SELECT {RECORD_COLUMNS}, r.settled_at, r.happened_at, r.post_key, r.key_epoch, r.payload_key FROM records r "
     "WHERE r.record_id BETWEEN ? AND ? ORDER BY r.record_id"
 )
-RECORDS_BEFORE_13 = re.sub(r"r\.(key_epoch|payload_key)", "NULL", RECORDS)
+RECORDS_BEFORE_16 = RECORDS.replace("r.trace_context", "NULL")
+RECORDS_BEFORE_13 = re.sub(r"r\.(key_epoch|payload_key)", "NULL", RECORDS_BEFORE_16)
 RECORDS_BEFORE_7 = RECORDS_BEFORE_13.replace("r.via", "NULL")
 RECORDS_BEFORE_6 = re.sub(r"r\.(tenant|principal|happened_at|post_key)", "NULL", RECORDS_BEFORE_7)
 RECORDS_BEFORE_3 = re.sub(r"r\.(origin|checksum)", "NULL", RECORDS_BEFORE_6)

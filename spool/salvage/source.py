@@ -256,7 +256,8 @@ def _wrapped(epoch: int | None, key: bytes | None) -> WrappedKey | None:
 def _records_statement(version: int) -> str:
     """The statement that reads records of a database of this version."""
     before = {
-        12: model.RECORDS_BEFORE_13,
+        16: model.RECORDS_BEFORE_16,
+        13: model.RECORDS_BEFORE_13,
         7: model.RECORDS_BEFORE_7,
         6: model.RECORDS_BEFORE_6,
         3: model.RECORDS_BEFORE_3,

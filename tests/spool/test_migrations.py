@@ -200,14 +200,16 @@ async def test_what_version_5_accepted_is_an_original_whoever_repeats_it(path: P
         assert (await spool.accept(a_record("b", principal=principal))).ready == (), "waits for the old one"
 
 
-WITHOUT_LATER = "DROP TABLE live_calls; DROP TABLE live_turns; DROP TABLE attempts;" + "".join(
-    f"ALTER TABLE records DROP COLUMN {name};" for name in ("number_hint", "length_ms", "ended_reason")
-)
+WITHOUT_LATER = (
+    "DROP TABLE live_calls; DROP TABLE live_turns; DROP TABLE attempts; DROP TABLE erasures; "
+    "DELETE FROM meta WHERE name = 'erasure_salt';"
+) + "".join(f"ALTER TABLE records DROP COLUMN {name};" for name in ("number_hint", "length_ms", "ended_reason"))
 WITHOUT_KEYS = (
     "DROP INDEX records_by_epoch; ALTER TABLE records DROP COLUMN key_epoch; "
-    "ALTER TABLE records DROP COLUMN payload_key; ALTER TABLE tokens DROP COLUMN key_epoch;"
+    "ALTER TABLE records DROP COLUMN payload_key; ALTER TABLE tokens DROP COLUMN key_epoch; "
+    "ALTER TABLE records DROP COLUMN trace_context;"
 )
-"""What version 13 added, taken away, beside the tables that go whole."""
+"""What versions 13 and 16 added, taken away, beside the tables that go whole."""
 
 
 @pytest.mark.parametrize("salvaged", [False, True])

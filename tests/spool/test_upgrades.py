@@ -20,6 +20,7 @@ from spool.fsck import Severity, check
 from spool.records import DeadLetter, Delivered, Fragment, Hold, Lane, RetryAt
 from spool.stats import LaneCounts
 from spool.store import Spool
+from tests.spool.salvaged_spools import bring
 from tests.spool.spool_parts import (
     BUCKET,
     CORE,
@@ -45,7 +46,7 @@ OLD_NAMES = {"orphan_chunks": "loose_chunks"}
 """What version 6 called anew."""
 NOT_YET = {"traces", "trace_rows", "live_calls", "live_turns", "attempts"}
 """What waits for the end of a call, and the history of attempts: made by other versions, and tested on their own."""
-CHECKSUMS_SINCE, PRINCIPALS_SINCE = 3, 6
+CHECKSUMS_SINCE, PRINCIPALS_SINCE, ERASURES_SINCE = 3, 6, 15
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def as_version(found: Full, number: int, folder: Path) -> None:
             "token_id, first_chunk, fragments, origin FROM records"
         ).fetchall():
             connection.execute("UPDATE records SET checksum = ? WHERE record_id = ?", (checksum_of(row), row[0]))
+    if number < ERASURES_SINCE:
+        connection.execute("DELETE FROM meta WHERE name = 'erasure_salt'")
     assert connection.execute("PRAGMA user_version").fetchone() == (number,)
     connection.close()
 
@@ -128,6 +131,22 @@ async def test_a_full_spool_of_each_version_goes_on(full: Full, number: int, tmp
     connection = looked_into(tmp_path)
     assert connection.execute("PRAGMA user_version").fetchone() == (len(SCHEMAS),)
     connection.close()
+
+
+@pytest.mark.parametrize("number", range(1, len(SCHEMAS)), ids=lambda number: SCHEMAS[number - 1])
+async def test_a_full_spool_of_each_version_can_be_adopted(full: Full, number: int, tmp_path: Path) -> None:
+    """A gateway takes over what another one of an older version left, without that ever starting again."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    as_version(full, number, before)
+    async with opened(after) as spool:
+        await bring(spool, before)
+        found = spool.stats().lanes
+        assert {key: counts.queued + counts.dead for key, counts in found.items() if counts.owed} == {
+            key: counts.queued + counts.dead for key, counts in full.lanes.items() if counts.queued + counts.dead
+        }
+        await everything_is_delivered(spool)
+        assert spool.stats().unaccounted == 0
 
 
 async def everything_is_delivered(spool: Spool) -> None:

@@ -161,6 +161,7 @@ def _headers(delivery: Delivery, body: EncodedBody, token: str | None, via: str 
         headers["Content-Encoding"] = body.content_encoding
     if token is not None:
         headers["x-pype-token"] = token
+    headers |= delivery.record.trace_headers
     if via is not None:
         headers["Via"] = via_of(delivery.record, via)
     return headers

@@ -63,6 +63,7 @@ def message_of(delivery: Delivery, value: bytes, topics: Topics) -> Message:
         "project": record.tenant,
         "agent-id": record.agent_id,
         "accepted-at": str(record.accepted_at),
+        **record.trace_headers,
     }
     headers = tuple([(name, _encoded(text)) for name, text in said.items() if text is not None])
     return Message(topic_of(topics, record.event, delivery.form), _encoded(record.call_id), value, headers)

@@ -75,6 +75,7 @@ class SdkSource:
                 upload_key_hash=claim.key_hash,
                 idempotency_key=request.headers.get(IDEMPOTENCY_KEY),
                 via=match.via,
+                trace_context=match.trace_context,
                 tenant=tenant,
             )
             return accepted_result(parsed, accepted, _SUCCESS)
