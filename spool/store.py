@@ -153,7 +153,9 @@ class Spool:
         """What operators ask and order about deliveries that have not ended."""
         self.rekeying = Rekeying(writer, reader, destinations.spool_id)
         """Brings everything under the current main key."""
-        self.erasures = CallErasures(writer, reader, self.admin, live, self._orphans, clock, options.refuse_erased)
+        self.erasures = CallErasures(
+            writer, reader, self.admin, live, self._orphans, clock, options.refuse_erased, self._shredder
+        )
         """Takes all of a call out, and knows which calls that were."""
         self._evicts = options.when_full is WhenFull.EXPIRE_DETAILS
         self.evictor = Evictor(writer, self._quota, destinations, self._orphans, clock, self._announce)
@@ -303,10 +305,6 @@ class Spool:
         """For how many milliseconds the oldest record that is still owed has waited, as maintenance saw last."""
         oldest = min(self._maintenance.oldest.values(), default=None)
         return None if oldest is None else max(0, self._clock() - oldest)
-
-    async def shred(self) -> None:
-        """Destroy the keys of all that has ended, now; where a key is configured, it becomes unreadable everywhere."""
-        await self._shredder.shred()
 
     def _announce(self, ready: tuple[Delivery, ...]) -> None:
         if self.listener is not None:

@@ -21,6 +21,7 @@ from spool.queue.maintenance import vacuum
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.retention import delete_receipts
+from spool.queue.shred import Shredder
 from spool.records import Clock, DeliveryKey, Form, Record
 
 _SALT = "SELECT value FROM meta WHERE name = 'erasure_salt'"
@@ -54,6 +55,7 @@ _TRACES = (
     "SELECT trace_id, principal, token_id, spans FROM traces WHERE call_id = ?1 "
     "OR (call_id IS NULL AND lower(hex(trace_id)) = ?1)"
 )
+_EVERY_ROW = 1 << 62
 _RECORDS_AT_ONCE = 50
 WIPE_SECONDS = 10.0
 """How long the log may be held by readers while it is to be emptied."""
@@ -77,7 +79,7 @@ class CallErasures:
 
     def __init__(
         self, writer: Writer, reader: Reader, queue: QueueAdmin, live: LiveCalls, orphans: OrphanChunks, clock: Clock,
-        refuse_for: int | None,
+        refuse_for: int | None, shredder: Shredder,
     ) -> None:  # fmt: skip
         """`refuse_for`: how long posts of erased calls are refused, in milliseconds; None: they are not."""
         self._writer = writer
@@ -87,6 +89,7 @@ class CallErasures:
         self._orphans = orphans
         self._clock = clock
         self._refuse_for = refuse_for
+        self._shredder = shredder
         self._salt = b""
         self._known: dict[bytes, int] = {}
         """When each call was ordered to be erased, by its hash."""
@@ -175,8 +178,12 @@ class CallErasures:
         self._known = {bytes(call_hash): at for call_hash, _, at in await self._reader.ask(_ALL)}
 
     async def wipe(self) -> bool:
-        """Leave nothing of what was deleted in the files; False where a reader kept the log from being emptied."""
+        """Leave nothing of what was deleted in the files; False where a reader kept the log from being emptied.
+
+        Where a key is configured, the keys of it are destroyed, so that copies of the files are unreadable, too.
+        """
         await self._orphans.delete()
+        await self._shredder.shred()
         while await self._writer.submit(partial(vacuum, keep_bytes=0)):
             continue
         return await asyncio.to_thread(self._writer.empty_log, WIPE_SECONDS)
@@ -200,6 +207,9 @@ def _delete_traces(transaction: Transaction, call_id: str) -> None:
     for trace_id, principal, token_id, _ in transaction.execute(_TRACES, (call_id,)).fetchall():
         if token_id is not None:
             transaction.tokens.release(token_id)
+        if transaction.keys.enabled:
+            rows = (trace_id, principal, _EVERY_ROW)
+            transaction.keys.ended([epoch for (epoch,) in transaction.execute(sql.EPOCHS_OF_SPANS, rows)])
         transaction.execute("DELETE FROM trace_rows WHERE trace_id = ? AND principal = ?", (trace_id, principal))
         transaction.execute("DELETE FROM traces WHERE trace_id = ? AND principal = ?", (trace_id, principal))
 

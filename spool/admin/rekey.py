@@ -20,6 +20,7 @@ from spool.errors import KeyUnavailable
 from spool.keys import WrappedKey
 from spool.payload.frames import (
     SPANS_PLACE,
+    TURN_PLACE,
     Frame,
     Place,
     Seal,
@@ -28,6 +29,7 @@ from spool.payload.frames import (
     places_of,
     record_context,
     spans_context,
+    turn_context,
 )
 from spool.queue.maintenance import vacuum
 from spool.queue.reader import Reader
@@ -86,6 +88,8 @@ class Rekeying:
         while count := await self._writer.submit(_encrypt_spans):
             done.spans += count
             yield RekeyStep("spans", done.spans, 0)
+        while await self._writer.submit(_encrypt_turns):
+            yield RekeyStep("turns", 0, 0)
         async for step in self._records(done):
             yield step
         while await self._writer.submit(partial(vacuum, keep_bytes=0)):
@@ -156,12 +160,25 @@ def _encrypt_tokens(transaction: Transaction) -> int:
 
 def _encrypt_spans(transaction: Transaction) -> int:
     rows = transaction.execute(sql.PLAIN_SPANS, (ROWS_PER_STEP,)).fetchall()
+    return _seal_rows(transaction, sql.SEAL_SPANS, [(spans_context(row[0]), *row[1:]) for row in rows], SPANS_PLACE)
+
+
+def _encrypt_turns(transaction: Transaction) -> int:
+    """What was said so far in calls that are going on."""
+    rows = transaction.execute(sql.PLAIN_TURNS, (ROWS_PER_STEP,)).fetchall()
+    return _seal_rows(transaction, sql.SEAL_TURN, [(turn_context(row[0]), *row[1:]) for row in rows], TURN_PLACE)
+
+
+def _seal_rows(
+    transaction: Transaction, statement: str, rows: Sequence[tuple[bytes, int, int, bytes]], place: Place
+) -> int:
+    """Rows of one frame each, with what their key is for, their number and their checksum; returns how many."""
     with freed_pages_cleared(transaction.connection):
-        for row_id, trace_id, checksum, frame in rows:
+        for context, row_id, checksum, frame in rows:
             seal = Seal.new()
-            wrapped = transaction.keys.wrap(seal.key, spans_context(trace_id))
-            sealed = seal.seal(Frame(frame, 0, checksum), SPANS_PLACE)
+            wrapped = transaction.keys.wrap(seal.key, context)
+            sealed = seal.seal(Frame(frame, 0, checksum), place)
             # What does not match its checksum goes on not to match it.
             checksum = sealed.crc32 if is_whole(frame, checksum) else sealed.crc32 ^ 1  # noqa: PLW2901
-            transaction.execute(sql.SEAL_SPANS, (checksum, sealed.data, wrapped.epoch, wrapped.value, row_id))
+            transaction.execute(statement, (checksum, sealed.data, wrapped.epoch, wrapped.value, row_id))
     return len(rows)

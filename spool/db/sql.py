@@ -364,7 +364,9 @@ REPLACE_CHUNK = "UPDATE chunks SET crc32 = ?, frame = ? WHERE chunk_id = ?"
 REPLACE_META = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
 DELETE_META = "DELETE FROM meta WHERE name = ?"
 PLAIN_TOKENS = "SELECT token_id, token_hash, value FROM tokens WHERE key_epoch IS NULL LIMIT ?"
-PLAIN_SPANS = "SELECT row_id, trace_id, crc32, frame FROM trace_rows WHERE key_epoch IS NULL LIMIT ?"
+PLAIN_TURNS = "SELECT call_id, row_id, crc32, frame FROM live_turns WHERE key_epoch IS NULL LIMIT ?"
+SEAL_TURN = "UPDATE live_turns SET crc32 = ?, frame = ?, key_epoch = ?, payload_key = ? WHERE row_id = ?"
+PLAIN_SPANS = "SELECT trace_id, row_id, crc32, frame FROM trace_rows WHERE key_epoch IS NULL LIMIT ?"
 SEAL_SPANS = "UPDATE trace_rows SET crc32 = ?, frame = ?, key_epoch = ?, payload_key = ? WHERE row_id = ?"
 
 # Maintenance

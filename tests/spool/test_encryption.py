@@ -14,11 +14,16 @@ from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
 from spool.live_calls import HeardCall, NewTurn
 from spool.payload.frames import Frame, FrameEncoder, Place, Seal, is_sealed
 from spool.records import Delivered, Fragment, NewSpans
+from spool.salvage.model import Outcome
 from spool.store import Spool
+from tests.spool.salvaged_spools import bring
 from tests.spool.spool_parts import (
     CORE,
     DETAIL,
+    HOUR,
+    Clock,
     a_record,
+    discard,
     due,
     looked_into,
     maintained,
@@ -26,6 +31,7 @@ from tests.spool.spool_parts import (
     payload,
     rows,
     split_fragments,
+    without_maintenance,
     write,
 )
 
@@ -300,3 +306,66 @@ async def test_turns_of_live_calls_are_encrypted_until_their_call_ends(tmp_path:
         await spool.accept(replace(a_record("call", event="call_ended", principal=""), ends_call=True))
         await spool._shredder.shred()
         assert not after & set(spool._writer.keys.numbers)
+
+
+@pytest.mark.parametrize("adopt", [False, True], ids=["salvaged", "adopted"])
+async def test_another_encrypted_spool_is_brought_over_with_its_key(tmp_path: Path, adopt: bool) -> None:
+    """Payloads, tokens and spans come over, and are encrypted here anew; without the key nothing is touched."""
+    there, here, large = tmp_path / "there", tmp_path / "here", os.urandom(3 << 20)
+    async with opened(there, keys=RING) as spool:
+        await spool.accept(a_record("small", body=b"small", token=TOKEN))
+        await spool.accept(a_record("large", CORE, DETAIL, fragments=split_fragments(large)))
+        await spool.traces.add([NewSpans(b"t" * 16, SECRET, 1, "call", None, False)], TOKEN, "")
+    before = (there / KEYS_NAME).read_bytes()
+    async with opened(here, keys=a_ring(b"x" * 32)) as spool:
+        with pytest.raises(KeyUnavailable, match=RING.keys[0].key_id.hex()):
+            await bring(spool, there, adopt=adopt)
+    assert (there / KEYS_NAME).read_bytes() == before
+    async with opened(here, keys=a_ring(b"x" * 32, b"k" * 32)) as spool:
+        tally = await bring(spool, there, adopt=adopt)
+        assert tally.outcomes[Outcome.IMPORTED] == 2
+        assert tally.complete
+        small, core = await due(spool)
+        assert small.record.token_id is not None
+        assert await spool.reader.token(small.record.token_id) == TOKEN
+        assert await uncached(spool, small) == b"small"
+        assert await uncached(spool, core, Fragment.REST) == large
+        assert [row.data async for row in spool.traces.rows(b"t" * 16, "")] == [SECRET]
+    assert all(is_sealed(frame) for (frame,) in rows(here, "SELECT frame FROM chunks"))  # type: ignore[arg-type]
+    assert TOKEN not in str(rows(here, "SELECT * FROM tokens"))
+
+
+async def test_a_corrupt_database_takes_its_keys_along(tmp_path: Path) -> None:
+    """The new database has keys of its own; what the old one held is salvaged with those in quarantine."""
+    async with opened(tmp_path, keys=RING) as spool:
+        await spool.accept(a_record("small", body=b"small", token=TOKEN))
+        spool.directory.corruption.report("seen by a test")
+    async with opened(tmp_path, keys=RING) as spool:
+        (aside,) = spool.directory.quarantined
+        assert (aside.directory / KEYS_NAME).exists()
+        await bring(spool, aside.directory)
+        (small,) = await due(spool)
+        assert await uncached(spool, small) == b"small"
+
+
+@pytest.mark.parametrize("ended", ["delivered", "discarded", "expired", "erased"])
+async def test_every_end_of_a_record_is_the_end_of_its_key(tmp_path: Path, ended: str) -> None:
+    """However a record ends, its epoch is marked, and a shredding destroys it."""
+    clock = Clock()
+    async with opened(tmp_path, keys=RING, clock=clock, expire_after=HOUR) as spool:
+        await without_maintenance(spool)
+        accepted = await spool.accept(a_record("call", body=SECRET))
+        (epoch,) = spool._writer.keys.numbers
+        match ended:
+            case "delivered":
+                await spool.settle(accepted.ready[0], Delivered())
+            case "discarded":
+                await discard(spool, [accepted.ready[0].key])
+            case "expired":
+                clock.now += 2 * HOUR
+                await spool._maintenance.round()
+            case _:
+                await spool.erasures.give_up("call")
+                await spool.erasures.wipe()
+        await spool._shredder.shred()
+        assert epoch not in spool._writer.keys.numbers
