@@ -83,6 +83,8 @@ class HeartbeatSource:
         """Raises `Rejection`, `CallHasEnded`, and what reading and the spool raise."""
         if self._acceptor.is_erased(call_id):
             raise erased()
+        if self._acceptor.is_erased(call_id):
+            raise erased()
         key, tenant = self._token.agents_key(request), self._token.tenant_of(request)
         # It is a sign of life whatever becomes of it: the agent must not seem lost because this gateway is busy.
         self.watch.sign_of_life(call_id, principal_of(tenant, key))

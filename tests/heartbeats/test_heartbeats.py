@@ -454,3 +454,17 @@ async def test_turns_are_redacted_before_they_are_stored(tmp_path: Path) -> None
         await calls.later(LOST_AFTER)
         (log,) = await calls.call_logs()
         assert (log["note"], log["transcript_json"][0]["content"]) == ("[card]", "my card is [card]")
+
+
+async def test_nothing_is_kept_of_a_call_that_was_erased(tmp_path: Path) -> None:
+    """Neither from posts after the order, nor from one that was on its way; no lost agent is told of."""
+    async with watching(tmp_path) as calls:
+        await calls.turns(turn(0))
+        spool = calls.world.spool
+        await spool.erasures.order(["c"])
+        for reply in (await calls.turns(turn(1)), await calls.beat()):
+            assert (reply.status, reply.code) == (410, "erased")
+        assert await calls.rows() == (1, 1), "the order is written down, and not yet carried out"
+        await calls.later(LOST_AFTER)
+        assert await calls.rows() == (0, 0)
+        assert await calls.call_logs() == []
