@@ -1,7 +1,7 @@
 """What agents post of calls that go on: heartbeats and turns, read and checked. Pure."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import mmap
 from typing import Final
 
@@ -89,6 +89,22 @@ def read_beat(
         started_at=moment_of(values.get("call_started_at")),
         turns=tuple(_turns(values.get("turns"))) if turns else _none(values.get("turns")),
     )
+
+
+def redacted(beat: Beat, redaction: Redaction) -> Beat:
+    """What may be stored of it: searched as the call log is that is made of it, where both stand there."""
+    redactor = redactor_of(redaction)
+    about, turns = beat.about, beat.turns
+    if about is not None:
+        text, counts = redactor.redact(scan(b"{" + about + b"}"), bytearray)
+        about = bytes(text)[1:-1] if counts else about
+    if turns:
+        said = b'{"transcript_json":[' + b",".join([turn.data for turn in turns]) + b"]}"
+        text, counts = redactor.redact(scan(said), bytearray)
+        if counts:
+            made = _slices(bytes(scan(bytes(text)).values["transcript_json"]))
+            turns = tuple(NewTurn(turn.turn, turn.place, data) for turn, (data, _) in zip(turns, made, strict=True))
+    return replace(beat, about=about, turns=turns)
 
 
 def _about(top: TopLevel) -> bytes | None:

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.heartbeats.posts import ABOUT_BYTES, POST_BYTES
 from gateway.intake.redaction import Redactions
+from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import decode
 from spool.queue import live
 from tests.heartbeats.watching import LOST_AFTER, Watching, watching
@@ -468,3 +469,41 @@ async def test_nothing_is_kept_of_a_call_that_was_erased(tmp_path: Path) -> None
         await calls.later(LOST_AFTER)
         assert await calls.rows() == (0, 0)
         assert await calls.call_logs() == []
+
+
+async def test_a_call_belongs_to_the_tenant_of_the_token_or_of_the_agent(tmp_path: Path) -> None:
+    """The same id of two tenants is two calls; a lost agent is told of to its tenant, with the token of that."""
+    acme = Tenant("acme", token_digests=frozenset({digest_of("acmes-token")}), endpoint_token="for-acme")
+    tenants = TenantTable([acme, Tenant("other", agents=("of-other",))])
+    token = {"Authorization": "Bearer acmes-token"}
+    async with watching(tmp_path, tenants=tenants) as calls:
+        assert (await calls.turns(turn(0, "acme's"), headers=token)).status == 200
+        assert (await calls.beat()).status == 401
+        tenants_alone = TenantTable([Tenant("other", agents=("of-other",))])
+    async with watching(tmp_path, tenants=tenants_alone) as calls:
+        await calls.turns(turn(0, "other's"), about={"agent_id": "of-other"})
+        await calls.end(body={"agent_id": "of-other"})
+    async with watching(tmp_path, tenants=tenants) as calls:
+        assert [(each.tenant, each.turns) for each in calls.watch.calls()] == [("acme", 1)]
+        await calls.later(LOST_AFTER)
+        ended, lost = [traced.record for traced in await calls.world.spool.trace("c")]
+        assert (ended.tenant, lost.tenant) == ("other", "acme")
+        assert await calls.world.spool.token(lost.token_id or 0) == "for-acme"
+
+
+async def test_what_is_said_is_redacted_before_it_is_stored(tmp_path: Path) -> None:
+    """By the rules for call logs, those for fields too; a turn is the same turn all the same."""
+    rules = Redaction(detect=(Detector.EMAIL,), fields=("transcript_json.secret", "metadata.code"))
+    async with watching(tmp_path, redactions=Redactions(rules)) as calls:
+        await calls.beat(body={"metadata": {"code": "4711", "of": "a@example.com"}})
+        said = {"index": 0, "content": "mail a@example.com", "secret": "hush"}
+        for _ in range(2):
+            assert (await calls.turns(said, {"id": "b@example.com", "content": "yes"})).json["turns"] == 2
+        turns = [each async for each in calls.world.spool.live.turns("c", "")]
+        about = await calls.world.spool.live.about("c", "")
+        assert b"a@example.com" not in b"".join([*filter(None, turns), about or b""])
+        assert b"4711" not in (about or b"")
+        await calls.later(LOST_AFTER)
+        (log,) = await calls.call_logs()
+        assert log["transcript_json"][0] == {"index": 0, "content": "mail [e-mail]", "secret": "[redacted]"}
+        assert log["metadata"] == {"code": "[redacted]", "of": "[e-mail]"}

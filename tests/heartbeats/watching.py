@@ -82,9 +82,10 @@ async def watching(directory: Path, *, lost_after: float = LOST_AFTER, **options
             world.clock, ticks,
         )  # fmt: skip
         await watch.open()
-        source = HeartbeatSource(intake.reader, intake.workers, watch, intake.acceptor, IntakeToken(None))
+        token = IntakeToken(None, tenants=options.get("tenants"))
+        source = HeartbeatSource(intake.reader, intake.workers, watch, intake.acceptor, token)
         router = Router(source.routes())
-        handler = IntakeHandler(router, intake.gate, LoopGuard(world.spool.id), IntakeToken(None), world.metrics)
+        handler = IntakeHandler(router, intake.gate, LoopGuard(world.spool.id), token, world.metrics)
         server = IntakeServer(ListenOptions(), handler.handle, intake.gate, world.metrics, intake.connections)
         await server.start()
         try:
