@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 import zlib
+from functools import lru_cache
 from typing import Any
 
 import zstandard
@@ -18,11 +19,13 @@ def call_log(call_id: str = "call-1", *, size: int = 0, **fields: Any) -> bytes:
     return json.dumps(document).encode()
 
 
+@lru_cache(maxsize=4)
 def filling(size: int) -> str:
     """Words in no order: compresses about 3 to 1."""
     return random.Random(size).randbytes(4 * (size // 9 + 1)).hex(" ", 4)
 
 
+@lru_cache(maxsize=4)
 def incompressible(size: int) -> str:
     """Base64 of noise, which zstd makes only a quarter smaller."""
     return base64.b64encode(random.Random(size).randbytes(size * 3 // 4)).decode()
