@@ -49,7 +49,9 @@ class Soaked:
 class Soak:
     """The parts of one run, and what they share."""
 
-    def __init__(self, seconds: float, gateway: Gateway, journal: Journal, session: aiohttp.ClientSession, tell: Tell):
+    def __init__(
+        self, seconds: float, gateway: Gateway, journal: Journal, session: aiohttp.ClientSession, tell: Tell
+    ) -> None:
         self.seconds = seconds
         self.gateway = gateway
         self.journal = journal

@@ -43,7 +43,7 @@ async def client(aiohttp_client: Callable[..., Any], store: Store) -> Any:
     return await aiohttp_client(AdminFigures(call_store=store, token="hush").app, headers=BEARER)
 
 
-async def test_a_call_comes_back_whole(client: Any):
+async def test_a_call_comes_back_whole(client: Any) -> None:
     """Columns, documents as they were posted, and the other parts in one answer."""
     body = await (await client.get("/api/calls/c1")).read()
     assert EXACT in body
@@ -54,20 +54,20 @@ async def test_a_call_comes_back_whole(client: Any):
     assert (call["start"]["wcall_event"], call["has_detail"], call["records"]) == ("call_started", True, [])
 
 
-async def test_a_detail_comes_back_byte_for_byte(client: Any):
+async def test_a_detail_comes_back_byte_for_byte(client: Any) -> None:
     """Its frames are decompressed one after the other; nothing of it is read anew."""
     answer = await client.get("/api/calls/c1/detail")
     assert (answer.status, answer.content_type) == (200, "application/json")
     assert await answer.read() == EXACT
 
 
-async def test_a_call_in_one_piece_is_its_own_detail(client: Any):
+async def test_a_call_in_one_piece_is_its_own_detail(client: Any) -> None:
     """Who asks for the detail of a small call log gets that; of a call that has only begun, a reason."""
     assert json.loads(await (await client.get("/api/calls/whole/detail")).read())["note"] == 1.10
     assert (await client.get("/api/calls/rooms%2F7/detail")).status == 404
 
 
-async def test_calls_are_listed_and_selected(client: Any):
+async def test_calls_are_listed_and_selected(client: Any) -> None:
     """By the parameters of the query, the newest first."""
 
     async def listed(query: str = "") -> list[str]:
@@ -85,21 +85,21 @@ async def test_calls_are_listed_and_selected(client: Any):
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=1001", "limit=x", "state=lost", "since=yesterday", "since=1..2", "unknown=1"]
 )
-async def test_a_query_that_cannot_be_asked_is_refused(client: Any, query: str):
+async def test_a_query_that_cannot_be_asked_is_refused(client: Any, query: str) -> None:
     """With what would be right."""
     answer = await client.get(f"/api/calls?{query}")
     assert answer.status == 400
     assert (await answer.json())["error"]["code"] == "bad_request"
 
 
-async def test_an_unknown_call_is_404(client: Any):
+async def test_an_unknown_call_is_404(client: Any) -> None:
     """In the store and in the spool."""
     for path in ("/api/calls/nobody", "/api/calls/nobody/detail"):
         answer = await client.get(path)
         assert (answer.status, (await answer.json())["error"]["code"]) == (404, "unknown_call")
 
 
-async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callable[..., Any], store: Store):
+async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callable[..., Any], store: Store) -> None:
     """From this machine without one there are lists and what is known of a call, and nothing that anybody said."""
     trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
     client = await aiohttp_client(AdminFigures(call_store=store, calls=trace).app)
@@ -112,7 +112,9 @@ async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callab
     assert (await client.get("/api/calls/c1", headers={"Authorization": "Bearer wrong"})).status == 401
 
 
-async def test_a_call_that_is_still_in_the_spool_has_its_trace(aiohttp_client: Callable[..., Any], store: Store):
+async def test_a_call_that_is_still_in_the_spool_has_its_trace(
+    aiohttp_client: Callable[..., Any], store: Store
+) -> None:
     """What the store does not have yet is where the trace says."""
     trace = {"c2": (traced(traced_delivery(Form.WHOLE, DeliveryState.READY)),)}
     waiting = await aiohttp_client(AdminFigures(call_store=store, calls=trace).app)
@@ -120,7 +122,7 @@ async def test_a_call_that_is_still_in_the_spool_has_its_trace(aiohttp_client: C
     assert answer["records"][0]["stage"] == "queued"
 
 
-async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: Callable[..., Any]):
+async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: Callable[..., Any]) -> None:
     """The answer names what to configure; the trace of a call is there all the same."""
     trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
     client = await aiohttp_client(AdminFigures(calls=trace).app)
@@ -129,7 +131,7 @@ async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: Callable[
     assert (await client.get("/api/calls/c1")).status == 200
 
 
-async def test_a_store_in_trouble_is_503(aiohttp_client: Callable[..., Any], store: Store, monkeypatch: Any):
+async def test_a_store_in_trouble_is_503(aiohttp_client: Callable[..., Any], store: Store, monkeypatch: Any) -> None:
     """With the reason, and no secret in it."""
 
     async def down(*_: object) -> None:

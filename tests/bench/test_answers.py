@@ -19,7 +19,7 @@ HEAD = b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Leng
     ],
     ids=["whole", "body-missing", "head-missing", "nothing", "lower-case", "no-body"],
 )
-def test_an_answer_counts_when_it_is_complete(answer, status):
+def test_an_answer_counts_when_it_is_complete(answer: bytes, status: int | None) -> None:
     """The status is known once the whole answer is there, not before."""
     assert status_of(answer) == status
 
@@ -29,7 +29,7 @@ def test_an_answer_counts_when_it_is_complete(answer, status):
     [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"SSH-2.0\r\nContent-Length: 0\r\n\r\n"],
     ids=["chunked", "not-http"],
 )
-def test_an_answer_of_another_kind_is_an_error(answer):
+def test_an_answer_of_another_kind_is_an_error(answer: bytes) -> None:
     """What this reader does not understand must not be counted as anything."""
     with pytest.raises(BadAnswer):
         status_of(answer)

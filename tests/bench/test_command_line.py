@@ -19,7 +19,7 @@ MEMORY = Path("/dev/shm")
         (["--seconds", "600"], "--seconds"),
     ],
 )
-def test_a_run_without_bounds_or_sense_is_refused(disk_path, arguments, told):
+def test_a_run_without_bounds_or_sense_is_refused(disk_path: Path, arguments: list[str], told: str) -> None:
     """Every run is bounded, and what cannot be measured is said at once."""
     done = CliRunner().invoke(main, [*arguments, "--folder", str(disk_path)])
     assert done.exit_code == 2
@@ -27,7 +27,7 @@ def test_a_run_without_bounds_or_sense_is_refused(disk_path, arguments, told):
 
 
 @pytest.mark.skipif(not MEMORY.is_dir() or on_disk(MEMORY), reason="needs a file system in memory at /dev/shm")
-def test_a_spool_in_memory_is_not_measured():
+def test_a_spool_in_memory_is_not_measured() -> None:
     """An fsync in memory costs nothing, and its figures would be worthless."""
     done = CliRunner().invoke(main, ["--folder", str(MEMORY)])
     assert done.exit_code == 2

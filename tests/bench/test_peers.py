@@ -38,7 +38,7 @@ ROUNDS = [
 ]
 
 
-def test_rounds_become_medians_with_their_spread():
+def test_rounds_become_medians_with_their_spread() -> None:
     """A figure is the median of the rounds between the lowest and the highest, and what is missing adds up."""
     comparison = compare(ROUNDS, {"callspool": 1.0}, {})
     assert comparison.figures["callspool", "2 KB"].acked == Figure(200, 100, 300)
@@ -47,12 +47,12 @@ def test_rounds_become_medians_with_their_spread():
 
 
 @pytest.mark.parametrize(("syncs", "said"), [(1.04, "yes"), (0.0, "no"), (0.2, "no"), (None, "?")])
-def test_an_answer_counts_as_durable_only_with_a_sync(syncs, said):
+def test_an_answer_counts_as_durable_only_with_a_sync(syncs: float | None, said: str) -> None:
     """A sync now and then is not one for each answer, and what was not counted is not claimed."""
     assert durable(syncs) == said
 
 
-def test_a_chart_is_a_document_that_follows_the_background():
+def test_a_chart_is_a_document_that_follows_the_background() -> None:
     """Bars are as long as their figures, ours stands out, an unknown one has none, notes are told, text is escaped."""
     bars = (
         Bar("a <b>", Figure(50, 40, 60), note="not fsynced"),
@@ -70,7 +70,7 @@ def test_a_chart_is_a_document_that_follows_the_background():
     assert drawing.count("not fsynced") == 1
 
 
-def test_the_document_gets_its_section_and_nothing_else(tmp_path: Path):
+def test_the_document_gets_its_section_and_nothing_else(tmp_path: Path) -> None:
     """What stands between the marks is replaced; who was not measured, and what went wrong, is said."""
     (tmp_path / "pictures").mkdir()
     page = tmp_path / "performance.md"
@@ -87,7 +87,7 @@ def test_the_document_gets_its_section_and_nothing_else(tmp_path: Path):
     }
 
 
-def test_a_page_without_a_place_for_it_is_not_changed(tmp_path: Path):
+def test_a_page_without_a_place_for_it_is_not_changed(tmp_path: Path) -> None:
     """Nothing is written where the marks are missing; the message names them."""
     page = tmp_path / "performance.md"
     page.write_text("# Performance\n")
@@ -97,7 +97,7 @@ def test_a_page_without_a_place_for_it_is_not_changed(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_contender_is_measured_to_the_last_delivery(tmp_path: Path):
+def test_a_contender_is_measured_to_the_last_delivery(tmp_path: Path) -> None:
     """callspool and the bare handler take posts; all that callspool acknowledged is at the sink, and times add up."""
     bodies = {SMALL.name: write_bodies(SMALL, tmp_path / "bodies")}
     bare, ours = (measure(one, (SMALL,), bodies, tmp_path / "run", 0.3)[0] for one in CONTENDERS[:2])
@@ -112,7 +112,7 @@ def test_a_contender_is_measured_to_the_last_delivery(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_sink_counts_calls_by_their_parts(tmp_path: Path):
+def test_the_sink_counts_calls_by_their_parts(tmp_path: Path) -> None:
     """Posts of every size are told by the id at their beginning; a call of two parts is there with the second."""
     body = b'{"call_id": "bench-0000000000", "x": "%s"}' % (b"y" * 300_000)
     with sink(tmp_path) as port:
@@ -125,7 +125,7 @@ def test_the_sink_counts_calls_by_their_parts(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_sink_finds_the_id_in_a_compressed_body(tmp_path: Path):
+def test_the_sink_finds_the_id_in_a_compressed_body(tmp_path: Path) -> None:
     """callspool sends the frames that it stored; their beginning tells which call log it is."""
     size = Size("500 KB", 500_000, connections=2, variants=1, probes_per_second=1)
     bodies = {size.name: write_bodies(size, tmp_path / "bodies")}
@@ -135,7 +135,7 @@ def test_the_sink_finds_the_id_in_a_compressed_body(tmp_path: Path):
     assert found.posts > 0
 
 
-def test_a_round_that_time_cut_off_does_not_count(tmp_path: Path):
+def test_a_round_that_time_cut_off_does_not_count(tmp_path: Path) -> None:
     """Where time is up in the middle of a round, only whole rounds are compared; the first one is kept in any case."""
     clock = itertools.count()
     contenders = tuple(replace(CONTENDERS[0], name=name) for name in ("a", "b"))

@@ -16,7 +16,7 @@ from bench.servers import bare
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
 
-def test_a_server_runs_until_the_block_ends(tmp_path):
+def test_a_server_runs_until_the_block_ends(tmp_path: Path) -> None:
     """The bare handler is ready inside of the block, and gone after it."""
     with bare(tmp_path) as running:
         assert answers(running.intake_port, "/readyz")
@@ -27,7 +27,7 @@ def test_a_server_runs_until_the_block_ends(tmp_path):
     assert not answers(running.intake_port, "/readyz")
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path):
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     """The message of the failure holds the end of the server's log."""
     command = [sys.executable, "-c", "raise SystemExit('no such disk')"]
     with (
@@ -37,19 +37,19 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
         pass
 
 
-def test_a_server_that_ends_by_itself_makes_no_figures(tmp_path):
+def test_a_server_that_ends_by_itself_makes_no_figures(tmp_path: Path) -> None:
     """A server that died while it was measured is a failure, whatever was measured."""
     with pytest.raises(ServerFailed, match="ended early"):
         _kill_while_measured(tmp_path / "log")
 
 
-def _kill_while_measured(log):
+def _kill_while_measured(log: Path) -> None:
     with server(SLEEP, ready=log.exists, log=log) as process:
         process.kill()
         process.wait()
 
 
-def test_a_server_is_stopped_when_the_block_fails(tmp_path):
+def test_a_server_is_stopped_when_the_block_fails(tmp_path: Path) -> None:
     """An error inside of the block leaves no process behind."""
     log = tmp_path / "log"
     with pytest.raises(ZeroDivisionError), server(SLEEP, ready=log.exists, log=log) as process:
@@ -57,33 +57,33 @@ def test_a_server_is_stopped_when_the_block_fails(tmp_path):
     assert process.poll() is not None
 
 
-def test_settings_of_the_caller_do_not_reach_the_server(tmp_path, monkeypatch):
+def test_settings_of_the_caller_do_not_reach_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CALLSPOOL_ variable of the shell must not change what is measured."""
     monkeypatch.setenv("CALLSPOOL_MEMORY_BUDGET", "1MiB")
     log = tmp_path / "log"
     code = "import os, time; print(sorted(k for k in os.environ if 'CALLSPOOL' in k), flush=True); time.sleep(600)"
     environment = {"CALLSPOOL_SPOOL_DIR": "here"}
 
-    def told():
+    def told() -> bool:
         return log.exists() and "]" in log.read_text()
 
     with server([sys.executable, "-c", code], ready=told, log=log, environment=environment):
         assert log.read_text().strip() == "['CALLSPOOL_SPOOL_DIR']"
 
 
-def test_waiting_in_vain_names_what_was_waited_for():
+def test_waiting_in_vain_names_what_was_waited_for() -> None:
     """A deadline that passes says what did not happen."""
     with pytest.raises(TimeoutError, match="until pigs fly"):
         wait_until(lambda: False, "pigs fly", 0.01)
 
 
-def test_a_module_that_fails_tells_its_error():
+def test_a_module_that_fails_tells_its_error() -> None:
     """The error of a measuring process reaches the person."""
     with pytest.raises(ServerFailed, match="--port"):
         run_python("bench.load", timeout=30)
 
 
-def test_a_free_port_can_be_bound():
+def test_a_free_port_can_be_bound() -> None:
     """The port that is given out is free."""
     port = free_port()
     with socket.socket() as listener:
@@ -91,7 +91,7 @@ def test_a_free_port_can_be_bound():
         assert listener.getsockname()[1] == port > 0
 
 
-def test_the_peak_is_at_least_what_was_used_before(tmp_path):
+def test_the_peak_is_at_least_what_was_used_before(tmp_path: Path) -> None:
     """Memory that a child takes while it is watched shows in the peak, and the children's counts with it."""
     log = tmp_path / "log"
     code = (
@@ -100,7 +100,7 @@ def test_the_peak_is_at_least_what_was_used_before(tmp_path):
         "print(1, flush=True); time.sleep(600)']); time.sleep(600)"
     )
 
-    def grown():
+    def grown() -> bool:
         return log.exists() and log.read_text().startswith("1")
 
     command = [sys.executable, "-c", code]
@@ -113,16 +113,16 @@ def test_the_peak_is_at_least_what_was_used_before(tmp_path):
     assert memory.idle.resident < memory.peak.resident
 
 
-def _child(pid):
+def _child(pid: int) -> int:
     return psutil.Process(pid).children()[0].pid
 
 
-def test_a_process_that_has_ended_uses_nothing():
+def test_a_process_that_has_ended_uses_nothing() -> None:
     """Asking for the memory of a process that is gone is not an error."""
     assert of_tree(2**22 + 1).resident == 0
 
 
-def test_the_environment_names_the_file_system(tmp_path):
+def test_the_environment_names_the_file_system(tmp_path: Path) -> None:
     """The report says on what the spools lay, and memory is not taken for a disk."""
     assert describe(tmp_path).file_system == file_system(tmp_path) != ""
     memory = Path("/dev/shm")

@@ -1,6 +1,7 @@
 """One small run of the whole benchmark."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -9,7 +10,7 @@ from bench.__main__ import main
 
 
 @pytest.mark.slow
-def test_a_run_measures_all_of_them_and_loses_nothing(disk_path):
+def test_a_run_measures_all_of_them_and_loses_nothing(disk_path: Path) -> None:
     """The benchmark works with callspool as it is: everything posted is acknowledged, and arrives."""
     result = disk_path / "result.json"
     arguments = ["--sizes", "2 KB", "--rounds", "1", "--seconds", "0.3", "--backlog", "2", "--no-s3"]

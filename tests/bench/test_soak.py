@@ -1,6 +1,7 @@
 """The soak: its verdicts, and a short one of a real gateway."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -32,7 +33,7 @@ def arrived(key: str, call_id: str = "call", sha256: str = "digest", kind: str =
     ],
     ids=["nothing", "everything", "changed or half", "an object for a detail", "an object without a core"],
 )
-def test_what_did_not_arrive_at_the_endpoint_is_found(there, missing):
+def test_what_did_not_arrive_at_the_endpoint_is_found(there: list[Arrived], missing: tuple[str, ...]) -> None:
     """A whole must be there in its bytes, a split call log with its core and its detail or its object."""
     assert missing_at_endpoint([WHOLE, SPLIT], there) == missing
 
@@ -46,7 +47,7 @@ def test_what_did_not_arrive_at_the_endpoint_is_found(there, missing):
     ],
     ids=["nothing", "a core without its detail", "everything"],
 )
-def test_what_is_not_in_the_bucket_is_found(keys, missing):
+def test_what_is_not_in_the_bucket_is_found(keys: set[str], missing: tuple[str, ...]) -> None:
     """A whole is one object, a split call log two."""
     assert missing_in_bucket([WHOLE, SPLIT], keys) == missing
 
@@ -86,12 +87,12 @@ def outcome(*, later: Sample, **found: int) -> Outcome:
     ],
     ids=lambda value: ", ".join(value) or "nothing" if isinstance(value, list) else "",
 )
-def test_what_grew_or_was_lost_fails_the_soak(given, failed):
+def test_what_grew_or_was_lost_fails_the_soak(given: Outcome, failed: list[str]) -> None:
     """Each check fails by what it is for, and by nothing else; without samples in both halves nothing is flat."""
     assert [check.name for check in judge(given) if not check.held] == failed
 
 
-def test_both_halves_see_the_same_troubles():
+def test_both_halves_see_the_same_troubles() -> None:
     """The halves can be compared because the same goes wrong in both, at the same times, and ends within them."""
     moments, half = timetable(600), 600 * (MIDDLE - MEASURED_FROM)
     first, second = moments[: len(moments) // 2], moments[len(moments) // 2 :]
@@ -104,7 +105,7 @@ def test_both_halves_see_the_same_troubles():
 
 
 @pytest.mark.prove
-def test_a_short_soak_is_passed(disk_path):
+def test_a_short_soak_is_passed(disk_path: Path) -> None:
     """A gateway that is soaked in everything at once loses nothing, and ends as small as it began."""
     result = disk_path / "soak.json"
     seconds = str(budgeted(small=20, full=120))

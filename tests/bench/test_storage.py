@@ -1,5 +1,7 @@
 """The upload addresses that the tests' own endpoint gives."""
 
+from collections.abc import Callable
+
 import aiohttp
 import pytest
 
@@ -26,7 +28,9 @@ async def an_address(session: aiohttp.ClientSession, endpoint: Endpoint) -> str:
     ],
     ids=["as-signed", "another-type", "another-signature", "another-key"],
 )
-async def test_an_address_takes_what_it_was_signed_for(change, headers, status):
+async def test_an_address_takes_what_it_was_signed_for(
+    change: Callable[[str], str], headers: dict[str, str], status: int
+) -> None:
     """One key, one content type, and a signature that nobody made up: as a real storage has it."""
     async with Endpoint(token="t") as endpoint, aiohttp.ClientSession() as session:
         url = change(await an_address(session, endpoint))
@@ -35,7 +39,7 @@ async def test_an_address_takes_what_it_was_signed_for(change, headers, status):
         assert len(endpoint.storage.objects) == (status == 200)
 
 
-async def test_who_has_no_token_gets_no_address():
+async def test_who_has_no_token_gets_no_address() -> None:
     """The endpoint gives addresses to those that it would take a call log from."""
     async with Endpoint(token="t") as endpoint, aiohttp.ClientSession() as session:
         url = endpoint.url.replace("send-call-log", "get-upload-url")

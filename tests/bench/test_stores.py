@@ -11,7 +11,7 @@ from bench.stores import stores
 
 @pytest.mark.slow
 @pytest.mark.skipif("18" not in binaries(), reason="PostgreSQL 18 is not installed here")
-def test_the_stores_are_measured_beside_their_ceiling():
+def test_the_stores_are_measured_beside_their_ceiling() -> None:
     """One short round prints a rate for each way of writing, and the times of details and lists."""
     pytest.importorskip("psycopg")
     clickhouse = [] if find_spec("chdb") and find_spec("clickhouse_connect") else ["--no-clickhouse"]
@@ -24,7 +24,7 @@ def test_the_stores_are_measured_beside_their_ceiling():
 
 @pytest.mark.prove
 @pytest.mark.skipif("18" not in binaries(), reason="PostgreSQL 18 is not installed here")
-def test_workers_are_measured():
+def test_workers_are_measured() -> None:
     """One and two workers write a small backlog, each in a process of its own."""
     pytest.importorskip("psycopg")
     options = [

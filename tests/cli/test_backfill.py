@@ -53,7 +53,7 @@ def lines(result: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_a_backfill_from_the_first_look_to_the_last(run: Callable[..., Any], engine: SqliteEngine):
+def test_a_backfill_from_the_first_look_to_the_last(run: Callable[..., Any], engine: SqliteEngine) -> None:
     """A dry run writes nothing; a run completes every day from the newest to the oldest; then both paths agree."""
     dry = lines(run("backfill", "run", "--dry-run", "--json"))
     assert [(day["day"], day["missing"], day["end_only"]) for day in dry] == [
@@ -74,7 +74,7 @@ def test_a_backfill_from_the_first_look_to_the_last(run: Callable[..., Any], eng
     assert compared.stdout.count("agrees") == 2
 
 
-def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: SqliteEngine):
+def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: SqliteEngine) -> None:
     """Without a cutoff it asks where to begin, and a day that is not over it refuses."""
     env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}"}
     unknown = cli("backfill", "run", env=env)
@@ -85,7 +85,7 @@ def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: 
     assert [date.fromisoformat(day["day"]) for day in only] == [YESTERDAY]
 
 
-def test_tables_and_a_pause(run: Callable[..., Any], engine: SqliteEngine):
+def test_tables_and_a_pause(run: Callable[..., Any], engine: SqliteEngine) -> None:
     """For people a table; a pause is stored, and an empty store says that there is nothing to do."""
     assert "no days" in run("backfill", "status").stdout
     assert run("backfill", "pause").exit_code == Exit.OK

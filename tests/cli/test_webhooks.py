@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,9 @@ def test_a_wrong_clock_is_told_from_a_wrong_secret(config: str, tmp_path: Path) 
         (lambda body: body + b"\n", "without the line break"),
     ],
 )
-def test_a_body_that_was_written_again_is_recognised(config: str, tmp_path: Path, changed, expected: str) -> None:
+def test_a_body_that_was_written_again_is_recognised(
+    config: str, tmp_path: Path, changed: Callable[[bytes], bytes], expected: str
+) -> None:
     """The commonest fault of receivers: they sign what they parsed and wrote again."""
     original = '{"event":"call_ended","text":"é"}'.encode()
     body = tmp_path / "body"

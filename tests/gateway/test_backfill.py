@@ -55,7 +55,7 @@ async def steps_of(store: Store, time: Time, engine: SqliteEngine, **options: ob
     return [step async for step in backfill.run(days)]
 
 
-def test_the_newest_day_comes_first():
+def test_the_newest_day_comes_first() -> None:
     """From the cutoff backwards: what people look at is on the new path first."""
     assert days_between(date(2026, 1, 30), date(2026, 2, 1)) == [
         date(2026, 2, 1),
@@ -65,7 +65,7 @@ def test_the_newest_day_comes_first():
     assert days_between(date(2026, 2, 2), date(2026, 2, 1)) == []
 
 
-async def test_all_days_are_completed(engine: SqliteEngine):
+async def test_all_days_are_completed(engine: SqliteEngine) -> None:
     """Page after page, day after day, without waiting where nothing asks for it."""
     store, time = engine.store(), Time()
     steps = await steps_of(store, time, engine, page_rows=4)
@@ -78,7 +78,7 @@ async def test_all_days_are_completed(engine: SqliteEngine):
     await store.close()
 
 
-async def test_no_more_rows_a_second_than_allowed(engine: SqliteEngine):
+async def test_no_more_rows_a_second_than_allowed(engine: SqliteEngine) -> None:
     """20 calls at 5 a second take 4 seconds, but for what a bucket may give at once."""
     store, time = engine.store(), Time()
     await steps_of(store, time, engine, rows_per_second=5, page_rows=2)
@@ -86,7 +86,7 @@ async def test_no_more_rows_a_second_than_allowed(engine: SqliteEngine):
     await store.close()
 
 
-async def test_it_waits_while_live_writes_are_slow(engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch):
+async def test_it_waits_while_live_writes_are_slow(engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a commit takes more than twice as long as at the beginning it stops, looks again, and goes on."""
     store, time = engine.store(), Time()
     usual = [0.04] * 5
@@ -106,7 +106,9 @@ async def test_it_waits_while_live_writes_are_slow(engine: SqliteEngine, monkeyp
     await store.close()
 
 
-async def test_latency_that_nobody_notices_is_no_reason_to_wait(engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch):
+async def test_latency_that_nobody_notices_is_no_reason_to_wait(
+    engine: SqliteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From 1 ms to 49 ms is no harm to anybody."""
     store, time = engine.store(), Time()
     latencies = iter([0.001] * 5 + [0.049] * 20)
@@ -119,7 +121,7 @@ async def test_latency_that_nobody_notices_is_no_reason_to_wait(engine: SqliteEn
     await store.close()
 
 
-async def test_somebody_else_may_pause_it(engine: SqliteEngine):
+async def test_somebody_else_may_pause_it(engine: SqliteEngine) -> None:
     """It stops after its page, and the next run goes on there, counting nothing twice."""
     store, other, time = engine.store(), engine.store(), Time()
     backfill = Backfill(store, page_rows=4, clock=time, sleep=time.sleep)
@@ -135,7 +137,7 @@ async def test_somebody_else_may_pause_it(engine: SqliteEngine):
         await each.close()
 
 
-async def test_a_backfill_that_is_killed_in_every_page_goes_on(engine: SqliteEngine):
+async def test_a_backfill_that_is_killed_in_every_page_goes_on(engine: SqliteEngine) -> None:
     """SIGKILL after the rows and before the commit of each second page: rows and cursor always agree."""
     day = day_of(engine.now - DAY)
     for completed in (3, 6, 9):

@@ -62,14 +62,14 @@ def never(_: list[Swept]) -> bool:
     return False
 
 
-async def test_a_database_that_is_down_at_the_start_is_waited_for():
+async def test_a_database_that_is_down_at_the_start_is_waited_for() -> None:
     """The gateway starts: what it accepts waits in the spool."""
     down = Store(StoreUnavailable("down"))
     await call_stores({"db": down}, 1, Heard(never)).open()
     assert down.openings == 1
 
 
-async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monkeypatch: pytest.MonkeyPatch):
+async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `OPEN_SECONDS` the start goes on; the first write tries again."""
     monkeypatch.setattr(stores, "OPEN_SECONDS", 0.01)
     store, silent = Store(), asyncio.Event()
@@ -78,13 +78,13 @@ async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monke
     assert not silent.is_set(), "the start did not wait for its answer"
 
 
-async def test_a_schema_of_a_newer_callspool_ends_the_start():
+async def test_a_schema_of_a_newer_callspool_ends_the_start() -> None:
     """Waiting would not help, and writing might destroy."""
     with pytest.raises(SchemaTooNew):
         await call_stores({"db": Store(SchemaTooNew("version 99"))}, 1, Heard(never)).open()
 
 
-async def test_a_backlog_is_swept_without_a_pause():
+async def test_a_backlog_is_swept_without_a_pause() -> None:
     """As long as a sweep finds as many as it may, the next one follows at once."""
     full = Swept(orphans=SWEEP_LIMIT)
     heard = Heard(lambda swept: len(swept) == 3)
@@ -95,7 +95,7 @@ async def test_a_backlog_is_swept_without_a_pause():
     assert heard.swept == [full, full, Swept(timed_out=1)]
 
 
-async def test_sweeping_outlives_a_database_in_trouble():
+async def test_sweeping_outlives_a_database_in_trouble() -> None:
     """A sweep that fails is made again later."""
     heard = Heard(bool)
     sweeping = call_stores({"db": Store(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
@@ -105,7 +105,7 @@ async def test_sweeping_outlives_a_database_in_trouble():
     assert heard.swept[0] == Swept(orphans=1)
 
 
-async def test_the_first_store_answers_questions():
+async def test_the_first_store_answers_questions() -> None:
     """In the order of the configuration; none where there is none."""
     first, second = Store(), Store()
     reads = call_stores({"a": first, "b": second}, 1, Heard(never)).reads

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import gzip
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.intake.body_reader import BodyLimits
+from spool.records import Accepted, NewRecord
 from tests.intake.bodies import call_log, envelope, incompressible, large_call_log
 from tests.intake.running_intake import DEADLINE, Reply, RunningIntake, running
 
@@ -96,7 +98,7 @@ async def test_a_client_may_send_everything_before_it_reads(world: RunningIntake
     writer.close()
 
 
-async def test_a_client_that_never_reads_is_given_up(tmp_path) -> None:
+async def test_a_client_that_never_reads_is_given_up(tmp_path: Path) -> None:
     """A client that takes no answers keeps neither the connection nor the memory; its lines are accepted."""
     refused, accepted = [b"{}"] * 35_000, [b'{"call_id":%d}' % number for number in range(500)]
     async with running(tmp_path, batch_max_lines=40_000, bodies=BodyLimits(progress_timeout=0.3)) as world:
@@ -112,7 +114,7 @@ async def test_a_client_that_never_reads_is_given_up(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("size", [1_500_000, 5_000_000])
-async def test_a_long_line_goes_through_a_file(tmp_path, size: int) -> None:
+async def test_a_long_line_goes_through_a_file(tmp_path: Path, size: int) -> None:
     """A line of any length fits into the fixed memory of a batch."""
     lines = [call_log("a"), call_log("b", other="x" * size), call_log("c")]
     async with running(tmp_path, memory_budget=4 << 20) as world:
@@ -122,7 +124,7 @@ async def test_a_long_line_goes_through_a_file(tmp_path, size: int) -> None:
         await world.until(lambda: not world.staged_files())
 
 
-async def test_a_line_above_the_limit_spoils_no_other(tmp_path) -> None:
+async def test_a_line_above_the_limit_spoils_no_other(tmp_path: Path) -> None:
     """A configured limit counts for each line; one above it is read to its end and answered 413."""
     lines = [call_log("a"), call_log("b", other="x" * 3_000_000), call_log("c")]
     async with running(tmp_path, bodies=BodyLimits(body_max=2_000_000)) as world:
@@ -131,7 +133,7 @@ async def test_a_line_above_the_limit_spoils_no_other(tmp_path) -> None:
         await world.until(lambda: not world.staged_files())
 
 
-async def test_a_line_for_which_the_spool_has_no_room_spoils_no_other(tmp_path) -> None:
+async def test_a_line_for_which_the_spool_has_no_room_spoils_no_other(tmp_path: Path) -> None:
     """A full spool refuses the line that is too much for it, staged or not."""
     lines = [call_log("a"), call_log("b", size=6_000_000), call_log("c", other=incompressible(900_000)), call_log("d")]
     async with running(tmp_path, spool_max=1_600_000) as world:
@@ -140,7 +142,7 @@ async def test_a_line_for_which_the_spool_has_no_room_spoils_no_other(tmp_path) 
         await world.until(lambda: not world.staged_files())
 
 
-async def test_a_line_that_outgrows_the_quota_at_its_end_spoils_no_other(tmp_path) -> None:
+async def test_a_line_that_outgrows_the_quota_at_its_end_spoils_no_other(tmp_path: Path) -> None:
     """The last part of a staged line is written when the line is complete; that may be what is too much."""
     lines = [call_log("a"), call_log("b", other="x" * ((4 << 20) + 50_000)), call_log("c")]
     async with running(tmp_path, spool_max=5_842_000) as world:
@@ -149,7 +151,7 @@ async def test_a_line_that_outgrows_the_quota_at_its_end_spoils_no_other(tmp_pat
         await world.until(lambda: not world.staged_files())
 
 
-async def test_lines_above_the_count_are_refused(tmp_path) -> None:
+async def test_lines_above_the_count_are_refused(tmp_path: Path) -> None:
     """Beyond max_lines each line is told so; beyond twice that the batch ends with a last answer."""
     async with running(tmp_path, batch_max_lines=3) as world:
         answers = _answers(await world.post(b"\n".join(call_log(str(number)) for number in range(20)), BATCH))
@@ -159,7 +161,7 @@ async def test_lines_above_the_count_are_refused(tmp_path) -> None:
         assert await world.spool.trace("3") == ()
 
 
-async def test_a_batch_that_stalls_ends_with_an_error(tmp_path) -> None:
+async def test_a_batch_that_stalls_ends_with_an_error(tmp_path: Path) -> None:
     """Lines that came are answered; then the client is told that the rest did not come."""
     async with running(tmp_path, bodies=BodyLimits(progress_timeout=0.1)) as world:
         answer = await world.send_raw(HEAD + b"Content-Length: 1000\r\n\r\n" + call_log() + b"\n{")
@@ -210,11 +212,11 @@ async def test_a_batch_that_does_not_end_is_cut_off_by_a_stop(world: RunningInta
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_an_unexpected_error_is_the_line_s_own(world: RunningIntake, monkeypatch) -> None:
+async def test_an_unexpected_error_is_the_line_s_own(world: RunningIntake, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody foresaw is a 503 for its line, and the next ones are accepted."""
     accept = world.spool.accept
 
-    async def fail_for_b(record):
+    async def fail_for_b(record: NewRecord) -> Accepted:
         if record.call_id == "b":
             raise KeyError("boom")
         return await accept(record)

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ async def test_who_waits_for_the_parse_worker_waits_in_a_file(tmp_path: Path, mo
     entered, release = asyncio.Event(), asyncio.Event()
     answered_in = ParseWorker._answered_in
 
-    async def slowly(*arguments):
+    async def slowly(*arguments: Any) -> object:
         entered.set()
         await release.wait()
         return await answered_in(*arguments)

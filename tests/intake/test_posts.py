@@ -6,6 +6,8 @@ import hashlib
 import json
 import socket
 import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -146,7 +148,7 @@ async def test_a_body_without_length_is_taken(world: RunningIntake, size: int) -
     """A chunked body needs no Content-Length, small or large."""
     body = call_log(size=size)
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 30_000):
             yield body[start : start + 30_000]
 
@@ -156,12 +158,12 @@ async def test_a_body_without_length_is_taken(world: RunningIntake, size: int) -
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_giant_goes_through_a_staging_file(tmp_path, chunked: bool) -> None:
+async def test_a_giant_goes_through_a_staging_file(tmp_path: Path, chunked: bool) -> None:
     """A body above inline_max is staged, accepted whole, and leaves no file and no promised quota behind."""
     body = large_call_log()
     async with running(tmp_path, bodies=BodyLimits(inline_max=1 << 20), memory_budget=2 << 20) as world:
 
-        async def chunks():
+        async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, len(body), 500_000):
                 yield body[start : start + 500_000]
 
@@ -172,7 +174,7 @@ async def test_a_giant_goes_through_a_staging_file(tmp_path, chunked: bool) -> N
         assert world.intake.budget.used_bytes == 0
 
 
-async def test_a_giant_envelope_and_a_giant_encoding_are_decoded_in_files(tmp_path) -> None:
+async def test_a_giant_envelope_and_a_giant_encoding_are_decoded_in_files(tmp_path: Path) -> None:
     """What does not fit in memory is decoded from file to file, and stored as it was."""
     body = large_call_log()
     async with running(tmp_path, bodies=BodyLimits(inline_max=1 << 20), memory_budget=2 << 20) as world:

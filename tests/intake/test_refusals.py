@@ -5,6 +5,8 @@ import gzip
 import json
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Never
 
 import aiohttp
 import pytest
@@ -13,6 +15,7 @@ import zstandard
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from spool.errors import SpoolUnavailable
+from spool.records import NewRecord
 from tests.intake.bodies import call_log, envelope, incompressible, raw_deflate
 from tests.intake.running_intake import RunningIntake, running
 
@@ -133,12 +136,12 @@ async def test_a_bomb_in_an_envelope_is_refused(world: RunningIntake) -> None:
     assert reply.status == 400
 
 
-async def test_a_limit_is_only_there_if_it_is_set(tmp_path) -> None:
+async def test_a_limit_is_only_there_if_it_is_set(tmp_path: Path) -> None:
     """413 is for configured limits: on the wire, with or without a length, and decoded."""
     limits = {"bodies": BodyLimits(body_max=100_000), "decoding": DecodingLimits(decoded_max=200_000)}
     body = call_log(size=150_000)
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[bytes]:
         yield body
 
     async with running(tmp_path, **limits) as world:
@@ -149,11 +152,11 @@ async def test_a_limit_is_only_there_if_it_is_set(tmp_path) -> None:
         assert (await world.post(gzip.compress(body), content_encoding="gzip")).status == 202
 
 
-async def test_a_staged_body_without_length_keeps_to_the_limit(tmp_path) -> None:
+async def test_a_staged_body_without_length_keeps_to_the_limit(tmp_path: Path) -> None:
     """A limit above inline_max is found out while the body is staged."""
     async with running(tmp_path, bodies=BodyLimits(inline_max=100_000, body_max=3_000_000)) as world:
 
-        async def chunks():
+        async def chunks() -> AsyncIterator[bytes]:
             for _ in range(10):
                 yield b"x" * 500_000
 
@@ -203,7 +206,7 @@ async def test_wrong_paths_and_methods(
         ({"x-pype-token": "gät"}, 401),
     ],
 )
-async def test_the_intake_s_token_is_checked(tmp_path, headers: dict[str, str], status: int) -> None:
+async def test_the_intake_s_token_is_checked(tmp_path: Path, headers: dict[str, str], status: int) -> None:
     """Where an intake token is set, a request without it is 401, in either of two headers."""
     async with running(tmp_path, token="gate-key") as world:
         for reply in (
@@ -214,7 +217,7 @@ async def test_the_intake_s_token_is_checked(tmp_path, headers: dict[str, str], 
         assert world.counted("send_call_log", "accepted" if status == 202 else "unauthorized") == 1
 
 
-async def test_a_full_spool_is_507(tmp_path) -> None:
+async def test_a_full_spool_is_507(tmp_path: Path) -> None:
     """A call log for which the quota has no room now is 507 with Retry-After, staged or not; nothing is kept."""
     async with running(tmp_path, spool_max=3_000_000, bodies=BodyLimits(inline_max=1_000_000)) as world:
         world.spool.reserve_staging(1_500_000)
@@ -267,7 +270,7 @@ async def pieces_of(body: bytes) -> AsyncIterator[bytes]:
         ("upload", 1_000_000), ("line", 1_000_000), ("staged and stored", 1_000_000),
     ],
 )  # fmt: skip
-async def test_what_could_never_be_stored_is_413(tmp_path, way: str, inline_max: int) -> None:
+async def test_what_could_never_be_stored_is_413(tmp_path: Path, way: str, inline_max: int) -> None:
     """A call log larger than the whole quota is refused by the limit's name, and not told to come back."""
     async with running(tmp_path, spool_max=QUOTA, bodies=BodyLimits(inline_max=inline_max)) as world:
         status, code, message, again = await never(world, way)
@@ -287,10 +290,10 @@ async def test_a_spool_that_is_closed_is_503(world: RunningIntake) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyError("x"), SpoolUnavailable("disk"), MemoryError()])
-async def test_nothing_answers_500(world: RunningIntake, monkeypatch, error: Exception) -> None:
+async def test_nothing_answers_500(world: RunningIntake, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """An error that nobody foresaw is a 503, because the SDK keeps what met a 503 and drops what met a 500."""
 
-    async def fail(_record):
+    async def fail(_record: NewRecord) -> Never:
         raise error
 
     monkeypatch.setattr(world.spool, "accept", fail)

@@ -6,6 +6,7 @@ import gzip
 import json
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -182,7 +183,7 @@ def test_a_summary_that_costs_too_much_is_left_out(field: str) -> None:
 
 
 @pytest.mark.parametrize("place", [lambda: 0.0, lambda: 1 - 2**-53, lambda: 0.5])
-def test_the_estimate_is_near_the_count(place) -> None:
+def test_the_estimate_is_near_the_count(place: Callable[[], float]) -> None:
     """Wherever the samples lie, a document of one shape is estimated to a twentieth."""
     for unit in (b"1,", b'"a":1,', b'{"duration_ms":-1},'):
         text = unit * (3_000_000 // len(unit))

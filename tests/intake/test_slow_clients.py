@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +35,7 @@ def _accepts_when_released(
 
 
 @pytest.mark.parametrize("length", [1_000, 500_000, 30_000_000, None])
-async def test_a_stalled_body_is_cut_off(tmp_path, length: int | None) -> None:
+async def test_a_stalled_body_is_cut_off(tmp_path: Path, length: int | None) -> None:
     """A body that does not advance is answered 408, its connection closed, its memory and file given back."""
     framing = (
         b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
@@ -48,7 +50,7 @@ async def test_a_stalled_body_is_cut_off(tmp_path, length: int | None) -> None:
         await world.until(lambda: not world.staged_files())
 
 
-async def test_a_dripping_body_is_cut_off(tmp_path) -> None:
+async def test_a_dripping_body_is_cut_off(tmp_path: Path) -> None:
     """Single bytes now and then are no progress: a body must advance by 64 KiB in each timeout."""
     async with running(tmp_path, bodies=BodyLimits(progress_timeout=0.3)) as world:
         reader, writer = await world.connect()
@@ -69,14 +71,14 @@ async def test_a_dripping_body_is_cut_off(tmp_path) -> None:
         assert world.counted("calls", "stalled") == 1
 
 
-async def test_a_slow_but_steady_body_is_taken(tmp_path) -> None:
+async def test_a_slow_but_steady_body_is_taken(tmp_path: Path) -> None:
     """A body that advances takes as long as it takes, beyond the progress timeout."""
     body = call_log(size=700_000)
     async with running(tmp_path, bodies=BodyLimits(progress_timeout=0.4)) as world:
         loop = asyncio.get_running_loop()
         started = loop.time()
 
-        async def chunks():
+        async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, len(body), 70_000):
                 yield body[start : start + 70_000]
                 await asyncio.sleep(0.06)
@@ -98,7 +100,9 @@ async def test_a_client_that_goes_away_frees_its_memory(world: RunningIntake, le
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_a_post_that_is_complete_is_accepted_though_its_client_went(world: RunningIntake, monkeypatch) -> None:
+async def test_a_post_that_is_complete_is_accepted_though_its_client_went(
+    world: RunningIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once a body is complete, an accept that is under way is finished, whoever listens."""
     entered, release = _accepts_when_released(world, monkeypatch)
     _, writer = await world.connect()
@@ -113,13 +117,13 @@ async def test_a_post_that_is_complete_is_accepted_though_its_client_went(world:
     assert not world.counted("calls", "client_gone")
 
 
-async def test_headers_that_do_not_come_are_cut_off(tmp_path) -> None:
+async def test_headers_that_do_not_come_are_cut_off(tmp_path: Path) -> None:
     """A connection whose first headers are not complete in time is closed."""
     async with running(tmp_path, connections=ConnectionLimits(header_timeout=0.1)) as world:
         assert await world.send_raw(b"POST /v1/calls HTTP/1.1\r\nHost: x\r\nX-A: ") == b""
 
 
-async def test_idle_connections_are_closed(tmp_path) -> None:
+async def test_idle_connections_are_closed(tmp_path: Path) -> None:
     """A connection without a next request is closed after the keep-alive time-out."""
     async with running(tmp_path, connections=ConnectionLimits(keepalive_timeout=0.1)) as world:
         body = call_log()
@@ -149,7 +153,7 @@ async def test_a_client_that_waits_is_invited(world: RunningIntake, length: int 
         (b"Content-Type: a\r\n", 413),
     ],
 )
-async def test_refusals_precede_the_invitation(tmp_path, headers: bytes, status: int) -> None:
+async def test_refusals_precede_the_invitation(tmp_path: Path, headers: bytes, status: int) -> None:
     """What the headers speak against is refused at once: the client never sends its body."""
     token = b"" if status == 401 else b"Authorization: Bearer key\r\n"
     async with running(tmp_path, token="key", bodies=BodyLimits(body_max=1_000)) as world:
@@ -167,7 +171,7 @@ async def test_other_expectations_are_417(world: RunningIntake) -> None:
     assert world.intake.budget.used_bytes == 0
 
 
-async def test_a_slow_body_gives_its_memory_to_who_waits(tmp_path) -> None:
+async def test_a_slow_body_gives_its_memory_to_who_waits(tmp_path: Path) -> None:
     """What came of it goes to a staging file, as does what follows; it is accepted when it is complete, to the byte."""
     body = call_log("slow", size=900_000)
     async with running(tmp_path, memory_budget=1 << 20, memory_wait=DEADLINE) as world:
@@ -185,7 +189,9 @@ async def test_a_slow_body_gives_its_memory_to_who_waits(tmp_path) -> None:
         await world.until(lambda: not world.staged_files())
 
 
-async def test_a_slow_body_gives_its_memory_back_though_nobody_waits(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_body_gives_its_memory_back_though_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second after it began, nothing is held for what was only announced, and the quota counts what came."""
     monkeypatch.setattr(body_reader, "SLOW_SECONDS", 0.2)
     async with running(tmp_path) as world:
@@ -200,7 +206,7 @@ async def test_a_slow_body_gives_its_memory_back_though_nobody_waits(tmp_path, m
         await world.until(lambda: not world.staged_files())
 
 
-async def test_a_large_post_that_gets_no_memory_is_staged(tmp_path) -> None:
+async def test_a_large_post_that_gets_no_memory_is_staged(tmp_path: Path) -> None:
     """It waits for a moment, and is accepted through a staging file; only small posts are answered 503."""
     async with running(tmp_path, memory_budget=1 << 20, memory_wait=0.1) as world:
         budget = world.intake.budget
@@ -227,7 +233,7 @@ async def test_a_large_post_that_gets_no_memory_is_staged(tmp_path) -> None:
     ],
     ids=["small", "chunked", "batch", "chunked batch", "giant"],
 )
-async def test_what_is_announced_and_does_not_come_holds_nothing(tmp_path, announced: bytes) -> None:
+async def test_what_is_announced_and_does_not_come_holds_nothing(tmp_path: Path, announced: bytes) -> None:
     """However many nearly silent clients there are, memory is for bytes that came."""
     async with running(tmp_path, memory_budget=1 << 20, memory_wait=0.1) as world:
         writers = [(await world.connect())[1] for _ in range(40)]
@@ -258,7 +264,7 @@ async def test_a_line_of_a_batch_that_stops_is_staged(world: RunningIntake) -> N
     writer.close()
 
 
-async def test_small_bodies_that_stop_are_the_first_to_go(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_small_bodies_that_stop_are_the_first_to_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When clients hold too much together, the one whose body has been incomplete for the longest is cut off."""
     monkeypatch.setattr(protocol, "_HELD_BYTES", 70_000)
     monkeypatch.setattr(admission, "SLOW_SECONDS", 0.0)
@@ -278,7 +284,7 @@ async def test_small_bodies_that_stop_are_the_first_to_go(tmp_path, monkeypatch:
         assert not world.intake.server.held
 
 
-async def test_many_large_posts_share_a_small_budget(tmp_path) -> None:
+async def test_many_large_posts_share_a_small_budget(tmp_path: Path) -> None:
     """Posts that together need many times the budget are all taken, one after the other, and never exceed it."""
     async with running(tmp_path, memory_budget=2 << 20, memory_wait=DEADLINE) as world:
         budget, most = world.intake.budget, 0
@@ -295,7 +301,7 @@ async def test_many_large_posts_share_a_small_budget(tmp_path) -> None:
         assert budget.used_bytes == 0
 
 
-async def test_a_stop_waits_for_posts_inside(world: RunningIntake, monkeypatch) -> None:
+async def test_a_stop_waits_for_posts_inside(world: RunningIntake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopping refuses new posts with 503, finishes those inside, and says that none was cut off."""
     entered, release = _accepts_when_released(world, monkeypatch)
     inside = asyncio.create_task(world.post(call_log()))

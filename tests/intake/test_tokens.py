@@ -1,5 +1,7 @@
 """Which key travels with a call log."""
 
+from pathlib import Path
+
 import pytest
 
 from gateway.calllog.document import credential
@@ -31,7 +33,7 @@ async def _kept_key(world: RunningIntake) -> str | None:
     ],
 )
 async def test_the_agent_s_key(
-    tmp_path, intake_token: str | None, headers: dict[str, str], in_document: str | None, kept: str | None
+    tmp_path: Path, intake_token: str | None, headers: dict[str, str], in_document: str | None, kept: str | None
 ) -> None:
     """The header wins over the document; the intake's own token never travels on."""
     body = call_log(token=in_document) if in_document else call_log()
@@ -40,7 +42,7 @@ async def test_the_agent_s_key(
         assert await _kept_key(world) == kept
 
 
-async def test_without_a_destination_for_it_no_key_is_kept(tmp_path) -> None:
+async def test_without_a_destination_for_it_no_key_is_kept(tmp_path: Path) -> None:
     """A key that is forwarded to nobody is not stored."""
     async with running(tmp_path, destinations=(DestinationRoute("file"),)) as world:
         await world.post(call_log(token="document"), headers={"x-pype-token": "header"})

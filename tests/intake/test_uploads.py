@@ -100,7 +100,7 @@ async def test_an_address_is_for_one_call_log(world: RunningIntake) -> None:
     assert (other.status, other.code) == (409, "upload_used")
 
 
-async def test_an_address_expires(tmp_path) -> None:
+async def test_an_address_expires(tmp_path: Path) -> None:
     """After its lifetime an address that was not used is 403; one that was is still known."""
     async with running(tmp_path, upload_url_lifetime=60.0) as world:
         used, unused = (await _address(world))["upload_url"], (await _address(world))["upload_url"]
@@ -158,7 +158,7 @@ async def test_the_request_for_an_address_needs_a_call_id_only(world: RunningInt
     assert (await world.post(body, "/get-upload-url")).status == 200
 
 
-async def test_an_upload_needs_no_token(tmp_path) -> None:
+async def test_an_upload_needs_no_token(tmp_path: Path) -> None:
     """The address is the credential: the SDK sends no token with it, though the intake asks for one."""
     async with running(tmp_path, token="gate-key") as world:
         given = (await world.post(REQUEST, "/dev/get-upload-url", headers={"x-pype-token": "gate-key"})).json

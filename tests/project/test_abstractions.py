@@ -81,12 +81,12 @@ def callables(among: tuple[Class, ...]) -> set[str]:
     }
 
 
-def test_a_protocol_is_for_more_than_its_neighbour():
+def test_a_protocol_is_for_more_than_its_neighbour() -> None:
     """A protocol whose one implementation is in the same layer hides nothing: the class itself will do."""
     assert lone_neighbours(classes()) == set(REASONS)
 
 
-def test_a_function_is_no_class():
+def test_a_function_is_no_class() -> None:
     """A class whose API is one `__call__` is a function, or a `partial` of one."""
     assert not callables(classes())
 
@@ -107,7 +107,7 @@ def test_a_function_is_no_class():
         ("class A:\n def __call__(self): ...\n def close(self): ...", set(), set()),
     ],
 )
-def test_what_is_looked_for_is_found(source, lone, called):
+def test_what_is_looked_for_is_found(source: str, lone: set[str], called: set[str]) -> None:
     """The count is none because there is none, not because none is seen."""
     found = tuple(_class(node, "layer") for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef))
     assert lone_neighbours(found) == lone

@@ -22,7 +22,7 @@ timeouts, multipart, presigned upload
 
 
 @pytest.mark.parametrize(("term", "cell"), ROWS, ids=[term for term, _ in ROWS])
-def test_what_the_index_names_is_there(term, cell):
+def test_what_the_index_names_is_there(term: str, cell: str) -> None:
     """Each row of the index leads to a module, class or function that exists."""
     found = references(cell)
     assert found
@@ -30,6 +30,6 @@ def test_what_the_index_names_is_there(term, cell):
 
 
 @pytest.mark.parametrize("term", [term.strip() for term in TERMS.replace("\n", " ").split(",")])
-def test_the_index_has_the_fields_terms(term):
+def test_the_index_has_the_fields_terms(term: str) -> None:
     """A reader who knows databases, queues or HTTP finds a thing by its usual name."""
     assert re.search(rf"\b{re.escape(term)}\b", "\n".join(term for term, _ in ROWS), re.IGNORECASE)

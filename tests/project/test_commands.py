@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +11,14 @@ from tests.project.repository import ROOT, text
 TARGETS = re.findall(r"^\.PHONY: (\S+)$", text("Makefile"), re.MULTILINE)
 
 
-def test_make_alone_lists_every_target_with_its_help():
+def test_make_alone_lists_every_target_with_its_help() -> None:
     """`make` is the table of contents: no target is missing, none is without a line."""
     told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
     lines = dict(re.findall(r"^  make (\S+) +(\S.*)$", told, re.MULTILINE))
     assert sorted(lines) == sorted(TARGETS)
 
 
-def test_the_targets_that_people_are_told_of_exist():
+def test_the_targets_that_people_are_told_of_exist() -> None:
     """What CONTRIBUTING.md and the README tell to run with make can be run."""
     told = set()
     for name in ("CONTRIBUTING.md", "README.md"):
@@ -27,7 +28,7 @@ def test_the_targets_that_people_are_told_of_exist():
     assert told <= set(TARGETS)
 
 
-def test_ci_runs_what_a_developer_runs():
+def test_ci_runs_what_a_developer_runs() -> None:
     """.ci/run is `make test` with a browser, what checks deploy/ and docs/, and the long proof: what passes here passes
     there."""
     assert re.findall(r"^(?!#|set|cd).+$", text(".ci/run"), re.MULTILINE) == [
@@ -41,7 +42,7 @@ def test_ci_runs_what_a_developer_runs():
 
 
 @pytest.mark.parametrize("python", ["/nonexistent/python3", "false"])
-def test_a_missing_or_old_python_is_named_in_one_line(tmp_path, python):
+def test_a_missing_or_old_python_is_named_in_one_line(tmp_path: Path, python: str) -> None:
     """Set-up with no suitable Python fails with one line that says what is needed and what to type."""
     for name in ("Makefile", "pyproject.toml", *(file.name for file in ROOT.glob("requirements*.lock"))):
         (tmp_path / name).write_text(text(name), encoding="utf-8")
@@ -54,7 +55,7 @@ def test_a_missing_or_old_python_is_named_in_one_line(tmp_path, python):
     )
 
 
-def test_hooks_run_only_what_the_setup_installs():
+def test_hooks_run_only_what_the_setup_installs() -> None:
     """No pre-commit hook fetches anything: each runs a program from .venv."""
     entries = re.findall(r"^ +entry: (\S+)", text(".pre-commit-config.yaml"), re.MULTILINE)
     assert entries

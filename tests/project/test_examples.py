@@ -1,6 +1,7 @@
 """The examples under deploy/ and the image: they name only settings and metrics that exist."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,12 +15,12 @@ EXAMPLES = [path for path in tracked() if path.parts[0] == "deploy" or path.name
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=str)
-def test_an_example_names_only_settings_that_exist(path):
+def test_an_example_names_only_settings_that_exist(path: Path) -> None:
     """Every CALLSPOOL_ variable in an example is known to the configuration, which refuses unknown ones."""
     assert set(re.findall(r"\bCALLSPOOL_[A-Z0-9_]+", text(path))) <= variables()
 
 
-def test_the_alerts_watch_only_metrics_that_exist():
+def test_the_alerts_watch_only_metrics_that_exist() -> None:
     """An alert on a metric that nobody writes would never fire."""
     rules = yaml.safe_load(text("deploy/prometheus/alerts.yml"))["groups"][0]["rules"]
     watched = {name for rule in rules for name in re.findall(r"\bcallspool_\w+", rule["expr"])}
@@ -28,7 +29,7 @@ def test_the_alerts_watch_only_metrics_that_exist():
     assert watched <= metrics().keys() | series
 
 
-def test_each_alert_leads_to_its_runbook():
+def test_each_alert_leads_to_its_runbook() -> None:
     """Who is woken finds what to do: each alert, command and message names a section that there is."""
     sections = {
         f"docs/runbooks.md#{re.sub(r'[^a-z0-9 -]', '', line[3:].lower()).replace(' ', '-')}"
@@ -49,19 +50,19 @@ YAML = [path for path in EXAMPLES if path.suffix in {".yml", ".yaml"} and path.p
 
 
 @pytest.mark.parametrize("path", YAML, ids=str)
-def test_an_example_is_valid_yaml(path):
+def test_an_example_is_valid_yaml(path: Path) -> None:
     """Every example can be read."""
     assert all(isinstance(document, dict) for document in yaml.safe_load_all(text(path)))
 
 
-def test_the_image_runs_as_a_number_and_stops_by_sigterm():
+def test_the_image_runs_as_a_number_and_stops_by_sigterm() -> None:
     """Kubernetes can verify that it is not root, and a stop reaches the drain."""
     assert re.search(r"^USER \d+:\d+$", text("Dockerfile"), re.MULTILINE)
     assert re.search(r"^STOPSIGNAL SIGTERM$", text("Dockerfile"), re.MULTILINE)
     assert re.search(r"^VOLUME /var/lib/callspool$", text("Dockerfile"), re.MULTILINE)
 
 
-def test_the_image_is_built_from_nothing_but_what_it_needs():
+def test_the_image_is_built_from_nothing_but_what_it_needs() -> None:
     """.dockerignore starts from nothing, and names all that the Dockerfile's build reads."""
     lines = text(".dockerignore").splitlines()
     assert lines[1] == "*"

@@ -24,31 +24,31 @@ def imported_by(path: Path) -> frozenset[str]:
     return frozenset(imported)
 
 
-def test_no_web_server_below_the_gateway():
+def test_no_web_server_below_the_gateway() -> None:
     """Spool, uploaders and settings answer no requests: they import nothing of aiohttp.web."""
     assert not [
         f"{path}: {name}" for path in BELOW_THE_GATEWAY for name in imported_by(path) if name.startswith("aiohttp.web")
     ]
 
 
-def test_nothing_but_tests_imports_tests():
+def test_nothing_but_tests_imports_tests() -> None:
     """Benchmarks may be run where there are none."""
     assert not [f"{path}: {name}" for path in NO_TESTS for name in imported_by(path) if name.split(".")[0] == "tests"]
 
 
-def test_no_test_imports_another():
+def test_no_test_imports_another() -> None:
     """What two test modules need is in a module of its own, named by what it gives; children's programs are text."""
     named = re.compile(r"\b(?:from|import) tests\.(?:\w+\.)*test_\w+")
     assert not [f"{path}: {found}" for path in MODULES for found in named.findall(text(path))]
 
 
-def test_every_test_module_says_what_it_is_about():
+def test_every_test_module_says_what_it_is_about() -> None:
     """A docstring opens it."""
     tests = [path for path in MODULES if path.name.startswith("test_")]
     assert not [str(path) for path in tests if ast.get_docstring(ast.parse(text(path))) is None]
 
 
-def test_every_python_process_is_started_in_one_place():
+def test_every_python_process_is_started_in_one_place() -> None:
     """`spool.sandbox.module_command` keeps foreign modules out of a child: no other code builds such a command."""
     found = {str(path) for path in NO_TESTS if path.parts[0] != "bench" and "sys.executable" in text(path)}
     # The fixture for the tests of agents runs in their process, and starts the launcher, which sees to it.

@@ -18,7 +18,7 @@ Words before.
 """
 
 
-def test_rows_are_read_with_their_references():
+def test_rows_are_read_with_their_references() -> None:
     """Each row gives its words, and every file that its cells name; other tables are left alone."""
     first, second = promises(TABLE)
     assert first == Promise(
@@ -41,6 +41,6 @@ def test_rows_are_read_with_their_references():
         ("spool/gone.py", None, False),
     ],
 )
-def test_a_reference_exists_where_its_name_is_defined(path, name, there):
+def test_a_reference_exists_where_its_name_is_defined(path: str, name: str | None, there: bool) -> None:
     """A file that was moved, or a name that was changed, is found out."""
     assert Reference(path, name).exists() is there

@@ -2,19 +2,19 @@
 
 import pytest
 
-from tests.project.promises import promises
+from tests.project.promises import Promise, promises
 from tests.project.repository import text
 
 PROMISES = promises(text("docs/promises.md"))
 
 
-def test_all_nine_promises_are_there():
+def test_all_nine_promises_are_there() -> None:
     """No promise of the design was left out."""
     assert len(PROMISES) >= 9
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.words[:40])
-def test_a_promise_is_kept_and_tested(promise):
+def test_a_promise_is_kept_and_tested(promise: Promise) -> None:
     """The code and the tests that a promise names exist, and there is at least one of each."""
     assert promise.kept_in, "no code is named"
     assert promise.tests, "no test is named"

@@ -44,7 +44,7 @@ async def store(engine: ClickHouseEngine) -> AsyncIterator[Store]:
     await made.close()
 
 
-async def test_a_call_from_its_parts_to_its_detail(store: Store, engine: ClickHouseEngine):
+async def test_a_call_from_its_parts_to_its_detail(store: Store, engine: ClickHouseEngine) -> None:
     """Pairing, duplicates, values, sweeps, lists and details, one after the other on one database."""
     start, end = (
         part_of(PartKind.START, agent_id="a", call_started_at=1_764_320_400),
@@ -73,7 +73,7 @@ async def test_a_call_from_its_parts_to_its_detail(store: Store, engine: ClickHo
     assert await store.check() == ()
 
 
-async def test_a_view_of_maxima_shows_the_newest_part_in_any_order(store: Store, engine: ClickHouseEngine):
+async def test_a_view_of_maxima_shows_the_newest_part_in_any_order(store: Store, engine: ClickHouseEngine) -> None:
     """Parts in some orders, each twice, in one block or in several: calls_merged shows the part of the highest rank."""
     await store.open()
     chance = random.Random(5)
@@ -87,7 +87,7 @@ async def test_a_view_of_maxima_shows_the_newest_part_in_any_order(store: Store,
     assert dict(shown) == {f"c{number}": 2 for number in range(4)}
 
 
-async def test_what_a_writer_left_behind_is_repaired(store: Store, engine: ClickHouseEngine):
+async def test_what_a_writer_left_behind_is_repaired(store: Store, engine: ClickHouseEngine) -> None:
     """It died between parts and row: a sweep makes the row, and the same batch again completes the call."""
     await store.open()
     await store._insert([part_of(PartKind.START), part_of(PartKind.END)])
@@ -97,7 +97,7 @@ async def test_what_a_writer_left_behind_is_repaired(store: Store, engine: Click
     assert await store.write([part_of(PartKind.START), part_of(PartKind.END)]) == Written()
 
 
-async def test_a_row_of_somebody_who_knew_less_does_not_win(store: Store, engine: ClickHouseEngine):
+async def test_a_row_of_somebody_who_knew_less_does_not_win(store: Store, engine: ClickHouseEngine) -> None:
     """Written later, of fewer parts: the row of more parts stays, whatever the clocks say."""
     await store.write([part_of(PartKind.START), part_of(PartKind.END)])
     engine.change(
@@ -109,7 +109,7 @@ async def test_a_row_of_somebody_who_knew_less_does_not_win(store: Store, engine
 
 async def test_an_answer_that_is_lost_costs_nothing(
     store: Store, engine: ClickHouseEngine, clickhouse_server: ClickHouseServer
-):
+) -> None:
     """An insert failed, or its answer was lost: written again, by the client or by us, each part is there once."""
     await store.open()
     batch = [part_of(PartKind.START), part_of(PartKind.END)]
@@ -141,13 +141,13 @@ async def test_an_answer_that_is_lost_costs_nothing(
         (131, PartRefused),  # too large string
     ],
 )
-def test_each_error_is_the_value_s_the_moment_s_or_the_set_up_s(code: int, kind: type[Exception]):
+def test_each_error_is_the_value_s_the_moment_s_or_the_set_up_s(code: int, kind: type[Exception]) -> None:
     """What is retried, what refuses one part, and what waits for somebody to change something."""
     assert type(translate(DatabaseError("secret\nrow", code=code))) is kind
     assert "row" not in str(translate(DatabaseError("secret\nrow", code=code)))
 
 
-def test_a_server_that_does_not_answer_may_come():
+def test_a_server_that_does_not_answer_may_come() -> None:
     """Nothing listens, or a connection breaks."""
     for error in (OperationalError("no route"), ConnectionResetError(), TimeoutError()):
         assert type(translate(error)) is StoreUnavailable

@@ -68,20 +68,20 @@ def row_of(*history: Part | int) -> CallRow:
 )
 def test_parts_and_time_move_a_call(
     history: tuple[Part | int, ...], state: CallState, late: bool, due_at: int | None, completed_at: int | None
-):
+) -> None:
     """Start and end complete a call in any order; time gives it up; the missing part repairs it, marked as late."""
     row = row_of(*history)
     assert (row.state, row.late, row.due_at, row.completed_at) == (state, late, due_at, completed_at)
     assert (row.error is not None) == (state in {CallState.TIMED_OUT, CallState.ORPHAN})
 
 
-def test_a_deadline_counts_from_when_the_state_began():
+def test_a_deadline_counts_from_when_the_state_began() -> None:
     """A second, different start or end moves no deadline: whoever repeats itself cannot hold a call open for ever."""
     assert row_of(START, 100, part_of(PartKind.START, note=2)).due_at == 3_600
     assert row_of(END, 100, part_of(PartKind.END, note=2)).due_at == 300
 
 
-def test_of_two_ends_the_newer_one_is_shown():
+def test_of_two_ends_the_newer_one_is_shown() -> None:
     """The one accepted last is shown, whichever was written first; both are counted."""
     old, new = part_of(PartKind.END, accepted_at=1, note=1), part_of(PartKind.END, accepted_at=2, note=2)
     for row in (row_of(old, new), row_of(new, old)):
@@ -89,7 +89,7 @@ def test_of_two_ends_the_newer_one_is_shown():
         assert (row.end.digest, row.conflicts) == (new.digest, 1)
 
 
-def test_the_order_of_parts_does_not_matter():
+def test_the_order_of_parts_does_not_matter() -> None:
     """Every order of the same parts gives the same row."""
     parts = [START, part_of(PartKind.START, note=2), END, CALL, DETAIL, UPDATE]
     rows = [row_of(*order) for order in itertools.permutations(parts)]
@@ -97,7 +97,7 @@ def test_the_order_of_parts_does_not_matter():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_histories_keep_to_the_legal_transitions(seed: int):
+def test_random_histories_keep_to_the_legal_transitions(seed: int) -> None:
     """Whatever comes, whenever: a state changes only along LEGAL_TRANSITIONS, and a complete call stays complete."""
     chance = random.Random(seed)
     row: CallRow | None = None
@@ -117,7 +117,7 @@ def test_random_histories_keep_to_the_legal_transitions(seed: int):
             assert any(row.state in {step, *LEGAL_TRANSITIONS[step]} for step in steps)
 
 
-def test_time_alone_changes_nothing_before_it_is_due():
+def test_time_alone_changes_nothing_before_it_is_due() -> None:
     """A row whose deadline has not come, or that has none, is left as it is."""
     row = row_of(START)
     assert expire(row, 3_599) == row
@@ -125,7 +125,7 @@ def test_time_alone_changes_nothing_before_it_is_due():
     assert expire(complete, 10**9) == complete
 
 
-def test_the_columns_of_a_call_are_those_of_its_end():
+def test_the_columns_of_a_call_are_those_of_its_end() -> None:
     """What the end says wins over what the start says; the duration is the time between both."""
     start = Head(agent_id="a", customer_number="+1", started_at=1_000)
     end = Head(agent_id="b", started_at=2_000, ended_at=4_500, reason="completed", summary={"turns": 3})
@@ -137,6 +137,6 @@ def test_the_columns_of_a_call_are_those_of_its_end():
     assert fields_of(start, Head(ended_at=999)).duration_seconds is None
 
 
-def test_a_row_is_made_by_its_first_part():
+def test_a_row_is_made_by_its_first_part() -> None:
     """It remembers when that came; later parts do not change this."""
     assert row_of(DETAIL, 500, START, END).first_part_at == 0

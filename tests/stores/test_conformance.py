@@ -5,6 +5,7 @@ import json
 import random
 import resource
 import sys
+from collections.abc import AsyncIterator
 
 import pytest
 import zstandard
@@ -58,7 +59,7 @@ def documents(call: StoredCall, kind: PartKind) -> list[bytes]:
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-async def test_documents_come_out_as_they_went_in(store: Store, value: bytes):
+async def test_documents_come_out_as_they_went_in(store: Store, value: bytes) -> None:
     """Every value that JSON text can hold is unchanged, byte for byte, in a document and in a detail."""
     text = b'{"call_id":"c1",  "value": ' + value + b"}"
     end, detail = part_of(PartKind.END, document=text), part_of(PartKind.DETAIL, document=text)
@@ -71,7 +72,7 @@ async def test_documents_come_out_as_they_went_in(store: Store, value: bytes):
 
 
 @pytest.mark.parametrize("call_id", ["a\0b", "a\ud800b", "ä😀", "x" * 2_000, "'; drop table calls_complete; --", ""])
-async def test_any_call_id_names_its_call(store: Store, call_id: str):
+async def test_any_call_id_names_its_call(store: Store, call_id: str) -> None:
     """An id with characters that no database takes is found by itself, and by no other id."""
     await store.write([part_of(PartKind.CALL, call_id), part_of(PartKind.CALL, "another")])
     assert (await call_of(store, call_id)).summary.call_id == key_text(call_id)
@@ -79,7 +80,7 @@ async def test_any_call_id_names_its_call(store: Store, call_id: str):
 
 
 @pytest.mark.parametrize("first", [PartKind.START, PartKind.END])
-async def test_start_and_end_complete_a_call_in_any_order(store: Store, first: PartKind):
+async def test_start_and_end_complete_a_call_in_any_order(store: Store, first: PartKind) -> None:
     """The second of both completes it, in one row, with what both say."""
     parts = {
         PartKind.START: part_of(PartKind.START, customer_number="+1", call_started_at=1_764_320_400),
@@ -95,7 +96,7 @@ async def test_start_and_end_complete_a_call_in_any_order(store: Store, first: P
     assert call.completed_at is not None
 
 
-async def test_both_parts_in_one_batch_complete_the_call_once(store: Store, engine: Engine):
+async def test_both_parts_in_one_batch_complete_the_call_once(store: Store, engine: Engine) -> None:
     """Parts of one call in one batch become one row, and one completion."""
     both = [part_of(PartKind.START), part_of(PartKind.END)]
     written = await store.write(both)
@@ -104,13 +105,13 @@ async def test_both_parts_in_one_batch_complete_the_call_once(store: Store, engi
     assert engine.rows("select count(*) from calls_complete where completed_at is not null") == [(1,)]
 
 
-async def test_a_call_log_without_events_waits_for_no_start(store: Store):
+async def test_a_call_log_without_events_waits_for_no_start(store: Store) -> None:
     """All of a call in one document is complete at once."""
     await store.write([part_of(PartKind.CALL)])
     assert (await summary_of(store)).state is CallState.COMPLETE
 
 
-async def test_duplicates_change_nothing(store: Store, engine: Engine):
+async def test_duplicates_change_nothing(store: Store, engine: Engine) -> None:
     """Writing parts again, alone or twice in one batch, leaves parts, rows, frames and spans as they were."""
     parts = [part_of(PartKind.START), part_of(PartKind.END), part_of(PartKind.UPDATE)]
     detail, text = part_of(PartKind.DETAIL, document=b'{"d":1}'), b'{"d":1}'
@@ -125,7 +126,7 @@ async def test_duplicates_change_nothing(store: Store, engine: Engine):
         assert engine.rows(f"select count(*) from {table}") == [(count,)]
 
 
-async def test_projects_share_nothing(store: Store):
+async def test_projects_share_nothing(store: Store) -> None:
     """The same call id in two projects is two calls."""
     await store.write([part_of(PartKind.START, project="a"), part_of(PartKind.END, project="b")])
     assert (await call_of(store, project="a")).summary.state is CallState.OPEN
@@ -135,7 +136,7 @@ async def test_projects_share_nothing(store: Store):
 
 
 @pytest.mark.parametrize("order", [("end", "detail"), ("detail", "end"), ("detail", "start", "end")])
-async def test_a_detail_may_come_before_its_call(store: Store, order: tuple[str, ...]):
+async def test_a_detail_may_come_before_its_call(store: Store, order: tuple[str, ...]) -> None:
     """A detail waits for nothing and loses nothing, and is no start or end of its call."""
     text = b'{"call_id":"c1","telemetry_data":{}}'
     for step in order:
@@ -149,7 +150,7 @@ async def test_a_detail_may_come_before_its_call(store: Store, order: tuple[str,
     assert await document_of(store.detail("", "c1")) == text
 
 
-async def test_a_newer_detail_replaces_what_is_shown(store: Store, engine: Engine):
+async def test_a_newer_detail_replaces_what_is_shown(store: Store, engine: Engine) -> None:
     """Of two details the one accepted last is shown, with its spans alone, whichever is written first."""
     old, new = b'{"detail":"old"}', b'{"detail":"new"}'
     for text, at in ((new, 2), (old, 1)):
@@ -160,7 +161,7 @@ async def test_a_newer_detail_replaces_what_is_shown(store: Store, engine: Engin
     assert len((await call_of(store)).parts) == 2
 
 
-async def test_spans_hold_whatever_a_sender_calls_them(store: Store, engine: Engine):
+async def test_spans_hold_whatever_a_sender_calls_them(store: Store, engine: Engine) -> None:
     """Each column of a span is stored, missing ones as null."""
     full = span_of(0, trace_id="t", span_id="s", parent_span_id="p", operation="llm", start_ns=1 << 62, duration_ns=5,
                    status=2, error=True)  # fmt: skip
@@ -172,7 +173,7 @@ async def test_spans_hold_whatever_a_sender_calls_them(store: Store, engine: Eng
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-async def test_spans_and_details_as_json_are_unchanged(store: Store, engine: Engine, value: bytes):
+async def test_spans_and_details_as_json_are_unchanged(store: Store, engine: Engine, value: bytes) -> None:
     """Where a store is to keep them, SQL reads both byte for byte as they were posted; otherwise they are not there."""
     text = b'{"telemetry_data": {"session_traces": [{"name":  ' + value + b"}]}}"
     (span,) = read_spans(text, bodies=True)
@@ -185,7 +186,7 @@ async def test_spans_and_details_as_json_are_unchanged(store: Store, engine: Eng
     assert engine.rows(f"select call_id, document{cast} from detail_documents") == [("c1", text.decode())]
 
 
-async def test_a_call_without_detail_has_no_frames(store: Store):
+async def test_a_call_without_detail_has_no_frames(store: Store) -> None:
     """Asking for what is not there gives nothing, and no error."""
     await store.write([part_of(PartKind.END)])
     assert [frame async for frame in store.detail("", "c1")] == []
@@ -193,12 +194,12 @@ async def test_a_call_without_detail_has_no_frames(store: Store):
     assert await store.call("", "unknown") is None
 
 
-async def test_an_interrupted_detail_leaves_nothing_to_see(store: Store, second: Store, engine: Engine):
+async def test_an_interrupted_detail_leaves_nothing_to_see(store: Store, second: Store, engine: Engine) -> None:
     """A detail whose frames break off is not there; the same detail afterwards is, whole."""
     text = random.Random(1).randbytes(9 << 20).hex().encode()
     part = part_of(PartKind.DETAIL, document=text)
 
-    async def broken():
+    async def broken() -> AsyncIterator[bytes]:
         async for number, frame in _numbered(detail_of(text).frames):
             if number == 15:
                 raise OSError("the spool's disk")
@@ -216,14 +217,14 @@ async def test_an_interrupted_detail_leaves_nothing_to_see(store: Store, second:
     assert held == 18
 
 
-async def _numbered(frames):
+async def _numbered(frames: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
     number = 0
     async for frame in frames:
         yield number, frame
         number += 1
 
 
-async def test_deadlines_and_late_partners(store: Store, engine: Engine):
+async def test_deadlines_and_late_partners(store: Store, engine: Engine) -> None:
     """Orphan after `timeout`, error record after `open_timeout`; a late partner repairs both, marked as late."""
     await store.write([part_of(PartKind.START, "open"), part_of(PartKind.END, "orphan"), part_of(PartKind.CALL, "all")])
     engine.advance(RULE.timeout - 1_000)
@@ -245,14 +246,14 @@ async def test_deadlines_and_late_partners(store: Store, engine: Engine):
     assert await store.sweep() == Swept()
 
 
-async def test_a_sweep_is_bounded(store: Store, engine: Engine):
+async def test_a_sweep_is_bounded(store: Store, engine: Engine) -> None:
     """At most `limit` calls are given up in one transaction, the oldest first; two sweepers share the rest."""
     await store.write([part_of(PartKind.END, f"c{number}") for number in range(7)])
     engine.advance(RULE.timeout + 1_000)
     assert [await store.sweep(limit=3) for _ in range(4)] == [Swept(0, 3), Swept(0, 3), Swept(0, 1), Swept()]
 
 
-async def test_two_writers_at_once_complete_every_call(store: Store, second: Store, engine: Engine):
+async def test_two_writers_at_once_complete_every_call(store: Store, second: Store, engine: Engine) -> None:
     """The start through one process and the end through another, at the same moment, find each other every time."""
     await asyncio.gather(store.open(), second.open())
     ids = [f"c{number}" for number in range(100)]
@@ -270,7 +271,7 @@ async def test_two_writers_at_once_complete_every_call(store: Store, second: Sto
     assert engine.rows("select state, count(*) from calls_complete group by state") == [(CallState.COMPLETE, len(ids))]
 
 
-async def test_the_same_parts_through_two_writers_are_written_once(store: Store, second: Store, engine: Engine):
+async def test_the_same_parts_through_two_writers_are_written_once(store: Store, second: Store, engine: Engine) -> None:
     """Redelivery to another process at the same moment makes no second part, and no second completion."""
     await asyncio.gather(store.open(), second.open())
     text = json.dumps({"turns": ["x" * 100] * 1_000}).encode()
@@ -288,7 +289,7 @@ async def test_the_same_parts_through_two_writers_are_written_once(store: Store,
     assert engine.rows("select count(*) from call_parts") == [(30,)]
 
 
-async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store):
+async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store) -> None:
     """By time, agent, number, state and the beginning of the id; no more than the limit."""
     first = 1_764_320_400
     await store.write(
@@ -315,7 +316,7 @@ async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store):
     assert (await store.calls(CallQuery(limit=1)))[0].fields.summary == {"turns": 3}
 
 
-async def test_a_store_keeps_all_through_a_restart(engine: Engine):
+async def test_a_store_keeps_all_through_a_restart(engine: Engine) -> None:
     """Another process finds what was written, and goes on where this one stopped."""
     first, again = engine.store(), engine.store()
     await first.write([part_of(PartKind.START)])
@@ -327,7 +328,7 @@ async def test_a_store_keeps_all_through_a_restart(engine: Engine):
     await again.close()
 
 
-async def test_a_newer_schema_is_refused(store: Store, second: Store, engine: Engine):
+async def test_a_newer_schema_is_refused(store: Store, second: Store, engine: Engine) -> None:
     """What a newer callspool migrated is left alone, and the error says what to do."""
     await store.open()
     engine.set_schema_version(99)
@@ -336,7 +337,7 @@ async def test_a_newer_schema_is_refused(store: Store, second: Store, engine: En
     assert engine.rows("select count(*) from call_parts") == [(0,)]
 
 
-async def test_many_may_open_a_new_store_at_once(engine: Engine):
+async def test_many_may_open_a_new_store_at_once(engine: Engine) -> None:
     """The first of several processes makes the schema; none of them fails."""
     stores = [engine.store() for _ in range(4)]
     await asyncio.gather(*[each.open() for each in stores])
@@ -348,12 +349,12 @@ async def test_many_may_open_a_new_store_at_once(engine: Engine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [100, pytest.param(300, marks=pytest.mark.prove)])
-async def test_a_huge_detail_takes_little_memory(store: Store, megabytes: int):
+async def test_a_huge_detail_takes_little_memory(store: Store, megabytes: int) -> None:
     """In and out it passes frame by frame; the process grows by far less than the detail."""
     await store.write([part_of(PartKind.END)])
     frame = zstandard.ZstdCompressor(level=1).compress(random.Random(1).randbytes(1 << 20))
 
-    async def frames():
+    async def frames() -> AsyncIterator[bytes]:
         for _ in range(megabytes):
             yield frame
 
@@ -366,7 +367,7 @@ async def test_a_huge_detail_takes_little_memory(store: Store, megabytes: int):
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_random_parts_and_crashes_agree_with_the_model(store: Store, engine: Engine, seed: int):
+async def test_random_parts_and_crashes_agree_with_the_model(store: Store, engine: Engine, seed: int) -> None:
     """Whatever comes in whatever order, through writers that come and go: the rows are those of the pure rules."""
     if not engine.transactional and seed >= budgeted(small=2, full=5):
         pytest.skip("ClickHouse takes some seconds for each of these: five in the full proof")
@@ -423,7 +424,7 @@ def _expected(row: CallRow) -> tuple[object, ...]:
     return (row.state, row.late, fields, row.error, row.conflicts, row.detail is not None)
 
 
-async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store, engine: Engine):
+async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store, engine: Engine) -> None:
     """Found by id, number or agent in every project; others stay, and doing it again does nothing."""
     for project, call_id, number in (("", "gone", "+1"), ("b", "gone", "+2"), ("", "stays", "+3")):
         more = {"customer_number": number, "agent_id": f"agent {number}", "transcript": f"secret of {number}"}
@@ -447,7 +448,9 @@ async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store,
 
 
 @pytest.mark.parametrize("real_first", [False, True])
-async def test_a_real_end_is_shown_in_place_of_one_that_says_that_the_agent_is_lost(store: Store, real_first: bool):
+async def test_a_real_end_is_shown_in_place_of_one_that_says_that_the_agent_is_lost(
+    store: Store, real_first: bool
+) -> None:
     """Whichever comes first, and although the gateway that lost the agent said so after the other had the end."""
     heard_at = 1_764_320_400_000
     said = {"call_ended_at": heard_at / 1000, "call_ended_reason": AGENT_LOST}

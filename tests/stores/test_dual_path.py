@@ -53,7 +53,7 @@ def settled(call: CallSummary) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_both_paths_show_the_same_calls(store: Store, engine: Engine, seed: int):
+async def test_both_paths_show_the_same_calls(store: Store, engine: Engine, seed: int) -> None:
     """Made of its parts when it is asked for, a call is what it was made of them when they came: in lists and alone."""
     await written(store, random_parts(random.Random(seed), calls=8, count=48))
     lists = [[settled(call) for call in await store.calls(CallQuery(), path)] for path in BOTH]
@@ -66,7 +66,7 @@ async def test_both_paths_show_the_same_calls(store: Store, engine: Engine, seed
         assert settled(complete.summary) == settled(merged.summary)
 
 
-async def test_the_old_path_gives_up_calls_by_itself(engine: Engine):
+async def test_the_old_path_gives_up_calls_by_itself(engine: Engine) -> None:
     """Without sweeps, by the times at which the parts were received; what is late is said to be."""
     store = engine.store(pairs=False)
     await store.write([part_of(PartKind.END, "orphan"), part_of(PartKind.END, "late"), part_of(PartKind.START, "open")])
@@ -84,7 +84,7 @@ async def test_the_old_path_gives_up_calls_by_itself(engine: Engine):
     await store.close()
 
 
-async def test_a_store_that_does_not_pair_keeps_parts_alone(engine: Engine):
+async def test_a_store_that_does_not_pair_keeps_parts_alone(engine: Engine) -> None:
     """Only the old path sees its calls, details with their spans included; nothing in it is due."""
     store = engine.store(pairs=False)
     assert await store.write([part_of(PartKind.START), part_of(PartKind.END)]) == Written(
@@ -100,7 +100,7 @@ async def test_a_store_that_does_not_pair_keeps_parts_alone(engine: Engine):
     await store.close()
 
 
-async def test_a_backfill_makes_the_rows_that_are_missing(engine: Engine):
+async def test_a_backfill_makes_the_rows_that_are_missing(engine: Engine) -> None:
     """Afterwards the new path shows what the old one does, and the day is completed; end-only calls are counted."""
     old, store = engine.store(pairs=False), engine.store()
     parts = random_parts(random.Random(4), calls=23, count=80)
@@ -121,7 +121,7 @@ async def test_a_backfill_makes_the_rows_that_are_missing(engine: Engine):
         await each.close()
 
 
-async def test_a_backfill_goes_on_where_it_stopped(engine: Engine):
+async def test_a_backfill_goes_on_where_it_stopped(engine: Engine) -> None:
     """At every page: another process finds the cursor where the rows are, and nothing is counted twice."""
     old = engine.store(pairs=False)
     await written(old, [part_of(PartKind.CALL, f"c{number:02}") for number in range(20)])
@@ -138,7 +138,7 @@ async def test_a_backfill_goes_on_where_it_stopped(engine: Engine):
     await old.close()
 
 
-async def test_a_backfill_repairs_a_row_that_began_without_its_start(engine: Engine):
+async def test_a_backfill_repairs_a_row_that_began_without_its_start(engine: Engine) -> None:
     """A call that began on the old path and ended on the new one is whole afterwards; a right row is left alone."""
     old, store = engine.store(pairs=False), engine.store()
     await old.write([part_of(PartKind.START, "split"), part_of(PartKind.START, "right")])
@@ -159,7 +159,7 @@ async def test_a_backfill_repairs_a_row_that_began_without_its_start(engine: Eng
         await each.close()
 
 
-async def test_a_day_whose_paths_differ_is_not_completed(engine: Engine):
+async def test_a_day_whose_paths_differ_is_not_completed(engine: Engine) -> None:
     """A row that shows another end than the parts say, or is gone: counted, and the next run repairs it."""
     store = engine.store()
     await store.write([part_of(PartKind.CALL, "a"), part_of(PartKind.CALL, "b"), part_of(PartKind.CALL, "c")])
@@ -180,7 +180,7 @@ async def test_a_day_whose_paths_differ_is_not_completed(engine: Engine):
     await store.close()
 
 
-async def test_a_pause_is_heard_by_others(store: Store, second: Store):
+async def test_a_pause_is_heard_by_others(store: Store, second: Store) -> None:
     """It is asked for in the database, where every process sees it."""
     assert not await store.backfills_paused()
     await store.pause_backfills(pause=True)
@@ -189,14 +189,14 @@ async def test_a_pause_is_heard_by_others(store: Store, second: Store):
     assert not await store.backfills_paused()
 
 
-async def test_a_small_write_is_timed(store: Store):
+async def test_a_small_write_is_timed(store: Store) -> None:
     """The probe of the commit latency takes some time, and changes no call."""
     assert 0 < await store.commit_seconds() < 5
     assert await store.calls(CallQuery()) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_all_parts_at_once_make_what_they_made_one_by_one(seed: int):
+def test_all_parts_at_once_make_what_they_made_one_by_one(seed: int) -> None:
     """`merge` agrees with `add_part` and `expire` on random histories, but for `late`."""
     chance = random.Random(seed)
     row: CallRow | None = None

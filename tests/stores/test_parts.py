@@ -24,12 +24,12 @@ from uploaders.stores.parts import MAX_TEXT, Head, PartKind, key_text, kind_of, 
         ("an event of tomorrow", Form.WHOLE, PartKind.UPDATE),
     ],
 )
-def test_each_event_and_form_is_one_kind_of_part(event: str, form: Form, kind: PartKind):
+def test_each_event_and_form_is_one_kind_of_part(event: str, form: Form, kind: PartKind) -> None:
     """The form says whether it is a detail, else the event says what it is; an unknown event is an update."""
     assert kind_of(event, form) is kind
 
 
-def test_a_head_holds_what_lists_need():
+def test_a_head_holds_what_lists_need() -> None:
     """Ids, times, reason and figures are read out of the document, which is not changed for it."""
     document = {
         "agent_id": "a", "customer_number": "+49", "environment": "dev", "call_started_at": "2026-11-28T10:00:00+01:00",
@@ -60,7 +60,7 @@ def test_a_head_holds_what_lists_need():
         (b'{"summary_metrics": {"total_tokens": 1234567890123456789012345}}', Head()),
     ],
 )
-def test_what_cannot_be_read_leaves_itself_out(document: bytes, head: Head):
+def test_what_cannot_be_read_leaves_itself_out(document: bytes, head: Head) -> None:
     """A value of an unexpected type, or one that no column takes, refuses nothing; the others are read."""
     assert read_head(document) == head
 
@@ -84,12 +84,12 @@ def test_what_cannot_be_read_leaves_itself_out(document: bytes, head: Head):
         (None, None),
     ],
 )
-def test_moments_come_in_all_their_dialects(value: object, milliseconds: int | None):
+def test_moments_come_in_all_their_dialects(value: object, milliseconds: int | None) -> None:
     """ISO 8601, seconds and milliseconds mean the same moment; a time without an offset is UTC."""
     assert moment(value) == milliseconds
 
 
-def test_distinct_ids_have_distinct_keys():
+def test_distinct_ids_have_distinct_keys() -> None:
     """Characters that no database takes are replaced in a key without two ids becoming one."""
     ids = [
         "a\0b",

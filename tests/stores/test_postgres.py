@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -38,7 +38,7 @@ def own_server() -> Iterator[PostgresServer]:
     server.stop()
 
 
-async def test_a_value_that_is_refused_refuses_its_batch_alone(engine: PostgresEngine):
+async def test_a_value_that_is_refused_refuses_its_batch_alone(engine: PostgresEngine) -> None:
     """Nothing of the batch is kept, the next one is written, and the error quotes no document."""
     store = engine.store()
     spoken = b'{"secret": "what was said", "broken'
@@ -50,7 +50,7 @@ async def test_a_value_that_is_refused_refuses_its_batch_alone(engine: PostgresE
     await store.close()
 
 
-async def test_a_missing_grant_is_named(engine: PostgresEngine):
+async def test_a_missing_grant_is_named(engine: PostgresEngine) -> None:
     """A role that may not write is refused with the grants that it needs."""
     owner = engine.store()
     await owner.open()
@@ -73,7 +73,7 @@ async def test_a_missing_grant_is_named(engine: PostgresEngine):
     await owner.close()
 
 
-async def test_a_database_that_is_not_there_is_refused_or_waited_for(engine: PostgresEngine):
+async def test_a_database_that_is_not_there_is_refused_or_waited_for(engine: PostgresEngine) -> None:
     """A server that does not answer may come; the message names no password."""
     store = PostgresStore("postgresql://user:hush@127.0.0.1:1/db", RULE)
     with pytest.raises(StoreUnavailable) as unavailable:
@@ -82,7 +82,7 @@ async def test_a_database_that_is_not_there_is_refused_or_waited_for(engine: Pos
     await store.close()
 
 
-async def test_a_server_that_was_killed_has_all_that_was_acknowledged(own_server: PostgresServer):
+async def test_a_server_that_was_killed_has_all_that_was_acknowledged(own_server: PostgresServer) -> None:
     """SIGKILL under load, several times: each acknowledged part is there once, and the store goes on by itself."""
     store = PostgresStore(own_server.url(), RULE)
     await store.open()
@@ -121,14 +121,14 @@ async def test_a_server_that_was_killed_has_all_that_was_acknowledged(own_server
     assert status.calls[CallState.COMPLETE] >= len(acknowledged)
 
 
-async def test_a_detail_that_a_killed_server_saw_half_of_is_not_there(own_server: PostgresServer):
+async def test_a_detail_that_a_killed_server_saw_half_of_is_not_there(own_server: PostgresServer) -> None:
     """A detail is one transaction: afterwards it is written again, whole."""
     store = PostgresStore(own_server.url(), RULE)
     await store.open()
     text = random.Random(3).randbytes(2 << 20).hex().encode()
     part = part_of(PartKind.DETAIL, document=text)
 
-    async def killed():
+    async def killed() -> AsyncIterator[bytes]:
         async for number, frame in _numbered(detail_of(text).frames):
             if number == 2:
                 await asyncio.to_thread(own_server.kill)
@@ -143,7 +143,7 @@ async def test_a_detail_that_a_killed_server_saw_half_of_is_not_there(own_server
     await store.close()
 
 
-async def _numbered(frames):
+async def _numbered(frames: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
     number = 0
     async for frame in frames:
         yield number, frame
@@ -169,12 +169,12 @@ async def _numbered(frames):
         ("28P01", StoreRefused),  # wrong password
     ],
 )
-def test_each_error_is_the_value_s_the_moment_s_or_the_set_up_s(sqlstate: str, kind: type[Exception]):
+def test_each_error_is_the_value_s_the_moment_s_or_the_set_up_s(sqlstate: str, kind: type[Exception]) -> None:
     """What is retried, what refuses one part, and what waits for somebody to change something."""
     assert type(translate(psycopg.errors.lookup(sqlstate)())) is kind
 
 
-async def test_the_rights_to_begin_with_are_named(engine: PostgresEngine):
+async def test_the_rights_to_begin_with_are_named(engine: PostgresEngine) -> None:
     """A role that may do nothing yet, in a schema without tables, is told what lets it make them."""
     role = f"role_{uuid.uuid4().hex}"
     engine.change(f"create role {role} login")
@@ -192,7 +192,7 @@ async def test_the_rights_to_begin_with_are_named(engine: PostgresEngine):
 
 
 @pytest.mark.prove
-async def test_a_backfill_that_is_killed_in_every_page_goes_on(engine: PostgresEngine):
+async def test_a_backfill_that_is_killed_in_every_page_goes_on(engine: PostgresEngine) -> None:
     """SIGKILL after the rows and before the commit of each second page: rows and cursor always agree."""
     old = engine.store(pairs=False)
     await old.write([part_of(PartKind.CALL, f"c{number}") for number in range(10)])

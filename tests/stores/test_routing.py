@@ -49,7 +49,7 @@ def days(**statuses: BackfillStatus) -> list[BackfillDay]:
 )
 def test_the_new_path_reaches_back_as_far_as_days_are_completed(
     cutoff: date | None, done: list[BackfillDay], oldest: int | None, expected: int
-):
+) -> None:
     """From the cutoff backwards, without a gap; all the way where no part is older."""
     first = None if oldest is None else date(2026, 11, oldest)
     assert complete_since(cutoff, done, first) == expected
@@ -76,7 +76,7 @@ def test_the_new_path_reaches_back_as_far_as_days_are_completed(
 )
 def test_each_question_has_one_path(
     reads: Reads, projects: str, project: str, since: int | None, complete: int, path: CallPath
-):
+) -> None:
     """By flag, tenants and range: the new path only where it has every call of the range."""
     assert path_of(Routing(reads, CUTOFF, frozenset(projects)), project, since, complete) is path
 
@@ -116,7 +116,7 @@ async def cutoff(migrating: SqliteEngine) -> date:
     return day_of(migrating.now)
 
 
-async def test_a_migration_shows_every_call_all_the_time(migrating: SqliteEngine, cutoff: date):
+async def test_a_migration_shows_every_call_all_the_time(migrating: SqliteEngine, cutoff: date) -> None:
     """Before, in the midst of and after the backfill each list is whole, and so is each call; then the path changes."""
     heard = Heard()
     everything, recent = CallQuery(), CallQuery(since=milliseconds_of(cutoff)[0])
@@ -154,7 +154,7 @@ async def test_a_migration_shows_every_call_all_the_time(migrating: SqliteEngine
         ("update calls_complete set agent_id = 'x' where call_id = 'a'", 1),
     ],
 )
-async def test_a_share_of_the_questions_is_asked_of_both_paths(tmp_path: Path, harm: str, differences: int):
+async def test_a_share_of_the_questions_is_asked_of_both_paths(tmp_path: Path, harm: str, differences: int) -> None:
     """Differences are counted, and the answer is that of the path which was chosen."""
     engine, heard = SqliteEngine(tmp_path), Heard()
     reads = reads_of(engine, heard, Routing(compare=0.51))
@@ -168,7 +168,9 @@ async def test_a_share_of_the_questions_is_asked_of_both_paths(tmp_path: Path, h
     await reads._store.close()
 
 
-async def test_a_question_is_asked_once_where_nothing_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_question_is_asked_once_where_nothing_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a cutoff and a share, routing costs no question of its own."""
     engine, asked = SqliteEngine(tmp_path), list[str]()
     reads = reads_of(engine, Heard(), Routing())

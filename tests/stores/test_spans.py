@@ -19,7 +19,7 @@ def spans_of(*traces: Any) -> list[Span]:
     return list(read_spans(json.dumps({"call_id": "c", "telemetry_data": {"session_traces": traces}}).encode()))
 
 
-def test_a_span_has_its_columns():
+def test_a_span_has_its_columns() -> None:
     """Names, ids, times and status are taken from where the SDK writes them."""
     (span,) = spans_of(
         {
@@ -47,7 +47,7 @@ def test_a_span_has_its_columns():
         (None, {}),
     ],
 )
-def test_what_is_unexpected_is_left_out_of_its_span(trace: Any, known: dict[str, Any]):
+def test_what_is_unexpected_is_left_out_of_its_span(trace: Any, known: dict[str, Any]) -> None:
     """No value makes a span disappear, or the others."""
     odd, sound = spans_of(trace, {"name": "next"})
     empty = Span(0, None, None, None, None, None, None, None, None, False)
@@ -67,19 +67,19 @@ def test_what_is_unexpected_is_left_out_of_its_span(trace: Any, known: dict[str,
         b'{"telemetry_data": null, "x": "\\ud800"}',
     ],
 )
-def test_a_detail_may_have_no_spans(document: bytes):
+def test_a_detail_may_have_no_spans(document: bytes) -> None:
     """Without a list of spans there are none."""
     assert list(read_spans(document)) == []
 
 
 @pytest.mark.parametrize("document", [b"[]", b"no JSON", b'{"telemetry_data": 7}'])
-def test_a_detail_that_cannot_be_read_is_said_to_be(document: bytes):
+def test_a_detail_that_cannot_be_read_is_said_to_be(document: bytes) -> None:
     """Its spans are left out, for a reason that is logged."""
     with pytest.raises(SpansLeftOut):
         read_spans(document)
 
 
-def test_too_many_objects_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch):
+def test_too_many_objects_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detail of a million tiny objects would take gigabytes."""
     monkeypatch.setattr(spans, "MOST_OBJECTS", 100)
     with pytest.raises(SpansLeftOut, match="objects"):
@@ -89,7 +89,7 @@ def test_too_many_objects_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.skipif(not FILES, reason=f"no real call logs in {CALLS}")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_the_spans_of_a_real_call_log_are_all_there(path: Path):
+def test_the_spans_of_a_real_call_log_are_all_there(path: Path) -> None:
     """What LiveKit Agents and the SDK wrote has a name, ids, times and a type for each span."""
     posted = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
     traces = json.loads(posted)["telemetry_data"]["session_traces"]

@@ -20,7 +20,7 @@ from uploaders.stores.sqlite.store import SqliteStore
 from uploaders.stores.store import CallsWanted, PartRefused, StoreRefused, StoreUnavailable, Written
 
 
-async def test_nobody_else_may_read_the_file(tmp_path: Path):
+async def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
     """The file and the directory that is made for it are their owner's alone."""
     engine = SqliteEngine(tmp_path)
     store = engine.store()
@@ -31,7 +31,7 @@ async def test_nobody_else_may_read_the_file(tmp_path: Path):
     assert set(modes[1:]) == {0o600}
 
 
-async def test_the_database_of_something_else_is_left_alone(tmp_path: Path):
+async def test_the_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
     """A path that names another database, such as a spool, is refused; nothing in it is changed."""
     path = tmp_path / "spool.db"
     with closing(sqlite3.connect(path)) as other:
@@ -44,7 +44,7 @@ async def test_the_database_of_something_else_is_left_alone(tmp_path: Path):
     assert path.read_bytes() == before
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path):
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """Waiting would not mend it."""
     path = tmp_path / "store.db"
     path.write_bytes(b"no database at all, " * 100)
@@ -54,7 +54,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path):
     await store.close()
 
 
-async def test_a_directory_that_cannot_be_made_may_be_there_later(tmp_path: Path):
+async def test_a_directory_that_cannot_be_made_may_be_there_later(tmp_path: Path) -> None:
     """A store that cannot be opened is tried again by the next write."""
     blocked = tmp_path / "calls"
     blocked.write_text("a file")
@@ -66,7 +66,7 @@ async def test_a_directory_that_cannot_be_made_may_be_there_later(tmp_path: Path
     await store.close()
 
 
-async def test_a_value_that_cannot_be_stored_refuses_its_batch_alone(tmp_path: Path):
+async def test_a_value_that_cannot_be_stored_refuses_its_batch_alone(tmp_path: Path) -> None:
     """Nothing of the batch is kept, and the next one is written."""
     store = SqliteEngine(tmp_path).store()
     beyond = part_of(PartKind.START, "beyond", accepted_at=1 << 70)
@@ -77,7 +77,7 @@ async def test_a_value_that_cannot_be_stored_refuses_its_batch_alone(tmp_path: P
     await store.close()
 
 
-async def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that another process keeps locked is unavailable, not refused, and free later."""
     monkeypatch.setattr("uploaders.stores.sqlite.connection.BUSY_MILLISECONDS", 50)
     engine = SqliteEngine(tmp_path)
@@ -91,7 +91,9 @@ async def test_waiting_for_another_process_ends(tmp_path: Path, monkeypatch: pyt
     await store.close()
 
 
-async def test_after_a_failed_commit_everything_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_after_a_failed_commit_everything_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A failed fsync is reported once: the connection is replaced, and its log written again before the next answer."""
     store = SqliteEngine(tmp_path).store()
     await store.write([part_of(PartKind.START)])
@@ -114,7 +116,7 @@ async def test_after_a_failed_commit_everything_is_written_again(tmp_path: Path,
     await store.close()
 
 
-async def test_nothing_of_an_erased_call_is_left_in_the_files(tmp_path: Path):
+async def test_nothing_of_an_erased_call_is_left_in_the_files(tmp_path: Path) -> None:
     """Neither of it nor of what was deleted before: in pages, free pages, the index of words and the log."""
     engine = SqliteEngine(tmp_path)
     store = engine.store()

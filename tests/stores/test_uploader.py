@@ -79,7 +79,9 @@ def posted(payloads: Payloads, number: int, event: str, call_id: str = "call-1",
     return a_delivery(record, destination="db")
 
 
-async def test_two_phases_of_a_sidecar_become_one_call(uploader: StoreUploader, payloads: Payloads, store: Store):
+async def test_two_phases_of_a_sidecar_become_one_call(
+    uploader: StoreUploader, payloads: Payloads, store: Store
+) -> None:
     """Start, core and Phase 2 body, each its own record here, are one complete call with its detail and spans."""
     deliveries = [
         posted(payloads, 1, "call_started"),
@@ -96,7 +98,7 @@ async def test_two_phases_of_a_sidecar_become_one_call(uploader: StoreUploader, 
 
 async def test_a_large_call_log_is_stored_as_core_and_detail(
     uploader: StoreUploader, payloads: Payloads, store: Store, engine: SqliteEngine
-):
+) -> None:
     """The core is the document of the call, the detail its frames: together what was posted, each value unchanged."""
     rest = b'"telemetry_data": {"session_traces": [{"name": "a"}], "n": 1.10, "s": "\\ud800"}'
     record = a_record(payloads, fragments=large_fragments(rest))
@@ -111,7 +113,7 @@ async def test_a_large_call_log_is_stored_as_core_and_detail(
 
 async def test_a_whole_with_telemetry_is_its_own_detail(
     uploader: StoreUploader, payloads: Payloads, store: Store, engine: SqliteEngine
-):
+) -> None:
     """What was small enough to come in one piece is found by the same questions as what was not."""
     delivery = posted(payloads, 1, "call_ended", telemetry_data=TELEMETRY)
     assert await uploader.deliver(delivery) == Delivered()
@@ -121,7 +123,7 @@ async def test_a_whole_with_telemetry_is_its_own_detail(
 
 async def test_spans_can_be_left_to_the_detail(
     engine: SqliteEngine, payloads: Payloads, counts: Counts, tmp_path: Path
-):
+) -> None:
     """Without columns for spans, details are stored all the same."""
     uploader = StoreUploader(
         "db", engine.store(), payloads, counts, tmp_path, 100, options=DetailOptions(SpansStored.NONE)
@@ -132,7 +134,7 @@ async def test_spans_can_be_left_to_the_detail(
     assert engine.rows("select count(*) from call_details") == [(1,)]
 
 
-async def test_a_notice_is_a_part_with_its_reference(uploader: StoreUploader, payloads: Payloads, store: Store):
+async def test_a_notice_is_a_part_with_its_reference(uploader: StoreUploader, payloads: Payloads, store: Store) -> None:
     """Where the object lies is kept with the call."""
     notice = a_delivery(a_record(payloads), Form.NOTICE, location="s3://bucket/key")
     assert await uploader.deliver(notice) == Delivered()
@@ -144,13 +146,15 @@ async def test_a_notice_is_a_part_with_its_reference(uploader: StoreUploader, pa
     assert isinstance(nowhere, Refused)
 
 
-async def test_a_reduced_detail_is_refused(uploader: StoreUploader, payloads: Payloads):
+async def test_a_reduced_detail_is_refused(uploader: StoreUploader, payloads: Payloads) -> None:
     """A store takes full details."""
     reduced = a_delivery(a_record(payloads, fragments=large_fragments()), Form.REDUCED, lane=Lane.DETAIL)
     assert isinstance(await uploader.deliver(reduced), Refused)
 
 
-async def test_delivering_again_changes_nothing(uploader: StoreUploader, payloads: Payloads, engine: SqliteEngine):
+async def test_delivering_again_changes_nothing(
+    uploader: StoreUploader, payloads: Payloads, engine: SqliteEngine
+) -> None:
     """A delivery of which nobody saw the end is made again, and is there once."""
     deliveries = [posted(payloads, 1, "call_ended", telemetry_data=TELEMETRY), posted(payloads, 2, "call_started")]
     for _ in range(2):
@@ -159,7 +163,7 @@ async def test_delivering_again_changes_nothing(uploader: StoreUploader, payload
     assert engine.rows("select count(*) from spans") == [(2,)]
 
 
-async def test_tenants_share_no_call(uploader: StoreUploader, payloads: Payloads, store: Store):
+async def test_tenants_share_no_call(uploader: StoreUploader, payloads: Payloads, store: Store) -> None:
     """The tenant of a record is the project of its parts: the same call id of two tenants is two calls."""
     for number, tenant in enumerate(("a", "b", None)):
         delivery = posted(payloads, number, "call_started")
@@ -168,7 +172,7 @@ async def test_tenants_share_no_call(uploader: StoreUploader, payloads: Payloads
     assert [await store.call(project, "call-1") is not None for project in ("a", "b", "", "c")] == [True] * 3 + [False]
 
 
-async def test_a_lost_payload_is_the_spool_s_matter(uploader: StoreUploader, payloads: Payloads):
+async def test_a_lost_payload_is_the_spool_s_matter(uploader: StoreUploader, payloads: Payloads) -> None:
     """What cannot be read is told to whoever dispatches, and nothing is written."""
     delivery = posted(payloads, 1, "call_ended")
     payloads.corrupt(1, Fragment.BODY)
@@ -195,7 +199,7 @@ class RefusingStore:
         return Written()
 
 
-async def test_one_refused_part_blocks_nobody(payloads: Payloads, counts: Counts, tmp_path: Path):
+async def test_one_refused_part_blocks_nobody(payloads: Payloads, counts: Counts, tmp_path: Path) -> None:
     """A refused batch is halved until the part at fault is alone: that one is refused, all others are written."""
     store = RefusingStore({"c5"})
     uploader = StoreUploader("db", store, payloads, counts, tmp_path, 100)
@@ -217,7 +221,7 @@ async def test_one_refused_part_blocks_nobody(payloads: Payloads, counts: Counts
 )
 async def test_a_store_in_trouble_is_the_destination_s_matter(
     payloads: Payloads, counts: Counts, tmp_path: Path, error: Exception, outcome: Outcome
-):
+) -> None:
     """Everything for it waits; no record is blamed, and nothing is halved."""
     store = RefusingStore(error=error)
     uploader = StoreUploader("db", store, payloads, counts, tmp_path, 100)

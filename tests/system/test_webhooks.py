@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -77,7 +78,7 @@ async def test_audio_of_an_hour_takes_little_memory(tmp_path: Path) -> None:
     head, tail = json.dumps(event).encode().split(b'"full_audio": "')
     body = head + b'"full_audio": "' + base64.b64encode(audio) + tail
 
-    async def pieces():
+    async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 1 << 16):
             yield body[start : start + (1 << 16)]
 

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import trustme
@@ -274,7 +275,7 @@ async def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
     ],
 )
 async def test_a_wrong_certificate_makes_the_destination_wait(
-    host: str, valid_until: timedelta, words: str, tmp_path
+    host: str, valid_until: timedelta, words: str, tmp_path: Path
 ) -> None:
     """Nothing is sent to a server whose certificate is for another name or has expired, and the reason says so."""
     authority = trustme.CA()

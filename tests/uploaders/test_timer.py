@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
-from uploaders.dispatch.scheduling import LONGEST_SLEEP_SECONDS, LoopTimer, sleep_until
+from uploaders.dispatch.scheduling import LONGEST_SLEEP_SECONDS, LoopTimer, TimerHandle, sleep_until
 
 
 def now() -> int:
@@ -26,9 +27,11 @@ async def test_a_cancelled_call_is_not_made() -> None:
     handles: list[asyncio.TimerHandle] = []
 
     class Noted(LoopTimer):
-        def call_at(self, when, callback):  # type: ignore[no-untyped-def]  # as the parent has it
-            handles.append(super().call_at(when, callback))
-            return handles[-1]
+        def call_at(self, when: int, callback: Callable[[], None]) -> TimerHandle:
+            handle = super().call_at(when, callback)
+            assert isinstance(handle, asyncio.TimerHandle)
+            handles.append(handle)
+            return handle
 
     sleeping = asyncio.create_task(sleep_until(Noted(now), now() + 60_000))
     await asyncio.sleep(0)

@@ -4,11 +4,13 @@ import asyncio
 import base64
 import gzip
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from gateway.webhooks.providers import PROVIDERS
 from spool.records import Fragment
@@ -100,6 +102,10 @@ async def test_a_question_is_never_acknowledged(tmp_path: Path) -> None:
         assert listener.counted("vapi", "needs_answer") == 1
 
 
+Serve = Callable[[web.Application], Awaitable[TestServer]]
+"""What `aiohttp_server` is."""
+
+
 @pytest.fixture
 def odd_answer() -> tuple[web.Application, list[bytes]]:
     """A server that answers with bytes that no JSON library would write."""
@@ -114,7 +120,9 @@ def odd_answer() -> tuple[web.Application, list[bytes]]:
     return app, asked
 
 
-async def test_the_answer_to_a_question_is_passed_on_as_it_is(tmp_path: Path, odd_answer, aiohttp_server) -> None:
+async def test_the_answer_to_a_question_is_passed_on_as_it_is(
+    tmp_path: Path, odd_answer: tuple[web.Application, list[bytes]], aiohttp_server: Serve
+) -> None:
     """Byte for byte, with status and headers; the question too. Nothing of it is spooled."""
     app, asked = odd_answer
     server = await aiohttp_server(app)
@@ -127,7 +135,7 @@ async def test_the_answer_to_a_question_is_passed_on_as_it_is(tmp_path: Path, od
         assert await listener.world.spool.trace("call-01") == ()
 
 
-async def test_a_question_that_leads_back_is_refused(tmp_path: Path, aiohttp_server) -> None:
+async def test_a_question_that_leads_back_is_refused(tmp_path: Path, aiohttp_server: Serve) -> None:
     """Who is asked learns who asks: a gateway that is its own `forward_url` would ask itself without end."""
     app = web.Application()
 
@@ -150,7 +158,7 @@ async def test_who_cannot_be_asked_is_said(tmp_path: Path, unused_tcp_port: int)
         assert (reply.status, reply.code) == (502, "forward_failed")
 
 
-async def test_who_answers_too_late_is_said(tmp_path: Path, aiohttp_server) -> None:
+async def test_who_answers_too_late_is_said(tmp_path: Path, aiohttp_server: Serve) -> None:
     """The provider gives up after some seconds, so it is told before."""
     app, forever = web.Application(), asyncio.Event()
 

@@ -1,7 +1,7 @@
 """The signature schemes: what each provider signs is accepted, and nothing else is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 from multidict import CIMultiDict
@@ -43,7 +43,9 @@ def secret_of(name: str) -> str:
     return "c2VjcmV0IG9mIHRoZSB0ZXN0" if name == "a secret in base64" else signing_secret(name)
 
 
-def checked(name: str, headers: Mapping[str, str], body: bytes = BODY, *, now: float = NOW, secrets=None) -> Verdict:
+def checked(
+    name: str, headers: Mapping[str, str], body: bytes = BODY, *, now: float = NOW, secrets: Sequence[str] | None = None
+) -> Verdict:
     given = secrets or ("another-secret-that-was-here-before", _configured(name))
     if name == "a secret in base64":
         given = secrets or (secret_of(name),)
