@@ -1,6 +1,8 @@
 """The pages in a real browser: live, by keyboard, without JavaScript, safe whatever a call log holds."""
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +46,32 @@ def test_the_overview_says_what_is_wrong_and_follows(world: World, open_page: Op
     world.endpoint.set_fault(Fault())
     page.click("[data-resume=endpoint]")
     page.wait_for_selector("#destinations-card tbody[data-key=endpoint] .pill.good")
+
+
+@pytest.mark.prove
+def test_a_page_says_when_it_hears_nothing(world: World, open_page: Open) -> None:
+    """The last figures stay, with since when; what is heard again is live again, also after a proxy's error."""
+    page = open_page()
+    page.wait_for_selector(".live:has-text('live,')")
+    title = page.inner_text("h1")
+    os.kill(world.gateway.process.pid, signal.SIGSTOP)
+    try:
+        page.wait_for_selector(".live.lost:has-text('no answer since')")
+        assert page.inner_text("h1").split(".")[0] == title.split(".")[0]
+    finally:
+        os.kill(world.gateway.process.pid, signal.SIGCONT)
+    page.wait_for_selector(".live:not(.lost):has-text('live,')")
+    page.route("**/api/events", lambda route: route.fulfill(status=502, body=""), times=1)
+    page.reload()
+    page.wait_for_selector(".live:has-text('live,')")
+
+
+def test_a_page_says_when_its_session_has_ended(world: World, open_page: Open) -> None:
+    """A restart ends sessions: what is shown is no longer kept up to date, and the head says so."""
+    page = open_page("/destinations")
+    page.route("**/destinations", lambda route: route.fulfill(status=401, body=""))
+    world.post(make_call(f"after-{time.time_ns()}", turns=2))
+    page.wait_for_selector(".live.lost:has-text('signed out')")
 
 
 def test_a_list_of_calls_does_not_move_and_is_searched(world: World, open_page: Open) -> None:

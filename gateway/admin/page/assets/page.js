@@ -85,6 +85,7 @@ let asking = false;
 let askAgain = false;
 let askedAt = Date.now();
 let later = null;
+let shutOut = false;
 
 async function refresh() {
   const { pause } = at("main").dataset, wait = pause === "never" ? Infinity : Number(pause) * 1000 - (Date.now() - askedAt);
@@ -97,6 +98,8 @@ async function refresh() {
   askedAt = Date.now();
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html", "X-Refresh": "1" } });
+    shutOut = answer.status === 401 || answer.status === 403;
+    showLiveness();
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     localize(fresh);
@@ -115,9 +118,9 @@ async function refresh() {
 
 function showLiveness() {
   const live = at("live"), place = live.querySelector(".at"), silent = Date.now() - heardAt > SILENT_MS;
-  const text = silent ? `no answer since ${timeText(new Date(shownAt), "seconds")}; these are the last figures`
+  const text = shutOut ? "signed out; reload the page to sign in" : silent ? `no answer since ${timeText(new Date(shownAt), "seconds")}; these are the last figures`
     : `live, ${timeText(new Date(shownAt), "seconds")}`;
-  live.classList.toggle("lost", silent);
+  live.classList.toggle("lost", silent || shutOut);
   if (place.textContent !== text) place.textContent = text;
 }
 
@@ -130,6 +133,8 @@ function heard(event) {
 function follow() {
   stream = new EventSource("/api/events");
   stream.addEventListener("beat", heard);
+  // A browser tries again by itself, but not after an answer that is no stream: of a proxy, or of too many pages.
+  stream.addEventListener("error", () => { if (stream?.readyState === EventSource.CLOSED) setTimeout(() => { if (!document.hidden) follow(); }, 3000); });
   stream.addEventListener("status", (event) => { heard(event); refresh(); });
   stream.addEventListener("sample", (event) => {
     heardAt = Date.now();
