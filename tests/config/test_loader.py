@@ -167,6 +167,12 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
         ({"CALLSPOOL_ADMIN_LISTEN": "0.0.0.0:7718", "CALLSPOOL_ADMIN_TLS_CERT_FILE": "/cert.pem"}, None),
         ({"CALLSPOOL_ADMIN_LISTEN": "unix:/run/admin.sock"}, None),
         ({"CALLSPOOL_INTAKE_LISTEN": "unix:/run/in.sock", "CALLSPOOL_INTAKE_SOCKET_MODE": "0666"}, "lets every user"),
+        ({"CALLSPOOL_WEBHOOKS_LISTEN": "0.0.0.0:7719"}, "without webhooks.tls_cert_file calls and secrets cross"),
+        ({"CALLSPOOL_WEBHOOKS_LISTEN": "0.0.0.0:7719", "CALLSPOOL_WEBHOOKS_TLS_CERT_FILE": "/cert.pem"}, None),
+        (
+            {"CALLSPOOL_WEBHOOKS_LISTEN": "unix:/run/w.sock", "CALLSPOOL_WEBHOOKS_SOCKET_MODE": "0666"},
+            "webhooks.socket",
+        ),
         ({"CALLSPOOL_INTAKE_TOKEN": "short"}, "intake.token has fewer than 16 characters"),
     ],
 )

@@ -276,7 +276,7 @@ async def test_small_bodies_that_stop_are_the_first_to_go(tmp_path: Path, monkey
             await world.until(lambda number=number: number == 2 or world.intake.server.held > 30_000 * (number + 1))
         async with asyncio.timeout(DEADLINE):
             with contextlib.suppress(ConnectionResetError):
-                await clients[0][0].read()
+                assert not await clients[0][0].read(), "it was not cut off, but waited for until it stalled"
         assert (await world.post(call_log())).status == 202
         for _, writer in clients:
             writer.transport.abort()

@@ -195,10 +195,15 @@ class GatewayProcess:
         async with self._client().post(self.intake_url + path, data=io.BytesIO(data), headers=sent) as response:
             return Reply(response.status, await response.json(), response.headers)
 
-    async def send(
+    async def send(self, body: bytes, path: str, headers: Mapping[str, str], *, method: str = "POST") -> int:
+        """The status of a request with whatever answer. Raises what the connection raises."""
+        status, _ = await self.answer_to(body, path, headers, method=method)
+        return status
+
+    async def answer_to(
         self, body: bytes, path: str, headers: Mapping[str, str], *, method: str = "POST"
     ) -> tuple[int, bytes]:
-        """Status and body of a request with whatever answer. Raises what the connection raises."""
+        """Status and body of the answer, whatever it is. Raises what the connection raises."""
         sent = {"Connection": "close", **headers}
         async with self._client().request(
             method, self.intake_url + path, data=io.BytesIO(body), headers=sent

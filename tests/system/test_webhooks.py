@@ -65,6 +65,26 @@ async def test_what_was_durable_at_a_kill_is_a_duplicate_when_the_provider_repea
 
 
 @pytest.mark.slow
+async def test_the_listener_of_providers_has_no_other_route(tmp_path: Path) -> None:
+    """Providers come from outside: what the intake and the admin listener serve is not there."""
+    port = ReservedPort()
+    settings = {"CALLSPOOL_WEBHOOKS_LISTEN": f"127.0.0.1:{port.number}", "CALLSPOOL_VAPI_SECRET": SECRET}
+    async with (
+        GatewayProcess(tmp_path / "gateway", settings, arguments=("--local",)) as gateway,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port.number}") as session,
+    ):
+        assert (await gateway.post({"call_id": "call-01"})).status == 202
+        for method, path in (
+            ("GET", "/v1/calls/call-01"), ("POST", "/v1/calls"), ("POST", "/v1/calls/batch"),
+            ("POST", "/dev/send-call-log"), ("POST", "/dev/get-upload-url"), ("POST", "/v1/traces"),
+            ("GET", "/metrics"), ("GET", "/api/status"), ("GET", "/"),
+        ):  # fmt: skip
+            async with session.request(method, path, data=b'{"call_id":"x"}') as response:
+                assert response.status == 404, path
+    port.close()
+
+
+@pytest.mark.slow
 async def test_audio_of_an_hour_takes_little_memory(tmp_path: Path) -> None:
     """40 MB of chunked base64 become a file, beside 110 MB of anonymous memory at most."""
     port = ReservedPort()
