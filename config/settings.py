@@ -26,6 +26,7 @@ from config.types import (
     Duration,
     Endpoint,
     Files,
+    Keys,
     Listen,
     Names,
     OptionalDuration,
@@ -54,7 +55,6 @@ from config.values import (
     SPOOL_DIRECTORY,
     format_duration,
     format_size,
-    is_key,
 )
 from spool.records import WhenFull
 
@@ -244,7 +244,7 @@ class SpoolSettings(Table):
     """The part of the quota that large call logs leave to small ones; by default a twentieth, at most half."""
     when_full: Annotated[WhenFull, Choice] = WhenFull.REFUSE
     """`refuse` new call logs, or `expire_details`: evict the oldest details for them, never cores."""
-    key: Tokens = ()
+    key: Keys = ()
     """Encrypts call logs and tokens in the spool: base64 of 32 bytes; older keys stand below it, a line each."""
     erase_freed: bool = False
     """Whether what is deleted is overwritten in the spool's database; with a `key`, nothing readable is left anyway."""
@@ -256,15 +256,6 @@ class SpoolSettings(Table):
     """How long a receipt is kept."""
     expire_after: OptionalDuration = None
     """Records older than this are given up even if undelivered; by default never."""
-
-    @field_validator("key")
-    @classmethod
-    def _keys_have_their_length(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for number, key in enumerate(keys, 1):
-            if not is_key(key.get_secret_value()):
-                which = "" if len(keys) == 1 else f", and the {number}. is not"
-                raise ValueError(f"should be base64 of 32 bytes{which}; make one with: openssl rand -base64 32")
-        return keys
 
     @field_validator("reserve_for_cores")
     @classmethod

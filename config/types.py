@@ -17,6 +17,7 @@ from config.values import (
     check_endpoint,
     format_duration,
     format_size,
+    is_key,
     mask_address,
     parse_duration,
     parse_listen,
@@ -164,6 +165,16 @@ def _tokens(value: object) -> object:
     return tuple(dict.fromkeys(value))
 
 
+def _keys(value: object) -> object:
+    """Keys of the spool from a list, or from a text that holds them."""
+    words = split_tokens(value) if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(each, str) and is_key(each) for each in words):
+        raise ValueError(
+            "should be base64 of 32 bytes, such as of `openssl rand -base64 32`; older keys stand below it"
+        )
+    return tuple(words)
+
+
 def format_tokens(tokens: tuple[SecretStr, ...]) -> str:
     """How many there are, masked."""
     return "none" if not tokens else MASK if len(tokens) == 1 else f"{MASK} ({len(tokens)} tokens)"
@@ -238,6 +249,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names), Shown(_format_names)
 """Host names, separated by commas in a variable."""
 Proxies = Annotated[tuple[str, ...], BeforeValidator(_proxies), Shown(_format_names)]
 """Addresses and networks, separated by commas in a variable."""
+Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys), Shown(format_tokens)]
 Tokens = Annotated[tuple[SecretStr, ...], BeforeValidator(_tokens), Shown(format_tokens)]
 """Tokens of one role; several while clients change from one to the next."""
 Words = Annotated[tuple[str, ...], BeforeValidator(_words), Shown(_format_names)]

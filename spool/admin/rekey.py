@@ -5,6 +5,7 @@ committed. Another main key concerns the keys of epochs alone, a file of some ki
 they lie, frame by frame: each says for itself whether it is sealed, and a reader that meets one asks for the key then.
 """
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from spool.queue.reader import Reader
 
 CHUNKS_PER_STEP = 4
 ROWS_PER_STEP = 50
+EMPTY_SECONDS = 10.0
+"""How long readers may keep the log from being emptied; then it is when nobody posts for some seconds."""
 _PLACE = "rekeying"
 """The name of the fact that says which record of several steps is under way."""
 
@@ -94,6 +97,7 @@ class Rekeying:
             yield step
         while await self._writer.submit(partial(vacuum, keep_bytes=0)):
             yield RekeyStep("free pages", 0, 0)
+        await asyncio.to_thread(self._writer.empty_log, EMPTY_SECONDS)
         yield done
 
     async def _records(self, done: Rekeyed) -> AsyncIterator[RekeyStep]:

@@ -7,6 +7,7 @@ import pytest
 
 from config.catalogue import secret_variables
 from config.destinations import HttpDestination
+from config.layers import InvalidConfiguration
 from config.loader import load
 from config.settings import Settings
 from tests.config.conftest import WriteFile, problems
@@ -164,3 +165,13 @@ def test_without_secrets_no_source_is_read(tmp_path: Path) -> None:
         "CALLSPOOL_ENDPOINT_TOKEN_COMMAND": "false",
     }
     assert load(None, environment, read_secrets=False).settings.admin.token == ()
+
+
+def test_a_key_of_the_spool_has_its_length() -> None:
+    """One that is none is refused before anything is opened; older ones may stand below it."""
+    keys = ["A" * 43 + "=", "B" * 43 + "="]
+    loaded = load(None, {**ENDPOINT, "CALLSPOOL_SPOOL_KEY": "\n".join(keys)}).settings
+    assert [key.get_secret_value() for key in loaded.spool.key] == keys
+    for wrong in ("nonsense", "A" * 40, "A" * 44):
+        with pytest.raises(InvalidConfiguration, match="base64 of 32 bytes"):
+            load(None, {**ENDPOINT, "CALLSPOOL_SPOOL_KEY": wrong})
