@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from gateway.calllog.document import MAX_NAME_LENGTH, credential, moment_of, text_of
-from gateway.calllog.shape import Bounds
+from gateway.calllog.shape import Bounds, Costly
 from gateway.calllog.toplevel import TopLevel, scan
 from gateway.intake.redaction import redactor_of
 from gateway.intake.responses import Rejection
@@ -25,7 +25,8 @@ MOST_TURNS: Final = 1_000
 """In one post."""
 _LONGEST_ID: Final = 200
 _LARGEST_INDEX: Final = 1 << 53
-_BOUNDS: Final = Bounds(members=1_000, separators=None, slow_bytes=None)
+_BOUNDS: Final = Bounds(members=1_000, separators=None, slow_bytes=64 << 10)
+"""In a thread; a longer body that the fast decoder refuses would take it for seconds."""
 _OURS: Final = frozenset({
     "call_id", "wcall_event", "update_type", "call_ended_at", "call_ended_reason", "transcript_type",
     "transcript_json", "s3_reference", "s3_key", "token", "turns", "agent_id", "call_started_at",
@@ -64,35 +65,38 @@ RedactionOf = Callable[[str | None, str | None], Redaction | None]
 def read_beat(
     data: Buffer | mmap,
     scratch: Callable[[int], bytearray | mmap],
-    redaction_of: RedactionOf = lambda _agent, _token: None,
+    redaction_of: RedactionOf,
+    bounds: Bounds = _BOUNDS,
     *,
     turns: bool,
 ) -> Beat:
     """What a body says, redacted; a heartbeat may have none. With `turns` it must hold some, without it must not.
 
-    Raises `CallLogError`, `Costly`, and `Rejection` for turns that are none.
+    Raises `CallLogError`, and `Rejection` for turns that are none; with other bounds than its own also `Costly`.
     """
     if not len(data) and not turns:
         return Beat()
-    top = scan(data, scratch, _BOUNDS)
-    agent_id = (text_of(top.values.get("agent_id")) or "")[:MAX_NAME_LENGTH] or None
-    token = credential(text_of(top.values.get("token")))
-    redaction = redaction_of(agent_id, token)
-    if redaction is not None:
-        text, found = redactor_of(redaction).redact(top, scratch)
-        top = scan(text, scratch, _BOUNDS) if found else top
+    try:
+        top = scan(data, scratch, bounds)
+    except Costly:
+        if bounds is not _BOUNDS:
+            raise
+        hint = "Post fewer turns at a time, as valid JSON: without NaN, and without halves of surrogate pairs."
+        raise Rejection(413, "too_complex", "The body takes too long to read.", hint) from None
     values = top.values
-    return Beat(
-        agent_id=agent_id,
-        token=token,
+    beat = Beat(
+        agent_id=(text_of(values.get("agent_id")) or "")[:MAX_NAME_LENGTH] or None,
+        token=credential(text_of(values.get("token"))),
         about=None if turns else _about(top),
         started_at=moment_of(values.get("call_started_at")),
         turns=tuple(_turns(values.get("turns"))) if turns else _none(values.get("turns")),
     )
+    redaction = redaction_of(beat.agent_id, beat.token)
+    return beat if redaction is None else _redacted(beat, redaction)
 
 
-def redacted(beat: Beat, redaction: Redaction) -> Beat:
-    """What may be stored of it: searched as the call log is that is made of it, where both stand there."""
+def _redacted(beat: Beat, redaction: Redaction) -> Beat:
+    """What may be stored of it: its parts where they will stand in the call log. Turns stay the turns that they are."""
     redactor = redactor_of(redaction)
     about, turns = beat.about, beat.turns
     if about is not None:

@@ -1,15 +1,18 @@
 """`POST /v1/calls/{call_id}/heartbeat` and `POST /v1/calls/{call_id}/turns`: what agents say while a call goes on."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
 from aiohttp import web
 
-from gateway.heartbeats.posts import POST_BYTES, Beat, read_beat, read_call_id
+from gateway.calllog.shape import ON_THE_LOOP, Costly
+from gateway.heartbeats.posts import POST_BYTES, Beat, RedactionOf, read_beat, read_call_id
 from gateway.heartbeats.watch import HeartbeatWatch
 from gateway.intake.accept import Acceptor, erased
 from gateway.intake.body_reader import BodyReader
+from gateway.intake.memory import Body
 from gateway.intake.responses import Rejection
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result, Route
 from gateway.intake.staging import Workers
@@ -83,25 +86,29 @@ class HeartbeatSource:
         """Raises `Rejection`, `CallHasEnded`, and what reading and the spool raise."""
         if self._acceptor.is_erased(call_id):
             raise erased()
-        if self._acceptor.is_erased(call_id):
-            raise erased()
         key, tenant = self._token.agents_key(request), self._token.tenant_of(request)
         # It is a sign of life whatever becomes of it: the agent must not seem lost because this gateway is busy.
         self.watch.sign_of_life(call_id, principal_of(tenant, key))
         if (request.content_length or 0) > POST_BYTES:
             raise _too_large()
         with await self._reader.read(request) as body:
-            size = len(body.data)
-            if size > POST_BYTES:
+            if len(body.data) > POST_BYTES:
                 raise _too_large()
-            read = partial(read_beat, body.data, body.scratch, partial(self._redaction_of, key, tenant), turns=turns)
-            beat = read() if size <= _INLINE_BYTES else await self._workers.run(read)
+            beat = await self._read(body, partial(self._redaction_of, key, tenant), turns=turns)
             heard = beat.of(call_id, self._principal(beat, key, tenant))
             try:
                 call = await self.watch.hear(heard, key or self._token.foreign(beat.token))
             except TooMuchLive as error:
                 raise _too_much(error) from error
         return self._answer(Heard(call_id, live=True, turns=call.turns, lost_after_seconds=self.watch.lost_after))
+
+    async def _read(self, body: Body, redaction_of: RedactionOf, *, turns: bool) -> Beat:
+        """What it says: read here, or in a thread where that takes longer."""
+        read = partial(read_beat, body.data, body.scratch, redaction_of, turns=turns)
+        if len(body.data) <= _INLINE_BYTES:
+            with suppress(Costly):
+                return read(ON_THE_LOOP)
+        return await self._workers.run(read)
 
     def _principal(self, beat: Beat, key: str | None, tenant: str | None) -> str:
         """Whose call it is: as `Acceptor.accept` says of the call log of its end."""

@@ -150,6 +150,7 @@ class HeartbeatWatch:
         for call in self._store.calls.values():
             if call.open:
                 self._watch(call)
+        self._observer.calls_watched(len(self._heard))
 
     def start(self) -> None:
         """Begin to look for silent agents."""
@@ -224,6 +225,9 @@ class HeartbeatWatch:
                 pass  # it was heard of meanwhile, or its end came: the next look sees which
             except (SpoolError, OSError, CallLogError, Rejection, BudgetExhausted) as error:
                 _log.warning("lost_call_waits", call_id=key[0], reason=str(error))
+                self._not_before[key] = now + _RETRY_SECONDS
+            except Exception as error:  # noqa: BLE001  # a defect that one call meets must not keep the others waiting
+                _log.error("unexpected error with a lost call", call_id=key[0], exc_info=error)
                 self._not_before[key] = now + _RETRY_SECONDS
         if now >= self._touch_at:
             self._touch_at = now + _TOUCH_SECONDS

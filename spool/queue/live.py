@@ -76,7 +76,8 @@ _ORDER = f"""
     ORDER BY place IS NULL, place, row_id
 """
 _ABOUT_ROW = f"SELECT row_id FROM live_turns WHERE call_id = ? AND principal = ? AND turn = '{_ABOUT}'"
-_FRAME = "SELECT crc32, frame FROM live_turns WHERE row_id = ?"
+_FRAMES = "SELECT row_id, crc32, frame FROM live_turns WHERE row_id IN (SELECT value FROM json_each(?))"
+_FRAMES_AT_ONCE = 32
 _KEY_OF_ROW = "SELECT key_epoch, payload_key FROM live_turns WHERE row_id = ?"
 _TOUCH = "UPDATE live_calls SET last_at = ? WHERE call_id = ? AND principal = ?"
 _OLD = "SELECT call_id, principal FROM live_calls WHERE open = 0 AND last_at < ? LIMIT ?"
@@ -286,26 +287,32 @@ class LiveCalls:
 
     async def turns(self, call_id: str, principal: str) -> AsyncIterator[bytes | None]:
         """The turns of a call in their order; None for one that is damaged."""
-        for (row_id,) in await self._reader.ask(_ORDER, (call_id, principal)):
-            yield await self._read(row_id, call_id)
+        row_ids = [row_id for (row_id,) in await self._reader.ask(_ORDER, (call_id, principal))]
+        for start in range(0, len(row_ids), _FRAMES_AT_ONCE):
+            for text in await self._read(row_ids[start : start + _FRAMES_AT_ONCE], call_id):
+                yield text
 
     async def about(self, call_id: str, principal: str) -> bytes | None:
         """What its agent says of a call; None for nothing, or where that is damaged."""
         rows = await self._reader.ask(_ABOUT_ROW, (call_id, principal))
-        return await self._read(rows[0][0], call_id) if rows else None
+        return (await self._read([rows[0][0]], call_id))[0] if rows else None
 
-    async def _read(self, row_id: int, call_id: str) -> bytes | None:
-        for checksum, frame in await self._reader.ask(_FRAME, (row_id,)):
-            if not is_whole(frame, checksum):
-                return None
-            try:
-                if not is_sealed(frame):
-                    return decode(frame)
-                seal = await self._reader.seal(_KEY_OF_ROW, row_id, turn_context(call_id), f"a turn of {call_id}")
-                return decode(seal.open(frame, TURN_PLACE))
-            except CorruptPayload:
-                return None
-        return None
+    async def _read(self, row_ids: Sequence[int], call_id: str) -> list[bytes | None]:
+        """What is in these rows; None for one that is damaged or gone."""
+        rows = await self._reader.ask(_FRAMES, (f"[{','.join(map(str, row_ids))}]",))
+        frames = {row_id: frame for row_id, checksum, frame in rows if is_whole(frame, checksum)}
+        return [await self._text(row_id, frames.get(row_id), call_id) for row_id in row_ids]
+
+    async def _text(self, row_id: int, frame: bytes | None, call_id: str) -> bytes | None:
+        if frame is None:
+            return None
+        try:
+            if not is_sealed(frame):
+                return decode(frame)
+            seal = await self._reader.seal(_KEY_OF_ROW, row_id, turn_context(call_id), f"a turn of {call_id}")
+            return decode(seal.open(frame, TURN_PLACE))
+        except CorruptPayload:
+            return None
 
     async def token_id(self, call_id: str, principal: str) -> int | None:
         """Where the sender's key is kept, if a post of this call brought one."""

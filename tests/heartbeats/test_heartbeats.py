@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from gateway.intake.redaction import Redactions
 from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import decode
 from spool.queue import live
+from tests.budget import budgeted
 from tests.heartbeats.watching import LOST_AFTER, Watching, watching
 from uploaders.redaction.options import Detector, Redaction
 
@@ -315,6 +317,7 @@ async def _forget(calls: Watching) -> None:
         ("c/turns", {"turns": [turn(0)] * 1001}, 422, "bad_turn"),
         ("c/turns", {"turns": [turn(0, "x" * POST_BYTES)]}, 413, "too_large"),
         ("c/turns", b"x" * 50_000, 400, "not_json"),
+        ("c/turns", b'{"turns": [{"index": 0, "at": NaN}], "x": "' + b"y" * (100 << 10) + b'"}', 413, "too_complex"),
         ("%20/turns", {"turns": [turn(0)]}, 422, "bad_call_id"),
         ("x" * 513 + "/heartbeat", b"", 422, "bad_call_id"),
     ],
@@ -507,3 +510,26 @@ async def test_what_is_said_is_redacted_before_it_is_stored(tmp_path: Path) -> N
         (log,) = await calls.call_logs()
         assert log["transcript_json"][0] == {"index": 0, "content": "mail [e-mail]", "secret": "[redacted]"}
         assert log["metadata"] == {"code": "[redacted]", "of": "[e-mail]"}
+
+
+async def test_whatever_is_posted_is_answered(tmp_path: Path) -> None:
+    """Damaged bodies of every kind: never a 5xx, and what is answered 200 is a turn."""
+    chance = Random(5)
+    whole = json.dumps({"turns": [turn(0), {"id": "x", "content": "\ud800 é"}], "agent_id": "a", "n": 1.5}).encode()
+    async with watching(tmp_path) as calls:
+        for _ in range(budgeted(small=150, full=3000)):
+            body = bytearray(whole)
+            for _ in range(chance.randint(1, 3)):
+                at = chance.randrange(len(body))
+                match chance.randrange(3):
+                    case 0:
+                        body[at] = chance.choice(b'\x00"[]{},:\\N9\xff')
+                    case 1:
+                        del body[at : at + chance.randint(1, 20)]
+                    case _:
+                        body[at:at] = chance.choice((b"NaN", b"[" * 40, b"\\ud800", b'"a":', b"1e999"))
+            for path in ("c/turns", "c/heartbeat"):
+                reply = await calls._post(path, bytes(body))
+                assert reply.status in {200, 400, 413, 422}, (body, reply.raw)
+        await calls.later(LOST_AFTER)
+        assert all(isinstance(log["transcript_json"], list) for log in await calls.call_logs())
