@@ -184,7 +184,7 @@ def _unknown_call() -> web.Response:
 
 def _query_of(query: Mapping[str, str]) -> CallQuery:
     """The query of a request. Raises `ValueError` for what cannot be asked."""
-    known = {"project", "limit", "since", "until", "agent", "number", "state"}
+    known = {"project", "limit", "since", "until", "agent", "number", "state", "id_prefix"}
     if unknown := sorted(set(query) - known):
         raise ValueError(f"unknown parameter {unknown[0]}")
     limit = query.get("limit", "50")
@@ -200,6 +200,7 @@ def _query_of(query: Mapping[str, str]) -> CallQuery:
         until=_time(query, "until"),
         agent_id=query.get("agent"),
         customer_number=query.get("number"),
+        id_prefix=query.get("id_prefix"),
         state=None if state is None else CallState[state.upper()],
     )
 

@@ -59,7 +59,9 @@ _OPERATIONS: Mapping[str, _Operation] = {
     "GET /api/live-calls": _Operation("The calls that go on, by their heartbeats.", LiveList),
     "GET /api/traces": _Operation("The newest records of all calls.", NewestTraces, query=("after", "limit")),
     "GET /api/calls": _Operation(
-        "The newest calls of the store.", CallList, query=("limit", "since", "until", "agent", "number", "state")
+        "The newest calls of the store.",
+        CallList,
+        query=("limit", "since", "until", "agent", "number", "state", "id_prefix"),
     ),
     "GET /api/calls/{call_id}": _Operation("A call of the store; without a store its trace.", CallEntry),
     "GET /calls": _Operation("The list of calls, for browsers.", query=("q", "agent", "state", "before", "after")),

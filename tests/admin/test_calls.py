@@ -76,6 +76,7 @@ async def test_calls_are_listed_and_selected(client: Any) -> None:
     assert set(await listed()) == {"c1", "rooms/7", "whole"}
     assert await listed("?state=open") == ["rooms/7"]
     assert await listed("?agent=a") == ["c1"]
+    assert await listed("?id_prefix=room") == ["rooms/7"]
     assert await listed("?number=%2B49") == ["c1"]
     assert await listed("?until=2025-11-28T09:00:01Z") == ["c1"]
     assert await listed("?since=1764320401&state=ended") == ["whole"]

@@ -92,8 +92,7 @@ async def _found(pipeline: "Pipeline", query: Mapping[str, str]) -> Found:
         hits = await (_by_words if query["how"] == BY_WORDS else _by_meaning)(pipeline, query)
     except ModelError as error:
         return Found((), 0.0, redact(str(error)))
-    took = (time.monotonic() - began) * 1000
-    return Found((), took, "Nothing to look for.") if hits is None else Found(hits[:SHOWN], took)
+    return Found(hits[:SHOWN], (time.monotonic() - began) * 1000)
 
 
 async def _by_words(pipeline: "Pipeline", query: Mapping[str, str]) -> list[Hit]:
