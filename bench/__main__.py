@@ -2,7 +2,8 @@
 
 One run: callspool and the bare handler in turn, round after round, then the tables and a JSON document. `python -m
 bench peers` measures what one could use instead, too; `python -m bench hops` counts the files that a request passes,
-`python -m bench stores` measures the stores.
+`python -m bench stores` measures the stores, `python
+-m bench ways` webhooks and spans.
 """
 
 import datetime
@@ -24,6 +25,7 @@ from bench.scenarios import run
 from bench.sizes import SIZES, Size, chosen
 from bench.soak.command import soaking
 from bench.stores import stores
+from bench.ways import ways
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -92,6 +94,7 @@ def main(
 main.add_command(hops)
 main.add_command(encryption)
 main.add_command(stores)
+main.add_command(ways)
 main.add_command(peers)
 main.add_command(soaking)
 
