@@ -256,6 +256,8 @@ class SpoolSettings(Table):
     """How long a receipt is kept."""
     expire_after: OptionalDuration = None
     """Records older than this are given up even if undelivered; by default never."""
+    dead_keep: OptionalDuration = None
+    """Dead letters of records older than this are given up, with what is held for them; by default never."""
 
     @field_validator("reserve_for_cores")
     @classmethod

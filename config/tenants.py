@@ -50,6 +50,10 @@ class TenantSettings(Table):
     """How long receipts of its call logs are kept; by default `spool.receipts_keep`."""
     expire_after: Duration | None = None
     """Its call logs older than this are given up; by default `spool.expire_after`. Dead letters stay."""
+    dead_keep: Duration | None = None
+    """Its dead letters older than this are given up; by default `spool.dead_keep`."""
+    calls_keep: Duration | None = None
+    """How long stores keep its calls; by default `keep` of each."""
     llm: bool = True
     """Whether a pipeline may give its transcripts to models on other machines."""
     zone: Annotated[str | None, AfterValidator(checked_zone)] = None

@@ -127,6 +127,7 @@ class TenantLimits:
     """The part of the quota."""
     receipts_keep: int | None = None
     expire_after: int | None = None
+    dead_keep: int | None = None
 
 
 class TenantShares:

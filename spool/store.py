@@ -78,6 +78,8 @@ class SpoolOptions:
     duplicate_window: int = 24 * HOUR
     expire_after: int | None = None
     """Deliveries of records older than this are given up; None: never."""
+    dead_keep: int | None = None
+    """The same of dead letters."""
     receipts_keep: int = 24 * HOUR
     receipts_max: int = 100_000
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
@@ -136,6 +138,7 @@ class Spool:
             clock,
             upload_keep=24 * HOUR,
             expire_after=options.expire_after,
+            dead_keep=options.dead_keep,
             announce=self._announce,
             uploads=self._uploads,
             live=live,

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field
 
 from config.destinations.base import DestinationTable, LaneConcurrency
-from config.types import Choice, Duration, Shown, format_path
+from config.types import Choice, Duration, OptionalDuration, Shown, format_path
 from config.values import MINUTE, mask_address
 from uploaders.stores.options import DetailOptions, DetailsStored, SpansStored
 
@@ -23,6 +23,8 @@ class StoreTable(DestinationTable):
     """The most call logs in one transaction."""
     spans: Annotated[SpansStored, Choice] = SpansStored.COLUMNS
     """`columns`: a row for each span in the table `spans`; `full`: with its JSON; `none`: only in the detail."""
+    keep: OptionalDuration = None
+    """Calls of which nothing came for this long are deleted, with all that was made of them; by default never."""
     details: Annotated[DetailsStored, Choice] = DetailsStored.FRAMES
     """`frames`: as in the spool; `json`: also as JSON that SQL can read, up to 64 MiB each, at five times the disk."""
 

@@ -52,7 +52,7 @@ WALL_SECONDS: Final = 15.0
 _BYTES_PER_CPU_SECOND: Final = 32 << 20
 _BYTES_PER_SECOND: Final = 8 << 20
 _REDACTED_BYTES_PER_SECOND: Final = 2 << 20
-"""Of both, where it is redacted as well: 15 to 40 MB a second of real call logs, less of hostile ones."""
+"""Of both, where it is redacted as well: 10 to 35 MB a second of real call logs, less of hostile ones."""
 _SCRATCH_FILES_MOST: Final = 2
 """One for the redacted copy of a body, and one for that without non-finite numbers."""
 

@@ -86,6 +86,28 @@ class ErasureReport(msgspec.Struct, frozen=True, tag="report"):
 ErasureLine = ErasureProgress | ErasureReport
 
 
+async def forget_made(store: Store, pipeline: "Pipeline | None", keys: Sequence[CallKey]) -> str | None:
+    """Delete what a pipeline made of these calls, one that is not configured any more, too.
+
+    Returns what could not be reached, a server of vectors, and why. Raises `StoreError`.
+    """
+    if not isinstance(store, Database):
+        return None
+    # A gateway without a store does without all of this.
+    from uploaders.pipeline.models import ModelError  # noqa: PLC0415  # see above
+    from uploaders.stores.pipeline_tables import PipelineTables  # noqa: PLC0415  # see above
+
+    tables = PipelineTables(store, lambda: 0)
+    at_work = pipeline if pipeline is not None and pipeline.tables.belong_to(store) else None
+    problem = None
+    for project, call_id in keys:
+        try:
+            await (tables if at_work is None else at_work).forget_call(project, call_id)
+        except ModelError as error:
+            problem = redact(str(error))
+    return problem
+
+
 class CallEraser:
     """Carries out orders, one after the other. For the event loop."""
 
@@ -128,6 +150,7 @@ class CallEraser:
                     places.append(place)
             places += self._delivered_elsewhere(places[0])
             places += await asyncio.to_thread(self._quarantine_places, dry_run=order.dry_run)
+            self._spool.directory.refresh()
             if not order.dry_run:
                 yield ErasureProgress("wiping the spool", 0, 0)
                 places[0] = await self._forget(every, places)
@@ -223,30 +246,13 @@ class CallEraser:
                 found["calls"] = len(keys)
             else:
                 named = [*keys, *(("", call_id) for call_id in call_ids if ("", call_id) not in keys)]
-                problem = await self._forget_made(store, named)
-                found.update(calls=len(keys), parts=await store.erase(keys))
+                problem = await forget_made(store, self._pipeline, named)
+                found.update(calls=len(keys), parts=await store.delete(keys))
+                await store.wipe()
                 unreached = problem or unreached
         except StoreError as error:
             unreached = redact(str(error))
         return ErasedPlace(name, {what: count for what, count in found.items() if count}, unreached)
-
-    async def _forget_made(self, store: Store, keys: Sequence[CallKey]) -> str | None:
-        """Delete what a pipeline made of the calls, one that is not configured any more, too. Raises `StoreError`."""
-        if not isinstance(store, Database):
-            return None
-        # A gateway without a store does without all of this.
-        from uploaders.pipeline.models import ModelError  # noqa: PLC0415  # see above
-        from uploaders.stores.pipeline_tables import PipelineTables  # noqa: PLC0415  # see above
-
-        tables = PipelineTables(store, lambda: 0)
-        pipeline = self._pipeline if self._pipeline is not None and self._pipeline.tables.belong_to(store) else None
-        problem = None
-        for project, call_id in keys:
-            try:
-                await (tables if pipeline is None else pipeline).forget_call(project, call_id)
-            except ModelError as error:  # a server of vectors
-                problem = redact(str(error))
-        return problem
 
     def _delivered_elsewhere(self, spool: ErasedPlace) -> list[ErasedPlace]:
         """Destinations that take nothing back, and were given something, as far as receipts go back."""

@@ -337,8 +337,9 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         metrics,
         random.random,
         announcer,
+        options.calls_kept(settings),
     )
-    pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, metrics)
+    call_stores.pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, metrics)
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock)
     return App(
@@ -357,14 +358,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
             dispatcher,
             {name: plan.uploader for name, plan in plans.items()},
             context.stores,
-            pipeline,
+            call_stores.pipeline,
             (traces.assembler.erased, observers.events.forget),
         ),
         parse_worker,
         executor,
         outboxes,
         call_stores,
-        pipeline,
+        call_stores.pipeline,
         callbacks,
         webhooks,
         forwarder,

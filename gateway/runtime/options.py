@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
+from config.destinations.stores import StoreTable
 from config.erasure import LaterPosts
 from config.listeners import ListenerTable
 from config.receiver import CompletionSettings
@@ -24,6 +25,7 @@ from gateway.intake.sources.batch import BatchLimits
 from gateway.listeners import ListenOptions, SocketOptions, owner_ids
 from gateway.live_calls import ThrottlePolicy
 from gateway.runtime.startup import CannotListen
+from gateway.runtime.stores import CallsKept
 from gateway.tenants import Tenant, TenantTable, digest_of
 from gateway.tls import TlsFiles
 from spool.keys import KeyRing
@@ -52,6 +54,7 @@ def spool_options(settings: Settings) -> SpoolOptions:
         compression_level=spool.compression_level,
         duplicate_window=milliseconds(settings.intake.duplicate_window),
         expire_after=None if spool.expire_after is None else milliseconds(spool.expire_after),
+        dead_keep=None if spool.dead_keep is None else milliseconds(spool.dead_keep),
         receipts_keep=milliseconds(spool.receipts_keep),
         receipts_max=spool.receipts_max,
         refuse_erased=milliseconds(erasure.keep) if erasure.later_posts is LaterPosts.REFUSE else None,
@@ -62,12 +65,27 @@ def spool_options(settings: Settings) -> SpoolOptions:
 
 
 def _tenant_limits(tenant: TenantSettings) -> TenantLimits:
-    keep, expire = tenant.receipts_keep, tenant.expire_after
+    keep, expire, dead = tenant.receipts_keep, tenant.expire_after, tenant.dead_keep
     return TenantLimits(
         tenant.quota_share,
         None if keep is None else milliseconds(keep),
         None if expire is None else milliseconds(expire),
+        None if dead is None else milliseconds(dead),
     )
+
+
+def calls_kept(settings: Settings) -> dict[str, CallsKept]:
+    """How long each store keeps its calls."""
+    tenants = {
+        name: milliseconds(tenant.calls_keep)
+        for name, tenant in settings.tenants.items()
+        if tenant.calls_keep is not None
+    }
+    return {
+        each.name: CallsKept(None if each.keep is None else milliseconds(each.keep), tenants)
+        for each in settings.destinations
+        if isinstance(each, StoreTable)
+    }
 
 
 def key_ring(settings: Settings) -> KeyRing:

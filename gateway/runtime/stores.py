@@ -5,20 +5,30 @@ up, and whoever asks for a call asks the first store of the configuration.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Final, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
 from gateway.announcements import Announcer
+from gateway.operations.erasure import forget_made
+from uploaders.stores.parts import key_text
 from uploaders.stores.routing import CallReads, Routing, RoutingObserver
-from uploaders.stores.store import Store, StoreError, StoreUnavailable, Swept
+from uploaders.stores.store import OldCalls, Store, StoreError, StoreUnavailable, Swept
+
+if TYPE_CHECKING:
+    from uploaders.pipeline.service import Pipeline
 
 OPEN_SECONDS: Final = 5.0
 """How long a start waits for a database; one that answers later is opened by the first write."""
 SWEEP_LIMIT: Final = 1000
 """Calls that are given up in one transaction."""
+DELETE_SECONDS: Final = 600.0
+"""How often old calls are looked for: some engines read every part for that."""
+DELETED_AT_ONCE: Final = 100
+"""Old calls that are looked for at a time; each is deleted in a transaction of its own."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,13 +41,34 @@ class StoreObserver(RoutingObserver, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class CallsKept:
+    """How long a store keeps its calls, in milliseconds; None: for ever."""
+
+    keep: int | None = None
+    tenants: Mapping[str, int] = field(default_factory=dict)
+    """In place of that, by tenant."""
+
+    @property
+    def rules(self) -> Iterator[OldCalls]:
+        """What is old, for each tenant with a time of its own, and for everybody else."""
+        for tenant, keep in self.tenants.items():
+            yield OldCalls(keep, DELETED_AT_ONCE, project=key_text(tenant))
+        if self.keep is not None:
+            yield OldCalls(self.keep, DELETED_AT_ONCE, all_but=tuple(map(key_text, self.tenants)))
+
+
 class CallStores:
     """The stores by the names of their destinations, in the order of the configuration."""
 
     def __init__(
         self, stores: Mapping[str, Store], sweep_seconds: float, routing: Routing, observer: StoreObserver,
         chance: Callable[[], float], announcer: Announcer | None = None,
+        kept: Mapping[str, CallsKept] | None = None,
     ) -> None:  # fmt: skip
+        self.pipeline: Pipeline | None = None
+        """What makes something of calls, if anything does."""
+        self._kept = kept or {}
         self._announcer = announcer
         self._stores = stores
         first = next(iter(stores.values()), None)
@@ -70,11 +101,31 @@ class CallStores:
         self._sweepers = []
 
     async def _sweep(self, name: str, store: Store) -> None:
+        loop = asyncio.get_running_loop()
+        next_deletion = loop.time()
         while True:
             # A store in trouble is reported by the deliveries to it.
             with suppress(StoreError):
                 await self._sweep_once(name, store)
+                if loop.time() >= next_deletion:
+                    next_deletion = loop.time() + DELETE_SECONDS
+                    await self.delete_old(name)
             await asyncio.sleep(self._sweep_seconds)
+
+    async def delete_old(self, name: str) -> int:
+        """Delete the calls that this store has kept for long enough, and what was made of them; returns how many."""
+        store, count = self._stores[name], 0
+        for rule in self._kept.get(name, CallsKept()).rules:
+            while keys := await store.old_calls(rule):
+                problem = await forget_made(store, self.pipeline, keys)
+                if problem is not None:
+                    _log.warning("vectors_not_deleted", destination=name, reason=problem)
+                    break
+                await store.delete(keys)
+                count += len(keys)
+        if count:
+            _log.info("old_calls_deleted", destination=name, calls=count)
+        return count
 
     async def _sweep_once(self, name: str, store: Store) -> None:
         while True:

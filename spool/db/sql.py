@@ -311,7 +311,7 @@ EXPIRE = (
     f"UPDATE deliveries SET state = {int(DeliveryState.EXPIRED)}, settled_at = ?, held_for = NULL "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
-OLDEST_QUEUED = (
+OLDEST_OPEN = (
     "SELECT d.record_id, d.form, r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
     "WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = :state AND +d.state <= 3 "
     "ORDER BY d.record_id LIMIT :limit"

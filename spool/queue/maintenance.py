@@ -19,7 +19,9 @@ from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.retention import (
+    DEAD,
     DELIVERIES_PER_STEP,
+    QUEUED,
     ROWS_PER_STEP,
     Rule,
     expire_old,
@@ -96,6 +98,7 @@ class Maintenance:
         clock: Clock,
         upload_keep: int,
         expire_after: int | None,
+        dead_keep: int | None,
         announce: Callable[[tuple[Delivery, ...]], None],
         uploads: UploadAddresses,
         live: LiveCalls,
@@ -110,6 +113,7 @@ class Maintenance:
         self._most_receipts = receipts.at_most
         self._upload_keep = upload_keep
         self._expiries = rules(expire_after, {name: each.expire_after for name, each in tenants.items()})
+        self._dead_rules = rules(dead_keep, {name: each.dead_keep for name, each in tenants.items()})
         self._receipt_rules = rules(receipts.keep, {name: each.receipts_keep for name, each in tenants.items()})
         self._purged: dict[Rule, int] = {}
         """Before which time each rule left no receipt behind."""
@@ -180,15 +184,18 @@ class Maintenance:
         await self._writer.submit(scrub_tokens)
 
     async def _expire(self) -> None:
-        for rule in self._expiries:
-            old = True
-            while old:
-                now = self._clock()
-                found = await self._reader.queued_before(now - rule.keep, rule, DELIVERIES_PER_STEP)
-                old = bool(found)
-                if found:
-                    operation = partial(expire_old, old=found, now=now, destinations=self._reader.destinations)
-                    self._announce(await self._gently(operation))
+        for states, all_rules in ((QUEUED, self._expiries), (DEAD, self._dead_rules)):
+            for rule in all_rules:
+                old = True
+                while old:
+                    now = self._clock()
+                    found = await self._reader.open_before(now - rule.keep, rule, states, DELIVERIES_PER_STEP)
+                    old = bool(found)
+                    if found:
+                        operation = partial(
+                            expire_old, old=found, states=states, now=now, destinations=self._reader.destinations
+                        )
+                        self._announce(await self._gently(operation))
 
     async def _purge(self) -> None:
         now = self._clock()

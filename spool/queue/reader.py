@@ -4,7 +4,7 @@ Each statement is a snapshot of its own; no snapshot is held while anything else
 keep the write-ahead log from being reset.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from difflib import get_close_matches
@@ -215,23 +215,25 @@ class Reader:
         rows = await self._counting.ask(sql.UNASSIGNED_AGENTS, (limit,))
         return [(agent_id, count, since) for agent_id, count, since in rows]
 
-    async def queued_before(self, before: int, rule: Rule, limit: int) -> list[OldDelivery]:
-        """Queued deliveries of records that this is a rule for and that were accepted before then, the oldest first.
+    async def open_before(
+        self, before: int, rule: Rule, states: Collection[DeliveryState], limit: int
+    ) -> list[OldDelivery]:
+        """Deliveries in these states of records that this is a rule for and that were accepted before then, the oldest
+        first.
 
         Of each state of each lane `limit` are looked at.
         """
-        statement = rule.restrict(sql.OLDEST_QUEUED)
+        statement = rule.restrict(sql.OLDEST_OPEN)
         found: list[OldDelivery] = []
-        for destination_id, lane, state in product(self.destinations.names, Lane, DeliveryState):
-            if state.queued:
-                place: dict[str, Value] = {
-                    "destination": destination_id,
-                    "lane": str(lane),
-                    "state": int(state),
-                    "limit": limit,
-                }
-                rows = await self._counting.ask(statement, {**place, **rule.parameters})
-                found += [(record_id, destination_id, form, lane) for record_id, form, at in rows if at < before]
+        for destination_id, lane, state in product(self.destinations.names, Lane, states):
+            place: dict[str, Value] = {
+                "destination": destination_id,
+                "lane": str(lane),
+                "state": int(state),
+                "limit": limit,
+            }
+            rows = await self._counting.ask(statement, {**place, **rule.parameters})
+            found += [(record_id, destination_id, form, lane) for record_id, form, at in rows if at < before]
         return found
 
     async def find(self, statement: str, parameters: Sequence[Value]) -> list[OpenDelivery]:

@@ -1,15 +1,17 @@
 """Retention: how long receipts are kept, and what could not be delivered; for everybody, and for each tenant.
 
-Undelivered records expire only where a time is set, and dead letters never do. A tenant's own time stands in place of
-the one for everybody.
+Undelivered records and dead letters expire only where a time is set, each of its own. A tenant's own time stands in
+place of the one for everybody.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from spool.db import sql
+from spool.db.sql import HELD_FOR_CORE
 from spool.db.transaction import Transaction
+from spool.queue.ordering import siblings_of
 from spool.queue.reclaim import expire
 from spool.queue.settle import end_record, free_waiting, read_delivery
 from spool.records import Delivery, DeliveryState, DestinationIds, Form, Lane, Record
@@ -82,18 +84,32 @@ OldDelivery = tuple[int, int, str, Lane]
 """Record, destination, form and lane."""
 
 
+QUEUED = frozenset(state for state in DeliveryState if state.queued)
+DEAD = frozenset({DeliveryState.DEAD})
+
+
 def expire_old(
-    transaction: Transaction, old: Sequence[OldDelivery], now: int, destinations: DestinationIds
+    transaction: Transaction,
+    old: Sequence[OldDelivery],
+    states: Collection[DeliveryState],
+    now: int,
+    destinations: DestinationIds,
 ) -> tuple[Delivery, ...]:
-    """Expire those of these deliveries that are queued still; returns what may be sent now instead."""
+    """Expire those of these deliveries that are in one of the states still; returns what may be sent now instead.
+
+    What is held with a dead core expires with it: sent alone, a detail would meet an endpoint without its core.
+    """
     records: dict[int, Record] = {}
     for record_id, destination_id, form, lane in old:
         row = transaction.execute(sql.DELIVERY_STATE, (record_id, destination_id, form)).fetchone()
         state = None if row is None else DeliveryState(row[0])
-        if state is None or not state.queued:
+        if state is None or state not in states:
             continue
         record = read_delivery(transaction, record_id, destination_id, Form(form), destinations).record
         expire(transaction, record, destination_id, Form(form), lane, state, now)
+        for one in siblings_of(transaction, record_id) if state is DeliveryState.DEAD and form == Form.CORE else ():
+            if one.destination_id == destination_id and one.held_for == HELD_FOR_CORE:
+                expire(transaction, record, destination_id, one.form, one.lane, one.state, now)
         records[record_id] = record
     freed: list[Delivery] = []
     for record in records.values():

@@ -2,13 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.runtime import stores
-from gateway.runtime.stores import SWEEP_LIMIT, CallStores
+from gateway.runtime.stores import SWEEP_LIMIT, CallsKept, CallStores
+from tests.stores.calls import part_of
+from tests.stores.engines import SqliteEngine
+from uploaders.stores.parts import PartKind
+from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.routing import Routing
 from uploaders.stores.store import CallPath, CallQuery, CallSummary, SchemaTooNew, StoreUnavailable, Swept
+
+DAY = 24 * 3_600_000
 
 
 class Store:
@@ -113,3 +121,22 @@ async def test_the_first_store_answers_questions() -> None:
     assert await reads.calls(CallQuery()) == []
     assert (first.asked, second.asked) == (1, 0)
     assert call_stores({}, 1, Heard(never)).reads is None
+
+
+async def test_calls_are_deleted_after_their_time(tmp_path: Path) -> None:
+    """With what was made of them; those of a tenant after its own time, and what is younger stays."""
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    for project in ("", "long", "short"):
+        await store.write([replace(part_of(PartKind.CALL, "old"), project=project)])
+    tables = PipelineTables(store, lambda: 0)
+    await tables.prepare()
+    await store.run([("INSERT INTO call_insights VALUES (1, 'short', 'old', 'said', 'llm', '', '', '', 0, 0)", {})])
+    engine.age(10 * DAY)
+    await store.write([part_of(PartKind.CALL, "young")])
+    kept = CallsKept(5 * DAY, {"long": 20 * DAY, "short": 2 * DAY})
+    swept = CallStores({"db": store}, 3_600, Routing(), Heard(never), lambda: 1.0, kept={"db": kept})
+    assert (await swept.delete_old("db"), await swept.delete_old("db")) == (2, 0)
+    assert engine.rows("select project, call_id from call_parts order by call_id") == [("long", "old"), ("", "young")]
+    assert engine.rows("select count(*) from call_insights") == [(0,)]
+    await store.close()

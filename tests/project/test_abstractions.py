@@ -60,7 +60,13 @@ def _members(node: ast.ClassDef) -> Iterator[str]:
 
 def implementations(protocol: Class, among: tuple[Class, ...]) -> list[Class]:
     """The classes that have all members of a protocol."""
-    return [one for one in among if not one.is_protocol and protocol.members <= one.members]
+    return [one for one in among if not one.is_protocol and protocol.members <= inherited(one, among)]
+
+
+def inherited(one: Class, among: tuple[Class, ...]) -> frozenset[str]:
+    """The members of a class, with those of the classes that it extends."""
+    bases = (base for base in among if base.name in one.bases and not base.is_protocol)
+    return one.members.union(*(inherited(base, among) for base in bases))
 
 
 def lone_neighbours(among: tuple[Class, ...]) -> set[str]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from tests.proof.encryption_bugs import ENCRYPTION_BUGS
+from tests.proof.privacy_bugs import PRIVACY_BUGS
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("bench", "config", "gateway", "spool", "tests", "uploaders", "pyproject.toml")
@@ -40,6 +41,7 @@ PROVES = (CLOCK_JUMPS, "tests/system/test_hostile.py")
 
 BUGS = (
     *(Bug(*each) for each in ENCRYPTION_BUGS),
+    *(Bug(*each) for each in PRIVACY_BUGS),
     Bug(
         "a paid answer is not written down",
         "uploaders/pipeline/runner.py",

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from spool.records import DeadLetter, Delivered, Delivery, DeliveryState, Lane
+from spool.space import TenantLimits
 from tests.spool.spool_parts import (
     CORE,
     DETAIL,
@@ -64,3 +67,32 @@ async def test_an_attempt_that_ends_after_the_expiry_changes_nothing(tmp_path: P
         assert await spool.settle(under_way, Delivered()) == ()
         counts = spool.stats().lanes[ENDPOINT, Lane.CORE]
         assert (counts.expired, counts.delivered, counts.unaccounted) == (1, 0, 0)
+
+
+async def test_dead_letters_are_given_up_after_their_own_time(tmp_path: Path, clock: Clock) -> None:
+    """With what is held for a dead core, so that no detail comes to an endpoint without it; queued ones stay."""
+    async with opened(tmp_path, clock=clock, dead_keep=HOUR) as spool:
+        accepted = await spool.accept(a_record("dead", CORE, DETAIL, fragments=split_fragments()))
+        await spool.settle(accepted.ready[0], DeadLetter("refused"))
+        await spool.accept(a_record("queued"))
+        clock.now += HOUR - 1
+        await maintained(spool)
+        assert spool.stats().lanes[ENDPOINT, Lane.CORE].dead == 1
+        clock.now += 2
+        await maintained(spool)
+        assert [each.state for each in (await spool.trace("dead"))[0].deliveries] == [DeliveryState.EXPIRED] * 2
+        assert spool.stats().lanes[ENDPOINT, Lane.CORE].ready == 1
+        assert [counts.unaccounted for counts in spool.stats().lanes.values()] == [0, 0]
+
+
+async def test_a_tenant_has_a_time_of_its_own_for_dead_letters(tmp_path: Path, clock: Clock) -> None:
+    """In place of everybody's, longer or shorter."""
+    tenants = {"long": TenantLimits(dead_keep=2 * HOUR)}
+    async with opened(tmp_path, clock=clock, dead_keep=HOUR, tenants=tenants) as spool:
+        for name in ("long", "short"):
+            accepted = await spool.accept(replace(a_record(name), tenant=name))
+            await spool.settle(accepted.ready[0], DeadLetter("refused"))
+        clock.now += HOUR + 1
+        await maintained(spool)
+        states = {name: (await spool.trace(name))[0].deliveries[0].state for name in ("long", "short")}
+        assert states == {"long": DeliveryState.DEAD, "short": DeliveryState.EXPIRED}

@@ -6,6 +6,7 @@ import random
 import resource
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import zstandard
@@ -24,6 +25,7 @@ from uploaders.stores.store import (
     CallSummary,
     CallsWanted,
     Detail,
+    OldCalls,
     SchemaTooNew,
     Store,
     StoredCall,
@@ -439,7 +441,7 @@ async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store,
     assert await store.find_calls(CallsWanted(agent_id="agent +1")) == [("", "gone")]
     assert await store.find_calls(CallsWanted()) == []
     keys = await store.find_calls(CallsWanted(("gone",)))
-    assert (await store.erase(keys), await store.erase(keys)) == (6, 0)
+    assert (await store.delete(keys), await store.delete(keys)) == (6, 0)
     for table in ("call_parts", "calls_complete", "spans", "detail_documents"):
         assert engine.rows(f"select distinct call_id from {table}") == [("stays",)]
     assert engine.rows("select count(*) from call_details") == [(1,)]
@@ -464,3 +466,20 @@ async def test_a_real_end_is_shown_in_place_of_one_that_says_that_the_agent_is_l
     assert (summary.state, summary.fields.reason) == (CallState.COMPLETE, "completed")
     shown = [part.source_uid for part in (await call_of(store)).parts if part.shown and part.kind is PartKind.END]
     assert shown == [real.source_uid]
+
+
+async def test_old_calls_are_those_of_which_nothing_came_for_long(store: Store, engine: Engine) -> None:
+    """By their last part, for a project, for all but some, and at most so many."""
+    for project, call_id in (("", "a"), ("b", "a"), ("c", "a"), ("", "late")):
+        await store.write([replace(part_of(PartKind.START, call_id), project=project)])
+    engine.age(10 * MINUTE)
+    await store.write([part_of(PartKind.END, "late"), part_of(PartKind.CALL, "new")])
+
+    async def old(**more: Any) -> list[tuple[str, str]]:
+        return sorted(await store.old_calls(OldCalls(**{"keep": 5 * MINUTE, "limit": 10, **more})))
+
+    assert await old() == [("", "a"), ("b", "a"), ("c", "a")]
+    assert await old(project="b") == [("b", "a")]
+    assert await old(all_but=("b", "c")) == [("", "a")]
+    assert await old(keep=20 * MINUTE) == []
+    assert len(await old(limit=2)) == 2

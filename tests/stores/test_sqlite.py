@@ -143,7 +143,8 @@ async def test_nothing_of_an_erased_call_is_left_in_the_files(tmp_path: Path) ->
     keys = await store.find_calls(CallsWanted(tuple(f"c{number}" for number in range(20))))
     for key in keys:
         await tables.forget_call(*key)
-    await store.erase(keys)
+    await store.delete(keys)
+    await store.wipe()
     left = files()
     assert said[:64].encode() not in left
     assert said[-64:].encode() not in left

@@ -14,6 +14,7 @@ import pytest
 import zstandard
 
 from bench.endpoint import Endpoint, Fault
+from spool.directory import IMPORTED_NAME, QUARANTINE_PREFIX, fingerprint
 from tests.system import preloaded
 from tests.system.gateway_process import GatewayProcess, Reply
 from tests.system.waiting import until
@@ -120,9 +121,9 @@ async def test_after_an_erasure_no_byte_of_the_caller_is_left(tmp_path: Path) ->
                 assert (await gateway.post(body)).status == 202
         live = json.dumps({"turns": [{"index": 0, "content": f"{SAID} gone-1"}]}).encode()
         await dead(gateway, 5)
-        assert await gateway.send(live, "/v1/calls/gone-3/turns", {}) == 200
+        assert (await gateway.send(live, "/v1/calls/gone-3/turns", {}))[0] == 200
         about = json.dumps({"customer_number": NUMBER}).encode()
-        assert await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}) == 200
+        assert (await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}))[0] == 200
         export = tmp_path / "export"
         await gateway.command("dead", "export", str(export), "--all", *gateway.admin)
         folders = {"gateway", "export", "store", "delivered"}
@@ -142,7 +143,7 @@ async def test_after_an_erasure_no_byte_of_the_caller_is_left(tmp_path: Path) ->
         stay = words_in(tmp_path, f"{SAID} stay".encode())
         assert {Path(name).parts[0] for name in stay} >= folders
         assert (await gateway.post(call_log("gone-1"))).status == 410
-        assert await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}) == 410
+        assert (await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}))[0] == 410
         assert (await gateway.post(call_log("stay-2", number="+15550100111"))).status == 202
         assert (await erased(gateway, "--phone", NUMBER))["call_ids"] == []
         await gateway.kill()
@@ -188,6 +189,30 @@ async def test_posts_after_an_erasure_are_accepted_where_that_is_wanted(tmp_path
             "unreached": "what was delivered there is for its owner to erase",
         }  # fmt: skip
         assert words_in(tmp_path, f"{SAID} gone".encode()) == []
-        assert await gateway.send(b"", "/v1/calls/gone-1", {}, method="GET") == 404
+        assert (await gateway.send(b"", "/v1/calls/gone-1", {}, method="GET"))[0] == 404
         again: Reply = await gateway.post(call_log("gone-1"))
         assert (again.status, again.json["duplicate"]) == (202, False)
+
+
+@pytest.mark.slow
+async def test_databases_in_quarantine_go_where_they_were_imported_and_are_named_where_not(tmp_path: Path) -> None:
+    """What was imported is in the spool, where it is erased; nobody looked into the others."""
+    spool = tmp_path / "gateway" / "spool"
+    for name, imported in (("20260101T000000Z", True), ("20260102T000000Z", False)):
+        folder = spool / f"{QUARANTINE_PREFIX}{name}"
+        folder.mkdir(parents=True)
+        (folder / "spool.db").write_text(f"{SAID} gone-1")
+        (folder / "reason.txt").write_text("a test")
+        if imported:
+            (folder / IMPORTED_NAME).write_text(json.dumps({"files": fingerprint(folder)}))
+    spool.chmod(0o700)
+    async with a_gateway(tmp_path) as (gateway, _):
+        assert gateway.spool == spool
+        report = await erased(gateway, "--call-id", "gone-1")
+        assert not report["complete"]
+        places = [each["unreached"] for each in report["places"] if each["place"] == "quarantine"]
+        assert places[0] is None
+        assert "callspool salvage" in places[1]
+        assert [Path(name).parts[2] for name in words_in(tmp_path, SAID.encode())] == [
+            f"{QUARANTINE_PREFIX}20260102T000000Z"
+        ]

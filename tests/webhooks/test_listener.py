@@ -12,10 +12,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from gateway.intake.redaction import Redactions
 from gateway.webhooks.providers import PROVIDERS
 from spool.records import Fragment
 from tests.webhooks.senders import SECRET, body_of, listening, signing_secret
 from uploaders.recordings import DirectoryRecordings
+from uploaders.redaction.options import Detector, Redaction
 
 KEPT = [
     (name, kind)
@@ -339,3 +341,16 @@ async def test_only_what_is_genuine_is_read_to_its_end(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             assert b" 401 " in await reader.readline()
         writer.close()
+
+
+async def test_a_webhook_is_redacted_before_it_is_kept(tmp_path: Path) -> None:
+    """The provider's original, too, which is kept whole otherwise."""
+    rules = Redactions(Redaction((Detector.CARD,)))
+    async with listening(tmp_path, redactions=rules) as listener:
+        provider = PROVIDERS["vapi"]
+        body = body_of(provider, {**provider.samples[provider.sample], "note": "4111 1111 1111 1111"})
+        reply = await listener.push("vapi", body)
+        assert reply.status == 200, reply.raw
+        stored = await listener.world.stored((await listener.world.only_record(reply.json["call_id"])).record)
+        assert b"4111 1111" not in stored
+        assert b"[card]" in stored

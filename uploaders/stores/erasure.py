@@ -1,11 +1,12 @@
-"""Erasing calls from the stores that SQL statements reach by name: SQLite and PostgreSQL. Pure statements."""
+"""Deleting calls from the stores that take the same statements: SQLite and PostgreSQL."""
 
+import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from uploaders.stores.parts import key_text
 from uploaders.stores.pipeline import SQLITE, Database, Statement
-from uploaders.stores.store import CallKey, CallsWanted
+from uploaders.stores.store import CallKey, CallsWanted, OldCalls
 
 _OF_CALL: Final = "project = :project AND call_id = :call_id"
 _TABLES: Final = ("spans", "detail_documents", "completions", "calls_complete", "call_parts")
@@ -16,30 +17,64 @@ _SQLITE_DETAILS: Final = tuple(
 _POSTGRES_DETAILS: Final = (f"DELETE FROM call_details WHERE {_OF_CALL}",)
 
 
-async def find_calls(database: Database, wanted: CallsWanted) -> list[CallKey]:
-    """The calls that are meant, of all projects; of the parts of a call one is enough to know it by."""
-    in_head = "json_extract(head, '$.{}')" if database.dialect is SQLITE else "(head ->> '{}')"
-    statements: list[Statement] = [
-        ("SELECT DISTINCT project, call_id FROM call_parts WHERE call_id = :value", {"value": key_text(call_id)})
-        for call_id in wanted.call_ids
-    ]
-    for name, value in (("customer_number", wanted.customer_number), ("agent_id", wanted.agent_id)):
-        if value is not None:
-            statements += [
-                (f"SELECT project, call_id FROM {table} WHERE {column} = :value", {"value": value})
-                for table, column in (("calls_complete", name), ("call_parts", in_head.format(name)))
-            ]
-    found = await database.run(statements) if statements else []
-    return sorted({(project, call_id) for rows in found for project, call_id in rows})
+_LISTED: Final = ("jsonb_array_elements_text(CAST(:all_but AS jsonb))", "json_each(:all_but)")
+"""The names in a list, for PostgreSQL and for SQLite: as `value`."""
 
 
-async def delete_calls(database: Database, keys: Sequence[CallKey]) -> int:
-    """Delete each of these calls in a transaction of its own; returns how many parts they had."""
-    details = _SQLITE_DETAILS if database.dialect is SQLITE else _POSTGRES_DETAILS
-    count = 0
-    for project, call_id in keys:
-        values: dict[str, object] = {"project": project, "call_id": call_id}
-        deleted = [(statement, values) for statement in details]
-        deleted += [(f"DELETE FROM {table} WHERE {_OF_CALL} RETURNING call_id", values) for table in _TABLES]
-        count += len((await database.run(deleted))[-1])
-    return count
+class _Deletes(Database, Protocol):
+    """An engine that says what is old."""
+
+    def before(self, keep: int) -> tuple[str, dict[str, object]]:
+        """The time that is so many milliseconds ago, as an expression with these values."""
+        ...
+
+
+class DeletesCalls:
+    """Finds and deletes calls, for a store that is a `Database` and has `before`."""
+
+    async def find_calls(self: Database, wanted: CallsWanted) -> list[CallKey]:
+        """See `Store.find_calls`."""
+        in_head = "json_extract(head, '$.{}')" if self.dialect is SQLITE else "(head ->> '{}')"
+        statements: list[Statement] = [
+            ("SELECT DISTINCT project, call_id FROM call_parts WHERE call_id = :value", {"value": key_text(call_id)})
+            for call_id in wanted.call_ids
+        ]
+        for name, value in (("customer_number", wanted.customer_number), ("agent_id", wanted.agent_id)):
+            if value is not None:
+                statements += [
+                    (f"SELECT project, call_id FROM {table} WHERE {column} = :value", {"value": value})
+                    for table, column in (("calls_complete", name), ("call_parts", in_head.format(name)))
+                ]
+        found = await self.run(statements) if statements else []
+        return sorted({(project, call_id) for rows in found for project, call_id in rows})
+
+    async def old_calls(self: "_Deletes", wanted: OldCalls) -> list[CallKey]:
+        """See `Store.old_calls`."""
+        before, values = self.before(wanted.keep)
+        conditions = [f"p.received_at < {before}"]
+        conditions.append(
+            "NOT EXISTS (SELECT 1 FROM call_parts n WHERE n.project = p.project AND n.call_id = p.call_id "
+            f"AND n.received_at >= {before})"
+        )
+        given = {"limit": wanted.limit, **values}
+        if wanted.project is not None:
+            conditions.append("p.project = :project")
+            given["project"] = wanted.project
+        if wanted.all_but:
+            conditions.append(f"p.project NOT IN (SELECT value FROM {_LISTED[self.dialect is SQLITE]})")
+            given["all_but"] = json.dumps(wanted.all_but)
+        where = " AND ".join(conditions)
+        statement = f"SELECT DISTINCT p.project, p.call_id FROM call_parts p WHERE {where} LIMIT :limit"
+        (rows,) = await self.run([(statement, given)])
+        return [(project, call_id) for project, call_id in rows]
+
+    async def delete(self: Database, keys: Sequence[CallKey]) -> int:
+        """See `Store.delete`. Each call goes in a transaction of its own."""
+        details = _SQLITE_DETAILS if self.dialect is SQLITE else _POSTGRES_DETAILS
+        count = 0
+        for project, call_id in keys:
+            values: dict[str, object] = {"project": project, "call_id": call_id}
+            deleted = [(statement, values) for statement in details]
+            deleted += [(f"DELETE FROM {table} WHERE {_OF_CALL} RETURNING call_id", values) for table in _TABLES]
+            count += len((await self.run(deleted))[-1])
+        return count

@@ -266,6 +266,19 @@ class CallsWanted:
     agent_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OldCalls:
+    """Which calls have been kept for long enough."""
+
+    keep: int
+    """Since their last part was received; milliseconds."""
+    limit: int
+    project: str | None = None
+    """Of this project alone."""
+    all_but: tuple[str, ...] = ()
+    """Of all projects but these."""
+
+
 class CompletionOutbox(Protocol):
     """The calls that became complete and are still to be announced (transactional outbox).
 
@@ -357,11 +370,16 @@ class Store(Protocol):
         """The calls that are meant, by their keys here; reads every part where no ids are given."""
         ...
 
-    async def erase(self, keys: Sequence[CallKey]) -> int:
-        """Delete all that there is of these calls; returns how many parts they had. It can be called again.
+    async def old_calls(self, wanted: OldCalls) -> list[CallKey]:
+        """Calls of which nothing was received for long, by the store's clock."""
+        ...
 
-        Of a file nothing is left to be read afterwards; what a server keeps in its logs and backups is its own.
-        """
+    async def delete(self, keys: Sequence[CallKey]) -> int:
+        """Delete all that there is of these calls; returns how many parts they had. It can be called again."""
+        ...
+
+    async def wipe(self) -> None:
+        """Leave nothing of what was deleted in the files of the store; what a server keeps is its own."""
         ...
 
     async def commit_seconds(self) -> float:

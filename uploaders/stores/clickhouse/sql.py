@@ -101,6 +101,10 @@ BYTES: Final[Mapping[str, str | dict[str, str]]] = dict.fromkeys(
 )
 """Columns that hold bytes, not text."""
 _OF_CALL: Final = "project = %(project)s AND call_id = %(call_id)s"
+OLD_CALLS: Final = (
+    "SELECT project, call_id FROM call_parts WHERE {} GROUP BY project, call_id "
+    "HAVING max(received_at) < %(before)s ORDER BY project, call_id LIMIT %(limit)s"
+)
 COUNT_PARTS: Final = f"SELECT count() FROM call_parts FINAL WHERE {_OF_CALL}"
 ERASE: Final = (
     "ALTER TABLE call_details DELETE WHERE detail_id IN "

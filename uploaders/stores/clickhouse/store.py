@@ -32,6 +32,7 @@ from uploaders.stores.store import (
     CallSummary,
     CallsWanted,
     Detail,
+    OldCalls,
     Parity,
     StoredCall,
     StoredPart,
@@ -291,8 +292,24 @@ class ClickHouseStore:
         rows = await self._server.rows(f"SELECT DISTINCT project, call_id FROM call_parts WHERE {where}", values)
         return sorted((project, call_id) for project, call_id in rows)
 
-    async def erase(self, keys: Sequence[CallKey]) -> int:
-        """See `Store.erase`. Each table is rewritten where it has these calls, the parts last: they name the rest."""
+    async def old_calls(self, wanted: OldCalls) -> list[CallKey]:
+        """See `Store.old_calls`."""
+        await self.open()
+        conditions = ["1"]
+        conditions += ["project = %(project)s"] if wanted.project is not None else []
+        conditions += ["project NOT IN %(all_but)s"] if wanted.all_but else []
+        values = {
+            "project": wanted.project, "all_but": list(wanted.all_but), "before": self._clock() - wanted.keep,
+            "limit": wanted.limit,
+        }  # fmt: skip
+        rows = await self._server.rows(sql.OLD_CALLS.format(" AND ".join(conditions)), values)
+        return [(project, call_id) for project, call_id in rows]
+
+    async def wipe(self) -> None:
+        """See `Store.wipe`: what is deleted is written anew without it."""
+
+    async def delete(self, keys: Sequence[CallKey]) -> int:
+        """See `Store.delete`. Each table is rewritten where it has these calls, the parts last: they name the rest."""
         await self.open()
         count = 0
         for project, call_id in keys:

@@ -18,7 +18,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
 from uploaders.stores.completion import CallFields, CallState, CompletionRule
-from uploaders.stores.erasure import delete_calls, find_calls
+from uploaders.stores.erasure import DeletesCalls
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import POSTGRES, Dialect, Rows, Statement
 from uploaders.stores.postgres import sql
@@ -33,7 +33,6 @@ from uploaders.stores.store import (
     CallPath,
     CallQuery,
     CallSummary,
-    CallsWanted,
     Detail,
     Parity,
     Span,
@@ -54,7 +53,7 @@ _encode_head = msgspec.json.Encoder().encode
 _decode_summary = msgspec.json.Decoder(dict[str, int | float]).decode
 
 
-class PostgresStore:
+class PostgresStore(DeletesCalls):
     """A store in the database that `url` names, with at most `pool` connections."""
 
     def __init__(
@@ -271,13 +270,12 @@ class PostgresStore:
         ((paused,),) = await self._rows(sql.PAUSED)
         return bool(paused)
 
-    async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
-        """See `Store.find_calls`."""
-        return await find_calls(self, wanted)
+    def before(self, keep: int) -> tuple[str, dict[str, object]]:
+        """See `DeletesCalls`: by the clock of the server."""
+        return "now() - make_interval(secs => CAST(:keep AS double precision) / 1000)", {"keep": keep}
 
-    async def erase(self, keys: Sequence[CallKey]) -> int:
-        """See `Store.erase`."""
-        return await delete_calls(self, keys)
+    async def wipe(self) -> None:
+        """See `Store.wipe`: PostgreSQL reuses the space by itself (autovacuum)."""
 
     async def commit_seconds(self) -> float:
         """See `Store.commit_seconds`."""

@@ -30,7 +30,7 @@ from uploaders.stores.completion import (
     expire,
     merge,
 )
-from uploaders.stores.erasure import delete_calls, find_calls
+from uploaders.stores.erasure import DeletesCalls
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import SQLITE, Dialect, Rows, Statement
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
@@ -47,7 +47,6 @@ from uploaders.stores.store import (
     CallPath,
     CallQuery,
     CallSummary,
-    CallsWanted,
     Detail,
     Parity,
     Span,
@@ -115,7 +114,7 @@ _PUT_DOCUMENT: Final = "INSERT OR REPLACE INTO detail_documents VALUES (?, ?, ?,
 Waiting = tuple[Sequence[Statement], "asyncio.Future[list[Rows]]"]
 
 
-class SqliteStore:
+class SqliteStore(DeletesCalls):
     """A store in the file `path`, which is made, with its directory, when it is opened."""
 
     def __init__(self, path: Path, clock: Clock, rule: CompletionRule, *, announces: bool = False) -> None:
@@ -315,15 +314,14 @@ class SqliteStore:
         ((paused,),) = await self._reading.run(lambda reading: reading.execute("SELECT paused FROM backfill_control"))
         return bool(paused)
 
-    async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
-        """See `Store.find_calls`."""
-        return await find_calls(self, wanted)
+    def before(self, keep: int) -> tuple[str, dict[str, object]]:
+        """See `DeletesCalls`."""
+        return ":before", {"before": self._clock() - keep}
 
-    async def erase(self, keys: Sequence[CallKey]) -> int:
-        """See `Store.erase`."""
-        count = await delete_calls(self, keys)
+    async def wipe(self) -> None:
+        """See `Store.wipe`."""
+        await self.open()
         await self._writing.run(wipe)
-        return count
 
     async def commit_seconds(self) -> float:
         """See `Store.commit_seconds`."""

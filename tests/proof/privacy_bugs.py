@@ -1,0 +1,72 @@
+"""Bugs planted in redaction and erasure (`tests.proof.planted_bugs`): name, file, right, wrong, who must notice."""
+
+_ERASED = "tests/system/test_erasure.py::test_after_an_erasure_no_byte_of_the_caller_is_left"
+
+PRIVACY_BUGS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
+    (
+        "what was not redacted is stored all the same",
+        "gateway/intake/accept.py",
+        "if call_log.redaction != self._redactions.of(tenant):",
+        "if False:",
+        ("tests/intake/test_redaction.py::test_what_was_not_redacted_as_its_tenant_has_it_is_not_stored",),
+    ),
+    (
+        "summaries and digest are made of the call log as it came",
+        "gateway/intake/parse.py",
+        "            posted = document_of(msgspec.structs.replace(again, nonfinite_numbers=top.nonfinite_numbers))\n",
+        "            document_of(again)\n",
+        ("tests/intake/test_redaction.py::test_nothing_that_the_rules_find_is_stored",),
+    ),
+    (
+        "escapes hide a number",
+        "gateway/intake/redaction.py",
+        """json.loads(f'"{written}"', strict=False) if "\\\\" in written else written""",
+        "written",
+        ("tests/intake/test_redaction.py::test_only_what_the_rules_find_is_replaced",),
+    ),
+    (
+        "a card is one whatever its check digit",
+        "uploaders/redaction/finders.py",
+        "_ISSUERS.fullmatch(digits, begin, end) and is_luhn(digits[begin:end])",
+        "_ISSUERS.fullmatch(digits, begin, end)",
+        ("tests/uploaders/test_redaction.py::test_what_only_looks_like_personal_data_stays",),
+    ),
+    (
+        "free pages keep what was deleted from the spool",
+        "spool/admin/erasure.py",
+        "        while await self._writer.submit(partial(vacuum, keep_bytes=0)):\n            continue\n",
+        "",
+        (_ERASED,),
+    ),
+    (
+        "the write-ahead log keeps what was deleted",
+        "spool/admin/erasure.py",
+        "return await asyncio.to_thread(self._writer.empty_log, WIPE_SECONDS)",
+        "return True",
+        (_ERASED,),
+    ),
+    (
+        "free pages keep what was deleted from a store",
+        "uploaders/stores/sqlite/wipe.py",
+        'while free := writing.execute("PRAGMA freelist_count")[0][0]:',
+        "while free := 0:",
+        ("tests/stores/test_sqlite.py::test_nothing_of_an_erased_call_is_left_in_the_files",),
+    ),
+    (
+        "an erasure is written down when it is over",
+        "gateway/operations/erasure.py",
+        "                await self._erasures.order(every)\n",
+        "",
+        (
+            _ERASED,
+            "tests/system/test_erasure.py::test_an_erasure_that_is_killed_is_finished_by_the_next_one",
+        ),
+    ),
+    (
+        "a detail is sent although its dead core was given up",
+        "spool/queue/retention.py",
+        "if state is DeliveryState.DEAD and form == Form.CORE else ():",
+        "if False else ():",
+        ("tests/spool/test_expiry.py::test_dead_letters_are_given_up_after_their_own_time",),
+    ),
+)
