@@ -1,6 +1,6 @@
 """Tenants: which there are, which agents belong to none, and whose an agent is. Pure."""
 
-from gateway.admin.page.html import Html, markup, moment_of, tag, time_of
+from gateway.admin.page.html import Html, markup, moment_of, tag, time_of, told
 from gateway.admin.page.layout import Page
 from gateway.formatting import count_text
 from gateway.operations.tenants import TenantEntry, TenantList, UnassignedAgent
@@ -30,7 +30,7 @@ def _unassigned(found: TenantList, names: list[str]) -> Html | None:
     heads = (("Agent", None), ("Call logs", "num"), ("Since", None), ("Belongs to", None))
     rows = [_agent(each, names, number) for number, each in enumerate(found.unassigned)]
     table = _table("Agents that belong to no tenant", heads, rows)
-    note = "`callspool tenants assign` does the same without JavaScript.".replace("`", "")
+    note = told("`callspool tenants assign` does the same without JavaScript.")
     return tag("section", tag("h2", "Agents of nobody", id="nobody"), table, tag("noscript", tag("p", note)),
                class_="card", aria_labelledby="nobody")  # fmt: skip
 

@@ -106,7 +106,7 @@ addEventListener("DOMContentLoaded", () => {
     at("ask-count").textContent = "Dry run: counting";
     at("ask-list").replaceChildren();
     note.className = "soft";
-    note.textContent = order === "discard" ? "This cannot be undone. `callspool dead export` keeps them as files first." : "Counted just now; what changes meanwhile is counted again when it is done.";
+    note.textContent = order === "discard" ? "This cannot be undone. The command callspool dead export keeps them as files first." : "Counted just now; what changes meanwhile is counted again when it is done.";
     go.textContent = VERBS[order];
     go.className = order === "discard" ? "danger" : "first";
     dialog.showModal();
