@@ -98,7 +98,7 @@ class Shell:
         self._process.communicate("exit\n", timeout=30)
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_the_tutorial_shows_what_happens(tmp_path: Path) -> None:
     """Each command succeeds, and prints these lines, but for numbers, times and ids; `...` stands for anything."""
     shutil.copy(ROOT / "docs" / "examples" / "receiver.py", tmp_path)
