@@ -222,8 +222,11 @@ dist: $(TESTS) ## Build wheel, source archive, bill of materials and checksums i
 	$(call install,requirements-release.lock)
 	@rm -rf dist
 	@export SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)"; $(BIN)/python -m hatchling build --directory dist
-	@$(BIN)/cyclonedx-py requirements requirements-image.lock --pyproject pyproject.toml --output-reproducible \
+	@PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements requirements-image.lock --pyproject pyproject.toml --output-reproducible \
 	  --output-format JSON --output-file dist/callspool.cdx.json
+	@$(BIN)/python -c 'import json, pathlib, sys; path = pathlib.Path("dist/callspool.cdx.json"); \
+	  bill = json.loads(path.read_text()); bill["metadata"]["component"]["version"] = sys.argv[1]; \
+	  path.write_text(json.dumps(bill, indent=2, sort_keys=True) + "\n")' "$$($(BIN)/python deploy/version.py)"
 	@cd dist; sha256sum * > SHA256SUMS; cat SHA256SUMS
 
 .PHONY: clean

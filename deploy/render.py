@@ -1,9 +1,11 @@
 """Writes the Kustomize bases from the Helm chart, so that there is one description of each workload.
 
-`python -m deploy.render` writes `deploy/kubernetes/`; a test holds what is committed against it. Helm's own engine
-renders, out of `helm-python-sdk` (requirements-deploy.lock).
+`python -m deploy.render` writes `deploy/kubernetes/`; tests hold what is committed against it. Helm's own engine
+renders, out of `helm-python-sdk` (`make check-deploy` installs it). The rules of Prometheus need no engine: whoever
+changes an alert renders them without.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ VALUES: Mapping[str, Mapping[str, Any]] = {
     "receiver": {**_SHARED, "receiver": {"enabled": True}},
     "worker": {**_SHARED, "worker": {"enabled": True}},
     "chaos": {"chaos": {"enabled": True}},
-    "monitoring": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "monitoring": {"podMonitor": {"enabled": True}},
 }
 """What each base is rendered with."""
 
@@ -43,9 +45,25 @@ def bases() -> Iterator[tuple[Path, str]]:
         yield BASES / base / "callspool.yaml", f"{HEAD}{documents}\n"
 
 
+def rules() -> tuple[Path, str]:
+    """The file of the PrometheusRule, with what is in it: deploy/prometheus/alerts.yml."""
+    alerts = (HERE / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+    indented = "".join(f"  {line}" if line.strip() else line for line in alerts.splitlines(keepends=True))
+    labels = "".join(f"    app.kubernetes.io/{name}: callspool\n" for name in ("name", "instance"))
+    head = "# Rendered from deploy/prometheus/alerts.yml by `python -m deploy.render`: change that, not this.\n"
+    about = f"metadata:\n  name: callspool-rules\n  labels:\n{labels}"
+    kind = "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n"
+    return BASES / "monitoring" / "rules.yaml", f"{head}{kind}{about}spec:\n{indented}"
+
+
 def main() -> None:
     """Write them."""
-    for path, text in bases():
+    try:
+        rendered = [rules(), *bases()]
+    except ImportError:
+        sys.stderr.write("Only the rules: the rest needs Helm's engine (make check-deploy).\n")
+        rendered = [rules()]
+    for path, text in rendered:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

@@ -19,7 +19,7 @@ pytest.importorskip("kubernetes_validate", reason="make check-deploy installs ku
 import helm_python
 import kubernetes_validate
 
-from deploy.render import BASES, CHART, VALUES, bases, manifests
+from deploy.render import BASES, CHART, VALUES, bases, manifests, rules
 
 VERSIONS = ("1.29", "1.37")
 """The oldest that the chart allows, and the newest whose schemas are there."""
@@ -74,7 +74,7 @@ def test_the_bases_are_what_the_chart_gives() -> None:
     assert {path: path.read_text(encoding="utf-8") for path in wanted} == wanted, "run `python -m deploy.render`"
     there = {ROOT / path for path in tracked() if path.is_relative_to(BASES.relative_to(ROOT))}
     kustomizations = {path.with_name("kustomization.yaml") for path in wanted}
-    assert there == {*wanted, *kustomizations, BASES / "README.md"}
+    assert there == {*wanted, *kustomizations, rules()[0], BASES / "README.md"}
     for path in kustomizations:
         named = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert named["kind"] == "Kustomization"
@@ -198,7 +198,7 @@ def test_only_settings_that_exist_are_set(objects: list[dict[str, Any]]) -> None
 
 def test_the_rules_are_those_of_the_one_file() -> None:
     """The PrometheusRule holds deploy/prometheus/alerts.yml."""
-    (rule,) = [each for each in documents(VALUES["monitoring"]) if each["kind"] == "PrometheusRule"]
+    (rule,) = [each for each in documents(EVERYTHING) if each["kind"] == "PrometheusRule"]
     assert rule["spec"] == yaml.safe_load(text("deploy/prometheus/alerts.yml"))
 
 

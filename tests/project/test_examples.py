@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from config.catalogue import variables
+from deploy.render import rules
 from gateway.runbooks import RUNBOOK_OF, Runbook
 from tests.project.repository import text, tracked
 from tests.project.surface import metrics
@@ -27,6 +28,13 @@ def test_the_alerts_watch_only_metrics_that_exist() -> None:
     assert watched
     series = {f"{name}_bucket" for name, (kind, _) in metrics().items() if kind == "histogram"}
     assert watched <= metrics().keys() | series
+
+
+def test_the_kustomize_base_has_these_alerts() -> None:
+    """Whoever changes an alert renders its PrometheusRule, which needs nothing but Python."""
+    path, rendered = rules()
+    assert path.read_text(encoding="utf-8") == rendered, "run `python -m deploy.render`"
+    assert yaml.safe_load(rendered)["spec"] == yaml.safe_load(text("deploy/prometheus/alerts.yml"))
 
 
 def test_each_alert_leads_to_its_runbook() -> None:
