@@ -3,20 +3,14 @@
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import yaml
 
-from tests.project.repository import ROOT, text
+from tests.deploy.compose_files import FOLDER, services
+from tests.project.repository import text
 
 FILES = ("sidecar.yml", "everything.yml")
-FOLDER = ROOT / "deploy" / "compose"
-
-
-def services(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(text(f"deploy/compose/{name}"))["services"]
-    return found
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -13,7 +13,9 @@ from uploaders.document.options import Large
 from uploaders.http.timeouts import Timeouts
 from uploaders.s3.options import ObjectContent, ObjectEncoding, S3Options, ServerSideEncryption
 
-NO_SETTINGS_OF_THE_UPLOADER = {"events", "name", "type", "notify", "concurrency", "retry", "max_bytes_per_second"}
+NO_SETTINGS_OF_THE_UPLOADER = {
+    "events", "name", "type", "notify", "concurrency", "retry", "max_bytes_per_second", "standby",
+}  # fmt: skip
 URL = "https://host/dev/send-call-log"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.postgres_server import PostgresServer
 from bench.s3_server import Server
-from tests.deploy.test_compose import FOLDER, services
+from tests.deploy.compose_files import FOLDER, services
 from tests.stores.engines import PostgresEngine
 from tests.system.gateway_process import GatewayProcess
 from tests.system.receivers import Receiver
