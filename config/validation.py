@@ -13,9 +13,10 @@ from config.destinations import DESTINATION_TYPES, DestinationTable, type_name
 from config.destinations.stores import StoreTable
 from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, first_value, readable
 from config.settings import Settings, listeners_of
-from config.sources import SourceSettings
+from config.sources import ProviderName, SourceSettings
 from config.types import LEAST_TOKEN
 from config.values import MASK, mask_address
+from uploaders.upload_hosts import UploadHosts
 
 _LONGEST_VALUE = 80
 
@@ -99,8 +100,14 @@ def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo
 
 def warnings(settings: Settings) -> tuple[str, ...]:
     """One sentence for each thing that an operator should know before the start."""
-    of_destinations = [each.warnings(core_max_bytes=settings.split.core_max_bytes) for each in settings.destinations]
-    return (*_listener_warnings(settings), *_warnings_without_a_store(settings), *chain.from_iterable(of_destinations))
+    return (
+        *_listener_warnings(settings),
+        *_source_warnings(settings),
+        *_warnings_without_a_store(settings),
+        *chain.from_iterable(
+            each.warnings(core_max_bytes=settings.split.core_max_bytes) for each in settings.destinations
+        ),
+    )
 
 
 def _warnings_without_a_store(settings: Settings) -> Iterator[str]:
@@ -114,6 +121,19 @@ def _warnings_without_a_store(settings: Settings) -> Iterator[str]:
                 f"destinations[{destination.name}].events names call_complete, which a receiver makes of the calls in "
                 "its store, and no destination is a store: only what is posted as that comes"
             )
+
+
+def _source_warnings(settings: Settings) -> Iterator[str]:
+    for source in settings.sources:
+        if not source.secrets:
+            yield f"sources[{source.name}].secrets is empty: what it sends is answered 503 until it is set"
+        if source.provider is ProviderName.TWILIO and settings.webhooks.public_url is None:
+            yield f"sources[{source.name}]: Twilio signs the address that it posts to: set webhooks.public_url"
+    if UploadHosts((), settings.webhooks.recording_hosts).lists_metadata_service:
+        yield (
+            "webhooks.recording_hosts allows 169.254.169.254, where clouds give out credentials: a provider may name "
+            "it as the address of a recording"
+        )
 
 
 def _listener_warnings(settings: Settings) -> Iterator[str]:
