@@ -86,8 +86,10 @@ class Downloader:
                 url = _redirected(url, response.headers.get("Location", ""))
         except NETWORK_ERRORS as error:
             cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-            reason = str(cause.strerror) if isinstance(cause, HostNotAllowed) else outcome_of(error).reason
-            raise _failed(url, reason) from error
+            if isinstance(cause, HostNotAllowed):
+                advice = "list the host in webhooks.recording_hosts if that is right"
+                raise _failed(url, f"{cause.strerror}: {advice}") from error
+            raise _failed(url, outcome_of(error).reason) from error
         raise _failed(url, f"redirects more than {MOST_REDIRECTS} times")
 
     async def _ask(self, url: URL) -> aiohttp.ClientResponse:
