@@ -112,6 +112,8 @@ class Erased:
     """Files or objects."""
     unreached: str | None = None
     """What could not be, and why; None where nothing is left."""
+    again: bool = False
+    """Whether a repetition may reach it."""
 
 
 @runtime_checkable

@@ -68,7 +68,7 @@ class FileUploader:
         try:
             return Erased(await _in_thread(_remove, self._directory, call_ids, dry_run))
         except OSError as error:
-            return Erased(0, f"{error.filename or self._directory}: {error.strerror}")
+            return Erased(0, f"{error.filename or self._directory}: {error.strerror}", again=True)
 
     async def _write(self, deliveries: Sequence[Delivery]) -> None:
         files: list[DurableFile] = []

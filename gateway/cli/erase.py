@@ -35,6 +35,8 @@ def erase(
 ) -> None:  # fmt: skip
     """Erase calls from queue, dead letters, receipts, stores, delivered files, buckets, and what was made of them.
 
+    An id is erased for every tenant that has a call of it.
+
     Later posts of the calls are refused for a while (`erasure.later_posts`). What was delivered to an endpoint or to
     Kafka is for its owner to erase; the report names all that was not reached, and the exit code is then 1. It can be
     interrupted, and given again: the next order finishes what this one began.

@@ -66,6 +66,8 @@ class ErasedPlace(msgspec.Struct, frozen=True):
     """What, and how many."""
     unreached: str | None = None
     """What could not be erased, and why; None: nothing is left there."""
+    again: bool = False
+    """Whether the next order tries it again by itself."""
 
 
 class ErasureReport(msgspec.Struct, frozen=True, tag="report"):
@@ -227,14 +229,15 @@ class CallEraser:
         """What a destination has of the calls; None for one that takes nothing back."""
         uploader = self._uploaders[name]
         if not call_ids:
-            return None if unreached is None else ErasedPlace(name, {}, unreached)
+            return None if unreached is None else ErasedPlace(name, {}, unreached, again=True)
         if name in self._stores:
             return await self._store_place(name, self._stores[name], call_ids, unreached, dry_run=dry_run)
         if not isinstance(uploader, Eraser):
             return None
         erased = await uploader.erase(call_ids, dry_run=dry_run)
         problem = None if erased.unreached is None else redact(erased.unreached)
-        return ErasedPlace(name, {"files": erased.count} if erased.count else {}, problem or unreached)
+        again = erased.again or unreached is not None
+        return ErasedPlace(name, {"files": erased.count} if erased.count else {}, problem or unreached, again)
 
     async def _store_place(
         self, name: str, store: Store, call_ids: Sequence[str], unreached: str | None, *, dry_run: bool
@@ -252,7 +255,8 @@ class CallEraser:
                 unreached = problem or unreached
         except StoreError as error:
             unreached = redact(str(error))
-        return ErasedPlace(name, {what: count for what, count in found.items() if count}, unreached)
+        found = {what: count for what, count in found.items() if count}
+        return ErasedPlace(name, found, unreached, again=unreached is not None)
 
     def _delivered_elsewhere(self, spool: ErasedPlace) -> list[ErasedPlace]:
         """Destinations that take nothing back, and were given something, as far as receipts go back."""
@@ -280,10 +284,9 @@ class CallEraser:
         return places
 
     async def _forget(self, call_ids: Sequence[str], places: Sequence[ErasedPlace]) -> ErasedPlace:
-        """The end of it: receipts, and what is left in files. Orders stay as they are where something was not reached
-        that a repetition can reach."""
+        """The end of it: receipts, and what is left in files. Where a repetition may reach more, the order stays."""
         spool = places[0]
-        if all(place.unreached is None or place.place not in self._reachable for place in places):
+        if not any(place.again for place in places):
             await self._erasures.forget(call_ids)
             await self._erasures.finish(call_ids)
         try:
@@ -292,8 +295,3 @@ class CallEraser:
             return msgspec.structs.replace(spool, unreached=redact(str(error)))
         problem = None if wiped else "a reader kept its log from being emptied: order it again"
         return msgspec.structs.replace(spool, unreached=problem)
-
-    @property
-    def _reachable(self) -> set[str]:
-        """Places that a repetition of the order may reach."""
-        return {*self._stores, *(name for name, each in self._uploaders.items() if isinstance(each, Eraser))}

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import zstandard
 
@@ -121,9 +122,9 @@ async def test_after_an_erasure_no_byte_of_the_caller_is_left(tmp_path: Path) ->
                 assert (await gateway.post(body)).status == 202
         live = json.dumps({"turns": [{"index": 0, "content": f"{SAID} gone-1"}]}).encode()
         await dead(gateway, 5)
-        assert (await gateway.send(live, "/v1/calls/gone-3/turns", {}))[0] == 200
+        assert (await gateway.post(live, "/v1/calls/gone-3/turns")).status == 200
         about = json.dumps({"customer_number": NUMBER}).encode()
-        assert (await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}))[0] == 200
+        assert (await gateway.post(about, "/v1/calls/gone-3/heartbeat")).status == 200
         export = tmp_path / "export"
         await gateway.command("dead", "export", str(export), "--all", *gateway.admin)
         folders = {"gateway", "export", "store", "delivered"}
@@ -143,7 +144,7 @@ async def test_after_an_erasure_no_byte_of_the_caller_is_left(tmp_path: Path) ->
         stay = words_in(tmp_path, f"{SAID} stay".encode())
         assert {Path(name).parts[0] for name in stay} >= folders
         assert (await gateway.post(call_log("gone-1"))).status == 410
-        assert (await gateway.send(about, "/v1/calls/gone-3/heartbeat", {}))[0] == 410
+        assert (await gateway.post(about, "/v1/calls/gone-3/heartbeat")).status == 410
         assert (await gateway.post(call_log("stay-2", number="+15550100111"))).status == 202
         assert (await erased(gateway, "--phone", NUMBER))["call_ids"] == []
         await gateway.kill()
@@ -186,10 +187,11 @@ async def test_posts_after_an_erasure_are_accepted_where_that_is_wanted(tmp_path
         assert not report["complete"]
         assert place(report, "refuses") == {
             "place": "refuses", "found": {"delivered": 1},
-            "unreached": "what was delivered there is for its owner to erase",
+            "unreached": "what was delivered there is for its owner to erase", "again": False,
         }  # fmt: skip
         assert words_in(tmp_path, f"{SAID} gone".encode()) == []
-        assert (await gateway.send(b"", "/v1/calls/gone-1", {}, method="GET"))[0] == 404
+        async with aiohttp.ClientSession() as session, session.get(f"{gateway.intake_url}/v1/calls/gone-1") as answer:
+            assert answer.status == 404
         again: Reply = await gateway.post(call_log("gone-1"))
         assert (again.status, again.json["duplicate"]) == (202, False)
 
@@ -216,3 +218,25 @@ async def test_databases_in_quarantine_go_where_they_were_imported_and_are_named
         assert [Path(name).parts[2] for name in words_in(tmp_path, SAID.encode())] == [
             f"{QUARANTINE_PREFIX}20260102T000000Z"
         ]
+
+
+@pytest.mark.slow
+async def test_a_place_that_does_not_answer_is_tried_again_by_the_next_order(tmp_path: Path) -> None:
+    """Until then nothing is forgotten that is needed to find it; a place that will never answer does not keep ids."""
+    async with a_gateway(tmp_path) as (gateway, endpoint):
+        endpoint.set_fault(Fault())
+        assert (await gateway.post(call_log("gone-1"))).status == 202
+        await gateway.delivered()
+        (folder,) = (tmp_path / "delivered").glob("*/gone-1")
+        held = sqlite3.connect(tmp_path / "store" / "calls.db", isolation_level=None)
+        held.execute("BEGIN IMMEDIATE")
+        try:
+            report = await erased(gateway, "--call-id", "gone-1")
+        finally:
+            held.close()
+        assert (place(report, "calls")["again"], place(report, "refuses")["again"]) == (True, False)
+        assert not folder.exists()
+        report = await erased(gateway, "--call-id", "another")
+        assert report["unfinished"] == 1
+        assert words_in(tmp_path, f"{SAID} gone".encode()) == []
+        assert (await erased(gateway, "--call-id", "another"))["unfinished"] == 0

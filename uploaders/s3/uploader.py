@@ -105,7 +105,7 @@ class S3Uploader:
                             await self._bucket.delete(key)
             versions = not dry_run and count > 0 and await self._bucket.keeps_versions()
         except S3Failure as error:
-            return Erased(count, str(error))
+            return Erased(count, str(error), again=True)
         return Erased(count, "the bucket keeps versions: the older ones are there still" if versions else None)
 
     async def close(self) -> None:
