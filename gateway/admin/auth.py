@@ -37,7 +37,7 @@ _log = structlog.get_logger("callspool.admin")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_TENANTS_PATHS = ("/api/calls", "/calls", "/similar")
+_TENANTS_PATHS = ("/api/calls", "/api/live-calls", "/calls", "/similar")
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Real-IP")
 
 

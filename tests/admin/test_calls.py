@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from gateway.admin.permissions import Role
+from gateway.heartbeats.schemas import LiveEntry
 from spool.records import DeliveryState, Form
 from tests.admin.admin_app import AdminFigures, traced, traced_delivery
 from tests.stores.calls import detail_of, part_of
@@ -143,3 +146,24 @@ async def test_a_store_in_trouble_is_503(aiohttp_client: Callable[..., Any], sto
     answer = await client.get("/api/calls")
     assert answer.status == 503
     assert "hush" not in await answer.text()
+
+
+async def test_a_tenant_sees_its_own_live_calls_alone(aiohttp_client: Callable[..., Any]) -> None:
+    """The list of calls that go on names none of another tenant's."""
+    entry = LiveEntry(
+        call_id="call-1", tenant="acme", agent_id="a", state="live", first_heard_at="2026-01-01T00:00:00.000Z",
+        last_heard_at="2026-01-01T00:00:09.000Z", silent_seconds=7.4, turns=3, bytes=120,
+    )  # fmt: skip
+    world = AdminFigures(
+        live_calls=(entry, structs.replace(entry, tenant="other"), structs.replace(entry, tenant=None))
+    )
+    world.access.accept_tokens({Role.READ: ("read",)}, {"acme": ("of-acme",)})
+    client = await aiohttp_client(world.app)
+
+    async def listed(token: str) -> list[str | None]:
+        answer = await client.get("/api/live-calls", headers={"Authorization": f"Bearer {token}"})
+        return [call["tenant"] for call in (await answer.json())["calls"]] if answer.status == 200 else []
+
+    assert await listed("read") == ["acme", "other", None]
+    assert await listed("of-acme") == ["acme"]
+    assert await listed("nobody") == []

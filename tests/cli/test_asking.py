@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from msgspec import structs
 
 from gateway.admin.permissions import Role
 from gateway.admin.view import Lifecycle, Phase
 from gateway.cli import client
 from gateway.cli.exits import Exit
+from gateway.heartbeats.schemas import LiveEntry
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form
@@ -284,3 +286,22 @@ def test_a_call_is_shown_with_whatever_was_said(cli: Cli, server: Server, tmp_pa
     address = server.serve(AdminFigures(call_store=engine.store()).app)
     result = cli("calls", "show", "c1", "--admin", address)
     assert (result.exit_code, r'"said":"a\ufffdb"' in result.stdout) == (0, True)
+
+
+def test_calls_that_go_on_are_listed(cli: Cli, server: Server) -> None:
+    """Live and lost ones, for people and for programs; the option stands alone."""
+    entry = LiveEntry(
+        call_id="call-1", tenant="acme", agent_id=None, state="live", first_heard_at="2026-01-01T00:00:00.000Z",
+        last_heard_at="2026-01-01T00:00:09.000Z", silent_seconds=7.4, turns=3, bytes=120,
+    )  # fmt: skip
+    lost = structs.replace(entry, call_id="call-2", state="lost", silent_seconds=None)
+    admin = server.serve(AdminFigures(live_calls=(lost, entry)).app)
+    shown = rows(cli("calls", "--live", "--admin", admin).stdout)
+    assert "call-2 lost 2026-01-01T00:00:00.000Z - 3 120 - acme" in shown
+    assert "call-1 live 2026-01-01T00:00:00.000Z 7 s 3 120 - acme" in shown
+    found = json.loads(cli("calls", "--live", "--json", "--admin", admin).stdout)
+    assert found == [structs.asdict(lost), structs.asdict(entry)]
+    nobody = server.serve(AdminFigures().app)
+    assert "No call is watched." in cli("calls", "--live", "--admin", nobody).stdout
+    for wrong in (["calls", "--admin", admin], ["calls", "--admin", admin, "--live", "list"]):
+        assert cli(*wrong).exit_code == Exit.USAGE
