@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from ast import PyCF_ALLOW_TOP_LEVEL_AWAIT
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -187,7 +188,8 @@ def test_the_recipe_for_webhooks_shows_what_becomes_of_them(monkeypatch: pytest.
 
 def test_the_recipes_of_frameworks_are_python() -> None:
     """Those that need a framework can at least be compiled."""
+    live = re.findall(r"^```python(?: no-run)?\n(.*?)^```$", text("docs/live-calls.md"), re.DOTALL | re.MULTILINE)
     kept = [code for language, no_run, code in RECIPES if no_run and language == "python"]
-    assert len(kept) == 2
-    for code in kept:
-        compile(code, "recipe", "exec")
+    assert (len(kept), len(live)) == (2, 3)
+    for code in (*kept, *live):
+        compile(code, "recipe", "exec", PyCF_ALLOW_TOP_LEVEL_AWAIT)
