@@ -197,6 +197,7 @@ class Spool:
         """
         path = options.directory / DATABASE_NAME
         directory = await SpoolDirectory.acquire(options.directory, options.lock_timeout)
+        keys = SpoolKeys()
         try:
             require_keys(directory.path, options.keys)
             make_room_to_open(directory.path)
@@ -224,6 +225,7 @@ class Spool:
                 await reader.close()
                 raise
         except BaseException:
+            keys.close()
             await directory.release(clock())
             raise
         spool = cls(options, clock, directory, start, reader, writer)

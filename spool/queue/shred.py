@@ -1,7 +1,7 @@
 """Shredding: the keys of what ended are destroyed, and with them whatever is left of it in files (`spool.keys`).
 
 What lives on of an epoch is wrapped by another one's key, in bounded steps; when that is durable, the epoch's key is
-overwritten. What ended is unreadable `SHRED_SECONDS` later at the latest, and at once by `Shredder.shred`.
+overwritten. That is done every `SHRED_SECONDS`, and at once by `Shredder.shred`.
 """
 
 import base64

@@ -2,14 +2,16 @@
 
 import base64
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import zstandard
 from msgspec.structs import replace
 
-from spool.errors import CorruptPayload, KeyUnavailable
+from spool.errors import CorruptPayload, KeyUnavailable, SpoolUnavailable
 from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
 from spool.live_calls import HeardCall, NewTurn
 from spool.payload.frames import Frame, FrameEncoder, Place, Seal, is_sealed
@@ -227,6 +229,18 @@ async def test_a_wrong_or_missing_key_is_an_error_that_changes_nothing(tmp_path:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     async with opened(tmp_path, keys=RING) as spool:
         assert len(await due(spool)) == 1
+
+
+async def test_a_start_that_fails_leaves_no_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The volume can be unmounted after it, and the next start may try again."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr("spool.db.write_connection.connect_writer", fail)
+    with pytest.raises(SpoolUnavailable):
+        await _open(tmp_path, RING)
+    assert str(tmp_path / KEYS_NAME) not in {file.path for file in psutil.Process().open_files()}
 
 
 async def test_lost_keys_are_named_at_the_start(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ async def test_a_full_disk_is_over_for_a_spool_that_nobody_asks(disk: Path, monk
 
 async def test_a_disk_without_room_for_the_headroom_takes_nothing(disk: Path) -> None:
     """A spool that could not get rid of what it accepted does not accept it."""
-    ballast = filled(disk, leaving=MIB + MIB // 4)  # an empty database and its log take a MiB
+    ballast = filled(disk, leaving=2 * MIB)  # an empty database and its log take some 1.3 MiB
     async with opened(disk / "spool", max_bytes=100 * MIB) as spool:
         with pytest.raises(SpoolFull, match=HEADROOM_NAME):
             await spool.accept(a_record())
