@@ -114,7 +114,8 @@ class CallEraser:
     """Carries out orders, one after the other. For the event loop."""
 
     def __init__(
-        self, spool: Spool, dispatcher: Dispatcher, uploaders: Mapping[str, Uploader], stores: Mapping[str, Store],
+        self, spool: Spool, dispatcher: Dispatcher, uploaders: Mapping[str, Uploader | Eraser],
+        stores: Mapping[str, Store],
         pipeline: "Pipeline | None", hearers: Sequence[Callable[[Collection[str]], None]],
     ) -> None:  # fmt: skip
         """`hearers` hear of the calls: spans are not to become call logs any more, and no event is to name one."""

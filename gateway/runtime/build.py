@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +48,7 @@ from gateway.runtime.destinations import (
 )
 from gateway.runtime.heartbeats import heartbeat_source
 from gateway.runtime.otlp import trace_source
-from gateway.runtime.recordings import RECORDINGS_NAME, copies_recordings, recording_parts
+from gateway.runtime.recordings import RECORDINGS_NAME, RecordingParts, copies_recordings, recording_parts
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores
 from gateway.runtime.webhooks import WebhookParts, webhook_server
@@ -58,7 +58,7 @@ from gateway.tenants import TenantTable
 from gateway.webhooks.forward import Forwarder
 from spool.records import system_clock
 from spool.store import Spool
-from uploaders.base import DestinationStatus
+from uploaders.base import DestinationStatus, Eraser, Uploader
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.recordings import RecordingStore
 
@@ -356,7 +356,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         CallEraser(
             spool,
             dispatcher,
-            {name: plan.uploader for name, plan in plans.items()},
+            _take_back(plans, recordings),
             context.stores,
             call_stores.pipeline,
             (traces.assembler.erased, observers.events.forget),
@@ -379,6 +379,11 @@ def _redacting_worker(settings: Settings, workers: Workers) -> tuple[Redactions,
     """What is redacted of whose call logs, and the process that does it with large ones."""
     redactions = options.redactions(settings)
     return redactions, ParseWorker(workers, ("re2",) if redactions.has_patterns else ())
+
+
+def _take_back(plans: Mapping[str, DestinationPlan], recordings: RecordingParts) -> dict[str, Uploader | Eraser]:
+    """What was delivered to, and may take it back, by name."""
+    return {**{name: plan.uploader for name, plan in plans.items()}, **recordings.erasers}
 
 
 async def _tenants_of(settings: Settings, spool: Spool) -> tuple[TenantTable | None, dict[str | None, int]]:

@@ -14,6 +14,7 @@ from gateway.runtime.destinations import s3_options
 from gateway.webhooks.recordings import RecordingCopier
 from spool.records import Clock, Lane
 from spool.store import Spool
+from uploaders.base import Eraser
 from uploaders.dispatch.dispatcher import DestinationPlan
 from uploaders.dispatch.policy import RetryPolicy
 from uploaders.http.download import Downloader
@@ -45,6 +46,11 @@ class RecordingParts:
     copying: Acceptor | None
     """Accepts call logs whose recording is to be fetched; None where none is."""
     plans: Mapping[str, DestinationPlan]
+
+    @property
+    def erasers(self) -> dict[str, Eraser]:
+        """What takes recordings back, by the name that it has among the destinations."""
+        return {} if self.store is None else {RECORDINGS_NAME: self.store}
 
 
 def recording_parts(

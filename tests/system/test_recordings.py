@@ -18,6 +18,7 @@ from bench.endpoint import Endpoint
 from bench.s3_server import Server
 from gateway.webhooks.providers import PROVIDERS
 from tests.s3.stored_objects import client_of
+from tests.system import preloaded
 from tests.system.gateway_process import GatewayProcess, ReservedPort
 from tests.system.waiting import until
 
@@ -112,6 +113,15 @@ class Copying:
         call = {"call_id": call_id, "agent_id": "a", "recording_url": recording}
         await self.push("retell", json.dumps({"event": event, "call": call}).encode())
 
+    async def erase(self, call_id: str) -> None:
+        """Erase a call everywhere; at the endpoint nobody can, and the command says so."""
+        gateway = self.gateway
+        environment = {**gateway.operators_environment, **gateway.environment}
+        _, output = await preloaded.run(
+            "erase", "--json", "--call-id", call_id, *gateway.admin, environment=environment
+        )
+        assert b"recordings" in output, output
+
     def updates(self) -> list[Mapping[str, object]]:
         """The updates that arrived at the endpoint."""
         arrived = [json.loads(bytes(each)) for each in self.endpoint.documents.values()]
@@ -142,8 +152,12 @@ async def test_a_recording_is_fetched_once_kept_as_a_file_and_announced(tmp_path
             await copying.call("call_analyzed", provider.url("moved.mp3") + "?X-Amz-Signature=2&track=2")
             await gateway.delivered()
             assert await gateway.metric("callspool_unaccounted_records") == 0
-        (file,) = (path for path in (tmp_path / "kept").rglob("*") if path.is_file())
-        assert file.read_bytes() == AUDIO
+            (file,) = (path for path in (tmp_path / "kept").rglob("*") if path.is_file())
+            assert file.read_bytes() == AUDIO
+            await copying.erase("another")
+            assert file.exists()
+            await copying.erase("call-1")
+            assert not file.exists()
         assert file.parent.parts[-2:] == ("retell", "call-1")
         assert update == {
             "call_id": "call-1",
@@ -189,10 +203,12 @@ async def test_a_kill_in_the_middle_of_a_recording_loses_nothing(
             update = await copying.updated()
             assert not await under_way()
             assert await gateway.metric("callspool_unaccounted_records") == 0
-        address = str(update["recording_url"])
-        assert address.startswith(f"s3://{bucket}/callspool/recordings/")
-        stored = await client.get_object(Bucket=bucket, Key=address.removeprefix(f"s3://{bucket}/"))
-        assert (await stored["Body"].read(), stored["ContentType"]) == (AUDIO, "audio/mpeg")
+            address = str(update["recording_url"])
+            assert address.startswith(f"s3://{bucket}/callspool/recordings/")
+            stored = await client.get_object(Bucket=bucket, Key=address.removeprefix(f"s3://{bucket}/"))
+            assert (await stored["Body"].read(), stored["ContentType"]) == (AUDIO, "audio/mpeg")
+            await copying.erase("call-1")
+            assert not (await client.list_objects_v2(Bucket=bucket, Prefix="callspool/recordings/")).get("Contents")
     copying.port.close()
 
 

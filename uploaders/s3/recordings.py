@@ -1,10 +1,11 @@
 """Recordings in a bucket: a stream of unknown length becomes one object, one part of it in memory."""
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from typing import Final
 
-from uploaders.base import RetryLater, S3Observer, Scope, UploaderState
+from uploaders.base import Erased, RetryLater, S3Observer, Scope, UploaderState
 from uploaders.recordings import NotKept
 from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import NoSuchObject, S3Failure
@@ -13,6 +14,7 @@ from uploaders.s3.object import Attributes
 from uploaders.s3.options import LARGEST_OBJECT_BYTES, S3Options
 from uploaders.s3.parts import Fingerprint, Part, PartCutter
 from uploaders.s3.publish import ObjectTarget, Publisher
+from uploaders.safe_names import safe_name
 
 FOLDER: Final = "recordings/"
 """Below the prefix of the bucket's destination."""
@@ -52,6 +54,24 @@ class BucketRecordings:
         except S3Failure as failure:
             raise _not_kept(failure) from failure
         return self._address(key)
+
+    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+        """See `RecordingStore`: every recording is looked at by its key, a thousand a request."""
+        folder = self._key("")
+        named = "|".join(re.escape(safe_name(call_id)) for call_id in call_ids)
+        pattern = re.compile(f"{re.escape(folder)}[0-9-]+/[^/]+/(?:{named})/[^/]+")
+        count = 0
+        try:
+            async with aclosing(self._bucket.keys(folder)) as keys:
+                async for key in keys:
+                    if pattern.fullmatch(key):
+                        count += 1
+                        if not dry_run:
+                            await self._bucket.delete(key)
+            versions = not dry_run and count > 0 and await self._bucket.keeps_versions()
+        except S3Failure as failure:
+            return Erased(count, str(failure))
+        return Erased(count, "the bucket keeps versions: the older ones are there still" if versions else None)
 
     async def close(self) -> None:
         """See `RecordingStore`."""
