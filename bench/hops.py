@@ -47,7 +47,9 @@ _BUCKET: Final = "hops"
 _QUIET_SECONDS: Final = 0.3
 """Without a call for so long, the gateway has written down how the last delivery ended."""
 _HEARTBEATS: Final = {"LoopClock"}
-"""What runs by itself, whether or not a request is under way."""
+"""Classes that run by themselves, whether or not a request is under way."""
+_ROUNDS: Final = {"HeartbeatWatch._run", "Gateway._reload_on_change", "Maintenance.run", "Scrub.run"}
+"""Functions that do so now and then; what they call is no part of a request either."""
 _WAIT_SECONDS: Final = 60.0
 
 
@@ -104,6 +106,8 @@ class Profiler:
             if self.until_answered and _writes_answer(frame.f_code):
                 self.counting = False
             return
+        if _makes_a_round(frame):
+            return
         file, owner, starts = place
         if owner not in _HEARTBEATS:
             self.last_call = time.monotonic()
@@ -130,6 +134,13 @@ class Profiler:
             file = code.co_filename.removeprefix(self._root)
             self._known[code] = (file, _class_of(code), _starts_of(code)) if inside else None
         return self._known[code]
+
+
+def _makes_a_round(frame: FrameType) -> bool:
+    outer: FrameType | None = frame
+    while outer is not None and outer.f_code.co_qualname not in _ROUNDS:
+        outer = outer.f_back
+    return outer is not None
 
 
 def _class_of(code: CodeType) -> str | None:

@@ -197,6 +197,8 @@ class SpoolKeys:
 
     def __init__(self, path: Path | None = None, ring: KeyRing | None = None) -> None:
         self._ring = ring or KeyRing()
+        self.enabled = bool(self._ring.keys)
+        """Whether what comes in is encrypted."""
         self._path = path
         self._epochs: dict[int, _Epoch] = {}
         self._current: dict[bool, _Epoch] = {}
@@ -236,11 +238,6 @@ class SpoolKeys:
     def ring(self) -> KeyRing:
         """The main keys."""
         return self._ring
-
-    @property
-    def enabled(self) -> bool:
-        """Whether what comes in is encrypted."""
-        return bool(self._ring.keys)
 
     def close(self) -> None:
         """Close the file."""

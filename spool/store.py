@@ -270,7 +270,7 @@ class Spool:
         accepted = await self._ingest.accept(new)
         if new.upload_key_hash is not None:
             self._uploads.used(new.upload_key_hash)
-        if new.ends_call:
+        if new.ends_call and (new.call_id, new.principal) in self.live.calls:
             self.live.ended(new.call_id, new.principal, new.happened_at)
         if new.loses is not None:
             self.live.lost(new.loses)
@@ -278,7 +278,7 @@ class Spool:
 
     def is_erased(self, call_id: str) -> bool:
         """Whether posts of this call are refused, because it was erased."""
-        return self.erasures.refuses(call_id)
+        return bool(self.erasures.known) and self.erasures.refuses(call_id)
 
     def _accepted(self, acceptance: Acceptance) -> None:
         ready = acceptance.accepted.ready

@@ -6,7 +6,7 @@ Idempotency: the spool recognises a call log that it has accepted before (promis
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil
 from typing import NamedTuple
@@ -26,7 +26,6 @@ from gateway.intake.memory import Body
 from gateway.intake.parse import CallLog, Parsed, Reference, SizeRule, parse
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver, RecordStore
-from gateway.intake.redaction import Redactions
 from gateway.intake.responses import Rejection
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result
 from gateway.intake.turns import Threads, sender_of
@@ -62,6 +61,24 @@ class Owner(NamedTuple):
 def owner_of(principal: str) -> Owner:
     """Whose it is that this principal posted; where there are tenants, what none posted is named by its agent."""
     return Owner(tenant_of(principal), principal)
+
+
+class Redactions(NamedTuple):
+    """Which rules there are, and for whom."""
+
+    of_all: Redaction | None = None
+    """For every call log, where no tenant has rules of its own."""
+    by_tenant: Mapping[str | None, Redaction | None] = {}
+    """For the call logs of each tenant that has; None: those of the others."""
+
+    def of(self, tenant: str | None) -> Redaction | None:
+        """The rules for call logs of this tenant."""
+        return self.by_tenant.get(tenant, self.by_tenant.get(None)) if self.by_tenant else self.of_all
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether any of them needs RE2."""
+        return any(each is not None and each.patterns for each in (self.of_all, *self.by_tenant.values()))
 
 
 class Acceptor:

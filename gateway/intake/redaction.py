@@ -183,24 +183,6 @@ class Redactor:
         return any(_fits(rule, path) for rule in rules)
 
 
-class Redactions(NamedTuple):
-    """Which rules there are, and for whom."""
-
-    of_all: Redaction | None = None
-    """For every call log, where no tenant has rules of its own."""
-    by_tenant: Mapping[str | None, Redaction | None] = {}
-    """For the call logs of each tenant that has; None: those of the others."""
-
-    def of(self, tenant: str | None) -> Redaction | None:
-        """The rules for call logs of this tenant."""
-        return self.by_tenant.get(tenant, self.by_tenant.get(None)) if self.by_tenant else self.of_all
-
-    @property
-    def has_patterns(self) -> bool:
-        """Whether any of them needs RE2."""
-        return any(each is not None and each.patterns for each in (self.of_all, *self.by_tenant.values()))
-
-
 @lru_cache(maxsize=64)
 def redactor_of(redaction: Redaction) -> Redactor:
     """The redactor of these rules, made once."""

@@ -17,13 +17,12 @@ from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
 from gateway.fanout import DestinationRoute
 from gateway.heartbeats.source import HeartbeatSource
-from gateway.intake.accept import Acceptor, PostService
+from gateway.intake.accept import Acceptor, PostService, Redactions
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
-from gateway.intake.redaction import Redactions
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router, via_pseudonym
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader

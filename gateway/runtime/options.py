@@ -16,11 +16,11 @@ from config.settings import (
 )
 from config.tenants import TenantSettings
 from gateway.admin.permissions import Role
+from gateway.intake.accept import Redactions
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
-from gateway.intake.redaction import Redactions
 from gateway.intake.sources.batch import BatchLimits
 from gateway.listeners import ListenOptions, SocketOptions, owner_ids
 from gateway.live_calls import ThrottlePolicy

@@ -91,7 +91,7 @@ class CallErasures:
         self._refuse_for = refuse_for
         self._shredder = shredder
         self._salt = b""
-        self._known: dict[bytes, int] = {}
+        self.known: dict[bytes, int] = {}
         """When each call was ordered to be erased, by its hash."""
 
     async def open(self) -> None:
@@ -102,9 +102,9 @@ class CallErasures:
 
     def refuses(self, call_id: str) -> bool:
         """Whether a post of this call is refused, because it was erased."""
-        if not self._known or self._refuse_for is None:
+        if self._refuse_for is None:
             return False
-        ordered_at = self._known.get(self.hash_of(call_id))
+        ordered_at = self.known.get(self.hash_of(call_id))
         return ordered_at is not None and self._clock() - ordered_at < self._refuse_for
 
     def hash_of(self, call_id: str) -> bytes:
@@ -170,12 +170,12 @@ class CallErasures:
     async def expire(self) -> None:
         """Forget the calls whose posts need no longer be refused."""
         before = self._clock() + 1 if self._refuse_for is None else self._clock() - self._refuse_for
-        if self._known:
+        if self.known:
             await self._writer.submit(partial(_expire, before=before))
             await self._read()
 
     async def _read(self) -> None:
-        self._known = {bytes(call_hash): at for call_hash, _, at in await self._reader.ask(_ALL)}
+        self.known = {bytes(call_hash): at for call_hash, _, at in await self._reader.ask(_ALL)}
 
     async def wipe(self) -> bool:
         """Leave nothing of what was deleted in the files; False where a reader kept the log from being emptied.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.heartbeats.posts import ABOUT_BYTES, POST_BYTES
-from gateway.intake.redaction import Redactions
+from gateway.intake.accept import Redactions
 from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import decode
 from spool.queue import live

@@ -17,7 +17,7 @@ import zstandard
 
 from gateway.admin.metrics import Metrics
 from gateway.fanout import DestinationRoute
-from gateway.intake.accept import Acceptor, PostService
+from gateway.intake.accept import Acceptor, PostService, Redactions
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyLimits, BodyReader
 from gateway.intake.decoding import BodyDecoder, DecodingLimits
@@ -26,7 +26,6 @@ from gateway.intake.parse import SizeRule
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver
 from gateway.intake.protocol import ConnectionLimits
-from gateway.intake.redaction import Redactions
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchLimits, BatchSource, LineReader

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.calllog.toplevel import scan
-from gateway.intake.redaction import Redactions, Redactor
+from gateway.intake.accept import Redactions
+from gateway.intake.redaction import Redactor
 from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.records import Fragment
 from tests.intake.running_intake import RunningIntake, running

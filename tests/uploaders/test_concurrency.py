@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.dispatch.concurrency import ConcurrencyLimit
+from uploaders.dispatch.lane import ConcurrencyLimit
 
 THROTTLED = RetryLater("HTTP 429", Scope.DESTINATION)
 FAILED = RetryLater("HTTP 500")
