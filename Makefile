@@ -145,7 +145,8 @@ check-deploy: $(TESTS) ## Check deploy/ with Helm, schemas of Kubernetes, hadoli
 .PHONY: site
 site: $(TESTS) ## Build the documentation's site into build/site, strictly: no link leads nowhere
 	$(call install,requirements-docs.lock)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@# Not --quiet: it would not count the warnings that --strict makes errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: lint
 lint: $(TESTS) ## The static checks of `make test` alone

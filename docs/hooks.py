@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 _ROOT = Path(__file__).parents[1]
@@ -41,7 +41,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         wanted |= {target for _, target in _links(file.src_uri, file.content_string)}
     for target in sorted(wanted):
         if (_ROOT / target).is_file() and files.get_file_from_path(target) is None:
-            files.append(File.generated(config, target, abs_src_path=str(_ROOT / target)))
+            outside = File.generated(config, target, abs_src_path=str(_ROOT / target))
+            outside.inclusion = InclusionLevel.NOT_IN_NAV
+            files.append(outside)
     return files
 
 
@@ -73,6 +75,7 @@ def _links(here: str, markdown: str) -> list[tuple[str, str]]:
 def _target(here: str, path: str) -> str | None:
     """The path in the repository that a link of this page leads to; None where nothing is there."""
     source = _PAGES.get(here, f"docs/{here}")
+    source = source if (_ROOT / source).exists() else here
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
     return target if not target.startswith("..") and (_ROOT / target).exists() else None
 
