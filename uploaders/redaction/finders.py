@@ -128,17 +128,23 @@ _NO_ISSUER: Final = "01789"
 _SHORTEST_CARD, _LONGEST_CARD = 13, 19
 
 
+_LuhnSums = tuple[Sequence[int], Sequence[int]]
+"""Up to each digit, the sum of all before it; those at even places are doubled in the first, at odd ones in the second.
+So that looking at every possible beginning costs no more than looking at every digit."""
+
+
 def _cards(text: str) -> Spans:
     for run in _GROUPS.finditer(text):
         if run.end() - run.start() < _SHORTEST_CARD or _touches_word(text, run.start(), run.end()):
             continue
         groups = [group.span() for group in _GROUP.finditer(text, run.start(), run.end())]
         digits = "".join(text[start:end] for start, end in groups)
+        sums = _luhn_sums(digits)
         begins = [0, *accumulate(end - start for start, end in groups)]
         ends = {end: number for number, end in enumerate(begins[1:])}
         first = 0
         while first < len(groups):
-            last = _card_from(digits, begins[first], ends)
+            last = _card_from(digits, begins[first], ends, sums)
             if last is None:
                 first += 1
             else:
@@ -146,12 +152,12 @@ def _cards(text: str) -> Spans:
                 first = last + 1
 
 
-def _card_from(digits: str, begin: int, ends: Mapping[int, int]) -> int | None:
+def _card_from(digits: str, begin: int, ends: Mapping[int, int], sums: _LuhnSums) -> int | None:
     """The last group of the longest card that begins there; `ends` says which group ends where."""
     if digits[begin] in _NO_ISSUER:
         return None
     for end in range(begin + _LONGEST_CARD, begin + _SHORTEST_CARD - 1, -1):
-        if end in ends and _ISSUERS.fullmatch(digits, begin, end) and is_luhn(digits[begin:end]):
+        if end in ends and _is_luhn(sums, begin, end) and _ISSUERS.fullmatch(digits, begin, end):
             return ends[end]
     return None
 
@@ -162,10 +168,26 @@ def _touches_word(text: str, start: int, end: int) -> bool:
     return before.isalnum() or behind.isalnum() or (before == "." and text[start - 2 : start - 1].isdigit())
 
 
+def _luhn_sums(digits: str) -> _LuhnSums:
+    plain = list(map(int, digits))
+    even, odd = (plain.copy() for _ in range(2))
+    even[::2] = [_DOUBLED[digit] for digit in plain[::2]]
+    odd[1::2] = [_DOUBLED[digit] for digit in plain[1::2]]
+    return tuple(accumulate(even, initial=0)), tuple(accumulate(odd, initial=0))
+
+
+_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+
+
+def _is_luhn(sums: _LuhnSums, begin: int, end: int) -> bool:
+    """ISO/IEC 7812-1: whether the last digit is the check digit of those before it, every second of them doubled."""
+    of = sums[end % 2]
+    return (of[end] - of[begin]) % 10 == 0
+
+
 def is_luhn(digits: str) -> bool:
-    """ISO/IEC 7812-1: whether the last digit is the check digit of those before it."""
-    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
-    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+    """The same for digits alone."""
+    return _is_luhn(_luhn_sums(digits), 0, len(digits))
 
 
 # IBANs.
