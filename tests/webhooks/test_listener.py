@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from gateway.intake.redaction import Redactions
+from gateway.intake.accept import Redactions
 from gateway.webhooks.providers import PROVIDERS
 from spool.records import Fragment
 from tests.webhooks.senders import SECRET, body_of, listening, signing_secret
