@@ -222,7 +222,7 @@ def test_a_search_finds_no_costlier_shape(tmp_path: Path, record_property: Calla
             loop = asyncio.get_running_loop()
 
             @settings(
-                max_examples=budgeted(small=40, full=400),
+                max_examples=budgeted(small=12, full=400),
                 deadline=None,
                 database=None,
                 derandomize=True,
