@@ -32,8 +32,7 @@ def test_ci_runs_what_a_developer_runs() -> None:
     """.ci/run is `make test` with a browser, what checks deploy/ and docs/, and the long proof: what passes here passes
     there."""
     assert re.findall(r"^(?!#|set|cd).+$", text(".ci/run"), re.MULTILINE) == [
-        "make browser",
-        "export CHROMIUM_REQUIRED=1",
+        "if make browser; then export CHROMIUM_REQUIRED=1; fi",
         "make test",
         "make check-deploy",
         "make site",
