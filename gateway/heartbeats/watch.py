@@ -141,6 +141,8 @@ class HeartbeatWatch:
         self._touched: set[Key] = set()
         self._touch_at = 0.0
         self._not_before: dict[Key, float] = {}
+        self._some = asyncio.Event()
+        """Whether there are calls to look at."""
         self._running: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -200,6 +202,7 @@ class HeartbeatWatch:
         self._acceptor.open_calls.heard(call.call_id, self._clock(), call.principal)
         self._heard.pop(key, None)
         self._heard[key] = self._listening.advance()
+        self._some.set()
         self._observer.calls_watched(len(self._heard))
 
     def _note_heard(self, call: LiveCall) -> None:
@@ -212,8 +215,11 @@ class HeartbeatWatch:
 
     async def _run(self) -> None:
         while True:
+            await self._some.wait()
             await asyncio.sleep(LOOK_SECONDS)
             await self.look()
+            if not self._heard:
+                self._some.clear()
 
     async def look(self) -> None:
         """Make a call log of each call whose agent has been silent for too long; what fails is tried again."""
