@@ -90,6 +90,13 @@ REMOVED_DEFENCES = (
         "tests/gateway/test_listeners.py::test_what_is_no_socket_is_never_removed",
     ),
     _without(
+        "tokens of orders that a browser gives",
+        "gateway/admin/sessions.py",
+        "return hmac.compare_digest(self.csrf.encode(), request",
+        "return True or hmac.compare_digest(self.csrf.encode(), request",
+        "tests/page/test_overview.py::test_an_order_of_a_session_needs_its_csrf_token",
+    ),
+    _without(
         "lines of the audit log",
         "gateway/admin/audit.py",
         '        self._queue.put(_encode(redact_value(line)) + b"\\n")',
@@ -297,8 +304,8 @@ REMOVED_DEFENCES = (
     _without(
         "encryption",
         "spool/keys.py",
-        "        return bool(self._ring.keys)",
-        "        return False",
+        "self.enabled = bool(self._ring.keys)",
+        "self.enabled = False",
         "tests/system/test_forensics.py::test_with_a_key_nothing_is_found_and_after_its_end_nothing_is_opened",
     ),
     _without(
