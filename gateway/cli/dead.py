@@ -51,7 +51,6 @@ from gateway.operations.schemas import (
 )
 from spool.errors import SpoolError
 from spool.keys import KeyRing
-from spool.payload.frames import open_document, seal_document
 from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
 from uploaders.durable_file import DurableFile, make_directories
@@ -171,6 +170,8 @@ class _Export:
 
     def _write_document(self, entry: DeliveryEntry, path: Path) -> tuple[str, int]:
         """The document as the spool has it, compressed; its SHA-256 and its size."""
+        from spool.payload.frames import seal_document  # noqa: PLC0415  # zstandard, which no other command needs
+
         file, digest, size = DurableFile(self._directory, path), sha256(), 0
         key = entry.key.split("/", 2)
         try:
@@ -342,6 +343,8 @@ class _BadFile(Exception):
 
 def _blocks(line: bytes, files: list[Path], letters: list[DeadLetter], ring: KeyRing) -> Iterator[bytes]:
     """What is sent: the line, then the documents one after the other."""
+    from spool.payload.frames import open_document  # noqa: PLC0415  # see `_write_document`
+
     yield line
     for path, letter in zip(files, letters, strict=True):
         left = letter.file_bytes
