@@ -421,6 +421,15 @@ class IntakeWebServer(web.Server):
         """The protocol of a new connection."""
         return IntakeProtocol(self, self._loop)
 
+    async def linger(self, seconds: float) -> None:
+        """Answer those who are connected until they are gone, or for so long.
+
+        While it shuts down, aiohttp reads nothing that comes: who had just connected would be cut off.
+        """
+        handlers = [task for each in self._connections if (task := each._task_handler) is not None]
+        if handlers:
+            await asyncio.wait(handlers, timeout=seconds)
+
     async def shutdown(self, timeout: float | None = None) -> None:
         """Close all connections."""
         await super().shutdown(timeout)

@@ -18,7 +18,7 @@ _log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn. The SDK opens one for each post."""
 _CLOSE_SECONDS = 0.5
-"""For clients that were refused to read why, before their connections are reset."""
+"""For clients that have connected to ask and be refused, and to read why, before their connections are reset."""
 _AT_ONCE = 0.01
 """aiohttp takes 0 for no limit."""
 
@@ -95,7 +95,9 @@ class IntakeServer:
                 await self._gate.drained()
         cut_off = self._gate.in_flight
         self._listener.close()
-        await self._web.shutdown(_AT_ONCE if cut_off else _CLOSE_SECONDS)
+        if not cut_off:
+            await self._web.linger(_CLOSE_SECONDS)
+        await self._web.shutdown(_AT_ONCE)
         return cut_off
 
     def _within_descriptors(self) -> ConnectionLimits:

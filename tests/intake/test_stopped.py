@@ -96,3 +96,22 @@ async def test_the_clock_runs_with_the_loop() -> None:
             await asyncio.sleep(0.01)
     assert 0.9 < loop.time() - began < 3.0
     clock.stop()
+
+
+@pytest.mark.parametrize("asked_before", [False, True], ids=["just connected", "idle"])
+async def test_who_is_connected_when_it_stops_is_told_so(tmp_path: Path, asked_before: bool) -> None:
+    """A post over a connection from before the stop is answered 503, with when to come again; it is not cut off."""
+    async with running(tmp_path) as world:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        await world.until(lambda: world.intake.server.connected)
+        if asked_before:
+            writer.write(FIRST_POST)
+            await reader.readuntil(b'"phase_2_started":false}')
+        stopping = asyncio.create_task(world.intake.server.stop(DEADLINE))
+        await asyncio.sleep(0)  # it begins
+        writer.write(FIRST_POST)
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 2" in answer
+        writer.close()
+        await stopping

@@ -111,6 +111,10 @@ class World(InThread):
         """Have the endpoint refuse so many call logs."""
         self.run(self._bury(many))
 
+    def discard_all(self) -> None:
+        """Have no dead letters, whatever other tests left."""
+        self.run(self.gateway.command("dead", "discard", "--all", "--yes", *self.gateway.admin))
+
     async def _bury(self, many: int) -> None:
         seen = len(self.endpoint.arrivals)
         self.endpoint.set_fault(Fault("status", 422, body='{"error": "agent_id: unknown agent"}', times=many))

@@ -138,6 +138,7 @@ def test_one_call_shows_what_was_said_and_what_was_slow(open_page: Open) -> None
 
 def test_dead_letters_are_replayed_after_a_dry_run(world: World, open_page: Open) -> None:
     """A group and ticked ones open a dialog with the count; what was asked is done, told, and gone from the page."""
+    world.discard_all()
     world.bury(3)
     page = open_page("/dead")
     page.wait_for_selector("[data-letter] >> nth=2")

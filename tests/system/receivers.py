@@ -50,3 +50,15 @@ def counted(engine: Engine, table: str) -> int:
 async def post(gateway: GatewayProcess, body: bytes | dict[str, object], path: str = "/v1/calls") -> None:
     reply = await gateway.post(body, path)
     assert reply.status in {200, 202}, reply.json
+
+
+async def insist(gateway: GatewayProcess, body: bytes | dict[str, object]) -> None:
+    """Post until it is acknowledged, as an agent's outbox does: through kills, restarts and reloads."""
+
+    async def acknowledged() -> bool:
+        try:
+            return (await gateway.post(body)).status == 202
+        except aiohttp.ClientError:
+            return False
+
+    await until(acknowledged, "a post is acknowledged", deadline=PATIENCE)

@@ -26,7 +26,7 @@ from tests.pipeline.model_server import ModelServer
 from tests.pipeline.real_models import chat_model, embedding_model, install_models
 from tests.stores.engines import PostgresEngine, SqliteEngine
 from tests.system.fake_clock import FakeClock
-from tests.system.receivers import Receiver, post
+from tests.system.receivers import Receiver, insist, post
 from tests.system.waiting import until
 
 TALKS = {
@@ -354,7 +354,9 @@ async def test_two_receivers_share_a_queue_in_postgres(
             receiver.environment.update({"CALLSPOOL_PIPELINE": "local", "CALLSPOOL_OPENAI_BASE_URL": server.url})
         async with pair[0], pair[1]:
             for number in range(60):
-                await post(pair[number % 2], ended(f"c{number}", f"I have a question about invoice {number}.", "Yes?"))
+                await insist(
+                    pair[number % 2], ended(f"c{number}", f"I have a question about invoice {number}.", "Yes?")
+                )
                 if number == 30:
                     pair[0].process.send_signal(signal.SIGHUP)
             await worked(pair[1], 60)

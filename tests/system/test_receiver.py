@@ -19,7 +19,7 @@ from bench.postgres_server import PostgresServer
 from tests.budget import budgeted
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
 from tests.system.gateway_process import GatewayProcess
-from tests.system.receivers import PATIENCE, Receiver, counted, post
+from tests.system.receivers import PATIENCE, Receiver, counted, insist, post
 from tests.system.waiting import until
 
 LARGE = 15_000_000
@@ -165,7 +165,7 @@ async def test_killed_at_any_moment_nothing_is_lost_or_doubled(
             while not stopping.is_set():
                 call_id = f"{agent}-{call}"
                 for event, size in (("call_started", 2_000), ("call_ended", 2_000 if agent else 6_000_000)):
-                    await _insist(sidecar, make_call_log(size, seed=call, call_id=call_id, event=event))
+                    await insist(sidecar, make_call_log(size, seed=call, call_id=call_id, event=event))
                 acknowledged.append(call_id)
                 call += 1
 
@@ -193,19 +193,3 @@ async def test_killed_at_any_moment_nothing_is_lost_or_doubled(
         parts = database[1].rows("select call_id, kind, count(*) from call_parts group by call_id, kind")
         assert all(count == 1 for _, _, count in parts)
         assert b"Every call" in await receiver.command("store", "check")
-
-
-async def _insist(gateway: GatewayProcess, body: bytes) -> None:
-    """Post until it is acknowledged, as an agent's outbox does."""
-    while True:
-        try:
-            reply = await gateway.post(body)
-        except aiohttp.ClientError:
-            await until(lambda: _answers(gateway), "the sidecar answers again", deadline=PATIENCE)
-            continue
-        if reply.status == 202:
-            return
-
-
-async def _answers(gateway: GatewayProcess) -> bool:
-    return await gateway.ready() == 200
