@@ -135,6 +135,9 @@ class TopicConsumer:
         self._owned: set[Place] = set()
         self._at_end: set[Place] = set()
         self._committed: dict[Place, int] = {}
+        self._owed: dict[Place, int] = {}
+        """Offsets of what is stored, and not committed yet."""
+        self._commit_again_at = 0.0
         self._lags_due_at = 0.0
         self._logged: dict[str, float] = {}
         self._stopping = threading.Event()
@@ -193,6 +196,8 @@ class TopicConsumer:
     def _gather(self) -> None:
         """Read what is there, and wait for the first message, or briefly for further ones."""
         self._settle_if_done()
+        if self._owed and time.monotonic() >= self._commit_again_at:
+            self._commit()
         if self._batch.messages or self._writing:
             self._take(self._consumer.consume(min(AT_ONCE, self._room()), BRIEF_SECONDS))
         else:
@@ -285,7 +290,8 @@ class TopicConsumer:
             raise ConsumerFailed("the event loop has ended") from error
         self._writing = None
         self._ledger.end(writing.batch, written=True)
-        self._commit(writing.batch)
+        self._owed |= writing.batch.offsets
+        self._commit()
         return True
 
     def _finish(self, seconds: float) -> None:
@@ -301,6 +307,7 @@ class TopicConsumer:
             self._writing = None
         batch, self._batch = self._batch, self._ledger.begin()
         self._give_up(batch)
+        self._commit()
 
     def _settled_by(self, deadline: float) -> bool:
         """As `_settled_within`, until the deadline or a second order to stop."""
@@ -314,11 +321,16 @@ class TopicConsumer:
         if batch.messages:
             _log.warning("batch_given_up", messages=len(batch.messages), what_happens="it is read again")
 
-    def _commit(self, batch: Batch) -> None:
-        """After the database, never before it. What cannot be committed is written again, which changes nothing."""
-        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in batch.offsets.items()]
-        if not offsets:
+    def _commit(self) -> None:
+        """After the database, never before it.
+
+        A group that is being rebalanced takes no commit: it is tried again. What is never committed is written again by
+        whoever comes next, which changes nothing.
+        """
+        if not self._owed:
             return
+        self._commit_again_at = time.monotonic() + BRIEF_SECONDS
+        offsets = [TopicPartition(topic, number, offset) for (topic, number), offset in self._owed.items()]
         try:
             results = self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
@@ -329,6 +341,7 @@ class TopicConsumer:
                 self._commit_failed(result.error)
             else:
                 self._committed[result.topic, result.partition] = result.offset
+                del self._owed[result.topic, result.partition]
 
     def _commit_failed(self, error: KafkaError) -> None:
         self.figures.commit_failures += 1
@@ -358,6 +371,7 @@ class TopicConsumer:
             if any(message.place in places for message in self._batch.messages):
                 self._hand_over()
             self._settled_within(max(0.0, deadline - time.monotonic()))
+        self._commit()
         self._disown(places)
         consumer.incremental_unassign(partitions)
         _log.info("partitions_revoked", partitions=len(partitions), now=len(self._owned))
@@ -379,6 +393,7 @@ class TopicConsumer:
         self._at_end -= set(places)
         for place in places:
             self._committed.pop(place, None)
+            self._owed.pop(place, None)
 
     # Pausing, lag, and trouble -----------------------------------------------------------------------------------
 

@@ -25,10 +25,10 @@ from tests.spool.spool_parts import (
     HOUR,
     Clock,
     a_record,
+    becomes,
     discard,
     due,
     looked_into,
-    maintained,
     opened,
     payload,
     rows,
@@ -202,8 +202,7 @@ async def test_a_kill_before_the_shredding_is_made_up_for(tmp_path: Path) -> Non
     keys.ended([epoch])
     keys.close()
     async with opened(tmp_path, keys=RING) as spool:
-        await maintained(spool)
-        assert epoch not in spool._writer.keys.numbers
+        await becomes(lambda: epoch not in spool._writer.keys.numbers)
         (stayed,) = await due(spool)
         assert await uncached(spool, stayed) == b'{"call_id": "call"}'
 

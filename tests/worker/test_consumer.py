@@ -22,6 +22,7 @@ from uploaders.kafka.messages import Message
 from uploaders.kafka.producer import MessageProducer
 
 HEARTBEAT = 12
+OFFSET_COMMIT = 8
 """The API key of the request by which a member of a group says that it lives."""
 PATIENCE = 30.0
 
@@ -258,6 +259,20 @@ async def test_lost_partitions_are_dropped_and_not_committed(group: Group, mock:
     assert await group.committed() == 100
     # The batch that was on its way is written twice: by the one that lost it, and by the one who has it now.
     assert len(group.written) > 100
+
+
+async def test_what_could_not_be_committed_is_committed_later(group: Group, mock: MockCluster) -> None:
+    """A group that is being rebalanced takes no commit; nothing has to come for it to be tried again."""
+    mock.fail(OFFSET_COMMIT, KafkaError.REBALANCE_IN_PROGRESS)
+    await group.produce(range(50))
+    async with group.worker() as consumer:
+
+        async def done() -> bool:
+            return await group.committed() == 50
+
+        await until(done, "all is committed", deadline=PATIENCE)
+        assert consumer.figures.commit_failures >= 1
+    assert sorted(group.written) == list(range(50))
 
 
 @pytest.mark.slow
