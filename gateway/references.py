@@ -20,10 +20,9 @@ from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
 from gateway.intake.responses import Rejection
 from spool.errors import SpoolError
-from spool.payload.frames import decode
-from spool.records import Delivery, Fragment
+from spool.records import Delivery
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
-from uploaders.document.render import render
+from uploaders.document.encoding import decoded_document
 from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import NoSuchObject, S3Failure
 
@@ -129,7 +128,7 @@ class ReferenceUploader:
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Read the object and make it durable; only then is the note done with."""
         record = delivery.record
-        note = b"".join([piece async for piece in self._note(delivery)])
+        note = b"".join([piece async for piece in decoded_document(delivery, self._payloads.frames)])
         try:
             owner = Owner(record.tenant, record.principal or "")
             async with self._reader.read(note, record.call_id, owner) as call_log:
@@ -147,14 +146,6 @@ class ReferenceUploader:
     async def close(self) -> None:
         """Close the connections to the bucket."""
         await self._reader.close()
-
-    async def _note(self, delivery: Delivery) -> AsyncIterator[bytes]:
-        for piece in render(delivery):
-            if isinstance(piece, Fragment):
-                async for frame in self._payloads.frames(delivery.record, piece):
-                    yield decode(frame)
-            else:
-                yield piece
 
 
 def _named(bucket: str, key: str) -> str:

@@ -9,7 +9,8 @@ was there before: whoever made it could still have it open.
 
 import errno
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -138,3 +139,16 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_folders(parents: Iterable[Path], names: Sequence[str], *, dry_run: bool) -> int:
+    """Remove the folders of these names below each of the parents; how many files these were. Raises `OSError`."""
+    count = 0
+    for parent in sorted(parents):
+        for folder in (parent / name for name in names):
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            count += sum(1 for _ in folder.iterdir())
+            if not dry_run:
+                shutil.rmtree(folder)
+    return count

@@ -9,7 +9,6 @@ durable or not at all; delivering again replaces it by the same bytes. A notice 
 """
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from spool.payload.frames import decode, encode
 from spool.records import NAME_ENDINGS, OBJECT_FORMS, Delivery, Form
 from uploaders.base import Delivered, Erased, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.render import render
-from uploaders.durable_file import DurableFile, commit_all
+from uploaders.durable_file import DurableFile, commit_all, remove_folders
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.safe_names import safe_name
 
@@ -66,7 +65,8 @@ class FileUploader:
     async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
         """See `uploaders.base.Eraser`."""
         try:
-            return Erased(await _in_thread(_remove, self._directory, call_ids, dry_run))
+            days = self._directory.glob("????-??-??")
+            return Erased(await _in_thread(remove_folders, days, [*map(safe_name, call_ids)], dry_run=dry_run))
         except OSError as error:
             return Erased(0, f"{error.filename or self._directory}: {error.strerror}", again=True)
 
@@ -103,19 +103,6 @@ def path_of(delivery: Delivery) -> Path:
     encoding = ".zst" if delivery.form is Form.DETAIL else ""
     name = f"{safe_name(record.event)}-{safe_name(record.uid)}{NAME_ENDINGS[delivery.form]}.json{encoding}"
     return Path(day, safe_name(record.call_id), name)
-
-
-def _remove(root: Path, call_ids: Sequence[str], dry_run: bool) -> int:
-    """Remove the folders of these calls, of whatever day; how many files these were. Raises `OSError`."""
-    count = 0
-    for day in sorted(root.glob("????-??-??")):
-        for folder in (day / safe_name(call_id) for call_id in call_ids):
-            if folder.is_symlink() or not folder.is_dir():
-                continue
-            count += sum(1 for _ in folder.iterdir())
-            if not dry_run:
-                shutil.rmtree(folder)
-    return count
 
 
 async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

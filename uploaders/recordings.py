@@ -5,13 +5,12 @@ A recording comes as a stream of unknown length, and one that is kept again repl
 """
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, Protocol
 
 from uploaders.base import Erased, RetryLater, Scope
-from uploaders.durable_file import DurableFile
+from uploaders.durable_file import DurableFile, remove_folders
 from uploaders.safe_names import safe_name
 
 Parameters = ParamSpec("Parameters")
@@ -75,25 +74,15 @@ class DirectoryRecordings:
     async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
         """See `RecordingStore`."""
         try:
-            return Erased(await asyncio.to_thread(_remove, self._directory, call_ids, dry_run))
+            sources = self._directory.glob("????-??-??/*")
+            return Erased(
+                await asyncio.to_thread(remove_folders, sources, [*map(safe_name, call_ids)], dry_run=dry_run)
+            )
         except OSError as error:
-            return Erased(0, f"{error.filename or self._directory}: {error.strerror}")
+            return Erased(0, f"{error.filename or self._directory}: {error.strerror}", again=True)
 
     async def close(self) -> None:
         """See `RecordingStore`."""
-
-
-def _remove(root: Path, call_ids: Sequence[str], dry_run: bool) -> int:
-    """Remove the folders of these calls, of whatever day and source; how many files these were. Raises `OSError`."""
-    count = 0
-    for source in sorted(root.glob("????-??-??/*")):
-        for folder in (source / safe_name(call_id) for call_id in call_ids):
-            if folder.is_symlink() or not folder.is_dir():
-                continue
-            count += sum(1 for _ in folder.iterdir())
-            if not dry_run:
-                shutil.rmtree(folder)
-    return count
 
 
 async def _written(

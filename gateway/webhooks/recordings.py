@@ -29,10 +29,9 @@ from gateway.intake.responses import Rejection
 from gateway.intake.staging import Workers
 from gateway.webhooks.adapters import RECORDING_READY, Event
 from spool.errors import SpoolError
-from spool.payload.frames import decode
-from spool.records import Buffer, Clock, Delivery, Fragment, Record
+from spool.records import Buffer, Clock, Delivery, Record
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
-from uploaders.document.render import render
+from uploaders.document.encoding import decoded_document
 from uploaders.http.download import Download, Downloader, DownloadFailed
 from uploaders.recordings import NotKept, RecordingStore
 from uploaders.safe_names import safe_name
@@ -191,7 +190,7 @@ class RecordingCopier:
 
     async def _copy(self, delivery: Delivery) -> str:
         record = delivery.record
-        with await self._bodies.read_stream(self._document(delivery)) as body:
+        with await self._bodies.read_stream(decoded_document(delivery, self._payloads.frames)) as body:
             note = _decode_note(body.data)
         address, kind = await self._kept(record, note)
         await self._announce(record, note, address, kind)
@@ -233,14 +232,6 @@ class RecordingCopier:
             assert isinstance(parsed, CallLog), "it has a call_id, and more"
             origin = _name_of_update(identity_of(record, note.recording_url))
             await self._acceptor.accept(parsed, key, owner=owner, origin=origin)
-
-    async def _document(self, delivery: Delivery) -> AsyncIterator[bytes]:
-        for piece in render(delivery):
-            if isinstance(piece, Fragment):
-                async for frame in self._payloads.frames(delivery.record, piece):
-                    yield decode(frame)
-            else:
-                yield piece
 
 
 def identity_of(record: Record, url: str) -> str:

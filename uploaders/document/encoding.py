@@ -85,6 +85,16 @@ async def encode(delivery: Delivery, frames: Frames, encoding: Encoding, room: B
     )
 
 
+async def decoded_document(delivery: Delivery, frames: Frames) -> AsyncIterator[bytes]:
+    """The document of a delivery as it was posted, in pieces of at most 1 MiB. Raises as `render` and `frames` do."""
+    for piece in render(delivery):
+        if isinstance(piece, bytes):
+            yield piece
+            continue
+        async for frame in frames(delivery.record, piece):
+            yield decode(frame)
+
+
 async def _stored_whole(record: Record, frames: Frames) -> EncodedBody:
     """A small call log as it came, the commonest body: what its one frame holds, without a buffer of its own."""
     data = b"".join([decode(frame) async for frame in frames(record, Fragment.BODY)])

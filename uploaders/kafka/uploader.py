@@ -9,11 +9,10 @@ Limits: topics are not created, transactions are not used (docs/decisions/0051).
 from collections.abc import Sequence
 from typing import Final
 
-from spool.payload.frames import decode
-from spool.records import REQUEST_FORMS, Delivery, Form, Fragment
+from spool.records import REQUEST_FORMS, Delivery, Form
 from uploaders.base import Outcome, PayloadReader, Refused, RetryLater
 from uploaders.document.body import BodyRoom, TooLarge
-from uploaders.document.encoding import NotReducible, Reduction, encode_text, reduced_document
+from uploaders.document.encoding import NotReducible, Reduction, decoded_document, encode_text, reduced_document
 from uploaders.document.options import Encoding
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 from uploaders.kafka.messages import Message, message_of
@@ -87,16 +86,9 @@ class KafkaUploader:
         most = self._options.max_message_bytes
         if delivery.form is Form.REDUCED:
             return await self._reduced(delivery, most)
-        pieces = render(delivery)
-        if raw_bytes_of(delivery.record, pieces) > most:
+        if raw_bytes_of(delivery.record, render(delivery)) > most:
             raise TooLarge(most)
-        parts: list[bytes] = []
-        for piece in pieces:
-            if isinstance(piece, Fragment):
-                parts += [decode(frame) async for frame in self._payloads.frames(delivery.record, piece)]
-            else:
-                parts.append(piece)
-        return b"".join(parts)
+        return b"".join([piece async for piece in decoded_document(delivery, self._payloads.frames)])
 
     async def _reduced(self, delivery: Delivery, most: int) -> bytes:
         if self._reduction is None:

@@ -1,12 +1,14 @@
 """Publishes objects: never replaces one of another writer, and verifies each before it counts as delivered."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from isal.isal_zlib import crc32
 
-from uploaders.base import Refused, RetryLater, S3Observer
+from uploaders.base import Erased, Refused, RetryLater, S3Observer
 from uploaders.rate_limit import Pace
 from uploaders.s3.client import Bucket
 from uploaders.s3.errors import NoSuchObject, NotSupported, ObjectExists, S3Failure
@@ -104,3 +106,19 @@ class Publisher:
         async for chunk in self._bucket.read(target.key):
             checksum, size = crc32(chunk, checksum), size + len(chunk)
         return Verdict.MATCHES if (checksum, size) == (sent.crc32, sent.size) else Verdict.DIFFERS
+
+
+async def erase_objects(bucket: Bucket, prefix: str, pattern: re.Pattern[str], *, dry_run: bool) -> Erased:
+    """Delete the objects below a prefix whose key is of this pattern, or count them; a thousand keys a request."""
+    count = 0
+    try:
+        async with aclosing(bucket.keys(prefix)) as keys:
+            async for key in keys:
+                if pattern.fullmatch(key):
+                    count += 1
+                    if not dry_run:
+                        await bucket.delete(key)
+        versions = not dry_run and count > 0 and await bucket.keeps_versions()
+    except S3Failure as failure:
+        return Erased(count, str(failure), again=True)
+    return Erased(count, "the bucket keeps versions: the older ones are there still" if versions else None)

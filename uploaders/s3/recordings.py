@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Final
 
 from uploaders.base import Erased, RetryLater, S3Observer, Scope, UploaderState
@@ -13,7 +13,7 @@ from uploaders.s3.multipart import StaleUploads
 from uploaders.s3.object import Attributes
 from uploaders.s3.options import LARGEST_OBJECT_BYTES, S3Options
 from uploaders.s3.parts import Fingerprint, Part, PartCutter
-from uploaders.s3.publish import ObjectTarget, Publisher
+from uploaders.s3.publish import ObjectTarget, Publisher, erase_objects
 from uploaders.safe_names import safe_name
 
 FOLDER: Final = "recordings/"
@@ -60,18 +60,7 @@ class BucketRecordings:
         folder = self._key("")
         named = "|".join(re.escape(safe_name(call_id)) for call_id in call_ids)
         pattern = re.compile(f"{re.escape(folder)}[0-9-]+/[^/]+/(?:{named})/[^/]+")
-        count = 0
-        try:
-            async with aclosing(self._bucket.keys(folder)) as keys:
-                async for key in keys:
-                    if pattern.fullmatch(key):
-                        count += 1
-                        if not dry_run:
-                            await self._bucket.delete(key)
-            versions = not dry_run and count > 0 and await self._bucket.keeps_versions()
-        except S3Failure as failure:
-            return Erased(count, str(failure))
-        return Erased(count, "the bucket keeps versions: the older ones are there still" if versions else None)
+        return await erase_objects(self._bucket, folder, pattern, dry_run=dry_run)
 
     async def close(self) -> None:
         """See `RecordingStore`."""

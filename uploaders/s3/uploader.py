@@ -30,7 +30,7 @@ from uploaders.s3.multipart import MultipartUploader, StaleUploads
 from uploaders.s3.object import CONTENT_TYPE, Attributes, ObjectBody, metadata_of, object_body
 from uploaders.s3.options import ObjectContent, ObjectTooLarge, PartPlan, S3Options, keys_of_calls, plan_parts
 from uploaders.s3.parts import Fingerprint, PartCutter
-from uploaders.s3.publish import ObjectTarget, Publisher
+from uploaders.s3.publish import ObjectTarget, Publisher, erase_objects
 
 TIDY_MILLISECONDS = 10 * 60 * 1000
 """How often abandoned uploads are looked for."""
@@ -95,18 +95,7 @@ class S3Uploader:
         if wanted is None:
             return Erased(0, "the keys of its objects do not name their calls (`key` has no {call_id})")
         prefix, pattern = wanted
-        count = 0
-        try:
-            async with aclosing(self._bucket.keys(prefix)) as keys:
-                async for key in keys:
-                    if pattern.fullmatch(key):
-                        count += 1
-                        if not dry_run:
-                            await self._bucket.delete(key)
-            versions = not dry_run and count > 0 and await self._bucket.keeps_versions()
-        except S3Failure as error:
-            return Erased(count, str(error), again=True)
-        return Erased(count, "the bucket keeps versions: the older ones are there still" if versions else None)
+        return await erase_objects(self._bucket, prefix, pattern, dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -14,9 +14,10 @@ from typing import Final, Protocol
 import structlog
 
 from spool.payload.frames import decode, encode
-from spool.records import REQUEST_FORMS, Delivery, Fragment, system_clock
+from spool.records import REQUEST_FORMS, Delivery, system_clock
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import SpillingBuffer
+from uploaders.document.encoding import decoded_document
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.stores.isolating import write_in_halves
@@ -120,18 +121,10 @@ class StoreUploader:
     async def _read(self, delivery: Delivery) -> Part | Refused:
         """The part, with its document in memory: at most the size of a whole."""
         try:
-            pieces = [piece async for piece in self._document(delivery)]
+            pieces = [piece async for piece in decoded_document(delivery, self._payloads.frames)]
         except BadLocation as error:
             return Refused(str(error))
         return _part_of(delivery, b"".join(pieces))
-
-    async def _document(self, delivery: Delivery) -> AsyncIterator[bytes]:
-        for piece in render(delivery):
-            if isinstance(piece, Fragment):
-                async for frame in self._payloads.frames(delivery.record, piece):
-                    yield decode(frame)
-            else:
-                yield piece
 
     async def _write(self, parts: Sequence[Part]) -> list[Outcome]:
         """The outcome for each part of a batch."""

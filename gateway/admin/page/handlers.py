@@ -170,7 +170,7 @@ class Followers:
             await response.prepare(request)
             await self._send_until_ended(response, _number(request.headers.get("Last-Event-ID")), complete=complete)
         except ConnectionError:
-            pass
+            pass  # the page was closed, which is how every stream ends
         finally:
             self._count -= 1
         return response
