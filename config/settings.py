@@ -13,11 +13,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from config.destinations import Destination, checked_token
 from config.destinations.pipeline import pipeline_fault
-from config.erasure import ErasureSettings
 from config.listeners import ListenerTable
 from config.open_calls import LiveSettings, OtlpSettings
+from config.privacy import ErasureSettings, RedactionSettings
 from config.receiver import CompletionSettings, ReferenceSettings, WorkSettings
-from config.redaction import RedactionSettings
 from config.sources import SourceSettings, WebhookSettings, check_recordings
 from config.tenants import TenantSettings, tenant_faults
 from config.types import (

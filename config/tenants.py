@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_va
 
 from config.destinations import checked_token
 from config.destinations.pipeline import checked_zone
-from config.redaction import RedactionSettings
+from config.privacy import RedactionSettings
 from config.types import Duration, Shown, Table, Tokens
 
 UNASSIGNED: Final = "unassigned"

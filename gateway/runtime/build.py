@@ -45,8 +45,7 @@ from gateway.runtime.destinations import (
     make_uploader,
     route_of,
 )
-from gateway.runtime.heartbeats import heartbeat_source
-from gateway.runtime.otlp import trace_source
+from gateway.runtime.open_calls import heartbeat_source, trace_source
 from gateway.runtime.recordings import RECORDINGS_NAME, RecordingParts, copies_recordings, recording_parts
 from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
 from gateway.runtime.stores import CallStores

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
 from config.destinations.stores import StoreTable
-from config.erasure import LaterPosts
 from config.listeners import ListenerTable
+from config.privacy import LaterPosts
 from config.receiver import CompletionSettings
 from config.settings import (
     AdminSettings,

@@ -1,11 +1,13 @@
-"""From the settings of OpenTelemetry to what answers exporters."""
+"""From the settings of calls that go on to what takes their spans, heartbeats and turns."""
 
-from config.open_calls import OtlpSettings
+from config.open_calls import LiveSettings, OtlpSettings
 from gateway.admin.metrics import Metrics
+from gateway.heartbeats.source import HeartbeatSource
+from gateway.heartbeats.watch import HeartbeatWatch
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.routes import IntakeToken
-from gateway.intake.staging import StagingArea
+from gateway.intake.staging import StagingArea, Workers
 from gateway.otlp.assembler import ClosingRule, TraceAssembler
 from gateway.otlp.source import TraceSource
 from gateway.otlp.spans import SpanRule
@@ -42,3 +44,17 @@ def trace_source(
     spans = SpanRule.of(settings.call_id_attributes, dropped)
     assembler = TraceAssembler(spool.traces, acceptor, staging, rule, spans, spool.token, metrics, system_clock)
     return TraceSource(reader, staging.workers, assembler, spans, token, serves=settings.enabled)
+
+
+def heartbeat_source(
+    settings: LiveSettings,
+    spool: Spool,
+    reader: BodyReader,
+    acceptor: Acceptor,
+    workers: Workers,
+    token: IntakeToken,
+    metrics: Metrics,
+) -> HeartbeatSource:
+    """What answers heartbeats and turns, and watches the calls that are live from before."""
+    watch = HeartbeatWatch(spool.live, acceptor, reader, settings.lost_after, spool.token, metrics, system_clock)
+    return HeartbeatSource(reader, workers, watch, acceptor, token, serves=settings.enabled)

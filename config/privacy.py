@@ -1,10 +1,12 @@
-"""The settings of redaction: what is replaced in call logs before they are stored."""
+"""The settings of privacy: what is replaced in call logs before they are stored, and what an erasure leaves behind."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from config.types import Shown, Table, Words
+from config.types import Choice, Duration, Shown, Table, Words
+from config.values import DAY
 from uploaders.redaction.options import Detector, Redaction, checked_field, named_pattern
 
 
@@ -51,3 +53,21 @@ class RedactionSettings(Table):
         if not (self.detect or self.fields or self.patterns):
             return None
         return Redaction(tuple(map(Detector, self.detect)), tuple(map(named_pattern, self.patterns)), self.fields)
+
+
+class LaterPosts(StrEnum):
+    """What becomes of a post of a call that was erased."""
+
+    REFUSE = "refuse"
+    """It is answered 410."""
+    ACCEPT = "accept"
+    """It is accepted like any other."""
+
+
+class ErasureSettings(Table):
+    """What `callspool erase` leaves behind: that a call was erased."""
+
+    later_posts: Annotated[LaterPosts, Choice] = LaterPosts.REFUSE
+    """Posts of a call that was erased: `refuse` (410) or `accept`."""
+    keep: Duration = 30 * DAY
+    """How long posts of an erased call are refused; a keyed hash of its id is kept for so long."""
