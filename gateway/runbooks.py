@@ -19,6 +19,7 @@ class Runbook(StrEnum):
     WORKER = "docs/runbooks.md#a-worker-lags-or-stops"
     PIPELINE = "docs/runbooks.md#calls-are-not-summarised"
     OUTBOX = "docs/runbooks.md#an-outbox-cannot-be-used"
+    SPOOL_FULL = "docs/runbooks.md#the-spool-is-full"
     DISK_FULL = "docs/runbooks.md#the-disk-is-full"
     UNACCOUNTED = "docs/runbooks.md#deliveries-are-unaccounted-for"
     NOT_CONFIGURED = "docs/runbooks.md#a-destination-is-not-configured"

@@ -99,7 +99,7 @@ def verdict_of(status: Status, pace: Pace) -> Verdict:
     answers = (_accepting(status, pace), _keeping_up(status, pace, Lane.CORE), _keeping_up(status, pace, Lane.DETAIL))
     level = "good" if not troubles else "bad" if troubles[0].rank < _DEAD_LETTERS else "warn"
     headline = troubles[0].headline if troubles else _calm(status)
-    if troubles and _NOT_ACCEPTING < troubles[0].rank <= _BEHIND and status.ready:
+    if troubles and _FULL < troubles[0].rank <= _BEHIND and status.ready:
         headline = f"Calls are accepted. {headline}"
     return Verdict(
         level=level,
@@ -117,7 +117,7 @@ def cause_of(one: DestinationReport, status: Status, pace: Pace) -> Cause | None
     return None if trouble is None else trouble.cause
 
 
-_NOT_ACCEPTING, _UNACCOUNTED, _CORES, _DETAILS, _BEHIND, _DEAD_LETTERS, _ATTENTION = range(7)
+_NOT_ACCEPTING, _FULL, _UNACCOUNTED, _CORES, _DETAILS, _BEHIND, _DEAD_LETTERS, _ATTENTION = range(8)
 
 
 def _calm(status: Status) -> str:
@@ -131,6 +131,8 @@ def _calm(status: Status) -> str:
 def _troubles(status: Status, pace: Pace) -> Iterator[_Trouble]:
     if not status.ready:
         yield _not_accepting(status)
+    elif _full_of_details(status):
+        yield _refuses_large()
     if status.spool is not None and status.spool.unaccounted:
         count = status.spool.unaccounted
         why = f"{count_text(count)} deliveries are owed that are neither queued nor ended, by independent counts."
@@ -181,6 +183,25 @@ def _not_accepting(status: Status) -> _Trouble:
         then="The SDK keeps what it could not post in its outbox and tries again; what was accepted is safe.",
     )  # fmt: skip
     return _Trouble(_NOT_ACCEPTING, f"Calls are not accepted: {reason}.", "calls are not accepted", cause)
+
+
+def _full_of_details(status: Status) -> bool:
+    return status.spool is not None and status.spool.full_of_details
+
+
+def _refuses_large() -> _Trouble:
+    cause = _cause(
+        "The spool is full but for its reserve, which is kept for small call logs and for cores.",
+        todo=(
+            "Let details go on: what holds them up is said below.",
+            "Raise `spool.max_bytes` (CALLSPOOL_SPOOL_MAX_BYTES) where the volume has room.",
+            "Or move details: `callspool deliveries reroute --to NAME --form detail --all`.",
+        ),
+        command="callspool status",
+        until="Large call logs are answered 507 with Retry-After. Small ones are accepted.",
+        then="The SDK keeps what it could not post in its outbox and tries again; what was accepted is safe.",
+    )
+    return _Trouble(_FULL, "Large call logs are refused: the spool is full.", "large call logs are refused", cause)
 
 
 def _down(one: DestinationReport, status: Status, pace: Pace) -> _Trouble:
@@ -303,6 +324,8 @@ def _until(pace: Pace, name: str, waiting: int) -> dict[str, str]:
 def _accepting(status: Status, pace: Pace) -> Answer:
     if not status.ready:
         return Answer("bad", "Accepting: no", "; ".join(status.reasons) or status.phase)
+    if _full_of_details(status):
+        return Answer("bad", "Accepting: small call logs only", "the spool is full; large ones are answered 507")
     rate = pace.accepted_per_minute
     told = (
         "no sample yet"

@@ -90,6 +90,8 @@ def troubles(status: Status) -> Iterator[Trouble]:
     """What somebody should look at; nothing where all is well."""
     if not status.ready:
         yield Trouble(f"not ready: {'; '.join(status.reasons)}", Runbook.POSTS_REFUSED)
+    if status.spool is not None and status.spool.full_of_details:
+        yield Trouble("large call logs are refused: the spool is full", Runbook.SPOOL_FULL)
     for note in status.attention:
         yield Trouble(note, Runbook.QUARANTINE)
     if status.spool is not None and status.spool.unaccounted:

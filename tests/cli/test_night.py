@@ -4,10 +4,12 @@ import json
 import tarfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.cli.exits import Exit
 from gateway.cli.size import sizing
+from gateway.cli.status import troubles
 from gateway.cli.tail import Following
 from gateway.cli.top import Sample, overview
 from gateway.diagnostics.machine import Health, about_clock, about_commits
@@ -197,3 +199,13 @@ def status(queued: int, queued_bytes: int, delivered: int, *, used: int = 1_000_
         version="0", now="", phase="running", ready=True, reasons=(), attention=(), spool=spool,
         drain_throttle=None, destinations=(destination,), outboxes=(), events=(),
     )  # fmt: skip
+
+
+def test_a_spool_that_refuses_large_call_logs_needs_attention() -> None:
+    """`status --check` says so although the gateway is ready."""
+    calm = status(0, 0, 1)
+    assert calm.spool is not None
+    full = msgspec.structs.replace(calm, spool=msgspec.structs.replace(calm.spool, full_of_details=True))
+    assert [str(each) for each in troubles(calm)] == []
+    (told,) = troubles(full)
+    assert str(told) == "large call logs are refused: the spool is full  (docs/runbooks.md#the-spool-is-full)"

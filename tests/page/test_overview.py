@@ -63,6 +63,7 @@ async def test_assets_are_kept_for_ever_under_a_name_of_their_content(aiohttp_cl
         (replace(EMPTY, lanes=DEAD), (UP,), "2 dead letters wait for a decision."),
         (replace(STATS, unaccounted=3), (UP,), "3 deliveries are unaccounted for."),
         (replace(STATS, used_bytes=STATS.limit_bytes), (UP,), "Calls are not accepted: the spool is full"),
+        (replace(STATS, used_bytes=STATS.limit_bytes - 1), (ENDPOINT_DOWN,), "Large call logs are refused"),
     ],
 )  # fmt: skip
 async def test_the_first_line_answers_whether_all_is_well(

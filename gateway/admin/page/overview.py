@@ -122,6 +122,7 @@ def _figures(status: Status, pace: Pace) -> Html:
     }
     dead = sum(each.dead for each in status.destinations)
     unaccounted = status.spool.unaccounted if status.spool else 0
+    full_of_details = status.spool is not None and status.spool.full_of_details
     figures: list[tuple[str, Node, Node, bool]] = [
         ("Cores waiting", count_text(_queued(core)), _size(core), "Cores" in bad),
         ("Details waiting", count_text(_queued(detail)), _size(detail), "Details" in bad),
@@ -134,8 +135,8 @@ def _figures(status: Status, pace: Pace) -> Html:
         ("Drained", *_drained(pace, waiting), False),
         (
             "Full for large calls",
-            *_full(pace, moment_of(status.now)),
-            pace.full_in_seconds is not None and pace.full_in_seconds < 3600,
+            *_full(status, pace),
+            full_of_details or (pace.full_in_seconds is not None and pace.full_in_seconds < 3600),
         ),
         (
             "Dead letters",
@@ -179,10 +180,12 @@ def _drained(pace: Pace, waiting: int) -> tuple[str, str]:
     return "not now", "the backlog does not shrink"
 
 
-def _full(pace: Pace, now: int) -> tuple[str, Node]:
+def _full(status: Status, pace: Pace) -> tuple[str, Node]:
+    if status.spool is not None and status.spool.full_of_details:
+        return "now", "they are answered 507"
     if pace.full_in_seconds is None or pace.full_in_seconds > MOST_NAMED:
         return "never", "at this rate" if pace.growth_bytes_per_minute is not None else "as far as is known"
-    when = time_of(now + round(pace.full_in_seconds * 1000), "minutes")
+    when = time_of(moment_of(status.now) + round(pace.full_in_seconds * 1000), "minutes")
     return age_text(pace.full_in_seconds), markup("at ", when, f", {room_text(pace)}")
 
 
