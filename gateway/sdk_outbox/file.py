@@ -74,20 +74,35 @@ class OutboxFile:
         header, found = self._lock(to_change)
         if not header:
             return False
-        with self._translated():
-            with closing(self._connect("ro" if self._has_log() else "ro&immutable=1")) as connection:
-                tables = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100").fetchall()
-                if not tables:
-                    return False
-                _require_schema(connection, tables)
-                if check or found.st_size <= CHECK_ALWAYS_BYTES:
-                    _require_sound(connection)
-            if to_change and header[18:20] != _WAL_MODE:
-                raise OutboxUnusable("it is not in SQLite's WAL mode, in which the SDK keeps its outbox")
-            mode = "rw" if to_change else "ro" if self._has_log() else "ro&immutable=1"
-            self._connection = self._connect(mode)
-            self._connection.set_authorizer(_authorized)
+        unlogged = not self._has_log()
+        try:
+            with self._translated():
+                return self._prove(header, found.st_size, to_change=to_change, check=check)
+        except OutboxUnusable:
+            # What is read as immutable is not locked: who wrote meanwhile left pages that do not belong together.
+            if unlogged and (self._has_log() or self._has_changed(found)):
+                raise OutboxBusy("another process writes to it") from None
+            raise
+
+    def _prove(self, header: bytes, size: int, *, to_change: bool, check: bool) -> bool:
+        with closing(self._connect("ro" if self._has_log() else "ro&immutable=1")) as connection:
+            tables = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100").fetchall()
+            if not tables:
+                return False
+            _require_schema(connection, tables)
+            if check or size <= CHECK_ALWAYS_BYTES:
+                _require_sound(connection)
+        if to_change and header[18:20] != _WAL_MODE:
+            raise OutboxUnusable("it is not in SQLite's WAL mode, in which the SDK keeps its outbox")
+        mode = "rw" if to_change else "ro" if self._has_log() else "ro&immutable=1"
+        self._connection = self._connect(mode)
+        self._connection.set_authorizer(_authorized)
         return True
+
+    def _has_changed(self, before: os.stat_result) -> bool:
+        assert self._descriptor is not None, "it is locked"
+        now = os.fstat(self._descriptor)
+        return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
     def close(self) -> None:
         """Let go of the file; harmless when repeated."""

@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.sdk_outbox import file
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
-from gateway.sdk_outbox.rows import Outcome
+from gateway.sdk_outbox.rows import OutboxBusy, OutboxUnusable, Outcome
 from spool.records import Fragment
 from tests.outbox.outbox_rescue import Rescue, rescuing
 from tests.outbox.sdk import KEY, rows, write
@@ -153,3 +156,24 @@ async def test_a_row_that_somebody_else_claimed_meanwhile_is_left_to_them(tmp_pa
         assert rows(rescue.outbox) == [(1, "in_progress", later.now)]
         await rescue.reader.close()
         await later.reader.close()
+
+
+def test_what_is_written_while_it_is_looked_at_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look without locks may see half of what somebody writes: it is made again. What lies damaged is damaged."""
+    outbox = tmp_path / "outbox.db"
+    for number in range(20):
+        write(outbox, call_id=f"call-{number}", payload={"said": "x" * 2_000})
+    require_sound = file._require_sound
+
+    def meanwhile(connection: sqlite3.Connection) -> None:
+        content = outbox.read_bytes()
+        outbox.write_bytes(content[:8192] + bytes(4096) + content[12_288:])
+        os.utime(outbox, ns=(0, 0))
+        require_sound(connection)
+
+    monkeypatch.setattr(file, "_require_sound", meanwhile)
+    for refusal in (OutboxBusy, OutboxUnusable):
+        looked_at = file.OutboxFile(outbox, (os.getuid(),))
+        with pytest.raises(refusal):
+            looked_at.open()
+        looked_at.close()
