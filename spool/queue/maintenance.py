@@ -123,6 +123,7 @@ class Maintenance:
         self._quota = quota
         self._clock = clock
         self._next_recount = 0.0
+        self._one_at_a_time = asyncio.Lock()
         self.oldest: Mapping[tuple[str, Lane], int] = {}
         self.oldest_ready: Mapping[tuple[str, Lane], int] = {}
         self.dead_reasons: Mapping[tuple[str, Lane], Mapping[str, int]] = {}
@@ -150,14 +151,18 @@ class Maintenance:
             self._orphans.appeared.clear()
 
     async def round(self) -> None:
-        """Everything but orphan chunks, once. What fails keeps nothing else from being done."""
-        await self._attempt("giving back space", self._give_back_space)
-        await self._attempt("expiring deliveries", self._expire)
-        await self._attempt("deleting receipts and upload addresses", self._purge)
-        await self._attempt("clearing tokens", self._scrub_tokens)
-        await self._attempt("destroying keys", self._shredder.shred_in_time)
-        await self._attempt("freeing deliveries", self._unblock_stuck)
-        await self._attempt("recounting", self._recount)
+        """Everything but orphan chunks, once. What fails keeps nothing else from being done.
+
+        One at a time: each of two would delete as many receipts as are too many.
+        """
+        async with self._one_at_a_time:
+            await self._attempt("giving back space", self._give_back_space)
+            await self._attempt("expiring deliveries", self._expire)
+            await self._attempt("deleting receipts and upload addresses", self._purge)
+            await self._attempt("clearing tokens", self._scrub_tokens)
+            await self._attempt("destroying keys", self._shredder.shred_in_time)
+            await self._attempt("freeing deliveries", self._unblock_stuck)
+            await self._attempt("recounting", self._recount)
 
     async def _attempt(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         try:
