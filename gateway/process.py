@@ -65,7 +65,7 @@ def _set_io(io_class: str, level: int | None) -> str | None:
 # File descriptors: each connection needs one, and so do the spool and each delivery.
 
 _KEPT_BACK = 256
-"""For files, deliveries and the admin listener; of a very low limit, a quarter."""
+"""For files, deliveries and the admin listener; of a very low limit, half."""
 
 
 def raise_limit() -> None:
@@ -77,7 +77,7 @@ def raise_limit() -> None:
 def connections_possible() -> int:
     """How many connections can be open besides everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft - min(_KEPT_BACK, soft // 4)
+    return soft - min(_KEPT_BACK, soft // 2)
 
 
 # Children that were started with pipes.

@@ -68,9 +68,10 @@ class AdmissionGate:
 class ConnectionLimiter:
     """Counts connections and the bytes that they hold, and closes idle ones to make room. For the event loop.
 
-    A connection that waits for its client's next request costs some 10 KB and may be closed at any time: so a new
-    client always finds room, at the cost of the one that was idle for the longest. What counts against memory are bytes
-    that came and that no reservation covers: of headers, and of bodies whose posts still wait for memory.
+    A connection that waits for its client's next request costs some 10 KB: a new client takes the place of the one that
+    was idle for the longest, and for more than a second. Of many who connect at once, none would be answered if each
+    took the place of one whose request is on its way. What counts against memory are bytes that came and that no
+    reservation covers: of headers, and of bodies whose posts still wait for memory.
     """
 
     def __init__(self, connections_max: int, held_max: int) -> None:
@@ -103,7 +104,7 @@ class ConnectionLimiter:
         return self._held > 2 * self._held_max
 
     def opened(self, connection: "IntakeProtocol") -> bool:
-        """A client connected. Returns whether there is room for it, which there is while another one is idle."""
+        """A client connected. Returns whether there is room for it, or was made by closing an idle one."""
         self._connected += 1
         room = self._connected <= self._connections_max or self._close_idle(holding=False)
         self._idle[connection] = None
@@ -148,6 +149,8 @@ class ConnectionLimiter:
     def _close_idle(self, *, holding: bool) -> bool:
         """Close the one that was idle for the longest (of those that hold something); whether there is one."""
         for connection in self._idle:
+            if not holding and connection.waited < SLOW_SECONDS:
+                return False
             if connection.idle and (connection.held or not holding):
                 del self._idle[connection]
                 connection.force_close()

@@ -207,6 +207,11 @@ class IntakeProtocol(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     @property
+    def waited(self) -> float:
+        """Seconds since it was opened, or since its last answer."""
+        return self.clock.time() - self._waits_since
+
+    @property
     def read_bytes(self) -> int:
         """How much may be read from the client at once."""
         if self._reserved is None:
@@ -216,12 +221,12 @@ class IntakeProtocol(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         super().connection_made(transport)
-        self.turned_away = not self._server.limiter.opened(self)
         self._waits_since = self.clock.time()
+        self.turned_away = not self._server.limiter.opened(self)
         self._headers_due = self._loop.call_later(self._server.limits.header_timeout, self._on_header_timeout)
 
     def _on_header_timeout(self) -> None:
-        remaining = self._server.limits.header_timeout - (self.clock.time() - self._waits_since)
+        remaining = self._server.limits.header_timeout - self.waited
         if remaining > 0:
             self._headers_due = self._loop.call_later(remaining, self._on_header_timeout)
         else:
@@ -229,7 +234,7 @@ class IntakeProtocol(web.RequestHandler):
 
     def _process_keepalive(self) -> None:
         """aiohttp closes idle connections here, by the time of the event loop."""
-        remaining = self._server.limits.keepalive_timeout - (self.clock.time() - self._waits_since)
+        remaining = self._server.limits.keepalive_timeout - self.waited
         if remaining > 0:
             self._next_keepalive_close_time = self._loop.time() + remaining
         super()._process_keepalive()

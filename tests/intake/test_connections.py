@@ -66,8 +66,11 @@ async def test_idle_connections_hurt_nobody(tmp_path: Path, many_files: None) ->
         await world.until(lambda: not world.intake.server.connected, 3 * DEADLINE)
 
 
-async def test_a_new_client_takes_the_place_of_the_longest_idle_one(tmp_path: Path) -> None:
+async def test_a_new_client_takes_the_place_of_the_longest_idle_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the limit the connection that waited for its client for the longest is closed; the others go on."""
+    monkeypatch.setattr(admission, "SLOW_SECONDS", 0.0)
     async with running(tmp_path, connections=ConnectionLimits(connections_max=2)) as world:
         body = call_log("a")
         request = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -84,6 +87,22 @@ async def test_a_new_client_takes_the_place_of_the_longest_idle_one(tmp_path: Pa
         async with asyncio.timeout(DEADLINE):
             assert b"HTTP/1.1 202 " in await oldest.readuntil(b"HTTP/1.1 202 ")
         for writer in (oldest_writer, younger_writer):
+            writer.close()
+
+
+async def test_of_many_who_connect_at_once_each_has_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that has just connected is about to post, and stays; who finds no room hears 503."""
+    monkeypatch.setattr(admission, "SLOW_SECONDS", DEADLINE)
+    async with running(tmp_path, connections=ConnectionLimits(connections_max=3)) as world:
+        clients = [await world.connect() for _ in range(9)]
+        await world.until(lambda: world.intake.server.connected == len(clients))
+        for number, (_, writer) in enumerate(clients):
+            body = call_log(f"call-{number}")
+            writer.write(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        async with asyncio.timeout(DEADLINE):
+            statuses = [(await reader.readline()).split()[1] for reader, _ in clients]
+        assert statuses == [b"202"] * 3 + [b"503"] * 6
+        for _, writer in clients:
             writer.close()
 
 
