@@ -124,7 +124,7 @@ def port_owner(port: int) -> str | None:
 
 def _runs_callspool(command: Iterable[str]) -> bool:
     """Whether a command line starts a gateway, by its script or as a module."""
-    return any(Path(word).name in {"callspool", "gateway.cli", "gateway.cli.chaos_gateway"} for word in command)
+    return any(Path(word).name in {"callspool", "gateway.cli", "gateway.chaos.harness"} for word in command)
 
 
 # Signals: what would end this process drains it first.

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import random
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import aiohttp
 
+from config.loader import Loaded
+from config.settings import Settings
 from gateway.chaos.oracle import Notes, Verdict, judge
 from gateway.chaos.traffic import Agents, ChaosEndpoint, FaultMode
+from gateway.logs import configure_logging
+from gateway.runtime.lifecycle import serve
 from spool.sandbox import module_command
 
 # The gateway under test: a process of its own, started again and again over the same spool.
@@ -26,9 +31,9 @@ class GatewayFailed(Exception):
 
 
 class GatewayUnderTest:
-    """Starts and kills `python -m gateway.cli.chaos_gateway`, which takes its settings from standard input."""
+    """Starts and kills `python -m gateway.chaos.harness`, which takes its settings from standard input."""
 
-    def __init__(self, settings: object, admin_url: str, log: Path) -> None:
+    def __init__(self, settings: Settings, admin_url: str, log: Path) -> None:
         self._settings = pickle.dumps(settings)
         self._admin_url = admin_url
         self._log = log
@@ -39,7 +44,7 @@ class GatewayUnderTest:
         """Start it and wait until it takes posts. Raises `GatewayFailed` where it ends, or takes too long."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *module_command("gateway.cli.chaos_gateway"),
+                *module_command("gateway.chaos.harness"),
                 stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log,
             )  # fmt: skip
         self.starts += 1
@@ -209,3 +214,22 @@ async def _inject_faults(endpoint: ChaosEndpoint, seconds: float, chance: random
         await asyncio.sleep(seconds / len(modes) / 2)
         endpoint.fault_mode = FaultMode.NONE
         await asyncio.sleep(seconds / len(modes) / 2)
+
+
+# The process of the gateway under test: `python -m gateway.chaos.harness`.
+#
+# Its settings are read, pickled, from standard input, which only the process that started this one writes to: a file or
+# variables could not say all of them without saying the operator's own destinations too.
+
+
+def main() -> int:
+    """Run a gateway with the given settings."""
+    settings = pickle.loads(sys.stdin.buffer.read())  # see above: from the parent process alone
+    assert isinstance(settings, Settings)
+    configure_logging(settings.log.level, as_text=settings.log.format.as_text)
+    loaded = Loaded(settings, {}, ())
+    return serve(loaded, lambda: loaded)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,19 +2,52 @@
 
 `run`, `work`, `check-config`, `s3`, `store`, `backfill`, `compare` and `fsck` read the configuration; `status`, `show`,
 `calls`, `dead` and `deliveries` ask a running gateway through its admin API, `outbox import` posts to its intake.
-`salvage` and `adopt` do either.
+`salvage`, `adopt` and `rekey` do either. A command is imported when it is used; what all of them share, the exit codes
+and the form of errors with --json, is here.
 """
 
 import io
+import json
 import os
 import sys
 from dataclasses import dataclass
+from enum import IntEnum
 from importlib import import_module
 from typing import Any
 
 import click
 
-from gateway.cli.exits import EPILOG, WITH_JSON, json_line
+
+class Exit(IntEnum):
+    """What the exit code of a command means."""
+
+    OK = 0
+    """All is well."""
+    FAILED = 1
+    """The command ran and did not succeed."""
+    USAGE = 2
+    """The command line or the configuration is wrong."""
+    NO_GATEWAY = 3
+    """No gateway answers at the admin address."""
+    UNKNOWN_CALL = 4
+    """The spool knows no call of this id."""
+    UNSOUND = 5
+    """The spool has something that needs attention."""
+
+
+EPILOG = (
+    "Exit codes: 0 all is well; 1 the command did not succeed; 2 the command line or the configuration is wrong; "
+    "3 no gateway answers at the admin address; 4 the spool knows no such call; 5 the spool needs attention."
+)
+"""Stands at the end of the help."""
+
+WITH_JSON = "callspool.json"
+"""Under which click's context says that --json was given."""
+
+
+def json_line(kind: str, message: str, hint: str = "") -> str:
+    """An `error` or a `note` on standard error, with --json: `{"error": {"message": ..., "hint": ...}}`."""
+    return json.dumps({kind: {"message": message, "hint": hint}}, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,41 +60,41 @@ class LazyCommand:
 
 COMMANDS = {
     "run": LazyCommand("gateway.cli.run", "Accept call logs, store them durably, deliver them."),
-    "work": LazyCommand("gateway.cli.work", "Read Kafka, and write what is there into a store."),
-    "check-config": LazyCommand("gateway.cli.check_config", "Show the settings in effect; --probe tries endpoints."),
+    "work": LazyCommand("gateway.cli.run", "Read Kafka, and write what is there into a store."),
+    "check-config": LazyCommand("gateway.cli.doctor", "Show the settings in effect; --probe tries endpoints."),
     "status": LazyCommand("gateway.cli.status", "Show backlog, destinations and spool of a running gateway."),
-    "health": LazyCommand("gateway.cli.health", "Ask a gateway whether it lives, for probes; --ready."),
+    "health": LazyCommand("gateway.cli.status", "Ask a gateway whether it lives, for probes; --ready."),
     "redact": LazyCommand("gateway.cli.redact", "Show what redaction does to call logs in files."),
     "post": LazyCommand("gateway.cli.post", "Post a call log from a file, as an agent does."),
     "show": LazyCommand("gateway.cli.tables", "Show where a call is: accepted, core sent, detail sent."),
-    "tail": LazyCommand("gateway.cli.tail", "Follow calls: taken in, core sent, detail sent, in ms."),
-    "top": LazyCommand("gateway.cli.top", "Watch rates, backlog and the time until it is drained."),
-    "drain": LazyCommand("gateway.cli.top", "Wait until nothing is queued any more; --timeout."),
+    "tail": LazyCommand("gateway.cli.watch", "Follow calls: taken in, core sent, detail sent, in ms."),
+    "top": LazyCommand("gateway.cli.watch", "Watch rates, backlog and the time until it is drained."),
+    "drain": LazyCommand("gateway.cli.watch", "Wait until nothing is queued any more; --timeout."),
     "size": LazyCommand("gateway.cli.size", "Work out the disk and the link that your calls need."),
     "doctor": LazyCommand("gateway.cli.doctor", "Check settings, rights, disk, clock and destinations."),
-    "bench": LazyCommand("gateway.cli.bench", "Measure what this machine and volume take, in 20 s."),
+    "bench": LazyCommand("gateway.cli.demo", "Measure what this machine and volume take, in 20 s."),
     "report": LazyCommand("gateway.cli.report", "Write a redacted bundle for a ticket."),
     "demo": LazyCommand("gateway.cli.demo", "Post three calls, kill the gateway, lose nothing."),
-    "completion": LazyCommand("gateway.cli.completion", "Print shell completion for bash, zsh or fish."),
+    "completion": LazyCommand("gateway.cli", "Print shell completion for bash, zsh or fish."),
     "resume": LazyCommand("gateway.cli.status", "Retry a destination that is down now."),
     "dead": LazyCommand("gateway.cli.dead", "List, replay, discard, export and import dead letters."),
     "deliveries": LazyCommand("gateway.cli.deliveries", "List, retry, reroute queued deliveries; replace tokens."),
-    "reload": LazyCommand("gateway.cli.reload", "Apply changed settings to a running gateway."),
+    "reload": LazyCommand("gateway.cli.status", "Apply changed settings to a running gateway."),
     "erase": LazyCommand("gateway.cli.erase", "Erase calls, a caller or an agent everywhere."),
     "tenants": LazyCommand("gateway.cli.tenants", "List tenants; say whose an agent is."),
     "s3": LazyCommand("gateway.cli.s3", "Set up and check a bucket."),
     "fsck": LazyCommand("gateway.cli.fsck", "Check a spool for damage; --repair mends it."),
     "salvage": LazyCommand("gateway.cli.salvage", "Recover records from a damaged, quarantined database."),
     "adopt": LazyCommand("gateway.cli.salvage", "Take over the spool of a gateway that is gone."),
-    "rekey": LazyCommand("gateway.cli.rekey", "Bring a spool under its current key; encrypt what lies plain."),
+    "rekey": LazyCommand("gateway.cli.salvage", "Bring a spool under its current key; encrypt what lies plain."),
     "outbox": LazyCommand("gateway.cli.outbox", "Rescue what the SDK left in its outbox."),
     "calls": LazyCommand("gateway.cli.calls", "List and show the calls in the store of a receiver."),
     "pipeline": LazyCommand("gateway.cli.pipeline", "Show the work on calls after they ended; do it anew."),
-    "callbacks": LazyCommand("gateway.cli.callbacks", "List and cancel callbacks; keep the do-not-call list."),
+    "callbacks": LazyCommand("gateway.cli.pipeline", "List and cancel callbacks; keep the do-not-call list."),
     "store": LazyCommand("gateway.cli.store", "Migrate and check the store of a receiver."),
     "webhooks": LazyCommand("gateway.cli.webhooks", "Try a source of webhooks; find out why a signature fails."),
-    "backfill": LazyCommand("gateway.cli.backfill", "Bring calls_complete up to date; days back from the cutoff."),
-    "compare": LazyCommand("gateway.cli.backfill", "Compare calls_merged and calls_complete, day by day."),
+    "backfill": LazyCommand("gateway.cli.store", "Bring calls_complete up to date; days back from the cutoff."),
+    "compare": LazyCommand("gateway.cli.store", "Compare calls_merged and calls_complete, day by day."),
     "chaos": LazyCommand("gateway.cli.chaos", "Fault injection: kill, cut off and fill a second gateway."),
     "version": LazyCommand("gateway.cli", "Print the version."),
 }
@@ -147,15 +180,40 @@ def main() -> None:
     secure_standard_streams()
 
 
-# `callspool version`.
+_JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included.")
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included.")
+@_JSON_OPTION
 def version(*, as_json: bool) -> None:
     """Print the version."""
-    import json  # noqa: PLC0415  # see below
     from importlib.metadata import version as installed_version  # noqa: PLC0415  # a tenth of the start
 
     found = installed_version("callspool")
     click.echo(json.dumps({"callspool": found}) if as_json else f"callspool {found}")
+
+
+_WHERE = {
+    "bash": 'eval "$(callspool completion bash)"      # in ~/.bashrc',
+    "zsh": 'eval "$(callspool completion zsh)"       # in ~/.zshrc',
+    "fish": "callspool completion fish | source      # in ~/.config/fish/config.fish",
+}
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(list(_WHERE)))
+@_JSON_OPTION
+def completion(shell: str, *, as_json: bool) -> None:
+    """Print the script with which SHELL (bash, zsh or fish) completes commands, options and their values.
+
+    \b
+    eval "$(callspool completion bash)"      # in ~/.bashrc
+    eval "$(callspool completion zsh)"       # in ~/.zshrc
+    callspool completion fish | source      # in ~/.config/fish/config.fish
+    """
+    from click.shell_completion import get_completion_class  # noqa: PLC0415  # for this command alone
+
+    made = get_completion_class(shell)
+    assert made is not None, "one of those that click knows"
+    script = made(main, {}, "callspool", "_CALLSPOOL_COMPLETE").source()
+    click.echo(json.dumps({"shell": shell, "script": script, "where": _WHERE[shell]}) if as_json else script)

@@ -16,7 +16,7 @@ from rich.text import Text
 from config.destinations import HttpDestination, PresignedSettings, RetrySettings, TokenMode
 from config.settings import Settings, WhispeySettings
 from config.values import KIB, MIB, ListenAddress
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import count_text

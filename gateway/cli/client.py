@@ -25,7 +25,7 @@ from config.values import (
     parse_asked,
     split_tokens,
 )
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from gateway.cli.output import complain
 
 if TYPE_CHECKING:

@@ -18,20 +18,11 @@ import click
 import msgspec
 
 from config.values import ListenAddress, split_tokens
+from gateway.cli import Exit
 from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
-from gateway.cli.exits import Exit
 from gateway.cli.output import complain, json_option, output, progress_bar, result
-from gateway.cli.tables import (
-    Span,
-    dead_letters,
-    entries,
-    limit_option,
-    list_entries,
-    report,
-    select_by,
-    selecting,
-)
+from gateway.cli.tables import Span, dead_letters, entries, limit_option, list_entries, report, select_by, selecting
 from gateway.formatting import bytes_text, count_text
 from gateway.operations.schemas import (
     DOCUMENTS,

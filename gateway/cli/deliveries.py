@@ -9,8 +9,8 @@ import click
 import msgspec
 
 from config.values import ListenAddress
+from gateway.cli import Exit
 from gateway.cli.client import Command, admin_option, explained, tell
-from gateway.cli.exits import Exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar
 from gateway.cli.tables import limit_option, list_entries, queued, require_known, select_by, selecting
 from gateway.formatting import bytes_text, count_text

@@ -1,9 +1,10 @@
-"""`callspool doctor`: everything that a gateway needs here, looked at once, with a verdict and the next command."""
+"""What is configured, and whether it can work here: `callspool check-config` and `callspool doctor`."""
 
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import click
 import msgspec
@@ -12,12 +13,12 @@ from config.destinations import KafkaDestination
 from config.destinations.base import EndpointTable
 from config.destinations.s3 import S3Destination
 from config.destinations.stores import StoreTable
-from config.loader import Loaded
+from config.loader import DEFAULT, Loaded, effective_settings
 from config.settings import Settings
+from gateway.cli import Exit
 from gateway.cli.client import NoGateway, Refused, admin_address, ask
-from gateway.cli.exits import Exit
 from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
-from gateway.cli.output import as_json, json_option, output, plain, print_json, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.cli.status import troubles
 from gateway.diagnostics.machine import (
     Finding,
@@ -181,3 +182,59 @@ def _say(worst: list[Finding], *, bad: bool, owned: bool) -> None:
     output().print(plain(verdict, "bold red" if bad else "bold yellow" if worst else "bold green"))
     following = "callspool status" if owned else "callspool run"
     output().print(plain(f"  next: {worst[0].advice or following if worst else following}", "dim"))
+
+
+# `callspool check-config`: the settings in effect, where each comes from, and whether endpoints answer.
+
+
+@click.command("check-config")
+@configuration_options
+@click.option(
+    "--probe",
+    "with_probe",
+    is_flag=True,
+    help="Post marked test records to HTTP destinations; ask Kafka about topics, stores about missing rights.",
+)
+@click.option(
+    "--probe-token",
+    type=click.File(),
+    metavar="FILE",
+    help="File with a token for the probe (- for stdin), for destinations without a token of their own.",
+)
+@click.option("--probe-agent-id", default="callspool-probe", show_default=True, help="agent_id of the test records.")
+@json_option
+def check_config(
+    file: Path | None, *, local: bool, with_probe: bool, probe_token: TextIO | None, probe_agent_id: str
+) -> None:
+    """Show the settings in effect and where each comes from. Secrets are masked."""
+    loaded = loaded_or_exit(file, local=local)
+    _show_settings(loaded)
+    errors, doubts = certificate_findings(loaded)
+    for warning in (*warnings_of(loaded), *doubts, *own_intake_warnings(loaded.settings, addresses_of)):
+        complain(f"warning: {warning}", style="yellow")
+    for error in errors:
+        complain(f"error: {error}")
+    if errors:
+        raise SystemExit(Exit.FAILED)
+    if with_probe:
+        from gateway.cli.probing import probe_all  # noqa: PLC0415  # without --probe no uploader is loaded
+
+        token = probe_token.read().strip() if probe_token else None
+        if not probe_all(loaded.settings, token=token, agent_id=probe_agent_id):
+            raise SystemExit(Exit.FAILED)
+
+
+def _show_settings(loaded: Loaded) -> None:
+    if as_json():
+        settings = [
+            {"setting": each.key, "value": each.value, "from": each.origin} for each in effective_settings(loaded)
+        ]
+        print_json({"settings": settings})
+        return
+    shown = table("Setting", "Value", "From")
+    for each in effective_settings(loaded):
+        given = each.origin != DEFAULT
+        shown.add_row(
+            plain(each.key), plain(each.value, "bold" if given else ""), plain(each.origin, "" if given else "dim")
+        )
+    output().print(shown)

@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from config.values import ListenAddress
+from gateway.cli import Exit
 from gateway.cli.client import admin_option, converse, explained
-from gateway.cli.exits import Exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.operations.erasure import ErasedPlace, ErasureLine, ErasureOrder, ErasureProgress, ErasureReport
 from gateway.operations.schemas import DOCUMENTS, INDEX, DeadLetter

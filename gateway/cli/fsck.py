@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from gateway.cli.options import spool_directory, spool_option
 from gateway.cli.output import complain, output, plain, progress_bar, table
 from spool.directory import is_owned

@@ -11,8 +11,8 @@ import click
 from config.layers import InvalidConfiguration
 from config.loader import Loaded, load
 from config.settings import listeners_of
+from gateway.cli import Exit
 from gateway.cli.client import remember_config
-from gateway.cli.exits import Exit
 from gateway.cli.output import complain
 from spool import sandbox
 

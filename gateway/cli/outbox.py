@@ -12,8 +12,8 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from config.values import ListenAddress
+from gateway.cli import Exit
 from gateway.cli.client import asked_at, connect, intake_option, intake_token, tls_context
-from gateway.cli.exits import Exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.formatting import bytes_text, count_text
 from gateway.sdk_outbox.reader import OutboxReader

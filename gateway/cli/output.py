@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.exits import WITH_JSON, json_line
+from gateway.cli import WITH_JSON, json_line
 
 _NARROW_WIDTH = 140
 """Below it, a table of deliveries with all its columns folds in most of them."""

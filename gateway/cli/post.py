@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from config.values import ListenAddress
+from gateway.cli import Exit
 from gateway.cli.client import connect, intake_option, intake_token
-from gateway.cli.exits import Exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json
 from gateway.formatting import bytes_text
 

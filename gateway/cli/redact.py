@@ -13,7 +13,7 @@ import msgspec
 from config.settings import Settings
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import scan
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.intake.redaction import Edit, redactor_of

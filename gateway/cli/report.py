@@ -16,9 +16,9 @@ import msgspec
 from config.loader import effective_settings
 from config.values import ListenAddress
 from gateway.admin.status import for_everyone
+from gateway.cli import Exit
 from gateway.cli.client import NoGateway, Refused, admin_address, ask
 from gateway.cli.doctor import examine
-from gateway.cli.exits import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, json_option, result
 from gateway.operations.schemas import Status

@@ -10,7 +10,7 @@ import click
 
 from config.destinations.s3 import S3Destination
 from config.settings import Settings
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.diagnostics.s3 import StepResult, apply_setup, least_policy, plan_setup

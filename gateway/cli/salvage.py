@@ -1,4 +1,7 @@
-"""`callspool salvage` and `callspool adopt`: import what another database holds into a spool, running or stopped."""
+"""Long work on the records of a spool, done by the gateway that runs or, where none does, here.
+
+`callspool salvage` and `adopt` import what another database holds; `rekey` brings all under the current key.
+"""
 
 import asyncio
 import time
@@ -11,19 +14,24 @@ import click
 import msgspec
 
 from config.values import ListenAddress
+from gateway.cli import Exit
 from gateway.cli.client import NoGateway, admin_address, converse, explained
-from gateway.cli.exits import Exit
 from gateway.cli.options import loaded_or_exit, spool_option
 from gateway.cli.output import Tell, complain, output, plain, progress_bar, table
 from gateway.formatting import bytes_text, count_text
+from gateway.operations.rekey import RekeyFailed, RekeyLine, RekeyReport
+from gateway.operations.rekey import carry_out as carry_out_rekey
 from gateway.operations.salvage import Failed, Line, NothingToDo, Progress, Report, SalvageOrder, carry_out
 from gateway.runtime.options import spool_options
-from spool.directory import is_owned
+from spool.db.connection import rewrite
+from spool.directory import DATABASE_NAME, is_owned
 from spool.errors import SpoolError
 from spool.salvage.model import Outcome
 from spool.store import Spool
 
 _decode = msgspec.json.Decoder(Line).decode
+
+_Line = TypeVar("_Line")
 
 _PATH = click.Path(path_type=Path, file_okay=False, exists=True)
 
@@ -69,28 +77,39 @@ def adopt(directory: Path, file: Path | None, address: ListenAddress, *, dry_run
 def _carry_out(order: SalvageOrder, file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
     """At the gateway, if one answers, else in the spool itself; every report is shown as it comes."""
     failed = False
+
+    def alone() -> Iterator[Line]:
+        return in_own_spool(file, lambda spool: carry_out(spool.salvage, order))
+
     with explained(), progress_bar() as tell:
-        for line in _lines(order, file, address):
+        for line in _lines(address, msgspec.json.encode(order), "salvage", _decode, file, alone):
             failed = isinstance(line, Failed) or failed
             _show(line, tell, as_json=as_json)
     if failed:
         raise SystemExit(Exit.FAILED)
 
 
-def _lines(order: SalvageOrder, file: Path | None, address: ListenAddress) -> Iterator[Line]:
-    """The lines of the gateway's answer, or of an import in this process."""
+def _lines(
+    address: ListenAddress,
+    order: bytes,
+    path: str,
+    decode: Callable[[bytes], _Line],
+    file: Path | None,
+    alone: Callable[[], Iterator[_Line]],
+) -> Iterator[_Line]:
+    """The lines of the gateway's answer, or those of `alone` where no process has the spool."""
     try:
-        for raw in converse(address, msgspec.json.encode(order), "api", "salvage"):
+        for raw in converse(address, order, "api", path):
             if raw.strip():
-                yield _decode(raw)
+                yield decode(raw)
     except NoGateway:
-        settings = loaded_or_exit(file, local=True).settings
-        if is_owned(settings.spool.dir.absolute()):
+        if is_owned(_spool_directory(file)):
             raise
-        yield from in_own_spool(file, lambda spool: carry_out(spool.salvage, order))
+        yield from alone()
 
 
-_Line = TypeVar("_Line")
+def _spool_directory(file: Path | None) -> Path:
+    return loaded_or_exit(file, local=True).settings.spool.dir.absolute()
 
 
 def in_own_spool(file: Path | None, work: Callable[[Spool], AsyncGenerator[_Line, None]]) -> Iterator[_Line]:
@@ -209,3 +228,54 @@ def _what_now(report: Report) -> str:
     if report.incomplete:
         return f"Keep {report.directory} if what was lost matters: a copy may be read elsewhere."
     return f"Keep {report.directory}: it was changed meanwhile. Run this again to import the rest."
+
+
+# `callspool rekey`: bring all that is in a spool under its current key, in a running gateway or a stopped spool.
+
+_decode_rekey = msgspec.json.Decoder(RekeyLine).decode
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@spool_option
+@admin_address
+def rekey(file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
+    """Wrap all keys of the spool by the current main key, and encrypt what lies plain in it.
+
+    A running gateway does it beside its work; where none runs, the configured spool is opened, and its database written
+    anew at the end, so that nothing plain is left in gaps of its pages. It may be killed at any time, and goes on where
+    it was. Afterwards older keys are not needed any more.
+    """
+    report: RekeyReport | None = None
+    with explained(), progress_bar() as tell:
+        for line in _lines(address, b"{}", "rekey", _decode_rekey, file, lambda: _rekey_alone(file)):
+            match line:
+                case Progress():
+                    tell(line.what, line.done, line.total)
+                case RekeyFailed():
+                    complain(f"{line.reason}.", hint="What was done before stays; run it again.")
+                    raise SystemExit(Exit.FAILED)
+                case RekeyReport():
+                    report = line
+    if report is None:
+        complain("The gateway ended before it was done: run it again, and it goes on.")
+        raise SystemExit(Exit.FAILED)
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+        return
+    done = f"{count_text(report.records)} call logs, {count_text(report.tokens)} tokens and {count_text(report.spans)} "
+    output().print(plain(f"Everything is under key {report.key_id}.", "bold green"))
+    output().print(plain(f"{done}posts of spans lay plain; {count_text(report.epochs)} keys were wrapped anew."))
+    output().print(
+        plain("Older keys can be taken out of the file of keys, once no copy of this spool needs them.", "dim")
+    )
+
+
+def _rekey_alone(file: Path | None) -> Iterator[RekeyLine]:
+    """Rekey the configured spool in this process, and write its database anew."""
+    yield from in_own_spool(file, lambda spool: carry_out_rekey(spool.rekeying))
+    yield Progress("writing the database anew", 0, 0)
+    try:
+        rewrite(_spool_directory(file) / DATABASE_NAME)
+    except SpoolError as error:
+        yield RekeyFailed(str(error))

@@ -1,4 +1,4 @@
-"""`callspool status` and `resume`: the state of a running gateway, and a destination retried now."""
+"""How a running gateway is, and what is told to it: `callspool status`, `health`, `resume` and `reload`."""
 
 import time
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.text import Text
 
 from config.values import ListenAddress
+from gateway.cli import Exit
 from gateway.cli.client import admin_option, ask, asks_stopped_spool, explained, tell
-from gateway.cli.exits import Exit
 from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
 from gateway.formatting import age_text, bytes_text, count_text
@@ -22,6 +22,7 @@ from gateway.operations.schemas import (
     DrainThrottleReport,
     LaneStatus,
     OutboxReport,
+    Reloaded,
     Resumed,
     SpoolReport,
     Status,
@@ -259,7 +260,6 @@ LOOK_SECONDS = 0.2
 """How often the destination is polled while it is retried."""
 
 _decode_resumed = msgspec.json.Decoder(Resumed).decode
-_decode_status = msgspec.json.Decoder(Status).decode
 
 
 @click.command()
@@ -299,7 +299,7 @@ def _tried(address: ListenAddress, destination: str, wait: float) -> Destination
     """Its state once it was retried, or when the wait is over."""
     deadline = time.monotonic() + wait
     while True:
-        status = _decode_status(ask(address, "api", "status"))
+        status = _decode(ask(address, "api", "status"))
         report = next(each for each in status.destinations if each.name == destination)
         # Times in ISO 8601 compare like texts: a next try that lies ahead was set after this one failed.
         failed = report.breaker == "open" and report.retry_at is not None and report.retry_at > status.now
@@ -318,3 +318,49 @@ def _result(report: DestinationReport) -> Text:
     if report.refused_tokens:
         return plain(f"{report.name} still refuses tokens: {count_text(report.refused_tokens)}", "red")
     return plain(f"{report.name} is up again; queued: {count_text(queued)}", "green")
+
+
+# `callspool health`: whether a gateway lives or is ready, for the probes of containers and scripts.
+
+
+@click.command()
+@click.option("--ready", is_flag=True, help="Ask whether posts can be accepted, not only whether the process lives.")
+@json_option
+@admin_option
+def health(address: ListenAddress, *, ready: bool) -> None:
+    """Ask the admin listener for /healthz, or with --ready for /readyz.
+
+    Exits with 0 if so, with 1 if it is not ready, with 3 if nothing answers. It finds the listener as all commands do,
+    by TLS or a Unix socket where that is so: a probe need not know it.
+    """
+    with explained():
+        ask(address, "healthz")
+        status = _decode(ask(address, "api", "status")) if ready else None
+    if status is not None and not status.ready:
+        complain(f"not ready: {'; '.join(status.reasons)}")
+        raise SystemExit(Exit.FAILED)
+    word = "ready" if ready else "ok"
+    result({"status": word}, word)
+
+
+# `callspool reload`: a running gateway reads its settings again.
+
+
+@click.command(short_help="Apply changed settings to a running gateway.")
+@json_option
+@admin_option
+def reload(address: ListenAddress) -> None:
+    """Let the running gateway read its file, its environment and the files of its secrets again.
+
+    They are checked first, and applied whole or not at all. What needs a restart is named.
+    """
+    with explained():
+        reloaded = msgspec.json.decode(tell(address, b"{}", "api", "reload"), type=Reloaded)
+    for problem in reloaded.problems:
+        complain(problem)
+    for name in reloaded.needs_restart:
+        complain(f"{name} changed, which only a restart applies.", style="yellow")
+    if not reloaded.applied:
+        complain("Nothing was applied; the gateway goes on with the settings that it has.", style="")
+        raise SystemExit(Exit.FAILED)
+    result(reloaded, "The settings are right and are being applied.")

@@ -1,23 +1,29 @@
-"""`callspool store migrate`, `check` and `status`: a store as the configuration names it, with or without a gateway."""
+"""A store as the configuration names it, with or without a gateway: `callspool store`, `backfill` and `compare`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
+from rich.table import Table
 
 from config.destinations.stores import StoreTable
 from config.settings import Settings
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
-from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, result, table
+from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
 from gateway.formatting import count_text
+from gateway.operations.backfill import Backfill, Paused, Yielded, days_between
 from gateway.runtime.destinations import store_of
 from gateway.runtime.options import completion_rule
+from gateway.trace import instant
 from spool.records import system_clock
 from uploaders.stores.completion import CallState
-from uploaders.stores.store import Store, StoreError, StoreStatus
+from uploaders.stores.store import BackfillDay, BackfillStatus, Parity, Store, StoreError, StoreStatus
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -101,3 +107,180 @@ def ask_store(file: Path | None, name: str | None, ask: Callable[[Store], Awaita
     except StoreError as error:
         complain(f"{chosen.name}: {error}.")
         raise SystemExit(Exit.FAILED) from None
+
+
+# `callspool backfill run`, `status` and `pause`, and `callspool compare`: moving a store to its new path.
+
+_DAY = click.DateTime(formats=["%Y-%m-%d"])
+_COUNTS = ("Calls", "Written", "End only", "Differing")
+
+
+@click.group(short_help="Bring calls_complete up to date from call_parts.")
+def backfill() -> None:
+    """Bring `calls_complete` up to date from `call_parts`, a day at a time (docs/migration.md)."""
+
+
+@backfill.command(short_help="Write the rows that are missing, from the cutoff backwards.")
+@store_options
+@click.option("--from", "first", type=_DAY, metavar="DATE", help="The oldest day.  [default: that of the oldest part]")
+@click.option("--to", "last", type=_DAY, metavar="DATE", help="The newest day.  [default: before completion.cutoff]")
+@click.option("--rows-per-second", type=click.FloatRange(1), help="At most so many calls a second.")
+@click.option("--page-rows", type=click.IntRange(1), help="Calls in one transaction.  [default: suits the engine]")
+@click.option("--dry-run", is_flag=True, help="Only count what is missing.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day.")
+def run(
+    file: Path | None, *, local: bool, destination: str | None, first: datetime | None, last: datetime | None,
+    rows_per_second: float | None, page_rows: int | None, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write the rows that are missing, the newest day first. It may be killed at any time and goes on where it was.
+
+    Exit code 5 if a day did not agree afterwards, 1 if it was paused.
+    """
+    newest = _last_day(last, settings_or_exit(file, local=local).completion.cutoff)
+    if dry_run:
+        found = ask_store(file, destination, lambda store: _parities(store, first, newest), local=local)
+        _print([_unwritten(day, parity) for day, parity in found], ("Calls", "Missing", "Wrong"), as_json=as_json)
+        return
+
+    async def filled(store: Store) -> tuple[dict[date, BackfillDay], bool]:
+        filling = Backfill(store, rows_per_second=rows_per_second, page_rows=page_rows)
+        return await _fill(filling, await _days(store, first, newest))
+
+    done, paused = ask_store(file, destination, filled, local=local)
+    _print([_shown(each) for each in done.values()], _COUNTS, as_json=as_json)
+    if paused:
+        complain("Paused. `callspool backfill run` goes on.", style="yellow")
+        raise SystemExit(Exit.FAILED)
+    if any(each.status is BackfillStatus.DIFFERING for each in done.values()):
+        complain("Some days do not agree: run it again, and see `callspool compare`.")
+        raise SystemExit(Exit.UNSOUND)
+
+
+@backfill.command("status", short_help="Show what has been done, day by day.")
+@store_options
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day.")
+def backfill_status(file: Path | None, *, local: bool, destination: str | None, as_json: bool) -> None:
+    """Show what has been done, day by day."""
+    days = ask_store(file, destination, lambda store: store.backfill_days(), local=local)
+    _print([_shown(each) for each in days], _COUNTS, as_json=as_json)
+
+
+@backfill.command(short_help="Stop the one that runs, after its page.")
+@store_options
+@json_option
+def pause(file: Path | None, *, local: bool, destination: str | None) -> None:
+    """Stop the backfill that runs on this store, wherever it runs, after its page; `run` goes on."""
+    ask_store(file, destination, lambda store: store.pause_backfills(pause=True), local=local)
+    result({"pausing": True}, "It stops after its page.")
+
+
+@click.command(short_help="Compare both paths of a store, day by day.")
+@store_options
+@click.option("--day", type=_DAY, metavar="DATE", help="The newest day.  [default: yesterday]")
+@click.option("--days", type=click.IntRange(1), default=1, show_default=True, help="How many days, back from there.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day.")
+def compare(
+    file: Path | None, *, local: bool, destination: str | None, day: datetime | None, days: int, as_json: bool
+) -> None:
+    """Compare `calls_merged` with `calls_complete` by counts and digests; exit code 5 if they differ."""
+    newest = _today() - timedelta(days=1) if day is None else day.date()
+    first = newest - timedelta(days=days - 1)
+
+    async def compared(store: Store) -> list[tuple[date, Parity]]:
+        return [(each, await store.parity(each)) for each in days_between(first, newest)]
+
+    found = ask_store(file, destination, compared, local=local)
+    _print([_unwritten(day, parity) for day, parity in found], ("Calls", "Missing", "Wrong"), as_json=as_json)
+    if not all(parity.agrees for _, parity in found):
+        raise SystemExit(Exit.UNSOUND)
+
+
+async def _fill(filling: Backfill, days: list[date]) -> tuple[dict[date, BackfillDay], bool]:
+    """What was done of each day, and whether somebody paused it."""
+    done: dict[date, BackfillDay] = {}
+    with progress_bar() as tell:
+        async with aclosing(filling.run(days)) as steps:
+            async for step in steps:
+                match step:
+                    case BackfillDay():
+                        done[step.day] = step
+                        ended = sum(each.status is not BackfillStatus.RUNNING for each in done.values())
+                        calls = sum(each.calls for each in done.values())
+                        tell(f"backfill: {step.day.isoformat()}", step.calls, 0)
+                        tell("days", ended, len(days))
+                        tell("calls", calls, 0)
+                    case Yielded():
+                        complain(
+                            f"Live writes take {1000 * step.commit_seconds:.0f} ms: waiting {step.wait_seconds:g} s.",
+                            style="yellow",
+                        )
+                    case Paused():
+                        return done, True
+    return done, False
+
+
+async def _days(store: Store, first: datetime | None, last: date) -> list[date]:
+    oldest = first.date() if first else await store.oldest_day()
+    return [] if oldest is None else days_between(oldest, last)
+
+
+async def _parities(store: Store, first: datetime | None, last: date) -> list[tuple[date, Parity]]:
+    return [(day, await store.parity(day)) for day in await _days(store, first, last)]
+
+
+def _last_day(last: datetime | None, cutoff: date | None) -> date:
+    """The newest day of a backfill; ends the command where none is known, or where it is not over."""
+    if last is None and cutoff is None:
+        complain("Where should it begin?", hint="Set completion.cutoff, or give --to DATE.")
+        raise SystemExit(Exit.USAGE)
+    newest = last.date() if last else (cutoff or date.max) - timedelta(days=1)
+    if newest >= _today():
+        complain(f"{newest.isoformat()} is not over (in UTC): parts of it may still come.")
+        raise SystemExit(Exit.USAGE)
+    return newest
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+Row = dict[str, str | int]
+
+
+def _shown(day: BackfillDay) -> Row:
+    return {
+        "day": day.day.isoformat(),
+        "status": day.status.value,
+        "calls": day.calls,
+        "written": day.written,
+        "end_only": day.end_only,
+        "differing": day.differing,
+        "updated_at": instant(day.updated_at),
+    }
+
+
+def _unwritten(day: date, parity: Parity) -> Row:
+    return {
+        "day": day.isoformat(),
+        "status": "agrees" if parity.agrees else "differs",
+        "calls": parity.calls,
+        "missing": parity.calls - parity.rows,
+        "wrong": parity.differing,
+        "end_only": parity.end_only,
+    }
+
+
+def _print(rows: list[Row], counts: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            click.echo(msgspec.json.encode(row).decode())
+        return
+    if not rows:
+        output().print(plain("Nothing to do: there are no days.", "dim"))
+        return
+    shown: Table = table("Day", "Status", *counts, numbers=counts)
+    for row in rows:
+        cells = [count_text(int(row[name.lower().replace(" ", "_")])) for name in counts]
+        style = {"differing": "red", "differs": "red", "running": "yellow"}.get(str(row["status"]), "green")
+        shown.add_row(plain(row["day"]), plain(row["status"], style), *map(plain, cells))
+    output().print(shown)

@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from config.values import ListenAddress, parse_duration
+from gateway.cli import Exit
 from gateway.cli.client import Command, admin_option, ask, explained
-from gateway.cli.exits import Exit
 from gateway.cli.output import Responsive, complain, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.advice import ADVICE, by_kind

@@ -11,8 +11,8 @@ import click
 
 from config.settings import Settings
 from config.values import ListenAddress
+from gateway.cli import Exit
 from gateway.cli.client import AddressType, connect
-from gateway.cli.exits import Exit
 from gateway.cli.options import loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, result, table
 from gateway.formatting import bytes_text

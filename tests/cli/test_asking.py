@@ -15,8 +15,7 @@ from msgspec import structs
 
 from gateway.admin.permissions import Role
 from gateway.admin.view import Lifecycle, Phase
-from gateway.cli import client
-from gateway.cli.exits import Exit
+from gateway.cli import Exit, client
 from gateway.heartbeats.schemas import LiveEntry
 from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
 from spool.errors import SpoolUnavailable

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from tests.cli.conftest import Cli
 from tests.stores.calls import part_of
 from tests.stores.engines import SqliteEngine

@@ -15,8 +15,7 @@ from click.testing import Result
 from bench.endpoint import Endpoint, Fault
 from config.loader import Loaded
 from config.settings import Settings
-from gateway.cli import main
-from gateway.cli.exits import EPILOG, Exit
+from gateway.cli import EPILOG, Exit, main
 from gateway.runtime import lifecycle
 from tests.cli.conftest import Cli, Server
 from tests.spool.spool_parts import opened

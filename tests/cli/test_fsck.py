@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from gateway.cli import main
-from gateway.cli.exits import Exit
+from gateway.cli import Exit, main
 from gateway.cli.fsck import SHOWN_OF_A_KIND
 from spool.directory import DirectoryLock
 from tests.spool.spool_parts import a_record, opened

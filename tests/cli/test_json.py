@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gateway.cli import main
-from gateway.cli.exits import Exit
+from gateway.cli import Exit, main
 from tests.admin.admin_app import AdminFigures
 from tests.cli.conftest import Cli, Server
 from tests.project.surface import commands, options

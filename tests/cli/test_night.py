@@ -7,11 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from gateway.cli.size import sizing
 from gateway.cli.status import troubles
-from gateway.cli.tail import Following
-from gateway.cli.top import Sample, overview
+from gateway.cli.watch import Following, Sample, overview
 from gateway.diagnostics.machine import Health, about_clock, about_commits
 from gateway.operations.schemas import DestinationReport, LaneStatus, SpoolReport, Status
 from gateway.trace import newest_of

@@ -9,8 +9,7 @@ import pytest
 import zstandard
 from click.testing import CliRunner, Result
 
-from gateway.cli import main
-from gateway.cli.exits import Exit
+from gateway.cli import Exit, main
 from tests.intake.running_intake import RunningIntake, running
 
 CALL = {"call_id": "call-1", "wcall_event": "call_ended"}

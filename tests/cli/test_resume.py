@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from tests.admin.admin_app import ENDPOINT_DOWN, NOW, STATS, AdminFigures
 from tests.cli.conftest import Cli, Server
 from uploaders.base import BreakerState, DestinationStatus

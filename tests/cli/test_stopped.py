@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.exits import Exit
+from gateway.cli import Exit
 from spool.directory import DATABASE_NAME, DirectoryLock
 from spool.records import DeadLetter
 from tests.cli.conftest import Cli

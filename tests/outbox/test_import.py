@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway.cli import main
-from gateway.cli.exits import Exit
+from gateway.cli import Exit, main
 from tests.intake.running_intake import RunningIntake, running
 from tests.outbox.sdk import KEY, rows, write
 
