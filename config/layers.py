@@ -108,7 +108,11 @@ class InvalidConfiguration(Exception):
 
 
 def did_you_mean(unknown: str, known: Iterable[str], *, prefix: str = "") -> str:
-    """Advice about an unknown name: the nearest known one, if any is near. A shared prefix makes no two names near."""
-    tails = [name.removeprefix(prefix) for name in known]
-    near = difflib.get_close_matches(unknown.removeprefix(prefix), tails, n=1, cutoff=0.6)
+    """Advice about an unknown name: the nearest known one, or the one that it shortens or lengthens.
+
+    A shared prefix makes no two names near.
+    """
+    tail, tails = unknown.removeprefix(prefix), [name.removeprefix(prefix) for name in known]
+    near = difflib.get_close_matches(tail, tails, n=1, cutoff=0.6)
+    near = near or [each for each in tails if tail.startswith(each) or (tail and each.startswith(tail))]
     return f"is unknown; did you mean {prefix}{near[0]}?" if near else "is unknown"

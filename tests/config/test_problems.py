@@ -63,6 +63,7 @@ def test_everything_wrong_is_told_at_once(write_file: WriteFile) -> None:
     [
         ("[intake]\nlistn = 1", "intake.listn", "is unknown; did you mean listen?"),
         ("[intake]\nzzz = 1", "intake.zzz", "is unknown"),
+        ("[spool]\ndirectory = 1", "spool.directory", "is unknown; did you mean dir?"),
         ("[intak]", "intak", "is unknown; did you mean intake?"),
         ("intake = 3", "intake", "should be a table"),
         ("destinations = 3", "destinations", "should be an array of tables: [[destinations]]"),
