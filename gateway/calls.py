@@ -1,6 +1,6 @@
-"""A call as the store of a receiver shows it, shaped for people and for JSON.
+"""Calls as people and programs see them: those in the store of a receiver, and those that go on.
 
-Pure: the same document is served by the admin API and read by the command line.
+Pure: the same documents are served by the admin API and read by the command line.
 """
 
 from collections.abc import Mapping
@@ -127,3 +127,29 @@ def document_of(call: StoredCall, records: tuple[RecordTrace, ...], *, with_docu
         references=_documents(call, PartKind.REFERENCE),
         records=records,
     )
+
+
+# Calls that go on, by their heartbeats.
+
+
+class LiveEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that goes on, or whose agent was lost not long ago. Times are ISO 8601 in UTC."""
+
+    call_id: str
+    tenant: str | None
+    agent_id: str | None
+    state: str
+    """live or lost."""
+    first_heard_at: str
+    last_heard_at: str
+    silent_seconds: float | None
+    """For how long nothing came from its agent, while the gateway listened; null for one that is lost."""
+    turns: int
+    """How many turns are durable."""
+    bytes: int
+
+
+class LiveList(msgspec.Struct, frozen=True):
+    """Those first that were silent longest."""
+
+    calls: tuple[LiveEntry, ...]

@@ -12,7 +12,7 @@ from gateway.admin.answers import HEADERS, answer, refused
 from gateway.admin.audit import note
 from gateway.admin.auth import Handler
 from gateway.admin.view import GatewayView
-from gateway.operations import rekey as rekey_orders
+from gateway.operations import salvage
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.erasure import ErasureOrder
 from gateway.operations.salvage import SalvageOrder, carry_out
@@ -149,7 +149,7 @@ class OrderHandlers:
         spool = self._gateway.spool
         if spool is None:
             return _not_open()
-        return await _as_lines(request, rekey_orders.carry_out(spool.rekeying))
+        return await _as_lines(request, salvage.rekey(spool.rekeying))
 
     async def erase(self, request: web.Request, _admin: DeliveryAdmin) -> web.StreamResponse:
         """Erase calls wherever this gateway reaches them, and report as NDJSON.

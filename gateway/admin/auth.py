@@ -25,8 +25,7 @@ from gateway.admin.answers import refused
 from gateway.admin.audit import AuditLog, audited
 from gateway.admin.permissions import OPEN, PAGES, Role, Rule, rule_of
 from gateway.admin.sessions import CSRF_HEADER, Session, Sessions
-from gateway.hosts import BrowserFault, browser_fault
-from gateway.listeners import Peer, peer_of
+from gateway.listeners import BrowserFault, Peer, browser_fault, peer_of
 
 TOKEN_FILE = "admin-token"
 """In the directory of the spool; `gateway.cli.client` knows the name too, without the web server."""

@@ -14,8 +14,7 @@ from gateway.admin.answers import HEADERS, answer, refused
 from gateway.admin.auth import CALLER
 from gateway.admin.call_logs import CallLogs
 from gateway.admin.view import GatewayView
-from gateway.calls import MOST_CALLS, CallList, document_of, entry_of
-from gateway.heartbeats.schemas import LiveList
+from gateway.calls import MOST_CALLS, CallList, LiveList, document_of, entry_of
 from gateway.trace import newest_of, trace_of
 from spool.errors import SpoolError
 from spool.payload.frames import decode

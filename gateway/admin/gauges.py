@@ -15,7 +15,7 @@ from gateway.admin.view import BackPressure, GatewayView
 from gateway.live_calls import ThrottleStatus
 from gateway.logs import dropped_messages
 from gateway.operations.advice import by_kind
-from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
+from gateway.sdk_outbox.model import OutboxState, OutboxStatus
 from spool.stats import SpoolStats
 from uploaders.base import BreakerState, DestinationStatus
 

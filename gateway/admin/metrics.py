@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from gateway.admin.tallies import CounterTally, GaugeTally, HistogramTally
-from gateway.sdk_outbox.rows import Outcome
+from gateway.sdk_outbox.model import Outcome
 from spool.records import Clock, Delivery, Lane, system_clock
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import CallPath, Swept, Written

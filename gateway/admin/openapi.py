@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from gateway import schemas
 from gateway.admin.permissions import RULES, Rule
-from gateway.calls import CallEntry, CallList
-from gateway.heartbeats.schemas import LiveList
+from gateway.calls import CallEntry, CallList, LiveList
 from gateway.operations.salvage import SalvageOrder
 from gateway.operations.schemas import (
     DeliveryPage,

@@ -25,7 +25,7 @@ from gateway.operations.schemas import (
     SpoolReport,
     Status,
 )
-from gateway.sdk_outbox.rows import OutboxStatus, Outcome
+from gateway.sdk_outbox.model import OutboxStatus, Outcome
 from gateway.trace import instant
 from spool.records import Lane
 from spool.stats import LaneCounts, SpoolStats

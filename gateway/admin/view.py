@@ -6,12 +6,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.admin.recorder import Recorder
-from gateway.heartbeats.schemas import LiveEntry
+from gateway.calls import LiveEntry
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
-from gateway.sdk_outbox.rows import OutboxStatus
+from gateway.sdk_outbox.model import OutboxStatus
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord
 from spool.store import Spool

@@ -12,10 +12,9 @@ import msgspec
 from rich.console import Group, RenderableType
 
 from config.values import ListenAddress
-from gateway.calls import MOST_CALLS, CallEntry, CallList
+from gateway.calls import MOST_CALLS, CallEntry, CallList, LiveEntry, LiveList
 from gateway.cli.client import Refused, admin_option, ask, download, explained, tell
 from gateway.cli.output import output, plain, table
-from gateway.heartbeats.schemas import LiveEntry, LiveList
 from gateway.operations.pipeline import InsightList
 from uploaders.stores.completion import CallState
 from uploaders.stores.spans import without_lone_surrogates

@@ -16,8 +16,8 @@ from gateway.cli import Exit
 from gateway.cli.client import asked_at, connect, intake_option, intake_token, tls_context
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.formatting import bytes_text, count_text
+from gateway.sdk_outbox.model import OutboxError, Outcome, RefusedRow, RowRefused, Survey
 from gateway.sdk_outbox.reader import OutboxReader
-from gateway.sdk_outbox.rows import OutboxError, Outcome, RefusedRow, RowRefused, Survey
 
 _CONNECT_SECONDS = 5.0
 SHOWN_REFUSED = 10

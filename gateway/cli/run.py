@@ -65,9 +65,9 @@ def work(file: Path | None, *, pipeline: bool, as_json: bool) -> None:
     configure_logging(settings.log.level, as_text=False if as_json else settings.log.format.as_text)
     try:
         if pipeline:
-            from gateway.runtime import pipeline_worker  # noqa: PLC0415  # it imports what others need not
+            from gateway.runtime.pipeline import serve  # noqa: PLC0415  # models, which others need not import
 
-            raise SystemExit(pipeline_worker.serve(settings))
+            raise SystemExit(serve(settings))
         raise SystemExit(worker.serve(settings))
     except worker.NotConfigured as error:
         complain(f"{error}.")

@@ -19,9 +19,19 @@ from gateway.cli.client import NoGateway, admin_address, converse, explained
 from gateway.cli.options import loaded_or_exit, spool_option
 from gateway.cli.output import Tell, complain, output, plain, progress_bar, table
 from gateway.formatting import bytes_text, count_text
-from gateway.operations.rekey import RekeyFailed, RekeyLine, RekeyReport
-from gateway.operations.rekey import carry_out as carry_out_rekey
-from gateway.operations.salvage import Failed, Line, NothingToDo, Progress, Report, SalvageOrder, carry_out
+from gateway.operations.salvage import (
+    Failed,
+    Line,
+    NothingToDo,
+    Progress,
+    RekeyFailed,
+    RekeyLine,
+    RekeyReport,
+    Report,
+    SalvageOrder,
+    carry_out,
+)
+from gateway.operations.salvage import rekey as carry_out_rekey
 from gateway.runtime.options import spool_options
 from spool.db.connection import rewrite
 from spool.directory import DATABASE_NAME, is_owned

@@ -17,7 +17,7 @@ from gateway.cli.options import loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, result, table
 from gateway.formatting import bytes_text
 from gateway.runtime.destinations import DriverMissing
-from gateway.runtime.webhooks import sources_of
+from gateway.runtime.sources import sources_of
 from gateway.webhooks.document import call_log_of, decode
 from gateway.webhooks.providers import Provider
 from gateway.webhooks.signatures import HmacScheme, Verdict, Webhook, check_headers, verify

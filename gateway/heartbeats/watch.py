@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gateway.calllog.errors import CallLogError
-from gateway.heartbeats.schemas import LiveEntry, live_entry
+from gateway.calls import LiveEntry
 from gateway.intake.accept import Acceptor, owner_of
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.memory import BudgetExhausted
@@ -171,8 +171,8 @@ class HeartbeatWatch:
     def calls(self) -> tuple[LiveEntry, ...]:
         """All live calls, those first that were silent longest."""
         now, heard, calls = self._listening.advance(), self._heard, self._store.calls
-        lost = [live_entry(call, None) for call in calls.values() if not call.open]
-        live = [live_entry(call, now - at) for key, at in heard.items() if (call := calls.get(key)) and call.open]
+        lost = [_entry(call, None) for call in calls.values() if not call.open]
+        live = [_entry(call, now - at) for key, at in heard.items() if (call := calls.get(key)) and call.open]
         return (*lost, *live)
 
     def sign_of_life(self, call_id: str, principal: str) -> None:
@@ -332,3 +332,18 @@ _encode = msgspec.json.Encoder().encode
 
 def _members(values: Mapping[str, object]) -> bytes:
     return b"".join([b",%b:%b" % (_encode(name), _encode(value)) for name, value in values.items()])
+
+
+def _entry(call: LiveCall, silent: float | None) -> LiveEntry:
+    """A call as lists show it."""
+    return LiveEntry(
+        call_id=call.call_id,
+        tenant=owner_of(call.principal).tenant,
+        agent_id=call.agent_id,
+        state="live" if call.open else "lost",
+        first_heard_at=instant(call.first_at),
+        last_heard_at=instant(call.last_at),
+        silent_seconds=None if silent is None else round(silent, 1),
+        turns=call.turns,
+        bytes=call.raw_bytes,
+    )

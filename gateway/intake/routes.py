@@ -11,10 +11,10 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from gateway.calllog.document import credential
-from gateway.hosts import BrowserFault, browser_fault
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.ports import NO_ROUTE, IntakeObserver
 from gateway.intake.responses import JsonResponse, Rejection, final_rejection, rejection_response
+from gateway.listeners import BrowserFault, browser_fault
 from gateway.tenants import TenantTable
 
 _HINT = (

@@ -13,9 +13,9 @@ from ipaddress import ip_address, ip_network
 
 from aiohttp import web
 
-from gateway.hosts import is_host
 from gateway.intake.ports import RecordStore
 from gateway.intake.responses import Rejection
+from gateway.listeners import is_host
 from spool.records import Clock, Upload
 
 BUCKET = "callspool"

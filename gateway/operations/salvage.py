@@ -1,4 +1,4 @@
-"""Orders to salvage: one order is answered by lines, the last of which says how it ended."""
+"""Orders to salvage and to rekey: long work, answered by lines, the last of which says how it ended."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.live_calls import ENDED, STARTED
+from spool.admin.rekey import Rekeyed, Rekeying
 from spool.errors import SpoolError
 from spool.salvage.importer import Step
 from spool.salvage.model import Tally
@@ -141,3 +142,45 @@ def _report(task: Task, tally: Tally) -> Report:
         complete=tally.complete and not task.dry_run,
         unreadable=[UnreadableRecord(one.record_id, one.call_id, one.reason) for one in tally.unreadable],
     )
+
+
+# Rekeying: all that is in a spool is brought under its current key.
+
+
+class RekeyReport(msgspec.Struct, frozen=True, tag="rekeyed"):
+    """What was done."""
+
+    key_id: str
+    """The name of the main key that everything is under now."""
+    epochs: int
+    """Keys of epochs that were wrapped by an older main key."""
+    records: int
+    """Call logs that lay plain."""
+    tokens: int
+    spans: int
+    """Posts of spans that lay plain."""
+
+
+class RekeyFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """Why it did not come to its end; what was done until then stays."""
+
+    reason: str
+
+
+RekeyLine = Progress | RekeyReport | RekeyFailed
+
+
+async def rekey(rekeying: Rekeying) -> AsyncGenerator[RekeyLine, None]:
+    """Rekey, and report how it goes."""
+    loop = asyncio.get_running_loop()
+    reported_at = 0.0
+    try:
+        async with aclosing(rekeying.steps()) as steps:
+            async for step in steps:
+                if isinstance(step, Rekeyed):
+                    yield RekeyReport(step.key_id, step.epochs, step.records, step.tokens, step.spans)
+                elif loop.time() - reported_at >= REPORT_SECONDS:
+                    reported_at = loop.time()
+                    yield Progress(step.what, step.done, step.total)
+    except SpoolError as error:
+        yield RekeyFailed(str(error))

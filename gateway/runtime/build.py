@@ -45,11 +45,17 @@ from gateway.runtime.destinations import (
     make_uploader,
     route_of,
 )
-from gateway.runtime.open_calls import heartbeat_source, trace_source
-from gateway.runtime.recordings import RECORDINGS_NAME, RecordingParts, copies_recordings, recording_parts
-from gateway.runtime.references import REFERENCES_NAME, REFERENCES_ROUTE, follows_references, reference_plan
-from gateway.runtime.stores import CallStores
-from gateway.runtime.webhooks import WebhookParts, webhook_server
+from gateway.runtime.sources import (
+    RECORDINGS_NAME,
+    RecordingParts,
+    WebhookParts,
+    copies_recordings,
+    heartbeat_source,
+    recording_parts,
+    trace_source,
+    webhook_server,
+)
+from gateway.runtime.stores import REFERENCES_NAME, REFERENCES_ROUTE, CallStores, follows_references, reference_plan
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
 from gateway.tenants import TenantTable
@@ -241,12 +247,7 @@ def _pipeline(
         return None, None
     # A gateway without a pipeline does without all of this.
     from gateway.callbacks import CALLBACK_DUE  # noqa: PLC0415  # see above
-    from gateway.runtime.pipeline import (  # noqa: PLC0415  # see above
-        pipeline_of,
-        pipeline_settings,
-        scheduler_of,
-        works_here,
-    )
+    from gateway.runtime.pipeline import pipeline_of, pipeline_settings, scheduler_of, works_here  # noqa: PLC0415  # see above
 
     wanted = pipeline_settings(settings)
     assert wanted is not None, "there is one"

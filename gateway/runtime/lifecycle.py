@@ -31,22 +31,21 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.recorder import Recorder
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
-from gateway.heartbeats.schemas import LiveEntry
+from gateway.calls import LiveEntry
 from gateway.intake.server import IntakeServer
+from gateway.listeners import CannotListen
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.erasure import CallEraser
 from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
-from gateway.process import on_signals, raise_limit
+from gateway.process import on_signals, raise_limit, systemd_of
 from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
-from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
+from gateway.runtime.listening import admin_listener, certificates_followed, introduce, listening_at, tls_of, url_of
 from gateway.runtime.options import admin_tokens, tenant_tokens
 from gateway.runtime.reload import LOOK_SECONDS, FileWatch, Reread, read_again
-from gateway.runtime.startup import CannotListen, introduce, listening_at, url_of
-from gateway.sdk_outbox.rows import OutboxStatus
-from gateway.systemd import systemd_of
+from gateway.sdk_outbox.model import OutboxStatus
 from gateway.tls import CertificateUnusable, ServerTls
 from spool.directory import SpoolDirectory
 from spool.errors import SpoolError

@@ -22,9 +22,8 @@ from gateway.intake.decoding import DecodingLimits
 from gateway.intake.parse import SizeRule
 from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.sources.batch import BatchLimits
-from gateway.listeners import ListenOptions, SocketOptions, owner_ids
+from gateway.listeners import CannotListen, ListenOptions, SocketOptions, owner_ids
 from gateway.live_calls import ThrottlePolicy
-from gateway.runtime.startup import CannotListen
 from gateway.runtime.stores import CallsKept
 from gateway.tenants import Tenant, TenantTable, digest_of
 from gateway.tls import TlsFiles

@@ -1,27 +1,50 @@
-"""Wires the pipeline of a gateway or of a worker: its models, its vector store, and who works on its queue."""
+"""The pipeline of a gateway or of a worker: its models, its vector store, and who works on its queue."""
 
+import asyncio
+import os
+import socket
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+import uvloop
 
 from config.destinations import Destination, PipelineDestination, PostgresDestination, SqliteDestination
 from config.destinations.pipeline import CallbackSettings
 from config.settings import Settings
+from gateway.admin.auth import Access
+from gateway.admin.metrics import Metrics
+from gateway.admin.worker import WorkFigures, build_worker_app
+from gateway.announcements import AnnouncingStore
 from gateway.callbacks import CallbackObserver, CallbackScheduler
+from gateway.calls import CALL_COMPLETE, complete_call_of
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
-from gateway.runtime.destinations import DriverMissing
-from spool.records import Clock
+from gateway.listeners import CannotListen
+from gateway.process import on_signals, raise_limit, systemd_of
+from gateway.runtime.destinations import DriverMissing, transactional_store
+from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
+from gateway.runtime.options import completion_rule
+from gateway.runtime.worker import NotConfigured
+from gateway.tls import CertificateUnusable
+from spool.records import Clock, system_clock
 from uploaders.pipeline.local import BundledEmbedding, LocalModels, missing_library
 from uploaders.pipeline.models import EmbeddingModel, VectorStore
 from uploaders.pipeline.openai import OpenAiChat, OpenAiEmbedding
 from uploaders.pipeline.options import CallbackRule, Limits, Runs, ServerOptions, TenantRule, VectorsIn
 from uploaders.pipeline.runner import Models, PipelineObserver, PipelineRunner, RunnerRule
 from uploaders.pipeline.service import Pipeline
+from uploaders.pipeline.transcript import read_text
 from uploaders.pipeline.vectors import PgVectors, PineconeVectors, QdrantVectors, SqliteVectors
 from uploaders.stores.callbacks import CallbackTables
-from uploaders.stores.pipeline import Database
+from uploaders.stores.pipeline import Database, NewText
 from uploaders.stores.pipeline_tables import PipelineTables
+from uploaders.stores.store import CallKey, StoreError
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -128,3 +151,136 @@ def _vectors(
     if wanted.where is VectorsIn.PINECONE:
         return PineconeVectors(wanted.url or "", token, wanted.timeout)
     return PgVectors(database, model) if path is None else SqliteVectors(database, path, local, model)
+
+
+# `callspool work --pipeline`: works on the queue of a pipeline, one of any number, from start to graceful shutdown.
+#
+# It needs the store, and neither Kafka nor a spool. Calls are queued by receivers, out of whose spools they are
+# delivered to the pipeline. Where nobody but the pipeline is told of complete calls, as with workers of Kafka and no
+# receiver, it takes them from the store's outbox, into which the transaction that completes a call has written them.
+
+FEED_SECONDS: Final = 1.0
+"""How often the outbox is looked at."""
+CLAIM: Final = 100
+_STOP_SECONDS: Final = 2.0
+"""Of the deadline of a shutdown, what is left for everything but the answers that are under way."""
+_log = structlog.get_logger("callspool")
+
+
+def serve(settings: Settings) -> int:
+    """Run until a signal stops it. Returns the exit code: 0, or 1 where it could not start. Raises `NotConfigured`."""
+    destination = pipeline_settings(settings)
+    if destination is None:
+        raise NotConfigured("there is no pipeline: set CALLSPOOL_PIPELINE, or add one to the file")
+    raise_limit()
+    return uvloop.run(PipelineWorker(settings, destination).run())
+
+
+class PipelineWorker:
+    """One run of a worker."""
+
+    def __init__(self, settings: Settings, destination: PipelineDestination) -> None:
+        self._settings = settings
+        self._destination = destination
+        self._metrics = Metrics()
+        self._systemd = systemd_of(os.environ)
+        self._told_to_stop = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._pipeline: Pipeline | None = None
+
+    async def run(self) -> int:
+        """Start, work, and stop on a signal. Returns the exit code."""
+        on_signals(self._told_to_stop, self._hurried, at_a_terminal=sys.stderr.isatty())
+        access = Access(hosts=self._settings.admin.hosts, refused=self._metrics.admin_refused)
+        app = build_worker_app(self._figures, self._metrics, access)
+        try:
+            tls = tls_of(self._settings)
+            async with (
+                self._systemd.kept_informed(lambda: self._figures().in_one_line()),
+                admin_listener(app, self._settings.admin, tls.get("admin")) as listener,
+                certificates_followed(tls, lambda: {"admin": listener}),
+            ):
+                await self._work()
+        except (StoreError, CannotListen, CertificateUnusable, DriverMissing, OSError) as error:
+            _log.error("cannot_run", reason=str(error))
+            return 1
+        _log.info("stopped")
+        return 0
+
+    async def _work(self) -> None:
+        settings = self._settings
+        chosen = store_settings(self._destination, settings.destinations)
+        store = transactional_store(chosen, completion_rule(settings.completion), system_clock)
+        # Processes of one name on one host are told apart; what a killed one had is free when its lease ends.
+        owner = f"{settings.work.instance or socket.gethostname()}-{os.getpid()}"
+        self._pipeline = pipeline_of(
+            settings, self._destination, store, owner, self._metrics, system_clock, works=True, alone=False
+        )
+        feeding = None
+        try:
+            await store.open()
+            self._pipeline.start()
+            if self._is_fed_by_the_outbox():
+                feeding = asyncio.create_task(self._feed(store, self._pipeline, owner))
+            _log.info("working", pipeline=self._destination.target, store=chosen.target, owner=owner)
+            self._systemd.ready()
+            await self._told_to_stop.wait()
+            self._systemd.stopping()
+            _log.info("stopping")
+        finally:
+            if feeding is not None:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+            await self._stop(self._pipeline)
+            await store.close()
+
+    async def _stop(self, pipeline: Pipeline) -> None:
+        """Wait for answers that are paid for, unless somebody hurries."""
+        grace = max(0.0, self._settings.shutdown.deadline - _STOP_SECONDS)
+        stopping = asyncio.create_task(pipeline.stop(grace))
+        hurried = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stopping.done():
+            stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+
+    def _is_fed_by_the_outbox(self) -> bool:
+        """Whether nobody else is to be told of complete calls: what is taken here, no receiver announces."""
+        subscribers = [each for each in self._settings.destinations if each.events and CALL_COMPLETE in each.events]
+        return subscribers == [self._destination]
+
+    async def _feed(self, store: AnnouncingStore, pipeline: Pipeline, owner: str) -> None:
+        failing = False
+        while True:
+            try:
+                while calls := await store.claim_completions(owner, CLAIM):
+                    if await pipeline.tables.enqueue([text async for text in _texts(store, calls)]) and pipeline.runner:
+                        pipeline.runner.wake()
+                    await store.forget_completions(calls)
+                failing = False
+            except StoreError as error:
+                if not failing:
+                    _log.warning("outbox_waits", reason=str(error))
+                failing = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FEED_SECONDS):
+                    await self._told_to_stop.wait()
+
+    def _figures(self) -> WorkFigures:
+        runner = self._pipeline.runner if self._pipeline else None
+        obstacles = ["the worker is starting"] if runner is None else [runner.obstacle] if runner.obstacle else []
+        if self._told_to_stop.is_set():
+            obstacles.append("the worker is stopping")
+        messages = dict.fromkeys(("new", "duplicate", "dead", "dropped"), 0)
+        return WorkFigures(messages, 0, 0, 0, 0, {}, tuple(obstacles))
+
+
+async def _texts(store: AnnouncingStore, calls: Sequence[CallKey]) -> AsyncIterator[NewText]:
+    """What is needed of these calls; nothing of one that somebody deleted."""
+    for project, call_id in calls:
+        call = await store.call(project, call_id)
+        if call is not None:
+            document = msgspec.json.encode(complete_call_of(call))
+            accepted_at = max(part.accepted_at for part in call.parts)
+            yield NewText(project, call_id, accepted_at, read_text(document, CALL_COMPLETE))

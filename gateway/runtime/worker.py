@@ -22,14 +22,12 @@ from config.settings import Settings
 from gateway.admin.auth import Access
 from gateway.admin.metrics import Metrics
 from gateway.admin.worker import WorkFigures, build_worker_app
-from gateway.process import on_signals, raise_limit
+from gateway.listeners import CannotListen
+from gateway.process import on_signals, raise_limit, systemd_of
 from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_options, require_kafka, store_of
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import completion_rule, routing
-from gateway.runtime.references import claim_reader
-from gateway.runtime.startup import CannotListen
-from gateway.runtime.stores import CallStores
-from gateway.systemd import systemd_of
+from gateway.runtime.stores import CallStores, claim_reader
 from gateway.tls import CertificateUnusable
 from spool.records import system_clock
 from uploaders.stores.store import StoreError

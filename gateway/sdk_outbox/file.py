@@ -18,8 +18,18 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from gateway.sdk_outbox.rows import Batch, OutboxBusy, OutboxError, OutboxUnusable, RefusedRow, Row, Survey
-from gateway.sdk_outbox.stamp import beside, require_file, require_trusted_owner
+from gateway.sdk_outbox.model import (
+    Batch,
+    OutboxBusy,
+    OutboxError,
+    OutboxUnusable,
+    RefusedRow,
+    Row,
+    Survey,
+    beside,
+    require_file,
+    require_trusted_owner,
+)
 from spool import sandbox
 
 LOCK_SECONDS = 5

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from gateway.process import end_process
+from gateway.sdk_outbox.model import Batch, OutboxBusy, OutboxUnusable, Row, Stamp, Survey, stamp_of
 from gateway.sdk_outbox.reader_main import (
     LARGEST_MESSAGE,
     Answer,
@@ -36,8 +37,6 @@ from gateway.sdk_outbox.reader_main import (
     decode_answer,
     framed,
 )
-from gateway.sdk_outbox.rows import Batch, OutboxBusy, OutboxUnusable, Row, Survey
-from gateway.sdk_outbox.stamp import Stamp, stamp_of
 from spool import sandbox
 from spool.sandbox import module_command
 

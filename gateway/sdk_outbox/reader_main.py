@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from gateway.sdk_outbox.file import OutboxFile
-from gateway.sdk_outbox.rows import Batch, OutboxBusy, OutboxError, Row, Survey
+from gateway.sdk_outbox.model import Batch, OutboxBusy, OutboxError, Row, Survey
 from spool import sandbox
 
 LARGEST_MESSAGE = 8 << 20

@@ -10,8 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from gateway.sdk_outbox.reader import OutboxReader
-from gateway.sdk_outbox.rows import (
+from gateway.sdk_outbox.model import (
     OutboxBusy,
     OutboxState,
     OutboxStatus,
@@ -20,9 +19,10 @@ from gateway.sdk_outbox.rows import (
     Row,
     RowRefused,
     SinkUnavailable,
+    Stamp,
 )
+from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.sinks import RowSink
-from gateway.sdk_outbox.stamp import Stamp
 from spool.records import Clock
 
 REFUSED_MAX = 1000

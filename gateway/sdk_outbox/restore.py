@@ -1,4 +1,4 @@
-"""From a row of the SDK's outbox to the call log as the SDK posts it, byte for byte. Pure.
+"""From a row of the SDK's outbox to the call log as the SDK posts it, byte for byte.
 
 The SDK writes a row before it prepares the call log for its post. What it changes then (`send_log.py` of 4.2.11) is
 done here in the same way, because only equal bytes have an equal digest, by which a row whose post was accepted is
@@ -6,9 +6,12 @@ recognised: a missing `call_ended_reason` is appended, and times that are number
 """
 
 import json
+import mmap
+import os
+import sys
 from collections.abc import Iterator
 from datetime import datetime
-from mmap import mmap
+from pathlib import Path
 
 import msgspec
 
@@ -16,7 +19,8 @@ from gateway.calllog.document import text_of
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import Member, Piece, Scratch, Slice, TopLevel, scan
 from gateway.live_calls import ENDED, STARTED
-from gateway.sdk_outbox.rows import RowRefused
+from gateway.sdk_outbox.model import RowRefused
+from spool import sandbox
 from spool.records import Buffer
 
 _TIMES = frozenset({"call_started_at", "call_ended_at"})
@@ -54,7 +58,7 @@ def restore(payload: Buffer, scratch: Scratch) -> Restored:
     """
     copied = False
 
-    def copy(size: int) -> bytearray | mmap:
+    def copy(size: int) -> bytearray | mmap.mmap:
         nonlocal copied
         copied = True
         return scratch(size)
@@ -112,3 +116,72 @@ def _iso(member: Member) -> bytes | None:
         return json.dumps(str(number)).encode()
     except OverflowError:
         return None
+
+
+# `python -m gateway.sdk_outbox.restore`: a process of its own for one large row, since whoever wrote it decides what
+# restoring takes.
+#
+# Its arguments are the file of the payload and, where a changed copy is needed, a file for that. It writes one message.
+
+LIMITS = sandbox.Limits(data_bytes=96 << 20, cpu_seconds=120)
+"""Mapped files do not count: as much as the parse worker has for a call log."""
+
+
+class ScratchWanted(msgspec.Struct, frozen=True, tag=True):
+    """A changed copy needs a file of this size: start again with one."""
+
+    size: int
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The row holds no call log."""
+
+    reason: str
+
+
+Answer = Restored | ScratchWanted | Refused
+encode = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+class _NoScratch(Exception):
+    """There is no file for a changed copy."""
+
+
+def answer_for(payload: Path, scratch: Path | None) -> Answer:
+    """What the payload holds."""
+
+    def copy(size: int) -> mmap.mmap:
+        if scratch is None:
+            raise _NoScratch(size)
+        return _mapped(scratch, os.O_RDWR, mmap.ACCESS_WRITE)
+
+    try:
+        return restore(memoryview(_mapped(payload, os.O_RDONLY, mmap.ACCESS_READ)), copy)
+    except _NoScratch as wanted:
+        return ScratchWanted(wanted.args[0])
+    except RowRefused as error:
+        return Refused(str(error))
+    except MemoryError:
+        return Refused("its call log has too many members to be examined in the memory that there is for it")
+
+
+def _mapped(path: Path, flags: int, access: int) -> mmap.mmap:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return mmap.mmap(descriptor, 0, access=access)
+    finally:
+        os.close(descriptor)
+
+
+def main(payload: str, scratch: str = "") -> None:
+    """Answer, and end."""
+    sandbox.confine(LIMITS, Path(payload).parent)
+    _, output = sandbox.pipes()
+    data = memoryview(encode(answer_for(Path(payload), Path(scratch) if scratch else None)))
+    while data:
+        data = data[output.write(data) :]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

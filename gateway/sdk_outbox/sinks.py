@@ -28,9 +28,8 @@ from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.live_calls import ENDED
 from gateway.process import end_process
 from gateway.sdk_outbox.file import BATCH_BYTES
-from gateway.sdk_outbox.restore import Restored, restore
-from gateway.sdk_outbox.restore_main import Refused, ScratchWanted, decode_answer
-from gateway.sdk_outbox.rows import OutboxError, Outcome, Row, RowRefused, SinkUnavailable
+from gateway.sdk_outbox.model import OutboxError, Outcome, Row, RowRefused, SinkUnavailable
+from gateway.sdk_outbox.restore import Refused, Restored, ScratchWanted, decode_answer, restore
 from spool import sandbox
 from spool.records import Buffer
 
@@ -168,7 +167,7 @@ def _pieces_of(pieces: Iterable[Buffer]) -> Iterable[memoryview]:
 # The call log of a large row, restored in a process of its own: whoever wrote the row decides what that takes.
 
 RESTORE_SECONDS = 60.0
-_COMMAND = sandbox.module_command("gateway.sdk_outbox.restore_main")
+_COMMAND = sandbox.module_command("gateway.sdk_outbox.restore")
 
 
 async def restore_in_process(payload: Path, new_file: Callable[[int], Awaitable[Path]]) -> Restored:

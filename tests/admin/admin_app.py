@@ -19,13 +19,13 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
 from gateway.admin.recorder import Recorder
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
-from gateway.heartbeats.schemas import LiveEntry
+from gateway.calls import LiveEntry
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.selection import Accepts
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
-from gateway.sdk_outbox.rows import OutboxState, OutboxStatus
+from gateway.sdk_outbox.model import OutboxState, OutboxStatus
 from spool.errors import SpoolError
 from spool.records import DeadLetter, Delivery, DeliveryState, Form, Fragment, Lane, NewDelivery, Record, StoredFragment
 from spool.stats import LaneCounts, SpoolStats, TracedDelivery, TracedRecord

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 
 from gateway.admin.auth import TOKEN_FILE, GuessLimit, make_local_token
 from gateway.admin.permissions import RULES, Role, rule_of
-from gateway.hosts import is_trusted_host
+from gateway.listeners import is_trusted_host
 from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import Lane
 from tests.admin.admin_app import AUTHORIZED, ENDPOINT_DOWN, LOCAL_TOKEN, STATS, AdminFigures, delivery

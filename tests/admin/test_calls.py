@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from gateway.admin.permissions import Role
-from gateway.heartbeats.schemas import LiveEntry
+from gateway.calls import LiveEntry
 from spool.records import DeliveryState, Form
 from tests.admin.admin_app import AdminFigures, traced, traced_delivery
 from tests.stores.calls import detail_of, part_of

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
-from gateway.sdk_outbox.rows import Outcome
+from gateway.sdk_outbox.model import Outcome
 from spool.records import Form
 from spool.stats import SpoolStats
 from tests.admin.admin_app import ENDPOINT_DOWN, AdminFigures, View, delivery

@@ -15,9 +15,9 @@ from msgspec import structs
 
 from gateway.admin.permissions import Role
 from gateway.admin.view import Lifecycle, Phase
+from gateway.calls import LiveEntry
 from gateway.cli import Exit, client
-from gateway.heartbeats.schemas import LiveEntry
-from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
+from gateway.sdk_outbox.model import OutboxState, OutboxStatus, Outcome
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form
 from spool.stats import SpoolStats

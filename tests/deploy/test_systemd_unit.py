@@ -50,7 +50,7 @@ def test_the_unit_can_do_little(analyze: str) -> None:
 def test_the_unit_gives_a_shutdown_its_time() -> None:
     """systemd waits longer than `shutdown.deadline`, and the loop beats several times before it is given up."""
     from config.settings import ShutdownSettings
-    from gateway.systemd import BEAT_SECONDS
+    from gateway.process import BEAT_SECONDS
 
     found = dict(re.findall(r"^(TimeoutStopSec|WatchdogSec)=(\d+)$", text(UNIT), re.MULTILINE))
     assert int(found["TimeoutStopSec"]) > ShutdownSettings().deadline

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.systemd import Systemd, systemd_of
+from gateway.process import Systemd, systemd_of
 
 
 @pytest.fixture(params=["path", "abstract"])

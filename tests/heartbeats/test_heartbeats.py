@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.heartbeats.posts import ABOUT_BYTES, POST_BYTES
+from gateway.heartbeats.source import ABOUT_BYTES, POST_BYTES
 from gateway.intake.accept import Redactions
 from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import decode

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.sdk_outbox.model import OutboxState, OutboxStatus, Outcome
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rescue import OutboxWatch, Remains, Rescuer
-from gateway.sdk_outbox.rows import OutboxState, OutboxStatus, Outcome
 from spool.records import Fragment
 from tests.intake.running_intake import RunningIntake, running
 from tests.system.waiting import until

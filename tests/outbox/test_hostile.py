@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.sdk_outbox import reader
+from gateway.sdk_outbox.model import OutboxError, OutboxState, OutboxUnusable, Outcome
 from gateway.sdk_outbox.reader import OutboxReader
-from gateway.sdk_outbox.rows import OutboxError, OutboxState, OutboxUnusable, Outcome
 from spool import sandbox
 from tests.budget import budgeted
 from tests.outbox.hostile import CASES, COLUMNS, ENDLESS, FULL, ODD_ROWS, Case, do_harm, forge_journal, write_rows

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.sdk_outbox import file
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
-from gateway.sdk_outbox.rows import OutboxBusy, OutboxUnusable, Outcome
+from gateway.sdk_outbox.model import OutboxBusy, OutboxUnusable, Outcome
 from spool.records import Fragment
 from tests.outbox.outbox_rescue import Rescue, rescuing
 from tests.outbox.sdk import KEY, rows, write

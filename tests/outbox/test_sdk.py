@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
-from gateway.sdk_outbox.rows import Outcome
+from gateway.sdk_outbox.model import Outcome
 from tests.outbox.outbox_rescue import Rescue, rescuing
 from tests.outbox.sdk import DOWN, KEY, agent, needs_sdk, rows
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.sdk_outbox import rescue
+from gateway.sdk_outbox.model import OutboxState, Outcome, Stamp
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rescue import OutboxWatch
-from gateway.sdk_outbox.rows import OutboxState, Outcome
-from gateway.sdk_outbox.stamp import Stamp
 from tests.intake.running_intake import running
 from tests.outbox.outbox_rescue import Heard, watching_over
 from tests.outbox.sdk import rows, write

@@ -290,7 +290,7 @@ BUGS = (
     ),
     Bug(
         "a rebound name is served",
-        "gateway/hosts.py",
+        "gateway/listeners.py",
         "        return BrowserFault.HOST\n",
         "        return None\n",
         ("tests/intake/test_hosts.py::test_a_browser_is_refused_at_every_way_in",),

@@ -168,7 +168,7 @@ REMOVED_DEFENCES = (
     ),
     _without(
         "redaction of turns",
-        "gateway/heartbeats/posts.py",
+        "gateway/heartbeats/source.py",
         "return beat if redaction is None else _redacted(beat, redaction)",
         "return beat",
         "tests/heartbeats/test_heartbeats.py::test_turns_are_redacted_before_they_are_stored",
@@ -443,7 +443,7 @@ REMOVED_DEFENCES = (
     ),
     _without(
         "routes for webhooks alone",
-        "gateway/runtime/webhooks.py",
+        "gateway/runtime/sources.py",
         "Router(source.routes(), hint=",
         f"Router([*source.routes(), *{_INTAKE_ROUTES}], hint=",
         "tests/system/test_webhooks.py::test_the_listener_of_providers_has_no_other_route",

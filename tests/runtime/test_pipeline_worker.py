@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.loader import load
-from gateway.runtime.pipeline import pipeline_settings
-from gateway.runtime.pipeline_worker import PipelineWorker, serve
+from gateway.runtime.pipeline import PipelineWorker, pipeline_settings, serve
 from gateway.runtime.worker import NotConfigured
 from tests.stores.calls import part_of
 from tests.stores.engines import SqliteEngine

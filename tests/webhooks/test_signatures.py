@@ -199,7 +199,7 @@ def test_twilio_signs_by_the_algorithm_that_it_names() -> None:
 def test_settings_describe_how_any_sender_signs() -> None:
     """Time and signature in one header, a time in milliseconds, another provider's tolerance."""
     from config.sources import SourceSettings
-    from gateway.runtime.webhooks import provider_of
+    from gateway.runtime.sources import provider_of
 
     settings = SourceSettings.model_validate(
         {

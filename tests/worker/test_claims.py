@@ -10,7 +10,7 @@ import zstandard
 
 from bench.s3_server import Server
 from config.receiver import ReferenceSettings
-from gateway.runtime.references import claim_reader
+from gateway.runtime.stores import claim_reader
 from gateway.worker.messages import Batch, Incoming, Ledger
 from gateway.worker.writer import BatchWriter
 from spool.records import Form

@@ -1,0 +1,261 @@
+"""From the settings of ways in to what answers there: webhooks and their recordings, spans, heartbeats and turns."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from config.destinations import S3Destination
+from config.open_calls import LiveSettings, OtlpSettings
+from config.settings import Settings
+from config.sources import ProviderName, SourceSettings
+from gateway.admin.metrics import Metrics
+from gateway.fanout import DestinationRoute, RouteKind
+from gateway.heartbeats.source import HeartbeatSource
+from gateway.heartbeats.watch import HeartbeatWatch
+from gateway.intake.accept import Acceptor
+from gateway.intake.admission import AdmissionGate
+from gateway.intake.body_reader import BodyReader
+from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
+from gateway.intake.server import IntakeServer
+from gateway.intake.staging import StagingArea, Workers
+from gateway.otlp.assembler import ClosingRule, TraceAssembler
+from gateway.otlp.source import TraceSource
+from gateway.otlp.spans import SpanRule
+from gateway.runtime import options
+from gateway.runtime.destinations import DriverMissing, s3_options
+from gateway.webhooks.adapters import pointed
+from gateway.webhooks.forward import Forwarder
+from gateway.webhooks.providers import PROVIDERS, Provider
+from gateway.webhooks.recordings import InlineAudio, RecordingCopier
+from gateway.webhooks.signatures import Algorithm, Encoding, HmacScheme, LivekitScheme, Scheme, SecretHeaderScheme
+from gateway.webhooks.source import Source, WebhookSource
+from spool.records import Clock, Lane, system_clock
+from spool.store import Spool
+from uploaders.base import Eraser
+from uploaders.dispatch.dispatcher import DestinationPlan
+from uploaders.dispatch.policy import RetryPolicy
+from uploaders.http.download import Downloader
+from uploaders.recordings import DirectoryRecordings, RecordingStore
+from uploaders.upload_hosts import UploadHosts
+
+# Recordings of webhooks: where they are kept, and what fetches those behind addresses.
+
+RECORDINGS_NAME: Final = "recordings"
+"""What the copying of recordings is called among the destinations."""
+RECORDINGS_ROUTE: Final = DestinationRoute(RECORDINGS_NAME, RouteKind.RECORDINGS)
+GIVE_UP_SECONDS: Final = 24 * 3600.0
+"""How long a recording is tried to be fetched: most addresses are good for less."""
+AT_ONCE: Final = 2
+"""Recordings under way; of each, one part of a bucket is in memory."""
+MOST_BYTES: Final = 4 << 30
+"""Of one recording: a day of sound."""
+
+
+def copies_recordings(settings: Settings) -> bool:
+    """Whether recordings behind addresses are fetched."""
+    return settings.webhooks.listen is not None and any(each.copies for each in settings.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingParts:
+    """What webhooks and the dispatcher need for recordings."""
+
+    store: RecordingStore | None
+    """None where recordings are kept nowhere."""
+    copying: Acceptor | None
+    """Accepts call logs whose recording is to be fetched; None where none is."""
+    plans: Mapping[str, DestinationPlan]
+
+    @property
+    def erasers(self) -> dict[str, Eraser]:
+        """What takes recordings back, by the name that it has among the destinations."""
+        return {} if self.store is None else {RECORDINGS_NAME: self.store}
+
+
+def recording_parts(
+    settings: Settings, spool: Spool, bodies: BodyReader, routes: Sequence[DestinationRoute],
+    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor], metrics: Metrics, clock: Clock,
+) -> RecordingParts:  # fmt: skip
+    """How recordings are kept and fetched; what says where they are goes to the `routes`."""
+    store = _store(settings, spool, metrics)
+    if store is None or not copies_recordings(settings):
+        return RecordingParts(store, None, {})
+    hosts = UploadHosts((), settings.webhooks.recording_hosts, any_name=True)
+    plan = DestinationPlan(
+        uploader=RecordingCopier(Downloader(hosts, MOST_BYTES), store, bodies, make_acceptor(routes), spool, clock),
+        policy=RetryPolicy(give_up_after=GIVE_UP_SECONDS),
+        concurrency={Lane.CORE: 1, Lane.DETAIL: AT_ONCE},
+        type=RECORDINGS_NAME,
+    )
+    return RecordingParts(store, make_acceptor([*routes, RECORDINGS_ROUTE]), {RECORDINGS_NAME: plan})
+
+
+def _store(settings: Settings, spool: Spool, metrics: Metrics) -> RecordingStore | None:
+    """The directory, else the first bucket that is no tenant's own; None where there is neither."""
+    if settings.webhooks.listen is None:
+        return None
+    if settings.webhooks.recordings is not None:
+        return DirectoryRecordings(settings.webhooks.recordings.absolute())
+    own = {name for tenant in settings.tenants.values() for name in tenant.destinations}
+    for each in settings.destinations:
+        if isinstance(each, S3Destination) and each.name not in own:
+            # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
+            from uploaders.s3.recordings import BucketRecordings  # noqa: PLC0415  # see above
+
+            return BucketRecordings(s3_options(each), spool.uploader_state, metrics)
+    return None
+
+
+_NEEDED = {ProviderName.LIVEKIT: "jwt", ProviderName.TELNYX: "cryptography"}
+"""Modules of the extra, by the provider that needs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookParts:
+    """What the listener shares with the intake."""
+
+    reader: BodyReader
+    acceptor: Acceptor
+    staging: StagingArea
+    workers: Workers
+    gate: AdmissionGate
+    loop_guard: LoopGuard
+    token: IntakeToken
+    metrics: Metrics
+    forwarder: Forwarder
+    recordings: RecordingParts
+
+
+def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | None:
+    """The listener of providers, where one is configured: the intake shows calls, and must not be open to the outside.
+
+    Raises `DriverMissing` and `CannotListen`.
+    """
+    store = parts.recordings.store
+    if settings.webhooks.listen is None:
+        return None
+    source = WebhookSource(
+        sources_of(settings),
+        parts.reader,
+        parts.acceptor,
+        parts.staging,
+        parts.workers,
+        parts.forwarder,
+        None if store is None else InlineAudio(store, parts.workers, system_clock),
+        parts.recordings.copying,
+        parts.metrics,
+        system_clock,
+    )
+    posted_to = ", ".join(route.path for route in source.routes()) or "a source: none is configured"
+    router = Router(source.routes(), hint=f"POST to {posted_to}.")
+    handler = IntakeHandler(router, parts.gate, parts.loop_guard, parts.token, parts.metrics)
+    limits = options.connection_limits(settings.intake)
+    return IntakeServer(options.listen_options(settings.webhooks), handler.handle, parts.gate, parts.metrics, limits)
+
+
+def sources_of(settings: Settings) -> tuple[Source, ...]:
+    """The configured sources. Raises `DriverMissing`."""
+    return tuple(_source(each, settings.webhooks.public_url or "") for each in settings.sources)
+
+
+def _source(settings: SourceSettings, public_url: str) -> Source:
+    needed = _NEEDED.get(settings.provider)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        raise DriverMissing(f"the source {settings.name} needs the module {needed}: pip install 'callspool[webhooks]'")
+    provider = provider_of(settings)
+    return Source(
+        name=settings.name,
+        provider=provider,
+        secrets=tuple(secret.get_secret_value() for secret in settings.secrets),
+        paths=settings.paths,
+        events=frozenset(settings.events),
+        tolerance=provider.tolerance if settings.tolerance is None else settings.tolerance,
+        forward_url=settings.forward_url,
+        public_url=public_url.rstrip("/"),
+        agents_key=settings.token.get_secret_value() if settings.token else None,
+        tenant=settings.tenant,
+        copies_recordings=settings.copies,
+    )
+
+
+def provider_of(settings: SourceSettings) -> Provider:
+    """How the source signs, and what it sends."""
+    match settings.provider:
+        case ProviderName.HMAC | ProviderName.HEADER:
+            name = settings.provider.value
+            adapt = pointed(settings.fields, settings.event_names)
+            return Provider(name, _own_scheme(settings), adapt, "the sender's secret", "sample", {"sample": {}})
+        case ProviderName.VAPI if settings.header is not None:
+            return replace(PROVIDERS["vapi"], scheme=_hmac(settings, settings.header))
+        case ProviderName.LIVEKIT:
+            return replace(PROVIDERS["livekit"], scheme=LivekitScheme(settings.api_key))
+        case _:
+            return PROVIDERS[settings.provider.value]
+
+
+def _own_scheme(settings: SourceSettings) -> Scheme:
+    header = settings.header or ""
+    return SecretHeaderScheme(header) if settings.provider is ProviderName.HEADER else _hmac(settings, header)
+
+
+def _hmac(settings: SourceSettings, header: str) -> HmacScheme:
+    return HmacScheme(
+        header=header,
+        message=settings.message,
+        fields=(settings.pairs[0], settings.pairs[1]) if settings.pairs else None,
+        timestamp_header=settings.timestamp_header,
+        timestamp_unit=1000.0 if settings.timestamp_unit == "ms" else 1.0,
+        algorithm=Algorithm(settings.algorithm),
+        encoding=Encoding(settings.encoding),
+        prefix=settings.prefix,
+        secret_is_base64=settings.secret_is_base64,
+    )
+
+
+# Calls that go on: their spans, heartbeats and turns.
+
+PII_ATTRIBUTES = (
+    "lk.pii.*",
+    "gen_ai.input.messages",
+    "gen_ai.output.messages",
+    "gen_ai.system_instructions",
+    "gen_ai.tool.call.*",
+    "input",
+    "output",
+    "transcript",
+    "text",
+    "tools",
+)
+"""What was said, by the names of LiveKit Agents 1.8 and Pipecat 1.14."""
+
+
+def trace_source(
+    settings: OtlpSettings,
+    spool: Spool,
+    reader: BodyReader,
+    acceptor: Acceptor,
+    staging: StagingArea,
+    token: IntakeToken,
+    metrics: Metrics,
+) -> TraceSource:
+    """What answers `/v1/traces`, and puts calls together that are open from before."""
+    rule = ClosingRule(round(settings.close_after * 1000), round(settings.idle_after * 1000))
+    dropped = (*settings.drop_attributes, *(PII_ATTRIBUTES if settings.drop_pii else ()))
+    spans = SpanRule.of(settings.call_id_attributes, dropped)
+    assembler = TraceAssembler(spool.traces, acceptor, staging, rule, spans, spool.token, metrics, system_clock)
+    return TraceSource(reader, staging.workers, assembler, spans, token, serves=settings.enabled)
+
+
+def heartbeat_source(
+    settings: LiveSettings,
+    spool: Spool,
+    reader: BodyReader,
+    acceptor: Acceptor,
+    workers: Workers,
+    token: IntakeToken,
+    metrics: Metrics,
+) -> HeartbeatSource:
+    """What answers heartbeats and turns, and watches the calls that are live from before."""
+    watch = HeartbeatWatch(spool.live, acceptor, reader, settings.lost_after, spool.token, metrics, system_clock)
+    return HeartbeatSource(reader, workers, watch, acceptor, token, serves=settings.enabled)
