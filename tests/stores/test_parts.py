@@ -58,6 +58,8 @@ def test_a_head_holds_what_lists_need() -> None:
         (b'{"transcript_json": [{"role": "user"}, {"role": "assistant"}]}', Head(summary={"turns": 2})),
         (b'{"summary_metrics": {"total_turns": true, "total_tokens": "9"}, "telemetry_summary": []}', Head()),
         (b'{"summary_metrics": {"total_tokens": 1234567890123456789012345}}', Head()),
+        (b'{"agent_id": "\\udfff", "summary_metrics": {"total_tokens": 1' + b"0" * 400 + b"}}", Head("\ufffd")),
+        (b'{"agent_id": "a", "transcript_json": {}, "summary_metrics": {"total_turns": NaN}}', Head("a")),
     ],
 )
 def test_what_cannot_be_read_leaves_itself_out(document: bytes, head: Head) -> None:

@@ -6,7 +6,6 @@ be read. A value of an unexpected type is left out of the head; it never makes t
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -67,7 +66,7 @@ class Head(Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
     """Why the call ended, as its sender says."""
     summary: dict[str, int | float] | None = None
-    """Figures of the call: see `SUMMARY`."""
+    """Figures of the call: turns, tokens, average latency, spans, errors, as far as they are known."""
 
 
 class Part(Struct, frozen=True):
@@ -122,6 +121,8 @@ MAX_TEXT: Final = 512
 
 def storable_text(text: str) -> str:
     """The text, cut to `MAX_TEXT`, with a replacement character for each one that no database takes."""
+    if len(text) <= MAX_TEXT and text.isprintable():
+        return text  # nearly every one; a fifth of the time of a search
     return _UNSTORABLE.sub(_REPLACEMENT, text[:MAX_TEXT])
 
 
@@ -136,14 +137,9 @@ def key_text(text: str) -> str:
 
 # Reading a head out of a document.
 
-SUMMARY: Final[Mapping[str, tuple[str, str]]] = {
-    "turns": ("summary_metrics", "total_turns"),
-    "tokens": ("summary_metrics", "total_tokens"),
-    "average_latency_seconds": ("summary_metrics", "avg_latency"),
-    "spans": ("telemetry_summary", "total_spans"),
-    "errors": ("telemetry_summary", "error_count"),
-}
-"""Figures by their name here, and where a core has them."""
+_METRICS: Final = {"turns": "total_turns", "tokens": "total_tokens", "average_latency_seconds": "avg_latency"}
+_TELEMETRY: Final = {"spans": "total_spans", "errors": "error_count"}
+"""Figures of a summary by their name here, and what `summary_metrics` and `telemetry_summary` of a core call them."""
 _LARGEST_EXACT: Final = 1 << 53
 _SLOW_BYTES: Final = 32 << 20
 """A document that the fast decoder refuses is read with the standard library's, unless it is larger than this."""
@@ -154,94 +150,76 @@ _LATEST: Final = 253_402_300_799_999
 
 
 class _Members(Struct):
-    agent_id: Raw = Raw(b"null")
-    customer_number: Raw = Raw(b"null")
-    environment: Raw = Raw(b"null")
-    call_started_at: Raw = Raw(b"null")
-    call_ended_at: Raw = Raw(b"null")
-    call_ended_reason: Raw = Raw(b"null")
-    summary_metrics: Raw = Raw(b"null")
-    telemetry_summary: Raw = Raw(b"null")
-    transcript_json: Raw = Raw(b"null")
+    agent_id: Any = None  # Any, here and below: whatever an agent wrote
+    customer_number: Any = None
+    environment: Any = None
+    call_started_at: Any = None
+    call_ended_at: Any = None
+    call_ended_reason: Any = None
+    summary_metrics: Any = None
+    telemetry_summary: Any = None
+    transcript_json: list[Raw] | None = None
 
 
 _decode_members = msgspec.json.Decoder(_Members).decode
-_decode_any = msgspec.json.Decoder().decode
-_decode_list = msgspec.json.Decoder(list[Raw]).decode
 
 
 def read_head(document: bytes) -> Head:
     """What lists need of a document; an empty head for one that cannot be read."""
     try:
-        members = _decode_members(document)
+        return _head(_decode_members(document))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return _read_slowly(document)
-    values = {name: _value(getattr(members, name)) for name in _Members.__struct_fields__[:-1]}
-    return _head(values, _length(members.transcript_json))
+        return _head(_read_slowly(document))
 
 
-def _read_slowly(document: bytes) -> Head:
-    """With the standard library, which takes lone surrogates and numbers beyond any float."""
+def _read_slowly(document: bytes) -> _Members:
+    """With the standard library, which takes lone surrogates and numbers beyond any float; no members if it fails."""
     if len(document) > _SLOW_BYTES:
-        return Head()
+        return _Members()
     try:
         values = json.loads(document)
     except (ValueError, RecursionError):
-        return Head()
+        return _Members()
     if not isinstance(values, dict):
-        return Head()
-    turns = values.get("transcript_json")
-    return _head(values, len(turns) if isinstance(turns, list) else None)
+        return _Members()
+    members = _Members(**{name: values[name] for name in _Members.__struct_fields__ if name in values})
+    if not isinstance(members.transcript_json, list):
+        members.transcript_json = None
+    return members
 
 
-def _head(values: Mapping[str, Any], turns: int | None) -> Head:  # Any: whatever an agent wrote
+def _head(members: _Members) -> Head:
     return Head(
-        agent_id=_text(values.get("agent_id")),
-        customer_number=_text(values.get("customer_number")),
-        environment=_text(values.get("environment")),
-        started_at=moment(values.get("call_started_at")),
-        ended_at=moment(values.get("call_ended_at")),
-        reason=_text(values.get("call_ended_reason")),
-        summary=_summary(values, turns),
+        agent_id=_text(members.agent_id),
+        customer_number=_text(members.customer_number),
+        environment=_text(members.environment),
+        started_at=moment(members.call_started_at),
+        ended_at=moment(members.call_ended_at),
+        reason=_text(members.call_ended_reason),
+        summary=_summary(members),
     )
-
-
-def _value(raw: Raw) -> Any:  # Any: whatever an agent wrote
-    try:
-        return _decode_any(raw)
-    except (msgspec.DecodeError, RecursionError):
-        try:
-            return json.loads(bytes(raw))
-        except (ValueError, RecursionError):
-            return None
-
-
-def _length(raw: Raw) -> int | None:
-    try:
-        return len(_decode_list(raw))
-    except (msgspec.DecodeError, RecursionError):
-        return None
 
 
 def _text(value: object) -> str | None:
     """A text or a number as text; None for anything else, and for an empty one."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    if isinstance(value, int) and abs(value) >= _LARGEST_EXACT << 32:  # str() of a million digits is refused
-        return None
-    return storable_text(str(value)) or None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_EXACT << 32:
+        value = str(value)  # of a million digits it is refused
+    return storable_text(value) or None if isinstance(value, str) else None
 
 
-def _summary(values: Mapping[str, Any], turns: int | None) -> dict[str, int | float] | None:
-    """The figures of `SUMMARY` that a document has; without its own count, the turns of its transcript."""
-    figures: dict[str, int | float] = {} if turns is None else {"turns": turns}
-    for name, (group, member) in SUMMARY.items():
-        holder = values.get(group)
-        number = holder.get(member) if isinstance(holder, dict) else None
-        if isinstance(number, bool) or not isinstance(number, int | float):
+def _summary(members: _Members) -> dict[str, int | float] | None:
+    """The figures that a document has; without its own count, the turns of its transcript."""
+    turns = members.transcript_json
+    figures: dict[str, int | float] = {} if turns is None else {"turns": len(turns)}
+    for holder, names in ((members.summary_metrics, _METRICS), (members.telemetry_summary, _TELEMETRY)):
+        if not isinstance(holder, dict):
             continue
-        if math.isfinite(number) and abs(number) < _LARGEST_EXACT:
-            figures[name] = number
+        for name, member in names.items():
+            number = holder.get(member)
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if abs(number) < _LARGEST_EXACT:  # False for NaN too
+                figures[name] = number
     return figures or None
 
 

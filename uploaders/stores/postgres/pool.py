@@ -9,7 +9,6 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from uploaders.stores.postgres import sql
 from uploaders.stores.store import PartRefused, StoreError, StoreRefused, StoreUnavailable
 
 Connection: TypeAlias = "AsyncConnection[tuple[Any, ...]]"
@@ -51,36 +50,18 @@ class ConnectionPool:
                 raise translate(error) from error
             self._idle.append(connection)
 
-    @asynccontextmanager
-    async def bare_connection(self) -> AsyncIterator[Connection]:
-        """A connection for the block alone that lacks the table for batches: a role may lack the right to make it."""
-        try:
-            async with await self._log_in() as connection:
-                yield connection
-        except (psycopg.Error, UnicodeEncodeError) as error:
-            raise translate(error) from error
-
     async def close(self) -> None:
         """Close what is idle: everything, once nobody uses a connection."""
         while self._idle:
             await self._idle.pop().close()
 
-    async def _log_in(self) -> Connection:
+    async def _connect(self) -> Connection:
         given = conninfo_to_dict(self._url)
         options = f"{self._settings} {given.get('options') or ''}"  # what the address sets wins
         timeout = given.get("connect_timeout") or CONNECT_SECONDS
         name = given.get("application_name") or "callspool"
         info = make_conninfo(self._url, options=options, connect_timeout=timeout, application_name=name)
         connection: Connection = await AsyncConnection.connect(info, autocommit=True)
-        return connection
-
-    async def _connect(self) -> Connection:
-        connection = await self._log_in()
-        try:
-            await connection.execute(sql.INCOMING)
-        except BaseException:
-            await connection.close()
-            raise
         return connection
 
 

@@ -1,8 +1,8 @@
 """The PostgreSQL store, for several receivers or workers at once.
 
-A batch is one transaction: COPY into a temporary table, then one statement that inserts the parts which are new and
-brings the rows of their calls up to date. The upsert of a row waits for whoever changes it and then sees what that
-wrote, so start and end find each other through whichever processes they come. Due times are by the database's clock.
+A batch is one statement of arrays, a column each: it inserts the parts which are new and brings the rows of their calls
+up to date. The upsert of a row waits for whoever changes it and then sees what that wrote, so start and end find each
+other through whichever processes they come. Due times are by the database's clock.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from uploaders.stores.erasure import DeletesCalls
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import POSTGRES, Dialect, Rows, Statement
 from uploaders.stores.postgres import sql
+from uploaders.stores.postgres.arrays import Array, Element
 from uploaders.stores.postgres.pool import Connection, ConnectionPool
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.store import (
@@ -79,12 +80,9 @@ class PostgresStore(DeletesCalls):
     async def write(self, parts: Sequence[Part]) -> Written:
         """See `Store.write`."""
         await self.open()
-        async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            await _copy_parts(cursor, parts)
-            if self._pairs:
-                await cursor.execute(sql.WRITE_PARTS, self._due)
-            else:
-                await cursor.execute(sql.WRITE_PARTS_ALONE)
+        async with self._pool.connection() as connection, connection.cursor() as cursor:
+            values = {**self._due, **_columns_of(parts)}
+            await cursor.execute(sql.WRITE_PARTS if self._pairs else sql.WRITE_PARTS_ALONE, values)
             counts = {(what, number): count async for what, number, count in cursor}
         new = {kind: counts["part", kind] for kind in PartKind if ("part", kind) in counts}
         waits = {seconds: count for (what, seconds), count in counts.items() if what == "wait"}
@@ -94,8 +92,8 @@ class PostgresStore(DeletesCalls):
         """See `Store.write_detail`. The call's row is locked only at the end, when all frames are there."""
         await self.open()
         async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-            await _copy_parts(cursor, [part])
-            await cursor.execute(sql.INSERT_PARTS)
+            values = {**self._due, **_columns_of([part])}
+            await cursor.execute(sql.INSERT_PARTS, values)
             if cursor.rowcount == 0:
                 return Written()
             async with cursor.copy(sql.COPY_FRAMES) as copy:
@@ -105,7 +103,7 @@ class PostgresStore(DeletesCalls):
                     await copy.write_row((part.project, part.call_id, part.digest, seq, frame))
                     seq += 1
             if self._pairs:
-                await cursor.execute(sql.MERGE_DETAIL, self._due)
+                await cursor.execute(sql.MERGE_DETAIL, values)
             else:
                 await cursor.execute(sql.SHOWN_DETAIL, (part.project, part.call_id))
             if await cursor.fetchone() == (part.digest,):
@@ -287,7 +285,7 @@ class PostgresStore(DeletesCalls):
 
     async def missing_rights(self) -> tuple[str, ...]:
         """See `Store.missing_rights`."""
-        async with self._pool.bare_connection() as connection:
+        async with self._pool.connection() as connection:
             rows = await (await connection.execute(sql.MISSING_RIGHTS)).fetchall()
         return tuple([str(statement) for (statement,) in rows])
 
@@ -334,14 +332,18 @@ def _day_of(row: Sequence[Any]) -> BackfillDay:  # Any: columns
     return BackfillDay(day, BackfillStatus(status), *counts)
 
 
-async def _copy_parts(cursor: AsyncCursor[TupleRow], parts: Sequence[Part]) -> None:
-    async with cursor.copy(sql.COPY_INCOMING) as copy:
-        for part in parts:
-            document = part.document.decode() or None
-            await copy.write_row(
-                (part.project, part.call_id, part.kind, part.digest, part.event, part.accepted_at, part.source_uid,
-                 document, _encode_head(part.head).decode()),
-            )  # fmt: skip
+def _columns_of(parts: Sequence[Part]) -> dict[str, Array]:
+    return {
+        "projects": Array(Element.TEXT, [part.project.encode() for part in parts]),
+        "call_ids": Array(Element.TEXT, [part.call_id.encode() for part in parts]),
+        "kinds": Array(Element.BIGINT, [part.kind.to_bytes(8) for part in parts]),
+        "digests": Array(Element.BYTEA, [part.digest for part in parts]),
+        "events": Array(Element.TEXT, [part.event.encode() for part in parts]),
+        "accepted_at": Array(Element.BIGINT, [part.accepted_at.to_bytes(8) for part in parts]),
+        "source_uids": Array(Element.TEXT, [part.source_uid.encode() for part in parts]),
+        "documents": Array(Element.JSON, [part.document or None for part in parts]),
+        "heads": Array(Element.JSON, [_encode_head(part.head) for part in parts]),
+    }
 
 
 async def _replace_spans(cursor: AsyncCursor[TupleRow], part: Part, detail: Detail) -> None:
