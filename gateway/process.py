@@ -7,6 +7,7 @@ refuses is logged, and the gateway runs on without it.
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import signal
@@ -14,12 +15,15 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psutil
 import structlog
+import uvloop
 
 _log = structlog.get_logger("callspool")
 
@@ -132,6 +136,18 @@ def _runs_callspool(command: Iterable[str]) -> bool:
 # Signals: what would end this process drains it first.
 
 
+def run_to_the_end(program: Coroutine[Any, Any, int]) -> int:
+    """Run a program whose signals `on_signals` handles, in a loop of its own; returns its exit code.
+
+    From then on those signals are ignored: the process is about to end, with that code.
+    """
+    try:
+        return uvloop.run(program)
+    finally:
+        for number in signal_handling(at_a_terminal=False):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def on_signals(
     told_to_stop: asyncio.Event,
     hurried: asyncio.Event,
@@ -141,19 +157,26 @@ def on_signals(
 ) -> None:
     """Let the first signal that stops this process set `told_to_stop`, and a second one `hurried`.
 
-    SIGHUP calls `reload`, unless it is ignored or means that the terminal is gone.
+    SIGHUP calls `reload`, unless it is ignored or means that the terminal is gone. The handlers are not the loop's,
+    which would take them away when it is closed, and leave what is still to be done to the default: the end.
     """
+    loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
-        """By a signal."""
         _log.info("signal", signal=number.name)
         (hurried if told_to_stop.is_set() else told_to_stop).set()
 
-    loop = asyncio.get_running_loop()
+    def in_loop(number: int, _frame: FrameType | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(reactions[signal.Signals(number)])
+
+    reactions: dict[signal.Signals, Callable[[], None]] = {}
     for number, handling in signal_handling(at_a_terminal=at_a_terminal).items():
-        loop.add_signal_handler(number, stop if handling else _ignore_signal, number)
+        reactions[number] = functools.partial(stop if handling else _ignore_signal, number)
         if number is signal.SIGHUP and not handling and reload is not None:
-            loop.add_signal_handler(number, reload)
+            reactions[number] = reload
+        signal.signal(number, in_loop)
+        signal.siginterrupt(number, False)
 
 
 def signal_handling(*, at_a_terminal: bool) -> dict[signal.Signals, bool]:

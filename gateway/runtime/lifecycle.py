@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-import uvloop
 
 from config.loader import Loaded, effective_settings
 from config.settings import DrainUntil, Settings
@@ -39,7 +38,7 @@ from gateway.operations.erasure import CallEraser
 from gateway.operations.schemas import Reloaded
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
-from gateway.process import on_signals, raise_limit, systemd_of
+from gateway.process import on_signals, raise_limit, run_to_the_end, systemd_of
 from gateway.runtime.build import App, build
 from gateway.runtime.destinations import DriverMissing
 from gateway.runtime.listening import admin_listener, certificates_followed, introduce, listening_at, tls_of, url_of
@@ -88,7 +87,7 @@ def serve(loaded: Loaded, reread: Reread) -> int:
     gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    return uvloop.run(Gateway(loaded, reread).run())
+    return run_to_the_end(Gateway(loaded, reread).run())
 
 
 class Gateway:

@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 import structlog
-import uvloop
 
 from config.destinations import Destination, PipelineDestination, PostgresDestination, SqliteDestination
 from config.destinations.pipeline import CallbackSettings
@@ -26,7 +25,7 @@ from gateway.calls import CALL_COMPLETE, complete_call_of
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
 from gateway.listeners import CannotListen
-from gateway.process import on_signals, raise_limit, systemd_of
+from gateway.process import on_signals, raise_limit, run_to_the_end, systemd_of
 from gateway.runtime.destinations import DriverMissing, transactional_store
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import completion_rule
@@ -173,7 +172,7 @@ def serve(settings: Settings) -> int:
     if destination is None:
         raise NotConfigured("there is no pipeline: set CALLSPOOL_PIPELINE, or add one to the file")
     raise_limit()
-    return uvloop.run(PipelineWorker(settings, destination).run())
+    return run_to_the_end(PipelineWorker(settings, destination).run())
 
 
 class PipelineWorker:

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
-import uvloop
 
 from config.destinations import DestinationTable, KafkaDestination
 from config.destinations.stores import StoreTable, detail_options
@@ -23,7 +22,7 @@ from gateway.admin.auth import Access
 from gateway.admin.metrics import Metrics
 from gateway.admin.worker import WorkFigures, build_worker_app
 from gateway.listeners import CannotListen
-from gateway.process import on_signals, raise_limit, systemd_of
+from gateway.process import on_signals, raise_limit, run_to_the_end, systemd_of
 from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_options, require_kafka, store_of
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import completion_rule, routing
@@ -80,7 +79,7 @@ def serve(settings: Settings) -> int:
     """
     worker = Worker(settings)
     raise_limit()
-    return uvloop.run(worker.run())
+    return run_to_the_end(worker.run())
 
 
 class Worker:

@@ -1,7 +1,8 @@
-"""The end of children that were started with pipes."""
+"""The end of this process, and of children that were started with pipes."""
 
 import asyncio
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
@@ -73,3 +74,34 @@ async def test_another_reader_of_its_output_is_not_disturbed() -> None:
     await asyncio.wait_for(end_process(process), 30)
     with pytest.raises(asyncio.IncompleteReadError):
         await reading
+
+
+STOPPED = """
+import asyncio, os, signal, sys
+from gateway.process import on_signals, run_to_the_end
+
+async def program():
+    told_to_stop, hurried = asyncio.Event(), asyncio.Event()
+    on_signals(told_to_stop, hurried, lambda: print("reload", flush=True), at_a_terminal=False)
+    for sent, handled in ((signal.SIGTERM, told_to_stop), (signal.SIGINT, hurried)):
+        os.kill(os.getpid(), sent)
+        await asyncio.wait_for(handled.wait(), 30)
+    return 7
+
+class Module:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGTERM):
+        kill(process, number)
+
+code = run_to_the_end(program())
+for late in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    os.kill(os.getpid(), late)
+last = Module()
+sys.exit(code)
+"""
+
+
+def test_a_signal_in_the_last_moment_changes_nothing() -> None:
+    """Whoever sends a second one when the loop is closed already, or the interpreter ends, gets the first one's exit
+    code: a stop that was in order looks like one."""
+    program = subprocess.run([sys.executable, "-c", STOPPED], check=False, capture_output=True, timeout=60)
+    assert (program.returncode, program.stderr) == (7, b"")
