@@ -24,9 +24,8 @@ from spool.records import Clock, Delivery, Form, Lane
 from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
 from uploaders.document.render import encoded_member, raw_bytes_of, render, with_last_member
 from uploaders.http.confirmation import Answer, Verdict, read, text_members, text_of
-from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.pool import ClientOptions, HttpClient
-from uploaders.http.responses import judge, parse_retry_after
+from uploaders.http.responses import NETWORK_ERRORS, judge, outcome_of, parse_retry_after
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import via_of
 from uploaders.rate_limit import UNLIMITED, Bandwidth, Pace

@@ -20,12 +20,11 @@ from uploaders.base import Delivered, Outcome, Refused
 from uploaders.kafka.messages import BadMessage, Message, dead_message
 from uploaders.kafka.options import Topics
 from uploaders.kafka.producer import MessageProducer
-from uploaders.stores.isolating import write_in_halves
 from uploaders.stores.options import FRAMES_AND_COLUMNS, DetailOptions, DetailsStored, SpansStored
 from uploaders.stores.parts import Head, Part, PartKind, lag_seconds
 from uploaders.stores.spans import SpansLeftOut, read_spans
 from uploaders.stores.store import Detail, PartRefused, Span, Store, StoreError, StoreRefused, Written
-from uploaders.stores.uploader import StoreObserver
+from uploaders.stores.uploader import StoreObserver, write_in_halves
 
 FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 5.0

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spool.db import sql
-from spool.db.checkpointer import CAP_BYTES, SMALLEST_CAP_BYTES
 from spool.db.connection import (
     connect_writer,
     log_of,
@@ -23,6 +22,7 @@ from spool.db.connection import (
 )
 from spool.db.transaction import DeliveryCounters
 from spool.db.wal import lost_commits
+from spool.db.write_connection import CAP_BYTES, SMALLEST_CAP_BYTES
 from spool.directory import finish_quarantines, quarantine
 from spool.errors import CorruptDatabase
 from spool.records import DestinationIds

@@ -19,11 +19,10 @@ from typing import Generic, Protocol
 
 from msgspec import Struct
 
-from spool.db.checkpointer import CAP_BYTES
 from spool.db.connection import SQLITE_ERRORS, SqliteError, concerns_everyone, distrusts_disk, translate
 from spool.db.tokens import TokenStore
 from spool.db.transaction import DeliveryCounters, Operation, Result
-from spool.db.write_connection import OpenDatabase, WritePoint, reach
+from spool.db.write_connection import CAP_BYTES, OpenDatabase, WritePoint, reach
 from spool.directory import CorruptionLatch
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.keys import SpoolKeys

@@ -23,7 +23,6 @@ from spool.queue.settle import read_delivery, record_chunks
 from spool.queue.traces import Traces, add_spans
 from spool.records import Clock, Delivery, DeliveryState, DestinationIds, NewSpans
 from spool.salvage import model
-from spool.salvage.decryption import DecryptedSource, keys_beside
 from spool.salvage.model import (
     Outcome,
     SourceDelivery,
@@ -34,7 +33,7 @@ from spool.salvage.model import (
     UnreadableRecord,
     UnreadableSpans,
 )
-from spool.salvage.reader import opened_source
+from spool.salvage.reader import DecryptedSource, keys_beside, opened_source
 from spool.space import Quota
 
 Chunk = tuple[int, int, bytes]

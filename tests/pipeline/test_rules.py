@@ -9,8 +9,7 @@ import pytest
 from uploaders.pipeline.callback_words import callback_of, day_begin, next_allowed, resolve, wanted_words
 from uploaders.pipeline.models import BadAnswer
 from uploaders.pipeline.options import CallbackRule, leaves_machine
-from uploaders.pipeline.redaction import redacted
-from uploaders.pipeline.summary import checked, transcript_for
+from uploaders.pipeline.summary import checked, redacted, transcript_for
 from uploaders.pipeline.transcript import read_text
 from uploaders.stores.pipeline import CallText
 

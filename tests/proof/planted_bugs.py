@@ -205,7 +205,7 @@ BUGS = (
     ),
     Bug(
         "the cursor of a backfill is outside of its page's transaction",
-        "uploaders/stores/sqlite/backfill.py",
+        "uploaders/stores/sqlite/rows.py",
         "        if page:\n            writing.change(_ADVANCE",
         "        if page:\n            writing.execute('COMMIT')\n            writing.execute('BEGIN IMMEDIATE')\n"
         "            writing.change(_ADVANCE",
@@ -213,7 +213,7 @@ BUGS = (
     ),
     Bug(
         "a backfill leaves a row alone that lacks its start",
-        "uploaders/stores/sqlite/backfill.py",
+        "uploaders/stores/sqlite/rows.py",
         "if before is None or _shown_parts(before) != _shown_parts(after):",
         "if before is None:",
         ("tests/stores/test_dual_path.py",),
@@ -241,7 +241,7 @@ BUGS = (
     ),
     Bug(
         "one refused part takes its batch along",
-        "uploaders/stores/isolating.py",
+        "uploaders/stores/uploader.py",
         "        if len(parts) == 1:\n",
         "        if len(parts) >= 1:\n",
         ("tests/stores/test_uploader.py",),
@@ -423,7 +423,7 @@ BUGS = (
     ),
     Bug(
         "an index of the log that the disk lost is trusted",
-        "spool/db/checkpointer.py",
+        "spool/db/wal.py",
         "self._mapped()[:BACKFILLED_AT] = bytes(BACKFILLED_AT)",
         "self._mapped()",
         ("tests/spool/test_checkpoints.py",),

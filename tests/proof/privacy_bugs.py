@@ -47,7 +47,7 @@ PRIVACY_BUGS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ),
     (
         "free pages keep what was deleted from a store",
-        "uploaders/stores/sqlite/wipe.py",
+        "uploaders/stores/sqlite/connection.py",
         'while free := writing.execute("PRAGMA freelist_count")[0][0]:',
         "while free := 0:",
         ("tests/stores/test_sqlite.py::test_nothing_of_an_erased_call_is_left_in_the_files",),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from spool.db import checkpointer as checkpoints
-from spool.db.checkpointer import CAP_BYTES, SMALLEST_CAP_BYTES, Checkpointer
+from spool.db import write_connection
 from spool.db.connection import connect_writer, log_of
 from spool.db.startup import prepare_database
+from spool.db.write_connection import CAP_BYTES, SMALLEST_CAP_BYTES, Checkpointer
 from spool.db.writer import GROUP_HEAVY_BYTES
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
@@ -120,7 +120,7 @@ async def test_an_index_that_the_disk_has_as_it_was_earlier_loses_nothing(tmp_pa
 
 async def test_nothing_is_copied_while_the_log_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where nobody posts: what SQLite believes about the log may be wrong until it was opened anew."""
-    monkeypatch.setattr(checkpoints, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(write_connection, "IDLE_SECONDS", 0.01)
     path = tmp_path / DATABASE_NAME
     prepare_database(path, None, ["a"])
     with closing(connect_writer(path)) as writer:

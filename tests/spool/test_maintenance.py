@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.db import checkpointer
+from spool.db import write_connection
 from spool.db.connection import PAGE_SIZE, log_of
 from spool.db.transaction import Transaction
 from spool.directory import DATABASE_NAME
@@ -139,7 +139,7 @@ async def test_what_a_crash_left_orphaned_is_deleted_after_the_start(tmp_path: P
 async def test_what_a_spool_at_rest_gave_back_is_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When nobody posts any more, the pages that maintenance frees leave the file, and the log is emptied."""
     monkeypatch.setattr(maintenance, "KEEP_FREE_BYTES", 0)
-    monkeypatch.setattr(checkpointer, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(write_connection, "IDLE_SECONDS", 0.05)
     database = tmp_path / DATABASE_NAME
     async with opened(tmp_path) as spool:
         await without_maintenance(spool)

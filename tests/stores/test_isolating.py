@@ -6,9 +6,9 @@ from random import Random
 import pytest
 
 from tests.stores.calls import part_of
-from uploaders.stores.isolating import write_in_halves
 from uploaders.stores.parts import Part, PartKind
 from uploaders.stores.store import PartRefused, StoreUnavailable
+from uploaders.stores.uploader import write_in_halves
 
 
 @pytest.mark.parametrize("seed", range(20))

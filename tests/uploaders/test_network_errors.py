@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from uploaders.base import RetryLater, Scope
-from uploaders.http.errors import outcome_of
+from uploaders.http.responses import outcome_of
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ import aiohttp
 from yarl import URL
 
 from uploaders.base import RetryLater
-from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.pool import checked_socket, proxy_for
-from uploaders.http.responses import parse_retry_after
+from uploaders.http.responses import NETWORK_ERRORS, outcome_of, parse_retry_after
 from uploaders.upload_hosts import HostNotAllowed, UploadHosts
 
 CHUNK_BYTES: Final = 1 << 18

@@ -229,7 +229,7 @@ class HttpClient:
     async def request(
         self, method: str, url: str | URL, headers: Mapping[str, str], data: Data, *, pace: Pace | None = None
     ) -> Answer:
-        """Send one request and read the beginning of its answer. Raises `uploaders.http.errors.NETWORK_ERRORS`.
+        """Send one request and read the beginning of its answer. Raises `uploaders.http.responses.NETWORK_ERRORS`.
 
         A `url` of text is one of the few that are configured, and quoted where it must be; a signed one comes as an
         encoded `URL`, which stays as it is. A stream comes with its Content-Length. `pace` holds the body back.

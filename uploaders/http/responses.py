@@ -1,4 +1,4 @@
-"""What a response to a delivery means: pure, from status, headers and the beginning of the body to an outcome.
+"""What a response to a delivery means, or that none came: from status, headers and the start of the body to an outcome.
 
 | response                                                | outcome                                           |
 |---------------------------------------------------------|---------------------------------------------------|
@@ -20,6 +20,8 @@ redirect is never followed, and no reason to give up a record: following a 302 t
 page's 200 would count as delivered; as a refusal of each record it would empty the queue into the dead letters.
 """
 
+import asyncio
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,10 +29,14 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from spool.records import FORMS_AFTER_CORE, Form
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.http.confirmation import Answer, Verdict, read, text_of
+from uploaders.http.connection import BadAnswer
 from uploaders.http.options import Rule
+from uploaders.http.timeouts import Phase, TimedOut
 from uploaders.redact import excerpt
 
 NOT_FOUND_GIVE_UP_SECONDS = 24 * 3600.0
@@ -135,3 +141,75 @@ def _redirect_reason(answer: Answer) -> str:
         target = ""
     where = excerpt(target) or "nowhere"
     return f"HTTP {answer.status} redirects to {where}: redirects are not followed, set the final address as url"
+
+
+# No response: the errors of HTTP clients, as outcomes.
+#
+# Without a connection nothing reaches the destination, so all its deliveries wait; where a connection broke or went
+# silent, only this delivery is known to have failed.
+
+NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+"""What a request may raise because of the network or the peer."""
+
+_UNREACHABLE: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (aiohttp.ConnectionTimeoutError, "no connection in time (connect_timeout)"),
+    (aiohttp.ClientHttpProxyError, "the proxy refused to connect: {detail}"),
+    (aiohttp.ClientProxyConnectionError, "the proxy cannot be reached: {detail}"),
+    (aiohttp.ClientConnectorCertificateError, "TLS: {detail} (set ca_file for a private authority)"),
+    ((aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch), "TLS failed: {detail}"),
+    (aiohttp.ClientConnectorDNSError, "the host name cannot be resolved"),
+    (aiohttp.ClientConnectorError, "cannot connect: {detail}"),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), "the address is not a valid HTTP URL"),
+)
+"""Errors of connecting; the first row that matches counts, so special cases stand before general ones."""
+
+_SILENT = {
+    Phase.SEND: "the server stopped reading the request",
+    Phase.FIRST_BYTE: "the server read the request and did not respond",
+    Phase.ANSWER: "the response did not end",
+}
+"""What the server did in the phase in which a time-out expired."""
+
+
+def outcome_of(error: Exception) -> RetryLater:
+    """The outcome of a network error; names no addresses or headers, since both may hold secrets."""
+    if isinstance(error, TimedOut):
+        return _timed_out(error)
+    unreachable = _unreachable_reason(error)
+    if unreachable is not None:
+        return RetryLater(unreachable, Scope.DESTINATION)
+    if isinstance(error, asyncio.TimeoutError):
+        return RetryLater("no response in time (read_timeout)")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return RetryLater("the connection was closed before a response")
+    if isinstance(error, BadAnswer | aiohttp.ClientResponseError):
+        return RetryLater("the response is not HTTP")
+    return RetryLater(f"the connection broke: {_detail(error)}")
+
+
+def _timed_out(error: TimedOut) -> RetryLater:
+    """Names the time-out that expired, and what the server was doing."""
+    within = f"within {error.seconds:g} s ({error.setting})"
+    if error.phase is Phase.CONNECT:
+        return RetryLater(f"no connection {within}", Scope.DESTINATION)
+    return RetryLater(f"{_SILENT[error.phase]} {within}")
+
+
+def _unreachable_reason(error: Exception) -> str | None:
+    for kinds, reason in _UNREACHABLE:
+        if isinstance(error, kinds):
+            return reason.format(detail=_detail(error))
+    return None
+
+
+def _detail(error: Exception) -> str:
+    """The words of the proxy's status, of the certificate check or the operating system, else the error's name."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"HTTP {error.status}"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(getattr(error.certificate_error, "verify_message", "certificate not accepted"))
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        # The event loop's own text names the address, and the operating system's says the same without.
+        return f"{os.strerror(cause.errno)} ({type(cause).__name__})"
+    return type(cause).__name__

@@ -13,20 +13,12 @@ from pathlib import Path
 from spool.records import Clock, Delivery, Form, Record
 from uploaders.base import Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.body import BodyRoom, TooLarge
-from uploaders.document.encoding import (
-    EncodedBody,
-    NotReducible,
-    Reduction,
-    encode,
-    encode_text,
-    reduced_document,
-)
+from uploaders.document.encoding import EncodedBody, NotReducible, Reduction, encode, encode_text, reduced_document
 from uploaders.document.options import Encoding
 from uploaders.document.render import BadLocation
-from uploaders.http.errors import NETWORK_ERRORS, outcome_of
 from uploaders.http.options import Rule
 from uploaders.http.pool import ClientOptions, HttpClient
-from uploaders.http.responses import TOO_LARGE_ADVICE, judge
+from uploaders.http.responses import NETWORK_ERRORS, TOO_LARGE_ADVICE, judge, outcome_of
 from uploaders.http.timeouts import Timeouts
 from uploaders.rate_limit import UNLIMITED, Bandwidth
 

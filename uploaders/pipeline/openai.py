@@ -11,8 +11,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
-from uploaders.pipeline.json_client import HttpFailed, JsonClient, NotJson
-from uploaders.pipeline.models import Answer, BadAnswer, ModelRefused, TextTooLong
+from uploaders.pipeline.models import Answer, BadAnswer, HttpFailed, JsonClient, ModelRefused, NotJson, TextTooLong
 from uploaders.pipeline.options import ServerOptions
 
 ANSWER_TOKENS: Final = 800

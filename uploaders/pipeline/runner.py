@@ -22,22 +22,22 @@ from typing import Final, Protocol, TypeVar
 import structlog
 
 from spool.records import Clock
-from uploaders.pipeline.budget import Budget, Turns
 from uploaders.pipeline.callback_words import callback_of, wanted_words
-from uploaders.pipeline.json_client import HttpFailed
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.models import (
     BadAnswer,
+    Budget,
     EmbeddingModel,
+    HttpFailed,
     ModelError,
     ModelRefused,
     ModelUnavailable,
     TextTooLong,
+    Turns,
     VectorStore,
 )
 from uploaders.pipeline.openai import OpenAiChat
 from uploaders.pipeline.options import CallbackRule, Limits, Summaries, TenantRule
-from uploaders.pipeline.redaction import redacted
 from uploaders.pipeline.summary import (
     INSTRUCTIONS,
     SCHEMA,
@@ -50,6 +50,7 @@ from uploaders.pipeline.summary import (
     encode_summary,
     has_conversation,
     input_hash,
+    redacted,
     transcript_for,
 )
 from uploaders.stores.pipeline import Insight, Job, JobState, Step, StepOutput

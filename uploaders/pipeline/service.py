@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from uploaders.pipeline.models import ModelError, VectorStore
-from uploaders.pipeline.redaction import redacted
 from uploaders.pipeline.runner import Models, PipelineRunner
+from uploaders.pipeline.summary import redacted
 from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.parts import key_text
 from uploaders.stores.pipeline import FoundInsight, PipelineStatus, Redo, Step, TextQuery

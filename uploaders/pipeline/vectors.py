@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from uploaders.pipeline.json_client import HttpFailed, JsonClient
 from uploaders.pipeline.local import LocalModels
-from uploaders.pipeline.models import ModelRefused
+from uploaders.pipeline.models import HttpFailed, JsonClient, ModelRefused
 from uploaders.stores.pipeline import Database
 from uploaders.stores.store import StoreError
 

@@ -17,8 +17,8 @@ from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError
 
 from uploaders.base import Outcome, Refused, RetryLater, Scope
-from uploaders.http.errors import NETWORK_ERRORS
-from uploaders.http.errors import outcome_of as network_outcome
+from uploaders.http.responses import NETWORK_ERRORS
+from uploaders.http.responses import outcome_of as network_outcome
 from uploaders.redact import excerpt
 from uploaders.s3.error_codes import ADVICE, ErrorClass, classify, permission_for
 

@@ -7,9 +7,9 @@ refuses a value is halved until the part is found that is at fault; the others a
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -20,7 +20,6 @@ from uploaders.document.body import SpillingBuffer
 from uploaders.document.encoding import decoded_document
 from uploaders.document.render import BadLocation, raw_bytes_of, render
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
-from uploaders.stores.isolating import write_in_halves
 from uploaders.stores.options import FRAMES_AND_COLUMNS, DetailOptions, DetailsStored, SpansStored
 from uploaders.stores.parts import (
     Head,
@@ -34,15 +33,7 @@ from uploaders.stores.parts import (
     storable_text,
 )
 from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
-from uploaders.stores.store import (
-    Detail,
-    PartRefused,
-    Span,
-    Store,
-    StoreError,
-    StoreRefused,
-    Written,
-)
+from uploaders.stores.store import Detail, PartRefused, Span, Store, StoreError, StoreRefused, Written
 
 log = structlog.get_logger(__name__)
 
@@ -246,3 +237,26 @@ def _failed(error: StoreError) -> Outcome:
     if isinstance(error, StoreRefused):
         return Refused(str(error), Scope.DESTINATION)
     return RetryLater(str(error), Scope.DESTINATION)
+
+
+# Poison parts: a batch of which the database refuses a value is halved until the part at fault stands alone.
+
+Result = TypeVar("Result")
+
+
+async def write_in_halves(
+    parts: Sequence[Part], write: Callable[[Sequence[Part]], Awaitable[Result]]
+) -> list[tuple[Sequence[Part], Result | PartRefused]]:
+    """What became of the parts, in their order: those that were written together, and each that was refused, alone.
+
+    Raises what `write` raises besides `PartRefused`. Of n parts with one at fault 2 log2(n) batches are written.
+    """
+    if not parts:
+        return []
+    try:
+        return [(parts, await write(parts))]
+    except PartRefused as error:
+        if len(parts) == 1:
+            return [(parts, error)]
+    middle = len(parts) // 2
+    return [*await write_in_halves(parts[:middle], write), *await write_in_halves(parts[middle:], write)]

@@ -34,10 +34,9 @@ from uploaders.stores.erasure import DeletesCalls
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import SQLITE, Dialect, Rows, Statement
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
-from uploaders.stores.sqlite import backfill
-from uploaders.stores.sqlite.connection import Connection
+from uploaders.stores.sqlite import rows as backfill
+from uploaders.stores.sqlite.connection import Connection, wipe
 from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of
-from uploaders.stores.sqlite.wipe import wipe
 from uploaders.stores.store import (
     NOT_COMPLETE,
     OWNER_SILENT_MILLISECONDS,
