@@ -91,6 +91,8 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "GET /api/callbacks": Rule(Role.READ, action="list-callbacks"),
     "POST /api/callbacks/cancel": _order("cancel-callback", Role.OPERATE),
     "POST /api/callbacks/run": _order("run-callback", Role.OPERATE),
+    "POST /api/callbacks/done": _order("finish-callback", Role.OPERATE),
+    "POST /api/callbacks/reopen": _order("reopen-callback", Role.OPERATE),
     "POST /api/do-not-call": _order("do-not-call", Role.OPERATE),
     "GET /api/deliveries": Rule(Role.READ, local=True),
     "GET /api/tenants": Rule(Role.READ, local=True),

@@ -59,6 +59,8 @@ class PipelineHandlers:
         app.router.add_get("/api/callbacks", self._with_pipeline(self.callbacks))
         app.router.add_post("/api/callbacks/cancel", self._with_pipeline(self.cancel))
         app.router.add_post("/api/callbacks/run", self._with_pipeline(self.run))
+        app.router.add_post("/api/callbacks/done", self._with_pipeline(self.finish))
+        app.router.add_post("/api/callbacks/reopen", self._with_pipeline(self.reopen))
         app.router.add_post("/api/do-not-call", self._with_pipeline(self.block))
 
     async def similar(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
@@ -133,6 +135,22 @@ class PipelineHandlers:
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.hasten(order.project, order.call_id)
         return answer(CallbackDone(order.call_id, "waiting")) if done else _no_callback()
+
+    async def finish(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
+        """Somebody has called them: there is nothing left to do."""
+        order = await _order_of(request, CallbackOrder)
+        note(request, call_id=order.call_id)
+        done = await pipeline.callbacks.cancel(order.project, order.call_id, "called by hand", CallbackState.DONE)
+        return answer(CallbackDone(order.call_id, "done")) if done else _no_callback()
+
+    async def reopen(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
+        """Let a callback that was cancelled, or done by hand, wait again."""
+        order = await _order_of(request, CallbackOrder)
+        note(request, call_id=order.call_id)
+        if await pipeline.callbacks.reopen(order.project, order.call_id):
+            return answer(CallbackDone(order.call_id, "waiting"))
+        sentence = "No callback of a call of this id was cancelled or done by hand."
+        return refused(404, "no_callback", sentence, "`callspool callbacks list`.")
 
     async def block(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Put a number on the do-not-call list, or take it off."""

@@ -210,13 +210,14 @@ def _down(one: DestinationReport, status: Status, pace: Pace) -> _Trouble:
     advice = next((each for each in _ADVICE if re.search(each.sign, reason, re.IGNORECASE)), _OTHER)
     since = _seconds_since(one, status.now)
     for_how_long = _words(since) if since is not None else "some time"
-    cores = core.due > 0 or (detail.due == 0 and (core.delivered > 0 or detail.delivered == 0))
+    cores = core.pending > 0 or (detail.pending == 0 and (core.delivered > 0 or detail.delivered == 0))
     what = "Cores" if cores else "Details"
-    waiting = core.due + detail.due
+    waiting = core.pending + detail.pending
     others = [each.name for each in status.destinations if each.configured and each.up]
     up = f" {_listed(others)} {'is' if len(others) == 1 else 'are'} up." if others else ""
     tried = f"Next try {{{one.retry_at}}}.{up}" if one.retry_at else up.strip()
-    waits = f"{count_text(waiting)} {'waits' if waiting == 1 else 'wait'} on disk" if waiting else "nothing waits"
+    many = f"{count_text(waiting)} {'delivery waits' if waiting == 1 else 'deliveries wait'} on disk"
+    waits = many if waiting else "nothing waits"
     return _Trouble(
         _CORES if cores else _DETAILS,
         f"{what} have not reached {one.name} for {for_how_long}.",
@@ -341,14 +342,18 @@ def _accepting(status: Status, pace: Pace) -> Answer:
 def _keeping_up(status: Status, pace: Pace, lane: Lane) -> Answer:
     name = "Cores" if lane is Lane.CORE else "Details"
     lanes = [(each, one) for each in status.destinations for one in each.lanes if one.lane == lane.value]
-    waiting = sum(one.due for _, one in lanes)
-    oldest = max((one.oldest_ready_seconds or 0 for _, one in lanes), default=0)
+    waiting = sum(one.pending for _, one in lanes)
+    oldest = max((one.pending_seconds or 0 for _, one in lanes), default=0)
     stuck = [
-        each for each, one in lanes if one.ready and ((each.configured and not each.up) or not _keeps_up(one, pace))
+        each
+        for each, one in lanes
+        if (one.pending > one.held and each.configured and not each.up) or (one.ready and not _keeps_up(one, pace))
     ]
-    if not waiting:
+    held = sum(one.held for _, one in lanes)
+    if waiting == held:
         slow = pace.core_p95_seconds if lane is Lane.CORE else None
-        after = f"; delivered within {_short(slow)} (95 %)" if slow is not None else ""
+        after = f"; {count_text(held)} held" if held else ""
+        after += f"; delivered within {_short(slow)} (95 %)" if slow is not None else ""
         return Answer("good", f"{name} keep up: yes", f"none waits{after}")
     told = f"{count_text(waiting)} {'waits' if waiting == 1 else 'wait'}"
     told += f", the oldest for {age_text(oldest)}" if oldest >= 1 else ""

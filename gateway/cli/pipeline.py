@@ -77,7 +77,7 @@ def redo(
         output().print(plain(f"{done.calls} calls {what}; at most {done.paid_answers} answers are paid for."))
 
 
-# `callspool callbacks list`, `cancel`, `run`, `block` and `unblock`: who is to be called back, by the admin API.
+# `callspool callbacks`: who is to be called back, what became of it, and whom nobody may call; by the admin API.
 
 _decode_list = msgspec.json.Decoder(CallbackList).decode
 _decode_callback = msgspec.json.Decoder(CallbackDone).decode
@@ -133,6 +133,30 @@ def run(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
     with explained():
         body = tell(address, _encode({"call_id": call_id, "project": tenant or ""}), "api", "callbacks", "run")
         result(_decode_callback(body), f"The callback of call {call_id} is due now.", "")
+
+
+@callbacks.command(short_help="Say that somebody has called them.")
+@click.argument("call_id")
+@json_option
+@admin_option
+@tenant_option
+def done(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
+    """End the callback of a call that somebody has made by hand, as long as it waits."""
+    with explained():
+        body = tell(address, _encode({"call_id": call_id, "project": tenant or ""}), "api", "callbacks", "done")
+        result(_decode_callback(body), f"The callback of call {call_id} is done.", "")
+
+
+@callbacks.command(short_help="Let a callback wait again.")
+@click.argument("call_id")
+@json_option
+@admin_option
+@tenant_option
+def reopen(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
+    """Let a callback that was cancelled, or done by hand, wait again; it is due when it was before."""
+    with explained():
+        body = tell(address, _encode({"call_id": call_id, "project": tenant or ""}), "api", "callbacks", "reopen")
+        result(_decode_callback(body), f"The callback of call {call_id} waits again.", "")
 
 
 @callbacks.command(short_help="Put a number on the do-not-call list.")

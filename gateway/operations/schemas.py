@@ -258,12 +258,19 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     oldest_seconds: float | None
     """Age of the oldest record still to be delivered."""
     oldest_ready_seconds: float | None = None
-    """The same of what waits for its destination alone: not of a notice that waits for its object."""
+    """The same of what waits for its destination alone: not of what waits for another delivery of its call."""
 
     @property
-    def due(self) -> int:
-        """What waits for its destination, or for somebody: not for another delivery of its call."""
-        return self.ready + self.held
+    def pending(self) -> int:
+        """What is queued, but for notices that wait for their object: those say nothing about cores."""
+        return self.queued if self.lane == "detail" else self.ready + self.held
+
+    @property
+    def pending_seconds(self) -> float | None:
+        """Age of the oldest of these; a detail behind an undelivered core waits, too."""
+        if self.oldest_ready_seconds is None and self.lane == "detail":
+            return self.oldest_seconds
+        return self.oldest_ready_seconds
 
 
 class DeadReason(msgspec.Struct, frozen=True, kw_only=True):

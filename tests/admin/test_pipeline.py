@@ -123,6 +123,9 @@ async def test_an_order_needs_its_role(client: Any, pipeline: Pipeline) -> None:
     assert (await client.post("/api/callbacks/cancel", json=order, headers=bearer("operate"))).status == 404
     listed = await (await client.get("/api/callbacks?state=cancelled", headers=bearer("read"))).json()
     assert [(each["project"], each["call_id"]) for each in listed["callbacks"]] == [("acme", "tooth")]
+    for path, status in (("reopen", 200), ("done", 200), ("done", 404), ("reopen", 200), ("reopen", 404)):
+        assert (await client.post(f"/api/callbacks/{path}", json=order, headers=bearer("operate"))).status == status
+    assert (await client.post("/api/callbacks/done", json=order, headers=bearer("read"))).status == 403
     blocked = await client.post("/api/do-not-call", json={"number": "+1555"}, headers=bearer("operate"))
     assert blocked.status == 200
     assert await pipeline.callbacks.may_not_call("acme", "+1555")

@@ -36,14 +36,22 @@ def test_calls_are_found_by_what_they_mean_and_by_words(receiver: ReceiverWorld,
     page.wait_for_url("**/similar?call=pizza")
 
 
-def test_a_callback_is_cancelled(receiver: ReceiverWorld, open_page: Open) -> None:
-    """Who waits to be called stands beside the search, with a masked number; an order is told."""
+def test_a_callback_is_done_by_hand_or_cancelled(receiver: ReceiverWorld, open_page: Open) -> None:
+    """Who waits to be called stands beside the search, with a masked number; an order is told, and undone at once."""
     page = open_page("/similar")
-    item = page.locator(".events li:has([data-call=later])")
+    item = page.locator(".callbacks li")
     assert "+1 •••• 100" in item.inner_text()
-    item.locator("button:has-text('Cancel')").click()
+    item.locator("[data-callback=done]").press("Enter")
+    page.wait_for_selector("#done:has-text('Done')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#done:has-text('it waits again')")
+    assert page.evaluate("document.activeElement.dataset.callback") == "done"
+    page.clock.install()
+    item.locator("[data-callback=cancel]").click()
     page.wait_for_selector("#done:has-text('Cancelled')")
-    assert item.count() == 0
+    assert item.locator("button").inner_text() == "Undo"
+    page.clock.run_for(10_000)
+    page.wait_for_selector(".callbacks li", state="detached")
     page.reload()
     assert "Nobody waits to be called back." in page.inner_text("main")
 

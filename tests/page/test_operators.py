@@ -114,7 +114,7 @@ async def test_a_destination_shows_its_last_errors_and_whose_tokens_it_refuses(
     client = await aiohttp_client(world.app)
     text = await (await client.get("/destinations", headers=AUTHORIZED)).text()
     assert "open: only single tries are made" in text
-    assert re.search(r"<td>422</td><td>no such agent</td>", text)
+    assert re.search(r"<td>422</td><td class=.answer.>no such agent</td>", text)
     assert 'data-resume="endpoint"' in text
     assert "no such agent" not in await (await client.get("/destinations")).text()
 

@@ -7,6 +7,7 @@ from tests.pipeline.queued import TURNS, done, new
 from tests.stores.engines import Engine
 from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.pipeline import (
+    CallbackState,
     CallText,
     Insight,
     JobState,
@@ -224,6 +225,13 @@ async def test_callbacks_can_be_cancelled_hastened_and_forbidden(
     assert [(each.call_id, each.reason) for each in await callbacks.find(state="cancelled")] == [
         ("c1", "by an operator")
     ]
+    assert await callbacks.reopen("", "c1")
+    assert not await callbacks.reopen("", "c1")
+    assert await callbacks.cancel("", "c1", "by hand", CallbackState.DONE)
+    assert [each.state for each in await callbacks.find() if each.call_id == "c1"] == ["done"]
+    assert await callbacks.reopen("", "c1")
+    (waits,) = [each for each in await callbacks.find(state="waiting") if each.call_id == "c1"]
+    assert (waits.due_at, waits.reason) == (NOW + 10**9, None)
     await callbacks.block_number("", "+1555", blocked=True)
     assert await callbacks.may_not_call("any", "+1555")
     await callbacks.block_number("", "+1555", blocked=False)

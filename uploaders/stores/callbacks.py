@@ -4,7 +4,7 @@ from typing import Final
 
 from spool.records import Clock
 from uploaders.stores.parts import key_text
-from uploaders.stores.pipeline import Callback, Database, Rows, Statement
+from uploaders.stores.pipeline import Callback, CallbackState, Database, Rows, Statement
 
 LEASE_MILLISECONDS: Final = 5 * 60_000
 """How long a claim lasts: what a receiver that was killed had claimed, another one takes over then."""
@@ -65,11 +65,23 @@ class CallbackTables:
         given = {**_key(callback), "due_at": due_at, "reason": reason}
         await self._run((f"UPDATE callbacks SET {change} WHERE {_OF_CALL} AND state = 'waiting'", given))
 
-    async def cancel(self, project: str, call_id: str, reason: str) -> bool:
-        """Whether it still waited."""
-        change = "state = 'cancelled', reason = :reason, claimed_by = NULL, claimed_until = 0"
+    async def cancel(
+        self, project: str, call_id: str, reason: str, state: CallbackState = CallbackState.CANCELLED
+    ) -> bool:
+        """End it without a call of ours: cancelled, or done by somebody. Whether it still waited."""
+        change = "state = :state, reason = :reason, claimed_by = NULL, claimed_until = 0"
         statement = f"UPDATE callbacks SET {change} WHERE {_OF_CALL} AND state = 'waiting' RETURNING call_id"
-        (rows,) = await self._run((statement, {"project": project, "call_id": key_text(call_id), "reason": reason}))
+        given = {"project": project, "call_id": key_text(call_id), "reason": reason, "state": state.value}
+        (rows,) = await self._run((statement, given))
+        return bool(rows)
+
+    async def reopen(self, project: str, call_id: str) -> bool:
+        """Let what was ended so wait again, due when it was before. Whether it had been."""
+        change = "state = 'waiting', reason = NULL"
+        statement = (
+            f"UPDATE callbacks SET {change} WHERE {_OF_CALL} AND state IN ('cancelled', 'done') RETURNING call_id"
+        )
+        (rows,) = await self._run((statement, {"project": project, "call_id": key_text(call_id)}))
         return bool(rows)
 
     async def hasten(self, project: str, call_id: str) -> bool:

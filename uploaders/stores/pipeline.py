@@ -47,6 +47,8 @@ class CallbackState(StrEnum):
     """It became a record."""
     CANCELLED = "cancelled"
     """By an operator, a limit, or because the number may not be called."""
+    DONE = "done"
+    """Somebody has called them."""
 
 
 class CallText(Struct, frozen=True):

@@ -1,12 +1,12 @@
 """One call: what was said, what was slow, where did it go. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from gateway.admin.page.calls import Part, part_of
+from gateway.admin.page.calls import STATES, Part, part_of
 from gateway.admin.page.html import Html, Node, clock_text, markup, moment_of, sign, tag, time_of, told, took_text
 from gateway.admin.page.layout import Page, data_block, sign_in_card
 from gateway.calllog.document import number_hint
@@ -49,6 +49,8 @@ class CallView:
     has_similar: bool
     address: str
     targets: dict[str, str]
+    paused_until: Mapping[str, int]
+    """When destinations that are down are tried again."""
     now: int
 
 
@@ -105,7 +107,7 @@ def _head(view: CallView) -> Html:
     ]
     return tag(
         "div",
-        tag("p", tag("a", "Calls", href="/calls"), " / ", agent, class_="crumb"),
+        tag("p", tag("a", "Calls", href="/calls"), " / ", tag("bdi", agent), class_="crumb"),
         tag("h1", view.call_id, id="title"),
         tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="inline"),
         tag("p", actions, class_="actions"),
@@ -128,8 +130,8 @@ def _facts(view: CallView) -> list[tuple[str, Node]]:
     number = (fields.customer_number if fields else None) or (story.number if story else None)
     reason = outline.ended_reason or (fields.reason if fields else None) or (story.reason if story else None)
     return [
-        ("State", view.stored.summary.state.name.lower().replace("_", " ") if view.stored else None),
-        ("Started", time_of(round(began), "day") if began else None),
+        ("State", STATES[view.stored.summary.state].text if view.stored else None),
+        ("Started", time_of(round(began), "moment") if began else None),
         ("Ended", time_of(round(ended)) if ended else None),
         ("Length", clock_text(length / 1000) if length is not None else None),
         ("Ended because", (reason or "").replace("_", " ")),
@@ -137,7 +139,7 @@ def _facts(view: CallView) -> list[tuple[str, Node]]:
         ("Turns, spans", f"{len(story.turns)}, {count_text(story.spans_in_all)}" if story else None),
         ("Size", bytes_text(newest.record.raw_bytes) if newest else None),
         ("Tokens in, out", f"{story.tokens[0]:,}, {story.tokens[1]:,}" if story and story.tokens else None),
-        ("Cost", f"{story.cost:.4g} USD" if story and story.cost else None),
+        ("Cost", f"{story.cost:.2{'f' if story.cost >= 0.1 else 'g'}} USD" if story and story.cost else None),
     ]
 
 
@@ -193,7 +195,7 @@ def _ways(traced: TracedRecord, view: CallView) -> list[Node]:
         "li",
         sign("sent"),
         tag("b", "Accepted"),
-        tag("p", time_of(record.accepted_at, "ms"), f", {record.event.replace('_', ' ')}; record {record.uid}"),
+        tag("p", time_of(record.accepted_at, "exact"), f", {record.event.replace('_', ' ')}; record {record.uid}"),
     )
     order = list(_NAMES)
     deliveries = sorted(traced.deliveries, key=lambda one: (order.index(one.form), one.destination))
@@ -210,7 +212,7 @@ def _way(one: TracedDelivery, traced: TracedRecord, view: CallView) -> Html:
     table = _attempts(attempts, one) if attempts else None
     many = f"{count_text(max(one.attempts, attempts[-1].number))} attempts" if attempts else ""
     shown = tag("details", tag("summary", many), table) if table and arrived else table
-    body = tag("div", tag("p", _sentence(one, part, view.now), " ", tag("code", where)), shown, _next(one))
+    body = tag("div", tag("p", _sentence(one, part, view.now), " ", tag("code", where)), shown, _next(one, view))
     return tag("li", sign(part.kind), tag("b", _NAMES[one.form]), body, data_key=f"{one.form}-{one.destination}")
 
 
@@ -251,39 +253,42 @@ def _attempts(attempts: Sequence[AttemptTrace], one: TracedDelivery) -> Html:
     rows = [
         tag(
             "tr",
-            tag("td", time_of(moment_of(each.ended_at), "ms")),
+            tag("td", time_of(moment_of(each.ended_at), "exact"), class_="nowrap"),
             tag("td", took_text(each.took_seconds * 1000) if each.took_seconds is not None else "", class_="num"),
             tag("td", each.status, class_=_look_of(each)),
             tag(
                 "td",
-                each.answer,
+                each.answer or "",
                 tag("span", f" ({attempts[-1].number} in all)", class_="soft")
                 if each is attempts[-1] and attempts[-1].number > MOST_ATTEMPTS
                 else None,
+                class_="answer",
             ),
             data_key=str(each.number),
         )
         for each in shown
     ]
-    caption = tag("caption", f"Attempts to send the {one.form} to {one.destination}", class_="unseen")
-    return tag("table", caption, tag("thead", head), tag("tbody", rows))
+    label = f"Attempts to send the {one.form} to {one.destination}"
+    table = tag("table", tag("caption", label, class_="unseen"), tag("thead", head), tag("tbody", rows))
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
 def _look_of(attempt: AttemptTrace) -> str:
     return {"delivered": "good", "retry": "warn"}.get(attempt.outcome, "bad")
 
 
-def _next(one: TracedDelivery) -> Html | None:
+def _next(one: TracedDelivery, view: CallView) -> Html | None:
     if one.state is DeliveryState.DEAD:
         return tag(
             "p", tag("a", "Decide under Dead letters", href=f"/dead?destination={one.destination}"), class_="soft"
         )
-    if one.state is not DeliveryState.READY or not one.attempts:
+    pause = view.paused_until.get(one.destination, 0)
+    if one.state is not DeliveryState.READY or not (one.attempts or pause):
         return None
+    at = max(one.due_at, pause)
+    when: Node = markup("Next try ", time_of(at, "moment")) if at > view.now else "It is tried now."
     again = tag("button", "try now", type="button", class_="quiet", data_resume=one.destination)
-    return tag(
-        "p", "Next try ", time_of(one.due_at), " ", again, " ", tag("span", role="status", data_own=True), class_="soft"
-    )
+    return tag("p", when, " ", again, " ", tag("span", role="status", data_own=True), class_="soft")
 
 
 _KINDS = {
@@ -305,7 +310,7 @@ def _parts(call: StoredCall) -> list[Node]:
             tag("b", _KINDS[part.kind]),
             tag(
                 "p",
-                time_of(part.accepted_at, "ms"),
+                time_of(part.accepted_at, "exact"),
                 f", {part.event.replace('_', ' ')}, in the store; record {part.source_uid}",
                 "" if part.shown else "; another one is shown",
             ),
@@ -391,10 +396,9 @@ def _turn(turn: Turn, slow: float) -> Html:
     text = tag(
         "span",
         tag("span", "Caller: ", class_="unseen"),
-        tag("span", turn.said or "…", class_="said"),
-        tag("br"),
+        tag("span", turn.said or "…", class_="said", dir="auto"),
         tag("span", "Agent: ", class_="unseen"),
-        tag("span", turn.told or "…", class_="told"),
+        tag("span", turn.told or "…", class_="told", dir="auto"),
     )
     figures: list[Node] = []
     if turn.wait is not None:

@@ -19,7 +19,7 @@ from gateway.admin.page.calls import (
     place_in_store,
     told_of_spool,
 )
-from gateway.admin.page.html import Html, markup, tag, told
+from gateway.admin.page.html import Html, markup, moment_of, tag, told
 from gateway.admin.page.layout import REFRESH_HEADER, Frame, Page, Shown, trouble_page
 from gateway.admin.view import GatewayView
 from gateway.formatting import age_text, count_text
@@ -108,6 +108,11 @@ class CallPages:
             has_similar=frame.has_search,
             address=request.path_qs,
             targets=dict(self._gateway.targets()),
+            paused_until={
+                each.name: moment_of(each.retry_at)
+                for each in frame.status.destinations
+                if each.retry_at and not each.up
+            },
             now=self._gateway.now(),
         )
         return call_page(view)

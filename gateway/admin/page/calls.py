@@ -123,14 +123,15 @@ def line_of_spool(row: CallRow, now: int) -> Line:
     )
 
 
-_STATES = {
+STATES = {
     CallState.COMPLETE: Part("sent", "complete"),
     CallState.PENDING: Part("queued", "pending"),
     CallState.OPEN: Part("queued", "live"),
-    CallState.ENDED: Part("waits", "start is missing"),
-    CallState.TIMED_OUT: Part("waits", "never ended"),
-    CallState.ORPHAN: Part("waits", "without a start"),
+    CallState.ENDED: Part("waits", "no start yet"),
+    CallState.TIMED_OUT: Part("dead", "never ended"),
+    CallState.ORPHAN: Part("dead", "no start"),
 }
+"""How a store's calls stand."""
 
 
 def line_of_store(call: CallSummary) -> Line:
@@ -146,7 +147,7 @@ def line_of_store(call: CallSummary) -> Line:
         fields.agent_id,
         length,
         fields.reason or call.error,
-        _STATES[call.state],
+        STATES[call.state],
         detail,
         None,
         call.project,
@@ -199,7 +200,7 @@ def _filters(listing: Listing) -> Html:
     projects = [tag("option", each, selected=each == query.get("project")) for each in listing.projects]
     everyone = tag("option", "nobody's" if listing.in_store else "all tenants", value="")
     states = (
-        [(state.name.lower(), part.text) for state, part in _STATES.items()]
+        [(state.name.lower(), part.text) for state, part in STATES.items()]
         if listing.in_store
         else [("waits", "a part waits"), ("dead", "a part is dead"), ("sent", "all parts arrived")]
     )
@@ -226,7 +227,7 @@ def _filters(listing: Listing) -> Html:
         tag("label", tag("span", "Tenant"), tag("select", everyone, projects, name="project")) if projects else None,
         tag(
             "label",
-            tag("span", "Accepted before (UTC)"),
+            tag("span", f"{'Started' if listing.in_store else 'Accepted'} before (UTC)"),
             tag("input", name="before", type="datetime-local", step="1", value=query.get("before", "")),
         ),
         tag(
@@ -244,24 +245,26 @@ def _filters(listing: Listing) -> Html:
 
 
 def _table(listing: Listing) -> Html:
-    heads: tuple[str, ...] = ("Accepted", "Call", "Number", "Agent", "Length", "Ended because")
-    heads += ("State", "Detail", "Size") if listing.in_store else ("Core sent after", "Detail sent after", "Size")
+    heads = ["Started" if listing.in_store else "Accepted", "Call", "Number", "Agent", "Length", "Ended because"]
+    heads += ["State", "Detail"] if listing.in_store else ["Core sent after", "Detail sent after", "Size"]
     head = tag(
         "tr", [tag("th", name, scope="col", class_="num" if name in {"Length", "Size"} else None) for name in heads]
     )
-    rows: Node = [_row(line) for line in listing.lines]
+    rows: Node = [_row(line, in_store=listing.in_store) for line in listing.lines]
     if not listing.lines:
         empty = told(
             "No call is like this." if any(listing.query.values()) else "No call yet: post one, and it is listed here."
         )
-        rows = tag("tr", tag("td", empty, colspan="9", class_="soft"), data_key="empty")
+        rows = tag("tr", tag("td", empty, colspan=len(heads), class_="soft"), data_key="empty")
     caption = tag("caption", "Calls, the latest first", class_="unseen")
     return tag("table", caption, tag("thead", head), tag("tbody", rows, id="rows"), class_="calls stack")
 
 
 def short_id(call_id: str) -> str:
     """What a list shows of an id: the beginning of a UUID, and of others enough to tell them apart."""
-    return call_id[:8] if len(call_id) == 36 and call_id.count("-") == 4 else call_id[:24]
+    if len(call_id) == 36 and call_id.count("-") == 4:
+        return call_id[:8]
+    return call_id if len(call_id) <= 24 else f"{call_id[:23]}…"
 
 
 def address_of(call_id: str, project: str = "") -> str:
@@ -274,36 +277,46 @@ def shown_part(part: Part) -> Html:
     return tag("span", sign(part.kind), tag("span", part.text, class_=part.look), class_="part")
 
 
-def _row(line: Line) -> Html:
+def _row(line: Line, *, in_store: bool) -> Html:
     link = tag(
         "a", short_id(line.call_id), class_="mono", href=address_of(line.call_id, line.project), title=line.call_id
     )
-    ended = (line.ended or "").replace("_", " ")
+    ended, agent = (line.ended or "").replace("_", " "), line.agent or ""
     return tag(
         "tr",
-        tag("td", time_of(line.accepted_at), class_="nowrap"),
+        tag("td", time_of(line.accepted_at, "moment"), class_="nowrap"),
         tag("th", link, scope="row"),
         tag("td", line.number or "", class_="nowrap"),
-        tag("td", (line.agent or "")[:40]),
+        tag("td", tag("bdi", agent), class_="clip", title=agent),
         tag("td", "" if line.length_ms is None else clock_text(line.length_ms / 1000), class_="num"),
         tag("td", ended, class_="reason"),
         tag("td", shown_part(line.core)),
         tag("td", shown_part(line.detail)),
-        tag("td", "" if line.size is None else bytes_text(line.size), class_="num"),
+        None if in_store else tag("td", "" if line.size is None else bytes_text(line.size), class_="num"),
         class_="fault" if "error" in ended else None,
         data_key=line.key,
     )
 
 
+_SIGNS = (
+    ("sent", "arrived"),
+    ("queued", "under way"),
+    ("waits", "waits"),
+    ("held", "held for its core or a token"),
+    ("dead", "dead letter"),
+    ("whole", "not split"),
+)
+_SIGNS_OF_STORE = (
+    ("sent", "complete, stored"),
+    ("queued", "goes on"),
+    ("waits", "a part may still come"),
+    ("dead", "a part never came"),
+    ("whole", "none"),
+)
+
+
 def _pager(listing: Listing) -> Html:
-    signs = (
-        ("sent", "arrived"),
-        ("queued", "under way"),
-        ("waits", "waits"),
-        ("held", "held behind its core"),
-        ("dead", "dead letter"),
-        ("whole", "not split"),
-    )
+    signs = _SIGNS_OF_STORE if listing.in_store else _SIGNS
     key = tag(
         "ul", [tag("li", sign(kind), text) for kind, text in signs], class_="key", aria_label="What the signs mean"
     )

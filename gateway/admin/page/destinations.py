@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gateway.admin.page.calls import address_of, short_id
 from gateway.admin.page.html import Html, Node, markup, moment_of, tag, time_of, told, took_text
 from gateway.admin.page.layout import Page, with_times
-from gateway.admin.page.overview import shown_lanes, state_pill
+from gateway.admin.page.overview import refused_text, shown_lanes, state_pill
 from gateway.admin.verdict import cause_of
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.schemas import Cause, DestinationReport, LaneStatus, Status
@@ -72,7 +72,7 @@ def _facts(one: DestinationReport) -> list[tuple[str, Node]]:
     return [
         ("Type", one.type or None),
         ("Breaker", _BREAKERS.get(one.breaker, one.breaker)),
-        ("Down since", time_of(moment_of(one.since), "day") if one.since else None),
+        ("Down since", time_of(moment_of(one.since), "moment") if one.since else None),
         ("Next try", time_of(moment_of(one.retry_at)) if one.retry_at and not one.up else None),
         ("Tokens refused", count_text(one.refused_tokens)),
         ("Dead letters", count_text(one.dead)),
@@ -93,7 +93,7 @@ def _held(one: DestinationReport, trouble: Troubles) -> Html | None:
         return None
     agents = [tag("li", agent, ": ", count_text(many), " held") for agent, many in trouble.held_agents.items()]
     text = told("Their agents; give them a valid key with `callspool deliveries replace-token`:")
-    return tag("div", tag("h3", f"{one.refused_tokens} tokens refused"), tag("p", text), tag("ul", agents))
+    return tag("div", tag("h3", refused_text(one)), tag("p", text), tag("ul", agents))
 
 
 def _scrolled(label: str, heads: Sequence[str], rows: Sequence[Html], numbers: frozenset[str]) -> Html:
@@ -125,8 +125,8 @@ def _dead(one: DestinationReport) -> Html | None:
             "tr",
             tag("th", reason.kind.replace("_", " "), scope="row"),
             tag("td", count_text(reason.count), class_="num"),
-            tag("td", reason.example),
-            tag("td", told(reason.advice)),
+            tag("td", reason.example, class_="answer"),
+            tag("td", told(reason.advice), class_="answer"),
         )
         for reason in one.dead_reasons
     ]
@@ -145,10 +145,11 @@ def _attempts(one: DestinationReport, attempts: Sequence[FailedAttempt]) -> Html
         told_of = attempt_of(each.attempt)
         took = "" if told_of.took_seconds is None else took_text(told_of.took_seconds * 1000)
         rows.append(
-            tag("tr", tag("td", time_of(each.attempt.ended_at, "day")),
-                tag("td", tag("a", short_id(each.call_id), class_="mono", href=address_of(each.call_id))),
+            tag("tr", tag("td", time_of(each.attempt.ended_at, "moment"), class_="nowrap"),
+                tag("td", tag("a", short_id(each.call_id), class_="mono", href=address_of(each.call_id)),
+                    class_="nowrap"),
                 tag("td", each.form), tag("td", took, class_="num"), tag("td", told_of.status),
-                tag("td", told_of.answer))
+                tag("td", told_of.answer, class_="answer"))
         )  # fmt: skip
     heads = ("Time", "Call", "Form", "Took", "Status", "Answer")
     table = _scrolled(f"Attempts that failed at {one.name}", heads, rows, frozenset({"Took"}))

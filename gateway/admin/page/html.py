@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from gateway.formatting import age_text
+
 _VOID = frozenset({"br", "input", "link", "meta"})
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -93,14 +95,15 @@ def sign(kind: str) -> Html:
 
 
 def time_of(milliseconds: int, form: str = "seconds", **attributes: str) -> Html:
-    """A moment. `form`: `seconds`, `ms`, `minutes`, or `day` for a date where it is not today."""
+    """A moment. `form`: `seconds` or `minutes`; with the date where that is not today `day`, `moment`, `exact`."""
     at = datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)
     iso = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     text = {
         "seconds": f"{at:%H:%M:%S}",
-        "ms": f"{at:%H:%M:%S}.{milliseconds % 1000:03}",
         "minutes": f"{at:%H:%M}",
         "day": f"{at:%b} {at.day}, {at:%H:%M}",
+        "moment": f"{at:%b} {at.day}, {at:%H:%M:%S}",
+        "exact": f"{at:%b} {at.day}, {at:%H:%M:%S}.{milliseconds % 1000:03}",
     }[form]
     return tag("time", text, datetime=iso, data_form=form, title=f"{iso[:19].replace('T', ' ')} UTC", **attributes)
 
@@ -111,14 +114,19 @@ def moment_of(iso: str) -> int:
 
 
 def took_text(milliseconds: float) -> str:
-    """How long something took: `92 ms`, `3.62 s`, `4 min 12 s`."""
+    """How long something took: `0.4 ms`, `92 ms`, `3.62 s`, `4 min 12 s`, `2 h 5 min`."""
+    if 0 < milliseconds < 0.95:
+        return f"{milliseconds:.1f}\u00a0ms"
     if milliseconds < 999.5:
         return f"{milliseconds:.0f}\u00a0ms"
     if milliseconds < 100_000:
         return f"{milliseconds / 1000:.{2 if milliseconds < 10_000 else 1}f}\u00a0s"
-    return f"{milliseconds // 60_000:.0f}\u00a0min {milliseconds % 60_000 // 1000:.0f}\u00a0s"
+    if milliseconds < 3_600_000:
+        return f"{milliseconds // 60_000:.0f}\u00a0min {milliseconds % 60_000 // 1000:.0f}\u00a0s"
+    return age_text(milliseconds / 1000)
 
 
 def clock_text(seconds: float) -> str:
-    """A length as a clock shows it: `4:34`."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    """A length as a clock shows it: `4:34`, `1:04:34`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -198,7 +198,7 @@ def _strip(page: Page, status: Status) -> Html:
     if page.path == "/" or verdict is None or not verdict.strip:
         return markup(note, tag("div", id="trouble", data_live=True))
     what, _, rest = verdict.strip.partition(": ")
-    link = tag("a", tag("b", what), " ", tag("span", rest), class_="strip", href="/")
+    link = tag("a", tag("b", what, ":"), " ", tag("span", rest), class_="strip", href="/")
     return markup(note, tag("div", link, id="trouble", data_live=True))
 
 

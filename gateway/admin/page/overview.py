@@ -20,6 +20,8 @@ def overview_page(status: Status, history: History, intake: str) -> Page:
     assert pace is not None
     minute = moment_of(status.now) // 60_000
     samples = [each for each in history.samples if each.minute > minute - SHOWN_MINUTES]
+    if not any(any(_row(each)[1:]) for each in samples):
+        samples = []  # lines along the bottom say less than a sentence
     body = markup(
         _verdict(verdict, intake),
         _figures(status, pace),
@@ -110,7 +112,7 @@ def _figures(status: Status, pace: Pace) -> Html:
     core, detail = _lanes(status, "core"), _lanes(status, "detail")
     waiting = _queued((*core, *detail))
     ages = [
-        (lane.oldest_ready_seconds or 0.0, f"a {lane.lane} for {each.name}")
+        (lane.pending_seconds or 0.0, f"a {lane.lane} for {each.name}")
         for each in status.destinations
         for lane in each.lanes
     ]
@@ -129,10 +131,10 @@ def _figures(status: Status, pace: Pace) -> Html:
         (
             "Oldest waiting",
             age_text(oldest) if waiting else "none",
-            of if waiting else "everything is delivered",
+            of if waiting else "nothing is due",
             bool(bad),
         ),
-        ("Drained", *_drained(pace, waiting), False),
+        ("Drained", *_drained(status, pace, waiting), False),
         (
             "Full for large calls",
             *_full(status, pace),
@@ -163,17 +165,18 @@ def _lanes(status: Status, name: str) -> list[LaneStatus]:
 
 
 def _queued(lanes: Iterable[LaneStatus]) -> int:
-    return sum(lane.due for lane in lanes)
+    return sum(lane.pending for lane in lanes)
 
 
 def _size(lanes: Sequence[LaneStatus]) -> str:
     return f"{bytes_text(sum(lane.queued_bytes for lane in lanes))} as posted" if _queued(lanes) else "none waits"
 
 
-def _drained(pace: Pace, waiting: int) -> tuple[str, str]:
+def _drained(status: Status, pace: Pace, waiting: int) -> tuple[str, str]:
     if not waiting:
         return "now", "nothing waits"
-    if pace.drained_in_seconds is not None:
+    down = any(lane.pending for each in status.destinations if not each.up for lane in each.lanes)
+    if pace.drained_in_seconds is not None and not down:
         return age_text(pace.drained_in_seconds), "at the present rate"
     if pace.best_per_minute:
         return "not now", f"{age_text(waiting / pace.best_per_minute * 60)} once it is back"
@@ -204,7 +207,9 @@ def _history(samples: Sequence[Sample], history: History, minute: int) -> Html:
     data = json_block("samples", {"minute": minute, "samples": [_row(each) for each in samples], "outages": outages})
     chart = tag(
         "div",
-        tag("p", "The history begins now: a figure a minute.", class_="soft") if not samples else None,
+        tag("p", "The history begins with the first call: figures for each minute.", class_="soft")
+        if not samples
+        else None,
         class_="chart",
         id="history",
         data_own=True,
@@ -308,7 +313,7 @@ def _events(status: Status) -> Html:
             tag("li", tag("span", "Events name calls: ", tag("a", "sign in", href="/sign-in?to=/"), " to see them."))
         ]
     elif not items:
-        items = [tag("li", tag("span", "None."))]
+        items = [tag("li", tag("span", "None.", class_="soft"))]
     return tag(
         "section",
         tag("h2", "Recent events", id="events"),
@@ -322,7 +327,7 @@ def _events(status: Status) -> Html:
 
 def _event(event: Event) -> Html:
     look = "good" if event.text.endswith("accepts deliveries again") else _LEVELS.get(event.level)
-    return tag("li", time_of(moment_of(event.at)), tag("span", event.text, class_=look))
+    return tag("li", time_of(moment_of(event.at), "moment"), tag("span", event.text, class_=look))
 
 
 def _destinations(status: Status) -> Html:
@@ -359,10 +364,15 @@ def state_pill(one: DestinationReport) -> Html:
     if not one.configured:
         return markup(tag("span", "not configured", class_="pill warn"))
     if one.up:
-        held = f"{one.refused_tokens} tokens refused" if one.refused_tokens else None
-        return markup(tag("span", "up", class_="pill good"), tag("small", held) if held else None)
-    since = tag("small", "since ", time_of(moment_of(one.since))) if one.since else None
-    return markup(tag("span", "down", class_="pill bad"), since)
+        held = refused_text(one) if one.refused_tokens else None
+        return markup(tag("span", "up", class_="pill good"), " ", tag("small", held) if held else None)
+    since = tag("small", "since ", time_of(moment_of(one.since), "moment")) if one.since else None
+    return markup(tag("span", "down", class_="pill bad"), " ", since)
+
+
+def refused_text(one: DestinationReport) -> str:
+    """How many agents' tokens it refuses."""
+    return f"{count_text(one.refused_tokens)} token{'' if one.refused_tokens == 1 else 's'} refused"
 
 
 def _destination(one: DestinationReport) -> Html:

@@ -115,19 +115,26 @@ def _hit(hit: Hit, search: Search) -> Html:
     insight, project = hit.insight, search.query["project"]
     again = urlencode({"call": hit.call_id, **({"project": project} if project else {})})
     meta: list[Node] = []
+    promised = next((each for each in search.callbacks or () if each.call_id == hit.call_id), None)
     if insight is not None:
         meta.append(tag("span", time_of(insight.listed_at, "day")))
-        meta += [tag("span", text) for text in (insight.agent_id, insight.sentiment) if text]
+        meta += [tag("bdi", text) for text in (insight.agent_id, insight.sentiment) if text]
         meta.append(tag("span", f"summary: {insight.summary_source}"))
+    if promised is not None:
+        meta.append(tag("span", tag("b", "Callback promised: "), time_of(promised.due_at, "day"), class_="warn"))
     meta += [
-        tag("span", short_id(hit.call_id), class_="mono"),
+        tag("span", tag("bdi", short_id(hit.call_id)), class_="mono"),
         tag("a", "more like this", href=f"/similar?{again}", aria_label=f"More like call {short_id(hit.call_id)}"),
     ]
     text = (insight.summary if insight else "") or "No summary is kept of this call."
     return tag(
         "li",
         _score(hit.score),
-        tag("div", tag("p", tag("a", text, href=address_of(hit.call_id, project))), tag("p", meta, class_="meta")),
+        tag(
+            "div",
+            tag("p", tag("a", text, href=address_of(hit.call_id, project)), dir="auto"),
+            tag("p", meta, class_="meta"),
+        ),
     )
 
 
@@ -149,34 +156,45 @@ def _callbacks(search: Search) -> Html | None:
     waiting = search.counts.get(CallbackState.WAITING, len(search.callbacks))
     late = markup(tag("b", f"{overdue} overdue", class_="bad"), ", ") if overdue else None
     ended = [
-        f"{count_text(search.counts.get(state, 0))} {state.value}"
-        for state in (CallbackState.FIRED, CallbackState.CANCELLED)
+        f"{count_text(search.counts.get(state, 0))} {text}"
+        for state, text in (
+            (CallbackState.FIRED, "fired"),
+            (CallbackState.DONE, "done by hand"),
+            (CallbackState.CANCELLED, "cancelled"),
+        )
+        if search.counts.get(state, 0)
     ]
     items = [_callback(each, search.now) for each in search.callbacks]
+    note = "By when they are due" + (f"; {', '.join(ended)} besides." if ended else ".")
+    command = told("Orders need JavaScript; `callspool callbacks run`, `done` and `cancel` do the same.")
     return tag(
         "section",
-        tag("div", tag("h2", "Callbacks", id="callbacks"), tag("span", late, f"{count_text(waiting)} wait"),
-            class_="spread"),
+        tag("div", tag("h2", "Callbacks", id="callbacks", tabindex="-1"),
+            tag("span", late, f"{count_text(waiting)} wait{'s' if waiting == 1 else ''}"), class_="spread"),
         tag("p", id="done", role="status", class_="good"),
-        tag("ol", items, class_="events") if items else tag("p", "Nobody waits to be called back.", class_="soft"),
-        tag("p", f"By when they are due; {', '.join(ended)} besides.", class_="soft"),
+        tag("ol", items, class_="events callbacks") if items
+        else tag("p", "Nobody waits to be called back.", class_="soft"),
+        tag("p", note, class_="soft"),
+        tag("noscript", tag("p", command, class_="soft")),
         class_="card", aria_labelledby="callbacks",
     )  # fmt: skip
 
 
 def _callback(one: Callback, now: int) -> Html:
     late = one.due_at < now
-    words = tag(
-        "span",
-        tag("b", "Overdue: ", class_="bad") if late else None,
-        tag("a", one.words or "asked to be called", href=address_of(one.call_id, one.project)),
-        tag("br"),
-        tag("span", f"{number_hint(one.number) or 'no number'}, {one.agent_id or 'no agent'}", class_="soft"),
-        tag("small", one.reason, class_="soft") if one.reason else None,
-    )
+    about = (number_hint(one.number) or "no number", ", ", tag("bdi", one.agent_id or "no agent"))
     orders = [
         tag("button", verb, type="button", class_="quiet", data_callback=order, data_call=one.call_id,
             data_project=one.project, aria_label=f"{verb}: call {short_id(one.call_id)}")
-        for order, verb in (("run", "Call now"), ("cancel", "Cancel"))
+        for order, verb in (("run", "Call now"), ("done", "Done"), ("cancel", "Cancel"))
     ]  # fmt: skip
-    return tag("li", time_of(one.due_at, "day", class_="bad" if late else ""), words, tag("span", orders))
+    return tag(
+        "li",
+        time_of(one.due_at, "day", class_="bad" if late else ""),
+        tag("div",
+            tag("b", "Overdue: ", class_="bad") if late else None,
+            tag("a", tag("bdi", one.words or "asked to be called"), href=address_of(one.call_id, one.project)),
+            tag("p", about, class_="soft"),
+            tag("p", one.reason, class_="soft") if one.reason else None,
+            tag("p", orders, class_="orders")),
+    )  # fmt: skip

@@ -13,31 +13,36 @@ function drawn(tag, attributes, ...children) {
   return made;
 }
 function took(ms) {
+  if (ms > 0 && ms < 0.95) return `${ms.toFixed(1)}\u00a0ms`;
   if (ms < 999.5) return `${Math.round(ms)}\u00a0ms`;
   if (ms < 100000) return `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)}\u00a0s`;
-  return `${Math.floor(ms / 60000)}\u00a0min ${Math.floor(ms % 60000 / 1000)}\u00a0s`;
+  if (ms < 3600000) return `${Math.floor(ms / 60000)}\u00a0min ${Math.floor(ms % 60000 / 1000)}\u00a0s`;
+  return `${Math.floor(ms / 3600000)}\u00a0h ${Math.floor(ms % 3600000 / 60000)}\u00a0min`;
 }
-const length = (seconds) => `${seconds < 0 ? "−" : ""}${Math.floor(Math.abs(seconds) / 60)}:${String(Math.floor(Math.abs(seconds)) % 60).padStart(2, "0")}`;
+function length(seconds) {
+  const whole = Math.floor(Math.abs(seconds)), minutes = Math.floor(whole / 60), rest = String(whole % 60).padStart(2, "0");
+  return `${seconds < 0 ? "−" : ""}${minutes < 60 ? minutes : `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}`}:${rest}`;
+}
 const wait = (turn) => turn.slice(1, 4).reduce((sum, each) => sum + (each ?? 0), 0);
 
 function drawStrip() {
   const svg = document.getElementById("strip");
   if (!svg) return;
   svg.removeAttribute("hidden");
-  const turns = STORY.turns, width = svg.clientWidth, left = 30, base = 116, top = 16;
+  const turns = STORY.turns, width = svg.clientWidth, left = 46, base = 116, top = 16;
   if (width < 60) return;
-  const longest = Math.max(...turns.map(wait), 1), unit = [100, 250, 500, 1000, 2000, 5000, 10000, 30000].find((each) => longest / each <= 4) ?? 60000;
+  const longest = Math.max(...turns.map(wait), .1), unit = [.1, .2, .5, 1, 2, 5, 10, 20, 50, 100, 250, 500, 1000, 2000, 5000, 10000, 30000].find((each) => longest / each <= 4) ?? 60000;
   const most = Math.max(longest * 1.06, unit), y = (ms) => base - (base - top) * ms / most, step = (width - left) / turns.length;
   svg.setAttribute("viewBox", `0 0 ${width} 136`);
   svg.replaceChildren();
   if (picked) svg.append(drawn("rect", { class: "picked", x: left + (picked - 1) * step, y: 4, width: step, height: base + 12 }));
   for (let ms = 0; ms <= most; ms += unit) {
     const label = drawn("text", { x: left - 6, y: y(ms) + 4, "text-anchor": "end" });
-    label.textContent = unit < 1000 ? `${ms / 1000}` : `${ms / 1000} s`;
+    label.textContent = ms === 0 ? "0" : unit < 100 ? `${Number(ms.toPrecision(3))} ms` : `${ms / 1000} s`;
     svg.append(drawn("line", { class: "grid", x1: left, x2: width, y1: y(ms), y2: y(ms) }), label);
   }
   turns.forEach((turn, index) => {
-    const x = left + index * step + step * .18, wide = step * .64;
+    const wide = Math.min(step * .64, 40), x = left + (index + .5) * step - wide / 2;
     let from = 0;
     for (const [look, ms] of [["f-eou", turn[1]], ["f-ttft", turn[2]], ["f-ttfb", turn[3]]]) {
       if (!ms) continue;
@@ -45,7 +50,7 @@ function drawStrip() {
       from += ms;
     }
     const say = (text, look, height) => { const label = drawn("text", { ...(look ? { class: look } : {}), x: x + wide / 2, y: height, "text-anchor": "middle" }); label.textContent = text; svg.append(label); };
-    if (STORY.slow !== null && from > STORY.slow) say((from / 1000).toFixed(1), "say", y(from) - 4);
+    if (STORY.slow !== null && from > STORY.slow) say(from < 100 ? took(from) : (from / 1000).toFixed(1), "say", y(from) - 4);
     if (index === 0 || (index + 1) % (step < 14 ? 10 : step < 24 ? 5 : 1) === 0) say(index + 1, "", base + 14);
     const hit = drawn("rect", { class: "hit", x: left + index * step, y: 4, width: step, height: base + 12 });
     hit.append(drawn("title")); hit.firstChild.textContent = `Turn ${index + 1}: ${took(wait(turn))}`;

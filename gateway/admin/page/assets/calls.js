@@ -30,7 +30,8 @@ addEventListener("DOMContentLoaded", () => {
 
   // The server's times are UTC, those of the field are the reader's.
   const before = at("filters").elements.before;
-  before.closest("label").firstElementChild.textContent = "Accepted before";
+  const label = before.closest("label").firstElementChild;
+  label.textContent = label.textContent.replace(" (UTC)", "");
   const showBefore = () => {
     const given = new URLSearchParams(location.search).get("before"), when = new Date(`${given}Z`);
     before.value = given && !Number.isNaN(when.getTime()) ? new Date(when - when.getTimezoneOffset() * 60000).toISOString().slice(0, 19) : "";

@@ -27,7 +27,9 @@ addEventListener("DOMContentLoaded", () => {
   function shade(chart, looks, labelled) {
     const { ctx, bbox } = chart, from = chart.scales.x.min, to = chart.scales.x.max, scale = devicePixelRatio;
     ctx.save();
-    for (const { name, since, until } of outages) {
+    const labels = [];
+    // Those that go on first, then the latest: where two labels would lie on each other, the older one is left out.
+    for (const { name, since, until } of [...outages].sort((a, b) => (b.until ?? Infinity) - (a.until ?? Infinity) || a.since - b.since)) {
       const left = Math.max(since, from), right = Math.min(until ?? to, to);
       if (left >= right && until !== null) continue;
       const x = chart.valToPos(left, "x", true), end = Math.max(x + 3 * scale, chart.valToPos(right, "x", true));
@@ -38,12 +40,15 @@ addEventListener("DOMContentLoaded", () => {
       ctx.beginPath(); ctx.moveTo(x, bbox.top - (labelled ? 14 * scale : 0)); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
       if (!labelled) continue;
       const hours = (seconds) => timeText(new Date(seconds * 1000), "minutes");
-      const text = narrow.matches ? `${name} down` : until === null ? `${name} down since ${hours(since)}` : `${name} down ${hours(since)} to ${hours(until)}`;
+      const also = until === null ? outages.filter((other) => other.until === null).map((other) => other.name) : [name];
+      const who = also.length > 1 ? `${also.length} destinations` : name;
+      const text = narrow.matches ? `${who} down` : until === null ? `${who} down since ${hours(since)}` : `${who} down ${hours(since)} to ${hours(until)}`;
       ctx.font = `600 ${11.5 * scale}px system-ui, sans-serif`;
       ctx.fillStyle = looks.bad;
-      const wide = ctx.measureText(text).width, room = bbox.left + bbox.width - x;
-      ctx.textAlign = wide + 6 * scale > room ? "right" : "left";
-      ctx.fillText(text, wide + 6 * scale > room ? bbox.left + bbox.width : x + 4 * scale, bbox.top - 5 * scale);
+      const wide = ctx.measureText(text).width, begin = Math.min(x + 4 * scale, bbox.left + bbox.width - wide);
+      if (labels.some(([low, high]) => begin < high && begin + wide > low)) continue;
+      labels.push([begin - 8 * scale, begin + wide + 8 * scale]);
+      ctx.fillText(text, begin, bbox.top - 5 * scale);
     }
     ctx.restore();
   }
@@ -74,7 +79,9 @@ addEventListener("DOMContentLoaded", () => {
     place.replaceChildren();
     const { times, accepted, cores, details, coresWait, detailsWait } = columns();
     const looks = Object.fromEntries([["soft", "soft"], ["line", "line"], ["bad", "bad"], ["badBack", "bad-back"], ["core", "text"], ["detail", "llm"], ["taken", "taken"]].map(([key, name]) => [key, resolved(name)]));
-    const line = (stroke, fill) => ({ stroke, fill, width: 1.75, points: { show: false }, spanGaps: false });
+    // A minute without neighbours makes no line: it is shown as a point.
+    const alone = (chart, series, first, last_, gaps) => { const value = chart.data[series], found = []; for (let index = first; index <= last_; index += 1) if (value[index] !== null && (value[index - 1] ?? null) === null && (value[index + 1] ?? null) === null) found.push(index); return found; };
+    const line = (stroke, fill) => ({ stroke, fill, width: 1.75, points: { show: true, filter: alone, size: 5, fill: stroke }, spanGaps: false });
     const under = looks.detail.replace(/^rgb\((.*)\)$/, "rgba($1, .15)");
     panels = [
       panel("Waiting to be delivered", 216, [line(looks.detail, under), line(looks.core)], [times, detailsWait, coresWait], looks, true),
@@ -102,12 +109,8 @@ addEventListener("DOMContentLoaded", () => {
     return first;
   }
 
-  if (!rows.size) return startWhenThereIsOne();
-  begin();
-
-  function startWhenThereIsOne() {
-    followers.sample.push((row) => { if (!rows.size) { add(row); begin(); } });
-  }
+  if (rows.size) return begin();
+  followers.sample.push((row) => { if (!rows.size && row.slice(1, 6).some(Boolean)) { add(row); begin(); } });
 
   function add(row) {
     rows.set(row[0], row.slice(0, 6));

@@ -20,12 +20,12 @@ const two = (value) => String(value).padStart(2, "0");
 function timeText(when, form) {
   const hours = `${two(when.getHours())}:${two(when.getMinutes())}`;
   if (form === "minutes") return hours;
-  if (form === "day") {
-    const today = when.toDateString() === new Date().toDateString();
-    return today ? hours : `${when.toLocaleString("en", { month: "short", day: "numeric" })}, ${hours}`;
-  }
   const seconds = `${hours}:${two(when.getSeconds())}`;
-  return form === "ms" ? `${seconds}.${String(when.getMilliseconds()).padStart(3, "0")}` : seconds;
+  if (form === "seconds") return seconds;
+  const clock = form === "day" ? hours : form === "exact" ? `${seconds}.${String(when.getMilliseconds()).padStart(3, "0")}` : seconds;
+  if (when.toDateString() === new Date().toDateString()) return clock;
+  const year = when.getFullYear() === new Date().getFullYear() ? undefined : "numeric";
+  return `${when.toLocaleString("en", { month: "short", day: "numeric", year })}, ${clock}`;
 }
 
 function localize(root) {

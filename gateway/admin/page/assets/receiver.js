@@ -1,5 +1,5 @@
 "use strict";
-// Orders of a receiver: call somebody back now or no more, and say whose an agent is.
+// Orders of a receiver: call somebody back now or no more, or say that it is done; and say whose an agent is.
 
 addEventListener("DOMContentLoaded", () => {
   const done = at("done");
@@ -19,16 +19,39 @@ addEventListener("DOMContentLoaded", () => {
     }
   }
 
+  const UNDO_MS = 10000;
+  const TOLD = { run: "Due now, as far as hours and limits allow", done: "Done", cancel: "Cancelled" };
+
+  async function orderCallback(button) {
+    const { callback: name, call, project } = button.dataset, body = { call_id: call, project }, item = button.closest("li");
+    if (!await order(button, `/api/callbacks/${name}`, body, () => `${TOLD[name]} (${timeText(new Date(), "seconds")}).`)) return;
+    if (name === "run") { button.disabled = false; return; }
+    const before = [...item.childNodes], undo = element("button", "Undo", "quiet"), about = element("div", `${TOLD[name]}. `, "soft");
+    undo.type = "button";
+    undo.setAttribute("aria-label", `Undo: call ${call}`);
+    about.append(undo);
+    item.replaceChildren(before[0].cloneNode(true), about);
+    undo.focus();
+    const timer = setTimeout(() => {
+      const next = item.nextElementSibling ?? item.previousElementSibling, focused = item.contains(document.activeElement);
+      item.remove();
+      if (focused) (next?.querySelector("button") ?? at("callbacks")).focus();
+    }, UNDO_MS);
+    undo.addEventListener("click", async () => {
+      clearTimeout(timer);
+      if (!await order(undo, "/api/callbacks/reopen", body, () => `Undone: it waits again (${timeText(new Date(), "seconds")}).`)) return;
+      button.disabled = false;
+      item.replaceChildren(...before);
+      button.focus();
+    });
+  }
+
   document.addEventListener("click", async (event) => {
     const callback = event.target.closest("[data-callback]"), assign = event.target.closest("[data-assign]");
-    if (callback) {
-      const { callback: name, call, project } = callback.dataset, when = timeText(new Date(), "seconds");
-      const told = name === "cancel" ? `Cancelled at ${when}.` : `Due now, as far as hours and limits allow (${when}).`;
-      if (await order(callback, `/api/callbacks/${name}`, { call_id: call, project }, () => told) && name === "cancel") callback.closest("li").remove();
-    }
+    if (callback) await orderCallback(callback);
     if (assign) {
       const tenant = at(assign.dataset.assign).value, agent = assign.dataset.agent ?? null;
-      const told = (answer) => `${agent ?? "What came without an agent"} belongs to ${tenant}; ${answer.records} call logs that waited do, too.`;
+      const told = (answer) => `${agent ?? "What came without an agent"} belongs to ${tenant}, also what waited: ${answer.records} call log${answer.records === 1 ? "" : "s"}.`;
       if (await order(assign, "/api/tenants/assign", { agent, tenant }, told)) refresh();
     }
   });
