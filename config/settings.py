@@ -6,6 +6,7 @@ environment variable: CALLSPOOL_<SECTION>_<FIELD>, or the name given here by `Va
 
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -29,6 +30,7 @@ from config.types import (
     Listen,
     Names,
     OptionalDuration,
+    OptionalEndpoint,
     OptionalFile,
     OptionalName,
     OptionalSize,
@@ -357,6 +359,22 @@ class LogSettings(Table):
     """`json`, `console`, or `auto`: console at a terminal, JSON otherwise."""
 
 
+class TracesSettings(Table):
+    """The gateway's own spans, sent by OTLP/HTTP. The variables of OpenTelemetry's SDKs say the rest: headers, TLS."""
+
+    endpoint: OptionalEndpoint = None
+    """Where the gateway's own spans are sent by OTLP/HTTP: `http://127.0.0.1:4318`. Needs `callspool[traces]`."""
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of the traces that begin here; those of agents are sampled as their `traceparent` says."""
+
+    @property
+    def url(self) -> str | None:
+        """Where spans are posted to: an endpoint without a path has the usual one."""
+        if self.endpoint is None or urlsplit(self.endpoint).path.strip("/"):
+            return self.endpoint
+        return f"{self.endpoint.rstrip('/')}/v1/traces"
+
+
 class Settings(BaseSettings):
     """All settings. Built from its arguments alone; `config.loader` adds the file and the environment."""
 
@@ -395,6 +413,8 @@ class Settings(BaseSettings):
     """How the gateway stops."""
     log: LogSettings = Field(default_factory=LogSettings)
     """What is logged."""
+    traces: TracesSettings = Field(default_factory=TracesSettings)
+    """Where the gateway's own spans are sent."""
     completion: CompletionSettings = Field(default_factory=CompletionSettings)
     """How a store puts calls together."""
     references: ReferenceSettings = Field(default_factory=ReferenceSettings)

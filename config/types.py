@@ -235,6 +235,8 @@ Owner = Annotated[str | None, BeforeValidator(_or_none(_owner))]
 """`USER`, `USER:GROUP` or `:GROUP`."""
 Endpoint = Annotated[str, BeforeValidator(_endpoint), Shown(mask_address)]
 """The URL of an endpoint."""
+OptionalEndpoint = Annotated[str | None, BeforeValidator(_or_none(_endpoint)), Shown(mask_address)]
+"""The URL of an endpoint, or none."""
 Directory = Annotated[Path, Shown(format_path)]
 """A directory, made when it is needed."""
 OptionalName = Annotated[str | None, BeforeValidator(_or_none(_word))]

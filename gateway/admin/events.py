@@ -13,6 +13,7 @@ import structlog
 from gateway.admin.metrics import Metrics
 from gateway.formatting import bytes_text
 from gateway.operations.schemas import Event
+from gateway.telemetry import Spans
 from gateway.trace import instant
 from spool.records import Clock, Delivery
 from uploaders.redact import redact
@@ -135,11 +136,15 @@ class Observers:
 
     metrics: Metrics
     events: RecentEvents
+    spans: Spans | None = None
+    """None where nobody wants any."""
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """An attempt ended."""
         self.metrics.attempted(delivery, outcome, seconds)
         self.events.attempted(delivery, outcome, seconds)
+        if self.spans is not None:
+            self.spans.attempted(delivery, outcome)
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
         """A destination began or ceased to take deliveries; its gauge is read from the dispatcher."""

@@ -237,6 +237,10 @@ class Metrics:
         """So many calls are watched."""
         self._watched.set(count)
 
+    def spans_exported(self, result: str, count: int) -> None:
+        """So many of the gateway's own spans were sent, could not be, or found the queue full."""
+        self._spans_sent.inc(result, by=count)
+
     def step_ended(self, step: str, outcome: str, seconds: float) -> None:
         """A step of a pipeline ended."""
         self._steps.inc(step, outcome)
@@ -346,6 +350,9 @@ class Metrics:
         )
         self._otlp_open = GaugeTally(
             "callspool_otlp_open_calls", "Calls whose spans wait for their end.", (), registry=self.registry
+        )
+        self._spans_sent = self._counter(
+            "trace_spans", "The gateway's own spans by result: sent, failed, dropped (the queue was full).", "result"
         )
         self._live_turns = self._counter("live_turns", "Turns of calls that go on, made durable.")
         self._agents_lost = self._counter("agents_lost", "Calls of which the end was made up: their agent is lost.")

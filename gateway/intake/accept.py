@@ -31,6 +31,7 @@ from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result
 from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
 from gateway.live_calls import ENDED, STARTED, OpenCalls
+from gateway.telemetry import current_post
 from gateway.tenants import UNASSIGNED, TenantTable
 from spool.live_calls import LostCall
 from spool.records import Accepted, Clock, ClosedTrace, NewRecord, principal_of, tenant_of
@@ -125,6 +126,16 @@ class Acceptor:
 
         The arguments are those that `accept` will have. Raises `CallLogError`, and what decoding raises.
         """
+        post = current_post()
+        if post is None:
+            return await self._carried(body, agents_key, owner, tenant)
+        started = time.time_ns()
+        carried = await self._carried(body, agents_key, owner, tenant)
+        post.stage("parse", started)
+        return carried
+
+    async def _carried(self, body: Body, agents_key: str | None, owner: Owner | None, tenant: str | None) -> Parsed:
+        """As `parse`."""
         posted = await self._unless_envelope(body)
         carried = posted or await self._unless_envelope(body)
         if carried is None:
@@ -197,6 +208,10 @@ class Acceptor:
         deliveries = plans.get((call_log.stored_as, call_log.event))
         if deliveries is None:
             deliveries = plans[call_log.stored_as, ANY_OTHER]
+        # What a post began on the way here may still run when it was answered: that belongs to another context.
+        post = current_post()
+        commit = None if post is None or post.trace_context != trace_context else post.context.child()
+        started = time.time_ns()
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,
@@ -218,13 +233,15 @@ class Acceptor:
                 idempotency_key=idempotency_key,
                 key_decides=key_decides,
                 via=via,
-                trace_context=trace_context,
+                trace_context=trace_context if commit is None else commit.text,
                 closes=closes,
                 outline=call_log.outline,
                 ends_call=call_log.event in _ENDS and not call_log.agent_lost,
                 loses=loses,
             )
         )
+        if post is not None and commit is not None:
+            post.stage("commit", started, commit, record_id=accepted.uid, duplicate=accepted.duplicate)
         self._note(call_log, accepted, principal)
         return accepted
 

@@ -7,6 +7,7 @@ slow: what came of it, and what follows, goes to a staging file, as does one tha
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,7 @@ from gateway.intake.protocol import PROGRESS_BYTES, IntakeProtocol
 from gateway.intake.responses import ClientGone, Rejection, stalled, too_large
 from gateway.intake.staging import Staged, StagedFile, StagingArea, Workers
 from gateway.intake.turns import sender_of
+from gateway.telemetry import current_post
 from spool.records import Buffer
 
 # The bytes of a request as they arrive from a client that may stop sending, disconnect, or send very slowly.
@@ -278,6 +280,15 @@ class BodyReader:
         What the headers or the state of the gateway rule out is rejected before the client is invited to send.
         Raises `Rejection`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
         """
+        post = current_post()
+        if post is None:
+            return await self._read(request)
+        started = time.time_ns()
+        body = await self._read(request)
+        post.stage("receive", started, bytes=len(body.data))
+        return body
+
+    async def _read(self, request: web.BaseRequest) -> Body:
         headers = request.headers
         encoded = "Content-Encoding" in headers or "Transfer-Encoding" in headers
         decoders = _decoders_of(request) if encoded else ()

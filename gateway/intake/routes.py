@@ -13,8 +13,9 @@ from aiohttp import web
 from gateway.calllog.document import credential
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.ports import NO_ROUTE, IntakeObserver
-from gateway.intake.responses import JsonResponse, Rejection, final_rejection, rejection_response
+from gateway.intake.responses import JsonResponse, Rejection, final_rejection, rejection_response, translate
 from gateway.listeners import BrowserFault, browser_fault
+from gateway.telemetry import Spans, trace_context
 from gateway.tenants import TenantTable
 
 _HINT = (
@@ -72,6 +73,8 @@ class Route:
     """What answers a request of this route. Raises what `responses.translate` knows."""
     needs_token: bool = True
     """Whether the intake's token is checked first."""
+    posts: bool = False
+    """Whether call logs come by it: each request is a span, where there are any."""
 
 
 class Router:
@@ -226,19 +229,13 @@ def via_pseudonym(spool_id: str) -> str:
     return f"callspool-{spool_id}"
 
 
-_TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACE_STATE = re.compile(r"[\x20-\x7e]{1,512}")
-"""What W3C Trace Context asks everybody to pass on at least."""
-
-
 def trace_context_of(request: web.BaseRequest) -> str | None:
     """The sender's span, for the record to keep and for each delivery to carry on: `traceparent`, and behind a space
     `tracestate`. What is malformed is left out, as W3C Trace Context asks: it is no reason to refuse a call log."""
     parents = request.headers.getall("traceparent")
-    if len(parents) != 1 or _TRACE_PARENT.fullmatch(parents[0]) is None:
+    if len(parents) != 1:
         return None
-    state = ",".join(request.headers.getall("tracestate", ())).strip()
-    return f"{parents[0]} {state}" if _TRACE_STATE.fullmatch(state) else parents[0]
+    return trace_context(parents[0], ",".join(request.headers.getall("tracestate", ())))
 
 
 class LoopGuard:
@@ -307,7 +304,9 @@ class IntakeHandler:
         loop_guard: LoopGuard,
         token: IntakeToken,
         observer: IntakeObserver,
+        spans: Spans | None = None,
     ) -> None:
+        self._spans = spans
         self._router = router
         self._gate = gate
         self._loop_guard = loop_guard
@@ -328,7 +327,8 @@ class IntakeHandler:
                 match = match._replace(trace_context=trace_context_of(request))
             if match.route.needs_token:
                 self._token.check(request)
-            result = await match.route.respond(request, match)
+            traced = self._spans is not None and match.route.posts
+            result = await (self._respond_in_span(request, match) if traced else match.route.respond(request, match))
         except Exception as error:  # noqa: BLE001  # whatever it is, the sender must learn to keep its call log
             rejection = final_rejection(error, "unexpected error in the intake", route=name)
             self._observer.posted(name, rejection.code)
@@ -339,3 +339,23 @@ class IntakeHandler:
         if result.outcome != ANSWERED:
             self._observer.acknowledged(time.perf_counter() - started)
         return JsonResponse(result.status, result.body)
+
+    async def _respond_in_span(self, request: web.BaseRequest, match: Match) -> Result | web.StreamResponse:
+        """What the route responds, and raises; its trace context is then that of the post's span."""
+        route = match.route
+        post = None if self._spans is None else self._spans.post(match.trace_context)
+        if post is None:
+            return await route.respond(request, match)
+        status, outcome = 499, "gone"
+        try:
+            with post:
+                result = await route.respond(request, match._replace(trace_context=post.trace_context))
+            status, outcome = result.status, result.outcome if isinstance(result, Result) else ANSWERED
+        except Exception as error:
+            rejection = translate(error)
+            status, outcome = (rejection.status, rejection.code) if rejection else (500, "internal")
+            raise
+        else:
+            return result
+        finally:
+            post.ended(route.name, route.method, status, outcome)

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -56,13 +56,16 @@ from gateway.runtime.sources import (
     webhook_server,
 )
 from gateway.runtime.stores import REFERENCES_NAME, REFERENCES_ROUTE, CallStores, follows_references, reference_plan
+from gateway.runtime.telemetry import SpanSender, span_sender
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
+from gateway.telemetry import Spans
 from gateway.tenants import TenantTable
 from gateway.webhooks.forward import Forwarder
 from spool.records import system_clock
 from spool.store import Spool
 from uploaders.base import DestinationStatus, Eraser, Uploader
+from uploaders.dispatch.destination import unchanged
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.recordings import RecordingStore
 
@@ -104,6 +107,8 @@ class App:
     """Where the recordings of webhooks are kept."""
     traces: TraceSource
     heartbeats: HeartbeatSource
+    spans: SpanSender | None
+    """Where the gateway's own spans are sent."""
 
     def back_pressure(self) -> BackPressure:
         """How busy the intake is."""
@@ -149,6 +154,8 @@ class App:
             await self.recordings.close()
         await self.parse_worker.close()
         await self.spool.close()
+        if self.spans is not None:
+            await self.spans.close()
         await asyncio.to_thread(self.executor.shutdown)
 
 
@@ -175,9 +182,14 @@ async def build(settings: Settings, observers: Observers) -> App:
     if copies_recordings(settings):
         names.append(RECORDINGS_NAME)
     spool = await Spool.open(options.spool_options(settings), names, system_clock, observers.metrics)
+    sender = None
     try:
-        return await _wire(settings, observers, spool)
+        sender = span_sender(settings.traces, spool.id, observers.metrics, via_pseudonym(spool.id))
+        with_spans = replace(observers, spans=sender.spans if sender is not None else None)
+        return await _wire(settings, with_spans, spool, sender)
     except BaseException:
+        if sender is not None:
+            await sender.close()
         await spool.close()
         raise
 
@@ -189,8 +201,9 @@ def _intake_server(
     loops: LoopGuard,
     token: IntakeToken,
     metrics: Metrics,
+    spans: Spans | None,
 ) -> IntakeServer:
-    handler = IntakeHandler(router, gate, loops, token, metrics)
+    handler = IntakeHandler(router, gate, loops, token, metrics, spans)
     limits = options.connection_limits(intake)
     return IntakeServer(options.listen_options(intake), handler.handle, gate, metrics, limits)
 
@@ -240,19 +253,28 @@ def _plans(
 
 def _pipeline(
     settings: Settings, context: UploaderContext, bodies: BodyReader,
-    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor], metrics: Metrics,
+    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor], observers: Observers,
 ) -> "tuple[Pipeline | None, CallbackScheduler | None]":  # fmt: skip
     """The pipeline, which its destination wakes, and who fires callbacks; None where there are none."""
     if not any(isinstance(each, PipelineDestination) for each in settings.destinations):
         return None, None
     # A gateway without a pipeline does without all of this.
     from gateway.callbacks import CALLBACK_DUE  # noqa: PLC0415  # see above
-    from gateway.runtime.pipeline import pipeline_of, pipeline_settings, scheduler_of, works_here  # noqa: PLC0415  # see above
+    from gateway.runtime.pipeline import (  # noqa: PLC0415  # see above
+        StepSpans,
+        contexts_in,
+        pipeline_of,
+        pipeline_settings,
+        scheduler_of,
+        works_here,
+    )
 
     wanted = pipeline_settings(settings)
     assert wanted is not None, "there is one"
     database, works, owner = context.queue.database(wanted), works_here(wanted), context.spool.id
-    pipeline = pipeline_of(settings, wanted, database, owner, metrics, system_clock, works=works)
+    metrics, spool = observers.metrics, context.spool
+    steps = None if observers.spans is None else StepSpans(metrics, observers.spans, contexts_in(spool))
+    pipeline = pipeline_of(settings, wanted, database, owner, metrics, system_clock, works=works, steps=steps)
     if pipeline.runner is not None:
         context.queue.queued = pipeline.runner.wake
     routes = [route_of(destination) for destination in settings.destinations]
@@ -260,7 +282,7 @@ def _pipeline(
     return pipeline, scheduler_of(settings, pipeline, owner, bodies, subscribers, metrics, system_clock)
 
 
-async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
+async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: SpanSender | None) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
     directory = settings.spool.dir.absolute()
     calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
@@ -304,14 +326,24 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
     heartbeats = heartbeat_source(settings.live, spool, reader, acceptor, workers, token, metrics)
     router = Router([*sdk.routes(), *batch.routes(), *traces.routes(), *heartbeats.routes()])
-    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics)
+    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics, observers.spans)
     forwarder = Forwarder(settings.webhooks.forward_timeout, via_pseudonym(spool.id))
     recordings = recording_parts(settings, spool, reader, routes, make_acceptor, metrics, system_clock)
     plans |= recordings.plans
     webhooks = webhook_server(
         settings,
         WebhookParts(
-            reader, acceptor, staging, workers, gate, LoopGuard(spool.id), token, metrics, forwarder, recordings
+            reader,
+            acceptor,
+            staging,
+            workers,
+            gate,
+            LoopGuard(spool.id),
+            token,
+            metrics,
+            forwarder,
+            recordings,
+            observers.spans,
         ),
     )
 
@@ -322,7 +354,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
     if follows_references(settings):
         plans[REFERENCES_NAME] = reference_plan(settings.references, reader, make_acceptor(stores), spool, metrics)
     # Jitter needs no unpredictability, only spread.
-    dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers)
+    dispatcher = Dispatcher(
+        spool,
+        plans,
+        system_clock,
+        random.random,
+        observers,
+        begin=unchanged if observers.spans is None else observers.spans.attempting,
+    )
     spool.listener = dispatcher.offer
 
     announcer = None
@@ -338,7 +377,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         announcer,
         options.calls_kept(settings),
     )
-    call_stores.pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, metrics)
+    call_stores.pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, observers)
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock)
     return App(
@@ -371,6 +410,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool) -> App:
         recordings.store,
         traces,
         heartbeats,
+        sender,
     )
 
 

@@ -22,7 +22,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def own_intake_warnings(settings: Settings, resolve: Resolve | None = None) -> Iterator[str]:
-    """A sentence for each address of a destination that leads to the own intake.
+    """A sentence for each address, of a destination or for spans, that leads to the own intake.
 
     `resolve` gives the addresses of a host; by default only numeric ones and `localhost` are looked up, so that a start
     waits for no name server.
@@ -30,6 +30,11 @@ def own_intake_warnings(settings: Settings, resolve: Resolve | None = None) -> I
     listen = settings.intake.listen
     if listen.path is not None:  # no URL leads to a Unix socket
         return
+    if settings.traces.url and _leads_to(settings.traces.url, listen, resolve or addresses_without_names):
+        yield (
+            f"traces.endpoint is this gateway's own intake ({listen}), which would make call logs of the gateway's own "
+            "spans; set it to a collector"
+        )
     for destination in settings.destinations:
         if not isinstance(destination, EndpointTable):
             continue

@@ -5,8 +5,9 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
@@ -29,9 +30,13 @@ from gateway.process import on_signals, raise_limit, run_to_the_end, systemd_of
 from gateway.runtime.destinations import DriverMissing, transactional_store
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import completion_rule
+from gateway.runtime.telemetry import span_sender
 from gateway.runtime.worker import NotConfigured
+from gateway.telemetry import JobSpan, Spans
 from gateway.tls import CertificateUnusable
+from spool.errors import SpoolError
 from spool.records import Clock, system_clock
+from spool.store import Spool
 from uploaders.pipeline.local import BundledEmbedding, LocalModels, missing_library
 from uploaders.pipeline.models import EmbeddingModel, VectorStore
 from uploaders.pipeline.openai import OpenAiChat, OpenAiEmbedding
@@ -55,11 +60,11 @@ def pipeline_settings(settings: Settings) -> PipelineDestination | None:
 
 def pipeline_of(
     settings: Settings, destination: PipelineDestination, database: Database, owner: str, observer: PipelineObserver,
-    clock: Clock, *, works: bool, alone: bool = True,
+    clock: Clock, *, works: bool, alone: bool = True, steps: "StepSpans | None" = None,
 ) -> Pipeline:  # fmt: skip
     """The pipeline on this database; nothing is opened, and no model is loaded. Raises `DriverMissing`.
 
-    With `works` it works on its queue, as `owner`; with `alone` nobody else has that name.
+    With `works` it works on its queue, as `owner`; with `alone` nobody else has that name. `steps` makes spans.
     """
     missing = missing_library()
     if missing is not None:
@@ -83,9 +88,72 @@ def pipeline_of(
         tenants=tenant_rules(settings),
         alone=alone,
     )
-    runner = PipelineRunner(tables, models, vectors, rule, observer, clock) if works else None
+    runner = None
+    if works and steps is not None:
+        runner = PipelineRunner(tables, models, vectors, rule, steps, clock, around=steps.around)
+    elif works:
+        runner = PipelineRunner(tables, models, vectors, rule, observer, clock)
     callbacks = CallbackTables(database, clock)
     return Pipeline(destination.name, tables, callbacks, models, vectors, runner, redact=destination.redact)
+
+
+_JOB: ContextVar[JobSpan | None] = ContextVar("job", default=None)
+
+
+class StepSpans:
+    """Makes a span of each call that a pipeline works on, and of each step; all else is the observer's alone."""
+
+    def __init__(
+        self, observer: PipelineObserver, spans: Spans, context_of: Callable[[CallKey], Awaitable[str | None]]
+    ) -> None:
+        """`context_of` is the trace context that a call came with."""
+        self._observer = observer
+        self._spans = spans
+        self._context_of = context_of
+        self.model_asked = observer.model_asked
+        self.pipeline_queued = observer.pipeline_queued
+        self.paid_again = observer.paid_again
+
+    def step_ended(self, step: str, outcome: str, seconds: float) -> None:
+        """A step of the call of this task ended."""
+        self._observer.step_ended(step, outcome, seconds)
+        job = _JOB.get()
+        if job is not None and step != "job":
+            job.step(step, outcome, seconds)
+
+    @asynccontextmanager
+    async def around(self, call: CallKey) -> AsyncIterator[None]:
+        """In here the steps of a call are done."""
+        job = self._spans.job(await self._context_of(call))
+        if job is None:
+            yield
+            return
+        token, outcome = _JOB.set(job), "not_done"
+        try:
+            yield
+            outcome = "done"
+        finally:
+            _JOB.reset(token)
+            job.ended(outcome)
+
+
+def contexts_in(spool: Spool) -> Callable[[CallKey], Awaitable[str | None]]:
+    """The newest trace context that the spool still knows of a call: receipts keep it."""
+
+    async def context_of(call: CallKey) -> str | None:
+        """None where it came in no span, or is forgotten."""
+        try:
+            found = await spool.trace(call[1])
+        except SpoolError:
+            return None
+        mine = [each.record for each in found if (each.record.tenant or "") == call[0]]
+        return next((each.trace_context for each in reversed(mine) if each.trace_context is not None), None)
+
+    return context_of
+
+
+async def no_context(_call: CallKey) -> None:
+    """Of a call whose spool is elsewhere."""
 
 
 def scheduler_of(
@@ -212,8 +280,10 @@ class PipelineWorker:
         store = transactional_store(chosen, completion_rule(settings.completion), system_clock)
         # Processes of one name on one host are told apart; what a killed one had is free when its lease ends.
         owner = f"{settings.work.instance or socket.gethostname()}-{os.getpid()}"
+        sender = span_sender(settings.traces, owner, self._metrics)
+        steps = None if sender is None else StepSpans(self._metrics, sender.spans, no_context)
         self._pipeline = pipeline_of(
-            settings, self._destination, store, owner, self._metrics, system_clock, works=True, alone=False
+            settings, self._destination, store, owner, self._metrics, system_clock, works=True, alone=False, steps=steps
         )
         feeding = None
         try:
@@ -232,6 +302,8 @@ class PipelineWorker:
                 await asyncio.gather(feeding, return_exceptions=True)
             await self._stop(self._pipeline)
             await store.close()
+            if sender is not None:
+                await sender.close()
 
     async def _stop(self, pipeline: Pipeline) -> None:
         """Wait for answers that are paid for, unless somebody hurries."""

@@ -24,6 +24,7 @@ from gateway.otlp.source import TraceSource
 from gateway.otlp.spans import SpanRule
 from gateway.runtime import options
 from gateway.runtime.destinations import DriverMissing, s3_options
+from gateway.telemetry import Spans
 from gateway.webhooks.adapters import pointed
 from gateway.webhooks.forward import Forwarder
 from gateway.webhooks.providers import PROVIDERS, Provider
@@ -125,6 +126,7 @@ class WebhookParts:
     metrics: Metrics
     forwarder: Forwarder
     recordings: RecordingParts
+    spans: Spans | None
 
 
 def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | None:
@@ -149,7 +151,7 @@ def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | No
     )
     posted_to = ", ".join(route.path for route in source.routes()) or "a source: none is configured"
     router = Router(source.routes(), hint=f"POST to {posted_to}.")
-    handler = IntakeHandler(router, parts.gate, parts.loop_guard, parts.token, parts.metrics)
+    handler = IntakeHandler(router, parts.gate, parts.loop_guard, parts.token, parts.metrics, parts.spans)
     limits = options.connection_limits(settings.intake)
     return IntakeServer(options.listen_options(settings.webhooks), handler.handle, parts.gate, parts.metrics, limits)
 

@@ -8,8 +8,10 @@ import os
 import random
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -27,13 +29,15 @@ from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
 from gateway.runtime.options import completion_rule, routing
 from gateway.runtime.stores import CallStores, claim_reader
+from gateway.runtime.telemetry import span_sender
+from gateway.telemetry import Spans, trace_context
 from gateway.tls import CertificateUnusable
 from spool.records import system_clock
 from uploaders.stores.store import StoreError
 
 if TYPE_CHECKING:
     from gateway.worker.consumer import TopicConsumer
-    from gateway.worker.messages import Ledger
+    from gateway.worker.messages import Batch, Incoming, Ledger
     from gateway.worker.writer import BatchWriter
 
 SWEEP_STOP_SECONDS: Final = 2.0
@@ -137,7 +141,9 @@ class Worker:
             options=detail_options(self._target), claims=claims,
         )  # fmt: skip
         rule = ConsumerRule(work.group, self._instance, work.session_timeout, work.batch_max, work.batch_wait)
-        consumer = TopicConsumer(options, rule, writer.write, ledger)
+        sender = span_sender(settings.traces, self._instance, self._metrics)
+        write = writer.write if sender is None else partial(_write_in_span, sender.spans, writer.write)
+        consumer = TopicConsumer(options, rule, write, ledger)
         try:
             await stores.open()
             self._parts = consumer, writer, ledger
@@ -154,6 +160,8 @@ class Worker:
             if claims is not None:
                 await claims.close()
             await store.close()
+            if sender is not None:
+                await sender.close()
 
     async def _read(self, consumer: "TopicConsumer") -> None:
         """Until a signal; then what is in hand is written and committed, within the deadline."""
@@ -199,3 +207,20 @@ class Worker:
             certificates_followed(tls, lambda: {"admin": listener}),
         ):
             yield
+
+
+async def _write_in_span(spans: Spans, write: "Callable[[Batch], Awaitable[None]]", batch: "Batch") -> None:
+    """Write a batch as one span, linked to the spans that its messages were sent in."""
+    started, failed = time.time_ns(), True
+    contexts = filter(None, map(_context_of, batch.messages))
+    try:
+        await write(batch)
+        failed = False
+    finally:
+        spans.batch("write batch", contexts, started, len(batch.messages), failed=failed)
+
+
+def _context_of(message: "Incoming") -> str | None:
+    headers = dict(message.headers)
+    parent, state = headers.get("traceparent", b""), headers.get("tracestate", b"")
+    return trace_context(parent.decode("ascii", "replace"), state.decode("ascii", "replace"))

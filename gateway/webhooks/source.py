@@ -123,12 +123,12 @@ class WebhookSource:
     def routes(self) -> Sequence[Route]:
         """One for each path of each source. Whoever has no secret is not let in, so the intake's token is not asked."""
         return tuple(
-            Route(ROUTE, "POST", path, partial(self._respond, source), needs_token=False)
+            Route(ROUTE, "POST", path, partial(self._respond, source), needs_token=False, posts=True)
             for source in self._sources
             for path in source.paths
         )
 
-    async def _respond(self, source: Source, request: web.BaseRequest, _match: Match) -> Result | web.StreamResponse:
+    async def _respond(self, source: Source, request: web.BaseRequest, match: Match) -> Result | web.StreamResponse:
         """Raises `Rejection`, and what reading and accepting raise, but nothing that a provider would not repeat."""
         secrets = source.secrets
         if not secrets:
@@ -141,7 +141,7 @@ class WebhookSource:
         try:
             with await self._reader.read(request) as body:
                 await self._verify(source, secrets, request, body, now)
-                return await self._keep(source, request, body)
+                return await self._keep(source, request, body, match.trace_context)
         except Exception as error:
             rejection = in_place_of_507(error)
             if rejection is None:
@@ -162,7 +162,9 @@ class WebhookSource:
         if verification.verdict is not Verdict.GENUINE:
             raise self._refused(source, verification)
 
-    async def _keep(self, source: Source, request: web.BaseRequest, body: Body) -> Result | web.StreamResponse:
+    async def _keep(
+        self, source: Source, request: web.BaseRequest, body: Body, trace_context: str | None
+    ) -> Result | web.StreamResponse:
         read = partial(_read, source.provider, body.data)
         event, is_json = read() if body.small else await self._workers.run(read)
         kind = self._label(source, event)
@@ -173,7 +175,7 @@ class WebhookSource:
         if event.treatment is Treatment.IGNORED and event.type not in source.events:
             self._observer.webhook(source.name, kind, "ignored")
             return Result(200, b'{"success":true,"ignored":true}', ANSWERED)
-        call_log, accepted = await self._accept(source, event, body, is_json=is_json)
+        call_log, accepted = await self._accept(source, event, body, trace_context, is_json=is_json)
         self._observer.webhook(source.name, kind, "duplicate" if accepted.duplicate else "accepted")
         self._observer.webhook_accepted_at(source.name, self._clock())
         answer = _Answer(True, call_log.call_id, accepted.uid, accepted.duplicate)
@@ -193,7 +195,9 @@ class WebhookSource:
         self._observer.webhook(source.name, kind, "forwarded")
         return response
 
-    async def _accept(self, source: Source, event: Event, body: Body, *, is_json: bool) -> tuple[CallLog, Accepted]:
+    async def _accept(
+        self, source: Source, event: Event, body: Body, trace_context: str | None, *, is_json: bool
+    ) -> tuple[CallLog, Accepted]:
         data: Buffer = body.data
         if event.audio_at and self._audio is not None and event.call_id is not None:
             kept = await self._audio.keep(source.name, event, data)
@@ -217,8 +221,9 @@ class WebhookSource:
                     continue
                 assert isinstance(parsed, CallLog), "it has an id and is no reference"
                 return parsed, await acceptor.accept(
-                    parsed, source.agents_key, idempotency_key=key, key_decides=True, tenant=source.tenant
-                )
+                    parsed, source.agents_key, idempotency_key=key, key_decides=True, tenant=source.tenant,
+                    trace_context=trace_context,
+                )  # fmt: skip
         raise AssertionError("the second attempt returns or raises")
 
     def _refused(self, source: Source, verification: Verification) -> Rejection:

@@ -100,6 +100,7 @@ PUBLISHED = {
     "callspool_webhook_clock_skew_seconds": {"source"},
     "callspool_webhook_last_accepted_timestamp_seconds": {"source"},
     "callspool_otlp_spans_total": {"result"},
+    "callspool_trace_spans_total": {"result"},
     "callspool_otlp_open_calls": set(),
     "callspool_live_turns_total": set(),
     "callspool_agents_lost_total": set(),
@@ -144,6 +145,7 @@ def count_everything(metrics: Metrics) -> None:
     metrics.webhook_skew("retell", 0.5)
     metrics.webhook_accepted_at("retell", 1_700_000_000_000)
     metrics.otlp_spans("accepted", 27)
+    metrics.spans_exported("sent", 1)
     metrics.otlp_open_calls(1)
     metrics.turns_kept(3)
     metrics.agent_lost()

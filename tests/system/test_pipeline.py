@@ -25,6 +25,7 @@ from tests.budget import FULL, budgeted
 from tests.pipeline.model_server import ModelServer
 from tests.pipeline.real_models import chat_model, embedding_model, install_models
 from tests.stores.engines import PostgresEngine, SqliteEngine
+from tests.system.collector import Collector, way_of
 from tests.system.fake_clock import FakeClock
 from tests.system.receivers import Receiver, insist, post
 from tests.system.waiting import until
@@ -90,11 +91,22 @@ async def ask(receiver: Receiver, *arguments: str) -> Any:
 
 @pytest.mark.slow
 async def test_calls_are_found_by_what_they_mean_and_by_their_words(tmp_path: Path) -> None:
-    """With nothing but a file: soon after they ended, after kill -9, and without a model in the gateway itself."""
-    async with a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path)) as receiver:
+    """With nothing but a file: soon after they ended, after kill -9, and without a model in the gateway itself. The
+    spans of the work on a call belong to the trace of its post."""
+    async with (
+        Collector() as collector,
+        a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), **collector.settings) as receiver,
+    ):
         for call_id, said in TALKS.items():
             await post(receiver, ended(call_id, *said))
         await worked(receiver, 4)
+
+        async def traced() -> bool:
+            return len(collector.named("pipeline")) == 4
+
+        await until(traced, "the work on four calls is at the collector")
+        for span in collector.named("step embedding"):
+            assert way_of(span, collector.spans)[:4] == ["step embedding", "pipeline", "commit", "calls"]
         found = await ask(receiver, "calls", "similar", "pain in the teeth", "--limit", "2")
         assert {each["call_id"] for each in found} == {"tooth", "crown"}
         assert found[0]["score"] >= found[1]["score"]

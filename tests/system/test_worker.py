@@ -16,6 +16,7 @@ from bench.postgres_server import PostgresServer
 from tests.budget import budgeted
 from tests.kafka.clusters import KAFKA, Cluster
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.system.collector import Collector
 from tests.system.gateway_process import GatewayProcess
 from tests.system.receivers import counted, post
 from tests.system.waiting import until
@@ -82,13 +83,14 @@ def expiring(request: pytest.FixtureRequest) -> Cluster:
 
 @asynccontextmanager
 async def workers(
-    count: int, tmp_path: Path, cluster: Cluster, database: tuple[str, Engine]
+    count: int, tmp_path: Path, cluster: Cluster, database: tuple[str, Engine], **environment: str
 ) -> AsyncIterator[list[WorkerProcess]]:
     """So many of one group, started one after the other; what is still alive at the end drains."""
     group = f"group-{uuid.uuid4().hex[:8]}"
     made = [WorkerProcess(tmp_path / f"worker-{n}", group, cluster, database[0]) for n in range(count)]
     try:
         for worker in made:
+            worker.environment.update(environment)
             await worker.start()
         yield made
         for worker in made:
@@ -123,7 +125,8 @@ async def produced(cluster: Cluster, calls: range) -> None:
 async def test_calls_go_from_the_agent_through_kafka_to_the_database(
     tmp_path: Path, cluster: Cluster, database: tuple[str, Engine]
 ) -> None:
-    """Start, end and a Phase 2 body become one complete call with its spans; the worker's books balance."""
+    """Start, end and a Phase 2 body become one complete call with its spans; the worker's books balance, and the spans
+    of its batches are linked to those of the sidecar's attempts."""
     engine = database[1]
     ended = make_call_log(2_000, seed=2, call_id="small")
     large = make_call_log(1_500_000, seed=3, call_id="large")
@@ -137,8 +140,9 @@ async def test_calls_go_from_the_agent_through_kafka_to_the_database(
         destination_of(cluster).replace("[[destinations]]\n", "[[destinations]]\nmax_message_bytes = 2000000\n")
     )
     async with (
-        GatewayProcess(tmp_path / "sidecar", {"CALLSPOOL_CONFIG": str(file)}) as sidecar,
-        workers(1, tmp_path, cluster, database) as (worker,),
+        Collector() as collector,
+        GatewayProcess(tmp_path / "sidecar", {"CALLSPOOL_CONFIG": str(file), **collector.settings}) as sidecar,
+        workers(1, tmp_path, cluster, database, **collector.settings) as (worker,),
     ):
         await post(sidecar, detail)
         await post(sidecar, make_call_log(2_000, seed=1, call_id="small", event="call_started"))
@@ -148,6 +152,12 @@ async def test_calls_go_from_the_agent_through_kafka_to_the_database(
         await has_rows(engine, "spans", 1 + len(spans))
         assert await worker.metric("callspool_work_unaccounted") == 0
         assert await worker.metric("callspool_work_dead_total") == 0
+
+        async def linked() -> bool:
+            links = {link.span_id for batch in collector.named("write batch") for link in batch.links}
+            return len(links) == 4 and links == {attempt.span_id for attempt in collector.named("attempt")}
+
+        await until(linked, "batches are linked to the attempts that wrote their messages")
     ((document,),) = engine.rows("select cast(core as text) from call_parts where kind = 2 and call_id = 'small'")
     assert json.loads(document) == json.loads(ended)
     states = dict(engine.rows("select call_id, state from calls_complete"))

@@ -81,6 +81,15 @@ class DestinationPlan:
     """The tenants that take turns, with their weights; none: deliveries are made in commit order."""
 
 
+Begin = Callable[[Delivery], Delivery]
+"""From a delivery to what its uploader is to get in this attempt."""
+
+
+def unchanged(delivery: Delivery) -> Delivery:
+    """As it is."""
+    return delivery
+
+
 class DestinationWorker:
     """Delivers to one destination. Everything happens on the event loop, in answer to an event or a timer."""
 
@@ -93,7 +102,9 @@ class DestinationWorker:
         observer: DispatchObserver,
         freed: Callable[[tuple[Delivery, ...]], None],
         pumped: Callable[[], None],
+        begin: Begin = unchanged,
     ) -> None:
+        self._begin = begin
         self._freed = freed
         self._name = name
         self._plan = plan
@@ -257,7 +268,7 @@ class DestinationWorker:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            outcome = await attempt(self._plan.uploader, delivery, cancelled_by_us=lane.stopping)
+            outcome = await attempt(self._plan.uploader, self._begin(delivery), cancelled_by_us=lane.stopping)
         finally:
             all_in_use = lane.running >= self._slots(lane)
             lane.running -= 1
@@ -273,7 +284,7 @@ class DestinationWorker:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            outcomes = await attempt_many(uploader, batch, cancelled_by_us=lane.stopping)
+            outcomes = await attempt_many(uploader, list(map(self._begin, batch)), cancelled_by_us=lane.stopping)
         finally:
             all_in_use = lane.running >= self._slots(lane)
             lane.running -= 1

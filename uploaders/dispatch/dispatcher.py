@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from spool.records import Clock, Delivery, DeliveryKey
 from uploaders.base import DestinationStatus, DispatchObserver, Queue
-from uploaders.dispatch.destination import DestinationPlan, DestinationWorker
+from uploaders.dispatch.destination import Begin, DestinationPlan, DestinationWorker, unchanged
 from uploaders.dispatch.scheduling import LoopTimer, Timer, Timing
 
 __all__ = ["DestinationPlan", "Dispatcher"]
@@ -30,10 +30,12 @@ class Dispatcher:
         jitter: Callable[[], float],
         observer: DispatchObserver,
         timer: Timer | None = None,
+        begin: Begin = unchanged,
     ) -> None:
+        """`begin` is called with each delivery before it is attempted, and returns what its uploader is to get."""
         timing = Timing(clock, jitter, timer or LoopTimer(clock))
         self._destinations = {
-            name: DestinationWorker(name, plan, queue, timing, observer, self.offer, self._pumped)
+            name: DestinationWorker(name, plan, queue, timing, observer, self.offer, self._pumped, begin)
             for name, plan in destinations.items()
         }
         self._drained: set[asyncio.Future[None]] = set()

@@ -14,7 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
@@ -53,7 +53,7 @@ from uploaders.pipeline.summary import (
     redacted,
     transcript_for,
 )
-from uploaders.stores.pipeline import Insight, Job, JobState, Step, StepOutput
+from uploaders.stores.pipeline import CallKey, Insight, Job, JobState, Step, StepOutput
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.store import PartRefused, StoreError
 
@@ -150,7 +150,10 @@ class PipelineRunner:
     def __init__(
         self, tables: PipelineTables, models: Models, vectors: VectorStore, rule: RunnerRule,
         observer: PipelineObserver, clock: Clock, monotonic: Callable[[], float] = time.monotonic,
+        around: Callable[[CallKey], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
     ) -> None:  # fmt: skip
+        """The steps of each call are done inside `around`."""
+        self._around = around
         self._tables = tables
         self._models = models
         self._vectors = vectors
@@ -257,7 +260,8 @@ class PipelineRunner:
         """All steps of one call; whatever happens, it is settled or stays claimed until its lease ends."""
         try:
             try:
-                await self.steps_of(job)
+                async with self._around(job.key):
+                    await self.steps_of(job)
             except Postponed as error:
                 due_at = self._clock() + round(1000 * error.seconds)
                 await self._tables.postpone(job, self._rule.owner, due_at, error.reason, counted=False)

@@ -350,7 +350,7 @@ class BatchSource:
 
     def routes(self) -> Sequence[Route]:
         """Its route."""
-        return (Route(NAME, "POST", "/v1/calls/batch", self._respond),)
+        return (Route(NAME, "POST", "/v1/calls/batch", self._respond, posts=True),)
 
     async def _respond(self, request: web.BaseRequest, match: Match) -> web.StreamResponse:
         """Accept a batch line by line and answer it. Raises what rules it out before its first byte is read."""

@@ -46,10 +46,10 @@ class SdkSource:
         """Its routes."""
         post = self._posts.respond
         return (
-            Route("send_call_log", "POST", "*/send-call-log", post),
-            Route("calls", "POST", "/v1/calls", post),
+            Route("send_call_log", "POST", "*/send-call-log", post, posts=True),
+            Route("calls", "POST", "/v1/calls", post, posts=True),
             Route("upload_url", "POST", "*/get-upload-url", self._give_address),
-            Route("upload", "PUT", "*/uploads/{secret}", self._accept_upload, needs_token=False),
+            Route("upload", "PUT", "*/uploads/{secret}", self._accept_upload, needs_token=False, posts=True),
             Route("trace", "GET", "/v1/calls/{call_id}", self._trace),
             Route("openapi", "GET", "/openapi.json", self._openapi, needs_token=False),
         )
