@@ -37,15 +37,16 @@ def create_topics(brokers: str, names: list[str], partitions: int = 4) -> None:
 
 
 class KafkaServer:
-    """One broker on a free port of loopback."""
+    """One broker on a free port of loopback; `advertised` is where clients are sent instead."""
 
-    def __init__(self) -> None:
+    def __init__(self, advertised: str | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.brokers = f"127.0.0.1:{port}"
+        self.address = f"127.0.0.1:{port}"
+        self.brokers = advertised or self.address
         self._command = [
-            str(broker_binary()), "broker", "--listener-url", f"tcp://{self.brokers}",
+            str(broker_binary()), "broker", "--listener-url", f"tcp://{self.address}",
             "--advertised-listener-url", f"tcp://{self.brokers}", "--storage-engine", "memory://callspool/", "--silent",
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +54,7 @@ class KafkaServer:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 0})
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
         deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
             try:

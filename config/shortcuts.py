@@ -84,6 +84,8 @@ SHORTCUTS: tuple[Shortcut, ...] = (
                 "CALLSPOOL_KAFKA_PASSWORD": "password",
                 "CALLSPOOL_KAFKA_TLS": "tls",
                 "CALLSPOOL_KAFKA_CA_FILE": "ca_file",
+                "CALLSPOOL_KAFKA_CERTIFICATE_FILE": "certificate_file",
+                "CALLSPOOL_KAFKA_KEY_FILE": "key_file",
             }
         ),
     ),

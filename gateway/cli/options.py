@@ -4,10 +4,11 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from config.destinations import KafkaDestination
 from config.layers import InvalidConfiguration
 from config.loader import Loaded, load
 from config.settings import listeners_of
@@ -15,6 +16,9 @@ from gateway.cli import Exit
 from gateway.cli.client import remember_config
 from gateway.cli.output import complain
 from spool import sandbox
+
+if TYPE_CHECKING:
+    from gateway.tls import Findings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -63,18 +67,26 @@ def warnings_of(loaded: Loaded) -> Iterator[str]:
 
 
 def certificate_findings(loaded: Loaded) -> tuple[list[str], list[str]]:
-    """What is wrong with the certificates of the listeners, and what is doubtful."""
+    """What is wrong with the certificates of the listeners and for Kafka, and what is doubtful."""
     errors: list[str] = []
     warnings: list[str] = []
     for section, listener in listeners_of(loaded.settings).items():
-        if listener.tls_cert_file is None:
-            continue
-        from gateway.tls import TlsFiles, examine  # noqa: PLC0415  # ssl alone takes 20 ms
-
-        found = examine(TlsFiles(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file))
-        errors += [f"{section}: {each}" for each in found.errors]
-        warnings += [f"{section}: {each}" for each in found.warnings]
+        if listener.tls_cert_file is not None:
+            found = _examined(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
+            errors += [f"{section}: {each}" for each in found.errors]
+            warnings += [f"{section}: {each}" for each in found.warnings]
+    for each in loaded.settings.destinations:
+        if isinstance(each, KafkaDestination) and each.certificate_file is not None:
+            found = _examined(each.certificate_file, each.key_file)
+            errors += [f"destinations[{each.name}]: {text}" for text in found.errors]
+            warnings += [f"destinations[{each.name}]: {text}" for text in found.warnings]
     return errors, warnings
+
+
+def _examined(certificate: Path, key: Path | None, client_ca: Path | None = None) -> "Findings":
+    from gateway.tls import TlsFiles, examine  # noqa: PLC0415  # ssl alone takes 20 ms
+
+    return examine(TlsFiles(certificate, key, client_ca))
 
 
 # Which spool a command is about: a directory that was named, or the configured one.

@@ -3,17 +3,26 @@
 What a cluster does not say (rights and settings need a right of their own: DescribeConfigs) is not held against it.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource  # type: ignore[attr-defined]  # not listed
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not listed
+    AclOperation,
+    AdminClient,
+    ConfigResource,
+    TopicMetadata,
+)
 
 from gateway.formatting import age_text
 from uploaders.kafka.options import KafkaOptions, connection_settings
+from uploaders.kafka.refusals import RefusalWatch, why_refused
 
 SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 0.5
+"""After which a question that nobody has answered is looked into."""
 WEEK: Final = 7 * 24 * 3600
 WANTED: Final = ("max.message.bytes", "retention.ms", "min.insync.replicas")
 
@@ -72,13 +81,15 @@ def findings(topics: list[TopicState], max_message_bytes: int) -> Iterator[Findi
 
 
 def ask(options: KafkaOptions) -> list[TopicState]:
-    """What the cluster says of each topic that is configured. Raises `ConnectionError` where it cannot be reached."""
+    """What the cluster says of each topic that is configured. Raises `ConnectionError`, with the reason, where it
+    cannot be reached or lets nobody in."""
+    refusal = why_refused(options)
+    if refusal is not None:
+        raise ConnectionError(refusal)
+    watch = RefusalWatch(options)
     # Kept until everything was answered: it must not be collected.
-    admin = AdminClient({**connection_settings(options)})
-    try:
-        known = admin.list_topics(timeout=SECONDS).topics
-    except KafkaException as error:
-        raise ConnectionError(f"{error.args[0].str()} ({error.args[0].name()})") from error
+    admin = AdminClient({**connection_settings(options), "error_cb": watch.heard})  # type: ignore[dict-item]  # its stub is wrong
+    known = _topics(admin, watch)
     names = (*options.topics.read, options.topics.dead)
     rights, settings = _rights(admin, [name for name in names if name in known]), _settings(admin, names)
     states = []
@@ -91,6 +102,21 @@ def ask(options: KafkaOptions) -> list[TopicState]:
         trouble = None if topic.error is None else topic.error.str()
         states.append(TopicState(name, True, trouble, replicas, settings.get(name, {}), rights.get(name)))
     return states
+
+
+def _topics(admin: AdminClient, watch: RefusalWatch) -> Mapping[str, TopicMetadata]:
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            return admin.list_topics(timeout=PATIENCE_SECONDS).topics
+        except KafkaException as error:
+            admin.poll(0)
+            refusal = watch.refusal()
+            if refusal is not None:
+                raise ConnectionError(refusal) from error
+            if time.monotonic() >= deadline:
+                reason = watch.trouble or error.args[0].str()
+                raise ConnectionError(f"{reason} ({error.args[0].name()})") from error
 
 
 def _rights(admin: AdminClient, names: list[str]) -> dict[str, bool]:

@@ -187,6 +187,8 @@ class Worker:
         consumer, writer, ledger = self._parts
         entry, counted = ledger.entry(), consumer.figures
         obstacles = [] if counted.joined else ["the worker has not joined its group yet"]
+        if counted.refusal is not None:
+            obstacles.append(f"Kafka, {counted.refusal}")
         if writer.obstacle is not None:
             obstacles.append(writer.obstacle)
         if self._told_to_stop.is_set():

@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from gateway.worker.messages import Batch, Incoming, Ledger, Place
 from uploaders.kafka.messages import BadMessage, read_message
 from uploaders.kafka.options import KafkaOptions, Topics, connection_settings
+from uploaders.kafka.refusals import RefusalWatch
 from uploaders.stores.parts import Part
 
 AT_ONCE: Final = 25
@@ -78,6 +79,8 @@ class ConsumerFigures:
     commit_failures: int = 0
     joined: bool = False
     """Whether the group has given it partitions, or none, since its start."""
+    refusal: str | None = None
+    """Why no broker lets this worker in, if that is so."""
     paused: bool = False
     partitions: int = 0
     lags: Mapping[Place, int] = field(default_factory=dict)
@@ -139,7 +142,8 @@ class TopicConsumer:
         """Offsets of what is stored, and not committed yet."""
         self._commit_again_at = 0.0
         self._lags_due_at = 0.0
-        self._logged: dict[str, float] = {}
+        self._logged: dict[object, float] = {}
+        self._watch = RefusalWatch(options)
         self._stopping = threading.Event()
         self._hurried = threading.Event()
         self._stop_seconds = 0.0
@@ -218,6 +222,8 @@ class TopicConsumer:
     def _take(self, messages: Sequence[Message]) -> None:
         for message in messages:
             error = message.error()
+            if error is None or error.code() == KafkaError._PARTITION_EOF:
+                self.figures.refusal = None
             if error is not None:
                 self._heard(message, error)
                 continue
@@ -345,7 +351,7 @@ class TopicConsumer:
 
     def _commit_failed(self, error: KafkaError) -> None:
         self.figures.commit_failures += 1
-        self._log_now_and_then("commit_failed", error.str())
+        self._log_now_and_then("commit_failed", error.code(), error.str())
 
     # Rebalances: called by the library while the thread polls ----------------------------------------------------
 
@@ -417,7 +423,7 @@ class TopicConsumer:
         try:
             self.figures.lags = {place: lag for place in sorted(self._owned) if (lag := self._lag(place)) is not None}
         except KafkaException as error:
-            self._log_now_and_then("lag_unknown", error.args[0].str())
+            self._log_now_and_then("lag_unknown", error.args[0].code(), error.args[0].str())
         self._lags_due_at = time.monotonic() + (LAG_SECONDS if self.figures.paused else IDLE_SECONDS)
 
     def _lag(self, place: Place) -> int | None:
@@ -437,12 +443,19 @@ class TopicConsumer:
         """Raises `ConsumerFailed` where the library gives up for good."""
         if error.fatal():
             raise ConsumerFailed(_fatal_reason(error, self._rule.instance))
-        self._log_now_and_then("kafka_trouble", f"{error.str()} ({error.name()})")
+        self._watch.heard(error)
+        refusal = self._watch.refusal()
+        if refusal is not None:
+            self.figures.refusal = refusal
+            self._log_now_and_then("kafka_refuses_this_worker", None, refusal)
+        elif error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._log_now_and_then("kafka_trouble", error.code(), f"{self._watch.trouble} ({error.name()})")
 
-    def _log_now_and_then(self, event: str, reason: str) -> None:
+    def _log_now_and_then(self, event: str, code: int | None, reason: str) -> None:
+        """The same trouble once a minute: its text has times and addresses, its code has not."""
         now = time.monotonic()
-        if now - self._logged.get(reason, -LOG_SECONDS) >= LOG_SECONDS:
-            self._logged[reason] = now
+        if now - self._logged.get((event, code), -LOG_SECONDS) >= LOG_SECONDS:
+            self._logged[event, code] = now
             _log.warning(event, reason=reason)
 
 

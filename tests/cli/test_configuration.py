@@ -234,18 +234,30 @@ def test_a_store_is_probed(cli: Cli, tmp_path: Path) -> None:
         assert (result.exit_code, word in result.output) == (code, True)
 
 
-def test_check_config_says_what_is_wrong_with_a_certificate(cli: Cli, tmp_path: Path) -> None:
-    """A key that belongs to another certificate is an error, as the exit code says; one that ends soon a warning."""
+@pytest.mark.parametrize(
+    ("named", "about"),
+    [
+        (("CALLSPOOL_ADMIN_TLS_CERT_FILE", "CALLSPOOL_ADMIN_TLS_KEY_FILE"), "admin"),
+        (("CALLSPOOL_KAFKA_CERTIFICATE_FILE", "CALLSPOOL_KAFKA_KEY_FILE"), "destinations[kafka]"),
+    ],
+)
+def test_check_config_says_what_is_wrong_with_a_certificate(
+    cli: Cli, tmp_path: Path, named: tuple[str, str], about: str
+) -> None:
+    """A key that belongs to another certificate is an error, as the exit code says; one that ends soon a warning. So
+    with the gateway's own, and with the one that it shows to Kafka."""
     files = [tmp_path / "cert.pem", tmp_path / "key.pem"]
     authority, soon = trustme.CA(), datetime.now(UTC) + timedelta(days=3)
     first, second = (authority.issue_cert("h.example", not_after=soon) for _ in range(2))
     files[0].write_bytes(first.cert_chain_pems[0].bytes())
     files[1].write_bytes(second.private_key_pem.bytes())
     files[1].chmod(0o600)
-    named = {"CALLSPOOL_ADMIN_TLS_CERT_FILE": str(files[0]), "CALLSPOOL_ADMIN_TLS_KEY_FILE": str(files[1])}
-    wrong = cli("check-config", "--local", env=named)
-    assert (wrong.exit_code, "error: admin: the key in" in wrong.stderr) == (Exit.FAILED, True), wrong.output
+    environment = dict(zip(named, map(str, files), strict=True))
+    if about != "admin":
+        environment |= {"CALLSPOOL_KAFKA_BROKERS": "127.0.0.1:1", "CALLSPOOL_KAFKA_TLS": "true"}
+    wrong = cli("check-config", "--local", env=environment)
+    assert (wrong.exit_code, f"error: {about}: the key in" in wrong.stderr) == (Exit.FAILED, True), wrong.output
     assert "does not belong to the certificate" in wrong.stderr
     files[1].write_bytes(first.private_key_pem.bytes())
-    right = cli("check-config", "--local", env=named)
-    assert (right.exit_code, "warning: admin: the certificate in" in right.stderr) == (0, True), right.output
+    right = cli("check-config", "--local", env=environment)
+    assert (right.exit_code, f"warning: {about}: the certificate in" in right.stderr) == (0, True), right.output

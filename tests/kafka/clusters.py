@@ -5,8 +5,9 @@ Each test has topics of its own, so that one broker serves all tests of a sessio
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
@@ -32,10 +33,22 @@ class Cluster:
 
     brokers: str
     topics: Topics = field(default_factory=fresh_topics)
+    access: Mapping[str, Any] = field(default_factory=dict)
+    """The options by which it lets a client in."""
 
     @property
     def options(self) -> KafkaOptions:
-        return KafkaOptions((self.brokers,), self.topics, delivery_timeout=10.0)
+        return KafkaOptions((self.brokers,), self.topics, delivery_timeout=10.0, **self.access)
+
+    @property
+    def table(self) -> str:
+        """The cluster and its topics, as a table of a file."""
+        topics = self.topics
+        return (
+            f'[[destinations]]\nname = "kafka"\ntype = "kafka"\nbrokers = "{self.brokers}"\n'
+            f'topics = {{started = "{topics.started}", ended = "{topics.ended}", details = "{topics.details}", '
+            f'dead = "{topics.dead}"}}\n'
+        )
 
     def messages(self, *topics: str) -> list[Message]:
         """All that there is in these topics, or in those that workers read; oldest first in each partition."""

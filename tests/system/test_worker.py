@@ -41,7 +41,7 @@ class WorkerProcess(GatewayProcess):
     def __init__(self, folder: Path, group: str, cluster: Cluster, database: str) -> None:
         folder.mkdir(exist_ok=True)
         configuration = folder / "callspool.toml"
-        configuration.write_text(destination_of(cluster))
+        configuration.write_text(cluster.table)
         environment = {
             "CALLSPOOL_CONFIG": str(configuration),
             "CALLSPOOL_DATABASE_URL": database,
@@ -50,16 +50,6 @@ class WorkerProcess(GatewayProcess):
             "CALLSPOOL_WORK_SESSION_TIMEOUT": f"{session_seconds(cluster):g}s",
         }
         super().__init__(folder, environment)
-
-
-def destination_of(cluster: Cluster) -> str:
-    """The cluster and its topics, as a table of a file."""
-    topics = cluster.topics
-    return (
-        f'[[destinations]]\nname = "kafka"\ntype = "kafka"\nbrokers = "{cluster.brokers}"\n'
-        f'topics = {{started = "{topics.started}", ended = "{topics.ended}", details = "{topics.details}", '
-        f'dead = "{topics.dead}"}}\n'
-    )
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -136,9 +126,7 @@ async def test_calls_go_from_the_agent_through_kafka_to_the_database(
         "telemetry_data": {"session_traces": [{"name": "llm"}]},
     }  # fmt: skip
     file = tmp_path / "sidecar.toml"
-    file.write_text(
-        destination_of(cluster).replace("[[destinations]]\n", "[[destinations]]\nmax_message_bytes = 2000000\n")
-    )
+    file.write_text(cluster.table.replace("[[destinations]]\n", "[[destinations]]\nmax_message_bytes = 2000000\n"))
     async with (
         Collector() as collector,
         GatewayProcess(tmp_path / "sidecar", {"CALLSPOOL_CONFIG": str(file), **collector.settings}) as sidecar,

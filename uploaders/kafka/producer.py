@@ -8,7 +8,7 @@ report was lost, which readers recognise by its identity.
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -20,6 +20,7 @@ from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.kafka.errors import outcome_of
 from uploaders.kafka.messages import Message
 from uploaders.kafka.options import KafkaOptions, connection_settings
+from uploaders.kafka.refusals import RefusalWatch
 
 POLL_SECONDS: Final = 0.2
 """How long the thread waits for reports at a time, and a stop for the thread."""
@@ -81,11 +82,12 @@ class MessageProducer:
         """The client; a new one after an error that the library cannot recover from."""
         client = self._client
         if client is not None and client.fatal is not None:
-            _log.error("kafka_producer_failed", reason=client.fatal, what_happens="a new one takes its place")
+            if client.refusal is None:  # of that the dispatcher speaks
+                _log.error("kafka_producer_failed", reason=client.fatal, what_happens="a new one takes its place")
             threading.Thread(target=client.close, name="kafka-close", daemon=True).start()
             client = self._client = None
         if client is None:
-            client = self._client = _Client(producer_settings(self._options))
+            client = self._client = _Client(self._options)
         return client
 
 
@@ -95,11 +97,14 @@ Report = Callable[[Outcome], None]
 class _Client:
     """A producer, and the thread that polls it. Raises `KafkaException` for settings that it does not take."""
 
-    def __init__(self, settings: Mapping[str, str | int]) -> None:
+    def __init__(self, options: KafkaOptions) -> None:
         self.fatal: str | None = None
         """Why nothing can be written with it any more."""
+        self.refusal: str | None = None
+        """Why no broker lets it in, if that is why."""
         self._stopping = False
-        self._producer = Producer({**settings, "error_cb": self._failed})
+        self._watch = RefusalWatch(options)
+        self._producer = Producer({**producer_settings(options), "error_cb": self._failed})
         self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._thread.start()
 
@@ -132,16 +137,25 @@ class _Client:
     def _poll(self) -> None:
         while not self._stopping:
             self._producer.poll(POLL_SECONDS)
+            self.refusal = self.refusal or self._watch.refusal()
+            if self.refusal is not None:
+                self.fatal = self.refusal
+                self._producer.purge()  # nobody needs to wait for the time-out
         self._producer.poll(0)  # what was given up is reported, too
 
     def _outcome(self, error: KafkaError, topic: str) -> Outcome:
         """With idempotence, what a destination refuses altogether is fatal, such as a missing right to a topic."""
+        if self.refusal is not None:
+            return Refused(f"Kafka, {self.refusal}", Scope.DESTINATION)
+        if error.code() == KafkaError._MSG_TIMED_OUT and self._watch.trouble is not None:
+            return RetryLater(f"Kafka, topic {topic}: not confirmed in time; {self._watch.trouble}", Scope.DESTINATION)
         outcome = outcome_of(error, topic)
         if isinstance(outcome, Refused) and outcome.scope is Scope.DESTINATION:
             self.fatal = outcome.reason
         return outcome
 
     def _failed(self, error: KafkaError, *, fatal: bool = False) -> None:
+        self._watch.heard(error)
         if fatal or error.fatal():
             self.fatal = error.str()
 
