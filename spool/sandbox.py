@@ -2,8 +2,8 @@
 
 Whoever can write such a file can make SQLite do much: delete what a rollback journal names, end the process by a
 truncated `-shm`, allocate gigabytes. So it is opened in a process of its own that has little to lose and little to
-give: an environment without secrets, no open files but its pipes, limits on memory and CPU time, and, where the kernel
-has Landlock (Linux 5.13 or later), access to one folder and to nothing else. It ends when the gateway does.
+give: an environment without secrets, no open files but its pipes and what it is given, limits on memory and CPU time,
+and, where the kernel has Landlock (Linux 5.13 or later), access to one folder or none. It ends when the gateway does.
 
 This module imports little, since the process that it confines pays for each import.
 """
@@ -92,9 +92,12 @@ def pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def confine(
-    limits: Limits, folder: Path, *, readable: Collection[Path] = (), scratch: bool = False, threads: bool = False
-) -> bool:
-    """Give up what this process does not need to work on the files in `folder`. Call it before any thread is started.
+    limits: Limits, folder: Path | None = None, *, readable: Collection[Path] = (), scratch: bool = False,
+    threads: bool = False,
+) -> bool:  # fmt: skip
+    """Give up what this process does not need to work on the files in `folder`, or on those that it has open.
+
+    Call it before any thread is started.
 
     It may still read below the paths of `readable`, with `scratch` make folders in `folder`, and with `threads` start
     threads until it calls `start_no_more`. It can gain no privileges, whatever it executes.
@@ -122,7 +125,8 @@ def confine(
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # Landlock needs it, and says so where it was refused
     rights = _FOLDER_RIGHTS | (_SCRATCH_RIGHTS if scratch else 0)
-    return _landlock(libc, {folder: rights, **dict.fromkeys(readable, _READ_FILE | _READ_DIR)})
+    own = {} if folder is None else {folder: rights}
+    return _landlock(libc, {**own, **dict.fromkeys(readable, _READ_FILE | _READ_DIR)})
 
 
 def start_no_more() -> None:

@@ -370,7 +370,7 @@ class BodyReader:
             await self._expect(staged, length)
             file = await self._spill(incoming, buffer[:filled], staged)
             del buffer  # others have its memory from here on
-            return await self._stage(incoming, staged, file, reservation)
+            return await self._stage(incoming, staged, file, reservation, sender_of(request))
 
     async def _receive_giant(self, request: web.BaseRequest, length: int) -> Body:
         """A body that spills to a staging file from its first byte."""
@@ -383,7 +383,8 @@ class BodyReader:
             except BaseException:
                 staged.discard()
                 raise
-            return await self._stage(incoming, staged, await self._spill(incoming, b"", staged), reservation)
+            file = await self._spill(incoming, b"", staged)
+            return await self._stage(incoming, staged, file, reservation, sender_of(request))
 
     async def _receive_unknown(self, request: web.BaseRequest) -> Body:
         """A body without a length has the memory that it comes to need, and moves on when it outgrows that."""
@@ -407,7 +408,7 @@ class BodyReader:
                 staged = self._staging.begin()
                 file = await self._spill(incoming, data, staged)
                 del data  # others have its memory from here on
-                return await self._stage(incoming, staged, file, reservation)
+                return await self._stage(incoming, staged, file, reservation, sender)
             incoming.cover(reservation.size)
         if not reservation.size:
             size = max(len(data), 1)
@@ -439,7 +440,9 @@ class BodyReader:
         incoming.taken(len(first))
         return file
 
-    async def _stage(self, incoming: Source, staged: Staged, file: StagedFile, reservation: Reservation) -> Body:
+    async def _stage(
+        self, incoming: Source, staged: Staged, file: StagedFile, reservation: Reservation, sender: str
+    ) -> Body:
         """The rest of a body, behind its beginning in a staging file, to its end.
 
         It is collected in what is reserved, as long as that fills quickly, and else in very little.
@@ -465,10 +468,20 @@ class BodyReader:
                 data, began = bytearray(), clock()
             self._check_total(file.size + len(data))
             await self._workers.run(file.write, data)
+            if staged.encrypts:
+                del data
+                reservation.release()
+                await self._hold_memory(file, sender)
             return Body(await self._workers.run(file.map), None, staged, file)
         except BaseException:
             staged.discard()
             raise
+
+    async def _hold_memory(self, file: StagedFile, sender: str) -> None:
+        """Wait for memory for the file to be decrypted into; one for which there is none is decrypted on the disk."""
+        if 0 < file.size <= self._budget.largest:
+            with contextlib.suppress(BudgetExhausted):
+                file.hold(await self._budget.reserve(file.size, sender))
 
     def _check_total(self, size: int) -> None:
         if self._limits.body_max is not None and size > self._limits.body_max:

@@ -253,15 +253,16 @@ class Body:
         """Write it to a file, for another process to read; it must not be small. For worker threads."""
         assert self.staged is not None, "only a small body has nothing staged"
         if self.file is None:
-            file = self.staged.file()
-            file.write(self.data)
-            self.file = file
+            self.file = self.staged.copy(self.data, has_memory=self._reservation is not None)
         return self.file
 
     def hold_file(self, data: memoryview) -> None:
-        """Hold the map of the file that it was spilled to, and give its memory back. For the event loop."""
+        """Hold the map of the file that it was spilled to, and give its memory back, unless that has the file.
+
+        For the event loop.
+        """
         self.data = data
-        if self._reservation is not None:
+        if self._reservation is not None and not (self.file is not None and self.file.in_memory):
             self._reservation.release()
             self._reservation = None
 

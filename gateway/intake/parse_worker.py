@@ -8,9 +8,9 @@ once more with a new process.
 import asyncio
 import os
 import signal
+import socket
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -70,6 +70,8 @@ class ParseWorker:
         self._modules = modules
         self._turns = Turns(1)
         self._process: Process | None = None
+        self._files: socket.socket | None = None
+        """Over which the process is given files."""
 
     @property
     def pid(self) -> int | None:
@@ -92,13 +94,13 @@ class ParseWorker:
                 raise ClientGone("nobody waits for the answer")
             left = CPU_SECONDS + len(body.data) / _BYTES_PER_CPU_SECOND - body.parse_seconds
             more = 0.0 if redaction is None else len(body.data) / _REDACTED_BYTES_PER_SECOND
-            job = Job(str(file.path), rule, max(left, 0.01) + more, redaction)
+            job = Job(rule, max(left, 0.01) + more, redaction)
             seconds = WALL_SECONDS + len(body.data) / _BYTES_PER_SECOND + more
             try:
-                found, scratch = await self._answered_in(seconds, job, body.new_file)
+                found, scratch = await self._answered_in(seconds, job, file, body.new_file)
             except _Ended:
                 try:
-                    found, scratch = await self._answered_in(seconds, job, body.new_file)
+                    found, scratch = await self._answered_in(seconds, job, file, body.new_file)
                 except _Ended as error:
                     raise _given_up(str(error)) from None
             body.parse_seconds += found.cpu_seconds
@@ -115,72 +117,84 @@ class ParseWorker:
             await self._end(self._process)
 
     async def _answered_in(
-        self, seconds: float, job: Job, new_file: Callable[[int], StagedFile]
+        self, seconds: float, job: Job, file: StagedFile, new_file: Callable[[int], StagedFile]
     ) -> tuple[Found, StagedFile | None]:
         """As `_answered`, with a process that is killed when the time is over, which would take as long again."""
         try:
             async with asyncio.timeout(seconds):
-                return await self._answered(job, new_file)
+                return await self._answered(job, file, new_file)
         except TimeoutError:
             raise _given_up(f"it took more than {seconds:.0f} s") from None
 
-    async def _answered(self, job: Job, new_file: Callable[[int], StagedFile]) -> tuple[Found, StagedFile | None]:
+    async def _answered(
+        self, job: Job, file: StagedFile, new_file: Callable[[int], StagedFile]
+    ) -> tuple[Found, StagedFile | None]:
         """The answer of a process about the body, and the last file that it asked for. Raises `_Ended`.
 
         A process that is interrupted here is ended: its next message would be taken for the answer to another job.
         """
-        process = self._process or await self._start(Path(job.path).parent)
+        process = self._process or await self._start()
         scratch: StagedFile | None = None
         try:
-            answer = await _asked(process, job)
+            answer = await self._asked(process, job, file)
             for _ in range(_SCRATCH_FILES_MOST):
                 if not isinstance(answer, ScratchWanted):
                     break
                 scratch = await self._workers.run(new_file, answer.size)
-                answer = await _asked(process, ScratchGiven(str(scratch.path)))
+                answer = await self._asked(process, ScratchGiven(), scratch)
         except BaseException as error:
             await self._end(process, dying=isinstance(error, _Ended))
             if isinstance(error, _Ended):
-                _log.warning("parse_worker_ended", status=process.returncode, staged_file=job.path)
+                _log.warning("parse_worker_ended", status=process.returncode, body_bytes=file.size)
                 if process.returncode == -signal.SIGPROF:
                     raise _too_complex("time") from None
                 raise _Ended(f"it ended with status {process.returncode}") from None
             raise
         return _found(answer), scratch
 
-    async def _start(self, folder: Path) -> Process:
-        """A new process, for files of this folder: spawned, because a fork would keep the spool's lock.
-
-        Raises `OSError`.
-        """
-        self._process = await asyncio.create_subprocess_exec(
-            *_COMMAND,
-            str(folder),
-            *self._modules,
-            stdin=PIPE,
-            stdout=PIPE,
-            start_new_session=True,
-            env=environment(os.environ),
-        )
+    async def _start(self) -> Process:
+        """A new process: spawned, because a fork would keep the spool's lock. Raises `OSError`."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_COMMAND,
+                    str(theirs.fileno()),
+                    *self._modules,
+                    stdin=PIPE,
+                    stdout=PIPE,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                    env=environment(os.environ),
+                )
+        except BaseException:
+            ours.close()
+            raise
+        self._files = ours
         return self._process
 
     async def _end(self, process: Process, *, dying: bool = False) -> None:
         """Kill the process and wait for it; a dying one may end by itself, so that its status is known."""
         self._process = None
+        if self._files is not None:
+            self._files.close()
+            self._files = None
         await end_process(process, grace=_DYING_SECONDS if dying else 0.0)
 
-
-async def _asked(process: Process, message: ToWorker) -> FromWorker:
-    """The answer to a message. Raises `_Ended` when none comes."""
-    assert process.stdin is not None, "started with pipes"
-    assert process.stdout is not None, "started with pipes"
-    try:
-        process.stdin.write(framed(message))
-        await process.stdin.drain()
-        head = await process.stdout.readexactly(LENGTH_BYTES)
-        return decode_from_worker(await process.stdout.readexactly(int.from_bytes(head, "little")))
-    except (ConnectionError, asyncio.IncompleteReadError):
-        raise _Ended from None
+    async def _asked(self, process: Process, message: ToWorker, file: StagedFile) -> FromWorker:
+        """The answer to a message, with which a file goes. Raises `_Ended` when none comes."""
+        assert process.stdin is not None, "started with pipes"
+        assert process.stdout is not None, "started with pipes"
+        assert self._files is not None, "started with a socket"
+        try:
+            socket.send_fds(self._files, [b"f"], [file.descriptor()])
+            process.stdin.write(framed(message))
+            await process.stdin.drain()
+            head = await process.stdout.readexactly(LENGTH_BYTES)
+            return decode_from_worker(await process.stdout.readexactly(int.from_bytes(head, "little")))
+        except (ConnectionError, asyncio.IncompleteReadError):
+            raise _Ended from None
 
 
 def _found(answer: FromWorker) -> Found:

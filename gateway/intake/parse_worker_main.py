@@ -1,10 +1,10 @@
 """The parse worker: a process that parses giant bodies, so that the gateway's interpreter is not held meanwhile.
 
-It is started by `gateway.intake.parse_worker` with the folder of the bodies, to which it confines itself
-(`spool.sandbox`), and the names of modules that it loads before that. It reads jobs from its standard input, one at a
-time, and ends when that is closed, in whatever way the gateway ended. Its memory, its CPU time and the size of its
-answer are limited: a body that needs more is refused. Where the machine runs out of memory, it is this process that
-goes first.
+It is started by `gateway.intake.parse_worker` with a socket, over which it is given the open files of the bodies, and
+the names of modules that it loads before it confines itself (`spool.sandbox`): it opens no file. It reads jobs from its
+standard input, one at a time, and ends when that is closed, in whatever way the gateway ended. Its memory, its CPU time
+and the size of its answer are limited: a body that needs more is refused. Where the machine runs out of memory, it is
+this process that goes first.
 
 It imports little: all of its own takes some 10 MB of anonymous memory.
 """
@@ -13,13 +13,13 @@ import mmap
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import msgspec
 
@@ -38,18 +38,15 @@ LENGTH_BYTES = 4
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
-    """To the parse worker: parse this staged body."""
+    """To the parse worker: parse the body whose file goes with this."""
 
-    path: str
     rule: SizeRule
     cpu_seconds: float
     redaction: Redaction | None = None
 
 
 class ScratchGiven(msgspec.Struct, frozen=True, tag=True):
-    """To the parse worker: here is the file that you asked for, of the size that you asked for."""
-
-    path: str
+    """To the parse worker: with this goes the file that you asked for, of the size that you asked for."""
 
 
 class ScratchWanted(msgspec.Struct, frozen=True, tag=True):
@@ -111,9 +108,10 @@ _STACK_BYTES = 256 << 10
 class Parsing:
     """One job. Further messages about it come from `inbox`, which another thread fills."""
 
-    def __init__(self, job: Job, inbox: "queue.SimpleQueue[ToWorker]", output: int) -> None:
+    def __init__(self, job: Job, inbox: "queue.SimpleQueue[ToWorker]", files: socket.socket, output: int) -> None:
         self._job = job
         self._inbox = inbox
+        self._files = files
         self._output = output
         self._copied = False
 
@@ -125,7 +123,7 @@ class Parsing:
     def _answer(self) -> FromWorker:
         """The final answer to the gateway."""
         try:
-            body = _map(self._job.path, mmap.ACCESS_READ)
+            body = _map(self._files, mmap.ACCESS_READ)
             # Where it does not suffice, SIGPROF ends the process, in the middle of a C function, too.
             signal.setitimer(signal.ITIMER_PROF, self._job.cpu_seconds)
             began = time.process_time()
@@ -148,14 +146,15 @@ class Parsing:
         given = self._inbox.get()
         assert isinstance(given, ScratchGiven), "nothing else was asked for"
         self._copied = True
-        return _map(given.path, mmap.ACCESS_WRITE)
+        return _map(self._files, mmap.ACCESS_WRITE)
 
 
 def main() -> None:
     """Work until the gateway ends."""
     for module in sys.argv[2:]:
         import_module(module)
-    confine(Limits(data_bytes=DATA_BYTES), Path(sys.argv[1]), threads=True)
+    files = socket.socket(fileno=int(sys.argv[1]))
+    confine(Limits(data_bytes=DATA_BYTES), threads=True)
     threading.stack_size(_STACK_BYTES)
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     output = os.dup(1)
@@ -165,7 +164,7 @@ def main() -> None:
     while True:
         job = inbox.get()
         assert isinstance(job, Job), "nothing else was asked for"
-        Parsing(job, inbox, output).do()
+        Parsing(job, inbox, files, output).do()
 
 
 def _listen(inbox: "queue.SimpleQueue[ToWorker]") -> None:
@@ -176,10 +175,9 @@ def _listen(inbox: "queue.SimpleQueue[ToWorker]") -> None:
     os._exit(0)
 
 
-def _map(path: str, access: int) -> mmap.mmap:
-    """All of a file, which is closed again: the map lives for as long as somebody holds it."""
-    flags = os.O_RDONLY if access == mmap.ACCESS_READ else os.O_RDWR
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _map(files: socket.socket, access: int) -> mmap.mmap:
+    """All of the next file, which is closed again: the map lives for as long as somebody holds it."""
+    _, (descriptor,), _, _ = socket.recv_fds(files, 1, 1)
     try:
         return mmap.mmap(descriptor, 0, access=access)
     finally:

@@ -56,6 +56,22 @@ class RecordStore(Protocol):
         ...
 
 
+class HeldMemory(Protocol):
+    """Bytes of the memory budget."""
+
+    def release(self) -> None:
+        """Give them back; harmless when repeated. For the event loop."""
+        ...
+
+
+class Memory(Protocol):
+    """The memory budget, as staging sees it."""
+
+    def try_reserve(self, size: int) -> HeldMemory | None:
+        """`size` bytes, if they are free now. For the event loop."""
+        ...
+
+
 class IntakeObserver(Protocol):
     """Observes the intake for metrics, on the event loop."""
 

@@ -3,6 +3,10 @@
 A staged body is written as it comes in, then mapped, so that only the pages that are read are in memory. The file is
 removed when the post is done; one that a killed process left is removed at the next start. Nothing here is synced:
 a staged body is not acknowledged before the spool has its own durable copy. Spilled bytes count in the spool's quota.
+
+Where the spool has a key, a body is encrypted while it comes in, under a key that is in this process's memory alone
+(`spool.payload.sealed_file`). What is mapped is plain: it lies in memory, within the budget, or, where that has no room
+for it, in a file without a name, which is gone when this process ends, in whatever way.
 """
 
 import asyncio
@@ -10,6 +14,8 @@ import contextlib
 import mmap
 import os
 import secrets
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future
@@ -18,9 +24,10 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
-from gateway.intake.ports import RecordStore
+from gateway.intake.ports import HeldMemory, Memory, RecordStore
 from spool.directory import STAGING_NAME
 from spool.errors import NO_ROOM, SpoolFull, SpoolUnavailable
+from spool.payload.sealed_file import SealedFile
 from spool.records import Buffer
 
 # Threads for work that would block the event loop: decoding, parsing and hashing large bodies, and staging files.
@@ -75,6 +82,7 @@ def _report(future: "Future[None]") -> None:
 
 
 _SUFFIX = ".staged"
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _CLAIM_BYTES = 4 << 20
 """How much of the quota is claimed at a time at most while a file grows."""
 
@@ -85,11 +93,19 @@ class StagedFile:
     Closing waits for a write that is under way: the number of a closed file may be another file's at once.
     """
 
-    def __init__(self, staged: "Staged", path: Path) -> None:
+    def __init__(
+        self, staged: "Staged", descriptor: int, path: Path | None, *, sealed: bool = False, in_memory: bool = False
+    ) -> None:
         self._staged = staged
-        self.path = path
         self._lock = threading.Lock()
-        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._file: int | None = descriptor
+        self._path = path
+        """Its name, if it has one."""
+        self._sealed = SealedFile(descriptor) if sealed else None
+        """What encrypts it, until it is mapped."""
+        self.in_memory = in_memory
+        """Whether it takes memory and no disk."""
+        self._has_memory = in_memory
         self._maps: list[mmap.mmap] = []
         self.size = 0
 
@@ -97,17 +113,23 @@ class StagedFile:
         """Append `data`. Raises `SpoolFull` beyond the quota, `OSError` when the disk is full or broken."""
         self._staged.need(len(data))
         with self._lock:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._open_file(), view) :]
+            descriptor, view = self._open_file(), memoryview(data)
+            if self._sealed is not None:
+                self._sealed.write(view)
+            else:
+                while view:
+                    view = view[os.write(descriptor, view) :]
         self.size += len(data)
 
     def map(self) -> memoryview:
-        """Everything written so far, read-only; valid after `close`, too, as long as it is referenced."""
+        """Everything written so far, read-only; valid after `close`, too, as long as it is referenced.
+
+        Nothing can be written any more. Raises `OSError`, and `SpoolUnavailable` where somebody changed the file.
+        """
         with self._lock:
             if not self.size:
                 return memoryview(b"")
-            mapped = mmap.mmap(self._open_file(), self.size, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(self._plain_file(), self.size, access=mmap.ACCESS_READ)
             self._maps.append(mapped)
             return memoryview(mapped)
 
@@ -117,6 +139,16 @@ class StagedFile:
         with self._lock:
             os.posix_fallocate(self._open_file(), 0, size)
         self.size = size
+
+    def hold(self, memory: HeldMemory) -> None:
+        """Decrypt it into this memory, which is released with it. For the event loop, before it is mapped."""
+        self._has_memory = True
+        self._staged.hold(memory)
+
+    def descriptor(self) -> int:
+        """Of what `map` maps, for another process; valid until `close`. Raises as `map` does."""
+        with self._lock:
+            return self._plain_file()
 
     def map_writable(self) -> mmap.mmap:
         """A map of the file through which it is filled."""
@@ -130,9 +162,8 @@ class StagedFile:
         """
         with self._lock:
             if self._file is not None:
-                os.close(self._file)
+                self._remove()
                 self._file = None
-                self.path.unlink(missing_ok=True)
             for mapped in self._maps:
                 with contextlib.suppress(BufferError):
                     mapped.close()
@@ -143,11 +174,34 @@ class StagedFile:
             raise ValueError("the staging file was closed: its post was cancelled")
         return self._file
 
+    def _plain_file(self) -> int:
+        """The file, decrypted into another one if need be."""
+        if self._sealed is None or not self.size:
+            return self._open_file()
+        self._open_file()
+        has_memory = self._has_memory or self._staged.hold_for(self.size)
+        plain, in_memory = self._staged.open_unnamed(in_memory=has_memory)
+        try:
+            os.ftruncate(plain, self.size)
+            with mmap.mmap(plain, self.size) as target:
+                self._sealed.open_into(target)
+        except BaseException:
+            os.close(plain)
+            raise
+        self._remove()
+        self._file, self._path, self._sealed, self.in_memory = plain, None, None, in_memory
+        return plain
+
+    def _remove(self) -> None:
+        os.close(self._open_file())
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
 
 class Staged:
     """The staging files of one post, and the part of the quota that they take."""
 
-    __slots__ = ("_area", "_claimed", "_expected", "_files", "_needed")
+    __slots__ = ("_area", "_claimed", "_discarded", "_expected", "_files", "_memory", "_needed")
 
     def __init__(self, area: "StagingArea") -> None:
         self._area = area
@@ -155,6 +209,9 @@ class Staged:
         self._expected = 0
         self._needed = 0
         self._files: list[StagedFile] = []
+        self._memory: list[HeldMemory] = []
+        """For what is decrypted."""
+        self._discarded = False
 
     def claim(self, size: int) -> None:
         """Claim `size` bytes for what is about to come. For the event loop. Raises `SpoolFull`."""
@@ -206,6 +263,11 @@ class Staged:
             self.claim(missing)
 
     @property
+    def encrypts(self) -> bool:
+        """Whether the files are encrypted while they are filled."""
+        return self._area.encrypts
+
+    @property
     def claimed_bytes(self) -> int:
         """What is claimed of the quota."""
         return self._claimed
@@ -216,21 +278,49 @@ class Staged:
         Raises `OSError` where the disk has no room for it, `SpoolUnavailable` where the directory cannot be used.
         """
         path = self._area.directory / f"{secrets.token_hex(8)}{_SUFFIX}"
-        try:
-            file = StagedFile(self, path)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise
-            if (obstacle := self._area.obstacle()) is not None:
-                raise SpoolUnavailable(obstacle) from error
-            file = StagedFile(self, path)
-        self._files.append(file)
-        return file
+        descriptor = self._area.open(lambda: os.open(path, _NEW_FILE, 0o600))
+        return self._added(StagedFile(self, descriptor, path, sealed=self.encrypts))
 
     def new_file(self, size: int) -> StagedFile:
-        """A new file of `size` bytes. For worker threads. Raises as `StagedFile.write` does."""
-        file = self.file()
+        """A new file of `size` bytes, to be mapped and filled. For worker threads. Raises as `write` does."""
+        file = self._unnamed(in_memory=self.hold_for(size)) if self.encrypts else self.file()
         file.allocate(size)
+        return file
+
+    def copy(self, data: Buffer, *, has_memory: bool) -> StagedFile:
+        """A file that holds `data`; in memory where any other had to be encrypted, if memory is held for it.
+
+        For worker threads. Raises as `StagedFile.write` does.
+        """
+        in_memory = self.encrypts and (has_memory or self.hold_for(len(data)))
+        file = self._unnamed(in_memory=in_memory) if self.encrypts else self.file()
+        file.write(data)
+        return file
+
+    def hold(self, memory: HeldMemory) -> None:
+        """Hold this memory until the files are discarded. For the event loop."""
+        self._memory.append(memory)
+
+    def hold_for(self, size: int) -> bool:
+        """Hold memory for a plain file of `size` bytes, if it is free at this moment. For worker threads."""
+        return self._area.workers.ask_loop(lambda: self._hold_for(size))
+
+    def _hold_for(self, size: int) -> bool:
+        found = None if self._discarded or self._area.memory is None else self._area.memory.try_reserve(size)
+        if found is not None:
+            self._memory.append(found)
+        return found is not None
+
+    def open_unnamed(self, *, in_memory: bool) -> tuple[int, bool]:
+        """A new file that has no name, in memory if that is wanted and can be; for worker threads. Raises as `file`."""
+        return self._area.open_unnamed(in_memory=in_memory)
+
+    def _unnamed(self, *, in_memory: bool) -> StagedFile:
+        descriptor, in_memory = self._area.open_unnamed(in_memory=in_memory)
+        return self._added(StagedFile(self, descriptor, None, in_memory=in_memory))
+
+    def _added(self, file: StagedFile) -> StagedFile:
+        self._files.append(file)
         return file
 
     def scratch(self, size: int) -> mmap.mmap:
@@ -248,19 +338,52 @@ class Staged:
         if self._claimed:
             self._area.store.release_staging(self._claimed)
             self._claimed = 0
+        while self._memory:
+            self._memory.pop().release()
+        self._discarded = True
 
 
 class StagingArea:
     """The directory for staging files, and the quota that they count in."""
 
-    def __init__(self, directory: Path, store: RecordStore, workers: Workers) -> None:
+    def __init__(
+        self, directory: Path, store: RecordStore, workers: Workers, encrypted_within: Memory | None = None
+    ) -> None:
+        """With memory for what is decrypted, files are encrypted."""
         self.directory = directory
         self.store = store
         self.workers = workers
+        self.memory = encrypted_within
+        self.encrypts = encrypted_within is not None
 
     def begin(self) -> Staged:
         """The staging files of a new post: none, until it makes some."""
         return Staged(self)
+
+    def open(self, how: Callable[[], int]) -> int:
+        """Open a file in the directory, which is made again if need be. For worker threads.
+
+        Raises `OSError` where the disk has no room for it, `SpoolUnavailable` where the directory cannot be used.
+        """
+        try:
+            return how()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            if (obstacle := self.obstacle()) is not None:
+                raise SpoolUnavailable(obstacle) from error
+            return how()
+
+    def open_unnamed(self, *, in_memory: bool) -> tuple[int, bool]:
+        """A file without a name, and whether it is in memory, which not every system has. Raises as `open`."""
+        if in_memory and sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                return os.memfd_create("callspool", os.MFD_CLOEXEC), True
+        return self.open(self._unnamed), False
+
+    def _unnamed(self) -> int:
+        with tempfile.TemporaryFile(dir=self.directory, buffering=0) as file:
+            return os.dup(file.fileno())
 
     def obstacle(self) -> str | None:
         """Why nothing can be staged at the moment, if so. A directory that was removed is made again.

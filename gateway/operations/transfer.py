@@ -7,7 +7,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path
 
 from aiohttp import StreamReader
 
@@ -17,7 +16,7 @@ from gateway.intake.staging import Staged, StagedFile, StagingArea
 from gateway.operations.schemas import Document, ImportHeader, ImportResult
 from gateway.operations.selection import Accepts, BadSelection
 from spool.errors import CorruptPayload
-from spool.payload.frames import decode, decode_file, encode
+from spool.payload.frames import decode, decode_stream, encode
 from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord, principal_of
 from uploaders.base import PayloadReader
 from uploaders.document.render import render
@@ -90,7 +89,7 @@ class DeadLetterImporter:
         if digest.hexdigest() != document.sha256:
             raise BadSelection(f"the {document.form} does not match its SHA-256: export it again")
         plain = await workers.run(staged.file)
-        await workers.run(_unpack, packed.path, plain)
+        await workers.run(_unpack, packed, plain)
         return await workers.run(plain.map)
 
     def _record(
@@ -121,10 +120,10 @@ class DeadLetterImporter:
         )
 
 
-def _unpack(packed: Path, plain: StagedFile) -> None:
+def _unpack(packed: StagedFile, plain: StagedFile) -> None:
     """Decompress a file of zstd frames into another file."""
     try:
-        for block in decode_file(packed):
+        for block in decode_stream(packed.map()):
             plain.write(block)
     except CorruptPayload as error:
         raise BadSelection(f"a document cannot be decoded: {error}") from error

@@ -299,21 +299,21 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
 
     # The way in: memory and staging, then what reads, decodes, parses and accepts a post.
     executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
-    gate, workers = AdmissionGate(), Workers(executor)
-    budget = MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
-    staging, threads = StagingArea(prepare_directory(directory), spool, workers), Threads(workers, INTAKE_TURNS)
+    gate, budget = AdmissionGate(), MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
+    workers = Workers(executor)
+    threads = Threads(workers, INTAKE_TURNS)
+    staging = StagingArea(prepare_directory(directory), spool, workers, budget if settings.spool.key else None)
     decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, threads)
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     redactions, parse_worker = _redacting_worker(settings, workers)
-    rule = options.size_rule(settings.split, settings.spool.compression_level, destinations)
-    stores = [route_of(destination) for destination in destinations if is_store(destination)]
     routes = [route_of(destination) for destination in destinations]
     if follows_references(settings):
         routes.append(REFERENCES_ROUTE)
     token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts, tenants)
     make_acceptor = partial(
-        Acceptor, spool, rule=rule, threads=threads, parse_worker=parse_worker, decoder=decoder, observer=metrics,
-        clock=system_clock, open_calls=calls, token=token, tenants=tenants, redactions=redactions,
+        Acceptor, spool, rule=options.size_rule(settings.split, settings.spool.compression_level, destinations),
+        threads=threads, parse_worker=parse_worker, decoder=decoder, observer=metrics, clock=system_clock,
+        open_calls=calls, token=token, tenants=tenants, redactions=redactions,
     )  # fmt: skip
     acceptor = make_acceptor(routes)
     uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
@@ -352,7 +352,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
 
     # What is read from buckets and accepted for the stores, and then the dispatcher, which delivers all of it.
     if follows_references(settings):
-        plans[REFERENCES_NAME] = reference_plan(settings.references, reader, make_acceptor(stores), spool, metrics)
+        stores = make_acceptor([route_of(destination) for destination in destinations if is_store(destination)])
+        plans[REFERENCES_NAME] = reference_plan(settings.references, reader, stores, spool, metrics)
     # Jitter needs no unpredictability, only spread.
     dispatcher = Dispatcher(
         spool,

@@ -8,7 +8,6 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import aiohttp
@@ -121,11 +120,11 @@ class SpoolSink:
                     await run(payload.write, block)
             scratch: list[StagedFile] = []
 
-            async def new_file(size: int) -> Path:
+            async def new_file(size: int) -> int:
                 scratch.append(await run(staged.new_file, size))
-                return scratch[-1].path
+                return scratch[-1].descriptor()
 
-            restored = await restore_in_process(payload.path, new_file)
+            restored = await restore_in_process(await run(payload.descriptor), new_file)
             source = await run((scratch[-1] if restored.copied else payload).map)
             file = await run(_written, staged, restored.views(source))
             data = await run(file.map)
@@ -170,14 +169,14 @@ RESTORE_SECONDS = 60.0
 _COMMAND = sandbox.module_command("gateway.sdk_outbox.restore")
 
 
-async def restore_in_process(payload: Path, new_file: Callable[[int], Awaitable[Path]]) -> Restored:
-    """The call log of the payload in a file; `new_file` makes one of a size for a changed copy.
+async def restore_in_process(payload: int, new_file: Callable[[int], Awaitable[int]]) -> Restored:
+    """The call log of the payload in an open file; `new_file` opens one of a size for a changed copy.
 
     Raises `RowRefused`, also where the process ends or takes too long: then it is the row that is odd.
     """
-    answer = await _answer(str(payload))
+    answer = await _answer(payload)
     if isinstance(answer, ScratchWanted):
-        answer = await _answer(str(payload), str(await new_file(answer.size)))
+        answer = await _answer(payload, await new_file(answer.size))
     if isinstance(answer, Refused):
         raise RowRefused(answer.reason)
     if isinstance(answer, ScratchWanted):
@@ -185,10 +184,11 @@ async def restore_in_process(payload: Path, new_file: Callable[[int], Awaitable[
     return answer
 
 
-async def _answer(*arguments: str) -> Restored | ScratchWanted | Refused:
+async def _answer(*files: int) -> Restored | ScratchWanted | Refused:
     process = await asyncio.create_subprocess_exec(
-        *_COMMAND, *arguments, stdin=DEVNULL, stdout=PIPE, start_new_session=True, env=sandbox.environment(os.environ)
-    )
+        *_COMMAND, *map(str, files), stdin=DEVNULL, stdout=PIPE, pass_fds=files, start_new_session=True,
+        env=sandbox.environment(os.environ),
+    )  # fmt: skip
     try:
         async with asyncio.timeout(RESTORE_SECONDS):
             output, _ = await process.communicate()
@@ -237,15 +237,14 @@ class PostSink:
 
     async def store(self, row: Row, copy: Copy) -> Outcome:
         """See `gateway.sdk_outbox.sinks.RowSink`."""
-        with tempfile.TemporaryDirectory(prefix="callspool-") as folder:
-            restored, pieces = await _restored(row, copy, Path(folder))
-            try:
-                async with self._session.post(
-                    self._url, data=_sent(pieces), headers=self._headers(restored, pieces)
-                ) as response:
-                    return _outcome(response.status, await response.read())
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise SinkUnavailable(f"the gateway did not answer: {error or type(error).__name__}") from error
+        restored, pieces = await _restored(row, copy)
+        try:
+            async with self._session.post(
+                self._url, data=_sent(pieces), headers=self._headers(restored, pieces)
+            ) as response:
+                return _outcome(response.status, await response.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise SinkUnavailable(f"the gateway did not answer: {error or type(error).__name__}") from error
 
     def _headers(self, restored: Restored, pieces: Sequence[Buffer]) -> dict[str, str]:
         """Credentials, length, and whether it yields to a full end."""
@@ -265,31 +264,29 @@ async def examine(row: Row, copy: Copy) -> None:
     if row.payload is None and row.size <= BATCH_BYTES:
         async with aclosing(copy(row)) as blocks:
             row = msgspec.structs.replace(row, payload=b"".join([block async for block in blocks]))
-    with tempfile.TemporaryDirectory(prefix="callspool-") as folder:
-        _, pieces = await _restored(row, copy, Path(folder))
-        try:
-            await asyncio.to_thread(lambda: document.parse(b"".join(pieces)))
-        except CallLogError as error:
-            raise RowRefused(str(error)) from error
+    _, pieces = await _restored(row, copy)
+    try:
+        await asyncio.to_thread(lambda: document.parse(b"".join(pieces)))
+    except CallLogError as error:
+        raise RowRefused(str(error)) from error
 
 
-async def _restored(row: Row, copy: Copy, folder: Path) -> tuple[Restored, list[Buffer]]:
-    """The call log of a row; a large payload is mapped from a file in `folder`."""
+async def _restored(row: Row, copy: Copy) -> tuple[Restored, list[Buffer]]:
+    """The call log of a row; a large payload is mapped from a file without a name."""
     if row.payload is not None:
         return _restored_here(row.payload)
-    payload, scratch = folder / "payload", folder / "scratch"
-    with payload.open("xb") as file:
+    with tempfile.TemporaryFile() as payload, tempfile.TemporaryFile() as scratch:
         async with aclosing(copy(row)) as blocks:
             async for block in blocks:
-                file.write(block)
+                payload.write(block)
+        payload.flush()
 
-    async def new_file(size: int) -> Path:
-        with scratch.open("xb") as empty:
-            empty.truncate(size)
-        return scratch
+        async def new_file(size: int) -> int:
+            scratch.truncate(size)
+            return scratch.fileno()
 
-    restored = await restore_in_process(payload, new_file)
-    with (scratch if restored.copied else payload).open("rb") as text:
+        restored = await restore_in_process(payload.fileno(), new_file)
+        text = scratch if restored.copied else payload
         mapped = mmap.mmap(text.fileno(), 0, access=mmap.ACCESS_READ)
     return restored, restored.views(memoryview(mapped))
 

@@ -14,7 +14,6 @@ authenticated, so that frames can neither change places nor be left out.
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import zstandard
@@ -211,15 +210,11 @@ _WINDOW_MAX = 8 << 20
 """No frame of callspool needs more; the window is memory that a frame makes its reader set aside."""
 
 
-def decode_file(source: Path) -> Iterator[bytes]:
-    """What a file of frames holds, at most 1 MiB at a time. Raises `CorruptPayload` and `OSError`."""
+def decode_stream(frames: Buffer) -> Iterator[bytes]:
+    """What frames hold that others made, of whatever size; at most 1 MiB at a time. Raises `CorruptPayload`."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX)
     try:
-        with (
-            source.open("rb") as file,
-            zstandard.ZstdDecompressor(max_window_size=_WINDOW_MAX).stream_reader(
-                file, read_across_frames=True
-            ) as reader,
-        ):
+        with decompressor.stream_reader(frames, read_across_frames=True) as reader:
             while block := reader.read(FRAME_RAW_BYTES):
                 yield block
     except zstandard.ZstdError as error:

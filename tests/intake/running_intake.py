@@ -64,6 +64,8 @@ class IntakeOptions:
     sizes: SizeRule = field(default_factory=SizeRule)
     redactions: Redactions = field(default_factory=Redactions)
     tenants: TenantTable | None = None
+    encrypts: bool = False
+    """Whether bodies are encrypted while they come in, as where the spool has a key."""
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
@@ -81,8 +83,9 @@ class Intake:
     ) -> None:
         workers = Workers(executor)
         threads = Threads(workers, 2)
-        staging = StagingArea(options.staging_directory, store, workers)
         self.budget = MemoryBudget(options.memory_budget, wait_seconds=options.memory_wait)
+        within = self.budget if options.encrypts else None
+        staging = StagingArea(options.staging_directory, store, workers, within)
         decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, threads)
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)
         self.parse_worker = ParseWorker(workers)

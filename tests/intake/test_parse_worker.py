@@ -15,15 +15,13 @@ import pytest
 
 from gateway.intake import parse_worker
 from gateway.intake.body_reader import BodyLimits
-from gateway.intake.parse import SizeRule
-from gateway.intake.parse_worker_main import Failed, Found, Job
 from spool.records import Fragment
 from tests.intake.bodies import call_log, envelope, large_call_log
 from tests.intake.running_intake import RunningIntake, running
 from tests.system.waiting import until
 
 PARENT = """
-import asyncio, sys
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from gateway.intake.parse_worker import ParseWorker
@@ -31,7 +29,7 @@ from gateway.intake.staging import Workers
 
 async def main():
     parse_worker = ParseWorker(Workers(ThreadPoolExecutor(1)))
-    print((await parse_worker._start(Path(sys.argv[1]))).pid, flush=True)
+    print((await parse_worker._start()).pid, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -186,7 +184,7 @@ async def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
 
 
 async def test_the_process_has_little_to_lose(small: RunningIntake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No secret is in its environment, it can gain no privileges, and it reads the folder of the bodies alone."""
+    """No secret is in its environment, and it can gain no privileges."""
     monkeypatch.setenv("CALLSPOOL_ENDPOINT_TOKEN", "hush")
     assert (await small.post(_giant("a"))).status == 202
     worker = small.intake.parse_worker
@@ -195,11 +193,26 @@ async def test_the_process_has_little_to_lose(small: RunningIntake, monkeypatch:
     assert process.rlimit(psutil.RLIMIT_NPROC) == (0, 0)
     status = Path(f"/proc/{worker.pid}/status").read_text()
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
-    outside = small.staging.parent / "outside"
-    outside.write_bytes(call_log())
-    answer = await parse_worker._asked(worker._process, Job(str(outside), SizeRule(), 1.0))  # type: ignore[arg-type]
-    if has_landlock():
-        assert isinstance(answer, Failed)
-        assert "PermissionError" in answer.traceback
-    else:
-        assert isinstance(answer, Found)
+
+
+CURIOUS = """
+import sys
+
+def look(*_):
+    with open({path!r}) as file:
+        raise ValueError(file.read())
+
+sys.modules["__main__"].parse = look
+"""
+
+
+async def test_the_process_opens_no_file(
+    small: RunningIntake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has the files of bodies that it is given; nothing that it could be made to do opens another one."""
+    (tmp_path / "curious.py").write_text(CURIOUS.format(path=str(small.staging / "another")))
+    (small.staging / "another").write_text("hush")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    small.intake.parse_worker._modules = ("curious",)
+    assert (await small.post(_giant())).code == "parse_worker_failed"
+    assert ("PermissionError" if has_landlock() else "ValueError: hush") in capsys.readouterr().out

@@ -12,7 +12,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 _ALLOWED = {"gateway", "spool", "uploaders", "msgspec", "zstandard", "isal", "typing_extensions"}
 """Beside the standard library: what reading JSON and measuring its compressed size take."""
-_HEAVY = {"asyncio", "ssl", "socket", "http", "sqlite3", "logging", "email", "concurrent"}
+_HEAVY = {"asyncio", "ssl", "http", "sqlite3", "logging", "email", "concurrent"}
 
 
 def test_the_parse_worker_imports_little() -> None:

@@ -1,6 +1,8 @@
 """Bugs to be planted in the encryption: name, file, what stands there once, what takes its place, who notices it."""
 
 _TESTS = "tests/spool/test_encryption.py::"
+_SEALED = "tests/spool/test_sealed_file.py::"
+_STAGING = "tests/intake/test_encrypted_staging.py::"
 
 ENCRYPTION_BUGS = (
     (
@@ -58,5 +60,43 @@ ENCRYPTION_BUGS = (
         "    if missing:\n        wanted",
         "    if missing and not ring.keys:\n        wanted",
         (_TESTS + "test_a_wrong_or_missing_key_is_an_error_that_changes_nothing",),
+    ),
+    (
+        "a staging file is written plain",
+        "gateway/intake/staging.py",
+        "        self._sealed = SealedFile(descriptor) if sealed else None\n",
+        "        self._sealed = None\n",
+        (_STAGING + "test_a_body_that_hangs_half_way_cannot_be_read",),
+    ),
+    (
+        "the plain copy of a staging file has a name",
+        "gateway/intake/staging.py",
+        "        with tempfile.TemporaryFile(dir=self.directory, buffering=0) as file:",
+        "        with tempfile.NamedTemporaryFile(dir=self.directory, buffering=0, delete=False) as file:",
+        (_STAGING + "test_what_memory_has_no_room_for_lies_in_a_file_without_a_name",),
+    ),
+    (
+        "a body in memory is spilled to the disk to be redacted",
+        "gateway/intake/staging.py",
+        "        in_memory = self.encrypts and (has_memory or self.hold_for(len(data)))\n",
+        "        in_memory = False\n",
+        (_STAGING + "test_a_body_in_memory_that_another_process_redacts_stays_in_memory",),
+    ),
+    (
+        "the nonce of a staging file is used again",
+        "spool/payload/sealed_file.py",
+        'return number.to_bytes(12, "big")',
+        "return bytes(12)",
+        (
+            _SEALED + "test_no_file_has_the_key_of_another_and_no_nonce_comes_twice",
+            _SEALED + "test_a_change_is_noticed",
+        ),
+    ),
+    (
+        "all staging files have one key",
+        "spool/payload/sealed_file.py",
+        "cipher(new_key())",
+        'cipher(b"k" * 32)',
+        (_SEALED + "test_no_file_has_the_key_of_another_and_no_nonce_comes_twice",),
     ),
 )

@@ -132,6 +132,13 @@ REMOVED_DEFENCES = (
         "tests/spool/test_hostile_spools.py::test_a_sandboxed_process_has_its_folder_alone",
     ),
     _without(
+        "the sandbox of the parse worker",
+        "gateway/intake/parse_worker_main.py",
+        "    confine(Limits(data_bytes=DATA_BYTES), threads=True)\n",
+        "",
+        "tests/intake/test_parse_worker.py::test_the_process_opens_no_file",
+    ),
+    _without(
         "a clean environment of the parse worker",
         "gateway/intake/parse_worker.py",
         "env=environment(os.environ)",
