@@ -19,7 +19,7 @@ import msgspec
 
 from config.values import ListenAddress, split_tokens
 from gateway.cli import Exit
-from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send
+from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send, settings_of_gateway
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.output import complain, json_option, output, progress_bar, result
 from gateway.cli.tables import Span, dead_letters, entries, limit_option, list_entries, report, select_by, selecting
@@ -51,22 +51,40 @@ SEALED_SUFFIX = ".sealed"
 """How names of encrypted documents end."""
 
 
+_KEY = "CALLSPOOL_SPOOL_KEY"
+
+
 def _ring(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> KeyRing | None:
-    """The keys in a file, if one is named."""
-    if path is None:
-        return None
+    """The keys in a file, if one is named; else those of the environment or the gateway's configuration."""
+    where = _KEY if path is None else path
     try:
-        ring = KeyRing.parse(split_tokens(path.read_text("utf-8")))
+        ring = KeyRing.parse(_configured_keys() if path is None else split_tokens(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path} holds no key of a spool: {error}") from None
-    if not ring.keys:
+        raise click.BadParameter(f"{where} holds no key of a spool: {error}") from None
+    if path is not None and not ring.keys:
         raise click.BadParameter(f"{path} holds no key of a spool: it is empty")
-    return ring
+    return ring if ring.keys else None
+
+
+def _configured_keys() -> list[str]:
+    """The spool's keys as the gateway would be given them. Raises `ValueError` where a source gives none."""
+    from config.secret_sources import SecretSources  # noqa: PLC0415  # no other command needs it
+
+    sources = SecretSources()
+    given = sources.variables(os.environ, (_KEY,)).get(_KEY)
+    if sources.problems:
+        raise ValueError(str(sources.problems[0]))
+    if given:
+        return split_tokens(given)
+    settings = settings_of_gateway(read_secrets=True)
+    if settings is None and settings_of_gateway() is not None:
+        raise ValueError("the configuration's secrets cannot be read by this user; name a file with --spool-key-file")
+    return [] if settings is None else [key.get_secret_value() for key in settings.spool.key]
 
 
 _key_file = click.option(
     "--spool-key-file", "ring", type=click.Path(path_type=Path, dir_okay=False, exists=True), callback=_ring,
-    envvar="CALLSPOOL_SPOOL_KEY_FILE", metavar="FILE", help="File with the spool's key. [CALLSPOOL_SPOOL_KEY_FILE]",
+    metavar="FILE", help=f"File with the spool's key.  [default: as configured, {_KEY} or {_KEY}_FILE]",
 )  # fmt: skip
 
 # `callspool dead export`: dead letters with what they carry, into a folder that needs no callspool to be read.

@@ -1,6 +1,6 @@
 """The interfaces that the intake owns and other packages implement."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from spool.records import Accepted, NewRecord, Upload
@@ -64,12 +64,8 @@ class HeldMemory(Protocol):
         ...
 
 
-class Memory(Protocol):
-    """The memory budget, as staging sees it."""
-
-    def try_reserve(self, size: int) -> HeldMemory | None:
-        """`size` bytes, if they are free now. For the event loop."""
-        ...
+TryReserve = Callable[[int], HeldMemory | None]
+"""Takes so many bytes of the memory budget, if they are free now. For the event loop."""
 
 
 class IntakeObserver(Protocol):

@@ -24,7 +24,7 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
-from gateway.intake.ports import HeldMemory, Memory, RecordStore
+from gateway.intake.ports import HeldMemory, RecordStore, TryReserve
 from spool.directory import STAGING_NAME
 from spool.errors import NO_ROOM, SpoolFull, SpoolUnavailable
 from spool.payload.sealed_file import SealedFile
@@ -306,7 +306,8 @@ class Staged:
         return self._area.workers.ask_loop(lambda: self._hold_for(size))
 
     def _hold_for(self, size: int) -> bool:
-        found = None if self._discarded or self._area.memory is None else self._area.memory.try_reserve(size)
+        try_reserve = self._area.try_reserve
+        found = None if self._discarded or try_reserve is None else try_reserve(size)
         if found is not None:
             self._memory.append(found)
         return found is not None
@@ -347,13 +348,13 @@ class StagingArea:
     """The directory for staging files, and the quota that they count in."""
 
     def __init__(
-        self, directory: Path, store: RecordStore, workers: Workers, encrypted_within: Memory | None = None
+        self, directory: Path, store: RecordStore, workers: Workers, encrypted_within: TryReserve | None = None
     ) -> None:
-        """With memory for what is decrypted, files are encrypted."""
+        """Where there is memory to decrypt them into, files are encrypted."""
         self.directory = directory
         self.store = store
         self.workers = workers
-        self.memory = encrypted_within
+        self.try_reserve = encrypted_within
         self.encrypts = encrypted_within is not None
 
     def begin(self) -> Staged:

@@ -302,7 +302,12 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     gate, budget = AdmissionGate(), MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
     workers = Workers(executor)
     threads = Threads(workers, INTAKE_TURNS)
-    staging = StagingArea(prepare_directory(directory), spool, workers, budget if settings.spool.key else None)
+    staging = StagingArea(
+        prepare_directory(directory),
+        spool,
+        workers,
+        encrypted_within=budget.try_reserve if settings.spool.key else None,
+    )
     decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, threads)
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     redactions, parse_worker = _redacting_worker(settings, workers)

@@ -119,7 +119,8 @@ def _iso(member: Member) -> bytes | None:
 # `python -m gateway.sdk_outbox.restore`: a process of its own for one large row, since whoever wrote it decides what
 # restoring takes.
 #
-# Its arguments are the file of the payload and, where a changed copy is needed, a file for that. It writes one message.
+# It is given open files: that of the payload and, where a changed copy is needed, one for that; its arguments are their
+# numbers. It writes one message.
 
 LIMITS = sandbox.Limits(data_bytes=96 << 20, cpu_seconds=120)
 """Mapped files do not count: as much as the parse worker has for a call log."""

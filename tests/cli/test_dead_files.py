@@ -268,3 +268,45 @@ def test_an_export_with_the_spools_key_opens_with_that_alone(
     assert "cannot be decrypted" in cli(*brought, "--spool-key-file", str(key)).output
     (folder / letter["file"]).write_bytes(sealed)
     assert "Imported 1 call log" in cli(*brought, "--spool-key-file", str(key)).stdout
+
+
+@pytest.mark.parametrize("way", ["variable", "file", "command", "configuration"])
+def test_an_export_is_encrypted_with_the_key_that_the_gateway_has(
+    cli: Cli, server: Server, admin: SpoolAdmin, there: tuple[str, str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, way: str,
+) -> None:  # fmt: skip
+    """Whichever way the key is given to the gateway, the commands find it there."""
+    folder, key, config = tmp_path / "out", tmp_path / "key", tmp_path / "callspool.toml"
+    key.write_text("A" * 43 + "=\n")
+    config.write_text(f'[spool]\nkey_file = "{key}"\n')
+    given = {
+        "variable": {"CALLSPOOL_SPOOL_KEY": key.read_text()},
+        "file": {"CALLSPOOL_SPOOL_KEY_FILE": str(key)},
+        "command": {"CALLSPOOL_SPOOL_KEY_COMMAND": f"cat {key}"},
+        "configuration": {"CALLSPOOL_CONFIG": str(config)},
+    }[way]
+    server.run(admin.buried("a", WHOLE))
+    with monkeypatch.context() as environment:
+        for name, value in given.items():
+            environment.setenv(name, value)
+        assert cli("dead", "export", str(folder), "--all").exit_code == 0
+        (_, letter) = index_of(folder)
+        assert (folder / letter["file"]).read_bytes().startswith(DOCUMENT_MARK)
+        brought = cli("dead", "import", str(folder), "--to", OTHER, *there)
+        assert "Imported 1 call log" in brought.stdout, brought.output
+
+
+def test_a_key_that_cannot_be_read_writes_nothing_plain(
+    cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was to be encrypted is not written plain because the key is missing; its variable is named."""
+    server.run(admin.buried("a", WHOLE))
+    for name, value in (("CALLSPOOL_SPOOL_KEY_FILE", str(tmp_path / "none")), ("CALLSPOOL_SPOOL_KEY", "short")):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            result = cli("dead", "export", str(tmp_path / "out"), "--all")
+            assert (result.exit_code, "CALLSPOOL_SPOOL_KEY" in result.stderr) == (2, True), result.output
+    (tmp_path / "callspool.toml").write_text(f'[spool]\nkey_file = "{tmp_path / "none"}"\n')
+    monkeypatch.setenv("CALLSPOOL_CONFIG", str(tmp_path / "callspool.toml"))
+    assert cli("dead", "export", str(tmp_path / "out"), "--all").exit_code == 2
+    assert not (tmp_path / "out").exists()

@@ -84,7 +84,7 @@ class Intake:
         workers = Workers(executor)
         threads = Threads(workers, 2)
         self.budget = MemoryBudget(options.memory_budget, wait_seconds=options.memory_wait)
-        within = self.budget if options.encrypts else None
+        within = self.budget.try_reserve if options.encrypts else None
         staging = StagingArea(options.staging_directory, store, workers, within)
         decoder = BodyDecoder(options.decoding, options.bodies.inline_max, self.budget, staging, threads)
         reader = BodyReader(options.bodies, self.budget, staging, workers, decoder)

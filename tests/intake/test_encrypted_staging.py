@@ -126,7 +126,7 @@ async def test_a_file_that_somebody_changed_is_not_used(tmp_path: Path) -> None:
     """What is read is what came, or nothing."""
     executor = ThreadPoolExecutor(2)
     workers, budget = Workers(executor), MemoryBudget(1 << 20)
-    staged = StagingArea(tmp_path, Account(), workers, budget).begin()
+    staged = StagingArea(tmp_path, Account(), workers, budget.try_reserve).begin()
     file = await workers.run(staged.file)
     await workers.run(file.write, WORDS)
     (path,) = tmp_path.iterdir()
