@@ -2,20 +2,17 @@
 
 import asyncio
 import gzip
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gateway.intake.accept import Redactions
 from gateway.intake.body_reader import BodyLimits
-from gateway.intake.memory import MemoryBudget
-from gateway.intake.staging import StagedFile, StagingArea, Workers
+from gateway.intake.staging import StagedFile
 from spool.errors import SpoolUnavailable
 from spool.records import Fragment
 from tests.intake.bodies import envelope, large_call_log
 from tests.intake.running_intake import RunningIntake, running
-from tests.intake.test_staging import Account
 from uploaders.redaction.options import Detector, Redaction
 
 WORDS = b"whispered-4929000000006"
@@ -124,16 +121,13 @@ async def test_a_body_waits_for_memory_before_it_is_decrypted_on_the_disk(tmp_pa
 
 async def test_a_file_that_somebody_changed_is_not_used(tmp_path: Path) -> None:
     """What is read is what came, or nothing."""
-    executor = ThreadPoolExecutor(2)
-    workers, budget = Workers(executor), MemoryBudget(1 << 20)
-    staged = StagingArea(tmp_path, Account(), workers, budget.try_reserve).begin()
-    file = await workers.run(staged.file)
-    await workers.run(file.write, WORDS)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(SpoolUnavailable, match="changed by somebody else"):
-        await workers.run(file.map)
-    staged.discard()
-    await workers.run(file.close)
-    assert (list(tmp_path.iterdir()), budget.used_bytes) == ([], 0)
-    executor.shutdown()
+    async with running(tmp_path, encrypts=True) as world:
+        staged, run = world.intake.staging.begin(), world.intake.workers.run
+        file = await run(staged.file)
+        await run(file.write, WORDS)
+        (path,) = world.staged_files()
+        path.write_bytes(bytes(path.stat().st_size))
+        with pytest.raises(SpoolUnavailable, match="changed by somebody else"):
+            await run(file.map)
+        staged.discard()
+        await world.until(lambda: nothing_left(world))
