@@ -1,10 +1,33 @@
-"""What all listeners have: an address, a Unix socket's owner and mode, TLS."""
+"""The listeners: what all have (an address, a Unix socket's owner and mode, TLS), the intake, and that for people.
+
+With the intake goes what it takes while calls go on: spans, heartbeats, turns.
+"""
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from config.types import OptionalFile, OptionalListen, Owner, SocketMode, Table
+from config.destinations import checked_token
+from config.types import (
+    Duration,
+    Endpoint,
+    Listen,
+    Names,
+    OptionalFile,
+    OptionalListen,
+    OptionalSize,
+    Owner,
+    Proxies,
+    Size,
+    SocketMode,
+    Table,
+    Tokens,
+    Variable,
+    Wait,
+    Words,
+)
+from config.values import ADMIN_LISTEN, DAY, GIB, INTAKE_LISTEN, MIB, MINUTE, format_size
 
 
 class ListenerTable(Table):
@@ -37,3 +60,115 @@ class ListenerTable(Table):
         if path is not None and "tls_cert_file" in info.data and info.data["tls_cert_file"] is None:
             raise ValueError("needs `tls_cert_file`")
         return path
+
+
+def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own type here
+    """16 MiB, or a smaller memory budget: setting the budget alone is enough."""
+    budget: int = checked.get("memory_budget", 16 * MIB)
+    return min(16 * MIB, budget)
+
+
+class IntakeSettings(ListenerTable):
+    """The listener that agents post to."""
+
+    listen: Listen = INTAKE_LISTEN
+    """Where agents post to: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
+    socket_mode: SocketMode = 0o660
+    """With a Unix socket: the mode of its file; who may write to it may post."""
+    token: SecretStr | None = None
+    """Required from agents, as `x-pype-token` or as a bearer; without it only web pages may not post."""
+    hosts: Names = ()
+    """Without `token`: host names to post to, besides addresses, names without a dot and those of clusters."""
+    public_url: Endpoint | None = None
+    """What upload addresses begin with, as agents reach this gateway, such as `https://logs.example.com`."""
+    trusted_proxies: Proxies = ()
+    """Addresses and networks of proxies (`unix`: of the socket) whose `X-Forwarded-Host` and `-Proto` are believed."""
+    batch_max_lines: Annotated[int, Field(ge=1)] = 10_000
+    """The most call logs in one NDJSON batch."""
+    memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB
+    """Memory for the bodies of all posts together; while it is used up, posts wait."""
+    inline_max: Size = Field(default_factory=_default_inline_max)
+    """Posts up to this size are read into memory, larger ones onto disk; at most the memory budget."""
+    memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
+    """How long a small post or a batch waits for memory, and is then answered 503; large posts go onto disk."""
+    progress_timeout: Duration = 10.0
+    """A post that delivers less than 64 KiB within this time is aborted."""
+    header_timeout: Duration = 10.0
+    """How long the headers of a request may take to arrive."""
+    connections_max: Annotated[int, Field(ge=1)] = 4096
+    """The most connections; above it the longest idle one is closed. At most what file descriptors allow."""
+    body_max: OptionalSize = None
+    """The largest post as it is sent; above it the answer is 413."""
+    decoded_max: Size = 4 * GIB
+    """The largest post after decompression."""
+    decoded_ratio_max: Annotated[int, Field(ge=1)] = 1000
+    """The most times its own size that a post may decompress to."""
+    upload_url_ttl: Duration = 15 * MINUTE
+    """How long an address given by get-upload-url can be used."""
+    duplicate_window: Wait = DAY
+    """How long a repeated post is recognised, acknowledged and not stored again; 0 turns that off."""
+
+    @field_validator("token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        return checked_token(token)
+
+    @field_validator("inline_max")
+    @classmethod
+    def _budget_holds_one_post(cls, inline: int, info: ValidationInfo) -> int:
+        budget = info.data.get("memory_budget", inline)
+        if inline > budget:
+            raise ValueError(f"should be at most intake.memory_budget ({format_size(budget)})")
+        return inline
+
+
+class AdminSettings(ListenerTable):
+    """The listener for people and scrapers: metrics, health, status page."""
+
+    listen: Listen = ADMIN_LISTEN
+    """Where metrics, health and the status page are served: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
+    token: Tokens = ()
+    """Tokens of the role `admin`, at least 16 characters each, beside the random one in the spool's directory."""
+    operate_token: Tokens = ()
+    """Tokens of the role `operate`: read, and orders that lose nothing (replay, retry, resume)."""
+    read_token: Tokens = ()
+    """Tokens of the role `read`: lists, traces, and what call logs hold."""
+    hosts: Names = ()
+    """Host names by which this listener may be asked, besides addresses, names without a dot and those of clusters."""
+
+    @field_validator("operate_token", "read_token")
+    @classmethod
+    def _a_token_has_one_role(cls, tokens: tuple[SecretStr, ...], info: ValidationInfo) -> tuple[SecretStr, ...]:
+        for role in ("token", "operate_token"):
+            if info.field_name != role and set(tokens) & set(info.data.get(role, ())):
+                raise ValueError(f"should hold no token that stands in admin.{role}, too: it would have two roles")
+        return tokens
+
+
+# What comes while calls go on.
+
+
+class OtlpSettings(Table):
+    """Spans that agents export by OpenTelemetry, to `/v1/traces` of the intake."""
+
+    enabled: bool = True
+    """Whether `/v1/traces` is served. Protobuf needs `callspool[otlp]`; JSON needs nothing."""
+    call_id_attributes: Words = ()
+    """Attributes that name the call, before those of LiveKit, Pipecat and OpenTelemetry; else the trace id does."""
+    close_after: Duration = 5.0
+    """A call whose root span came is put together when no span came for this long."""
+    idle_after: Duration = 5 * MINUTE
+    """A call is put together when no span came for this long, whatever came before."""
+    drop_attributes: Words = ()
+    """Attributes to leave out, such as the chat that each span repeats; `lk.pii.*` means all that begin so."""
+    drop_pii: bool = False
+    """Whether to leave out what was said: `lk.pii.*`, messages, prompts, tool calls; and so the transcript."""
+
+
+class LiveSettings(Table):
+    """Heartbeats and turns of calls that go on, to `/v1/calls/{call_id}/heartbeat` and `/turns` of the intake."""
+
+    enabled: bool = True
+    """Whether heartbeats and turns are taken."""
+    lost_after: Annotated[Duration, Field(ge=5)] = 60.0
+    """An agent whose call was watched counts as lost when nothing came from it for this long: three heartbeats."""

@@ -5,7 +5,7 @@ environment variable: CALLSPOOL_<SECTION>_<FIELD>, or the name given here by `Va
 """
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -14,8 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from config.destinations import Destination, checked_token
 from config.destinations.pipeline import pipeline_fault
-from config.listeners import ListenerTable
-from config.open_calls import LiveSettings, OtlpSettings
+from config.listeners import AdminSettings, IntakeSettings, ListenerTable, LiveSettings, OtlpSettings
 from config.privacy import ErasureSettings, RedactionSettings
 from config.receiver import CompletionSettings, ReferenceSettings, WorkSettings
 from config.sources import SourceSettings, WebhookSettings, check_recordings
@@ -24,39 +23,20 @@ from config.types import (
     Choice,
     Directory,
     Duration,
-    Endpoint,
     Files,
     Keys,
-    Listen,
-    Names,
     OptionalDuration,
     OptionalEndpoint,
     OptionalFile,
     OptionalName,
     OptionalSize,
-    Proxies,
     Size,
-    SocketMode,
     Table,
-    Tokens,
     UserIds,
     Variable,
     Wait,
 )
-from config.values import (
-    ADMIN_LISTEN,
-    DAY,
-    GIB,
-    HOUR,
-    INTAKE_LISTEN,
-    KB,
-    KIB,
-    MIB,
-    MINUTE,
-    SPOOL_DIRECTORY,
-    format_duration,
-    format_size,
-)
+from config.values import DAY, HOUR, KB, KIB, MIB, SPOOL_DIRECTORY, format_duration, format_size
 from spool.records import WhenFull
 
 # How considerate the draining of details is: of the line, and of the calls that are live on the same machine.
@@ -137,89 +117,6 @@ class LogFormat(StrEnum):
     def as_text(self) -> bool | None:
         """Whether messages are text for people; None: at a terminal only."""
         return None if self is LogFormat.AUTO else self is LogFormat.CONSOLE
-
-
-def _default_inline_max(checked: dict[str, Any]) -> int:  # Any: pydantic's own type here
-    """16 MiB, or a smaller memory budget: setting the budget alone is enough."""
-    budget: int = checked.get("memory_budget", 16 * MIB)
-    return min(16 * MIB, budget)
-
-
-class IntakeSettings(ListenerTable):
-    """The listener that agents post to."""
-
-    listen: Listen = INTAKE_LISTEN
-    """Where agents post to: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
-    socket_mode: SocketMode = 0o660
-    """With a Unix socket: the mode of its file; who may write to it may post."""
-    token: SecretStr | None = None
-    """Required from agents, as `x-pype-token` or as a bearer; without it only web pages may not post."""
-    hosts: Names = ()
-    """Without `token`: host names to post to, besides addresses, names without a dot and those of clusters."""
-    public_url: Endpoint | None = None
-    """What upload addresses begin with, as agents reach this gateway, such as `https://logs.example.com`."""
-    trusted_proxies: Proxies = ()
-    """Addresses and networks of proxies (`unix`: of the socket) whose `X-Forwarded-Host` and `-Proto` are believed."""
-    batch_max_lines: Annotated[int, Field(ge=1)] = 10_000
-    """The most call logs in one NDJSON batch."""
-    memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB
-    """Memory for the bodies of all posts together; while it is used up, posts wait."""
-    inline_max: Size = Field(default_factory=_default_inline_max)
-    """Posts up to this size are read into memory, larger ones onto disk; at most the memory budget."""
-    memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
-    """How long a small post or a batch waits for memory, and is then answered 503; large posts go onto disk."""
-    progress_timeout: Duration = 10.0
-    """A post that delivers less than 64 KiB within this time is aborted."""
-    header_timeout: Duration = 10.0
-    """How long the headers of a request may take to arrive."""
-    connections_max: Annotated[int, Field(ge=1)] = 4096
-    """The most connections; above it the longest idle one is closed. At most what file descriptors allow."""
-    body_max: OptionalSize = None
-    """The largest post as it is sent; above it the answer is 413."""
-    decoded_max: Size = 4 * GIB
-    """The largest post after decompression."""
-    decoded_ratio_max: Annotated[int, Field(ge=1)] = 1000
-    """The most times its own size that a post may decompress to."""
-    upload_url_ttl: Duration = 15 * MINUTE
-    """How long an address given by get-upload-url can be used."""
-    duplicate_window: Wait = DAY
-    """How long a repeated post is recognised, acknowledged and not stored again; 0 turns that off."""
-
-    @field_validator("token")
-    @classmethod
-    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        return checked_token(token)
-
-    @field_validator("inline_max")
-    @classmethod
-    def _budget_holds_one_post(cls, inline: int, info: ValidationInfo) -> int:
-        budget = info.data.get("memory_budget", inline)
-        if inline > budget:
-            raise ValueError(f"should be at most intake.memory_budget ({format_size(budget)})")
-        return inline
-
-
-class AdminSettings(ListenerTable):
-    """The listener for people and scrapers: metrics, health, status page."""
-
-    listen: Listen = ADMIN_LISTEN
-    """Where metrics, health and the status page are served: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
-    token: Tokens = ()
-    """Tokens of the role `admin`, at least 16 characters each, beside the random one in the spool's directory."""
-    operate_token: Tokens = ()
-    """Tokens of the role `operate`: read, and orders that lose nothing (replay, retry, resume)."""
-    read_token: Tokens = ()
-    """Tokens of the role `read`: lists, traces, and what call logs hold."""
-    hosts: Names = ()
-    """Host names by which this listener may be asked, besides addresses, names without a dot and those of clusters."""
-
-    @field_validator("operate_token", "read_token")
-    @classmethod
-    def _a_token_has_one_role(cls, tokens: tuple[SecretStr, ...], info: ValidationInfo) -> tuple[SecretStr, ...]:
-        for role in ("token", "operate_token"):
-            if info.field_name != role and set(tokens) & set(info.data.get(role, ())):
-                raise ValueError(f"should hold no token that stands in admin.{role}, too: it would have two roles")
-        return tokens
 
 
 class AuditSettings(Table):

@@ -1,4 +1,4 @@
-"""The admin API of deliveries that have not ended, and orders: replay, discard, retry, reroute, salvage, erase."""
+"""The admin API of open deliveries, of orders (replay, discard, reroute, salvage, erase) and of tenants."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -19,6 +19,7 @@ from gateway.operations.salvage import SalvageOrder, carry_out
 from gateway.operations.schemas import LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
 from gateway.operations.selection import BadSelection
 from gateway.operations.service import DeliveryAdmin, UnknownDelivery
+from gateway.operations.tenants import TenantAdmin, UnknownTenant
 from gateway.operations.transfer import compressed, plain
 from spool.errors import CorruptPayload, SpoolError, SpoolFull
 from uploaders.document.render import BadLocation
@@ -228,3 +229,56 @@ async def _as_lines(request: web.Request, reported: AsyncGenerator[msgspec.Struc
             await asyncio.gather(following, return_exceptions=True)
     await response.write_eof()
     return response
+
+
+# Tenants: which there are, which agents belong to none of them, and whose an agent is.
+
+
+class _Assignment(msgspec.Struct, forbid_unknown_fields=True):
+    tenant: str
+    agent: str | None = None
+    """None: of what came without an agent."""
+
+
+class TenantHandlers:
+    """Answers what is asked of tenants."""
+
+    def __init__(self, gateway: GatewayView) -> None:
+        self._gateway = gateway
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_get("/api/tenants", self._with_tenants(self.list))
+        app.router.add_post("/api/tenants/assign", self._with_tenants(self.assign))
+
+    async def list(self, _request: web.Request, admin: TenantAdmin) -> web.Response:
+        """All tenants, and the agents that belong to none."""
+        return answer(await admin.list())
+
+    async def assign(self, request: web.Request, admin: TenantAdmin) -> web.Response:
+        """Give an agent, and its call logs that wait, to a tenant."""
+        try:
+            order = msgspec.json.decode(await request.read(), type=_Assignment)
+        except msgspec.MsgspecError as error:
+            hint = 'Send {"agent": "AGENT_ID", "tenant": "NAME"}.'
+            return refused(400, "bad_request", f"Invalid request: {error}.", hint)
+        note(request, agent=order.agent, tenant=order.tenant)
+        return answer(await admin.assign(order.agent, order.tenant))
+
+    def _with_tenants(
+        self, handler: Callable[[web.Request, TenantAdmin], Awaitable[web.Response]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            """Answer for a gateway without tenants, and for a spool that is not well."""
+            admin = self._gateway.tenant_admin
+            if admin is None:
+                hint = "Add [tenants.NAME] to the configuration: docs/tenants.md."
+                return refused(404, "no_tenants", "This gateway has no tenants.", hint)
+            try:
+                return await handler(request, admin)
+            except UnknownTenant as error:
+                return refused(404, "unknown_tenant", f"There is no tenant {error}.", "`callspool tenants list`.")
+            except SpoolError as error:
+                return refused(503, "spool_unavailable", redact(str(error)), "Try again when /readyz answers 200.")
+
+        return handle

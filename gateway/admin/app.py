@@ -1,26 +1,33 @@
-"""The admin application: metrics, health, the status, the API of calls and orders, and the pages.
+"""The applications of the admin listener: of a gateway, and the smaller one of a worker.
 
-These routes read from memory and change nothing. What is asked of calls is in `gateway.admin.calls`, what may change
-something in `gateway.admin.api`.
+A gateway shows metrics, health, the status, the API of calls and orders, and the pages. The routes here read from
+memory and change nothing. What is asked of calls is in `gateway.admin.calls`, what may change something in
+`gateway.admin.api`.
 """
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from gateway.admin import openapi
 from gateway.admin.answers import HEADERS, answer
-from gateway.admin.api import LARGEST_REQUEST, OrderHandlers
+from gateway.admin.api import LARGEST_REQUEST, OrderHandlers, TenantHandlers
 from gateway.admin.auth import Access
 from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
-from gateway.admin.gauges import GaugeCollector
+from gateway.admin.gauges import GaugeCollector, MetricTable, gauge_of
 from gateway.admin.metrics import Metrics
 from gateway.admin.page.handlers import PageHandlers, current_status
 from gateway.admin.pipeline import PipelineHandlers
 from gateway.admin.status import attention, for_everyone, obstacles
-from gateway.admin.tenants import TenantHandlers
 from gateway.admin.view import GatewayView
 from uploaders.redact import redact
 
@@ -95,4 +102,118 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     OrderHandlers(gateway).add_to(app)
     TenantHandlers(gateway).add_to(app)
     PageHandlers(gateway, events, access).add_to(app)
+    return app
+
+
+# A worker: metrics, health and readiness.
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFigures:
+    """A worker at one moment."""
+
+    messages: Mapping[str, int]
+    """Messages by what became of them: new, duplicate, dead, dropped."""
+    unaccounted: int
+    rebalances: int
+    commit_failures: int
+    partitions: int
+    lags: Mapping[tuple[str, int], int]
+    obstacles: tuple[str, ...] = field(default=())
+    """Why it does not work at the moment."""
+
+    def in_one_line(self) -> str:
+        """What `systemctl status` shows."""
+        return "; ".join(self.obstacles) or f"working; {self.messages['new']:,} messages stored"
+
+
+COUNTERS: Final[MetricTable] = {
+    "work_messages": (
+        "Messages that a worker has read: new, duplicate (the store had them), dead (in the topic of the dead), or "
+        "dropped (their partition went to another worker, which reads them again).",
+        ("result",),
+    ),
+    "work_dead": ("Messages that no store takes, and that were put into the topic of the dead with their reason.", ()),
+    "work_rebalances": ("How often partitions were given to this worker, or taken from it.", ()),
+    "work_commit_failures": (
+        "Offsets that could not be committed after their messages were stored; the messages are read again.",
+        (),
+    ),
+}
+GAUGES: Final[MetricTable] = {
+    "work_lag": (
+        "Messages of a partition of this worker that are not stored and committed yet.",
+        ("topic", "partition"),
+    ),
+    "work_partitions": ("Partitions that this worker reads.", ()),
+    "work_unaccounted": (
+        "Messages that were read and are neither in hand, stored, dead nor dropped, by independent counts. Must be 0.",
+        (),
+    ),
+    "work_up": ("1 while the worker has joined its group and its store takes what it writes, else 0.", ()),
+}
+
+
+class WorkCollector(Collector):
+    """Reads the figures of a worker when they are asked for."""
+
+    def __init__(self, figures: Callable[[], WorkFigures]) -> None:
+        self._figures = figures
+
+    def describe(self) -> Iterator[Metric]:
+        """The metrics without values, so that registering reads nothing."""
+        yield from (_counter(name) for name in COUNTERS)
+        yield from (_gauge(name) for name in GAUGES)
+
+    def collect(self) -> Iterator[Metric]:
+        """As they stand."""
+        figures = self._figures()
+        messages = _counter("work_messages")
+        for result, count in figures.messages.items():
+            messages.add_metric((result,), count)
+        yield messages
+        yield _counter("work_dead", figures.messages["dead"])
+        yield _counter("work_rebalances", figures.rebalances)
+        yield _counter("work_commit_failures", figures.commit_failures)
+        lag = _gauge("work_lag")
+        for (topic, partition), behind in figures.lags.items():
+            lag.add_metric((topic, str(partition)), behind)
+        yield lag
+        yield _gauge("work_partitions", figures.partitions)
+        yield _gauge("work_unaccounted", figures.unaccounted)
+        yield _gauge("work_up", float(not figures.obstacles))
+
+
+def _counter(name: str, value: float | None = None) -> CounterMetricFamily:
+    meaning, labels = COUNTERS[name]
+    family = CounterMetricFamily(f"callspool_{name}_total", meaning, labels=labels)
+    if value is not None:
+        family.add_metric((), value)
+    return family
+
+
+_gauge = partial(gauge_of, GAUGES)
+
+
+def build_worker_app(figures: Callable[[], WorkFigures], metrics: Metrics, access: Access) -> web.Application:
+    """The application of a worker's admin listener; all of it is open, as a gateway's metrics and health are."""
+    metrics.registry.register(WorkCollector(figures))
+
+    async def show_metrics(request: web.Request) -> web.Response:
+        """See docs/kafka.md."""
+        return exposition(metrics.registry, request)
+
+    async def healthz(_request: web.Request) -> web.Response:
+        """Liveness: a consumer that cannot go on ends the process."""
+        return answer(_Health("ok"))
+
+    async def readyz(_request: web.Request) -> web.Response:
+        """Readiness: 200 while it has joined its group and its store takes what it writes."""
+        reasons = tuple(redact(reason) for reason in figures().obstacles)
+        return answer(_Health("not ready", reasons), status=503) if reasons else answer(_Health("ready"))
+
+    app = web.Application(middlewares=[access.guard])
+    app.router.add_get("/metrics", show_metrics)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
     return app

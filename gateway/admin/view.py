@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.admin.recorder import Recorder
+from gateway.admin.history import Recorder
 from gateway.calls import LiveEntry
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.schemas import Reloaded

@@ -2,21 +2,31 @@
 
 A span is built, written as JSON and forgotten, one after the other: of a call with 100,000 of them, what is kept in
 memory is their order, and what was said. Their JSON is in memory only while it is small. For worker threads.
+Before spans are stored, their texts are redacted.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import structlog
 
+from gateway.calllog.toplevel import scan
 from gateway.intake.memory import SMALL_POST_BYTES, Body
+from gateway.intake.redaction import redactor_of
 from gateway.intake.staging import Staged, StagedFile
 from gateway.otlp.spans import SpanRule, UnreadableRow, encoded, spans_of
 from spool.payload.frames import cut
-from spool.records import Buffer, TraceRow
+from spool.records import Buffer, NewSpans, TraceRow
+from uploaders.redaction.finders import Finder, finders_of, masked
+from uploaders.redaction.options import Redaction
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
 
 _log = structlog.get_logger(__name__)
 
@@ -168,3 +178,42 @@ def _moment(nanoseconds: int) -> str | None:
     if not 0 < seconds <= _LATEST_SECOND:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Redaction of the spans of a post, before they are stored. Pure.
+#
+# Their texts are searched as those of call logs are. What is put together of them later is redacted once more, by the
+# rules for fields, too.
+
+_KEPT: Final = frozenset({"key", "schema_url"})
+"""Fields that name something. Ids are bytes, and times numbers."""
+
+
+def redacted(groups: Iterable[NewSpans], redaction: Redaction) -> list[NewSpans]:
+    """The spans as they may be stored, each row in its encoding; a row in which nothing is found as it came."""
+    return [msgspec.structs.replace(new, data=_row(new.data, redaction)) for new in groups]
+
+
+def _row(data: bytes, redaction: Redaction) -> bytes:
+    if data[:1] == b"{":
+        text, counts = redactor_of(redaction).redact(scan(data), bytearray)
+        return bytes(text) if counts else data
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: PLC0415  # an extra
+
+    request = ExportTraceServiceRequest.FromString(data)
+    return request.SerializeToString() if _mask(request, finders_of(redaction)) else data
+
+
+def _mask(message: "Message", finders: tuple[Finder, ...]) -> bool:
+    """Mask all texts of a message; whether there was anything to mask."""
+    changed = False
+    for described, value in message.ListFields():
+        if described.type == described.TYPE_MESSAGE:
+            for each in (value,) if hasattr(value, "ListFields") else value:
+                changed |= _mask(each, finders)
+        elif isinstance(value, str) and described.name not in _KEPT:
+            text = masked(value, finders)
+            if text != value:
+                setattr(message, described.name, text)
+                changed = True
+    return changed

@@ -17,9 +17,8 @@ from gateway.intake.parse import CallLog
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import StagingArea
 from gateway.live_calls import ENDED, STARTED
-from gateway.otlp.assemble import SpanLines
+from gateway.otlp.assemble import SpanLines, redacted
 from gateway.otlp.posts import Export
-from gateway.otlp.redaction import redacted
 from gateway.otlp.spans import SpanRule
 from spool.errors import SpoolError
 from spool.records import TENANT_PREFIX, Clock, ClosedTrace, NewSpans, OpenTrace, TraceRow, principal_of

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from config.destinations import Destination, PipelineDestination
-from config.settings import IntakeSettings, Settings, WhispeySettings
+from config.listeners import IntakeSettings
+from config.settings import Settings, WhispeySettings
 from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import BackPressure

@@ -26,8 +26,8 @@ from gateway.admin.app import build_admin_app
 from gateway.admin.audit import AuditFile, AuditLog
 from gateway.admin.auth import Access, make_local_token
 from gateway.admin.events import Observers, RecentEvents
+from gateway.admin.history import Recorder
 from gateway.admin.metrics import Metrics
-from gateway.admin.recorder import Recorder
 from gateway.admin.status import summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.calls import LiveEntry

@@ -11,8 +11,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from config.listeners import ListenerTable
-from config.settings import AdminSettings, Settings, listeners_of
+from config.listeners import AdminSettings, ListenerTable
+from config.settings import Settings, listeners_of
 from config.types import format_path
 from config.values import ListenAddress
 from gateway.fanout import StoredAs, plan

@@ -4,16 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
 from config.destinations.stores import StoreTable
-from config.listeners import ListenerTable
+from config.listeners import AdminSettings, IntakeSettings, ListenerTable
 from config.privacy import LaterPosts
 from config.receiver import CompletionSettings
-from config.settings import (
-    AdminSettings,
-    DrainSettings,
-    IntakeSettings,
-    Settings,
-    SplitSettings,
-)
+from config.settings import DrainSettings, Settings, SplitSettings
 from config.tenants import TenantSettings
 from gateway.admin.permissions import Role
 from gateway.intake.accept import Redactions

@@ -17,9 +17,9 @@ import structlog
 from config.destinations import Destination, PipelineDestination, PostgresDestination, SqliteDestination
 from config.destinations.pipeline import CallbackSettings
 from config.settings import Settings
+from gateway.admin.app import WorkFigures, build_worker_app
 from gateway.admin.auth import Access
 from gateway.admin.metrics import Metrics
-from gateway.admin.worker import WorkFigures, build_worker_app
 from gateway.announcements import AnnouncingStore
 from gateway.callbacks import CallbackObserver, CallbackScheduler
 from gateway.calls import CALL_COMPLETE, complete_call_of
@@ -38,12 +38,11 @@ from spool.errors import SpoolError
 from spool.records import Clock, system_clock
 from spool.store import Spool
 from uploaders.pipeline.local import BundledEmbedding, LocalModels, missing_library
-from uploaders.pipeline.models import EmbeddingModel, VectorStore
-from uploaders.pipeline.openai import OpenAiChat, OpenAiEmbedding
+from uploaders.pipeline.models import EmbeddingModel, OpenAiChat, OpenAiEmbedding, VectorStore
 from uploaders.pipeline.options import CallbackRule, Limits, Runs, ServerOptions, TenantRule, VectorsIn
 from uploaders.pipeline.runner import Models, PipelineObserver, PipelineRunner, RunnerRule
 from uploaders.pipeline.service import Pipeline
-from uploaders.pipeline.transcript import read_text
+from uploaders.pipeline.uploader import read_text
 from uploaders.pipeline.vectors import PgVectors, PineconeVectors, QdrantVectors, SqliteVectors
 from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.pipeline import Database, NewText

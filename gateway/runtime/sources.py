@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from config.destinations import S3Destination
-from config.open_calls import LiveSettings, OtlpSettings
+from config.listeners import LiveSettings, OtlpSettings
 from config.settings import Settings
 from config.sources import ProviderName, SourceSettings
 from gateway.admin.metrics import Metrics

@@ -20,9 +20,9 @@ import structlog
 from config.destinations import DestinationTable, KafkaDestination
 from config.destinations.stores import StoreTable, detail_options
 from config.settings import Settings
+from gateway.admin.app import WorkFigures, build_worker_app
 from gateway.admin.auth import Access
 from gateway.admin.metrics import Metrics
-from gateway.admin.worker import WorkFigures, build_worker_app
 from gateway.listeners import CannotListen
 from gateway.process import on_signals, raise_limit, run_to_the_end, systemd_of
 from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_options, require_kafka, store_of

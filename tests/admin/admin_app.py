@@ -15,9 +15,9 @@ from gateway.admin.app import build_admin_app
 from gateway.admin.audit import AuditLog
 from gateway.admin.auth import Access
 from gateway.admin.events import Observers, RecentEvents
+from gateway.admin.history import Recorder
 from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
-from gateway.admin.recorder import Recorder
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.calls import LiveEntry
 from gateway.intake.staging import StagingArea, Workers, prepare_directory

@@ -7,8 +7,8 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from gateway.otlp.assemble import redacted
 from gateway.otlp.posts import from_json, from_protobuf
-from gateway.otlp.redaction import redacted
 from gateway.otlp.spans import SpanRule
 from uploaders.redaction.options import Detector, Redaction
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from bench.endpoint import Endpoint, Fault
-from gateway.history import History, Note, Outage, Sample
+from gateway.admin.history import History, Note, Outage, Sample
 from tests.page.calls import as_json, make_call
 from tests.system.gateway_process import GatewayProcess
 from tests.system.receivers import Receiver

@@ -8,21 +8,23 @@ from pathlib import Path
 import pytest
 
 from gateway.admin.events import RecentEvents
-from gateway.admin.metrics import Metrics
-from gateway.admin.recorder import Recorder, quantile, room_of
-from gateway.history import (
+from gateway.admin.history import (
     MINUTES,
     NOTES_NAME,
     SAMPLES_NAME,
     History,
     Note,
+    Recorder,
     Sample,
     accepted_per_minute,
     best_rate,
     drained_in,
     growth,
+    quantile,
     read_history,
+    room_of,
 )
+from gateway.admin.metrics import Metrics
 from spool.records import Lane
 from spool.stats import LaneCounts
 from tests.admin.admin_app import ENDPOINT_DOWN, NOW, STATS

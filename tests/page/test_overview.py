@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.admin.auth import CSRF_HEADER
+from gateway.admin.history import Sample
 from gateway.admin.page.html import escaped, markup, tag, took_text
 from gateway.admin.page.layout import assets
 from gateway.admin.permissions import Role
-from gateway.admin.sessions import CSRF_HEADER
 from gateway.admin.view import Lifecycle, Phase
-from gateway.history import Sample
 from spool.records import Lane
 from spool.stats import LaneCounts
 from tests.admin.admin_app import AUTHORIZED, ENDPOINT_DOWN, LOCAL_UP, NOW, STATS, AdminFigures

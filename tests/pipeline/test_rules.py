@@ -10,7 +10,7 @@ from uploaders.pipeline.callback_words import callback_of, day_begin, next_allow
 from uploaders.pipeline.models import BadAnswer
 from uploaders.pipeline.options import CallbackRule, leaves_machine
 from uploaders.pipeline.summary import checked, redacted, transcript_for
-from uploaders.pipeline.transcript import read_text
+from uploaders.pipeline.uploader import read_text
 from uploaders.stores.pipeline import CallText
 
 SAID = (("caller", "hello"), ("agent", "hi there"))

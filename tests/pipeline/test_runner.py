@@ -14,8 +14,7 @@ from aiohttp import web
 from tests.pipeline.conftest import NOW, Clock
 from tests.pipeline.model_server import SUMMARY, ModelServer, answered, vectors
 from uploaders.pipeline.local import BundledEmbedding, LocalModels
-from uploaders.pipeline.models import HttpFailed
-from uploaders.pipeline.openai import OpenAiChat, OpenAiEmbedding
+from uploaders.pipeline.models import HttpFailed, OpenAiChat, OpenAiEmbedding
 from uploaders.pipeline.options import CallbackRule, Limits, ServerOptions, Summaries, TenantRule
 from uploaders.pipeline.runner import BAD_ANSWERS, Models, PipelineRunner, RunnerRule
 from uploaders.pipeline.vectors import SqliteVectors

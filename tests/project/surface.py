@@ -6,13 +6,12 @@ from unittest.mock import Mock
 
 import click
 
-from gateway.admin.app import build_admin_app
+from gateway.admin.app import WorkCollector, WorkFigures, build_admin_app
 from gateway.admin.auth import Access
 from gateway.admin.events import RecentEvents
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.admin.view import GatewayView
-from gateway.admin.worker import WorkCollector, WorkFigures
 from gateway.heartbeats.source import HeartbeatSource
 from gateway.intake.sources.batch import BatchSource
 from gateway.intake.sources.sdk import SdkSource

@@ -91,7 +91,7 @@ REMOVED_DEFENCES = (
     ),
     _without(
         "tokens of orders that a browser gives",
-        "gateway/admin/sessions.py",
+        "gateway/admin/auth.py",
         "return hmac.compare_digest(self.csrf.encode(), request",
         "return True or hmac.compare_digest(self.csrf.encode(), request",
         "tests/page/test_overview.py::test_an_order_of_a_session_needs_its_csrf_token",
@@ -182,7 +182,7 @@ REMOVED_DEFENCES = (
     ),
     _without(
         "redaction of spans",
-        "gateway/otlp/redaction.py",
+        "gateway/otlp/assemble.py",
         "data=_row(new.data, redaction))",
         "data=new.data)",
         "tests/otlp/test_redaction.py::test_texts_of_spans_are_redacted_in_their_encoding",

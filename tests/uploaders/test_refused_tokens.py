@@ -9,7 +9,7 @@ from tests.uploaders.dispatcher_stage import Answer, Stage, a_stage, only, secon
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.dispatch.credentials import CredentialBreaker
+from uploaders.dispatch.circuit_breaker import CredentialBreaker
 from uploaders.dispatch.policy import RetryPolicy
 
 TOKEN_REFUSED = Refused("HTTP 401: no such key", Scope.CREDENTIAL)

@@ -34,8 +34,7 @@ from uploaders.base import (
     Scope,
     Uploader,
 )
-from uploaders.dispatch.circuit_breaker import Change, CircuitBreaker
-from uploaders.dispatch.credentials import CredentialBreaker
+from uploaders.dispatch.circuit_breaker import Change, CircuitBreaker, CredentialBreaker
 from uploaders.dispatch.fairness import FairPrefetch
 from uploaders.dispatch.lane import (
     BATCH_BYTES,

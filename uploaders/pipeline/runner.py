@@ -32,11 +32,11 @@ from uploaders.pipeline.models import (
     ModelError,
     ModelRefused,
     ModelUnavailable,
+    OpenAiChat,
     TextTooLong,
     Turns,
     VectorStore,
 )
-from uploaders.pipeline.openai import OpenAiChat
 from uploaders.pipeline.options import CallbackRule, Limits, Summaries, TenantRule
 from uploaders.pipeline.summary import (
     INSTRUCTIONS,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from gateway.admin.auth import CALLER, Access
-from gateway.admin.call_logs import CallLogs
+from gateway.admin.calls import CallLogs
 from gateway.admin.page.call import CallView, call_page
 from gateway.admin.page.calls import (
     PAGE_ROWS,

@@ -9,14 +9,13 @@ import msgspec
 from aiohttp import web
 
 from gateway.admin.answers import HEADERS, refused
-from gateway.admin.auth import REFUSAL, Access
+from gateway.admin.auth import REFUSAL, Access, set_cookie
 from gateway.admin.events import RecentEvents
 from gateway.admin.page.call_pages import CallPages
 from gateway.admin.page.layout import Frame, Page, Render, respond, serve_asset, sign_in_page
 from gateway.admin.page.operator_pages import OperatorPages
 from gateway.admin.page.overview import overview_page
 from gateway.admin.page.receiver_pages import ReceiverPages
-from gateway.admin.sessions import set_cookie
 from gateway.admin.status import for_everyone, status_of
 from gateway.admin.view import GatewayView
 from gateway.operations.schemas import Status

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from gateway.admin.history import History, Sample
 from gateway.admin.page.html import Html, Node, markup, moment_of, sign, tag, time_of, told
 from gateway.admin.page.layout import Page, json_block, with_times
 from gateway.admin.verdict import MOST_NAMED, room_text
 from gateway.formatting import age_text, bytes_text, count_text
-from gateway.history import History, Sample
 from gateway.operations.schemas import Cause, DestinationReport, Event, LaneStatus, Pace, SpoolReport, Status, Verdict
 
 SHOWN_MINUTES = 180
