@@ -1,5 +1,6 @@
 """The settings of privacy: what is replaced in call logs before they are stored, and what an erasure leaves behind."""
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -55,6 +56,12 @@ class RedactionSettings(Table):
         return Redaction(tuple(map(Detector, self.detect)), tuple(map(named_pattern, self.patterns)), self.fields)
 
 
+def _country(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch("[A-Z]{2}", value):
+        raise ValueError("should be a country's two capital letters, such as DE or US")
+    return value
+
+
 class LaterPosts(StrEnum):
     """What becomes of a post of a call that was erased."""
 
@@ -71,3 +78,5 @@ class ErasureSettings(Table):
     """Posts of a call that was erased: `refuse` (410) or `accept`."""
     keep: Duration = 30 * DAY
     """How long posts of an erased call are refused; a keyed hash of its id is kept for so long."""
+    country: Annotated[str | None, BeforeValidator(_country)] = None
+    """Whose rules hold for numbers without a country's code, such as `DE`, where calls of a number are erased."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from hashlib import sha256
 from time import time_ns
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -228,6 +229,14 @@ def principal_of(tenant: str | None, key: str | None) -> str:
 def tenant_of(principal: str) -> str | None:
     """The tenant that a principal is; None where it is none."""
     return principal.removeprefix(TENANT_PREFIX) if principal.startswith(TENANT_PREFIX) else None
+
+
+class OwnedCall(NamedTuple):
+    """A call that is to be erased, and whose."""
+
+    call_id: str
+    tenant: str | None = None
+    """None: of whoever has a call of this id; empty: of no tenant."""
 
 
 class DeliveryKey(Struct, frozen=True):

@@ -276,9 +276,9 @@ class Spool:
             self.live.lost(new.loses)
         return accepted
 
-    def is_erased(self, call_id: str) -> bool:
-        """Whether posts of this call are refused, because it was erased."""
-        return bool(self.erasures.known) and self.erasures.refuses(call_id)
+    def is_erased(self, call_id: str, principal: str, agent_id: str | None) -> bool:
+        """Whether what this principal posts of this call, and agent, is refused, because it was erased."""
+        return bool(self.erasures.known) and self.erasures.refuses(call_id, principal, agent_id)
 
     def _accepted(self, acceptance: Acceptance) -> None:
         ready = acceptance.accepted.ready

@@ -105,6 +105,35 @@ class Uploader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class CallToErase:
+    """A call of which everything is to be taken back."""
+
+    call_id: str
+    tenants: frozenset[str] | None = None
+    """Whose calls of this id are meant; None: everybody's."""
+    uids: frozenset[str] = frozenset()
+    """With tenants: the records of their calls, as far as receipts go back."""
+    others: frozenset[str] = frozenset()
+    """And those of other tenants' calls of the same id."""
+
+    def has(self, uid: str | None) -> bool | None:
+        """Whether what was made of this record belongs to it; None: nobody can tell any more."""
+        if self.tenants is None or uid in self.uids:
+            return True
+        return False if uid in self.others else None
+
+    def is_of(self, tenant: str | None) -> bool | None:
+        """Whether what is this tenant's belongs to it; None for a tenant that nobody knows."""
+        if self.tenants is None:
+            return True
+        return None if tenant is None else tenant in self.tenants
+
+
+OF_NOBODY = "{} of the same id may be another tenant's, and no receipt says whose: an order without a tenant takes them"
+"""What is said of what nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Erased:
     """What an uploader took back."""
 
@@ -120,7 +149,7 @@ class Erased:
 class Eraser(Protocol):
     """An uploader that can take back what it delivered."""
 
-    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+    async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """Delete all that it delivered of these calls, or count it. It can be called again; it never raises for what
         a destination or a network does. No delivery of these calls is under way."""
         ...

@@ -9,8 +9,7 @@ was there before: whoever made it could still have it open.
 
 import errno
 import os
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -141,14 +140,21 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_folders(parents: Iterable[Path], names: Sequence[str], *, dry_run: bool) -> int:
-    """Remove the folders of these names below each of the parents; how many files these were. Raises `OSError`."""
-    count = 0
-    for parent in sorted(parents):
-        for folder in (parent / name for name in names):
-            if folder.is_symlink() or not folder.is_dir():
-                continue
-            count += sum(1 for _ in folder.iterdir())
-            if not dry_run:
-                shutil.rmtree(folder)
-    return count
+def remove_files(folders: Iterable[Path], belongs: Callable[[Path], bool | None], *, dry_run: bool) -> tuple[int, int]:
+    """Remove the files in these folders that belong to what is erased, and folders that nothing is left in.
+
+    Returns how many these were, and of how many `belongs` cannot tell. Raises `OSError`.
+    """
+    count = unclear = 0
+    for folder in folders:
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        found = {path: belongs(path) for path in folder.iterdir()}
+        count += sum(each is True for each in found.values())
+        unclear += sum(each is None for each in found.values())
+        if not dry_run:
+            for path in [path for path, each in found.items() if each]:
+                path.unlink()
+            if all(found.values()):
+                folder.rmdir()
+    return count, unclear

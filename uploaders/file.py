@@ -9,18 +9,22 @@ durable or not at all; delivering again replaces it by the same bytes. A notice 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from spool.payload.frames import decode, encode
 from spool.records import NAME_ENDINGS, OBJECT_FORMS, Delivery, Form
-from uploaders.base import Delivered, Erased, Outcome, PayloadReader, Refused, RetryLater, Scope
+from uploaders.base import OF_NOBODY, CallToErase, Delivered, Erased, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.render import render
-from uploaders.durable_file import DurableFile, commit_all, remove_folders
+from uploaders.durable_file import DurableFile, commit_all, remove_files
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
 from uploaders.safe_names import safe_name
+
+_RECORD: Final = re.compile(r"-([0-9a-f]{8}-[0-9]+)(?:\.[a-z]+){1,3}$")
+"""The record at the end of a file's name (`path_of`)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,13 +66,23 @@ class FileUploader:
     async def close(self) -> None:
         """Nothing is kept open between deliveries."""
 
-    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+    async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """See `uploaders.base.Eraser`."""
+        wanted = {safe_name(call.call_id): call for call in calls}
+
+        def belongs(path: Path) -> bool | None:
+            record = _RECORD.search(path.name)
+            return wanted[path.parent.name].has(record[1] if record else None)
+
+        def remove() -> tuple[int, int]:
+            days = sorted(self._directory.glob("????-??-??"))
+            return remove_files((day / name for day in days for name in wanted), belongs, dry_run=dry_run)
+
         try:
-            days = self._directory.glob("????-??-??")
-            return Erased(await _in_thread(remove_folders, days, [*map(safe_name, call_ids)], dry_run=dry_run))
+            count, unclear = await _in_thread(remove)
         except OSError as error:
             return Erased(0, f"{error.filename or self._directory}: {error.strerror}", again=True)
+        return Erased(count, OF_NOBODY.format(f"{unclear} files") if unclear else None)
 
     async def _write(self, deliveries: Sequence[Delivery]) -> None:
         files: list[DurableFile] = []

@@ -5,15 +5,21 @@ A recording comes as a stream of unknown length, and one that is kept again repl
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ParamSpec, Protocol
 
-from uploaders.base import Erased, RetryLater, Scope
-from uploaders.durable_file import DurableFile, remove_folders
+from uploaders.base import OF_NOBODY, CallToErase, Erased, RetryLater, Scope
+from uploaders.durable_file import DurableFile, remove_files
 from uploaders.safe_names import safe_name
 
 Parameters = ParamSpec("Parameters")
+
+
+RecordingOwners = Mapping[str, str]
+"""Sources that bring the calls of one tenant, and whose."""
+NO_OWNERS: RecordingOwners = MappingProxyType({})
 
 
 class NotKept(Exception):
@@ -38,7 +44,7 @@ class RecordingStore(Protocol):
         """
         ...
 
-    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+    async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """See `uploaders.base.Eraser`: the recordings of these calls."""
         ...
 
@@ -50,8 +56,9 @@ class RecordingStore(Protocol):
 class DirectoryRecordings:
     """Keeps them as files below a directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, owners: RecordingOwners = NO_OWNERS) -> None:
         self._directory = directory
+        self._owners = owners
 
     async def find(self, name: str) -> str | None:
         """See `RecordingStore`."""
@@ -71,15 +78,22 @@ class DirectoryRecordings:
             await asyncio.to_thread(file.discard)
         return path.as_uri()
 
-    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+    async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """See `RecordingStore`."""
+        wanted = {safe_name(call.call_id): call for call in calls}
+
+        def belongs(path: Path) -> bool | None:
+            return wanted[path.parent.name].is_of(self._owners.get(path.parent.parent.name))
+
+        def remove() -> tuple[int, int]:
+            sources = sorted(self._directory.glob("????-??-??/*"))
+            return remove_files((source / name for source in sources for name in wanted), belongs, dry_run=dry_run)
+
         try:
-            sources = self._directory.glob("????-??-??/*")
-            return Erased(
-                await asyncio.to_thread(remove_folders, sources, [*map(safe_name, call_ids)], dry_run=dry_run)
-            )
+            count, unclear = await asyncio.to_thread(remove)
         except OSError as error:
             return Erased(0, f"{error.filename or self._directory}: {error.strerror}", again=True)
+        return Erased(count, OF_NOBODY.format(f"{unclear} recordings") if unclear else None)
 
     async def close(self) -> None:
         """See `RecordingStore`."""

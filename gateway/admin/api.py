@@ -161,11 +161,13 @@ class OrderHandlers:
         if eraser is None:
             return _not_open()
         order = _decode_erasure(await request.read())
-        if not order.selects:
-            raise BadSelection("say which calls are meant, by `call_ids`, `phone` or `agent`")
+        eraser.check(order)
         # The audit log must not keep what is to be forgotten: ids as the hashes that stay of them, no numbers.
-        hashes = [eraser.hash_of(call_id) for call_id in order.call_ids]
-        note(request, calls=hashes, by_phone=order.phone is not None, agent=order.agent, dry_run=order.dry_run)
+        hashes = [eraser.hash_of(call_id, order.tenant) for call_id in order.call_ids]
+        note(
+            request, calls=hashes, by_phone=order.phone is not None, agent=order.agent, tenant=order.tenant,
+            dry_run=order.dry_run,
+        )  # fmt: skip
         return await _as_lines(request, eraser.carry_out(order))
 
     def _with_open_spool(self, work: _Work) -> Handler:

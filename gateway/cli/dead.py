@@ -29,6 +29,7 @@ from gateway.operations.schemas import (
     FORMAT,
     IMPORT_TYPE,
     INDEX,
+    SEALED_SUFFIX,
     DeadLetter,
     DeliveryEntry,
     DeliveryReport,
@@ -46,10 +47,6 @@ from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
 from uploaders.durable_file import DurableFile, make_directories
 from uploaders.safe_names import safe_name
-
-SEALED_SUFFIX = ".sealed"
-"""How names of encrypted documents end."""
-
 
 _KEY = "CALLSPOOL_SPOOL_KEY"
 
@@ -223,6 +220,7 @@ def _described(
         file_bytes=size,
         problem=problem,
         via=entry.via,
+        tenant=entry.tenant,
     )
 
 

@@ -264,9 +264,9 @@ class HeartbeatSource:
 
     async def _respond(self, request: web.BaseRequest, call_id: str, *, turns: bool) -> Result:
         """Raises `Rejection`, `CallHasEnded`, and what reading and the spool raise."""
-        if self._acceptor.is_erased(call_id):
-            raise erased()
         key, tenant = self._token.agents_key(request), self._token.tenant_of(request)
+        if self._acceptor.is_erased(call_id, principal_of(tenant, key), None, key):
+            raise erased()
         # It is a sign of life whatever becomes of it: the agent must not seem lost because this gateway is busy.
         self.watch.sign_of_life(call_id, principal_of(tenant, key))
         if (request.content_length or 0) > POST_BYTES:

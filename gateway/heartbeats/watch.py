@@ -78,8 +78,8 @@ class LiveStore(Protocol):
         """Where the sender's key is kept, if a post of this call brought one."""
         ...
 
-    async def erase(self, call_id: str) -> None:
-        """Delete the calls of this id, and what was said in them. Raises `SpoolError`."""
+    async def erase(self, call_id: str, principal: str) -> None:
+        """Delete a call, and what was said in it. Raises `SpoolError`."""
         ...
 
     async def touch(self, calls: list[LiveCall]) -> None:
@@ -268,8 +268,9 @@ class HeartbeatWatch:
     async def _lose(self, key: Key) -> None:
         """Have a call log accepted that says that its agent is lost. Raises `CallIsLive` where that is not so."""
         heard_at = self._heard[key]
-        if self._acceptor.is_erased(key[0]):  # a post that was on its way then
-            await self._store.erase(key[0])
+        agent_id = self._store.calls[key].agent_id if key in self._store.calls else None
+        if self._acceptor.is_erased(*key, agent_id, None):  # a post that was on its way then
+            await self._store.erase(*key)
             self._forget(key)
             return
         call = await self._store.current(*key)

@@ -195,10 +195,10 @@ class Acceptor:
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
-        if self._store.is_erased(call_log.call_id):
-            raise erased()
         named = owner is not None and owner.tenant is not None
         tenant, principal = self._owner(call_log, agents_key, owner, tenant)
+        if self._store.is_erased(call_log.call_id, principal, call_log.agent_id):
+            raise erased()
         if call_log.redaction != self._redactions.of(tenant):
             raise RuntimeError("a call log was to be stored that was not redacted as its tenant has it")
         key = agents_key or self._token.foreign(call_log.token)
@@ -245,9 +245,9 @@ class Acceptor:
         self._note(call_log, accepted, principal)
         return accepted
 
-    def is_erased(self, call_id: str) -> bool:
-        """Whether what is posted of this call is refused, because it was erased."""
-        return self._store.is_erased(call_id)
+    def is_erased(self, call_id: str, principal: str, agent_id: str | None, key: str | None) -> bool:
+        """Whether what this principal posts of this call, and agent, is refused, because it was erased."""
+        return self._store.is_erased(call_id, self.principal_of_agent(principal, agent_id, key), agent_id)
 
     @property
     def redacts(self) -> bool:

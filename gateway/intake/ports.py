@@ -17,8 +17,8 @@ class RecordStore(Protocol):
         """Make the record durable, and return only then."""
         ...
 
-    def is_erased(self, call_id: str) -> bool:
-        """Whether posts of this call are refused, because it was erased."""
+    def is_erased(self, call_id: str, principal: str, agent_id: str | None) -> bool:
+        """Whether what this principal posts of this call, and agent, is refused, because it was erased."""
         ...
 
     async def trace(self, call_id: str) -> tuple[TracedRecord, ...]:

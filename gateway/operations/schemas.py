@@ -113,6 +113,8 @@ class DeliveryEntry(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     via: str | None = None
     """The gateways that passed it on, as `Via` lists them."""
+    tenant: str | None = None
+    """Whose call it is, where there are tenants."""
 
 
 class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +147,8 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
 
 INDEX = "dead-letters.ndjson"
 DOCUMENTS = "documents"
+SEALED_SUFFIX = ".sealed"
+"""How names of encrypted documents end."""
 FORMAT = "callspool.dead-letters/1"
 
 
@@ -186,6 +190,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """Why the document could not be read, if so."""
     via: str | None = None
     """The gateways that passed it on, as `Via` lists them; an import keeps them, so that it is not sent back there."""
+    tenant: str | None = None
+    """Whose call it is, where there are tenants; an erasure of a tenant's call looks at it."""
 
 
 IMPORT_TYPE = "application/vnd.callspool.dead-letter"
@@ -215,6 +221,8 @@ class ImportHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """To be sent with, where the destination forwards agents' keys."""
     via: str | None = None
     """The gateways that passed it on, as `Via` lists them."""
+    tenant: str | None = None
+    """Whose call it is, where there are tenants."""
 
 
 class ImportResult(msgspec.Struct, frozen=True, kw_only=True):

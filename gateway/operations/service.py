@@ -301,6 +301,7 @@ def entry_of(found: OpenDelivery, now: int) -> DeliveryEntry:
         bytes=document_bytes(delivery),
         idempotency_key=delivery.idempotency_key,
         via=record.via,
+        tenant=record.tenant,
     )
 
 

@@ -65,7 +65,7 @@ class DeadLetterImporter:
         words = [document.form for document in header.documents]
         wrong = [word for word in words if word == Form.NOTICE or word not in {form.value for form in accepts.forms}]
         alone = len(words) == 1 or (Form.WHOLE not in words and len(set(words)) == len(words))
-        if self._store.is_erased(header.call_id):
+        if self._store.is_erased(header.call_id, principal_of(None, header.key), header.agent_id):
             raise BadSelection("the call was erased by order; `erasure.later_posts` says for how long it stays so")
         if not words or wrong or not alone or not header.call_id or not header.record_id:
             given = ", ".join(words) or "nothing"

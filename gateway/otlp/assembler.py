@@ -160,7 +160,7 @@ class TraceAssembler:
                 message = f"{len(self._open)} traces are open."
                 raise Rejection(503, "too_many_traces", message, "They are closed when they end.", retry_after=1)
             principal = principal_of(tenant, token)
-            groups: Sequence[NewSpans] = [new for new in export.groups if not self._is_erased(new)]
+            groups: Sequence[NewSpans] = [new for new in export.groups if not self._is_erased(new, principal, token)]
             if self._acceptor.redacts:
                 groups = await self._redacted(groups, token, tenant)
             await self._store.add(groups, token, principal)
@@ -169,8 +169,8 @@ class TraceAssembler:
         if export.rejected:
             self._observer.otlp_spans("rejected", export.rejected)
 
-    def _is_erased(self, new: NewSpans) -> bool:
-        return self._acceptor.is_erased(new.call_id or new.trace_id.hex())
+    def _is_erased(self, new: NewSpans, principal: str, token: str | None) -> bool:
+        return self._acceptor.is_erased(new.call_id or new.trace_id.hex(), principal, new.agent_id, token)
 
     def erased(self, call_ids: Collection[str]) -> None:
         """These calls were erased with their spans: no call log is made of them."""

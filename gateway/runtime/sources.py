@@ -96,15 +96,16 @@ def _store(settings: Settings, spool: Spool, metrics: Metrics) -> RecordingStore
     """The directory, else the first bucket that is no tenant's own; None where there is neither."""
     if settings.webhooks.listen is None:
         return None
+    owners = {source.name: source.tenant for source in settings.sources if source.tenant is not None}
     if settings.webhooks.recordings is not None:
-        return DirectoryRecordings(settings.webhooks.recordings.absolute())
+        return DirectoryRecordings(settings.webhooks.recordings.absolute(), owners)
     own = {name for tenant in settings.tenants.values() for name in tenant.destinations}
     for each in settings.destinations:
         if isinstance(each, S3Destination) and each.name not in own:
             # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
             from uploaders.s3.recordings import BucketRecordings  # noqa: PLC0415  # see above
 
-            return BucketRecordings(s3_options(each), spool.uploader_state, metrics)
+            return BucketRecordings(s3_options(each), spool.uploader_state, metrics, owners)
     return None
 
 

@@ -7,7 +7,7 @@ given back to the file system, and the write-ahead log is emptied.
 
 import asyncio
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,26 +16,31 @@ from spool.db import sql
 from spool.db.sql import record_of
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
+from spool.live_calls import LiveCall
 from spool.queue.live import LiveCalls
 from spool.queue.maintenance import vacuum
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.retention import delete_receipts
 from spool.queue.shred import Shredder
-from spool.records import Clock, DeliveryKey, Form, Record
+from spool.records import Clock, DeliveryKey, Form, OwnedCall, Record, tenant_of
 
 _SALT = "SELECT value FROM meta WHERE name = 'erasure_salt'"
-_ALL = "SELECT call_hash, call_id, ordered_at FROM erasures"
+_ALL = "SELECT call_hash, call_id, tenant, ordered_at FROM erasures"
 _ORDER = (
-    "INSERT INTO erasures (call_hash, call_id, ordered_at) VALUES (?, ?, ?) "
-    "ON CONFLICT (call_hash) DO UPDATE SET call_id = excluded.call_id, ordered_at = excluded.ordered_at"
+    "INSERT INTO erasures (call_hash, call_id, tenant, ordered_at) VALUES (?, ?, ?, ?) ON CONFLICT (call_hash) "
+    "DO UPDATE SET call_id = excluded.call_id, tenant = excluded.tenant, ordered_at = excluded.ordered_at"
 )
-_DONE = "UPDATE erasures SET call_id = NULL WHERE call_hash = ?"
+_DONE = "UPDATE erasures SET call_id = NULL, tenant = NULL WHERE call_hash = ?"
 _FORGET = "DELETE FROM erasures WHERE call_id IS NULL AND ordered_at < ?"
-_CALLS_OF_AGENT = (
-    "SELECT call_id FROM records WHERE agent_id = ?1 UNION "
-    "SELECT coalesce(call_id, lower(hex(trace_id))) FROM traces WHERE agent_id = ?1 UNION "
-    "SELECT call_id FROM live_calls WHERE agent_id = ?1"
+_OF_CALL = "r.call_id = ?1 AND (?2 IS NULL OR coalesce(r.tenant, '') = ?2)"
+"""Which records belong to an `OwnedCall`."""
+_RECORDS_OF_AGENT = "SELECT DISTINCT call_id, coalesce(tenant, '') FROM records WHERE agent_id = ?"
+_TRACES_OF_AGENT = "SELECT coalesce(call_id, lower(hex(trace_id))), principal FROM traces WHERE agent_id = ?"
+_RECORDS_OF_CALL = f"SELECT {sql.RECORD_COLUMNS} FROM records r WHERE r.call_id = ?"
+_ENDING_LIKE = (
+    "SELECT DISTINCT call_id, coalesce(tenant, ''), number_hint FROM records WHERE settled_at IS NOT NULL "
+    "AND number_hint LIKE '%' || ? LIMIT ?"
 )
 _OPEN_RECORDS = (
     f"SELECT {sql.RECORD_COLUMNS} FROM records r WHERE r.settled_at IS NULL AND r.record_id > ? "
@@ -43,16 +48,16 @@ _OPEN_RECORDS = (
 )
 _OPEN_DELIVERIES = (
     "SELECT d.record_id, d.destination_id, d.form FROM deliveries d JOIN records r USING (record_id) "
-    "WHERE r.call_id = ? AND d.state <= 3 AND +d.state <= 3 LIMIT ?"
+    f"WHERE {_OF_CALL} AND d.state <= 3 AND +d.state <= 3 LIMIT ?3"
 )
-_RECEIPTS = "SELECT record_id FROM records WHERE call_id = ? AND settled_at IS NOT NULL LIMIT ?"
+_RECEIPTS = f"SELECT record_id FROM records r WHERE {_OF_CALL} AND settled_at IS NOT NULL LIMIT ?3"
 _DELIVERED_TO = (
     "SELECT d.destination_id, count(*) FROM deliveries d JOIN records r USING (record_id) "
-    "WHERE r.call_id = ? AND d.state = 4 GROUP BY d.destination_id"
+    f"WHERE {_OF_CALL} AND d.state = 4 GROUP BY d.destination_id"
 )
-_UPLOADS = "SELECT key_hash, token_id FROM uploads WHERE call_id = ?"
+_UPLOADS = "SELECT key_hash, token_id, record_uid FROM uploads WHERE call_id = ?"
 _TRACES = (
-    "SELECT trace_id, principal, token_id, spans FROM traces WHERE call_id = ?1 "
+    "SELECT trace_id, principal, token_id, spans, agent_id FROM traces WHERE call_id = ?1 "
     "OR (call_id IS NULL AND lower(hex(trace_id)) = ?1)"
 )
 _EVERY_ROW = 1 << 62
@@ -70,8 +75,12 @@ class CallHoldings:
     """Queued ones and dead letters."""
     spans: int = 0
     """Of a call that has not ended."""
+    turns: int = 0
+    """Of the same."""
     delivered: tuple[tuple[str, int], ...] = ()
     """How many deliveries each destination has confirmed, as far as receipts go back."""
+    tenants: frozenset[str] = frozenset()
+    """Whose it is; empty: nobody's in particular."""
 
 
 class CallErasures:
@@ -93,6 +102,8 @@ class CallErasures:
         self._salt = b""
         self.known: dict[bytes, int] = {}
         """When each call was ordered to be erased, by its hash."""
+        self.whose: Callable[[str, str | None], str] = lambda principal, _agent_id: tenant_of(principal) or ""
+        """The tenant of what this principal posts of this agent; the gateway knows better, where it has tenants."""
 
     async def open(self) -> None:
         """Read which calls were erased. Raises `SpoolError`."""
@@ -100,70 +111,104 @@ class CallErasures:
         await self._read()
         await self.expire()
 
-    def refuses(self, call_id: str) -> bool:
-        """Whether a post of this call is refused, because it was erased."""
+    def refuses(self, call_id: str, principal: str, agent_id: str | None) -> bool:
+        """Whether a post of this call is refused, because it was erased: its tenant's, or whoever's."""
         if self._refuse_for is None:
             return False
-        ordered_at = self.known.get(self.hash_of(call_id))
-        return ordered_at is not None and self._clock() - ordered_at < self._refuse_for
+        hashes = (self.hash_of(OwnedCall(call_id)), self.hash_of(OwnedCall(call_id, self.whose(principal, agent_id))))
+        return any(self._clock() - self.known[each] < self._refuse_for for each in hashes if each in self.known)
 
-    def hash_of(self, call_id: str) -> bytes:
+    def hash_of(self, call: OwnedCall) -> bytes:
         """What is kept of the id of an erased call."""
-        return hmac.digest(self._salt, call_id.encode("utf-8", "surrogatepass"), "sha256")
+        salt = self._salt if call.tenant is None else hmac.digest(self._salt, call.tenant.encode(), "sha256")
+        return hmac.digest(salt, call.call_id.encode("utf-8", "surrogatepass"), "sha256")
 
-    async def pending(self) -> list[str]:
+    async def pending(self) -> list[OwnedCall]:
         """The calls of orders that were not finished."""
-        return sorted(call_id for _, call_id, _ in await self._reader.ask(_ALL) if call_id is not None)
+        rows = await self._reader.ask(_ALL)
+        return [OwnedCall(call_id, tenant) for _, call_id, tenant, _ in rows if call_id is not None]
 
-    async def calls_of_agent(self, agent_id: str) -> list[str]:
+    async def calls_of_agent(self, agent_id: str) -> list[OwnedCall]:
         """The calls of this agent, as far as receipts go back."""
-        return [call_id for (call_id,) in await self._reader.ask(_CALLS_OF_AGENT, (agent_id,))]
+        found = [OwnedCall(*row) for row in await self._reader.ask(_RECORDS_OF_AGENT, (agent_id,))]
+        posted = await self._reader.ask(_TRACES_OF_AGENT, (agent_id,))
+        posted += [(each.call_id, each.principal) for each in self._live.calls.values() if each.agent_id == agent_id]
+        return found + [OwnedCall(call_id, self.whose(principal, agent_id)) for call_id, principal in posted]
+
+    async def receipts_like(self, ending: str, limit: int) -> list[tuple[OwnedCall, str]]:
+        """Calls whose call logs are not here any more and whose number ends so, with the masked number."""
+        rows = await self._reader.ask(_ENDING_LIKE, (ending, limit))
+        return [(OwnedCall(call_id, tenant), hint) for call_id, tenant, hint in rows]
+
+    async def records_of(self, call_id: str) -> list[Record]:
+        """All records of calls of this id, as far as receipts go back."""
+        rows = await self._reader.ask(_RECORDS_OF_CALL, (call_id,))
+        return [record_of(row, self._reader.destinations.spool_id) for row in rows]
 
     async def open_records(self, after: int) -> list[Record]:
         """Records whose payload is here, in their order: the next ones after this number; none at the end."""
         rows = await self._reader.ask(_OPEN_RECORDS, (after, _RECORDS_AT_ONCE))
         return [record_of(row, self._reader.destinations.spool_id) for row in rows]
 
-    async def holdings(self, call_id: str) -> CallHoldings:
+    async def holdings(self, call: OwnedCall) -> CallHoldings:
         """What is here of a call."""
-        ((records,),) = await self._reader.ask("SELECT count(*) FROM records WHERE call_id = ?", (call_id,))
-        deliveries = await self._reader.ask(_OPEN_DELIVERIES, (call_id, 1 << 30))
-        spans = sum(row[3] for row in await self._reader.ask(_TRACES, (call_id,)))
+        records = await self._reader.ask(f"SELECT coalesce(r.tenant, '') FROM records r WHERE {_OF_CALL}", call)
+        deliveries = await self._reader.ask(_OPEN_DELIVERIES, (*call, 1 << 30))
+        traces = await self._reader.ask(_TRACES, (call.call_id,))
+        spans = sum(count for _, principal, _, count, agent in traces if self._is_of(call, principal, agent))
+        live = self._live_of(call)
+        whose = {tenant for (tenant,) in records} | {self.whose(each.principal, each.agent_id) for each in live}
         names = self._reader.destinations.names
-        delivered = tuple((names[row[0]], row[1]) for row in await self._reader.ask(_DELIVERED_TO, (call_id,)))
-        return CallHoldings(records, len(deliveries), spans, delivered)
+        delivered = tuple((names[row[0]], row[1]) for row in await self._reader.ask(_DELIVERED_TO, call))
+        turns = sum(each.turns for each in live)
+        return CallHoldings(len(records), len(deliveries), spans, turns, delivered, frozenset(whose))
 
-    async def order(self, call_ids: Sequence[str]) -> None:
+    async def open_traces(self) -> int:
+        """How many calls are known by spans that no call log was made of yet."""
+        ((count,),) = await self._reader.ask("SELECT count(*) FROM traces WHERE spans > 0")
+        return int(count)
+
+    def _is_of(self, call: OwnedCall, principal: str, agent_id: str | None) -> bool:
+        return call.tenant is None or self.whose(principal, agent_id) == call.tenant
+
+    def _live_of(self, call: OwnedCall) -> list[LiveCall]:
+        of_id = [each for each in self._live.calls.values() if each.call_id == call.call_id]
+        return [each for each in of_id if self._is_of(call, each.principal, each.agent_id)]
+
+    async def order(self, calls: Sequence[OwnedCall]) -> None:
         """Write down that these calls are to be erased; from now on their posts may be refused."""
         now = self._clock()
-        hashes = [(self.hash_of(call_id), call_id, now) for call_id in call_ids]
+        hashes = [(self.hash_of(call), *call, now) for call in calls]
         for start in range(0, len(hashes), KEYS_PER_STEP):
             await self._writer.submit(partial(_order, rows=hashes[start : start + KEYS_PER_STEP]))
         await self._read()
 
-    async def give_up(self, call_id: str) -> list[DeliveryKey]:
+    async def give_up(self, call: OwnedCall) -> list[DeliveryKey]:
         """Discard what is owed of a call, dead letters included, its spans and its turns; returns the deliveries."""
         names, given_up = self._reader.destinations.names, []
-        while rows := await self._reader.ask(_OPEN_DELIVERIES, (call_id, KEYS_PER_STEP)):
+        while rows := await self._reader.ask(_OPEN_DELIVERIES, (*call, KEYS_PER_STEP)):
             keys = [DeliveryKey(record_id, names[destination], Form(form)) for record_id, destination, form in rows]
             await self._queue.discard(keys)
             given_up += keys
-        await self._writer.submit(partial(_delete_traces, call_id=call_id))
-        await self._live.erase(call_id)
+        await self._writer.submit(partial(_delete_traces, call_id=call.call_id, belongs=partial(self._is_of, call)))
+        for each in self._live_of(call):
+            await self._live.erase(each.call_id, each.principal)
         return given_up
 
-    async def forget(self, call_ids: Iterable[str]) -> int:
+    async def forget(self, calls: Iterable[OwnedCall]) -> int:
         """Delete the receipts and upload addresses of these calls; returns how many records these were."""
         count = 0
-        for call_id in call_ids:
-            while deleted := await self._writer.submit(partial(_delete_records, call_id=call_id)):
+        for call in calls:
+            records = await self.records_of(call.call_id)
+            uids = None if call.tenant is None else {each.uid for each in records if (each.tenant or "") == call.tenant}
+            await self._writer.submit(partial(_delete_uploads, call_id=call.call_id, uids=uids))
+            while deleted := await self._writer.submit(partial(_delete_records, call=call)):
                 count += deleted
-            await self._writer.submit(partial(_delete_uploads, call_id=call_id))
         return count
 
-    async def finish(self, call_ids: Sequence[str]) -> None:
+    async def finish(self, calls: Sequence[OwnedCall]) -> None:
         """All of these calls is erased: only their hashes stay, if at all."""
-        hashes = [self.hash_of(call_id) for call_id in call_ids]
+        hashes = [self.hash_of(call) for call in calls]
         await self._writer.submit(partial(_finish, hashes=hashes))
         await self.expire()
 
@@ -175,7 +220,7 @@ class CallErasures:
             await self._read()
 
     async def _read(self) -> None:
-        self.known = {bytes(call_hash): at for call_hash, _, at in await self._reader.ask(_ALL)}
+        self.known = {bytes(call_hash): at for call_hash, _, _, at in await self._reader.ask(_ALL)}
 
     async def wipe(self) -> bool:
         """Leave nothing of what was deleted in the files; False where a reader kept the log from being emptied.
@@ -189,7 +234,7 @@ class CallErasures:
         return await asyncio.to_thread(self._writer.empty_log, WIPE_SECONDS)
 
 
-def _order(transaction: Transaction, rows: Sequence[tuple[bytes, str, int]]) -> None:
+def _order(transaction: Transaction, rows: Sequence[tuple[bytes, str, str | None, int]]) -> None:
     for row in rows:
         transaction.execute(_ORDER, row)
 
@@ -203,8 +248,10 @@ def _expire(transaction: Transaction, before: int) -> None:
     transaction.execute(_FORGET, (before,))
 
 
-def _delete_traces(transaction: Transaction, call_id: str) -> None:
-    for trace_id, principal, token_id, _ in transaction.execute(_TRACES, (call_id,)).fetchall():
+def _delete_traces(transaction: Transaction, call_id: str, belongs: Callable[[str, str | None], bool]) -> None:
+    for trace_id, principal, token_id, _, agent_id in transaction.execute(_TRACES, (call_id,)).fetchall():
+        if not belongs(principal, agent_id):
+            continue
         if token_id is not None:
             transaction.tokens.release(token_id)
         if transaction.keys.enabled:
@@ -214,13 +261,16 @@ def _delete_traces(transaction: Transaction, call_id: str) -> None:
         transaction.execute("DELETE FROM traces WHERE trace_id = ? AND principal = ?", (trace_id, principal))
 
 
-def _delete_records(transaction: Transaction, call_id: str) -> int:
-    rows = transaction.execute(_RECEIPTS, (call_id, KEYS_PER_STEP)).fetchall()
+def _delete_records(transaction: Transaction, call: OwnedCall) -> int:
+    rows = transaction.execute(_RECEIPTS, (*call, KEYS_PER_STEP)).fetchall()
     return delete_receipts(transaction, [record_id for (record_id,) in rows])
 
 
-def _delete_uploads(transaction: Transaction, call_id: str) -> None:
-    for key_hash, token_id in transaction.execute(_UPLOADS, (call_id,)).fetchall():
+def _delete_uploads(transaction: Transaction, call_id: str, uids: Collection[str] | None) -> None:
+    """Those of these records; None: all."""
+    for key_hash, token_id, uid in transaction.execute(_UPLOADS, (call_id,)).fetchall():
+        if uids is not None and uid not in uids:
+            continue
         if token_id is not None:
             transaction.tokens.release(token_id)
         transaction.execute(sql.DELETE_UPLOAD, (key_hash,))

@@ -319,11 +319,10 @@ class LiveCalls:
         rows = await self._reader.ask(_TOKEN_OF, (call_id, principal))
         return rows[0][0] if rows else None
 
-    async def erase(self, call_id: str) -> None:
-        """Delete the calls of this id, and what was said in them."""
-        for key in [key for key in self.calls if key[0] == call_id]:
-            await self._writer.submit(partial(forget_live, call_id=call_id, principal=key[1]))
-            self.ended(*key)
+    async def erase(self, call_id: str, principal: str) -> None:
+        """Delete a call, and what was said in it."""
+        await self._writer.submit(partial(forget_live, call_id=call_id, principal=principal))
+        self.ended(call_id, principal)
 
     async def touch(self, calls: Sequence[LiveCall]) -> None:
         """Make durable when these were heard of last."""

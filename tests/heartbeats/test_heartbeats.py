@@ -13,6 +13,7 @@ from gateway.intake.accept import Redactions
 from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import decode
 from spool.queue import live
+from spool.records import OwnedCall
 from tests.budget import budgeted
 from tests.heartbeats.watching import LOST_AFTER, Watching, watching
 from uploaders.redaction.options import Detector, Redaction
@@ -465,13 +466,27 @@ async def test_nothing_is_kept_of_a_call_that_was_erased(tmp_path: Path) -> None
     async with watching(tmp_path) as calls:
         await calls.turns(turn(0))
         spool = calls.world.spool
-        await spool.erasures.order(["c"])
+        await spool.erasures.order([OwnedCall("c")])
         for reply in (await calls.turns(turn(1)), await calls.beat()):
             assert (reply.status, reply.code) == (410, "erased")
         assert await calls.rows() == (1, 1), "the order is written down, and not yet carried out"
         await calls.later(LOST_AFTER)
         assert await calls.rows() == (0, 0)
         assert await calls.call_logs() == []
+
+
+async def test_an_erasure_for_a_tenant_leaves_the_live_call_of_another(tmp_path: Path) -> None:
+    """The same id of two tenants is two live calls, by their agents where no token says whose they are."""
+    tenants = TenantTable([Tenant("acme", agents=("a",)), Tenant("other", agents=("o",))])
+    async with watching(tmp_path, tenants=tenants) as calls:
+        erasures = calls.world.spool.erasures
+        erasures.whose = lambda _principal, agent_id: tenants.of_agent(agent_id) or ""
+        await calls.turns(turn(0), about={"agent_id": "o"})
+        assert (await erasures.holdings(OwnedCall("c", "acme"))).turns == 0
+        await erasures.give_up(OwnedCall("c", "acme"))
+        assert (await erasures.holdings(OwnedCall("c", "other"))).turns == 1
+        await erasures.give_up(OwnedCall("c", "other"))
+        assert await calls.rows() == (0, 0)
 
 
 async def test_a_call_belongs_to_the_tenant_of_the_token_or_of_the_agent(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ REMOVED_DEFENCES = (
     _without(
         "the end of an erasure that was killed",
         "gateway/operations/erasure.py",
-        "for each in await self._erasures.pending() if each not in call_ids]",
+        "for each in await self._erasures.pending() if each not in calls]",
         "for each in await self._erasures.pending() if False]",
         "tests/system/test_erasure.py::test_an_erasure_that_is_killed_is_finished_by_the_next_one",
     ),

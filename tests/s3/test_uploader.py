@@ -12,7 +12,7 @@ from spool.records import Form, Fragment
 from tests.s3.recording_proxy import Answer, Fate, proxy_before
 from tests.s3.stored_objects import MEBIBYTE, Heard, MakeUploader, Store, objects, options, rest_of
 from tests.uploaders.deliveries import a_delivery
-from uploaders.base import Delivered, Erased, Refused
+from uploaders.base import CallToErase, Delivered, Erased, Refused
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
 
@@ -235,10 +235,10 @@ async def test_an_erased_call_has_no_object_left(
     assert gone.record.call_id != stays.record.call_id
     for delivery in (gone, stays):
         assert isinstance(await uploader.deliver(delivery), Delivered)
-    assert await uploader.erase([gone.record.call_id, "never"], dry_run=True) == Erased(1)
+    assert await uploader.erase([CallToErase(gone.record.call_id), CallToErase("never")], dry_run=True) == Erased(1)
     assert len(await objects(weed, name)) == 2
-    assert await uploader.erase([gone.record.call_id, "never"]) == Erased(1)
-    assert await uploader.erase([gone.record.call_id]) == Erased(0)
+    assert await uploader.erase([CallToErase(gone.record.call_id), CallToErase("never")]) == Erased(1)
+    assert await uploader.erase([CallToErase(gone.record.call_id)]) == Erased(0)
     (left,) = await objects(weed, name)
     assert stays.record.call_id in left.key
 
@@ -248,5 +248,5 @@ async def test_what_cannot_be_erased_of_a_bucket_is_said(
 ) -> None:
     """Keys that do not name their call, and a bucket that is not there."""
     unnamed = made(options(weed, a_bucket(weed), key="{date}/{record_id}"))
-    assert "{call_id}" in ((await unnamed.erase(["c"])).unreached or "")
-    assert (await made(options(weed, "not-there")).erase(["c"])).unreached
+    assert "{call_id}" in ((await unnamed.erase([CallToErase("c")])).unreached or "")
+    assert (await made(options(weed, "not-there")).erase([CallToErase("c")])).unreached

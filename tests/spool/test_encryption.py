@@ -15,7 +15,7 @@ from spool.errors import CorruptPayload, KeyUnavailable, SpoolUnavailable
 from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
 from spool.live_calls import HeardCall, NewTurn
 from spool.payload.frames import Frame, FrameEncoder, Place, Seal, is_sealed
-from spool.records import Delivered, Fragment, NewSpans
+from spool.records import Delivered, Fragment, NewSpans, OwnedCall
 from spool.salvage.model import Outcome
 from spool.store import Spool
 from tests.spool.salvaged_spools import bring
@@ -378,7 +378,7 @@ async def test_every_end_of_a_record_is_the_end_of_its_key(tmp_path: Path, ended
                 clock.now += 2 * HOUR
                 await spool._maintenance.round()
             case _:
-                await spool.erasures.give_up("call")
+                await spool.erasures.give_up(OwnedCall("call"))
                 await spool.erasures.wipe()
         await spool._shredder.shred()
         assert epoch not in spool._writer.keys.numbers

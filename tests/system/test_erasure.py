@@ -187,7 +187,7 @@ async def test_posts_after_an_erasure_are_accepted_where_that_is_wanted(tmp_path
         assert not report["complete"]
         assert place(report, "refuses") == {
             "place": "refuses", "found": {"delivered": 1},
-            "unreached": "what was delivered there is for its owner to erase", "again": False,
+            "unreached": "what was delivered there is for its owner to erase", "again": False, "unsearched": None,
         }  # fmt: skip
         assert words_in(tmp_path, f"{SAID} gone".encode()) == []
         async with aiohttp.ClientSession() as session, session.get(f"{gateway.intake_url}/v1/calls/gone-1") as answer:
@@ -240,3 +240,105 @@ async def test_a_place_that_does_not_answer_is_tried_again_by_the_next_order(tmp
         assert report["unfinished"] == 1
         assert words_in(tmp_path, f"{SAID} gone".encode()) == []
         assert (await erased(gateway, "--call-id", "another"))["unfinished"] == 0
+
+
+TENANTS = """
+    [erasure]
+    country = "DE"
+    [[destinations]]
+    name = "calls"
+    type = "sqlite"
+    path = "{folder}/store/calls.db"
+    [[destinations]]
+    name = "shared"
+    type = "file"
+    path = "{folder}/shared"
+    [[destinations]]
+    name = "acmes"
+    type = "file"
+    path = "{folder}/acmes"
+    [tenants.acme]
+    agents = ["agent-of-acme"]
+    destinations = ["acmes"]
+    [tenants.globex]
+    agents = ["agent-of-globex"]
+"""
+
+
+@asynccontextmanager
+async def two_tenants(folder: Path) -> AsyncIterator[GatewayProcess]:
+    """A gateway whose two tenants call their calls alike."""
+    folder.mkdir(exist_ok=True)
+    (folder / "callspool.toml").write_text(TENANTS.format(folder=folder))
+    async with GatewayProcess(folder / "gateway", {"CALLSPOOL_CONFIG": str(folder / "callspool.toml")}) as gateway:
+        yield gateway
+
+
+def of(tenant: str, call_id: str, number: str) -> bytes:
+    return call_log(call_id, number=number, agent_id=f"agent-of-{tenant}", whose=f"{SAID} of {tenant} {call_id}")
+
+
+@pytest.mark.slow
+async def test_an_order_for_a_tenant_leaves_the_others_calls_of_the_same_id(tmp_path: Path) -> None:
+    """In store and files; without one the report says whose calls an id reaches; a wrong name is refused."""
+    async with two_tenants(tmp_path) as gateway:
+        for tenant in ("acme", "globex"):
+            assert (await gateway.post(of(tenant, "call-7", "+49 170 1234567"))).status == 202
+        await gateway.delivered()
+        plan = await erased(gateway, "--call-id", "call-7", "--dry-run")
+        assert plan["tenants"] == {"acme": 1, "globex": 1}
+        with pytest.raises(KeyError):
+            await erased(gateway, "--call-id", "call-7", "--tenant", "initech")
+        report = await erased(gateway, "--call-id", "call-7", "--tenant", "acme")
+        assert (report["complete"], report["tenants"]) == (True, {"acme": 1})
+        assert words_in(tmp_path, f"{SAID} of acme".encode()) == []
+        left = {Path(name).parts[0] for name in words_in(tmp_path, f"{SAID} of globex call-7".encode())}
+        assert left == {"shared", "store"}
+        assert [path for path in (tmp_path / "acmes").rglob("*") if path.is_file()] == []
+        assert (await gateway.post(of("acme", "call-7", "+49 170 1234567"))).status == 410
+        again = await gateway.post(of("globex", "call-7", "+49 170 1234567"))
+        assert (again.status, again.json["duplicate"]) == (202, True)
+
+
+@pytest.mark.slow
+async def test_a_number_is_found_in_every_writing_and_of_its_own_tenant_alone(tmp_path: Path) -> None:
+    """Another number that ends like it, and another caller's call of the same id, stay; what was found is named."""
+    writings = ("+49 170 1234567", "(0170) 123-4567", "tel:+49-170-1234567", "sip:+491701234567@host", "491701234567")
+    others = ("+43 170 1234567", "+49 170 1234568", "0171 1234567", "1234567")
+    async with two_tenants(tmp_path) as gateway:
+        for index, number in enumerate(writings):
+            assert (await gateway.post(of("acme", f"same-{index}", number))).status == 202
+        for index, number in enumerate(others):
+            assert (await gateway.post(of("acme", f"other-{index}", number))).status == 202
+        assert (await gateway.post(of("globex", "same-0", "+1 202 555 0123"))).status == 202
+        await gateway.delivered()
+        plan = await erased(gateway, "--phone", "0170/123 45 67", "--dry-run")
+        assert plan["number"] == "+491701234567"
+        found = [(each["call_id"], each["tenant"], each["place"], each["number"]) for each in plan["matched"]]
+        assert sorted(found) == [(f"same-{index}", "acme", "calls", number) for index, number in enumerate(writings)]
+        assert plan["possible"] == []
+        report = await erased(gateway, "--phone", "0170/123 45 67")
+        assert (report["complete"], place(report, "calls")["found"]["calls"]) == (True, len(writings))
+        assert "no store" in place(report, "shared")["unsearched"]
+        assert words_in(tmp_path, f"{SAID} of acme same".encode()) == []
+        stay = {Path(name).parts[0] for name in words_in(tmp_path, f"{SAID} of acme other".encode())}
+        assert stay == {"acmes", "shared", "store"}
+        assert words_in(tmp_path, f"{SAID} of globex same-0".encode())
+
+
+@pytest.mark.slow
+async def test_an_export_is_searched_for_the_number_although_the_gateway_knows_its_calls_no_more(
+    tmp_path: Path,
+) -> None:
+    """Each document is read; what belongs to the calls that are found goes, and the others stay."""
+    async with a_gateway(tmp_path) as (gateway, _):
+        for call_id, number in (("gone-1", NUMBER), ("stay-1", "+15550100111")):
+            assert (await gateway.post(call_log(call_id, number=number))).status == 202
+        await dead(gateway, 2)
+        export = tmp_path / "export"
+        await gateway.command("dead", "export", str(export), "--all", *gateway.admin)
+        assert (await erased(gateway, "--call-id", "gone-1"))["complete"]
+        report = await erased(gateway, "--phone", "tel:+1-555-010-0999", "--exports", str(export))
+        assert place(report, f"export {export}")["found"] == {"documents": 1}
+        assert words_in(tmp_path, f"{SAID} gone".encode()) == []
+        assert {Path(name).parts[0] for name in words_in(tmp_path, f"{SAID} stay".encode())} >= {"export", "store"}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spool.errors import CorruptPayload
 from spool.records import Form, Fragment, Record
 from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
-from uploaders.base import Delivered, Erased, Refused, RetryLater, Scope
+from uploaders.base import CallToErase, Delivered, Erased, Refused, RetryLater, Scope
 from uploaders.durable_file import DurableFile
 from uploaders.file import FileUploader
 from uploaders.safe_names import safe_name
@@ -295,9 +295,26 @@ async def test_the_files_of_an_erased_call_are_removed(tmp_path: Path) -> None:
     (elsewhere / "kept").touch()
     (tmp_path / "d" / "2026-01-01").mkdir()
     (tmp_path / "d" / "2026-01-01" / "call-1").symlink_to(elsewhere)
-    assert await uploader.erase(["call-1"], dry_run=True) == Erased(1)
-    assert await uploader.erase(["call-1"]) == Erased(1)
-    assert await uploader.erase(["call-1"]) == Erased(0)
+    assert await uploader.erase([CallToErase("call-1")], dry_run=True) == Erased(1)
+    assert await uploader.erase([CallToErase("call-1")]) == Erased(1)
+    assert await uploader.erase([CallToErase("call-1")]) == Erased(0)
     assert [name for name in files_below(tmp_path / "d") if "call-1" in name] == []
     assert any("call-2" in name for name in files_below(tmp_path / "d"))
     assert (elsewhere / "kept").exists()
+
+
+async def test_of_two_tenants_calls_of_one_id_the_files_of_one_are_erased(tmp_path: Path) -> None:
+    """By the records that their names say; of a file that no receipt knows nobody can tell, and it stays."""
+    folder = tmp_path / "2026-01-31" / "call-1"
+    folder.mkdir(parents=True)
+    names = {uid: folder / f"call-ended-{uid}.core.json" for uid in ("aaaaaaaa-1", "aaaaaaaa-2", "bbbbbbbb-3")}
+    for path in names.values():
+        path.touch()
+    uploader = FileUploader(tmp_path, Payloads())
+    call = CallToErase("call-1", frozenset({"acme"}), frozenset({"aaaaaaaa-1"}), frozenset({"aaaaaaaa-2"}))
+    erased = await uploader.erase([call])
+    assert (erased.count, erased.again) == (1, False)
+    assert "1 files of the same id may be another tenant's" in (erased.unreached or "")
+    assert sorted(folder.iterdir()) == [names["aaaaaaaa-2"], names["bbbbbbbb-3"]]
+    assert await uploader.erase([CallToErase("call-1")]) == Erased(2)
+    assert not folder.exists()

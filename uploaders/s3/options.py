@@ -1,7 +1,7 @@
 """How to deliver to one bucket: plain data, checked when it is made."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -64,15 +64,23 @@ class KeyTemplate:
         return f"{self.prefix}{name}{NAME_ENDINGS[form]}.json{_ENCODING_ENDINGS[content_encoding]}"
 
 
-def keys_of_calls(template: KeyTemplate, call_ids: Sequence[str]) -> tuple[str, re.Pattern[str]] | None:
-    """With what the keys of these calls' objects begin, and what they look like; None where no key names its call."""
+def keys_of_calls(template: KeyTemplate, call_ids: Iterable[str]) -> tuple[str, re.Pattern[str]] | None:
+    """With what the keys of these calls' objects begin, and what they look like, with their variables as groups.
+
+    None where no key names its call.
+    """
     if "{call_id}" not in template.template:
         return None
     ids = "|".join(re.escape(safe_name(call_id)) for call_id in call_ids)
+    shapes = {"call_id": ids, "record_id": "[0-9a-f]{8}-[0-9]+"}
     pieces = _VARIABLE.split(template.template)
-    made = re.escape(template.prefix)
+    made, seen = re.escape(template.prefix), set[str]()
     for index, piece in enumerate(pieces):
-        made += re.escape(piece) if index % 2 == 0 else f"(?:{ids})" if piece == "call_id" else "[^/]*"
+        if index % 2 == 0:
+            made += re.escape(piece)
+        else:
+            made += f"(?P={piece})" if piece in seen else f"(?P<{piece}>{shapes.get(piece, '[^/]*')})"
+            seen.add(piece)
     endings = "|".join(re.escape(ending) for ending in NAME_ENDINGS.values())
     encodings = "|".join(re.escape(ending) for ending in _ENCODING_ENDINGS.values())
     return template.prefix + pieces[0], re.compile(rf"{made}(?:{endings})\.json(?:{encodings})")

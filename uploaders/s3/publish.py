@@ -1,14 +1,13 @@
 """Publishes objects: never replaces one of another writer, and verifies each before it counts as delivered."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from isal.isal_zlib import crc32
 
-from uploaders.base import Erased, Refused, RetryLater, S3Observer
+from uploaders.base import OF_NOBODY, Erased, Refused, RetryLater, S3Observer
 from uploaders.rate_limit import Pace
 from uploaders.s3.client import Bucket
 from uploaders.s3.errors import NoSuchObject, NotSupported, ObjectExists, S3Failure
@@ -108,17 +107,23 @@ class Publisher:
         return Verdict.MATCHES if (checksum, size) == (sent.crc32, sent.size) else Verdict.DIFFERS
 
 
-async def erase_objects(bucket: Bucket, prefix: str, pattern: re.Pattern[str], *, dry_run: bool) -> Erased:
-    """Delete the objects below a prefix whose key is of this pattern, or count them; a thousand keys a request."""
-    count = 0
+async def erase_objects(bucket: Bucket, prefix: str, belongs: Callable[[str], bool | None], *, dry_run: bool) -> Erased:
+    """Delete the objects below a prefix that belong to what is erased, by their keys; or count them.
+
+    A thousand keys a request. `belongs` returns None where it cannot tell.
+    """
+    count = unclear = 0
     try:
         async with aclosing(bucket.keys(prefix)) as keys:
             async for key in keys:
-                if pattern.fullmatch(key):
-                    count += 1
-                    if not dry_run:
-                        await bucket.delete(key)
+                found = belongs(key)
+                unclear += found is None
+                count += found is True
+                if found and not dry_run:
+                    await bucket.delete(key)
         versions = not dry_run and count > 0 and await bucket.keeps_versions()
     except S3Failure as failure:
         return Erased(count, str(failure), again=True)
-    return Erased(count, "the bucket keeps versions: the older ones are there still" if versions else None)
+    problems = ["the bucket keeps versions: the older ones are there still"] if versions else []
+    problems += [OF_NOBODY.format(f"{unclear} objects")] if unclear else []
+    return Erased(count, "; ".join(problems) or None)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from uploaders.base import Erased, RetryLater, S3Observer, Scope, UploaderState
-from uploaders.recordings import NotKept
+from uploaders.base import CallToErase, Erased, RetryLater, S3Observer, Scope, UploaderState
+from uploaders.recordings import NotKept, RecordingOwners
 from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import NoSuchObject, S3Failure
 from uploaders.s3.multipart import StaleUploads
@@ -26,8 +26,11 @@ class BucketRecordings:
     An upload that was cut off is aborted by the next one of the same name; the bucket's lifecycle rule aborts others.
     """
 
-    def __init__(self, options: S3Options, ledger: UploaderState, observer: S3Observer) -> None:
+    def __init__(
+        self, options: S3Options, ledger: UploaderState, observer: S3Observer, owners: RecordingOwners
+    ) -> None:
         self._options = options
+        self._owners = owners
         self._connection = S3Connection(options)
         self._bucket = Bucket(options, self._connection)
         self._publisher = Publisher(self._bucket, observer, only_new=False)
@@ -55,12 +58,18 @@ class BucketRecordings:
             raise _not_kept(failure) from failure
         return self._address(key)
 
-    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+    async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """See `RecordingStore`: every recording is looked at by its key, a thousand a request."""
-        folder = self._key("")
-        named = "|".join(re.escape(safe_name(call_id)) for call_id in call_ids)
-        pattern = re.compile(f"{re.escape(folder)}[0-9-]+/[^/]+/(?:{named})/[^/]+")
-        return await erase_objects(self._bucket, folder, pattern, dry_run=dry_run)
+        folder, wanted = self._key(""), {safe_name(call.call_id): call for call in calls}
+        named = re.compile(f"{re.escape(folder)}[0-9-]+/([^/]+)/([^/]+)/[^/]+")
+
+        def belongs(key: str) -> bool | None:
+            found = named.fullmatch(key)
+            if found is None or found[2] not in wanted:
+                return False
+            return wanted[found[2]].is_of(self._owners.get(found[1]))
+
+        return await erase_objects(self._bucket, folder, belongs, dry_run=dry_run)
 
     async def close(self) -> None:
         """See `RecordingStore`."""

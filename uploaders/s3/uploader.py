@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from spool.records import OBJECT_FORMS, Clock, Delivery, Form, Lane
 from uploaders.base import (
+    CallToErase,
     Delivered,
     Erased,
     Outcome,
@@ -31,6 +32,7 @@ from uploaders.s3.object import CONTENT_TYPE, Attributes, ObjectBody, metadata_o
 from uploaders.s3.options import ObjectContent, ObjectTooLarge, PartPlan, S3Options, keys_of_calls, plan_parts
 from uploaders.s3.parts import Fingerprint, PartCutter
 from uploaders.s3.publish import ObjectTarget, Publisher, erase_objects
+from uploaders.safe_names import safe_name
 
 TIDY_MILLISECONDS = 10 * 60 * 1000
 """How often abandoned uploads are looked for."""
@@ -89,13 +91,25 @@ class S3Uploader:
         self._observer.object_delivered(delivery.destination, sent.size, seconds, large=delivery.lane is Lane.DETAIL)
         return Delivered(location=f"s3://{self._bucket.name}/{target.key}")
 
-    async def erase(self, call_ids: Sequence[str], *, dry_run: bool = False) -> Erased:
+    async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """See `uploaders.base.Eraser`: every object is looked at by its key, a thousand a request."""
-        wanted = keys_of_calls(self._template, call_ids)
-        if wanted is None:
+        wanted = {safe_name(call.call_id): call for call in calls}
+        keys = keys_of_calls(self._template, [call.call_id for call in calls])
+        if keys is None:
             return Erased(0, "the keys of its objects do not name their calls (`key` has no {call_id})")
-        prefix, pattern = wanted
-        return await erase_objects(self._bucket, prefix, pattern, dry_run=dry_run)
+        prefix, pattern = keys
+
+        def belongs(key: str) -> bool | None:
+            found = pattern.fullmatch(key)
+            if found is None:
+                return False
+            call = wanted[found["call_id"]]
+            has = call.has(found["record_id"])
+            if has is None and "tenant" in pattern.groupindex:
+                return found["tenant"] in {safe_name(tenant) for tenant in call.tenants or ()}
+            return has
+
+        return await erase_objects(self._bucket, prefix, belongs, dry_run=dry_run)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from uploaders.stores.parts import key_text
-from uploaders.stores.pipeline import SQLITE, Database, Statement
-from uploaders.stores.store import CallKey, CallsWanted, OldCalls
+from uploaders.stores.pipeline import SQLITE, Database, Dialect, Statement
+from uploaders.stores.store import CallKey, CallsWanted, NumberFound, OldCalls
 
 _OF_CALL: Final = "project = :project AND call_id = :call_id"
 _TABLES: Final = ("spans", "detail_documents", "completions", "calls_complete", "call_parts")
@@ -19,6 +19,12 @@ _POSTGRES_DETAILS: Final = (f"DELETE FROM call_details WHERE {_OF_CALL}",)
 
 _LISTED: Final = ("jsonb_array_elements_text(CAST(:all_but AS jsonb))", "json_each(:all_but)")
 """The names in a list, for PostgreSQL and for SQLite: as `value`."""
+
+
+def _columns(dialect: Dialect, name: str) -> tuple[tuple[str, str], ...]:
+    """Where a text of the head stands: tables, and expressions of their columns."""
+    in_head = f"json_extract(head, '$.{name}')" if dialect is SQLITE else f"(head ->> '{name}')"
+    return ("calls_complete", name), ("call_parts", in_head)
 
 
 class _Deletes(Database, Protocol):
@@ -34,19 +40,25 @@ class DeletesCalls:
 
     async def find_calls(self: Database, wanted: CallsWanted) -> list[CallKey]:
         """See `Store.find_calls`."""
-        in_head = "json_extract(head, '$.{}')" if self.dialect is SQLITE else "(head ->> '{}')"
         statements: list[Statement] = [
             ("SELECT DISTINCT project, call_id FROM call_parts WHERE call_id = :value", {"value": key_text(call_id)})
             for call_id in wanted.call_ids
         ]
-        for name, value in (("customer_number", wanted.customer_number), ("agent_id", wanted.agent_id)):
-            if value is not None:
-                statements += [
-                    (f"SELECT project, call_id FROM {table} WHERE {column} = :value", {"value": value})
-                    for table, column in (("calls_complete", name), ("call_parts", in_head.format(name)))
-                ]
+        if wanted.agent_id is not None:
+            statements += [
+                (f"SELECT project, call_id FROM {table} WHERE {column} = :value", {"value": wanted.agent_id})
+                for table, column in _columns(self.dialect, "agent_id")
+            ]
         found = await self.run(statements) if statements else []
         return sorted({(project, call_id) for rows in found for project, call_id in rows})
+
+    async def find_numbers(self: Database, like: str) -> list[NumberFound]:
+        """See `Store.find_numbers`."""
+        found = await self.run([
+            (f"SELECT DISTINCT project, call_id, {column} FROM {table} WHERE {column} LIKE :like", {"like": like})
+            for table, column in _columns(self.dialect, "customer_number")
+        ])  # fmt: skip
+        return sorted({NumberFound(*row) for rows in found for row in rows})
 
     async def old_calls(self: "_Deletes", wanted: OldCalls) -> list[CallKey]:
         """See `Store.old_calls`."""

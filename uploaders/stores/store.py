@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -262,8 +262,16 @@ class CallsWanted:
 
     call_ids: tuple[str, ...] = ()
     """As they were posted."""
-    customer_number: str | None = None
     agent_id: str | None = None
+
+
+class NumberFound(NamedTuple):
+    """A number that a part of a call has."""
+
+    project: str
+    call_id: str
+    number: str
+    """As it is written there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +375,11 @@ class Store(Protocol):
         ...
 
     async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
-        """The calls that are meant, by their keys here; reads every part where no ids are given."""
+        """The calls that are meant, by their keys here; reads every part where an agent is given."""
+        ...
+
+    async def find_numbers(self, like: str) -> list[NumberFound]:
+        """The numbers that fit a pattern of SQL's `LIKE`, which holds no backslash; reads every part."""
         ...
 
     async def old_calls(self, wanted: OldCalls) -> list[CallKey]:

@@ -100,21 +100,25 @@ BYTES: Final[Mapping[str, str | dict[str, str]]] = dict.fromkeys(
     ("digest", "start_digest", "end_digest", "detail_digest", "core", "frame"), "bytes"
 )
 """Columns that hold bytes, not text."""
-_OF_CALL: Final = "project = %(project)s AND call_id = %(call_id)s"
+_OF_CALLS: Final = "project = %(project)s AND call_id IN %(call_ids)s"
 OLD_CALLS: Final = (
     "SELECT project, call_id FROM call_parts WHERE {} GROUP BY project, call_id "
     "HAVING max(received_at) < %(before)s ORDER BY project, call_id LIMIT %(limit)s"
 )
-COUNT_PARTS: Final = f"SELECT count() FROM call_parts FINAL WHERE {_OF_CALL}"
+NUMBERS: Final = (
+    "SELECT DISTINCT project, call_id, JSONExtractString(head, 'customer_number') AS number FROM call_parts "
+    "WHERE number LIKE %(like)s AND number != ''"
+)
+COUNT_PARTS: Final = f"SELECT count() FROM call_parts FINAL WHERE {_OF_CALLS}"
 ERASE: Final = (
     "ALTER TABLE call_details DELETE WHERE detail_id IN "
-    f"(SELECT detail_id FROM call_parts WHERE {_OF_CALL} AND detail_id != '') SETTINGS mutations_sync = 1",
+    f"(SELECT detail_id FROM call_parts WHERE {_OF_CALLS} AND detail_id != '') SETTINGS mutations_sync = 1",
     *(
-        f"ALTER TABLE {table} DELETE WHERE {_OF_CALL} SETTINGS mutations_sync = 1"
+        f"ALTER TABLE {table} DELETE WHERE {_OF_CALLS} SETTINGS mutations_sync = 1"
         for table in ("spans", "detail_documents", "calls_complete", "calls_merged", "call_parts")
     ),
 )
-"""Deletes a call: whole parts of tables are written anew without it."""
+"""Deletes calls: whole parts of tables are written anew without it."""
 KNOWN: Final = f"SELECT project, call_id, kind, digest FROM call_parts WHERE {OF_KEYS}"
 STATES_OF: Final = f"SELECT project, call_id, state, late, first_part_at FROM calls_complete FINAL WHERE {OF_KEYS}"
 PARTS: Final = (

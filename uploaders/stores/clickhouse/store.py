@@ -32,6 +32,7 @@ from uploaders.stores.store import (
     CallSummary,
     CallsWanted,
     Detail,
+    NumberFound,
     OldCalls,
     Parity,
     StoredCall,
@@ -48,6 +49,8 @@ BACKFILL_ROWS: Final = 50_000
 STAGE_BYTES: Final = 16 << 20
 """Frames of a detail in one insert."""
 SPANS_AT_ONCE: Final = 10_000
+ERASED_AT_ONCE: Final = 1_000
+"""Calls that are deleted by one rewriting of each table."""
 REPAIR_EVERY: Final = 60_000
 """Milliseconds between two looks for calls whose rows lack parts."""
 REPAIR_SINCE: Final = 3600 * 1000
@@ -280,17 +283,20 @@ class ClickHouseStore:
         await self.open()
         given = {
             "call_id IN %(call_ids)s": tuple(map(key_text, wanted.call_ids)),
-            "JSONExtractString(head, 'customer_number') = %(customer_number)s": wanted.customer_number,
             "JSONExtractString(head, 'agent_id') = %(agent_id)s": wanted.agent_id,
         }
         conditions = [condition for condition, value in given.items() if value]
         if not conditions:
             return []
-        values = {"call_ids": list(map(key_text, wanted.call_ids)), "customer_number": wanted.customer_number,
-                  "agent_id": wanted.agent_id}  # fmt: skip
+        values = {"call_ids": list(map(key_text, wanted.call_ids)), "agent_id": wanted.agent_id}
         where = " OR ".join(conditions)
         rows = await self._server.rows(f"SELECT DISTINCT project, call_id FROM call_parts WHERE {where}", values)
         return sorted((project, call_id) for project, call_id in rows)
+
+    async def find_numbers(self, like: str) -> list[NumberFound]:
+        """See `Store.find_numbers`."""
+        await self.open()
+        return sorted(NumberFound(*row) for row in await self._server.rows(sql.NUMBERS, {"like": like}))
 
     async def old_calls(self, wanted: OldCalls) -> list[CallKey]:
         """See `Store.old_calls`."""
@@ -309,15 +315,18 @@ class ClickHouseStore:
         """See `Store.wipe`: what is deleted is written anew without it."""
 
     async def delete(self, keys: Sequence[CallKey]) -> int:
-        """See `Store.delete`. Each table is rewritten where it has these calls, the parts last: they name the rest."""
+        """See `Store.delete`. Each table is rewritten where it has some of a thousand calls, the parts last: they name
+        the rest."""
         await self.open()
         count = 0
-        for project, call_id in keys:
-            key = {"project": project, "call_id": call_id}
-            ((parts,),) = await self._server.rows(sql.COUNT_PARTS, key)
-            for statement in sql.ERASE:
-                await self._server.run(statement, key)
-            count += parts
+        for project in sorted({project for project, _ in keys}):
+            call_ids = [call_id for whose, call_id in keys if whose == project]
+            for start in range(0, len(call_ids), ERASED_AT_ONCE):
+                named = {"project": project, "call_ids": call_ids[start : start + ERASED_AT_ONCE]}
+                ((parts,),) = await self._server.rows(sql.COUNT_PARTS, named)
+                for statement in sql.ERASE:
+                    await self._server.run(statement, named)
+                count += parts
         return count
 
     async def commit_seconds(self) -> float:
