@@ -1,8 +1,9 @@
 """The admin API of open deliveries, of orders (replay, discard, reroute, salvage, erase) and of tenants."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
@@ -15,6 +16,7 @@ from gateway.admin.view import GatewayView
 from gateway.operations import salvage
 from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.erasure import ErasureOrder
+from gateway.operations.export import archive_of
 from gateway.operations.salvage import SalvageOrder, carry_out
 from gateway.operations.schemas import LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
 from gateway.operations.selection import BadSelection
@@ -64,6 +66,7 @@ class OrderHandlers:
         router.add_get("/api/deliveries/{key:.+}", open_spool(self.story))
         router.add_get("/api/documents/{key:.+}", open_spool(self.document))
         router.add_post("/api/dead-letters/import", open_spool(self.import_record))
+        router.add_get("/api/dead-letters/export", open_spool(self.export))
         for name in OrderName:
             router.add_post(f"/api/orders/{name}", open_spool(partial(self.order, name)))
         router.add_post("/api/destinations/{destination}/resume", self.resume)
@@ -75,10 +78,20 @@ class OrderHandlers:
     async def list(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """A page of deliveries, as the query selects them."""
         query = request.query
-        given = {name: query[name] for name in _FILTERS if name in query}
-        select = msgspec.convert({**given, "states": query.getall("state", [])}, Select, strict=False)
         limit = msgspec.convert(query.get("limit", LIMIT), int, strict=False)
+        select = _selected(request, states=query.getall("state", []))
         return answer(await admin.list(select, query.get("cursor"), limit))
+
+    async def export(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
+        """Dead letters with what they carry, as a zip file; what is asked for by HEAD is who may do that."""
+        select = _selected(request, states=["dead"], keys=request.query.getall("key", []))
+        note(request, select=msgspec.to_builtins(select))
+        day = datetime.fromtimestamp(self._gateway.now() // 1000, UTC).date()
+        name = f'attachment; filename="dead-letters-{day}.zip"'
+        headers = {**HEADERS, "Content-Type": "application/zip", "Content-Disposition": name}
+        if request.method == "HEAD":
+            return web.Response(headers=headers)
+        return await _streamed(request, archive_of(admin, select, self._gateway.now()), headers)
 
     async def story(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """Everything about one delivery."""
@@ -186,6 +199,11 @@ class OrderHandlers:
         return handler
 
 
+def _selected(request: web.Request, **more: Sequence[str]) -> Select:
+    given = {name: request.query[name] for name in _FILTERS if name in request.query}
+    return msgspec.convert({**given, **more}, Select, strict=False)
+
+
 def _not_open() -> web.Response:
     return refused(503, "spool_unavailable", "The spool is not open.", _READY_HINT)
 
@@ -193,9 +211,9 @@ def _not_open() -> web.Response:
 async def _streamed(
     request: web.Request, blocks: AsyncIterator[bytes], headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """JSON, a block at a time. An error before the first block is an answer; after it, the answer breaks off."""
+    """A document, a block at a time. An error before the first block is an answer; after it, the answer breaks off."""
     first = await anext(blocks)
-    response = web.StreamResponse(headers={**headers, "Content-Type": "application/json"})
+    response = web.StreamResponse(headers={"Content-Type": "application/json", **headers})
     await response.prepare(request)
     await response.write(first)
     try:

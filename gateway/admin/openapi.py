@@ -36,6 +36,7 @@ class _Operation(NamedTuple):
     query: tuple[str, ...] = ()
 
 
+_EXPORTED = ("destination", "form", "reason", "older_than", "newer_than", "target", "kind", "key")
 _SELECTION = ("destination", "form", "reason", "older_than", "newer_than", "target", "kind", "state", "limit", "cursor")
 _OPERATIONS: Mapping[str, _Operation] = {
     "GET /": _Operation("The overview, for browsers."),
@@ -74,6 +75,7 @@ _OPERATIONS: Mapping[str, _Operation] = {
     "POST /api/tenants/assign": _Operation("Give an agent to a tenant.", Assigned),
     "POST /api/reload": _Operation("Read the settings again.", Reloaded),
     "POST /api/destinations/{destination}/resume": _Operation("Try a destination now.", Resumed),
+    "GET /api/dead-letters/export": _Operation("Dead letters and their documents, as a zip file.", query=_EXPORTED),
     "POST /api/dead-letters/import": _Operation("Import an exported call log.", ImportResult),
     "POST /api/salvage": _Operation("Import what another database holds; answered by NDJSON.", None, SalvageOrder),
     **{

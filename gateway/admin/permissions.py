@@ -100,6 +100,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "POST /api/tenants/assign": _order("assign-agent", Role.ADMIN),
     "GET /api/deliveries/{key}": Rule(Role.READ, action="read-delivery"),
     "GET /api/documents/{key}": Rule(Role.READ, action="read-document"),
+    "GET /api/dead-letters/export": Rule(Role.OPERATE, action="export"),
     f"POST /api/orders/{OrderName.REPLAY}": _order("replay", Role.OPERATE, local=True),
     f"POST /api/orders/{OrderName.RETRY}": _order("retry", Role.OPERATE, local=True),
     "POST /api/destinations/{destination}/resume": _order("resume", Role.OPERATE, local=True),

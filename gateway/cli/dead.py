@@ -171,8 +171,8 @@ class _Export:
         except (Refused, NoGateway) as error:
             # A damaged document aborts its answer; the gateway itself still runs, or this raises.
             ask(self._address, "healthz")
-            return _described(entry, None, None, 0, str(error))
-        return _described(entry, f"{DOCUMENTS}/{name}", digest, size, None)
+            return DeadLetter.of(entry, None, None, 0, str(error))
+        return DeadLetter.of(entry, f"{DOCUMENTS}/{name}", digest, size, None)
 
     def _write_document(self, entry: DeliveryEntry, path: Path) -> tuple[str, int]:
         """The document as the spool has it, compressed; its SHA-256 and its size."""
@@ -196,32 +196,6 @@ class _Export:
         finally:
             file.discard()
         return digest.hexdigest(), size
-
-
-def _described(
-    entry: DeliveryEntry, file: str | None, digest: str | None, size: int, problem: str | None
-) -> DeadLetter:
-    return DeadLetter(
-        record_id=entry.record_id,
-        call_id=entry.call_id,
-        agent_id=entry.agent_id,
-        event=entry.event,
-        environment=entry.environment,
-        destination=entry.destination,
-        form=entry.form,
-        state=entry.state,
-        reason=entry.reason,
-        attempts=entry.attempts,
-        accepted_at=entry.accepted_at,
-        since=entry.since,
-        idempotency_key=entry.idempotency_key,
-        file=file,
-        sha256=digest,
-        file_bytes=size,
-        problem=problem,
-        via=entry.via,
-        tenant=entry.tenant,
-    )
 
 
 def _line(document: msgspec.Struct) -> bytes:

@@ -193,6 +193,33 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     """Whose call it is, where there are tenants; an erasure of a tenant's call looks at it."""
 
+    @classmethod
+    def of(
+        cls, entry: DeliveryEntry, file: str | None, digest: str | None, size: int, problem: str | None
+    ) -> "DeadLetter":
+        """The line about a delivery: `size` and `digest` are those of the file."""
+        return cls(
+            record_id=entry.record_id,
+            call_id=entry.call_id,
+            agent_id=entry.agent_id,
+            event=entry.event,
+            environment=entry.environment,
+            destination=entry.destination,
+            form=entry.form,
+            state=entry.state,
+            reason=entry.reason,
+            attempts=entry.attempts,
+            accepted_at=entry.accepted_at,
+            since=entry.since,
+            idempotency_key=entry.idempotency_key,
+            file=file,
+            sha256=digest,
+            file_bytes=size,
+            problem=problem,
+            via=entry.via,
+            tenant=entry.tenant,
+        )
+
 
 IMPORT_TYPE = "application/vnd.callspool.dead-letter"
 """The content type of an import: a line of JSON (`ImportHeader`), then the exported documents, byte for byte."""

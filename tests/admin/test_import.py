@@ -1,18 +1,22 @@
-"""Bringing a call log in over a real socket: what is wrong with it is told, and nothing of it stays."""
+"""Dead letters as files over a real socket: what is exported can be imported; what is wrong with that is told."""
 
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import zstandard
 
+from gateway.operations import export
 from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import DeliveryState
 from tests.admin.admin_app import AUTHORIZED, OTHER, AskedSpoolAdmin, spool_admin
-from tests.spool.spool_parts import BUCKET, ENDPOINT, states
+from tests.spool.spool_parts import BUCKET, CORE, ENDPOINT, WHOLE, states
+from tests.spool.spool_parts import DETAIL as DETAIL_FORM
 from tests.system.waiting import until
 
 DETAIL = b'{"call_id": "a", "update_type": "detailed_telemetry","rest": 1}'
@@ -122,3 +126,41 @@ async def test_an_order_is_no_letter(admin: AskedSpoolAdmin) -> None:
     """What a page of another site could post is not taken, nor what is meant for another route."""
     answer = await admin.client.post("/api/dead-letters/import", json={"to": ENDPOINT})
     assert (answer.status, (await answer.json())["error"]["code"]) == (415, "wrong_type")
+
+
+async def exported(admin: AskedSpoolAdmin, query: str) -> tuple[list[dict[str, Any]], ZipFile]:
+    """The lines of the index, and the archive."""
+    answer = await admin.client.get(f"/api/dead-letters/export?{query}")
+    assert (answer.status, answer.content_type) == (200, "application/zip"), await answer.text()
+    archive = ZipFile(io.BytesIO(await answer.read()))
+    return [json.loads(line) for line in archive.read("dead-letters.ndjson").splitlines()], archive
+
+
+async def test_an_export_holds_what_a_discard_would_take(admin: AskedSpoolAdmin) -> None:
+    """The index and a document for each letter, with what is held behind a dead core; a filter and keys select."""
+    await admin.buried("a", CORE, DETAIL_FORM, reason="HTTP 422: no")
+    await admin.buried("b", WHOLE, reason="HTTP 413: Request Too Long; 9 bytes were sent;")
+    (header, *letters), archive = await exported(admin, "")
+    assert header["format"] == "callspool.dead-letters/1"
+    assert [(each["call_id"], each["form"], each["state"]) for each in letters] == [
+        ("a", "core", "dead"), ("a", "detail", "held"), ("b", "whole", "dead"),
+    ]  # fmt: skip
+    for each in letters:
+        packed = archive.read(each["file"])
+        assert (sha256(packed).hexdigest(), len(packed)) == (each["sha256"], each["file_bytes"])
+        assert json.load(zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True))
+    assert len((await exported(admin, "kind=too_large"))[0]) == 2
+    key = (await admin.list(kind="too_large"))["deliveries"][0]["key"]
+    assert [each["call_id"] for each in (await exported(admin, f"key={key}"))[0][1:]] == ["b"]
+    assert (await admin.client.head("/api/dead-letters/export")).status == 200
+
+
+async def test_an_export_is_bounded_and_needs_a_token(admin: AskedSpoolAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than an archive may hold is refused with the command that takes them; so is who presents no token."""
+    for number in range(3):
+        await admin.buried(f"refused-{number}", WHOLE, reason="HTTP 422: no")
+    monkeypatch.setattr(export, "MOST_LETTERS", 2)
+    answer = await admin.client.get("/api/dead-letters/export")
+    assert (answer.status, "callspool dead export" in await answer.text()) == (400, True)
+    anonymous = await admin.client.get("/api/dead-letters/export", headers={"Authorization": ""})
+    assert anonymous.status == 401

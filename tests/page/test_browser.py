@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
+from zipfile import ZipFile
 
 import pytest
 
 from bench.endpoint import Fault
+from tests.budget import budgeted
 from tests.page.calls import make_call
 from tests.page.conftest import BIG, HOSTILE, World
 
@@ -25,6 +27,19 @@ _PAGE_DOWN = """async () => {
   return took.sort((a, b) => a - b)[10];
 }"""
 """How many milliseconds a page of an open waterfall takes, the median of 20."""
+_EVENTS = """async (count) => {
+  const settled = async () => { while (asking) await new Promise((done) => setTimeout(done, 1)); };
+  at("main").dataset.pause = "0";
+  window.minute ??= Math.floor(Date.now() / 60000);
+  for (let event = 0; event < count; event += 1) {
+    await settled();
+    await refresh();
+    window.minute += 1;
+    for (const each of followers.sample) each([window.minute, 3, 3, 1, event % 50, 2, 0, 1, 1]);
+  }
+  await settled();
+}"""
+"""As many events of the status, and samples, as in so many minutes."""
 pytestmark = pytest.mark.slow
 Open = Callable[..., Any]
 
@@ -64,6 +79,52 @@ def test_a_page_says_when_it_hears_nothing(world: World, open_page: Open) -> Non
     page.route("**/api/events", lambda route: route.fulfill(status=502, body=""), times=1)
     page.reload()
     page.wait_for_selector(".live:has-text('live,')")
+
+
+@pytest.mark.prove
+def test_a_restart_needs_no_reload(world: World, open_page: Open) -> None:
+    """Who looks at a page while the gateway is killed and starts again sees since when, and then what is new."""
+    page = open_page("/")
+    page.wait_for_selector(".live:has-text('live,')")
+    page.evaluate("window.same = true")
+    world.run(world.gateway.kill())
+    page.wait_for_selector(".live.lost:has-text('no answer since')")
+    world.run(world.gateway.start())
+    page.wait_for_selector(".live:not(.lost):has-text('live,')")
+    world.endpoint.set_fault(Fault("status", 503))
+    for number in range(6):
+        world.post(make_call(f"again-{number}-{time.time_ns()}", turns=2))
+    page.wait_for_selector("#destinations-card tbody[data-key=endpoint] .pill.bad")
+    world.endpoint.set_fault(Fault())
+    page.click("[data-resume=endpoint]")
+    page.wait_for_selector("#destinations-card tbody[data-key=endpoint] .pill.good")
+    assert page.evaluate("window.same")
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("path", ["/", "/calls", "/destinations", "/dead"])
+def test_a_page_that_stays_open_does_not_grow(world: World, open_page: Open, path: str) -> None:
+    """After a thousand events there are as many nodes and listeners as before, and the heap is as large."""
+    world.bury(1)
+    page = open_page(path)
+    page.wait_for_selector(".live:has-text('live,')")
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+
+    def size() -> dict[str, float]:
+        for _ in range(3):
+            session.send("HeapProfiler.collectGarbage")
+        return {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+
+    page.evaluate(_EVENTS, 20)
+    before = size()
+    page.evaluate(_EVENTS, budgeted(small=60, full=1000))
+    after = size()
+    # What was parsed last may still be there, with all of its nodes.
+    assert after["Documents"] <= before["Documents"] + 3
+    assert after["Nodes"] / after["Documents"] < 1.5 * before["Nodes"] / before["Documents"] + 500
+    assert after["JSEventListeners"] <= before["JSEventListeners"] + 10
+    assert after["JSHeapUsedSize"] < before["JSHeapUsedSize"] + 1_500_000
 
 
 def test_a_page_says_when_its_session_has_ended(world: World, open_page: Open) -> None:
@@ -161,6 +222,22 @@ def test_dead_letters_are_replayed_after_a_dry_run(world: World, open_page: Open
     page.click("#ask-go")
     page.wait_for_selector("h1:has-text('No dead letters.')")
     page.wait_for_selector("#pages .badge", state="detached")
+
+
+def test_dead_letters_are_exported_before_they_are_discarded(world: World, open_page: Open) -> None:
+    """The dialog of a discard offers it; what was ticked is downloaded, and stays."""
+    world.bury(2)
+    page = open_page("/dead")
+    page.check("[data-letter] >> nth=-1")
+    page.click("#tray [data-order=discard]")
+    page.click("#ask-export")
+    page.wait_for_selector("#ask-count:has-text('1 of 1 would be written')")
+    with page.expect_download() as download:
+        page.click("#ask-go")
+    with ZipFile(download.value.path()) as archive:
+        assert len(archive.namelist()) == 2
+    page.wait_for_selector("#done:has-text('the download of 1 dead letter began')")
+    assert page.locator("[data-letter]:checked").count() == 1
 
 
 def test_another_key_is_given_once(world: World, open_page: Open) -> None:

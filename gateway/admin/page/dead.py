@@ -64,6 +64,7 @@ _VERBS = {
     "replay": "Replay",
     "reroute": "Reroute",
     "replace-token": "Give another key",
+    "export": "Export",
     "discard": "Discard",
 }
 
@@ -142,7 +143,7 @@ def _order_button(order: str, group: Group, best: str) -> Html:
 
 def _group(group: Group, *, opened: bool) -> Html:
     best, many = _HELPS.get(group.kind, "replay"), len(group.entries)
-    orders = list(dict.fromkeys((best, "replay", "discard")))
+    orders = list(dict.fromkeys((best, "replay", "export", "discard")))
     oldest = moment_of(group.entries[0].since)
     select = {"states": ["dead"], "destination": group.destination, "form": group.form, "kind": group.kind}
     heading = f"group-{group.key}"
@@ -227,7 +228,8 @@ def _dialog(destinations: Sequence[DestinationReport]) -> Html:
         tag("div", fields, id="ask-fields"),
         tag("div", tag("b", "", id="ask-count"), tag("ul", id="ask-list"), class_="result"),
         tag("p", "", class_="soft", id="ask-note", role="status"),
-        tag("div", tag("button", "Cancel", value="cancel", type="button", id="ask-cancel"),
+        tag("div", tag("button", "Export them first…", type="button", id="ask-export", data_for="discard"),
+            tag("button", "Cancel", value="cancel", type="button", id="ask-cancel"),
             tag("button", "", value="go", id="ask-go", type="submit"), class_="end"),
         method="dialog", autocomplete="off",
     )  # fmt: skip

@@ -7,9 +7,12 @@ addEventListener("DOMContentLoaded", () => {
     replay: "Send them again, in the order of their calls and with their idempotency keys.",
     reroute: "Move them to another destination. What one record still owes moves together.",
     "replace-token": "Send them again with another key. It is stored in the spool and never shown.",
+    export: "Download them with all that they carry, as a zip file. They stay in the spool; unpacked, callspool dead import takes them.",
     discard: "Give them up for good. What is held with a dead core is discarded with it.",
   };
-  const VERBS = { replay: "Replay", reroute: "Reroute", "replace-token": "Give another key", discard: "Discard" };
+  const VERBS = { replay: "Replay", reroute: "Reroute", "replace-token": "Give another key", export: "Export", discard: "Discard" };
+  // What a dry run of another order counts as well: no key that is not typed yet, and no download, changes anything in it.
+  const COUNTED_AS = { "replace-token": "replay", export: "replay" };
   const MOST_KEYS = 100;
   let asked = null;
 
@@ -79,11 +82,10 @@ addEventListener("DOMContentLoaded", () => {
     asked.dry = null;
     mayGo();
     try {
-      // A key that is not typed yet changes nothing in what a dry run counts.
-      const dry = order === "replace-token" ? await inSteps("replay", selections, { dry_run: true }) : await inSteps(order, selections, { dry_run: true, ...extras(order) });
+      const dry = await inSteps(COUNTED_AS[order] ?? order, selections, { dry_run: true, ...(COUNTED_AS[order] ? {} : extras(order)) });
       if (asked !== mine) return;
       asked.dry = dry;
-      const goes = dry.matched - dry.left_out, verb = order === "discard" ? "be discarded" : "go";
+      const goes = dry.matched - dry.left_out, verb = { discard: "be discarded", export: "be written" }[order] ?? "go";
       at("ask-title").textContent = `${VERBS[order]}: ${count(dry.matched)} dead letter${dry.matched === 1 ? "" : "s"}?`;
       at("ask-count").textContent = `Dry run: ${count(goes)} of ${count(dry.matched)} would ${verb}, ${sizeText(dry.matched_bytes)} in all`;
       const lines = [];
@@ -96,8 +98,7 @@ addEventListener("DOMContentLoaded", () => {
     } catch (error) { failed(error); }
   }
 
-  function ask(button) {
-    const order = button.dataset.order;
+  function ask(button, order = button.dataset.order) {
     asked = { order, selections: selectionsOf(button), button, dry: null };
     form.reset();
     for (const field of form.querySelectorAll("[data-for]")) field.hidden = field.dataset.for !== order;
@@ -106,12 +107,27 @@ addEventListener("DOMContentLoaded", () => {
     at("ask-count").textContent = "Dry run: counting";
     at("ask-list").replaceChildren();
     note.className = "soft";
-    note.textContent = order === "discard" ? "This cannot be undone. The command callspool dead export keeps them as files first." : "Counted just now; what changes meanwhile is counted again when it is done.";
+    note.textContent = order === "discard" ? "This cannot be undone." : order === "export" ? "They hold what was said in these calls." : "Counted just now; what changes meanwhile is counted again when it is done.";
     go.textContent = VERBS[order];
     go.className = order === "discard" ? "danger" : "first";
-    dialog.showModal();
+    if (!dialog.open) dialog.showModal();
     (order === "replace-token" ? form.elements.token : at("ask-cancel")).focus();
     dryRun();
+  }
+
+  // A browser keeps what it downloads on disk, whatever its size; whether this person may have it is asked first.
+  async function download(selections) {
+    for (const { keys, states, ...filter } of selections) {
+      const link = element("a"), query = new URLSearchParams(keys ? keys.map((key) => ["key", key]) : filter);
+      link.href = `/api/dead-letters/export?${query}`;
+      const answer = await fetch(link.href, { method: "HEAD" });
+      if (!answer.ok) {
+        const failed = new Error(answer.status === 403 ? "An export needs the role operate." : answer.status === 401 ? "An export needs a token." : `HTTP ${answer.status}`);
+        throw Object.assign(failed, { status: answer.status });
+      }
+      link.download = "";
+      link.click();
+    }
   }
 
   async function carryOut() {
@@ -119,6 +135,12 @@ addEventListener("DOMContentLoaded", () => {
     go.disabled = true;
     note.className = "soft";
     try {
+      if (order === "export") {
+        await download(selections);
+        at("done").textContent = `Export: the download of ${count(dry.matched)} dead letter${dry.matched === 1 ? "" : "s"} began at ${timeText(new Date(), "seconds")}.`;
+        dialog.close();
+        return;
+      }
       const sum = await inSteps(order, selections, more);
       if (order === "replace-token") Object.assign(sum, await inSteps("replay", selections, {}));
       for (const box of letters()) box.checked = false;
@@ -143,6 +165,7 @@ addEventListener("DOMContentLoaded", () => {
   form.addEventListener("input", (event) => { if (event.target.name === "to") dryRun(); else mayGo(); });
   form.addEventListener("submit", (event) => { event.preventDefault(); if (!go.disabled) carryOut(); });
   at("ask-cancel").addEventListener("click", () => dialog.close());
+  at("ask-export").addEventListener("click", () => ask(asked.button, "export"));
   dialog.addEventListener("close", () => { const { button } = asked; form.reset(); (button.isConnected ? button : at("title")).focus(); });
   followers.page.push(showPicked);
   showPicked();

@@ -115,6 +115,7 @@ addEventListener("DOMContentLoaded", () => {
   function add(row) {
     rows.set(row[0], row.slice(0, 6));
     last = Math.max(last, row[0]);
+    for (const minute of rows.keys()) if (minute < last - 180) rows.delete(minute);
   }
 
   function begin() {
