@@ -231,8 +231,9 @@ def import_(
 ) -> None:  # fmt: skip
     """Queue what `callspool dead export` wrote to DIRECTORY for a destination of this gateway.
 
-    Keeps idempotency keys, verifies checksums, and skips what this spool already has. Agents' keys are never exported:
-    if the destination forwards them, pass one with --key, or later with `deliveries replace-token`.
+    Keeps idempotency keys, verifies checksums, redacts as the configuration has it, and skips what this spool has.
+    Agents' keys are never exported: if the destination forwards them, pass one with --key, or later with `deliveries
+    replace-token`.
     """
     found = list(_call_logs(directory, origin))
     if dry_run:

@@ -63,7 +63,8 @@ def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *
     """Import every readable record of the databases in quarantine into the present one.
 
     A running gateway does it itself, and delivers at once; where none runs, the configured spool is opened. DIRECTORY
-    names one of them, or a copy from elsewhere. It may be repeated: nothing is imported twice.
+    names one of them, or a copy from elsewhere. It may be repeated: nothing is imported twice. Call logs come as they
+    were stored: redaction is for what comes in.
     """
     order = SalvageOrder(None if directory is None else str(directory.absolute()), False, dry_run)
     _carry_out(order, file, address, as_json=as_json)
@@ -79,7 +80,8 @@ def adopt(directory: Path, file: Path | None, address: ListenAddress, *, dry_run
     """Take over the spool in DIRECTORY, dead letters included, from a gateway that will not come back.
 
     It is refused while a gateway lives there. Afterwards the database there is in quarantine: a repetition does
-    nothing, and a gateway that starts there begins with an empty spool.
+    nothing, and a gateway that starts there begins with an empty spool. Call logs come as they were stored there:
+    redaction is for what comes in.
     """
     _carry_out(SalvageOrder(str(directory.absolute()), True, dry_run), file, address, as_json=as_json)
 

@@ -23,7 +23,7 @@ from gateway.intake import responses
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import ENVELOPE, BodyDecoder
 from gateway.intake.memory import Body
-from gateway.intake.parse import CallLog, Parsed, Reference, SizeRule, parse
+from gateway.intake.parse import CallLog, Parsed, Reference, SizeRule, parse, text_of
 from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.ports import IntakeObserver, RecordStore
 from gateway.intake.responses import Rejection
@@ -259,6 +259,19 @@ class Acceptor:
         if self._tenants is not None:
             tenant = tenant or self._tenants.of_token(key) or self._tenants.of_agent(agent_id) or UNASSIGNED
         return self._redactions.of(tenant)
+
+    async def redacted(self, body: Body, agent_id: str | None, key: str | None) -> memoryview | None:
+        """What the rules for this agent leave of a document that is no post, as long as `body` lives; None: all of it.
+
+        Raises as `parse` does.
+        """
+        redaction = self.redaction_of(agent_id, key, None)
+        if redaction is None:
+            return None
+        parsed = await self._parse(body, redaction)
+        if isinstance(parsed, Envelope | UploadRequest):
+            raise CallLogError(Fault.NOT_AN_OBJECT, "It is no call log.", "Import what `callspool dead export` wrote.")
+        return text_of(parsed)
 
     def principal_of_agent(self, principal: str, agent_id: str | None, key: str | None) -> str:
         """Whose a call log of this agent is that this principal posts, as `accept` says with it as the owner."""

@@ -5,11 +5,13 @@ Whatever their size, memory is bounded: a document is read, written, decompresse
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 
 from aiohttp import StreamReader
 
+from gateway.calllog.errors import CallLogError
+from gateway.intake.memory import Body
 from gateway.intake.ports import RecordStore
 from gateway.intake.routes import gateways_in, via_text
 from gateway.intake.staging import Staged, StagedFile, StagingArea
@@ -31,13 +33,20 @@ _DETAIL_OPENING = re.compile(
 _LONGEST_OPENING = 1 << 20
 
 
-class DeadLetterImporter:
-    """Imports exported call logs. For the event loop."""
+Redact = Callable[[Body, str | None, str | None], Awaitable[memoryview | None]]
+"""`Acceptor.redacted`."""
 
-    def __init__(self, store: RecordStore, staging: StagingArea, destinations: Mapping[str, Accepts]) -> None:
+
+class DeadLetterImporter:
+    """Imports exported call logs, redacted as those that are posted. For the event loop."""
+
+    def __init__(
+        self, store: RecordStore, staging: StagingArea, destinations: Mapping[str, Accepts], redact: Redact
+    ) -> None:
         self._store = store
         self._staging = staging
         self._destinations = destinations
+        self._redact = redact
 
     async def import_record(self, header: ImportHeader, source: StreamReader) -> ImportResult:
         """Accept a call log under the record id that it had; one that the spool knows already is a duplicate.
@@ -47,11 +56,17 @@ class DeadLetterImporter:
         forms = self._forms(header)
         staged = self._staging.begin()
         try:
-            documents = [await self._document(document, source, staged) for document in header.documents]
+            documents, digests = [], []
+            for document in header.documents:
+                body = await self._document(document, source, staged)
+                left = await self._redacted(body, header)
+                documents.append(memoryview(body.data) if left is None else left)
+                digests.append(bytes.fromhex(document.sha256) if left is None else await self._digest(left))
             fragments: dict[Fragment, Sequence[Buffer]] = {}
-            for form, document in zip(forms, documents, strict=True):
-                fragments |= _fragments(form, document)
-            accepted = await self._store.accept(self._record(header, forms, documents, fragments))
+            for form, text in zip(forms, documents, strict=True):
+                fragments |= _fragments(form, text)
+            digest = sha256(b"".join(digests)).digest()
+            accepted = await self._store.accept(self._record(header, forms, documents, fragments, digest))
         finally:
             staged.discard()
         return ImportResult(record_id=accepted.uid, duplicate=accepted.duplicate)
@@ -72,8 +87,8 @@ class DeadLetterImporter:
             raise BadSelection(f"{header.to} does not accept {given} of one imported call log")
         return [Form(word) for word in words]
 
-    async def _document(self, document: Document, source: StreamReader, staged: Staged) -> memoryview:
-        """One document, verified and decompressed, as a map of a file that lives as long as the map does."""
+    async def _document(self, document: Document, source: StreamReader, staged: Staged) -> Body:
+        """One document, verified and decompressed."""
         workers = self._staging.workers
         packed, digest, left = await workers.run(staged.file), sha256(), document.bytes
         while left > 0:
@@ -90,7 +105,18 @@ class DeadLetterImporter:
             raise BadSelection(f"the {document.form} does not match its SHA-256: export it again")
         plain = await workers.run(staged.file)
         await workers.run(_unpack, packed, plain)
-        return await workers.run(plain.map)
+        return Body(await workers.run(plain.map), None, staged, plain)
+
+    async def _redacted(self, document: Body, header: ImportHeader) -> memoryview | None:
+        """What the rules leave of a document; None where there are none for it."""
+        try:
+            return await self._redact(document, header.agent_id, header.key)
+        except CallLogError as error:
+            raise BadSelection(f"it cannot be redacted as the configuration has it: {error.message}") from error
+
+    async def _digest(self, document: memoryview) -> bytes:
+        """Of what was redacted: by that of the original, what is missing could be guessed."""
+        return await self._staging.workers.run(lambda: sha256(document).digest())
 
     def _record(
         self,
@@ -98,9 +124,9 @@ class DeadLetterImporter:
         forms: Sequence[Form],
         documents: Sequence[memoryview],
         fragments: Mapping[Fragment, Sequence[Buffer]],
+        digest: bytes,
     ) -> NewRecord:
         ordered = self._destinations[header.to].ordered
-        digest = sha256(b"".join(bytes.fromhex(document.sha256) for document in header.documents)).digest()
         return NewRecord(
             call_id=header.call_id,
             agent_id=header.agent_id,

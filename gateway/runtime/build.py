@@ -386,7 +386,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     )
     call_stores.pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, observers)
     accepted = {destination.name: accepts(destination) for destination in destinations}
-    delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock)
+    delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock, acceptor.redacted)
     return App(
         spool,
         dispatcher,

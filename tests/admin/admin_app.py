@@ -20,6 +20,7 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.calls import LiveEntry
+from gateway.intake.memory import Body
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
 from gateway.operations.selection import Accepts
@@ -276,6 +277,10 @@ TAKES = {
 }
 
 
+async def without_rules(_body: Body, _agent_id: str | None, _key: str | None) -> None:
+    """Nothing is redacted."""
+
+
 class SpoolAdmin:
     """A spool with its orders behind the admin listener."""
 
@@ -283,7 +288,7 @@ class SpoolAdmin:
         self.spool = spool
         self.clock = clock
         self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers(Metrics(), RecentEvents(clock)))
-        self.delivery_admin = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock)
+        self.delivery_admin = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock, without_rules)
         self.app = AdminFigures(delivery_admin=self.delivery_admin).app
 
     async def buried(

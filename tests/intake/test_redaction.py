@@ -1,9 +1,11 @@
 """Redaction of call logs: what is stored of them holds nothing that the rules find, whichever way they came in."""
 
+import asyncio
 import base64
 import gzip
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ from hypothesis import strategies as st
 from gateway.calllog.toplevel import scan
 from gateway.intake.accept import Redactions
 from gateway.intake.redaction import Redactor
+from gateway.operations.schemas import Document, ImportHeader
+from gateway.operations.selection import Accepts
+from gateway.operations.transfer import DeadLetterImporter
 from gateway.tenants import Tenant, TenantTable, digest_of
-from spool.records import Fragment
+from spool.payload.frames import encode
+from spool.records import Form, Fragment
 from tests.intake.running_intake import RunningIntake, running
 from uploaders.redaction.options import Detector, Redaction
 
@@ -188,3 +194,32 @@ async def _body(world: RunningIntake, data: bytes) -> Any:
         yield data
 
     return await world.intake.reader.read_stream(pieces())
+
+
+@pytest.mark.parametrize("size", [0, 1_000_000], ids=["in a thread", "in the parse worker"])
+async def test_what_is_imported_is_redacted(tmp_path: Path, size: int) -> None:
+    """Dead letters that were exported before there were rules are stored as the rules have it, in every form."""
+    detail = b'{"call_id": "c1", "update_type": "detailed_telemetry", "said": "%b", "x": "%b"}'
+    documents = {
+        Form.CORE: json.dumps({**SPOKEN_OF, "call_id": "c1"}).encode(),
+        Form.DETAIL: detail % (CARD.encode(), b"y" * size),
+    }
+    async with running(tmp_path, redactions=Redactions(RULES)) as world:
+        takes = {"endpoint": Accepts(frozenset(Form), ordered=True)}
+        importer = DeadLetterImporter(world.spool, world.intake.staging, takes, world.intake.acceptor.redacted)
+        packed = {form: encode(document) for form, document in documents.items()}
+        header = ImportHeader(
+            to="endpoint", record_id="gone-1", call_id="c1", agent_id=None, event="call_ended", environment=None,
+            documents=tuple(
+                Document(form=form, bytes=len(data), sha256=sha256(data).hexdigest()) for form, data in packed.items()
+            ),
+        )  # fmt: skip
+        source = asyncio.StreamReader()
+        source.feed_data(b"".join(packed.values()))
+        source.feed_eof()
+        assert not (await importer.import_record(header, source)).duplicate  # type: ignore[arg-type]  # of aiohttp
+        stored = await _stored(world)
+        assert CARD.encode() not in stored
+        assert b"[card]" in stored
+        assert b"y" * size in stored
+        await world.until(lambda: not world.staged_files())

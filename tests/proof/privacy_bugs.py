@@ -11,6 +11,13 @@ PRIVACY_BUGS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         ("tests/intake/test_redaction.py::test_what_was_not_redacted_as_its_tenant_has_it_is_not_stored",),
     ),
     (
+        "imported dead letters are stored as they were exported",
+        "gateway/operations/transfer.py",
+        "            return await self._redact(document, header.agent_id, header.key)\n",
+        "            return None\n",
+        ("tests/intake/test_redaction.py::test_what_is_imported_is_redacted",),
+    ),
+    (
         "summaries and digest are made of the call log as it came",
         "gateway/intake/parse.py",
         "            posted = document_of(msgspec.structs.replace(again, nonfinite_numbers=top.nonfinite_numbers))\n",
