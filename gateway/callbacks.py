@@ -26,8 +26,7 @@ from spool.errors import SpoolError
 from spool.records import Clock, principal_of
 from uploaders.pipeline.callback_words import day_begin, next_allowed
 from uploaders.pipeline.options import CallbackRule, TenantRule
-from uploaders.stores.callbacks import CallbackTables
-from uploaders.stores.pipeline import Callback
+from uploaders.stores.pipeline import Callback, CallbackTables
 from uploaders.stores.store import StoreError
 
 CALLBACK_DUE: Final = "callback_due"

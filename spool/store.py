@@ -22,7 +22,7 @@ from spool.db.writer import CommitObserver, Writer
 from spool.directory import DATABASE_NAME, SpoolDirectory
 from spool.errors import SpoolError
 from spool.keys import KeyRing, SpoolKeys, require_keys
-from spool.payload.cache import PayloadCache
+from spool.payload.frames import PayloadCache
 from spool.queue.accept import Acceptance
 from spool.queue.ingest import Ingest
 from spool.queue.live import LiveCalls

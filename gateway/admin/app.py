@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from gateway.admin import openapi
+from gateway.admin import permissions
 from gateway.admin.answers import HEADERS, answer
 from gateway.admin.api import LARGEST_REQUEST, OrderHandlers, TenantHandlers
 from gateway.admin.auth import Access
@@ -59,7 +59,7 @@ class AdminHandlers:
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """What can be asked here, as OpenAPI."""
-        return web.Response(body=openapi.document(), content_type="application/json", headers=HEADERS)
+        return web.Response(body=permissions.document(), content_type="application/json", headers=HEADERS)
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Liveness: the process answers, whatever disk and destinations do."""

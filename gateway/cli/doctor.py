@@ -17,7 +17,7 @@ from config.loader import DEFAULT, Loaded, effective_settings
 from config.settings import Settings
 from gateway.cli import Exit
 from gateway.cli.client import NoGateway, Refused, admin_address, ask
-from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
+from gateway.cli.options import addresses_of, configuration_options, findings_of, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.cli.status import troubles
 from gateway.diagnostics.machine import (
@@ -32,7 +32,6 @@ from gateway.diagnostics.machine import (
 )
 from gateway.operations.schemas import Status
 from gateway.runbooks import Runbook
-from gateway.runtime.own_intake import addresses_of, own_intake_warnings
 from spool.directory import is_owned, prepare_directory
 from spool.errors import SpoolError
 
@@ -86,8 +85,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _settings(loaded: Loaded) -> Iterator[Finding]:
-    errors, doubts = certificate_findings(loaded)
-    warnings = [*warnings_of(loaded), *doubts, *own_intake_warnings(loaded.settings, addresses_of)]
+    errors, warnings = findings_of(loaded, addresses_of)
     if not errors and not warnings:
         yield Finding(
             "settings",
@@ -209,8 +207,8 @@ def check_config(
     """Show the settings in effect and where each comes from. Secrets are masked."""
     loaded = loaded_or_exit(file, local=local)
     _show_settings(loaded)
-    errors, doubts = certificate_findings(loaded)
-    for warning in (*warnings_of(loaded), *doubts, *own_intake_warnings(loaded.settings, addresses_of)):
+    errors, warnings = findings_of(loaded, addresses_of)
+    for warning in warnings:
         complain(f"warning: {warning}", style="yellow")
     for error in errors:
         complain(f"error: {error}")

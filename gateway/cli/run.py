@@ -9,12 +9,11 @@ import structlog
 from config.loader import load
 from config.settings import IoClass, PrioritySettings
 from gateway.cli import Exit
-from gateway.cli.options import certificate_findings, configuration_options, loaded_or_exit, warnings_of
+from gateway.cli.options import configuration_options, findings_of, loaded_or_exit
 from gateway.cli.output import complain
 from gateway.logs import configure_logging
 from gateway.process import Priority, give_way
 from gateway.runtime import lifecycle, worker
-from gateway.runtime.own_intake import own_intake_warnings
 
 
 @click.command()
@@ -28,8 +27,8 @@ def run(file: Path | None, *, local: bool, as_json: bool) -> None:
     configure_logging(loaded.settings.log.level, as_text=False if as_json else loaded.settings.log.format.as_text)
     log = structlog.get_logger("callspool")
     # An expired certificate ends no gateway: who renews it changes the file.
-    errors, doubts = certificate_findings(loaded)
-    for warning in (*warnings_of(loaded), *errors, *doubts, *own_intake_warnings(loaded.settings)):
+    errors, warnings = findings_of(loaded)
+    for warning in (*errors, *warnings):
         log.warning("configuration", about=warning)
     for reason in refused:
         log.warning("priority", refused=reason)

@@ -62,7 +62,7 @@ from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
 from gateway.telemetry import Spans
 from gateway.tenants import TenantTable
-from gateway.webhooks.forward import Forwarder
+from gateway.webhooks.source import Forwarder
 from spool.records import system_clock
 from spool.store import Spool
 from uploaders.base import DestinationStatus, Eraser, Uploader

@@ -44,8 +44,7 @@ from uploaders.pipeline.runner import Models, PipelineObserver, PipelineRunner, 
 from uploaders.pipeline.service import Pipeline
 from uploaders.pipeline.uploader import read_text
 from uploaders.pipeline.vectors import PgVectors, PineconeVectors, QdrantVectors, SqliteVectors
-from uploaders.stores.callbacks import CallbackTables
-from uploaders.stores.pipeline import Database, NewText
+from uploaders.stores.pipeline import CallbackTables, Database, NewText
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.store import CallKey, StoreError
 

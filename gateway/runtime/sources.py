@@ -26,11 +26,10 @@ from gateway.runtime import options
 from gateway.runtime.destinations import DriverMissing, s3_options
 from gateway.telemetry import Spans
 from gateway.webhooks.adapters import pointed
-from gateway.webhooks.forward import Forwarder
 from gateway.webhooks.providers import PROVIDERS, Provider
 from gateway.webhooks.recordings import InlineAudio, RecordingCopier
 from gateway.webhooks.signatures import Algorithm, Encoding, HmacScheme, LivekitScheme, Scheme, SecretHeaderScheme
-from gateway.webhooks.source import Source, WebhookSource
+from gateway.webhooks.source import Forwarder, Source, WebhookSource
 from spool.records import Clock, Lane, system_clock
 from spool.store import Spool
 from uploaders.base import Eraser

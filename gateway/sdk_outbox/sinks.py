@@ -75,13 +75,7 @@ class SpoolSink:
         except (OutboxError, RowRefused):
             raise
         except Exception as error:  # whatever it is, the row stays in the outbox, and the others go on
-            rejection = translate(error)
-            if rejection is None:
-                _log.error("unexpected error with a row", row=row.row_id, call_id=row.call_id, exc_info=error)
-                raise RowRefused("an unexpected error met it; the log has the details") from error
-            if rejection.retry_after is not None:
-                raise SinkUnavailable(rejection.message) from error
-            raise RowRefused(rejection.message) from error
+            raise _reason_for(error, row) from error
 
     async def _take(self, row: Row, copy: Copy) -> Outcome:
         """Examine and accept one row."""
@@ -132,6 +126,19 @@ class SpoolSink:
             staged.discard()
             raise
         return Body(data, None, staged, file), restored
+
+
+def _reason_for(error: Exception, row: Row) -> RowRefused | SinkUnavailable:
+    """Why a row was not taken.
+
+    Its frame is gone when the reason is raised: a local name for an exception there would keep its traceback, and with
+    that the row, until the collector comes.
+    """
+    rejection = translate(error)
+    if rejection is None:
+        _log.error("unexpected error with a row", row=row.row_id, call_id=row.call_id, exc_info=error)
+        return RowRefused("an unexpected error met it; the log has the details")
+    return (RowRefused if rejection.retry_after is None else SinkUnavailable)(rejection.message)
 
 
 def _restored_here(payload: bytes) -> tuple[Restored, list[Buffer]]:

@@ -17,8 +17,7 @@ from uploaders.pipeline.models import ModelUnavailable
 from uploaders.pipeline.runner import Models
 from uploaders.pipeline.service import Pipeline
 from uploaders.pipeline.vectors import SqliteVectors
-from uploaders.stores.callbacks import CallbackTables
-from uploaders.stores.pipeline import CallText, Insight, Job, NewCallback, Step, StepOutput, TextQuery
+from uploaders.stores.pipeline import CallbackTables, CallText, Insight, Job, NewCallback, Step, StepOutput, TextQuery
 from uploaders.stores.pipeline_tables import PipelineTables
 
 TENANTS = {"acme": ("acme-token",), "other": ("other-token",)}

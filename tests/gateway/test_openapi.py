@@ -20,7 +20,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from click.testing import CliRunner
 
-from gateway.admin import openapi as admin_openapi
+from gateway.admin import permissions
 from gateway.admin.permissions import RULES
 from gateway.calllog.document import parse
 from gateway.cli import main
@@ -52,7 +52,7 @@ def references(node: Any) -> Iterator[str]:
             yield from references(each)
 
 
-@pytest.mark.parametrize("document", [admin_openapi.document, intake_openapi.document])
+@pytest.mark.parametrize("document", [permissions.document, intake_openapi.document])
 def test_a_document_refers_to_nothing_that_is_missing(document: Any) -> None:
     """Each reference leads to a schema of the document, and each schema is one."""
     found = json.loads(document())
@@ -64,7 +64,7 @@ def test_a_document_refers_to_nothing_that_is_missing(document: Any) -> None:
 
 def test_the_admin_document_is_that_of_the_routes() -> None:
     """Every path and method of the listener stands in it, and no other."""
-    paths = json.loads(admin_openapi.document())["paths"]
+    paths = json.loads(permissions.document())["paths"]
     assert sorted(paths) == [path for path in admin_paths() if path in paths]
     assert {path for path in admin_paths() if f"GET {path}" in RULES or f"POST {path}" in RULES} == set(paths)
     assert {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods} == set(RULES)
@@ -93,7 +93,7 @@ async def test_an_answer_is_as_the_document_says(path: str) -> None:
     async with served as client, client.get(path, headers=AUTHORIZED) as answer:
         assert answer.status == 200
         body = await answer.json()
-    document = json.loads(admin_openapi.document())
+    document = json.loads(permissions.document())
     name = {"/api/status": "Status", "/api/traces": "NewestTraces", "/api/calls/call-1": "CallTrace"}[path]
     jsonschema_rs.validate({"$ref": f"#/components/schemas/{name}", "components": document["components"]}, body)
 

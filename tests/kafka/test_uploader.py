@@ -13,9 +13,8 @@ from tests.kafka.clusters import Cluster
 from tests.uploaders.deliveries import Payloads, a_delivery, a_payload, a_record, large_fragments
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.document.encoding import Reduction
-from uploaders.kafka.errors import outcome_of
 from uploaders.kafka.options import Compression, KafkaOptions, Sasl
-from uploaders.kafka.producer import producer_settings
+from uploaders.kafka.producer import outcome_of, producer_settings
 from uploaders.kafka.uploader import KafkaUploader
 
 PRODUCE = 0

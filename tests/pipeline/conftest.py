@@ -11,7 +11,7 @@ from tests.pipeline.model_server import ModelServer
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.local_main import FromModels, ToModels, answer_to
-from uploaders.stores.callbacks import CallbackTables
+from uploaders.stores.pipeline import CallbackTables
 from uploaders.stores.pipeline_tables import PipelineTables
 
 NOW = 1_800_000_000_000

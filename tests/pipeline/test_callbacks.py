@@ -10,8 +10,7 @@ from gateway.callbacks import DISTRUST_SECONDS, CallbackScheduler
 from tests.pipeline.conftest import Clock
 from tests.pipeline.queued import done
 from uploaders.pipeline.options import CallbackRule, TenantRule
-from uploaders.stores.callbacks import CallbackTables
-from uploaders.stores.pipeline import Callback, Insight, NewCallback
+from uploaders.stores.pipeline import Callback, CallbackTables, Insight, NewCallback
 from uploaders.stores.pipeline_tables import LEASE_MILLISECONDS, PipelineTables
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

@@ -18,8 +18,7 @@ from uploaders.pipeline.models import HttpFailed, OpenAiChat, OpenAiEmbedding
 from uploaders.pipeline.options import CallbackRule, Limits, ServerOptions, Summaries, TenantRule
 from uploaders.pipeline.runner import BAD_ANSWERS, Models, PipelineRunner, RunnerRule
 from uploaders.pipeline.vectors import SqliteVectors
-from uploaders.stores.callbacks import CallbackTables
-from uploaders.stores.pipeline import CallText, FoundInsight, JobState, NewText, Redo, Step, TextQuery
+from uploaders.stores.pipeline import CallbackTables, CallText, FoundInsight, JobState, NewText, Redo, Step, TextQuery
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.store import StoreUnavailable
 

@@ -5,9 +5,9 @@ import asyncio
 from tests.pipeline.conftest import NOW, Clock
 from tests.pipeline.queued import TURNS, done, new
 from tests.stores.engines import Engine
-from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.pipeline import (
     CallbackState,
+    CallbackTables,
     CallText,
     Insight,
     JobState,

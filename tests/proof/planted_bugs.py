@@ -58,7 +58,7 @@ BUGS = (
     ),
     Bug(
         "a callback is fired before its time",
-        "uploaders/stores/callbacks.py",
+        "uploaders/stores/pipeline.py",
         "state = 'waiting' AND due_at <= :now AND (",
         "state = 'waiting' AND (",
         ("tests/pipeline/test_callbacks.py::test_a_callback_three_days_ahead_is_fired_at_its_time",),
@@ -100,7 +100,7 @@ BUGS = (
     ),
     Bug(
         "turns are saved up while a tenant has nothing",
-        "uploaders/dispatch/fairness.py",
+        "uploaders/dispatch/lane.py",
         "        return max(self._served[tenant], self._now_serving)\n",
         "        return self._served[tenant]\n",
         ("tests/uploaders/test_fairness.py",),

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from config.loader import load
-from gateway.runtime.own_intake import addresses_of, addresses_without_names, own_intake_warnings
+from gateway.cli.options import addresses_of, addresses_without_names, own_intake_warnings
 
 OWN = next(
     each.address

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spool.payload.cache import LIMIT_BYTES, SHARE
+from spool.payload.frames import LIMIT_BYTES, SHARE
 from spool.queue.ingest import INLINE_BYTES
 from spool.records import Delivered, Form, Fragment, Lane, NewDelivery
 from spool.store import Spool

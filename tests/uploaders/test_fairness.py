@@ -4,7 +4,7 @@ from collections import Counter
 
 from spool.records import Delivery, Due, Form, Lane, OfTenant
 from tests.uploaders.deliveries import a_record
-from uploaders.dispatch.fairness import FairPrefetch
+from uploaders.dispatch.lane import FairPrefetch
 
 NOW = 1_000
 

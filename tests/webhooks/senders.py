@@ -15,10 +15,9 @@ from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router, via_pseudonym
 from gateway.intake.server import IntakeServer
 from gateway.listeners import ListenOptions
-from gateway.webhooks.forward import Forwarder
 from gateway.webhooks.providers import PROVIDERS, Provider
 from gateway.webhooks.recordings import InlineAudio
-from gateway.webhooks.source import Source, WebhookSource
+from gateway.webhooks.source import Forwarder, Source, WebhookSource
 from tests.intake.running_intake import DEADLINE, Reply, RunningIntake, running
 from uploaders.recordings import RecordingStore
 

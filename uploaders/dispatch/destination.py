@@ -35,10 +35,10 @@ from uploaders.base import (
     Uploader,
 )
 from uploaders.dispatch.circuit_breaker import Change, CircuitBreaker, CredentialBreaker
-from uploaders.dispatch.fairness import FairPrefetch
 from uploaders.dispatch.lane import (
     BATCH_BYTES,
     MOST_UNSETTLED,
+    FairPrefetch,
     LaneState,
     PayloadUnreadable,
     Prefetch,

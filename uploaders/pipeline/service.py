@@ -8,9 +8,8 @@ from msgspec import Struct
 from uploaders.pipeline.models import ModelError, VectorStore
 from uploaders.pipeline.runner import Models, PipelineRunner
 from uploaders.pipeline.summary import redacted
-from uploaders.stores.callbacks import CallbackTables
 from uploaders.stores.parts import key_text
-from uploaders.stores.pipeline import FoundInsight, PipelineStatus, Redo, Step, TextQuery
+from uploaders.stores.pipeline import CallbackTables, FoundInsight, PipelineStatus, Redo, Step, TextQuery
 from uploaders.stores.pipeline_tables import PipelineTables
 
 __all__ = ["ModelError", "Pipeline", "SimilarCall"]

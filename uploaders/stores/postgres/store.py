@@ -22,8 +22,8 @@ from uploaders.stores.erasure import DeletesCalls
 from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import POSTGRES, Dialect, Rows, Statement
 from uploaders.stores.postgres import sql
-from uploaders.stores.postgres.arrays import Array, Element
 from uploaders.stores.postgres.pool import Connection, ConnectionPool
+from uploaders.stores.postgres.sql import Array, Element
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.store import (
     NOT_COMPLETE,
