@@ -1,6 +1,6 @@
 """Announcements: when a call becomes complete in the store, a call log `call_complete` is accepted for its subscribers.
 
-The transaction that completes a call puts it into the store's outbox. One receiver claims it, accepts the call log into
+What completes a call in the store puts it into the store's outbox. One receiver claims it, accepts the call log into
 its own spool, and only then takes it out. Killed in between, it claims the call again; the call log has the same name
 (`origin`), so the spool recognises it. Several receivers on one database each claim their share.
 """
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
@@ -22,8 +22,7 @@ from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
 from spool.errors import SpoolError
 from spool.records import principal_of
-from uploaders.stores.pipeline import Database
-from uploaders.stores.store import CallKey, CompletionOutbox, Store, StoreError
+from uploaders.stores.store import CallKey, Store, StoreError
 
 CLAIM: Final = 100
 """Calls that are claimed at once."""
@@ -33,10 +32,6 @@ RETRY_SECONDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class AnnouncingStore(Store, CompletionOutbox, Database, Protocol):
-    """A store with transactions: it has an outbox, and can have a queue."""
-
-
 class Announcer:
     """Announces the calls that become complete in one store: at once when `completed` is set. For the event loop.
 
@@ -44,7 +39,7 @@ class Announcer:
     """
 
     def __init__(
-        self, store: AnnouncingStore, owner: str, bodies: BodyReader, acceptor: Acceptor, completed: asyncio.Event
+        self, store: Store, owner: str, bodies: BodyReader, acceptor: Acceptor, completed: asyncio.Event
     ) -> None:
         self._store = store
         self._owner = owner

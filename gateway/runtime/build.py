@@ -372,9 +372,9 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     spool.listener = dispatcher.offer
 
     announcer = None
-    if context.announcing is not None:
+    if announces is not None:
         subscribers = make_acceptor([route for route in routes if route.events and CALL_COMPLETE in route.events])
-        announcer = Announcer(context.announcing, spool.id, reader, subscribers, context.completed)
+        announcer = Announcer(context.stores[announces], spool.id, reader, subscribers, context.completed)
     call_stores = CallStores(
         context.stores,
         settings.completion.sweep,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from config.destinations import (
     ClickHouseDestination,
@@ -31,7 +31,6 @@ from config.destinations import (
 from config.destinations.base import REDUCTIONS, EndpointTable
 from config.destinations.stores import StoreTable, detail_options
 from gateway.admin.metrics import Metrics
-from gateway.announcements import AnnouncingStore
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
 from gateway.calllog.shape import Costly
@@ -103,8 +102,6 @@ class UploaderContext:
         """Is set when calls became complete there."""
         self.stores: dict[str, Store] = {}
         """The stores that were made, by the names of their destinations."""
-        self.announcing: AnnouncingStore | None = None
-        """That of `announces`."""
         self.queue = PipelineQueue(self.stores)
         self.completion = completion
         self.spool = spool
@@ -160,9 +157,12 @@ def is_store(destination: Destination) -> bool:
 
 
 def announcing_store(destinations: Sequence[Destination]) -> str | None:
-    """The first store with transactions, where a destination subscribes to the calls that become complete in it."""
-    wanted = any(destination.events and CALL_COMPLETE in destination.events for destination in destinations)
-    return next((each.name for each in destinations if isinstance(each, _Transactional)), None) if wanted else None
+    """Where a destination subscribes to complete calls: the first store with transactions, which announces each once,
+    else the first one."""
+    if not any(destination.events and CALL_COMPLETE in destination.events for destination in destinations):
+        return None
+    stores = [each for each in destinations if isinstance(each, StoreTable)]
+    return next((each.name for each in sorted(stores, key=lambda each: not isinstance(each, _Transactional))), None)
 
 
 def accepts(destination: Destination) -> Accepts:
@@ -454,12 +454,13 @@ def _kafka_fallbacks(destination: KafkaDestination, _all: Sequence[Destination])
 _Transactional = SqliteDestination | PostgresDestination
 
 
+class TransactionalStore(Store, Database, Protocol):
+    """A store that can have the queue of a pipeline, too."""
+
+
 def _store_uploader(destination: StoreTable, context: UploaderContext) -> Uploader:
-    store: Store
-    if isinstance(destination, _Transactional) and destination.name == context.announces:
-        store = context.announcing = transactional_store(destination, context.completion, context.clock, announces=True)
-    else:
-        store = store_of(destination, context.completion, context.clock)
+    announces = destination.name == context.announces
+    store = store_of(destination, context.completion, context.clock, announces=announces)
     context.stores[destination.name] = store
     return StoreUploader(
         destination.name,
@@ -477,7 +478,7 @@ def _store_uploader(destination: StoreTable, context: UploaderContext) -> Upload
 def store_of(destination: StoreTable, rule: CompletionRule, clock: Clock, *, announces: bool = False) -> Store:
     """The store of this destination; nothing is opened yet. Raises `StoreRefused` where its driver is missing.
 
-    With `announces` its completions are put into its outbox, if it has one.
+    With `announces` its completions are put into its outbox.
     """
     if isinstance(destination, _Transactional):
         return transactional_store(destination, rule, clock, announces=announces)
@@ -488,12 +489,12 @@ def store_of(destination: StoreTable, rule: CompletionRule, clock: Clock, *, ann
         raise StoreRefused(
             f"destination {destination.name} needs ClickHouse's client: pip install 'callspool[clickhouse]' ({error})"
         ) from error
-    return ClickHouseStore(destination.url, clock, rule, timeout=destination.statement_timeout)
+    return ClickHouseStore(destination.url, clock, rule, timeout=destination.statement_timeout, announces=announces)
 
 
 def transactional_store(
     destination: _Transactional, rule: CompletionRule, clock: Clock, *, announces: bool = False
-) -> AnnouncingStore:
+) -> TransactionalStore:
     """With `announces` its completions are put into its outbox."""
     if isinstance(destination, SqliteDestination):
         return SqliteStore(destination.path.absolute(), clock, rule, announces=announces)

@@ -20,7 +20,6 @@ from config.settings import Settings
 from gateway.admin.app import WorkFigures, build_worker_app
 from gateway.admin.auth import Access
 from gateway.admin.metrics import Metrics
-from gateway.announcements import AnnouncingStore
 from gateway.callbacks import CallbackObserver, CallbackScheduler
 from gateway.calls import CALL_COMPLETE, complete_call_of
 from gateway.intake.accept import Acceptor
@@ -46,7 +45,7 @@ from uploaders.pipeline.uploader import read_text
 from uploaders.pipeline.vectors import PgVectors, PineconeVectors, QdrantVectors, SqliteVectors
 from uploaders.stores.pipeline import CallbackTables, Database, NewText
 from uploaders.stores.pipeline_tables import PipelineTables
-from uploaders.stores.store import CallKey, StoreError
+from uploaders.stores.store import CallKey, Store, StoreError
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -319,7 +318,7 @@ class PipelineWorker:
         subscribers = [each for each in self._settings.destinations if each.events and CALL_COMPLETE in each.events]
         return subscribers == [self._destination]
 
-    async def _feed(self, store: AnnouncingStore, pipeline: Pipeline, owner: str) -> None:
+    async def _feed(self, store: Store, pipeline: Pipeline, owner: str) -> None:
         failing = False
         while True:
             try:
@@ -345,7 +344,7 @@ class PipelineWorker:
         return WorkFigures(messages, 0, 0, 0, 0, {}, tuple(obstacles))
 
 
-async def _texts(store: AnnouncingStore, calls: Sequence[CallKey]) -> AsyncIterator[NewText]:
+async def _texts(store: Store, calls: Sequence[CallKey]) -> AsyncIterator[NewText]:
     """What is needed of these calls; nothing of one that somebody deleted."""
     for project, call_id in calls:
         call = await store.call(project, call_id)

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from bench.clickhouse_server import ClickHouseServer
 from bench.postgres_server import PostgresServer
-from gateway.announcements import AnnouncingStore
 from tests.stores.calls import RULE
 from uploaders.stores.sqlite.store import SqliteStore
+from uploaders.stores.store import Store
 
 
 class Engine(Protocol):
@@ -22,7 +22,7 @@ class Engine(Protocol):
     package: str
     """Where its migrations are."""
 
-    def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> Store:
         """A store on the database, as each process has one of its own."""
         ...
 
@@ -61,7 +61,7 @@ class SqliteEngine:
         self.path = directory / "calls" / "store.db"
         self.now = 1_800_000_000_000
 
-    def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> Store:
         return SqliteStore(self.path, lambda: self.now, replace(RULE, pairs=pairs), announces=announces)
 
     def advance(self, milliseconds: int) -> None:
@@ -95,7 +95,7 @@ class PostgresEngine:
         self.url = f"{server.url()}?options=-csearch_path%3D{schema}"
         self.change(f"create schema {schema}")
 
-    def store(self, *, pairs: bool = True, announces: bool = False) -> AnnouncingStore:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> Store:
         from uploaders.stores.postgres.store import PostgresStore
 
         return PostgresStore(self.url, replace(RULE, pairs=pairs), announces=announces)
@@ -143,10 +143,12 @@ class ClickHouseEngine:
     def store(self, *, pairs: bool = True, announces: bool = False) -> Any:
         from uploaders.stores.clickhouse.store import ClickHouseStore
 
-        return ClickHouseStore(self.url, lambda: self.now, replace(RULE, pairs=pairs))
+        return ClickHouseStore(self.url, lambda: self.now, replace(RULE, pairs=pairs), announces=announces)
 
     def advance(self, milliseconds: int) -> None:
         self.now += milliseconds
+
+    advance_claims = advance
 
     def age(self, milliseconds: int) -> None:
         """By the clock of the store, which is this one, what is there is older once it has moved on."""

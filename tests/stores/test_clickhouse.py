@@ -151,3 +151,27 @@ def test_a_server_that_does_not_answer_may_come() -> None:
     """Nothing listens, or a connection breaks."""
     for error in (OperationalError("no route"), ConnectionResetError(), TimeoutError()):
         assert type(translate(error)) is StoreUnavailable
+
+
+async def test_complete_calls_are_announced(engine: ClickHouseEngine) -> None:
+    """Once each, also after a writer died between the row of a call and its outbox: the batch that is written again
+    brings it there. What was announced stays so whoever writes its parts again, and is not announced for an old call
+    of which an update comes, or for those of a time without a subscriber."""
+    silent, store = engine.store(), engine.store(announces=True)
+    parts = [part_of(PartKind.START, "a"), part_of(PartKind.END, "a")]
+    await silent.write(parts)
+    assert await store.claim_completions("me", 10) == []
+    await store.write(parts)
+    assert await store.claim_completions("me", 10) == [("", "a")]
+    assert await store.claim_completions("other", 10) == []
+    await store.forget_completions([("", "a")])
+    await store.write([*parts, part_of(PartKind.END, "a", 9, later=True)])
+    assert await store.claim_completions("me", 10) == []
+    await silent.write([part_of(PartKind.CALL, "old")])
+    engine.advance(8 * 86_400_000)
+    await store.write([part_of(PartKind.UPDATE, "old")])
+    assert await store.claim_completions("me", 10) == []
+    assert await store.delete([("", "a")]) == 3
+    assert engine.rows("select count() from completions") == [(0,)]
+    await silent.close()
+    await store.close()

@@ -14,7 +14,7 @@ import pytest
 from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint
 from bench.postgres_server import PostgresServer
-from tests.stores.engines import PostgresEngine, SqliteEngine
+from tests.stores.engines import ClickHouseEngine, PostgresEngine, SqliteEngine
 from tests.system.receivers import PATIENCE, Receiver, post
 from tests.system.waiting import until
 
@@ -45,14 +45,22 @@ def announced(endpoint: Endpoint) -> Counter[str]:
 
 
 @pytest.mark.slow
-async def test_a_subscriber_gets_the_complete_call_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "clickhouse"])
+async def test_a_subscriber_gets_the_complete_call_once(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
     """Nothing before a call is complete, then one call log with its columns and both documents as they were posted;
     a repeated end, a late update and a kill between add none."""
-    engine = SqliteEngine(tmp_path)
-    async with (
-        Endpoint() as endpoint,
-        a_receiver(tmp_path / "receiver", f"sqlite:///{engine.path}", endpoint) as receiver,
-    ):
+    engine: SqliteEngine | ClickHouseEngine = SqliteEngine(tmp_path)
+    queued, database, variable = "true", f"sqlite:///{tmp_path}/calls/store.db", "CALLSPOOL_DATABASE_URL"
+    if kind == "clickhouse":
+        engine = ClickHouseEngine(request.getfixturevalue("clickhouse_server"), f"test_{uuid.uuid4().hex}")
+        queued, database, variable = "not told", engine.url, "CALLSPOOL_CLICKHOUSE_URL"
+    async with AsyncExitStack() as stack:
+        endpoint = await stack.enter_async_context(Endpoint())
+        receiver = a_receiver(tmp_path / "receiver", database, endpoint)
+        receiver.environment[variable] = receiver.environment.pop("CALLSPOOL_DATABASE_URL")
+        await stack.enter_async_context(receiver)
         start = make_call_log(2_000, seed=1, call_id="c", event="call_started")
         end = make_call_log(2_000, seed=2, call_id="c")
         await post(receiver, start)
@@ -70,7 +78,7 @@ async def test_a_subscriber_gets_the_complete_call_once(tmp_path: Path) -> None:
         await endpoint.wait_until(lambda: "d" in announced(endpoint))
         await receiver.delivered()
         assert announced(endpoint) == {"c": 1, "d": 1}
-        assert engine.rows("select count(*) from completions") == [(0,)]
+        assert engine.rows(f"select count(*) from completions where {queued}") == [(0,)]
 
 
 @pytest.mark.slow

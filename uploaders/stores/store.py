@@ -287,22 +287,6 @@ class OldCalls:
     """Of all projects but these."""
 
 
-class CompletionOutbox(Protocol):
-    """The calls that became complete and are still to be announced (transactional outbox).
-
-    A store that is to announce writes them in the transaction that completes them.
-    """
-
-    async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
-        """The oldest ones that `owner` has claimed, and those that nobody has, or whose owner has not been heard of for
-        a day: its own from now on. Every later claim gives them again, until they are forgotten."""
-        ...
-
-    async def forget_completions(self, calls: Sequence[CallKey]) -> None:
-        """They are announced."""
-        ...
-
-
 OWNER_SILENT_MILLISECONDS = 24 * 3600 * 1000
 """How long a claim is its owner's alone."""
 
@@ -324,6 +308,19 @@ class Store(Protocol):
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """Give up at most `limit` calls that are due, and clear what interrupted writes left."""
+        ...
+
+    async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
+        """Calls that became complete and are still to be announced (transactional outbox); a store that announces
+        writes them with what completes them.
+
+        The oldest ones that `owner` has claimed, and those that nobody has, or whose owner has not been heard of for a
+        day: its own from now on. Every later claim gives them again, until they are forgotten.
+        """
+        ...
+
+    async def forget_completions(self, calls: Sequence[CallKey]) -> None:
+        """They are announced."""
         ...
 
     async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:

@@ -115,12 +115,27 @@ ERASE: Final = (
     f"(SELECT detail_id FROM call_parts WHERE {_OF_CALLS} AND detail_id != '') SETTINGS mutations_sync = 1",
     *(
         f"ALTER TABLE {table} DELETE WHERE {_OF_CALLS} SETTINGS mutations_sync = 1"
-        for table in ("spans", "detail_documents", "calls_complete", "calls_merged", "call_parts")
+        for table in ("spans", "detail_documents", "completions", "calls_complete", "calls_merged", "call_parts")
     ),
 )
 """Deletes calls: whole parts of tables are written anew without it."""
 KNOWN: Final = f"SELECT project, call_id, kind, digest FROM call_parts WHERE {OF_KEYS}"
 STATES_OF: Final = f"SELECT project, call_id, state, late, first_part_at FROM calls_complete FINAL WHERE {OF_KEYS}"
+PUT_COMPLETIONS: Final = f"""
+INSERT INTO completions (project, call_id, completed_at)
+SELECT project, call_id, completed_at FROM calls_complete FINAL
+WHERE {OF_KEYS} AND state = {CallState.COMPLETE:d} AND completed_at >= %(since)s
+    AND (project, call_id) NOT IN (SELECT project, call_id FROM completions WHERE {OF_KEYS})
+"""
+"""Of these calls those that are complete and in no outbox yet, also where a writer died before it came to this."""
+CLAIMABLE: Final = """
+SELECT project, call_id, completed_at, claimed_by, version FROM completions FINAL
+WHERE NOT told AND (claimed_by IN ('', %(owner)s) OR claimed_at <= %(silent)s)
+ORDER BY claimed_by != %(owner)s, completed_at, project, call_id LIMIT %(limit)s
+"""
+CLAIMED: Final = (
+    f"SELECT project, call_id FROM completions FINAL WHERE {OF_KEYS} AND claimed_by = %(owner)s AND NOT told"
+)
 PARTS: Final = (
     "SELECT kind, event, digest, accepted_at, source_uid, core FROM call_parts FINAL "
     "WHERE project = %(project)s AND call_id = %(call_id)s ORDER BY accepted_at, kind, digest"

@@ -25,8 +25,10 @@ from uploaders.stores.completion import CallState, CompletionRule, fields_of
 from uploaders.stores.parts import Head, Part, PartKind, key_text
 from uploaders.stores.schema import finding, migrations_of, pending
 from uploaders.stores.store import (
+    OWNER_SILENT_MILLISECONDS,
     BackfillDay,
     BackfillStatus,
+    CallKey,
     CallPath,
     CallQuery,
     CallSummary,
@@ -55,6 +57,11 @@ REPAIR_EVERY: Final = 60_000
 """Milliseconds between two looks for calls whose rows lack parts."""
 REPAIR_SINCE: Final = 3600 * 1000
 """How long ago these parts may have been received; the first look after a start goes back a day."""
+ANNOUNCED_WITHIN: Final = 7 * 24 * 3600 * 1000
+"""How long after its completion a call is announced, as when its batch is written again; what was announced is known
+for a month."""
+TOLD: Final = 1 << 62
+"""The version of what was announced: no claim outdoes it."""
 ABANDONED_AFTER: Final = 24 * 3600 * 1000
 """Milliseconds after which a detail that never got its part is cleared."""
 
@@ -65,6 +72,10 @@ _PART_TYPES: Final = {
 }  # fmt: skip
 _FRAME_TYPES: Final = {"detail_id": "String", "seq": "UInt32", "staged_at": "Int64", "frame": "String"}
 _DOCUMENT_TYPES: Final = dict.fromkeys(("project", "call_id", "digest", "document"), "String")
+_OUTBOX_TYPES: Final = {
+    "project": "String", "call_id": "String", "completed_at": "Int64", "claimed_by": "String", "claimed_at": "Int64",
+    "told": "Bool", "version": "UInt64",
+}  # fmt: skip
 _SPAN_TYPES: Final = {
     "project": "String", "call_id": "String", "digest": "String", "seq": "UInt32",
     **dict.fromkeys(("trace_id", "span_id", "parent_span_id", "name", "operation"), "Nullable(String)"),
@@ -80,14 +91,17 @@ _PROGRESS_TYPES: Final = {
 _encode_head = msgspec.json.Encoder().encode
 _decode_head = msgspec.json.Decoder(Head).decode
 
-CallKey = tuple[str, str]
-
 
 class ClickHouseStore:
     """A store in the database that `url` names: `clickhouse://user:password@host:8123/database`."""
 
-    def __init__(self, url: str, clock: Clock, rule: CompletionRule, *, timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str, clock: Clock, rule: CompletionRule, *, timeout: float = 60.0, announces: bool = False
+    ) -> None:
         self._server = ClickHouse(url, timeout)
+        self._announces = announces
+        self._claimed: dict[CallKey, int] = {}
+        """Of what was claimed and is not announced yet: when it became complete."""
         self._clock = clock
         self._rule = rule
         self._opening = asyncio.Lock()
@@ -163,6 +177,31 @@ class ClickHouseStore:
             given_up.update(state for state, *_ in (await self._states(due)).values())
         ((waiting,),) = await self._server.rows(sql.WAITING)
         return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
+
+    async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
+        """See `Store.claim_completions`. Of two who claim at once the later one wins; both may have been given it."""
+        await self.open()
+        now = self._clock()
+        given = {"owner": owner, "silent": now - OWNER_SILENT_MILLISECONDS, "limit": limit}
+        found = await self._server.rows(sql.CLAIMABLE, given)
+        free = [row for row in found if row[3] != owner]
+        rows = [(project, call_id, at, owner, now, False, version + 1) for project, call_id, at, _, version in free]
+        keys: list[CallKey] = [(project, call_id) for project, call_id, *_ in found]
+        if rows:
+            await self._server.insert("completions", _OUTBOX_TYPES, rows)
+            claimed = await self._server.rows(sql.CLAIMED, {**_named(keys), "owner": owner})
+            mine = {(project, call_id) for project, call_id in claimed}
+            keys = [key for key in keys if key in mine]
+        self._claimed |= {(project, call_id): at for project, call_id, at, *_ in found}
+        return keys
+
+    async def forget_completions(self, calls: Sequence[CallKey]) -> None:
+        """See `Store.forget_completions`."""
+        await self.open()
+        now = self._clock()
+        rows = [(*call, self._claimed.pop(call, now), "", now, True, TOLD) for call in calls]
+        if rows:
+            await self._server.insert("completions", _OUTBOX_TYPES, rows)
 
     async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """See `Store.calls`."""
@@ -378,6 +417,8 @@ class ClickHouseStore:
         before, now = await self._states(keys), self._clock()
         await self._server.run(sql.put_rows(sql.OF_KEYS, self._rule), {**_named(keys), "now": now})
         after = await self._states(keys)
+        if self._announces and any(state is CallState.COMPLETE for state, *_ in after.values()):
+            await self._server.run(sql.PUT_COMPLETIONS, {**_named(keys), "since": now - ANNOUNCED_WITHIN})
         completed = [
             (late, max(now - first_part_at, 0))
             for key, (state, late, first_part_at) in after.items()

@@ -132,7 +132,7 @@ class PostgresStore(DeletesCalls):
         return Swept(rows.get(CallState.TIMED_OUT, 0), rows.get(CallState.ORPHAN, 0), waiting)
 
     async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
-        """See `CompletionOutbox`. What several receivers find at once they share."""
+        """See `Store.claim_completions`. What several receivers find at once they share."""
         await self.open()
         given = {"owner": owner, "limit": limit, "silent": OWNER_SILENT_MILLISECONDS}
         async with self._pool.connection() as connection:
@@ -140,7 +140,7 @@ class PostgresStore(DeletesCalls):
         return [(project, call_id) for project, call_id in rows]
 
     async def forget_completions(self, calls: Sequence[CallKey]) -> None:
-        """See `CompletionOutbox`."""
+        """See `Store.forget_completions`."""
         await self.open()
         projects, call_ids = [project for project, _ in calls], [call_id for _, call_id in calls]
         async with self._pool.connection() as connection:

@@ -201,12 +201,12 @@ class SqliteStore(DeletesCalls):
         return await self._writing.run(partial(self._sweep, limit))
 
     async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
-        """See `CompletionOutbox`."""
+        """See `Store.claim_completions`."""
         await self.open()
         return await self._writing.run(partial(self._claim_completions, owner, limit))
 
     async def forget_completions(self, calls: Sequence[CallKey]) -> None:
-        """See `CompletionOutbox`."""
+        """See `Store.forget_completions`."""
         await self.open()
         await self._writing.run(partial(_forget_completions, calls))
 
