@@ -104,7 +104,7 @@ def _lead_with_the_event(_logger: WrappedLogger, _method: str, event_dict: Event
 def _name_the_runbook(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
     """What to do about it, where a runbook says so."""
     found = RUNBOOK_OF.get(str(event_dict.get("event")))
-    return event_dict if found is None else {**event_dict, "runbook": found.value}
+    return event_dict if found is None else {**event_dict, "runbook": event_dict.get("runbook", found.value)}
 
 
 def _redacted(key: object, value: object) -> object:

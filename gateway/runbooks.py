@@ -1,4 +1,4 @@
-"""The runbooks: what to do, by symptom, and which of them a logged message leads to."""
+"""The runbooks: what to do, by symptom, and which of them a logged message or an error leads to."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -24,6 +24,7 @@ class Runbook(StrEnum):
     UNACCOUNTED = "docs/runbooks.md#deliveries-are-unaccounted-for"
     NOT_CONFIGURED = "docs/runbooks.md#a-destination-is-not-configured"
     SLOW_COMMITS = "docs/runbooks.md#commits-are-slow"
+    BACKLOG = "docs/runbooks.md#the-backlog-grows"
 
 
 RUNBOOK_OF: Final[Mapping[str, Runbook]] = {
@@ -54,5 +55,17 @@ RUNBOOK_OF: Final[Mapping[str, Runbook]] = {
     "outbox_waits": Runbook.OUTBOX,
     "outbox_row_refused": Runbook.OUTBOX,
     "maintenance_failed": Runbook.DISK_FULL,
+    "no_gateway": Runbook.NO_START,
+    "stopping": Runbook.POSTS_REFUSED,
+    "memory_budget": Runbook.POSTS_REFUSED,
+    "crowded": Runbook.POSTS_REFUSED,
+    "spool_unavailable": Runbook.POSTS_REFUSED,
+    "spool_full": Runbook.SPOOL_FULL,
+    "larger_than_quota": Runbook.SPOOL_FULL,
+    "disk_full": Runbook.DISK_FULL,
+    "model_unavailable": Runbook.PIPELINE,
 }
-"""By the name of a logged message. What is not named here says itself what to do, or asks for nothing."""
+"""By the name of a logged message, or the code of an error that a listener or a command answers with.
+
+What is not named here says itself what to do, or asks for nothing.
+"""

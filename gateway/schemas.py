@@ -159,6 +159,7 @@ ERROR: Final[Schema] = {
                 "code": {"type": "string"},
                 "message": {"type": "string"},
                 "hint": {"type": "string", "description": "What to do."},
+                "runbook": {"type": "string", "description": "Where that is described in full, for some codes."},
             },
         },
     },

@@ -6,6 +6,8 @@ from types import MappingProxyType
 import msgspec
 from aiohttp import web
 
+from gateway.runbooks import RUNBOOK_OF
+
 _encode = msgspec.json.Encoder().encode
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -14,10 +16,11 @@ CODE = web.ResponseKey("code", str)
 """Under which a response that is an error holds its code, for the audit log."""
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, omit_defaults=True):
     code: str
     message: str
     hint: str
+    runbook: str | None = None
 
 
 class _Refused(msgspec.Struct):
@@ -37,6 +40,6 @@ def refused(
     status: int, code: str, message: str, hint: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> web.Response:
     """An error, in the shape that all errors of the gateway have."""
-    response = answer(_Refused(_Error(code, message, hint)), status=status, headers=headers)
+    response = answer(_Refused(_Error(code, message, hint, RUNBOOK_OF.get(code))), status=status, headers=headers)
     response[CODE] = code
     return response

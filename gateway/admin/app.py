@@ -27,19 +27,20 @@ from gateway.admin.gauges import GaugeCollector, MetricTable, gauge_of
 from gateway.admin.metrics import Metrics
 from gateway.admin.page.handlers import PageHandlers, current_status
 from gateway.admin.pipeline import PipelineHandlers
-from gateway.admin.status import attention, for_everyone, obstacles
+from gateway.admin.status import attention, first_runbook, for_everyone, obstacles
 from gateway.admin.view import GatewayView
+from gateway.runbooks import Runbook
 from uploaders.redact import redact
 
 
 class _Health(msgspec.Struct):
     status: str
     reasons: tuple[str, ...] = ()
+    runbook: str | msgspec.UnsetType = msgspec.UNSET
+    """What to do about them; not there where there are none."""
 
 
-class _Readiness(msgspec.Struct):
-    status: str
-    reasons: tuple[str, ...] = ()
+class _Readiness(_Health):
     attention: tuple[str, ...] = ()
     """What an operator should do all the same."""
 
@@ -69,11 +70,14 @@ class AdminHandlers:
         """Readiness: 200 if posts can be accepted, else 503 with the reasons."""
         stats = self._gateway.spool_stats()
         closed = await self._gateway.intake_obstacle()
-        reasons = tuple(redact(reason) for reason in obstacles(self._gateway.lifecycle, stats, closed))
-        notes = tuple(redact(note) for note in attention(stats))
-        if reasons:
-            return answer(_Readiness("not ready", reasons, notes), status=503)
-        return answer(_Readiness("ready", attention=notes))
+        found, notes = obstacles(self._gateway.lifecycle, stats, closed), attention(stats)
+        readiness = _Readiness(
+            "not ready" if found else "ready",
+            tuple(redact(each.text) for each in found),
+            first_runbook(found, notes) or msgspec.UNSET,
+            tuple(redact(each.text) for each in notes),
+        )
+        return answer(readiness, status=503 if found else 200)
 
     async def status(self, request: web.Request) -> web.Response:
         """What the overview shows, as JSON; calls and what endpoints answered only to those who may see them."""
@@ -210,7 +214,9 @@ def build_worker_app(figures: Callable[[], WorkFigures], metrics: Metrics, acces
     async def readyz(_request: web.Request) -> web.Response:
         """Readiness: 200 while it has joined its group and its store takes what it writes."""
         reasons = tuple(redact(reason) for reason in figures().obstacles)
-        return answer(_Health("not ready", reasons), status=503) if reasons else answer(_Health("ready"))
+        if not reasons:
+            return answer(_Health("ready"))
+        return answer(_Health("not ready", reasons, Runbook.WORKER), status=503)
 
     app = web.Application(middlewares=[access.guard])
     app.router.add_get("/metrics", show_metrics)

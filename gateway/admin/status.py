@@ -1,10 +1,11 @@
 """The status of the gateway as one document, for the status page and the command line. Pure."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import NamedTuple
 
 import structlog
 from msgspec import structs
@@ -25,6 +26,7 @@ from gateway.operations.schemas import (
     SpoolReport,
     Status,
 )
+from gateway.runbooks import Runbook
 from gateway.sdk_outbox.model import OutboxStatus, Outcome
 from gateway.trace import instant
 from spool.records import Lane
@@ -53,14 +55,15 @@ def status_of(
     targets: Mapping[str, str],
 ) -> Status:
     """The status at `now` (ms since the epoch). `targets` are the addresses of destinations, without secrets."""
-    found = obstacles(lifecycle, stats, intake_obstacle)
+    found, notes = obstacles(lifecycle, stats, intake_obstacle), attention(stats)
     status = Status(
         version=version_of_callspool(),
         now=instant(now),
         phase=lifecycle.phase.value,
         ready=not found,
-        reasons=tuple(redact(reason) for reason in found),
-        attention=tuple(redact(note) for note in attention(stats)),
+        reasons=tuple(redact(each.text) for each in found),
+        attention=tuple(redact(each.text) for each in notes),
+        runbook=first_runbook(found, notes),
         spool=None if stats is None else _spool(stats),
         drain_throttle=None if throttle is None else _drain_throttle(throttle),
         destinations=tuple(
@@ -189,34 +192,57 @@ def _lane(destination: DestinationStatus, lane: Lane, stats: SpoolStats | None, 
 # A gateway whose endpoint is down is ready: keeping call logs meanwhile is its purpose.
 
 
-def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None, intake_obstacle: str | None = None) -> tuple[str, ...]:
+class Obstacle(NamedTuple):
+    """Something that an operator should look at."""
+
+    text: str
+    runbook: Runbook
+
+
+def obstacles(
+    lifecycle: Lifecycle, stats: SpoolStats | None, intake_obstacle: str | None = None
+) -> tuple[Obstacle, ...]:
     """Why posts cannot be accepted now; empty when they can."""
-    found: list[str] = []
+    found: list[Obstacle] = []
     if lifecycle.phase is not Phase.RUNNING:
-        found.extend(lifecycle.reasons or (f"the gateway is {lifecycle.phase}",))
-    obstacle = "the spool is not open" if stats is None else spool_obstacle(stats)
-    found.extend(reason for reason in (obstacle, intake_obstacle) if reason is not None)
+        reasons = lifecycle.reasons or (f"the gateway is {lifecycle.phase}",)
+        found.extend(Obstacle(reason, Runbook.POSTS_REFUSED) for reason in reasons)
+    if stats is None:
+        found.append(Obstacle("the spool is not open", Runbook.POSTS_REFUSED))
+    elif (obstacle := _spool_obstacle(stats)) is not None:
+        found.append(obstacle)
+    if intake_obstacle is not None:
+        found.append(Obstacle(intake_obstacle, Runbook.POSTS_REFUSED))
     return tuple(found)
 
 
-def spool_obstacle(stats: SpoolStats) -> str | None:
+def _spool_obstacle(stats: SpoolStats) -> Obstacle | None:
     """Why the spool cannot take every record now; None when it can."""
     if stats.failure is not None:
-        return f"the spool cannot take records: {stats.failure}"
+        return Obstacle(f"the spool cannot take records: {stats.failure}", Runbook.POSTS_REFUSED)
     if stats.shortage is not None:
-        return f"the spool cannot take every record: {stats.shortage}"
+        return Obstacle(f"the spool cannot take every record: {stats.shortage}", Runbook.DISK_FULL)
     if stats.used_bytes >= stats.limit_bytes:
-        return f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}"
+        text = f"the spool is full: {bytes_text(stats.used_bytes)} of {bytes_text(stats.limit_bytes)}"
+        return Obstacle(text, Runbook.SPOOL_FULL)
     return None
 
 
-def attention(stats: SpoolStats | None) -> tuple[str, ...]:
+def attention(stats: SpoolStats | None) -> tuple[Obstacle, ...]:
     """What an operator should do although posts can be accepted; empty when there is nothing."""
     return tuple(
-        f"a corrupt database is in quarantine at {one.directory} ({one.reason}): run `callspool salvage`"
+        Obstacle(
+            f"a corrupt database is in quarantine at {one.directory} ({one.reason}): run `callspool salvage`",
+            Runbook.QUARANTINE,
+        )
         for one in (stats.quarantined if stats else ())
         if not one.imported
     )
+
+
+def first_runbook(*found: Sequence[Obstacle]) -> str | None:
+    """Of the first obstacle there is."""
+    return next((str(obstacle.runbook) for some in found for obstacle in some), None)
 
 
 # One log line a minute that sums up what happened, for those who read logs and scrape nothing.
@@ -272,9 +298,9 @@ async def summarize_forever(
                 spool=bytes_text(current.used_bytes),
             )
         before = after
-        obstacle = spool_obstacle(current)
+        obstacle = _spool_obstacle(current)
         if obstacle is not None:
-            _log.warning("not_ready", reason=obstacle)
+            _log.warning("not_ready", reason=obstacle.text, runbook=obstacle.runbook.value)
         reason = trouble()
         if reason is not None:
             _log.warning("maintenance_failed", reason=reason)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from gateway.formatting import age_text, bytes_text, count_text
 from gateway.operations.schemas import Answer, Cause, DestinationReport, LaneStatus, Pace, Status, Verdict
+from gateway.runbooks import Runbook
 from spool.records import Lane
 
 CORE_SECONDS = 60.0
@@ -137,7 +138,7 @@ def _troubles(status: Status, pace: Pace) -> Iterator[_Trouble]:
         count = status.spool.unaccounted
         why = f"{count_text(count)} deliveries are owed that are neither queued nor ended, by independent counts."
         todo = ("Keep a copy of the spool's directory.", "Run `callspool fsck`, and report it: this must not happen.")
-        cause = _cause(why, todo=todo, command="callspool fsck")
+        cause = _cause(why, Runbook.UNACCOUNTED, todo=todo, command="callspool fsck")
         yield _Trouble(
             _UNACCOUNTED, f"{count_text(count)} deliveries are unaccounted for.", "deliveries are missing", cause
         )
@@ -147,7 +148,12 @@ def _troubles(status: Status, pace: Pace) -> Iterator[_Trouble]:
     if dead:
         yield _dead_letters(status, dead)
     for note in status.attention:
-        yield _Trouble(_ATTENTION, f"{note[:1].upper()}{note[1:]}.", "", _cause(note, todo=("Do what it says.",)))
+        yield _Trouble(
+            _ATTENTION,
+            f"{note[:1].upper()}{note[1:]}.",
+            "",
+            _cause(note, Runbook.QUARANTINE, todo=("Do what it says.",)),
+        )
 
 
 def _of_destination(one: DestinationReport, status: Status, pace: Pace) -> Iterator[_Trouble]:
@@ -161,9 +167,11 @@ def _of_destination(one: DestinationReport, status: Status, pace: Pace) -> Itera
         yield from _behind(one, pace)
 
 
-def _cause(why: str, *, tried: str = "", todo: tuple[str, ...] = (), command: str = "", resume: str | None = None,
-           until: str = "", then: str = "") -> Cause:  # fmt: skip
-    return Cause(why=why, tried=tried, todo=todo, command=command, resume=resume, until=until, then=then)
+def _cause(why: str, runbook: str, *, tried: str = "", todo: tuple[str, ...] = (), command: str = "",
+           resume: str | None = None, until: str = "", then: str = "") -> Cause:  # fmt: skip
+    return Cause(
+        why=why, tried=tried, todo=todo, command=command, resume=resume, until=until, then=then, runbook=runbook
+    )
 
 
 def _not_accepting(status: Status) -> _Trouble:
@@ -178,7 +186,8 @@ def _not_accepting(status: Status) -> _Trouble:
     else:
         todo = ("Look into the log of the gateway.", "Check volume and rights with `callspool fsck`.")
     cause = _cause(
-        f"{reason[:1].upper()}{reason[1:]}.", todo=todo, command="callspool status",
+        f"{reason[:1].upper()}{reason[1:]}.", status.runbook or Runbook.POSTS_REFUSED, todo=todo,
+        command="callspool status",
         until="Agents are answered 503 or 507 with Retry-After.",
         then="The SDK keeps what it could not post in its outbox and tries again; what was accepted is safe.",
     )  # fmt: skip
@@ -192,6 +201,7 @@ def _full_of_details(status: Status) -> bool:
 def _refuses_large() -> _Trouble:
     cause = _cause(
         "The spool is full but for its reserve, which is kept for small call logs and for cores.",
+        Runbook.SPOOL_FULL,
         todo=(
             "Let details go on: what holds them up is said below.",
             "Raise `spool.max_bytes` (CALLSPOOL_SPOOL_MAX_BYTES) where the volume has room.",
@@ -224,6 +234,7 @@ def _down(one: DestinationReport, status: Status, pace: Pace) -> _Trouble:
         f"{one.name} is down: {waits}, nothing is lost",
         _cause(
             advice.why.format(f"`{one.name}`", reason),
+            Runbook.DESTINATION_DOWN,
             tried=tried,
             todo=(*(step.format(one.name) for step in advice.todo), "Try at once, or wait for the next try."),
             command=advice.command.format(one.name),
@@ -242,6 +253,7 @@ def _refused_tokens(one: DestinationReport, pace: Pace) -> _Trouble:
         f"{one.name} refuses agent tokens: {count_text(held)} deliveries are held",
         _cause(
             f"`{one.name}` answers 401 or 403 for {count} of the keys that agents post with; other agents go on.",
+            Runbook.TOKENS_REFUSED,
             todo=(
                 f"See whose they are: `callspool deliveries list --destination {one.name} --state held`.",
                 "Give them a valid key with `callspool deliveries replace-token`, or allow the key at the endpoint.",
@@ -262,6 +274,7 @@ def _forgotten(one: DestinationReport) -> _Trouble:
         f"{one.name} is not configured: {count_text(waiting)} deliveries are held",
         _cause(
             f"`{one.name}` was removed from the settings while deliveries were owed to it.",
+            Runbook.NOT_CONFIGURED,
             todo=(
                 f"Add {one.name} again,",
                 f"or move them: `callspool deliveries reroute --destination {one.name} --to NAME`.",
@@ -283,6 +296,7 @@ def _behind(one: DestinationReport, pace: Pace) -> Iterator[_Trouble]:
             f"{lane.lane}s for {one.name} are behind",
             _cause(
                 f"`{one.name}` accepts deliveries, but slower than they come in.",
+                Runbook.BACKLOG,
                 todo=(
                     f"Compare its response times with `callspool_delivery_seconds` of {one.name}.",
                     f"Raise `concurrency` of {one.name} where it can handle more.",
@@ -304,6 +318,7 @@ def _dead_letters(status: Status, dead: int) -> _Trouble:
         "",
         _cause(
             why,
+            Runbook.DEAD_LETTERS,
             todo=((reasons[0].advice,) if reasons else ()) + ("Replay, reroute or discard them under Dead letters.",),
             command="callspool dead list",
             until="Nothing is lost. They are never given up by themselves.",

@@ -45,9 +45,13 @@ WITH_JSON = "callspool.json"
 """Under which click's context says that --json was given."""
 
 
-def json_line(kind: str, message: str, hint: str = "") -> str:
-    """An `error` or a `note` on standard error, with --json: `{"error": {"message": ..., "hint": ...}}`."""
-    return json.dumps({kind: {"message": message, "hint": hint}}, ensure_ascii=False)
+def json_line(kind: str, message: str, hint: str = "", runbook: str | None = None) -> str:
+    """An `error` or a `note` on standard error, with --json: `{"error": {"message": ..., "hint": ...}}`.
+
+    What to do in full is beside them, as `runbook`, where there is such a section.
+    """
+    said = {"message": message, "hint": hint} | ({"runbook": runbook} if runbook else {})
+    return json.dumps({kind: said}, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from config.values import (
 )
 from gateway.cli import Exit
 from gateway.cli.output import complain
+from gateway.runbooks import RUNBOOK_OF
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -55,12 +56,13 @@ class NoGateway(Exception):
 
 
 class Refused(Exception):
-    """The gateway answered with an error; `code` is its own word for it."""
+    """The gateway answered with an error; `code` is its own word for it, `runbook` where more is said about it."""
 
-    def __init__(self, code: str, message: str, hint: str) -> None:
+    def __init__(self, code: str, message: str, hint: str, runbook: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.hint = hint
+        self.runbook = runbook
 
 
 class AddressType(click.ParamType[ListenAddress]):
@@ -408,7 +410,7 @@ def _refusal(address: ListenAddress, status: int, body: bytes) -> NoGateway | Re
     """An error of the gateway as it words it; of something else, that it is something else."""
     try:
         error = json.loads(body)["error"]
-        return Refused(str(error["code"]), str(error["message"]), str(error["hint"]))
+        return Refused(str(error["code"]), str(error["message"]), str(error["hint"]), error.get("runbook"))
     except (ValueError, KeyError, TypeError):
         return NoGateway(f"The server at {address} is not a callspool gateway (HTTP {status})")
 
@@ -428,10 +430,10 @@ def explained() -> Iterator[None]:
     try:
         yield
     except NoGateway as error:
-        complain(f"{error}.", hint=_START_HINT)
+        complain(f"{error}.", hint=_START_HINT, runbook=RUNBOOK_OF["no_gateway"])
         raise SystemExit(Exit.NO_GATEWAY) from None
     except Refused as error:
-        complain(str(error), hint=error.hint)
+        complain(str(error), hint=error.hint, runbook=error.runbook)
         raise SystemExit(Exit.UNKNOWN_CALL if error.code in _UNKNOWN else Exit.FAILED) from None
     except msgspec.DecodeError as error:
         complain(

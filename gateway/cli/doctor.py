@@ -137,8 +137,8 @@ def _gateway(address: object) -> Iterator[Finding]:
         yield Finding("gateway", Health.GOOD, "not running; its spool was looked at")
     elif not status.ready:
         reasons = "; ".join(status.reasons)
-        yield Finding("gateway", Health.BAD, f"not ready: {reasons}", Runbook.POSTS_REFUSED)
-    found = [each for each in troubles(status) if each.runbook is not Runbook.POSTS_REFUSED]
+        yield Finding("gateway", Health.BAD, f"not ready: {reasons}", status.runbook or Runbook.POSTS_REFUSED)
+    found = [each for each in troubles(status) if not each.text.startswith("not ready: ")]
     if not found and status.ready:
         yield Finding("gateway", Health.GOOD, f"{status.version}, ready")
     for each in found:

@@ -58,18 +58,19 @@ def output() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
 
 
-def complain(sentence: str, *, hint: str = "", style: str = "red") -> None:
-    """Say in one sentence on standard error what is wrong, and below it what to do.
+def complain(sentence: str, *, hint: str = "", runbook: str | None = None, style: str = "red") -> None:
+    """Say in one sentence on standard error what is wrong, and below it what to do, and where more of that is.
 
     With --json it is a line of JSON there; a style other than red tells that the command itself succeeds.
     """
     if as_json():
-        click.echo(json_line("error" if style == "red" else "note", sentence, hint), err=True)
+        click.echo(json_line("error" if style == "red" else "note", sentence, hint, runbook), err=True)
         return
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
     console.print(plain(sentence, style))
-    if hint:
-        console.print(plain(f"  {hint}", "dim"))
+    for more in (hint, f"More: {runbook}" if runbook else ""):
+        if more:
+            console.print(plain(f"  {more}", "dim"))
 
 
 def plain(value: object, style: str | Style = "") -> Text:

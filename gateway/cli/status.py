@@ -81,7 +81,7 @@ class Trouble(NamedTuple):
     """Something that somebody should look at."""
 
     text: str
-    runbook: Runbook
+    runbook: str
 
     def __str__(self) -> str:
         return f"{self.text}  ({self.runbook})"
@@ -90,7 +90,7 @@ class Trouble(NamedTuple):
 def troubles(status: Status) -> Iterator[Trouble]:
     """What somebody should look at; nothing where all is well."""
     if not status.ready:
-        yield Trouble(f"not ready: {'; '.join(status.reasons)}", Runbook.POSTS_REFUSED)
+        yield Trouble(f"not ready: {'; '.join(status.reasons)}", status.runbook or Runbook.POSTS_REFUSED)
     if status.spool is not None and status.spool.full_of_details:
         yield Trouble("large call logs are refused: the spool is full", Runbook.SPOOL_FULL)
     for note in status.attention:

@@ -15,6 +15,7 @@ from aiohttp import HttpVersion11, web
 
 from gateway.calllog.errors import CallLogError
 from gateway.intake.memory import BudgetExhausted
+from gateway.runbooks import RUNBOOK_OF
 from spool.errors import NO_ROOM, NotStorable, SpoolError, SpoolFull
 from spool.records import Accepted
 
@@ -259,10 +260,12 @@ class _Accepted(msgspec.Struct, kw_only=True):
     phase_2_started: bool = False
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, omit_defaults=True):
     code: str
     message: str
     hint: str
+    runbook: str | None = None
+    """What its operator can do, by symptom."""
 
 
 class _Rejected(msgspec.Struct, kw_only=True):
@@ -303,7 +306,9 @@ def accepted(call_id: str, record: Accepted) -> bytes:
 
 def rejected(rejection: Rejection) -> bytes:
     """The body for a request that was rejected."""
-    return _encode(_Rejected(error=_Error(rejection.code, rejection.message, rejection.hint)))
+    return _encode(
+        _Rejected(error=_Error(rejection.code, rejection.message, rejection.hint, RUNBOOK_OF.get(rejection.code)))
+    )
 
 
 def referenced(call_id: str, record_uid: str) -> bytes:

@@ -409,6 +409,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     """For how long it may go on like this."""
     then: str
     """What happens then."""
+    runbook: str
+    """Where all of it is described: a section of docs/runbooks.md."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -457,6 +459,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Why posts cannot be accepted."""
     attention: tuple[str, ...]
     """What an operator should do although posts are accepted."""
+    runbook: str | None = None
+    """What to do about the first reason, or else about what needs attention: a section of docs/runbooks.md."""
     spool: SpoolReport | None
     """None while the spool is not open."""
     drain_throttle: DrainThrottleReport | None

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from gateway.admin.view import Lifecycle, Phase
 from gateway.operations.advice import ADVICE, ReasonKind
+from gateway.runbooks import Runbook
 from spool.errors import SpoolUnavailable
 from spool.records import DeliveryState, Form
 from spool.stats import SpoolStats
@@ -56,6 +58,23 @@ async def test_ready_means_that_posts_can_be_accepted(
     assert (await answer.json())["reasons"] == reasons
     status = await (await client.get("/api/status")).json()
     assert (status["ready"], status["reasons"]) == (not reasons, reasons)
+
+
+@pytest.mark.parametrize(
+    ("change", "runbook"),
+    [
+        ({"used_bytes": STATS.limit_bytes}, Runbook.SPOOL_FULL),
+        ({"shortage": "the disk has no room"}, Runbook.DISK_FULL),
+        ({"failure": "I/O error"}, Runbook.POSTS_REFUSED),
+    ],
+)
+async def test_whatever_is_asked_names_the_runbook_of_the_symptom(
+    aiohttp_client: Callable, change: dict[str, Any], runbook: Runbook
+) -> None:
+    """/readyz, the status and the verdict lead to one section."""
+    client = await aiohttp_client(AdminFigures(stats=replace(STATS, **change)).app)
+    ready, status = await (await client.get("/readyz")).json(), await (await client.get("/api/status")).json()
+    assert ready["runbook"] == status["runbook"] == status["verdict"]["cause"]["runbook"] == runbook
 
 
 async def test_a_way_in_that_is_closed_is_told(aiohttp_client: Callable) -> None:

@@ -32,7 +32,9 @@ def test_an_error_is_json_too(cli: Cli, arguments: tuple[str, ...], code: int, s
     """With --json, an error is one line of JSON on standard error, and standard output stays empty."""
     result = cli(*arguments)
     assert (result.exit_code, result.stdout) == (code, "")
-    assert said in json.loads(result.stderr)["error"]["message"]
+    error = json.loads(result.stderr)["error"]
+    assert said in error["message"]
+    assert error.get("runbook") == ("docs/runbooks.md#it-does-not-start" if code is Exit.NO_GATEWAY else None)
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(cli: Cli) -> None:

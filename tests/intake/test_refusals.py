@@ -224,6 +224,7 @@ async def test_a_full_spool_is_507(tmp_path: Path) -> None:
         for body in (call_log("a", size=950_000, noise=incompressible(900_000)), call_log("b", size=2_000_000)):
             reply = await world.post(body)
             assert (reply.status, reply.code) == (507, "spool_full")
+            assert reply.json["error"]["runbook"] == "docs/runbooks.md#the-spool-is-full"
             assert int(reply.headers["Retry-After"]) > 0
         assert await world.spool.trace("a") == ()
         await world.until(lambda: not world.staged_files())
