@@ -175,6 +175,15 @@ def used_keys(path: Path) -> set[bytes]:
     return {fields[4] for _, fields in _slots(data)}
 
 
+def epochs_in(path: Path) -> set[int]:
+    """The numbers of the epochs whose keys are in this file; none where there is no file."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return set()
+    return {fields[3] for _, fields in _slots(data)}
+
+
 def require_keys(directory: Path, ring: KeyRing) -> None:
     """Raise `KeyUnavailable` where the spool in `directory` is encrypted with a key that is not in the ring."""
     path = directory / KEYS_NAME
@@ -233,6 +242,11 @@ class SpoolKeys:
         if (directory / KEYS_NAME).exists():
             keys._open(directory / KEYS_NAME)
         return keys
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a file of keys, be it empty."""
+        return self._descriptor >= 0
 
     @property
     def ring(self) -> KeyRing:

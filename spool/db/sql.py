@@ -347,6 +347,11 @@ EPOCHS_OF_SPANS = (
 EPOCHS_OF_TURNS = (
     "SELECT DISTINCT key_epoch FROM live_turns WHERE call_id = ? AND principal = ? AND key_epoch IS NOT NULL"
 )
+USES_OF_EPOCHS = {
+    table: f"SELECT key_epoch, count(*) FROM {table} WHERE key_epoch > 0{' AND uses > 0' * (table == 'tokens')} "
+    "GROUP BY key_epoch"
+    for table in _WITH_KEYS
+}
 ANY_ENCRYPTED = " UNION ALL ".join(
     f"SELECT * FROM (SELECT key_epoch FROM {table} WHERE key_epoch > 0 LIMIT 1)" for table in _WITH_KEYS
 )

@@ -12,7 +12,7 @@ from spool.db.connection import CORRUPT_ROW_ERRORS, reading
 from spool.db.sql import READ_META
 from spool.directory import DATABASE_NAME, is_owned
 from spool.errors import UnsuitableDirectory
-from spool.fsck.checks import check_counters, check_deliveries, check_files
+from spool.fsck.checks import check_counters, check_deliveries, check_files, check_keys
 from spool.fsck.reader import Inspection, Tell, inspecting
 from spool.fsck.report import RULES, Finding, Kind, Rule, Severity
 from spool.fsck.storage import (
@@ -25,6 +25,7 @@ from spool.fsck.storage import (
     check_version,
     unreadable,
 )
+from spool.keys import KEYS_NAME, epochs_in
 
 __all__ = ["RULES", "Finding", "Kind", "Rule", "Severity", "Tell", "check", "read_spool_id"]
 
@@ -72,11 +73,13 @@ def _check_database(inspection: Inspection) -> list[Finding]:
     findings: list[Finding] = []
     layout = None
     inspection.tell(COUNTERS, 0, 0)
+    epochs = epochs_in(inspection.directory / KEYS_NAME)
     # One snapshot, so that the figures of a running gateway agree with each other.
     inspection.connection.execute("BEGIN")
     try:
         findings += _readable("deliveries", lambda: check_deliveries(inspection))
         findings += _readable("counters", lambda: check_counters(inspection))
+        findings += _readable("keys", lambda: check_keys(inspection, epochs))
         layout = check_readable(inspection, findings)
     finally:
         with suppress(*CORRUPT_ROW_ERRORS):  # a snapshot of a damaged database may have ended already

@@ -1,20 +1,21 @@
 """Checks of the counters, tokens and numbers (promise 2), of deliveries and their order (promise 4), and of files."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from spool.db.connection import log_of
-from spool.db.sql import HELD_FOR_CORE
+from spool.db.sql import HELD_FOR_CORE, USES_OF_EPOCHS
 from spool.db.wal import lost_commits
 from spool.directory import DATABASE_NAME, LOCK_NAME, STAGING_NAME, quarantined
 from spool.fsck import reader
 from spool.fsck.reader import Inspection
 from spool.fsck.report import Finding, Kind
 from spool.fsck.storage import record_named
+from spool.keys import KEYS_NAME, epochs_in
 from spool.queue.ordering import Sibling, initial_state, sibling_of, state_in_record
 from spool.records import DeliveryState, Form, Lane
 from spool.space import HEADROOM_NAME
@@ -24,6 +25,30 @@ FACTS = ("spool_id", "limit_bytes")
 """What a spool always knows about itself."""
 
 _LEVELS = tuple(state for state in DeliveryState if not state.ended)
+
+
+_PROTECTED = {
+    "records": ("call log", "call logs"),
+    "tokens": ("token", "tokens"),
+    "trace_rows": ("post of spans", "posts of spans"),
+    "live_turns": ("turn", "turns"),
+}
+
+
+def check_keys(inspection: Inspection, before: Collection[int]) -> Iterator[Finding]:
+    """Whether the keys are there of what is encrypted; `before` are the epochs that were there before the snapshot.
+
+    Whether they can be unwrapped only the main key could say.
+    """
+    there = {*before, *epochs_in(inspection.directory / KEYS_NAME)}
+    lost: list[str] = []
+    for table, query in USES_OF_EPOCHS.items():
+        rows = inspection.connection.execute(query).fetchall()
+        count = sum(uses for epoch, uses in rows if epoch not in there)
+        if count:
+            lost.append(f"{count} {_PROTECTED[table][count > 1]}")
+    if lost:
+        yield Finding(Kind.MISSING_KEY, KEYS_NAME, f"lacks the keys of {', '.join(lost)}")
 
 
 def check_counters(inspection: Inspection) -> Iterator[Finding]:
@@ -236,7 +261,7 @@ def check_files(directory: Path, *, live: bool) -> Iterator[Finding]:
 
 def own_files(directory: Path) -> list[Path]:
     """The files that a gateway opens, as far as they exist."""
-    names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME, HEADROOM_NAME)
+    names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME, HEADROOM_NAME, KEYS_NAME)
     return [directory / name for name in names if (directory / name).exists()]
 
 

@@ -46,6 +46,7 @@ class Kind(StrEnum):
     WRONG_USES = "wrong uses"
     UNUSED_TOKEN = "unused token"
     MISSING_TOKEN = "missing token"
+    MISSING_KEY = "missing key"
     REUSED_IDS = "reused ids"
     MISSING_META = "missing meta"
     STRAY_PROGRESS = "stray progress"
@@ -98,6 +99,9 @@ RULES: Mapping[Kind, Rule] = {
     Kind.WRONG_USES: Rule(Severity.WARNING, f"{_REPAIR}: they are counted anew", repaired=True),
     Kind.UNUSED_TOKEN: Rule(Severity.WARNING, f"{_REPAIR}: it is overwritten and deleted", repaired=True),
     Kind.MISSING_TOKEN: Rule(Severity.ERROR, "set a token for the destination (token_mode = \"replace\")"),
+    Kind.MISSING_KEY: Rule(
+        Severity.ERROR, "put spool.keys back as it was beside this database; without it they cannot be decrypted"
+    ),
     Kind.REUSED_IDS: Rule(Severity.ERROR, f"{_REPAIR}: numbers continue above the largest", repaired=True),
     Kind.MISSING_META: Rule(Severity.ERROR, _TAKE_OVER),
     Kind.STRAY_PROGRESS: Rule(Severity.WARNING, f"{_REPAIR}: it is deleted", repaired=True),

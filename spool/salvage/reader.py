@@ -24,8 +24,8 @@ from spool import sandbox
 from spool.db.connection import translated
 from spool.db.tokens import token_in
 from spool.directory import DATABASE_NAME
-from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew, UnsuitableDirectory
-from spool.keys import KeyRing, SpoolKeys, WrappedKey
+from spool.errors import CorruptDatabase, CorruptPayload, KeyUnavailable, SchemaTooNew, UnsuitableDirectory
+from spool.keys import KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
 from spool.payload.frames import (
     SPANS_PLACE,
     TURN_PLACE,
@@ -218,8 +218,14 @@ class DecryptedSource:
         self.last_record = source.last_record
 
     def records(self) -> Iterator[SourceRecord | UnreadableRecord]:
-        """See `SandboxedSource.records`."""
+        """See `SandboxedSource.records`. Raises `KeyUnavailable` where there is no file of keys, and one is needed."""
         for one in self._source.records():
+            if isinstance(one, SourceRecord) and one.open and one.key is not None and not self._keys.has_file:
+                raise KeyUnavailable(
+                    f"call logs in it are encrypted, and {KEYS_NAME}, which holds their keys, does not lie beside it: "
+                    f"put that file there. If it is lost, so are they: make an empty {KEYS_NAME} there, and the rest "
+                    "is imported"
+                )
             if isinstance(one, SourceRecord) and one.sealed_token is not None:
                 yield replace(one, token=self._token(one.sealed_token))
             else:

@@ -99,4 +99,25 @@ ENCRYPTION_BUGS = (
         'cipher(b"k" * 32)',
         (_SEALED + "test_no_file_has_the_key_of_another_and_no_nonce_comes_twice",),
     ),
+    (
+        "a database whose keys were left behind is taken for damaged",
+        "spool/salvage/reader.py",
+        " and not self._keys.has_file:",
+        " and self._keys is None:",
+        (_TESTS + "test_a_database_without_its_keys_is_not_taken_for_damaged",),
+    ),
+    (
+        "fsck does not miss keys that are gone",
+        "spool/fsck/checks.py",
+        "if epoch not in there)",
+        "if epoch is None)",
+        (_TESTS + "test_fsck_finds_keys_that_are_gone",),
+    ),
+    (
+        "an export is plain where the key is in the variable",
+        "gateway/cli/dead.py",
+        "    if given:\n        return split_tokens(given)\n",
+        "    if given:\n        return []\n",
+        ("tests/cli/test_dead_files.py::test_an_export_is_encrypted_with_the_key_that_the_gateway_has",),
+    ),
 )

@@ -7,6 +7,7 @@ import zstandard
 
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew
+from spool.keys import KEYS_NAME, KeyRing
 from spool.records import DeadLetter, Delivered, DeliveryState, Form, Fragment, Lane
 from spool.salvage.model import Tally
 from spool.salvage.service import Task
@@ -110,19 +111,23 @@ LOG_NAME = f"{DATABASE_NAME}-wal"
 class Crashed:
     """The files of a spool that was killed, half of its records in the log, and what was posted to it."""
 
-    def __init__(self, images: dict[str, bytes], known: Known) -> None:
+    def __init__(self, images: dict[str, bytes], known: Known, keys: KeyRing) -> None:
         self.images = images
         self.known = known
+        self.keys = keys
 
     @classmethod
-    async def make(cls, directory: Path) -> "Crashed":
-        async with opened(directory) as spool:
+    async def make(cls, directory: Path, keys: KeyRing | None = None) -> "Crashed":
+        """With `keys` it is encrypted, and its file of keys is among the images."""
+        ring = keys or KeyRing()
+        async with opened(directory, keys=ring) as spool:
             known = await fill(spool, calls=6)
-        async with opened(directory) as spool:
+        async with opened(directory, keys=ring) as spool:
             spool._writer.database._checkpointer.stop()
             known |= await fill(spool, calls=9, seed=2, first=6)
-            images = {name: (directory / name).read_bytes() for name in (DATABASE_NAME, LOG_NAME)}
-        return cls(images, known)
+            names = (DATABASE_NAME, LOG_NAME, *((KEYS_NAME,) if ring.keys else ()))
+            images = {name: (directory / name).read_bytes() for name in names}
+        return cls(images, known, ring)
 
     def lay(self, directory: Path, images: dict[str, bytes]) -> None:
         directory.mkdir()
@@ -141,11 +146,11 @@ class Crashed:
     async def outcome(self, directory: Path, where: str) -> int:
         """Start on it, salvage what was moved aside; returns how many payloads can be read. None of them is wrong."""
         try:
-            async with opened(directory):
+            async with opened(directory, keys=self.keys):
                 pass
         except SchemaTooNew:
             return 0  # a version that is a little ahead is taken for what it says
-        async with opened(directory) as spool:
+        async with opened(directory, keys=self.keys) as spool:
             for aside in spool.stats().quarantined:
                 try:
                     await bring(spool, aside.directory)

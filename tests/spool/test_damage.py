@@ -13,10 +13,12 @@ from spool.db.connection import translated
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, SpoolUnavailable, UnsuitableDirectory
 from spool.fsck import Kind, check
+from spool.keys import KEYS_NAME, KeyRing, MainKey
 from tests.budget import budgeted
 from tests.spool.salvaged_spools import LOG_NAME, Crashed, bring
 from tests.spool.spool_parts import a_record, due, looked_into, opened
 
+RING = KeyRing((MainKey(b"k" * 32),))
 CorruptionLatch = Callable[[dict[str, bytes]], dict[str, bytes]]
 
 
@@ -47,17 +49,23 @@ DAMAGES: dict[str, tuple[CorruptionLatch, int]] = {
 """How the files are damaged, and how many fragments can be read afterwards at least."""
 
 
+def with_keys(damaged: dict[str, bytes], images: dict[str, bytes]) -> dict[str, bytes]:
+    """The damage is to the database: the keys beside it are as they were."""
+    return {**damaged, **{name: images[name] for name in images if name == KEYS_NAME}}
+
+
+@pytest.mark.parametrize("keys", [None, RING], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("name", DAMAGES)
-async def test_every_damage_has_its_outcome(tmp_path: Path, name: str) -> None:
+async def test_every_damage_has_its_outcome(tmp_path: Path, name: str, keys: KeyRing | None) -> None:
     """The spool starts, takes records, and of the old ones gives out what is right, and nothing else."""
     damage, at_least = DAMAGES[name]
-    crashed = await Crashed.make(tmp_path / "made")
-    crashed.lay(tmp_path / "spool", damage(crashed.images))
+    crashed = await Crashed.make(tmp_path / "made", keys)
+    crashed.lay(tmp_path / "spool", with_keys(damage(crashed.images), crashed.images))
     assert await crashed.outcome(tmp_path / "spool", name) >= at_least
 
 
-async def flip_bits(tmp_path: Path, times: int) -> None:
-    crashed, chance = await Crashed.make(tmp_path / "made"), random.Random(20)
+async def flip_bits(tmp_path: Path, times: int, keys: KeyRing | None) -> None:
+    crashed, chance = await Crashed.make(tmp_path / "made", keys), random.Random(20)
     for number in range(times):
         where, images = crashed.flipped(chance)
         place = tmp_path / str(number)
@@ -66,15 +74,17 @@ async def flip_bits(tmp_path: Path, times: int) -> None:
         shutil.rmtree(place)  # thousands of them would fill the disk
 
 
-async def test_a_flipped_bit_makes_nothing_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [None, RING], ids=["plain", "encrypted"])
+async def test_a_flipped_bit_makes_nothing_wrong(tmp_path: Path, keys: KeyRing | None) -> None:
     """Wherever a bit flips, in database or log: the spool starts, and what it gives out is what was posted."""
-    await flip_bits(tmp_path, 8)
+    await flip_bits(tmp_path, 4, keys)
 
 
 @pytest.mark.prove
-async def test_many_flipped_bits_make_nothing_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [None, RING], ids=["plain", "encrypted"])
+async def test_many_flipped_bits_make_nothing_wrong(tmp_path: Path, keys: KeyRing | None) -> None:
     """The same, at many places."""
-    await flip_bits(tmp_path, budgeted(small=60, full=5000))
+    await flip_bits(tmp_path, budgeted(small=30, full=2500), keys)
 
 
 async def test_a_schema_whose_damage_is_no_text_is_damage(tmp_path: Path) -> None:

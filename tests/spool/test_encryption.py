@@ -12,6 +12,7 @@ import zstandard
 from msgspec.structs import replace
 
 from spool.errors import CorruptPayload, KeyUnavailable, SpoolUnavailable
+from spool.fsck import Kind, Severity, check
 from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
 from spool.live_calls import HeardCall, NewTurn
 from spool.payload.frames import Frame, FrameEncoder, Place, Seal, is_sealed
@@ -346,6 +347,44 @@ async def test_another_encrypted_spool_is_brought_over_with_its_key(tmp_path: Pa
         assert [row.data async for row in spool.traces.rows(b"t" * 16, "")] == [SECRET]
     assert all(is_sealed(frame) for (frame,) in rows(here, "SELECT frame FROM chunks"))  # type: ignore[arg-type]
     assert TOKEN not in str(rows(here, "SELECT * FROM tokens"))
+
+
+async def test_a_database_without_its_keys_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    """A file of keys that was left behind is asked for, and found later; one that is lost costs what it protected."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    async with opened(there) as spool:
+        await spool.accept(a_record("plain", body=b"plain"))
+    async with opened(there, keys=RING) as spool:
+        await spool.accept(a_record("small", body=b"small"))
+    kept = (there / KEYS_NAME).rename(tmp_path / "kept")
+    async with opened(here, keys=RING) as spool:
+        with pytest.raises(KeyUnavailable, match=f"{KEYS_NAME}, which holds their keys, does not lie beside it"):
+            await bring(spool, there)
+        kept.rename(there / KEYS_NAME)
+        tally = await bring(spool, there)
+        assert tally.complete
+        assert [await uncached(spool, one) for one in await due(spool)] == [b"plain", b"small"]
+    (there / KEYS_NAME).write_bytes(b"")
+    async with opened(tmp_path / "third", keys=RING) as spool:
+        tally = await bring(spool, there)
+        assert tally.outcomes == {Outcome.IMPORTED: 1, Outcome.DAMAGED: 1}
+
+
+async def test_fsck_finds_keys_that_are_gone(tmp_path: Path) -> None:
+    """A check needs no main key to see that call logs can be decrypted by nobody, whatever their checksums say."""
+    async with opened(tmp_path, keys=RING) as spool:
+        await without_maintenance(spool)
+        await spool.accept(a_record("small", body=b"small", token=TOKEN))
+        assert not check(tmp_path)
+    assert not check(tmp_path)
+    kept = (tmp_path / KEYS_NAME).read_bytes()
+    (tmp_path / KEYS_NAME).write_bytes(bytes(len(kept)))
+    (finding,) = check(tmp_path)
+    assert (finding.kind, finding.severity) == (Kind.MISSING_KEY, Severity.ERROR)
+    assert "1 call log, 1 token" in finding.text
+    (tmp_path / KEYS_NAME).write_bytes(kept)
+    (tmp_path / KEYS_NAME).chmod(0o644)
+    assert {finding.kind for finding in check(tmp_path)} == {Kind.WRONG_MODE}
 
 
 async def test_a_corrupt_database_takes_its_keys_along(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import base64
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from spool import keys as spool_keys
 from spool.admin.rekey import Rekeyed
 from spool.db import write_connection
 from spool.db.connection import rewrite
@@ -173,30 +175,43 @@ def test_a_kill_at_any_write_point_loses_nothing(tmp_path: Path, before: KeyRing
     asyncio.run(all_is_there(tmp_path, a_ring("n")))
 
 
-def test_a_kill_while_the_keys_are_written_leaves_one_file_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+STEPS = ("_created", "_write_all", "rename", "_sync_directory", "_write_all again")
+"""Of writing the keys anew, in their order: the new file takes the old one's place, which is overwritten at the end."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_any_step_of_writing_the_keys_leaves_one_file_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Before the new file takes the old one's place nothing has changed, and what was written of it is erased."""
+    """Whichever file has the name is whole; what was written of another one is erased, and the next run goes on."""
     keys = SpoolKeys.open(tmp_path, a_ring("o"))
     wrapped = keys.wrap(b"s" * 32, b"context")
     keys.close()
     keys = SpoolKeys.open(tmp_path, a_ring("n", "o"))
+    done = []
 
-    def die(*_: object) -> None:
-        raise RuntimeError
+    def until_killed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            done.append(f"{name} again" if name in done else name)
+            if done[-1] == step:
+                raise RuntimeError
+            return original(*arguments)
+
+        return call
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", die)
+        patched.setattr(Path, "rename", until_killed("rename", Path.rename))
+        for name in ("_created", "_write_all", "_sync_directory"):
+            patched.setattr(spool_keys, name, until_killed(name, getattr(spool_keys, name)))
         with pytest.raises(RuntimeError):
             keys.rewrap()
-    keys.close()
-    assert (tmp_path / NEW_NAME).exists()
-    keys = SpoolKeys.open(tmp_path, a_ring("n", "o"))
+    assert tuple(done) == STEPS[: STEPS.index(step) + 1]
+    renamed = STEPS.index(step) > STEPS.index("rename")
+    assert (tmp_path / NEW_NAME).exists() == (step in {"_write_all", "rename"})
+    keys = SpoolKeys.open(tmp_path, a_ring("n") if renamed else a_ring("n", "o"))
     assert not (tmp_path / NEW_NAME).exists()
     assert keys.unwrap(wrapped, b"context") == b"s" * 32
-    assert keys.stale == 1
-    assert keys.rewrap() == 1
-    assert keys.unwrap(wrapped, b"context") == b"s" * 32
+    assert keys.rewrap() == (0 if renamed else 1)
     keys.close()
     keys = SpoolKeys.open(tmp_path, a_ring("n"))
     assert keys.unwrap(wrapped, b"context") == b"s" * 32

@@ -5,6 +5,7 @@ What each version wrote is made of a spool of today: its tables and columns, wit
 
 import asyncio
 import os
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from spool.db.connection import connect_writer
 from spool.db.sql import checksum_of
 from spool.directory import DATABASE_NAME
 from spool.fsck import Severity, check
+from spool.keys import KEYS_NAME, KeyRing, MainKey
 from spool.records import DeadLetter, Delivered, Fragment, Hold, Lane, RetryAt
 from spool.stats import LaneCounts
 from spool.store import Spool
@@ -46,7 +48,8 @@ OLD_NAMES = {"orphan_chunks": "loose_chunks"}
 """What version 6 called anew."""
 NOT_YET = {"traces", "trace_rows", "live_calls", "live_turns", "attempts"}
 """What waits for the end of a call, and the history of attempts: made by other versions, and tested on their own."""
-CHECKSUMS_SINCE, PRINCIPALS_SINCE, ERASURES_SINCE = 3, 6, 15
+CHECKSUMS_SINCE, PRINCIPALS_SINCE, KEYS_SINCE, ERASURES_SINCE = 3, 6, 13, 15
+PLAIN, RING = KeyRing(), KeyRing((MainKey(b"k" * 32),))
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,14 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Full:
     return asyncio.run(filled(tmp_path_factory.mktemp("full")))
 
 
-async def filled(directory: Path) -> Full:
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Full:
+    return asyncio.run(filled(tmp_path_factory.mktemp("encrypted"), RING))
+
+
+async def filled(directory: Path, keys: KeyRing = PLAIN) -> Full:
     """Both lanes, every state, dead letters, a giant, a receipt, a deferred and a held delivery."""
-    async with opened(directory) as spool:
+    async with opened(directory, keys=keys) as spool:
         await one_of_everything(spool)
         await spool.accept(a_record("giant", CORE, DETAIL, fragments=split_fragments(GIANT)))
         await spool.accept(a_record("object", OBJECT, NOTICE, fragments=split_fragments(os.urandom(5000))))
@@ -147,6 +155,24 @@ async def test_a_full_spool_of_each_version_can_be_adopted(full: Full, number: i
         }
         await everything_is_delivered(spool)
         assert spool.stats().unaccounted == 0
+
+
+@pytest.mark.parametrize("adopts", [False, True], ids=["goes on", "is adopted"])
+@pytest.mark.parametrize("number", range(KEYS_SINCE, len(SCHEMAS)), ids=lambda number: SCHEMAS[number - 1])
+async def test_an_encrypted_spool_of_each_version_with_keys(
+    encrypted: Full, number: int, adopts: bool, tmp_path: Path
+) -> None:
+    """The same with a key, since there are any: what was encrypted before is decrypted, and delivered."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    as_version(encrypted, number, before)
+    shutil.copy(encrypted.directory / KEYS_NAME, before / KEYS_NAME)
+    async with opened(after if adopts else before, keys=RING) as spool:
+        if adopts:
+            assert (await bring(spool, before)).complete
+        await everything_is_delivered(spool)
+        assert spool.stats().unaccounted == 0
+    assert not [finding for finding in check(after if adopts else before) if finding.severity is Severity.ERROR]
 
 
 async def everything_is_delivered(spool: Spool) -> None:
