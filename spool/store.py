@@ -29,8 +29,8 @@ from spool.queue.live import LiveCalls
 from spool.queue.maintenance import Maintenance, ReceiptLimits, Scrub
 from spool.queue.reader import Reader
 from spool.queue.reclaim import Evictor, OrphanChunks
+from spool.queue.retention import Shredder
 from spool.queue.settle import UploaderState, make_due, record_chunks, release, settle
-from spool.queue.shred import Shredder
 from spool.queue.traces import Traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import (

@@ -4,11 +4,13 @@ POSIX promises a file's content after its own fsync, and its name after the fsyn
 again needs the fsync of its parent.
 
 Below the root no link is followed, no directory is used that somebody else could change, and no file is written to that
-was there before: whoever made it could still have it open.
+was there before: whoever made it could still have it open. Names are made of ids that strangers chose.
 """
 
 import errno
+import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from io import FileIO
@@ -158,3 +160,23 @@ def remove_files(folders: Iterable[Path], belongs: Callable[[Path], bool | None]
             if all(found.values()):
                 folder.rmdir()
     return count, unclear
+
+
+# Names of files from ids that strangers chose: pure, and one-to-one.
+#
+# An id that is already a harmless name stays as it is. Any other has its unusual characters replaced and gets `~` and
+# a digest: `~` is no harmless character, so that no id can imitate the changed form of another.
+
+KEPT_CHARACTERS = 80
+"""Three ids and an ending together stay below the 255 bytes that file systems allow a name."""
+
+_HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
+_UNUSUAL = re.compile(r"[^A-Za-z0-9_-]+", re.ASCII)
+
+
+def safe_name(text: str) -> str:
+    """A name for `text` in any directory of any common file system; distinct texts have distinct names."""
+    if len(text) <= KEPT_CHARACTERS and _HARMLESS.fullmatch(text) and not text.endswith("."):
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return f"{_UNUSUAL.sub('_', text).lstrip('-')[: KEPT_CHARACTERS - 20]}~{digest}"

@@ -19,9 +19,8 @@ from spool.payload.frames import decode, encode
 from spool.records import NAME_ENDINGS, OBJECT_FORMS, Delivery, Form
 from uploaders.base import OF_NOBODY, CallToErase, Delivered, Erased, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.render import render
-from uploaders.durable_file import DurableFile, commit_all, remove_files
+from uploaders.durable_file import DurableFile, commit_all, remove_files, safe_name
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
-from uploaders.safe_names import safe_name
 
 _RECORD: Final = re.compile(r"-([0-9a-f]{8}-[0-9]+)(?:\.[a-z]+){1,3}$")
 """The record at the end of a file's name (`path_of`)."""

@@ -1,7 +1,7 @@
 """Where recordings are kept: each under a name of its own, whole and durable before it can be found under it.
 
 A recording comes as a stream of unknown length, and one that is kept again replaces what has its name. The bucket is in
-`uploaders.s3.recordings`.
+`uploaders.s3.uploader`.
 """
 
 import asyncio
@@ -11,8 +11,7 @@ from types import MappingProxyType
 from typing import ParamSpec, Protocol
 
 from uploaders.base import OF_NOBODY, CallToErase, Erased, RetryLater, Scope
-from uploaders.durable_file import DurableFile, remove_files
-from uploaders.safe_names import safe_name
+from uploaders.durable_file import DurableFile, remove_files, safe_name
 
 Parameters = ParamSpec("Parameters")
 

@@ -45,8 +45,7 @@ from spool.errors import SpoolError
 from spool.keys import KeyRing
 from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
-from uploaders.durable_file import DurableFile, make_directories
-from uploaders.safe_names import safe_name
+from uploaders.durable_file import DurableFile, make_directories, safe_name
 
 _KEY = "CALLSPOOL_SPOOL_KEY"
 

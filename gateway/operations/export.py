@@ -20,7 +20,7 @@ from spool.errors import CorruptPayload
 from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
 from uploaders.document.render import BadLocation
-from uploaders.safe_names import safe_name
+from uploaders.durable_file import safe_name
 
 MOST_LETTERS = 10_000
 """In one archive: its index is kept in memory until it is written, 0.5 KB for each. The command knows no limit."""

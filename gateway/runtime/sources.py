@@ -102,7 +102,7 @@ def _store(settings: Settings, spool: Spool, metrics: Metrics) -> RecordingStore
     for each in settings.destinations:
         if isinstance(each, S3Destination) and each.name not in own:
             # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
-            from uploaders.s3.recordings import BucketRecordings  # noqa: PLC0415  # see above
+            from uploaders.s3.uploader import BucketRecordings  # noqa: PLC0415  # see above
 
             return BucketRecordings(s3_options(each), spool.uploader_state, metrics, owners)
     return None

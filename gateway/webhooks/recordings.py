@@ -32,9 +32,9 @@ from spool.errors import SpoolError
 from spool.records import Buffer, Clock, Delivery, Record
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.encoding import decoded_document
+from uploaders.durable_file import safe_name
 from uploaders.http.download import Download, Downloader, DownloadFailed
 from uploaders.recordings import NotKept, RecordingStore
-from uploaders.safe_names import safe_name
 
 _log = structlog.get_logger(__name__)
 

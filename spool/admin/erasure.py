@@ -21,8 +21,7 @@ from spool.queue.live import LiveCalls
 from spool.queue.maintenance import vacuum
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
-from spool.queue.retention import delete_receipts
-from spool.queue.shred import Shredder
+from spool.queue.retention import Shredder, delete_receipts
 from spool.records import Clock, DeliveryKey, Form, OwnedCall, Record, tenant_of
 
 _SALT = "SELECT value FROM meta WHERE name = 'erasure_salt'"

@@ -24,12 +24,12 @@ from spool.queue.retention import (
     QUEUED,
     ROWS_PER_STEP,
     Rule,
+    Shredder,
     expire_old,
     purge_excess_receipts,
     purge_old_receipts,
     rules,
 )
-from spool.queue.shred import Shredder
 from spool.queue.traces import purge_traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import Clock, Delivery, DeliveryState, Lane

@@ -15,9 +15,9 @@ from tests.s3.recording_proxy import Answer, Fate, Proxy, Request, proxy_before
 from tests.s3.stored_objects import DESTINATION, MEBIBYTE, Heard, MakeUploader, Store, client_of, objects, uploads
 from uploaders.base import Delivered, Refused, RetryLater
 from uploaders.s3.client import ListedPart
-from uploaders.s3.multipart import finished_etag
 from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.parts import PartCutter
+from uploaders.s3.publish import finished_etag
 
 SIZE = 25 * MEBIBYTE
 """Of noise: 19 MiB of frames, which are four parts."""

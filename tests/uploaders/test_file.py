@@ -18,9 +18,8 @@ from spool.errors import CorruptPayload
 from spool.records import Form, Fragment, Record
 from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.base import CallToErase, Delivered, Erased, Refused, RetryLater, Scope
-from uploaders.durable_file import DurableFile
+from uploaders.durable_file import DurableFile, safe_name
 from uploaders.file import FileUploader
-from uploaders.safe_names import safe_name
 
 DAY = "2025-06-15"
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from spool.records import NAME_ENDINGS, Delivery, Form, Record
-from uploaders.safe_names import KEPT_CHARACTERS, safe_name
+from uploaders.durable_file import KEPT_CHARACTERS, safe_name
 
 # Object keys from a template: pure, harmless whatever an agent calls its calls, and never the same for two objects.
 #
