@@ -75,6 +75,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [*ordered, *rest]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option of our own."""
+    about = "collect garbage after each test: what it left open fails it, and not whichever test comes later"
+    parser.addoption("--garbage", action="store_true", help=about)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """With `--garbage`, let the test that left something to the collector be the one that fails."""
+    yield
+    if item.config.getoption("--garbage"):
+        gc.collect()
+        item.config.pluginmanager.get_plugin("unraisableexception").pytest_runtest_teardown(item)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no garbage collection during the tests looks at it."""

@@ -79,7 +79,10 @@ def _answer(descriptor: int, number: int) -> None:
 def _become(request: dict[str, object], streams: list[int]) -> None:
     """What a start sets: signals, streams, no other descriptor, arguments, environment, directory."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Whoever runs the tests in the background, or under nohup, has some ignored for all that is started.
+    for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.closerange(3, 256)

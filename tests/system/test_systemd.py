@@ -22,8 +22,9 @@ async def test_systemd_is_told_of_start_reload_and_stop(tmp_path: Path) -> None:
         async def heard(line: str) -> list[str]:
             """All lines up to the datagram that has this one."""
             lines: list[str] = []
-            while line not in lines:
-                lines += (await asyncio.to_thread(listener.recv, 4096)).decode().splitlines()
+            async with asyncio.timeout(60):  # signs of life come for ever
+                while line not in lines:
+                    lines += (await asyncio.to_thread(listener.recv, 4096)).decode().splitlines()
             return lines
 
         environment = {"CALLSPOOL_CONFIG": str(file), "NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "500000"}
