@@ -104,8 +104,8 @@ async def test_waiting_for_a_limit_counts_for_no_time_out(tmp_path: Path) -> Non
 @WAYS
 @pytest.mark.parametrize("bandwidth", [UNLIMITED, bandwidth_of(1000)], ids=["no limit", "a low limit"])
 async def test_a_core_never_waits(way: Callable, bandwidth: Bandwidth, tmp_path: Path) -> None:
-    """What goes by the core lane passes at once, however low the limit."""
-    assert await deliver(way, tmp_path, bandwidth, Lane.CORE) < SHORTEST
+    """What goes by the core lane passes at once, however low the limit: at this one it would take minutes."""
+    assert await deliver(way, tmp_path, bandwidth, Lane.CORE) < LONGEST
 
 
 async def test_cores_pass_at_once_while_a_detail_is_held_back(tmp_path: Path) -> None:
