@@ -248,6 +248,17 @@ async def test_deadlines_and_late_partners(store: Store, engine: Engine) -> None
     assert await store.sweep() == Swept()
 
 
+async def test_the_clocks_of_senders_move_no_deadline(store: Store, engine: Engine) -> None:
+    """A sidecar whose clock is years ahead, or behind, has its calls given up when the others are: by the clock of the
+    database, from when the part was received."""
+    year = 365 * 86_400_000
+    await store.write([part_of(PartKind.END, f"c{at}", at) for at in (1, 1_800_000_000_000 + 50 * year)])
+    engine.advance(RULE.timeout - 1_000)
+    assert await store.sweep() == Swept()
+    engine.advance(2_000)
+    assert await store.sweep() == Swept(orphans=2)
+
+
 async def test_a_sweep_is_bounded(store: Store, engine: Engine) -> None:
     """At most `limit` calls are given up in one transaction, the oldest first; two sweepers share the rest."""
     await store.write([part_of(PartKind.END, f"c{number}") for number in range(7)])

@@ -12,12 +12,14 @@ from pathlib import Path
 from random import Random
 
 import aiohttp
+import psycopg
 import pytest
 
 from bench.calllogs import make_call_log
 from bench.postgres_server import PostgresServer
 from tests.budget import budgeted
 from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.postgres_server import started
 from tests.system.gateway_process import GatewayProcess
 from tests.system.receivers import PATIENCE, Receiver, counted, insist, post
 from tests.system.waiting import until
@@ -127,6 +129,37 @@ async def test_a_receiver_that_is_down_is_waited_for(tmp_path: Path, database: t
         parts = database[1].rows("select call_id, count(*) from call_parts group by call_id")
         assert all(count <= 3 for _, count in parts)
         assert not (await sidecar.destination())["dead"]
+
+
+@pytest.mark.slow
+async def test_a_database_that_is_killed_is_waited_for(tmp_path: Path) -> None:
+    """PostgreSQL is killed under a receiver: posts are answered 202, the gateway stays ready, the spool keeps what
+    comes, and the status says why; once the server is back every call is complete, and each part there once."""
+    server = started("18")
+    try:
+        async with Receiver(tmp_path / "receiver", server.url()) as receiver:
+            for number in range(10):
+                await post(receiver, make_call_log(2_000, seed=number, call_id=f"c{number}", event="call_started"))
+            await receiver.delivered(deadline=PATIENCE)
+            await asyncio.to_thread(server.kill)
+            for number in range(10):
+                await post(receiver, make_call_log(2_000, seed=number, call_id=f"c{number}"))
+
+            async def known() -> bool:
+                return not (await receiver.destination())["up"]
+
+            await until(known, "the outage is known", deadline=PATIENCE)
+            assert "PostgreSQL" in (await receiver.destination())["reason"]
+            assert await receiver.ready() == 200
+            await asyncio.to_thread(server.start)
+            await receiver.delivered(deadline=PATIENCE)
+            for number in range(10):
+                await receiver.has(f"c{number}")
+            assert (await receiver.destination())["dead"] == 0
+            with psycopg.connect(server.url()) as connection:
+                assert connection.execute("select count(*) from call_parts").fetchone() == (20,)
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow

@@ -23,6 +23,16 @@ _ADVICE: Final = {
     "42P01": "; run `callspool store migrate`",
 }
 
+_REFUSED_CONNECTIONS: Final = {
+    "pg_hba.conf": "; let pg_hba.conf admit this user from this host",
+    "too many": "; raise the limit of connections, or lower `pool`",
+    "connection slots": "; raise max_connections, or lower `pool`",
+    "authentication failed": "; check user and password in the address",
+    'database "': "; create the database, or correct its name in the address",
+    'role "': "; check the user in the address",
+}
+"""What somebody must do, by words of the reason; the first one that fits counts."""
+
 
 class ConnectionPool:
     """At most `size` connections to the database that `url` names. Raises `StoreError` instead of psycopg's errors."""
@@ -77,7 +87,16 @@ def translate(error: Exception) -> StoreError:
         return StoreUnavailable(message)
     if isinstance(error, psycopg.DataError | UnicodeEncodeError):
         return PartRefused(f"PostgreSQL refuses a value: {type(error).__name__}")
-    return StoreUnavailable(f"PostgreSQL cannot be reached: {_first_line(error)}")
+    return StoreUnavailable(_of_connecting(_first_line(error)))
+
+
+def _of_connecting(said: str) -> str:
+    """A server that refuses a connection gives the client no code, only a text in its language."""
+    _, refused, reason = said.partition("FATAL:  ")
+    if not refused:
+        return f"PostgreSQL cannot be reached: {said}"
+    advice = next((advice for words, advice in _REFUSED_CONNECTIONS.items() if words in reason), "")
+    return f"PostgreSQL refuses the connection: {reason}{advice}"
 
 
 def _first_line(error: Exception) -> str:
