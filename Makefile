@@ -23,8 +23,8 @@ LOCKS := requirements.lock requirements-image.lock requirements-dev.lock require
 UV_VERSION := 0.13.9
 PIP_AUDIT_VERSION := 2.10.1
 IMAGE ?= callspool:dev
-# Test processes: one more than the cores of a small machine, since tests wait for timers and processes too.
-JOBS ?= 3
+# Test processes: twice the cores of a small machine, since a test waits for timers and processes half of its time.
+JOBS ?= 4
 # Where tests write to: memory, where there is plenty of it, for waiting for a disk takes a third of their time.
 # `make prove` writes to the disk.
 TESTS_WRITE_TO = $(shell { df -k --output=avail /dev/shm; awk '/^MemAvailable/ { print $$2 }' /proc/meminfo; } \
