@@ -182,9 +182,7 @@ class StagedFile:
         has_memory = self._has_memory or self._staged.hold_for(self.size)
         plain, in_memory = self._staged.open_unnamed(in_memory=has_memory)
         try:
-            os.ftruncate(plain, self.size)
-            with mmap.mmap(plain, self.size) as target:
-                self._sealed.open_into(target)
+            self._sealed.open_into(plain)
         except BaseException:
             os.close(plain)
             raise
