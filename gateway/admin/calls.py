@@ -296,5 +296,7 @@ def _gone(records: Sequence[TracedRecord]) -> str:
     if places:
         return f"It was delivered and is not kept here. The detail is at `{places[-1]}`."
     if records:
-        return "It was delivered and is not kept here: ask its destination, or a receiver with a store."
+        names = sorted({one.destination for each in records for one in each.deliveries})
+        to = f" to {', '.join(f'`{name}`' for name in names)}" if names else ""
+        return f"It was delivered{to} and is not kept here; a receiver with a store keeps it."
     return "Nothing of what was said is in the store."

@@ -15,7 +15,7 @@ from gateway.formatting import bytes_text
 from gateway.operations.schemas import Event
 from gateway.telemetry import Spans
 from gateway.trace import instant
-from spool.records import Clock, Delivery
+from spool.records import Clock, Delivery, Form
 from uploaders.redact import redact
 
 _KEPT = 50
@@ -54,7 +54,8 @@ class RecentEvents:
 
     def attempted(self, delivery: Delivery, outcome: str, seconds: float) -> None:
         """Keeps dead letters and what was too large; ordinary attempts are logged at the debug level only."""
-        call, what = delivery.record.call_id, f"{delivery.destination}: the {delivery.form} of {_CALL}"
+        form = "call log" if delivery.form is Form.WHOLE else delivery.form.value
+        call, what = delivery.record.call_id, f"{delivery.destination}: the {form} of {_CALL}"
         if outcome == "diverted":
             self._keep("warning", f"{what} is too large: the fallback is tried", call)
             self._log.warning("too_large", **_described(delivery, seconds))

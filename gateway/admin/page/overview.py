@@ -93,6 +93,7 @@ def _cause(cause: Cause) -> Html:
             "div",
             tag("h2", "What to do"),
             tag("ol", steps),
+            tag("p", "More: ", tag("code", cause.runbook), class_="soft") if cause.runbook else None,
             tag("p", actions, class_="actions"),
             tag("p", id="resumed", role="status", class_="soft", data_own=True),
         ),
@@ -235,17 +236,20 @@ def _table(samples: Sequence[Sample]) -> Html:
     head = tag(
         "tr", [tag("th", name, scope="col", class_="num" if number else None) for number, name in enumerate(heads)]
     )
+    step = 15 if len(samples) > 30 else 1
     rows = [
         tag(
             "tr",
             tag("td", time_of(each.minute * 60_000, "minutes")),
             [tag("td", count_text(value), class_="num") for value in _row(each)[1:]],
         )
-        for each in list(samples)[::-1][:: 15 if len(samples) > 30 else 1]
+        for each in list(samples)[::-1][::step]
     ]
     table = tag(
         "table",
-        tag("caption", "A minute each, the latest first", class_="unseen"),
+        tag(
+            "caption", f"Every {step}th minute" if step > 1 else "A minute each", ", the latest first", class_="unseen"
+        ),
         tag("thead", head),
         tag("tbody", rows),
     )

@@ -200,4 +200,4 @@ def _tenant(one: TenantEntry) -> Html:
 def _table(label: str, heads: tuple[tuple[str, str | None], ...], rows: list[Html]) -> Html:
     head = tag("tr", [tag("th", name, scope="col", class_=look) for name, look in heads])
     table = tag("table", tag("caption", label, class_="unseen"), tag("thead", head), tag("tbody", rows))
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Table: {label}")

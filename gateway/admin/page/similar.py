@@ -174,8 +174,8 @@ def _callbacks(search: Search) -> Html | None:
         tag("p", id="done", role="status", class_="good"),
         tag("ol", items, class_="events callbacks") if items
         else tag("p", "Nobody waits to be called back.", class_="soft"),
-        tag("p", note, class_="soft"),
         tag("noscript", tag("p", command, class_="soft")),
+        tag("p", note, class_="soft"),
         class_="card", aria_labelledby="callbacks",
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ function drawStrip() {
       svg.append(drawn("rect", { class: look, x, y: y(from + ms), width: wide, height: Math.max(0, y(from) - y(from + ms) - .5) }));
       from += ms;
     }
-    const say = (text, look, height) => { const label = drawn("text", { ...(look ? { class: look } : {}), x: x + wide / 2, y: height, "text-anchor": "middle" }); label.textContent = text; svg.append(label); };
+    const say = (text, look, height) => { const label = drawn("text", { ...(look ? { class: look } : {}), x: Math.min(x + wide / 2, width - 3 * String(text).length), y: height, "text-anchor": "middle" }); label.textContent = text; svg.append(label); };
     if (STORY.slow !== null && from > STORY.slow) say(from < 100 ? took(from) : (from / 1000).toFixed(1), "say", y(from) - 4);
     if (index === 0 || (index + 1) % (step < 14 ? 10 : step < 24 ? 5 : 1) === 0) say(index + 1, "", base + 14);
     const hit = drawn("rect", { class: "hit", x: left + index * step, y: 4, width: step, height: base + 12 });

@@ -93,7 +93,7 @@ addEventListener("DOMContentLoaded", () => {
       if (dry.along) lines.push(`${count(dry.along)} held with these ${order === "discard" ? "are discarded, too" : "go along"}`);
       at("ask-list").replaceChildren(...lines.map((line) => element("li", line)));
       at("ask-sure").textContent = `Type ${dry.matched} to confirm`;
-      go.textContent = `${VERBS[order]} ${count(goes)}`;
+      go.textContent = `${VERBS[order]} ${order === "replace-token" ? "to " : ""}${count(goes)}`;
       mayGo();
     } catch (error) { failed(error); }
   }
@@ -102,6 +102,9 @@ addEventListener("DOMContentLoaded", () => {
     asked = { order, selections: selectionsOf(button), button, dry: null };
     form.reset();
     for (const field of form.querySelectorAll("[data-for]")) field.hidden = field.dataset.for !== order;
+    const [{ destination, keys }] = asked.selections, own = destination ?? keys[0].split("/").at(-1);
+    const other = [...form.elements.to.options].find((option) => option.value !== own);
+    if (other) other.selected = true;
     at("ask-title").textContent = `${VERBS[order]}?`;
     at("ask-text").textContent = TEXTS[order];
     at("ask-count").textContent = "Dry run: counting";

@@ -59,7 +59,7 @@ addEventListener("DOMContentLoaded", () => {
     const axis = { stroke: looks.soft, grid: { stroke: looks.line, width: 1 }, ticks: { show: false }, font: "11.5px system-ui, sans-serif" };
     const made = new uPlot({
       width: Math.max(200, place.clientWidth), height,
-      padding: [labelled ? 16 : 8, 8, labelled ? 8 : 0, 0],
+      padding: [labelled ? 16 : 8, 20, labelled ? 8 : 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "history" }, y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { time: true }, y: { range: (_chart, _low, high) => [0, Math.max(4, high * 1.08)] } },
