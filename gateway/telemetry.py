@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from hashlib import blake2b
 from random import getrandbits
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -206,11 +206,11 @@ class PostSpan:
         self._ended = False
 
     def __enter__(self) -> "PostSpan":
-        self._reset = _POST.set(self)
+        self._reset = current_post.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _POST.reset(self._reset)
+        current_post.reset(self._reset)
 
     def stage(self, name: str, started: int, context: Context | None = None, **about: str | int | bool) -> None:
         """A part of it that began at `started` ended now: a span if it was long, or if its `context` is known already.
@@ -236,12 +236,8 @@ class PostSpan:
         self._sink(span._replace(failed=status >= 500))
 
 
-_POST: ContextVar[PostSpan | None] = ContextVar("post", default=None)
-
-
-def current_post() -> PostSpan | None:
-    """The post that is being answered, where it is sampled."""
-    return _POST.get()
+current_post: Final[ContextVar[PostSpan | None]] = ContextVar("post", default=None)
+"""The post that is being answered, where it is sampled."""
 
 
 class JobSpan:

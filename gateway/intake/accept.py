@@ -126,7 +126,7 @@ class Acceptor:
 
         The arguments are those that `accept` will have. Raises `CallLogError`, and what decoding raises.
         """
-        post = current_post()
+        post = current_post.get()
         if post is None:
             return await self._carried(body, agents_key, owner, tenant)
         started = time.time_ns()
@@ -209,7 +209,7 @@ class Acceptor:
         if deliveries is None:
             deliveries = plans[call_log.stored_as, ANY_OTHER]
         # What a post began on the way here may still run when it was answered: that belongs to another context.
-        post = current_post()
+        post = current_post.get()
         commit = None if post is None or post.trace_context != trace_context else post.context.child()
         started = time.time_ns()
         accepted = await self._store.accept(

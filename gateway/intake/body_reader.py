@@ -280,7 +280,7 @@ class BodyReader:
         What the headers or the state of the gateway rule out is rejected before the client is invited to send.
         Raises `Rejection`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
         """
-        post = current_post()
+        post = current_post.get()
         if post is None:
             return await self._read(request)
         started = time.time_ns()

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
-from gateway.admin.tallies import CounterTally, HistogramTally
+from gateway.admin.spool_metrics import CounterTally, HistogramTally
 
 BOUNDS = (0.005, 1.0, 2.5)
 VALUES = (0.0, 0.005, 0.0051, 1.0, 2.4, 2.5, 3.0, 1e9)

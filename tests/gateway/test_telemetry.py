@@ -81,9 +81,9 @@ def test_a_parent_decides(share: float) -> None:
     post = spans.post(PARENT)
     assert post is not None
     with post:
-        assert current_post() is post
+        assert current_post.get() is post
         post.stage("commit", 1, Context(1, 2), record_id="x")
-    assert current_post() is None
+    assert current_post.get() is None
     post.ended("calls", "POST", 202, "accepted")
     post.stage("late", 1)
     assert [span.name for span in found] == ["commit", "calls"]

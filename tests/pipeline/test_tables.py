@@ -197,7 +197,6 @@ async def test_a_callback_waits_is_claimed_and_ends_once(
     """Not before its time, by one at a time; a further summary moves it only as long as it waits."""
     await done(tables, "c", Insight("s", "llm", None, NewCallback(NOW + 1000, "UTC", "soon", "+1555")))
     assert await callbacks.claim("me", 10) == []
-    assert await callbacks.next_at() == NOW + 1000
     clock.now += 1000
     (due,) = await callbacks.claim("me", 10)
     assert (due.call_id, due.number, due.agent_id, due.words) == ("c", "+1555", "a1", "soon")

@@ -57,7 +57,6 @@ async def test_an_outage_and_its_end() -> None:
             await endpoint.start()
             await watcher.all_delivered.wait()
             assert await watcher.changes.get() is True
-            await dispatcher.drain_core()
         await dispatcher.stop(1)
         assert set(queue.states()) == {"delivered"}
         assert sorted(arrival.key for arrival in endpoint.accepted) == sorted(

@@ -38,7 +38,6 @@ class Dispatcher:
             name: DestinationWorker(name, plan, queue, timing, observer, self.offer, self._pumped, begin)
             for name, plan in destinations.items()
         }
-        self._drained: set[asyncio.Future[None]] = set()
         self._pumps: set[asyncio.Future[None]] = set()
 
     def start(self) -> None:
@@ -81,16 +80,6 @@ class Dispatcher:
         """Whether no core, whole or notice is under way, and none could be started now."""
         return all(destination.core_idle for destination in self._destinations.values())
 
-    async def drain_core(self) -> None:
-        """Wait until `core_idle`; the caller sets the deadline."""
-        while not self.core_idle():
-            pumped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._drained.add(pumped)
-            try:
-                await pumped
-            finally:
-                self._drained.discard(pumped)
-
     def retry_now(self, destination: str) -> bool | None:
         """End what a destination waits for, by an operator's order: it is tried at once.
 
@@ -114,7 +103,3 @@ class Dispatcher:
         for waiting in self._pumps:
             if not waiting.done():
                 waiting.set_result(None)
-        if self._drained and self.core_idle():
-            for waiting in self._drained:
-                if not waiting.done():
-                    waiting.set_result(None)

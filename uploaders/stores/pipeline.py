@@ -309,11 +309,6 @@ class CallbackTables:
         (rows,) = await self._run((statement, {**values, "limit": limit}))
         return [Callback(*row) for row in rows]
 
-    async def next_at(self) -> int | None:
-        """When the next one is due."""
-        ((row,),) = await self._run(("SELECT min(due_at) FROM callbacks WHERE state = 'waiting'", {}))
-        return None if row[0] is None else int(row[0])
-
     async def claim(self, owner: str, limit: int) -> list[Callback]:
         """Those that are due: the owner's alone for `LEASE_MILLISECONDS`."""
         now = self._clock()
