@@ -347,11 +347,10 @@ class Settings(BaseSettings):
     def _recordings_have_a_place(
         cls, tenants: dict[str, TenantSettings], info: ValidationInfo
     ) -> dict[str, TenantSettings]:
-        own = {name for tenant in tenants.values() for name in tenant.destinations}
-        shared = [each for each in info.data.get("destinations", ()) if each.name not in own]
+        own = {name: tenant.destinations for name, tenant in tenants.items()}
         webhooks = info.data.get("webhooks")
         if webhooks is not None:
-            check_recordings(webhooks, info.data.get("sources", ()), shared)
+            check_recordings(webhooks, info.data.get("sources", ()), info.data.get("destinations", ()), own)
         return tenants
 
     @field_validator("admin")

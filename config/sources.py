@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -220,27 +220,44 @@ class WebhookSettings(ListenerTable):
     """What providers call this listener, without a path: Twilio signs it."""
     recordings: Directory | None = None
     """Where recordings are kept as files; by default in the first bucket that is no tenant's own, and without one audio
-    that comes inside of a webhook stays in the call log."""
+    that comes inside of a webhook stays in the call log. Those of a tenant with a bucket go there in any case."""
     recording_hosts: UploadHostList = ()
     """Hosts, `*.names` and networks that recordings may be fetched from besides names with public addresses."""
     forward_timeout: Duration = 7.0
     """Within this time the server behind `forward_url` must answer: Vapi waits for 7.5 s."""
 
 
+def recordings_bucket(
+    tenant: str | None, destinations: Iterable[Destination], own: Mapping[str, Collection[str]]
+) -> S3Destination | None:
+    """Where the recordings of a tenant's sources are kept: its own first bucket; with None the first one that is
+    nobody's own. `own` has the names of each tenant's destinations."""
+    taken = {name for names in own.values() for name in names}
+    wanted = [each for each in destinations if isinstance(each, S3Destination)]
+    if tenant is None:
+        return next((each for each in wanted if each.name not in taken), None)
+    return next((each for each in wanted if each.name in own.get(tenant, ())), None)
+
+
 def check_recordings(
-    webhooks: WebhookSettings, sources: Iterable[SourceSettings], shared: Iterable[Destination]
+    webhooks: WebhookSettings,
+    sources: Iterable[SourceSettings],
+    destinations: Sequence[Destination],
+    own: Mapping[str, Collection[str]],
 ) -> None:
-    """Raises `ValueError` where recordings are to be copied to nowhere. `shared` are nobody's own destinations."""
-    copying = next((each.name for each in sources if each.copies), None)
-    if copying is None:
+    """Raises `PydanticCustomError` where recordings are to be copied to nowhere. `own` as for `recordings_bucket`."""
+    copying = [each for each in sources if each.copies]
+    for number, each in enumerate(destinations):
+        if copying and each.name == "recordings":
+            advice = "none may be called recordings where a source copies them: that is what does it"
+            raise PydanticCustomError("conflict", "{advice}", {"path": ("destinations", number), "advice": advice})
+    if webhooks.recordings is not None or recordings_bucket(None, destinations, own) is not None:
         return
-    if any(each.name == "recordings" for each in shared):
-        raise ValueError("no destination may be called recordings where a source copies them: that is what does it")
-    if webhooks.recordings is None and not any(isinstance(each, S3Destination) for each in shared):
-        raise ValueError(
-            f"the source {copying} copies recordings to nowhere: set webhooks.recordings, or add a bucket that is no "
-            "tenant's own"
-        )
+    for source in copying:
+        if source.tenant is None or recordings_bucket(source.tenant, destinations, own) is None:
+            whose = "that is no tenant's own" if source.tenant is None else f"that is nobody's or of {source.tenant}"
+            advice = f"should be set, or a bucket added {whose}: the source {source.name} copies recordings to nowhere"
+            raise PydanticCustomError("conflict", "{advice}", {"path": ("webhooks", "recordings"), "advice": advice})
 
 
 # Sources that environment variables alone can add.

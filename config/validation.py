@@ -50,7 +50,11 @@ def _problem(details: ErrorDetails, layers: Sequence[Layer]) -> Problem:
 
 
 def _path(details: ErrorDetails) -> KeyPath:
-    """Where the value lies in the tree: without the member of the union, with the field that a rule names."""
+    """Where the value lies in the tree: without the member of the union, with the field that a rule names, or wholly
+    where a rule about several tables says whose fault it is."""
+    blamed: KeyPath | None = details.get("ctx", {}).get("path")
+    if blamed is not None:
+        return blamed
     location = tuple(details["loc"])
     if location[:1] == ("destinations",) and len(location) > 2:
         location = location[:2] + location[3:]

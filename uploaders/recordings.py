@@ -6,7 +6,7 @@ A recording comes as a stream of unknown length, and one that is kept again repl
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import ParamSpec, Protocol
 
@@ -39,7 +39,7 @@ class RecordingStore(Protocol):
     async def put(self, name: str, content_type: str, chunks: AsyncIterator[bytes]) -> str:
         """Keep a recording, and return its address. Raises what `chunks` raises, too, and then nothing is kept.
 
-        `name` is a path of safe names, `content_type` that of the audio.
+        `name` is a path of safe names, DATE/SOURCE/CALL_ID/NAME; `content_type` is that of the audio.
         """
         ...
 
@@ -96,6 +96,47 @@ class DirectoryRecordings:
 
     async def close(self) -> None:
         """See `RecordingStore`."""
+
+
+class RecordingsBySource:
+    """Keeps the recordings of some sources in stores of their own, as of a tenant that has a bucket, and all others in
+    a shared one, if there is one."""
+
+    def __init__(self, shared: RecordingStore | None, own: Mapping[str, RecordingStore]) -> None:
+        self._shared = shared
+        self._own = own
+
+    async def find(self, name: str) -> str | None:
+        """See `RecordingStore`."""
+        return await self._store_of(name).find(name)
+
+    async def put(self, name: str, content_type: str, chunks: AsyncIterator[bytes]) -> str:
+        """See `RecordingStore`."""
+        return await self._store_of(name).put(name, content_type, chunks)
+
+    async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
+        """See `RecordingStore`: in every store."""
+        erased = [await store.erase(calls, dry_run=dry_run) for store in self._stores]
+        unreached = "; ".join(each.unreached for each in erased if each.unreached is not None)
+        return Erased(sum(each.count for each in erased), unreached or None, any(each.again for each in erased))
+
+    async def close(self) -> None:
+        """See `RecordingStore`."""
+        for store in self._stores:
+            await store.close()
+
+    @property
+    def _stores(self) -> list[RecordingStore]:
+        shared = [] if self._shared is None else [self._shared]
+        return [*shared, *dict.fromkeys(self._own.values())]
+
+    def _store_of(self, name: str) -> RecordingStore:
+        source = PurePosixPath(name).parts[1]
+        store = self._own.get(source, self._shared)
+        if store is None:
+            reason = f"recordings of the source {source} have no place: set webhooks.recordings, or add a bucket"
+            raise NotKept(RetryLater(reason, Scope.DESTINATION))
+        return store
 
 
 async def _written(

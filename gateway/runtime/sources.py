@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from config.destinations import S3Destination
 from config.listeners import LiveSettings, OtlpSettings
 from config.settings import Settings
-from config.sources import ProviderName, SourceSettings
+from config.sources import ProviderName, SourceSettings, recordings_bucket
 from gateway.admin.metrics import Metrics
 from gateway.fanout import DestinationRoute, RouteKind
 from gateway.heartbeats.source import HeartbeatSource
@@ -36,7 +35,7 @@ from uploaders.base import Eraser
 from uploaders.dispatch.dispatcher import DestinationPlan
 from uploaders.dispatch.policy import RetryPolicy
 from uploaders.http.download import Downloader
-from uploaders.recordings import DirectoryRecordings, RecordingStore
+from uploaders.recordings import DirectoryRecordings, RecordingsBySource, RecordingStore
 from uploaders.upload_hosts import UploadHosts
 
 # Recordings of webhooks: where they are kept, and what fetches those behind addresses.
@@ -92,20 +91,30 @@ def recording_parts(
 
 
 def _store(settings: Settings, spool: Spool, metrics: Metrics) -> RecordingStore | None:
-    """The directory, else the first bucket that is no tenant's own; None where there is neither."""
+    """The directory, else the first bucket that is no tenant's own, and the buckets of tenants; None without any."""
     if settings.webhooks.listen is None:
         return None
     owners = {source.name: source.tenant for source in settings.sources if source.tenant is not None}
-    if settings.webhooks.recordings is not None:
-        return DirectoryRecordings(settings.webhooks.recordings.absolute(), owners)
-    own = {name for tenant in settings.tenants.values() for name in tenant.destinations}
-    for each in settings.destinations:
-        if isinstance(each, S3Destination) and each.name not in own:
-            # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
-            from uploaders.s3.uploader import BucketRecordings  # noqa: PLC0415  # see above
+    buckets: dict[str, RecordingStore] = {}
 
-            return BucketRecordings(s3_options(each), spool.uploader_state, metrics, owners)
-    return None
+    def bucket_of(tenant: str | None) -> RecordingStore | None:
+        own = {name: each.destinations for name, each in settings.tenants.items()}
+        found = recordings_bucket(tenant, settings.destinations, own)
+        if found is None:
+            return None
+        # A gateway without a bucket does without 11 MB of memory and an eighth of a second at its start.
+        from uploaders.s3.uploader import BucketRecordings  # noqa: PLC0415  # see above
+
+        if found.name not in buckets:
+            options = s3_options(found)
+            buckets[found.name] = BucketRecordings(options, spool.uploader_state, metrics, owners)
+        return buckets[found.name]
+
+    directory = settings.webhooks.recordings
+    shared = bucket_of(None) if directory is None else DirectoryRecordings(directory.absolute(), owners)
+    by_source = {source: bucket_of(tenant) for source, tenant in owners.items()}
+    own = {source: store for source, store in by_source.items() if store is not None}
+    return RecordingsBySource(shared, own) if own else shared
 
 
 _NEEDED = {ProviderName.LIVEKIT: "jwt", ProviderName.TELNYX: "cryptography"}

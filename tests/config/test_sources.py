@@ -32,22 +32,33 @@ def test_what_keeps_a_source_from_working_is_said(
     assert all(words in warning for words, warning in zip(said, found, strict=True))
 
 
+ACME = '[tenants.acme]\nagents = "a"\ndestinations = ["b"]\n'
+
+
 @pytest.mark.parametrize(
-    ("webhooks", "more", "right"),
+    ("webhooks", "more", "blamed"),
     [
-        ('recordings = "/recordings"', ENDPOINT, True),
-        ("", BUCKET, True),
-        ("", ENDPOINT, False),
-        ("", BUCKET + '[tenants.acme]\ndestinations = ["b"]\n', False),
-        ("", BUCKET + BUCKET.replace('"b"', '"c"') + '[tenants.acme]\ndestinations = ["b"]\n', True),
-        ('recordings = "/recordings"', ENDPOINT.replace('"e"', '"recordings"'), False),
+        ('recordings = "/recordings"', ENDPOINT, None),
+        ("", BUCKET, None),
+        ("", ENDPOINT, "webhooks.recordings"),
+        ("", BUCKET + ACME, "webhooks.recordings"),
+        ("", f'tenant = "acme"\n{BUCKET}{ACME}', None),
+        ("", f'tenant = "globex"\n{BUCKET}{ACME}[tenants.globex]\n', "webhooks.recordings"),
+        ("", BUCKET + BUCKET.replace('"b"', '"c"') + ACME, None),
+        ('recordings = "/recordings"', ENDPOINT.replace('"e"', '"recordings"'), "destinations[recordings]"),
     ],
-    ids=["directory", "bucket", "neither", "a tenant's bucket", "another bucket", "a destination of that name"],
-)
-def test_copied_recordings_need_a_place(write_file: WriteFile, webhooks: str, more: str, right: bool) -> None:
-    """A directory, or a bucket that is no tenant's own: what is in that is for the tenant to read."""
+    ids=[
+        "directory", "bucket", "neither", "a tenant's bucket", "the bucket of its tenant", "another tenant's bucket",
+        "another bucket", "a destination of that name",
+    ],
+)  # fmt: skip
+def test_copied_recordings_need_a_place(write_file: WriteFile, webhooks: str, more: str, blamed: str | None) -> None:
+    """A directory, or a bucket that is no tenant's own, since what is in that is for the tenant to read; or that of the
+    tenant whose calls the source brings. What is missing stands under the setting that would mend it."""
     file = write_file(COPYING.format(webhooks) + more)
-    if right:
+    if blamed is None:
         assert load(file, {}).settings.sources[0].copies
     else:
-        assert "recordings" in problems(file)["tenants"].advice
+        found = problems(file)
+        assert list(found) == [blamed]
+        assert "recordings" in found[blamed].advice

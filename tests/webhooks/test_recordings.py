@@ -1,10 +1,15 @@
 """Which recording an address means, and what counts as one."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 from msgspec.structs import replace
 
 from gateway.webhooks.recordings import can_be_copied, identity_of
 from spool.records import Record
+from uploaders.base import CallToErase
+from uploaders.recordings import DirectoryRecordings, NotKept, RecordingsBySource
 
 RECORD = Record(
     record_id=1, uid="s-1", call_id="c", agent_id=None, event="call_ended", environment=None, digest=b"", raw_bytes=1,
@@ -46,3 +51,29 @@ def test_whatever_else_differs_is_another_recording(record: Record, url: str) ->
 def test_what_has_no_address_of_http_is_not_fetched(address: object) -> None:
     """LiveKit's egress names objects in the user's own bucket."""
     assert not can_be_copied(address)
+
+
+async def test_each_tenant_has_its_recordings_in_its_own_place(tmp_path: Path) -> None:
+    """Those of a source that has a store go there, all others to the shared one; an erasure looks into all of them.
+    Where there is no shared one, nothing is kept, and the reason says what to set."""
+    owners = {"acme-retell": "acme"}
+    shared, acme = (DirectoryRecordings(tmp_path / name, owners) for name in ("shared", "acme"))
+    store = RecordingsBySource(shared, {"acme-retell": acme, "acme-vapi": acme})
+    for source in ("retell", "acme-retell", "acme-vapi"):
+        await store.put(f"2026-01-02/{source}/c/r.mp3", "audio/mpeg", sound())
+    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.mp3")}
+    assert kept == {
+        "shared/2026-01-02/retell/c/r.mp3",
+        "acme/2026-01-02/acme-retell/c/r.mp3",
+        "acme/2026-01-02/acme-vapi/c/r.mp3",
+    }
+    address = await store.find("2026-01-02/acme-vapi/c/r.mp3")
+    assert address == (tmp_path / "acme/2026-01-02/acme-vapi/c/r.mp3").as_uri()
+    assert (await store.erase([CallToErase("c", None)], dry_run=True)).count == 3
+    alone = RecordingsBySource(None, {"acme-retell": acme})
+    with pytest.raises(NotKept, match=r"set webhooks\.recordings"):
+        await alone.put("2026-01-02/retell/c/r.mp3", "audio/mpeg", sound())
+
+
+async def sound() -> AsyncIterator[bytes]:
+    yield b"sound"
