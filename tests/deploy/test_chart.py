@@ -31,6 +31,7 @@ EVERYTHING: dict[str, Any] = {
     "config": '[[destinations]]\nname = "evacuation"\ntype = "s3"\nbucket = "b"\nstandby = true\n',
     "env": {"CALLSPOOL_ENDPOINT_URL": "https://dashboard.example.com/send-call-log"},
     "existingSecret": "callspool",
+    "traces": {"endpoint": "http://collector:4318", "sampleRatio": 0.1},
     "serviceAccountName": "uploads",
     "shutdown": {"deadline": "110s", "evacuateTo": "evacuation", "evacuateWithin": "30s"},
     "sidecar": {"enabled": True, "storage": "emptyDir", "agent": {"image": "a", "ports": [{"containerPort": 8081}]}},
@@ -194,6 +195,15 @@ def test_only_settings_that_exist_are_set(objects: list[dict[str, Any]]) -> None
         each["name"] for _, template in pods(objects) for one in containers(template) for each in one.get("env", ())
     }
     assert {name for name in named if name.startswith("CALLSPOOL_")} <= variables()
+
+
+def test_every_workload_is_told_where_spans_go() -> None:
+    """With a collector each callspool sends its spans, but that of the chaos Job; without one nobody does."""
+    for values, wanted in ((EVERYTHING, True), (EVERYTHING | {"traces": {"endpoint": ""}}, False)):
+        for owner, template in pods(documents(values)):
+            named = {each["name"] for one in containers(template) for each in one.get("env", ())}
+            if "chaos" not in owner["metadata"]["name"]:
+                assert ("CALLSPOOL_TRACES_ENDPOINT" in named) == wanted, owner["metadata"]["name"]
 
 
 def test_the_rules_are_those_of_the_one_file() -> None:

@@ -66,7 +66,11 @@ securityContext:
 {{/* Variables of the values, then those of the workload (env, a dict). */}}
 {{- define "callspool.env" -}}
 env:
-  {{- range $name, $value := merge (dict) .env .root.Values.env }}
+  {{- $traces := dict }}
+  {{- with .root.Values.traces.endpoint }}
+  {{- $traces = dict "CALLSPOOL_TRACES_ENDPOINT" . "CALLSPOOL_TRACES_SAMPLE_RATIO" $.root.Values.traces.sampleRatio }}
+  {{- end }}
+  {{- range $name, $value := merge (dict) .env .root.Values.env $traces }}
   - {name: {{ $name }}, value: {{ $value | toString | quote }}}
   {{- end }}
 {{- with .root.Values.existingSecret }}
