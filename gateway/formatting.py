@@ -35,3 +35,8 @@ def age_text(seconds: float | None) -> str:
 def count_text(count: int) -> str:
     """A count with its thousands apart: `12,345`."""
     return f"{count:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, whose plural ends in s: `1 attempt`, `2 attempts`."""
+    return f"{count_text(count)} {noun}{'' if count == 1 else 's'}"

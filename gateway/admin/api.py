@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import partial
 
 import msgspec
@@ -137,8 +138,9 @@ class OrderHandlers:
         name = request.match_info["destination"]
         waited = self._gateway.resume(name)
         if waited is None:
-            known = ", ".join(each.name for each in self._gateway.destinations() if each.configured)
-            hint = f"The configuration has: {known or 'none'}."
+            known = [each.name for each in self._gateway.destinations() if each.configured]
+            near = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"The configuration has: {', '.join(known) or 'none'}."
             return refused(404, "unknown_destination", "No destination is configured under this name.", hint)
         return answer(Resumed(destination=name, waited=waited))
 

@@ -305,12 +305,11 @@ def asks_stopped_spool() -> bool:
 def _open_stopped_spool(path: Sequence[str]) -> ListenAddress | None:
     """Open the configured spool for the rest of the command, where no gateway owns it, and say so.
 
-    None where a gateway was asked for by its address, where only a gateway can answer, or where there is no such spool.
+    None where a gateway was asked for by its address or elsewhere, where only a gateway can answer, or where there is
+    no such spool.
     """
     context = click.get_current_context(silent=True)
-    if context is None or path[-1] in _NEEDS_GATEWAY or os.environ.get("CALLSPOOL_ADMIN_LISTEN"):
-        return None
-    if context.get_parameter_source("address") is not ParameterSource.DEFAULT:
+    if context is None or path[-1] in _NEEDS_GATEWAY or not _asked_of_this_machine(context):
         return None
     spool = _spool_directory()
     if not (spool / "spool.db").exists():
@@ -331,6 +330,14 @@ def _open_stopped_spool(path: Sequence[str]) -> ListenAddress | None:
     address = ListenAddress("", 0, gateway.socket)
     context.meta[_STOPPED] = address
     return address
+
+
+def _asked_of_this_machine(context: click.Context) -> bool:
+    """Whether the gateway is the configured one, here: its own environment says where it listens, as its file does."""
+    source, address = context.get_parameter_source("address"), context.params.get("address")
+    if source is ParameterSource.ENVIRONMENT and isinstance(address, ListenAddress):
+        return address.path is not None or asked_at(address).loopback
+    return source is ParameterSource.DEFAULT
 
 
 def _credentials(address: ListenAddress) -> dict[str, str]:

@@ -11,6 +11,7 @@ from config.values import ListenAddress
 from gateway.cli import Exit
 from gateway.cli.client import admin_option, converse, explained
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
+from gateway.formatting import count_text, counted
 from gateway.operations.erasure import (
     ErasedPlace,
     ErasureLine,
@@ -156,7 +157,7 @@ def _show(order: ErasureOrder, report: ErasureReport) -> None:
     _show_matches("Call", report.matched)
     shown = table("Place", "Found" if report.dry_run else "Erased", "Not reached")
     for place in report.places:
-        what = ", ".join(f"{count} {name}" for name, count in place.found.items()) or "nothing"
+        what = ", ".join(f"{name}: {count_text(count)}" for name, count in place.found.items()) or "nothing"
         shown.add_row(plain(place.place), plain(what), plain(place.unreached or "-", "red" if place.unreached else ""))
     output().print(shown)
     for place in report.places:
@@ -168,7 +169,7 @@ def _show(order: ErasureOrder, report: ErasureReport) -> None:
             plain("Only their receipts are left: `--call-id` erases those that are this caller's.", "yellow")
         )
     _show_tenants(order, report)
-    calls = f"{len(report.call_ids)} {'call' if len(report.call_ids) == 1 else 'calls'}"
+    calls = counted(len(report.call_ids), "call")
     if report.dry_run:
         output().print(plain(f"{calls}; nothing was erased.", "dim"))
     elif report.complete:

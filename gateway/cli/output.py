@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.style import Style
 from rich.table import Table
@@ -66,16 +67,21 @@ def complain(sentence: str, *, hint: str = "", runbook: str | None = None, style
     if as_json():
         click.echo(json_line("error" if style == "red" else "note", sentence, hint, runbook), err=True)
         return
-    console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    console = Console(file=sys.stderr, soft_wrap=not sys.stderr.isatty(), highlight=False)
     console.print(plain(sentence, style))
     for more in (hint, f"More: {runbook}" if runbook else ""):
         if more:
-            console.print(plain(f"  {more}", "dim"))
+            console.print(indented(more))
 
 
 def plain(value: object, style: str | Style = "") -> Text:
     """A text without markup and without control characters."""
     return Text("".join(each if each.isprintable() else "?" for each in str(value)), style=style)
+
+
+def indented(text: str, style: str = "dim") -> RenderableType:
+    """A text below another one, all its lines two columns to the right."""
+    return Padding(plain(text, style), (0, 0, 0, 2), expand=False)
 
 
 def table(*columns: str, numbers: Iterable[str] = ()) -> Table:

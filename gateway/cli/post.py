@@ -14,6 +14,7 @@ from gateway.cli import Exit
 from gateway.cli.client import connect, intake_option, intake_token
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json
 from gateway.formatting import bytes_text
+from gateway.runbooks import RUNBOOK_OF
 
 _TIMEOUT_SECONDS = 60.0
 _ENCODINGS = {".gz": "gzip", ".zst": "zstd"}
@@ -67,7 +68,8 @@ def _post(file: Path, address: ListenAddress, key: str | None) -> bool:
         response = connection.getresponse()
         status, answer = response.status, msgspec.json.decode(response.read(), type=_Answer)
     except (OSError, http.client.HTTPException) as error:
-        complain(f"No gateway answers at {address}: {getattr(error, 'strerror', None) or error}.", hint=_HINT)
+        reason = getattr(error, "strerror", None) or error
+        complain(f"No gateway answers at {address}: {reason}.", hint=_HINT, runbook=RUNBOOK_OF["no_gateway"])
         raise SystemExit(Exit.NO_GATEWAY) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         complain(f"The server at {address} is not a callspool gateway (HTTP {response.status}).", hint=_HINT)

@@ -265,7 +265,8 @@ def rekey(file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
                 case Progress():
                     tell(line.what, line.done, line.total)
                 case RekeyFailed():
-                    complain(f"{line.reason}.", hint="What was done before stays; run it again.")
+                    reason = f"{line.reason[:1].upper()}{line.reason[1:]}."
+                    complain(reason, hint="What was done before stays: correct it, and run `callspool rekey` again.")
                     raise SystemExit(Exit.FAILED)
                 case RekeyReport():
                     report = line

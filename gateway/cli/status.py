@@ -317,7 +317,8 @@ def _result(report: DestinationReport) -> Text:
         return plain(f"{report.name} is still down: {report.reason}", "red")
     if report.refused_tokens:
         return plain(f"{report.name} still refuses tokens: {count_text(report.refused_tokens)}", "red")
-    return plain(f"{report.name} is up again; queued: {count_text(queued)}", "green")
+    up = plain(f"{report.name} is up again; queued: {count_text(queued)}", "green")
+    return up.append(f"; dead letters: {count_text(report.dead)}", "red") if report.dead else up
 
 
 # `callspool health`: whether a gateway lives or is ready, for the probes of containers and scripts.

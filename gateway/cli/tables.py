@@ -14,8 +14,8 @@ from rich.text import Text
 from config.values import ListenAddress, parse_duration
 from gateway.cli import Exit
 from gateway.cli.client import Command, admin_option, ask, explained
-from gateway.cli.output import Responsive, complain, output, plain, table
-from gateway.formatting import age_text, bytes_text, count_text
+from gateway.cli.output import Responsive, complain, indented, output, plain, table
+from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.advice import ADVICE, by_kind
 from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryReport, Select, Status
 from gateway.runbooks import Runbook
@@ -110,14 +110,14 @@ def _narrow(deliveries: Sequence[DeliveryEntry], *, with_state: bool = False) ->
     """For 80 columns: each delivery by its key, with its state and reason in lines of their own below it."""
     shown = table("Delivery", "Age", "Failed", "Size", numbers=_NUMBERS)
     for one in deliveries:
-        name = plain(one.key, "bold").append(f"\n  call {one.call_id}", "not bold")
+        about: list[RenderableType] = [plain(one.key, "bold"), indented(f"call {one.call_id}", "")]
         if with_state:
             again = f", next try {_next_try(one.next_attempt_at)}" if one.next_attempt_at else ""
-            name.append("\n  ").append_text(plain(one.state, _STYLES.get(one.state, ""))).append(again, "not bold")
+            about.append(Text("  ").append_text(plain(one.state, _STYLES.get(one.state, ""))).append(again))
         if one.reason:
-            name.append_text(Text("\n  ")).append_text(plain(one.reason, "dim"))
+            about.append(indented(one.reason))
         figures = (age_text(one.age_seconds), count_text(one.attempts), bytes_text(one.bytes))
-        shown.add_row(name, *map(plain, figures))
+        shown.add_row(Group(*about), *map(plain, figures))
     return shown
 
 
@@ -164,7 +164,7 @@ def _facts(found: DeliveryReport) -> Iterable[tuple[str, Text]]:
     yield "state", plain(one.state, _STYLES.get(one.state, "")).append(f" since {one.since}{since}", "dim")
     yield "reason", plain(one.reason or "-")
     yield "what to do", plain(found.advice, "green")
-    yield "destination", plain(f"{one.destination} ({one.lane} lane), {count_text(one.attempts)} failed attempts")
+    yield "destination", plain(f"{one.destination} ({one.lane} lane), {counted(one.attempts, 'failed attempt')}")
     yield "event", plain(f"{one.event}, accepted {one.accepted_at}")
     yield "agent", plain(f"{one.agent_id or '-'}{f' in {one.environment}' if one.environment else ''}")
     yield "size", plain(f"{bytes_text(one.bytes)} of {bytes_text(found.record.raw_bytes)}")
@@ -250,14 +250,14 @@ def _narrow_deliveries(record: RecordTrace) -> RenderableType:
     """For 80 columns: what is said of a delivery stands in a line of its own below it."""
     shown = table("Delivery", "State", "Failed", numbers=("Failed",))
     for each in record.deliveries:
-        name = plain(f"{each.form} to {each.destination}", "bold")
+        about: list[RenderableType] = [plain(f"{each.form} to {each.destination}", "bold")]
         if each.next_attempt_at:
-            name.append(f"\n  next try {_next_try(each.next_attempt_at)}", "not bold")
+            about.append(indented(f"next try {_next_try(each.next_attempt_at)}", ""))
         if each.settled_at:
-            name.append(f"\n  ended {each.settled_at}", "not bold")
+            about.append(indented(f"ended {each.settled_at}", ""))
         if each.error:
-            name.append_text(Text("\n  ")).append_text(plain(each.error, "not bold dim"))
-        shown.add_row(name, plain(each.state, _STYLES.get(each.state, "")), plain(count_text(each.attempts)))
+            about.append(indented(each.error))
+        shown.add_row(Group(*about), plain(each.state, _STYLES.get(each.state, "")), plain(count_text(each.attempts)))
     return shown
 
 

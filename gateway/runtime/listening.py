@@ -149,7 +149,7 @@ def introduce(
             f'\n  Try it:  curl -d \'{{"call_id": "my-first-call"}}\' {intake}/v1/calls\n'
             "           callspool show my-first-call    (or callspool tail, to see calls as they come)\n"
         )
-    text += "\n  Ctrl-C stops it; what is not delivered yet stays in the spool for the next start.\n"
+    text += "\n  Ctrl-C stops it; what is not delivered stays in the spool for the next start.\n"
     where: dict[str, object] = {}
     if not announce(text):
         where = {"post_to": f"{intake}/v1/calls", "status_page": page, "spool": spool, "delivers": deliveries}

@@ -57,7 +57,9 @@ def test_with_nothing_queued_the_next_delivery_is_the_try(cli: Cli, server: Serv
 
 
 def test_a_mistyped_name_is_told_with_the_right_ones(cli: Cli, server: Server) -> None:
-    """The names of the configuration stand in the hint."""
-    result = cli("resume", "endpiont", "--admin", server.serve(AdminFigures(destinations=(UP,)).app))
-    assert result.exit_code == Exit.FAILED
-    assert "The configuration has: endpoint." in result.stderr
+    """The hint is the name that was meant, or else all of the configuration."""
+    admin = server.serve(AdminFigures(destinations=(UP,)).app)
+    for name, hint in (("endpiont", "Did you mean endpoint?"), ("bucket", "The configuration has: endpoint.")):
+        result = cli("resume", name, "--admin", admin)
+        assert result.exit_code == Exit.FAILED
+        assert hint in result.stderr

@@ -55,6 +55,20 @@ def test_what_follows_a_gateway_looks_once(cli: Cli, command: tuple[str, ...]) -
     assert (result.exit_code, "No gateway runs" in result.stderr, result.stdout != "") == (Exit.OK, True, True)
 
 
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize(
+    ("address", "code"), [("127.0.0.1:9", Exit.FAILED), ("0.0.0.0:9", Exit.FAILED), ("192.0.2.1:9", Exit.NO_GATEWAY)]
+)
+def test_the_gateways_own_environment_leads_to_its_spool(
+    cli: Cli, address: str, code: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its container or its unit the variables say where it listens; another machine's gateway has no spool here."""
+    monkeypatch.setattr("gateway.cli.client._TIMEOUT_SECONDS", 0.2)
+    result = cli("status", "--json", env={"CALLSPOOL_ADMIN_LISTEN": address})
+    assert result.exit_code == code
+    assert ("No gateway runs" in result.stderr) == (code is Exit.FAILED)
+
+
 def test_what_needs_a_gateway_says_so(cli: Cli, stopped: Path) -> None:
     """A reload needs a gateway, and so does an address that was typed; a spool that is owned is not opened."""
     assert cli("reload").exit_code == Exit.NO_GATEWAY
