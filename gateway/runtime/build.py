@@ -285,7 +285,7 @@ def _pipeline(
 
 async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: SpanSender | None) -> App:
     intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
-    directory = settings.spool.dir.absolute()
+    scratch = prepare_directory(settings.spool.dir.absolute())
     calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
     throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, system_clock)
 
@@ -294,7 +294,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     # The way out: a plan for each destination, and the dispatcher that follows the plans.
     completion = options.completion_rule(settings.completion)
     announces = announcing_store(destinations)
-    context = UploaderContext(spool, directory, metrics, system_clock, throttle, completion, announces)
+    context = UploaderContext(spool, scratch, metrics, system_clock, throttle, completion, announces)
     plans = _plans(destinations, context, weights, throttle)
     spool.evictor.evicted = observers.details_given_up
 
@@ -303,12 +303,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     gate, budget = AdmissionGate(), MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
     workers = Workers(executor)
     threads = Threads(workers, INTAKE_TURNS)
-    staging = StagingArea(
-        prepare_directory(directory),
-        spool,
-        workers,
-        encrypted_within=budget.try_reserve if settings.spool.key else None,
-    )
+    staging = StagingArea(scratch, spool, workers, budget.try_reserve if settings.spool.key else None)
     decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, threads)
     reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
     redactions, parse_worker = _redacting_worker(settings, workers)
