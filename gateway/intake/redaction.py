@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from gateway.calllog.toplevel import Scratch, TopLevel
-from uploaders.redaction.finders import find, finders_of, label_of
+from uploaders.redaction.finders import OwnPatterns, find, finders_of, label_of, matches_anywhere
 from uploaders.redaction.options import FIELD, IDENTIFYING, Detector, Redaction
 
 _EDITS_KEPT: Final = 10_000
@@ -50,12 +50,23 @@ class Edit(NamedTuple):
     """By which rules; in one text several may have found something."""
 
 
+class _Document:
+    """A text with JSON, and where own patterns match in it."""
+
+    def __init__(self, text: memoryview, own: Sequence[str]) -> None:
+        self.text = text
+        self.own = OwnPatterns(text, own)
+
+
 class Redactor:
     """Applies one set of rules."""
 
     def __init__(self, redaction: Redaction) -> None:
         self._finders = finders_of(redaction)
-        self._all_texts = bool(redaction.patterns) or not _NOTHING_ELSE.issuperset(redaction.detect)
+        self._own = tuple([expression for _, expression in redaction.patterns])
+        self._detects = bool(redaction.detect)
+        together = all(map(matches_anywhere, self._own))
+        self._all_texts = not together or not _NOTHING_ELSE.issuperset(redaction.detect)
         self._fields = [tuple(path.split(".")) for path in redaction.fields]
         self._by_last: dict[str, list[tuple[str, ...]]] = {}
         for rule in self._fields:
@@ -88,29 +99,29 @@ class Redactor:
 
     def edits(self, top: TopLevel) -> Iterator[Edit]:
         """What is replaced, in the order of the document."""
-        text = memoryview(top.text)
+        document = _Document(memoryview(top.text), self._own)
         for member in top.members():
             if member.name not in IDENTIFYING:
-                yield from self._value(text, member.value_start, member.end, (member.name,), 0)
+                yield from self._value(document, member.value_start, member.end, (member.name,), 0)
 
-    def _value(self, text: memoryview, start: int, end: int, path: tuple[str, ...], level: int) -> Iterator[Edit]:
+    def _value(self, document: "_Document", start: int, end: int, path: tuple[str, ...], level: int) -> Iterator[Edit]:
         if path and self._is_field(path):
-            yield from _replaced(text, start, end)
+            yield from _replaced(document.text, start, end)
         elif any(_reaches(rule, path) for rule in self._fields):
-            yield from self._walk(text, start, end, path, level)
+            yield from self._walk(document, start, end, path, level)
         elif self._finders:
-            for token in _texts(text, start, end):
+            for token in _texts(document.text, start, end):
                 if token.end(3) >= 0:
-                    yield from self._number(token)
+                    yield from self._number(document, token)
                 elif token.end(2) < 0:
-                    yield from self._text(text, *token.span(1), (), level)
+                    yield from self._text(document, *token.span(1), (), level)
 
-    def _walk(self, text: memoryview, start: int, end: int, path: tuple[str, ...], level: int) -> Iterator[Edit]:
+    def _walk(self, document: "_Document", start: int, end: int, path: tuple[str, ...], level: int) -> Iterator[Edit]:
         """As `_value`, with the path of each value: that of the names above it; lists have none."""
         above: list[tuple[str, ...]] = []
         here, there = path, path
         replaced_from, replaced_depth = -1, 0
-        for token in _tokens(text, start, end):
+        for token in _tokens(document.text, start, end):
             if token.end(2) >= 0:
                 there = (*here[:_DEPTH_MOST], _name(token[1]))
             elif token.end(4) >= 0:
@@ -121,34 +132,40 @@ class Redactor:
             elif token.end(5) >= 0:
                 here = there = above.pop()
                 if replaced_from >= 0 and len(above) == replaced_depth:
-                    yield from _replaced(text, replaced_from, token.end())
+                    yield from _replaced(document.text, replaced_from, token.end())
                     replaced_from = -1
             else:
                 if replaced_from < 0:
                     if there is not here and self._is_field(there):
-                        yield from _replaced(text, *token.span())
+                        yield from _replaced(document.text, *token.span())
                     elif token.end(1) >= 0:
-                        yield from self._text(text, *token.span(1), there, level)
+                        yield from self._text(document, *token.span(1), there, level)
                     elif self._finders and len(token[3]) >= 10 and token[3].isdigit():
-                        yield from self._number(token)
+                        yield from self._number(document, token)
                 there = here
 
-    def _number(self, token: "re.Match[bytes]") -> Iterator[Edit]:
+    def _number(self, document: "_Document", token: "re.Match[bytes]") -> Iterator[Edit]:
         """A whole number that one of the rules finds something in becomes a text."""
+        if not (self._all_texts or self._detects or document.own.touch(*token.span(3))):
+            return
         found = find(token[3].decode(), self._finders)
         if found:
             yield Edit(*token.span(3), _quoted(label_of(found[0].rule)), (found[0].rule,))
 
-    def _text(self, text: memoryview, start: int, end: int, path: tuple[str, ...], level: int) -> Iterator[Edit]:
+    def _text(self, document: "_Document", start: int, end: int, path: tuple[str, ...], level: int) -> Iterator[Edit]:
         """The content of one JSON text, between its quotes."""
-        raw = bytes(text[start:end])
+        raw = bytes(document.text[start:end])
         by_path = bool(path) and any(_reaches(rule, path) for rule in self._fields)
-        if not self._all_texts and not _promising(raw) and not (by_path and b"{" in raw):
+        worth = self._all_texts or (self._detects and _promising(raw)) or (by_path and b"{" in raw)
+        escaped = b"\\" in raw
+        if not worth and not (escaped and self._own) and not document.own.touch(start, end):
             return
         written = raw.decode()
-        plain: str = json.loads(f'"{written}"', strict=False) if "\\" in written else written
+        plain: str = json.loads(f'"{written}"', strict=False) if escaped else written
         found = self._nested(plain, path, level) if level < _NESTED_MOST else None
         if found is None:
+            if not worth and escaped and not document.own.match(plain):
+                return
             found = [(first, last, label_of(rule), (rule,)) for first, last, rule in find(plain, self._finders)]
         if not found:
             return
@@ -175,7 +192,7 @@ class Redactor:
                 json.loads(plain)
             except (ValueError, RecursionError):
                 return None
-        edits = self._value(memoryview(inner), 0, len(inner), path, level + 1)
+        edits = self._value(_Document(memoryview(inner), self._own), 0, len(inner), path, level + 1)
         return list(_in_characters(inner, edits))
 
     def _is_field(self, path: tuple[str, ...]) -> bool:

@@ -23,6 +23,7 @@ from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import encode
 from spool.records import Form, Fragment
 from tests.intake.running_intake import RunningIntake, running
+from uploaders.redaction.finders import matches_anywhere
 from uploaders.redaction.options import Detector, Redaction
 
 CARD = "4111 1111 1111 1111"
@@ -223,3 +224,51 @@ async def test_what_is_imported_is_redacted(tmp_path: Path, size: int) -> None:
         assert b"[card]" in stored
         assert b"y" * size in stored
         await world.until(lambda: not world.staged_files())
+
+
+OWN = (
+    "ORD-[0-9]{2}", r"(?i)\bord\b", "a.b", "o[^z]*z", r"\BX", "(?:x*|ab)+?b", r"[0-9]{3}", "é+", "[^a]c", r"a\sb",
+    r"\pN\pL", "x??y", "^ORD", "b$", r"\AO", "(?s)a.*b", r"x|\b[^a]",
+)  # fmt: skip
+"""Greedy ones that would run across many texts, classes that take anything, and what means something at an edge."""
+_PIECES = ("ORD-12", "ord", "a", "b", "z", "X", "x", "y", "é", "\ud800", "\n", " ", "4111111111111111", "[card]", "a b",
+           "o", '"', "\\", "{", "[1]", "c", "1234567890", "\u0661", "x@y.org")  # fmt: skip
+_TEXTS = st.lists(st.sampled_from(_PIECES), max_size=6).map("".join)
+_NESTED = st.dictionaries(_TEXTS, _TEXTS | st.integers(0, 10**12), max_size=2).map(json.dumps)
+_VALUES = st.recursive(
+    _TEXTS | _NESTED | _NESTED.map(lambda text: json.dumps({"more": text})) | st.integers(0, 10**18),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4), max_leaves=12,
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(_TEXTS.filter(bool), _VALUES, max_size=4),
+    st.lists(st.sampled_from(OWN), min_size=1, max_size=3, unique=True),
+    st.booleans(), st.booleans(), st.booleans(), st.sampled_from([8, 64, 1 << 20]),
+)  # fmt: skip
+def test_many_texts_at_once_are_redacted_as_each_alone(
+    document: dict[str, Any], own: list[str], ascii_only: bool, detect: bool, fields: bool, window: int
+) -> None:
+    """Byte for byte, whatever the patterns match across texts, and wherever what is looked at together ends."""
+    named = tuple((f"own{number}", each) for number, each in enumerate(own))
+    detectors = (Detector.CARD, Detector.EMAIL) if detect else ()
+    rules = Redaction(detectors, named, ("**.a", "ord.*") if fields else ())
+    text = json.dumps({"call_id": "c", **document}, ensure_ascii=ascii_only).encode(errors="replace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uploaders.redaction.finders._WINDOW_BYTES", window)
+        together = redacted(text, rules)
+        patch.setattr("gateway.intake.redaction.matches_anywhere", lambda _: False)
+        assert together == redacted(text, rules)
+
+
+@pytest.mark.parametrize(
+    ("expression", "anywhere"),
+    [
+        ("ORD-[0-9]", True), ("[^a]", True), ("[]^$]", True), (r"\^\$", True), (r"\bx\B", True), ("[[:alpha:]^]", True),
+        ("^x", False), ("x$", False), (r"\Ax", False), (r"x\z", False), (r"\Q[\E^", False), (r"[a]^|x", False),
+        (r"[[]^x]", False), ("(?m)^x", False), (r"\C", False),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_names_the_edge_of_a_text_is_matched_with_each_alone(expression: str, anywhere: bool) -> None:
+    """`^` means the beginning of a text, not that of a document."""
+    assert matches_anywhere(expression) is anywhere

@@ -8,9 +8,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from uploaders.redaction.options import FIELD, Detector, Redaction, compiled
+
+if TYPE_CHECKING:
+    import re2
 
 Spans = Iterator[tuple[int, int]]
 
@@ -277,6 +280,63 @@ _DETECTORS: Final[dict[Detector, Callable[[str], Spans]]] = {
 # Own patterns, by RE2: an automaton whose time is linear in the text, whatever the pattern, and that holds no lock.
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_HALF: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+"""The same as JSON inside of a text may hold it."""
+_WINDOW_BYTES: Final = 1 << 20
+_SYNTAX: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.", re.DOTALL)
+"""An expression in pieces: what is escaped, a class of characters, or one character."""
+_OF_A_WHOLE: Final = frozenset({"^", "$", r"\A", r"\z", r"\Z", r"\Q", r"\C"})
+"""What means something else in a text alone than where the text stands among others, or might hide that."""
+
+
+class OwnPatterns:
+    """Where in a document own patterns match, many texts at once: in most of these there is nothing.
+
+    A text that none of these matches touches holds no match. One that is touched may hold one, or may not: where it
+    begins and ends in the document is nothing to a match.
+    """
+
+    def __init__(self, document: memoryview, expressions: Sequence[str]) -> None:
+        self._document = document
+        self._patterns = [_longest(expression) for expression in expressions]
+        self._begin = self._end = 0
+        self._matches: list[tuple[int, int]] = []
+        self._next = 0
+
+    def touch(self, start: int, end: int) -> bool:
+        """Whether a match does, in the bytes from here to there; asked in the order of the document."""
+        if not self._begin <= start <= end <= self._end:
+            if not self._patterns:
+                return False
+            self._look(start, max(end, min(start + _WINDOW_BYTES, len(self._document))))
+        while self._next < len(self._matches) and self._matches[self._next][1] <= start:
+            self._next += 1
+        return self._next < len(self._matches) and self._matches[self._next][0] < end
+
+    def match(self, text: str) -> bool:
+        """Whether any matches in a text alone."""
+        data = _SURROGATE.sub("\ufffd", text).encode()
+        return any(pattern.search(data) is not None for pattern in self._patterns)
+
+    def _look(self, begin: int, end: int) -> None:
+        self._begin, self._end, self._next, self._matches = begin, end, 0, []
+        data = _HALF.sub(b"\xef\xbf\xbd", bytes(self._document[begin:end]))
+        for first, last in sorted(found.span() for each in self._patterns for found in each.finditer(data)):
+            if self._matches and begin + first < self._matches[-1][1]:
+                self._matches[-1] = self._matches[-1][0], max(self._matches[-1][1], begin + last)
+            else:
+                self._matches.append((begin + first, begin + last))
+
+
+def matches_anywhere(expression: str) -> bool:
+    """Whether a pattern matches in a document wherever it matches in one of its texts."""
+    return _OF_A_WHOLE.isdisjoint(_SYNTAX.findall(expression))
+
+
+@lru_cache(maxsize=64)
+def _longest(expression: str) -> "re2._Regexp[str]":
+    """Finds the longest match at each place, so that none is hidden behind an empty one."""
+    return compiled(expression, longest=True)
 
 
 def _own(expression: str) -> Callable[[str], Spans]:

@@ -62,7 +62,7 @@ def named_pattern(text: str) -> tuple[str, str]:
     return name.strip(), expression
 
 
-def compiled(expression: str) -> "re2._Regexp[str]":
+def compiled(expression: str, *, longest: bool = False) -> "re2._Regexp[str]":
     """The expression, ready for use, by RE2: its time is linear in the text, whatever the expression.
 
     Raises `ValueError` for one that cannot be used, and where RE2 is not installed.
@@ -73,6 +73,7 @@ def compiled(expression: str) -> "re2._Regexp[str]":
         raise ValueError(f"needs RE2: pip install 'callspool[redaction]' ({error})") from None
     options = re2.Options()
     options.log_errors = False
+    options.longest_match = longest
     try:
         pattern = re2.compile(expression, options)
     except re2.error as error:
