@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from config.destinations.s3 import BucketNames
 from config.types import (
@@ -15,6 +15,7 @@ from config.types import (
     Table,
     Word,
     Words,
+    checked_key,
 )
 from config.values import HOUR, MINUTE
 from uploaders.stores.options import Reads
@@ -68,6 +69,8 @@ class ReferenceSettings(Table):
     """A profile of the shared AWS configuration; by default AWS_PROFILE."""
     concurrency: Annotated[int, Field(ge=1, le=100)] = 2
     """Objects that are read at once."""
+    customer_key: Annotated[SecretStr | None, AfterValidator(checked_key)] = None
+    """Where the objects are encrypted by a key of yours (SSE-C): base64 of 32 bytes."""
 
 
 class WorkSettings(Table):

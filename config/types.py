@@ -2,6 +2,7 @@
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -173,6 +174,18 @@ def _keys(value: object) -> object:
             "should be base64 of 32 bytes, such as of `openssl rand -base64 32`; older keys stand below it"
         )
     return tuple(words)
+
+
+def checked_key(key: SecretStr | None) -> SecretStr | None:
+    """A key, if it is one."""
+    if key is not None and not is_key(key.get_secret_value()):
+        raise ValueError("should be base64 of 32 bytes, such as of `openssl rand -base64 32`")
+    return key
+
+
+def decoded_key(key: SecretStr | None) -> bytes | None:
+    """Its bytes."""
+    return None if key is None else b64decode(key.get_secret_value())
 
 
 def format_tokens(tokens: tuple[SecretStr, ...]) -> str:

@@ -114,4 +114,5 @@ def _national_digits(number: "PhoneNumber") -> str:
 def _e164(number: "PhoneNumber") -> str:
     from phonenumbers import PhoneNumberFormat, format_number  # noqa: PLC0415  # an extra
 
-    return format_number(number, PhoneNumberFormat.E164)
+    written: str = format_number(number, PhoneNumberFormat.E164)
+    return written

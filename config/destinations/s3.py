@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, FilePath, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationInfo, field_validator
 
 from config.destinations.base import DestinationTable, LaneConcurrency
-from config.types import Choice, Duration, Endpoint, OptionalName, Shown, Size, format_path
+from config.types import Choice, Duration, Endpoint, OptionalName, Shown, Size, checked_key, format_path
 from config.values import MINUTE, crosses_network_in_clear, format_size
 from uploaders.s3.options import (
     DEFAULT_PART_BYTES,
@@ -67,9 +67,11 @@ class S3Destination(DestinationTable):
     encoding: Annotated[ObjectEncoding, Choice] = ObjectEncoding.ZSTD
     """`zstd` (as stored in the spool: costs nothing), `gzip`, or `plain` JSON."""
     encryption: Annotated[ServerSideEncryption, Choice] = ServerSideEncryption.AES256
-    """`aes256`, `kms`, or `none` to leave it to the bucket's default."""
+    """`aes256`, `kms`, `customer` (SSE-C: by the `customer_key`), or `none` to leave it to the bucket's default."""
     kms_key_id: OptionalName = None
     """With `encryption = "kms"`: the key; by default the account's own key for S3."""
+    customer_key: SecretStr | None = None
+    """With `encryption = "customer"`: base64 of 32 bytes, which goes with each request and is not kept there."""
     storage_class: OptionalName = None
     """The storage class of objects, such as `STANDARD_IA`; by default the bucket's own."""
     part_size: Size = DEFAULT_PART_BYTES
@@ -136,6 +138,15 @@ class S3Destination(DestinationTable):
         if key_id is not None and info.data.get("encryption", ServerSideEncryption.KMS) is not ServerSideEncryption.KMS:
             raise ValueError('needs `encryption = "kms"`')
         return key_id
+
+    @field_validator("customer_key")
+    @classmethod
+    def _customers_have_a_key(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (key is not None) is not (info.data.get("encryption") is ServerSideEncryption.CUSTOMER):
+            raise ValueError('goes with `encryption = "customer"`, and only with it')
+        if key is not None and crosses_network_in_clear(info.data.get("endpoint_url")):
+            raise ValueError("goes with each request: `endpoint_url` has to be https")
+        return checked_key(key)
 
     @field_validator("part_size")
     @classmethod

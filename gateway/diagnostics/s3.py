@@ -16,7 +16,7 @@ from uploaders.s3.admin import Administration, default_encryption, lifecycle_rul
 from uploaders.s3.client import Bucket, S3Connection
 from uploaders.s3.errors import AccessDenied, NotSupported, S3Failure
 from uploaders.s3.object import CONTENT_TYPE, RECORD_UID, Attributes
-from uploaders.s3.options import S3Options
+from uploaders.s3.options import S3Options, ServerSideEncryption
 from uploaders.s3.parts import Fingerprint, Part, PartCutter
 from uploaders.s3.publish import ObjectTarget, Publisher
 
@@ -128,6 +128,8 @@ class _Check:
     """The steps of one check, over objects of its own."""
 
     def __init__(self, options: S3Options, connection: S3Connection) -> None:
+        self._options = options
+        self._connection = connection
         self._bucket = Bucket(options, connection)
         self._publisher = Publisher(self._bucket, SilentObserver(), only_new=options.if_none_match)
         self._uid = uuid.uuid4().hex
@@ -135,7 +137,12 @@ class _Check:
 
     async def results(self) -> AsyncIterator[StepResult]:
         """Each step's, as it ends; objects that were made are deleted last."""
-        yield await result_of("put and verify", self._put)
+        put = await result_of("put and verify", self._put)
+        if not put.ok and self._options.encryption is not ServerSideEncryption.NONE:
+            plain = replace(self._options, encryption=ServerSideEncryption.NONE, kms_key_id=None, customer_key=None)
+            if (await result_of(put.name, _Check(plain, self._connection)._put)).ok:
+                put = replace(put, detail=f'{put.detail}; with encryption = "none" it works')
+        yield put
         yield await result_of("send in parts and verify", self._send_in_parts)
         yield await result_of("list parts and abort", self._abort)
         yield await result_of("find lost uploads", self._find_lost)

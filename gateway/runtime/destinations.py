@@ -30,6 +30,7 @@ from config.destinations import (
 )
 from config.destinations.base import REDUCTIONS, EndpointTable
 from config.destinations.stores import StoreTable, detail_options
+from config.types import decoded_key
 from gateway.admin.metrics import Metrics
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
@@ -360,6 +361,7 @@ def s3_options(destination: S3Destination) -> S3Options:
         path_style=destination.path_style,
         encryption=destination.encryption,
         kms_key_id=destination.kms_key_id,
+        customer_key=decoded_key(destination.customer_key),
         storage_class=destination.storage_class,
         content=destination.object,
         token_in_whole=destination.token_in_whole,

@@ -15,6 +15,7 @@ import structlog
 
 from config.receiver import ReferenceSettings
 from config.settings import Settings
+from config.types import decoded_key
 from gateway.announcements import Announcer
 from gateway.calllog.document import REFERENCE_EVENT
 from gateway.fanout import DestinationRoute, RouteKind
@@ -26,7 +27,7 @@ from spool.records import Lane
 from spool.store import Spool
 from uploaders.dispatch.dispatcher import DestinationPlan
 from uploaders.dispatch.policy import RetryPolicy
-from uploaders.s3.options import S3Options
+from uploaders.s3.options import S3Options, ServerSideEncryption
 from uploaders.stores.parts import key_text
 from uploaders.stores.routing import CallReads, Routing, RoutingObserver
 from uploaders.stores.store import OldCalls, Store, StoreError, StoreUnavailable, Swept
@@ -223,6 +224,8 @@ def allowed_bucket(settings: ReferenceSettings) -> "tuple[S3Connection, Bucket]"
         endpoint_url=settings.endpoint_url,
         region=settings.region,
         profile=settings.profile,
+        encryption=ServerSideEncryption.NONE if settings.customer_key is None else ServerSideEncryption.CUSTOMER,
+        customer_key=decoded_key(settings.customer_key),
         request_timeout=REQUEST_SECONDS,
     )
     connection = S3Connection(options)

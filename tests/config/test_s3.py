@@ -9,6 +9,7 @@ from config.values import MIB
 from tests.config.conftest import WriteFile, problems
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
+KEY = "a2V5IG9mIHRoaXJ0eS10d28gYnl0ZXMsIGZvciBTMyE="
 ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
 BUCKET = {"CALLSPOOL_S3_BUCKET": "calls"}
 HTTP = '[[destinations]]\nname = "{name}"\ntype = "http"\nurl = "https://host/dev/send-call-log"\n'
@@ -119,6 +120,10 @@ def test_a_variable_without_a_bucket_is_a_problem() -> None:
         {"part_size": "6GiB"},
         {"parts_at_once": 0},
         {"encryption": "rot13"},
+        {"encryption": "customer"},
+        {"customer_key": KEY},
+        {"encryption": "customer", "customer_key": "c2hvcnQ="},
+        {"encryption": "customer", "customer_key": KEY, "endpoint_url": "http://minio:9000"},
         {"endpoint_url": "127.0.0.1:9000"},
     ],
 )
@@ -133,6 +138,8 @@ def test_a_bucket_that_could_not_work_is_refused(fields: dict[str, object]) -> N
     [
         {"encryption": "AES256"},
         {"encryption": "kms", "kms_key_id": "alias/calls"},
+        {"encryption": "customer", "customer_key": KEY},
+        {"encryption": "customer", "customer_key": KEY, "endpoint_url": "http://127.0.0.1:9000"},
         {"object": "whole", "token_in_whole": True},
         {"prefix": "", "key": "{record_id}"},
         {"path_style": True, "region": "eu-central-1", "storage_class": "STANDARD_IA"},

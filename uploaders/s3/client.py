@@ -21,6 +21,7 @@ from aiobotocore.session import AioSession
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from uploaders.base import Refused, Scope
 from uploaders.http.timeouts import Phase, TimedOut
 from uploaders.s3.errors import BadCredentials, S3Failure, translated
 from uploaders.s3.object import (
@@ -30,6 +31,7 @@ from uploaders.s3.object import (
     ChecksumKind,
     ChecksumMode,
     WholeChecksum,
+    customer_key,
     only_new,
     stored_parameters,
 )
@@ -223,13 +225,17 @@ class Bucket:
                 **self._checksum(part),
                 **only_new(not replace),
                 **stored_parameters(self._options, attributes),
+                **customer_key(self._options),
             )
+            self._check_encrypted("PutObject", response.get("SSECustomerAlgorithm"))
         return response.get("ChecksumCRC32")
 
     async def head(self, key: str) -> ObjectState:
         """The size, ETag, checksum and record of an object. Raises `NoSuchObject`."""
         async with self._request("HeadObject") as client:
-            response = await client.head_object(Bucket=self.name, Key=key, **self._checksum_mode())
+            response = await client.head_object(
+                Bucket=self.name, Key=key, **self._checksum_mode(), **customer_key(self._options)
+            )
             size = _required(response.get("ContentLength"), "Content-Length")
         record_uid = response.get("Metadata", {}).get(RECORD_UID)
         return ObjectState(size, _bare(response.get("ETag", "")), response.get("ChecksumCRC32"), record_uid)
@@ -237,7 +243,7 @@ class Bucket:
     async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         """The bytes of an object, in chunks. Raises `NoSuchObject`."""
         async with self._request("GetObject") as client:
-            response = await client.get_object(Bucket=self.name, Key=key)
+            response = await client.get_object(Bucket=self.name, Key=key, **customer_key(self._options))
             async with response["Body"]:
                 async for chunk in response["Body"].iter_chunks(READ_BYTES):
                     yield chunk
@@ -281,6 +287,7 @@ class Bucket:
                 Key=key,
                 **self._checksum_kind(),
                 **stored_parameters(self._options, attributes),
+                **customer_key(self._options),
             )
             return _required(response.get("UploadId"), "UploadId")
 
@@ -295,7 +302,9 @@ class Bucket:
                 PartNumber=part.number,
                 Body=part.data,
                 **self._checksum(part),
+                **customer_key(self._options),
             )
+            self._check_encrypted("UploadPart", response.get("SSECustomerAlgorithm"))
             return _bare(_required(response.get("ETag"), "ETag"))
 
     async def parts(self, key: str, upload_id: str) -> dict[int, ListedPart]:
@@ -330,6 +339,7 @@ class Bucket:
                 MultipartUpload={"Parts": parts},
                 **self._whole_checksum(sent),
                 **only_new(not replace),
+                **customer_key(self._options),
             )
         return response.get("ChecksumCRC32")
 
@@ -369,6 +379,15 @@ class Bucket:
         return WholeChecksum(
             ChecksumCRC32=encoded_crc32(sent.crc32), ChecksumType="FULL_OBJECT", MpuObjectSize=sent.size
         )
+
+    def _check_encrypted(self, operation: str, algorithm: str | None) -> None:
+        """Raises `S3Failure` where the server did not encrypt by our key, although it took it: some ignore headers."""
+        if self._options.customer_key is not None and algorithm is None:
+            reason = (
+                f"{operation}: the server ignored the key and did not encrypt: it does not support "
+                'encryption = "customer" (SSE-C), and has the object in clear: delete it there'
+            )
+            raise S3Failure(Refused(reason, Scope.DESTINATION), operation=operation)
 
     @asynccontextmanager
     async def _request(self, operation: str, body: PartData | None = None) -> AsyncIterator["S3Client"]:

@@ -162,6 +162,20 @@ class StoredParameters(TypedDict, total=False):
     StorageClass: "StorageClassType"
 
 
+class CustomerKey(TypedDict, total=False):
+    """The key of an object that is encrypted by one of ours (SSE-C), as every request about its bytes names it."""
+
+    SSECustomerAlgorithm: str
+    SSECustomerKey: bytes
+
+
+def customer_key(options: S3Options) -> CustomerKey:
+    """What goes with a request; nothing where the server has the key."""
+    if options.customer_key is None:
+        return CustomerKey()
+    return CustomerKey(SSECustomerAlgorithm="AES256", SSECustomerKey=options.customer_key)
+
+
 class OnlyNew(TypedDict, total=False):
     """The condition under which an object is created."""
 
@@ -201,7 +215,7 @@ def stored_parameters(options: S3Options, attributes: Attributes) -> StoredParam
     parameters = StoredParameters(ContentType=attributes.content_type, Metadata=attributes.metadata)
     if attributes.content_encoding is not None:
         parameters["ContentEncoding"] = attributes.content_encoding
-    if options.encryption is not ServerSideEncryption.NONE:
+    if options.encryption in _ENCRYPTIONS:
         parameters["ServerSideEncryption"] = _ENCRYPTIONS[options.encryption]
     if options.kms_key_id is not None:
         parameters["SSEKMSKeyId"] = options.kms_key_id

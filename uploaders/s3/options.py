@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -205,6 +205,8 @@ class ServerSideEncryption(StrEnum):
     """With keys of the server (SSE-S3)."""
     KMS = "kms"
     """With a key of the key management service (SSE-KMS)."""
+    CUSTOMER = "customer"
+    """With a key of ours that goes with each request and is not kept there (SSE-C)."""
     NONE = "none"
     """Nothing is asked for: the bucket's own default holds."""
 
@@ -232,6 +234,8 @@ class S3Options:
     encryption: ServerSideEncryption = ServerSideEncryption.AES256
     kms_key_id: str | None = None
     """With `encryption` KMS: the key; None: the account's default key."""
+    customer_key: bytes | None = field(default=None, repr=False)
+    """With `encryption` CUSTOMER: the key, 32 bytes."""
     storage_class: str | None = None
     content: ObjectContent = ObjectContent.DETAIL
     token_in_whole: bool = False
@@ -260,6 +264,10 @@ class S3Options:
             raise ValueError(f"parts_at_once: should be at least 1, not {self.parts_at_once}")
         if self.kms_key_id is not None and self.encryption is not ServerSideEncryption.KMS:
             raise ValueError(f'kms_key_id: needs encryption = "{ServerSideEncryption.KMS}"')
+        if (self.customer_key is not None) is not (self.encryption is ServerSideEncryption.CUSTOMER):
+            raise ValueError(
+                f'customer_key: goes with encryption = "{ServerSideEncryption.CUSTOMER}", and only with it'
+            )
         plan_parts(0, self.part_bytes)
         try:
             self.template()
