@@ -21,7 +21,6 @@ TESTS := .venv/.tests
 LOCKS := requirements.lock requirements-image.lock requirements-dev.lock requirements-build.lock \
   requirements-deploy.lock requirements-docs.lock requirements-release.lock
 UV_VERSION := 0.13.9
-PIP_AUDIT_VERSION := 2.10.1
 IMAGE ?= callspool:dev
 # Test processes: twice the cores of a small machine, since a test waits for timers and processes half of its time.
 JOBS ?= 4
@@ -172,20 +171,11 @@ soak: $(TESTS) ## Load, bad clients, outages and restarts at once: does it leak 
 peers: ## Install the Node clients of the queues that `make bench ARGS=peers` measures, besides Debian's servers
 	@npm install --prefix bench/peers/node --no-package-lock --no-audit --no-fund --silent
 
-# The database is that of the package index, or another that pip-audit knows: ARGS='--vulnerability-service osv'. With
-# --strict nothing passes for sound that no database knows.
+# Without a database that answers: ADVISORIES=all.zip, the export for PyPI that osv.dev publishes, or a folder of records.
+# What could not be compared ends with 2, what is known with 1: nothing passes for sound that no database knows.
 .PHONY: audit
-audit: ## Compare all locks with published advisories, where a database of them answers
-	@tool="$$(mktemp -d)"; trap 'rm -rf "$$tool"' EXIT; \
-	"$(PYTHON)" -m venv "$$tool"; \
-	"$$tool/bin/pip" install -qq --disable-pip-version-check pip-audit==$(PIP_AUDIT_VERSION); \
-	failed=0; for lock in $(LOCKS) requirements-sdk.lock requirements-chdb.lock requirements-providers.lock; do \
-	  "$$tool/bin/pip-audit" --disable-pip --require-hashes --strict --progress-spinner off --requirement "$$lock" \
-	    $(ARGS) > "$$tool/out" 2>&1 && { echo "$$lock: no known vulnerability"; continue; }; \
-	  if grep -q -i -e 'could not be audited' -e 'connect' -e 'timed out' -e 'resolve' "$$tool/out"; then \
-	    echo "$$lock was not audited: no database of advisories that knows its packages answers here." \
-	      "Run this where one does, or name another: make audit ARGS='--vulnerability-service osv'" >&2; exit 2; fi; \
-	  echo "$$lock:"; cat "$$tool/out"; failed=1; done; exit $$failed
+audit: $(TESTS) ## Compare all locks with published advisories (ADVISORIES=all.zip: with those of an export)
+	@$(BIN)/python .ci/audit.py $(if $(ADVISORIES),--advisories "$(ADVISORIES)") $(ARGS) requirements*.lock
 
 .PHONY: lock
 lock: ## Lock what pyproject.toml asks for; versions stay where they can (ARGS=--upgrade: the newest)
