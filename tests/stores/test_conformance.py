@@ -21,6 +21,7 @@ from uploaders.stores.parts import Part, PartKind, key_text, shown_as_of
 from uploaders.stores.schema import migrations_of
 from uploaders.stores.spans import read_spans
 from uploaders.stores.store import (
+    CallPath,
     CallQuery,
     CallSummary,
     CallsWanted,
@@ -458,6 +459,54 @@ async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store,
     assert engine.rows("select count(*) from call_details") == [(1,)]
     assert await document_of(store.detail("", "stays")) == b'{"call_id": "stays", "secret": "+3"}'
     assert await store.check() == ()
+
+
+async def test_more_calls_than_a_page_are_erased_for_good(store: Store, engine: Engine) -> None:
+    """Those of one number in two projects, whose other calls of the same ids stay; no merge of rows, sweep or backfill
+    brings them back, and what is posted again is new."""
+    tables = ("call_parts", "calls_merged", "calls_complete")
+    merges = [f"optimize table {table} final" for table in tables if engine.package == "uploaders.stores.clickhouse"]
+    erased = [
+        replace(part, project=project)
+        for project in ("a", "b") for number in range(510)
+        for part in (part_of(PartKind.START, f"c{number}", customer_number="+49 170 1234567"),
+                     part_of(PartKind.END, f"c{number}", customer_number="(0170) 123-4567"))
+    ]  # fmt: skip
+    kept = [part_of(PartKind.CALL, f"c{number}", customer_number="+43 170 1234567") for number in range(20)]
+    await store.write([*erased, *kept])
+    found = await store.find_numbers("%1%2%3%4%5%6%7%")
+    assert {(project, number) for project, _, number in found if project} == {
+        (project, number) for project in ("a", "b") for number in ("+49 170 1234567", "(0170) 123-4567")
+    }
+    keys = sorted({(project, call_id) for project, call_id, _ in found if project})
+    assert (len(keys), len({call_id for project, call_id, _ in found if not project})) == (1020, 20)
+    assert await store.delete(keys) == 2040
+    for statement in merges:
+        engine.change(statement)
+    await store.sweep()
+    day = await store.oldest_day()
+    assert day is not None
+    assert [step async for step in store.backfill(day)][-1].calls == 20
+    for path in CallPath:
+        assert [await store.calls(CallQuery(project=project), path) for project in ("a", "b")] == [[], []]
+        assert len(await store.calls(CallQuery(project=""), path)) == 20
+    assert await store.find_numbers("%1%2%3%4%5%6%7%") == [each for each in found if not each.project]
+    assert await store.check() == ()
+    assert await store.write(erased[:2]) == Written({PartKind.START: 1, PartKind.END: 1}, completed=1)
+    assert len(await store.calls(CallQuery(project="a"))) == 1
+
+
+async def test_a_page_of_old_calls_is_erased_after_the_other(store: Store, engine: Engine) -> None:
+    """As retention does: until there is none left, and what came since stays."""
+    await store.write([part_of(PartKind.CALL, f"c{number}") for number in range(120)])
+    engine.age(10 * MINUTE)
+    await store.write([part_of(PartKind.CALL, "new")])
+    pages = []
+    while keys := await store.old_calls(OldCalls(keep=5 * MINUTE, limit=50)):
+        assert await store.delete(keys) == len(keys)
+        pages.append(len(keys))
+    assert pages == [50, 50, 20]
+    assert [call.call_id for call in await store.calls(CallQuery())] == ["new"]
 
 
 @pytest.mark.parametrize("real_first", [False, True])
