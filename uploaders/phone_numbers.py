@@ -53,9 +53,9 @@ def checked_country(country: str | None) -> str | None:
     try:
         from phonenumbers import SUPPORTED_REGIONS  # noqa: PLC0415  # an extra
     except ImportError:
-        raise ValueError("needs a library: pip install 'callspool[phone]'") from None
+        raise ValueError("`phone` needs a library: pip install 'callspool[phone]'") from None
     if country is not None and country not in SUPPORTED_REGIONS:
-        raise ValueError(f"should be a country's two letters, such as DE or US, not {country}")
+        raise ValueError(f"`country` should be a country's two letters, such as DE or US, not {country}")
     return country
 
 

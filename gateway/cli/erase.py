@@ -169,7 +169,7 @@ def _show(order: ErasureOrder, report: ErasureReport) -> None:
             plain("Only their receipts are left: `--call-id` erases those that are this caller's.", "yellow")
         )
     _show_tenants(order, report)
-    calls = counted(len(report.call_ids), "call")
+    calls = counted(sum(report.tenants.values()) or len(report.call_ids), "call")
     if report.dry_run:
         output().print(plain(f"{calls}; nothing was erased.", "dim"))
     elif report.complete:

@@ -269,7 +269,7 @@ class CallEraser:
         try:
             return PhoneNumberMatcher(order.phone, order.country or self._country)
         except ValueError as error:
-            raise BadSelection(f"`phone` {error}") from None
+            raise BadSelection(str(error)) from None
 
     def _scoped(self, call_id: str, tenant: str) -> OwnedCall:
         """A call that was found: of the tenant that it was found of. Where there are none, ids name calls."""

@@ -250,3 +250,26 @@ async def test_what_cannot_be_erased_of_a_bucket_is_said(
     unnamed = made(options(weed, a_bucket(weed), key="{date}/{record_id}"))
     assert "{call_id}" in ((await unnamed.erase([CallToErase("c")])).unreached or "")
     assert (await made(options(weed, "not-there")).erase([CallToErase("c")])).unreached
+
+
+@pytest.mark.parametrize("key", [None, "{tenant}/{date}/{call_id}/{event}-{record_id}"], ids=["records", "folders"])
+async def test_of_two_tenants_calls_of_one_id_the_objects_of_one_are_erased(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, key: str | None
+) -> None:
+    """By the records in their keys, as far as receipts know them, or by the tenants that keys have for ever."""
+    uploader = made(options(weed, bucket, **({} if key is None else {"key": key})))
+    stored = {}
+    for tenant in ("acme", "globex", "initech"):
+        delivery = await store.large(100_000, call_id="call-7")
+        record = replace(delivery.record, tenant=tenant)
+        assert isinstance(await uploader.deliver(replace(delivery, record=record)), Delivered)
+        stored[tenant] = record.uid
+    call = CallToErase("call-7", frozenset({"acme"}), frozenset({stored["acme"]}), frozenset({stored["globex"]}))
+    erased = await uploader.erase([call])
+    assert (erased.count, erased.unreached is None) == (1, key is not None)
+    left = [one.key for one in await objects(weed, bucket)]
+    assert all(any(uid in each for each in left) for tenant, uid in stored.items() if tenant != "acme")
+    # Much later no receipt is left, and only keys with tenants say whose an object is.
+    erased = await uploader.erase([CallToErase("call-7", frozenset({"globex"}))])
+    assert erased.count == (0 if key is None else 1)
+    assert (erased.unreached is None) == (key is not None)

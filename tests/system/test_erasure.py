@@ -342,3 +342,22 @@ async def test_an_export_is_searched_for_the_number_although_the_gateway_knows_i
         assert place(report, f"export {export}")["found"] == {"documents": 1}
         assert words_in(tmp_path, f"{SAID} gone".encode()) == []
         assert {Path(name).parts[0] for name in words_in(tmp_path, f"{SAID} stay".encode())} >= {"export", "store"}
+
+
+@pytest.mark.slow
+async def test_calls_of_which_only_a_receipt_is_left_are_named_and_not_erased(tmp_path: Path) -> None:
+    """A receipt has the end of a number: whose call it is cannot be told. What stores have is no longer in question."""
+    async with Endpoint() as endpoint:
+        settings = {"CALLSPOOL_ENDPOINT_URL": endpoint.url, "CALLSPOOL_ERASURE_COUNTRY": "US"}
+        async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+            for call_id, number in (("mine", NUMBER), ("ends-like-it", "+4930100999"), ("other", "+15550100111")):
+                assert (await gateway.post(call_log(call_id, number=number))).status == 202
+            await gateway.delivered()
+            report = await erased(gateway, "--phone", "(555) 010-0999")
+            assert (report["call_ids"], report["matched"], report["complete"]) == ([], [], True)
+            assert sorted(each["call_id"] for each in report["possible"]) == ["ends-like-it", "mine"]
+            assert all(each["number"].endswith("999") and "0100" not in each["number"] for each in report["possible"])
+            report = await erased(gateway, "--call-id", "mine")
+            assert place(report, "spool")["found"]["records"] == 1
+            report = await erased(gateway, "--phone", "(555) 010-0999", "--dry-run")
+            assert [each["call_id"] for each in report["possible"]] == ["ends-like-it"]
