@@ -15,7 +15,9 @@ from config.values import ListenAddress
 from gateway.calls import MOST_CALLS, CallEntry, CallList, LiveEntry, LiveList
 from gateway.cli.client import Refused, admin_option, ask, download, explained, tell
 from gateway.cli.output import output, plain, table
+from gateway.cli.tables import describe
 from gateway.operations.pipeline import InsightList
+from gateway.trace import CallTrace
 from uploaders.stores.completion import CallState
 from uploaders.stores.spans import without_lone_surrogates
 
@@ -27,6 +29,7 @@ _decode_found = msgspec.json.Decoder(InsightList).decode
 _decode_live = msgspec.json.Decoder(LiveList).decode
 _decode_list = msgspec.json.Decoder(CallList).decode
 _decode_entry = msgspec.json.Decoder(CallEntry).decode
+_decode_trace = msgspec.json.Decoder(CallTrace).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -96,8 +99,11 @@ def show(call_id: str, address: ListenAddress, *, tenant: str | None, as_json: b
         body = ask(address, "api", "calls", call_id, query=_of(tenant))
         if as_json:
             click.echo(body.decode())
-        else:
+        elif "state" in _decode_members(body := _readable(body)):
             output().print(_described(body))
+        else:
+            output().print(plain("No store has this call (yet). What this gateway knows of it:\n", "yellow"))
+            output().print(describe(_decode_trace(body)))
 
 
 @calls.command(short_help="Print the detail of a call.")
@@ -229,16 +235,18 @@ def _state(call: CallEntry) -> RenderableType:
     return plain(f"{call.state} (late)" if call.late else call.state, _STYLES.get(call.state, "green"))
 
 
-def _described(body: bytes) -> RenderableType:
-    """The columns of a call as a table, and below it its documents as they were posted.
-
-    Of lone surrogates, which no terminal can show, replacement characters are left.
-    """
+def _readable(body: bytes) -> bytes:
+    """Of lone surrogates, which no terminal can show, replacement characters are left."""
     try:
-        call = _decode_entry(body)
+        _decode_members(body)
     except msgspec.DecodeError:
-        body = without_lone_surrogates(body)
-        call = _decode_entry(body)
+        return without_lone_surrogates(body)
+    return body
+
+
+def _described(body: bytes) -> RenderableType:
+    """The columns of a call as a table, and below it its documents as they were posted."""
+    call = _decode_entry(body)
     shown = table("", "")
     shown.show_header = False
     for name in CallEntry.__struct_fields__:

@@ -287,6 +287,19 @@ def test_a_call_is_shown_with_whatever_was_said(cli: Cli, server: Server, tmp_pa
     assert (result.exit_code, r'"said":"a\ufffdb"' in result.stdout) == (0, True)
 
 
+@pytest.mark.parametrize("with_store", [False, True])
+def test_a_call_that_no_store_has_is_shown_by_its_records(
+    cli: Cli, server: Server, tmp_path: Path, with_store: bool
+) -> None:
+    """Of a sidecar without a store, and of a receiver whose database does not have it yet: where it is now."""
+    store = SqliteEngine(tmp_path).store() if with_store else None
+    record = traced(traced_delivery(Form.WHOLE, DeliveryState.READY))
+    address = server.serve(AdminFigures(calls={"c": (record,)}, call_store=store).app)
+    result = cli("calls", "show", "c", "--admin", address)
+    assert (result.exit_code, "No store has this call" in result.stdout) == (0, True), result.output
+    assert "in the spool: whole to endpoint" in " ".join(result.stdout.split())
+
+
 def test_calls_that_go_on_are_listed(cli: Cli, server: Server) -> None:
     """Live and lost ones, for people and for programs; the option stands alone."""
     entry = LiveEntry(
