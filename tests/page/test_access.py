@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from bench.endpoint import Fault
+from tests.page.calls import make_call
 from tests.page.conftest import BIG, ReceiverWorld, World
 
 pytestmark = pytest.mark.slow
@@ -15,7 +17,11 @@ RULES = {
         "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     }
 }
-LOOKS = [(False, 1440), pytest.param(True, 390, marks=pytest.mark.prove)]
+LOOKS = [
+    (False, 1440),
+    pytest.param(True, 390, marks=pytest.mark.prove),
+    pytest.param(False, 820, marks=pytest.mark.prove),
+]
 OF_A_SIDECAR = ("/", "/calls", f"/calls/{BIG}", "/dead", "/destinations", "/settings", "/sign-in")
 OF_A_RECEIVER = ("/calls", "/calls/tooth", "/similar?call=tooth")
 
@@ -37,15 +43,18 @@ def look_at(page: Any, path: str, url: str) -> list[str]:
 
 @pytest.mark.parametrize(("dark", "width"), LOOKS)
 def test_axe_finds_nothing(world: World, open_page: Open, dark: bool, width: int) -> None:
-    """Light and dark, on a desk and on a phone; dialogs, an open turn and the raw JSON included."""
+    """Light and dark, on a desk, a tablet and a phone; dialogs, an open turn and the raw JSON included."""
     world.bury(1)
     page = open_page("/", dark=dark, width=width)
     page.wait_for_selector("#history canvas")
     found = [each for path in OF_A_SIDECAR for each in look_at(page, path, world.url)]
     page.goto(f"{world.url}/dead")
-    page.click("[data-order=discard][data-group]")
-    page.wait_for_selector("#ask-go:has-text('Discard 1'), #ask-go:has-text('Discard')")
-    found += findings(page)
+    page.check("[data-letter] >> nth=0")
+    for order in ("discard",) if width == 1440 else ("discard", "export", "reroute", "replace-token"):
+        page.click(f"#tray [data-order={order}]")
+        page.wait_for_selector("#ask-count:has-text(' of ')")
+        found += findings(page)
+        page.keyboard.press("Escape")
     page.goto(f"{world.url}/calls/{BIG}?turn=22&view=clock")
     page.wait_for_selector("#rows .row.is")
     found += findings(page)
@@ -61,3 +70,23 @@ def test_axe_finds_nothing_in_a_receiver(receiver: ReceiverWorld, open_page: Ope
     page = open_page("/", dark=dark, width=width)
     found = [each for path in OF_A_RECEIVER for each in look_at(page, path, receiver.url)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("width", [1440, pytest.param(820, marks=pytest.mark.prove), 375])
+def test_long_texts_stay_within_the_page(world: World, open_page: Open, width: int) -> None:
+    """Ids, agents, reasons and answers without a space do not push a page out of the window."""
+    long, body = "x" * 180, '{"error": "' + "y" * 400 + '"}'
+    world.endpoint.set_fault(Fault("status", 422, body=body, times=1))
+    call = make_call(long, turns=2, agent=long, reason=long)
+    call["transcript_with_metrics"][0]["user_transcript"] = long
+    world.post(call)
+    world.run(world.endpoint.wait_until(lambda: any(each.call_id == long for each in world.endpoint.arrivals)))
+    page = open_page("/dead", width=width)
+    page.wait_for_selector(f"code:has-text('{'y' * 50}')")
+    wide = {}
+    for path in ("/", "/calls", f"/calls/{long}", "/dead", "/destinations"):
+        page.goto(world.url + path)
+        page.wait_for_selector("h1")
+        wide[path] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert max(wide.values()) <= 0, wide
+    world.discard_all()

@@ -116,6 +116,7 @@ def _figures(status: Status, pace: Pace) -> Html:
         (lane.pending_seconds or 0.0, f"a {lane.lane} for {each.name}")
         for each in status.destinations
         for lane in each.lanes
+        if lane.pending
     ]
     oldest, of = max(ages, default=(0.0, ""))
     bad = {
@@ -208,7 +209,7 @@ def _history(samples: Sequence[Sample], history: History, minute: int) -> Html:
     data = json_block("samples", {"minute": minute, "samples": [_row(each) for each in samples], "outages": outages})
     chart = tag(
         "div",
-        tag("p", "The history begins with the first call: figures for each minute.", class_="soft")
+        tag("p", "From the first call on, the figures of each minute are shown here.", class_="soft")
         if not samples
         else None,
         class_="chart",
@@ -254,7 +255,7 @@ def _table(samples: Sequence[Sample]) -> Html:
         tag("tbody", rows),
     )
     scroll = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="The last 3 hours as a table")
-    return tag("details", tag("summary", "As a table"), scroll, id="history-table", data_live=True)
+    return tag("details", tag("summary", "As a table"), scroll, id="history-table", data_live=True, hidden=not samples)
 
 
 def _spool(status: Status, pace: Pace) -> Html:
