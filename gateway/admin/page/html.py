@@ -94,17 +94,16 @@ def sign(kind: str) -> Html:
 # Times: in UTC as the server renders them; a browser with JavaScript shows its own time zone.
 
 
+_CLOCK_ENDS = {"minutes": 16, "day": 16, "seconds": 19, "moment": 19, "exact": 23}
+"""In `2026-11-29T18:41:52.123`."""
+
+
 def time_of(milliseconds: int, form: str = "seconds", **attributes: str) -> Html:
     """A moment. `form`: `seconds` or `minutes`; with the date where that is not today `day`, `moment`, `exact`."""
     at = datetime.fromtimestamp(milliseconds // 1000, UTC).replace(microsecond=milliseconds % 1000 * 1000)
     iso = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    text = {
-        "seconds": f"{at:%H:%M:%S}",
-        "minutes": f"{at:%H:%M}",
-        "day": f"{at:%b} {at.day}, {at:%H:%M}",
-        "moment": f"{at:%b} {at.day}, {at:%H:%M:%S}",
-        "exact": f"{at:%b} {at.day}, {at:%H:%M:%S}.{milliseconds % 1000:03}",
-    }[form]
+    clock = iso[11 : _CLOCK_ENDS[form]]
+    text = clock if form in {"seconds", "minutes"} else f"{at:%b} {at.day}, {clock}"
     return tag("time", text, datetime=iso, data_form=form, title=f"{iso[:19].replace('T', ' ')} UTC", **attributes)
 
 
