@@ -84,8 +84,8 @@ class WorkSettings(Table):
     """The consumer group: workers of one group share the partitions. Each store needs a group of its own."""
     instance: OptionalName = None
     """What this worker is called in its group, through restarts; by default the name of the host."""
-    batch_max: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """Messages in one transaction; ten times as many where they arrive while the one before is being written."""
+    batch_max: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Messages in one batch, by default 100, or 1,000 into ClickHouse; five times as many while behind."""
     batch_wait: Duration = 5.0
     """How long a message waits for others at most; where nothing more is there to read it waits for none."""
     session_timeout: Annotated[Duration, Field(ge=1, le=1800)] = 10.0

@@ -1,7 +1,7 @@
 """The settings of stores: databases that calls are put together in, from their start, end and detail."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
@@ -19,12 +19,16 @@ CLICKHOUSE_SCHEMES = ("clickhouse", "clickhouses")
 class StoreTable(DestinationTable):
     """What every store has."""
 
+    worker_batch: ClassVar[int] = 100
+    """What a worker writes together into a store of this kind, unless its settings say otherwise."""
     batch_max: Annotated[int, Field(ge=1, le=10_000)] = 500
     """The most call logs in one transaction."""
     spans: Annotated[SpansStored, Choice] = SpansStored.COLUMNS
     """`columns`: a row for each span in the table `spans`; `full`: with its JSON; `none`: only in the detail."""
     keep: OptionalDuration = None
     """Calls of which nothing came for this long are deleted, with all that was made of them; by default never."""
+    concurrency: LaneConcurrency
+    """Batches in flight at once, for each lane."""
     details: Annotated[DetailsStored, Choice] = DetailsStored.FRAMES
     """`frames`: as in the spool; `json`: also as JSON that SQL can read, up to 64 MiB each, at five times the disk."""
 
@@ -100,6 +104,7 @@ class PostgresDestination(StoreTable):
 class ClickHouseDestination(StoreTable):
     """A ClickHouse database, for analysing many calls."""
 
+    worker_batch: ClassVar[int] = 1000
     type: Literal["clickhouse"]
     """`clickhouse`: a store in ClickHouse 24.8 or newer; needs `pip install callspool[clickhouse]`."""
     url: Annotated[str, BeforeValidator(_clickhouse_url), Shown(mask_address)] = Field(repr=False)

@@ -134,13 +134,15 @@ class Worker:
             {name: store}, settings.completion.sweep, routing(settings.completion), self._metrics, random.random
         )
         options, ledger = kafka_options(self._source), Ledger()
+        batch_max = work.batch_max or self._target.worker_batch
         dead = MessageProducer(options)
         claims = claim_reader(settings.references, self._metrics.reference_downloaded)
         writer = BatchWriter(
             store, name, options.topics, dead, ledger, self._metrics,
-            options=detail_options(self._target), claims=claims,
+            share=batch_max, at_once=self._target.concurrency.core, options=detail_options(self._target),
+            claims=claims,
         )  # fmt: skip
-        rule = ConsumerRule(work.group, self._instance, work.session_timeout, work.batch_max, work.batch_wait)
+        rule = ConsumerRule(work.group, self._instance, work.session_timeout, batch_max, work.batch_wait)
         sender = span_sender(settings.traces, self._instance, self._metrics)
         write = writer.write if sender is None else partial(_write_in_span, sender.spans, writer.write)
         consumer = TopicConsumer(options, rule, write, ledger)

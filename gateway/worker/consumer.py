@@ -1,8 +1,9 @@
 """The consumer: reads topics in a thread of its own, hands batches to the event loop, and commits offsets after them.
 
 The order is the promise: a batch is written into the database, then its offsets are committed, then they count as done.
-While one batch is written the next one is read. A write that takes long, because the database is down, pauses the
-partitions; the thread goes on polling, so that the worker stays a member of its group and nothing is rebalanced.
+While one batch is written, the offsets of the one before are committed and the next one is read. A write that takes
+long, because the database is down, pauses the partitions; the thread goes on polling, so that the worker stays a member
+of its group and nothing is rebalanced.
 
 When partitions are revoked, what was read of them is written and committed first. When they are lost, they belong to
 another worker already: what was read of them is dropped, and nothing of them is committed.
@@ -29,14 +30,17 @@ AT_ONCE: Final = 25
 """Messages that are taken from the library at once: a few MB at most where each is as large as it may be."""
 BATCH_BYTES: Final = 4 << 20
 """A batch of this size takes no more messages."""
-GROWTH: Final = 10
+GROWTH: Final = 5
 """So many times its usual number of messages a batch takes while the one before it is being written."""
-QUEUE_KILOBYTES: Final = 4 << 10
+QUEUE_KILOBYTES: Final = 1 << 10
 """What the library reads ahead; by default it is 64 MiB."""
-FETCH_BYTES: Final = 1 << 20
-"""The most that a broker sends at once, compressed, unless a single message is larger: it may be 20 times that."""
-PARTITION_BYTES: Final = 256 << 10
+FETCH_BYTES: Final = 128 << 10
+"""The most that a broker sends at once, compressed, unless a single message is larger: it may be 20 times that, and the
+library has all of it in memory. Half a dozen batches; a broker 20 ms away is asked 50 times a second."""
+PARTITION_BYTES: Final = 64 << 10
 """Of that, the most of one partition."""
+FULL_MILLISECONDS: Final = 10
+"""How soon the library asks for more once it has read ahead enough; by default it rests for a second."""
 IDLE_SECONDS: Final = 0.5
 BRIEF_SECONDS: Final = 0.05
 """How long to wait for the next message while none, or some, are in hand."""
@@ -113,8 +117,10 @@ def consumer_settings(options: KafkaOptions, rule: ConsumerRule) -> dict[str, st
         "isolation.level": "read_committed",
         "queued.max.messages.kbytes": QUEUE_KILOBYTES,
         "fetch.max.bytes": FETCH_BYTES,
+        "message.max.bytes": FETCH_BYTES,  # of what it would produce, which is nothing: fetches may not be smaller
         "max.partition.fetch.bytes": PARTITION_BYTES,
         "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": FULL_MILLISECONDS,
     }
 
 
@@ -189,9 +195,13 @@ class TopicConsumer:
                 on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost,
             )  # fmt: skip
             while not self._stopping.is_set():
-                self._gather()
+                self._settle_if_done()
                 if self._is_due():
                     self._hand_over()
+                # The store is at work on the next batch again, if there is one.
+                if self._owed and time.monotonic() >= self._commit_again_at:
+                    self._commit()
+                self._gather()
                 self._look_at_lags()
             self._finish(self._stop_seconds)
         finally:
@@ -199,9 +209,6 @@ class TopicConsumer:
 
     def _gather(self) -> None:
         """Read what is there, and wait for the first message, or briefly for further ones."""
-        self._settle_if_done()
-        if self._owed and time.monotonic() >= self._commit_again_at:
-            self._commit()
         if self._batch.messages or self._writing:
             self._take(self._consumer.consume(min(AT_ONCE, self._room()), BRIEF_SECONDS))
         else:
@@ -211,8 +218,8 @@ class TopicConsumer:
     def _most(self) -> int:
         """How many messages the batch may take.
 
-        What arrives during a commit shares the next one: a commit of 20 ms bounds transactions of 100 to 5,000 messages
-        a second, however fast the database is.
+        What arrives during a commit shares the next ones: a commit of 20 ms bounds transactions of 100 to 5,000
+        messages a second, however fast the database is.
         """
         return self._rule.batch_max * (GROWTH if self._writing else 1)
 
@@ -270,7 +277,7 @@ class TopicConsumer:
             self._settle()
 
     def _settle(self) -> None:
-        """Wait until what is being written is durable, and commit its offsets.
+        """Wait until what is being written is durable.
 
         As long as it takes, unless the worker is to stop: the thread polls meanwhile, with the partitions paused, so
         that the group knows that this worker lives.
@@ -284,7 +291,7 @@ class TopicConsumer:
         self._resume()
 
     def _settled_within(self, seconds: float) -> bool:
-        """Whether nothing is being written any more; what became durable is committed."""
+        """Whether nothing is being written any more; the offsets of what became durable are owed then."""
         writing = self._writing
         if writing is None:
             return True
@@ -297,7 +304,6 @@ class TopicConsumer:
         self._writing = None
         self._ledger.end(writing.batch, written=True)
         self._owed |= writing.batch.offsets
-        self._commit()
         return True
 
     def _finish(self, seconds: float) -> None:

@@ -43,10 +43,13 @@ class BatchWriter:
 
     def __init__(
         self, store: Store, destination: str, topics: Topics, dead: MessageProducer, ledger: Ledger,
-        observer: StoreObserver, *, options: DetailOptions = FRAMES_AND_COLUMNS,
+        observer: StoreObserver, *, share: int = 100, at_once: int = 1, options: DetailOptions = FRAMES_AND_COLUMNS,
         claims: "ClaimReader | None" = None,
     ) -> None:  # fmt: skip
-        """`claims` reads what notices refer to; without it they are kept as they are."""
+        """A batch of more than `share` parts is written by up to `at_once` transactions side by side.
+
+        `claims` reads what notices refer to; without it they are kept as they are.
+        """
         self.obstacle: str | None = None
         """Why nothing can be written at the moment; None while it can."""
         self._store = store
@@ -55,6 +58,8 @@ class BatchWriter:
         self._dead = dead
         self._ledger = ledger
         self._observer = observer
+        self._share = share
+        self._at_once = at_once
         self._options = options
         self._claims = claims
 
@@ -72,6 +77,25 @@ class BatchWriter:
             else:
                 parts.append(part)
                 read[id(part)] = message
+        async with asyncio.TaskGroup() as writing:
+            for share in self._shares(parts):
+                writing.create_task(self._write_share(batch, share, read))
+        for message, part in details:
+            written = await self._write_detail(part)
+            if isinstance(written, PartRefused):
+                await self._bury(batch, message, str(written))
+            else:
+                self._ledger.stored(batch, 1, sum(written.new.values()))
+
+    def _shares(self, parts: Sequence[Part]) -> list[list[Part]]:
+        """All of a call in one share: two transactions with parts of one call would wait for each other."""
+        count = min(self._at_once, -(-len(parts) // self._share))
+        shares: list[list[Part]] = [[] for _ in range(count)]
+        for part in parts:
+            shares[hash((part.project, part.call_id)) % count].append(part)
+        return shares
+
+    async def _write_share(self, batch: Batch, parts: Sequence[Part], read: Mapping[int, Incoming]) -> None:
         for some, result in await write_in_halves(parts, self._write_parts):
             if isinstance(result, PartRefused):
                 self._observer.part_refused(self._destination, some[0].kind)
@@ -84,12 +108,6 @@ class BatchWriter:
             notices = [part for part in some if part.kind is PartKind.REFERENCE]
             stored = len(some) - await self._claim(batch, notices, read)
             self._ledger.stored(batch, stored, min(stored, sum(result.new.values())))
-        for message, part in details:
-            written = await self._write_detail(part)
-            if isinstance(written, PartRefused):
-                await self._bury(batch, message, str(written))
-            else:
-                self._ledger.stored(batch, 1, sum(written.new.values()))
 
     async def _write_parts(self, parts: Sequence[Part]) -> Written:
         started = time.perf_counter()

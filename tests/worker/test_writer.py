@@ -97,6 +97,22 @@ async def test_a_batch_is_one_transaction(bench: Bench) -> None:
     assert (entry.read, entry.new, entry.duplicate, entry.unaccounted) == (4, 2, 2, 0)
 
 
+async def test_a_large_batch_is_several_transactions_with_all_of_a_call_in_one(bench: Bench) -> None:
+    """Shares of a batch are written side by side; start and end of a call would wait for each other in two of them."""
+    counts = Counts()
+    dead = MessageProducer(bench.cluster.options)
+    writer = BatchWriter(bench.store, "db", bench.cluster.topics, dead, bench.ledger, counts, share=5, at_once=4)
+    events = ("call_started", "call_ended")
+    batch = bench.batch(*[bench.message(event, number) for event in events for number in range(40)])
+    await writer.write(batch)
+    bench.ledger.end(batch, written=True)
+    assert 1 < len(counts.batches) <= 4
+    assert sum(counts.batches) == 80
+    assert not any(size % 2 for size in counts.batches)
+    assert (await bench.store.status()).calls == {CallState.COMPLETE: 40}
+    assert (bench.ledger.entry().new, bench.ledger.entry().unaccounted) == (80, 0)
+
+
 @pytest.mark.parametrize("event", ["call_detail", "call_ended"])
 async def test_telemetry_gets_its_spans(bench: Bench, event: str) -> None:
     """A detail as a message of its own, and a whole that holds telemetry, are stored as details, each span once."""
