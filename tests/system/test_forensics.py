@@ -194,3 +194,18 @@ async def test_what_expired_is_opened_by_nobody(tmp_path: Path) -> None:
         assert await gateway.hurry() == 0
         assert found(gateway.spool, WORDS) == set()
         assert copies.opened(gateway.spool, RING) == b""
+
+
+@pytest.mark.slow
+async def test_what_is_adopted_is_nowhere_plain(tmp_path: Path) -> None:
+    """Another gateway takes the spool over, with the same key: it is decrypted and encrypted anew in memory alone."""
+    (tmp_path / "second").mkdir()
+    async with Endpoint(fault=Fault("status", 503)) as endpoint, a_gateway(tmp_path, endpoint, **WITH_KEY) as first:
+        for way, size in (("small", 0), ("large", 5_500_000)):
+            assert (await first.post(call_log(way, size), headers=HEADERS)).status == 202
+        await first.kill()
+        async with a_gateway(tmp_path / "second", endpoint, **WITH_KEY) as second:
+            await second.command("adopt", str(first.spool), *second.admin)
+            assert found(second.spool, WORDS) == found(first.spool, WORDS) == set()
+            opened = Copies(second.spool).opened(second.spool, RING)
+            assert all(NUMBERS[way] in opened for way in ("small", "large"))
