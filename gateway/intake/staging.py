@@ -319,7 +319,10 @@ class Staged:
         return self._added(StagedFile(self, descriptor, None, in_memory=in_memory))
 
     def _added(self, file: StagedFile) -> StagedFile:
+        """Keep it to be removed; at once where the post was cancelled while a thread made it."""
         self._files.append(file)
+        if self._discarded:
+            file.close()
         return file
 
     def scratch(self, size: int) -> mmap.mmap:
@@ -331,6 +334,7 @@ class Staged:
 
         For the event loop. The thread starts in the loop's next iteration, when the caller has dropped its views.
         """
+        self._discarded = True
         if self._files:
             files, self._files = self._files, []
             asyncio.get_running_loop().call_soon(self._area.workers.start, lambda: _close_all(files))
@@ -339,7 +343,6 @@ class Staged:
             self._claimed = 0
         while self._memory:
             self._memory.pop().release()
-        self._discarded = True
 
 
 class StagingArea:

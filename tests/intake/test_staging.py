@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.intake.body_reader import BodyLimits
+from gateway.intake.memory import MemoryBudget
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from spool.errors import SpoolFull
 from tests.intake.bodies import call_log, envelope, incompressible
@@ -102,6 +103,17 @@ async def test_what_is_staged_counts_in_the_quota(tmp_path: Path, workers: Worke
         await workers.run(staged.scratch, 20 << 20)
     staged.discard()
     assert account.promised == 0
+
+
+async def test_a_file_that_is_made_after_its_post_was_cancelled_is_removed(tmp_path: Path, workers: Workers) -> None:
+    """A thread that was under way when everything was discarded leaves neither a file nor memory behind."""
+    for try_reserve in (None, MemoryBudget(1 << 20).try_reserve):
+        staged = StagingArea(tmp_path, Account(), workers, try_reserve).begin()
+        staged.discard()
+        file = await workers.run(staged.file)
+        assert _files(tmp_path) == []
+        with pytest.raises(ValueError, match="was cancelled"):
+            await workers.run(file.write, b"late")
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
