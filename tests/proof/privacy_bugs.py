@@ -70,6 +70,27 @@ PRIVACY_BUGS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        "a number erases the calls of the same ids of other tenants",
+        "gateway/operations/erasure.py",
+        "OwnedCall(call_id, None if self._tenants is None and not tenant else tenant)",
+        "OwnedCall(call_id)",
+        ("tests/system/test_erasure.py::test_a_number_is_found_in_every_writing_and_of_its_own_tenant_alone",),
+    ),
+    (
+        "a server that ignores the customer's key has delivered",
+        "uploaders/s3/client.py",
+        "if self._options.customer_key is not None and algorithm is None:",
+        "if False:",
+        ("tests/s3/test_encryption.py::test_a_server_that_ignores_the_key_gets_nothing_delivered",),
+    ),
+    (
+        "a pattern means the edge of the document where it says that of a text",
+        "uploaders/redaction/finders.py",
+        "return _OF_A_WHOLE.isdisjoint(_SYNTAX.findall(expression))",
+        "return True",
+        ("tests/intake/test_redaction.py::test_a_pattern_that_names_the_edge_of_a_text_is_matched_with_each_alone",),
+    ),
+    (
         "a detail is sent although its dead core was given up",
         "spool/queue/retention.py",
         "if state is DeliveryState.DEAD and form == Form.CORE else ():",
