@@ -136,12 +136,10 @@ def _troubles(status: Status, pace: Pace) -> Iterator[_Trouble]:
         yield _refuses_large()
     if status.spool is not None and status.spool.unaccounted:
         count = status.spool.unaccounted
-        why = f"{count_text(count)} deliveries are owed that are neither queued nor ended, by independent counts."
+        why = f"{_deliveries(count)} owed that are neither queued nor ended, by independent counts."
         todo = ("Keep a copy of the spool's directory.", "Run `callspool fsck`, and report it: this must not happen.")
         cause = _cause(why, Runbook.UNACCOUNTED, todo=todo, command="callspool fsck")
-        yield _Trouble(
-            _UNACCOUNTED, f"{count_text(count)} deliveries are unaccounted for.", "deliveries are missing", cause
-        )
+        yield _Trouble(_UNACCOUNTED, f"{_deliveries(count)} unaccounted for.", "deliveries are missing", cause)
     for one in status.destinations:
         yield from _of_destination(one, status, pace)
     dead = sum(one.dead for one in status.destinations)
@@ -249,8 +247,8 @@ def _refused_tokens(one: DestinationReport, pace: Pace) -> _Trouble:
     count = one.refused_tokens
     return _Trouble(
         _CORES,
-        f"{one.name} refuses {count} agent token{'' if count == 1 else 's'}; {count_text(held)} deliveries are held.",
-        f"{one.name} refuses agent tokens: {count_text(held)} deliveries are held",
+        f"{one.name} refuses {count} agent token{'' if count == 1 else 's'}; {_deliveries(held)} held.",
+        f"{one.name} refuses agent tokens: {_deliveries(held)} held",
         _cause(
             f"`{one.name}` answers 401 or 403 for {count} of the keys that agents post with; other agents go on.",
             Runbook.TOKENS_REFUSED,
@@ -270,8 +268,8 @@ def _forgotten(one: DestinationReport) -> _Trouble:
     waiting = sum(lane.queued for lane in one.lanes)
     return _Trouble(
         _DETAILS,
-        f"{count_text(waiting)} deliveries are owed to {one.name}, which the configuration no longer has.",
-        f"{one.name} is not configured: {count_text(waiting)} deliveries are held",
+        f"{_deliveries(waiting)} owed to {one.name}, which the configuration no longer has.",
+        f"{one.name} is not configured: {_deliveries(waiting)} held",
         _cause(
             f"`{one.name}` was removed from the settings while deliveries were owed to it.",
             Runbook.NOT_CONFIGURED,
@@ -399,6 +397,10 @@ def _words(seconds: float) -> str:
         whole = max(1, int(seconds))
         return f"{whole} second{'' if whole == 1 else 's'}"
     return age_text(seconds)
+
+
+def _deliveries(count: int) -> str:
+    return f"{count_text(count)} {'delivery is' if count == 1 else 'deliveries are'}"
 
 
 def _short(seconds: float) -> str:

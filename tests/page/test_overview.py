@@ -59,7 +59,7 @@ async def test_assets_are_kept_for_ever_under_a_name_of_their_content(aiohttp_cl
         (EMPTY, (UP,), "Ready. Nothing was posted yet."),
         (replace(STATS, lanes=DELIVERED), (UP,), "everything is delivered."),
         (STATS, (ENDPOINT_DOWN, LOCAL_UP), "Calls are accepted. Cores have not reached endpoint for 1 minute."),
-        (STATS, (replace(UP, refused_tokens=2),), "endpoint refuses 2 agent tokens; 1 deliveries are held."),
+        (STATS, (replace(UP, refused_tokens=2),), "endpoint refuses 2 agent tokens; 1 delivery is held."),
         (replace(EMPTY, lanes=DEAD), (UP,), "2 dead letters wait for a decision."),
         (replace(STATS, unaccounted=3), (UP,), "3 deliveries are unaccounted for."),
         (replace(STATS, used_bytes=STATS.limit_bytes), (UP,), "Calls are not accepted: the spool is full"),
@@ -77,6 +77,20 @@ async def test_the_first_line_answers_whether_all_is_well(
     title = re.search(r"<h1[^>]*>(.*?)</h1>", await (await client.get("/")).text())
     assert title is not None
     assert title[1] == escaped(status["verdict"]["headline"])
+
+
+async def test_a_detail_behind_an_undelivered_core_waits_too(aiohttp_client: Callable) -> None:
+    """It is counted, and with its destination down details do not keep up; a notice before its object is no core."""
+    lanes = {
+        ("endpoint", Lane.CORE): LaneCounts(owed=3, ready=2, waiting=1),
+        ("endpoint", Lane.DETAIL): LaneCounts(owed=5, waiting=5),
+    }
+    oldest = {("endpoint", Lane.DETAIL): NOW - 120_000}
+    world = AdminFigures(stats=replace(EMPTY, lanes=lanes, oldest_pending=oldest), destinations=(ENDPOINT_DOWN,))
+    text = re.sub(r"<[^>]+>", " ", await page_of(aiohttp_client, world))
+    assert re.search(r"Cores waiting\s+2 ", text)
+    assert re.search(r"Details waiting\s+5 ", text)
+    assert re.search(r"Details keep up: no.*?5 wait, the oldest for 2 min", text)
 
 
 async def test_a_gateway_that_starts_says_so(aiohttp_client: Callable) -> None:
