@@ -9,28 +9,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from config.destinations import Destination, PipelineDestination
-from config.listeners import IntakeSettings
 from config.settings import Settings, WhispeySettings
 from gateway.admin.events import Observers
-from gateway.admin.metrics import Metrics
 from gateway.admin.view import BackPressure
 from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
 from gateway.fanout import DestinationRoute
 from gateway.heartbeats.source import HeartbeatSource
-from gateway.intake.accept import Acceptor, PostService, Redactions
+from gateway.intake.accept import Acceptor, Redactions
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.decoding import BodyDecoder
 from gateway.intake.memory import MemoryBudget
 from gateway.intake.parse_worker import ParseWorker
-from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router, via_pseudonym
+from gateway.intake.routes import IntakeToken, via_pseudonym
 from gateway.intake.server import IntakeServer
-from gateway.intake.sources.batch import BatchSource, LineReader
-from gateway.intake.sources.sdk import SdkSource
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.intake.turns import Threads
-from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.erasure import CallEraser
 from gateway.operations.service import DeliveryAdmin
@@ -48,10 +43,11 @@ from gateway.runtime.destinations import (
 )
 from gateway.runtime.sources import (
     RECORDINGS_NAME,
+    IntakeParts,
     RecordingParts,
-    WebhookParts,
     copies_recordings,
     heartbeat_source,
+    intake_server,
     recording_parts,
     trace_source,
     webhook_server,
@@ -60,7 +56,6 @@ from gateway.runtime.stores import REFERENCES_NAME, REFERENCES_ROUTE, CallStores
 from gateway.runtime.telemetry import SpanSender, span_sender
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
-from gateway.telemetry import Spans
 from gateway.tenants import TenantTable
 from gateway.webhooks.source import Forwarder
 from spool.records import system_clock
@@ -195,39 +190,19 @@ async def build(settings: Settings, observers: Observers) -> App:
         raise
 
 
-def _intake_server(
-    intake: IntakeSettings,
-    router: Router,
-    gate: AdmissionGate,
-    loops: LoopGuard,
-    token: IntakeToken,
-    metrics: Metrics,
-    spans: Spans | None,
-) -> IntakeServer:
-    handler = IntakeHandler(router, gate, loops, token, metrics, spans)
-    limits = options.connection_limits(intake)
-    return IntakeServer(options.listen_options(intake), handler.handle, gate, metrics, limits)
-
-
-def _outboxes(
-    whispey: WhispeySettings,
-    acceptor: Acceptor,
-    budget: MemoryBudget,
-    staging: StagingArea,
-    token: IntakeToken,
-    metrics: Metrics,
-) -> OutboxWatch:
+def _outboxes(whispey: WhispeySettings, parts: IntakeParts, budget: MemoryBudget) -> OutboxWatch:
+    """What rescues rows of the SDK's outboxes: a way in like the others, through the same parts."""
     sink = SpoolSink(
-        acceptor=acceptor,
+        acceptor=parts.acceptor,
         budget=budget,
-        staging=staging,
-        workers=staging.workers,
-        token=token,
-        observer=metrics,
+        staging=parts.staging,
+        workers=parts.staging.workers,
+        token=parts.token,
+        observer=parts.metrics,
         key=whispey.outbox_token.get_secret_value() if whispey.outbox_token else None,
     )
     paths = tuple(dict.fromkeys(path.absolute() for path in whispey.outbox))
-    return OutboxWatch(paths, whispey.outbox_interval, sink, system_clock, metrics, owners=whispey.outbox_owners)
+    return OutboxWatch(paths, whispey.outbox_interval, sink, system_clock, parts.metrics, owners=whispey.outbox_owners)
 
 
 def _plans(
@@ -317,39 +292,14 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
         open_calls=calls, token=token, tenants=tenants, redactions=redactions,
     )  # fmt: skip
     acceptor = make_acceptor(routes)
-    uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
-    posts = PostService(reader, acceptor, uploads, token, PublicAddress(intake.public_url, intake.trusted_proxies))
-    sdk = SdkSource(reader, acceptor, posts, uploads, spool, token)
-    batch = BatchSource(
-        options.batch_limits(intake), budget, reader, LineReader(intake.body_max, staging, workers), posts,
-        gate, metrics,
-    )  # fmt: skip
-    traces = trace_source(settings.otlp, spool, reader, acceptor, staging, token, metrics)
-    heartbeats = heartbeat_source(settings.live, spool, reader, acceptor, workers, token, metrics)
-    router = Router([*sdk.routes(), *batch.routes(), *traces.routes(), *heartbeats.routes()])
-    server = _intake_server(intake, router, gate, LoopGuard(spool.id), token, metrics, observers.spans)
+    parts = IntakeParts(spool, reader, acceptor, staging, gate, token, metrics, observers.spans)
+    traces, heartbeats = trace_source(settings.otlp, parts), heartbeat_source(settings.live, parts)
+    server = intake_server(settings, parts, budget, traces, heartbeats)
     forwarder = Forwarder(settings.webhooks.forward_timeout, via_pseudonym(spool.id))
     recordings = recording_parts(settings, spool, reader, routes, make_acceptor, metrics, system_clock)
     plans |= recordings.plans
-    webhooks = webhook_server(
-        settings,
-        WebhookParts(
-            reader,
-            acceptor,
-            staging,
-            workers,
-            gate,
-            LoopGuard(spool.id),
-            token,
-            metrics,
-            forwarder,
-            recordings,
-            observers.spans,
-        ),
-    )
-
-    # The SDK's outboxes are a second way in, through the same parts.
-    outboxes = _outboxes(settings.whispey, acceptor, budget, staging, token, metrics)
+    webhooks = webhook_server(settings, parts, forwarder, recordings)
+    outboxes = _outboxes(settings.whispey, parts, budget)
 
     # What is read from buckets and accepted for the stores, and then the dispatcher, which delivers all of it.
     if follows_references(settings):
@@ -366,19 +316,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     )
     spool.listener = dispatcher.offer
 
-    announcer = None
-    if announces is not None:
-        subscribers = make_acceptor([route for route in routes if route.events and CALL_COMPLETE in route.events])
-        announcer = Announcer(context.stores[announces], spool.id, reader, subscribers, context.completed)
-    call_stores = CallStores(
-        context.stores,
-        settings.completion.sweep,
-        options.routing(settings.completion),
-        metrics,
-        random.random,
-        announcer,
-        options.calls_kept(settings),
-    )
+    call_stores = _call_stores(settings, context, reader, make_acceptor)
     call_stores.pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, observers)
     accepted = {destination.name: accepts(destination) for destination in destinations}
     delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock, acceptor.redacted)
@@ -416,6 +354,28 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
         traces,
         heartbeats,
         sender,
+    )
+
+
+def _call_stores(
+    settings: Settings, context: UploaderContext, reader: BodyReader,
+    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor],
+) -> CallStores:  # fmt: skip
+    """The stores, and who announces the calls that become complete in one of them."""
+    announcer, announces = None, announcing_store(settings.destinations)
+    if announces is not None:
+        routes = [route_of(destination) for destination in settings.destinations]
+        subscribers = make_acceptor([route for route in routes if route.events and CALL_COMPLETE in route.events])
+        store = context.stores[announces]
+        announcer = Announcer(store, context.spool.id, reader, subscribers, context.completed)
+    return CallStores(
+        context.stores,
+        settings.completion.sweep,
+        options.routing(settings.completion),
+        context.metrics,
+        random.random,
+        announcer,
+        options.calls_kept(settings),
     )
 
 

@@ -5,19 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from config.listeners import LiveSettings, OtlpSettings
+from config.listeners import ListenerTable, LiveSettings, OtlpSettings
 from config.settings import Settings
 from config.sources import ProviderName, SourceSettings, recordings_bucket
 from gateway.admin.metrics import Metrics
 from gateway.fanout import DestinationRoute, RouteKind
 from gateway.heartbeats.source import HeartbeatSource
 from gateway.heartbeats.watch import HeartbeatWatch
-from gateway.intake.accept import Acceptor
+from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
+from gateway.intake.memory import MemoryBudget
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
-from gateway.intake.staging import StagingArea, Workers
+from gateway.intake.sources.batch import BatchSource, LineReader
+from gateway.intake.sources.sdk import SdkSource
+from gateway.intake.staging import StagingArea
+from gateway.intake.upload_urls import PublicAddress, UploadUrlService
 from gateway.otlp.assembler import ClosingRule, TraceAssembler
 from gateway.otlp.source import TraceSource
 from gateway.otlp.spans import SpanRule
@@ -122,28 +126,49 @@ _NEEDED = {ProviderName.LIVEKIT: "jwt", ProviderName.TELNYX: "cryptography"}
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookParts:
-    """What the listener shares with the intake."""
+class IntakeParts:
+    """What all ways in share: how a post is let in, read, accepted and counted."""
 
+    spool: Spool
     reader: BodyReader
     acceptor: Acceptor
     staging: StagingArea
-    workers: Workers
     gate: AdmissionGate
-    loop_guard: LoopGuard
     token: IntakeToken
     metrics: Metrics
-    forwarder: Forwarder
-    recordings: RecordingParts
     spans: Spans | None
 
+    def server(self, settings: Settings, listener: ListenerTable, router: Router) -> IntakeServer:
+        """What listens there for requests of these routes. Raises `CannotListen`."""
+        guard = LoopGuard(self.spool.id)
+        handler = IntakeHandler(router, self.gate, guard, self.token, self.metrics, self.spans)
+        limits = options.connection_limits(settings.intake)
+        return IntakeServer(options.listen_options(listener), handler.handle, self.gate, self.metrics, limits)
 
-def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | None:
+
+def intake_server(
+    settings: Settings, parts: IntakeParts, budget: MemoryBudget, traces: TraceSource, heartbeats: HeartbeatSource
+) -> IntakeServer:
+    """The listener that agents post to. Raises `CannotListen`."""
+    intake, spool, reader, token = settings.intake, parts.spool, parts.reader, parts.token
+    uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
+    public = PublicAddress(intake.public_url, intake.trusted_proxies)
+    posts = PostService(reader, parts.acceptor, uploads, token, public)
+    sdk = SdkSource(reader, parts.acceptor, posts, uploads, spool, token)
+    lines = LineReader(intake.body_max, parts.staging, parts.staging.workers)
+    batch = BatchSource(options.batch_limits(intake), budget, reader, lines, posts, parts.gate, parts.metrics)
+    routes = [*sdk.routes(), *batch.routes(), *traces.routes(), *heartbeats.routes()]
+    return parts.server(settings, intake, Router(routes))
+
+
+def webhook_server(
+    settings: Settings, parts: IntakeParts, forwarder: Forwarder, recordings: RecordingParts
+) -> IntakeServer | None:
     """The listener of providers, where one is configured: the intake shows calls, and must not be open to the outside.
 
     Raises `DriverMissing` and `CannotListen`.
     """
-    store = parts.recordings.store
+    store, workers = recordings.store, parts.staging.workers
     if settings.webhooks.listen is None:
         return None
     source = WebhookSource(
@@ -151,18 +176,15 @@ def webhook_server(settings: Settings, parts: WebhookParts) -> IntakeServer | No
         parts.reader,
         parts.acceptor,
         parts.staging,
-        parts.workers,
-        parts.forwarder,
-        None if store is None else InlineAudio(store, parts.workers, system_clock),
-        parts.recordings.copying,
+        workers,
+        forwarder,
+        None if store is None else InlineAudio(store, workers, system_clock),
+        recordings.copying,
         parts.metrics,
         system_clock,
     )
     posted_to = ", ".join(route.path for route in source.routes()) or "a source: none is configured"
-    router = Router(source.routes(), hint=f"POST to {posted_to}.")
-    handler = IntakeHandler(router, parts.gate, parts.loop_guard, parts.token, parts.metrics, parts.spans)
-    limits = options.connection_limits(settings.intake)
-    return IntakeServer(options.listen_options(settings.webhooks), handler.handle, parts.gate, parts.metrics, limits)
+    return parts.server(settings, settings.webhooks, Router(source.routes(), hint=f"POST to {posted_to}."))
 
 
 def sources_of(settings: Settings) -> tuple[Source, ...]:
@@ -241,32 +263,20 @@ PII_ATTRIBUTES = (
 """What was said, by the names of LiveKit Agents 1.8 and Pipecat 1.14."""
 
 
-def trace_source(
-    settings: OtlpSettings,
-    spool: Spool,
-    reader: BodyReader,
-    acceptor: Acceptor,
-    staging: StagingArea,
-    token: IntakeToken,
-    metrics: Metrics,
-) -> TraceSource:
+def trace_source(settings: OtlpSettings, parts: IntakeParts) -> TraceSource:
     """What answers `/v1/traces`, and puts calls together that are open from before."""
     rule = ClosingRule(round(settings.close_after * 1000), round(settings.idle_after * 1000))
     dropped = (*settings.drop_attributes, *(PII_ATTRIBUTES if settings.drop_pii else ()))
     spans = SpanRule.of(settings.call_id_attributes, dropped)
-    assembler = TraceAssembler(spool.traces, acceptor, staging, rule, spans, spool.token, metrics, system_clock)
-    return TraceSource(reader, staging.workers, assembler, spans, token, serves=settings.enabled)
+    spool, staging = parts.spool, parts.staging
+    assembler = TraceAssembler(
+        spool.traces, parts.acceptor, staging, rule, spans, spool.token, parts.metrics, system_clock
+    )
+    return TraceSource(parts.reader, staging.workers, assembler, spans, parts.token, serves=settings.enabled)
 
 
-def heartbeat_source(
-    settings: LiveSettings,
-    spool: Spool,
-    reader: BodyReader,
-    acceptor: Acceptor,
-    workers: Workers,
-    token: IntakeToken,
-    metrics: Metrics,
-) -> HeartbeatSource:
+def heartbeat_source(settings: LiveSettings, parts: IntakeParts) -> HeartbeatSource:
     """What answers heartbeats and turns, and watches the calls that are live from before."""
-    watch = HeartbeatWatch(spool.live, acceptor, reader, settings.lost_after, spool.token, metrics, system_clock)
-    return HeartbeatSource(reader, workers, watch, acceptor, token, serves=settings.enabled)
+    spool, reader, acceptor = parts.spool, parts.reader, parts.acceptor
+    watch = HeartbeatWatch(spool.live, acceptor, reader, settings.lost_after, spool.token, parts.metrics, system_clock)
+    return HeartbeatSource(reader, parts.staging.workers, watch, acceptor, parts.token, serves=settings.enabled)

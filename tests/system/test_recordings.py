@@ -139,6 +139,18 @@ class Copying:
         return update
 
 
+def into_bucket(server: Server, bucket: str) -> str:
+    """A destination beside the endpoint, into which recordings are copied."""
+    return f"""
+            [[destinations]]
+            name = "bucket"
+            type = "s3"
+            bucket = "{bucket}"
+            endpoint_url = "{server.endpoint}"
+            notify = "endpoint"
+            """
+
+
 @pytest.mark.slow
 async def test_a_recording_is_fetched_once_kept_as_a_file_and_announced(tmp_path: Path, provider: Recordings) -> None:
     """Two events of a call refer to it, signed anew; it is not there at first; a redirect leads to it."""
@@ -177,16 +189,8 @@ async def test_a_kill_in_the_middle_of_a_recording_loses_nothing(
     tmp_path: Path, provider: Recordings, weed: Server, bucket: str
 ) -> None:
     """Killed with one part in the bucket, it is fetched again after the start; nothing of the first attempt is left."""
-    destination = f"""
-            [[destinations]]
-            name = "bucket"
-            type = "s3"
-            bucket = "{bucket}"
-            endpoint_url = "{weed.endpoint}"
-            notify = "endpoint"
-            """
     async with Endpoint() as endpoint, client_of(weed) as client:
-        copying = Copying(tmp_path, endpoint, destination)
+        copying = Copying(tmp_path, endpoint, into_bucket(weed, bucket))
         provider.stalls.set()
         async with copying.gateway as gateway:
             await copying.call("call_ended", provider.url("call.mp3"))
@@ -215,16 +219,8 @@ async def test_a_kill_in_the_middle_of_a_recording_loses_nothing(
 @pytest.mark.slow
 async def test_audio_inside_of_a_webhook_goes_to_the_bucket(tmp_path: Path, weed: Server, bucket: str) -> None:
     """Base64 of more than one part; what is no base64 in its middle stays in the call log and leaves no part."""
-    destination = f"""
-            [[destinations]]
-            name = "bucket"
-            type = "s3"
-            bucket = "{bucket}"
-            endpoint_url = "{weed.endpoint}"
-            notify = "endpoint"
-            """
     async with Endpoint() as endpoint, client_of(weed) as client:
-        copying = Copying(tmp_path, endpoint, destination)
+        copying = Copying(tmp_path, endpoint, into_bucket(weed, bucket))
         async with copying.gateway as gateway:
             text = base64.b64encode(AUDIO).decode()
             for call_id, audio in (("good", text), ("bad", text[: 16 << 20] + "!" + text[(16 << 20) + 1 :])):
