@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import struct
 import sys
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -64,6 +65,8 @@ _RESERVED_BYTE = 0x40000001
 _HEADER_BYTES = 100
 _WAL_MODE = b"\x02\x02"
 """Bytes 18 and 19 of the file."""
+_TICK_NS = 20_000_000
+"""Two writes within so much may have one time: a tick of Linux is up to 10 ms, and may come late."""
 
 
 class OutboxFile:
@@ -74,6 +77,10 @@ class OutboxFile:
         self._owners = owners
         self._descriptor: int | None = None
         self._connection: sqlite3.Connection | None = None
+        self._found: os.stat_result | None = None
+        self._looked_at = 0
+        self._had_log: bool | None = None
+        """None before it is read, and while it may be written to: with all locks."""
         self._after = -(1 << 63)
 
     def open(self, *, to_change: bool = True, check: bool = True) -> bool:
@@ -81,21 +88,15 @@ class OutboxFile:
 
         `check`: look at all its pages, whatever its size.
         """
-        header, found = self._lock(to_change)
+        self._looked_at = time.time_ns()
+        header, self._found = self._lock(to_change)
         if not header:
             return False
-        unlogged = not self._has_log()
-        try:
-            with self._translated():
-                return self._prove(header, found.st_size, to_change=to_change, check=check)
-        except OutboxUnusable:
-            # What is read as immutable is not locked: who wrote meanwhile left pages that do not belong together.
-            if unlogged and (self._has_log() or self._has_changed(found)):
-                raise OutboxBusy("another process writes to it") from None
-            raise
+        with self._translated():
+            return self._prove(header, self._found.st_size, to_change=to_change, check=check)
 
     def _prove(self, header: bytes, size: int, *, to_change: bool, check: bool) -> bool:
-        with closing(self._connect("ro" if self._has_log() else "ro&immutable=1")) as connection:
+        with closing(self._connect_to_read()) as connection:
             tables = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema LIMIT 100").fetchall()
             if not tables:
                 return False
@@ -104,15 +105,9 @@ class OutboxFile:
                 _require_sound(connection)
         if to_change and header[18:20] != _WAL_MODE:
             raise OutboxUnusable("it is not in SQLite's WAL mode, in which the SDK keeps its outbox")
-        mode = "rw" if to_change else "ro" if self._has_log() else "ro&immutable=1"
-        self._connection = self._connect(mode)
+        self._connection = self._connect_to_change() if to_change else self._connect_to_read()
         self._connection.set_authorizer(_authorized)
         return True
-
-    def _has_changed(self, before: os.stat_result) -> bool:
-        assert self._descriptor is not None, "it is locked"
-        now = os.fstat(self._descriptor)
-        return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
     def close(self) -> None:
         """Let go of the file; harmless when repeated."""
@@ -132,7 +127,8 @@ class OutboxFile:
         with self._translated():
             rows: list[Row] = []
             refused: list[RefusedRow] = []
-            wanted = self._next_free(now, left_out, refused)
+            with self._snapshot():
+                wanted = self._next_free(now, left_out, refused)
             if wanted:
                 with self._transaction() as connection:
                     for row_id in wanted:
@@ -160,7 +156,7 @@ class OutboxFile:
 
     def remains(self, left_out: Collection[int]) -> tuple[int, float | None]:
         """How many rows it holds, and when the next can be taken that cannot be now, in seconds since the epoch."""
-        with self._translated():
+        with self._translated(), self._snapshot():
             free_from: float | None = None
             for row_id in self._ids(-(1 << 63)):
                 if row_id in left_out:
@@ -172,7 +168,7 @@ class OutboxFile:
 
     def survey(self, now: float) -> Survey:
         """What lies in it; nothing is changed."""
-        with self._translated():
+        with self._translated(), self._snapshot():
             kinds: Counter[tuple[str, str]] = Counter()
             free: list[Row] = []
             ready = size = in_use = unreadable = 0
@@ -307,6 +303,31 @@ class OutboxFile:
         except OSError:
             return False
 
+    def _connect_to_change(self) -> sqlite3.Connection:
+        self._had_log = None
+        return self._connect("rw")
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        """With the locks of its log, or, where there is none, as if nobody could write to it."""
+        self._had_log = self._has_log()
+        return self._connect("ro" if self._had_log else "ro&immutable=1")
+
+    def _was_written(self) -> bool:
+        """Whether somebody wrote while it was read, who may have left pages that do not belong together.
+
+        Their log came or went, or, where there was none, the file changed; one that was written a tick of the file
+        system's clock ago may have been written again in that tick.
+        """
+        before = self._found
+        if self._had_log is None or before is None or self._descriptor is None:
+            return False
+        has_log = self._has_log()
+        if self._had_log or has_log:
+            return self._had_log != has_log
+        now = os.fstat(self._descriptor)
+        changed = (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+        return changed or self._looked_at - _TICK_NS < before.st_mtime_ns < time.time_ns() + _TICK_NS
+
     def _connect(self, mode: str) -> sqlite3.Connection:
         """A connection in autocommit mode that makes no file, and runs as little as can be of what the file says."""
         connection = sqlite3.connect(
@@ -329,6 +350,16 @@ class OutboxFile:
         return self._connection
 
     @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """What is read within it is of one moment: no row goes between two looks at it. It keeps no writer waiting."""
+        self._open.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._open.in_transaction:
+                self._open.execute("ROLLBACK")
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Immediate, as the SDK's: who reads rows in order to claim them must not be overtaken."""
         connection = self._open
@@ -345,8 +376,10 @@ class OutboxFile:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError, MemoryError) as error:
-            raise translated(error) from error
+        except (sqlite3.Error, UnicodeDecodeError, MemoryError, OutboxUnusable) as error:
+            if self._was_written():
+                raise OutboxBusy("another process writes to it") from error
+            raise error if isinstance(error, OutboxUnusable) else translated(error) from error
 
 
 class RowFault(Exception):

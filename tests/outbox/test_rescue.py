@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.sdk_outbox import file
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
-from gateway.sdk_outbox.model import OutboxBusy, OutboxUnusable, Outcome
+from gateway.sdk_outbox.model import OutboxBusy, OutboxUnusable, Outcome, Row
 from spool.records import Fragment
 from tests.outbox.outbox_rescue import Rescue, rescuing
 from tests.outbox.sdk import KEY, rows, write
@@ -176,4 +177,41 @@ def test_what_is_written_while_it_is_looked_at_is_no_damage(tmp_path: Path, monk
         looked_at = file.OutboxFile(outbox, (os.getuid(),))
         with pytest.raises(refusal):
             looked_at.open()
+        looked_at.close()
+
+
+def test_what_is_written_while_its_rows_are_counted_is_no_damage(tmp_path: Path) -> None:
+    """Without a log there are no locks then, either."""
+    outbox = tmp_path / "outbox.db"
+    for number in range(20):
+        write(outbox, call_id=f"call-{number}", payload={"said": "x" * 2_000})
+    os.utime(outbox, ns=(0, 0))
+    looked_at = file.OutboxFile(outbox, (os.getuid(),))
+    assert looked_at.open(to_change=False)
+    content = outbox.read_bytes()
+    outbox.write_bytes(content[:4096] + bytes(len(content) - 4096))
+    with pytest.raises(OutboxBusy):
+        looked_at.survey(1.0)
+    looked_at.close()
+
+
+def test_rows_that_go_while_they_are_looked_at_are_rows_of_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK deletes what it has sent whenever it likes: a look sees all of it, or nothing."""
+    outbox = tmp_path / "outbox.db"
+    for number in range(3):
+        write(outbox, call_id=f"call-{number}")
+    with closing(sqlite3.connect(outbox, isolation_level=None)) as sdk:
+        sdk.execute("UPDATE outbox SET attempts = 1")  # a log lies beside it
+        looked_at = file.OutboxFile(outbox, (os.getuid(),))
+        assert looked_at.open(to_change=False)
+        free_row = looked_at._free_row
+
+        def meanwhile(row_id: int, now: float, *, with_payload: bool = True) -> Row | None:
+            sdk.execute("DELETE FROM outbox")
+            return free_row(row_id, now, with_payload=with_payload)
+
+        monkeypatch.setattr(looked_at, "_free_row", meanwhile)
+        assert [looked_at.survey(1.0).ready, looked_at.survey(1.0).ready] == [3, 0]
         looked_at.close()
