@@ -27,7 +27,7 @@ from bench.calllogs import make_call_log
 from bench.clickhouse_server import ClickHouseServer
 from bench.postgres_server import PostgresServer
 from bench.workers import measure_workers
-from uploaders.stores.completion import CompletionRule
+from uploaders.stores.completion import CallState, CompletionRule
 from uploaders.stores.parts import Part, PartKind, read_head
 from uploaders.stores.spans import read_spans
 from uploaders.stores.sqlite.store import SqliteStore
@@ -193,12 +193,17 @@ def _cut(document: bytes) -> Iterator[bytes]:
         yield document[start : start + _FRAME_BYTES]
 
 
+_FIRST = 1_600_000_000_000
 _LISTS = {
     "the newest 50": CallQuery(),
     "50 of one agent in 1,000": CallQuery(agent_id="agent-7"),
     "50 of one number in 10,000": CallQuery(customer_number="+77"),
+    "50 of one tenant in two": CallQuery(project="other"),
+    "50 of one second": CallQuery(since=_FIRST + 50_000, until=_FIRST + 51_000),
+    "50 that timed out, of 50": CallQuery(state=CallState.TIMED_OUT),
+    "50 of one agent that timed out": CallQuery(agent_id="agent-51", state=CallState.TIMED_OUT),
+    "none of one state": CallQuery(state=CallState.ORPHAN),
 }
-_FIRST = 1_600_000_000_000
 
 
 def _fill(server: PostgresServer, count: int) -> None:
@@ -208,7 +213,8 @@ def _fill(server: PostgresServer, count: int) -> None:
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(
             "insert into calls_complete (project, call_id, state, late, end_digest, end_head, self_contained, "
-            "conflicts, first_part_at, completed_at) select '', 'fill-' || n, 3, false, '\\x00', "
+            "conflicts, first_part_at, completed_at) select case n %% 4 when 0 then 'other' else '' end, 'fill-' || n, "
+            "case n %% 50 when 1 then 4 else 3 end, false, '\\x00', "
             "jsonb_build_object('started_at', %s + n, 'agent_id', 'agent-' || n %% 1000, 'customer_number', "
             "'+' || n %% 10000), true, 0, now(), now() from generate_series(1, %s) n",
             (_FIRST, count),
@@ -224,7 +230,8 @@ def _fill_sqlite(path: Path, count: int) -> None:
             "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?) "
             "INSERT INTO calls_complete (project, call_id, state, late, end_accepted_at, end_digest, end_head, "
             "self_contained, conflicts, first_part_at, completed_at, agent_id, customer_number, started_at, listed_at) "
-            "SELECT '', 'fill-' || n, 3, 0, 0, x'00', '{}', 1, 0, ? + n, ? + n, 'agent-' || n % 1000, "
+            "SELECT CASE n % 4 WHEN 0 THEN 'other' ELSE '' END, 'fill-' || n, "
+            "CASE n % 50 WHEN 1 THEN 4 ELSE 3 END, 0, 0, x'00', '{}', 1, 0, ? + n, ? + n, 'agent-' || n % 1000, "
             "'+' || n % 10000, ? + n, ? + n FROM numbers",
             (count, _FIRST, _FIRST, _FIRST, _FIRST),
         )
