@@ -1,6 +1,7 @@
 """Starting callspool: by a Python that is too old, and beside modules that have the names of ours."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -44,14 +45,17 @@ def test_a_child_process_finds_our_packages_first(tmp_path: Path) -> None:
     """A child that callspool starts is not misled by PYTHONPATH or by the directory that it runs in."""
     for name in ("config", "gateway", "spool", "uploaders"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')\n", encoding="utf-8")
-    done = subprocess.run(
-        (*module_command("gateway.intake.parse_worker_main"), str(tmp_path)),
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        input="",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        done = subprocess.run(
+            (*module_command("gateway.intake.parse_worker_main"), str(theirs.fileno())),
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            pass_fds=(theirs.fileno(),),
+            input="",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
     assert (done.returncode, done.stderr) == (0, "")
