@@ -306,6 +306,10 @@ class Spool:
         """So many bytes of staging files were removed."""
         self._quota.unstage(byte_count)
 
+    async def recount(self) -> None:
+        """Have `stats` show at once what maintenance reads once a round: ages, reasons of dead letters."""
+        await self._maintenance.recount()
+
     def _longest_wait(self) -> int | None:
         """For how many milliseconds the oldest record that is still owed has waited, as maintenance saw last."""
         oldest = min(self._maintenance.oldest.values(), default=None)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 import click
 import msgspec
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from config.values import ListenAddress
 from gateway.calls import MOST_CALLS, CallEntry, CallList, LiveEntry, LiveList
@@ -252,11 +253,12 @@ def _described(body: bytes) -> RenderableType:
     for name in CallEntry.__struct_fields__:
         value = getattr(call, name)
         if value is not None and name != "call_id":
-            shown.add_row(plain(name.replace("_", " "), "bold"), plain(value))
+            said = ("no", "yes")[value] if isinstance(value, bool) else value
+            shown.add_row(plain(name.replace("_", " "), "bold"), plain(said))
     parts: list[RenderableType] = [plain(f"call {call.call_id}", "bold"), shown]
     members = _decode_members(body)
     for name in ("start", "end", "updates", "references"):
         document = bytes(members.get(name, b"null"))
         if document not in _NOTHING:
-            parts += [plain(f"\n{name}", "bold"), plain(document.decode())]
+            parts += [Text(), plain(name, "bold"), plain(document.decode())]
     return Group(*parts)

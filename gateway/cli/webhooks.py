@@ -42,7 +42,7 @@ _config_option = click.option(
 )
 
 
-@webhooks.command("test")
+@webhooks.command("test", short_help="Sign and post a sample, as the provider does.")
 @click.argument("source")
 @click.option("--sample", "kind", metavar="EVENT", help="Type of event to send; by default the end of a call.")
 @click.option("--to", "address", type=AddressType(), help="Listener to post to; by default webhooks.listen.")
@@ -74,7 +74,7 @@ def test(source: str, kind: str | None, address: ListenAddress | None, file: Pat
         raise SystemExit(Exit.FAILED)
 
 
-@webhooks.command("verify")
+@webhooks.command("verify", short_help="Say whether the bytes of a webhook are genuine.")
 @click.argument("body", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--source", required=True, help="The source that it was sent to.")
 @click.option(

@@ -210,8 +210,9 @@ class Acceptor:
             deliveries = plans[call_log.stored_as, ANY_OTHER]
         # What a post began on the way here may still run when it was answered: that belongs to another context.
         post = current_post.get()
-        commit = None if post is None or post.trace_context != trace_context else post.context.child()
-        started = time.time_ns()
+        commit, started = None, 0
+        if post is not None and post.trace_context == trace_context:
+            commit, started = post.context.child(), time.time_ns()
         accepted = await self._store.accept(
             NewRecord(
                 call_id=call_log.call_id,

@@ -386,6 +386,7 @@ class Gateway:
             directory = self._settings.spool.dir.absolute()
             self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
             app.spool.listener = None
+            await app.spool.recount()
             await app.heartbeats.watch.open()
             self._app = app
             listener = self._settings.admin.model_copy(

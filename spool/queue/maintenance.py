@@ -162,7 +162,11 @@ class Maintenance:
             await self._attempt("clearing tokens", self._scrub_tokens)
             await self._attempt("destroying keys", self._shredder.shred_in_time)
             await self._attempt("freeing deliveries", self._unblock_stuck)
-            await self._attempt("recounting", self._recount)
+            await self.recount()
+
+    async def recount(self) -> None:
+        """Read what `stats` shows of what is waited for, and dead, as each round does."""
+        await self._attempt("recounting", self._recount)
 
     async def _attempt(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -39,6 +39,8 @@ def test_what_is_in_it_can_be_seen_and_put_right(cli: Cli) -> None:
     """Every command that asks a gateway asks the spool itself; what was ordered stands in it afterwards."""
     status = cli("status", "--json")
     assert (status.exit_code, json.loads(status.stdout)["phase"]) == (Exit.FAILED, "stopped")
+    (destination,) = json.loads(status.stdout)["destinations"]
+    assert [reason["kind"] for reason in destination["dead_reasons"]] == ["refused"]
     assert "No gateway runs" in status.stderr
     assert "HTTP 400: no" in cli("dead", "list").stdout
     assert cli("show", "nobody").exit_code == Exit.UNKNOWN_CALL
