@@ -50,7 +50,7 @@ def doctor(file: Path | None, address: object, *, local: bool, with_probe: bool)
     Nothing is changed, and no call log is sent without --probe. Exits with 1 where something is bad.
     """
     loaded = loaded_or_exit(file, local=local)
-    findings = [*_settings(loaded), *examine(loaded.settings), *_gateway(address)]
+    findings = [*_settings(loaded), *examine(loaded.settings, asked=with_probe), *_gateway(address)]
     probed = not with_probe or _probe(loaded.settings)
     bad = [each for each in findings if each.health is Health.BAD]
     doubtful = [each for each in findings if each.health is Health.DOUBTFUL]
@@ -58,13 +58,13 @@ def doctor(file: Path | None, address: object, *, local: bool, with_probe: bool)
         print_json({"good": not bad and probed, "findings": findings})
     else:
         _show(findings)
-        _say(bad or doubtful, bad=bool(bad), owned=_is_owned(loaded.settings))
+        _say(bad or doubtful, bad=bool(bad), probed=probed, owned=_is_owned(loaded.settings))
     if bad or not probed:
         raise SystemExit(Exit.FAILED)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """The machine and the way to the destinations."""
+def examine(settings: Settings, *, asked: bool = False) -> Iterator[Finding]:
+    """The machine and the way to the destinations. Those that only a probe looks at are `asked` by one."""
     directory = settings.spool.dir.absolute()
     yield from _directory(directory, settings.spool.max_bytes)
     yield from about_limits(settings.intake.connections_max, settings.intake.memory_budget)
@@ -76,7 +76,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield finding
         elif isinstance(each, S3Destination) and each.endpoint_url:
             yield about_address(each.name, each.endpoint_url)[0]
-        elif isinstance(each, S3Destination | KafkaDestination | StoreTable):
+        elif isinstance(each, S3Destination | KafkaDestination | StoreTable) and not asked:
             hint = "`callspool doctor --probe` asks it."
             yield Finding(each.name, Health.GOOD, f"{each.type}, not asked", hint)
     clock = about_clock(dates, time.time())
@@ -169,8 +169,12 @@ def _show(findings: list[Finding]) -> None:
     output().print(shown)
 
 
-def _say(worst: list[Finding], *, bad: bool, owned: bool) -> None:
+def _say(worst: list[Finding], *, bad: bool, probed: bool, owned: bool) -> None:
     """The verdict, and what to do next."""
+    if not probed and not bad:
+        output().print()
+        output().print(plain("A destination does not take what it is sent: the reason stands above.", "bold red"))
+        return
     if worst:
         count = f"{len(worst)} {'thing is' if len(worst) == 1 else 'things are'} {'bad' if bad else 'doubtful'}"
         verdict = f"{count}: begin with {worst[0].what}."

@@ -41,11 +41,11 @@ def test_what_a_cluster_does_not_say_is_no_problem(topic: TopicState) -> None:
     assert not list(findings([topic], 900_000))
 
 
-def probed(monkeypatch: pytest.MonkeyPatch, brokers: str) -> tuple[int, str]:
+def probed(monkeypatch: pytest.MonkeyPatch, brokers: str, command: str = "check-config") -> tuple[int, str]:
     for name in [name for name in os.environ if name.startswith("CALLSPOOL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CALLSPOOL_KAFKA_BROKERS", brokers)
-    result = CliRunner().invoke(main, ["check-config", "--probe"])
+    result = CliRunner().invoke(main, [command, "--probe"])
     return result.exit_code, result.output
 
 
@@ -63,3 +63,13 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
     code, output = probed(monkeypatch, "127.0.0.1:1")
     assert code == 1
     assert "kafka: " in output
+
+
+def test_the_doctor_does_not_call_it_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a probe found is part of the verdict, and nothing that it asked is said not to have been asked."""
+    monkeypatch.setattr("gateway.diagnostics.kafka.SECONDS", 0.2)
+    code, output = probed(monkeypatch, "127.0.0.1:1", "doctor")
+    assert code == 1
+    assert "A destination does not take what it is sent" in output
+    assert "All is well" not in output
+    assert "not asked" not in output.replace("not asked: No gateway", "")
