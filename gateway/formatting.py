@@ -37,6 +37,9 @@ def count_text(count: int) -> str:
     return f"{count:,}"
 
 
-def counted(count: int, noun: str) -> str:
-    """A count with its noun, whose plural ends in s: `1 attempt`, `2 attempts`."""
-    return f"{count_text(count)} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun, and what else depends on it: `1 attempt`, `2 attempts`, `2 rows are left`.
+
+    Without `many` the plural is made by an s.
+    """
+    return f"{count_text(count)} {one if count == 1 else many or one + 's'}"

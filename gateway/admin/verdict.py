@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from gateway.formatting import age_text, bytes_text, count_text
+from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.schemas import Answer, Cause, DestinationReport, LaneStatus, Pace, Status, Verdict
 from gateway.runbooks import Runbook
 from spool.records import Lane
@@ -312,7 +312,7 @@ def _dead_letters(status: Status, dead: int) -> _Trouble:
     why = f"The most frequent reason: {reasons[0].example}." if reasons else "Their reasons are being counted."
     return _Trouble(
         _DEAD_LETTERS,
-        f"{count_text(dead)} dead {'letter waits' if dead == 1 else 'letters wait'} for a decision.",
+        f"{counted(dead, 'dead letter waits', 'dead letters wait')} for a decision.",
         "",
         _cause(
             why,

@@ -23,7 +23,7 @@ from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, 
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.output import complain, json_option, output, progress_bar, result
 from gateway.cli.tables import Span, dead_letters, entries, limit_option, list_entries, report, select_by, selecting
-from gateway.formatting import bytes_text, count_text
+from gateway.formatting import bytes_text, count_text, counted
 from gateway.operations.schemas import (
     DOCUMENTS,
     FORMAT,
@@ -113,9 +113,9 @@ def export(
             complain(f"{directory} cannot be written: {error.strerror or error}.")
             raise SystemExit(Exit.FAILED) from None
     summary = {"directory": str(directory), "written": written, "unread": unread, "bytes": size}
-    result(summary, f"Wrote {count_text(written)} deliveries, {bytes_text(size)}, to {directory}.")
+    result(summary, f"Wrote {counted(written, 'delivery', 'deliveries')}, {bytes_text(size)}, to {directory}.")
     if unread:
-        complain(f"{count_text(unread)} documents could not be read; the index says why.", style="yellow")
+        complain(f"{counted(unread, 'document')} could not be read; the index says why.", style="yellow")
 
 
 class _Export:
@@ -249,9 +249,9 @@ def import_(
                 complain(problem)
             tell("import", done, len(found))
     counts = {outcome: outcomes[outcome] for outcome in ("new", "known", "failed")}
-    result({"to": to, **counts}, f"Imported {count_text(outcomes['new'])} call logs for {to}.")
+    result({"to": to, **counts}, f"Imported {counted(outcomes['new'], 'call log')} for {to}.")
     if outcomes["known"]:
-        complain(f"{count_text(outcomes['known'])} were known already.", style="dim")
+        complain(f"{counted(outcomes['known'], 'was', 'were')} known already.", style="dim")
     if outcomes["failed"]:
         complain(f"{count_text(outcomes['failed'])} could not be imported.")
         raise SystemExit(Exit.FAILED)

@@ -129,7 +129,7 @@ def _carry_out(
         return
     output().print(plain(f"{wording.done} {wording.count(done)}.", "green"))
     if done < matched:
-        complain(f"{count_text(matched - done)} of the selected were skipped: {wording.passed_over}.", style="yellow")
+        complain(f"Skipped {count_text(matched - done)} of the selected: {wording.passed_over}.", style="yellow")
 
 
 def _report(name: OrderName, requests: Sequence[OrderRequest], *, matched: int, done: int, dry_run: bool) -> None:

@@ -15,7 +15,7 @@ from config.values import ListenAddress
 from gateway.cli import Exit
 from gateway.cli.client import asked_at, connect, intake_option, intake_token, tls_context
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
-from gateway.formatting import bytes_text, count_text
+from gateway.formatting import bytes_text, count_text, counted
 from gateway.sdk_outbox.model import OutboxError, Outcome, RefusedRow, RowRefused, Survey
 from gateway.sdk_outbox.reader import OutboxReader
 
@@ -118,13 +118,13 @@ def _show(file: Path, survey: Survey, refused: Sequence[RefusedRow]) -> None:
     for status, event, count in survey.by_kind:
         shown.add_row(plain(status), plain(event), plain(count_text(count)))
     ready = survey.ready - len(refused)
-    summary = f"{file}: {count_text(ready)} rows to move ({bytes_text(survey.ready_bytes)})"
+    summary = f"{file}: {counted(ready, 'row')} to move ({bytes_text(survey.ready_bytes)})"
     in_use = f", {count_text(survey.in_use)} still in use by the SDK" if survey.in_use else ""
     output().print(plain(summary + in_use, "bold"))
     if survey.by_kind:
         output().print(shown)
     if survey.unreadable:
-        complain(f"{count_text(survey.unreadable)} rows cannot be read, and would be left in the outbox.")
+        complain(f"{counted(survey.unreadable, 'row')} cannot be read, and would be left in the outbox.")
     for row in refused[:SHOWN_REFUSED]:
         complain(f"Row {row.row_id} would be left in the outbox: {row.reason}.")
     if len(refused) > SHOWN_REFUSED:

@@ -18,7 +18,7 @@ from gateway.cli import Exit
 from gateway.cli.client import NoGateway, admin_address, converse, explained
 from gateway.cli.options import loaded_or_exit, spool_option
 from gateway.cli.output import Tell, complain, output, plain, progress_bar, table
-from gateway.formatting import bytes_text, count_text
+from gateway.formatting import bytes_text, count_text, counted
 from gateway.operations.salvage import (
     Failed,
     Line,
@@ -199,16 +199,16 @@ def describe(report: Report) -> None:
         states = ", ".join(f"{count_text(count)} {state}" for state, count in sorted(report.deliveries.items()))
         console.print(plain(f"deliveries: {states}; payload: {bytes_text(report.payload_bytes)}"))
     if report.spans:
-        console.print(plain(f"open calls: {count_text(report.spans)} spans; their call logs are made when they end"))
+        console.print(plain(f"open calls: {counted(report.spans, 'span')}; their call logs are made when they end"))
     if report.turns or report.lost_turns:
         lost = f", {count_text(report.lost_turns)} cannot be read" if report.lost_turns else ""
-        text = f"live calls: {count_text(report.turns)} turns{lost}; an agent that is not heard of here is lost"
+        text = f"live calls: {counted(report.turns, 'turn')}{lost}; an agent that is not heard of here is lost"
         console.print(plain(text))
     if report.lost_span_rows:
-        text = f"{count_text(report.lost_span_rows)} rows of spans of open calls cannot be read"
+        text = f"{counted(report.lost_span_rows, 'row')} of spans of open calls cannot be read"
         console.print(plain(text, "bold red"))
     if report.without_token:
-        text = f"{count_text(report.without_token)} records lost their agent's token: they are sent without it"
+        text = f"sent without their agent's token, which is lost: {counted(report.without_token, 'record')}"
         console.print(plain(text, "yellow"))
     _unreadable(report)
     if not report.dry_run:
@@ -276,9 +276,11 @@ def rekey(file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
         return
-    done = f"{count_text(report.records)} call logs, {count_text(report.tokens)} tokens and {count_text(report.spans)} "
+    done = (
+        f"{counted(report.records, 'call log')}, {counted(report.tokens, 'token')} and {counted(report.spans, 'post')} "
+    )
     output().print(plain(f"Everything is under key {report.key_id}.", "bold green"))
-    output().print(plain(f"{done}posts of spans lay plain; {count_text(report.epochs)} keys were wrapped anew."))
+    output().print(plain(f"{done}of spans lay plain; {counted(report.epochs, 'key was', 'keys were')} wrapped anew."))
     output().print(
         plain("Older keys can be taken out of the file of keys, once no copy of this spool needs them.", "dim")
     )

@@ -16,7 +16,7 @@ from gateway.cli import Exit
 from gateway.cli.client import admin_option, ask, asks_stopped_spool, explained, tell
 from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
-from gateway.formatting import age_text, bytes_text, count_text
+from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.schemas import (
     DestinationReport,
     DrainThrottleReport,
@@ -96,19 +96,19 @@ def troubles(status: Status) -> Iterator[Trouble]:
     for note in status.attention:
         yield Trouble(note, Runbook.QUARANTINE)
     if status.spool is not None and status.spool.unaccounted:
-        text = f"{count_text(status.spool.unaccounted)} deliveries are unaccounted for"
+        text = counted(status.spool.unaccounted, "delivery is unaccounted for", "deliveries are unaccounted for")
         yield Trouble(text, Runbook.UNACCOUNTED)
     for each in status.destinations:
         queued = sum(lane.queued for lane in each.lanes)
         if not each.configured and queued:
-            text = f"{each.name}: not configured, {count_text(queued)} deliveries are held"
+            text = f"{each.name}: not configured, {counted(queued, 'delivery is held', 'deliveries are held')}"
             yield Trouble(text, Runbook.NOT_CONFIGURED)
         elif not each.up and each.configured:
             yield Trouble(f"{each.name}: down: {each.reason}", Runbook.DESTINATION_DOWN)
         if each.refused_tokens:
-            yield Trouble(f"{each.name}: refuses {count_text(each.refused_tokens)} tokens", Runbook.TOKENS_REFUSED)
+            yield Trouble(f"{each.name}: refuses {counted(each.refused_tokens, 'token')}", Runbook.TOKENS_REFUSED)
         if each.dead:
-            yield Trouble(f"{each.name}: {count_text(each.dead)} dead letters", Runbook.DEAD_LETTERS)
+            yield Trouble(f"{each.name}: {counted(each.dead, 'dead letter')}", Runbook.DEAD_LETTERS)
     for outbox in status.outboxes:
         if outbox.state == "unusable":
             yield Trouble(f"outbox {outbox.path}: {outbox.reason}", Runbook.OUTBOX)
@@ -170,7 +170,8 @@ def _spool_line(spool: SpoolReport | None) -> Text:
     if spool.full_of_details:
         line.append("  large call logs are refused: what is left is kept for cores", "bold yellow")
     if spool.unaccounted:
-        line.append(f"  {count_text(spool.unaccounted)} deliveries are unaccounted for", "bold red")
+        held = counted(spool.unaccounted, "delivery is unaccounted for", "deliveries are unaccounted for")
+        line.append(f"  {held}", "bold red")
     return line
 
 

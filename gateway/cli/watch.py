@@ -17,7 +17,7 @@ from gateway.cli.client import NoGateway, admin_option, ask, asks_stopped_spool,
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
 from gateway.cli.status import troubles
 from gateway.cli.tables import Span
-from gateway.formatting import age_text, bytes_text, count_text
+from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.schemas import Status
 from gateway.trace import NewestTraces, NumberedTrace, Stage
 
@@ -232,9 +232,13 @@ def drain(address: ListenAddress, *, until_empty: bool, timeout: float, destinat
             time.sleep(min(LOOK_SECONDS, max(0.05, deadline - time.monotonic())))
     dead = sum(lane.dead for lane in lanes)
     if dead:
-        complain(f"{count_text(dead)} dead letters stay.", hint="`callspool dead list` says why.", style="yellow")
+        complain(
+            f"{counted(dead, 'dead letter stays', 'dead letters stay')}.",
+            hint="`callspool dead list` says why.",
+            style="yellow",
+        )
     if queued:
-        complain(f"{count_text(queued)} deliveries ({bytes_text(size)}) are left after {age_text(timeout)}.")
+        complain(f"Left after {age_text(timeout)}: {counted(queued, 'delivery', 'deliveries')} ({bytes_text(size)}).")
         raise SystemExit(Exit.FAILED)
     result({"queued": 0, "dead": dead}, "Nothing is queued.")
 

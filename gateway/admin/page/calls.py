@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from gateway.admin.page.html import Html, Node, clock_text, markup, sign, tag, time_of, told, took_text
 from gateway.admin.page.layout import Page
 from gateway.calllog.document import number_hint
-from gateway.formatting import age_text, bytes_text, count_text
+from gateway.formatting import age_text, bytes_text, count_text, counted
 from spool.records import DETAIL_FORMS, DeliveryState, Form
 from spool.stats import CallPage, CallRow, TracedDelivery
 from uploaders.stores.completion import CallState
@@ -163,7 +163,7 @@ def told_of_spool(page: CallPage, now: int, receipts: str) -> str:
     """What a page of the spool lists, and what lies beyond it."""
     waiting = sum(part_of(row.deliveries, row.record.accepted_at, now).kind == "waits" for row in page.rows)
     told = f"{count_text(len(page.rows))} shown, the latest first"
-    told += f"; {count_text(waiting)} of them wait for a destination" if waiting else ""
+    told += f"; {counted(waiting, 'of them waits', 'of them wait')} for a destination" if waiting else ""
     told += f". Delivered calls are known here for {receipts}."
     return told if page.searched_all else f"{told} Older ones were not looked at yet."
 

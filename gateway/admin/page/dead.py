@@ -7,7 +7,7 @@ from urllib.parse import quote
 from gateway.admin.page.calls import address_of, short_id
 from gateway.admin.page.html import Html, Node, markup, moment_of, tag, time_of, told
 from gateway.admin.page.layout import Page, json_block
-from gateway.formatting import bytes_text, count_text
+from gateway.formatting import bytes_text, count_text, counted
 from gateway.operations.advice import ADVICE, ReasonKind, kind_of
 from gateway.operations.schemas import DeliveryEntry, DestinationReport
 
@@ -98,9 +98,7 @@ def dead_page(letters: DeadLetters) -> Page:
     size = sum(group.size for group in letters.groups)
     if letters.groups:
         total = max(letters.total, looked_at)
-        title = (
-            f"{count_text(total)} dead letter{'' if total == 1 else 's'}, of {kinds} kind{'' if kinds == 1 else 's'}"
-        )
+        title = f"{counted(total, 'dead letter')}, of {counted(kinds, 'kind')}"
         kept = f"{bytes_text(size)} kept; they are never given up by themselves"
         more = (
             f"The oldest {count_text(looked_at)} are shown; orders for a group take all of it."

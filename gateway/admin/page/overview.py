@@ -6,7 +6,7 @@ from gateway.admin.history import History, Sample
 from gateway.admin.page.html import Html, Node, markup, moment_of, sign, tag, time_of, told
 from gateway.admin.page.layout import Page, json_block, with_times
 from gateway.admin.verdict import MOST_NAMED, room_text
-from gateway.formatting import age_text, bytes_text, count_text
+from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.schemas import Cause, DestinationReport, Event, LaneStatus, Pace, SpoolReport, Status, Verdict
 
 SHOWN_MINUTES = 180
@@ -340,7 +340,7 @@ def _destinations(status: Status) -> Html:
     live = ""
     if throttle is not None and throttle.live_calls:
         slowed = "details are slowed" if throttle.throttled else "details are not slowed"
-        live = f"{count_text(throttle.live_calls)} live call{'' if throttle.live_calls == 1 else 's'}; {slowed}"
+        live = f"{counted(throttle.live_calls, 'live call')}; {slowed}"
     heads = ("Destination", "State", "Lane", "Waiting", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered")
     head = tag(
         "tr", [tag("th", name, scope="col", class_="num" if number > 2 else None) for number, name in enumerate(heads)]
@@ -377,7 +377,7 @@ def state_pill(one: DestinationReport) -> Html:
 
 def refused_text(one: DestinationReport) -> str:
     """How many agents' tokens it refuses."""
-    return f"{count_text(one.refused_tokens)} token{'' if one.refused_tokens == 1 else 's'} refused"
+    return f"{counted(one.refused_tokens, 'token')} refused"
 
 
 def _destination(one: DestinationReport) -> Html:

@@ -13,7 +13,7 @@ from gateway.admin.page.html import Html, markup, moment_of, tag, time_of, told
 from gateway.admin.page.layout import Frame, Page, Shown, trouble_page
 from gateway.admin.page.similar import BY_MEANING, BY_WORDS, SCORES, Found, Hit, Search, similar_page
 from gateway.admin.view import GatewayView
-from gateway.formatting import count_text
+from gateway.formatting import count_text, counted
 from gateway.operations.tenants import TenantEntry, TenantList, UnassignedAgent
 from gateway.tenants import UNASSIGNED
 from spool.errors import SpoolError
@@ -128,8 +128,8 @@ def _midnight(day: str) -> int | None:
 
 def _state(pipeline: "Pipeline", status: PipelineStatus) -> str:
     done, queued = status.jobs.get(JobState.DONE, 0), status.jobs.get(JobState.QUEUED, 0)
-    told = f"{count_text(done)} calls can be found"
-    told += f"; {count_text(queued)} wait to be worked on" if queued else ""
+    told = counted(done, "call can be found", "calls can be found")
+    told += f"; {counted(queued, 'waits', 'wait')} to be worked on" if queued else ""
     obstacle = pipeline.runner.obstacle if pipeline.runner else None
     return f"{told}. Nothing is worked on: {redact(obstacle)}" if obstacle else f"{told}."
 
@@ -141,7 +141,7 @@ def tenants_page(found: TenantList) -> Page:
     """The page."""
     waiting = sum(each.records for each in found.unassigned)
     if found.unassigned:
-        title = f"{count_text(waiting)} call {'log belongs' if waiting == 1 else 'logs belong'} to no tenant yet."
+        title = f"{counted(waiting, 'call log belongs', 'call logs belong')} to no tenant yet."
     else:
         title = "Every call log belongs to a tenant."
     names = [each.name for each in found.tenants if each.name != UNASSIGNED]

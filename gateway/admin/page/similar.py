@@ -11,7 +11,7 @@ from gateway.admin.page.calls import address_of, short_id
 from gateway.admin.page.html import Html, Node, markup, tag, time_of, told
 from gateway.admin.page.layout import Page
 from gateway.calllog.document import number_hint
-from gateway.formatting import count_text
+from gateway.formatting import count_text, counted
 from uploaders.stores.pipeline import Callback, CallbackState, FoundInsight
 
 BY_MEANING, BY_WORDS = "meaning", "words"
@@ -170,7 +170,7 @@ def _callbacks(search: Search) -> Html | None:
     return tag(
         "section",
         tag("div", tag("h2", "Callbacks", id="callbacks", tabindex="-1"),
-            tag("span", late, f"{count_text(waiting)} wait{'s' if waiting == 1 else ''}"), class_="spread"),
+            tag("span", late, counted(waiting, "waits", "wait")), class_="spread"),
         tag("p", id="done", role="status", class_="good"),
         tag("ol", items, class_="events callbacks") if items
         else tag("p", "Nobody waits to be called back.", class_="soft"),
