@@ -26,13 +26,16 @@ async def test_a_destination_is_tried_at_the_order(aiohttp_client: Callable, des
     assert world.resumed == [destination]
 
 
-async def test_an_unknown_destination_is_told_with_those_that_there_are(aiohttp_client: Callable) -> None:
-    """A mistyped name is a 404 that names the right ones."""
-    answer = await (await aiohttp_client(AdminFigures().app)).post(path("endpiont"), data="{}", headers=JSON)
+@pytest.mark.parametrize(("name", "hint"), [("endpiont", "Did you mean endpoint?"), ("bucket", "endpoint, local")])
+async def test_an_unknown_destination_is_told_with_the_right_ones(
+    aiohttp_client: Callable, name: str, hint: str
+) -> None:
+    """A mistyped name is a 404 that names the one that was meant, or all that there are."""
+    answer = await (await aiohttp_client(AdminFigures().app)).post(path(name), data="{}", headers=JSON)
     assert answer.status == 404
     error = (await answer.json())["error"]
     assert error["code"] == "unknown_destination"
-    assert "endpoint, local" in error["hint"]
+    assert hint in error["hint"]
 
 
 async def test_an_order_needs_an_open_spool(aiohttp_client: Callable) -> None:

@@ -46,7 +46,7 @@ def test_a_retry_says_what_it_passed_over(cli: Cli, admin: SpoolAdmin) -> None:
     """What was to be tried later is due now; what cannot be is counted with the reason."""
     result = cli("deliveries", "retry", "--all")
     assert (result.exit_code, "Due now: 1 delivery." in result.stdout) == (0, True), result.output
-    assert "1 of the selected were skipped: already due" in result.stderr
+    assert "Skipped 1 of the selected: already due" in result.stderr
 
 
 def test_deliveries_are_moved_to_another_destination(cli: Cli, server: Server, admin: SpoolAdmin) -> None:
