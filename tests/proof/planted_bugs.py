@@ -67,7 +67,7 @@ BUGS = (
         "offsets are committed before the write",
         "gateway/worker/consumer.py",
         "        self._writing = _Writing(batch,",
-        "        self._commit(batch)\n        self._writing = _Writing(batch,",
+        "        self._owed |= batch.offsets\n        self._commit()\n        self._writing = _Writing(batch,",
         ("tests/worker/test_consumer.py::test_offsets_are_committed_after_the_write",),
     ),
     Bug(
