@@ -5,6 +5,7 @@ import gc
 import itertools
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import structlog
 import uvloop
 
+from gateway.process import signal_handling
 from spool import space
 
 # How long an example takes is the machine's matter. `make test` tries the same examples each time, so that a change is
@@ -132,6 +134,15 @@ def restored_logging() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("aiohttp.access").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def restored_process(restored_logging: None) -> Iterator[None]:
+    """Logging and signals as they were, after a test that runs a program to its end in this process."""
+    handlers = {number: signal.getsignal(number) for number in signal_handling(at_a_terminal=False)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     structlog.reset_defaults()
 
 

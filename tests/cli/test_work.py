@@ -37,7 +37,7 @@ def test_what_is_not_configured_is_named(
 
 
 def test_a_missing_client_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restored_logging: None, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restored_process: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 1, and the command that installs it."""
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)

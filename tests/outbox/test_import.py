@@ -69,7 +69,7 @@ async def test_without_a_gateway_nothing_is_touched(tmp_path: Path, arguments: t
     before = outbox.read_bytes()
     code, said, complaint = await outbox_import(outbox, None, *arguments)
     assert code == (Exit.OK if arguments else Exit.NO_GATEWAY)
-    assert "1 rows to move" in said
+    assert "1 row to move" in said
     assert "pending call_ended 1" in said
     assert ("Nothing was changed" if arguments else "No gateway answers") in complaint
     assert outbox.read_bytes() == before
@@ -82,7 +82,7 @@ async def test_a_dry_run_promises_no_more_than_is_kept(tmp_path: Path) -> None:
     write(outbox, payload="{}", call_id="empty")
     write(outbox, payload="no JSON", call_id="binary")
     code, said, complaint = await outbox_import(outbox, None, "--dry-run")
-    assert (code, "1 rows to move" in said, len(rows(outbox))) == (Exit.FAILED, True, 3)
+    assert (code, "1 row to move" in said, len(rows(outbox))) == (Exit.FAILED, True, 3)
     assert "Row 2 would be left in the outbox" in complaint
     assert "Row 3 would be left in the outbox" in complaint
 

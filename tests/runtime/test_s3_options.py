@@ -1,5 +1,6 @@
 """From the settings of a destination to the options of its uploader: nothing is lost on the way."""
 
+from base64 import b64encode
 from dataclasses import fields
 
 import pytest
@@ -17,6 +18,7 @@ NO_SETTINGS_OF_THE_UPLOADER = {
     "events", "name", "type", "notify", "concurrency", "retry", "max_bytes_per_second", "standby",
 }  # fmt: skip
 URL = "https://host/dev/send-call-log"
+KEY = b64encode(bytes(32)).decode()
 
 
 def bucket(**settings: object) -> S3Destination:
@@ -38,6 +40,7 @@ CASES = [
     ({"encryption": "kms"}, "encryption", ServerSideEncryption.KMS),
     ({"encryption": "none"}, "encryption", ServerSideEncryption.NONE),
     ({"encryption": "kms", "kms_key_id": "k"}, "kms_key_id", "k"),
+    ({"encryption": "customer", "customer_key": KEY}, "customer_key", bytes(32)),
     ({"storage_class": "STANDARD_IA"}, "storage_class", "STANDARD_IA"),
     ({"object": "whole"}, "content", ObjectContent.WHOLE),
     ({"object": "whole", "token_in_whole": True}, "token_in_whole", True),
