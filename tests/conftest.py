@@ -134,6 +134,7 @@ def restored_logging() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("aiohttp.access").setLevel(logging.NOTSET)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -143,7 +144,6 @@ def restored_process(restored_logging: None) -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    structlog.reset_defaults()
 
 
 @pytest.fixture
