@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.admin.admin_app import AUTHORIZED, NOW, AdminFigures
-from tests.stores.engines import Engine
+from tests.stores.engines import Engine, PostgresEngine
+from uploaders.stores.store import Store
 
 CALLS = 1_000_000
 MOST_SECONDS = 0.3
@@ -41,9 +42,9 @@ select '', concat(lower(leftPad(hex(toUInt32((number * 2654435761) % 4294967296)
         lower(leftPad(hex(toUInt16(number % 65536)), 4, '0')), '-4c3a-8a3a-', lower(leftPad(hex(number), 12, '0'))),
     multiIf(number % 100 = 0, 1, number % 100 = 1, 4, number % 100 = 2, 5, 3), false, true, 0,
     {now} - number * 3000, {now} - number * 3000, 'd',
-    format('{{{{"agent_id":"agent-{{}}","customer_number":"+1555{{}}","started_at":{{}},"ended_at":{{}}}}}}',
-        toString(number % 40), leftPad(toString(number * 7919 % 5000), 7, '0'), toString({now} - number * 3000),
-        toString({now} - number * 3000 + 200000)), 1
+    concat('{{"agent_id":"agent-', toString(number % 40), '","customer_number":"+1555',
+        leftPad(toString(number * 7919 % 5000), 7, '0'), '","started_at":', toString({now} - number * 3000),
+        ',"ended_at":', toString({now} - number * 3000 + 200000), '}}'), 1
 from numbers({calls})
 """
 
@@ -58,9 +59,8 @@ _FILL = {
 
 
 @pytest.mark.prove
-async def test_no_page_of_a_million_calls_takes_long(engine: Engine, aiohttp_client: Callable) -> None:
+async def test_no_page_of_a_million_calls_takes_long(engine: Engine, store: Store, aiohttp_client: Callable) -> None:
     """The latest, older ones, by id, number, agent, state and time, also what is not there; the second time of each."""
-    store = engine.store()
     await store.open()
     await asyncio.to_thread(fill, engine)
     client = await aiohttp_client(AdminFigures(call_store=store).app)
@@ -73,8 +73,8 @@ async def test_no_page_of_a_million_calls_takes_long(engine: Engine, aiohttp_cli
     )  # fmt: skip
     took = {query: await seconds(client, f"/calls{query}") for query in queries}
     took["one"] = await seconds(client, f"/calls/{some}-3039-4c3a-8a3a-{12345:012x}")
-    assert max(took.values()) < MOST_SECONDS, took
-    await store.close()
+    slow = {query: round(spent, 2) for query, spent in took.items() if spent >= MOST_SECONDS}
+    assert not slow
 
 
 def fill(engine: Engine) -> None:
@@ -86,6 +86,8 @@ def fill(engine: Engine) -> None:
     engine.change(calls.format(now=NOW, calls=CALLS))
     for _, statement in made_after:
         engine.change(statement)
+    if isinstance(engine, PostgresEngine):
+        engine.change("vacuum analyze calls_complete")  # as autovacuum does after a while
 
 
 async def seconds(client: object, path: str) -> float:
