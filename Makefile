@@ -22,8 +22,9 @@ LOCKS := requirements.lock requirements-image.lock requirements-dev.lock require
   requirements-deploy.lock requirements-docs.lock requirements-release.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
-# Test processes: twice the cores of a small machine, since a test waits for timers and processes half of its time.
-JOBS ?= 4
+# Test processes: one more than the cores of a small machine, since tests wait for timers and processes. Each collects
+# all tests and starts its own servers: a fourth costs what it saves.
+JOBS ?= 3
 # Where tests write to: memory, where there is plenty of it, for waiting for a disk takes a third of their time.
 # `make prove` writes to the disk.
 TESTS_WRITE_TO = $(shell { df -k --output=avail /dev/shm; awk '/^MemAvailable/ { print $$2 }' /proc/meminfo; } \
