@@ -62,7 +62,7 @@ async def test_the_core_waits_for_no_bucket(
     """While a bucket does not exist the core is at the endpoint, and the notice waits for the object."""
     async with (
         Endpoint() as endpoint,
-        a_gateway(tmp_path, weed, "no-such-bucket", CALLSPOOL_ENDPOINT_URL=endpoint.url) as gateway,
+        a_gateway(tmp_path, weed, "created-later", CALLSPOOL_ENDPOINT_URL=endpoint.url) as gateway,
     ):
         await post(gateway, "call-1", LARGE)
         (core,) = await endpoint.wait_for(1)
@@ -70,7 +70,7 @@ async def test_the_core_waits_for_no_bucket(
         await until(lambda: is_down(gateway), "the bucket is found missing")
         assert "NoSuchBucket" in (await bucket_status(gateway))["reason"]
         async with client_of(weed) as client:
-            await client.create_bucket(Bucket="no-such-bucket")
+            await client.create_bucket(Bucket="created-later")
         assert await gateway.hurry() == 0
         await gateway.start()
         await endpoint.wait_for(2, deadline=30)
