@@ -91,7 +91,7 @@ def troubles(status: Status) -> Iterator[Trouble]:
     """What somebody should look at; nothing where all is well."""
     if not status.ready:
         yield Trouble(f"not ready: {'; '.join(status.reasons)}", status.runbook or Runbook.POSTS_REFUSED)
-    if status.spool is not None and status.spool.full_of_details:
+    elif status.spool is not None and status.spool.full_of_details:
         yield Trouble("large call logs are refused: the spool is full", Runbook.SPOOL_FULL)
     for note in status.attention:
         yield Trouble(note, Runbook.QUARANTINE)
@@ -116,7 +116,7 @@ def troubles(status: Status) -> Iterator[Trouble]:
 
 def describe(status: Status) -> RenderableType:
     """The status as a page of text."""
-    lines: list[RenderableType] = [_headline(status), _spool_line(status.spool)]
+    lines: list[RenderableType] = [_headline(status), _spool_line(status.spool, ready=status.ready)]
     if status.drain_throttle is not None and status.drain_throttle.live_calls:
         lines.append(_calls_line(status.drain_throttle))
     lines += [plain(note, "bold yellow") for note in status.attention]
@@ -161,13 +161,13 @@ def _headline(status: Status) -> Text:
     return headline
 
 
-def _spool_line(spool: SpoolReport | None) -> Text:
+def _spool_line(spool: SpoolReport | None, *, ready: bool) -> Text:
     if spool is None:
         return plain("spool: not open")
     share = 100 * spool.used_bytes / max(1, spool.limit_bytes)
     style = "red" if share >= 95 else "yellow" if share >= 80 else ""
     line = plain(f"spool: {bytes_text(spool.used_bytes)} of {bytes_text(spool.limit_bytes)} ({share:.1f} %)", style)
-    if spool.full_of_details:
+    if spool.full_of_details and ready:  # else the headline says that all are refused
         line.append("  large call logs are refused: what is left is kept for cores", "bold yellow")
     if spool.unaccounted:
         held = counted(spool.unaccounted, "delivery is unaccounted for", "deliveries are unaccounted for")

@@ -208,3 +208,6 @@ def test_a_spool_that_refuses_large_call_logs_needs_attention() -> None:
     assert [str(each) for each in troubles(calm)] == []
     (told,) = troubles(full)
     assert str(told) == "large call logs are refused: the spool is full  (docs/runbooks.md#the-spool-is-full)"
+    refusing = msgspec.structs.replace(full, ready=False, reasons=("the spool is full: 9 MB of 9 MB",))
+    (told,) = troubles(refusing)
+    assert told.text == "not ready: the spool is full: 9 MB of 9 MB"
