@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.process import Systemd, systemd_of
 
@@ -97,6 +98,8 @@ async def test_without_a_socket_nothing_is_sent(address: str) -> None:
 async def test_a_socket_that_is_gone_is_no_trouble(tmp_path: Path) -> None:
     """It is logged once; the gateway works on."""
     systemd = Systemd(str(tmp_path / "gone"), watchdog_seconds=1)
-    async with systemd.kept_informed(lambda: "working"):
-        systemd.ready()
-        systemd.stopping()
+    with capture_logs() as logged:
+        async with systemd.kept_informed(lambda: "working"):
+            systemd.ready()
+            systemd.stopping()
+    assert [each["event"] for each in logged] == ["systemd_unreachable"]

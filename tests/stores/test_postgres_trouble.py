@@ -168,6 +168,8 @@ async def test_two_who_lock_each_other_both_write(store: PostgresStore, engine: 
                            f"and a.usename = '{role_of(engine)}'"):  # fmt: skip
                 break
             await asyncio.sleep(0.01)
+        else:
+            pytest.fail("the batch waits for no lock")
         with suppress(psycopg.errors.DeadlockDetected):
             await asyncio.to_thread(other.execute, "select 1 from calls_complete where call_id = 'a' for update")
     with suppress(StoreUnavailable):
