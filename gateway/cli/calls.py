@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import click
@@ -15,7 +15,7 @@ from rich.text import Text
 from config.values import ListenAddress
 from gateway.calls import MOST_CALLS, CallEntry, CallList, LiveEntry, LiveList
 from gateway.cli.client import Refused, admin_option, ask, download, explained, tell
-from gateway.cli.output import output, plain, table
+from gateway.cli.output import Responsive, indented, output, plain, table
 from gateway.cli.tables import describe
 from gateway.operations.pipeline import InsightList
 from gateway.trace import CallTrace
@@ -101,7 +101,8 @@ def show(call_id: str, address: ListenAddress, *, tenant: str | None, as_json: b
         if as_json:
             click.echo(body.decode())
         elif "state" in _decode_members(body := _readable(body)):
-            output().print(_described(body))
+            for part in _described(body):
+                output().print(part, soft_wrap=isinstance(part, Text))
         else:
             output().print(plain("No store has this call (yet). What this gateway knows of it:\n", "yellow"))
             output().print(describe(_decode_trace(body)))
@@ -187,12 +188,26 @@ def _print_found(body: bytes, *, as_json: bool) -> None:
         click.echo(bytes(_decode_members(body)["calls"]).decode())
         return
     found = _decode_found(body).calls
-    shown = table("Call", "Score", "Began", "Agent", "Number", "Summary", numbers=("Score",))
+    wide = table("Call", "Score", "Began", "Agent", "Number", "Summary", numbers=("Score", "Began"))
+    narrow = table("Call", "Score", "Began", numbers=("Score", "Began"))
     for each in found:
         score = "-" if isinstance(each.score, msgspec.UnsetType) else f"{each.score:.3f}"
         columns = (each.call_id, score, each.started_at, each.agent_id, each.customer_number, each.summary)
-        shown.add_row(*[plain(column or "-") for column in columns])
-    output().print(shown if found else plain("No call.", "dim"))
+        wide.add_row(*[plain(column or "-") for column in columns])
+        lines = (_whose(each.agent_id, each.customer_number), each.summary)
+        narrow.add_row(_with_lines(each.call_id, lines), plain(score), plain(each.started_at or "-"))
+    output().print(Responsive(wide, narrow) if found else plain("No call.", "dim"))
+
+
+def _with_lines(call_id: str, lines: Iterable[str | None]) -> RenderableType:
+    """For 80 columns: the id of a call, and below it, a line each, what has no column there."""
+    return Group(plain(call_id, "bold"), *[indented(line, "") for line in lines if line])
+
+
+def _whose(agent_id: str | None, customer_number: str | None) -> str:
+    """Agent and caller, as far as they are known."""
+    known = ((agent_id, f"agent {agent_id}"), (customer_number, f"number {customer_number}"))
+    return ", ".join(words for value, words in known if value)
 
 
 def _live_table(found: tuple[LiveEntry, ...]) -> RenderableType:
@@ -213,23 +228,21 @@ def _live_table(found: tuple[LiveEntry, ...]) -> RenderableType:
 
 
 def _table(found: tuple[CallEntry, ...]) -> RenderableType:
-    shown = table("Call", "State", "Began", "Seconds", "Agent", "Number", "Turns", "Ended because", numbers=_NUMBERS)
+    wide = table("Call", "State", "Began", "Seconds", "Agent", "Number", "Turns", "Ended because", numbers=_NUMBERS)
+    narrow = table("Call", "State", "Began", numbers=_NUMBERS)
     for call in found:
-        turns = (call.summary or {}).get("turns", "-")
-        shown.add_row(
-            plain(call.call_id),
-            _state(call),
-            plain(call.started_at or call.first_part_at),
-            plain("-" if call.duration_seconds is None else round(call.duration_seconds)),
-            plain(call.agent_id or "-"),
-            plain(call.customer_number or "-"),
-            plain(turns),
-            plain(call.reason or "-"),
-        )
-    return shown
+        began = plain(call.started_at or call.first_part_at)
+        seconds = None if call.duration_seconds is None else round(call.duration_seconds)
+        turns = (call.summary or {}).get("turns")
+        others = (seconds, call.agent_id, call.customer_number, turns, call.reason)
+        wide.add_row(plain(call.call_id), _state(call), began, *[plain("-" if v is None else v) for v in others])
+        length = [f"{seconds} s"] * (seconds is not None) + [f"{turns} turns"] * (turns is not None)
+        lines = (", ".join(length), _whose(call.agent_id, call.customer_number), call.reason)
+        narrow.add_row(_with_lines(call.call_id, lines), _state(call), began)
+    return Responsive(wide, narrow)
 
 
-_NUMBERS = ("Seconds", "Turns")
+_NUMBERS = ("Began", "Seconds", "Turns")
 
 
 def _state(call: CallEntry) -> RenderableType:
@@ -245,20 +258,32 @@ def _readable(body: bytes) -> bytes:
     return body
 
 
-def _described(body: bytes) -> RenderableType:
-    """The columns of a call as a table, and below it its documents as they were posted."""
+def _described(body: bytes) -> Iterator[RenderableType]:
+    """The columns of a call as a table, and below it its documents as they were posted, on a line each."""
     call = _decode_entry(body)
     shown = table("", "")
     shown.show_header = False
     for name in CallEntry.__struct_fields__:
         value = getattr(call, name)
         if value is not None and name != "call_id":
-            said = ("no", "yes")[value] if isinstance(value, bool) else value
-            shown.add_row(plain(name.replace("_", " "), "bold"), plain(said))
-    parts: list[RenderableType] = [plain(f"call {call.call_id}", "bold"), shown]
+            shown.add_row(plain(_words(name), "bold"), plain(_said(value)))
+    yield plain(f"call {call.call_id}", "bold")
+    yield shown
     members = _decode_members(body)
     for name in ("start", "end", "updates", "references"):
         document = bytes(members.get(name, b"null"))
         if document not in _NOTHING:
-            parts += [Text(), plain(name, "bold"), plain(document.decode())]
-    return Group(*parts)
+            yield from (Text(), plain(name, "bold"), plain(document.decode()))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _said(value: object) -> object:
+    """A column of a call as people read it."""
+    if isinstance(value, bool):
+        return ("no", "yes")[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(name)}: {figure:,}" for name, figure in value.items())
+    return value

@@ -67,11 +67,13 @@ def complain(sentence: str, *, hint: str = "", runbook: str | None = None, style
     if as_json():
         click.echo(json_line("error" if style == "red" else "note", sentence, hint, runbook), err=True)
         return
-    console = Console(file=sys.stderr, soft_wrap=not sys.stderr.isatty(), highlight=False)
+    wraps = sys.stderr.isatty()
+    console = Console(file=sys.stderr, soft_wrap=not wraps, highlight=False)
     console.print(plain(sentence, style))
     for more in (hint, f"More: {runbook}" if runbook else ""):
         if more:
-            console.print(indented(more))
+            # Padding cuts what is not wrapped.
+            console.print(indented(more) if wraps else plain(f"  {more}", "dim"))
 
 
 def plain(value: object, style: str | Style = "") -> Text:

@@ -13,9 +13,10 @@ from rich.text import Text
 
 from config.values import ListenAddress
 from gateway.cli import Exit
-from gateway.cli.client import admin_option, ask, asks_stopped_spool, explained, tell
+from gateway.cli.client import NoGateway, admin_option, ask, asks_stopped_spool, explained, tell
 from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
+from gateway.cli.tables import Span
 from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.schemas import (
     DestinationReport,
@@ -327,22 +328,35 @@ def _result(report: DestinationReport) -> Text:
 
 @click.command()
 @click.option("--ready", is_flag=True, help="Ask whether posts can be accepted, not only whether the process lives.")
+@click.option("--wait", type=Span(), default=0.0, metavar="DURATION", help="Wait for it, at most this long: 30s.")
 @json_option
 @admin_option
-def health(address: ListenAddress, *, ready: bool) -> None:
+def health(address: ListenAddress, *, ready: bool, wait: float) -> None:
     """Ask the admin listener for /healthz, or with --ready for /readyz.
 
     Exits with 0 if so, with 1 if it is not ready, with 3 if nothing answers. It finds the listener as all commands do,
     by TLS or a Unix socket where that is so: a probe need not know it.
     """
+    deadline = time.monotonic() + wait
     with explained():
-        ask(address, "healthz")
-        status = _decode(ask(address, "api", "status")) if ready else None
+        while True:
+            try:
+                ask(address, "healthz")
+                status = _decode(ask(address, "api", "status")) if ready else None
+                if status is None or status.ready or time.monotonic() >= deadline:
+                    break
+            except NoGateway:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_WAIT_STEP_SECONDS)
     if status is not None and not status.ready:
         complain(f"not ready: {'; '.join(status.reasons)}")
         raise SystemExit(Exit.FAILED)
     word = "ready" if ready else "ok"
     result({"status": word}, word)
+
+
+_WAIT_STEP_SECONDS = 0.1
 
 
 # `callspool reload`: a running gateway reads its settings again.

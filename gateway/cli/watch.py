@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -124,7 +125,10 @@ def top(address: ListenAddress, *, interval: float, count: int | None) -> None: 
     samples: list[Sample] = []
     console = output()
     looks = count or (0 if console.is_terminal or as_json() else 2)
-    with explained(), Live(console=console, screen=console.is_terminal and not as_json(), auto_refresh=False) as live:
+    screen = console.is_terminal and not as_json()
+    # Live leaves the last line open where there is no terminal.
+    shown = Live(console=console, screen=True, auto_refresh=False) if screen else nullcontext()
+    with explained(), shown as live:
         try:
             while True:
                 samples.append(Sample(time.monotonic(), _decode(ask(address, "api", "status"))))
@@ -132,8 +136,10 @@ def top(address: ListenAddress, *, interval: float, count: int | None) -> None: 
                 found = overview(samples[0], samples[-1])
                 if as_json():
                     print_json(found)
-                elif console.is_terminal or looks <= 1 or asks_stopped_spool():
+                elif live is not None:
                     live.update(_page(found), refresh=True)
+                elif looks <= 1 or asks_stopped_spool():
+                    console.print(_page(found))
                 looks -= 1
                 if looks == 0 or asks_stopped_spool():
                     return

@@ -65,18 +65,18 @@ class Server:
         future: Future[object] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # type: ignore[arg-type]
         return future.result(timeout=10)
 
-    def serve(self, app: web.Application) -> str:
+    def serve(self, app: web.Application, port: int = 0) -> str:
         """Serves an application; returns its HOST:PORT."""
-        return str(self.run(self._serve(app)))
+        return str(self.run(self._serve(app, port)))
 
     def enter(self, context: AbstractAsyncContextManager[Entered]) -> Entered:
         """What the context gives, on the server's own loop, until the server is closed."""
         return self.run(self._contexts.enter_async_context(context))  # type: ignore[return-value]  # of any coroutine
 
-    async def _serve(self, app: web.Application) -> str:
+    async def _serve(self, app: web.Application, port: int) -> str:
         runner = web.AppRunner(app)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         self._runners.append(runner)
         host, port = runner.addresses[0][:2]

@@ -25,6 +25,7 @@ from tests.admin.admin_app import NOW, AdminFigures, delivery, traced, traced_de
 from tests.cli.conftest import Cli, Server, rows
 from tests.stores.calls import part_of
 from tests.stores.engines import SqliteEngine
+from tests.system.gateway_process import ReservedPort
 from uploaders.stores.parts import PartKind
 
 
@@ -100,6 +101,25 @@ def test_health_is_for_probes(cli: Cli, server: Server) -> None:
     calm = server.serve(AdminFigures().app)
     assert json.loads(cli("health", "--ready", "--json", "--admin", calm).stdout) == {"status": "ready"}
     assert cli("health", "--admin", "127.0.0.1:9").exit_code == Exit.NO_GATEWAY
+
+
+def test_health_waits_for_a_gateway_that_starts(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script starts a gateway in the background, and goes on when it is ready; where it never is, it says so."""
+    port = ReservedPort()
+    waits: list[float] = []
+
+    def start_the_second_time(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            server.serve(AdminFigures().app, port.number)
+
+    monkeypatch.setattr("gateway.cli.status.time.sleep", start_the_second_time)
+    ready = cli("health", "--ready", "--wait", "30s", "--admin", f"127.0.0.1:{port.number}")
+    assert (ready.exit_code, ready.stdout, len(waits)) == (0, "ready\n", 2)
+    port.close()
+    monkeypatch.undo()
+    never = cli("health", "--wait", "0.01s", "--admin", "127.0.0.1:9")
+    assert (never.exit_code, "--admin (HOST:PORT, unix:PATH or" in never.stderr) == (Exit.NO_GATEWAY, True)
 
 
 def test_status_as_json_is_the_answer_of_the_api(cli: Cli, server: Server) -> None:
@@ -285,6 +305,32 @@ def test_a_call_is_shown_with_whatever_was_said(cli: Cli, server: Server, tmp_pa
     address = server.serve(AdminFigures(call_store=engine.store()).app)
     result = cli("calls", "show", "c1", "--admin", address)
     assert (result.exit_code, r'"said":"a\ufffdb"' in result.stdout) == (0, True)
+
+
+def test_calls_fit_80_columns(cli: Cli, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Id, time and number of a call stand unbroken; its documents, each on one line, can be copied."""
+    monkeypatch.setattr("gateway.cli.output._PIPED_WIDTH", 80)
+    call_id = "5b1a6f0e-93f1-4f5a-8a7c-0d3c2f4a11aa"
+    document = json.dumps({
+        "call_id": call_id, "agent_id": "agent-067e3dbf19a56194", "customer_number": "+1555923705",
+        "call_started_at": 1_795_300_000, "said": "one two three " * 20, "summary_metrics": {"total_turns": 1_234},
+    })  # fmt: skip
+    engine = SqliteEngine(tmp_path)
+
+    async def fill() -> None:
+        filled = engine.store()
+        await filled.write([part_of(PartKind.CALL, call_id, document=document.encode())])
+        await filled.close()
+
+    asyncio.run(fill())
+    address = server.serve(AdminFigures(call_store=engine.store()).app)
+    listed = cli("calls", "list", "--admin", address).stdout
+    assert max(map(len, listed.splitlines())) <= 80
+    assert f"{call_id} complete 2026-11-21T22:26:40.000Z" in rows(listed)
+    assert "1234 turns agent agent-067e3dbf19a56194, number +1555923705" in " ".join(listed.split())
+    shown = cli("calls", "show", call_id, "--admin", address).stdout
+    assert document in shown.splitlines()
+    assert "summary turns: 1,234" in rows(shown)
 
 
 @pytest.mark.parametrize("with_store", [False, True])

@@ -69,6 +69,7 @@ def test_top_fits_80_columns(cli: Cli, server: Server, monkeypatch: pytest.Monke
     shown = cli("top", "--count", "2", "--interval", "0.2", "--admin", address).stdout
     assert "accepting, not keeping up: endpoint" in shown
     assert max(map(len, shown.splitlines())) <= 80
+    assert shown.endswith("\n")
     assert rows(cli("top", "--count", "1", "--admin", address).stdout)[0] == "accepting"
 
 
