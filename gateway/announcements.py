@@ -6,22 +6,18 @@ its own spool, and only then takes it out. Killed in between, it claims the call
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from hashlib import sha256
 from typing import Final
 
-import msgspec
 import structlog
 
 from gateway.calllog.errors import CallLogError
-from gateway.calls import complete_call_of
-from gateway.intake.accept import Acceptor, Owner
+from gateway.calls import CALL_COMPLETE, complete_call_of
+from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
+from gateway.intake.generated import accept_generated, arrival_of
 from gateway.intake.memory import BudgetExhausted
-from gateway.intake.parse import CallLog
 from spool.errors import SpoolError
-from spool.records import principal_of
 from uploaders.stores.store import CallKey, Store, StoreError
 
 CLAIM: Final = 100
@@ -81,22 +77,8 @@ class Announcer:
         call = await self._store.call(project, call_id)
         if call is None:  # somebody deleted it
             return
-        tenant = project or None
+        arrival = arrival_of(CALL_COMPLETE, project, call_id)
         try:
-            with await self._bodies.read_stream(_piece(msgspec.json.encode(complete_call_of(call)))) as body:
-                owner = Owner(tenant, principal_of(tenant, None))
-                parsed = await self._acceptor.parse(body, owner=owner)
-                assert isinstance(parsed, CallLog), "it has a call_id, and more"
-                await self._acceptor.accept(parsed, None, owner=owner, origin=name_of(project, call_id))
+            await accept_generated(complete_call_of(call), arrival, self._bodies, self._acceptor)
         except CallLogError as error:
             _log.error("not_announced", call_id=call_id, reason=error.message)
-
-
-async def _piece(document: bytes) -> AsyncIterator[bytes]:
-    yield document
-
-
-def name_of(project: str, call_id: str) -> str:
-    """What the announcement of a call is called, whoever makes it: shaped as every name of a record is."""
-    digest = sha256(f"call_complete\0{project}\0{call_id}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{digest[:8]}-{int(digest[8:22], 16)}"

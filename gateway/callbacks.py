@@ -9,21 +9,19 @@ name made of tenant and call, which the spool knows, so that one that was fired 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-import msgspec
 import structlog
 
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import Acceptor, Owner
+from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
+from gateway.intake.generated import accept_generated, arrival_of
 from gateway.intake.memory import BudgetExhausted
-from gateway.intake.parse import CallLog
 from gateway.trace import instant
 from spool.errors import SpoolError
-from spool.records import Clock, principal_of
+from spool.records import Clock
 from uploaders.pipeline.callback_words import day_begin, next_allowed
 from uploaders.pipeline.options import CallbackRule, TenantRule
 from uploaders.stores.pipeline import Callback, CallbackTables
@@ -138,8 +136,7 @@ class CallbackScheduler:
         return True
 
     async def _accept(self, callback: Callback) -> str | None:
-        tenant = callback.project or None
-        document = msgspec.json.encode({
+        document = {
             "call_id": callback.call_id,
             "wcall_event": CALLBACK_DUE,
             "agent_id": callback.agent_id,
@@ -147,14 +144,10 @@ class CallbackScheduler:
             "due_at": instant(callback.due_at),
             "zone": callback.zone,
             "words": callback.words,
-        })  # fmt: skip
+        }
+        arrival = arrival_of(CALLBACK_DUE, callback.project, callback.call_id)
         try:
-            with await self._bodies.read_stream(_piece(document)) as body:
-                owner = Owner(tenant, principal_of(tenant, None))
-                parsed = await self._acceptor.parse(body, owner=owner)
-                assert isinstance(parsed, CallLog), "it has a call_id, and more"
-                accepted = await self._acceptor.accept(parsed, None, owner=owner, origin=name_of(callback))
-                return accepted.uid
+            return (await accept_generated(document, arrival, self._bodies, self._acceptor)).uid
         except CallLogError as error:
             _log.error("callback_not_fired", call_id=callback.call_id, reason=error.message)
             return None
@@ -172,14 +165,3 @@ class CallbackScheduler:
         return CallbackRule(
             zone, self._rule.first_hour, self._rule.last_hour, self._rule.days, self._rule.per_number_and_day
         )
-
-
-async def _piece(document: bytes) -> AsyncIterator[bytes]:
-    yield document
-
-
-def name_of(callback: Callback) -> str:
-    """What the record of a callback is called, whoever fires it: shaped as every name of a record is."""
-    key = f"{CALLBACK_DUE}\0{callback.project}\0{callback.call_id}"
-    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{digest[:8]}-{int(digest[8:22], 16)}"

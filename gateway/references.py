@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import Acceptor, Owner
+from gateway.intake.accept import Acceptor, Arrival, Owner
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
@@ -71,8 +71,8 @@ class ReferenceReader:
         self._observer = observer
 
     @asynccontextmanager
-    async def read(self, note: bytes, call_id: str, owner: Owner) -> AsyncIterator[CallLog]:
-        """The call log that `owner`'s note about `call_id` refers to, for the block; then its memory is given back.
+    async def read(self, note: bytes, call_id: str, arrival: Arrival) -> AsyncIterator[CallLog]:
+        """The call log that the note about `call_id` refers to, for the block; then its memory is given back.
 
         Raises `ReferenceFailure`.
         """
@@ -83,7 +83,7 @@ class ReferenceReader:
                 body = await self._bodies.read_stream(pieces)
             with body:
                 size = len(body.data)
-                parsed = await self._acceptor.parse(body, owner=owner)
+                parsed = await self._acceptor.parse(body, arrival)
                 self._observer.reference_downloaded(time.perf_counter() - started, size)
                 if not isinstance(parsed, CallLog):
                     raise ReferenceFailure(Refused(f"{_named(bucket, key)} holds no call log"))
@@ -130,9 +130,9 @@ class ReferenceUploader:
         record = delivery.record
         note = b"".join([piece async for piece in decoded_document(delivery, self._payloads.frames)])
         try:
-            owner = Owner(record.tenant, record.principal or "")
-            async with self._reader.read(note, record.call_id, owner) as call_log:
-                await self._acceptor.accept(call_log, None, owner=owner, via=record.via)
+            arrival = Arrival(owner=Owner(record.tenant, record.principal or ""), via=record.via)
+            async with self._reader.read(note, record.call_id, arrival) as call_log:
+                await self._acceptor.accept(call_log, arrival)
         except ReferenceFailure as failure:
             return failure.outcome
         except Rejection as rejection:

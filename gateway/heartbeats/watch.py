@@ -15,7 +15,7 @@ import structlog
 
 from gateway.calllog.errors import CallLogError
 from gateway.calls import LiveEntry
-from gateway.intake.accept import Acceptor, owner_of
+from gateway.intake.accept import Acceptor, Arrival, owner_of
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
@@ -282,19 +282,18 @@ class HeartbeatWatch:
         token_id = await self._store.token_id(*key)
         token = None if token_id is None else await self._token_of(token_id)
         owner = owner_of(call.principal)
+        arrival = Arrival(
+            agents_key=token,
+            owner=None if owner.tenant else owner,
+            tenant=owner.tenant,
+            loses=LostCall(*key, call.version),
+        )
         with await self._bodies.read_stream(self._document(call)) as body:
-            whose = None if owner.tenant else owner
-            parsed = await self._acceptor.parse(body, token, owner=whose, tenant=owner.tenant)
+            parsed = await self._acceptor.parse(body, arrival)
             assert isinstance(parsed, CallLog), "it has a call_id, and no member that makes it something else"
             if self._heard.get(key) != heard_at:
                 raise CallIsLive(f"the call {call.call_id} was heard of meanwhile")
-            await self._acceptor.accept(
-                parsed,
-                token,
-                owner=whose,
-                tenant=owner.tenant,
-                loses=LostCall(*key, call.version),
-            )
+            await self._acceptor.accept(parsed, arrival)
         silent = round(self._listening.advance() - heard_at)
         _log.warning(
             "agent_lost", call_id=call.call_id, agent_id=call.agent_id, silent_seconds=silent, turns=call.turns,

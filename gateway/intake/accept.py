@@ -64,6 +64,40 @@ def owner_of(principal: str) -> Owner:
     return Owner(tenant_of(principal), principal)
 
 
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call log came: all that is known of it besides the document."""
+
+    agents_key: str | None = None
+    """The agent's own key. It wins over the token in the document."""
+    tenant: str | None = None
+    """Whose the source or the token is through which it came."""
+    owner: Owner | None = None
+    """Whose it is, whatever keys and tokens say. Whose it is decides of which earlier call logs it can be a duplicate,
+    or superseded by."""
+    origin: str | None = None
+    """The name of its record; it is a duplicate of what has that name already. None: the spool names it."""
+    superseded_by: str | None = None
+    """It is recorded, but sent to nobody, where the call has a record of this event already."""
+    idempotency_key: str | None = None
+    """By what the sender says which posts are one: only an earlier one with the same key can be its original."""
+    key_decides: bool = False
+    """Whether one with the same key is the original whatever is in it."""
+    via: str | None = None
+    """The gateways that passed it on (`LoopGuard.check`)."""
+    trace_context: str | None = None
+    """The sender's span (`trace_context_of`)."""
+    upload_key_hash: bytes | None = None
+    """The upload address that it was PUT to."""
+    closes: ClosedTrace | None = None
+    """The spans that it was made of."""
+    loses: LostCall | None = None
+    """The live call that it was made of."""
+
+
+UNKNOWN = Arrival()
+"""Nothing is known but the document."""
+
+
 class Redactions(NamedTuple):
     """Which rules there are, and for whom."""
 
@@ -119,22 +153,20 @@ class Acceptor:
         # Asked once: at 2 KB a post, asking each time costs as much as checking the body.
         self._log_each = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
-    async def parse(
-        self, body: Body, agents_key: str | None = None, *, owner: Owner | None = None, tenant: str | None = None
-    ) -> Parsed:
+    async def parse(self, body: Body, arrival: Arrival = UNKNOWN) -> Parsed:
         """What the body is, redacted as its tenant has it; one that is an envelope becomes what it carries.
 
-        The arguments are those that `accept` will have. Raises `CallLogError`, and what decoding raises.
+        Raises `CallLogError`, and what decoding raises.
         """
         post = current_post.get()
         if post is None:
-            return await self._carried(body, agents_key, owner, tenant)
+            return await self._carried(body, arrival)
         started = time.time_ns()
-        carried = await self._carried(body, agents_key, owner, tenant)
+        carried = await self._carried(body, arrival)
         post.stage("parse", started)
         return carried
 
-    async def _carried(self, body: Body, agents_key: str | None, owner: Owner | None, tenant: str | None) -> Parsed:
+    async def _carried(self, body: Body, arrival: Arrival) -> Parsed:
         """As `parse`."""
         posted = await self._unless_envelope(body)
         carried = posted or await self._unless_envelope(body)
@@ -143,7 +175,7 @@ class Acceptor:
         if not self._redactions.by_tenant or isinstance(carried, UploadRequest):
             return carried
         call_log = carried.note if isinstance(carried, Reference) else carried
-        redaction = self._redactions.of(self._owner(call_log, agents_key, owner, tenant).tenant)
+        redaction = self._redactions.of(self._owner(call_log, arrival).tenant)
         if redaction is None:
             return carried
         redacted = await self._parse(body, redaction)
@@ -161,49 +193,26 @@ class Acceptor:
         body.become(await self._decoder.decode(quoted[1:-1], ENVELOPE, body.request))
         return None
 
-    async def accept(
-        self,
-        call_log: CallLog,
-        agents_key: str | None,
-        *,
-        upload_key_hash: bytes | None = None,
-        superseded_by: str | None = None,
-        idempotency_key: str | None = None,
-        key_decides: bool = False,
-        via: str | None = None,
-        trace_context: str | None = None,
-        owner: Owner | None = None,
-        origin: str | None = None,
-        closes: ClosedTrace | None = None,
-        loses: LostCall | None = None,
-        tenant: str | None = None,
-    ) -> Accepted:
-        """Make a call log durable that `parse` made. `agents_key` wins over the token in the body. Raises `SpoolError`.
+    async def accept(self, call_log: CallLog, arrival: Arrival = UNKNOWN) -> Accepted:
+        """Make a call log durable that `parse` made of what came so.
 
-        With `owner` it is that one's, whatever token is in it; with `origin` it has that name, and is a duplicate of
-        what has it already. `tenant` is whose the source or the token is through which it came.
+        Raises `SpoolError`, and `Rejection`: 410 for a call that was erased, 429 above the rate of its tenant.
 
-        With `superseded_by` it is recorded, but sent to nobody, where the call has a record of that event already. A
-        start that comes after its end is sent only to destinations that keep every event of a call, and so is an end
+        A start that comes after its end is sent only to destinations that keep every event of a call, and so is an end
         that says that the agent is lost after a real one.
-
-        Whose key it is decides of which earlier call logs it can be a duplicate, or superseded by; with an
-        `idempotency_key` only an earlier one with the same is one, with `key_decides` whatever is in it. `via` is how
-        it came (`LoopGuard.check`), `trace_context` the sender's span (`trace_context_of`). `closes` are
-        the spans, `loses` is the live call that it was made of.
 
         Cancelling this leaves open whether it was accepted, and harms nothing: what the spool still reads stays
         in memory for as long as it holds it.
         """
-        named = owner is not None and owner.tenant is not None
-        tenant, principal = self._owner(call_log, agents_key, owner, tenant)
+        tenant, principal = self._owner(call_log, arrival)
         if self._store.is_erased(call_log.call_id, principal, call_log.agent_id):
             raise erased()
         if call_log.redaction != self._redactions.of(tenant):
             raise RuntimeError("a call log was to be stored that was not redacted as its tenant has it")
-        key = agents_key or self._token.foreign(call_log.token)
+        key = arrival.agents_key or self._token.foreign(call_log.token)
+        named = arrival.owner is not None and arrival.owner.tenant is not None
         if self._tenants is not None and tenant is not None and not named:
-            key = self._admitted(self._tenants, tenant, call_log, agents_key)
+            key = self._admitted(self._tenants, tenant, call_log, arrival.agents_key)
         plans = self._plans if self._tenant_plans is None or tenant is None else self._tenant_plans.of(tenant)
         deliveries = plans.get((call_log.stored_as, call_log.event))
         if deliveries is None:
@@ -211,7 +220,7 @@ class Acceptor:
         # What a post began on the way here may still run when it was answered: that belongs to another context.
         post = current_post.get()
         commit, started = None, 0
-        if post is not None and post.trace_context == trace_context:
+        if post is not None and post.trace_context == arrival.trace_context:
             commit, started = post.context.child(), time.time_ns()
         accepted = await self._store.accept(
             NewRecord(
@@ -224,21 +233,22 @@ class Acceptor:
                 token=key if self._keeps_tokens else None,
                 fragments=call_log.fragments,
                 deliveries=deliveries,
-                superseded_by=superseded_by or (ENDED if call_log.event == STARTED or call_log.agent_lost else None),
-                superseded_everywhere=superseded_by is not None,
-                upload_key_hash=upload_key_hash,
-                origin=origin,
+                superseded_by=arrival.superseded_by
+                or (ENDED if call_log.event == STARTED or call_log.agent_lost else None),
+                superseded_everywhere=arrival.superseded_by is not None,
+                upload_key_hash=arrival.upload_key_hash,
+                origin=arrival.origin,
                 tenant=tenant,
                 principal=principal,
                 happened_at=call_log.happened_at,
-                idempotency_key=idempotency_key,
-                key_decides=key_decides,
-                via=via,
-                trace_context=trace_context if commit is None else commit.text,
-                closes=closes,
+                idempotency_key=arrival.idempotency_key,
+                key_decides=arrival.key_decides,
+                via=arrival.via,
+                trace_context=arrival.trace_context if commit is None else commit.text,
+                closes=arrival.closes,
                 outline=call_log.outline,
                 ends_call=call_log.event in _ENDS and not call_log.agent_lost,
-                loses=loses,
+                loses=arrival.loses,
             )
         )
         if post is not None and commit is not None:
@@ -280,14 +290,14 @@ class Acceptor:
             return principal
         return principal_of(self._tenants.of_token(key) or self._tenants.of_agent(agent_id) or UNASSIGNED, None)
 
-    def _owner(self, call_log: CallLog, agents_key: str | None, owner: Owner | None, tenant: str | None) -> Owner:
-        """Whose call log it is, as `accept` says."""
-        tenants = self._tenants
+    def _owner(self, call_log: CallLog, arrival: Arrival) -> Owner:
+        """Whose call log it is that came so."""
+        tenants, owner, tenant = self._tenants, arrival.owner, arrival.tenant
         if owner is not None and (owner.tenant is not None or tenants is None):
             return owner
         if tenants is None:
-            return Owner(tenant, principal_of(None, agents_key or self._token.foreign(call_log.token)))
-        tenant = tenant or tenants.of_token(agents_key) or tenants.of_token(call_log.token)
+            return Owner(tenant, principal_of(None, arrival.agents_key or self._token.foreign(call_log.token)))
+        tenant = tenant or tenants.of_token(arrival.agents_key) or tenants.of_token(call_log.token)
         tenant = tenant or tenants.of_agent(call_log.agent_id) or UNASSIGNED
         return Owner(tenant, principal_of(tenant, None))
 
@@ -387,23 +397,12 @@ line has its own: the header and the line's number."""
 
 
 class Sender(msgspec.Struct, frozen=True):
-    """What is known of a sender besides the document."""
+    """Who posts, and how the call logs of the post came."""
 
-    agents_key: str | None
-    """The agent's own key, from the header."""
     request: web.BaseRequest
     prefix: str
     """What the sender wrote before the path of the route."""
-    superseded_by: str | None = None
-    """The event of the call that its call log must not replace, as the sender says."""
-    idempotency_key: str | None = None
-    """By what the sender says whether two equal posts are one."""
-    via: str | None = None
-    """The gateways that passed it on."""
-    trace_context: str | None = None
-    """The span that it sends in."""
-    tenant: str | None = None
-    """Whose token it presented."""
+    arrival: Arrival
 
 
 class PostService:
@@ -431,34 +430,24 @@ class PostService:
 
     async def parse(self, body: Body, sender: Sender) -> Parsed:
         """What this sender's body is."""
-        return await self._acceptor.parse(body, sender.agents_key, tenant=sender.tenant)
+        return await self._acceptor.parse(body, sender.arrival)
 
     def sender(self, request: web.BaseRequest, match: Match) -> Sender:
         """What the request says of its sender."""
-        headers = request.headers
-        return Sender(
-            self._token.agents_key(request),
-            request,
-            match.prefix,
-            headers.get(SUPERSEDED_BY),
-            headers.get(IDEMPOTENCY_KEY),
-            match.via,
-            match.trace_context,
-            self._token.tenant_of(request),
+        arrival = Arrival(
+            agents_key=self._token.agents_key(request),
+            tenant=self._token.tenant_of(request),
+            superseded_by=request.headers.get(SUPERSEDED_BY),
+            idempotency_key=request.headers.get(IDEMPOTENCY_KEY),
+            via=match.via,
+            trace_context=match.trace_context,
         )
+        return Sender(request, match.prefix, arrival)
 
     async def reply(self, parsed: Parsed, sender: Sender) -> Result:
         """Accept a call log, or give an upload address. Raises `Rejection` and `SpoolError`."""
         if isinstance(parsed, CallLog):
-            accepted = await self._acceptor.accept(
-                parsed,
-                sender.agents_key,
-                superseded_by=sender.superseded_by,
-                idempotency_key=sender.idempotency_key,
-                via=sender.via,
-                trace_context=sender.trace_context,
-                tenant=sender.tenant,
-            )
+            accepted = await self._acceptor.accept(parsed, sender.arrival)
             return accepted_result(parsed, accepted, 202)
         if isinstance(parsed, UploadRequest):
             return await self.give_address(parsed.call_id, sender)
@@ -467,7 +456,8 @@ class PostService:
     async def give_address(self, call_id: str, sender: Sender) -> Result:
         """An address that one call log can be PUT to."""
         # A tenant's token is kept with the address instead of the key: what comes through that is the tenant's.
-        key = sender.agents_key if sender.tenant is None else self._token.presented_by(sender.request)
+        arrival = sender.arrival
+        key = arrival.agents_key if arrival.tenant is None else self._token.presented_by(sender.request)
         given = await self._uploads.give(call_id, key)
         url = f"{self._address.base_url(sender.request)}{sender.prefix}/uploads/{given.secret}"
         return Result(200, responses.upload_address(url, given.s3_key, given.s3_bucket), ANSWERED)
@@ -476,13 +466,9 @@ class PostService:
         """A reference to what was uploaded here says nothing new; any other is for the endpoint to read."""
         upload = await self._uploads.find_by_s3_key(reference.s3_key)
         if upload is None:
-            accepted = await self._acceptor.accept(
-                reference.note,
-                sender.agents_key,
-                via=sender.via,
-                trace_context=sender.trace_context,
-                tenant=sender.tenant,
-            )
+            # These headers are about the call log, not about the note that says where it is.
+            arrival = msgspec.structs.replace(sender.arrival, superseded_by=None, idempotency_key=None)
+            accepted = await self._acceptor.accept(reference.note, arrival)
             return accepted_result(reference.note, accepted, 202)
         if upload.record_uid is None:
             raise Rejection(

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import Acceptor, owner_of
+from gateway.intake.accept import Acceptor, Arrival, owner_of
 from gateway.intake.parse import CallLog
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import StagingArea
@@ -283,10 +283,10 @@ class TraceAssembler:
             lines.staged.discard()
             raise
         with body:
-            owned_by = owner_of(trace.principal)
-            parsed = await self._acceptor.parse(body, token, owner=owned_by)
+            arrival = Arrival(agents_key=token, owner=owner_of(trace.principal), closes=closed)
+            parsed = await self._acceptor.parse(body, arrival)
             assert isinstance(parsed, CallLog), "it has an id and is no reference"
-            await self._acceptor.accept(parsed, token, owner=owned_by, closes=closed)
+            await self._acceptor.accept(parsed, arrival)
         trace.spans -= closed.spans
         trace.raw_bytes -= closed.raw_bytes
         trace.closed += 1

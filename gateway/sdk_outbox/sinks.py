@@ -17,7 +17,7 @@ import structlog
 from gateway.calllog import document
 from gateway.calllog.document import credential
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import SUPERSEDED_BY, Acceptor
+from gateway.intake.accept import SUPERSEDED_BY, Acceptor, Arrival
 from gateway.intake.memory import Body, MemoryBudget
 from gateway.intake.parse import CallLog
 from gateway.intake.ports import IntakeObserver
@@ -81,11 +81,11 @@ class SpoolSink:
         """Examine and accept one row."""
         body, restored = await self._load(row, copy)
         try:
-            key = self._key_for(restored)
-            parsed = await self.acceptor.parse(body, key)
+            arrival = Arrival(agents_key=self._key_for(restored), superseded_by=ENDED if restored.partial else None)
+            parsed = await self.acceptor.parse(body, arrival)
             if not isinstance(parsed, CallLog):
                 raise RowRefused("its whispey_data is not a call log")
-            accepted = await self.acceptor.accept(parsed, key, superseded_by=ENDED if restored.partial else None)
+            accepted = await self.acceptor.accept(parsed, arrival)
         finally:
             body.release()
         if accepted.duplicate:

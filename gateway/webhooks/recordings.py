@@ -21,10 +21,10 @@ import structlog
 
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import BYTE_ORDER_MARK, scan
-from gateway.intake.accept import Acceptor, Owner
+from gateway.intake.accept import Acceptor, Arrival, Owner
 from gateway.intake.body_reader import BodyReader
+from gateway.intake.generated import accept_generated, name_after
 from gateway.intake.memory import BudgetExhausted
-from gateway.intake.parse import CallLog
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import Workers
 from gateway.webhooks.adapters import RECORDING_READY, Event
@@ -226,12 +226,9 @@ class RecordingCopier:
             source={"name": note.source.name, "provider": note.source.provider, "type": "recording_copied"},
         )
         key = None if record.token_id is None else await self._payloads.token(record.token_id)
-        with await self._bodies.read_stream(_piece(msgspec.json.encode(update))) as body:
-            owner = Owner(record.tenant, record.principal or "")
-            parsed = await self._acceptor.parse(body, key, owner=owner)
-            assert isinstance(parsed, CallLog), "it has a call_id, and more"
-            origin = _name_of_update(identity_of(record, note.recording_url))
-            await self._acceptor.accept(parsed, key, owner=owner, origin=origin)
+        owner = Owner(record.tenant, record.principal or "")
+        arrival = Arrival(agents_key=key, owner=owner, origin=name_after(identity_of(record, note.recording_url)))
+        await accept_generated(update, arrival, self._bodies, self._acceptor)
 
 
 def identity_of(record: Record, url: str) -> str:
@@ -253,11 +250,6 @@ def _named(at: int, source: str, call_id: str, stem: str, suffix: str) -> str:
     return f"{day}/{source}/{safe_name(call_id)}/{stem}{suffix}"
 
 
-def _name_of_update(identity: str) -> str:
-    """What the record of the update is called: shaped as every name of a record is."""
-    return f"{identity[:8]}-{int(identity[8:22], 16)}"
-
-
 async def _not_empty(download: Download) -> AsyncIterator[bytes]:
     """The chunks of a recording; some providers answer with nothing until they have it."""
     empty = True
@@ -266,7 +258,3 @@ async def _not_empty(download: Download) -> AsyncIterator[bytes]:
         yield chunk
     if empty:
         raise DownloadFailed(RetryLater("the recording is empty (so far)"))
-
-
-async def _piece(document: bytes) -> AsyncIterator[bytes]:
-    yield document

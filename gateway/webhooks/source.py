@@ -18,7 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 from gateway.calllog.errors import CallLogError
-from gateway.intake.accept import Acceptor
+from gateway.intake.accept import Acceptor, Arrival
 from gateway.intake.body_reader import BodyReader, body_of
 from gateway.intake.memory import Body
 from gateway.intake.parse import CallLog
@@ -276,24 +276,27 @@ class WebhookSource:
         copies = source.copies_recordings and can_be_copied(event.members.get("recording_url"))
         acceptor = self._copying if copies and self._copying is not None else self._acceptor
         provider = source.provider.name
-        key = None if event.key is None else f"{source.name}:{event.key}"
+        arrival = Arrival(
+            agents_key=source.agents_key,
+            tenant=source.tenant,
+            idempotency_key=None if event.key is None else f"{source.name}:{event.key}",
+            key_decides=True,
+            trace_context=trace_context,
+        )
         # A call log that cannot be read with the original in it, or under that id, is kept as text, under its digest.
         unnamed = replace(event, call_id=None, key=None)
         for attempt, readable in ((event, is_json), (unnamed, False)):
             pieces = call_log_of(source.name, provider, attempt, data, is_json=readable)
             with await body_of(pieces, self._staging) as document:
                 try:
-                    parsed = await acceptor.parse(document, source.agents_key, tenant=source.tenant)
+                    parsed = await acceptor.parse(document, arrival)
                 except CallLogError as error:
                     if attempt is unnamed:
                         raise
                     _log.warning("webhook_kept_as_text", source=source.name, type=event.type, reason=error.message)
                     continue
                 assert isinstance(parsed, CallLog), "it has an id and is no reference"
-                return parsed, await acceptor.accept(
-                    parsed, source.agents_key, idempotency_key=key, key_decides=True, tenant=source.tenant,
-                    trace_context=trace_context,
-                )  # fmt: skip
+                return parsed, await acceptor.accept(parsed, arrival)
         raise AssertionError("the second attempt returns or raises")
 
     def _refused(self, source: Source, verification: Verification) -> Rejection:

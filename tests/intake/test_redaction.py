@@ -186,7 +186,7 @@ async def test_what_was_not_redacted_as_its_tenant_has_it_is_not_stored(world: R
         with await _body(world, json.dumps(SPOKEN_OF).encode()) as body:
             parsed = await world.intake.acceptor.parse(body)
             with pytest.raises(RuntimeError, match="not redacted"):
-                await redacting.intake.acceptor.accept(parsed, None)
+                await redacting.intake.acceptor.accept(parsed)
         assert await redacting.spool.trace("c1") == ()
 
 

@@ -268,8 +268,11 @@ class LineAcceptor:
 
     def _sender_of(self, number: int) -> Sender:
         """The sender of a line, whose idempotency key is that of the batch and the line's number."""
-        key = self._sender.idempotency_key
-        return self._sender if key is None else msgspec.structs.replace(self._sender, idempotency_key=f"{number} {key}")
+        sender, key = self._sender, self._sender.arrival.idempotency_key
+        if key is None:
+            return sender
+        replace = msgspec.structs.replace
+        return replace(sender, arrival=replace(sender.arrival, idempotency_key=f"{number} {key}"))
 
     async def _finish(
         self, number: int, line: Body, parsed: Parsed, started: float, earlier: "asyncio.Task[bytes] | None"

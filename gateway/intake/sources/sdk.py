@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.intake import openapi
-from gateway.intake.accept import IDEMPOTENCY_KEY, Acceptor, PostService, accepted_result
+from gateway.intake.accept import IDEMPOTENCY_KEY, Acceptor, Arrival, PostService, accepted_result
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.parse import CallLog
 from gateway.intake.ports import RecordStore
@@ -63,21 +63,22 @@ class SdkSource:
     async def _accept_upload(self, request: web.BaseRequest, match: Match) -> Result:
         claim = await self._uploads.claim(match.argument)
         with await self._reader.read(request) as body:
-            tenant = self._token.tenant_of_key(claim.upload.token)
-            parsed = await self._acceptor.parse(body, claim.upload.token, tenant=tenant)
-            if not isinstance(parsed, CallLog):
-                raise Rejection(400, "not_a_call_log", "The uploaded document is no call log.", "PUT the call log.")
-            claim.check_same(parsed.digest)
-            key = self._token.foreign(parsed.token) or claim.upload.token
-            accepted = await self._acceptor.accept(
-                parsed,
-                key,
+            arrival = Arrival(
+                agents_key=claim.upload.token,
+                tenant=self._token.tenant_of_key(claim.upload.token),
                 upload_key_hash=claim.key_hash,
                 idempotency_key=request.headers.get(IDEMPOTENCY_KEY),
                 via=match.via,
                 trace_context=match.trace_context,
-                tenant=tenant,
             )
+            parsed = await self._acceptor.parse(body, arrival)
+            if not isinstance(parsed, CallLog):
+                raise Rejection(400, "not_a_call_log", "The uploaded document is no call log.", "PUT the call log.")
+            claim.check_same(parsed.digest)
+            # A token in the call log wins over the key with which its address was asked for.
+            if own := self._token.foreign(parsed.token):
+                arrival = msgspec.structs.replace(arrival, agents_key=own)
+            accepted = await self._acceptor.accept(parsed, arrival)
             return accepted_result(parsed, accepted, _SUCCESS)
 
     async def _openapi(self, _request: web.BaseRequest, _match: Match) -> Result:

@@ -1,0 +1,41 @@
+"""Call logs that the gateway makes itself: that a call is complete, a callback is due, a recording is kept.
+
+They pass what every post passes. Each has a name that says what it is about, and the spool accepts a name once.
+"""
+
+from collections.abc import AsyncIterator
+from hashlib import sha256
+
+import msgspec
+
+from gateway.intake.accept import Acceptor, Arrival, Owner
+from gateway.intake.body_reader import BodyReader
+from gateway.intake.parse import CallLog
+from spool.records import Accepted, principal_of
+
+
+async def accept_generated(document: object, arrival: Arrival, bodies: BodyReader, acceptor: Acceptor) -> Accepted:
+    """Make a call log durable that has a `call_id`; `document` is what msgspec encodes as its JSON.
+
+    Raises `SpoolError`, `CallLogError`, `Rejection`, `BudgetExhausted`, and `OSError` where it cannot be staged.
+    """
+    with await bodies.read_stream(_piece(msgspec.json.encode(document))) as body:
+        parsed = await acceptor.parse(body, arrival)
+        assert isinstance(parsed, CallLog), "it has a call_id, and more"
+        return await acceptor.accept(parsed, arrival)
+
+
+async def _piece(document: bytes) -> AsyncIterator[bytes]:
+    yield document
+
+
+def arrival_of(event: str, project: str, call_id: str) -> Arrival:
+    """How a generated event of a call in a store comes: whoever generates it, it is named the same."""
+    tenant = project or None
+    digest = sha256(f"{event}\0{project}\0{call_id}".encode("utf-8", "surrogatepass")).hexdigest()
+    return Arrival(owner=Owner(tenant, principal_of(tenant, None)), origin=name_after(digest))
+
+
+def name_after(digest: str) -> str:
+    """A name for a record, made of a digest (hex) of what it is about: shaped as every name of a record is."""
+    return f"{digest[:8]}-{int(digest[8:22], 16)}"
