@@ -27,6 +27,7 @@ from tests.spool.spool_parts import (
     looked_into,
     opened,
     rows,
+    without_maintenance,
 )
 
 MIB = 1 << 20
@@ -104,6 +105,7 @@ async def test_an_index_that_the_disk_has_as_it_was_earlier_loses_nothing(tmp_pa
     index_path = tmp_path / f"{DATABASE_NAME}-shm"
     with ExitStack() as until_closed:
         async with opened(tmp_path) as spool:
+            await without_maintenance(spool)  # it would open the database anew, perhaps while the index is put back
             await spool.accept(a_record("first"))
             index = until_closed.enter_context(index_path.open("r+b", buffering=0))
             earlier = index.read()
