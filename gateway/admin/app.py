@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -23,7 +23,7 @@ from gateway.admin.api import LARGEST_REQUEST, OrderHandlers, TenantHandlers
 from gateway.admin.auth import Access
 from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
-from gateway.admin.gauges import GaugeCollector, MetricTable, gauge_of
+from gateway.admin.gauges import GaugeCollector, MetricTable, family_of
 from gateway.admin.metrics import Metrics
 from gateway.admin.page.handlers import PageHandlers, current_status
 from gateway.admin.pipeline import PipelineHandlers
@@ -188,15 +188,8 @@ class WorkCollector(Collector):
         yield _gauge("work_up", float(not figures.obstacles))
 
 
-def _counter(name: str, value: float | None = None) -> CounterMetricFamily:
-    meaning, labels = COUNTERS[name]
-    family = CounterMetricFamily(f"callspool_{name}_total", meaning, labels=labels)
-    if value is not None:
-        family.add_metric((), value)
-    return family
-
-
-_gauge = partial(gauge_of, GAUGES)
+_counter = partial(family_of, CounterMetricFamily, COUNTERS)
+_gauge = partial(family_of, GaugeMetricFamily, GAUGES)
 
 
 def build_worker_app(figures: Callable[[], WorkFigures], metrics: Metrics, access: Access) -> web.Application:

@@ -5,7 +5,7 @@ All of one scrape comes from one snapshot of the spool, so that its figures agre
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -70,6 +70,15 @@ GAUGES: Final[MetricTable] = {
     "outbox_up": ("0 while an outbox is damaged, foreign or not readable by this user, else 1.", ("path",)),
 }
 
+COUNTERS: Final[MetricTable] = {
+    "log_messages_dropped": ("Log messages that were dropped because nobody read the log.", ()),
+    "audit_lines_dropped": (
+        "Lines of the audit log that were lost: the queue was full, or the file could not be written.",
+        (),
+    ),
+}
+"""What counts for itself, read as the gauges are."""
+
 
 class GaugeCollector(Collector):
     """Reads the gauges from the spool and the dispatcher; while the spool is not open its gauges are missing."""
@@ -80,8 +89,7 @@ class GaugeCollector(Collector):
     def describe(self) -> Iterator[Metric]:
         """The gauges without values, so that registering reads nothing."""
         yield from map(_gauge, GAUGES)
-        yield _dropped_messages(None)
-        yield _dropped_audit_lines(None)
+        yield from map(_counter, COUNTERS)
 
     def collect(self) -> Iterator[Metric]:
         """The gauges as they are now."""
@@ -99,31 +107,24 @@ class GaugeCollector(Collector):
         yield from _of_intake(self._gateway.back_pressure())
         yield from _of_live_calls(self._gateway.drain_throttle())
         yield from _of_outboxes(self._gateway.outboxes())
-        yield _dropped_messages(dropped_messages())
-        yield _dropped_audit_lines(self._gateway.audit_lines_dropped())
+        yield _counter("log_messages_dropped", dropped_messages())
+        yield _counter("audit_lines_dropped", self._gateway.audit_lines_dropped())
 
 
-def gauge_of(table: MetricTable, name: str, value: float | None = None) -> GaugeMetricFamily:
-    """A gauge of the table; with a value where it has no labels."""
+F = TypeVar("F", GaugeMetricFamily, CounterMetricFamily)
+
+
+def family_of(kind: type[F], table: MetricTable, name: str, value: float | None = None) -> F:
+    """A metric of the table; with a value where it has no labels."""
     meaning, labels = table[name]
-    family = GaugeMetricFamily(f"callspool_{name}", meaning, labels=labels)
+    family = kind(f"callspool_{name}", meaning, labels=labels)
     if value is not None:
         family.add_metric((), value)
     return family
 
 
-_gauge = partial(gauge_of, GAUGES)
-
-
-def _dropped_messages(count: int | None) -> CounterMetricFamily:
-    """A counter, as the next one is: logs count for themselves."""
-    meaning = "Log messages that were dropped because nobody read the log."
-    return CounterMetricFamily("callspool_log_messages_dropped_total", meaning, value=count)
-
-
-def _dropped_audit_lines(count: int | None) -> CounterMetricFamily:
-    meaning = "Lines of the audit log that were lost: the queue was full, or the file could not be written."
-    return CounterMetricFamily("callspool_audit_lines_dropped_total", meaning, value=count)
+_gauge = partial(family_of, GaugeMetricFamily, GAUGES)
+_counter = partial(family_of, CounterMetricFamily, COUNTERS)
 
 
 def _of_lanes(stats: SpoolStats, now: int) -> Iterator[GaugeMetricFamily]:

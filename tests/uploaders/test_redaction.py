@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploaders.redaction.finders import find, finders_of, is_iban, is_luhn, masked
+from uploaders.redaction.finders import find, finders_of, is_iban, masked
 from uploaders.redaction.options import Detector, Redaction, checked_field, compiled, named_pattern
 
 STORED = Redaction((Detector.CARD, Detector.IBAN, Detector.EMAIL, Detector.PHONE))
@@ -19,12 +19,12 @@ EVERYTHING = Redaction(tuple(Detector), (("order", "ORD-[0-9]+"), ("word", "s[a-
     [
         ("4111111111111111", True), ("5555555555554444", True), ("378282246310005", True), ("6011111111111117", True),
         ("3530111333300000", True), ("30569309025904", True), ("4111111111111112", False), ("4111111111111", False),
-        ("79927398713", True), ("79927398710", False),
+        ("378282246310006", False), ("30569309025940", False),
     ],
 )  # fmt: skip
 def test_the_check_digit_of_a_card(digits: str, valid: bool) -> None:
     """ISO/IEC 7812-1, with the test numbers of the card schemes."""
-    assert is_luhn(digits) is valid
+    assert bool(find(digits, finders_of(Redaction((Detector.CARD,))))) is valid
 
 
 @pytest.mark.parametrize(

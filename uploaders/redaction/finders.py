@@ -188,11 +188,6 @@ def _is_luhn(sums: _LuhnSums, begin: int, end: int) -> bool:
     return (of[end] - of[begin]) % 10 == 0
 
 
-def is_luhn(digits: str) -> bool:
-    """The same for digits alone."""
-    return _is_luhn(_luhn_sums(digits), 0, len(digits))
-
-
 # IBANs.
 
 _IBAN_BEGINS: Final = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}")

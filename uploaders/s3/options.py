@@ -151,12 +151,6 @@ class PartPlan:
         """How many parts there are; an empty object has one, empty."""
         return max(1, -(-self.total_bytes // self.part_bytes))
 
-    def size_of(self, number: int) -> int:
-        """The bytes of part `number`. Raises `ValueError` when there is no such part."""
-        if not 1 <= number <= self.count:
-            raise ValueError(f"there is no part {number}: they are numbered from 1 to {self.count}")
-        return min(self.part_bytes, self.total_bytes - (number - 1) * self.part_bytes)
-
 
 def plan_parts(total_bytes: int, part_bytes: int = DEFAULT_PART_BYTES) -> PartPlan:
     """The plan for an object of `total_bytes`; parts become larger than asked for where they would be too many.
