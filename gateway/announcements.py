@@ -11,14 +11,15 @@ from typing import Final
 
 import structlog
 
-from gateway.calllog.errors import CallLogError
 from gateway.calls import CALL_COMPLETE, complete_call_of
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.generated import accept_generated, arrival_of
+from gateway.intake.generated import NotAccepted, accept_generated, arrival_of
 from gateway.intake.memory import BudgetExhausted
+from gateway.intake.responses import Rejection
 from spool.errors import SpoolError
 from uploaders.stores.store import CallKey, Store, StoreError
+from uploaders.tasks import Tasks
 
 CLAIM: Final = 100
 """Calls that are claimed at once."""
@@ -43,17 +44,15 @@ class Announcer:
         self._acceptor = acceptor
         self._completed = completed
         self._failing = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     def start(self) -> None:
         """Begin with what is in the outbox."""
-        self._task = asyncio.create_task(self._run())
+        self._tasks.spawn(self._run())
 
     async def stop(self) -> None:
         """End it, before store and spool are closed; what is claimed is announced after the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _run(self) -> None:
         while True:
@@ -64,7 +63,7 @@ class Announcer:
                         await self._announce(call)
                     await self._store.forget_completions(calls)
                 self._failing = False
-            except (StoreError, SpoolError, BudgetExhausted, OSError) as error:
+            except (StoreError, SpoolError, BudgetExhausted, Rejection, OSError) as error:
                 if not self._failing:  # a store in trouble is reported by the deliveries to it, too
                     _log.warning("announcements_wait", reason=str(error), error=type(error).__name__)
                 self._failing = True
@@ -80,5 +79,5 @@ class Announcer:
         arrival = arrival_of(CALL_COMPLETE, project, call_id)
         try:
             await accept_generated(complete_call_of(call), arrival, self._bodies, self._acceptor)
-        except CallLogError as error:
-            _log.error("not_announced", call_id=call_id, reason=error.message)
+        except NotAccepted as error:
+            _log.error("not_announced", call_id=call_id, reason=str(error))

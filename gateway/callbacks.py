@@ -14,11 +14,11 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.calllog.errors import CallLogError
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.generated import accept_generated, arrival_of
+from gateway.intake.generated import NotAccepted, accept_generated, arrival_of
 from gateway.intake.memory import BudgetExhausted
+from gateway.intake.responses import Rejection
 from gateway.trace import instant
 from spool.errors import SpoolError
 from spool.records import Clock
@@ -26,6 +26,7 @@ from uploaders.pipeline.callback_words import day_begin, next_allowed
 from uploaders.pipeline.options import CallbackRule, TenantRule
 from uploaders.stores.pipeline import Callback, CallbackTables
 from uploaders.stores.store import StoreError
+from uploaders.tasks import Tasks
 
 CALLBACK_DUE: Final = "callback_due"
 """The event of a callback."""
@@ -68,17 +69,15 @@ class CallbackScheduler:
         self._seen = (clock(), monotonic())
         self._distrusts_until = 0.0
         self._failing = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     def start(self) -> None:
         """Begin with what is due."""
-        self._task = asyncio.create_task(self._run())
+        self._tasks.spawn(self._run())
 
     async def stop(self) -> None:
         """End it; what is claimed is fired after the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def _run(self) -> None:
         while True:
@@ -86,7 +85,7 @@ class CallbackScheduler:
                 if self.clock_is_sound():
                     await self.fire_due()
                 self._failing = False
-            except (StoreError, SpoolError, BudgetExhausted, OSError) as error:
+            except (StoreError, SpoolError, BudgetExhausted, Rejection, OSError) as error:
                 if not self._failing:
                     _log.warning("callbacks_wait", reason=str(error), error=type(error).__name__)
                 self._failing = True
@@ -148,8 +147,8 @@ class CallbackScheduler:
         arrival = arrival_of(CALLBACK_DUE, callback.project, callback.call_id)
         try:
             return (await accept_generated(document, arrival, self._bodies, self._acceptor)).uid
-        except CallLogError as error:
-            _log.error("callback_not_fired", call_id=callback.call_id, reason=error.message)
+        except NotAccepted as error:
+            _log.error("callback_not_fired", call_id=callback.call_id, reason=str(error))
             return None
 
     async def _move(self, callback: Callback, due_at: int, reason: str) -> None:

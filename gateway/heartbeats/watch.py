@@ -24,6 +24,7 @@ from gateway.trace import instant
 from spool.errors import CallIsLive, SpoolError
 from spool.live_calls import HeardCall, LiveCall, LostCall
 from spool.records import AGENT_LOST, Clock
+from uploaders.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
 
@@ -143,7 +144,7 @@ class HeartbeatWatch:
         self._not_before: dict[Key, float] = {}
         self._some = asyncio.Event()
         """Whether there are calls to look at."""
-        self._running: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     async def open(self) -> None:
         """Read which calls are live from before: their silence begins now."""
@@ -156,13 +157,11 @@ class HeartbeatWatch:
 
     def start(self) -> None:
         """Begin to look for silent agents."""
-        self._running = asyncio.create_task(self._run(), name="heartbeats")
+        self._tasks.spawn(self._run())
 
     async def close(self) -> None:
         """Stop looking; calls stay in the spool for the next start."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        await self._tasks.cancel()
         try:
             await self._touch()
         except SpoolError as error:  # the next start takes an older time for the last

@@ -8,21 +8,34 @@ from hashlib import sha256
 
 import msgspec
 
+from gateway.calllog.errors import CallLogError
 from gateway.intake.accept import Acceptor, Arrival, Owner
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.parse import CallLog
+from gateway.intake.responses import Rejection
 from spool.records import Accepted, principal_of
+
+
+class NotAccepted(Exception):
+    """A generated call log is refused for good: its call was erased, say."""
 
 
 async def accept_generated(document: object, arrival: Arrival, bodies: BodyReader, acceptor: Acceptor) -> Accepted:
     """Make a call log durable that has a `call_id`; `document` is what msgspec encodes as its JSON.
 
-    Raises `SpoolError`, `CallLogError`, `Rejection`, `BudgetExhausted`, and `OSError` where it cannot be staged.
+    Raises `NotAccepted`; and where it may be accepted later `SpoolError`, `BudgetExhausted`, `Rejection`, `OSError`.
     """
-    with await bodies.read_stream(_piece(msgspec.json.encode(document))) as body:
-        parsed = await acceptor.parse(body, arrival)
-        assert isinstance(parsed, CallLog), "it has a call_id, and more"
-        return await acceptor.accept(parsed, arrival)
+    try:
+        with await bodies.read_stream(_piece(msgspec.json.encode(document))) as body:
+            parsed = await acceptor.parse(body, arrival)
+            assert isinstance(parsed, CallLog), "it has a call_id, and more"
+            return await acceptor.accept(parsed, arrival)
+    except CallLogError as error:
+        raise NotAccepted(error.message) from error
+    except Rejection as error:
+        if error.retry_after is not None:
+            raise
+        raise NotAccepted(error.message) from error
 
 
 async def _piece(document: bytes) -> AsyncIterator[bytes]:

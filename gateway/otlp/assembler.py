@@ -22,6 +22,7 @@ from gateway.otlp.posts import Export
 from gateway.otlp.spans import SpanRule
 from spool.errors import SpoolError
 from spool.records import TENANT_PREFIX, Clock, ClosedTrace, NewSpans, OpenTrace, TraceRow, principal_of
+from uploaders.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
 
@@ -125,7 +126,7 @@ class TraceAssembler:
         self._not_before: dict[Key, int] = {}
         self._some = asyncio.Event()
         """Whether there are traces."""
-        self._running: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
 
     async def open(self) -> None:
         """Read which traces are open from before."""
@@ -142,13 +143,11 @@ class TraceAssembler:
 
     def start(self) -> None:
         """Begin to close what is to be closed."""
-        self._running = asyncio.create_task(self._run(), name="otlp-traces")
+        self._tasks.spawn(self._run())
 
     async def close(self) -> None:
         """Stop watching; what is open stays in the spool for the next start."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        await self._tasks.cancel()
 
     async def add(self, export: Export, token: str | None, tenant: str | None = None) -> None:
         """Make the spans of a post durable; `tenant` is whose token came with it.

@@ -55,6 +55,7 @@ from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import StoreError
+from uploaders.tasks import Tasks
 
 if TYPE_CHECKING:
     from uploaders.pipeline.service import Pipeline
@@ -200,10 +201,9 @@ class Gateway:
         )
         self._systemd.ready()
         await self._recorder.open(self._settings.spool.dir.absolute())
-        beside = [
-            asyncio.create_task(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure)),
-            asyncio.create_task(self._recorder.run(app.spool.stats, app.destinations)),
-        ]
+        beside = Tasks()
+        beside.spawn(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
+        beside.spawn(self._recorder.run(app.spool.stats, app.destinations))
         try:
             corruption = app.spool.directory.corruption
             what = await _first(self._told_to_stop.wait(), corruption.wait(), self._told_to_reload.wait())
@@ -212,9 +212,7 @@ class Gateway:
                 return None
             return await (self._reopen_spool(app) if what == 1 else self._apply(app))
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await beside.cancel()
             await asyncio.to_thread(self._recorder.save)
 
     async def _reopen_spool(self, app: App) -> socket.socket | None:

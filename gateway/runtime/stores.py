@@ -31,6 +31,7 @@ from uploaders.s3.options import S3Options, ServerSideEncryption
 from uploaders.stores.parts import key_text
 from uploaders.stores.routing import CallReads, Routing, RoutingObserver
 from uploaders.stores.store import OldCalls, Store, StoreError, StoreUnavailable, Swept
+from uploaders.tasks import Tasks
 
 if TYPE_CHECKING:
     from gateway.references import ReferenceObserver, ReferenceReader
@@ -94,7 +95,7 @@ class CallStores:
         """Answers questions from the first store; None where no destination is a store."""
         self._sweep_seconds = sweep_seconds
         self._observer = observer
-        self._sweepers: list[asyncio.Task[None]] = []
+        self._sweepers = Tasks()
 
     async def open(self) -> None:
         """Connect and migrate. A database that cannot be reached is waited for later.
@@ -107,16 +108,14 @@ class CallStores:
         """Begin to sweep, and to announce what becomes complete."""
         if self._announcer is not None:
             self._announcer.start()
-        self._sweepers = [asyncio.create_task(self._sweep(name, store)) for name, store in self._stores.items()]
+        for name, store in self._stores.items():
+            self._sweepers.spawn(self._sweep(name, store))
 
     async def stop(self) -> None:
         """End it, before the stores are closed."""
         if self._announcer is not None:
             await self._announcer.stop()
-        for sweeper in self._sweepers:
-            sweeper.cancel()
-        await asyncio.gather(*self._sweepers, return_exceptions=True)
-        self._sweepers = []
+        await self._sweepers.cancel()
 
     async def _sweep(self, name: str, store: Store) -> None:
         loop = asyncio.get_running_loop()

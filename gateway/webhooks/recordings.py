@@ -23,7 +23,7 @@ from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import BYTE_ORDER_MARK, scan
 from gateway.intake.accept import Acceptor, Arrival, Owner
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.generated import accept_generated, name_after
+from gateway.intake.generated import NotAccepted, accept_generated, name_after
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import Workers
@@ -179,7 +179,7 @@ class RecordingCopier:
             return Delivered(await self._copy(delivery))
         except (DownloadFailed, NotKept) as failure:
             return failure.outcome
-        except (msgspec.DecodeError, CallLogError, Rejection) as error:
+        except (msgspec.DecodeError, CallLogError, Rejection, NotAccepted) as error:
             return Refused(f"the call log names no recording, or no call: {error}")
         except (BudgetExhausted, SpoolError, OSError) as error:
             return RetryLater(f"the update of the call cannot be accepted now: {error}", Scope.DESTINATION)

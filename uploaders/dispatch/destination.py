@@ -55,7 +55,8 @@ from uploaders.dispatch.policy import (
     is_refusal,
     settle_too_large,
 )
-from uploaders.dispatch.scheduling import T, Tasks, TimerHandle, Timing, retry_until_answered
+from uploaders.dispatch.scheduling import T, TimerHandle, Timing, retry_until_answered
+from uploaders.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from spool import records
 from spool.errors import CorruptPayload, SpoolError
 from spool.records import DeadLetter, Delivery, DeliveryKey, Due, Hold, Lane, OfTenant, Redirect, Settlement
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BatchUploader, Delivered, Outcome, RetryLater, Scope, Uploader
-from uploaders.dispatch.scheduling import Tasks
+from uploaders.tasks import Tasks
 
 # Concurrency limit of a lane, adaptive: additive increase, multiplicative decrease (AIMD).
 #

@@ -1,7 +1,7 @@
-"""Timers, background tasks, and calls to the spool that are repeated with back-off until it answers."""
+"""Timers, and calls to the spool that are repeated with back-off until it answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -97,37 +97,3 @@ async def retry_until_answered(timing: Timing, call: Callable[[], Awaitable[T]],
         wait = backoff_seconds(SPOOL_BACK_OFF, failures, (1 + timing.jitter()) / 2)
         failures += 1
         await sleep_until(timing.timer, timing.clock() + round(wait * 1000))
-
-
-# Background tasks: referenced, so that none is lost to the garbage collector, and no error goes unlogged.
-
-
-class Tasks:
-    """Tasks that run beside their owner until they end or are cancelled."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Run it; an error that it raises is logged as a defect."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    async def wait(self, seconds: float) -> None:
-        """Wait until all have ended, for at most `seconds`."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
-
-    async def cancel(self) -> None:
-        """Cancel what runs and see its end."""
-        while self._tasks:
-            running = list(self._tasks)
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("task_failed", error=type(error).__name__, exc_info=error)
