@@ -304,6 +304,9 @@ class Access:
         if found is not None:
             return found
         self._guesses.failed(sender)
+        if self._spool_digest is None:
+            message = "The gateway is starting: which token its spool's directory holds is not known yet."
+            return refused(503, "starting", message, "Ask again in a moment.", headers={"Retry-After": "1"})
         self._report("wrong_token", sender)
         return refused(401, "unauthorized", "The admin token is wrong.", _TOKEN_HINT)
 

@@ -171,7 +171,7 @@ def backfill_status(file: Path | None, *, local: bool, destination: str | None, 
 def pause(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Stop the backfill that runs on this store, wherever it runs, after its page; `run` goes on."""
     ask_store(file, destination, lambda store: store.pause_backfills(pause=True), local=local)
-    result({"pausing": True}, "It stops after its page.")
+    result({"pausing": True}, "A backfill that is running stops after its page.")
 
 
 @click.command(short_help="Compare both paths of a store, day by day.")
@@ -276,7 +276,7 @@ def _print(rows: list[Row], counts: tuple[str, ...], *, as_json: bool) -> None:
             click.echo(msgspec.json.encode(row).decode())
         return
     if not rows:
-        output().print(plain("Nothing to do: there are no days.", "dim"))
+        output().print(plain("There are no such days.", "dim"))
         return
     shown: Table = table("Day", "Status", *counts, numbers=counts)
     for row in rows:

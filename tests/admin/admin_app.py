@@ -118,6 +118,8 @@ class AdminFigures:
     call_store: Store | None = None
     pipeline: Pipeline | None = None
     tenant_admin: TenantAdmin | None = None
+    spool_token: str | None = LOCAL_TOKEN
+    """None while the gateway is starting."""
     resumed: list[str] = field(default_factory=list)
     """The destinations that were ordered to be tried."""
     settings: tuple[SettingInForce, ...] = ()
@@ -131,7 +133,8 @@ class AdminFigures:
         self.access = Access(
             tokens, audit=self.audit, refused=self.metrics.admin_refused, clock=lambda: self.now / 1000
         )
-        self.access.accept_spool_token(LOCAL_TOKEN)
+        if self.spool_token is not None:
+            self.access.accept_spool_token(self.spool_token)
         self.recorder = Recorder(self.metrics, self.events, lambda: self.now)
         self.app = build_admin_app(View(self), self.metrics, self.events, self.access)
 

@@ -266,6 +266,23 @@ async def test_guesses_are_limited_logged_and_counted(aiohttp_client: Callable[.
     assert 'callspool_admin_refusals_total{reason="wrong_token"} 11.0' in metrics
 
 
+async def test_while_a_gateway_starts_the_token_of_its_spool_is_not_called_wrong(
+    aiohttp_client: Callable[..., Any],
+) -> None:
+    """What asks during a start is told to ask again; it is no guess, neither in the log nor in the metrics."""
+    world = AdminFigures(spool_token=None)
+    client = await aiohttp_client(world.app)
+    with structlog.testing.capture_logs() as logged:
+        early = await client.get("/api/deliveries", headers=AUTHORIZED)
+        assert (early.status, early.headers["Retry-After"]) == (503, "1")
+        assert (await early.json())["error"]["code"] == "starting"
+        assert (await client.get("/api/status", headers=AUTHORIZED)).status == 200
+    assert not logged
+    assert "callspool_admin_refusals_total{" not in await (await client.get("/metrics")).text()
+    world.access.accept_spool_token(LOCAL_TOKEN)
+    assert (await client.get("/api/deliveries", headers=AUTHORIZED)).status in LET_IN
+
+
 def test_addresses_that_one_sender_has_at_will_are_one_sender() -> None:
     """Loopback and an IPv6 network have one allowance each, and there are never more than so many allowances."""
     now = 0.0
