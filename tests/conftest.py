@@ -89,7 +89,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     yield
     if item.config.getoption("--garbage"):
         gc.collect()
-        item.config.pluginmanager.get_plugin("unraisableexception").pytest_runtest_teardown(item)
+        unraisable = item.config.pluginmanager.get_plugin("unraisableexception")
+        assert unraisable is not None
+        unraisable.pytest_runtest_teardown(item)
 
 
 @pytest.hookimpl(trylast=True)

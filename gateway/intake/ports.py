@@ -10,7 +10,27 @@ NO_ROUTE = "none"
 """The label of requests that are counted before their route is known."""
 
 
-class RecordStore(Protocol):
+class StagingQuota(Protocol):
+    """The part of the quota that staging files take."""
+
+    def reserve_staging(self, byte_count: int) -> None:
+        """Set so many bytes of the quota aside for a staging file. Raises `SpoolFull` where it has no room for them."""
+        ...
+
+    async def can_make_staging_room(self, byte_count: int) -> bool:
+        """Whether a body of so many bytes would fit if details were evicted for it; nothing is."""
+        ...
+
+    async def make_staging_room(self, byte_count: int, rest: int) -> None:
+        """Evict details for so many bytes that came, where that may be and suffices for `rest` more as well."""
+        ...
+
+    def release_staging(self, byte_count: int) -> None:
+        """So many bytes of staging files are gone again."""
+        ...
+
+
+class RecordStore(StagingQuota, Protocol):
     """The durable store, as the intake sees it. All methods may raise `spool.errors.SpoolError`."""
 
     async def accept(self, record: NewRecord) -> Accepted:
@@ -37,22 +57,6 @@ class RecordStore(Protocol):
 
     async def find_upload_by_s3_key(self, s3_key: str) -> Upload | None:
         """The upload address that was given out under this name."""
-        ...
-
-    def reserve_staging(self, byte_count: int) -> None:
-        """Set so many bytes of the quota aside for a staging file. Raises `SpoolFull` where it has no room for them."""
-        ...
-
-    async def can_make_staging_room(self, byte_count: int) -> bool:
-        """Whether a body of so many bytes would fit if details were evicted for it; nothing is."""
-        ...
-
-    async def make_staging_room(self, byte_count: int, rest: int) -> None:
-        """Evict details for so many bytes that came, where that may be and suffices for `rest` more as well."""
-        ...
-
-    def release_staging(self, byte_count: int) -> None:
-        """So many bytes of staging files are gone again."""
         ...
 
 

@@ -24,7 +24,7 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
-from gateway.intake.ports import HeldMemory, RecordStore, TryReserve
+from gateway.intake.ports import HeldMemory, StagingQuota, TryReserve
 from spool.directory import STAGING_NAME
 from spool.errors import NO_ROOM, SpoolFull, SpoolUnavailable
 from spool.payload.sealed_file import SealedFile
@@ -214,7 +214,7 @@ class Staged:
     def claim(self, size: int) -> None:
         """Claim `size` bytes for what is about to come. For the event loop. Raises `SpoolFull`."""
         try:
-            self._area.store.reserve_staging(size)
+            self._area.quota.reserve_staging(size)
         except SpoolFull as full:
             full.staged_bytes = self._claimed + size
             raise
@@ -228,11 +228,11 @@ class Staged:
         try:
             self.claim(size)
         except SpoolFull:
-            if not await self._area.store.can_make_staging_room(size):
+            if not await self._area.quota.can_make_staging_room(size):
                 raise
             self._expected = size
         else:
-            self._area.store.release_staging(size)
+            self._area.quota.release_staging(size)
             self._claimed -= size
 
     def need(self, size: int) -> None:
@@ -250,7 +250,7 @@ class Staged:
             rest = self._expected - self._needed
             if rest < 0:  # nobody said how much there will be, so no room can be known to suffice
                 raise
-            self._area.workers.await_loop(lambda: self._area.store.make_staging_room(missing, rest))
+            self._area.workers.await_loop(lambda: self._area.quota.make_staging_room(missing, rest))
             self._area.workers.ask_loop(lambda: self.claim(missing))
 
     def _claim_ahead(self, missing: int) -> None:
@@ -339,7 +339,7 @@ class Staged:
             files, self._files = self._files, []
             asyncio.get_running_loop().call_soon(self._area.workers.start, lambda: _close_all(files))
         if self._claimed:
-            self._area.store.release_staging(self._claimed)
+            self._area.quota.release_staging(self._claimed)
             self._claimed = 0
         while self._memory:
             self._memory.pop().release()
@@ -349,11 +349,11 @@ class StagingArea:
     """The directory for staging files, and the quota that they count in."""
 
     def __init__(
-        self, directory: Path, store: RecordStore, workers: Workers, encrypted_within: TryReserve | None = None
+        self, directory: Path, quota: StagingQuota, workers: Workers, encrypted_within: TryReserve | None = None
     ) -> None:
         """Where there is memory to decrypt them into, files are encrypted."""
         self.directory = directory
-        self.store = store
+        self.quota = quota
         self.workers = workers
         self.try_reserve = encrypted_within
         self.encrypts = encrypted_within is not None

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
+from aiohttp import web
 from aiohttp.test_utils import TestClient
 from msgspec.structs import replace as changed
 
@@ -23,6 +24,7 @@ from gateway.calls import LiveEntry
 from gateway.intake.memory import Body
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
+from gateway.operations.schemas import Reloaded
 from gateway.operations.selection import Accepts
 from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
@@ -224,6 +226,9 @@ class View:
             return self._world.on_resume(destination)
         return {each.name: not each.up for each in self._world.destinations}.get(destination)
 
+    async def reload(self) -> Reloaded:
+        return Reloaded(applied=True)
+
     async def intake_obstacle(self) -> str | None:
         return self._world.intake_obstacle
 
@@ -243,13 +248,15 @@ class View:
 def delivery(form: Form = Form.CORE, destination: str = "endpoint", **of_record: object) -> Delivery:
     """A delivery of the record, as the dispatcher tells of it."""
     lane = Lane.DETAIL if form is Form.DETAIL else Lane.CORE
-    record = changed(RECORD, **of_record)  # type: ignore[arg-type]  # the test names fields of Record
+    record = changed(RECORD, **of_record)
     return Delivery(record, destination, form, lane, attempts=0, due_at=0, first_failed_at=None)
 
 
-def traced(*deliveries: TracedDelivery, superseded: bool = False, fragments: object = None) -> TracedRecord:
+def traced(
+    *deliveries: TracedDelivery, superseded: bool = False, fragments: dict[Fragment, StoredFragment] | None = None
+) -> TracedRecord:
     """The record with these deliveries."""
-    record = RECORD if fragments is None else changed(RECORD, fragments=fragments)  # type: ignore[arg-type]  # a mapping
+    record = RECORD if fragments is None else changed(RECORD, fragments=fragments)
     return TracedRecord(record, superseded=superseded, settled_at=None, deliveries=deliveries)
 
 
@@ -271,6 +278,7 @@ def traced_delivery(
 
 
 AnyAdmin = TypeVar("AnyAdmin", bound="SpoolAdmin")
+Client = TestClient[web.Request, web.Application]
 
 OTHER = "other"
 TAKES = {
@@ -314,7 +322,7 @@ class AskedSpoolAdmin(SpoolAdmin):
 
     def __init__(self, spool: Spool, clock: Clock, staging: StagingArea) -> None:
         super().__init__(spool, clock, staging)
-        self.client: TestClient
+        self.client: Client
 
     async def list(self, **query: Any) -> Any:
         """A page of deliveries."""

@@ -5,14 +5,16 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from aiohttp.test_utils import TestServer
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.auth import TOKEN_FILE, GuessLimit, make_local_token
 from gateway.admin.permissions import RULES, Role, rule_of
@@ -49,7 +51,7 @@ async def ask(client: Any, route: str, headers: Mapping[str, str] = JSON) -> Any
 @pytest.mark.parametrize("route", [*OPEN, *LOCAL, *PROTECTED])
 @pytest.mark.parametrize("configured", [None, "hush-hush-hush-hush"], ids=["no token set", "token set"])
 async def test_each_kind_of_route_lets_in_whom_it_is_for(
-    aiohttp_client: Callable[..., Any], route: str, configured: str | None
+    aiohttp_client: AiohttpClient, route: str, configured: str | None
 ) -> None:
     """Open ones everybody; local ones this machine, unless a token is set; protected ones a token alone."""
     client = await aiohttp_client(AdminFigures(token=configured).app)
@@ -81,7 +83,7 @@ def test_every_route_has_its_row() -> None:
 
 
 @pytest.mark.parametrize("route", [route for route, rule in RULES.items() if rule.role is not None])
-async def test_a_route_lets_in_its_role_and_those_above(aiohttp_client: Callable[..., Any], route: str) -> None:
+async def test_a_route_lets_in_its_role_and_those_above(aiohttp_client: AiohttpClient, route: str) -> None:
     """Whoever has less is told which role it takes; every token of a role counts, and a local peer is nobody then."""
     client = await aiohttp_client(AdminFigures(tokens=ROLES).app)
     rule, url = RULES[route], re.sub(r"\{[^}]*\}", "x", route)
@@ -100,7 +102,7 @@ async def test_a_route_lets_in_its_role_and_those_above(aiohttp_client: Callable
     assert (await ask(client, url, kind)).status == UNAUTHORIZED
 
 
-async def test_guesses_at_any_role_are_limited(aiohttp_client: Callable[..., Any]) -> None:
+async def test_guesses_at_any_role_are_limited(aiohttp_client: AiohttpClient) -> None:
     """An address that guessed too often is refused, whatever token it presents next, but for that of the spool."""
     client = await aiohttp_client(AdminFigures(tokens={Role.READ: ROLES[Role.READ]}).app)
     statuses = [(await ask(client, "/api/calls", {"Authorization": "Bearer guess"})).status for _ in range(12)]
@@ -110,7 +112,7 @@ async def test_guesses_at_any_role_are_limited(aiohttp_client: Callable[..., Any
     assert (await ask(client, "/api/calls", AUTHORIZED)).status in LET_IN
 
 
-async def test_no_route_is_left_open_by_mistake(aiohttp_client: Callable[..., Any]) -> None:
+async def test_no_route_is_left_open_by_mistake(aiohttp_client: AiohttpClient) -> None:
     """Every route that there is asks for a token of what a proxy passes on, but for the open ones."""
     world = AdminFigures()
     client = await aiohttp_client(world.app)
@@ -131,7 +133,7 @@ async def test_no_route_is_left_open_by_mistake(aiohttp_client: Callable[..., An
 @pytest.mark.parametrize("headers", PROXIES, ids=lambda headers: next(iter(headers)))
 @pytest.mark.parametrize("route", LOCAL)
 async def test_what_a_proxy_passes_on_comes_from_nowhere_near(
-    aiohttp_client: Callable[..., Any], route: str, headers: Mapping[str, str]
+    aiohttp_client: AiohttpClient, route: str, headers: Mapping[str, str]
 ) -> None:
     """A request that says that it was passed on needs the token, though its address is loopback."""
     client = await aiohttp_client(AdminFigures().app)
@@ -140,13 +142,13 @@ async def test_what_a_proxy_passes_on_comes_from_nowhere_near(
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.6", "network"])
-async def test_other_peers_need_a_token(aiohttp_client: Callable[..., Any], peer: str) -> None:
+async def test_other_peers_need_a_token(aiohttp_client: AiohttpClient, peer: str) -> None:
     """Sidecars of a mesh come from 127.0.0.6, others over the network: an address is no identity."""
     address = address_on_the_network() if peer == "network" else peer
     if address is None:
         pytest.skip("this machine has no address but loopback")
     server = TestServer(AdminFigures().app, host="0.0.0.0")
-    client = await aiohttp_client(server)
+    client: TestClient[web.Request, None] = await aiohttp_client(server)
     reading, writing = await asyncio.open_connection(
         "127.0.0.1" if peer != "network" else address, server.port, local_addr=(address, 0)
     )
@@ -182,7 +184,7 @@ async def test_other_peers_need_a_token(aiohttp_client: Callable[..., Any], peer
     ],
 )
 async def test_who_may_give_orders(
-    aiohttp_client: Callable[..., Any], headers: Mapping[str, str], status: int | None
+    aiohttp_client: AiohttpClient, headers: Mapping[str, str], status: int | None
 ) -> None:
     """Never a page of another site, whatever its browser knows, and never under a name that was made to lead here."""
     client = await aiohttp_client(AdminFigures().app)
@@ -191,7 +193,7 @@ async def test_who_may_give_orders(
 
 
 @pytest.mark.parametrize("path", OPEN)
-async def test_pages_and_rebound_names_do_not_even_read_figures(aiohttp_client: Callable[..., Any], path: str) -> None:
+async def test_pages_and_rebound_names_do_not_even_read_figures(aiohttp_client: AiohttpClient, path: str) -> None:
     """Nothing is answered to another site but a link to the status page, which tells that site nothing."""
     client = await aiohttp_client(AdminFigures().app)
     assert (await client.get(path, headers={"Host": "evil.example"})).status == MISDIRECTED
@@ -211,7 +213,7 @@ async def test_pages_and_rebound_names_do_not_even_read_figures(aiohttp_client: 
     ],
 )
 async def test_figures_are_for_everyone_and_what_names_a_call_is_not(
-    aiohttp_client: Callable[..., Any], configured: str | None, headers: Mapping[str, str], complete: bool
+    aiohttp_client: AiohttpClient, configured: str | None, headers: Mapping[str, str], complete: bool
 ) -> None:
     """Ids of calls and what endpoints answered need what a list of calls needs; the figures stay open."""
     down = replace(ENDPOINT_DOWN, reason="HTTP 503: caller +1 555 0100")
@@ -242,7 +244,7 @@ def test_a_host_is_an_address_or_a_name_that_nobody_can_rebind(host: str, truste
     assert is_trusted_host(host, frozenset({"spool.example.com"})) is trusted
 
 
-async def test_guesses_are_limited_logged_and_counted(aiohttp_client: Callable[..., Any]) -> None:
+async def test_guesses_are_limited_logged_and_counted(aiohttp_client: AiohttpClient) -> None:
     """Ten wrong tokens at once, then one in six seconds; one line a minute; the token of the spool works throughout."""
     world = AdminFigures(token="hush-hush-hush-hush")
     client = await aiohttp_client(world.app)
@@ -267,7 +269,7 @@ async def test_guesses_are_limited_logged_and_counted(aiohttp_client: Callable[.
 
 
 async def test_while_a_gateway_starts_the_token_of_its_spool_is_not_called_wrong(
-    aiohttp_client: Callable[..., Any],
+    aiohttp_client: AiohttpClient,
 ) -> None:
     """What asks during a start is told to ask again; it is no guess, neither in the log nor in the metrics."""
     world = AdminFigures(spool_token=None)

@@ -1,10 +1,10 @@
 """Tests of health, status and traces, over a real socket."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.view import Lifecycle, Phase
 from gateway.operations.advice import ADVICE, ReasonKind
@@ -15,7 +15,7 @@ from spool.stats import SpoolStats
 from tests.admin.admin_app import NOW, STATS, AdminFigures, delivery, traced, traced_delivery
 
 
-async def test_health_depends_on_nothing(aiohttp_client: Callable) -> None:
+async def test_health_depends_on_nothing(aiohttp_client: AiohttpClient) -> None:
     """The process is healthy whatever the spool and the destinations do: a restart would not help them."""
     world = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STOPPING))
     answer = await (await aiohttp_client(world.app)).get("/healthz")
@@ -47,7 +47,7 @@ async def test_health_depends_on_nothing(aiohttp_client: Callable) -> None:
     ],
 )
 async def test_ready_means_that_posts_can_be_accepted(
-    aiohttp_client: Callable, lifecycle: Lifecycle, stats: SpoolStats | None, reasons: list[str]
+    aiohttp_client: AiohttpClient, lifecycle: Lifecycle, stats: SpoolStats | None, reasons: list[str]
 ) -> None:
     """Readiness is the phase and the spool, with every reason told; destinations have no part in it."""
     world = AdminFigures(stats=stats, lifecycle=lifecycle)
@@ -69,7 +69,7 @@ async def test_ready_means_that_posts_can_be_accepted(
     ],
 )
 async def test_whatever_is_asked_names_the_runbook_of_the_symptom(
-    aiohttp_client: Callable, change: dict[str, Any], runbook: Runbook
+    aiohttp_client: AiohttpClient, change: dict[str, Any], runbook: Runbook
 ) -> None:
     """/readyz, the status and the verdict lead to one section."""
     client = await aiohttp_client(AdminFigures(stats=replace(STATS, **change)).app)
@@ -77,7 +77,7 @@ async def test_whatever_is_asked_names_the_runbook_of_the_symptom(
     assert ready["runbook"] == status["runbook"] == status["verdict"]["cause"]["runbook"] == runbook
 
 
-async def test_a_way_in_that_is_closed_is_told(aiohttp_client: Callable) -> None:
+async def test_a_way_in_that_is_closed_is_told(aiohttp_client: AiohttpClient) -> None:
     """Where nothing can be staged, giants would be refused: the gateway is not ready, and says why."""
     client = await aiohttp_client(AdminFigures(intake_obstacle="the staging directory is gone").app)
     answer = await client.get("/readyz")
@@ -85,7 +85,7 @@ async def test_a_way_in_that_is_closed_is_told(aiohttp_client: Callable) -> None
     assert not (await (await client.get("/api/status")).json())["ready"]
 
 
-async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Callable) -> None:
+async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: AiohttpClient) -> None:
     """Backlog, age, attempts under way and dead letters stand by lane; forgotten destinations are not left out."""
     answer = await (await aiohttp_client(AdminFigures().app)).get("/api/status")
     status = await answer.json()
@@ -118,14 +118,14 @@ async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: Ca
     }
 
 
-async def test_the_status_is_served_while_the_spool_is_not_open(aiohttp_client: Callable) -> None:
+async def test_the_status_is_served_while_the_spool_is_not_open(aiohttp_client: AiohttpClient) -> None:
     """A gateway that is starting shows its destinations, and that the spool is not open."""
     world = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STARTING))
     status = await (await (await aiohttp_client(world.app)).get("/api/status")).json()
     assert (status["spool"], status["phase"], len(status["destinations"])) == (None, "starting", 2)
 
 
-async def test_recent_events_are_told_newest_first_and_without_secrets(aiohttp_client: Callable) -> None:
+async def test_recent_events_are_told_newest_first_and_without_secrets(aiohttp_client: AiohttpClient) -> None:
     """Outages, recoveries and dead letters are shown; the daily business is not; only the newest are kept."""
     world = AdminFigures()
     for _ in range(60):
@@ -148,7 +148,7 @@ async def test_recent_events_are_told_newest_first_and_without_secrets(aiohttp_c
 
 
 @pytest.mark.parametrize("call_id", ["call-1", "a/b c", "ünï"])
-async def test_a_call_can_be_looked_up_by_whatever_id_it_has(aiohttp_client: Callable, call_id: str) -> None:
+async def test_a_call_can_be_looked_up_by_whatever_id_it_has(aiohttp_client: AiohttpClient, call_id: str) -> None:
     """The trace of a call is found by its id, with any character in it."""
     record = traced(traced_delivery(Form.WHOLE, DeliveryState.READY))
     client = await aiohttp_client(AdminFigures(calls={call_id: (record,)}).app)
@@ -157,7 +157,7 @@ async def test_a_call_can_be_looked_up_by_whatever_id_it_has(aiohttp_client: Cal
     assert (answer.status, document["call_id"], len(document["records"])) == (200, call_id, 1)
 
 
-async def test_an_unknown_call_is_404_with_a_hint(aiohttp_client: Callable) -> None:
+async def test_an_unknown_call_is_404_with_a_hint(aiohttp_client: AiohttpClient) -> None:
     """A call that the spool does not know is told from a failure, and why that may be is said."""
     answer = await (await aiohttp_client(AdminFigures().app)).get("/api/calls/nobody")
     document = await answer.json()
@@ -165,14 +165,14 @@ async def test_an_unknown_call_is_404_with_a_hint(aiohttp_client: Callable) -> N
     assert "Receipts" in document["error"]["hint"]
 
 
-async def test_a_spool_that_cannot_be_read_is_503(aiohttp_client: Callable) -> None:
+async def test_a_spool_that_cannot_be_read_is_503(aiohttp_client: AiohttpClient) -> None:
     """A failing spool is no reason to say that a call is unknown."""
     answer = await (await aiohttp_client(AdminFigures(trace_error=SpoolUnavailable("closing")).app)).get("/api/calls/x")
     assert answer.status == 503
     assert (await answer.json())["error"]["message"] == "closing"
 
 
-async def test_no_answer_is_kept_by_caches(aiohttp_client: Callable) -> None:
+async def test_no_answer_is_kept_by_caches(aiohttp_client: AiohttpClient) -> None:
     """Every answer is of the moment."""
     client = await aiohttp_client(AdminFigures().app)
     for path in ("/", "/metrics", "/healthz", "/readyz", "/api/status", "/api/calls/x"):

@@ -4,12 +4,12 @@ import asyncio
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.audit import AuditFile, AuditLog
 from gateway.admin.auth import token_id
@@ -35,7 +35,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 async def test_an_order_and_a_read_say_who_from_where_what_and_what_came_of_it(
-    aiohttp_client: Callable[..., Any], tmp_path: Path
+    aiohttp_client: AiohttpClient, tmp_path: Path
 ) -> None:
     """Each is one line with the token's id and never the token; what shows no call log has none."""
     async with spool_admin(tmp_path / "spool", AskedSpoolAdmin) as admin:
@@ -69,7 +69,7 @@ async def test_an_order_and_a_read_say_who_from_where_what_and_what_came_of_it(
     assert not [secret for secret in (OPERATOR, READER, "the-new-key-of-the-agent") if secret in text]
 
 
-async def test_a_read_that_fails_is_in_it_too(aiohttp_client: Callable[..., Any]) -> None:
+async def test_a_read_that_fails_is_in_it_too(aiohttp_client: AiohttpClient) -> None:
     """Without a file each line is a message of the log, whatever its level; with the code of the error."""
     client = await aiohttp_client(AdminFigures(tokens=TOKENS).app)
     with structlog.testing.capture_logs() as logged:
@@ -116,7 +116,7 @@ def test_a_file_that_others_made_is_refused(tmp_path: Path, trouble: str) -> Non
     assert not (tmp_path / "elsewhere").exists()
 
 
-async def test_lines_that_are_lost_are_counted(aiohttp_client: Callable[..., Any], tmp_path: Path) -> None:
+async def test_lines_that_are_lost_are_counted(aiohttp_client: AiohttpClient, tmp_path: Path) -> None:
     """A file that cannot be written holds up no order, and the metric says how many lines are missing."""
     audit = AuditLog()
     file = audit_file(tmp_path / "folder")

@@ -1,12 +1,13 @@
 """Calls from the store of a receiver, asked over HTTP: a real embedded store behind the real admin application."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.permissions import Role
 from gateway.calls import LiveEntry
@@ -41,7 +42,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-async def client(aiohttp_client: Callable[..., Any], store: Store) -> Any:
+async def client(aiohttp_client: AiohttpClient, store: Store) -> Any:
     """Somebody who has the token."""
     return await aiohttp_client(AdminFigures(call_store=store, token="hush").app, headers=BEARER)
 
@@ -103,7 +104,7 @@ async def test_an_unknown_call_is_404(client: Any) -> None:
         assert (answer.status, (await answer.json())["error"]["code"]) == (404, "unknown_call")
 
 
-async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callable[..., Any], store: Store) -> None:
+async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: AiohttpClient, store: Store) -> None:
     """From this machine without one there are lists and what is known of a call, and nothing that anybody said."""
     trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
     client = await aiohttp_client(AdminFigures(call_store=store, calls=trace).app)
@@ -116,9 +117,7 @@ async def test_documents_are_for_whoever_presents_a_token(aiohttp_client: Callab
     assert (await client.get("/api/calls/c1", headers={"Authorization": "Bearer wrong"})).status == 401
 
 
-async def test_a_call_that_is_still_in_the_spool_has_its_trace(
-    aiohttp_client: Callable[..., Any], store: Store
-) -> None:
+async def test_a_call_that_is_still_in_the_spool_has_its_trace(aiohttp_client: AiohttpClient, store: Store) -> None:
     """What the store does not have yet is where the trace says."""
     trace = {"c2": (traced(traced_delivery(Form.WHOLE, DeliveryState.READY)),)}
     waiting = await aiohttp_client(AdminFigures(call_store=store, calls=trace).app)
@@ -126,7 +125,7 @@ async def test_a_call_that_is_still_in_the_spool_has_its_trace(
     assert answer["records"][0]["stage"] == "queued"
 
 
-async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: Callable[..., Any]) -> None:
+async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: AiohttpClient) -> None:
     """The answer names what to configure; the trace of a call is there all the same."""
     trace = {"c1": (traced(traced_delivery(Form.WHOLE, DeliveryState.DELIVERED)),)}
     client = await aiohttp_client(AdminFigures(calls=trace).app)
@@ -135,7 +134,7 @@ async def test_without_a_store_there_is_nothing_to_ask(aiohttp_client: Callable[
     assert (await client.get("/api/calls/c1")).status == 200
 
 
-async def test_a_store_in_trouble_is_503(aiohttp_client: Callable[..., Any], store: Store, monkeypatch: Any) -> None:
+async def test_a_store_in_trouble_is_503(aiohttp_client: AiohttpClient, store: Store, monkeypatch: Any) -> None:
     """With the reason, and no secret in it."""
 
     async def down(*_: object) -> None:
@@ -148,7 +147,7 @@ async def test_a_store_in_trouble_is_503(aiohttp_client: Callable[..., Any], sto
     assert "hush" not in await answer.text()
 
 
-async def test_a_tenant_sees_its_own_live_calls_alone(aiohttp_client: Callable[..., Any]) -> None:
+async def test_a_tenant_sees_its_own_live_calls_alone(aiohttp_client: AiohttpClient) -> None:
     """The list of calls that go on names none of another tenant's."""
     entry = LiveEntry(
         call_id="call-1", tenant="acme", agent_id="a", state="live", first_heard_at="2026-01-01T00:00:00.000Z",

@@ -10,6 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 import zstandard
+from pytest_aiohttp import AiohttpClient
 
 from gateway.operations import export
 from gateway.operations.schemas import IMPORT_TYPE
@@ -24,7 +25,7 @@ NUMBER = b'{"call_id": 7, "update_type": "detailed_telemetry","rest": 1}'
 
 
 @pytest.fixture
-async def admin(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedSpoolAdmin]:
+async def admin(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[AskedSpoolAdmin]:
     async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
         made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
         yield made
@@ -37,8 +38,8 @@ def a_body(*documents: tuple[str, bytes], packed: bool = True, cut: int = 0, **f
         {"form": form, "bytes": len(file), "sha256": sha256(file).hexdigest()}
         for (form, _), file in zip(documents, files, strict=True)
     ]
-    line = {"to": OTHER, "record_id": "0a0a0a0a-1", "call_id": "a", "agent_id": None, "event": "call_ended"}
-    line |= {"environment": None, "documents": described, **fields}
+    record = {"to": OTHER, "record_id": "0a0a0a0a-1", "call_id": "a", "agent_id": None, "event": "call_ended"}
+    line = {**record, "environment": None, "documents": described, **fields}
     body = json.dumps(line).encode() + b"\n" + b"".join(files)
     return body[: len(body) - cut]
 

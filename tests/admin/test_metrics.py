@@ -1,23 +1,21 @@
 """Tests of the metrics: names, labels, meanings, agreement with the spool, cost."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 
 import pytest
-from aiohttp.test_utils import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.gauges import GaugeCollector
 from gateway.admin.metrics import Metrics
 from gateway.sdk_outbox.model import Outcome
 from spool.records import Form
 from spool.stats import SpoolStats
-from tests.admin.admin_app import ENDPOINT_DOWN, AdminFigures, View, delivery
+from tests.admin.admin_app import ENDPOINT_DOWN, AdminFigures, Client, View, delivery
 from uploaders.stores.parts import PartKind
-from uploaders.stores.routing import CallPath
-from uploaders.stores.store import Swept, Written
+from uploaders.stores.store import CallPath, Swept, Written
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -153,7 +151,7 @@ def count_everything(metrics: Metrics) -> None:
     metrics.query_routed(CallPath.COMPLETE)
 
 
-async def scrape(client: TestClient) -> tuple[str, Samples]:
+async def scrape(client: Client) -> tuple[str, Samples]:
     answer = await client.get("/metrics")
     assert answer.status == 200
     text = await answer.text()
@@ -172,7 +170,7 @@ def base_name(sample: str) -> str:
     return sample
 
 
-async def test_every_published_metric_is_there_with_its_labels_and_no_other(aiohttp_client: Callable) -> None:
+async def test_every_published_metric_is_there_with_its_labels_and_no_other(aiohttp_client: AiohttpClient) -> None:
     """Names and labels are an interface: none is missing, none is renamed, none comes without being published."""
     world = AdminFigures()
     count_everything(world.metrics)
@@ -184,7 +182,7 @@ async def test_every_published_metric_is_there_with_its_labels_and_no_other(aioh
     assert found == PUBLISHED
 
 
-async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: Callable) -> None:
+async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: AiohttpClient) -> None:
     """Whoever finds a metric finds out what it means."""
     world = AdminFigures()
     count_everything(world.metrics)
@@ -249,7 +247,7 @@ async def test_every_metric_has_a_help_text_that_is_a_sentence(aiohttp_client: C
     ],
 )
 async def test_a_metric_says_what_happened_and_how_things_stand(
-    aiohttp_client: Callable, name: str, labels: dict[str, str], value: float
+    aiohttp_client: AiohttpClient, name: str, labels: dict[str, str], value: float
 ) -> None:
     """Counters hold what was counted, gauges what the spool and the dispatcher say."""
     world = AdminFigures()
@@ -273,7 +271,7 @@ async def test_one_scrape_takes_one_snapshot_of_the_spool() -> None:
     assert view.asked == 1
 
 
-async def test_while_the_spool_is_not_open_the_other_metrics_are_served(aiohttp_client: Callable) -> None:
+async def test_while_the_spool_is_not_open_the_other_metrics_are_served(aiohttp_client: AiohttpClient) -> None:
     """A gateway that is starting or broken can still be scraped."""
     world = AdminFigures(stats=None)
     world.metrics.posted("batch", "starting")
@@ -282,20 +280,20 @@ async def test_while_the_spool_is_not_open_the_other_metrics_are_served(aiohttp_
     assert not any(name == "callspool_spool_bytes" for name, _ in samples)
 
 
-async def test_a_destination_that_is_no_longer_configured_is_not_shown_as_down(aiohttp_client: Callable) -> None:
+async def test_a_destination_that_is_no_longer_configured_is_not_shown_as_down(aiohttp_client: AiohttpClient) -> None:
     """What the configuration no longer has does not alert; its backlog is still there to see."""
     gone = replace(ENDPOINT_DOWN, name="gone", configured=False)
     _, samples = await scrape(await aiohttp_client(AdminFigures(destinations=(gone,)).app))
     assert not any(name == "callspool_destination_up" for name, _ in samples)
 
 
-async def test_the_process_is_measured_too(aiohttp_client: Callable) -> None:
+async def test_the_process_is_measured_too(aiohttp_client: AiohttpClient) -> None:
     """Memory and CPU of the process are among the metrics."""
     _, samples = await scrape(await aiohttp_client(AdminFigures().app))
     assert samples["process_resident_memory_bytes", ()] > 1_000_000
 
 
-async def test_openmetrics_is_served_to_those_who_ask(aiohttp_client: Callable) -> None:
+async def test_openmetrics_is_served_to_those_who_ask(aiohttp_client: AiohttpClient) -> None:
     """The format is the one that the scraper accepts."""
     client = await aiohttp_client(AdminFigures().app)
     answer = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})

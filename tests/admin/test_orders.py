@@ -1,12 +1,13 @@
 """Orders about dead letters over a real socket, to a real spool."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientError
+from pytest_aiohttp import AiohttpClient
 
 from spool.records import DeadLetter, Delivered, DeliveryState, Hold, Lane, RetryAt
 from tests.admin.admin_app import AUTHORIZED, AskedSpoolAdmin, spool_admin
@@ -22,7 +23,7 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
 
 
 @pytest.fixture
-async def admin(tmp_path: Path, aiohttp_client: Callable[..., Any]) -> AsyncIterator[AskedSpoolAdmin]:
+async def admin(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[AskedSpoolAdmin]:
     async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
         made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
         yield made
@@ -82,7 +83,8 @@ async def test_pages_join_to_the_whole_list(admin: AskedSpoolAdmin) -> None:
     for number in range(7):
         await admin.buried(f"c{number}", reason="even" if number % 2 == 0 else "odd")
     for query in ({}, {"reason": "even"}):
-        seen, cursor, pages = [], "", 0
+        seen, pages = [], 0
+        cursor: str | None = ""
         while cursor is not None:
             page = await admin.list(limit=2, **query, **({"cursor": cursor} if cursor else {}))
             assert len(page["deliveries"]) <= 2
@@ -98,7 +100,8 @@ async def test_an_order_is_carried_out_step_by_step(admin: AskedSpoolAdmin, monk
     for number in range(5):
         await admin.buried(f"c{number}")
     for dry_run, done in ((True, 0), (False, 5)):
-        steps, cursor = [], None
+        steps: list[Any] = []
+        cursor = None
         while not steps or cursor is not None:
             steps.append(await admin.order("replay", dry_run=dry_run, **({"cursor": cursor} if cursor else {})))
             cursor = steps[-1]["cursor"]

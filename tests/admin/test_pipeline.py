@@ -1,10 +1,11 @@
 """What is asked of a pipeline over HTTP: similar calls, words, its queue, callbacks; each tenant its own alone."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.permissions import Role
 from spool.records import system_clock
@@ -53,7 +54,7 @@ async def pipeline(tmp_path: Path) -> AsyncIterator[Pipeline]:
 
 
 @pytest.fixture
-async def client(aiohttp_client: Callable[..., Any], pipeline: Pipeline) -> Any:
+async def client(aiohttp_client: AiohttpClient, pipeline: Pipeline) -> Any:
     world = AdminFigures(
         pipeline=pipeline, tokens={Role.READ: ("read",), Role.OPERATE: ("operate",), Role.ADMIN: ("admin",)}
     )
@@ -99,7 +100,7 @@ async def test_what_cannot_be_asked_is_refused(client: Any, order: dict[str, obj
     assert (await client.post("/api/calls/similar", json=order, headers=bearer("read"))).status == status
 
 
-async def test_summaries_need_a_token(client: Any, aiohttp_client: Callable[..., Any]) -> None:
+async def test_summaries_need_a_token(client: Any, aiohttp_client: AiohttpClient) -> None:
     """They are what was said; the figures of the queue are not. Without a pipeline it says what to set."""
     for path in ("/api/calls/similar", "/api/calls/search", "/api/pipeline/redo", "/api/callbacks/run"):
         assert (await client.post(path, json={"text": "a"})).status == 401

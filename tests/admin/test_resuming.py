@@ -1,9 +1,9 @@
 """The order to try a destination at once, and what is told of breakers and live calls, over a real socket."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.status import short_reason
 from gateway.live_calls import ThrottleStatus
@@ -17,7 +17,9 @@ def path(destination: str) -> str:
 
 
 @pytest.mark.parametrize(("destination", "waited"), [("endpoint", True), ("local", False)])
-async def test_a_destination_is_tried_at_the_order(aiohttp_client: Callable, destination: str, waited: bool) -> None:
+async def test_a_destination_is_tried_at_the_order(
+    aiohttp_client: AiohttpClient, destination: str, waited: bool
+) -> None:
     """The order reaches the dispatcher, and its answer says whether there was anything to end."""
     world = AdminFigures()
     answer = await (await aiohttp_client(world.app)).post(path(destination), data="{}", headers=JSON)
@@ -28,7 +30,7 @@ async def test_a_destination_is_tried_at_the_order(aiohttp_client: Callable, des
 
 @pytest.mark.parametrize(("name", "hint"), [("endpiont", "Did you mean endpoint?"), ("bucket", "endpoint, local")])
 async def test_an_unknown_destination_is_told_with_the_right_ones(
-    aiohttp_client: Callable, name: str, hint: str
+    aiohttp_client: AiohttpClient, name: str, hint: str
 ) -> None:
     """A mistyped name is a 404 that names the one that was meant, or all that there are."""
     answer = await (await aiohttp_client(AdminFigures().app)).post(path(name), data="{}", headers=JSON)
@@ -38,7 +40,7 @@ async def test_an_unknown_destination_is_told_with_the_right_ones(
     assert hint in error["hint"]
 
 
-async def test_an_order_needs_an_open_spool(aiohttp_client: Callable) -> None:
+async def test_an_order_needs_an_open_spool(aiohttp_client: AiohttpClient) -> None:
     """While the gateway starts, the answer says when to ask again."""
     answer = await (await aiohttp_client(AdminFigures(stats=None).app)).post(path("endpoint"), data="{}", headers=JSON)
     assert answer.status == 503
@@ -55,7 +57,7 @@ async def test_an_order_needs_an_open_spool(aiohttp_client: Callable) -> None:
     ],
 )
 async def test_only_who_may_give_orders_may_give_this_one(
-    aiohttp_client: Callable, headers: dict[str, str], status: int
+    aiohttp_client: AiohttpClient, headers: dict[str, str], status: int
 ) -> None:
     """The order is protected as all orders are."""
     world = AdminFigures(token="s3cret")
@@ -64,7 +66,7 @@ async def test_only_who_may_give_orders_may_give_this_one(
     assert bool(world.resumed) is (status == 200)
 
 
-async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: Callable) -> None:
+async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: AiohttpClient) -> None:
     """Its state, its reason, since when, and how many attempts the destination bears."""
     down = replace(ENDPOINT_DOWN, reason='HTTP 503: {"request": "a-1"}', refused_tokens=2)
     client = await aiohttp_client(AdminFigures(destinations=(down,)).app)
@@ -82,7 +84,7 @@ async def test_status_and_metrics_tell_of_the_breaker(aiohttp_client: Callable) 
         assert line in metrics
 
 
-async def test_status_and_metrics_tell_of_live_calls(aiohttp_client: Callable) -> None:
+async def test_status_and_metrics_tell_of_live_calls(aiohttp_client: AiohttpClient) -> None:
     """How many there are, and that details are held back for them."""
     world = AdminFigures(throttle=ThrottleStatus(live_calls=3, slowed=True, rate=262_144.0))
     client = await aiohttp_client(world.app)

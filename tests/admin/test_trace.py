@@ -109,7 +109,9 @@ def test_only_a_ready_delivery_has_a_next_attempt() -> None:
         ({}, Form.CORE, "two_phase"),
     ],
 )
-def test_the_upload_method_is_how_the_record_is_stored(fragments: object, form: Form, method: str) -> None:
+def test_the_upload_method_is_how_the_record_is_stored(
+    fragments: dict[Fragment, StoredFragment], form: Form, method: str
+) -> None:
     """A record stored in parts is two-phase however it is sent; of a receipt its deliveries tell."""
     record = traced(traced_delivery(form, DELIVERED, settled_at=NOW), fragments=fragments)
     assert trace_of("call-1", (record,)).records[0].upload_method == method

@@ -111,6 +111,7 @@ async def test_a_server_that_closes_the_connection_ends_the_load() -> None:
     """A broken server is an error, not a rate."""
 
     async def cut(request: web.Request) -> web.Response:
+        assert request.transport is not None
         request.transport.abort()
         return web.Response()
 

@@ -1,6 +1,7 @@
 """How a large call log is split: what goes where, and how large the core may get."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -16,7 +17,7 @@ TURNS = [
 ]
 
 
-def split_log(members: dict[str, object], **options: int) -> tuple[Document, SplitCallLog]:
+def split_log(members: Mapping[str, object], **options: int) -> tuple[Document, SplitCallLog]:
     call_log = parse(json.dumps({"call_id": "a", **members}).encode())
     return call_log, split(call_log, **options)
 

@@ -73,7 +73,7 @@ def test_what_the_oracle_says(arrivals: tuple[Arrival, ...], expected: Mapping[s
     notes = Notes({1: SMALL, 2: LARGE}, {1, 2}, arrivals=list(arrivals))
     verdict = judge(notes)
     usual = {"delivered": 0, "duplicated": 0, "lost": (), "altered": (), "out_of_order": (), "unacknowledged": 0}
-    assert {name: getattr(verdict, name) for name in usual} == usual | expected
+    assert {name: getattr(verdict, name) for name in usual} == {**usual, **expected}
     assert verdict.clean == expected.keys().isdisjoint({"lost", "altered", "out_of_order"})
 
 

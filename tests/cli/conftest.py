@@ -3,10 +3,9 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import structlog
@@ -17,7 +16,7 @@ from gateway.cli import client, main
 from tests.admin.admin_app import LOCAL_TOKEN
 
 Cli = Callable[..., Result]
-Entered = TypeVar("Entered")
+Made = TypeVar("Made")
 
 
 @pytest.fixture(autouse=True)
@@ -61,17 +60,16 @@ class Server:
         self._runners: list[web.AppRunner] = []
         self._contexts = AsyncExitStack()
 
-    def run(self, coroutine: object) -> object:
-        future: Future[object] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # type: ignore[arg-type]
-        return future.result(timeout=10)
+    def run(self, coroutine: Coroutine[Any, Any, Made]) -> Made:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
 
     def serve(self, app: web.Application, port: int = 0) -> str:
         """Serves an application; returns its HOST:PORT."""
-        return str(self.run(self._serve(app, port)))
+        return self.run(self._serve(app, port))
 
-    def enter(self, context: AbstractAsyncContextManager[Entered]) -> Entered:
+    def enter(self, context: AbstractAsyncContextManager[Made]) -> Made:
         """What the context gives, on the server's own loop, until the server is closed."""
-        return self.run(self._contexts.enter_async_context(context))  # type: ignore[return-value]  # of any coroutine
+        return self.run(self._contexts.enter_async_context(context))
 
     async def _serve(self, app: web.Application, port: int) -> str:
         runner = web.AppRunner(app)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from msgspec import structs
 
 from gateway.admin.permissions import Role
@@ -134,14 +135,15 @@ def test_watching_goes_on_until_it_is_interrupted(server: Server) -> None:
     world = AdminFigures()
     asked = 0
 
-    async def count(_request: web.Request, handler: object) -> web.StreamResponse:
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal asked
         asked += 1
         if asked == 3:
             process.send_signal(signal.SIGINT)
-        return await handler(_request)  # type: ignore[operator]  # aiohttp's own handler type is private
+        return await handler(request)
 
-    world.app.middlewares.append(web.middleware(count))
+    world.app.middlewares.append(count)
     command = [sys.executable, "-m", "gateway", "status", "--watch", "--interval", "0.1", "--admin"]
     address = server.serve(world.app)
     # A shell lets what it runs in the background ignore Ctrl-C, and so its children.

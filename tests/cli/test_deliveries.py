@@ -56,7 +56,7 @@ def test_deliveries_are_moved_to_another_destination(cli: Cli, server: Server, a
     assert (unknown.exit_code, "no destination 'nobody'" in unknown.stderr) == (1, True)
     result = cli("deliveries", "reroute", "--to", OTHER, "--destination", "endpoint")
     assert (result.exit_code, f"Moved to {OTHER}: 2 deliveries." in result.stdout) == (0, True), result.output
-    (moved,) = server.run(traced(admin.spool, "later"))  # type: ignore[misc]  # a list of one
+    (moved,) = server.run(traced(admin.spool, "later"))
     assert (moved.destination, moved.state) == (OTHER, READY)
 
 

@@ -9,7 +9,10 @@ from config.loader import load
 from tests.config.conftest import WriteFile, problems
 
 SENDING = "https://host/dev/send-call-log"
-KINDS = {"http": (HttpDestination, {"large": "presigned"}), "presigned": (PresignedDestination, {})}
+KINDS: dict[str, tuple[type[HttpDestination] | type[PresignedDestination], dict[str, str]]] = {
+    "http": (HttpDestination, {"large": "presigned"}),
+    "presigned": (PresignedDestination, {}),
+}
 
 
 def endpoint(kind: str, **fields: object) -> HttpDestination | PresignedDestination:

@@ -17,7 +17,7 @@ FILES = ("sidecar.yml", "everything.yml")
 def test_a_file_is_one_of_compose(name: str) -> None:
     """Each key is known."""
     pytest.importorskip("check_jsonschema", reason="make check-deploy installs check-jsonschema")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", FOLDER / name]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FOLDER / name)]
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 0, said.stdout
 

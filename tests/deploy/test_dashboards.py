@@ -91,7 +91,7 @@ async def test_prometheus_answers_each_panel(tmp_path: Path) -> None:
             url = f"http://127.0.0.1:{port}/api/v1/query"
             asked = expression.replace("$__rate_interval", "1m").replace("$instance", ".*")
             async with client.get(url, params={"query": asked}) as response:
-                return json.loads(await response.read())
+                return dict(json.loads(await response.read()))
 
         for number, size in enumerate((2_000, 6_000_000)):
             assert (await gateway.post(make_call_log(size, seed=number, call_id=f"c{number}"))).status == 202

@@ -44,6 +44,6 @@ def test_promtool_finds_no_fault_with_the_configuration(tmp_path: Path) -> None:
     promtool = tool("promtool", "it is in the package prometheus of distributions")
     for name in ("compose/prometheus.yml", "prometheus/alerts.yml"):
         (tmp_path / Path(name).name).write_text(text(f"deploy/{name}"), encoding="utf-8")
-    command = [promtool, "check", "config", tmp_path / "prometheus.yml"]
+    command = [promtool, "check", "config", str(tmp_path / "prometheus.yml")]
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert said.returncode == 0, said.stdout + said.stderr

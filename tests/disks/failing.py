@@ -16,6 +16,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mfusepy import FUSE, FuseOSError, Operations
 
@@ -54,7 +55,7 @@ class FailingFileSystem(Operations):
         self.struck = 0
         self._unsynced: dict[str, list[tuple[int, int]]] = {}
 
-    def order(self, order: dict) -> dict:
+    def order(self, order: dict[str, Any]) -> dict[str, int]:
         """Do what a test wants; the answer says how often the fault has struck."""
         with self._guard:
             told = {"struck": self.struck}
@@ -177,7 +178,7 @@ class FailingFileSystem(Operations):
     def readdir(self, path: str, fh: int) -> list[str]:
         return [".", "..", *(entry.name for entry in self._real(path).iterdir())]
 
-    def getattr(self, path: str, fh: int | None = None) -> dict:
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
         try:
             found = os.lstat(self._real(path))
         except FileNotFoundError:
@@ -193,7 +194,7 @@ class FailingFileSystem(Operations):
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
         return 0
 
-    def statfs(self, path: str) -> dict:
+    def statfs(self, path: str) -> dict[str, int]:
         found = os.statvfs(self._real(path))
         return {name: getattr(found, name) for name in dir(found) if name.startswith("f_") and name != "f_fsid"}
 

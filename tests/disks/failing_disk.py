@@ -33,22 +33,22 @@ class FailingDisk:
 
     def struck(self) -> int:
         """How many calls have failed since `fail`."""
-        return self._order(do="look")["struck"]
+        return self._order(do="look")
 
     def heal(self) -> int:
         """Let nothing fail any more; returns how many calls have failed."""
-        return self._order(do="heal")["struck"]
+        return self._order(do="heal")
 
     def image(self, to: Path) -> None:
         """Copy what would be there after a power cut now: all that was synced."""
         self._order(do="image", to=str(to))
 
-    def _order(self, **order: object) -> dict:
+    def _order(self, **order: object) -> int:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(30)
             connection.connect(str(self.base / "orders"))
             connection.sendall(json.dumps(order).encode() + b"\n")
-            return json.loads(connection.makefile().readline())
+            return int(json.loads(connection.makefile().readline())["struck"])
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def failing_disk(base: Path) -> Iterator[FailingDisk]:
     folder, inner = base / "mounted", base / "inner"
     folder.mkdir(parents=True)
     inner.mkdir()
-    command = [sys.executable, "-W", "ignore", "-m", "tests.disks.failing", inner, folder]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.disks.failing", str(inner), str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         _wait_until_mounted(folder, process)
@@ -70,7 +70,7 @@ def failing_disk(base: Path) -> Iterator[FailingDisk]:
         process.communicate(timeout=30)
 
 
-def _wait_until_mounted(folder: Path, process: subprocess.Popen) -> None:
+def _wait_until_mounted(folder: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + MOUNT_SECONDS
     while not folder.is_mount():
         if process.poll() is not None or time.monotonic() > deadline:

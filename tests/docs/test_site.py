@@ -15,7 +15,7 @@ pytest.importorskip("material", reason="make site installs mkdocs-material")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert said.returncode == 0, said.stderr[-4000:]
     return folder

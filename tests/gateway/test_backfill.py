@@ -48,9 +48,16 @@ class Time:
             self.slept.append(seconds)
 
 
-async def steps_of(store: Store, time: Time, engine: SqliteEngine, **options: object) -> list[Step]:
+async def steps_of(
+    store: Store,
+    time: Time,
+    engine: SqliteEngine,
+    *,
+    page_rows: int | None = None,
+    rows_per_second: float | None = None,
+) -> list[Step]:
     """All steps of a backfill of both days."""
-    backfill = Backfill(store, clock=time, sleep=time.sleep, **options)
+    backfill = Backfill(store, clock=time, sleep=time.sleep, page_rows=page_rows, rows_per_second=rows_per_second)
     days = days_between(day_of(engine.now - 2 * DAY), day_of(engine.now - DAY))
     return [step async for step in backfill.run(days)]
 

@@ -1,7 +1,7 @@
 """The stores of a gateway: opened at the start, swept while it runs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,22 +9,24 @@ from msgspec.structs import replace
 
 from gateway.runtime import stores
 from gateway.runtime.stores import SWEEP_LIMIT, CallsKept, CallStores
-from tests.stores.calls import part_of
+from tests.stores.calls import RULE, part_of
 from tests.stores.engines import SqliteEngine
 from uploaders.stores.parts import PartKind
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.routing import Routing
+from uploaders.stores.sqlite.store import SqliteStore
 from uploaders.stores.store import CallPath, CallQuery, CallSummary, SchemaTooNew, StoreUnavailable, Swept
 
 DAY = 24 * 3_600_000
 
 
-class Store:
+class Told(SqliteStore):
     """Answers `open` and `sweep` as a test says."""
 
-    def __init__(self, opened: Exception | None = None, sweeps: list[Swept | Exception] | None = None) -> None:
+    def __init__(self, opened: Exception | None = None, sweeps: Sequence[Swept | Exception] = ()) -> None:
+        super().__init__(Path("never-opened.db"), lambda: 0, RULE)
         self.opened = opened
-        self.sweeps = sweeps or []
+        self.sweeps = list(sweeps)
         self.asked = 0
         self.openings = 0
 
@@ -33,11 +35,11 @@ class Store:
         if self.opened is not None:
             raise self.opened
 
-    async def calls(self, query: CallQuery, path: CallPath) -> list[CallSummary]:
+    async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         self.asked += 1
         return []
 
-    async def sweep(self, limit: int) -> Swept:
+    async def sweep(self, limit: int = SWEEP_LIMIT) -> Swept:
         result = self.sweeps.pop(0) if self.sweeps else Swept()
         if isinstance(result, Exception):
             raise result
@@ -61,8 +63,11 @@ class Heard:
     def query_routed(self, path: CallPath) -> None:
         assert path is CallPath.COMPLETE
 
+    def paths_differ(self) -> None:
+        raise AssertionError("nothing is compared")
 
-def call_stores(stores: dict[str, Store], seconds: float, heard: Heard) -> CallStores:
+
+def call_stores(stores: Mapping[str, Told], seconds: float, heard: Heard) -> CallStores:
     return CallStores(stores, seconds, Routing(), heard, lambda: 1.0)
 
 
@@ -72,7 +77,7 @@ def never(_: list[Swept]) -> bool:
 
 async def test_a_database_that_is_down_at_the_start_is_waited_for() -> None:
     """The gateway starts: what it accepts waits in the spool."""
-    down = Store(StoreUnavailable("down"))
+    down = Told(StoreUnavailable("down"))
     await call_stores({"db": down}, 1, Heard(never)).open()
     assert down.openings == 1
 
@@ -80,7 +85,7 @@ async def test_a_database_that_is_down_at_the_start_is_waited_for() -> None:
 async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """After `OPEN_SECONDS` the start goes on; the first write tries again."""
     monkeypatch.setattr(stores, "OPEN_SECONDS", 0.01)
-    store, silent = Store(), asyncio.Event()
+    store, silent = Told(), asyncio.Event()
     monkeypatch.setattr(store, "open", silent.wait)
     await asyncio.wait_for(call_stores({"db": store}, 1, Heard(never)).open(), 30)
     assert not silent.is_set(), "the start did not wait for its answer"
@@ -89,14 +94,14 @@ async def test_a_database_that_does_not_answer_delays_a_start_only_so_long(monke
 async def test_a_schema_of_a_newer_callspool_ends_the_start() -> None:
     """Waiting would not help, and writing might destroy."""
     with pytest.raises(SchemaTooNew):
-        await call_stores({"db": Store(SchemaTooNew("version 99"))}, 1, Heard(never)).open()
+        await call_stores({"db": Told(SchemaTooNew("version 99"))}, 1, Heard(never)).open()
 
 
 async def test_a_backlog_is_swept_without_a_pause() -> None:
     """As long as a sweep finds as many as it may, the next one follows at once."""
     full = Swept(orphans=SWEEP_LIMIT)
     heard = Heard(lambda swept: len(swept) == 3)
-    sweeping = call_stores({"db": Store(sweeps=[full, full, Swept(timed_out=1)])}, 3_600, heard)
+    sweeping = call_stores({"db": Told(sweeps=[full, full, Swept(timed_out=1)])}, 3_600, heard)
     sweeping.start()
     await asyncio.wait_for(heard.done.wait(), 30)
     await sweeping.stop()
@@ -106,7 +111,7 @@ async def test_a_backlog_is_swept_without_a_pause() -> None:
 async def test_sweeping_outlives_a_database_in_trouble() -> None:
     """A sweep that fails is made again later."""
     heard = Heard(bool)
-    sweeping = call_stores({"db": Store(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
+    sweeping = call_stores({"db": Told(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
     sweeping.start()
     await asyncio.wait_for(heard.done.wait(), 30)
     await sweeping.stop()
@@ -115,7 +120,7 @@ async def test_sweeping_outlives_a_database_in_trouble() -> None:
 
 async def test_the_first_store_answers_questions() -> None:
     """In the order of the configuration; none where there is none."""
-    first, second = Store(), Store()
+    first, second = Told(), Told()
     reads = call_stores({"a": first, "b": second}, 1, Heard(never)).reads
     assert reads is not None
     assert await reads.calls(CallQuery()) == []

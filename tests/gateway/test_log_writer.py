@@ -180,7 +180,12 @@ def test_json_lines_stay_whole(pipe: tuple[int, int], restored_logging: None) ->
         hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
         try:
             configure_logging(as_text=False, stream=stream)
-            threads = [threading.Thread(target=lambda: [logging.warning("y" * 300) for _ in range(20)]) for _ in "abcd"]
+
+            def log() -> None:
+                for _ in range(20):
+                    logging.warning("y" * 300)
+
+            threads = [threading.Thread(target=log) for _ in "abcd"]
             for thread in threads:
                 thread.start()
             text = drain(pipe[0], lambda found: found.count(b"\n") == 80)

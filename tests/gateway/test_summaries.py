@@ -1,9 +1,9 @@
 """The line a minute."""
 
 import asyncio
-from collections.abc import Mapping
 
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from gateway.admin.status import summarize_forever
 from spool.records import Lane
@@ -16,9 +16,7 @@ def stats_of(counts: LaneCounts, shortage: str | None = None) -> SpoolStats:
     return SpoolStats(5_000_000, 10_000_000, {("endpoint", Lane.CORE): counts}, {}, 0, None, shortage)
 
 
-async def lines(
-    *looks: LaneCounts, trouble: str | None = None, shortage: str | None = None
-) -> list[Mapping[str, object]]:
+async def lines(*looks: LaneCounts, trouble: str | None = None, shortage: str | None = None) -> list[EventDict]:
     """What is logged while the spool stands like this, look after look."""
     left, seen_all = list(looks), asyncio.Event()
 

@@ -24,9 +24,16 @@ DAYS = dt.timedelta(days=1)
 NOW = dt.datetime.now(dt.UTC)
 
 
-def written(folder: Path, name: str = "server", authority: trustme.CA = AUTHORITY, **dates: dt.datetime) -> TlsFiles:
+def written(
+    folder: Path,
+    name: str = "server",
+    authority: trustme.CA = AUTHORITY,
+    *,
+    not_before: dt.datetime | None = None,
+    not_after: dt.datetime | None = None,
+) -> TlsFiles:
     """A certificate for localhost with its key, in files of their own."""
-    made = authority.issue_cert("localhost", "127.0.0.1", common_name=name, **dates)
+    made = authority.issue_cert("localhost", "127.0.0.1", common_name=name, not_before=not_before, not_after=not_after)
     certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
     certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
     key.write_bytes(made.private_key_pem.bytes())

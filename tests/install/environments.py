@@ -73,7 +73,7 @@ def installed(wheel: Path, folder: Path, python: Path, requirements: Path | None
     options = ["--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     if requirements is not None:
         subprocess.run([python, "-m", "venv", made.environment], check=True, timeout=120)
-        pip = [made.python, "-m", "pip", *options]
+        pip: list[str | Path] = [made.python, "-m", "pip", *options]
         subprocess.run([*pip, "--require-hashes", "--requirement", requirements], check=True, timeout=600)
     else:  # the pip of this environment will do: unpacking another one takes seconds
         subprocess.run([python, "-m", "venv", "--without-pip", made.environment], check=True, timeout=120)

@@ -19,7 +19,7 @@ LAUNCHER = ROOT / "gateway" / "launcher"
 @pytest.mark.parametrize(("module", "path"), [("gateway", ROOT), ("callspool", LAUNCHER)])
 def test_a_python_that_is_too_old_says_so_in_one_line(version: str, module: str, path: Path) -> None:
     """Below 3.11 there is one line that names the version that is needed and the one that was used."""
-    command = [needs_python(version), "-B", "-m", module, "run"]  # Python 2 writes .pyc files beside the sources
+    command = [str(needs_python(version)), "-B", "-m", module, "run"]  # Python 2 writes .pyc files beside the sources
     done = subprocess.run(command, cwd=path, capture_output=True, text=True, check=False, timeout=30)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1

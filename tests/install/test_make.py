@@ -75,14 +75,8 @@ class Project:
 
     def installed(self) -> dict[str, str]:
         """What is in .venv besides what every environment holds."""
-        command = [
-            self.folder / ".venv/bin/python",
-            "-m",
-            "pip",
-            "list",
-            "--format=json",
-            "--disable-pip-version-check",
-        ]
+        python = str(self.folder / ".venv/bin/python")
+        command = [python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
         listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
         return {
             each["name"]: each["version"] for each in listed if each["name"] not in {"pip", "setuptools", "callspool"}

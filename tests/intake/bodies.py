@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -48,7 +49,7 @@ def raw_deflate(data: bytes) -> bytes:
     return compressor.compress(data) + compressor.flush()
 
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "x-gzip": gzip.compress,
     "deflate": zlib.compress,

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import random
 import zlib
+from collections.abc import Callable
 
 import pytest
 import zstandard
@@ -27,7 +28,7 @@ from gateway.intake.decoding import (
 from gateway.intake.responses import Rejection
 from tests.intake.bodies import raw_deflate
 
-ENCODE = {
+ENCODE: dict[Decoder, Callable[[bytes], bytes]] = {
     gunzip: gzip.compress,
     inflate: zlib.compress,
     unzstd: zstandard.ZstdCompressor().compress,

@@ -46,7 +46,7 @@ async def test_a_duplicate_comes_with_the_same_key(
     """The same body with a corrected key is accepted and sent: its digest has no token, its identity has."""
     found = []
     for header, token in (first, second):
-        body = call_log(**({} if token is None else {"token": token}))
+        body = call_log() if token is None else call_log(token=token)
         found.append(await duplicate(world, body, **({} if header is None else {"x_pype_token": header})))
     assert found == [False, expected]
     principals = {record.record.principal for record in await world.spool.trace("call-1")}

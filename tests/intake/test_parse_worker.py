@@ -59,7 +59,8 @@ async def test_only_giants_need_the_process(small: RunningIntake) -> None:
     """It is started with the first body that is too large to be looked at here, and then kept."""
     assert (await small.post(call_log("a"))).status == 202
     assert (await small.post(call_log("b", size=3_000_000))).status == 202
-    assert small.intake.parse_worker.pid is None
+    before = small.intake.parse_worker.pid
+    assert before is None
     assert (await small.post(_giant("c"))).status == 202
     first = small.intake.parse_worker.pid
     assert first is not None

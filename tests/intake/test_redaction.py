@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.calllog.toplevel import scan
 from gateway.intake.accept import Redactions
+from gateway.intake.parse import CallLog
 from gateway.intake.redaction import Redactor
 from gateway.operations.schemas import Document, ImportHeader
 from gateway.operations.selection import Accepts
@@ -185,6 +186,7 @@ async def test_what_was_not_redacted_as_its_tenant_has_it_is_not_stored(world: R
     async with running(tmp_path / "other", redactions=Redactions(RULES)) as redacting:
         with await _body(world, json.dumps(SPOKEN_OF).encode()) as body:
             parsed = await world.intake.acceptor.parse(body)
+            assert isinstance(parsed, CallLog)
             with pytest.raises(RuntimeError, match="not redacted"):
                 await redacting.intake.acceptor.accept(parsed)
         assert await redacting.spool.trace("c1") == ()

@@ -138,13 +138,13 @@ async def test_a_bomb_in_an_envelope_is_refused(world: RunningIntake) -> None:
 
 async def test_a_limit_is_only_there_if_it_is_set(tmp_path: Path) -> None:
     """413 is for configured limits: on the wire, with or without a length, and decoded."""
-    limits = {"bodies": BodyLimits(body_max=100_000), "decoding": DecodingLimits(decoded_max=200_000)}
+    bodies, decoding = BodyLimits(body_max=100_000), DecodingLimits(decoded_max=200_000)
     body = call_log(size=150_000)
 
     async def chunks() -> AsyncIterator[bytes]:
         yield body
 
-    async with running(tmp_path, **limits) as world:
+    async with running(tmp_path, bodies=bodies, decoding=decoding) as world:
         for sent, coding in ((body, None), (chunks(), None), (gzip.compress(call_log(size=210_000)), "gzip")):
             reply = await world.post(sent, content_encoding=coding)
             assert (reply.status, reply.code) == (413, "too_large")

@@ -67,8 +67,8 @@ async def test_only_a_trusted_proxy_says_what_an_upload_address_begins_with(
 async def test_a_configured_url_is_what_upload_addresses_begin_with(tmp_path: Path) -> None:
     """It wins over every header, and the prefix that the agent used follows it."""
     headers = {**KEY, "Host": "inner:1", "X-Forwarded-Host": "evil.example"}
-    proxies = {"public_url": "https://logs.example/calls/", "trusted_proxies": ("127.0.0.1/32",)}
-    async with running(tmp_path, **proxies) as world:
+    public_url, proxies = "https://logs.example/calls/", ("127.0.0.1/32",)
+    async with running(tmp_path, public_url=public_url, trusted_proxies=proxies) as world:
         reply = await world.post(REQUEST, "/dev/get-upload-url", headers=headers)
     assert reply.json["upload_url"].startswith("https://logs.example/calls/dev/uploads/")
 

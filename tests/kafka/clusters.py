@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
@@ -25,6 +25,22 @@ def fresh_topics() -> Topics:
     """Names that no other test uses."""
     end = uuid.uuid4().hex[:12]
     return Topics(f"call_started-{end}", f"call_ended-{end}", f"call_details-{end}", f"calls_dead-{end}")
+
+
+@dataclass(frozen=True)
+class KafkaMessage:
+    """What a topic holds."""
+
+    topic: str | None
+    key: str
+    value: bytes
+    headers: dict[str, bytes]
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """As the client's library gives it."""
+        headers = {str(each[0]): each[1] for each in message.headers() or () if isinstance(each[1], bytes)}
+        return cls(message.topic(), (message.key() or b"").decode(), message.value() or b"", headers)
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,12 @@ class Cluster:
             f'dead = "{topics.dead}"}}\n'
         )
 
-    def messages(self, *topics: str) -> list[Message]:
+    def messages(self, *topics: str) -> list[KafkaMessage]:
         """All that there is in these topics, or in those that workers read; oldest first in each partition."""
         return read_all(self.brokers, topics or self.topics.read)
 
 
-def read_all(brokers: str, topics: tuple[str, ...]) -> list[Message]:
+def read_all(brokers: str, topics: tuple[str, ...]) -> list[KafkaMessage]:
     """Every message of topics with `PARTITIONS` partitions."""
     consumer = Consumer(
         {"bootstrap.servers": brokers, "group.id": f"tests-{uuid.uuid4().hex}", "enable.partition.eof": True,
@@ -63,14 +79,14 @@ def read_all(brokers: str, topics: tuple[str, ...]) -> list[Message]:
     )  # fmt: skip
     waiting = {(topic, number) for topic in topics for number in range(PARTITIONS)}
     consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in waiting])
-    found = []
+    found: list[KafkaMessage] = []
     try:
         while waiting:
             message = consumer.poll(READ_SECONDS)
             assert message is not None, f"nothing came of {waiting}"
             error = message.error()
             if error is None:
-                found.append(message)
+                found.append(KafkaMessage.of(message))
             else:
                 assert error.code() == KafkaError._PARTITION_EOF, error
                 waiting.discard((message.topic(), message.partition()))

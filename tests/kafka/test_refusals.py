@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,12 @@ from uploaders.kafka.options import KafkaOptions, Sasl
 from uploaders.kafka.refusals import why_refused
 from uploaders.kafka.uploader import KafkaUploader
 
-PAST = {"not_before": datetime(2020, 1, 1), "not_after": datetime(2021, 1, 1)}  # noqa: DTZ001  # as trustme wants it
+PAST = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC))
+Validity = tuple[datetime | None, datetime | None]
+"""From when, and until when; None as the library has it: now, and far off."""
+NOW: Validity = (None, None)
 USERS = {"sidecar": "hush"}
-KNOWN = {"sasl": Sasl.SCRAM_SHA_512, "username": "sidecar", "password": "hush"}
+KNOWN: dict[str, object] = {"sasl": Sasl.SCRAM_SHA_512, "username": "sidecar", "password": "hush"}
 
 
 @dataclass
@@ -39,10 +42,10 @@ class Papers:
         self.own.cert_pem.write_to_path(self.folder / "own.pem")
         self.foreign.cert_pem.write_to_path(self.folder / "foreign.pem")
 
-    def broker(self, name: str = "127.0.0.1", **validity: datetime) -> ssl.SSLContext:
+    def broker(self, name: str = "127.0.0.1", valid: Validity = NOW) -> ssl.SSLContext:
         """What a broker presents."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._issued(self.own, name, **validity).configure_cert(context)
+        self._issued(self.own, name, valid).configure_cert(context)
         return context
 
     def strict_broker(self) -> ssl.SSLContext:
@@ -56,17 +59,18 @@ class Papers:
         """Settings of a client that trusts this authority."""
         return {"tls": True, "ca_file": self.folder / f"{authority}.pem"}
 
-    def client(self, authority: str = "own", **validity: datetime) -> dict[str, object]:
+    def client(self, authority: str = "own", valid: Validity = NOW) -> dict[str, object]:
         """Settings of a client with a certificate of this authority."""
-        issued = self._issued(getattr(self, authority), "sidecar", **validity)
+        issued = self._issued(getattr(self, authority), "sidecar", valid)
         certificate, key = self.folder / "client.pem", self.folder / "client.key"
         certificate.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)
         return {**self.trusting(), "certificate_file": certificate, "key_file": key}
 
     @staticmethod
-    def _issued(authority: trustme.CA, name: str, **validity: datetime) -> trustme.LeafCert:
-        return authority.issue_cert(name, key_type=trustme.KeyType.ECDSA, **validity)
+    def _issued(authority: trustme.CA, name: str, valid: Validity) -> trustme.LeafCert:
+        begin, end = valid
+        return authority.issue_cert(name, key_type=trustme.KeyType.ECDSA, not_before=begin, not_after=end)
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +144,7 @@ REFUSALS: dict[str, Refusal] = {
         "certificate is not trusted (unable to get local issuer certificate): check `ca_file`",
     ),
     "expired broker": (
-        lambda papers: Door(papers.broker(**PAST)),
+        lambda papers: Door(papers.broker(valid=PAST)),
         lambda papers: papers.trusting(),
         "the broker's certificate has expired: renew it there",
     ),
@@ -156,7 +160,7 @@ REFUSALS: dict[str, Refusal] = {
     ),
     "expired client": (
         lambda papers: Door(papers.strict_broker()),
-        lambda papers: papers.client(**PAST),
+        lambda papers: papers.client(valid=PAST),
         "the client's certificate has expired: renew the one in `certificate_file`",
     ),
     "unknown client": (

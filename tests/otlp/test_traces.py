@@ -8,7 +8,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import zstandard
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -20,6 +19,7 @@ from gateway.otlp.posts import POST_BYTES
 from gateway.otlp.source import JSON, PROTOBUF
 from spool.directory import DATABASE_NAME
 from spool.records import NewSpans
+from tests.intake.bodies import ENCODERS
 from tests.intake.running_intake import ENDPOINT
 from tests.otlp.captured import as_json, in_posts, post, renamed, request
 from tests.otlp.tracing import RULE, tracing
@@ -151,8 +151,8 @@ async def test_json_and_encodings_are_taken(tmp_path: Path) -> None:
     async with tracing(tmp_path) as traces:
         reply = await traces.export(as_json(renamed(request("livekit-10-turns"), 1)), JSON)
         assert (reply.status, reply.json) == (200, {})
-        for number, (coding, compress) in enumerate((("gzip", gzip.compress), ("zstd", zstandard.compress)), 2):
-            body = compress(renamed(request("livekit-10-turns"), number).SerializeToString())
+        for number, coding in enumerate(("gzip", "zstd"), 2):
+            body = ENCODERS[coding](renamed(request("livekit-10-turns"), number).SerializeToString())
             reply = await traces.export(body, content_encoding=coding)
             assert (reply.status, reply.headers["Content-Type"]) == (200, PROTOBUF)
         await traces.later(RULE.close_after)

@@ -203,7 +203,7 @@ def test_dead_letters_are_replayed_after_a_dry_run(world: World, open_page: Open
     world.bury(3)
     page = open_page("/dead")
     page.wait_for_selector("[data-letter] >> nth=2")
-    many = int(re.search(r"\d+", page.inner_text("h1"))[0])
+    many = int(re.findall(r"\d+", page.inner_text("h1"))[0])
     page.click("[data-order=discard][data-group]")
     page.wait_for_selector(f"#ask-count:has-text('{many} of {many} would be discarded')")
     assert page.is_disabled("#ask-go")

@@ -1,12 +1,12 @@
 """Tests of what operators see and order: dead letters by reason, destinations, settings. Rendered by the server."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from aiohttp.test_utils import TestClient
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.page.layout import REFRESH_HEADER
 from gateway.admin.permissions import Role
@@ -19,6 +19,7 @@ from tests.admin.admin_app import (
     OTHER,
     AdminFigures,
     AskedSpoolAdmin,
+    Client,
     spool_admin,
 )
 from tests.spool.spool_parts import CORE, DETAIL, ENDPOINT, WHOLE, a_record
@@ -27,14 +28,14 @@ HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
 
 
 @pytest.fixture
-async def admin(tmp_path: Path, aiohttp_client: Callable) -> AsyncIterator[AskedSpoolAdmin]:
+async def admin(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[AskedSpoolAdmin]:
     async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
         made.client = await aiohttp_client(made.app)
         made.client.session.headers.update(AUTHORIZED)
         yield made
 
 
-async def page_of(client: TestClient, path: str) -> str:
+async def page_of(client: Client, path: str) -> str:
     answer = await client.get(path)
     assert answer.status == 200, await answer.text()
     return await answer.text()
@@ -103,7 +104,7 @@ async def test_a_dry_run_says_what_stays_and_what_goes_along(admin: AskedSpoolAd
 
 
 async def test_a_destination_shows_its_last_errors_and_whose_tokens_it_refuses(
-    admin: AskedSpoolAdmin, aiohttp_client: Callable
+    admin: AskedSpoolAdmin, aiohttp_client: AiohttpClient
 ) -> None:
     """Breaker, attempts that failed, and agents whose deliveries are held; without a right to see calls none of it."""
     await admin.buried("dead-1", WHOLE, reason="HTTP 422: no such agent")
@@ -119,7 +120,7 @@ async def test_a_destination_shows_its_last_errors_and_whose_tokens_it_refuses(
     assert "no such agent" not in await (await client.get("/destinations")).text()
 
 
-async def test_tenants_stand_with_the_agents_of_nobody(admin: AskedSpoolAdmin, aiohttp_client: Callable) -> None:
+async def test_tenants_stand_with_the_agents_of_nobody(admin: AskedSpoolAdmin, aiohttp_client: AiohttpClient) -> None:
     """Whose call logs there are, which agents belong to none, and the order that gives them to one."""
     await admin.spool.accept(msgspec.structs.replace(a_record("new"), tenant=UNASSIGNED, agent_id=HOSTILE))
     tenants = TenantAdmin(admin.spool, TenantTable([Tenant("acme", ("acme-*",), weight=2)]))
@@ -136,7 +137,7 @@ async def test_tenants_stand_with_the_agents_of_nobody(admin: AskedSpoolAdmin, a
 
 
 @pytest.mark.parametrize("path", ["/", "/calls", "/dead", "/destinations", "/settings", "/similar", "/tenants"])
-async def test_a_gateway_that_starts_has_pages(aiohttp_client: Callable, path: str) -> None:
+async def test_a_gateway_that_starts_has_pages(aiohttp_client: AiohttpClient, path: str) -> None:
     """Before the spool is open each page says what it lacks."""
     world = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STARTING, ("the spool is being checked",)))
     answer = await (await aiohttp_client(world.app)).get(path, headers=AUTHORIZED)
@@ -144,7 +145,9 @@ async def test_a_gateway_that_starts_has_pages(aiohttp_client: Callable, path: s
     assert "<h1" in await answer.text()
 
 
-async def test_a_page_that_asks_for_itself_reads_no_call_log(admin: AskedSpoolAdmin, aiohttp_client: Callable) -> None:
+async def test_a_page_that_asks_for_itself_reads_no_call_log(
+    admin: AskedSpoolAdmin, aiohttp_client: AiohttpClient
+) -> None:
     """What was said stays on the page as it is: only where its parts are is looked at again, and not too often."""
     said = b'{"call_id": "call-1", "transcript_json": [{"role": "user", "content": "my tooth hurts"}]}'
     await admin.spool.accept(a_record("call-1", body=said))
@@ -161,7 +164,7 @@ async def test_a_page_that_asks_for_itself_reads_no_call_log(admin: AskedSpoolAd
     assert "my tooth hurts" not in again
 
 
-async def test_settings_are_shown_with_where_they_came_from(aiohttp_client: Callable) -> None:
+async def test_settings_are_shown_with_where_they_came_from(aiohttp_client: AiohttpClient) -> None:
     """What was set stands first; a stranger sees none of it."""
     settings = (
         SettingInForce("spool.dir", "/data", "CALLSPOOL_SPOOL_DIR"),

@@ -1,10 +1,10 @@
 """Tests of the overview as the server renders it: complete without JavaScript, and safe whatever is in it."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from pytest_aiohttp import AiohttpClient
 
 from gateway.admin.auth import CSRF_HEADER
 from gateway.admin.history import Sample
@@ -13,8 +13,9 @@ from gateway.admin.page.layout import assets
 from gateway.admin.permissions import Role
 from gateway.admin.view import Lifecycle, Phase
 from spool.records import Lane
-from spool.stats import LaneCounts
+from spool.stats import LaneCounts, SpoolStats
 from tests.admin.admin_app import AUTHORIZED, ENDPOINT_DOWN, LOCAL_UP, NOW, STATS, AdminFigures
+from uploaders.base import DestinationStatus
 
 UP = replace(ENDPOINT_DOWN, up=True, reason="", since=None, retry_at=None)
 DELIVERED = {("endpoint", Lane.CORE): LaneCounts(owed=1, delivered=1)}
@@ -23,12 +24,12 @@ EMPTY = replace(STATS, lanes={}, dead_reasons={}, oldest_pending={})
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 
 
-async def page_of(aiohttp_client: Callable, world: AdminFigures, path: str = "/", **more: object) -> str:
+async def page_of(aiohttp_client: AiohttpClient, world: AdminFigures, path: str = "/") -> str:
     """The page as a browser gets it."""
-    return await (await (await aiohttp_client(world.app)).get(path, **more)).text()
+    return await (await (await aiohttp_client(world.app)).get(path)).text()
 
 
-async def test_nothing_of_another_origin_and_nothing_inline_runs(aiohttp_client: Callable) -> None:
+async def test_nothing_of_another_origin_and_nothing_inline_runs(aiohttp_client: AiohttpClient) -> None:
     """No script, style or event handler stands in the page, nothing is loaded from elsewhere, nobody may frame it."""
     answer = await (await aiohttp_client(AdminFigures().app)).get("/")
     html, policy = await answer.text(), answer.headers["Content-Security-Policy"]
@@ -39,7 +40,7 @@ async def test_nothing_of_another_origin_and_nothing_inline_runs(aiohttp_client:
     assert not re.search(r"<script(?! src=\"/assets/| type=\"application/json\")", html)
 
 
-async def test_assets_are_kept_for_ever_under_a_name_of_their_content(aiohttp_client: Callable) -> None:
+async def test_assets_are_kept_for_ever_under_a_name_of_their_content(aiohttp_client: AiohttpClient) -> None:
     """What the page names is there, immutable, and all of it together is below 250 KB; another name is 404."""
     client = await aiohttp_client(AdminFigures().app)
     html = await (await client.get("/")).text()
@@ -67,10 +68,10 @@ async def test_assets_are_kept_for_ever_under_a_name_of_their_content(aiohttp_cl
     ],
 )  # fmt: skip
 async def test_the_first_line_answers_whether_all_is_well(
-    aiohttp_client: Callable, stats: object, destinations: tuple, headline: str
+    aiohttp_client: AiohttpClient, stats: SpoolStats, destinations: tuple[DestinationStatus, ...], headline: str
 ) -> None:
     """The worst trouble makes the headline; page and JSON say the same."""
-    world = AdminFigures(stats=stats, destinations=destinations)  # type: ignore[arg-type]  # a SpoolStats
+    world = AdminFigures(stats=stats, destinations=destinations)
     client = await aiohttp_client(world.app)
     status = await (await client.get("/api/status")).json()
     assert headline in status["verdict"]["headline"]
@@ -79,7 +80,7 @@ async def test_the_first_line_answers_whether_all_is_well(
     assert title[1] == escaped(status["verdict"]["headline"])
 
 
-async def test_a_detail_behind_an_undelivered_core_waits_too(aiohttp_client: Callable) -> None:
+async def test_a_detail_behind_an_undelivered_core_waits_too(aiohttp_client: AiohttpClient) -> None:
     """It is counted, and with its destination down details do not keep up; a notice before its object is no core."""
     lanes = {
         ("endpoint", Lane.CORE): LaneCounts(owed=3, ready=2, waiting=1),
@@ -93,13 +94,13 @@ async def test_a_detail_behind_an_undelivered_core_waits_too(aiohttp_client: Cal
     assert re.search(r"Details keep up: no.*?5 wait, the oldest for 2 min", text)
 
 
-async def test_a_gateway_that_starts_says_so(aiohttp_client: Callable) -> None:
+async def test_a_gateway_that_starts_says_so(aiohttp_client: AiohttpClient) -> None:
     """Without a spool the page still renders, and says what it waits for."""
     world = AdminFigures(stats=None, lifecycle=Lifecycle(Phase.STARTING, ("the spool is being checked",)))
     assert "Calls are not accepted: the spool is being checked" in await page_of(aiohttp_client, world)
 
 
-async def test_the_figures_are_there_without_javascript(aiohttp_client: Callable) -> None:
+async def test_the_figures_are_there_without_javascript(aiohttp_client: AiohttpClient) -> None:
     """Backlog, ages, room, destinations, and the history as a table are in the HTML itself."""
     world = AdminFigures()
     for minute in range(20):
@@ -116,7 +117,7 @@ async def test_the_figures_are_there_without_javascript(aiohttp_client: Callable
     assert "Next try <time" in html
 
 
-async def test_what_others_wrote_is_shown_as_text(aiohttp_client: Callable) -> None:
+async def test_what_others_wrote_is_shown_as_text(aiohttp_client: AiohttpClient) -> None:
     """Reasons, names and events may hold markup: it is escaped, also in the data for the scripts."""
     world = AdminFigures(destinations=(replace(ENDPOINT_DOWN, reason=HOSTILE), replace(LOCAL_UP, name=HOSTILE)))
     world.events.destination_changed("endpoint", False, HOSTILE)
@@ -141,7 +142,7 @@ def test_texts_cannot_break_out_of_attributes_or_turn_around() -> None:
 # Signing in ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_browser_presents_a_token_once(aiohttp_client: Callable) -> None:
+async def test_a_browser_presents_a_token_once(aiohttp_client: AiohttpClient) -> None:
     """A right token begins a session whose cookie no script reads and no other site sends; it ends with signing out."""
     world = AdminFigures(token="hush-hush-hush-hush")
     client = await aiohttp_client(world.app)
@@ -159,14 +160,14 @@ async def test_a_browser_presents_a_token_once(aiohttp_client: Callable) -> None
 
 
 @pytest.mark.parametrize("to", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb"])
-async def test_signing_in_leads_nowhere_else(aiohttp_client: Callable, to: str) -> None:
+async def test_signing_in_leads_nowhere_else(aiohttp_client: AiohttpClient, to: str) -> None:
     """Where it leads back to is a path of this listener, whatever a link says."""
     client = await aiohttp_client(AdminFigures(token="hush-hush-hush-hush").app)
     answer = await client.post("/sign-in", data={"token": "hush-hush-hush-hush", "to": to}, allow_redirects=False)
     assert answer.headers["Location"] == "/"
 
 
-async def test_a_wrong_token_begins_no_session(aiohttp_client: Callable) -> None:
+async def test_a_wrong_token_begins_no_session(aiohttp_client: AiohttpClient) -> None:
     """It is refused as in a header, counted, and limited in the same way."""
     client = await aiohttp_client(AdminFigures(token="hush-hush-hush-hush").app)
     answers = [await client.post("/sign-in", data={"token": "guess"}) for _ in range(11)]
@@ -175,27 +176,27 @@ async def test_a_wrong_token_begins_no_session(aiohttp_client: Callable) -> None
     assert "The admin token is wrong." in await answers[0].text()
 
 
-async def test_an_order_of_a_session_needs_its_csrf_token(aiohttp_client: Callable) -> None:
+async def test_an_order_of_a_session_needs_its_csrf_token(aiohttp_client: AiohttpClient) -> None:
     """The cookie alone gives no order; with what our own page holds it does. A token in a header needs neither."""
     client = await aiohttp_client(AdminFigures(token="hush-hush-hush-hush").app)
     await client.post("/sign-in", data={"token": "hush-hush-hush-hush"})
-    path, json = "/api/destinations/endpoint/resume", {}
-    refused = await client.post(path, json=json)
+    path = "/api/destinations/endpoint/resume"
+    refused = await client.post(path, json={})
     assert (refused.status, (await refused.json())["error"]["code"]) == (403, "csrf")
     found = re.search(r'name="csrf" content="([^"]+)"', await (await client.get("/")).text())
     assert found is not None
-    assert (await client.post(path, json=json, headers={CSRF_HEADER: found[1]})).status == 200
+    assert (await client.post(path, json={}, headers={CSRF_HEADER: found[1]})).status == 200
     client.session.cookie_jar.clear()
-    assert (await client.post(path, json=json, headers=AUTHORIZED)).status == 200
+    assert (await client.post(path, json={}, headers=AUTHORIZED)).status == 200
 
 
-async def test_a_session_ends_with_its_token_or_its_day(aiohttp_client: Callable) -> None:
+async def test_a_session_ends_with_its_token_or_its_day(aiohttp_client: AiohttpClient) -> None:
     """A token that is no longer configured opens nothing, and neither does a session of yesterday."""
     world = AdminFigures(token="hush-hush-hush-hush")
     client = await aiohttp_client(world.app)
 
     async def complete() -> bool:
-        return (await (await client.get("/api/status")).json())["complete"]
+        return bool((await (await client.get("/api/status")).json())["complete"])
 
     await client.post("/sign-in", data={"token": "hush-hush-hush-hush"})
     assert await complete()
@@ -210,7 +211,7 @@ async def test_a_session_ends_with_its_token_or_its_day(aiohttp_client: Callable
 # Following ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_page_that_follows_hears_of_changes_and_gets_what_it_missed(aiohttp_client: Callable) -> None:
+async def test_a_page_that_follows_hears_of_changes_and_gets_what_it_missed(aiohttp_client: AiohttpClient) -> None:
     """`status` at once and after a change, `sample` for each minute since the last one that it knows, and a beat."""
     world = AdminFigures()
     for minute in (1, 2, 3):

@@ -1,9 +1,8 @@
 """What a group of posts, and a group of deliveries, costs the spool: commits, statements, bytes written."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from bench.calllogs import make_call_log
 from spool.records import Accepted, Delivered, Delivery
 from spool.store import Spool
-from tests.spool.spool_parts import Clock, Commits, a_record, becomes, opened
+from tests.spool.spool_parts import Clock, Commits, a_record, becomes, opened, writer_held_up
 
 GROUP = 32
 """Posts that came while one commit was written: about what 32 connections make of a disk that takes 5 ms."""
@@ -38,17 +37,15 @@ class Watched:
     async def together(self, *work: Coroutine[object, object, object]) -> tuple[list[object], Work]:
         """Do all of it in one group; returns the results, and what it cost."""
         done = Work()
-        begun, go_on = threading.Event(), threading.Event()
-        holding_up = self.spool._writer.submit(lambda _: begun.set() or go_on.wait(30))
-        await asyncio.to_thread(begun.wait, 30)
-        tasks = [asyncio.create_task(one) for one in work]
         waiting = self.spool._writer._queue._inbox
-        await becomes(lambda: waiting.qsize() == len(work))
-        commits_before = len(self._commits.batches)
-        with self._tracing(done), _counting_bytes(done):
-            go_on.set()
-            await holding_up
-            results = await asyncio.gather(*tasks)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(writer_held_up(self.spool))
+            tasks = [asyncio.create_task(one) for one in work]
+            await becomes(lambda: waiting.qsize() == len(work))
+            commits_before = len(self._commits.batches)
+            with self._tracing(done), _counting_bytes(done):
+                await stack.aclose()
+                results = await asyncio.gather(*tasks)
         done.commits = len(self._commits.batches) - commits_before
         return list(results), done
 

@@ -8,13 +8,14 @@ import pytest
 
 from bench.postgres_server import PostgresServer
 from tests.pipeline.model_server import ModelServer
-from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.engines import PostgresEngine, SqliteEngine
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.local_main import FromModels, ToModels, answer_to
 from uploaders.stores.pipeline import CallbackTables
 from uploaders.stores.pipeline_tables import PipelineTables
 
 NOW = 1_800_000_000_000
+SqlEngine = SqliteEngine | PostgresEngine
 
 
 class Clock:
@@ -44,7 +45,7 @@ def engine(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     postgres_servers: Callable[[str], PostgresServer],
-) -> Engine:
+) -> SqlEngine:
     """A fresh database."""
     kind, _, version = request.param.partition("-")
     if kind == "sqlite":
@@ -53,7 +54,7 @@ def engine(
 
 
 @pytest.fixture
-async def tables(engine: Engine, clock: Clock) -> AsyncIterator[PipelineTables]:
+async def tables(engine: SqlEngine, clock: Clock) -> AsyncIterator[PipelineTables]:
     store = engine.store()
     made = PipelineTables(store, clock)
     await made.prepare()
@@ -62,7 +63,7 @@ async def tables(engine: Engine, clock: Clock) -> AsyncIterator[PipelineTables]:
 
 
 @pytest.fixture
-async def callbacks(engine: Engine, clock: Clock) -> AsyncIterator[CallbackTables]:
+async def callbacks(engine: SqlEngine, clock: Clock) -> AsyncIterator[CallbackTables]:
     store = engine.store()
     yield CallbackTables(store, clock)
     await store.close()

@@ -20,8 +20,8 @@ RULE = CallbackRule("Europe/Berlin", per_number_and_day=2)
 HOUR = 3_600_000
 
 
-def at(*when: int) -> int:
-    return round(datetime(*when, tzinfo=BERLIN).timestamp() * 1000)  # type: ignore[misc]  # year, month, ...
+def at(year: int, month: int, day: int, hour: int) -> int:
+    return round(datetime(year, month, day, hour, tzinfo=BERLIN).timestamp() * 1000)
 
 
 NOON = at(2027, 7, 14, 12)

@@ -120,8 +120,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
 RULE = CallbackRule("Europe/Berlin")
 
 
-def at(*when: int, zone: ZoneInfo = BERLIN) -> int:
-    return round(datetime(*when, tzinfo=zone).timestamp() * 1000)  # type: ignore[misc]  # year, month, ...
+def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0) -> int:
+    return round(datetime(year, month, day, hour, minute, tzinfo=BERLIN).timestamp() * 1000)
 
 
 SAID_AT = at(2027, 7, 14, 10, 20)

@@ -191,7 +191,7 @@ async def test_useless_answers_are_counted_through_restarts(begin: Begin, server
         await stage.queue("c")
         await stage.until(lambda: reached(server.chats, 3))
     server.chat = lambda _request, _body: answered("still no")
-    stage.tables._clock.now += 600_000  # type: ignore[attr-defined]  # the clock of the test
+    stage.tables._clock.now += 600_000
     async with begin(embed=False) as stage:
         await stage.all_ended()
         assert len(server.chats) == 4
@@ -333,7 +333,7 @@ async def test_a_tenant_can_keep_its_transcripts_here(begin: Begin, server: Mode
     """`llm = false` counts for servers elsewhere: one on this machine may be asked."""
     rule = replace(RULE, tenants={"shy": TenantRule(llm=False)})
     async with begin(rule) as stage:
-        stage.runner._models.chat.is_elsewhere = True  # type: ignore[union-attr]  # the test's server is here
+        stage.runner._models.chat.is_elsewhere = True
         stage.runner._models.embedding.is_elsewhere = True
         await stage.queue("c", project="shy")
         await stage.queue("c", project="open")
@@ -349,7 +349,7 @@ async def test_what_leaves_the_machine_is_redacted(begin: Begin, server: ModelSe
     text = replace_text(turns=(("caller", said),), names=("Alice Walker",))
     server.chat = lambda _request, _body: answered({**SUMMARY, "summary": "Alice Walker pays by 4111 1111 1111 1111."})
     async with begin() as stage:
-        stage.runner._models.chat.is_elsewhere = True  # type: ignore[union-attr]  # as above
+        stage.runner._models.chat.is_elsewhere = True
         stage.runner._models.embedding.is_elsewhere = True
         await stage.queue("c", text=text)
         await stage.all_ended()
@@ -474,7 +474,7 @@ async def test_a_call_that_a_vector_store_refuses_is_set_aside(
         async def given_up() -> bool:
             clock.now += 60_000
             stage.runner.wake()
-            return (await stage.tables.status()).jobs == {JobState.FAILED: 1, JobState.DONE: 1}
+            return dict((await stage.tables.status()).jobs) == {JobState.FAILED: 1, JobState.DONE: 1}
 
         await stage.until(given_up)
         assert (await stage.tables.status()).reasons == {"the vector store answered 422": 1}
@@ -483,7 +483,7 @@ async def test_a_call_that_a_vector_store_refuses_is_set_aside(
 async def test_a_server_that_is_not_there_is_waited_for(begin: Begin, server: ModelServer, clock: Clock) -> None:
     """No connection is no answer, and nothing is paid."""
     async with begin(embed=False) as stage:
-        stage.runner._models.chat._client._base_url = "http://127.0.0.1:9"  # type: ignore[union-attr]  # nobody is there
+        stage.runner._models.chat._client._base_url = "http://127.0.0.1:9"
         await stage.queue("c")
 
         async def waits() -> bool:

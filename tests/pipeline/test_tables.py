@@ -2,9 +2,8 @@
 
 import asyncio
 
-from tests.pipeline.conftest import NOW, Clock
+from tests.pipeline.conftest import NOW, Clock, SqlEngine
 from tests.pipeline.queued import TURNS, done, new
-from tests.stores.engines import Engine
 from uploaders.stores.pipeline import (
     CallbackState,
     CallbackTables,
@@ -64,7 +63,7 @@ async def test_a_claim_is_its_owners_until_its_lease_ends(tables: PipelineTables
     assert len(await tables.claim("", "third", 10)) == 1
 
 
-async def test_several_share_a_queue(tables: PipelineTables, engine: Engine, clock: Clock) -> None:
+async def test_several_share_a_queue(tables: PipelineTables, engine: SqlEngine, clock: Clock) -> None:
     """Each call is claimed by one of those that ask at once."""
     await tables.enqueue([new(f"c{number}") for number in range(40)])
     stores = [engine.store() for _ in range(3)]
@@ -122,7 +121,7 @@ async def test_what_changed_while_it_was_worked_on_is_worked_on_again(tables: Pi
     assert job.text.turns == (("caller", "something else"),)
 
 
-async def test_writes_at_once_are_kept_apart(tables: PipelineTables, engine: Engine) -> None:
+async def test_writes_at_once_are_kept_apart(tables: PipelineTables, engine: SqlEngine) -> None:
     """Those that share a transaction: what one of them does wrong, the others do not suffer from."""
     store = engine.store()
     insert = "INSERT INTO do_not_call (project, number, since) VALUES (:project, :number, 1)"

@@ -18,6 +18,8 @@ from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.models import ModelError, ModelRefused, ModelUnavailable, VectorStore
 from uploaders.pipeline.vectors import PgVectors, PineconeVectors, QdrantVectors, SqliteVectors, point_id
 from uploaders.stores.pipeline_tables import PipelineTables
+from uploaders.stores.postgres.store import PostgresStore
+from uploaders.stores.sqlite.store import SqliteStore
 
 DIMENSIONS = 8
 
@@ -76,7 +78,7 @@ class VectorServer:
     async def _query(self, request: web.Request) -> web.Response:
         asked = await request.json()
         ((condition),) = asked["filter"]["must"]
-        found = [
+        found: list[dict[str, Any]] = [
             {"id": name, "score": cosine(row, asked["query"]), "payload": payload}
             for name, (row, payload) in self.points.items()
             if payload[condition["key"]] == condition["match"]["value"]
@@ -101,7 +103,7 @@ class VectorServer:
 
     async def _pinecone_query(self, request: web.Request) -> web.Response:
         asked = await request.json()
-        found = [
+        found: list[dict[str, Any]] = [
             {"id": name, "score": cosine(row, asked["vector"]), "metadata": metadata}
             for name, (row, metadata) in self.points.items()
             if name.startswith(f"{asked['namespace']}/")
@@ -137,7 +139,7 @@ async def vectors(
 ) -> AsyncIterator[VectorStore]:
     """Each implementation, prepared."""
     url = str(vector_server.server.make_url(""))
-    store = None
+    store: SqliteStore | PostgresStore | None = None
     made: VectorStore
     if request.param == "qdrant":
         made = QdrantVectors(url, "key", "calls", 5.0)
@@ -177,7 +179,8 @@ async def test_a_call_has_one_vector(vectors: VectorStore) -> None:
     await vectors.put("", "c", vector(1, 0))
     await vectors.put("", "c", vector(0, 1))
     ((call_id, score),) = await vectors.nearest("", vector(0, 1), 10)
-    assert (call_id, score) == ("c", pytest.approx(1.0, abs=1e-5))
+    assert call_id == "c"
+    assert score == pytest.approx(1.0, abs=1e-5)
     await vectors.forget("", "c")
     await vectors.forget("", "c")
     await vectors.forget("nobody", "c")

@@ -57,7 +57,7 @@ class Pin:
 @cache
 def locked(name: str) -> dict[str, Pin]:
     """Each distribution that a lock file names."""
-    pins = {}
+    pins: dict[str, Pin] = {}
     for block in re.split(r"\n(?=\S)", text(name).strip()):
         requirement = Requirement(block.partition("\\")[0].strip())
         (specifier,) = requirement.specifier

@@ -53,9 +53,9 @@ def _members(node: ast.ClassDef) -> Iterator[str]:
             yield one.name
         elif isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
             yield one.target.id
-    for one in ast.walk(node):
-        if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store) and ast.unparse(one.value) == "self":
-            yield one.attr
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store) and ast.unparse(inner.value) == "self":
+            yield inner.attr
 
 
 def implementations(protocol: Class, among: tuple[Class, ...]) -> list[Class]:

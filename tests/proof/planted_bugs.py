@@ -263,8 +263,8 @@ BUGS = (
     Bug(
         "details are evicted for bytes that were only announced",
         "gateway/intake/staging.py",
-        "            if not await self._area.store.can_make_staging_room(size):\n                raise\n",
-        "            await self._area.store.make_staging_room(size, 0)\n",
+        "            if not await self._area.quota.can_make_staging_room(size):\n                raise\n",
+        "            await self._area.quota.make_staging_room(size, 0)\n",
         ("tests/intake/test_eviction.py",),
     ),
     Bug(

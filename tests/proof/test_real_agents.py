@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,5 +70,5 @@ async def test_calls_of_real_agents_survive_kills(tmp_path: Path) -> None:
             ]
 
 
-def logs(endpoint: Endpoint) -> list[dict]:
+def logs(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [json.loads(bytes(document)) for document in endpoint.documents.values()]

@@ -80,8 +80,13 @@ def test_what_leads_elsewhere_is_no_concern(url: str, listen: str) -> None:
 
 def test_a_start_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a resolver, only what needs none is looked at."""
-    asked = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, flags=0, **__: asked.append((host, flags)) or [])
+    asked: list[tuple[str, int]] = []
+
+    def no_address(host: str, *_: object, flags: int = 0, **__: object) -> list[object]:
+        asked.append((host, flags))
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
     assert found("http://agents-host:7717/x", names=False) == 0
     assert all(flags == socket.AI_NUMERICHOST for host, flags in asked if host == "agents-host")
     assert addresses_of("agents-host") == set()

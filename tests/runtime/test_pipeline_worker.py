@@ -1,7 +1,6 @@
 """`callspool work --pipeline`: calls that became complete in a store are worked on without a receiver."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ END = b'{"call_id": "c", "transcript_json": [{"role": "user", "content": "My too
 
 
 @pytest.mark.slow
-async def test_complete_calls_are_taken_from_the_outbox(tmp_path: Path, unused_tcp_port_factory: Callable) -> None:
+async def test_complete_calls_are_taken_from_the_outbox(tmp_path: Path, unused_tcp_port: int) -> None:
     """The transaction that completed them wrote that down; the worker queues them, works on them, and forgets them."""
     engine = SqliteEngine(tmp_path)
     store = engine.store(announces=True)
@@ -25,7 +24,7 @@ async def test_complete_calls_are_taken_from_the_outbox(tmp_path: Path, unused_t
     environment = {
         "CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}",
         "CALLSPOOL_PIPELINE": "queue",
-        "CALLSPOOL_ADMIN_LISTEN": f"127.0.0.1:{unused_tcp_port_factory()}",
+        "CALLSPOOL_ADMIN_LISTEN": f"127.0.0.1:{unused_tcp_port}",
     }
     settings = load(None, environment).settings
     destination = pipeline_settings(settings)

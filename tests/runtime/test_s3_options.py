@@ -29,7 +29,7 @@ def endpoint(**settings: object) -> HttpDestination:
     return HttpDestination.model_validate({"name": "a", "type": "http", "url": URL, **settings})
 
 
-CASES = [
+CASES: list[tuple[dict[str, object], str, object]] = [
     ({"bucket": "other"}, "bucket", "other"),
     ({"prefix": "a/b"}, "prefix", "a/b"),
     ({"key": "{record_id}"}, "key", "{record_id}"),

@@ -150,7 +150,7 @@ def _kafka(payloads: Payloads, broker: str) -> Subject:
 
     async def arrived() -> list[bytes]:
         messages = await asyncio.to_thread(cluster.messages)
-        return list({dict(message.headers())["idempotency-key"]: message.value() for message in messages}.values())
+        return list({message.headers["idempotency-key"]: message.value for message in messages}.values())
 
     taking_all = replace(cluster.options, max_message_bytes=10_000_000)
     (port,) = free_ports(1)

@@ -91,15 +91,17 @@ async def proxy_before(port: int) -> AsyncIterator[Proxy]:
     proxy = Proxy()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(asyncio.current_task())
+        connection = asyncio.current_task()
+        assert connection is not None
+        connections.add(connection)
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await _connection(proxy, port, reader, writer)
         finally:
-            connections.discard(asyncio.current_task())
+            connections.discard(connection)
             writer.close()
 
-    connections: set[asyncio.Task[None] | None] = set()
+    connections: set[asyncio.Task[None]] = set()
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=HEAD_LIMIT)
     proxy.port = server.sockets[0].getsockname()[1]
     try:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,12 @@ from tests.s3.stored_objects import client_of, objects, options, uploads
 from uploaders.s3.admin import default_encryption, stronger_than
 from uploaders.s3.error_codes import permission_for
 from uploaders.s3.options import ServerSideEncryption
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import (
+        ServerSideEncryptionByDefaultTypeDef,
+        ServerSideEncryptionRuleOutputTypeDef,
+    )
 
 STEPS = ["put and verify", "send in parts and verify", "list parts and abort", "find lost uploads", "delete"]
 
@@ -136,11 +142,13 @@ WITH_KEY = {"encryption": ServerSideEncryption.KMS, "kms_key_id": "key-2"}
     ],
 )
 def test_what_is_stronger_is_recognised(
-    weed: Server, found: dict[str, Any], chosen: dict[str, Any], kept: str | None
+    weed: Server, found: "ServerSideEncryptionByDefaultTypeDef", chosen: dict[str, Any], kept: str | None
 ) -> None:
     """A KMS key is stronger than the server's own keys, a chosen key than the account's, two layers than one."""
-    rules = [{"ApplyServerSideEncryptionByDefault": found}] if found else [{"BucketKeyEnabled": True}]
-    assert stronger_than(default_encryption(options(weed, "b", **chosen)), {"Rules": rules}) == kept
+    rule: ServerSideEncryptionRuleOutputTypeDef = (
+        {"ApplyServerSideEncryptionByDefault": found} if found else {"BucketKeyEnabled": True}
+    )
+    assert stronger_than(default_encryption(options(weed, "b", **chosen)), {"Rules": [rule]}) == kept
 
 
 async def test_setup_keeps_what_is_stronger_and_says_so(weed: Server, bucket: str) -> None:

@@ -13,7 +13,7 @@ from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment
 from tests.s3.destinations_under_test import KINDS, Servers, Subject, subject
 from tests.s3.stored_objects import DESTINATION, MEBIBYTE, Store
-from tests.uploaders.deliveries import TOKEN, Payloads, a_delivery, a_record
+from tests.uploaders.deliveries import TOKEN, Payloads, a_delivery, a_record, failed
 from uploaders.base import Delivered, Refused, RetryLater, Scope
 
 REST = b'"telemetry_data": {"spans": [1, 2.50, 1e400], "text": "' + b"~" * 2 * MEBIBYTE + b'"}'
@@ -112,7 +112,7 @@ async def test_a_destination_that_is_not_there_is_an_outcome(
     tested: Subject, deliveries: Mapping[Form, Delivery]
 ) -> None:
     """Nobody to deliver to is a reason for the whole destination to wait, and shows no token."""
-    outcome = await tested.unreachable.deliver(deliveries[Form.WHOLE])
+    outcome = failed(await tested.unreachable.deliver(deliveries[Form.WHOLE]))
     assert (type(outcome), outcome.scope) == (RetryLater, Scope.DESTINATION)
     assert outcome.reason
     assert TOKEN not in outcome.reason

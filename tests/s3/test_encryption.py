@@ -8,7 +8,8 @@ from botocore.exceptions import ClientError
 
 from bench.s3_server import Server
 from gateway.diagnostics.s3 import check
-from gateway.worker.claims import ClaimFailed, ClaimReader
+from gateway.worker.claims import ClaimReader
+from gateway.worker.messages import ClaimFailed
 from tests.s3.recording_proxy import Answer, Fate, proxy_before
 from tests.s3.stored_objects import MEBIBYTE, Heard, MakeUploader, Store, client_of, options, rest_of
 from uploaders.base import CallToErase, Delivered, Erased, Refused, RetryLater, Scope, SilentObserver

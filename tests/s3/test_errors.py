@@ -5,12 +5,13 @@ from typing import Any
 import aiohttp
 import pytest
 from botocore import exceptions as botocore_errors
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from bench.s3_server import Server, free_ports
 from tests.s3.recording_proxy import Answer, Fate, proxy_before
 from tests.s3.stored_objects import MEBIBYTE, MakeUploader, Store, options
+from tests.uploaders.deliveries import failed
 from uploaders.base import Refused, RetryLater, Scope
 from uploaders.s3.error_codes import ErrorClass, classify
 from uploaders.s3.errors import (
@@ -92,6 +93,7 @@ def test_what_the_uploader_acts_upon_has_a_kind_of_its_own(operation: str, statu
 def test_a_denial_names_the_permission_that_is_missing() -> None:
     """Each operation names its own, and the reason says it to the operator."""
     failure = translate(answered(403, "AccessDenied", "ListParts"), "ListParts")
+    assert isinstance(failure, AccessDenied)
     assert failure.permission == "s3:ListMultipartUploadParts"
     assert "allow s3:ListMultipartUploadParts" in failure.outcome.reason
 
@@ -122,10 +124,10 @@ def test_what_is_no_answer_is_translated_too(error: Exception, means: tuple[type
 def test_every_error_of_botocore_is_translated() -> None:
     """None that a newer botocore may raise escapes, whatever its kind."""
 
-    def kinds(base: type[Exception]) -> set[type[Exception]]:
+    def kinds(base: type[BotoCoreError]) -> set[type[BotoCoreError]]:
         return {base}.union(*(kinds(kind) for kind in base.__subclasses__()))
 
-    for kind in kinds(botocore_errors.BotoCoreError):
+    for kind in kinds(BotoCoreError):
         error = kind.__new__(kind)
         error.kwargs, error.args = {}, ("made up",)
         assert isinstance(translate(error, "PutObject"), S3Failure)
@@ -149,7 +151,7 @@ async def test_answers_over_the_wire_become_outcomes(
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda one: answer if one.method == "PUT" and one.part in {None, 1} else Fate.PASS
         uploader = made(options(weed, bucket, endpoint_url=proxy.endpoint, encoding="plain"))
-        outcome = await uploader.deliver(await store.large(size))
+        outcome = failed(await uploader.deliver(await store.large(size)))
     assert (type(outcome), outcome.scope) == means
 
 
@@ -158,14 +160,15 @@ async def test_a_server_that_is_not_there_makes_the_destination_wait(
 ) -> None:
     """Nobody listening is a reason for all deliveries to wait."""
     (port,) = free_ports(1)
-    outcome = await made(options(weed, bucket, endpoint_url=f"http://127.0.0.1:{port}")).deliver(await store.small())
+    uploader = made(options(weed, bucket, endpoint_url=f"http://127.0.0.1:{port}"))
+    outcome = failed(await uploader.deliver(await store.small()))
     assert (type(outcome), outcome.scope) == WAITS
     assert outcome.reason.startswith("PutObject: cannot connect")
 
 
 async def test_a_missing_bucket_pauses_the_destination(store: Store, made: MakeUploader, weed: Server) -> None:
     """A bucket that does not exist is named as the reason."""
-    outcome = await made(options(weed, "no-such-bucket")).deliver(await store.small())
+    outcome = failed(await made(options(weed, "no-such-bucket")).deliver(await store.small()))
     assert (type(outcome), outcome.scope) == PAUSED
     assert "NoSuchBucket" in outcome.reason
 
@@ -179,11 +182,11 @@ async def test_credentials_are_looked_up_again_without_a_restart(
     good = {name: __import__("os").environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     for name in good:
         monkeypatch.delenv(name)
-    missing = await uploader.deliver(delivery)
+    missing = failed(await uploader.deliver(delivery))
     assert (type(missing), missing.scope) == PAUSED
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "unknown")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
-    refused = await uploader.deliver(delivery)
+    refused = failed(await uploader.deliver(delivery))
     assert (type(refused), refused.scope) == PAUSED
     assert "AWS_ACCESS_KEY_ID" in refused.reason
     assert "wrong-secret" not in refused.reason
@@ -196,7 +199,7 @@ async def test_a_profile_that_does_not_exist_pauses_the_destination(
     store: Store, made: MakeUploader, weed: Server, bucket: str
 ) -> None:
     """A name that the AWS configuration does not know is told, and nothing is raised."""
-    outcome = await made(options(weed, bucket, profile="nobody")).deliver(await store.small())
+    outcome = failed(await made(options(weed, bucket, profile="nobody")).deliver(await store.small()))
     assert (type(outcome), outcome.scope) == PAUSED
     assert "ProfileNotFound" in outcome.reason
 
@@ -224,5 +227,12 @@ def test_an_unknown_answer_of_a_server_in_trouble_is_retried() -> None:
 
 
 def answered(status: int, code: str, operation: str = "PutObject") -> ClientError:
-    told = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return botocore_errors.ClientError(told, operation)
+    return ClientError(
+        {
+            "Error": {"Code": code, "Message": ""},
+            "ResponseMetadata": {
+                "RequestId": "", "HostId": "", "HTTPStatusCode": status, "HTTPHeaders": {}, "RetryAttempts": 0
+            },
+        },
+        operation,
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from spool.errors import CorruptPayload
 from spool.records import Clock, Delivery, Form, Fragment, Lane
 from tests.s3.presigned_endpoint import presigning
 from tests.s3.stored_objects import MEBIBYTE, Heard, client_of, objects
-from tests.uploaders.deliveries import ACCEPTED_AT, TOKEN, Payloads, a_delivery, a_record, large_fragments
+from tests.uploaders.deliveries import ACCEPTED_AT, TOKEN, Payloads, a_delivery, a_record, failed, large_fragments
 from uploaders.base import Delivered, Refused, RetryLater, Scope
 from uploaders.presigned import PresignedOptions, PresignedUploader
 
@@ -61,8 +61,7 @@ async def test_the_whole_goes_as_plain_json_with_its_token_and_its_length() -> N
 async def test_both_requests_say_through_which_gateways_a_record_came() -> None:
     """Who gives addresses, and what takes the upload, may be a gateway of which the record came."""
     payloads, delivery = a_large_one(via="1.1 callspool-00000001")
-    own = {"via": "callspool-0000000f"}
-    async with presigning() as endpoint, an_uploader(endpoint.url, payloads, **own) as uploader:
+    async with presigning() as endpoint, an_uploader(endpoint.url, payloads, via="callspool-0000000f") as uploader:
         await uploader.deliver(delivery)
         assert {endpoint.asked[0][0]["Via"], endpoint.put[0][0]["Via"]} == {
             "1.1 callspool-00000001, 1.1 callspool-0000000f"
@@ -185,7 +184,7 @@ async def test_an_endpoint_that_gives_no_address_is_no_reason_to_upload(
     payloads, delivery = a_large_one()
     async with presigning() as endpoint, an_uploader(endpoint.url, payloads) as uploader:
         endpoint.address_status, endpoint.tell = status, lambda: told
-        outcome = await uploader.deliver(delivery)
+        outcome = failed(await uploader.deliver(delivery))
         assert (type(outcome), outcome.scope) == (kind, scope)
         assert endpoint.put == []
 
@@ -242,9 +241,9 @@ async def test_what_cannot_go_this_way_is_refused() -> None:
             outcome = await uploader.deliver(a_delivery(delivery.record, form))
             assert outcome == Refused(f"an upload address does not accept the form {form}")
         payloads.tokens[7] = "two\nlines"
-        assert (await uploader.deliver(delivery)).scope is Scope.CREDENTIAL
+        assert failed(await uploader.deliver(delivery)).scope is Scope.CREDENTIAL
         payloads.tokens.clear()
-        assert (await uploader.deliver(delivery)).scope is Scope.RECORD
+        assert failed(await uploader.deliver(delivery)).scope is Scope.RECORD
         assert isinstance(await uploader.deliver(a_delivery()), RetryLater)
 
 

@@ -9,7 +9,7 @@ import pytest
 from bench.s3_server import Server
 from spool.errors import CorruptPayload
 from spool.records import Delivered as SettledAsDelivered
-from spool.records import Fragment, PartProgress, Record, UploadProgress
+from spool.records import Delivery, Fragment, PartProgress, Record, UploadProgress
 from tests.s3 import stored_objects
 from tests.s3.recording_proxy import Answer, Fate, Proxy, Request, proxy_before
 from tests.s3.stored_objects import DESTINATION, MEBIBYTE, Heard, MakeUploader, Store, client_of, objects, uploads
@@ -326,11 +326,18 @@ async def test_the_progress_ends_with_the_delivery(store: Store, made: MakeUploa
     """Until it is settled the ledger remembers the upload, and afterwards nothing of it is left."""
     delivery = await store.large(SIZE)
     await made(options(weed, bucket)).deliver(delivery)
-    progress = await store.spool.uploader_state.upload_progress(delivery.key)
+    progress = await progress_of(store, delivery)
     assert sorted(progress.parts) == [1, 2, 3, 4]
     assert all(part.etag for part in progress.parts.values())
     await store.spool.settle(delivery, SettledAsDelivered())
     assert await store.spool.uploader_state.upload_progress(delivery.key) is None
+
+
+async def progress_of(store: Store, delivery: Delivery) -> UploadProgress:
+    """What is remembered of an upload under way."""
+    progress = await store.spool.uploader_state.upload_progress(delivery.key)
+    assert progress is not None
+    return progress
 
 
 async def test_parts_are_written_down_before_they_are_sent(
@@ -341,7 +348,7 @@ async def test_parts_are_written_down_before_they_are_sent(
     uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
     proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 2 else Fate.PASS
     await uploader.deliver(delivery)
-    progress = await store.spool.uploader_state.upload_progress(delivery.key)
+    progress = await progress_of(store, delivery)
     assert (progress.bucket, progress.part_bytes) == (bucket, 5 * MEBIBYTE)
     assert progress.parts[1].etag == progress.parts[1].md5.hex()
     assert progress.parts[2].etag is None
@@ -355,7 +362,7 @@ async def test_the_ledger_forgets_and_begins_anew(store: Store) -> None:
         await store.spool.uploader_state.begin_upload(UploadProgress(delivery.key, "b", "k", upload_id, 8 * MEBIBYTE))
         await store.spool.uploader_state.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16)})
         await store.spool.uploader_state.write_parts(delivery.key, {1: PartProgress(5, b"m" * 16, "etag")})
-        progress = await store.spool.uploader_state.upload_progress(delivery.key)
+        progress = await progress_of(store, delivery)
         assert (progress.upload_id, progress.parts) == (upload_id, {1: PartProgress(5, b"m" * 16, "etag")})
     for _ in range(2):
         await store.spool.uploader_state.forget_upload(delivery.key)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import count
 
 import aioboto3
 import pytest
@@ -216,12 +217,12 @@ async def test_a_client_is_replaced_when_it_is_old(
 ) -> None:
     """Under steady traffic too, connections are made anew now and then; requests under way keep theirs to their end."""
     monkeypatch.setattr("uploaders.s3.client.MAX_AGE_SECONDS", 0.0)
-    make, clients = aioboto3.Session.client, []
-    monkeypatch.setattr(aioboto3.Session, "client", lambda *args, **kwargs: clients.append(1) or make(*args, **kwargs))
+    clients, make = count(), aioboto3.Session.client
+    monkeypatch.setattr(aioboto3.Session, "client", lambda *args, **kwargs: (next(clients), make(*args, **kwargs))[1])
     uploader = made(options(weed, bucket, encoding=ObjectEncoding.PLAIN))
     outcomes = [await uploader.deliver(await store.large(size * MEBIBYTE)) for size in (1, 30)]
     assert all(isinstance(outcome, Delivered) for outcome in outcomes)
-    assert len(clients) >= 6, "each request of the one and of the parts of the other had a client of its own"
+    assert next(clients) >= 6, "each request of the one and of the parts of the other had a client of its own"
 
 
 @pytest.mark.parametrize("prefix", ["", "calls/prod/"])

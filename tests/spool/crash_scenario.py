@@ -55,8 +55,8 @@ from tests.spool.spool_parts import (
     without_maintenance,
 )
 
-OPTIONS = {"max_bytes": 48 << 20, "expire_after": 100 * HOUR, "receipts_keep": HOUR}
-"""A small quota makes the log small, so that it is reset on the way."""
+QUOTA = 48 << 20
+"""A small one makes the log small, so that it is reset on the way."""
 LARGE = 9 << 20
 
 
@@ -96,7 +96,9 @@ def _name(request: object) -> str:
 async def everything(directory: Path, witness: Witness, keys: KeyRing) -> None:
     """All that a spool does."""
     clock = Clock()
-    async with opened(directory, clock=clock, keys=keys, **OPTIONS) as spool:
+    async with opened(
+        directory, clock=clock, keys=keys, max_bytes=QUOTA, expire_after=100 * HOUR, receipts_keep=HOUR
+    ) as spool:
         await without_maintenance(spool)
         witness.tell("open")
         # While this reads, no checkpoint can start the log anew, however far it comes: the writer has to.
@@ -131,7 +133,7 @@ async def accept_all(spool: Spool, witness: Witness) -> None:
         ("object-large", (OBJECT, NOTICE), {}),
         ("plain", (WHOLE,), {"event": "call_started", "superseded_by": "call_ended"}),
     ):
-        await spool.accept(a_record(call_id, *plan, body=body_of(call_id), **options))  # type: ignore[arg-type]  # a table of keyword arguments
+        await spool.accept(a_record(call_id, *plan, body=body_of(call_id), **options))
         witness.tell("accepted", call_id)
     await spool.accept(a_record("split", CORE, DETAIL, fragments=split_fragments()))
     witness.tell("accepted", "split")

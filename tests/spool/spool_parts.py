@@ -4,16 +4,18 @@ import asyncio
 import os
 import resource
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
 from spool.admin.query import Selection
-from spool.db.transaction import Operation, Result
+from spool.db.transaction import Operation, Result, Transaction
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.records import (
@@ -180,6 +182,24 @@ async def write(spool: Spool, operation: Operation[Result]) -> Result:
     return await spool._writer.submit(operation)
 
 
+@asynccontextmanager
+async def writer_held_up(spool: Spool) -> AsyncIterator[None]:
+    """The writer is busy for as long; what is submitted meanwhile is committed together afterwards."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(_: Transaction) -> None:
+        begun.set()
+        go_on.wait(30)
+
+    held_up = spool._writer.submit(wait)
+    await asyncio.to_thread(begun.wait, 30)
+    try:
+        yield
+    finally:
+        go_on.set()
+        await held_up
+
+
 async def without_maintenance(spool: Spool) -> None:
     """Let nobody write but the test."""
     spool._maintaining.cancel()
@@ -199,7 +219,7 @@ def looked_into(directory: Path) -> sqlite3.Connection:
     return sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)
 
 
-def rows(directory: Path, statement: str) -> list[tuple[object, ...]]:
+def rows(directory: Path, statement: str) -> list[tuple[Any, ...]]:
     connection = looked_into(directory)
     try:
         return connection.execute(statement).fetchall()

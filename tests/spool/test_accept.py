@@ -121,8 +121,7 @@ async def test_a_superseded_giant_leaves_no_chunks(spool: Spool, tmp_path: Path)
 
 async def test_a_record_without_deliveries_is_a_receipt_at_once(spool: Spool, tmp_path: Path) -> None:
     """What is owed to nobody keeps no payload."""
-    new = a_record("c")
-    await spool.accept(type(new)(**{name: getattr(new, name) for name in new.__slots__} | {"deliveries": ()}))
+    await spool.accept(replace(a_record("c"), deliveries=()))
     (record,) = await spool.trace("c")
     assert record.settled_at is not None
     assert rows(tmp_path, "SELECT count(*) FROM chunks") == [(0,)]
@@ -148,7 +147,8 @@ async def test_an_empty_payload_is_delivered_like_any_other(spool: Spool) -> Non
 )
 async def test_text_that_cannot_be_stored_fails_alone(spool: Spool, clock: Clock, fields: dict[str, str]) -> None:
     """A lone surrogate is told as NotStorable to its own post, while those of the same commit go in."""
-    posts = [spool.accept(a_record("before")), spool.accept(a_record(**fields)), spool.accept(a_record("after"))]
+    records = [a_record("before"), replace(a_record(), **fields), a_record("after")]
+    posts = [spool.accept(record) for record in records]
     before, wrong, after = await asyncio.gather(*posts, return_exceptions=True)
     assert isinstance(wrong, NotStorable)
     assert "surrogate" in str(wrong)
@@ -196,7 +196,7 @@ async def test_small_posts_are_committed_between_the_batches_of_a_giant(spool: S
     assert small > 3
 
 
-def _held_up(monkeypatch: pytest.MonkeyPatch, reached: Callable[[], None]) -> None:
+def _held_up(monkeypatch: pytest.MonkeyPatch, reached: Callable[[], object]) -> None:
     """Say when the second batch of a giant is being written."""
     original = ingest.write_orphans
 
@@ -213,7 +213,7 @@ async def test_cancelling_a_giant_leaves_nothing(spool: Spool, tmp_path: Path, m
     loop, reached = asyncio.get_running_loop(), asyncio.Event()
     _held_up(monkeypatch, lambda: loop.call_soon_threadsafe(reached.set))
     body = bytearray(os.urandom(GIANT))
-    accepting = asyncio.create_task(spool.accept(a_record("c", fragments={Fragment.BODY: [body]})))  # type: ignore[dict-item]
+    accepting = asyncio.create_task(spool.accept(a_record("c", fragments={Fragment.BODY: [body]})))
     await asyncio.wait_for(reached.wait(), 30)
     accepting.cancel()
     with pytest.raises(asyncio.CancelledError):

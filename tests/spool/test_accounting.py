@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,14 +126,15 @@ def check(spool: Spool, directory: Path) -> None:
     for destination_id, lane, state, form, fragments in rows(
         directory, "SELECT destination_id, lane, state, form, fragments FROM deliveries JOIN records USING (record_id)"
     ):
-        key = names[int(str(destination_id))], str(lane)
-        counted[*key, int(str(state))] += 1
-        sizes = {part: one.raw_bytes for part, one in decode_fragments(str(fragments)).items()}
+        key = names[destination_id], lane
+        counted[*key, state] += 1
+        sizes = {part: one.raw_bytes for part, one in decode_fragments(fragments).items()}
         carried = sum(sizes.get(part, 0) for part in FRAGMENTS_OF[Form(form)])
-        queued[key] += carried if int(str(state)) <= DeliveryState.HELD else 0
+        queued[key] += carried if state <= DeliveryState.HELD else 0
     for (destination, lane_name), counts in spool.stats().lanes.items():
         found = [counted[destination, lane_name, state] for state in DeliveryState]
-        assert counts == LaneCounts(sum(found), *found, queued[destination, lane_name])
+        expected = LaneCounts(sum(found), *found)
+        assert counts == replace(expected, queued_bytes=queued[destination, lane_name])
         assert counts.unaccounted == 0
     assert rows(
         directory, "SELECT token_id, count(*) FROM records WHERE token_id IS NOT NULL GROUP BY token_id ORDER BY 1"

@@ -14,7 +14,7 @@ from spool.db.startup import prepare_database
 from spool.db.write_connection import CAP_BYTES, SMALLEST_CAP_BYTES, Checkpointer
 from spool.db.writer import GROUP_HEAVY_BYTES
 from spool.directory import DATABASE_NAME
-from spool.errors import SpoolUnavailable
+from spool.errors import SpoolError, SpoolUnavailable
 from spool.records import Delivered
 from spool.store import Spool
 from tests.spool.spool_parts import (
@@ -135,11 +135,13 @@ async def test_nothing_is_copied_while_the_log_is_not_trusted(tmp_path: Path, mo
             asked += 1
             return False
 
-        checkpointer = Checkpointer(path, pytest.fail, pytest.fail, trusted)
+        troubles: list[SpoolError | str] = []
+        checkpointer = Checkpointer(path, troubles.append, troubles.append, trusted)
         checkpointer.written(CAP_BYTES)
         await becomes(lambda: asked > 3)
         assert (log_size(tmp_path), path.read_bytes()) == before
         checkpointer.stop()
+        assert not troubles
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_what_a_failed_checkpoint_means(tmp_path: Path, error: int, told: bool) 
 
     path = tmp_path / DATABASE_NAME
     prepare_database(path, None, ["a"])
-    failures: list[str] = []
+    failures: list[SpoolError] = []
     full: list[str] = []
     checkpointer = Checkpointer(path, failures.append, full.append, lambda: not failures)
     checkpointer.stop()
@@ -178,7 +180,7 @@ def test_a_log_that_could_not_be_reset_is_left_alone_for_a_while(tmp_path: Path)
     path = tmp_path / DATABASE_NAME
     prepare_database(path, None, ["a"])
     writer = connect_writer(path)
-    failures: list[str] = []
+    failures: list[SpoolError] = []
     full: list[str] = []
     checkpointer = Checkpointer(path, failures.append, full.append, lambda: not failures, cap_bytes=MIB)
     try:
@@ -199,7 +201,7 @@ def test_a_log_that_could_not_be_reset_is_left_alone_for_a_while(tmp_path: Path)
     finally:
         checkpointer.stop()
         writer.close()
-    assert failures == full == []
+    assert (failures, full) == ([], [])
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -208,7 +210,7 @@ def test_a_database_that_does_not_open_is_told(tmp_path: Path, missing: bool) ->
     path = tmp_path / DATABASE_NAME
     if not missing:
         prepare_database(path, None, ["a"])
-    failures: list[str] = []
+    failures: list[SpoolError] = []
     full: list[str] = []
     checkpointer = Checkpointer(path, failures.append, full.append, lambda: not failures)
     checkpointer.stop()

@@ -50,7 +50,7 @@ async def run_and_kill(directory: Path, run: int, lines: int) -> list[str]:
         sys.executable, "-c", POSTING, str(directory), str(run), stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    told = []
+    told: list[str] = []
     async with asyncio.timeout(60):
         while len(told) < lines:
             line = await process.stdout.readline()

@@ -80,7 +80,7 @@ async def test_what_is_stored_is_encrypted_and_what_is_read_is_what_came(tmp_pat
         assert token_id is not None
     stored = [frame for (frame,) in rows(tmp_path, "SELECT frame FROM chunks")]
     assert len(stored) == 6
-    assert all(is_sealed(frame) for frame in stored)  # type: ignore[arg-type]
+    assert all(is_sealed(frame) for frame in stored)
     assert TOKEN not in str(rows(tmp_path, "SELECT * FROM tokens"))
     async with opened(tmp_path, keys=RING) as spool:
         first, core = await due(spool)
@@ -293,7 +293,7 @@ async def test_spans_are_encrypted(tmp_path: Path) -> None:
         await spool._shredder.shred()
         assert [row.data async for row in spool.traces.rows(b"t" * 16, "")] == [SECRET * 10]
     ((frame,),) = rows(tmp_path, "SELECT frame FROM trace_rows")
-    assert is_sealed(frame)  # type: ignore[arg-type]
+    assert is_sealed(frame)
 
 
 async def _open(directory: Path, ring: KeyRing) -> None:
@@ -308,7 +308,7 @@ async def test_turns_of_live_calls_are_encrypted_until_their_call_ends(tmp_path:
         await spool.live.hear(said, TOKEN)
         stored = rows(tmp_path, "SELECT frame, key_epoch FROM live_turns")
         assert len(stored) == 2
-        assert all(is_sealed(frame) and epoch is not None for frame, epoch in stored)  # type: ignore[arg-type]
+        assert all(is_sealed(frame) and epoch is not None for frame, epoch in stored)
         before = {epoch for _, epoch in stored}
         await spool.live.hear(HeardCall("call", "", turns=(NewTurn("#0", 0, b'"other"'),)), None)
         await spool._shredder.shred()
@@ -345,7 +345,7 @@ async def test_another_encrypted_spool_is_brought_over_with_its_key(tmp_path: Pa
         assert await uncached(spool, small) == b"small"
         assert await uncached(spool, core, Fragment.REST) == large
         assert [row.data async for row in spool.traces.rows(b"t" * 16, "")] == [SECRET]
-    assert all(is_sealed(frame) for (frame,) in rows(here, "SELECT frame FROM chunks"))  # type: ignore[arg-type]
+    assert all(is_sealed(frame) for (frame,) in rows(here, "SELECT frame FROM chunks"))
     assert TOKEN not in str(rows(here, "SELECT * FROM tokens"))
 
 

@@ -175,7 +175,7 @@ def test_every_fault_of_the_books_is_found(filled: Path, statement: str, kind: K
     connection.execute(statement)
     connection.close()
     findings = check(filled)
-    (found, *_) = [finding for finding in findings if finding.kind is kind] or [None]
+    found = next((finding for finding in findings if finding.kind is kind), None)
     assert found is not None, findings
     assert found.where
     assert found.text

@@ -157,7 +157,8 @@ def test_what_is_refused_depends_on_what_found_no_room(disk: Path, monkeypatch: 
     space.give_up("full")
     assert headroom.stat().st_blocks == 0
     space.recover()
-    assert space.shortage == "full", "free space that was there all along is no reason to try again at once"
+    shortage = space.shortage
+    assert shortage == "full", "free space that was there all along is no reason to try again at once"
     monkeypatch.setattr(disk_space, "PATIENCE_SECONDS", 0)
     space.recover()
     assert space.shortage is None

@@ -9,6 +9,7 @@ import pytest
 
 from spool.db import write_connection
 from spool.db.connection import PAGE_SIZE, log_of
+from spool.db.sql import Row
 from spool.db.transaction import Transaction
 from spool.directory import DATABASE_NAME
 from spool.queue import maintenance, reclaim
@@ -234,7 +235,7 @@ async def test_closing_ends_maintenance_that_was_just_woken(tmp_path: Path) -> N
         pytest.param([(1, 1, "core", 1), (0, 2, "core", 1)], 2, id="a shortage and a surplus do not hide each other"),
     ],
 )
-def test_what_is_unaccounted_for(recount: list[tuple[int, int, str, int]], expected: int) -> None:
+def test_what_is_unaccounted_for(recount: list[Row], expected: int) -> None:
     """The difference between the books and the deliveries that are there, over all lanes."""
     assert unaccounted(recount) == expected
 

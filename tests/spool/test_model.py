@@ -96,7 +96,7 @@ LARGE_WHOLE = NewDelivery(ENDPOINT, Form.WHOLE, Lane.DETAIL)
 REDUCED = NewDelivery(ENDPOINT, Form.REDUCED, Lane.DETAIL)
 PLANS = ((WHOLE,), (CORE, DETAIL), (CORE, OBJECT, NOTICE), (OBJECT,), (LARGE_WHOLE,))
 DIVERSIONS = ((OBJECT, NOTICE), (REDUCED,), (LARGE_WHOLE,))
-TOKENS = (None, "t", "u")
+TOKENS = ("t", "u")
 DESTINATIONS = (ENDPOINT, BUCKET)
 FILES = frozenset({Form.WHOLE, Form.CORE, Form.DETAIL})
 TAKES = {ENDPOINT: (FILES | {Form.NOTICE, Form.REDUCED}, True), BUCKET: (FILES, False)}
@@ -172,7 +172,7 @@ class SpoolMachine(RuleBasedStateMachine):
     # What agents do
 
     @rule(
-        call_id=st.sampled_from(CALLS), plan=st.sampled_from(PLANS), token=st.sampled_from(TOKENS),
+        call_id=st.sampled_from(CALLS), plan=st.sampled_from(PLANS), token=st.sampled_from((None, *TOKENS)),
         event=st.sampled_from(["call_started", "call_ended"]), large=st.integers(0, 12).map(lambda one: one == 0),
         crash=crashes,
     )  # fmt: skip
@@ -274,7 +274,7 @@ class SpoolMachine(RuleBasedStateMachine):
         ]  # fmt: skip
         keys = sorted({known[one % len(known)] for one in chosen}, key=place_of)
         order, now = self.spool.admin, self.clock.now
-        destination, token = DESTINATIONS[to], TOKENS[1 + to]
+        destination, token = DESTINATIONS[to], TOKENS[to]
         forms, ordered = TAKES[destination]
 
         def discarded() -> None:

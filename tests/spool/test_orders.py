@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 
 from spool.admin import commands
-from spool.records import DeadLetter, Delivered, Delivery, DeliveryKey, DeliveryState, Form, Hold, Lane, RetryAt
+from spool.records import (
+    DeadLetter,
+    Delivered,
+    Delivery,
+    DeliveryKey,
+    DeliveryState,
+    Form,
+    Hold,
+    Lane,
+    NewDelivery,
+    RetryAt,
+)
+from spool.stats import OpenDelivery
 from spool.store import Spool
 from tests.spool.spool_parts import (
     BUCKET,
@@ -41,8 +53,8 @@ READY, WAITING, HELD, DEAD, DELIVERED, DISCARDED = (
 )
 
 
-async def buried(spool: Spool, call_id: str, *deliveries: type[CORE] | object) -> Delivery:
-    accepted = await spool.accept(a_record(call_id, *deliveries, fragments=split_fragments()))  # type: ignore[arg-type]
+async def buried(spool: Spool, call_id: str, *deliveries: NewDelivery) -> Delivery:
+    accepted = await spool.accept(a_record(call_id, *deliveries, fragments=split_fragments()))
     await spool.settle(accepted.ready[0], DeadLetter("400"))
     return accepted.ready[0]
 
@@ -57,7 +69,7 @@ async def test_pages_of_dead_letters_are_in_commit_order_and_whole(spool: Spool)
         accepted = await spool.accept(a_record(f"c{number}", CORE, DETAIL, OBJECT, fragments=split_fragments()))
         for delivery in accepted.ready:
             await spool.settle(delivery, DeadLetter(f"reason {number}"))
-    seen = []
+    seen: list[OpenDelivery] = []
     after = None
     while page := await dead(spool, None, limit=3, after=after):
         assert len(page) <= 3

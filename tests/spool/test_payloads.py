@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spool.payload.frames import FRAME_RAW_BYTES, Frame, FrameEncoder, chunk_count, chunk_range, cut
 from spool.queue.ingest import INLINE_BYTES
-from spool.records import Fragment, StoredFragment
+from spool.records import Buffer, Fragment, StoredFragment
 from spool.store import Spool
 from tests.spool.spool_parts import a_record, decoded, opened, payload
 
@@ -46,12 +46,12 @@ async def test_what_comes_back_is_what_went_in(spool: Spool, size: int, compress
 @pytest.mark.parametrize("rest", [b"", b'"rest": 1', os.urandom(9 * MIB)], ids=["empty", "small", "giant"])
 async def test_each_fragment_comes_back_alone(spool: Spool, rest: bytes) -> None:
     """A fragment is read without the others, and an empty one is there too."""
-    pieces = {
+    pieces: dict[Fragment, list[Buffer]] = {
         Fragment.BASE: [b'"base": 1,', bytearray(b'"more": 2')],
         Fragment.DERIVED: [],
         Fragment.REST: [memoryview(rest)[: len(rest) // 3], memoryview(rest)[len(rest) // 3 :]],
     }
-    accepted = await spool.accept(a_record("c", fragments=pieces))  # type: ignore[arg-type]  # any buffers
+    accepted = await spool.accept(a_record("c", fragments=pieces))
     assert list(accepted.ready[0].record.fragments) == list(pieces)
     for fragment, parts in pieces.items():
         assert decoded(await payload(spool, accepted, fragment)) == b"".join(parts)

@@ -10,8 +10,7 @@ from spool.db.connection import log_of
 from spool.db.startup import Start
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolFull
-from spool.queue.settle import DestinationIds
-from spool.records import Accepted, Delivered
+from spool.records import Accepted, Delivered, DestinationIds
 from spool.space import DEFAULT_LIMIT, HEADROOM_NAME, Quota, default_limit
 from spool.store import Spool
 from tests.spool.spool_parts import a_record, checkpointed, due, maintained, opened, rows

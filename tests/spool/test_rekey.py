@@ -66,8 +66,8 @@ async def all_is_there(directory: Path, ring: KeyRing) -> None:
 
 
 def nothing_is_plain(directory: Path) -> None:
-    assert all(is_sealed(frame) for (frame,) in rows(directory, "SELECT frame FROM chunks"))  # type: ignore[arg-type]
-    assert all(is_sealed(frame) for (frame,) in rows(directory, "SELECT frame FROM trace_rows"))  # type: ignore[arg-type]
+    assert all(is_sealed(frame) for (frame,) in rows(directory, "SELECT frame FROM chunks"))
+    assert all(is_sealed(frame) for (frame,) in rows(directory, "SELECT frame FROM trace_rows"))
     assert rows(directory, "SELECT count(*) FROM tokens WHERE key_epoch IS NULL") == [(0,)]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spool.db import startup
+from spool.db.connection import connect_writer
 from spool.db.startup import prepare_database
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolUnavailable
@@ -69,7 +70,7 @@ class Work:
 
 
 def work_of_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
-    work = Work(startup.connect_writer)
+    work = Work(connect_writer)
     with monkeypatch.context() as patched:
         patched.setattr(startup, "connect_writer", work)
         prepare_database(path, None, [ENDPOINT])

@@ -110,8 +110,7 @@ async def test_each_tenant_has_its_own_times(tmp_path: Path) -> None:
         "usual": TenantLimits(),
     }
     clock = Clock()
-    options = {"receipts_keep": 5 * HOUR, "expire_after": 5 * HOUR}
-    async with opened(tmp_path, clock=clock, tenants=limits, **options) as spool:
+    async with opened(tmp_path, clock=clock, tenants=limits, receipts_keep=5 * HOUR, expire_after=5 * HOUR) as spool:
 
         async def left(what: str) -> set[str]:
             """Whose calls are still there, and whose deliveries are still queued."""

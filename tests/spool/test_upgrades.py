@@ -19,7 +19,7 @@ from spool.db.sql import checksum_of
 from spool.directory import DATABASE_NAME
 from spool.fsck import Severity, check
 from spool.keys import KEYS_NAME, KeyRing, MainKey
-from spool.records import DeadLetter, Delivered, Fragment, Hold, Lane, RetryAt
+from spool.records import DeadLetter, Delivered, Fragment, Hold, Lane, RetryAt, Settlement
 from spool.stats import LaneCounts
 from spool.store import Spool
 from tests.spool.salvaged_spools import bring
@@ -80,15 +80,15 @@ async def filled(directory: Path, keys: KeyRing = PLAIN) -> Full:
         for call_id in ("deferred", "refused", "receipt"):
             await spool.accept(a_record(call_id, token="key"))
         for delivery in await due(spool):
-            outcome = {
+            outcomes: dict[str, Settlement] = {
                 "core-dead": DeadLetter("HTTP 400"),
                 "deferred": RetryAt(NOW + 60_000, "HTTP 500"),
                 "refused": Hold("401", delivery.record.token_id),
                 "receipt": Delivered(),
                 "giant": Delivered(),
-            }.get(delivery.record.call_id)
-            if outcome is not None:
-                await spool.settle(delivery, outcome)
+            }
+            if delivery.record.call_id in outcomes:
+                await spool.settle(delivery, outcomes[delivery.record.call_id])
         return Full(directory, dict(spool.stats().lanes))
 
 

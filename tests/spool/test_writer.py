@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +36,7 @@ from tests.spool.spool_parts import (
     opened,
     without_maintenance,
     write,
+    writer_held_up,
 )
 
 ACCEPTING = """
@@ -55,8 +55,7 @@ asyncio.run(main())
 
 async def test_whoever_waits_is_cancelled_when_it_is_done(spool: Spool) -> None:
     """An operation may use its submitter's buffers, so that nobody goes away before it came to its end."""
-    begun, go_on, ended = threading.Event(), threading.Event(), []
-    holding_up = spool._writer.submit(lambda _: begun.set() or go_on.wait(20))
+    ended: list[str] = []
 
     async def submit() -> None:
         try:
@@ -64,14 +63,13 @@ async def test_whoever_waits_is_cancelled_when_it_is_done(spool: Spool) -> None:
         finally:
             ended.append("gone")
 
-    waiting = asyncio.create_task(submit())
-    await asyncio.to_thread(begun.wait, 20)
-    waiting.cancel()
-    await asyncio.sleep(0)
-    waiting.cancel()
-    assert not ended
-    go_on.set()
-    await holding_up
+    async with writer_held_up(spool):
+        waiting = asyncio.create_task(submit())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        waiting.cancel()
+        assert not ended
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended == ["written", "gone"]
@@ -94,23 +92,20 @@ async def test_posts_share_commits(spool: Spool, commits: Commits) -> None:
 async def test_large_posts_do_not_share_more_than_a_bounded_commit(spool: Spool, commits: Commits) -> None:
     """Heavy operations are committed a few at a time, so that light ones between them do not wait long."""
     await without_maintenance(spool)
-    go_on = threading.Event()
-    started = threading.Event()
 
     def write_a_little(transaction: Transaction) -> bool:
         transaction.execute("UPDATE meta SET value = value WHERE name = 'spool_id'")
         return True
 
-    futures = [spool._writer.submit(lambda one: started.set() or (go_on.wait(10) and write_a_little(one)))]
-    await asyncio.to_thread(started.wait, 10)
-    futures += [spool._writer.submit(write_a_little, byte_count) for byte_count in (3 << 20, 1 << 20, 2 << 20, 9 << 20)]
-    futures += [spool._writer.submit(write_a_little) for _ in range(5)]
-    commits.batches.clear()
-    go_on.set()
+    async with writer_held_up(spool):
+        sizes = (3 << 20, 1 << 20, 2 << 20, 9 << 20)
+        futures = [spool._writer.submit(write_a_little, byte_count) for byte_count in sizes]
+        futures += [spool._writer.submit(write_a_little) for _ in range(5)]
+        commits.batches.clear()
     assert all(await asyncio.gather(*futures))
     await asyncio.sleep(0)
-    # What held them up; all light ones with 3 and 1 MiB; 2 MiB; 9 MiB, which is more than the bound by itself.
-    assert commits.batches == [1, 7, 1, 1]
+    # All light ones with 3 and 1 MiB; 2 MiB; 9 MiB, which is more than the bound by itself.
+    assert commits.batches == [7, 1, 1]
 
 
 async def test_commits_are_synced_in_full(spool: Spool) -> None:

@@ -5,13 +5,17 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.clickhouse_server import ClickHouseServer
 from bench.postgres_server import PostgresServer
 from tests.stores.calls import RULE
 from uploaders.stores.sqlite.store import SqliteStore
 from uploaders.stores.store import Store
+
+if TYPE_CHECKING:
+    from uploaders.stores.clickhouse.store import ClickHouseStore
+    from uploaders.stores.postgres.store import PostgresStore
 
 
 class Engine(Protocol):
@@ -61,7 +65,7 @@ class SqliteEngine:
         self.path = directory / "calls" / "store.db"
         self.now = 1_800_000_000_000
 
-    def store(self, *, pairs: bool = True, announces: bool = False) -> Store:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> SqliteStore:
         return SqliteStore(self.path, lambda: self.now, replace(RULE, pairs=pairs), announces=announces)
 
     def advance(self, milliseconds: int) -> None:
@@ -95,7 +99,7 @@ class PostgresEngine:
         self.url = f"{server.url()}?options=-csearch_path%3D{schema}"
         self.change(f"create schema {schema}")
 
-    def store(self, *, pairs: bool = True, announces: bool = False) -> Store:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> "PostgresStore":
         from uploaders.stores.postgres.store import PostgresStore
 
         return PostgresStore(self.url, replace(RULE, pairs=pairs), announces=announces)
@@ -140,7 +144,7 @@ class ClickHouseEngine:
         self.now = 1_800_000_000_000
         server.query(f"create database {database}")
 
-    def store(self, *, pairs: bool = True, announces: bool = False) -> Any:
+    def store(self, *, pairs: bool = True, announces: bool = False) -> "ClickHouseStore":
         from uploaders.stores.clickhouse.store import ClickHouseStore
 
         return ClickHouseStore(self.url, lambda: self.now, replace(RULE, pairs=pairs), announces=announces)

@@ -28,6 +28,7 @@ from uploaders.stores.store import (
     Detail,
     OldCalls,
     SchemaTooNew,
+    Span,
     Store,
     StoredCall,
     Swept,
@@ -166,8 +167,7 @@ async def test_a_newer_detail_replaces_what_is_shown(store: Store, engine: Engin
 
 async def test_spans_hold_whatever_a_sender_calls_them(store: Store, engine: Engine) -> None:
     """Each column of a span is stored, missing ones as null."""
-    full = span_of(0, trace_id="t", span_id="s", parent_span_id="p", operation="llm", start_ns=1 << 62, duration_ns=5,
-                   status=2, error=True)  # fmt: skip
+    full = Span(0, "t", "s", "p", "span 0", "llm", 1 << 62, 5, 2, error=True)
     await store.write_detail(part_of(PartKind.DETAIL, document=b"{}"), detail_of(b"{}", [full, span_of(1, name=None)]))
     columns = "trace_id, span_id, parent_span_id, name, operation, start_ns, duration_ns, status, error"
     first, second = engine.rows(f"select {columns} from spans order by seq")
@@ -314,19 +314,19 @@ async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store) -
         ]
     )
 
-    async def listed(**query: object) -> list[str]:
-        return [call.call_id for call in await store.calls(CallQuery(**query))]
+    async def listed(query: CallQuery) -> list[str]:
+        return [call.call_id for call in await store.calls(query)]
 
-    assert await listed() == ["c", "b", "a"]
-    assert await listed(limit=2) == ["c", "b"]
-    assert await listed(agent_id="x") == ["c", "a"]
-    assert await listed(customer_number="+1") == ["a"]
-    assert await listed(state=CallState.OPEN) == ["b"]
-    assert await listed(id_prefix="b") == ["b"]
-    assert await listed(id_prefix="%") == []
-    assert await listed(id_prefix="a", agent_id="y") == []
-    assert await listed(since=(first + 60) * 1000) == ["c", "b"]
-    assert await listed(until=(first + 60) * 1000) == ["a"]
+    assert await listed(CallQuery()) == ["c", "b", "a"]
+    assert await listed(CallQuery(limit=2)) == ["c", "b"]
+    assert await listed(CallQuery(agent_id="x")) == ["c", "a"]
+    assert await listed(CallQuery(customer_number="+1")) == ["a"]
+    assert await listed(CallQuery(state=CallState.OPEN)) == ["b"]
+    assert await listed(CallQuery(id_prefix="b")) == ["b"]
+    assert await listed(CallQuery(id_prefix="%")) == []
+    assert await listed(CallQuery(id_prefix="a", agent_id="y")) == []
+    assert await listed(CallQuery(since=(first + 60) * 1000)) == ["c", "b"]
+    assert await listed(CallQuery(until=(first + 60) * 1000)) == ["a"]
     assert (await store.calls(CallQuery(limit=1)))[0].fields.summary == {"turns": 3}
 
 
@@ -441,10 +441,13 @@ def _expected(row: CallRow) -> tuple[object, ...]:
 async def test_an_erased_call_is_gone_with_all_that_was_made_of_it(store: Store, engine: Engine) -> None:
     """Found by id, number or agent in every project; others stay, and doing it again does nothing."""
     for project, call_id, number in (("", "gone", "+1"), ("b", "gone", "+2"), ("", "stays", "+3")):
-        more = {"customer_number": number, "agent_id": f"agent {number}", "transcript": f"secret of {number}"}
-        start = replace(part_of(PartKind.START, call_id, **more), project=project)
-        end = replace(part_of(PartKind.END, call_id, **more), project=project)
-        await store.write([start, end])
+        agent, said = f"agent {number}", f"secret of {number}"
+        await store.write(
+            [
+                part_of(kind, call_id, project=project, customer_number=number, agent_id=agent, transcript=said)
+                for kind in (PartKind.START, PartKind.END)
+            ]
+        )
         text = json.dumps({"call_id": call_id, "secret": number}).encode()
         detail = replace(part_of(PartKind.DETAIL, call_id, document=text), project=project)
         await store.write_detail(detail, detail_of(text, [span_of(0)], whole=True))
@@ -515,8 +518,9 @@ async def test_a_real_end_is_shown_in_place_of_one_that_says_that_the_agent_is_l
 ) -> None:
     """Whichever comes first, and although the gateway that lost the agent said so after the other had the end."""
     heard_at = 1_764_320_400_000
-    said = {"call_ended_at": heard_at / 1000, "call_ended_reason": AGENT_LOST}
-    lost = part_of(PartKind.END, accepted_at=heard_at + MINUTE, **said)
+    lost = part_of(
+        PartKind.END, accepted_at=heard_at + MINUTE, call_ended_at=heard_at / 1000, call_ended_reason=AGENT_LOST
+    )
     lost = replace(lost, accepted_at=shown_as_of(lost.kind, lost.head, lost.accepted_at))
     real = part_of(PartKind.END, accepted_at=heard_at + 1, call_ended_reason="completed")
     await store.write([part_of(PartKind.START, accepted_at=heard_at - MINUTE)])

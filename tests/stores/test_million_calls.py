@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
+from pytest_aiohttp import AiohttpClient
 
-from tests.admin.admin_app import AUTHORIZED, NOW, AdminFigures
+from tests.admin.admin_app import AUTHORIZED, NOW, AdminFigures, Client
 from tests.stores.engines import Engine, PostgresEngine
 from uploaders.stores.store import Store
 
@@ -59,7 +59,9 @@ _FILL = {
 
 
 @pytest.mark.prove
-async def test_no_page_of_a_million_calls_takes_long(engine: Engine, store: Store, aiohttp_client: Callable) -> None:
+async def test_no_page_of_a_million_calls_takes_long(
+    engine: Engine, store: Store, aiohttp_client: AiohttpClient
+) -> None:
     """The latest, older ones, by id, number, agent, state and time, also what is not there; the second time of each."""
     await store.open()
     await asyncio.to_thread(fill, engine)
@@ -90,7 +92,7 @@ def fill(engine: Engine) -> None:
         engine.change("vacuum analyze calls_complete")  # as autovacuum does after a while
 
 
-async def seconds(client: object, path: str) -> float:
+async def seconds(client: Client, path: str) -> float:
     """How long a page takes once what it needs is in memory."""
     best = 9.0
     for _ in range(2):

@@ -5,7 +5,7 @@ import random
 
 from tests.stores.calls import RULE, part_of, random_parts
 from tests.stores.engines import Engine
-from uploaders.stores.parts import PartKind
+from uploaders.stores.parts import Part, PartKind
 from uploaders.stores.store import OWNER_SILENT_MILLISECONDS, CallKey, Store
 
 START, END = PartKind.START, PartKind.END
@@ -55,7 +55,7 @@ async def test_random_parts_complete_each_call_once(engine: Engine) -> None:
     parts = [part for part in random_parts(chance, 20, 160) if part.kind is not PartKind.DETAIL]
     await stores[0].open()
 
-    async def write(store: object, order: list[object]) -> None:
+    async def write(store: Store, order: list[Part]) -> None:
         for at in range(0, len(order), 9):
             await store.write(order[at : at + 9])
 

@@ -188,8 +188,8 @@ async def test_a_full_disk_is_waited_for(engine: PostgresEngine) -> None:
         cleanup.callback(shutil.rmtree, folder)
         disk = cleanup.enter_context(small_disk(folder / "disk", f"size=4m,uid={getpwnam('nobody').pw_uid}"))
         engine.change(f"create tablespace {space} location '{disk}'")
-        cleanup.callback(lambda: [engine.change(f"drop {what}") for what in (
-            f"schema {engine.schema} cascade", f"tablespace {space}")])  # fmt: skip
+        cleanup.callback(engine.change, f"drop tablespace {space}")
+        cleanup.callback(engine.change, f"drop schema {engine.schema} cascade")
         engine.change(f"create role {role} login")
         engine.change(f"grant usage, create on schema {engine.schema} to {role}")
         engine.change(f"grant create on tablespace {space} to {role}")

@@ -1,8 +1,7 @@
 """Deliveries become parts of calls: through the real embedded store, from records as a spool has them."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,31 +11,16 @@ from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment, Lane
 from tests.stores.calls import document_of
 from tests.stores.engines import SqliteEngine
+from tests.stores.writing import Counts, RefusingStore
 from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.stores.completion import CallState
 from uploaders.stores.options import DetailOptions, SpansStored
-from uploaders.stores.parts import Part, PartKind
-from uploaders.stores.store import PartRefused, Store, StoreRefused, StoreUnavailable, Written
+from uploaders.stores.parts import PartKind
+from uploaders.stores.store import Store, StoreRefused, StoreUnavailable
 from uploaders.stores.uploader import StoreUploader
 
 TELEMETRY = {"session_traces": [{"name": "llm", "operation_type": "llm"}, {"name": "tts"}]}
-
-
-@dataclass
-class Counts:
-    """Hears what is written."""
-
-    batches: list[int] = field(default_factory=list)
-    refused: list[PartKind] = field(default_factory=list)
-
-    def parts_written(
-        self, destination: str, parts: Mapping[PartKind, int], seconds: float, lag: float, written: Written
-    ) -> None:
-        self.batches.append(sum(parts.values()))
-
-    def part_refused(self, destination: str, kind: PartKind) -> None:
-        self.refused.append(kind)
 
 
 @pytest.fixture
@@ -180,34 +164,15 @@ async def test_a_lost_payload_is_the_spool_s_matter(uploader: StoreUploader, pay
         await uploader.deliver(delivery)
 
 
-class RefusingStore:
-    """A store that refuses the parts of these calls, or everything with this error."""
-
-    def __init__(self, refused: set[str] = frozenset(), error: Exception | None = None) -> None:
-        self.refused = refused
-        self.error = error
-        self.written: list[str] = []
-        self.batches: list[int] = []
-
-    async def write(self, parts: Sequence[Part]) -> Written:
-        self.batches.append(len(parts))
-        if self.error is not None:
-            raise self.error
-        if any(part.call_id in self.refused for part in parts):
-            raise PartRefused("a value")
-        self.written += [part.call_id for part in parts]
-        return Written()
-
-
 async def test_one_refused_part_blocks_nobody(payloads: Payloads, counts: Counts, tmp_path: Path) -> None:
     """A refused batch is halved until the part at fault is alone: that one is refused, all others are written."""
-    store = RefusingStore({"c5"})
+    store = RefusingStore(tmp_path, {"c5"})
     uploader = StoreUploader("db", store, payloads, counts, tmp_path, 100)
     outcomes = await uploader.deliver_many([posted(payloads, n, "call_ended", f"c{n}") for n in range(16)])
     assert [n for n, outcome in enumerate(outcomes) if outcome != Delivered()] == [5]
     assert isinstance(outcomes[5], Refused)
     assert outcomes[5].scope is Scope.RECORD
-    assert store.written == [f"c{n}" for n in range(16) if n != 5]
+    assert store.kept == [f"c{n}" for n in range(16) if n != 5]
     assert len(store.batches) == 9
     assert counts.refused == [PartKind.END]
 
@@ -223,7 +188,7 @@ async def test_a_store_in_trouble_is_the_destination_s_matter(
     payloads: Payloads, counts: Counts, tmp_path: Path, error: Exception, outcome: Outcome
 ) -> None:
     """Everything for it waits; no record is blamed, and nothing is halved."""
-    store = RefusingStore(error=error)
+    store = RefusingStore(tmp_path, error=error)
     uploader = StoreUploader("db", store, payloads, counts, tmp_path, 100)
     deliveries = [posted(payloads, n, "call_ended") for n in range(3)]
     assert await uploader.deliver_many(deliveries) == [outcome] * 3

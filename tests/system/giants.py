@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -108,7 +109,7 @@ WAYS = (
 )
 
 
-async def send(gateway: GatewayProcess, file: Path, way: Way) -> dict[str, object]:
+async def send(gateway: GatewayProcess, file: Path, way: Way) -> dict[str, Any]:
     """What another process was answered that sent the file."""
     path = await _upload_path(gateway) if way is UPLOADED else way.path
     process = await asyncio.create_subprocess_exec(

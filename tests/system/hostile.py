@@ -80,7 +80,8 @@ class Attack:
     async def _shape(self, session: aiohttp.ClientSession) -> None:
         shape, name = self.rng.choice(list(SHAPES)), self.rng.choice(list(WAYS))
         way = WAYS[name]
-        body = self._packed.get((shape, name)) or await asyncio.to_thread(lambda: way.pack(SHAPES[shape].body()))
+        body = self._packed.get((shape, name), b"")
+        body = body or await asyncio.to_thread(lambda: way.pack(SHAPES[shape].body()))
         if len(body) < KEPT_BYTES:
             self._packed[shape, name] = body
         if name != "upload":

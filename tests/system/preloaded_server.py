@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import suppress
 from importlib import import_module
+from typing import Any
 
 from callspool import launcher
 
@@ -43,12 +44,13 @@ def main() -> None:
 def _serve(control: socket.socket) -> bool:
     """Fork at each message, until the other end is closed. Returns True in a child."""
     woken, wakes = os.pipe()
+    watched: list[socket.socket | int] = [control, woken]
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     answers: dict[int, int] = {}
     while True:
-        ready, _, _ = select.select([control, woken], [], [])
+        ready, _, _ = select.select(watched, [], [])
         if woken in ready:
             os.read(woken, 4096)
             while answers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -76,15 +78,15 @@ def _answer(descriptor: int, number: int) -> None:
         os.write(descriptor, number.to_bytes(4, "little", signed=True))
 
 
-def _become(request: dict[str, object], streams: list[int]) -> None:
+def _become(request: dict[str, Any], streams: list[int]) -> None:
     """What a start sets: signals, streams, no other descriptor, arguments, environment, directory."""
     signal.set_wakeup_fd(-1)
     # Whoever runs the tests in the background, or under nohup, has some ignored for all that is started.
     for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
+    for descriptor, stream in enumerate(streams):
+        os.dup2(stream, descriptor)
     os.closerange(3, 256)
     sys.argv[:] = request["arguments"]
     os.environ.clear()

@@ -1,6 +1,7 @@
 """Receivers: gateways with a store, what agents and sidecars post to them, and what their operators see."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Receiver(GatewayProcess):
 
         async def there() -> bool:
             call = await self.call(call_id)
-            return call.get("state") == state and call["has_detail"] >= detail
+            return bool(call.get("state") == state and call["has_detail"] >= detail)
 
         await until(there, f"{call_id} is {state}", deadline=PATIENCE)
 
@@ -47,12 +48,12 @@ def counted(engine: Engine, table: str) -> int:
     return int(engine.rows(f"select count(*) from {table}")[0][0])
 
 
-async def post(gateway: GatewayProcess, body: bytes | dict[str, object], path: str = "/v1/calls") -> None:
+async def post(gateway: GatewayProcess, body: bytes | Mapping[str, object], path: str = "/v1/calls") -> None:
     reply = await gateway.post(body, path)
     assert reply.status in {200, 202}, reply.json
 
 
-async def insist(gateway: GatewayProcess, body: bytes | dict[str, object]) -> None:
+async def insist(gateway: GatewayProcess, body: bytes | Mapping[str, object]) -> None:
     """Post until it is acknowledged, as an agent's outbox does: through kills, restarts and reloads."""
 
     async def acknowledged() -> bool:

@@ -163,7 +163,8 @@ async def test_an_erasure_that_is_killed_is_finished_by_the_next_one(tmp_path: P
 
         async def ordered() -> bool:
             with closing(sqlite3.connect(f"file:{gateway.spool / 'spool.db'}?mode=ro", uri=True)) as database:
-                return database.execute("SELECT count(*) FROM erasures").fetchone() == (len(calls),)
+                ((count,),) = database.execute("SELECT count(*) FROM erasures")
+                return bool(count == len(calls))
 
         sending = asyncio.create_task(erased(gateway, "--agent", "agent-g"))
         await until(ordered, "the order is written down")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -58,9 +58,11 @@ def ended(call_id: str, *said: str, **members: object) -> dict[str, object]:
             "transcript_json": turns, **members}  # fmt: skip
 
 
-def a_receiver(folder: Path, engine: SqliteEngine, *, preload: bool = True, **environment: str) -> Receiver:
+def a_receiver(
+    folder: Path, engine: SqliteEngine, *, environment: Mapping[str, str] | None = None, preload: bool = True
+) -> Receiver:
     receiver = Receiver(folder, f"sqlite:///{engine.path}", preload=preload)
-    receiver.environment.update({"CALLSPOOL_PIPELINE": "local", **environment})
+    receiver.environment.update({"CALLSPOOL_PIPELINE": "local", **(environment or {})})
     return receiver
 
 
@@ -95,7 +97,7 @@ async def test_calls_are_found_by_what_they_mean_and_by_their_words(tmp_path: Pa
     spans of the work on a call belong to the trace of its post."""
     async with (
         Collector() as collector,
-        a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), **collector.settings) as receiver,
+        a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), environment=collector.settings) as receiver,
     ):
         for call_id, said in TALKS.items():
             await post(receiver, ended(call_id, *said))
@@ -135,7 +137,7 @@ async def test_a_model_that_is_down_leaves_the_spool_empty(tmp_path: Path) -> No
         server.chat = lambda _request, _body: web.Response(status=503) if down else None
         engine = SqliteEngine(tmp_path)
         environment = {"CALLSPOOL_OPENAI_BASE_URL": server.url, "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "none"}
-        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+        async with a_receiver(tmp_path / "receiver", engine, environment=environment) as receiver:
             for number in range(3):
                 call = make_call_log(6_000_000, seed=number, call_id=f"c{number}", event="call_ended")
                 await post(receiver, call)
@@ -166,7 +168,7 @@ async def test_a_model_that_is_down_for_long_fills_no_spool(tmp_path: Path) -> N
         environment = {"CALLSPOOL_OPENAI_BASE_URL": server.url, "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "none",
                        "CALLSPOOL_SPOOL_MAX_BYTES": "32MiB"}  # fmt: skip
         engine = SqliteEngine(tmp_path)
-        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+        async with a_receiver(tmp_path / "receiver", engine, environment=environment) as receiver:
             for number in range(calls):
                 call = make_call_log(15_000_000, seed=number, call_id=f"c{number}", event="call_ended")
                 await post(receiver, call)
@@ -231,7 +233,9 @@ async def test_a_callback_days_ahead_is_neither_early_nor_late(tmp_path: Path) -
     """Through kills, days without a receiver, a resumed destination, and a clock that is set forward and back."""
     clock = FakeClock(tmp_path)
     async with Endpoint() as dialer:
-        receiver = a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), preload=False, **clock.environment)
+        receiver = a_receiver(
+            tmp_path / "receiver", SqliteEngine(tmp_path), preload=False, environment=clock.environment
+        )
         async with calls_back(receiver, dialer):
             await post(receiver, ended("c1", "I have a question.", "Sure.", "Please call me back in 3 days."))
             await worked(receiver, 1)
@@ -294,7 +298,7 @@ async def test_kills_pay_no_finished_step_again(tmp_path: Path) -> None:
     async with ModelServer() as server:
         server.delay, server.dimensions = 0.05, 1536
         environment = {"CALLSPOOL_OPENAI_BASE_URL": server.url}
-        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+        async with a_receiver(tmp_path / "receiver", engine, environment=environment) as receiver:
             for number in range(calls):
                 await post(receiver, ended(f"c{number}", f"I have a question about invoice {number}.", "Yes?"))
             for _ in range(kills):
@@ -323,7 +327,7 @@ async def test_a_real_chat_model_summarises_calls(tmp_path: Path, models: Path) 
     async with chat_model(tmp_path, models) as url:
         engine = SqliteEngine(tmp_path)
         environment = {"CALLSPOOL_OPENAI_BASE_URL": url, "CALLSPOOL_OPENAI_EMBEDDING_MODEL": "none"}
-        async with a_receiver(tmp_path / "receiver", engine, **environment) as receiver:
+        async with a_receiver(tmp_path / "receiver", engine, environment=environment) as receiver:
             for call_id, said in TALKS.items():
                 await post(receiver, ended(call_id, *said))
             await worked(receiver, len(TALKS), deadline=300)
@@ -340,7 +344,7 @@ async def test_a_real_server_of_embeddings_finds_similar_calls(tmp_path: Path, m
     """One that answers with vectors of its own length, whatever it is asked for."""
     async with embedding_model(models) as url:
         environment = {"CALLSPOOL_OPENAI_BASE_URL": url, "CALLSPOOL_OPENAI_CHAT_MODEL": "none"}
-        receiver = a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), **environment)
+        receiver = a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), environment=environment)
         file = receiver.folder / "callspool.toml"
         file.write_text('[[destinations]]\nname = "pipeline"\ntype = "pipeline"\ndimensions = 384\n')
         receiver.environment["CALLSPOOL_CONFIG"] = str(file)

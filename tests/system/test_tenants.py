@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -45,7 +46,7 @@ def table_of(name: str, *more: str) -> str:
     return "\n".join([f"[tenants.{name}]", tokens, *more, ""])
 
 
-async def asked(gateway: GatewayProcess, url: str, token: str) -> tuple[int, object]:
+async def asked(gateway: GatewayProcess, url: str, token: str) -> tuple[int, Any]:
     headers = {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
         return response.status, await response.json()

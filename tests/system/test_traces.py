@@ -4,6 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -53,7 +54,8 @@ async def test_spans_of_the_real_exporter_survive_kills(tmp_path: Path, kills: i
                 await asyncio.to_thread(provider.shutdown)
 
             async def arrived() -> bool:
-                return sum(log["otel"]["spans"] for log in _call_logs(endpoint)) >= made + len(roots)
+                spans = sum(int(log["otel"]["spans"]) for log in _call_logs(endpoint))
+                return spans >= made + len(roots)
 
             await until(arrived, "all spans are at the endpoint")
             await gateway.delivered()
@@ -71,5 +73,5 @@ def _end(roots: list[Span]) -> None:
         root.end()
 
 
-def _call_logs(endpoint: Endpoint) -> list[dict]:
+def _call_logs(endpoint: Endpoint) -> list[dict[str, Any]]:
     return [json.loads(bytes(document)) for document in endpoint.documents.values()]

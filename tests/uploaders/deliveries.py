@@ -8,7 +8,7 @@ import zstandard
 
 from spool.errors import CorruptPayload
 from spool.records import Delivery, Form, Fragment, Lane, Record, StoredFragment
-from uploaders.base import Outcome
+from uploaders.base import Delivered, Outcome, Refused, RetryLater
 from uploaders.http.uploader import HttpOptions, HttpUploader
 
 FRAME_BYTES = 1 << 20
@@ -84,6 +84,12 @@ def a_delivery(record: Record | None = None, form: Form = Form.WHOLE, **fields: 
         "first_failed_at": None,
     }
     return Delivery(**(values | fields))
+
+
+def failed(outcome: Outcome) -> RetryLater | Refused:
+    """The outcome of an attempt that is to fail."""
+    assert not isinstance(outcome, Delivered)
+    return outcome
 
 
 def large_fragments(rest: bytes = b'"telemetry_data": {"spans": [1, 2.50]}') -> dict[Fragment, bytes]:

@@ -18,8 +18,8 @@ TOKEN_REFUSED = (Refused, Scope.CREDENTIAL)
 PAUSED = (Refused, Scope.DESTINATION)
 
 
-def judged(status: int, body: bytes = b"", form: Form = Form.CORE, **headers: str) -> Outcome:
-    return judge(Answer(status, body, **headers), form, sent_bytes=123, now=ACCEPTED_AT, secrets=("tok-1",))
+def judged(status: int, body: bytes = b"", form: Form = Form.CORE, retry_after: str | None = None) -> Outcome:
+    return judge(Answer(status, body, retry_after), form, sent_bytes=123, now=ACCEPTED_AT, secrets=("tok-1",))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ SHORTEST, LONGEST = 0.6, 2.5
 """Seconds: of so much at that rate, less the burst; and what a slow machine may make of it."""
 
 Make = Callable[[Payloads, Bandwidth], Uploader]
+Way = Callable[[Path], AbstractAsyncContextManager[Make]]
 
 
 @asynccontextmanager
@@ -61,7 +62,10 @@ WAYS = pytest.mark.parametrize("way", [by_http, by_upload_address, by_file])
 
 
 def bandwidth_of(*rates: int) -> Bandwidth:
-    return Bandwidth([RateLimit(lambda rate=rate: rate) for rate in rates], time.monotonic)
+    def limit(rate: int) -> RateLimit:
+        return RateLimit(lambda: rate)
+
+    return Bandwidth([limit(rate) for rate in rates], time.monotonic)
 
 
 async def seconds_of(work: Awaitable[object]) -> float:
@@ -70,7 +74,7 @@ async def seconds_of(work: Awaitable[object]) -> float:
     return time.monotonic() - began
 
 
-async def deliver(way: Callable, directory: Path, bandwidth: Bandwidth, lane: Lane) -> float:
+async def deliver(way: Way, directory: Path, bandwidth: Bandwidth, lane: Lane) -> float:
     """How long one large delivery of a lane takes."""
     payloads = Payloads()
     record = a_record(payloads, fragments=large_fragments(rest_of(DETAIL_BYTES * 4 // 3)))
@@ -86,7 +90,7 @@ async def deliver(way: Callable, directory: Path, bandwidth: Bandwidth, lane: La
 
 
 @WAYS
-async def test_a_detail_leaves_at_the_rate_that_is_set(way: Callable, tmp_path: Path) -> None:
+async def test_a_detail_leaves_at_the_rate_that_is_set(way: Way, tmp_path: Path) -> None:
     """Whatever the way, what is sent a second stays within the limit, and comes near it."""
     assert SHORTEST < await deliver(way, tmp_path, bandwidth_of(RATE), Lane.DETAIL) < LONGEST
 
@@ -103,7 +107,7 @@ async def test_waiting_for_a_limit_counts_for_no_time_out(tmp_path: Path) -> Non
 
 @WAYS
 @pytest.mark.parametrize("bandwidth", [UNLIMITED, bandwidth_of(1000)], ids=["no limit", "a low limit"])
-async def test_a_core_never_waits(way: Callable, bandwidth: Bandwidth, tmp_path: Path) -> None:
+async def test_a_core_never_waits(way: Way, bandwidth: Bandwidth, tmp_path: Path) -> None:
     """What goes by the core lane passes at once, however low the limit: at this one it would take minutes."""
     assert await deliver(way, tmp_path, bandwidth, Lane.CORE) < LONGEST
 

@@ -43,6 +43,12 @@ class Batching(ToldUploader):
         return await super().deliver(delivery)
 
 
+def batching(stage: Stage) -> Batching:
+    """Its uploader."""
+    assert isinstance(stage.uploader, Batching)
+    return stage.uploader
+
+
 def settled(stage: Stage) -> dict[str, object]:
     """What was written for each call."""
     calls = {key.record_id: entry.delivery.record.call_id for key, entry in stage.queue.entries.items()}
@@ -53,7 +59,7 @@ async def test_what_waits_for_the_slot_goes_as_batches() -> None:
     """Deliveries that wait for one slot go together, as many at once as the uploader takes."""
     async with a_stage(uploader=Batching) as stage:
         await stage.post_all(*names(10))
-        assert stage.uploader.batches == [names(4), names(4, 4), names(2, 8)]
+        assert batching(stage).batches == [names(4), names(4, 4), names(2, 8)]
         assert stage.uploader.calls == names(10)
         assert set(settled(stage).values()) == {Settled()}
 
@@ -64,7 +70,7 @@ async def test_a_batch_is_the_share_of_one_free_slot() -> None:
         for call_id in names(8):
             await stage.post(call_id)
         await turns()
-        assert stage.uploader.batches == []
+        assert batching(stage).batches == []
         assert sorted(stage.uploader.calls) == names(8)
 
 
@@ -75,7 +81,7 @@ async def test_each_delivery_of_a_batch_has_its_own_outcome() -> None:
         uploader=Batching, answer=lambda delivery: outcomes.get(delivery.record.call_id, Delivered())
     ) as stage:
         await stage.post_all(*names(4))
-        assert stage.uploader.batches == [names(4)]
+        assert batching(stage).batches == [names(4)]
         kinds = {call_id: type(settlement) for call_id, settlement in settled(stage).items()}
         assert kinds == {"c0000": Settled, "c0001": DeadLetter, "c0002": RetryAt, "c0003": Settled}
 
@@ -87,23 +93,23 @@ async def test_the_deliveries_of_a_call_never_share_a_batch() -> None:
             for call_id in ("a", "b"):
                 await stage.post(call_id, WHOLE)
         await turns()
-        assert stage.uploader.batches == [["a", "b"]] * 3
+        assert batching(stage).batches == [["a", "b"]] * 3
 
 
 async def test_a_probe_goes_alone() -> None:
     """To find out whether a destination takes deliveries again, one is sent and not a batch."""
     async with a_stage(uploader=Batching, answer=RetryLater("HTTP 503", Scope.DESTINATION)) as stage:
         await stage.post_all(*names(6))
-        batches, attempts = list(stage.uploader.batches), len(stage.uploader.calls)
+        batches, attempts = list(batching(stage).batches), len(stage.uploader.calls)
         await stage.time.advance(60)
         assert len(stage.uploader.calls) > attempts
-        assert stage.uploader.batches == batches
+        assert batching(stage).batches == batches
 
 
 async def test_an_unreadable_payload_takes_nobody_along() -> None:
     """A batch that fails because of one payload is attempted one by one: only that delivery is a dead letter."""
     async with a_stage(uploader=Batching) as stage:
-        stage.uploader.unreadable = "c0002"
+        batching(stage).unreadable = "c0002"
         await stage.post_all(*names(4))
         dead = [call_id for call_id, settlement in settled(stage).items() if isinstance(settlement, DeadLetter)]
         assert dead == ["c0002"]
@@ -116,7 +122,7 @@ async def test_large_deliveries_are_not_gathered() -> None:
         for call_id in names(3):
             await stage.post(call_id, LONE_DETAIL, raw_bytes=1 << 20)
         await turns()
-        assert stage.uploader.batches == []
+        assert batching(stage).batches == []
         assert stage.uploader.calls == names(3)
 
 

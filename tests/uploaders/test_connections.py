@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
+from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
 from tests.uploaders.rogue_server import Rogue, for_ever, read_request
@@ -149,7 +150,7 @@ async def test_a_name_that_moved_is_followed_under_steady_traffic(
         answer = {"hostname": host, "host": addresses[-1], "port": port, "family": socket.AF_INET}
         return [{**answer, "proto": 0, "flags": 0}]
 
-    monkeypatch.setattr(aiohttp.connector.DefaultResolver, "resolve", resolve)
+    monkeypatch.setattr(DefaultResolver, "resolve", resolve)
     served: list[str] = []
     opened: list[asyncio.StreamWriter] = []
 
@@ -175,8 +176,10 @@ async def test_a_name_that_moved_is_followed_under_steady_traffic(
             while served[-1] != "127.0.0.2":
                 await made.request("POST", url, HEADERS, b"{}")
     finally:
-        for one in (server, second, *opened):
-            one.close()
+        server.close()
+        second.close()
+        for writer in opened:
+            writer.close()
         await asyncio.gather(*(writer.wait_closed() for writer in opened), return_exceptions=True)
     assert served[0] == "127.0.0.1"
     assert len(served) > 2, "the connection was used again while it was young"

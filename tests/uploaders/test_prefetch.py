@@ -41,11 +41,10 @@ async def test_an_offer_that_is_not_due_is_noted() -> None:
     buffer.offer(delivery(1, NOW + 500), NOW)
     buffer.offer(delivery(2, NOW + 300), NOW)
     assert buffer.take() is None
-    assert buffer.next_due_at == NOW + 300
-    buffer.advance(NOW + 299)
-    assert not buffer.wants_filling
-    buffer.advance(NOW + 300)
-    assert buffer.wants_filling
+    for now, wants_filling in ((NOW + 299, False), (NOW + 300, True)):
+        assert buffer.next_due_at == NOW + 300
+        buffer.advance(now)
+        assert buffer.wants_filling is wants_filling
     assert buffer.next_due_at is None
 
 

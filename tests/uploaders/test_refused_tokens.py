@@ -1,6 +1,7 @@
 """The dispatcher when a destination refuses a token: with a fake clock, by the real parts."""
 
 import pytest
+from msgspec.structs import replace
 
 from spool.errors import CorruptPayload
 from spool.records import Delivery, DeliveryState
@@ -161,17 +162,13 @@ async def test_a_probe_that_vanishes_does_not_pause_a_token_for_ever() -> None:
             freed = await release(destination, token_id, limit=limit)
             del stage.queue.entries[freed[0].key]
             stage.queue.release = release  # type: ignore[method-assign]  # only the first release is disturbed
-            return (freed[0].__class__(**{**_fields(freed[0]), "destination": "gone"}),)
+            return (replace(freed[0], destination="gone"),)
 
         stage.queue.release = and_discard  # type: ignore[method-assign]  # an operator discards the probe in between
         await stage.time.advance(60)
         assert stage.queue.states() == ["held"]
         await stage.time.advance(60)
         assert stage.queue.states() == ["delivered"]
-
-
-def _fields(delivery: Delivery) -> dict[str, object]:
-    return {name: getattr(delivery, name) for name in delivery.__struct_fields__}
 
 
 async def test_a_shared_token_pauses_the_destination() -> None:

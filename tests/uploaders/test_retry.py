@@ -5,6 +5,7 @@ from email.utils import formatdate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from spool import records
 from spool.records import DeadLetter, Hold, RetryAt, Settlement
@@ -193,6 +194,6 @@ def test_what_an_outcome_does_to_its_delivery(
     outcome: Outcome, fields: dict[str, object], others_pass: bool, expected: Settlement
 ) -> None:
     """Each outcome leads to one settlement, decided by the delivery's history and the policy alone."""
-    delivery = a_delivery(a_record(token_id=7), **fields)
+    delivery = replace(a_delivery(a_record(token_id=7)), **fields)
     settled = decide(outcome, delivery, NOW, POLICY, jitter=0.5, destination_succeeded_since_first_failure=others_pass)
     assert settled == expected

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from uploaders.http.connection import TURN_BYTES, send
+from uploaders.http.connection import TURN_BYTES, HttpConnection, send
 from uploaders.http.timeouts import Deadlines, Timeouts, Watch
 from uploaders.rate_limit import SLICE_BYTES
 
@@ -13,7 +13,7 @@ SIZE = 16 * TURN_BYTES
 HEAD = b"POST / HTTP/1.1\r\n\r\n"
 
 
-class Taker:
+class Taker(HttpConnection):
     """Takes everything at once, like a socket whose peer reads faster than we write, until it has had `enough`."""
 
     def __init__(self, enough: int = 2 * SIZE) -> None:

@@ -348,7 +348,9 @@ async def test_a_webhook_is_redacted_before_it_is_kept(tmp_path: Path) -> None:
     rules = Redactions(Redaction((Detector.CARD,)))
     async with listening(tmp_path, redactions=rules) as listener:
         provider = PROVIDERS["vapi"]
-        body = body_of(provider, {**provider.samples[provider.sample], "note": "4111 1111 1111 1111"})
+        sample = provider.samples[provider.sample]
+        assert isinstance(sample, dict)
+        body = body_of(provider, {**sample, "note": "4111 1111 1111 1111"})
         reply = await listener.push("vapi", body)
         assert reply.status == 200, reply.raw
         stored = await listener.world.stored((await listener.world.only_record(reply.json["call_id"])).record)

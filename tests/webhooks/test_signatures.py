@@ -24,7 +24,7 @@ URL = "https://hooks.example.com/webhooks/x"
 BODY = '{"event":"call_ended","text":"é","cost":1.0}'.encode()
 TOLERANCE = 300.0
 
-GENERIC = {
+GENERIC: dict[str, Scheme] = {
     "hmac with a prefix": HmacScheme("X-Hub-Signature-256", prefix="sha256="),
     "hmac with a time in base64": HmacScheme(
         "X-Signature", "{timestamp}.{body}", timestamp_header="X-Timestamp", encoding=Encoding.BASE64

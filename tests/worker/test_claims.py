@@ -76,9 +76,9 @@ async def test_what_notices_refer_to_becomes_details(
     assert engine.rows("select name from spans order by name") == [("span 1",), ("span 2",), ("span 3",)]
     assert sizes == [len(detail(1))] * 3
     dead = await asyncio.to_thread(failing.messages, failing.topics.dead)
-    reasons = {message.key(): dict(message.headers())["dead-reason"].decode() for message in dead}
+    reasons = {message.key: message.headers["dead-reason"].decode() for message in dead}
     for key, said in {
-        b"call-4": "not about the call", b"call-5": "cannot be decoded", b"call-6": "k6", b"call-7": "may not be read",
+        "call-4": "not about the call", "call-5": "cannot be decoded", "call-6": "k6", "call-7": "may not be read",
     }.items():  # fmt: skip
         assert said in reasons[key]
     assert (ledger.entry().dead, ledger.entry().unaccounted) == (4, 0)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError
 
-from uploaders.base import Outcome, Refused, RetryLater, Scope
+from uploaders.base import Refused, RetryLater, Scope
 from uploaders.http.responses import NETWORK_ERRORS
 from uploaders.http.responses import outcome_of as network_outcome
 from uploaders.redact import excerpt
@@ -31,7 +31,7 @@ class S3Failure(Exception):
 
     def __init__(self, outcome: RetryLater | Refused, *, operation: str, code: str = "") -> None:
         super().__init__(outcome.reason)
-        self.outcome: Outcome = outcome
+        self.outcome = outcome
         self.operation = operation
         self.code = code
 

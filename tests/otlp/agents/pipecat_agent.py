@@ -8,6 +8,7 @@ import sys
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
 from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
@@ -40,7 +41,9 @@ async def main(url: str, turns: int, call_id: str) -> None:
     talking = asyncio.create_task(talk())
     await PipelineRunner(handle_sigint=False).run(task)
     await talking
-    await asyncio.to_thread(trace.get_tracer_provider().shutdown)
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    await asyncio.to_thread(provider.shutdown)
 
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
