@@ -7,8 +7,10 @@ import logging
 import os
 import signal
 import tempfile
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -118,6 +120,32 @@ def little_headroom() -> Iterator[None]:
     """A disk sets blocks aside, a file system in memory clears them: half of the work of opening a spool."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(space, "LARGEST_HEADROOM_BYTES", space.SMALLEST_HEADROOM_BYTES)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_forgotten_connections() -> Iterator[None]:
+    """Who connects at the moment in which a server of a test is closed is turned away.
+
+    asyncio forgets a connection that it has accepted by then and has no protocol for yet, and aiohttp closes none that
+    it gets to know only while it shuts down. The client would wait for an answer in vain, and the collector close the
+    socket during whatever test comes later, which then fails for it.
+    """
+    accept = BaseSelectorEventLoop._accept_connection2  # type: ignore[attr-defined]
+
+    async def accept_while_open(
+        loop: Any, make_protocol: Any, connection: Any, extra: Any, tls: Any, server: Any, *timeouts: Any
+    ) -> None:
+        if not server.is_serving():
+            connection.close()
+            return
+        descriptor = connection.fileno()
+        await accept(loop, make_protocol, connection, extra, tls, server, *timeouts)
+        if not server.is_serving() and descriptor in loop._transports:
+            loop._transports[descriptor].abort()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseSelectorEventLoop, "_accept_connection2", accept_while_open)
         yield
 
 

@@ -54,7 +54,8 @@ class Server:
     """A real server in a thread of its own, for commands that block."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._life = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._life.get_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._runners: list[web.AppRunner] = []
@@ -89,7 +90,7 @@ class Server:
         self.run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
-        self._loop.close()
+        self._life.close()
 
 
 @pytest.fixture

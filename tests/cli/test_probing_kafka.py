@@ -10,6 +10,8 @@ from gateway.cli import main
 from gateway.diagnostics.kafka import TopicState, findings
 from tests.kafka.clusters import Cluster
 
+NOBODY = "127.0.0.1:9"
+"""An address where no gateway runs, as one may on this machine where the doctor asks by default."""
 SOUND = TopicState(
     "call_ended", True, None, 3,
     {"max.message.bytes": 1_048_588, "retention.ms": 604_800_000, "min.insync.replicas": 2}, may_write=True,
@@ -45,6 +47,7 @@ def probed(monkeypatch: pytest.MonkeyPatch, brokers: str, command: str = "check-
     for name in [name for name in os.environ if name.startswith("CALLSPOOL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CALLSPOOL_KAFKA_BROKERS", brokers)
+    monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", NOBODY)
     result = CliRunner().invoke(main, [command, "--probe"])
     return result.exit_code, result.output
 

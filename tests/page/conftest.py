@@ -36,7 +36,8 @@ class InThread:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._loop = asyncio.new_event_loop()
+        self._life = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._life.get_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
@@ -64,7 +65,7 @@ class InThread:
         self.run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
+        self._life.close()
 
     async def _stop(self) -> None:
         await self.gateway.__aexit__(None, None, None)

@@ -71,12 +71,15 @@ async def test_what_its_sender_does_not_sample_goes_on_as_it_came(tmp_path: Path
             await endpoint.wait_for(3)
 
             async def arrived() -> bool:
-                return bool(collector.named("deliver whole"))
+                return bool(collector.named("deliver whole") and collector.named("calls"))
 
-            await until(arrived, "the delivery that is sampled is at the collector")
-        seen = [headers.get("traceparent") for headers in endpoint.headers]
-        assert seen[:2] == [UNSAMPLED, None]
-        assert len(collector.named("calls")) == 1
+            await until(arrived, "the post and the delivery that are sampled are at the collector")
+        parents = {headers["Idempotency-Key"]: headers.get("traceparent") for headers in endpoint.headers}
+        parent_of = {arrival.call_id: parents[arrival.key] for arrival in endpoint.arrivals}
+        (attempt,) = collector.named("attempt")
+        sampled = f"00-{TRACE}-{attempt.span_id.hex()}-01"
+        assert parent_of == {"unsampled": UNSAMPLED, "without": None, "sampled": sampled}
+        assert len(collector.named("calls")) == len(collector.named("deliver whole")) == 1
         assert collector.resources[0]["service.name"] == "sidecar-7"
 
 
