@@ -2,10 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from config.destinations import Destination, PipelineDestination
@@ -16,16 +14,9 @@ from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
 from gateway.fanout import DestinationRoute
 from gateway.heartbeats.source import HeartbeatSource
-from gateway.intake.accept import Acceptor, Redactions
-from gateway.intake.admission import AdmissionGate
-from gateway.intake.body_reader import BodyReader
-from gateway.intake.decoding import BodyDecoder
-from gateway.intake.memory import MemoryBudget
-from gateway.intake.parse_worker import ParseWorker
-from gateway.intake.routes import IntakeToken, via_pseudonym
+from gateway.intake.routes import via_pseudonym
 from gateway.intake.server import IntakeServer
-from gateway.intake.staging import StagingArea, Workers, prepare_directory
-from gateway.intake.turns import Threads
+from gateway.intake.staging import prepare_directory
 from gateway.live_calls import MOST, OLDEST, DrainThrottle, OpenCalls
 from gateway.operations.erasure import CallEraser
 from gateway.operations.service import DeliveryAdmin
@@ -44,9 +35,9 @@ from gateway.runtime.destinations import (
 from gateway.runtime.sources import (
     RECORDINGS_NAME,
     IntakeParts,
-    RecordingParts,
     copies_recordings,
     heartbeat_source,
+    intake_parts,
     intake_server,
     recording_parts,
     trace_source,
@@ -60,7 +51,7 @@ from gateway.tenants import TenantTable
 from gateway.webhooks.source import Forwarder
 from spool.records import system_clock
 from spool.store import Spool
-from uploaders.base import DestinationStatus, Eraser, Uploader
+from uploaders.base import DestinationStatus
 from uploaders.dispatch.destination import unchanged
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.recordings import RecordingStore
@@ -68,11 +59,6 @@ from uploaders.recordings import RecordingStore
 if TYPE_CHECKING:
     from gateway.callbacks import CallbackScheduler
     from uploaders.pipeline.service import Pipeline
-
-INTAKE_TURNS = 2
-"""Large bodies that are decoded or parsed at a time: as many as there are cores on the smallest machines."""
-INTAKE_THREADS = INTAKE_TURNS + 2
-"""Others write staging files meanwhile, which waits for the disk more than for a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +68,11 @@ class App:
     spool: Spool
     dispatcher: Dispatcher
     intake: IntakeServer
-    gate: AdmissionGate
-    staging: StagingArea
-    budget: MemoryBudget
-    calls: OpenCalls
+    intake_parts: IntakeParts
     throttle: DrainThrottle
     delivery_admin: DeliveryAdmin
     tenant_admin: TenantAdmin | None
     call_eraser: CallEraser
-    parse_worker: ParseWorker
-    executor: ThreadPoolExecutor
     outboxes: OutboxWatch
     call_stores: CallStores
     pipeline: "Pipeline | None"
@@ -108,8 +89,8 @@ class App:
 
     def back_pressure(self) -> BackPressure:
         """How busy the intake is."""
-        budget = self.budget
-        return BackPressure(self.gate.in_flight, budget.waiting, budget.used_bytes, budget.total_bytes)
+        budget = self.intake_parts.budget
+        return BackPressure(self.intake_parts.gate.in_flight, budget.waiting, budget.used_bytes, budget.total_bytes)
 
     def destinations(self) -> tuple[DestinationStatus, ...]:
         """Every destination; those that only the spool still knows come last."""
@@ -148,11 +129,11 @@ class App:
         await self.forwarder.close()
         if self.recordings is not None:
             await self.recordings.close()
-        await self.parse_worker.close()
+        await self.intake_parts.parse_worker.close()
         await self.spool.close()
         if self.spans is not None:
             await self.spans.close()
-        await asyncio.to_thread(self.executor.shutdown)
+        await asyncio.to_thread(self.intake_parts.executor.shutdown)
 
 
 def _no_longer_configured(name: str) -> DestinationStatus:
@@ -190,11 +171,11 @@ async def build(settings: Settings, observers: Observers) -> App:
         raise
 
 
-def _outboxes(whispey: WhispeySettings, parts: IntakeParts, budget: MemoryBudget) -> OutboxWatch:
+def _outboxes(whispey: WhispeySettings, parts: IntakeParts) -> OutboxWatch:
     """What rescues rows of the SDK's outboxes: a way in like the others, through the same parts."""
     sink = SpoolSink(
         acceptor=parts.acceptor,
-        budget=budget,
+        budget=parts.budget,
         staging=parts.staging,
         workers=parts.staging.workers,
         token=parts.token,
@@ -227,10 +208,15 @@ def _plans(
     }
 
 
+def _subscribers(destinations: Sequence[Destination], event: str) -> list[DestinationRoute]:
+    """Those that want this event and name it: nobody else is sent what the gateway makes itself."""
+    routes = map(route_of, destinations)
+    return [route for route in routes if route.events and event in route.events]
+
+
 def _pipeline(
-    settings: Settings, context: UploaderContext, bodies: BodyReader,
-    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor], observers: Observers,
-) -> "tuple[Pipeline | None, CallbackScheduler | None]":  # fmt: skip
+    settings: Settings, context: UploaderContext, parts: IntakeParts
+) -> "tuple[Pipeline | None, CallbackScheduler | None]":
     """The pipeline, which its destination wakes, and who fires callbacks; None where there are none."""
     if not any(isinstance(each, PipelineDestination) for each in settings.destinations):
         return None, None
@@ -248,126 +234,96 @@ def _pipeline(
     wanted = pipeline_settings(settings)
     assert wanted is not None, "there is one"
     database, works, owner = context.queue.database(wanted), works_here(wanted), context.spool.id
-    metrics, spool = observers.metrics, context.spool
-    steps = None if observers.spans is None else StepSpans(metrics, observers.spans, contexts_in(spool))
+    metrics, spans = parts.metrics, parts.spans
+    steps = None if spans is None else StepSpans(metrics, spans, contexts_in(context.spool))
     pipeline = pipeline_of(settings, wanted, database, owner, metrics, system_clock, works=works, steps=steps)
     if pipeline.runner is not None:
         context.queue.queued = pipeline.runner.wake
-    routes = [route_of(destination) for destination in settings.destinations]
-    subscribers = make_acceptor([route for route in routes if route.events and CALLBACK_DUE in route.events])
-    return pipeline, scheduler_of(settings, pipeline, owner, bodies, subscribers, metrics, system_clock)
+    subscribers = parts.make_acceptor(_subscribers(settings.destinations, CALLBACK_DUE))
+    return pipeline, scheduler_of(settings, pipeline, owner, parts.reader, subscribers, metrics, system_clock)
 
 
 async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: SpanSender | None) -> App:
-    intake, destinations, metrics = settings.intake, settings.destinations, observers.metrics
+    destinations, metrics = settings.destinations, observers.metrics
     scratch = prepare_directory(settings.spool.dir.absolute())
     calls = OpenCalls(await spool.reader.live_calls(system_clock() - OLDEST, MOST))
     throttle = DrainThrottle(options.throttle_policy(settings.drain), calls, system_clock)
-
     tenants, weights = await _tenants_of(settings, spool)
 
-    # The way out: a plan for each destination, and the dispatcher that follows the plans.
+    # The way out: a plan for each destination.
     completion = options.completion_rule(settings.completion)
     announces = announcing_store(destinations)
     context = UploaderContext(spool, scratch, metrics, system_clock, throttle, completion, announces)
     plans = _plans(destinations, context, weights, throttle)
     spool.evictor.evicted = observers.details_given_up
 
-    # The way in: memory and staging, then what reads, decodes, parses and accepts a post.
-    executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
-    gate, budget = AdmissionGate(), MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
-    workers = Workers(executor)
-    threads = Threads(workers, INTAKE_TURNS)
-    staging = StagingArea(scratch, spool, workers, budget.try_reserve if settings.spool.key else None)
-    decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, threads)
-    reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
-    redactions, parse_worker = _redacting_worker(settings, workers)
+    # The ways in.
     routes = [route_of(destination) for destination in destinations]
     if follows_references(settings):
         routes.append(REFERENCES_ROUTE)
-    token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts, tenants)
-    make_acceptor = partial(
-        Acceptor, spool, rule=options.size_rule(settings.split, settings.spool.compression_level, destinations),
-        threads=threads, parse_worker=parse_worker, decoder=decoder, observer=metrics, clock=system_clock,
-        open_calls=calls, token=token, tenants=tenants, redactions=redactions,
-    )  # fmt: skip
-    acceptor = make_acceptor(routes)
-    parts = IntakeParts(spool, reader, acceptor, staging, gate, token, metrics, observers.spans)
+    parts = intake_parts(settings, observers, spool, scratch, routes, calls, tenants)
     traces, heartbeats = trace_source(settings.otlp, parts), heartbeat_source(settings.live, parts)
-    server = intake_server(settings, parts, budget, traces, heartbeats)
+    server = intake_server(settings, parts, traces, heartbeats)
     forwarder = Forwarder(settings.webhooks.forward_timeout, via_pseudonym(spool.id))
-    recordings = recording_parts(settings, spool, reader, routes, make_acceptor, metrics, system_clock)
-    plans |= recordings.plans
+    recordings = recording_parts(settings, parts, routes)
     webhooks = webhook_server(settings, parts, forwarder, recordings)
-    outboxes = _outboxes(settings.whispey, parts, budget)
+    outboxes = _outboxes(settings.whispey, parts)
 
     # What is read from buckets and accepted for the stores, and then the dispatcher, which delivers all of it.
+    plans |= recordings.plans
     if follows_references(settings):
-        stores = make_acceptor([route_of(destination) for destination in destinations if is_store(destination)])
-        plans[REFERENCES_NAME] = reference_plan(settings.references, reader, stores, spool, metrics)
+        stores = parts.make_acceptor([route_of(destination) for destination in destinations if is_store(destination)])
+        plans[REFERENCES_NAME] = reference_plan(settings.references, parts.reader, stores, spool, metrics)
+    begin = unchanged if observers.spans is None else observers.spans.attempting
     # Jitter needs no unpredictability, only spread.
-    dispatcher = Dispatcher(
-        spool,
-        plans,
-        system_clock,
-        random.random,
-        observers,
-        begin=unchanged if observers.spans is None else observers.spans.attempting,
-    )
+    dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers, begin=begin)
     spool.listener = dispatcher.offer
 
-    call_stores = _call_stores(settings, context, reader, make_acceptor)
-    call_stores.pipeline, callbacks = _pipeline(settings, context, reader, make_acceptor, observers)
+    # What works on the calls in stores, and what carries out operators' orders.
+    call_stores = _call_stores(settings, context, parts)
+    pipeline, callbacks = _pipeline(settings, context, parts)
+    call_stores.pipeline = pipeline
     accepted = {destination.name: accepts(destination) for destination in destinations}
-    delivery_admin = DeliveryAdmin(spool, staging, dispatcher, accepted, system_clock, acceptor.redacted)
-    return App(
+    call_eraser = CallEraser(
         spool,
         dispatcher,
-        server,
-        gate,
-        staging,
-        budget,
-        calls,
-        throttle,
-        delivery_admin,
-        None if tenants is None else TenantAdmin(spool, tenants),
-        CallEraser(
-            spool,
-            dispatcher,
-            _take_back(plans, recordings),
-            context.stores,
-            call_stores.pipeline,
-            (traces.assembler.erased, observers.events.forget),
-            tenants,
-            acceptor.principal_of_agent,
-            settings.erasure.country,
-        ),
-        parse_worker,
-        executor,
-        outboxes,
-        call_stores,
-        call_stores.pipeline,
-        callbacks,
-        webhooks,
-        forwarder,
-        recordings.store,
-        traces,
-        heartbeats,
-        sender,
+        {**{name: plan.uploader for name, plan in plans.items()}, **recordings.erasers},
+        context.stores,
+        pipeline,
+        (traces.assembler.erased, observers.events.forget),
+        tenants,
+        parts.acceptor.principal_of_agent,
+        settings.erasure.country,
+    )
+    return App(
+        spool=spool,
+        dispatcher=dispatcher,
+        intake=server,
+        intake_parts=parts,
+        throttle=throttle,
+        delivery_admin=DeliveryAdmin(spool, parts.staging, dispatcher, accepted, system_clock, parts.acceptor.redacted),
+        tenant_admin=None if tenants is None else TenantAdmin(spool, tenants),
+        call_eraser=call_eraser,
+        outboxes=outboxes,
+        call_stores=call_stores,
+        pipeline=pipeline,
+        callbacks=callbacks,
+        webhooks=webhooks,
+        forwarder=forwarder,
+        recordings=recordings.store,
+        traces=traces,
+        heartbeats=heartbeats,
+        spans=sender,
     )
 
 
-def _call_stores(
-    settings: Settings, context: UploaderContext, reader: BodyReader,
-    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor],
-) -> CallStores:  # fmt: skip
+def _call_stores(settings: Settings, context: UploaderContext, parts: IntakeParts) -> CallStores:
     """The stores, and who announces the calls that become complete in one of them."""
     announcer, announces = None, announcing_store(settings.destinations)
     if announces is not None:
-        routes = [route_of(destination) for destination in settings.destinations]
-        subscribers = make_acceptor([route for route in routes if route.events and CALL_COMPLETE in route.events])
+        subscribers = parts.make_acceptor(_subscribers(settings.destinations, CALL_COMPLETE))
         store = context.stores[announces]
-        announcer = Announcer(store, context.spool.id, reader, subscribers, context.completed)
+        announcer = Announcer(store, context.spool.id, parts.reader, subscribers, context.completed)
     return CallStores(
         context.stores,
         settings.completion.sweep,
@@ -377,17 +333,6 @@ def _call_stores(
         announcer,
         options.calls_kept(settings),
     )
-
-
-def _redacting_worker(settings: Settings, workers: Workers) -> tuple[Redactions, ParseWorker]:
-    """What is redacted of whose call logs, and the process that does it with large ones."""
-    redactions = options.redactions(settings)
-    return redactions, ParseWorker(workers, ("re2",) if redactions.has_patterns else ())
-
-
-def _take_back(plans: Mapping[str, DestinationPlan], recordings: RecordingParts) -> dict[str, Uploader | Eraser]:
-    """What was delivered to, and may take it back, by name."""
-    return {**{name: plan.uploader for name, plan in plans.items()}, **recordings.erasers}
 
 
 async def _tenants_of(settings: Settings, spool: Spool) -> tuple[TenantTable | None, dict[str | None, int]]:

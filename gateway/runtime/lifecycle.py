@@ -179,7 +179,7 @@ class Gateway:
             with listening_at(self._settings.webhooks.listen, "webhooks"):
                 await app.webhooks.start(self._context("webhooks"))
         await app.heartbeats.watch.open()
-        app.gate.open()
+        app.intake_parts.gate.open()
         app.heartbeats.watch.start()
         # Posts need no database: they are accepted while it is still waited for.
         await app.call_stores.open()
@@ -329,16 +329,16 @@ class Gateway:
                     await self._hurried.wait()
 
     def _open_calls(self, app: App) -> int:
-        return app.calls.open_calls(system_clock(), round(self._settings.shutdown.call_max_age * 1000))
+        return app.intake_parts.calls.open_calls(system_clock(), round(self._settings.shutdown.call_max_age * 1000))
 
     def _drained(self, app: App) -> bool:
-        last = app.calls.last_post_at
+        last = app.intake_parts.calls.last_post_at
         quiet = last is None or system_clock() - last >= self._settings.shutdown.quiet * 1000
         stats = app.spool.stats()
         if stats.failure is not None:  # nothing can be written down: neither the end of a call nor that of a delivery
-            return quiet and not app.gate.in_flight
+            return quiet and not app.intake_parts.gate.in_flight
         accepts_posts = stats.shortage is None and stats.used_bytes < stats.limit_bytes
-        expecting = app.gate.in_flight or (accepts_posts and self._open_calls(app))
+        expecting = app.intake_parts.gate.in_flight or (accepts_posts and self._open_calls(app))
         wants_all = self._settings.shutdown.until is DrainUntil.EMPTY
         return quiet and not expecting and (not _queued(app) if wants_all else app.dispatcher.core_idle())
 
@@ -491,7 +491,7 @@ class Gateway:
 
     async def intake_obstacle(self) -> str | None:
         """See `GatewayView`."""
-        return await asyncio.to_thread(self._app.staging.obstacle) if self._app else None
+        return await asyncio.to_thread(self._app.intake_parts.staging.obstacle) if self._app else None
 
     def back_pressure(self) -> BackPressure | None:
         """See `GatewayView`."""

@@ -1,13 +1,16 @@
-"""From the settings of ways in to what answers there: webhooks and their recordings, spans, heartbeats and turns."""
+"""From the settings of ways in to what answers there: posts, webhooks, recordings, spans, heartbeats and turns."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from config.listeners import ListenerTable, LiveSettings, OtlpSettings
 from config.settings import Settings
 from config.sources import ProviderName, SourceSettings, recordings_bucket
+from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
 from gateway.fanout import DestinationRoute, RouteKind
 from gateway.heartbeats.source import HeartbeatSource
@@ -15,25 +18,30 @@ from gateway.heartbeats.watch import HeartbeatWatch
 from gateway.intake.accept import Acceptor, PostService
 from gateway.intake.admission import AdmissionGate
 from gateway.intake.body_reader import BodyReader
+from gateway.intake.decoding import BodyDecoder
 from gateway.intake.memory import MemoryBudget
+from gateway.intake.parse_worker import ParseWorker
 from gateway.intake.routes import IntakeHandler, IntakeToken, LoopGuard, Router
 from gateway.intake.server import IntakeServer
 from gateway.intake.sources.batch import BatchSource, LineReader
 from gateway.intake.sources.sdk import SdkSource
-from gateway.intake.staging import StagingArea
+from gateway.intake.staging import StagingArea, Workers
+from gateway.intake.turns import Threads
 from gateway.intake.upload_urls import PublicAddress, UploadUrlService
+from gateway.live_calls import OpenCalls
 from gateway.otlp.assembler import ClosingRule, TraceAssembler
 from gateway.otlp.source import TraceSource
 from gateway.otlp.spans import SpanRule
 from gateway.runtime import options
 from gateway.runtime.destinations import DriverMissing, s3_options
 from gateway.telemetry import Spans
+from gateway.tenants import TenantTable
 from gateway.webhooks.adapters import pointed
 from gateway.webhooks.providers import PROVIDERS, Provider
 from gateway.webhooks.recordings import InlineAudio, RecordingCopier
 from gateway.webhooks.signatures import Algorithm, Encoding, HmacScheme, LivekitScheme, Scheme, SecretHeaderScheme
 from gateway.webhooks.source import Forwarder, Source, WebhookSource
-from spool.records import Clock, Lane, system_clock
+from spool.records import Lane, system_clock
 from spool.store import Spool
 from uploaders.base import Eraser
 from uploaders.dispatch.dispatcher import DestinationPlan
@@ -41,6 +49,97 @@ from uploaders.dispatch.policy import RetryPolicy
 from uploaders.http.download import Downloader
 from uploaders.recordings import DirectoryRecordings, RecordingsBySource, RecordingStore
 from uploaders.upload_hosts import UploadHosts
+
+# The intake: what all ways in share, and the listener that agents post to.
+
+INTAKE_TURNS: Final = 2
+"""Large bodies that are decoded or parsed at a time: as many as there are cores on the smallest machines."""
+INTAKE_THREADS: Final = INTAKE_TURNS + 2
+"""Others write staging files meanwhile, which waits for the disk more than for a core."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeParts:
+    """What all ways in share: how a post is let in, read, accepted and counted."""
+
+    spool: Spool
+    executor: ThreadPoolExecutor
+    gate: AdmissionGate
+    budget: MemoryBudget
+    staging: StagingArea
+    reader: BodyReader
+    parse_worker: ParseWorker
+    token: IntakeToken
+    calls: OpenCalls
+    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor]
+    """Makes what accepts call logs for these destinations."""
+    acceptor: Acceptor
+    """Accepts for all of them."""
+    metrics: Metrics
+    spans: Spans | None
+
+    def server(self, settings: Settings, listener: ListenerTable, router: Router) -> IntakeServer:
+        """What listens there for requests of these routes. Raises `CannotListen`."""
+        guard = LoopGuard(self.spool.id)
+        handler = IntakeHandler(router, self.gate, guard, self.token, self.metrics, self.spans)
+        limits = options.connection_limits(settings.intake)
+        return IntakeServer(options.listen_options(listener), handler.handle, self.gate, self.metrics, limits)
+
+
+def intake_parts(
+    settings: Settings, observers: Observers, spool: Spool, scratch: Path, routes: Sequence[DestinationRoute],
+    calls: OpenCalls, tenants: TenantTable | None,
+) -> IntakeParts:  # fmt: skip
+    """Memory and staging, then what reads, decodes, parses and accepts a post."""
+    intake, metrics = settings.intake, observers.metrics
+    executor = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
+    budget = MemoryBudget(intake.memory_budget, wait_seconds=intake.memory_wait)
+    workers = Workers(executor)
+    threads = Threads(workers, INTAKE_TURNS)
+    staging = StagingArea(scratch, spool, workers, budget.try_reserve if settings.spool.key else None)
+    decoder = BodyDecoder(options.decoding_limits(intake), intake.inline_max, budget, staging, threads)
+    reader = BodyReader(options.body_limits(intake), budget, staging, workers, decoder)
+    redactions = options.redactions(settings)
+    parse_worker = ParseWorker(workers, ("re2",) if redactions.has_patterns else ())
+    token = IntakeToken(intake.token.get_secret_value() if intake.token else None, intake.hosts, tenants)
+    rule = options.size_rule(settings.split, settings.spool.compression_level, settings.destinations)
+
+    def make_acceptor(routes: Sequence[DestinationRoute]) -> Acceptor:
+        return Acceptor(
+            spool,
+            routes,
+            rule,
+            threads,
+            parse_worker,
+            decoder,
+            metrics,
+            system_clock,
+            calls,
+            token,
+            tenants,
+            redactions,
+        )
+
+    return IntakeParts(
+        spool, executor, AdmissionGate(), budget, staging, reader, parse_worker, token, calls, make_acceptor,
+        make_acceptor(routes), metrics, observers.spans,
+    )  # fmt: skip
+
+
+def intake_server(
+    settings: Settings, parts: IntakeParts, traces: TraceSource, heartbeats: HeartbeatSource
+) -> IntakeServer:
+    """The listener that agents post to. Raises `CannotListen`."""
+    intake, spool, reader, token = settings.intake, parts.spool, parts.reader, parts.token
+    uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
+    public = PublicAddress(intake.public_url, intake.trusted_proxies)
+    posts = PostService(reader, parts.acceptor, uploads, token, public)
+    sdk = SdkSource(reader, parts.acceptor, posts, uploads, spool, token)
+    lines = LineReader(intake.body_max, parts.staging, parts.staging.workers)
+    batch = BatchSource(options.batch_limits(intake), parts.budget, reader, lines, posts, parts.gate, parts.metrics)
+    routes = [*sdk.routes(), *batch.routes(), *traces.routes(), *heartbeats.routes()]
+    return parts.server(settings, intake, Router(routes))
+
 
 # Recordings of webhooks: where they are kept, and what fetches those behind addresses.
 
@@ -76,22 +175,21 @@ class RecordingParts:
         return {} if self.store is None else {RECORDINGS_NAME: self.store}
 
 
-def recording_parts(
-    settings: Settings, spool: Spool, bodies: BodyReader, routes: Sequence[DestinationRoute],
-    make_acceptor: Callable[[Sequence[DestinationRoute]], Acceptor], metrics: Metrics, clock: Clock,
-) -> RecordingParts:  # fmt: skip
+def recording_parts(settings: Settings, parts: IntakeParts, routes: Sequence[DestinationRoute]) -> RecordingParts:
     """How recordings are kept and fetched; what says where they are goes to the `routes`."""
-    store = _store(settings, spool, metrics)
+    spool = parts.spool
+    store = _store(settings, spool, parts.metrics)
     if store is None or not copies_recordings(settings):
         return RecordingParts(store, None, {})
     hosts = UploadHosts((), settings.webhooks.recording_hosts, any_name=True)
+    downloader = Downloader(hosts, MOST_BYTES)
     plan = DestinationPlan(
-        uploader=RecordingCopier(Downloader(hosts, MOST_BYTES), store, bodies, make_acceptor(routes), spool, clock),
+        uploader=RecordingCopier(downloader, store, parts.reader, parts.acceptor, spool, system_clock),
         policy=RetryPolicy(give_up_after=GIVE_UP_SECONDS),
         concurrency={Lane.CORE: 1, Lane.DETAIL: AT_ONCE},
         type=RECORDINGS_NAME,
     )
-    return RecordingParts(store, make_acceptor([*routes, RECORDINGS_ROUTE]), {RECORDINGS_NAME: plan})
+    return RecordingParts(store, parts.make_acceptor([*routes, RECORDINGS_ROUTE]), {RECORDINGS_NAME: plan})
 
 
 def _store(settings: Settings, spool: Spool, metrics: Metrics) -> RecordingStore | None:
@@ -123,42 +221,6 @@ def _store(settings: Settings, spool: Spool, metrics: Metrics) -> RecordingStore
 
 _NEEDED = {ProviderName.LIVEKIT: "jwt", ProviderName.TELNYX: "cryptography"}
 """Modules of the extra, by the provider that needs them."""
-
-
-@dataclass(frozen=True, slots=True)
-class IntakeParts:
-    """What all ways in share: how a post is let in, read, accepted and counted."""
-
-    spool: Spool
-    reader: BodyReader
-    acceptor: Acceptor
-    staging: StagingArea
-    gate: AdmissionGate
-    token: IntakeToken
-    metrics: Metrics
-    spans: Spans | None
-
-    def server(self, settings: Settings, listener: ListenerTable, router: Router) -> IntakeServer:
-        """What listens there for requests of these routes. Raises `CannotListen`."""
-        guard = LoopGuard(self.spool.id)
-        handler = IntakeHandler(router, self.gate, guard, self.token, self.metrics, self.spans)
-        limits = options.connection_limits(settings.intake)
-        return IntakeServer(options.listen_options(listener), handler.handle, self.gate, self.metrics, limits)
-
-
-def intake_server(
-    settings: Settings, parts: IntakeParts, budget: MemoryBudget, traces: TraceSource, heartbeats: HeartbeatSource
-) -> IntakeServer:
-    """The listener that agents post to. Raises `CannotListen`."""
-    intake, spool, reader, token = settings.intake, parts.spool, parts.reader, parts.token
-    uploads = UploadUrlService(spool, system_clock, options.milliseconds(intake.upload_url_ttl))
-    public = PublicAddress(intake.public_url, intake.trusted_proxies)
-    posts = PostService(reader, parts.acceptor, uploads, token, public)
-    sdk = SdkSource(reader, parts.acceptor, posts, uploads, spool, token)
-    lines = LineReader(intake.body_max, parts.staging, parts.staging.workers)
-    batch = BatchSource(options.batch_limits(intake), budget, reader, lines, posts, parts.gate, parts.metrics)
-    routes = [*sdk.routes(), *batch.routes(), *traces.routes(), *heartbeats.routes()]
-    return parts.server(settings, intake, Router(routes))
 
 
 def webhook_server(
