@@ -26,10 +26,10 @@ from spool.payload.frames import PayloadCache
 from spool.queue.accept import Acceptance
 from spool.queue.ingest import Ingest
 from spool.queue.live import LiveCalls
-from spool.queue.maintenance import Maintenance, ReceiptLimits, Scrub
+from spool.queue.maintenance import Maintenance, Scrub
 from spool.queue.reader import Reader
 from spool.queue.reclaim import Evictor, OrphanChunks
-from spool.queue.retention import Shredder
+from spool.queue.retention import Retention, Shredder
 from spool.queue.settle import UploaderState, make_due, record_chunks, release, settle
 from spool.queue.traces import Traces
 from spool.queue.uploads import UploadAddresses
@@ -130,20 +130,19 @@ class Spool:
         self._orphans = OrphanChunks(writer)
         self._shredder = Shredder(writer, destinations.spool_id, asyncio.get_running_loop().time)
         live = LiveCalls(writer, reader, self._quota, self._shares, clock)
+        retention = Retention(
+            options.expire_after, options.dead_keep, options.receipts_keep, options.receipts_max, options.tenants
+        )
         self._maintenance = Maintenance(
             writer,
             reader,
             self._orphans,
-            ReceiptLimits(options.receipts_keep, options.receipts_max),
+            retention,
             clock,
-            upload_keep=24 * HOUR,
-            expire_after=options.expire_after,
-            dead_keep=options.dead_keep,
             announce=self._announce,
             uploads=self._uploads,
             live=live,
             quota=self._quota,
-            tenants=options.tenants,
             shredder=self._shredder,
         )
         self.uploader_state = UploaderState(writer, destinations)
@@ -181,9 +180,9 @@ class Spool:
         )
         self.salvage = SalvageService(target, directory)
         """Imports what other databases hold."""
-        scrub = Scrub(directory.path / DATABASE_NAME, directory.corruption)
+        self._scrub = Scrub(directory.path / DATABASE_NAME, directory.corruption)
         self._maintaining = asyncio.create_task(self._maintenance.run(), name="spool-maintenance")
-        self._scrubbing = asyncio.create_task(scrub.run(), name="spool-scrub")
+        self._scrubbing = asyncio.create_task(self._scrub.run(), name="spool-scrub")
 
     @classmethod
     async def open(
@@ -477,7 +476,7 @@ class Spool:
     @property
     def maintenance_failure(self) -> str | None:
         """What the spool could not do for itself when it tried last, and why: it may grow, or stats may be old."""
-        return self._maintenance.failure
+        return "; ".join(filter(None, (self._maintenance.failure, self._scrub.failure))) or None
 
     def stats(self) -> SpoolStats:
         """The spool at this moment, from memory."""

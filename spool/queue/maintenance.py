@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from spool.db.sql import Row
 from spool.db.transaction import Operation, Result, Transaction
 from spool.db.writer import Writer
 from spool.directory import CorruptionLatch
-from spool.errors import CorruptDatabase
+from spool.errors import CorruptDatabase, SpoolError
 from spool.queue.live import LOST_KEEP, LiveCalls, purge_live
 from spool.queue.ordering import unblock_stuck
 from spool.queue.reader import Reader
@@ -23,6 +22,7 @@ from spool.queue.retention import (
     DELIVERIES_PER_STEP,
     QUEUED,
     ROWS_PER_STEP,
+    Retention,
     Rule,
     Shredder,
     expire_old,
@@ -33,7 +33,7 @@ from spool.queue.retention import (
 from spool.queue.traces import purge_traces
 from spool.queue.uploads import UploadAddresses
 from spool.records import Clock, Delivery, DeliveryState, Lane
-from spool.space import Quota, TenantLimits
+from spool.space import Quota
 
 EVERY_SECONDS = 5.0
 PAGES_PER_STEP = 64
@@ -44,20 +44,14 @@ KEEP_FREE_BYTES = 64 << 20
 disk none are: only what the disk itself has lets posts in again."""
 RECEIPTS_LEAVE = 8
 """Receipts are deleted, the oldest first, where less than this part of the quota is left: they never cost a post."""
+USED_UPLOAD_KEEP = 24 * 3600 * 1000
+"""Milliseconds for which an upload address that was used is known."""
 UNUSED_UPLOAD_KEEP = 60_000
 """For so many milliseconds an upload that comes too late is told so; then its address is not known any more."""
 TRACE_KEEP = 3600 * 1000
 """Milliseconds for which a closed trace is remembered: late spans of it are an update of its call."""
 RECOUNT_SHARE = 0.01
 """The share of the time for recounts: one that takes 50 ms is made every 5 s, one of 1 s every 100 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptLimits:
-    """How long receipts are kept, in milliseconds, and how many at most."""
-
-    keep: int
-    at_most: int
 
 
 def purge_uploads(transaction: Transaction, used_before: int, unused_before: int) -> int:
@@ -94,27 +88,23 @@ class Maintenance:
         writer: Writer,
         reader: Reader,
         orphans: OrphanChunks,
-        receipts: ReceiptLimits,
+        retention: Retention,
         clock: Clock,
-        upload_keep: int,
-        expire_after: int | None,
-        dead_keep: int | None,
         announce: Callable[[tuple[Delivery, ...]], None],
         uploads: UploadAddresses,
         live: LiveCalls,
         quota: Quota,
-        tenants: Mapping[str, TenantLimits],
         shredder: Shredder,
     ) -> None:
         self._shredder = shredder
         self._writer = writer
         self._reader = reader
         self._orphans = orphans
-        self._most_receipts = receipts.at_most
-        self._upload_keep = upload_keep
-        self._expiries = rules(expire_after, {name: each.expire_after for name, each in tenants.items()})
-        self._dead_rules = rules(dead_keep, {name: each.dead_keep for name, each in tenants.items()})
-        self._receipt_rules = rules(receipts.keep, {name: each.receipts_keep for name, each in tenants.items()})
+        self._most_receipts = retention.receipts_max
+        tenants = retention.tenants.items()
+        self._expiries = rules(retention.expire_after, {name: each.expire_after for name, each in tenants})
+        self._dead_rules = rules(retention.dead_keep, {name: each.dead_keep for name, each in tenants})
+        self._receipt_rules = rules(retention.receipts_keep, {name: each.receipts_keep for name, each in tenants})
         self._purged: dict[Rule, int] = {}
         """Before which time each rule left no receipt behind."""
         self._announce = announce
@@ -222,9 +212,7 @@ class Maintenance:
             if not await self._gently(partial(purge_excess_receipts, too_many=ROWS_PER_STEP)):
                 break
         self._uploads.expire(now)
-        old_uploads = partial(
-            purge_uploads, used_before=now - self._upload_keep, unused_before=now - UNUSED_UPLOAD_KEEP
-        )
+        old_uploads = partial(purge_uploads, used_before=now - USED_UPLOAD_KEEP, unused_before=now - UNUSED_UPLOAD_KEEP)
         while await self._writer.submit(old_uploads) == ROWS_PER_STEP:
             continue
         old_traces = partial(purge_traces, before=now - TRACE_KEEP, limit=ROWS_PER_STEP)
@@ -280,6 +268,8 @@ def unaccounted(recount: list[Row]) -> int:
 SHARE = 0.02
 """Of the time: 10 GB that are read at 500 MB/s take a thousand seconds."""
 SCRUB_EVERY_SECONDS = 3600.0
+SCRUB_AGAIN_SECONDS = 60.0
+"""After a round that failed."""
 CHUNKS_PER_SLICE = 8
 """Up to 8 MiB, some 20 ms."""
 
@@ -295,19 +285,31 @@ class Scrub:
     def __init__(self, path: Path, corruption: CorruptionLatch) -> None:
         self._path = path
         self._corruption = corruption
+        self.failure: str | None = None
+        """Why the last round did not reach its end; None when it did."""
 
     async def run(self) -> None:
-        """Round after round, with pauses, until corruption was seen."""
+        """Round after round, with pauses, until corruption was seen. After one that failed comes the next."""
         loop = asyncio.get_running_loop()
+        while self._corruption.reason is None:
+            next_round = loop.time() + SCRUB_EVERY_SECONDS
+            try:
+                await self._whole_round()
+            except CorruptDatabase as error:
+                self._corruption.report(str(error))
+                return
+            except SpoolError as error:
+                self.failure = f"the background check failed: {error}"
+                next_round = loop.time() + SCRUB_AGAIN_SECONDS
+            else:
+                self.failure = None
+            await asyncio.sleep(max(0.0, next_round - loop.time()))
+
+    async def _whole_round(self) -> None:
         connection = await ReadConnection.open(self._path, self._corruption)
         try:
-            while self._corruption.reason is None:
-                next_round = loop.time() + SCRUB_EVERY_SECONDS
-                async for seconds in self.round(connection):
-                    await asyncio.sleep(seconds / SHARE)
-                await asyncio.sleep(max(0.0, next_round - loop.time()))
-        except CorruptDatabase as error:
-            self._corruption.report(str(error))
+            async for seconds in self.round(connection):
+                await asyncio.sleep(seconds / SHARE)
         finally:
             await connection.close()
 

@@ -22,6 +22,7 @@ from spool.queue.ordering import siblings_of
 from spool.queue.reclaim import expire
 from spool.queue.settle import end_record, free_waiting, read_delivery
 from spool.records import Delivery, DeliveryState, DestinationIds, Form, Lane, Record
+from spool.space import TenantLimits
 
 DELIVERIES_PER_STEP = 25
 """Of each state and lane: some 10 ms, for which posts wait."""
@@ -58,6 +59,19 @@ def rules(keep: int | None, own: Mapping[str, int | None]) -> tuple[Rule, ...]:
     named = {tenant: time for tenant, time in own.items() if time is not None}
     everybody = () if keep is None else (Rule(keep, all_but=tuple(sorted(named))),)
     return (*everybody, *(Rule(time, tenant) for tenant, time in named.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what nobody needs any more is kept. Times in milliseconds; None: for ever."""
+
+    expire_after: int | None
+    """Deliveries that were not made."""
+    dead_keep: int | None
+    receipts_keep: int
+    receipts_max: int
+    tenants: Mapping[str, TenantLimits]
+    """Those that have times of their own."""
 
 
 # Receipts.

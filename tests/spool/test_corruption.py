@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from spool.db.connection import PAGE_SIZE
-from spool.directory import DATABASE_NAME, MOVING_NAME
+from spool.directory import DATABASE_NAME, MOVING_NAME, CorruptionLatch
 from spool.errors import CorruptDatabase, CorruptPayload
+from spool.queue import maintenance
+from spool.queue.maintenance import Scrub
 from spool.records import Delivered, Fragment
 from tests.spool.spool_parts import NOW, a_record, due, looked_into, opened, payload
 
@@ -151,6 +153,28 @@ async def test_the_background_check_finds_damage_that_nobody_met(tmp_path: Path,
         overwrite_payload_pages(tmp_path / DATABASE_NAME)
     async with opened(tmp_path) as spool:
         assert await asyncio.wait_for(spool.directory.corruption.wait(), 30)
+
+
+async def test_a_background_check_that_fails_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that could not be read for a while is looked at in the next round, which finds the damage."""
+    monkeypatch.setattr(maintenance, "SCRUB_AGAIN_SECONDS", 0.01)
+    async with opened(tmp_path):
+        pass
+    database, away = tmp_path / DATABASE_NAME, tmp_path / "away"
+    overwrite_page(database, page_of(tmp_path, "uploads"))
+    database.rename(away)
+    latch = CorruptionLatch(asyncio.get_running_loop())
+    scrub = Scrub(database, latch)
+    running = asyncio.create_task(scrub.run())
+    try:
+        async with asyncio.timeout(30):
+            while scrub.failure is None:  # noqa: ASYNC110  # the check has no event for this
+                await asyncio.sleep(0.005)
+        away.rename(database)
+        assert "malformed" in await asyncio.wait_for(latch.wait(), 30)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_file_that_is_no_database_makes_way(tmp_path: Path) -> None:
