@@ -126,6 +126,8 @@ class CallbackScheduler:
             tomorrow = next_allowed(day_begin(today + 36 * 3_600_000, rule), rule)
             await self._move(callback, tomorrow, "its number was called often enough today")
             return False
+        if not await self._tables.renew(callback, self._owner):
+            return False  # cancelled meanwhile, or this process stood still for so long that another one has it
         uid = await self._accept(callback)
         if uid is None:
             await self._cancel(callback, "its call log cannot be made")

@@ -87,6 +87,37 @@ async def test_one_that_a_killed_receiver_had_is_fired_by_another(
     assert await scheduler.fire_due() == 1
 
 
+@pytest.mark.parametrize("meanwhile", ["stands still", "cancelled"])
+async def test_what_is_taken_away_after_it_was_claimed_is_not_fired(
+    tables: PipelineTables, callbacks: CallbackTables, clock: Clock, meanwhile: str
+) -> None:
+    """A receiver that stood still for longer than its lease calls nobody whom another one has called; and nobody is
+    called whose callback an operator cancelled before its turn."""
+    await want(tables, "c1", NOON)
+    await want(tables, "c2", NOON, number="+1777")
+    other = Scheduler(callbacks, clock, "other")
+
+    class Slow(Scheduler):
+        """While its first one is fired, the second one is taken away."""
+
+        async def _accept(self, callback: Callback) -> str | None:
+            if not self.fired and meanwhile == "cancelled":
+                assert await callbacks.cancel("", "c2", "an operator cancelled it")
+            elif not self.fired:
+                await callbacks.fired(callback, "record")
+                clock.now += LEASE_MILLISECONDS
+                assert await other.fire_due() == 1
+            return await super()._accept(callback)
+
+    slow = Slow(callbacks, clock)
+    clock.now = NOON
+    assert await slow.fire_due() == 1
+    assert slow.fired == [("", "c1")]
+    assert [each.state for each in await callbacks.find() if each.call_id == "c2"] == [
+        "cancelled" if meanwhile == "cancelled" else "fired"
+    ]
+
+
 async def test_after_an_outage_nobody_is_called_at_night(
     tables: PipelineTables, callbacks: CallbackTables, scheduler: Scheduler, clock: Clock
 ) -> None:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from tests.pipeline.conftest import NOW, Clock
 from tests.pipeline.model_server import SUMMARY, ModelServer, answered, vectors
+from tests.stores.engines import Engine
 from uploaders.pipeline.local import BundledEmbedding, LocalModels
 from uploaders.pipeline.models import HttpFailed, OpenAiChat, OpenAiEmbedding
 from uploaders.pipeline.options import CallbackRule, Limits, ServerOptions, Summaries, TenantRule
@@ -453,6 +454,28 @@ async def test_a_call_that_was_left_in_the_middle_is_tried_again(
         clock.now += 3_600_000
         await stage.all_ended()
         assert (len(server.chats), len(server.embeddings)) == (1, 1)
+
+
+async def test_a_call_that_is_erased_while_it_is_worked_on_leaves_no_vector(
+    begin: Begin, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is erased just before its vector is written."""
+    async with begin() as stage:
+        put = stage.runner._vectors.put
+
+        async def erased_before(project: str, call_id: str, vector: bytes) -> None:
+            if call_id == "erased":
+                assert await stage.tables.forget_call(project, call_id)
+            await put(project, call_id, vector)
+
+        monkeypatch.setattr(stage.runner._vectors, "put", erased_before)
+        await stage.queue("erased", "c")
+
+        async def only_one() -> bool:
+            return engine.rows("select call_id from call_vectors") == [("c",)] and not stage.runner._running
+
+        await stage.until(only_one)
+        assert (await stage.tables.status()).jobs == {JobState.DONE: 1}
 
 
 async def test_a_call_that_a_vector_store_refuses_is_set_aside(

@@ -121,6 +121,40 @@ async def test_what_changed_while_it_was_worked_on_is_worked_on_again(tables: Pi
     assert job.text.turns == (("caller", "something else"),)
 
 
+async def test_who_finishes_late_overwrites_nothing(tables: PipelineTables, callbacks: CallbackTables) -> None:
+    """Whoever stood still, or had to wait for a model, writes nothing over what was made of newer words."""
+    wanted = NewCallback(NOW + 5, "UTC", "tomorrow", "+1555")
+    await tables.enqueue([new("c")])
+    (older,) = await tables.claim("", "slow", 1)
+    await tables.enqueue([new("c", CallText(provider_summary="No crown after all."), NOW + 1)])
+    assert not await tables.holds(older, "slow")
+    (newer,) = await tables.claim("", "other", 1)
+    assert await tables.holds(newer, "other")
+    assert await tables.finish(newer, "other", Insight("No crown after all.", "provider"))
+    assert not await tables.finish(older, "slow", Insight("A crown, tomorrow.", "llm", None, wanted), MADE)
+    assert (await tables.insights("", ["c"]))["c"].summary == "No crown after all."
+    assert await callbacks.find() == []
+    assert await tables.step(("", "c"), Step.EMBEDDING) is None
+
+
+async def test_an_erased_call_does_not_come_back(
+    tables: PipelineTables, callbacks: CallbackTables, engine: SqlEngine
+) -> None:
+    """Whoever worked on it when it was erased writes nothing of it any more; what it paid is counted."""
+    await tables.enqueue([new("c")])
+    (job,) = await tables.claim("", "me", 1)
+    await tables.record(job, Step.SUMMARY, MADE, tokens=1)
+    assert await tables.forget_call("", "c")
+    await tables.record(job, Step.EMBEDDING, MADE, tokens=1)
+    wanted = Insight("toothache", "llm", None, NewCallback(NOW + 5, "UTC", "tomorrow", "+1555"))
+    assert not await tables.finish(job, "me", wanted)
+    assert not await tables.is_known(job)
+    assert await tables.insights("", ["c"]) == {}
+    assert await callbacks.find() == []
+    assert engine.rows("select count(*) from pipeline_steps") == [(0,)]
+    assert await tables.spent_today("") == 2
+
+
 async def test_writes_at_once_are_kept_apart(tables: PipelineTables, engine: SqlEngine) -> None:
     """Those that share a transaction: what one of them does wrong, the others do not suffer from."""
     store = engine.store()

@@ -303,6 +303,8 @@ class PipelineRunner:
         vector, unrecorded = await self._embedding(job, summary)
         started = time.perf_counter()
         if any(vector):
+            if not await self._tables.holds(job, self._rule.owner):
+                return  # more was said of the call meanwhile, or it was erased
             await self._guarded("vectors", self._vectors.put(job.project, job.call_id, vector))
         self._observer.step_ended("vector", "done", time.perf_counter() - started)
         rule = self._callback_rule(job.project)
@@ -310,8 +312,10 @@ class PipelineRunner:
         if rule is not None and summary.callback_words:
             callback = callback_of(job.text, summary.callback_words, rule, self._clock())
         insight = Insight(summary.summary, summary.source, summary.sentiment, callback)
-        await self._tables.finish(job, self._rule.owner, insight, unrecorded)
-        self._observer.step_ended("job", "done", time.perf_counter() - started)
+        if await self._tables.finish(job, self._rule.owner, insight, unrecorded):
+            self._observer.step_ended("job", "done", time.perf_counter() - started)
+        elif not await self._tables.is_known(job):
+            await self._vectors.forget(job.project, job.call_id)
 
     async def _summary(self, job: Job) -> Summary:
         """What the journal has, or what the provider, a model, or the call itself says."""

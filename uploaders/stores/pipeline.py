@@ -269,8 +269,11 @@ class Database(Protocol):
         """How it wants some statements."""
         ...
 
-    async def run(self, statements: Sequence[Statement]) -> list[Rows]:
-        """All of them in one transaction, durable with what they return; parameters are `:named`."""
+    async def run(self, statements: Sequence[Statement], *, fenced: bool = False) -> list[Rows]:
+        """All of them in one transaction, durable with what they return; parameters are `:named`.
+
+        With `fenced`, none after the first is run where that one returns no rows: the list is shorter then.
+        """
         ...
 
 
@@ -316,6 +319,17 @@ class CallbackTables:
         given = {"owner": owner, "now": now, "until": now + LEASE_MILLISECONDS, "limit": limit}
         (rows,) = await self._run((statement, given))
         return sorted([Callback(*row) for row in rows], key=lambda each: each.due_at)
+
+    async def renew(self, callback: Callback, owner: str) -> bool:
+        """Whether it is the owner's still, and waits: nobody cancelled it, and its lease has not ended. Renews that."""
+        statement = (
+            f"UPDATE callbacks SET claimed_until = :until WHERE {_OF_CALL} AND state = 'waiting' "
+            "AND claimed_by = :owner AND claimed_until > :now RETURNING call_id"
+        )
+        now = self._clock()
+        given = {**_key(callback), "owner": owner, "now": now, "until": now + LEASE_MILLISECONDS}
+        (rows,) = await self._run((statement, given))
+        return bool(rows)
 
     async def fired(self, callback: Callback, record_uid: str) -> None:
         """It became this record."""

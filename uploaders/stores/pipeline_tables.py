@@ -73,7 +73,9 @@ _MINE: Final = f"{_OF_CALL} AND claimed_by = :owner AND digest = :digest"
 _RENEW: Final = "UPDATE pipeline_jobs SET claimed_until = :until WHERE claimed_by = :owner AND claimed_until > 0"
 _RELEASE: Final = "UPDATE pipeline_jobs SET claimed_by = NULL, claimed_until = 0 WHERE claimed_by = :owner"
 _ASK: Final = f"UPDATE pipeline_jobs SET asking = 1 WHERE {_OF_CALL}"
-_HEARD: Final = f"UPDATE pipeline_jobs SET asking = 0, bad_answers = bad_answers + :bad WHERE {_OF_CALL}"
+_HEARD: Final = (
+    f"UPDATE pipeline_jobs SET asking = 0, bad_answers = bad_answers + :bad WHERE {_OF_CALL} RETURNING call_id"
+)
 _STEP: Final = f"SELECT input_hash, output, made_by FROM pipeline_steps WHERE {_OF_CALL} AND step = :step"
 _RECORD: Final = """
 INSERT INTO pipeline_steps (project, call_id, step, input_hash, output, made_by, made_at)
@@ -94,8 +96,10 @@ WHERE {_MINE}
 _END: Final = f"""
 UPDATE pipeline_jobs SET state = :state, reason = :reason, attempts = 0, bad_answers = 0, asking = 0,
     claimed_by = NULL, claimed_until = 0
-WHERE {_MINE}
+WHERE {_MINE} RETURNING call_id
 """
+_HOLDS: Final = f"SELECT 1 FROM pipeline_jobs WHERE {_MINE}"
+_IS_KNOWN: Final = f"SELECT 1 FROM pipeline_jobs WHERE {_OF_CALL}"
 _PUT_INSIGHT: Final = """
 INSERT INTO call_insights (project, call_id, summary, summary_source, sentiment, agent_id, customer_number, listed_at,
                            made_at{words})
@@ -215,6 +219,16 @@ class PipelineTables:
         """It is skipped, or failed."""
         await self._run((_END, {**_mine(job, owner), "state": state, "reason": reason and storable_text(reason)}))
 
+    async def holds(self, job: Job, owner: str) -> bool:
+        """Whether it is the owner's still, and nothing new was said of the call."""
+        (rows,) = await self._run((_HOLDS, _mine(job, owner)))
+        return bool(rows)
+
+    async def is_known(self, job: Job) -> bool:
+        """Whether there is a job of this call: not after it was erased."""
+        (rows,) = await self._run((_IS_KNOWN, _key(job)))
+        return bool(rows)
+
     # The journal, and what is paid.
 
     async def asking(self, job: Job) -> None:
@@ -231,19 +245,26 @@ class PipelineTables:
         return StepOutput(bytes(rows[0][0]), bytes(rows[0][1]), rows[0][2]) if rows else None
 
     async def record(self, job: Job, step: Step, made: StepOutput, *, tokens: int | None = None) -> None:
-        """The step is finished. `tokens` is what was paid for it; None: nothing."""
-        paid = [] if tokens is None else [self._spend(job.project, tokens), (_HEARD, {**_key(job), "bad": 0})]
-        await self._run(self._recorded(job, step, made), *paid)
+        """The step is finished. `tokens` is what was paid for it; None: nothing.
+
+        Of a call that was erased nothing is recorded but what was paid.
+        """
+        paid = [] if tokens is None else [self._spend(job.project, tokens)]
+        heard: Statement = (_HEARD, {**_key(job), "bad": 0})
+        if not await self._run_fenced(heard, self._recorded(job, step, made), *paid):
+            await self._run(*paid)
 
     async def spent_today(self, project: str) -> int:
         """How many answers were paid for today (UTC)."""
         (rows,) = await self._run((_SPENT, {"project": project, "day": self._day()}))
         return int(rows[0][0]) if rows else 0
 
-    async def finish(self, job: Job, owner: str, insight: Insight, embedding: StepOutput | None = None) -> None:
-        """All steps are done: what came of them is written, and the job ends, in one transaction.
+    async def finish(self, job: Job, owner: str, insight: Insight, embedding: StepOutput | None = None) -> bool:
+        """All steps are done: the job ends, and what came of them is written, in one transaction.
 
-        `embedding` is the output of that step, where it cost nothing and is not recorded yet.
+        Nothing is written, and False returned, where the job is not the owner's any more: its lease has ended, more was
+        said of the call, or it was erased. `embedding` is the output of that step, where it cost nothing and is not
+        recorded yet.
         """
         text, now = job.text, self._clock()
         postgres = self._dialect is POSTGRES
@@ -259,12 +280,12 @@ class PipelineTables:
         if wanted is not None:
             put = {"due_at": wanted.due_at, "zone": wanted.zone, "quoted": wanted.words, "number": wanted.number}
             callback = (_PUT_CALLBACK, {**_key(job), **put, "agent_id": text.agent_id, "now": now})
-        await self._run(
+        return await self._run_fenced(
+            (_END, {**_mine(job, owner), "state": JobState.DONE, "reason": None}),
             (statement, values),
             *[(each, values) for each in self._dialect.put_words],
             callback,
             *([] if embedding is None else [self._recorded(job, Step.EMBEDDING, embedding)]),
-            (_END, {**_mine(job, owner), "state": JobState.DONE, "reason": None}),
         )
 
     # What is asked.
@@ -353,10 +374,12 @@ class PipelineTables:
         await self.prepare()
         key = {"project": project, "call_id": key_text(call_id)}
         (vectors,) = await self._run((self._dialect.vector_tables, {}))
-        tables = [name for (name,) in vectors] + ["call_insights", "pipeline_steps", "callbacks", "pipeline_jobs"]
-        *_, gone = await self._run(
+        tables = [name for (name,) in vectors] + ["call_insights", "pipeline_steps", "callbacks"]
+        # The job first: whoever works on it writes before that, or nothing.
+        gone, *_ = await self._run(
+            (f"DELETE FROM pipeline_jobs WHERE {_OF_CALL} RETURNING call_id", key),
             *[(each, key) for each in self._dialect.forget_words],
-            *[(f"DELETE FROM {table} WHERE {_OF_CALL} RETURNING call_id", key) for table in tables],
+            *[(f"DELETE FROM {table} WHERE {_OF_CALL}", key) for table in tables],
         )
         return bool(gone)
 
@@ -371,6 +394,11 @@ class PipelineTables:
 
     async def _run(self, *statements: Statement) -> list[Rows]:
         return await self._database.run(statements) if statements else []
+
+    async def _run_fenced(self, fence: Statement, *statements: Statement) -> bool:
+        """Run them if the fence returns a row, which it locks; whether it did."""
+        first, *_ = await self._database.run([fence, *statements], fenced=True)
+        return bool(first)
 
 
 def _key(each: NewText | Job) -> dict[str, object]:

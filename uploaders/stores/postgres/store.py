@@ -119,11 +119,16 @@ class PostgresStore(DeletesCalls):
         """See `Database`."""
         return POSTGRES
 
-    async def run(self, statements: Sequence[Statement]) -> list[Rows]:
+    async def run(self, statements: Sequence[Statement], *, fenced: bool = False) -> list[Rows]:
         """See `Database`."""
         await self.open()
+        done: list[Rows] = []
         async with self._pool.connection() as connection, connection.transaction():
-            return [await _rows_of(connection, statement, values) for statement, values in statements]
+            for statement, values in statements:
+                done.append(await _rows_of(connection, statement, values))
+                if fenced and not done[0]:
+                    break
+        return done
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """See `Store.sweep`. What several sweepers find due at once they share."""

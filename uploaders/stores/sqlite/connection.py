@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from uploaders.stores.pipeline import Rows, Statement
 from uploaders.stores.store import PartRefused, StoreRefused, StoreUnavailable
 
 BUSY_MILLISECONDS: Final = 10_000
@@ -129,6 +130,28 @@ def _translate(error: Exception) -> Exception:
     if code in _DAMAGED:
         return StoreRefused(f"the store is damaged or no SQLite database: {error}")
     return StoreUnavailable(f"SQLite: {error}")
+
+
+# Statements of several callers share a transaction.
+
+Order = tuple[Sequence[Statement], bool]
+"""Statements, and whether the first of them is a fence: without a row of it the others are not run."""
+
+
+def run_orders(orders: Sequence[Order], writing: Connection) -> list[list[Rows]]:
+    """The rows of every statement that was run. In the connection's thread."""
+    with writing.transaction():
+        return [_run_order(order, writing) for order in orders]
+
+
+def _run_order(order: Order, writing: Connection) -> list[Rows]:
+    statements, fenced = order
+    done: list[Rows] = []
+    for each in statements:
+        done.append(writing.execute(*each))
+        if fenced and not done[0]:
+            break
+    return done
 
 
 # Wiping leaves nothing of deleted rows in the files of a store: not in free pages, the full-text index, or the log.

@@ -35,7 +35,7 @@ from uploaders.stores.parts import Part, PartKind, key_text
 from uploaders.stores.pipeline import SQLITE, Dialect, Rows, Statement
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.sqlite import rows as backfill
-from uploaders.stores.sqlite.connection import Connection, wipe
+from uploaders.stores.sqlite.connection import Connection, Order, run_orders, wipe
 from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of
 from uploaders.stores.store import (
     NOT_COMPLETE,
@@ -110,7 +110,7 @@ _PUT_SPAN: Final = f"INSERT INTO spans VALUES ({', '.join(['?'] * 13)})"
 _PUT_DOCUMENT: Final = "INSERT OR REPLACE INTO detail_documents VALUES (?, ?, ?, CAST(? AS TEXT))"
 
 
-Waiting = tuple[Sequence[Statement], "asyncio.Future[list[Rows]]"]
+Waiting = tuple[Order, "asyncio.Future[list[Rows]]"]
 
 
 class SqliteStore(DeletesCalls):
@@ -159,13 +159,13 @@ class SqliteStore(DeletesCalls):
         """See `Database`."""
         return SQLITE
 
-    async def run(self, statements: Sequence[Statement]) -> list[Rows]:
+    async def run(self, statements: Sequence[Statement], *, fenced: bool = False) -> list[Rows]:
         """See `Database`. What only reads goes through the reading connection, beside a write that waits."""
         await self.open()
         if all(statement.lstrip().startswith(("SELECT", "WITH")) for statement, _ in statements):
             return await self._reading.run(lambda reading: [reading.execute(*each) for each in statements])
         result: asyncio.Future[list[Rows]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((statements, result))
+        self._waiting.append(((statements, fenced), result))
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_waiting())
         return await result
@@ -175,7 +175,7 @@ class SqliteStore(DeletesCalls):
         while self._waiting:
             group, self._waiting = self._waiting, []
             try:
-                done = await self._writing.run(partial(_run, [statements for statements, _ in group]))
+                done = await self._writing.run(partial(run_orders, [order for order, _ in group]))
             except Exception as error:  # noqa: BLE001  # whoever waits gets it
                 if len(group) == 1:
                     _settle(group[0][1], error)
@@ -189,7 +189,7 @@ class SqliteStore(DeletesCalls):
 
     async def _commit_alone(self, one: Waiting) -> None:
         try:
-            (rows,) = await self._writing.run(partial(_run, [one[0]]))
+            (rows,) = await self._writing.run(partial(run_orders, [one[0]]))
         except Exception as error:  # noqa: BLE001  # as above
             _settle(one[1], error)
         else:
@@ -465,11 +465,6 @@ class SqliteStore(DeletesCalls):
                 _delete_detail(writing, detail_id)
         ((waiting,),) = writing.execute("SELECT count(*) FROM calls_complete WHERE due_at IS NOT NULL")
         return Swept(given_up[CallState.TIMED_OUT], given_up[CallState.ORPHAN], waiting)
-
-
-def _run(group: Sequence[Sequence[Statement]], writing: Connection) -> list[list[Rows]]:
-    with writing.transaction():
-        return [[writing.execute(*each) for each in statements] for statements in group]
 
 
 def _settle(waiting: "asyncio.Future[list[Rows]]", result: list[Rows] | Exception) -> None:
