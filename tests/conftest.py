@@ -177,6 +177,15 @@ def restored_process(restored_logging: None) -> Iterator[None]:
 
 
 @pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What only the cyclic collector would free stays, so that it is seen."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def disk_path(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk. `tmp_path` may lie in memory, and what a process writes there counts as its memory."""
     if not os.environ.get("PYTEST_DEBUG_TEMPROOT"):

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,25 +10,17 @@ from zipfile import ZipFile
 
 import pytest
 import zstandard
-from pytest_aiohttp import AiohttpClient
 
 from gateway.operations import export
 from gateway.operations.schemas import IMPORT_TYPE
 from spool.records import DeliveryState
-from tests.admin.admin_app import AUTHORIZED, OTHER, AskedSpoolAdmin, spool_admin
+from tests.admin.admin_app import OTHER, AskedSpoolAdmin
 from tests.spool.spool_parts import BUCKET, CORE, ENDPOINT, WHOLE, states
 from tests.spool.spool_parts import DETAIL as DETAIL_FORM
 from tests.system.waiting import until
 
 DETAIL = b'{"call_id": "a", "update_type": "detailed_telemetry","rest": 1}'
 NUMBER = b'{"call_id": 7, "update_type": "detailed_telemetry","rest": 1}'
-
-
-@pytest.fixture
-async def admin(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[AskedSpoolAdmin]:
-    async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
-        made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
-        yield made
 
 
 def a_body(*documents: tuple[str, bytes], packed: bool = True, cut: int = 0, **fields: object) -> bytes:

@@ -1,16 +1,14 @@
 """Orders about dead letters over a real socket, to a real spool."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientError
-from pytest_aiohttp import AiohttpClient
 
 from spool.records import DeadLetter, Delivered, DeliveryState, Hold, Lane, RetryAt
-from tests.admin.admin_app import AUTHORIZED, AskedSpoolAdmin, spool_admin
+from tests.admin.admin_app import AskedSpoolAdmin
 from tests.spool.spool_parts import BUCKET, ENDPOINT, HOUR, NOW, OBJECT, a_record, decoded, states, write
 
 DEAD, HELD, READY, WAITING, DISCARDED = (
@@ -20,13 +18,6 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
     DeliveryState.WAITING,
     DeliveryState.DISCARDED,
 )
-
-
-@pytest.fixture
-async def admin(tmp_path: Path, aiohttp_client: AiohttpClient) -> AsyncIterator[AskedSpoolAdmin]:
-    async with spool_admin(tmp_path, AskedSpoolAdmin) as made:
-        made.client = await aiohttp_client(made.app, headers=AUTHORIZED)
-        yield made
 
 
 async def test_a_dead_letter_is_listed_with_all_that_is_needed_to_judge_it(admin: AskedSpoolAdmin) -> None:

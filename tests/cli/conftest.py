@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -13,7 +14,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from gateway.cli import client, main
-from tests.admin.admin_app import LOCAL_TOKEN
+from tests.admin.admin_app import LOCAL_TOKEN, SpoolAdmin, spool_admin
 
 Cli = Callable[..., Result]
 Made = TypeVar("Made")
@@ -98,3 +99,11 @@ def server() -> Iterator[Server]:
     started = Server()
     yield started
     started.close()
+
+
+@pytest.fixture
+def admin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
+    """The admin listener of a spool, which the commands find by their environment."""
+    made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
+    monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
+    return made

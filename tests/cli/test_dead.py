@@ -13,7 +13,7 @@ from gateway.cli import client, deliveries
 from gateway.cli.tables import dead_letters, queued
 from gateway.operations.schemas import DeliveryEntry
 from spool.records import DeliveryState, RetryAt
-from tests.admin.admin_app import AdminFigures, SpoolAdmin, spool_admin
+from tests.admin.admin_app import AdminFigures, SpoolAdmin
 from tests.cli.conftest import Cli, Server, rows
 from tests.spool.spool_parts import ENDPOINT, a_record, states
 
@@ -24,14 +24,6 @@ DEAD, HELD, READY, WAITING, DISCARDED = (
     DeliveryState.WAITING,
     DeliveryState.DISCARDED,
 )
-
-
-@pytest.fixture
-def admin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
-    """A admin that the commands find by their environment."""
-    made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
-    monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
-    return made
 
 
 def test_dead_letters_are_listed_with_what_to_do(cli: Cli, server: Server, admin: SpoolAdmin) -> None:

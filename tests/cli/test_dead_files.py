@@ -20,14 +20,6 @@ READY, WAITING = DeliveryState.READY, DeliveryState.WAITING
 CORE = b'{"base": 1,"derived": 1}'
 
 
-@pytest.fixture
-def admin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
-    """A admin that the commands find by their environment."""
-    made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
-    monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
-    return made
-
-
 def index_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of an index."""
     return [json.loads(line) for line in (folder / INDEX).read_bytes().splitlines()]

@@ -7,28 +7,25 @@ from pathlib import Path
 import pytest
 
 from spool.records import DeliveryState, Hold, RetryAt
-from tests.admin.admin_app import OTHER, SpoolAdmin, spool_admin
+from tests.admin.admin_app import OTHER, SpoolAdmin
 from tests.cli.conftest import Cli, Server, rows
 from tests.spool.spool_parts import HOUR, NOW, a_record, states, traced
 
 READY, HELD = DeliveryState.READY, DeliveryState.HELD
 
 
-@pytest.fixture
-def admin(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpoolAdmin:
-    """A admin that the commands find by their environment, with one delivery held and one due later."""
-    made = server.enter(spool_admin(tmp_path / "spool", SpoolAdmin))
-    monkeypatch.setenv("CALLSPOOL_ADMIN_LISTEN", server.serve(made.app))
+@pytest.fixture(autouse=True)
+def queued(server: Server, admin: SpoolAdmin) -> None:
+    """One delivery is held, and one is due later."""
 
     async def queue() -> None:
         """The token of one call log was refused, and for the other the endpoint had an error."""
-        refused = (await made.spool.accept(a_record("refused", token="old"))).ready[0]
-        await made.spool.settle(refused, Hold("HTTP 401", refused.record.token_id))
-        later = (await made.spool.accept(a_record("later"))).ready[0]
-        await made.spool.settle(later, RetryAt(NOW + HOUR, "HTTP 500"))
+        refused = (await admin.spool.accept(a_record("refused", token="old"))).ready[0]
+        await admin.spool.settle(refused, Hold("HTTP 401", refused.record.token_id))
+        later = (await admin.spool.accept(a_record("later"))).ready[0]
+        await admin.spool.settle(later, RetryAt(NOW + HOUR, "HTTP 500"))
 
     server.run(queue())
-    return made
 
 
 def test_what_is_queued_is_listed_with_its_state(cli: Cli, admin: SpoolAdmin) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from click.testing import CliRunner, Result
 from gateway.cli import Exit, main
 from gateway.cli.fsck import SHOWN_OF_A_KIND
 from spool.directory import DirectoryLock
-from tests.spool.spool_parts import a_record, opened
+from tests.spool.spool_parts import a_record, change, opened
 
 
 async def make(directory: Path) -> None:
@@ -25,11 +23,6 @@ async def make(directory: Path) -> None:
 def spool(tmp_path: Path) -> Path:
     asyncio.run(make(tmp_path / "spool"))
     return tmp_path / "spool"
-
-
-def change(spool: Path, statement: str) -> None:
-    with closing(sqlite3.connect(spool / "spool.db")) as database, database:
-        database.execute(statement)
 
 
 def fsck(*arguments: object) -> Result:

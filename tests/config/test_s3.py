@@ -7,6 +7,7 @@ from config.destinations import S3Destination
 from config.loader import load
 from config.values import MIB
 from tests.config.conftest import WriteFile, problems
+from tests.config.destinations import s3_destination
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
 KEY = "a2V5IG9mIHRoaXJ0eS10d28gYnl0ZXMsIGZvciBTMyE="
@@ -14,10 +15,6 @@ ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
 BUCKET = {"CALLSPOOL_S3_BUCKET": "calls"}
 HTTP = '[[destinations]]\nname = "{name}"\ntype = "http"\nurl = "https://host/dev/send-call-log"\n'
 S3 = '[[destinations]]\nname = "{name}"\ntype = "s3"\nbucket = "calls"\n'
-
-
-def bucket(**fields: object) -> S3Destination:
-    return S3Destination.model_validate({"name": "s3", "type": "s3", "bucket": "calls", **fields})
 
 
 def loaded_bucket(environment: dict[str, str], file: object = None) -> S3Destination:
@@ -31,7 +28,7 @@ def loaded_bucket(environment: dict[str, str], file: object = None) -> S3Destina
 
 def test_a_bucket_needs_a_name_alone() -> None:
     """Everything else has a default that suits Amazon S3, encrypted, in a folder of its own."""
-    found = bucket()
+    found = s3_destination()
     assert (found.prefix, found.notify, found.endpoint_url, found.path_style) == ("callspool", None, None, None)
     assert (found.object, found.encoding) == (ObjectContent.DETAIL, ObjectEncoding.ZSTD)
     assert (found.encryption, found.part_size) == (ServerSideEncryption.AES256, 8 * MIB)
@@ -130,7 +127,7 @@ def test_a_variable_without_a_bucket_is_a_problem() -> None:
 def test_a_bucket_that_could_not_work_is_refused(fields: dict[str, object]) -> None:
     """No combination that could not work is taken."""
     with pytest.raises(ValidationError):
-        bucket(**fields)
+        s3_destination(**fields)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +144,7 @@ def test_a_bucket_that_could_not_work_is_refused(fields: dict[str, object]) -> N
 )
 def test_what_a_bucket_can_be_told(fields: dict[str, object]) -> None:
     """Case does not matter where it carries no meaning, and settings that belong together are taken together."""
-    assert bucket(**fields)
+    assert s3_destination(**fields)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,10 @@
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from config.destinations import FileDestination, HttpDestination, LaneConcurrency, TokenMode
+from config.destinations import FileDestination, LaneConcurrency, TokenMode
 from config.settings import Settings
 from config.values import KB, MB, MIB
-
-
-def http(**fields: object) -> HttpDestination:
-    return HttpDestination.model_validate({"name": "a", "type": "http", "url": "https://h/x", **fields})
+from tests.config.destinations import http_destination
 
 
 def test_settings_without_arguments_are_the_documented_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +37,7 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_an_http_destination_has_the_defaults_of_its_endpoint() -> None:
     """Limits and lanes of an endpoint are those that endpoints are known to have."""
-    destination = http()
+    destination = http_destination()
     assert destination.max_request_bytes == 6 * MB
     assert destination.concurrency == LaneConcurrency(core=8, detail=2)
     assert (destination.connect_timeout, destination.send_timeout) == (10.0, 20.0)
@@ -62,7 +59,7 @@ def test_the_agents_token_is_forwarded_unless_there_is_one_to_replace_it(
     fields: dict[str, str], mode: TokenMode
 ) -> None:
     """A destination with a token of its own gets that; without one it gets the agent's."""
-    assert http(**fields).token_mode is mode
+    assert http_destination(**fields).token_mode is mode
 
 
 @pytest.mark.parametrize(
@@ -71,14 +68,16 @@ def test_the_agents_token_is_forwarded_unless_there_is_one_to_replace_it(
 def test_a_secret_is_in_no_text_made_of_the_settings(shown: object) -> None:
     """Tokens are masked however the settings are turned into text."""
     assert callable(shown)
-    settings = Settings.model_validate({"intake": {"token": "in-secret"}, "destinations": (http(token="out-secret"),)})
+    settings = Settings.model_validate(
+        {"intake": {"token": "in-secret"}, "destinations": (http_destination(token="out-secret"),)}
+    )
     assert "secret" not in shown(settings)
     assert settings.intake.token == SecretStr("in-secret")
 
 
 def test_a_url_is_in_no_text_made_of_the_settings() -> None:
     """A URL may carry a secret in its query, so that the text of a destination leaves it out."""
-    assert "hidden" not in repr(http(url="https://h/x?code=hidden"))
+    assert "hidden" not in repr(http_destination(url="https://h/x?code=hidden"))
 
 
 def test_a_smaller_memory_budget_lowers_the_default_of_inline_max() -> None:
@@ -130,7 +129,10 @@ def test_a_file_destination_needs_a_name_and_a_path_alone() -> None:
 
 def test_rules_of_confirmation_are_read() -> None:
     """`delivered_when` takes a list of rules, or one."""
-    listed, alone = http(delivered_when=["/ok == true", "!/errors"]), http(delivered_when="/stored")
+    listed, alone = (
+        http_destination(delivered_when=["/ok == true", "!/errors"]),
+        http_destination(delivered_when="/stored"),
+    )
     rules = (*listed.delivered_when, *alone.delivered_when)
     assert rules == ("/ok == true", "!/errors", "/stored")
 
@@ -139,4 +141,4 @@ def test_rules_of_confirmation_are_read() -> None:
 def test_a_rule_of_confirmation_that_cannot_be_read_is_named(given: object) -> None:
     """A mistake is found at the start, with the setting and what would be right."""
     with pytest.raises(ValidationError, match=r"delivered_when"):
-        http(delivered_when=given)
+        http_destination(delivered_when=given)

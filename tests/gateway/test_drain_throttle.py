@@ -4,22 +4,14 @@ import pytest
 
 from gateway.live_calls import DrainThrottle, OpenCalls, ThrottlePolicy, ThrottleStatus
 from spool.stats import LiveCall
+from tests.spool.spool_parts import Clock
 
 HOUR = 3600_000
 IDLE_ONLY = ThrottlePolicy(rate=None, when_idle=True, live_rate=256.0, live_concurrency=1, live_max_age=2 * HOUR)
 
 
-class Clock:
-    """Stands where it is put."""
-
-    now = 100 * HOUR
-
-    def __call__(self) -> int:
-        return self.now
-
-
 def throttle(rule: ThrottlePolicy, *began: tuple[str, int]) -> tuple[DrainThrottle, Clock]:
-    clock = Clock()
+    clock = Clock(100 * HOUR)
     return DrainThrottle(rule, OpenCalls(LiveCall(call_id, "", at, None) for call_id, at in began), clock), clock
 
 

@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from pathlib import Path
 
 import pytest
 import uvloop
 
 from gateway.process import end_process
+from tests.processes import open_descriptors
 
 FLOODING = "import os\nwhile True: os.write(1, bytes(1 << 20))"
 ORDERLY = "import sys; sys.stdin.read(); print('the rest'); sys.exit(3)"
@@ -19,10 +19,6 @@ ENDED = "import sys; sys.exit(4)"
 
 async def started(program: str) -> Process:
     return await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", program, stdin=PIPE, stdout=PIPE)
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -35,7 +31,7 @@ def test_a_child_with_unread_output_is_ended_and_costs_no_descriptor(loop: str) 
         await process.stdout.readexactly(1)
         await asyncio.wait_for(end_process(process), 30)
         assert process.returncode == -signal.SIGKILL
-        return open_files()
+        return len(open_descriptors())
 
     async def both() -> None:
         first = await ended()  # what the loop opens for its first child stays

@@ -40,6 +40,7 @@ from gateway.tenants import TenantTable
 from spool.records import Clock, Fragment, Record, WhenFull
 from spool.stats import TracedRecord
 from spool.store import Spool, SpoolOptions
+from tests.spool.spool_parts import Clock as MovableClock
 
 # The intake put together as `gateway.runtime.build` does it.
 
@@ -153,20 +154,10 @@ class Reply:
         return str(self.json["error"]["code"])
 
 
-class MovingClock:
-    """Stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-
 class RunningIntake:
     """The intake, its spool, and what a test asks of them."""
 
-    def __init__(self, spool: Spool, intake: Intake, metrics: Metrics, directory: Path, clock: "MovingClock") -> None:
+    def __init__(self, spool: Spool, intake: Intake, metrics: Metrics, directory: Path, clock: MovableClock) -> None:
         self.spool = spool
         self.intake = intake
         self.metrics = metrics
@@ -176,6 +167,10 @@ class RunningIntake:
     @property
     def port(self) -> int:
         return self.intake.server.port
+
+    def holds_nothing(self) -> bool:
+        """Whether neither staging files nor memory are left of the posts."""
+        return not self.staged_files() and not self.intake.budget.used_bytes
 
     async def ask(
         self,
@@ -256,7 +251,7 @@ async def running(
 ) -> AsyncIterator[RunningIntake]:
     """A world whose intake takes posts; `options` are those of the intake."""
     metrics = Metrics()
-    clock = MovingClock()
+    clock = MovableClock(1_700_000_000_000)
     names = [destination.name for destination in destinations]
     spool = await Spool.open(SpoolOptions(directory, max_bytes=spool_max, when_full=when_full), names, clock, metrics)
     executor = ThreadPoolExecutor(4)

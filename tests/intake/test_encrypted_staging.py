@@ -42,10 +42,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return where
 
 
-def nothing_left(world: RunningIntake) -> bool:
-    return not world.staged_files() and not world.intake.budget.used_bytes
-
-
 async def stored(world: RunningIntake, call_id: str) -> bytes:
     record = (await world.only_record(call_id)).record
     return await world.stored(record, Fragment.REST)
@@ -64,7 +60,7 @@ async def test_a_giant_is_stored_as_it_came(tmp_path: Path, seen: list[bool], wa
         assert (await stored(world, "a")).count(WORDS) == body.count(WORDS)
         assert seen
         assert all(seen)
-        await world.until(lambda: nothing_left(world))
+        await world.until(world.holds_nothing)
 
 
 async def test_a_body_that_hangs_half_way_cannot_be_read(tmp_path: Path) -> None:
@@ -80,7 +76,7 @@ async def test_a_body_that_hangs_half_way_cannot_be_read(tmp_path: Path) -> None
         writer.write(body[4_000_000:])
         assert b" 202 " in await reader.readline()
         writer.close()
-        await world.until(lambda: nothing_left(world))
+        await world.until(world.holds_nothing)
 
 
 async def test_a_body_in_memory_that_another_process_redacts_stays_in_memory(tmp_path: Path, seen: list[bool]) -> None:
@@ -91,7 +87,7 @@ async def test_a_body_in_memory_that_another_process_redacts_stays_in_memory(tmp
         assert (await world.post(body)).status == 202
         assert seen
         assert all(seen)
-        await world.until(lambda: nothing_left(world))
+        await world.until(world.holds_nothing)
 
 
 async def test_what_memory_has_no_room_for_lies_in_a_file_without_a_name(tmp_path: Path, seen: list[bool]) -> None:
@@ -102,7 +98,7 @@ async def test_what_memory_has_no_room_for_lies_in_a_file_without_a_name(tmp_pat
         assert (await stored(world, "a")).count(WORDS) == body.count(WORDS)
         assert seen
         assert not any(seen)
-        await world.until(lambda: nothing_left(world))
+        await world.until(world.holds_nothing)
 
 
 async def test_a_body_waits_for_memory_before_it_is_decrypted_on_the_disk(tmp_path: Path, seen: list[bool]) -> None:
@@ -116,7 +112,7 @@ async def test_a_body_waits_for_memory_before_it_is_decrypted_on_the_disk(tmp_pa
         assert (await posting).status == 202
         assert seen
         assert all(seen)
-        await world.until(lambda: nothing_left(world))
+        await world.until(world.holds_nothing)
 
 
 async def test_a_file_that_somebody_changed_is_not_used(tmp_path: Path) -> None:
@@ -130,4 +126,4 @@ async def test_a_file_that_somebody_changed_is_not_used(tmp_path: Path) -> None:
         with pytest.raises(SpoolUnavailable, match="changed by somebody else"):
             await run(file.map)
         staged.discard()
-        await world.until(lambda: nothing_left(world))
+        await world.until(world.holds_nothing)

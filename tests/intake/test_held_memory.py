@@ -4,7 +4,6 @@ import asyncio
 import gc
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,12 @@ from tests.intake.bodies import envelope, large_call_log
 from tests.intake.running_intake import RunningIntake, running
 from tests.intake.shapes import SHAPES
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 MB = 1_000_000
 HEAD = b"POST /v1/calls HTTP/1.1\r\nHost: x\r\n"
 NAN = SHAPES["no numbers"].body(2)
 """What the gateway does not parse itself."""
-
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """What only the cyclic collector would free stays, so that it is seen."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def held() -> list[int]:

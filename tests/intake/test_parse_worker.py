@@ -51,10 +51,6 @@ def has_landlock() -> bool:
 _giant = partial(large_call_log, spans=900)
 
 
-def _nothing_left(world: RunningIntake) -> bool:
-    return not world.staged_files() and not world.intake.budget.used_bytes
-
-
 async def test_only_giants_need_the_process(small: RunningIntake) -> None:
     """It is started with the first body that is too large to be looked at here, and then kept."""
     assert (await small.post(call_log("a"))).status == 202
@@ -66,7 +62,7 @@ async def test_only_giants_need_the_process(small: RunningIntake) -> None:
     assert first is not None
     assert (await small.post(envelope(_giant("d")))).status == 202
     assert small.intake.parse_worker.pid == first
-    await small.until(lambda: _nothing_left(small))
+    await small.until(small.holds_nothing)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +81,7 @@ async def test_a_giant_is_stored_as_it_came(small: RunningIntake, prefix: bytes,
     assert await small.stored(record, Fragment.BASE) == b'"call_id": 17,"n": ' + kept
     assert await small.stored(record, Fragment.REST) == b'"telemetry_data": "%b"' % filling
     assert await small.stored(record, Fragment.CALL_ID) == b"17"
-    await small.until(lambda: _nothing_left(small))
+    await small.until(small.holds_nothing)
 
 
 async def test_a_giant_that_is_wrong_is_refused_with_the_position(small: RunningIntake) -> None:
@@ -95,7 +91,7 @@ async def test_a_giant_that_is_wrong_is_refused_with_the_position(small: Running
     assert (reply.status, reply.code) == (400, "not_json")
     assert str(len(body) - 1) in reply.json["error"]["message"]
     assert (await small.post(body)).status == 202
-    await small.until(lambda: _nothing_left(small))
+    await small.until(small.holds_nothing)
 
 
 async def test_what_needs_too_much_memory_is_refused(small: RunningIntake) -> None:
@@ -106,7 +102,7 @@ async def test_what_needs_too_much_memory_is_refused(small: RunningIntake) -> No
     pid = small.intake.parse_worker.pid
     assert (await small.post(_giant())).status == 202
     assert small.intake.parse_worker.pid == pid
-    await small.until(lambda: _nothing_left(small))
+    await small.until(small.holds_nothing)
 
 
 async def test_lists_that_need_too_much_memory_are_not_summarised(small: RunningIntake) -> None:
@@ -133,7 +129,7 @@ async def test_a_post_survives_the_death_of_the_process(small: RunningIntake) ->
     os.kill(pid, signal.SIGKILL)
     assert (await posting).status == 202
     assert small.intake.parse_worker.pid not in {None, pid}
-    await small.until(lambda: _nothing_left(small))
+    await small.until(small.holds_nothing)
 
 
 async def test_a_post_that_cannot_be_parsed_is_503(small: RunningIntake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +141,7 @@ async def test_a_post_that_cannot_be_parsed_is_503(small: RunningIntake, monkeyp
         assert reply.headers["Retry-After"]
         assert "status 3" in reply.json["error"]["message"]
     assert (await small.post(_giant())).status == 202
-    await small.until(lambda: _nothing_left(small))
+    await small.until(small.holds_nothing)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +155,7 @@ async def test_the_copy_of_a_giant_counts_in_the_quota(tmp_path: Path, occupied:
         world.spool.reserve_staging(occupied)
         reply = await world.post(body)
         assert (reply.status, reply.code) == (status, code)
-        await world.until(lambda: _nothing_left(world))
+        await world.until(world.holds_nothing)
 
 
 async def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:

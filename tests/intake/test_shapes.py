@@ -9,7 +9,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import zstandard
 
@@ -20,19 +19,11 @@ from gateway.intake.parse import CallLog, SizeRule, parse
 from tests.intake.bodies import call_log, envelope
 from tests.intake.running_intake import DEADLINE, Reply, RunningIntake, running
 from tests.intake.shapes import SHAPES, SPANS, TURNS, WORST
+from tests.processes import cpu_seconds
 
 MIB = 1 << 20
 CPU_SECONDS = 4.0
 """What any body of up to 16 MiB may cost, as a whole."""
-
-
-def cpu_seconds() -> float:
-    """Of this process and its children, those that ended too."""
-    process = psutil.Process()
-    times = process.cpu_times()
-    children = [child.cpu_times() for child in process.children()]
-    own = times.user + times.system + times.children_user + times.children_system
-    return own + sum(each.user + each.system for each in children)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -23,6 +23,7 @@ from tests.budget import budgeted
 from tests.outbox.hostile import CASES, COLUMNS, ENDLESS, FULL, ODD_ROWS, Case, do_harm, forge_journal, write_rows
 from tests.outbox.outbox_rescue import Rescue, rescuing, watching_over
 from tests.outbox.sdk import KEY, rows, write
+from tests.processes import children_that_run
 
 PRECIOUS = b"three acknowledged call logs"
 
@@ -116,12 +117,12 @@ async def test_a_reader_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.
     outbox = tmp_path / "outbox.db"
     write(outbox, payload=FULL)
     opened = await opened_reader(outbox)
-    (process,) = readers()
+    (process,) = children_that_run("gateway.sdk_outbox.reader_main")
     process.suspend()
     monkeypatch.setattr(reader, "ANSWER_SECONDS", 0.2)
     with pytest.raises(OutboxError, match="did not answer"):
         await opened.claim(9.0, ())
-    assert readers() == []
+    assert children_that_run("gateway.sdk_outbox.reader_main") == []
     await opened.close()
 
 
@@ -133,7 +134,7 @@ async def test_a_reader_knows_no_secrets_and_no_other_files(tmp_path: Path, monk
     write(outbox, payload=FULL)
     with (tmp_path / "secret").open("w"):
         opened = await opened_reader(outbox)
-        (process,) = readers()
+        (process,) = children_that_run("gateway.sdk_outbox.reader_main")
         assert "hush" not in process.environ().values()
         assert {Path(each.path).name for each in process.open_files()} <= {outbox.name, *beside(outbox)}
         assert process.rlimit(psutil.RLIMIT_AS)[0] == 256 << 20
@@ -145,7 +146,7 @@ async def test_a_reader_ends_with_its_gateway(tmp_path: Path) -> None:
     outbox = tmp_path / "outbox.db"
     write(outbox, payload=FULL)
     opened = await opened_reader(outbox)
-    (process,) = readers()
+    (process,) = children_that_run("gateway.sdk_outbox.reader_main")
     await opened.close()
     assert not process.is_running()
 
@@ -213,14 +214,6 @@ def anonymous_bytes() -> int:
     return int(rollup[rollup.index("Anonymous:") + 1]) << 10
 
 
-def readers() -> list[psutil.Process]:
-    found = []
-    for each in psutil.Process().children():
-        with suppress(psutil.Error):  # it has just ended
-            found += [each] if "gateway.sdk_outbox.reader_main" in each.cmdline() else []
-    return found
-
-
 def beside(path: Path) -> set[str]:
     return {f"{path.name}-{kind}" for kind in ("wal", "shm")}
 
@@ -284,7 +277,7 @@ async def test_whatever_is_done_to_an_outbox_harms_nothing_else(tmp_path: Path, 
             with suppress(OutboxError, AssertionError):  # an outbox that is gone, or none any more
                 await working
             assert victim.read_bytes() == PRECIOUS
-            assert readers() == []
+            assert children_that_run("gateway.sdk_outbox.reader_main") == []
         write(rescue.outbox, payload={**FULL, "call_id": "good"}, call_id="good")
         await rescue.run()
         assert rescue.outcomes == {Outcome.RESCUED: 1}

@@ -8,6 +8,7 @@ import pytest
 
 from bench.postgres_server import PostgresServer
 from tests.pipeline.model_server import ModelServer
+from tests.spool.spool_parts import Clock
 from tests.stores.engines import PostgresEngine, SqliteEngine
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.local_main import FromModels, ToModels, answer_to
@@ -16,16 +17,6 @@ from uploaders.stores.pipeline_tables import PipelineTables
 
 NOW = 1_800_000_000_000
 SqlEngine = SqliteEngine | PostgresEngine
-
-
-class Clock:
-    """Time that tests move; milliseconds when it is called."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> int:
-        return self.now
 
 
 class LocalModelsHere(LocalModels):
@@ -37,7 +28,7 @@ class LocalModelsHere(LocalModels):
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture(params=["sqlite", "postgres-18", "postgres-15"])

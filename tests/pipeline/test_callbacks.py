@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.callbacks import DISTRUST_SECONDS, CallbackScheduler
-from tests.pipeline.conftest import Clock
 from tests.pipeline.queued import done
+from tests.spool.spool_parts import Clock
 from uploaders.pipeline.options import CallbackRule, TenantRule
 from uploaders.stores.pipeline import Callback, CallbackTables, Insight, NewCallback
 from uploaders.stores.pipeline_tables import LEASE_MILLISECONDS, PipelineTables

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.pipeline.conftest import NOW, Clock
+from tests.pipeline.conftest import NOW
 from tests.pipeline.model_server import SUMMARY, ModelServer, answered, vectors
+from tests.spool.spool_parts import Clock
 from tests.stores.engines import Engine
 from uploaders.pipeline.local import BundledEmbedding, LocalModels
 from uploaders.pipeline.models import HttpFailed, OpenAiChat, OpenAiEmbedding

@@ -2,8 +2,9 @@
 
 import asyncio
 
-from tests.pipeline.conftest import NOW, Clock, SqlEngine
+from tests.pipeline.conftest import NOW, SqlEngine
 from tests.pipeline.queued import TURNS, done, new
+from tests.spool.spool_parts import Clock
 from uploaders.stores.pipeline import (
     CallbackState,
     CallbackTables,

@@ -5,19 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from config.destinations import HttpDestination, S3Destination
+from config.destinations import S3Destination
 from gateway.runtime.destinations import fallbacks, reduction, route_of
 from spool.records import Form, Lane, NewDelivery
+from tests.config.destinations import http_destination
 from uploaders.dispatch.policy import FallbackStep, reduced, to_bucket, upload
 from uploaders.document.encoding import NotReducible
 
-URL = "https://host/dev/send-call-log"
 BUCKET = S3Destination.model_validate({"name": "calls", "type": "s3", "bucket": "calls", "notify": "a"})
 OTHERS_BUCKET = S3Destination.model_validate({"name": "others", "type": "s3", "bucket": "others", "notify": "b"})
-
-
-def endpoint(**settings: object) -> HttpDestination:
-    return HttpDestination.model_validate({"name": "a", "type": "http", "url": URL, **settings})
 
 
 @pytest.mark.parametrize(
@@ -32,7 +28,7 @@ def endpoint(**settings: object) -> HttpDestination:
 )
 def test_each_fallback_is_a_step(settings: dict[str, object], expected: tuple[FallbackStep, ...]) -> None:
     """The steps are those that the settings list, in their order, and the bucket is the one that notifies."""
-    destination = endpoint(**settings)
+    destination = http_destination(**settings)
     assert fallbacks(destination, [OTHERS_BUCKET, destination, BUCKET]) == expected
     assert fallbacks(BUCKET, [destination, BUCKET]) == ()
 
@@ -56,7 +52,7 @@ def test_a_referenced_upload_is_followed_by_its_notice() -> None:
 )
 def test_reduction_is_as_configured(settings: dict[str, object], kept: list[int] | None, tmp_path: Path) -> None:
     """The policy and its N, for what is always reduced and for what is refused; none where nobody allowed it."""
-    found = reduction(endpoint(**settings), tmp_path)
+    found = reduction(http_destination(**settings), tmp_path)
     assert (found is None) is (kept is None)
     if found is None:
         return
@@ -67,7 +63,7 @@ def test_reduction_is_as_configured(settings: dict[str, object], kept: list[int]
 
 def test_what_is_no_detail_is_told_as_that(tmp_path: Path) -> None:
     """A detail that cannot be read is the uploader's own error, which makes a dead letter."""
-    found = reduction(endpoint(detail="critical"), tmp_path)
+    found = reduction(http_destination(detail="critical"), tmp_path)
     assert found is not None
     with pytest.raises(NotReducible, match="cannot be reduced"):
         found.reduce(b"[1]")
@@ -85,5 +81,5 @@ def test_what_is_no_detail_is_told_as_that(tmp_path: Path) -> None:
 )
 def test_the_route_knows_what_is_sent(settings: dict[str, object], detail: Form | None, overflows: bool) -> None:
     """What is owed at acceptance follows from what the endpoint is to get; a bucket may wait for refusals."""
-    route = route_of(endpoint(**settings))
+    route = route_of(http_destination(**settings))
     assert (route.detail, route.overflows) == (detail, overflows)

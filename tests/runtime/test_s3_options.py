@@ -6,10 +6,11 @@ from dataclasses import fields
 import pytest
 from pydantic import SecretStr
 
-from config.destinations import HttpDestination, PresignedDestination
+from config.destinations import PresignedDestination
 from config.destinations.s3 import S3Destination
 from gateway.fanout import RouteKind
 from gateway.runtime.destinations import posting_options, presigned_options, route_of, s3_options
+from tests.config.destinations import http_destination, s3_destination
 from uploaders.document.options import Large
 from uploaders.http.timeouts import Timeouts
 from uploaders.s3.options import ObjectContent, ObjectEncoding, S3Options, ServerSideEncryption
@@ -19,14 +20,6 @@ NO_SETTINGS_OF_THE_UPLOADER = {
 }  # fmt: skip
 URL = "https://host/dev/send-call-log"
 KEY = b64encode(bytes(32)).decode()
-
-
-def bucket(**settings: object) -> S3Destination:
-    return S3Destination.model_validate({"name": "s3", "type": "s3", "bucket": "calls", **settings})
-
-
-def endpoint(**settings: object) -> HttpDestination:
-    return HttpDestination.model_validate({"name": "a", "type": "http", "url": URL, **settings})
 
 
 CASES: list[tuple[dict[str, object], str, object]] = [
@@ -59,8 +52,8 @@ CASES: list[tuple[dict[str, object], str, object]] = [
 @pytest.mark.parametrize(("settings", "option", "value"), CASES, ids=lambda value: str(value)[:40])
 def test_a_setting_of_a_bucket_reaches_its_option(settings: dict[str, object], option: str, value: object) -> None:
     """Each setting changes exactly what it is for."""
-    assert getattr(s3_options(bucket(**settings)), option) == value
-    assert getattr(s3_options(bucket()), option) != value or option == "bucket"
+    assert getattr(s3_options(s3_destination(**settings)), option) == value
+    assert getattr(s3_options(s3_destination()), option) != value or option == "bucket"
 
 
 def test_every_setting_and_every_option_of_a_bucket_is_among_them() -> None:
@@ -73,14 +66,14 @@ def test_every_setting_and_every_option_of_a_bucket_is_among_them() -> None:
 
 def test_what_nobody_sets_is_as_the_uploader_would_have_it() -> None:
     """The defaults of both agree, but for the folder, which keeps the lifecycle rule away from other objects."""
-    assert s3_options(bucket()) == S3Options(bucket="calls", prefix="callspool")
+    assert s3_options(s3_destination()) == S3Options(bucket="calls", prefix="callspool")
 
 
 def test_a_bucket_has_its_place_in_the_plan() -> None:
     """It notifies whom the settings name, and keeps tokens only where its objects hold them."""
-    route = route_of(bucket(notify="a"))
+    route = route_of(s3_destination(notify="a"))
     assert (route.kind, route.notifies, route.forwards_token) == (RouteKind.BUCKET, "a", False)
-    assert route_of(bucket(object="whole", token_in_whole=True)).forwards_token
+    assert route_of(s3_destination(object="whole", token_in_whole=True)).forwards_token
 
 
 @pytest.mark.parametrize("kind", ["http", "presigned"])
@@ -88,7 +81,7 @@ def test_an_endpoint_that_gives_addresses_is_reached_as_its_settings_say(kind: s
     """Addresses are asked for with the endpoint's own token, time-outs and authorities."""
     presigned = {"address_url": "https://host/x", "timeout": "2m", "reference": True}
     given = {"url": URL, "token": SecretStr("t"), "first_byte_timeout": "5s", "presigned": presigned}
-    settings = endpoint(large="presigned", **given) if kind == "http" else uploads(**given)
+    settings = http_destination(large="presigned", **given) if kind == "http" else uploads(**given)
     options = presigned_options(settings)
     assert (options.url, options.asked_url, options.token) == (URL, "https://host/x", "t")
     assert options.timeouts == Timeouts(

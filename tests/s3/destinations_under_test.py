@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import zstandard
-
 from bench.clickhouse_server import ClickHouseServer
 from bench.endpoint import Endpoint
 from bench.kafka_servers import create_topics
@@ -19,8 +17,10 @@ from spool.records import Form
 from tests.kafka.clusters import PARTITIONS, Cluster
 from tests.s3.presigned_endpoint import presigning
 from tests.s3.stored_objects import Store, objects, options
+from tests.spool.spool_parts import decoded
 from tests.stores.calls import RULE, document_of
 from tests.stores.engines import ClickHouseEngine, Engine, PostgresEngine, SqliteEngine
+from tests.stores.writing import Counts
 from tests.uploaders.deliveries import ACCEPTED_AT, Payloads
 from uploaders.base import SilentObserver, Uploader
 from uploaders.file import FileUploader
@@ -173,7 +173,7 @@ def _store(payloads: Payloads, tmp_path: Path, engine: Engine, nobody: CallStore
         return list(documents)
 
     uploader, unreachable = (
-        StoreUploader("db", store, payloads, Unobserved(), tmp_path, 10) for store in (engine.store(), nobody)
+        StoreUploader("db", store, payloads, Counts(), tmp_path, 10) for store in (engine.store(), nobody)
     )
     return Subject(uploader, frozenset({Form.CORE, Form.DETAIL, Form.NOTICE}), arrived, unreachable)
 
@@ -192,22 +192,10 @@ def _no_clickhouse() -> CallStore:
     return ClickHouseStore(f"clickhouse://127.0.0.1:{port}/calls", lambda: ACCEPTED_AT, RULE)
 
 
-class Unobserved:
-    """Hears what a store is given."""
-
-    def parts_written(self, *what: object) -> None:
-        """Nothing."""
-
-    def part_refused(self, *what: object) -> None:
-        """Nothing."""
-
-
 def _nobody() -> str:
     (port,) = free_ports(1)
     return f"http://127.0.0.1:{port}/dev/send-call-log"
 
 
 def _decoded(name: str, data: bytes) -> bytes:
-    if not name.endswith(".zst"):
-        return data
-    return zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+    return decoded(data) if name.endswith(".zst") else data

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from spool.records import Delivery, Lane
-from tests.s3.stored_objects import now, opened_store
+from spool.records import Delivery, Lane, system_clock
+from tests.s3.stored_objects import opened_store
 from uploaders.base import Delivered
 from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.uploader import S3Uploader
@@ -18,7 +18,7 @@ from uploaders.s3.uploader import S3Uploader
 
 async def drain(spool: Path, options: S3Options) -> None:
     async with opened_store(spool) as store:
-        uploader = S3Uploader(options, store.spool, store.spool.uploader_state, now)
+        uploader = S3Uploader(options, store.spool, store.spool.uploader_state, system_clock)
         due = await store.due(Lane.DETAIL)
         # Two at once, as the detail lane has it.
         slots = asyncio.Semaphore(2)

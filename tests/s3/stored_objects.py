@@ -4,7 +4,6 @@ import base64
 import hashlib
 import itertools
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import aioboto3
-import zstandard
 
 from bench.s3_server import ACCESS_KEY, SECRET_KEY, Server
-from spool.records import DeadLetter, Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
+from spool.records import DeadLetter, Delivered, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord, system_clock
 from spool.store import Spool, SpoolOptions
+from tests.spool.spool_parts import decoded
 from uploaders.s3.client import client_config
 from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
@@ -34,11 +33,6 @@ class NoCommits:
 
     def committed(self, seconds: float, batch: int) -> None:
         """Nothing."""
-
-
-def now() -> int:
-    """Milliseconds since the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 @cache
@@ -95,7 +89,7 @@ class Store:
 
     async def due(self, lane: Lane = Lane.DETAIL) -> tuple[Delivery, ...]:
         """What is to be delivered."""
-        return (await self.spool.due(DESTINATION, lane, now=now(), limit=100)).deliveries
+        return (await self.spool.due(DESTINATION, lane, now=system_clock(), limit=100)).deliveries
 
     async def delivered(self, delivery: Delivery) -> None:
         """Settle it as delivered."""
@@ -110,7 +104,7 @@ class Store:
 @asynccontextmanager
 async def opened_store(directory: Path) -> AsyncIterator[Store]:
     """A spool in `directory`, new or as it was left."""
-    spool = await Spool.open(SpoolOptions(directory, max_bytes=4 << 30), [DESTINATION], now, NoCommits())
+    spool = await Spool.open(SpoolOptions(directory, max_bytes=4 << 30), [DESTINATION], system_clock, NoCommits())
     try:
         yield Store(spool)
     finally:
@@ -149,7 +143,7 @@ class Stored:
         """What it holds, decoded as its `Content-Encoding` says."""
         encoding = self.headers.get("ContentEncoding")
         if encoding == "zstd":
-            return zstandard.ZstdDecompressor().stream_reader(self.data, read_across_frames=True).read()
+            return decoded(self.data)
         if encoding == "gzip":
             import gzip
 

@@ -6,7 +6,7 @@ import resource
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 from spool.admin.query import Selection
+from spool.db.connection import log_of
 from spool.db.transaction import Operation, Result, Transaction
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolFull, SpoolUnavailable
@@ -220,11 +221,20 @@ def looked_into(directory: Path) -> sqlite3.Connection:
 
 
 def rows(directory: Path, statement: str) -> list[tuple[Any, ...]]:
-    connection = looked_into(directory)
-    try:
+    """What a statement reads there."""
+    with closing(looked_into(directory)) as connection:
         return connection.execute(statement).fetchall()
-    finally:
-        connection.close()
+
+
+def change(directory: Path, statement: str) -> None:
+    """Change what a spool that is closed has written."""
+    with closing(looked_into(directory)) as connection:
+        connection.execute(statement)
+
+
+def log_size(directory: Path) -> int:
+    """Of the write-ahead log."""
+    return log_of(directory / DATABASE_NAME).stat().st_size
 
 
 def checkpointed(directory: Path, mode: str = "TRUNCATE") -> None:

@@ -24,6 +24,7 @@ from tests.spool.spool_parts import (
     checkpointed,
     due,
     files_no_larger_than,
+    log_size,
     looked_into,
     opened,
     rows,
@@ -31,10 +32,6 @@ from tests.spool.spool_parts import (
 )
 
 MIB = 1 << 20
-
-
-def log_size(directory: Path) -> int:
-    return log_of(directory / DATABASE_NAME).stat().st_size
 
 
 async def steady_load(spool: Spool, directory: Path, records: int) -> int:

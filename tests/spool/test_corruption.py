@@ -12,14 +12,7 @@ from spool.errors import CorruptDatabase, CorruptPayload
 from spool.queue import maintenance
 from spool.queue.maintenance import Scrub
 from spool.records import Delivered, Fragment
-from tests.spool.spool_parts import NOW, a_record, due, looked_into, opened, payload
-
-
-def change_chunk(statement: str, directory: Path) -> None:
-    connection = looked_into(directory)
-    with connection:
-        connection.execute(statement)
-    connection.close()
+from tests.spool.spool_parts import NOW, a_record, change, due, opened, payload, rows
 
 
 @pytest.mark.parametrize(
@@ -45,7 +38,7 @@ async def test_a_bad_chunk_is_named(tmp_path: Path, statement: str, message: str
     async with opened(tmp_path) as spool:
         await spool.accept(a_record("bad", body=body))
         await spool.accept(a_record("good", body=b"good"))
-    change_chunk(statement, tmp_path)
+    change(tmp_path, statement)
     async with opened(tmp_path) as spool:
         bad, good = await due(spool)
         with pytest.raises(CorruptPayload, match=message):
@@ -59,7 +52,7 @@ async def test_frames_before_the_bad_one_are_given_out(tmp_path: Path) -> None:
     """Verification is chunk by chunk: a reader gets what is right until the first that is not."""
     async with opened(tmp_path) as spool:
         await spool.accept(a_record("c", body=os.urandom(6 << 20)))
-    change_chunk("UPDATE chunks SET crc32 = crc32 + 1 WHERE chunk_id = 4", tmp_path)
+    change(tmp_path, "UPDATE chunks SET crc32 = crc32 + 1 WHERE chunk_id = 4")
     async with opened(tmp_path) as spool:
         (delivery,) = await due(spool)
         frames = spool.frames(delivery.record, Fragment.BODY)
@@ -77,9 +70,7 @@ def overwrite_payload_pages(database: Path) -> None:
 
 
 def page_of(directory: Path, table: str) -> int:
-    connection = looked_into(directory)
-    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
-    connection.close()
+    ((page,),) = rows(directory, f"SELECT rootpage FROM sqlite_schema WHERE name = '{table}'")
     return int(page)
 
 
@@ -94,7 +85,7 @@ async def test_a_damaged_record_is_told_by_its_checksum(tmp_path: Path) -> None:
     async with opened(tmp_path) as spool:
         await spool.accept(a_record("bad"))
         await spool.accept(a_record("good"))
-    change_chunk("UPDATE records SET call_id = 'bae' WHERE call_id = 'bad'", tmp_path)
+    change(tmp_path, "UPDATE records SET call_id = 'bae' WHERE call_id = 'bad'")
     async with opened(tmp_path) as spool:
         assert [delivery.record.damaged for delivery in await due(spool)] == [True, False]
 
@@ -103,7 +94,7 @@ async def test_a_damaged_token_is_never_given_out(tmp_path: Path) -> None:
     """A stored token that does not match its hash is CorruptPayload for who asks for it."""
     async with opened(tmp_path) as spool:
         await spool.accept(a_record("c", token="secret"))
-    change_chunk("UPDATE tokens SET value = 'secreu'", tmp_path)
+    change(tmp_path, "UPDATE tokens SET value = 'secreu'")
     async with opened(tmp_path) as spool:
         with pytest.raises(CorruptPayload, match="does not match its hash"):
             await spool.token(1)
@@ -240,7 +231,7 @@ async def test_what_no_spool_would_have_written_makes_way(tmp_path: Path, statem
     """A database that opens, but contradicts itself where a start reads it, is damaged."""
     async with opened(tmp_path) as spool:
         await spool.accept(a_record())
-    change_chunk(statement, tmp_path)
+    change(tmp_path, statement)
     async with opened(tmp_path) as spool:
         (aside,) = spool.stats().quarantined
         assert reason in aside.reason

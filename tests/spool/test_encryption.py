@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import zstandard
 from msgspec.structs import replace
 
 from spool.errors import CorruptPayload, KeyUnavailable, SpoolUnavailable
@@ -27,6 +26,7 @@ from tests.spool.spool_parts import (
     Clock,
     a_record,
     becomes,
+    decoded,
     discard,
     due,
     looked_into,
@@ -49,21 +49,16 @@ def a_ring(*values: bytes) -> KeyRing:
 RING = a_ring(b"k" * 32)
 
 
-def plain(frames: bytes) -> bytes:
-    reader = zstandard.ZstdDecompressor().stream_reader(frames, read_across_frames=True)
-    return reader.read()
-
-
 async def uncached(spool: Spool, delivery: object, fragment: Fragment = Fragment.BODY) -> bytes:
     """What lies on the disk, decoded."""
     frames = spool.reader.frames(delivery.record, fragment)  # type: ignore[attr-defined]
-    return plain(b"".join([frame async for frame in frames]))
+    return decoded(b"".join([frame async for frame in frames]))
 
 
 def data_keys(directory: Path, ring: KeyRing) -> Iterator[int]:
     """The numbers of the records whose data key somebody with the main key can unwrap."""
     keys = SpoolKeys.open(directory, ring)
-    found = looked_into(directory).execute("SELECT record_id, key_epoch FROM records WHERE key_epoch IS NOT NULL")
+    found = rows(directory, "SELECT record_id, key_epoch FROM records WHERE key_epoch IS NOT NULL")
     yield from (record_id for record_id, epoch in found if epoch in keys.numbers)
     keys.close()
 
@@ -74,7 +69,7 @@ async def test_what_is_stored_is_encrypted_and_what_is_read_is_what_came(tmp_pat
     large = os.urandom(3 << 20)
     async with opened(tmp_path, keys=RING) as spool:
         small = await spool.accept(a_record("small", body=body, token=TOKEN))
-        assert plain(await payload(spool, small)) == body  # from memory
+        assert decoded(await payload(spool, small)) == body  # from memory
         await spool.accept(a_record("large", CORE, DETAIL, fragments=split_fragments(large)))
         token_id = small.ready[0].record.token_id
         assert token_id is not None
@@ -104,7 +99,7 @@ async def test_a_frame_counts_only_at_its_place() -> None:
     """A sealed frame opens only as the one that it was: not at another place, nor of another fragment or number."""
     seal, place = Seal.new(), Place(3, "rest", 1, 4)
     frame = seal.seal(FrameEncoder().frame(b"said"), place)
-    assert plain(seal.open(frame.data, place)) == b"said"
+    assert decoded(seal.open(frame.data, place)) == b"said"
     for other in (Place(4, "rest", 1, 4), Place(3, "base", 1, 4), Place(3, "rest", 2, 4), Place(3, "rest", 1, 3)):
         with pytest.raises(CorruptPayload):
             seal.open(frame.data, other)

@@ -23,7 +23,7 @@ from tests.spool.salvaged_spools import LOG_NAME, Crashed
 from tests.spool.spool_parts import (
     ENDPOINT,
     NOW,
-    looked_into,
+    change,
     one_of_everything,
     opened,
     without_maintenance,
@@ -97,9 +97,7 @@ def test_what_a_killed_process_left_is_read_with_its_log_and_not_changed(tmp_pat
     before = files_of(tmp_path)
     assert {finding.severity for finding in check(tmp_path)} <= {Severity.NOTE}
     assert files_of(tmp_path) == before
-    connection = looked_into(tmp_path)
-    connection.execute("DELETE FROM counters")
-    connection.close()
+    change(tmp_path, "DELETE FROM counters")
     assert kinds(tmp_path) == {Kind.WRONG_COUNTER}
 
 
@@ -171,9 +169,7 @@ FAULTS = {
 @pytest.mark.parametrize(("statement", "kind"), FAULTS.values(), ids=FAULTS)
 def test_every_fault_of_the_books_is_found(filled: Path, statement: str, kind: Kind) -> None:
     """Whatever disagrees in the tables is a finding of its kind, with a place and something to do."""
-    connection = looked_into(filled)
-    connection.execute(statement)
-    connection.close()
+    change(filled, statement)
     findings = check(filled)
     found = next((finding for finding in findings if finding.kind is kind), None)
     assert found is not None, findings
@@ -253,9 +249,7 @@ REPAIRABLE = [name for name, (_, kind) in FAULTS.items() if RULES[kind].repaired
 def test_a_repair_leaves_nothing_to_repair(filled: Path, name: str) -> None:
     """Every fault that is said to be repaired is gone afterwards, and the repair made no other."""
     statement, kind = FAULTS[name]
-    connection = looked_into(filled)
-    connection.execute(statement)
-    connection.close()
+    change(filled, statement)
     before = {finding.kind for finding in check(filled) if not RULES[finding.kind].repaired}
     assert repair(filled, NOW) > 0
     assert {finding.kind for finding in check(filled)} <= before - {kind}

@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,7 @@ from spool.errors import CorruptDatabase, SpoolError, UnsuitableDirectory
 from spool.salvage import reader
 from spool.salvage.model import Outcome
 from spool.salvage.reader import opened_source
+from tests.processes import children_that_run, open_descriptors
 from tests.spool.salvaged_spools import bring
 from tests.spool.spool_parts import a_record, becomes, opened
 
@@ -128,12 +129,12 @@ async def test_a_reader_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.
     """No answer in time is the end of that salvage, and of the process."""
     old = await filled(tmp_path / "old")
     with opened_source(old) as source:
-        (process,) = readers()
+        (process,) = children_that_run("spool.salvage.reader_main")
         process.suspend()
         monkeypatch.setattr(reader, "ANSWER_SECONDS", 0.2)
         with pytest.raises(CorruptDatabase, match="did not answer"):
             next(source.records())
-    assert readers() == []
+    assert children_that_run("spool.salvage.reader_main") == []
 
 
 @pytest.mark.parametrize("reaped", [False, True])
@@ -143,15 +144,15 @@ async def test_a_reader_that_is_killed_says_so(tmp_path: Path, reaped: bool) -> 
     A process that is gone before it is asked cannot read the request: closing its pipe must not try to write that.
     """
     old = await filled(tmp_path / "old")
-    before = open_files()
+    before = open_descriptors()
     with opened_source(old) as source:
-        (process,) = readers()
+        (process,) = children_that_run("spool.salvage.reader_main")
         process.kill()
         if reaped:
             await becomes(lambda: process.status() == psutil.STATUS_ZOMBIE)
         with pytest.raises(CorruptDatabase, match="SIGKILL"):
             next(source.records())
-    assert open_files() == before
+    assert open_descriptors() == before
 
 
 async def test_a_reader_knows_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +160,7 @@ async def test_a_reader_knows_no_secrets(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CALLSPOOL_ENDPOINT_TOKEN", "hush")
     old = await filled(tmp_path / "old")
     with opened_source(old):
-        (process,) = readers()
+        (process,) = children_that_run("spool.salvage.reader_main")
         assert "hush" not in process.environ().values()
         assert process.rlimit(psutil.RLIMIT_AS)[0] == 1 << 30
 
@@ -189,16 +190,3 @@ def peak_kilobytes() -> int:
     """The most memory that this process has had."""
     status = Path("/proc/self/status").read_text().split()
     return int(status[status.index("VmHWM:") + 1])
-
-
-def open_files() -> set[str]:
-    """The open descriptors of this process, the one that looks among them."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
-
-
-def readers() -> list[psutil.Process]:
-    found = []
-    for each in psutil.Process().children():
-        with suppress(psutil.Error):  # it has just ended
-            found += [each] if "spool.salvage.reader_main" in each.cmdline() else []
-    return found

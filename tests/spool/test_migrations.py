@@ -21,6 +21,7 @@ from tests.spool.spool_parts import (
     DETAIL,
     Clock,
     a_record,
+    change,
     due,
     looked_into,
     maintained,
@@ -86,17 +87,13 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     """A spool of a newer callspool is neither guessed at nor changed, and its directory is free again."""
     async with opened(tmp_path) as spool:
         await spool.accept(a_record())
-    connection = looked_into(tmp_path)
-    connection.execute("PRAGMA user_version = 999")
-    connection.close()
+    change(tmp_path, "PRAGMA user_version = 999")
     for _ in range(2):
         with pytest.raises(SchemaTooNew, match="999"):
             async with opened(tmp_path, lock_timeout=0.0):
                 pass
-    connection = looked_into(tmp_path)
-    assert version_of(connection) == 999
-    assert connection.execute("SELECT count(*) FROM records").fetchone() == (1,)
-    connection.close()
+    assert rows(tmp_path, "PRAGMA user_version") == [(999,)]
+    assert rows(tmp_path, "SELECT count(*) FROM records") == [(1,)]
 
 
 def test_a_migration_that_fails_leaves_the_version_before_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

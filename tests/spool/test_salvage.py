@@ -19,14 +19,7 @@ from spool.records import DeliveryState, Form, Fragment, Lane, NewSpans
 from spool.salvage.model import Outcome, Tally
 from spool.salvage.service import Task
 from tests.spool.salvaged_spools import bring, content, fill, filled_aside, open_deliveries, totals
-from tests.spool.spool_parts import ENDPOINT, a_record, due, looked_into, opened, payload
-
-
-def change(directory: Path, statement: str) -> None:
-    connection = looked_into(directory)
-    with connection:
-        connection.execute(statement)
-    connection.close()
+from tests.spool.spool_parts import ENDPOINT, a_record, change, due, opened, payload
 
 
 def errors(directory: Path) -> list[str]:

@@ -35,10 +35,10 @@ from tests.spool.spool_parts import (
     dead,
     decoded,
     due,
-    looked_into,
     one_of_everything,
     opened,
     replay,
+    rows,
     split_fragments,
 )
 
@@ -136,9 +136,7 @@ async def test_a_full_spool_of_each_version_goes_on(full: Full, number: int, tmp
         left = {key: counts.queued + counts.dead for key, counts in spool.stats().lanes.items()}
         assert set(left.values()) == {0}, left
     assert not [finding for finding in check(tmp_path) if finding.severity is Severity.ERROR]
-    connection = looked_into(tmp_path)
-    assert connection.execute("PRAGMA user_version").fetchone() == (len(SCHEMAS),)
-    connection.close()
+    assert rows(tmp_path, "PRAGMA user_version") == [(len(SCHEMAS),)]
 
 
 @pytest.mark.parametrize("number", range(1, len(SCHEMAS)), ids=lambda number: SCHEMAS[number - 1])

@@ -14,7 +14,6 @@ import pytest
 
 from spool import space
 from spool.db import write_connection
-from spool.db.connection import log_of
 from spool.db.transaction import Transaction
 from spool.db.write_connection import OpenDatabase
 from spool.directory import DATABASE_NAME
@@ -31,9 +30,11 @@ from tests.spool.spool_parts import (
     becomes,
     due,
     files_no_larger_than,
+    log_size,
     looked_into,
     maintained,
     opened,
+    rows,
     without_maintenance,
     write,
     writer_held_up,
@@ -73,10 +74,6 @@ async def test_whoever_waits_is_cancelled_when_it_is_done(spool: Spool) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended == ["written", "gone"]
-
-
-def log_size(directory: Path) -> int:
-    return log_of(directory / DATABASE_NAME).stat().st_size
 
 
 async def test_posts_share_commits(spool: Spool, commits: Commits) -> None:
@@ -340,9 +337,7 @@ async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> 
     await asyncio.to_thread(spool._writer._thread.join, 10)
     spool._ingest.close()
     spool.directory._lock.release()
-    connection = looked_into(tmp_path)
-    assert connection.execute("SELECT value FROM meta WHERE name = 'left'").fetchone() == (1,)
-    connection.close()
+    assert rows(tmp_path, "SELECT value FROM meta WHERE name = 'left'") == [(1,)]
 
 
 def _removed(tmp_path: Path, suffixes: tuple[str, ...]) -> None:

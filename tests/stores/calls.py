@@ -77,6 +77,14 @@ def span_of(seq: int, name: str | None = "span") -> Span:
     return Span(seq, None, None, None, name, None, None, None, None, error=False)
 
 
+async def numbered(frames: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
+    """The frames with their numbers, from 0."""
+    number = 0
+    async for frame in frames:
+        yield number, frame
+        number += 1
+
+
 async def document_of(frames: AsyncIterator[bytes]) -> bytes:
     """What frames hold."""
     return b"".join([zstandard.ZstdDecompressor().decompress(frame) async for frame in frames])

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from spool.records import AGENT_LOST
 from tests.budget import budgeted
-from tests.stores.calls import RULE, detail_of, document_of, part_of, random_parts, span_of
+from tests.stores.calls import RULE, detail_of, document_of, numbered, part_of, random_parts, span_of
 from tests.stores.engines import Engine
 from uploaders.stores.completion import CallRow, CallState, add_part, expire, fields_of
 from uploaders.stores.parts import Part, PartKind, key_text, shown_as_of
@@ -203,7 +203,7 @@ async def test_an_interrupted_detail_leaves_nothing_to_see(store: Store, second:
     part = part_of(PartKind.DETAIL, document=text)
 
     async def broken() -> AsyncIterator[bytes]:
-        async for number, frame in _numbered(detail_of(text).frames):
+        async for number, frame in numbered(detail_of(text).frames):
             if number == 15:
                 raise OSError("the spool's disk")
             yield frame
@@ -218,13 +218,6 @@ async def test_an_interrupted_detail_leaves_nothing_to_see(store: Store, second:
     await store.sweep()
     held = sum(row[0] for row in engine.rows("select count(*) from call_details"))
     assert held == 18
-
-
-async def _numbered(frames: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
-    number = 0
-    async for frame in frames:
-        yield number, frame
-        number += 1
 
 
 async def test_deadlines_and_late_partners(store: Store, engine: Engine) -> None:

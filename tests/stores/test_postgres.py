@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from bench.postgres_server import PostgresServer
-from tests.stores.calls import RULE, detail_of, document_of, part_of
+from tests.stores.calls import RULE, detail_of, document_of, numbered, part_of
 from tests.stores.engines import PostgresEngine
 from tests.stores.postgres_server import started
 from uploaders.stores.completion import CallState
@@ -129,7 +129,7 @@ async def test_a_detail_that_a_killed_server_saw_half_of_is_not_there(own_server
     part = part_of(PartKind.DETAIL, document=text)
 
     async def killed() -> AsyncIterator[bytes]:
-        async for number, frame in _numbered(detail_of(text).frames):
+        async for number, frame in numbered(detail_of(text).frames):
             if number == 2:
                 await asyncio.to_thread(own_server.kill)
             yield frame
@@ -141,13 +141,6 @@ async def test_a_detail_that_a_killed_server_saw_half_of_is_not_there(own_server
     await store.write_detail(part, detail_of(text))
     assert await document_of(store.detail("", "c1")) == text
     await store.close()
-
-
-async def _numbered(frames: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
-    number = 0
-    async for frame in frames:
-        yield number, frame
-        number += 1
 
 
 @pytest.mark.parametrize(

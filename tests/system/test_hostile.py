@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 from urllib.request import Request, urlopen
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings, target
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from bench.calllogs import make_call_log
 from bench.memory import PeakMemory
 from tests.budget import budgeted
 from tests.intake.shapes import SHAPES, SPANS, TURNS, WAYS, WORST, Shape
+from tests.processes import cpu_seconds
 from tests.system import spool_files
 from tests.system.gateway_process import GatewayProcess
 from tests.system.giants import giant_endpoint, memory_limit
@@ -146,15 +146,6 @@ async def test_the_hostile_hold_up_nobody(
     small.assert_answered_within(SMALL_SECONDS)
     large.assert_answered_within(LARGE_SECONDS)
     assert memory.peak.anonymous < ANONYMOUS_MAX
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process and its children used so far, those that ended among them."""
-    root = psutil.Process(pid)
-    times = root.cpu_times()
-    living = [child.cpu_times() for child in root.children(recursive=True)]
-    ended = times.children_user + times.children_system
-    return times.user + times.system + ended + sum(each.user + each.system for each in living)
 
 
 async def cost_of(gateway: GatewayProcess, shape: Shape, way: str) -> float:

@@ -74,3 +74,9 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 async def for_ever() -> None:
     """Wait until the connection is cut from the outside."""
     await asyncio.get_running_loop().create_future()
+
+
+async def never_answers(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Takes the request, and says nothing."""
+    await read_request(reader)
+    await for_ever()

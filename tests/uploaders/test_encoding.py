@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import gzip
-import io
 import json
 import mmap
 import random
@@ -17,6 +16,7 @@ import zstandard
 from spool.errors import CorruptPayload
 from spool.payload.frames import decode
 from spool.records import Delivery, Form, Fragment, Record
+from tests.spool.spool_parts import decoded as unzstd
 from tests.uploaders.deliveries import Payloads, a_delivery, a_record, large_fragments
 from uploaders.document import body as spilling
 from uploaders.document.body import BodyRoom, TooLarge
@@ -24,10 +24,6 @@ from uploaders.document.encoding import AUTO_PLAIN_BYTES, EncodedBody, encode
 from uploaders.document.options import Encoding
 
 LIMIT = 64 << 20
-
-
-def unzstd(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
 
 
 def decoded(body: EncodedBody) -> bytes:

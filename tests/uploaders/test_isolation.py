@@ -1,27 +1,22 @@
 """One destination's trouble never touches another's: a real dispatcher, real uploaders, real sockets."""
 
 import asyncio
-import time
 
 import pytest
 
 from bench.endpoint import Endpoint
-from spool.records import Delivery, Form, Fragment, Lane, NewDelivery
+from spool.records import Delivery, Form, Fragment, Lane, NewDelivery, system_clock
 from tests.uploaders.deliveries import Payloads
 from tests.uploaders.dispatcher_stage import LONE_DETAIL, Gate, a_stage
 from tests.uploaders.fake_time import turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from tests.uploaders.rogue_server import HEAD, Behaviour, Rogue, for_ever, read_request
+from tests.uploaders.rogue_server import HEAD, Behaviour, Rogue, never_answers, read_request
 from uploaders.base import Delivered, RetryLater, Scope
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.dispatch.policy import RetryPolicy
 from uploaders.http.uploader import HttpOptions, HttpUploader
 
 CALLS = 40
-
-
-def now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Watcher:
@@ -43,11 +38,6 @@ class Watcher:
         assert destination == "rogue", f"{destination} was touched: {up}, {reason}"
 
 
-async def hangs(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    await read_request(reader)
-    await for_ever()
-
-
 async def cuts(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     await reader.read(1)
 
@@ -66,18 +56,18 @@ async def redirects(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     await writer.drain()
 
 
-@pytest.mark.parametrize("behaviour", [hangs, cuts, floods, redirects])
+@pytest.mark.parametrize("behaviour", [never_answers, cuts, floods, redirects])
 async def test_others_get_everything_meanwhile(behaviour: Behaviour) -> None:
     """While one destination hangs, breaks off, floods or redirects, another one gets everything at once."""
-    queue, payloads, watcher = MemoryQueue(now), Payloads(), Watcher()
+    queue, payloads, watcher = MemoryQueue(system_clock), Payloads(), Watcher()
     async with Endpoint() as well, Rogue(behaviour) as rogue:
         plans = {
             name: DestinationPlan(
-                HttpUploader(HttpOptions(url), payloads, now), RetryPolicy(), {Lane.CORE: 2, Lane.DETAIL: 1}
+                HttpUploader(HttpOptions(url), payloads, system_clock), RetryPolicy(), {Lane.CORE: 2, Lane.DETAIL: 1}
             )
             for name, url in (("rogue", rogue.url), ("well", well.url))
         }
-        dispatcher = Dispatcher(queue, plans, now, lambda: 0.5, watcher)
+        dispatcher = Dispatcher(queue, plans, system_clock, lambda: 0.5, watcher)
         dispatcher.start()
         for number in range(CALLS):
             owed = [NewDelivery(name, Form.WHOLE, Lane.CORE) for name in plans]

@@ -11,7 +11,7 @@ import trustme
 
 from spool.records import Form
 from tests.uploaders.deliveries import a_payload, deliver
-from tests.uploaders.rogue_server import HEAD, Behaviour, Rogue, for_ever, read_request
+from tests.uploaders.rogue_server import HEAD, Behaviour, Rogue, for_ever, never_answers, read_request
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.document.options import Encoding
 from uploaders.http.connection import RESPONSE_LIMIT_BYTES
@@ -32,12 +32,6 @@ async def outcome_at(behaviour: Behaviour, *, rest_bytes: int = 1000, **options:
 
 async def never_reads(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     """Accepts the connection, and nothing else."""
-    await for_ever()
-
-
-async def never_answers(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Takes the request, and says nothing."""
-    await read_request(reader)
     await for_ever()
 
 

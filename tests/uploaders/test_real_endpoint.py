@@ -1,19 +1,14 @@
 """The dispatcher with a real endpoint, real sockets and real timers."""
 
 import asyncio
-import time
 
 from bench.endpoint import Endpoint, Fault
-from spool.records import Delivery, Fragment, Lane
+from spool.records import Delivery, Fragment, Lane, system_clock
 from tests.uploaders.deliveries import Payloads
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.dispatch.policy import RetryPolicy
 from uploaders.http.uploader import HttpOptions, HttpUploader
-
-
-def now() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Watcher:
@@ -40,12 +35,12 @@ class Watcher:
 
 async def test_an_outage_and_its_end() -> None:
     """Refused connections, then 503, then everything arrives once, under its own key."""
-    queue, payloads, watcher = MemoryQueue(now), Payloads(), Watcher()
+    queue, payloads, watcher = MemoryQueue(system_clock), Payloads(), Watcher()
     async with Endpoint() as endpoint:
         await endpoint.stop()
-        uploader = HttpUploader(HttpOptions(endpoint.url), payloads, now)
+        uploader = HttpUploader(HttpOptions(endpoint.url), payloads, system_clock)
         plan = DestinationPlan(uploader, RetryPolicy(initial=0.02, maximum=0.1), {Lane.CORE: 4, Lane.DETAIL: 2})
-        dispatcher = Dispatcher(queue, {"endpoint": plan}, now, lambda: 0.5, watcher)
+        dispatcher = Dispatcher(queue, {"endpoint": plan}, system_clock, lambda: 0.5, watcher)
         dispatcher.start()
         for number in range(50):
             accepted = await queue.accept(a_post(f"c{number}"))

@@ -17,6 +17,8 @@ from spool.errors import SpoolError
 from tests.webhooks.senders import Listener, body_of, listening
 from uploaders.recordings import DirectoryRecordings
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 SEEDS = [
     (name, body_of(provider, sample)) for name, provider in PROVIDERS.items() for sample in provider.samples.values()
 ]
@@ -67,15 +69,6 @@ events = mutated() | st.tuples(
 async def listener(tmp_path: Path) -> AsyncIterator[Listener]:
     async with listening(tmp_path / "spool", store=DirectoryRecordings(tmp_path / "recordings")) as found:
         yield found
-
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """What only the cyclic collector would free stays, so that it is seen."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def refusals_held() -> list[object]:

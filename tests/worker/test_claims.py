@@ -15,10 +15,10 @@ from gateway.worker.messages import Batch, Incoming, Ledger
 from gateway.worker.writer import BatchWriter
 from spool.records import Form
 from tests.kafka.clusters import Cluster
-from tests.s3.destinations_under_test import Unobserved
 from tests.s3.stored_objects import client_of
 from tests.stores.calls import document_of
 from tests.stores.engines import SqliteEngine
+from tests.stores.writing import Counts
 from tests.uploaders.deliveries import a_delivery, a_record
 from uploaders.kafka.messages import message_of, read_message
 from uploaders.kafka.producer import MessageProducer
@@ -64,7 +64,7 @@ async def test_what_notices_refer_to_becomes_details(
     async with client_of(weed) as client:
         for number, body in objects.items():
             await client.put_object(Bucket=bucket, Key=f"k{number}", Body=body)
-    writer = BatchWriter(store, "db", failing.topics, producer, ledger, Unobserved(), claims=claims)
+    writer = BatchWriter(store, "db", failing.topics, producer, ledger, Counts(), claims=claims)
     batch: Batch = ledger.begin()
     for number in range(1, 7):
         ledger.read(batch, notice(failing, number, bucket, f"k{number}"))

@@ -11,8 +11,8 @@ from gateway.worker.consumer import ConsumerFailed, TopicConsumer
 from gateway.worker.messages import Batch, Ledger
 from gateway.worker.writer import BatchWriter
 from tests.kafka.clusters import PARTITIONS, Cluster
-from tests.s3.destinations_under_test import Unobserved
 from tests.stores.engines import SqliteEngine
+from tests.stores.writing import Counts
 from tests.system.waiting import until
 from tests.worker.groups import PATIENCE, Group
 from uploaders.kafka.messages import Message
@@ -97,7 +97,7 @@ async def test_a_kill_between_the_commits_changes_nothing(group: Group, tmp_path
     engine, ledger = SqliteEngine(tmp_path), Ledger()
     store, producer = engine.store(), MessageProducer(group.cluster.options)
     topics = group.cluster.topics
-    writer = BatchWriter(store, "db", topics, producer, ledger, Unobserved())
+    writer = BatchWriter(store, "db", topics, producer, ledger, Counts())
     calls = [b'{"call_id": "call-%d"}' % number for number in range(30)]
     await producer.send([Message(topic, b"k", call, ()) for topic in (topics.started, topics.ended) for call in calls])
 
