@@ -182,9 +182,9 @@ def json_content(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
 
 
-def error_response(about: str = "An error, with what to do.") -> Schema:
+def error_response() -> Schema:
     """Any answer that is an error."""
-    return {"description": about, "content": json_content(ref("Error"))}
+    return {"description": "An error, with what to do.", "content": json_content(ref("Error"))}
 
 
 @cache

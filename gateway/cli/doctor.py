@@ -151,7 +151,7 @@ def _probe(settings: Settings) -> bool:
 
     from gateway.cli.probing import probe_all  # noqa: PLC0415  # see above
     from gateway.diagnostics.s3 import check  # noqa: PLC0415  # see above
-    from gateway.runtime.destinations import s3_options  # noqa: PLC0415  # see above
+    from gateway.runtime.options import s3_options  # noqa: PLC0415  # see above
 
     good = probe_all(settings, token=None, agent_id="callspool-probe")
     for bucket in (each for each in settings.destinations if isinstance(each, S3Destination)):

@@ -12,15 +12,8 @@ from config.settings import Settings
 from gateway.cli.output import complain, result
 from gateway.diagnostics.probe import ProbeResult, Verdict, probe
 from gateway.intake.routes import via_pseudonym
-from gateway.runtime.destinations import (
-    DriverMissing,
-    http_options,
-    kafka_options,
-    require_kafka,
-    store_of,
-    transactional_store,
-)
-from gateway.runtime.options import completion_rule
+from gateway.runtime.destinations import DriverMissing, require_kafka, store_of, transactional_store
+from gateway.runtime.options import completion_rule, http_options, kafka_options
 from spool.fsck import read_spool_id
 from spool.records import system_clock
 from uploaders.http.uploader import HttpOptions

@@ -15,7 +15,7 @@ from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.diagnostics.s3 import StepResult, apply_setup, least_policy, plan_setup
 from gateway.diagnostics.s3 import check as proven
-from gateway.runtime.destinations import s3_options
+from gateway.runtime.options import s3_options
 
 EXPIRE_DAYS = 7
 """How long objects are kept, by default."""

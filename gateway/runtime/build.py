@@ -43,7 +43,14 @@ from gateway.runtime.sources import (
     trace_source,
     webhook_server,
 )
-from gateway.runtime.stores import REFERENCES_NAME, REFERENCES_ROUTE, CallStores, follows_references, reference_plan
+from gateway.runtime.stores import (
+    REFERENCES_NAME,
+    REFERENCES_ROUTE,
+    CallStores,
+    calls_kept,
+    follows_references,
+    reference_plan,
+)
 from gateway.runtime.telemetry import SpanSender, span_sender
 from gateway.sdk_outbox.rescue import OutboxWatch
 from gateway.sdk_outbox.sinks import SpoolSink
@@ -331,7 +338,7 @@ def _call_stores(settings: Settings, context: UploaderContext, parts: IntakePart
         context.metrics,
         random.random,
         announcer,
-        options.calls_kept(settings),
+        calls_kept(settings),
     )
 
 

@@ -28,9 +28,8 @@ from config.destinations import (
     S3Destination,
     SqliteDestination,
 )
-from config.destinations.base import REDUCTIONS, EndpointTable
+from config.destinations.base import REDUCTIONS
 from config.destinations.stores import StoreTable, detail_options
-from config.types import decoded_key
 from gateway.admin.metrics import Metrics
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.reduce import Critical, Policy, TopN, reduce_detail
@@ -40,6 +39,7 @@ from gateway.fanout import DestinationRoute, RouteKind
 from gateway.intake.routes import via_pseudonym
 from gateway.live_calls import DrainThrottle
 from gateway.operations.selection import Accepts
+from gateway.runtime.options import http_options, kafka_options, posting_options, presigned_options, s3_options
 from spool.records import OBJECT_FORMS, REQUEST_FORMS, Buffer, Clock, Form, Lane
 from spool.store import Spool
 from uploaders.base import Uploader
@@ -47,13 +47,9 @@ from uploaders.dispatch.policy import FallbackStep, reduced, to_bucket, upload
 from uploaders.document.encoding import NotReducible, Reduction
 from uploaders.document.options import Large
 from uploaders.file import FileUploader
-from uploaders.http.options import parse_rule
-from uploaders.http.timeouts import Timeouts
-from uploaders.http.uploader import HttpOptions, HttpUploader
-from uploaders.kafka.options import KafkaOptions, Topics
-from uploaders.presigned import PresignedOptions, PresignedUploader, RoutingUploader
+from uploaders.http.uploader import HttpUploader
+from uploaders.presigned import PresignedUploader, RoutingUploader
 from uploaders.rate_limit import Bandwidth, RateLimit
-from uploaders.s3.options import S3Options
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.pipeline import Database
 from uploaders.stores.sqlite.store import SqliteStore
@@ -185,43 +181,6 @@ def fallbacks(destination: Destination, destinations: Sequence[Destination]) -> 
 # Endpoints: what `http` and `presigned` have in common.
 
 
-def posting_options(destination: EndpointTable, via: str | None = None) -> HttpOptions:
-    """How to post to an endpoint."""
-    return HttpOptions(
-        via=via,
-        url=destination.url,
-        token=_own_token(destination),
-        ca_file=destination.ca_file,
-        timeouts=_timeouts(destination, destination.total_timeout),
-        delivered_when=tuple(parse_rule(rule) for rule in destination.delivered_when),
-    )
-
-
-def presigned_options(destination: HttpDestination | PresignedDestination, via: str | None = None) -> PresignedOptions:
-    """How to reach an endpoint that gives upload addresses."""
-    return PresignedOptions(
-        via=via,
-        url=destination.url,
-        address_url=destination.presigned.address_url,
-        upload_hosts=destination.presigned.upload_hosts,
-        token=_own_token(destination),
-        ca_file=destination.ca_file,
-        timeouts=_timeouts(destination, destination.presigned.timeout, "presigned.timeout"),
-    )
-
-
-def _timeouts(destination: EndpointTable, total: float, total_name: str = "total_timeout") -> Timeouts:
-    """How long one request may take; `total_name` is the setting that limits all of it."""
-    return Timeouts(
-        destination.connect_timeout, destination.send_timeout, destination.first_byte_timeout, total, total_name
-    )
-
-
-def _own_token(destination: EndpointTable) -> str | None:
-    """The destination's own token, where it replaces the agents'."""
-    return destination.token.get_secret_value() if destination.replaces_token and destination.token else None
-
-
 def _presigned(
     destination: HttpDestination | PresignedDestination, context: UploaderContext, bandwidth: Bandwidth
 ) -> PresignedUploader:
@@ -241,15 +200,6 @@ FORM_OF_DETAILS = MappingProxyType(
     }
 )
 """None: no detail is owed."""
-
-
-def http_options(destination: HttpDestination) -> HttpOptions:
-    """How to post call logs to an endpoint."""
-    return replace(
-        posting_options(destination),
-        encoding=destination.encoding,
-        max_request_bytes=destination.max_request_bytes,
-    )
 
 
 def _http_route(destination: HttpDestination) -> DestinationRoute:
@@ -349,34 +299,6 @@ def _presigned_uploader(destination: PresignedDestination, context: UploaderCont
 # `s3`: a bucket.
 
 
-def s3_options(destination: S3Destination) -> S3Options:
-    """How to deliver to a bucket."""
-    return S3Options(
-        bucket=destination.bucket,
-        prefix=destination.prefix,
-        key=destination.key,
-        endpoint_url=destination.endpoint_url,
-        region=destination.region,
-        profile=destination.profile,
-        path_style=destination.path_style,
-        encryption=destination.encryption,
-        kms_key_id=destination.kms_key_id,
-        customer_key=decoded_key(destination.customer_key),
-        storage_class=destination.storage_class,
-        content=destination.object,
-        token_in_whole=destination.token_in_whole,
-        encoding=destination.encoding,
-        part_bytes=destination.part_size,
-        parts_at_once=destination.parts_at_once,
-        if_none_match=destination.if_none_match,
-        checksums=destination.checksums,
-        ca_file=destination.ca_file,
-        connect_timeout=destination.connect_timeout,
-        read_timeout=destination.read_timeout,
-        request_timeout=destination.request_timeout,
-    )
-
-
 def _s3_route(destination: S3Destination) -> DestinationRoute:
     """It needs tokens only where objects hold them."""
     return DestinationRoute(
@@ -403,25 +325,6 @@ def _file_uploader(destination: FileDestination, context: UploaderContext) -> Up
 
 
 # `kafka`: topics of a cluster.
-
-
-def kafka_options(destination: KafkaDestination) -> KafkaOptions:
-    """How to reach a cluster."""
-    names = destination.topics
-    return KafkaOptions(
-        brokers=destination.brokers,
-        topics=Topics(names.started, names.ended, names.details, names.dead),
-        max_message_bytes=destination.max_message_bytes,
-        compression=destination.compression,
-        delivery_timeout=destination.delivery_timeout,
-        sasl=destination.sasl,
-        username=destination.username,
-        password=destination.password.get_secret_value() if destination.password else None,
-        tls=destination.tls,
-        ca_file=destination.ca_file,
-        certificate_file=destination.certificate_file,
-        key_file=destination.key_file,
-    )
 
 
 def require_kafka(name: str) -> None:

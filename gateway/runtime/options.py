@@ -1,14 +1,24 @@
 """From settings to the options of each part: durations to milliseconds where a part counts in these, no more."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from config.destinations import Destination, KafkaDestination, LaneConcurrency, RetrySettings
-from config.destinations.stores import StoreTable
+from config.destinations import (
+    Destination,
+    HttpDestination,
+    KafkaDestination,
+    LaneConcurrency,
+    PresignedDestination,
+    RetrySettings,
+    S3Destination,
+)
+from config.destinations.base import EndpointTable
 from config.listeners import AdminSettings, IntakeSettings, ListenerTable
 from config.privacy import LaterPosts
 from config.receiver import CompletionSettings
 from config.settings import DrainSettings, Settings, SplitSettings
 from config.tenants import TenantSettings
+from config.types import decoded_key
 from gateway.admin.permissions import Role
 from gateway.intake.accept import Redactions
 from gateway.intake.body_reader import BodyLimits
@@ -18,7 +28,6 @@ from gateway.intake.protocol import ConnectionLimits
 from gateway.intake.sources.batch import BatchLimits
 from gateway.listeners import CannotListen, ListenOptions, SocketOptions, owner_ids
 from gateway.live_calls import ThrottlePolicy
-from gateway.runtime.stores import CallsKept
 from gateway.tenants import Tenant, TenantTable, digest_of
 from gateway.tls import TlsFiles
 from spool.keys import KeyRing
@@ -26,7 +35,13 @@ from spool.records import Lane
 from spool.space import TenantLimits
 from spool.store import SpoolOptions
 from uploaders.dispatch.policy import RetryPolicy
+from uploaders.http.options import parse_rule
+from uploaders.http.timeouts import Timeouts
+from uploaders.http.uploader import HttpOptions
+from uploaders.kafka.options import KafkaOptions, Topics
+from uploaders.presigned import PresignedOptions
 from uploaders.redaction.options import Redaction
+from uploaders.s3.options import S3Options
 from uploaders.stores.completion import CompletionRule
 from uploaders.stores.routing import Routing
 
@@ -65,20 +80,6 @@ def _tenant_limits(tenant: TenantSettings) -> TenantLimits:
         None if expire is None else milliseconds(expire),
         None if dead is None else milliseconds(dead),
     )
-
-
-def calls_kept(settings: Settings) -> dict[str, CallsKept]:
-    """How long each store keeps its calls."""
-    tenants = {
-        name: milliseconds(tenant.calls_keep)
-        for name, tenant in settings.tenants.items()
-        if tenant.calls_keep is not None
-    }
-    return {
-        each.name: CallsKept(None if each.keep is None else milliseconds(each.keep), tenants)
-        for each in settings.destinations
-        if isinstance(each, StoreTable)
-    }
 
 
 def key_ring(settings: Settings) -> KeyRing:
@@ -203,4 +204,100 @@ def throttle_policy(drain: DrainSettings) -> ThrottlePolicy:
         live_rate=drain.live_bytes_per_second,
         live_concurrency=drain.live_concurrency,
         live_max_age=milliseconds(drain.live_max_age),
+    )
+
+
+# Destinations.
+
+
+def posting_options(destination: EndpointTable, via: str | None = None) -> HttpOptions:
+    """How to post to an endpoint."""
+    return HttpOptions(
+        via=via,
+        url=destination.url,
+        token=_own_token(destination),
+        ca_file=destination.ca_file,
+        timeouts=_timeouts(destination, destination.total_timeout),
+        delivered_when=tuple(parse_rule(rule) for rule in destination.delivered_when),
+    )
+
+
+def presigned_options(destination: HttpDestination | PresignedDestination, via: str | None = None) -> PresignedOptions:
+    """How to reach an endpoint that gives upload addresses."""
+    return PresignedOptions(
+        via=via,
+        url=destination.url,
+        address_url=destination.presigned.address_url,
+        upload_hosts=destination.presigned.upload_hosts,
+        token=_own_token(destination),
+        ca_file=destination.ca_file,
+        timeouts=_timeouts(destination, destination.presigned.timeout, "presigned.timeout"),
+    )
+
+
+def _timeouts(destination: EndpointTable, total: float, total_name: str = "total_timeout") -> Timeouts:
+    """How long one request may take; `total_name` is the setting that limits all of it."""
+    return Timeouts(
+        destination.connect_timeout, destination.send_timeout, destination.first_byte_timeout, total, total_name
+    )
+
+
+def _own_token(destination: EndpointTable) -> str | None:
+    """The destination's own token, where it replaces the agents'."""
+    return destination.token.get_secret_value() if destination.replaces_token and destination.token else None
+
+
+def http_options(destination: HttpDestination) -> HttpOptions:
+    """How to post call logs to an endpoint."""
+    return replace(
+        posting_options(destination),
+        encoding=destination.encoding,
+        max_request_bytes=destination.max_request_bytes,
+    )
+
+
+def s3_options(destination: S3Destination) -> S3Options:
+    """How to deliver to a bucket."""
+    return S3Options(
+        bucket=destination.bucket,
+        prefix=destination.prefix,
+        key=destination.key,
+        endpoint_url=destination.endpoint_url,
+        region=destination.region,
+        profile=destination.profile,
+        path_style=destination.path_style,
+        encryption=destination.encryption,
+        kms_key_id=destination.kms_key_id,
+        customer_key=decoded_key(destination.customer_key),
+        storage_class=destination.storage_class,
+        content=destination.object,
+        token_in_whole=destination.token_in_whole,
+        encoding=destination.encoding,
+        part_bytes=destination.part_size,
+        parts_at_once=destination.parts_at_once,
+        if_none_match=destination.if_none_match,
+        checksums=destination.checksums,
+        ca_file=destination.ca_file,
+        connect_timeout=destination.connect_timeout,
+        read_timeout=destination.read_timeout,
+        request_timeout=destination.request_timeout,
+    )
+
+
+def kafka_options(destination: KafkaDestination) -> KafkaOptions:
+    """How to reach a cluster."""
+    names = destination.topics
+    return KafkaOptions(
+        brokers=destination.brokers,
+        topics=Topics(names.started, names.ended, names.details, names.dead),
+        max_message_bytes=destination.max_message_bytes,
+        compression=destination.compression,
+        delivery_timeout=destination.delivery_timeout,
+        sasl=destination.sasl,
+        username=destination.username,
+        password=destination.password.get_secret_value() if destination.password else None,
+        tls=destination.tls,
+        ca_file=destination.ca_file,
+        certificate_file=destination.certificate_file,
+        key_file=destination.key_file,
     )

@@ -33,7 +33,7 @@ from gateway.otlp.assembler import ClosingRule, TraceAssembler
 from gateway.otlp.source import TraceSource
 from gateway.otlp.spans import SpanRule
 from gateway.runtime import options
-from gateway.runtime.destinations import DriverMissing, s3_options
+from gateway.runtime.destinations import DriverMissing
 from gateway.telemetry import Spans
 from gateway.tenants import TenantTable
 from gateway.webhooks.adapters import pointed
@@ -208,8 +208,7 @@ def _store(settings: Settings, spool: Spool, metrics: Metrics) -> RecordingStore
         from uploaders.s3.uploader import BucketRecordings  # noqa: PLC0415  # see above
 
         if found.name not in buckets:
-            options = s3_options(found)
-            buckets[found.name] = BucketRecordings(options, spool.uploader_state, metrics, owners)
+            buckets[found.name] = BucketRecordings(options.s3_options(found), spool.uploader_state, metrics, owners)
         return buckets[found.name]
 
     directory = settings.webhooks.recordings

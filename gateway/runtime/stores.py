@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from config.destinations.stores import StoreTable
 from config.receiver import ReferenceSettings
 from config.settings import Settings
 from config.types import decoded_key
@@ -23,6 +24,7 @@ from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
 from gateway.operations.erasure import forget_made
 from gateway.runtime.destinations import is_store
+from gateway.runtime.options import milliseconds
 from spool.records import Lane
 from spool.store import Spool
 from uploaders.dispatch.dispatcher import DestinationPlan
@@ -75,6 +77,20 @@ class CallsKept:
             yield OldCalls(keep, DELETED_AT_ONCE, project=key_text(tenant))
         if self.keep is not None:
             yield OldCalls(self.keep, DELETED_AT_ONCE, all_but=tuple(map(key_text, self.tenants)))
+
+
+def calls_kept(settings: Settings) -> dict[str, CallsKept]:
+    """How long each store keeps its calls."""
+    tenants = {
+        name: milliseconds(tenant.calls_keep)
+        for name, tenant in settings.tenants.items()
+        if tenant.calls_keep is not None
+    }
+    return {
+        each.name: CallsKept(None if each.keep is None else milliseconds(each.keep), tenants)
+        for each in settings.destinations
+        if isinstance(each, StoreTable)
+    }
 
 
 class CallStores:

@@ -25,9 +25,9 @@ from gateway.admin.auth import Access
 from gateway.admin.metrics import Metrics
 from gateway.listeners import CannotListen
 from gateway.process import on_signals, raise_limit, run_to_the_end, systemd_of
-from gateway.runtime.destinations import DriverMissing, announcing_store, kafka_options, require_kafka, store_of
+from gateway.runtime.destinations import DriverMissing, announcing_store, require_kafka, store_of
 from gateway.runtime.listening import admin_listener, certificates_followed, tls_of
-from gateway.runtime.options import completion_rule, routing
+from gateway.runtime.options import completion_rule, kafka_options, routing
 from gateway.runtime.stores import CallStores, claim_reader
 from gateway.runtime.telemetry import span_sender
 from gateway.telemetry import Spans, trace_context

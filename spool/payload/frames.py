@@ -409,8 +409,7 @@ class _Kept(Struct):
 class PayloadCache:
     """Bodies and cores by record, for the event loop. Details are not kept: they wait for their cores."""
 
-    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._limit = limit_bytes
+    def __init__(self) -> None:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self.byte_count = 0
         """What is kept now."""
@@ -421,11 +420,11 @@ class PayloadCache:
             return
         frames = _small_fragments(stored)
         byte_count = sum([_size(frame) for of_one in frames.values() for frame in of_one])
-        if not frames or byte_count > self._limit // SHARE:
+        if not frames or byte_count > LIMIT_BYTES // SHARE:
             return
         self._kept[record_id] = _Kept(frames, byte_count, readers)
         self.byte_count += byte_count
-        while self.byte_count > self._limit:
+        while self.byte_count > LIMIT_BYTES:
             self._forget(next(iter(self._kept)))
 
     def take(self, record_id: int, fragment: Fragment) -> AsyncIterator[bytes] | None:

@@ -20,6 +20,9 @@ from spool.db.transaction import Transaction
 from spool.records import DETAIL_FORMS, DeliveryState, Form, Lane, NewDelivery
 from spool.stats import HELD_WITH_DEAD
 
+UNBLOCKED_AT_ONCE = 16
+"""Records of a lane that `unblock_stuck` looks at."""
+
 
 class Database(Protocol):
     """Where the order is looked up: a transaction, or a connection that only reads."""
@@ -116,13 +119,13 @@ def reevaluate_waiting(
     return freed
 
 
-def unblock_stuck(transaction: Transaction, destination_id: int, lane: Lane, limit: int = 16) -> int:
+def unblock_stuck(transaction: Transaction, destination_id: int, lane: Lane) -> int:
     """Give the oldest waiting deliveries of a lane new states, should nothing be ahead of them any more.
 
     The end of a delivery frees what waits for it, but looks only so far through a call with thousands of records.
     Returns how many deliveries were freed.
     """
-    oldest = transaction.execute(sql.OLDEST_WAITING, (destination_id, lane, limit)).fetchall()
+    oldest = transaction.execute(sql.OLDEST_WAITING, (destination_id, lane, UNBLOCKED_AT_ONCE)).fetchall()
     return sum(len(_reevaluate(transaction, *row)) for row in oldest)
 
 

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from config.destinations import PresignedDestination
 from config.destinations.s3 import S3Destination
 from gateway.fanout import RouteKind
-from gateway.runtime.destinations import posting_options, presigned_options, route_of, s3_options
+from gateway.runtime.destinations import route_of
+from gateway.runtime.options import posting_options, presigned_options, s3_options
 from tests.config.destinations import http_destination, s3_destination
 from uploaders.document.options import Large
 from uploaders.http.timeouts import Timeouts
