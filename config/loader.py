@@ -161,13 +161,13 @@ def read_file(path: Path) -> Layer:
     try:
         tree = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise _unusable(path, "there is no such file") from None
+        raise _unusable(path, "no such file") from None
     except OSError as error:
-        raise _unusable(path, f"it cannot be read: {error.strerror or type(error).__name__}") from error
+        raise _unusable(path, f"cannot be read: {error.strerror or type(error).__name__}") from error
     except UnicodeDecodeError as error:
-        raise _unusable(path, f"it is not UTF-8 at byte {error.start}") from None
+        raise _unusable(path, f"not UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
-        raise _unusable(path, f"it is not TOML: {error}") from None
+        raise _unusable(path, f"not valid TOML: {error}") from None
     return Layer(tree, {value: str(path) for value in paths_of_values(tree)})
 
 

@@ -182,9 +182,9 @@ def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterat
         yield Problem(
             key="destinations",
             advice=(
-                "there is none: set CALLSPOOL_ENDPOINT_URL to the URL that your agents post to now, "
+                "none is configured: set CALLSPOOL_ENDPOINT_URL to the URL that your agents post to now, "
                 "or CALLSPOOL_S3_BUCKET, CALLSPOOL_KAFKA_BROKERS or CALLSPOOL_DATABASE_URL, "
-                "or add [[destinations]] to the file, or try it out with --local"
+                "or add [[destinations]] to the file; or try callspool out with --local"
             ),
         )
 

@@ -183,7 +183,7 @@ class SourceSettings(Table):
     def _belongs_to_the_provider(cls, value: Any, info: ValidationInfo) -> Any:  # Any: of two fields
         provider = info.data.get("provider")
         if info.field_name == "header" and provider in _MAPPED and value is None:
-            raise PydanticCustomError("missing", "should be given for this provider")
+            raise PydanticCustomError("missing", "is required for this provider")
         if info.field_name == "fields" and value and provider is not None and provider not in _MAPPED:
             raise ValueError("is only for the providers hmac and header: the others' events are known")
         return value

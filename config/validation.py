@@ -24,7 +24,7 @@ _CONSEQUENCE = "default_factory_not_called"
 """A default that depends on other fields could not be made, because one of those is wrong: reported already."""
 
 _ADVICE = {
-    "missing": "should be given",
+    "missing": "is required",
     "model_type": "should be a table",
     "model_attributes_type": "should be a table",
     "tuple_type": "should be an array of tables: [[destinations]]",

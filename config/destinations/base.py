@@ -239,7 +239,7 @@ def has_no_address_url(presigned: PresignedSettings, checked: dict[str, Any]) ->
 def require_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> None:  # Any: pydantic's own type
     """Raises pydantic's error, which names the field to set, where there is no place to ask for addresses."""
     if has_no_address_url(presigned, checked):
-        advice = f"should be given: it cannot be made of a `url` without {SEND_PATH}"
+        advice = f"is required: it cannot be derived from a `url` without {SEND_PATH}"
         raise PydanticCustomError("conflict", "{advice}", {"field": "address_url", "advice": advice})
 
 

@@ -128,7 +128,7 @@ class KafkaDestination(DestinationTable):
     def _credentials_are_whole(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         authenticates = info.data.get("sasl", Sasl.NONE) is not Sasl.NONE
         if authenticates and not (password and info.data.get("username")):
-            raise ValueError("should be given with `username`, as `sasl` is")
+            raise ValueError("is required with `username`; so is `sasl`")
         if not authenticates and "sasl" in info.data and (password or info.data.get("username")):
             raise ValueError('needs `sasl`, such as `sasl = "scram-sha-512"`')
         return password
@@ -140,7 +140,7 @@ class KafkaDestination(DestinationTable):
         if any((data.get("ca_file"), data.get("certificate_file"), key_file)) and not data.get("tls", True):
             raise ValueError("needs `tls = true`, as `ca_file` and `certificate_file` do")
         if bool(key_file) != bool(data.get("certificate_file")):
-            raise ValueError("should be given together with `certificate_file`")
+            raise ValueError("is required with `certificate_file`")
         return key_file
 
 

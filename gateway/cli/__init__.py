@@ -64,16 +64,16 @@ class LazyCommand:
 
 COMMANDS = {
     "run": LazyCommand("gateway.cli.run", "Accept call logs, store them durably, deliver them."),
-    "work": LazyCommand("gateway.cli.run", "Read Kafka, and write what is there into a store."),
+    "work": LazyCommand("gateway.cli.run", "Read calls from Kafka and write them into a store."),
     "check-config": LazyCommand("gateway.cli.doctor", "Show the settings in effect; --probe tries endpoints."),
     "status": LazyCommand("gateway.cli.status", "Show backlog, destinations and spool of a running gateway."),
-    "health": LazyCommand("gateway.cli.status", "Ask a gateway whether it lives, for probes; --ready."),
+    "health": LazyCommand("gateway.cli.status", "Check that a gateway is alive, for probes; --ready."),
     "redact": LazyCommand("gateway.cli.redact", "Show what redaction does to call logs in files."),
     "post": LazyCommand("gateway.cli.post", "Post a call log from a file, as an agent does."),
     "show": LazyCommand("gateway.cli.tables", "Show where a call is: accepted, core sent, detail sent."),
-    "tail": LazyCommand("gateway.cli.watch", "Follow calls: taken in, core sent, detail sent, in ms."),
+    "tail": LazyCommand("gateway.cli.watch", "Follow calls: accepted, core sent, detail sent, in ms."),
     "top": LazyCommand("gateway.cli.watch", "Watch rates, backlog and the time until it is drained."),
-    "drain": LazyCommand("gateway.cli.watch", "Wait until nothing is queued any more; --timeout."),
+    "drain": LazyCommand("gateway.cli.watch", "Wait until nothing is queued; --timeout."),
     "size": LazyCommand("gateway.cli.size", "Work out the disk and the link that your calls need."),
     "doctor": LazyCommand("gateway.cli.doctor", "Check settings, rights, disk, clock and destinations."),
     "bench": LazyCommand("gateway.cli.demo", "Measure what this machine and volume take, in 20 s."),
@@ -85,19 +85,19 @@ COMMANDS = {
     "deliveries": LazyCommand("gateway.cli.deliveries", "List, retry, reroute queued deliveries; replace tokens."),
     "reload": LazyCommand("gateway.cli.status", "Apply changed settings to a running gateway."),
     "erase": LazyCommand("gateway.cli.erase", "Erase calls, a caller or an agent everywhere."),
-    "tenants": LazyCommand("gateway.cli.tenants", "List tenants; say whose an agent is."),
+    "tenants": LazyCommand("gateway.cli.tenants", "List tenants; assign agents to them."),
     "s3": LazyCommand("gateway.cli.s3", "Set up and check a bucket."),
-    "fsck": LazyCommand("gateway.cli.fsck", "Check a spool for damage; --repair mends it."),
+    "fsck": LazyCommand("gateway.cli.fsck", "Check a spool for damage; --repair repairs it."),
     "salvage": LazyCommand("gateway.cli.salvage", "Recover records from a damaged, quarantined database."),
     "adopt": LazyCommand("gateway.cli.salvage", "Take over the spool of a gateway that is gone."),
-    "rekey": LazyCommand("gateway.cli.salvage", "Bring a spool under its current key; encrypt what lies plain."),
+    "rekey": LazyCommand("gateway.cli.salvage", "Rotate the spool's key; encrypt what is not encrypted."),
     "outbox": LazyCommand("gateway.cli.outbox", "Rescue what the SDK left in its outbox."),
     "calls": LazyCommand("gateway.cli.calls", "List and show the calls in the store of a receiver."),
-    "pipeline": LazyCommand("gateway.cli.pipeline", "Show the work on calls after they ended; do it anew."),
+    "pipeline": LazyCommand("gateway.cli.pipeline", "Show the work on calls after they ended; redo it."),
     "callbacks": LazyCommand("gateway.cli.pipeline", "List and cancel callbacks; keep the do-not-call list."),
     "store": LazyCommand("gateway.cli.store", "Migrate and check the store of a receiver."),
-    "webhooks": LazyCommand("gateway.cli.webhooks", "Try a source of webhooks; find out why a signature fails."),
-    "backfill": LazyCommand("gateway.cli.store", "Bring calls_complete up to date; days back from the cutoff."),
+    "webhooks": LazyCommand("gateway.cli.webhooks", "Test webhook sources; find out why a signature fails."),
+    "backfill": LazyCommand("gateway.cli.store", "Fill calls_complete, day by day, back from the cutoff."),
     "compare": LazyCommand("gateway.cli.store", "Compare calls_merged and calls_complete, day by day."),
     "chaos": LazyCommand("gateway.cli.chaos", "Fault injection: kill, cut off and fill a second gateway."),
     "version": LazyCommand("gateway.cli", "Print the version."),
@@ -208,7 +208,7 @@ _WHERE = {
 @click.argument("shell", type=click.Choice(list(_WHERE)))
 @_JSON_OPTION
 def completion(shell: str, *, as_json: bool) -> None:
-    """Print the script with which SHELL (bash, zsh or fish) completes commands, options and their values.
+    """Print the script that makes SHELL (bash, zsh or fish) complete commands, options and their values.
 
     \b
     eval "$(callspool completion bash)"      # in ~/.bashrc

@@ -34,7 +34,7 @@ _decode_trace = msgspec.json.Decoder(CallTrace).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-tenant_option = click.option("--tenant", metavar="NAME", help="Of this tenant.")
+tenant_option = click.option("--tenant", metavar="NAME", help="Only calls of this tenant.")
 
 
 def _of(tenant: str | None) -> dict[str, str]:
@@ -43,41 +43,43 @@ def _of(tenant: str | None) -> dict[str, str]:
 
 @click.group(short_help="List and show the calls in the store.", invoke_without_command=True)
 @admin_option
-@click.option("--live", is_flag=True, help="List the calls that go on, by their heartbeats.")
+@click.option("--live", is_flag=True, help="List the calls in progress, by their heartbeats.")
 @click.option("--json", "as_json", is_flag=True, help="With --live: print a JSON list of objects.")
 @click.pass_context
 def calls(context: click.Context, address: ListenAddress, *, live: bool, as_json: bool) -> None:
-    """List and show calls as the store of this gateway has put them together; with --live those that go on."""
+    """List and show the calls in the store of this gateway; with --live, the calls in progress."""
     if context.invoked_subcommand is not None:
         if live:
             raise click.UsageError("--live takes no command after it.")
         return
     if not live:
-        raise click.UsageError(f"Say which calls.\n\n{context.get_help()}")
+        raise click.UsageError(f"Give a command, or --live.\n\n{context.get_help()}")
     with explained():
         body = ask(address, "api", "live-calls")
         if as_json:
             click.echo(bytes(_decode_members(body)["calls"]).decode())
             return
         found = _decode_live(body).calls
-        output().print(_live_table(found) if found else plain("No call is watched.", "dim"))
+        output().print(_live_table(found) if found else plain("No calls in progress.", "dim"))
 
 
 @calls.command("list", short_help="List the newest calls.")
 @admin_option
 @tenant_option
 @click.option("--limit", type=click.IntRange(1, MOST_CALLS), default=50, show_default=True, help="How many at most.")
-@click.option("--since", metavar="TIME", help="Began at or after this time (ISO 8601 or Unix).")
-@click.option("--until", metavar="TIME", help="Began before this time.")
-@click.option("--agent", metavar="ID", help="Of this agent.")
-@click.option("--number", metavar="NUMBER", help="With this customer number.")
-@click.option("--state", type=click.Choice([state.name.lower() for state in CallState]), help="In this state.")
+@click.option("--since", metavar="TIME", help="Only calls that began at or after this time (ISO 8601 or Unix).")
+@click.option("--until", metavar="TIME", help="Only calls that began before this time.")
+@click.option("--agent", metavar="ID", help="Only calls of this agent.")
+@click.option("--number", metavar="NUMBER", help="Only calls with this customer number.")
+@click.option(
+    "--state", type=click.Choice([state.name.lower() for state in CallState]), help="Only calls in this state."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 def list_(
     address: ListenAddress, *, limit: int, since: str | None, until: str | None, agent: str | None,
     number: str | None, state: str | None, tenant: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """List the newest calls, as far as the options select them."""
+    """List the newest calls that match all options."""
     given = {"since": since, "until": until, "agent": agent, "number": number, "state": state, **_of(tenant)}
     query = {"limit": str(limit), **{name: value for name, value in given.items() if value is not None}}
     with explained():
@@ -86,16 +88,16 @@ def list_(
             click.echo(bytes(_decode_members(body)["calls"]).decode())
             return
         found = _decode_list(body).calls
-        output().print(_table(found) if found else plain("No call.", "dim"))
+        output().print(_table(found) if found else plain("No calls.", "dim"))
 
 
 @calls.command(short_help="Show one call with its documents.")
 @click.argument("call_id")
 @admin_option
 @tenant_option
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API unchanged.")
 def show(call_id: str, address: ListenAddress, *, tenant: str | None, as_json: bool) -> None:
-    """Show one call: what its start and its end say, its updates, and where each part came from."""
+    """Show one call: its columns, and its start, end and updates as they were posted."""
     with explained():
         body = ask(address, "api", "calls", call_id, query=_of(tenant))
         if as_json:
@@ -104,7 +106,7 @@ def show(call_id: str, address: ListenAddress, *, tenant: str | None, as_json: b
             for part in _described(body):
                 output().print(part, soft_wrap=isinstance(part, Text))
         else:
-            output().print(plain("No store has this call (yet). What this gateway knows of it:\n", "yellow"))
+            output().print(plain("No store has this call (yet). What this gateway knows about it:\n", "yellow"))
             output().print(describe(_decode_trace(body)))
 
 
@@ -112,7 +114,7 @@ def show(call_id: str, address: ListenAddress, *, tenant: str | None, as_json: b
 @click.argument("call_id")
 @admin_option
 @tenant_option
-@click.option("--json", "as_json", is_flag=True, help="As JSON: the only form that a detail has.")
+@click.option("--json", "as_json", is_flag=True, help="Has no effect: a detail is always JSON.")
 def detail(
     call_id: str,
     address: ListenAddress,
@@ -127,16 +129,16 @@ def detail(
         sys.stdout.buffer.write(b"\n")
 
 
-@calls.command(short_help="Find calls that are like a text or a call.")
+@calls.command(short_help="Find calls similar to a text or a call.")
 @click.argument("text_or_call_id")
 @admin_option
 @tenant_option
 @click.option("--limit", type=click.IntRange(1, 200), default=10, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects, the best first.")
 def similar(text_or_call_id: str, address: ListenAddress, *, limit: int, tenant: str | None, as_json: bool) -> None:
-    """Find the calls whose summaries mean what a text says, or what another call was about; see docs/pipeline.md.
+    """Find the calls whose summaries are closest in meaning to a text, or to another call (docs/pipeline.md).
 
-    A word that is the id of a call stands for that call.
+    A single word that is the id of a call stands for that call.
     """
     given = {"limit": limit, **_of(tenant)}
     with explained():
@@ -153,16 +155,16 @@ def similar(text_or_call_id: str, address: ListenAddress, *, limit: int, tenant:
 @admin_option
 @tenant_option
 @click.option("--limit", type=click.IntRange(1, 200), default=10, show_default=True, help="How many at most.")
-@click.option("--agent", metavar="ID", help="Of this agent.")
-@click.option("--number", metavar="NUMBER", help="With this customer number.")
-@click.option("--since", metavar="TIME", help="Began at or after this time (ISO 8601 or Unix).")
-@click.option("--until", metavar="TIME", help="Began before this time.")
+@click.option("--agent", metavar="ID", help="Only calls of this agent.")
+@click.option("--number", metavar="NUMBER", help="Only calls with this customer number.")
+@click.option("--since", metavar="TIME", help="Only calls that began at or after this time (ISO 8601 or Unix).")
+@click.option("--until", metavar="TIME", help="Only calls that began before this time.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects, the newest first.")
 def search(
     words: tuple[str, ...], address: ListenAddress, *, limit: int, agent: str | None, number: str | None,
     since: str | None, until: str | None, tenant: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Find the newest calls in whose transcript or summary all of these words are."""
+    """Find the newest calls whose transcript or summary contains all of these words."""
     given = {"agent": agent, "number": number, "since": since, "until": until, **_of(tenant)}
     order = {"text": " ".join(words), "limit": limit, **{name: value for name, value in given.items() if value}}
     with explained():
@@ -196,7 +198,7 @@ def _print_found(body: bytes, *, as_json: bool) -> None:
         wide.add_row(*[plain(column or "-") for column in columns])
         lines = (_whose(each.agent_id, each.customer_number), each.summary)
         narrow.add_row(_with_lines(each.call_id, lines), plain(score), plain(each.started_at or "-"))
-    output().print(Responsive(wide, narrow) if found else plain("No call.", "dim"))
+    output().print(Responsive(wide, narrow) if found else plain("No calls.", "dim"))
 
 
 def _with_lines(call_id: str, lines: Iterable[str | None]) -> RenderableType:

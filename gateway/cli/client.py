@@ -409,7 +409,7 @@ def _loaded(file: Path | None, *, read_secrets: bool) -> "Settings | None":
         return load(file, os.environ, local=True, read_secrets=read_secrets).settings
     except InvalidConfiguration as error:
         hint = "`callspool check-config` names everything that is wrong."
-        complain(f"The configuration is not used, for it is wrong: {error.problems[0]}.", hint=hint, style="yellow")
+        complain(f"The configuration is invalid, and is not used: {error.problems[0]}.", hint=hint, style="yellow")
         return None
 
 

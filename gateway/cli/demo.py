@@ -163,7 +163,9 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(1, 600), default=15.0, show_default=True, help="In all.")
+@click.option(
+    "--seconds", type=click.FloatRange(1, 600), default=15.0, show_default=True, help="Total length of the measurement."
+)
 @json_option
 @spool_option
 def bench(file: Path | None, seconds: float) -> None:

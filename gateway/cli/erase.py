@@ -34,16 +34,16 @@ _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 @click.option("--call-id", "call_ids", multiple=True, metavar="ID", help="This call; can be given several times.")
 @click.option("--phone", metavar="NUMBER", help="All calls of this number, however the call logs write it.")
 @click.option("--agent", metavar="ID", help="All calls of this agent.")
-@click.option("--tenant", metavar="NAME", help="Calls of this tenant alone; by default those of all tenants.")
+@click.option("--tenant", metavar="NAME", help="Only calls of this tenant.  [default: all tenants]")
 @click.option(
     "--country", metavar="CODE",
-    help="Of numbers without a country's code, such as DE; by default `erasure.country`.",
+    help="Country of numbers without a country code, such as DE.  [default: erasure.country]",
 )  # fmt: skip
 @click.option(
     "--exports", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIRECTORY",
     help="Also from what `callspool dead export` wrote here; can be given several times.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say what there is, and erase nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be erased; erase nothing.")
 @json_option
 @admin_option
 def erase(
@@ -74,7 +74,7 @@ def erase(
             else:
                 report = line
     if report is None:
-        complain("The gateway stopped before the end.", hint="Order it again: what was begun is finished then.")
+        complain("The gateway stopped before the end.", hint="Run it again: that finishes what was begun.")
         raise SystemExit(Exit.FAILED)
     if exports:
         places = [_erase_export(directory, order, report) for directory in exports]

@@ -67,7 +67,7 @@ def fsck(directory: Path | None, file: Path | None, *, as_json: bool, with_repai
             findings = check(spool, tell)
     except SpoolLocked:
         hint = "Stop it, run this again, and start it; without --repair, a spool is checked beside its gateway."
-        complain(f"A gateway is running in {spool}, and may not while the spool is repaired.", hint=hint)
+        complain(f"A gateway is running in {spool}: a spool in use cannot be repaired.", hint=hint)
         raise SystemExit(Exit.USAGE) from None
     except SpoolError as error:
         complain(f"{error}.")

@@ -36,7 +36,7 @@ def configuration_options(command: Command) -> Command:
         click.option(
             "--local",
             is_flag=True,
-            help="Also deliver into ./callspool-data/delivered, and keep calls in a SQLite file, to try callspool out.",
+            help="Add a folder and a SQLite file in ./callspool-data as destinations, to try callspool out.",
         ),
         click.option(
             "--config",
@@ -116,7 +116,7 @@ def spool_option(command: Command) -> Command:
         metavar="FILE",
         is_eager=True,
         callback=remember_config,
-        help="TOML file with settings, for the spool.  [env var: CALLSPOOL_CONFIG]",
+        help="TOML file with settings.  [env var: CALLSPOOL_CONFIG]",
     )(command)
 
 

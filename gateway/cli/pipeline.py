@@ -18,12 +18,12 @@ _decode_done = msgspec.json.Decoder(RedoDone).decode
 
 @click.group(short_help="Show the work on calls; do some of it anew.")
 def pipeline() -> None:
-    """Show what is made of calls after they ended, and have some of it made anew."""
+    """Show the work on calls after they ended, and redo it."""
 
 
-@pipeline.command(short_help="Show the queue, and what it waits for.")
+@pipeline.command(short_help="Show the queue, and why calls wait.")
 @admin_option
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API unchanged.")
 def status(address: ListenAddress, *, as_json: bool) -> None:
     """Show how many calls are in which state, where summaries came from, and why calls wait or were skipped."""
     with explained():
@@ -46,24 +46,26 @@ def status(address: ListenAddress, *, as_json: bool) -> None:
             output().print(plain(f"It waits: {found.obstacle}", "yellow"))
 
 
-@pipeline.command(short_help="Work on calls once more.")
+@pipeline.command(short_help="Queue calls again.")
 @admin_option
 @click.option("--step", type=click.Choice([step.value for step in Step]), default="summary", show_default=True,
-              help="From which step on.")  # fmt: skip
-@click.option("--since", metavar="TIME", help="Calls that came at or after this time (ISO 8601 or Unix).")
-@click.option("--tenant", metavar="NAME", help="Of this tenant.")
+              help="The first step to redo.")  # fmt: skip
+@click.option("--since", metavar="TIME", help="Only calls received at or after this time (ISO 8601 or Unix).")
+@click.option("--tenant", metavar="NAME", help="Only calls of this tenant.")
 @click.option("--state", type=click.Choice([state.name.lower() for state in JobState if state is not JobState.QUEUED]),
-              help="In this state.")  # fmt: skip
-@click.option("--source", type=click.Choice(["provider", "llm", "extractive"]), help="Whose summary came from here.")
-@click.option("--dry-run", is_flag=True, help="Only say what it would cost.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API as it came.")
+              help="Only calls in this state.")  # fmt: skip
+@click.option(
+    "--source", type=click.Choice(["provider", "llm", "extractive"]), help="Only calls whose summary came from here."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what it would cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the admin API unchanged.")
 def redo(
     address: ListenAddress, *, step: str, since: str | None, tenant: str | None, state: str | None,
     source: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Queue calls once more, from a step on: after a new model, a new prompt, or a day without one.
+    """Queue calls again, from a given step: after a new model, a new prompt, or a day without a model.
 
-    With --dry-run nothing is changed: it says how many answers of models would be paid for.
+    With --dry-run nothing is changed; it shows how many model calls would be paid for.
     """
     given = {"since": since, "project": tenant, "state": state, "source": source}
     order = {"step": step, "dry_run": dry_run, **{name: value for name, value in given.items() if value is not None}}
@@ -87,13 +89,13 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 @click.group(short_help="List and cancel callbacks; keep the do-not-call list.")
 def callbacks() -> None:
-    """List, cancel and hasten callbacks, and say whom nobody may call."""
+    """List, cancel and trigger callbacks; keep the do-not-call list."""
 
 
 @callbacks.command("list", short_help="List callbacks.")
 @admin_option
 @tenant_option
-@click.option("--state", type=click.Choice([state.value for state in CallbackState]), help="In this state.")
+@click.option("--state", type=click.Choice([state.value for state in CallbackState]), help="Only calls in this state.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 def list_(address: ListenAddress, *, tenant: str | None, state: str | None, as_json: bool) -> None:
     """List callbacks, the next ones first."""
@@ -111,49 +113,49 @@ def list_(address: ListenAddress, *, tenant: str | None, state: str | None, as_j
         output().print(shown if found else plain("No callback.", "dim"))
 
 
-@callbacks.command(short_help="Call somebody back no more.")
+@callbacks.command(short_help="Cancel a callback.")
 @click.argument("call_id")
 @json_option
 @admin_option
 @tenant_option
 def cancel(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
-    """Cancel the callback of a call, as long as it waits."""
+    """Cancel the callback of a call, while it is waiting."""
     with explained():
         body = tell(address, _encode({"call_id": call_id, "project": tenant or ""}), "api", "callbacks", "cancel")
         result(_decode_callback(body), f"The callback of call {call_id} is cancelled.", "")
 
 
-@callbacks.command(short_help="Call somebody back now.")
+@callbacks.command(short_help="Make a callback due now.")
 @click.argument("call_id")
 @json_option
 @admin_option
 @tenant_option
 def run(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
-    """Make the callback of a call due now; hours, limits and the do-not-call list count all the same."""
+    """Make the callback of a call due now; calling hours, limits and the do-not-call list still apply."""
     with explained():
         body = tell(address, _encode({"call_id": call_id, "project": tenant or ""}), "api", "callbacks", "run")
         result(_decode_callback(body), f"The callback of call {call_id} is due now.", "")
 
 
-@callbacks.command(short_help="Say that somebody has called them.")
+@callbacks.command(short_help="Mark a callback as made by hand.")
 @click.argument("call_id")
 @json_option
 @admin_option
 @tenant_option
 def done(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
-    """End the callback of a call that somebody has made by hand, as long as it waits."""
+    """Mark the waiting callback of a call as made by hand."""
     with explained():
         body = tell(address, _encode({"call_id": call_id, "project": tenant or ""}), "api", "callbacks", "done")
         result(_decode_callback(body), f"The callback of call {call_id} is done.", "")
 
 
-@callbacks.command(short_help="Let a callback wait again.")
+@callbacks.command(short_help="Reopen a callback that was cancelled or done.")
 @click.argument("call_id")
 @json_option
 @admin_option
 @tenant_option
 def reopen(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
-    """Let a callback that was cancelled, or done by hand, wait again; it is due when it was before."""
+    """Reopen a callback that was cancelled or made by hand; it keeps its due time."""
     with explained():
         body = tell(address, _encode({"call_id": call_id, "project": tenant or ""}), "api", "callbacks", "reopen")
         result(_decode_callback(body), f"The callback of call {call_id} waits again.", "")
@@ -165,7 +167,7 @@ def reopen(call_id: str, address: ListenAddress, *, tenant: str | None) -> None:
 @admin_option
 @tenant_option
 def block(number: str, address: ListenAddress, *, tenant: str | None) -> None:
-    """Never call this number back; without --tenant, for no tenant."""
+    """Never call this number back, for one tenant or, without --tenant, for all."""
     _set_blocked(address, number, tenant, blocked=True)
 
 
@@ -175,7 +177,7 @@ def block(number: str, address: ListenAddress, *, tenant: str | None) -> None:
 @admin_option
 @tenant_option
 def unblock(number: str, address: ListenAddress, *, tenant: str | None) -> None:
-    """Allow to call this number back again."""
+    """Allow callbacks to this number again."""
     _set_blocked(address, number, tenant, blocked=False)
 
 

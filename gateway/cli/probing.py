@@ -45,7 +45,7 @@ def probe_all(settings: Settings, *, token: str | None, agent_id: str) -> bool:
     stores = [each for each in settings.destinations if isinstance(each, StoreTable)]
     pipelines = [each for each in settings.destinations if isinstance(each, PipelineDestination)]
     if not endpoints and not clusters and not stores:
-        complain("There is no HTTP or Kafka destination and no store to probe.", style="yellow")
+        complain("There is no HTTP or Kafka destination, and no store, to probe.", style="yellow")
     spool_id = read_spool_id(settings.spool.dir)
     via = None if spool_id is None else via_pseudonym(spool_id)
     accepted = [_probe_one(each, token, agent_id, via) for each in endpoints]

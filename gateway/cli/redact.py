@@ -14,7 +14,7 @@ from config.settings import Settings
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import scan
 from gateway.cli import Exit
-from gateway.cli.options import configuration_options, loaded_or_exit
+from gateway.cli.options import loaded_or_exit, spool_option
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.intake.redaction import Edit, redactor_of
 from uploaders.redaction.options import Redaction
@@ -35,18 +35,19 @@ class _Change(msgspec.Struct):
     text: str
 
 
-@click.command(short_help="Show what the rules of redaction do to call logs in files.")
+@click.command(short_help="Show what redaction does to call logs in files.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--dry-run", is_flag=True, help="Show what would change, by rule, in place of the redacted call logs.")
+@click.option("--dry-run", is_flag=True, help="Show what each rule would change, instead of the redacted call logs.")
 @click.option("--tenant", metavar="NAME", help="Apply this tenant's rules.")
 @json_option
-@configuration_options
-def redact(files: tuple[Path, ...], file: Path | None, *, local: bool, dry_run: bool, tenant: str | None) -> None:
-    """Apply the rules of [redaction] to call logs: a JSON document in a FILE, or one in each line (- for stdin).
+@spool_option
+def redact(files: tuple[Path, ...], file: Path | None, *, dry_run: bool, tenant: str | None) -> None:
+    """Apply the [redaction] rules to call logs: one JSON document in each FILE, or one in each line (- for stdin).
 
-    The redacted call logs go to standard output. No gateway is asked, and nothing is written.
+    Prints the redacted call logs. No gateway is involved, and no file is changed.
     """
-    redactor = redactor_of(_rules(loaded_or_exit(file, local=local).settings, tenant))
+    # Rules can be tried out before any destination is configured.
+    redactor = redactor_of(_rules(loaded_or_exit(file, local=True, read_secrets=False).settings, tenant))
     counts, changes, refused = Counter[str](), list[_Change](), 0
     for path in files:
         for number, document in _documents(path):

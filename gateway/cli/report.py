@@ -39,7 +39,7 @@ from uploaders.redact import redact
 def report(file: Path | None, address: ListenAddress, *, local: bool, target: Path | None) -> None:  # fmt: skip
     """Write a bundle for a ticket: versions, settings, status, metrics, and what `callspool doctor` finds.
 
-    Secrets are masked; ids of calls, events and what endpoints answered are left out. Look into it before you send it.
+    Secrets are masked; call ids, events and the answers of endpoints are left out. Look at it before you send it.
     """
     made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     path = target or Path(f"callspool-report-{made}.tar.gz")
@@ -66,9 +66,9 @@ def report(file: Path | None, address: ListenAddress, *, local: bool, target: Pa
     except OSError as error:
         complain(f"{path} cannot be written: {error.strerror or error}.")
         raise SystemExit(Exit.FAILED) from None
-    result({"file": str(path), "missing": missing}, f"Wrote {path}. Look into it before you send it.")
+    result({"file": str(path), "missing": missing}, f"Wrote {path}. Look at it before you send it.")
     if missing:
-        complain(f"Without a gateway that answers: {', '.join(missing)}.", style="yellow")
+        complain(f"Left out, since no gateway answers: {', '.join(missing)}.", style="yellow")
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -83,7 +83,7 @@ def _chosen(settings: Settings, name: str | None) -> S3Destination:
     if name in buckets:
         return buckets[name]
     if buckets:
-        complain("Several s3 destinations: which one?", hint=f"Pass --destination with one of: {', '.join(buckets)}")
+        complain("There are several s3 destinations.", hint=f"Pass --destination with one of: {', '.join(buckets)}")
     else:
         complain("The configuration has no s3 destination.", hint="Set CALLSPOOL_S3_BUCKET, or add one to the file.")
     raise SystemExit(Exit.USAGE)

@@ -79,9 +79,9 @@ def salvage(directory: Path | None, file: Path | None, address: ListenAddress, *
 def adopt(directory: Path, file: Path | None, address: ListenAddress, *, dry_run: bool, as_json: bool) -> None:
     """Take over the spool in DIRECTORY, dead letters included, from a gateway that will not come back.
 
-    It is refused while a gateway lives there. Afterwards the database there is in quarantine: a repetition does
-    nothing, and a gateway that starts there begins with an empty spool. Call logs come as they were stored there:
-    redaction is for what comes in.
+    It is refused while a gateway runs there. Afterwards the database there is in quarantine: running this again does
+    nothing, and a gateway that starts there begins with an empty spool. Call logs are imported as they were stored
+    there, without being redacted again.
     """
     _carry_out(SalvageOrder(str(directory.absolute()), True, dry_run), file, address, as_json=as_json)
 
@@ -163,10 +163,10 @@ def _show(line: Line, tell: Tell, *, as_json: bool) -> None:
             tell(line.what, line.done, line.total)
         case Failed():
             complain(
-                f"{line.directory}: {line.reason}.", hint="What was imported before stays, and is not imported twice."
+                f"{line.directory}: {line.reason}.", hint="What was already imported stays, and is not imported twice."
             )
         case NothingToDo() if not as_json:
-            complain("No database is in quarantine that was not imported already.", style="green")
+            complain("No database in quarantine is left to import.", style="green")
         case Report() if not as_json:
             describe(line)
         case _:
@@ -252,11 +252,11 @@ _decode_rekey = msgspec.json.Decoder(RekeyLine).decode
 @spool_option
 @admin_address
 def rekey(file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
-    """Wrap all keys of the spool by the current main key, and encrypt what lies plain in it.
+    """Wrap all keys of the spool with the current main key, and encrypt what is not encrypted yet.
 
-    A running gateway does it beside its work; where none runs, the configured spool is opened, and its database written
-    anew at the end, so that nothing plain is left in gaps of its pages. It may be killed at any time, and goes on where
-    it was. Afterwards older keys are not needed any more.
+    A running gateway does this beside its other work. Without one, the command opens the configured spool and rewrites
+    its database at the end, so that no plain text is left in gaps of its pages. It may be killed at any time, and
+    resumes where it was. Afterwards older keys are no longer needed.
     """
     report: RekeyReport | None = None
     with explained(), progress_bar() as tell:
@@ -266,12 +266,14 @@ def rekey(file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
                     tell(line.what, line.done, line.total)
                 case RekeyFailed():
                     reason = f"{line.reason[:1].upper()}{line.reason[1:]}."
-                    complain(reason, hint="What was done before stays: correct it, and run `callspool rekey` again.")
+                    complain(
+                        reason, hint="Correct that, and run `callspool rekey` again; what is done is not done twice."
+                    )
                     raise SystemExit(Exit.FAILED)
                 case RekeyReport():
                     report = line
     if report is None:
-        complain("The gateway ended before it was done: run it again, and it goes on.")
+        complain("The gateway stopped before it was done: run it again, and it resumes.")
         raise SystemExit(Exit.FAILED)
     if as_json:
         click.echo(msgspec.json.encode(report).decode())

@@ -277,7 +277,7 @@ _decode_resumed = msgspec.json.Decoder(Resumed).decode
 )
 @json_option
 def resume(destination: str, address: ListenAddress, *, wait: float) -> None:
-    """Retry a destination that is down, or refuses a token, now: one delivery is sent.
+    """Retry a destination that is down or refuses a token: send one delivery now.
 
     If that succeeds, the circuit breaker closes and all waiting deliveries are sent.
     """
@@ -328,14 +328,16 @@ def _result(report: DestinationReport) -> Text:
 
 @click.command()
 @click.option("--ready", is_flag=True, help="Ask whether posts can be accepted, not only whether the process lives.")
-@click.option("--wait", type=Span(), default=0.0, metavar="DURATION", help="Wait for it, at most this long: 30s.")
+@click.option(
+    "--wait", type=Span(), default=0.0, metavar="DURATION", help="Keep asking for at most this long, such as 30s."
+)
 @json_option
 @admin_option
 def health(address: ListenAddress, *, ready: bool, wait: float) -> None:
     """Ask the admin listener for /healthz, or with --ready for /readyz.
 
-    Exits with 0 if so, with 1 if it is not ready, with 3 if nothing answers. It finds the listener as all commands do,
-    by TLS or a Unix socket where that is so: a probe need not know it.
+    Exits with 0 if it answers well, with 1 if it is not ready, with 3 if nothing answers. It finds the listener as all
+    commands do, over TLS or a Unix socket too, so that a probe needs no address.
     """
     deadline = time.monotonic() + wait
     with explained():
@@ -366,9 +368,9 @@ _WAIT_STEP_SECONDS = 0.1
 @json_option
 @admin_option
 def reload(address: ListenAddress) -> None:
-    """Let the running gateway read its file, its environment and the files of its secrets again.
+    """Make the running gateway read its file, its environment and the files of its secrets again.
 
-    They are checked first, and applied whole or not at all. What needs a restart is named.
+    The settings are checked first, and applied all or not at all. It names those that need a restart.
     """
     with explained():
         reloaded = msgspec.json.decode(tell(address, b"{}", "api", "reload"), type=Reloaded)
@@ -377,6 +379,6 @@ def reload(address: ListenAddress) -> None:
     for name in reloaded.needs_restart:
         complain(f"{name} changed, which only a restart applies.", style="yellow")
     if not reloaded.applied:
-        complain("Nothing was applied; the gateway goes on with the settings that it has.", style="")
+        complain("Nothing was applied; the gateway keeps the settings that it has.", style="")
         raise SystemExit(Exit.FAILED)
-    result(reloaded, "The settings are right and are being applied.")
+    result(reloaded, "The settings are valid and are being applied.")

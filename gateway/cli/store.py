@@ -31,12 +31,12 @@ Result = TypeVar("Result")
 
 @click.group(short_help="Migrate and check the store of calls.")
 def store() -> None:
-    """Migrate and check the database that calls are put together in."""
+    """Migrate and check the store, the database of calls."""
 
 
 def store_options(command: Command) -> Command:
     """Adds --config, --local and --destination to a command."""
-    named = click.option("--destination", metavar="NAME", help="Which store, where the configuration has several.")
+    named = click.option("--destination", metavar="NAME", help="Which store, if the configuration has several.")
     return configuration_options(named(command))
 
 
@@ -44,7 +44,7 @@ def store_options(command: Command) -> Command:
 @store_options
 @json_option
 def migrate(file: Path | None, *, local: bool, destination: str | None) -> None:
-    """Bring the schema up to date, as a start does; for a role that may create tables where the gateway's may not."""
+    """Bring the schema up to date, as a start does: for when only another role than the gateway's may create tables."""
     status = ask_store(file, destination, lambda opened: opened.status(), local=local)
     found = {"engine": status.engine, "schema_version": status.schema_version}
     result(found, f"{status.engine}: the schema has version {status.schema_version}")
@@ -124,7 +124,7 @@ def backfill() -> None:
 @store_options
 @click.option("--from", "first", type=_DAY, metavar="DATE", help="The oldest day.  [default: that of the oldest part]")
 @click.option("--to", "last", type=_DAY, metavar="DATE", help="The newest day.  [default: before completion.cutoff]")
-@click.option("--rows-per-second", type=click.FloatRange(1), help="At most so many calls a second.")
+@click.option("--rows-per-second", type=click.FloatRange(1), help="At most this many calls a second.")
 @click.option("--page-rows", type=click.IntRange(1), help="Calls in one transaction.  [default: suits the engine]")
 @click.option("--dry-run", is_flag=True, help="Only count what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day.")
@@ -132,9 +132,9 @@ def run(
     file: Path | None, *, local: bool, destination: str | None, first: datetime | None, last: datetime | None,
     rows_per_second: float | None, page_rows: int | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Write the rows that are missing, the newest day first. It may be killed at any time and goes on where it was.
+    """Write the rows that are missing, the newest day first. It may be killed at any time, and resumes where it was.
 
-    Exit code 5 if a day did not agree afterwards, 1 if it was paused.
+    Exit code 5 if a day still differs afterwards, 1 if it was paused.
     """
     newest = _last_day(last, settings_or_exit(file, local=local).completion.cutoff)
     if dry_run:
@@ -149,7 +149,7 @@ def run(
     done, paused = ask_store(file, destination, filled, local=local)
     _print([_shown(each) for each in done.values()], _COUNTS, as_json=as_json)
     if paused:
-        complain("Paused. `callspool backfill run` goes on.", style="yellow")
+        complain("Paused. `callspool backfill run` resumes it.", style="yellow")
         raise SystemExit(Exit.FAILED)
     if any(each.status is BackfillStatus.DIFFERING for each in done.values()):
         complain("Some days do not agree: run it again, and see `callspool compare`.")
@@ -165,11 +165,11 @@ def backfill_status(file: Path | None, *, local: bool, destination: str | None, 
     _print([_shown(each) for each in days], _COUNTS, as_json=as_json)
 
 
-@backfill.command(short_help="Stop the one that runs, after its page.")
+@backfill.command(short_help="Stop")
 @store_options
 @json_option
 def pause(file: Path | None, *, local: bool, destination: str | None) -> None:
-    """Stop the backfill that runs on this store, wherever it runs, after its page; `run` goes on."""
+    """Stop the backfill of this store, wherever it runs, after its page; `run` resumes it."""
     ask_store(file, destination, lambda store: store.pause_backfills(pause=True), local=local)
     result({"pausing": True}, "A backfill that is running stops after its page.")
 
@@ -231,7 +231,7 @@ async def _parities(store: Store, first: datetime | None, last: date) -> list[tu
 def _last_day(last: datetime | None, cutoff: date | None) -> date:
     """The newest day of a backfill; ends the command where none is known, or where it is not over."""
     if last is None and cutoff is None:
-        complain("Where should it begin?", hint="Set completion.cutoff, or give --to DATE.")
+        complain("No newest day is known.", hint="Set completion.cutoff, or give --to DATE.")
         raise SystemExit(Exit.USAGE)
     newest = last.date() if last else (cutoff or date.max) - timedelta(days=1)
     if newest >= _today():
@@ -276,7 +276,7 @@ def _print(rows: list[Row], counts: tuple[str, ...], *, as_json: bool) -> None:
             click.echo(msgspec.json.encode(row).decode())
         return
     if not rows:
-        output().print(plain("There are no such days.", "dim"))
+        output().print(plain("No days to show.", "dim"))
         return
     shown: Table = table("Day", "Status", *counts, numbers=counts)
     for row in rows:

@@ -17,7 +17,7 @@ _list_option = click.option("--json", "as_json", is_flag=True, help="Print a JSO
 
 @click.group(short_help="List tenants; assign agents to them.")
 def tenants() -> None:
-    """List tenants and what belongs to none of them, and say whose an agent is."""
+    """List tenants and agents without one; assign agents to tenants."""
 
 
 @tenants.command("list", short_help="List the tenants.")
@@ -51,7 +51,7 @@ def list_(address: ListenAddress, *, as_json: bool) -> None:
 @admin_option
 @_list_option
 def unassigned(address: ListenAddress, *, as_json: bool) -> None:
-    """List the agents whose call logs belong to nobody yet, those with the most first."""
+    """List the agents that belong to no tenant yet, those with the most call logs first."""
     with explained():
         body = ask(address, "api", "tenants")
         if as_json:
@@ -66,7 +66,7 @@ def unassigned(address: ListenAddress, *, as_json: bool) -> None:
         output().print(shown if found else plain("Every call log belongs to a tenant.", "dim"))
 
 
-@tenants.command(short_help="Say whose an agent is.")
+@tenants.command(short_help="Assign an agent to a tenant.")
 @click.argument("agent_id", required=False)
 @click.argument("tenant")
 @json_option
@@ -80,4 +80,4 @@ def assign(agent_id: str | None, tenant: str, address: ListenAddress) -> None:
     with explained():
         done = msgspec.json.decode(tell(address, order, "api", "tenants", "assign"), type=Assigned)
         whose = "What came without an agent" if agent_id is None else f"Agent {agent_id}"
-        result(done, f"{whose} belongs to {tenant}; {done.records} call logs that waited do, too.", "")
+        result(done, f"{whose} belongs to {tenant}; {done.records} call logs that were waiting do too.", "")

@@ -114,13 +114,13 @@ def overview(first: Sample, last: Sample) -> Overview:
     metavar="SECONDS",
     help="Time between two looks.",
 )
-@click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="End after so many looks.")
+@click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="Stop after this many looks.")
 @json_option
 @admin_option
 def top(address: ListenAddress, *, interval: float, count: int | None) -> None:  # fmt: skip
     """Watch a gateway until Ctrl-C: is it accepting, does it keep up, when is the backlog drained, when is it full.
 
-    With --json, an object for each look. Without a terminal, the overview after two looks.
+    With --json, one object per look. Without a terminal, one overview after two looks.
     """
     samples: list[Sample] = []
     console = output()
@@ -201,7 +201,9 @@ def _drained(each: Rate) -> Text:
 
 
 @click.command()
-@click.option("--until-empty", is_flag=True, default=True, help="Wait until nothing is queued: the only way there is.")
+@click.option(
+    "--until-empty", is_flag=True, default=True, help="Has no effect: draining always waits until nothing is queued."
+)
 @click.option(
     "--timeout",
     type=Span(),
@@ -210,13 +212,13 @@ def _drained(each: Rate) -> Text:
     metavar="DURATION",
     help="The longest wait, such as 90s or 2h.",
 )
-@click.option("--destination", metavar="NAME", help="Wait for this destination alone.")
+@click.option("--destination", metavar="NAME", help="Wait only for this destination.")
 @json_option
 @admin_option
 def drain(address: ListenAddress, *, until_empty: bool, timeout: float, destination: str | None) -> None:  # noqa: ARG001  # fmt: skip
-    """Wait until a running gateway has delivered all that is queued, with a bar of what is left.
+    """Wait until a running gateway has delivered everything that is queued, and show the progress.
 
-    Exits with 1 when the time is over, and says what is left. Dead letters are not waited for; they are named.
+    Exits with 1 at the timeout, and says what is left. It does not wait for dead letters, but counts them.
     """
     deadline = time.monotonic() + timeout
     most = 0
@@ -279,9 +281,9 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
     type=click.IntRange(0, _AT_ONCE),
     default=10,
     show_default=True,
-    help="How many of the newest calls to begin with.",
+    help="How many of the newest calls to show first.",
 )
-@click.option("--no-follow", is_flag=True, help="Print those and end.")
+@click.option("--no-follow", is_flag=True, help="Print those, then exit.")
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1),
@@ -293,9 +295,9 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
 @json_option
 @admin_option
 def tail(address: ListenAddress, *, last: int, no_follow: bool, interval: float) -> None:  # fmt: skip
-    """Follow calls until Ctrl-C: when each was accepted, and after how many ms its core and its detail had arrived.
+    """Follow calls until Ctrl-C: when each was accepted, and how many ms later its core and its detail were delivered.
 
-    What happened between two looks is printed in the order of acceptance. With --json, a line for each thing.
+    Events between two looks are printed in the order of acceptance. With --json, one object per event.
     """
     following = Following()
     with explained():

@@ -30,7 +30,7 @@ _SHOWN = 60
 
 @click.group()
 def webhooks() -> None:
-    """Try the sources of webhooks, and find out why a signature fails."""
+    """Test webhook sources, and find out why a signature fails."""
 
 
 _config_option = click.option(
@@ -44,13 +44,13 @@ _config_option = click.option(
 
 @webhooks.command("test", short_help="Sign and post a sample, as the provider does.")
 @click.argument("source")
-@click.option("--sample", "kind", metavar="EVENT", help="Type of event to send; by default the end of a call.")
-@click.option("--to", "address", type=AddressType(), help="Listener to post to; by default webhooks.listen.")
-@click.option("--dry-run", is_flag=True, help="Show what would become of the sample, and send nothing.")
+@click.option("--sample", "kind", metavar="EVENT", help="Type of event to send.  [default: the end of a call]")
+@click.option("--to", "address", type=AddressType(), help="Listener to post to.  [default: webhooks.listen]")
+@click.option("--dry-run", is_flag=True, help="Show what the sample would become; send nothing.")
 @json_option
 @_config_option
 def test(source: str, kind: str | None, address: ListenAddress | None, file: Path | None, *, dry_run: bool) -> None:
-    """Sign a sample as the provider of SOURCE does, post it to the running gateway, and show what becomes of it."""
+    """Sign a sample as the provider of SOURCE does, post it to the running gateway, and show the result."""
     settings, found = _source(source, file)
     provider = found.provider
     kind = kind or provider.sample
@@ -66,7 +66,7 @@ def test(source: str, kind: str | None, address: ListenAddress | None, file: Pat
         complain(f"The source {source} has no secret.", hint=f"Set {provider.secret} as its secret.")
         raise SystemExit(Exit.FAILED)
     if provider.name == "telnyx":
-        complain("Telnyx signs with a private key, which is configured nowhere.", hint="Use --dry-run.")
+        complain("Telnyx signs with its own private key, which callspool does not have.", hint="Use --dry-run.")
         raise SystemExit(Exit.FAILED)
     path = found.paths[0]
     headers = provider.scheme.sign(secrets[0], body, time.time(), found.public_url + path)
@@ -74,19 +74,19 @@ def test(source: str, kind: str | None, address: ListenAddress | None, file: Pat
         raise SystemExit(Exit.FAILED)
 
 
-@webhooks.command("verify", short_help="Say whether the bytes of a webhook are genuine.")
+@webhooks.command("verify", short_help="Check whether a webhook is genuine.")
 @click.argument("body", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--source", required=True, help="The source that it was sent to.")
+@click.option("--source", required=True, help="The source it was sent to.")
+@click.option("--header", "given", multiple=True, metavar="'NAME: VALUE'", help="A header of the request; repeatable.")
 @click.option(
-    "--header", "given", multiple=True, metavar="'NAME: VALUE'", help="A header that came with it; repeatable."
+    "--url", default="", help="The URL it was sent to, for Twilio.  [default: webhooks.public_url and the path]"
 )
-@click.option("--url", default="", help="Where it was sent, for Twilio; by default webhooks.public_url and the path.")
 @json_option
 @_config_option
 def verify_body(body: Path, source: str, given: tuple[str, ...], url: str, file: Path | None) -> None:
-    """Say whether BODY, a file with the bytes of a webhook, is genuine, and if it is not, why.
+    """Check whether BODY, a file with the bytes of a webhook, is genuine, and if not, why.
 
-    It tells a wrong clock from a wrong secret, and both from a body that was parsed and written again on its way.
+    It says whether the clock or the secret is wrong, or the body was parsed and serialized again on its way.
     """
     _, found = _source(source, file)
     headers = _headers(given)
@@ -106,7 +106,7 @@ def verify_body(body: Path, source: str, given: tuple[str, ...], url: str, file:
         result({"genuine": True, "skew_seconds": verification.skew}, f"The signature is genuine.{when}", "bold green")
         if early is not None:
             rejection = refusal(found.provider, early, found.tolerance)
-            complain(f"It is refused all the same: {rejection.message}", hint=rejection.hint)
+            complain(f"It is refused nevertheless: {rejection.message}", hint=rejection.hint)
             raise SystemExit(Exit.FAILED)
         return
     rejection = refusal(found.provider, verification, found.tolerance)
@@ -224,7 +224,7 @@ def _headers(given: tuple[str, ...]) -> Mapping[str, str]:
     for line in given:
         name, separator, value = line.partition(":")
         if not separator:
-            complain(f"{line!r} is no header.", hint="Write it as 'NAME: VALUE'.")
+            complain(f"{line!r} is not a header.", hint="Write it as 'NAME: VALUE'.")
             raise SystemExit(Exit.USAGE)
         headers.add(name.strip(), value.strip())
     return headers

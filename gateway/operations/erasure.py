@@ -378,7 +378,7 @@ class CallEraser:
             return await self._store_place(name, calls, unreached, owners, dry_run=search.order.dry_run)
         if not isinstance(uploader, Eraser):
             return None if unreached is None else ErasedPlace(name, {}, unreached, again=True)
-        unsearched = "what is of calls that no store, no receipt and no queue knows" if search.by_content else None
+        unsearched = "files of calls that no store, receipt or queue knows" if search.by_content else None
         wanted = await self._to_erase(name, calls)
         erased = await uploader.erase(wanted, dry_run=search.order.dry_run) if wanted else Erased()
         problem = None if erased.unreached is None else redact(erased.unreached)

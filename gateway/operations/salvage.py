@@ -78,7 +78,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class NothingToDo(msgspec.Struct, frozen=True, tag="nothing"):
-    """No database is in quarantine that was not imported already."""
+    """No database in quarantine is left to import."""
 
 
 Line = Progress | Report | Failed | NothingToDo

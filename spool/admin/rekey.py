@@ -80,7 +80,7 @@ class Rekeying:
         """
         if not self._writer.keys.enabled:
             raise KeyUnavailable(
-                "no key is configured: let CALLSPOOL_SPOOL_KEY_FILE name a file with one (docs/encryption.md)"
+                "no key is configured: set CALLSPOOL_SPOOL_KEY_FILE to a file with one (docs/encryption.md)"
             )
         done = Rekeyed(self._writer.keys.ring.keys[0].key_id.hex())
         done.epochs = await self._writer.submit(lambda transaction: transaction.keys.rewrap())

@@ -69,7 +69,7 @@ class SalvageService:
 
     @contextmanager
     def _held(self, task: Task) -> Iterator[None]:
-        """Nobody else uses the directory meanwhile. Raises `SpoolLocked` while a gateway lives there.
+        """Nobody else uses the directory meanwhile. Raises `SpoolLocked` while a gateway runs there.
 
         This gateway's own database is refused before anything of it is opened: closing it again would drop the locks
         by which other processes see that it is in use, and the next one to look would remove its log.

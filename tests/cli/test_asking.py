@@ -362,6 +362,6 @@ def test_calls_that_go_on_are_listed(cli: Cli, server: Server) -> None:
     found = json.loads(cli("calls", "--live", "--json", "--admin", admin).stdout)
     assert found == [structs.asdict(lost), structs.asdict(entry)]
     nobody = server.serve(AdminFigures().app)
-    assert "No call is watched." in cli("calls", "--live", "--admin", nobody).stdout
+    assert "No calls in progress." in cli("calls", "--live", "--admin", nobody).stdout
     for wrong in (["calls", "--admin", admin], ["calls", "--admin", admin, "--live", "list"]):
         assert cli(*wrong).exit_code == Exit.USAGE

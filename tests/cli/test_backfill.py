@@ -87,7 +87,7 @@ def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: 
 
 def test_tables_and_a_pause(run: Callable[..., Any], engine: SqliteEngine) -> None:
     """For people a table; a pause is stored, and an empty store says that there is nothing to do."""
-    assert "no days" in run("backfill", "status").stdout
+    assert "No days" in run("backfill", "status").stdout
     assert run("backfill", "pause").exit_code == Exit.OK
     assert engine.rows("select paused from backfill_control") == [(1,)]
     shown = run("backfill", "run").stdout

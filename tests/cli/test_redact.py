@@ -25,7 +25,7 @@ def _rules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_dry_run_counts_by_rule_and_shows_the_changes(calls: Path) -> None:
     """What would be replaced is never shown, only what would stand there."""
-    done = CliRunner().invoke(redact, ["--local", "--dry-run", str(calls)])
+    done = CliRunner().invoke(redact, ["--dry-run", str(calls)])
     assert done.exit_code == 0, done.output
     assert "card [card], call [phone]" in done.output
     assert "4111" not in done.output
@@ -33,7 +33,7 @@ def test_a_dry_run_counts_by_rule_and_shows_the_changes(calls: Path) -> None:
 
 def test_the_redacted_call_logs_are_printed(calls: Path) -> None:
     """One in each line, with all other bytes as they were."""
-    done = CliRunner().invoke(redact, ["--local", str(calls)])
+    done = CliRunner().invoke(redact, [str(calls)])
     assert done.output.splitlines()[0] == json.dumps({**CALL, "text": "card [card], call [phone]"})
     assert done.output.splitlines()[1] == calls.read_text().splitlines()[1]
 
@@ -42,8 +42,8 @@ def test_what_cannot_be_done_is_said(calls: Path, monkeypatch: pytest.MonkeyPatc
     """An unknown tenant, no rules, and a file that holds no JSON."""
     broken = tmp_path / "broken.json"
     broken.write_text('{"call_id": ')
-    assert CliRunner().invoke(redact, ["--local", "--dry-run", str(broken)]).exit_code == 1
-    assert CliRunner().invoke(redact, ["--local", "--tenant", "nobody", str(calls)]).exit_code == 2
+    assert CliRunner().invoke(redact, ["--dry-run", str(broken)]).exit_code == 1
+    assert CliRunner().invoke(redact, ["--tenant", "nobody", str(calls)]).exit_code == 2
     monkeypatch.delenv("CALLSPOOL_REDACTION_DETECT")
-    done = CliRunner().invoke(redact, ["--local", str(calls)])
+    done = CliRunner().invoke(redact, [str(calls)])
     assert (done.exit_code, "has no rules" in done.output) == (2, True)

@@ -74,7 +74,7 @@ def test_everything_wrong_is_told_at_once(write_file: WriteFile) -> None:
             "destinations[a].type",
             "should be one of: http, presigned, s3, file, kafka, sqlite, postgres, clickhouse, pipeline",
         ),
-        ("[[destinations]]\ntype = 'file'\npath = 'x'", "destinations[0].name", "should be given"),
+        ("[[destinations]]\ntype = 'file'\npath = 'x'", "destinations[0].name", "is required"),
         ("[[destinations]]\ntype='http'\nname='a'\nurl=7", "destinations[a].url", "should be a valid string"),
     ],
 )
@@ -134,9 +134,9 @@ def test_a_problem_reads_as_one_sentence(write_file: WriteFile) -> None:
 @pytest.mark.parametrize(
     ("content", "advice"),
     [
-        (b"[intake", "it is not TOML"),
-        (b"[intake]\nlisten = \xff", "it is not UTF-8 at byte 18"),
-        (None, "there is no such file"),
+        (b"[intake", "not valid TOML"),
+        (b"[intake]\nlisten = \xff", "not UTF-8 at byte 18"),
+        (None, "no such file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_a_problem_beside_the_variables(

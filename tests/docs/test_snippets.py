@@ -18,8 +18,8 @@ DOCUMENTS = [path for path in tracked() if path.suffix == ".md" and "decisions" 
 _TABLE = re.compile(rf"(?:#.*\n)*\[\[?(?:{'|'.join(Settings.model_fields)})\b")
 """How a block of settings begins."""
 _LEFT_OUT = re.compile(
-    r"is required|need webhooks\.listen|needs a store|should hold|there is none|is no destination|No such file"
-    r"|a file that exists"
+    r"is required|need webhooks\.listen|needs a store|should hold|there is none|none is configured"
+    r"|is no destination|No such file|a file that exists"
 )
 """What may be wrong with a part of a file: the rest is not shown."""
 
