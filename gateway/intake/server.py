@@ -75,8 +75,9 @@ class IntakeServer:
             await self._listener.replace_tls(tls)
 
     def dup_listening_socket(self) -> socket.socket | None:
-        """A second hold on the socket that it listens on; None where it listens on several."""
-        assert self._listener is not None, "not started"
+        """A second hold on the socket that it listens on; None where it listens on several, or not yet."""
+        if self._listener is None:
+            return None
         duplicate = self._listener.duplicate()
         if duplicate is not None:
             self._listener.keep_file()

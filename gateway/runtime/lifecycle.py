@@ -74,6 +74,8 @@ _OBJECTS_PER_COLLECTION = 10_000
 _SWITCH_SECONDS = 0.0005
 """How long one thread may keep the interpreter from others that wait for it."""
 
+_UNUSABLE = (SpoolError, CertificateUnusable, StoreError, CannotListen, DriverMissing, OSError)
+"""How a start fails where its settings, although they were checked, cannot be used: also one after a reload."""
 _log = structlog.get_logger("callspool")
 
 
@@ -137,7 +139,7 @@ class Gateway:
                         listening_socket = await self._run_once(listening_socket)
                 finally:
                     watching.cancel()
-        except (SpoolError, CertificateUnusable, StoreError, CannotListen, DriverMissing, OSError) as error:
+        except _UNUSABLE as error:
             _log.error("cannot_run", reason=str(error))
             return 1
         finally:
@@ -153,7 +155,7 @@ class Gateway:
         """
         try:
             app = await build(self._settings, self._observers)
-        except (CertificateUnusable, StoreError, DriverMissing, OSError) as error:
+        except _UNUSABLE as error:
             if self._before is None:
                 raise
             self._use_settings_before(error)
@@ -163,7 +165,7 @@ class Gateway:
             directory = self._settings.spool.dir.absolute()
             self._access.accept_spool_token(await asyncio.to_thread(make_local_token, directory))
             return await self._work(app, listening_socket)
-        except StoreError as error:
+        except _UNUSABLE as error:
             if self._before is None:
                 raise
             return await self._go_back(app, error)
@@ -277,8 +279,8 @@ class Gateway:
         self._after = None
         return listening_socket
 
-    async def _go_back(self, app: App, error: StoreError) -> socket.socket | None:
-        """A store of the new settings refuses to be opened: everything is made anew of those before."""
+    async def _go_back(self, app: App, error: Exception) -> socket.socket | None:
+        """Something of the new settings refuses to be opened: everything is made anew of those before."""
         self._use_settings_before(error)
         listening_socket = app.intake.dup_listening_socket()
         await app.stop_listening(0.0)

@@ -1,6 +1,7 @@
 """Reload: a real gateway gets other settings while agents post and deliveries are under way."""
 
 import asyncio
+import base64
 import signal
 from pathlib import Path
 
@@ -116,3 +117,30 @@ async def test_a_changed_file_reloads_by_itself_where_that_is_asked_for(tmp_path
             mounted(4, "fourth-token")
             await until(lambda: knows("fourth-token"), "what is right again is read", deadline=20)
             assert len(gateway.events("files_changed")) == 3
+
+
+@pytest.mark.slow
+async def test_settings_that_the_spool_cannot_be_opened_with_leave_those_before(tmp_path: Path) -> None:
+    """A reload without the key that the spool is encrypted with: the gateway goes on with the key, and takes posts."""
+    file, keys = tmp_path / "callspool.toml", tmp_path / "keys"
+    keys.write_text(base64.b64encode(bytes(32)).decode())
+    keys.chmod(0o600)
+    destination = DESTINATION.format(token="one", name="a", url="http://127.0.0.1:9/")  # where nobody listens
+    file.write_text(f'[spool]\nkey_file = "{keys}"\n{destination}')
+    async with GatewayProcess(tmp_path / "gateway", {"CALLSPOOL_CONFIG": str(file)}) as gateway:
+        assert await posted(gateway, 1, "one") == 202
+        keys.write_text(base64.b64encode(b"\1" * 32).decode())
+        gateway.process.send_signal(signal.SIGHUP)
+
+        async def was_given_up() -> bool:
+            assert gateway.alive, gateway.log
+            return bool(gateway.events("reload_failed"))
+
+        await until(was_given_up, "the reload is given up", deadline=20)
+
+        async def takes_posts() -> bool:
+            return await posted(gateway, 2, "one") == 202
+
+        await until(takes_posts, "posts are accepted again", deadline=20)
+        (destination,) = (await gateway.status())["destinations"]
+        assert sum(lane["queued"] for lane in destination["lanes"]) == 2
