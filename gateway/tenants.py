@@ -43,6 +43,7 @@ class TenantTable:
         self.own_destinations = frozenset(name for each in self.tenants.values() for name in each.destinations)
         self._by_digest = {digest: each.name for each in self.tenants.values() for digest in each.token_digests}
         self._exact: dict[str, str] = {}
+        self._assigned: dict[str, str] = {}
         self._prefixes: list[tuple[str, str]] = []
         self._patterns: list[tuple[re.Pattern[str], str]] = []
         for tenant in self.tenants.values():
@@ -69,18 +70,17 @@ class TenantTable:
         """Whose agent it is: by its id, else by the longest beginning, else by the first pattern that fits."""
         if agent_id is None:
             return None
-        if agent_id in self._exact:
-            return self._exact[agent_id]
+        exact = self._exact.get(agent_id) or self._assigned.get(agent_id)
+        if exact is not None:
+            return exact
         for beginning, name in self._prefixes:
             if agent_id.startswith(beginning):
                 return name
         return next((name for pattern, name in self._patterns if pattern.match(agent_id)), None)
 
     def assign(self, agents: Iterable[tuple[str, str]]) -> None:
-        """Add agents that an operator has assigned to tenants; what the configuration says wins."""
-        for agent_id, name in agents:
-            if name in self.tenants:
-                self._exact.setdefault(agent_id, name)
+        """Note agents that an operator has assigned to tenants, perhaps anew; what the configuration says wins."""
+        self._assigned.update((agent_id, name) for agent_id, name in agents if name in self.tenants)
 
     def seconds_until_admitted(self, name: str, now: float) -> float:
         """0 where a post of this tenant may come in now, which counts it; else how long its rate makes it wait.

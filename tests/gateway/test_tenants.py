@@ -46,6 +46,14 @@ def test_an_assigned_agent_is_what_the_configuration_does_not_say_otherwise() ->
     assert [table.of_agent(agent) for agent in ("sales", "new", "lost")] == ["acme", "other", None]
 
 
+def test_an_agent_that_is_assigned_anew_belongs_to_the_other_tenant_at_once() -> None:
+    """Whoever gave it to the wrong tenant corrects that without a restart."""
+    table = TenantTable([Tenant("acme"), Tenant("other")])
+    table.assign([("new", "acme")])
+    table.assign([("new", "other")])
+    assert table.of_agent("new") == "other"
+
+
 def test_a_tenant_posts_as_fast_as_it_may() -> None:
     """A second's worth at once, then one after the other; who may post without a limit never waits, nor does it cost
     the others anything."""
