@@ -265,8 +265,6 @@ class HeartbeatSource:
     async def _respond(self, request: web.BaseRequest, call_id: str, *, turns: bool) -> Result:
         """Raises `Rejection`, `CallHasEnded`, and what reading and the spool raise."""
         key, tenant = self._token.agents_key(request), self._token.tenant_of(request)
-        if self._acceptor.is_erased(call_id, principal_of(tenant, key), None, key):
-            raise erased()
         # It is a sign of life whatever becomes of it: the agent must not seem lost because this gateway is busy.
         self.watch.sign_of_life(call_id, principal_of(tenant, key))
         if (request.content_length or 0) > POST_BYTES:
@@ -276,6 +274,9 @@ class HeartbeatSource:
                 raise _too_large()
             beat = await self._read(body, partial(self._redaction_of, key, tenant), turns=turns)
             heard = beat.of(call_id, self._principal(beat, key, tenant))
+            # Not before: whose call it is may stand in the body alone.
+            if self._acceptor.is_erased(call_id, heard.principal, beat.agent_id, key):
+                raise erased()
             try:
                 call = await self.watch.hear(heard, key or self._token.foreign(beat.token))
             except TooMuchLive as error:

@@ -13,7 +13,7 @@ from gateway.intake.accept import Redactions
 from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import decode
 from spool.queue import live
-from spool.records import OwnedCall
+from spool.records import OwnedCall, tenant_of
 from tests.budget import budgeted
 from tests.heartbeats.watching import LOST_AFTER, Watching, watching
 from uploaders.redaction.options import Detector, Redaction
@@ -473,6 +473,20 @@ async def test_nothing_is_kept_of_a_call_that_was_erased(tmp_path: Path) -> None
         await calls.later(LOST_AFTER)
         assert await calls.rows() == (0, 0)
         assert await calls.call_logs() == []
+
+
+async def test_nothing_is_taken_of_a_call_that_was_erased_of_the_tenant_of_its_agent(tmp_path: Path) -> None:
+    """Whose call it is may stand in the body alone: the call of the same id of another tenant goes on."""
+    tenants = TenantTable([Tenant("acme", agents=("a",)), Tenant("other", agents=("o",))])
+    async with watching(tmp_path, tenants=tenants) as calls:
+        erasures = calls.world.spool.erasures
+        erasures.whose = lambda principal, agent_id: tenant_of(principal) or tenants.of_agent(agent_id) or ""
+        await erasures.order([OwnedCall("c", "acme")])
+        acmes, others = {"agent_id": "a"}, {"agent_id": "o"}
+        refused = (await calls.turns(turn(0), about=acmes), await calls.beat(body=acmes))
+        assert [(reply.status, reply.code) for reply in refused] == [(410, "erased")] * 2
+        assert await calls.rows() == (0, 0)
+        assert (await calls.turns(turn(0), about=others)).status == 200
 
 
 async def test_an_erasure_for_a_tenant_leaves_the_live_call_of_another(tmp_path: Path) -> None:
