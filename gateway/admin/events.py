@@ -15,7 +15,7 @@ from gateway.formatting import bytes_text
 from gateway.operations.schemas import Event
 from gateway.telemetry import Spans
 from gateway.trace import instant
-from spool.records import Clock, Delivery, Form
+from spool.records import Clock, Delivery, Form, OwnedCall
 from uploaders.redact import redact
 
 _KEPT = 50
@@ -108,8 +108,9 @@ class RecentEvents:
         before = [_Kept(*each) for each in events if each not in here]
         self._events = deque([*before, *self._events], maxlen=_KEPT)
 
-    def forget(self, call_ids: Collection[str]) -> None:
-        """These calls are erased: no event names them any more."""
+    def forget(self, calls: Collection[OwnedCall]) -> None:
+        """These calls are erased: no event names them any more, nor one of their ids."""
+        call_ids = {call.call_id for call in calls}
         self._events = deque(
             (replace(each, call_id=None) if each.call_id in call_ids else each for each in self._events), maxlen=_KEPT
         )

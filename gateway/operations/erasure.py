@@ -183,7 +183,7 @@ class CallEraser:
     def __init__(
         self, spool: Spool, dispatcher: Dispatcher, uploaders: Mapping[str, Uploader | Eraser],
         stores: Mapping[str, Store], pipeline: "Pipeline | None",
-        hearers: Sequence[Callable[[Collection[str]], None]], tenants: TenantTable | None,
+        hearers: Sequence[Callable[[Collection[OwnedCall]], None]], tenants: TenantTable | None,
         principal_of_agent: Callable[[str, str | None, str | None], str], country: str | None,
     ) -> None:  # fmt: skip
         """`hearers` hear of the calls: spans are not to become call logs any more, and no event is to name one.
@@ -233,7 +233,7 @@ class CallEraser:
                     yield ErasureProgress("giving up deliveries", number, len(every))
                     given_up += await self._erasures.give_up(call)
                 for hear in self._hearers:
-                    hear({call.call_id for call in every})
+                    hear(frozenset(every))
                 await self._wait_for(given_up, search.unreached)
             for number, name in enumerate(self._uploaders):
                 yield ErasureProgress(f"erasing at {name}", number, len(self._uploaders))

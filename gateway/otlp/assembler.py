@@ -21,7 +21,17 @@ from gateway.otlp.assemble import SpanLines, redacted
 from gateway.otlp.posts import Export
 from gateway.otlp.spans import SpanRule
 from spool.errors import SpoolError
-from spool.records import TENANT_PREFIX, Clock, ClosedTrace, NewSpans, OpenTrace, TraceRow, principal_of
+from spool.records import (
+    TENANT_PREFIX,
+    Clock,
+    ClosedTrace,
+    NewSpans,
+    OpenTrace,
+    OwnedCall,
+    TraceRow,
+    principal_of,
+    tenant_of,
+)
 from uploaders.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +75,10 @@ class TraceStore(Protocol):
 
     async def has_ended(self, call_id: str, principal: str) -> bool:
         """Whether this principal posted a `call_ended` of this call."""
+        ...
+
+    async def erase(self, trace_id: bytes, principal: str) -> None:
+        """Delete a trace with its spans. Raises `SpoolError`."""
         ...
 
 
@@ -171,13 +185,22 @@ class TraceAssembler:
     def _is_erased(self, new: NewSpans, principal: str, token: str | None) -> bool:
         return self._acceptor.is_erased(new.call_id or new.trace_id.hex(), principal, new.agent_id, token)
 
-    def erased(self, call_ids: Collection[str]) -> None:
+    def erased(self, calls: Collection[OwnedCall]) -> None:
         """These calls were erased with their spans: no call log is made of them."""
-        for key, trace in [(key, trace) for key, trace in self._open.items() if _call_id_of(trace) in call_ids]:
-            self._forget_call(key, trace)
-            del self._open[key]
-            self._ending.discard(key)
+        for key, trace in list(self._open.items()):
+            call_id = _call_id_of(trace)
+            tenant = tenant_of(self._acceptor.principal_of_agent(trace.principal, trace.agent_id, None)) or ""
+            if OwnedCall(call_id) in calls or OwnedCall(call_id, tenant) in calls:
+                self._drop(key, trace)
         self._count()
+
+    def _drop(self, key: Key, trace: OpenTrace) -> None:
+        """Nothing of this trace waits any more."""
+        self._forget_call(key, trace)
+        self._open.pop(key, None)
+        self._ending.discard(key)
+        self._not_before.pop(key, None)
+        self._live(trace, ENDED)
 
     async def _redacted(self, groups: Sequence[NewSpans], token: str | None, tenant: str | None) -> list[NewSpans]:
         """The spans of a post as they may be stored."""
@@ -257,11 +280,16 @@ class TraceAssembler:
         """Close every trace that is to be closed now; one that cannot be is tried again later."""
         now = self._clock()
         for key in self._due(now):
-            trace = self._open[key]
+            trace = self._open.get(key)
+            if trace is None:  # it was erased while another one was closed
+                continue
             try:
                 await self._close(key, trace)
             except (SpoolError, OSError, CallLogError, Rejection, ImportError) as error:
                 _log.warning("trace_not_closed", trace_id=trace.trace_id.hex(), reason=str(error))
+                self._not_before[key] = now + _RETRY_MS
+            except Exception as error:  # noqa: BLE001  # a defect that one trace meets must not keep the others open
+                _log.error("unexpected error with a trace", trace_id=trace.trace_id.hex(), exc_info=error)
                 self._not_before[key] = now + _RETRY_MS
         self._forget(now)
 
@@ -270,6 +298,11 @@ class TraceAssembler:
         token_id = await self._store.token_id(trace.trace_id, trace.principal)
         token = None if token_id is None else await self._token_of(token_id)
         call_id = _call_id_of(trace)
+        if self._acceptor.is_erased(call_id, trace.principal, trace.agent_id, token):  # spans that were on their way
+            await self._store.erase(trace.trace_id, trace.principal)
+            self._drop(key, trace)
+            self._count()
+            return
         owner = self._acceptor.principal_of_agent(trace.principal, trace.agent_id, token)
         update = trace.closed > 0 or await self._store.has_ended(call_id, owner)
         lines = SpanLines(self._staging.begin(), self._spans)
@@ -290,12 +323,12 @@ class TraceAssembler:
         trace.raw_bytes -= closed.raw_bytes
         trace.closed += 1
         trace.root_at = None
-        self._live(trace, ENDED)
-        if trace.spans <= 0:
-            self._forget_call(key, trace)
-            del self._open[key]
-            self._ending.discard(key)
-            self._not_before.pop(key, None)
+        if self._open.get(key) is not trace:  # it was erased meanwhile
+            return
+        if trace.spans > 0:
+            self._live(trace, ENDED)
+        else:
+            self._drop(key, trace)
             self._closed[key] = trace
         self._count()
 

@@ -22,6 +22,7 @@ from spool.queue.maintenance import vacuum
 from spool.queue.reader import Reader
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.retention import Shredder, delete_receipts
+from spool.queue.traces import delete_trace
 from spool.records import Clock, DeliveryKey, Form, OwnedCall, Record, tenant_of
 
 _SALT = "SELECT value FROM meta WHERE name = 'erasure_salt'"
@@ -56,10 +57,9 @@ _DELIVERED_TO = (
 )
 _UPLOADS = "SELECT key_hash, token_id, record_uid FROM uploads WHERE call_id = ?"
 _TRACES = (
-    "SELECT trace_id, principal, token_id, spans, agent_id FROM traces WHERE call_id = ?1 "
+    "SELECT trace_id, principal, spans, agent_id FROM traces WHERE call_id = ?1 "
     "OR (call_id IS NULL AND lower(hex(trace_id)) = ?1)"
 )
-_EVERY_ROW = 1 << 62
 _RECORDS_AT_ONCE = 50
 WIPE_SECONDS = 10.0
 """How long the log may be held by readers while it is to be emptied."""
@@ -154,7 +154,7 @@ class CallErasures:
         records = await self._reader.ask(f"SELECT coalesce(r.tenant, '') FROM records r WHERE {_OF_CALL}", call)
         deliveries = await self._reader.ask(_OPEN_DELIVERIES, (*call, 1 << 30))
         traces = await self._reader.ask(_TRACES, (call.call_id,))
-        spans = sum(count for _, principal, _, count, agent in traces if self._is_of(call, principal, agent))
+        spans = sum(count for _, principal, count, agent in traces if self._is_of(call, principal, agent))
         live = self._live_of(call)
         whose = {tenant for (tenant,) in records} | {self.whose(each.principal, each.agent_id) for each in live}
         names = self._reader.destinations.names
@@ -248,16 +248,9 @@ def _expire(transaction: Transaction, before: int) -> None:
 
 
 def _delete_traces(transaction: Transaction, call_id: str, belongs: Callable[[str, str | None], bool]) -> None:
-    for trace_id, principal, token_id, _, agent_id in transaction.execute(_TRACES, (call_id,)).fetchall():
-        if not belongs(principal, agent_id):
-            continue
-        if token_id is not None:
-            transaction.tokens.release(token_id)
-        if transaction.keys.enabled:
-            rows = (trace_id, principal, _EVERY_ROW)
-            transaction.keys.ended([epoch for (epoch,) in transaction.execute(sql.EPOCHS_OF_SPANS, rows)])
-        transaction.execute("DELETE FROM trace_rows WHERE trace_id = ? AND principal = ?", (trace_id, principal))
-        transaction.execute("DELETE FROM traces WHERE trace_id = ? AND principal = ?", (trace_id, principal))
+    for trace_id, principal, _, agent_id in transaction.execute(_TRACES, (call_id,)).fetchall():
+        if belongs(principal, agent_id):
+            delete_trace(transaction, trace_id, principal)
 
 
 def _delete_records(transaction: Transaction, call: OwnedCall) -> int:

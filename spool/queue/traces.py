@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
 
+from spool.db import sql
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
 from spool.payload.frames import (
@@ -53,7 +54,9 @@ _ROWS = """
 """
 _ENDED = "SELECT 1 FROM records WHERE call_id = ? AND principal = ? AND event = 'call_ended' LIMIT 1"
 _OLD = "SELECT trace_id, principal, token_id FROM traces WHERE spans = 0 AND last_at < ? LIMIT ?"
-_FORGET = "DELETE FROM traces WHERE trace_id = ? AND principal = ? AND spans = 0"
+_DELETE = "DELETE FROM traces WHERE trace_id = ? AND principal = ?"
+_FORGET = f"{_DELETE} AND spans = 0"
+_EVERY_ROW = 1 << 62
 
 
 def add_spans(
@@ -100,6 +103,19 @@ def purge_traces(transaction: Transaction, before: int, limit: int) -> int:
     return len(rows)
 
 
+def delete_trace(transaction: Transaction, trace_id: bytes, principal: str) -> None:
+    """Delete a trace with its spans, and release its sender's key."""
+    key = trace_id, principal
+    for (token_id,) in transaction.execute(_TOKEN_OF, key).fetchall():
+        if token_id is not None:
+            transaction.tokens.release(token_id)
+    rows = (*key, _EVERY_ROW)
+    if transaction.keys.enabled:
+        transaction.keys.ended([epoch for (epoch,) in transaction.execute(sql.EPOCHS_OF_SPANS, rows)])
+    transaction.execute(sql.DELETE_TRACE_ROWS, rows)
+    transaction.execute(_DELETE, key)
+
+
 class Traces:
     """The spans of calls that are still going on. For the event loop."""
 
@@ -139,6 +155,10 @@ class Traces:
     async def has_ended(self, call_id: str, principal: str) -> bool:
         """Whether this principal posted a `call_ended` of this call, as far as receipts go back."""
         return bool(await self._reader.ask(_ENDED, (call_id, principal)))
+
+    async def erase(self, trace_id: bytes, principal: str) -> None:
+        """Delete a trace with its spans."""
+        await self._writer.submit(partial(delete_trace, trace_id=trace_id, principal=principal))
 
     async def rows(self, trace_id: bytes, principal: str) -> AsyncIterator[TraceRow]:
         """The spans of a trace, post by post. Raises `SpoolError`."""

@@ -5,6 +5,7 @@ import pytest
 from gateway.admin.events import Observers
 from gateway.admin.metrics import Metrics
 from gateway.formatting import age_text, bytes_text, count_text
+from spool.records import OwnedCall
 from tests.admin.admin_app import AdminFigures, delivery
 
 
@@ -28,7 +29,7 @@ def test_what_is_written_of_events_names_no_call() -> None:
     assert [text for _, _, text in kept] == ["endpoint: the core of a call became a dead letter"]
     world.events.restore(kept)
     assert len(world.events.recent()) == 1
-    world.events.forget({"of-somebody"})
+    world.events.forget([OwnedCall("of-somebody")])
     assert world.events.recent()[0].text == kept[0][2]
 
 

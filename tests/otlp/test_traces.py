@@ -15,10 +15,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from gateway.otlp import assembler as assembler_module
 from gateway.otlp.assembler import ClosingRule
-from gateway.otlp.posts import POST_BYTES
+from gateway.otlp.posts import POST_BYTES, from_protobuf
 from gateway.otlp.source import JSON, PROTOBUF
+from gateway.otlp.spans import SpanRule
 from spool.directory import DATABASE_NAME
-from spool.records import NewSpans
+from spool.records import NewSpans, OwnedCall
 from tests.intake.bodies import ENCODERS
 from tests.intake.running_intake import ENDPOINT
 from tests.otlp.captured import as_json, in_posts, post, renamed, request
@@ -235,6 +236,47 @@ async def test_the_same_trace_of_two_senders_is_two_calls(tmp_path: Path) -> Non
         logs = (await traces.call_logs(trace_id("livekit-10-turns")))[1:]
         assert [log["wcall_event"] for log in logs] == ["call_ended"] * 2
         assert sum(log["otel"]["spans"] for log in logs) == 58
+
+
+async def test_a_call_that_is_erased_while_it_is_put_together_holds_up_no_other(tmp_path: Path) -> None:
+    """Several traces are due, and an order takes those away that are in hand and to come: the others become call logs,
+    then and later."""
+    ids = [OwnedCall(number.to_bytes(16, "big").hex()) for number in (1, 2, 3)]
+    async with tracing(tmp_path) as traces:
+        for number in (1, 2, 3):
+            await traces.export(renamed(request("livekit-10-turns"), number).SerializeToString())
+        traces.world.clock.now += RULE.close_after
+        closing = asyncio.create_task(traces.assembler.close_due())
+        await asyncio.sleep(0)  # the first one is being read
+        traces.assembler.erased(ids[:2])
+        await closing
+        assert len(await traces.call_logs(ids[2].call_id)) == 1
+        assert traces.world.intake.acceptor.open_calls.open_calls(traces.world.clock.now) == 0
+
+
+async def test_an_erasure_for_a_tenant_leaves_the_trace_of_another(tmp_path: Path) -> None:
+    """The same call of two tenants is two traces."""
+    call_id, export = trace_id("livekit-10-turns"), from_protobuf(post("livekit-10-turns"), SpanRule())
+    async with tracing(tmp_path) as traces:
+        for tenant in ("acme", "other"):
+            await traces.assembler.add(export, None, tenant)
+        await traces.world.spool.erasures.give_up(OwnedCall(call_id, "acme"))
+        traces.assembler.erased([OwnedCall(call_id, "acme")])
+        await traces.later(RULE.close_after)
+        (traced,) = await traces.world.spool.trace(call_id)
+        assert traced.record.tenant == "other"
+
+
+async def test_spans_that_were_on_their_way_when_their_call_was_erased_are_deleted(tmp_path: Path) -> None:
+    """They become no call log, and nothing tries to make one of them for ever."""
+    async with tracing(tmp_path) as traces:
+        await traces.export(post("livekit-10-turns"), headers={"x-pype-token": "agents-key"})
+        await traces.world.spool.erasures.order([OwnedCall(trace_id("livekit-10-turns"))])
+        await traces.later(RULE.close_after)
+        assert await traces.call_logs(trace_id("livekit-10-turns")) == []
+        ask = traces.world.spool.reader.ask
+        counts = [await ask(f"SELECT count(*) FROM {table}") for table in ("traces", "trace_rows", "tokens")]
+        assert counts == [[(0,)]] * 3
 
 
 async def test_damaged_spans_are_named_and_the_others_delivered(tmp_path: Path) -> None:
