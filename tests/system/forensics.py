@@ -4,7 +4,7 @@ import re
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import zstandard
@@ -34,27 +34,26 @@ def found(directory: Path, words: Iterable[bytes]) -> set[bytes]:
 
 def _parts(data: bytes) -> Iterator[bytes]:
     yield data
+    view = memoryview(data)
     for start in re.finditer(re.escape(_ZSTD), data):
-        yield _unzstd(data[start.start() :])
+        yield _unzstd(view[start.start() :])
     for start in re.finditer(re.escape(_GZIP), data):
-        yield _gunzip(data[start.start() :])
+        yield _gunzip(view[start.start() :])
 
 
-def _unzstd(data: bytes) -> bytes:
+def _unzstd(data: bytes | memoryview) -> bytes:
     """As much as there is of a frame: its end may be another page's."""
     decompressor = zstandard.ZstdDecompressor().decompressobj()
-    out = b""
-    try:
+    out = []
+    with suppress(zstandard.ZstdError):
         for at in range(0, min(len(data), _MOST), 4096):
-            out += decompressor.decompress(data[at : at + 4096])
+            out.append(decompressor.decompress(data[at : at + 4096]))
             if decompressor.eof:
                 break
-    except zstandard.ZstdError:
-        return out
-    return out
+    return b"".join(out)
 
 
-def _gunzip(data: bytes) -> bytes:
+def _gunzip(data: memoryview) -> bytes:
     try:
         return zlib.decompressobj(31).decompress(data, _MOST)
     except zlib.error:

@@ -5,6 +5,7 @@
 The descriptor is a socket; `tests.system.preloaded` has the other end, and says what it sends.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -12,15 +13,27 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 from callspool import launcher
 
-USED_BY_SOME = ("aioboto3", "aiobotocore.httpsession", "confluent_kafka", "psycopg", "psycopg_pool", "uvloop")
-"""What `callspool run` imports where a destination needs it."""
+USED_BY_SOME = (
+    "aioboto3",
+    "aiobotocore.httpsession",
+    "confluent_kafka",
+    "encodings.idna",
+    "importlib.resources.readers",
+    "psycopg",
+    "uvloop",
+)
+"""What `callspool run` imports where a destination needs it, or late."""
+FULL_HEADROOM = "TESTS_FULL_HEADROOM"
+"""The variable with which a program has the headroom that it has elsewhere, for tests of a full disk."""
 
 
 def main() -> None:
@@ -35,10 +48,41 @@ def main() -> None:
     for name in USED_BY_SOME:
         with suppress(ImportError):
             import_module(name)
+    _build_models()
     gc.collect()
     gc.freeze()
     if _serve(socket.socket(fileno=int(sys.argv[1]))):
-        callspool(prog_name="callspool")
+        _run(callspool)
+
+
+def _build_models() -> None:
+    """Those of the settings, which are built when they are first used: a third of what a start costs."""
+    from config import catalogue
+    from config.types import Table
+
+    def below(model: type[Table]) -> Iterator[type[Table]]:
+        yield model
+        for each in model.__subclasses__():
+            yield from below(each)
+
+    for model in below(Table):
+        model.model_rebuild()
+    catalogue.variables()
+    catalogue.source_settings()
+
+
+def _run(program: Callable[..., Any]) -> None:
+    """Run it to its end, and leave at once then: an interpreter that takes all modules apart copies their pages."""
+    try:
+        program(prog_name="callspool")
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        threading._shutdown()  # type: ignore[attr-defined]  # joins the other threads, as an end does
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)
 
 
 def _serve(control: socket.socket) -> bool:
@@ -91,6 +135,10 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     sys.argv[:] = request["arguments"]
     os.environ.clear()
     os.environ.update(request["environment"])
+    if os.environ.pop(FULL_HEADROOM, None) is None:
+        from spool import space
+
+        space.LARGEST_HEADROOM_BYTES = space.SMALLEST_HEADROOM_BYTES
     time.tzset()
     os.chdir(request["folder"])
 

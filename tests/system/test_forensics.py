@@ -36,7 +36,7 @@ def call_log(way: str, size: int = 0) -> bytes:
     number = NUMBERS[way].decode()
     turns = [{"role": "user", "text": f"my card is {number}"}]
     # Of few repetitions, so that compression leaves it large.
-    filling = base64.b85encode(os.urandom(size * 4 // 5)).decode()
+    filling = base64.b64encode(os.urandom(size * 3 // 4)).decode()
     log = {"call_id": way, "transcript": turns, "telemetry_data": {"spans": [{"name": filling}]}, "said": number}
     return json.dumps(log).encode()
 

@@ -13,6 +13,7 @@ from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint, Fault
 from tests.disks.filesystems import remount, small_disk
 from tests.system.gateway_process import GatewayProcess, Reply
+from tests.system.preloaded_server import FULL_HEADROOM
 from tests.system.waiting import until
 
 
@@ -30,6 +31,7 @@ async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path
         settings = {
             "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
             "CALLSPOOL_SPOOL_MAX_BYTES": "1GB",
+            FULL_HEADROOM: "yes",
             "CALLSPOOL_ENDPOINT_URL": endpoint.url,
             "CALLSPOOL_ENDPOINT_TOKEN": "key",
         }
@@ -64,6 +66,7 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
         settings = {
             "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
             "CALLSPOOL_SPOOL_MAX_BYTES": "1GB",
+            FULL_HEADROOM: "yes",
             "CALLSPOOL_ENDPOINT_URL": endpoint.url,
             "CALLSPOOL_ENDPOINT_TOKEN": "key",
         }
@@ -103,6 +106,7 @@ async def test_a_disk_without_inodes_takes_what_needs_no_file(tmp_path: Path) ->
                 "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
                 "CALLSPOOL_ENDPOINT_URL": endpoint.url,
                 "CALLSPOOL_ENDPOINT_TOKEN": "key",
+                FULL_HEADROOM: "yes",
             }
             async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
                 takers = take_all_inodes(disk)
