@@ -133,28 +133,28 @@ class WorkFigures:
 
 COUNTERS: Final[MetricTable] = {
     "work_messages": (
-        "Messages that a worker has read: new, duplicate (the store had them), dead (in the topic of the dead), or "
+        "Messages read by a worker: new, duplicate (already in the store), dead (moved to the dead-letter topic), or "
         "dropped (their partition went to another worker, which reads them again).",
         ("result",),
     ),
-    "work_dead": ("Messages that no store takes, and that were put into the topic of the dead with their reason.", ()),
-    "work_rebalances": ("How often partitions were given to this worker, or taken from it.", ()),
+    "work_dead": ("Messages that no store accepts, moved to the dead-letter topic with the reason.", ()),
+    "work_rebalances": ("How often partitions were assigned to this worker or revoked.", ()),
     "work_commit_failures": (
-        "Offsets that could not be committed after their messages were stored; the messages are read again.",
+        "Offset commits that failed after the messages were stored; the messages are read again.",
         (),
     ),
 }
 GAUGES: Final[MetricTable] = {
     "work_lag": (
-        "Messages of a partition of this worker that are not stored and committed yet.",
+        "Messages of a partition that this worker has not stored and committed yet.",
         ("topic", "partition"),
     ),
-    "work_partitions": ("Partitions that this worker reads.", ()),
+    "work_partitions": ("Partitions assigned to this worker.", ()),
     "work_unaccounted": (
         "Messages that were read and are neither in hand, stored, dead nor dropped, by independent counts. Must be 0.",
         (),
     ),
-    "work_up": ("1 while the worker has joined its group and its store takes what it writes, else 0.", ()),
+    "work_up": ("1 while the worker is in its group and its store accepts writes, else 0.", ()),
 }
 
 

@@ -25,27 +25,27 @@ MetricTable = Mapping[str, tuple[str, tuple[str, ...]]]
 """What each metric means, and its labels."""
 
 GAUGES: Final[MetricTable] = {
-    "backlog_records": ("Deliveries still to be made.", _LANE),
+    "backlog_records": ("Deliveries in the queue.", _LANE),
     "backlog_bytes": ("Raw bytes still to be delivered; a core and its detail share those of their record.", _LANE),
-    "oldest_pending_seconds": ("Age of the oldest record still to be delivered; 0 if there is none.", _LANE),
+    "oldest_pending_seconds": ("Age of the oldest record still to be delivered; 0 if none is.", _LANE),
     "dead_records": ("Deliveries that are dead letters.", ("destination",)),
-    "held_records": ("Deliveries that are set aside until a token or a core is accepted.", ("destination",)),
+    "held_records": ("Deliveries held until a token or a core is accepted.", ("destination",)),
     "dead_reasons": (
         "Reasons of the newest dead letters (at most 2,000 per lane), by kind.",
         ("destination", "reason"),
     ),
     "ready": ("1 while posts can be accepted, as /readyz says, else 0.", ()),
     "build_info": ("Always 1; the version is its label.", ("version",)),
-    "disk_free_bytes": ("What is free on the disk of the spool's directory.", ()),
+    "disk_free_bytes": ("Free bytes on the disk of the spool's directory.", ()),
     "spool_bytes": ("Bytes of the spool on disk, write-ahead log and staging included.", ()),
     "spool_limit_bytes": ("The quota of the spool in bytes.", ()),
-    "spool_reserve_bytes": ("The last bytes of the quota, which large call logs leave to small ones.", ()),
+    "spool_reserve_bytes": ("The part of the quota that is reserved for cores and small call logs.", ()),
     "unaccounted_records": (
-        "Deliveries owed that are neither queued nor dead nor ended, by independent counts. Must be 0.",
+        "Deliveries owed that are neither queued, dead nor ended, by independent counts. Must be 0.",
         (),
     ),
     "quarantined_databases": (
-        "Corrupt databases in quarantine whose records callspool salvage has not imported yet.",
+        "Corrupt databases in quarantine whose records `callspool salvage` has not imported yet.",
         (),
     ),
     "quarantined_bytes": ("Bytes of the databases in quarantine; callspool never deletes them.", ()),
@@ -58,22 +58,22 @@ GAUGES: Final[MetricTable] = {
         "When the circuit breaker opened (Unix time), by reason; missing while it is closed.",
         ("destination", "reason"),
     ),
-    "refused_tokens": ("Tokens of agents that the destination refuses.", ("destination",)),
+    "refused_tokens": ("Agents' tokens that the destination refuses.", ("destination",)),
     "concurrency": ("Attempts allowed at once, adapted to what the destination can handle.", _LANE),
     "intake_posts_in_flight": ("Posts that are being read or written to the spool.", ()),
-    "intake_posts_waiting": ("Back-pressure: posts that wait for memory before their body is read.", ()),
-    "intake_memory_bytes": ("Memory that posts hold, of intake_memory_limit_bytes.", ()),
+    "intake_posts_waiting": ("Back-pressure: posts waiting for memory before their body is read.", ()),
+    "intake_memory_bytes": ("Memory held by posts, out of intake_memory_limit_bytes.", ()),
     "intake_memory_limit_bytes": ("Memory for the bodies of all posts together (intake.memory_budget).", ()),
-    "live_calls": ("Calls that started and have not ended.", ()),
+    "live_calls": ("Calls that have started but not ended.", ()),
     "drain_throttled": ("1 while the draining of details is throttled because a call is live, else 0.", ()),
-    "outbox_waiting_rows": ("Rows in an outbox of the SDK: in use there, refused, or still to be taken.", ("path",)),
-    "outbox_up": ("0 while an outbox is damaged, foreign or not readable by this user, else 1.", ("path",)),
+    "outbox_waiting_rows": ("Rows in an SDK outbox: in use there, refused, or still to be rescued.", ("path",)),
+    "outbox_up": ("0 while an outbox is damaged, not an outbox or not readable by this user, else 1.", ("path",)),
 }
 
 COUNTERS: Final[MetricTable] = {
-    "log_messages_dropped": ("Log messages that were dropped because nobody read the log.", ()),
+    "log_messages_dropped": ("Log messages dropped because nobody read the log.", ()),
     "audit_lines_dropped": (
-        "Lines of the audit log that were lost: the queue was full, or the file could not be written.",
+        "Lines of the audit log lost because the queue was full or the file could not be written.",
         (),
     ),
 }

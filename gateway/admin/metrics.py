@@ -162,25 +162,23 @@ class Metrics(SpoolMetrics):
             "step",
             "outcome",
         )
-        self._step = self._histogram(
-            "pipeline_step_seconds", "How long a step of a pipeline took.", DELIVERY_BOUNDS, "step"
-        )
+        self._step = self._histogram("pipeline_step_seconds", "Duration of a pipeline step.", DELIVERY_BOUNDS, "step")
         self._model_requests = self._counter(
             "model_requests",
-            "Requests to models: answered, bad_answer (paid for, and of no use), unavailable, refused or too_long.",
+            "Requests to models: answered, bad_answer (paid for but unusable), unavailable, refused or too_long.",
             "purpose",
             "outcome",
         )
-        self._model_tokens = self._counter("model_tokens", "Tokens that models counted.", "purpose")
+        self._model_tokens = self._counter("model_tokens", "Tokens used, as counted by the models.", "purpose")
         self._paid_again = self._counter(
-            "model_paid_again", "Answers that were asked for once more, because a kill lost them on their way."
+            "model_paid_again", "Model requests repeated because a kill lost the first answer."
         )
         self._queued = GaugeTally(
-            "callspool_pipeline_queued_calls", "Calls that wait in the pipeline's queue.", (), registry=self.registry
+            "callspool_pipeline_queued_calls", "Calls in the pipeline's queue.", (), registry=self.registry
         )
         self._oldest_queued = GaugeTally(
             "callspool_pipeline_oldest_queued_seconds",
-            "Age of the oldest call in the pipeline's queue; 0 if there is none.",
+            "Age of the oldest call in the pipeline's queue; 0 if the queue is empty.",
             (),
             registry=self.registry,
         )
@@ -188,7 +186,7 @@ class Metrics(SpoolMetrics):
             "callbacks", "Callbacks: fired, moved (to a later time) or cancelled.", "outcome"
         )
         self._callback_late = self._histogram(
-            "callback_late_seconds", "How long after its time a callback was fired.", DELIVERY_BOUNDS
+            "callback_late_seconds", "Delay of a callback after its due time.", DELIVERY_BOUNDS
         )
 
     def _declare_webhooks(self) -> None:
@@ -202,17 +200,17 @@ class Metrics(SpoolMetrics):
             "result",
         )
         self._webhook_dropped = self._counter(
-            "webhook_provider_dropped", "Webhooks that the provider says it gave up before.", "source"
+            "webhook_provider_dropped", "Webhooks that the provider reports as given up.", "source"
         )
         self._webhook_skew = GaugeTally(
             "callspool_webhook_clock_skew_seconds",
-            "How far the time of the last signature lay in the past; negative for the future.",
+            "Age of the last signature's timestamp; negative if it lies in the future.",
             ("source",),
             registry=self.registry,
         )
         self._webhook_accepted = GaugeTally(
             "callspool_webhook_last_accepted_timestamp_seconds",
-            "When the last genuine webhook was accepted.",
+            "When the last genuine webhook was accepted (Unix time).",
             ("source",),
             registry=self.registry,
         )
@@ -222,21 +220,21 @@ class Metrics(SpoolMetrics):
             "result",
         )
         self._otlp_open = GaugeTally(
-            "callspool_otlp_open_calls", "Calls whose spans wait for their end.", (), registry=self.registry
+            "callspool_otlp_open_calls", "Calls whose spans are kept until they end.", (), registry=self.registry
         )
         self._spans_sent = self._counter(
             "trace_spans", "The gateway's own spans by result: sent, failed, dropped (the queue was full).", "result"
         )
-        self._live_turns = self._counter("live_turns", "Turns of calls that go on, made durable.")
-        self._agents_lost = self._counter("agents_lost", "Calls of which the end was made up: their agent is lost.")
+        self._live_turns = self._counter("live_turns", "Turns of calls in progress that were stored durably.")
+        self._agents_lost = self._counter("agents_lost", "Calls ended by callspool because their agent was lost.")
         self._watched = GaugeTally(
-            "callspool_watched_calls", "Calls that are watched by their heartbeats.", (), registry=self.registry
+            "callspool_watched_calls", "Calls in progress that send heartbeats.", (), registry=self.registry
         )
 
     def _declare_admin(self) -> None:
         self._admin_refusals = self._counter(
             "admin_refusals",
-            "Requests to the admin listener that were refused, by reason: no_token, wrong_token, too_many_guesses, "
+            "Requests that the admin listener refused, by reason: no_token, wrong_token, too_many_guesses, "
             "remote, host or cross_site.",
             "reason",
         )
@@ -245,7 +243,7 @@ class Metrics(SpoolMetrics):
         """And the calls that are put together in them."""
         self._store_rows = self._counter(
             "store_rows",
-            "Parts of calls that stores were given: new, duplicate (the store had it), or refused (a value of it).",
+            "Parts written to stores: new, duplicate (already there), or refused (because of a value).",
             "destination",
             "kind",
             "result",
@@ -254,64 +252,62 @@ class Metrics(SpoolMetrics):
             "store_batch_size", "Parts that shared one transaction of a store.", BATCH_BOUNDS, "destination"
         )
         self._store_commit = self._histogram(
-            "store_commit_seconds", "How long a transaction of a store took.", DELIVERY_BOUNDS, "destination"
+            "store_commit_seconds", "Duration of a store's transaction.", DELIVERY_BOUNDS, "destination"
         )
         self._completed = self._counter(
             "completion_calls",
-            "Calls: complete, late (completed after they had been given up), timed_out (no end came in time), or "
-            "orphan (no start came in time).",
+            "Calls by result: complete, late (completed after being given up), timed_out (no end in time), or "
+            "orphan (no start in time).",
             "destination",
             "result",
         )
         self._match = GaugeTally(
             "callspool_completion_match_ratio",
-            "Of the calls that were concluded since the start, the share that has both its start and its end.",
+            "Share of the calls concluded since the start of the process that have both start and end.",
             ("destination",),
             registry=self.registry,
         )
         self._wait = self._histogram(
             "completion_wait_seconds",
-            "From the first part of a call in the store to its completion, in whole seconds.",
+            "Time from the first part of a call in the store to its completion, in whole seconds.",
             _WAIT_BOUNDS,
             "destination",
         )
         self._lag = self._histogram(
             "completion_lag_seconds",
-            "How long ago the oldest part of a transaction was accepted when the store committed it.",
+            "Age of the oldest part of a transaction, since it was accepted, at the store's commit.",
             DELIVERY_BOUNDS,
             "destination",
         )
         self._waiting = GaugeTally(
             "callspool_completion_open_calls",
-            "Calls that wait for their start or end, as of the last sweep.",
+            "Calls waiting for their start or end, as of the last sweep.",
             ("destination",),
             registry=self.registry,
         )
         self._reference = self._histogram(
             "reference_download_seconds",
-            "How long reading and decoding an object that a reference names took (S3DownloadDuration).",
+            "Time to read and decode an object named by a reference (S3DownloadDuration).",
             DELIVERY_BOUNDS,
         )
         self._reference_bytes = self._counter(
-            "reference_download_bytes", "Bytes of the objects that references named, once decoded."
+            "reference_download_bytes", "Decoded bytes of objects named by references."
         )
         self._routed = self._counter(
             "route_queries",
-            "Questions about calls by the path that answered: complete (the new one), or merged (the old one).",
+            "Queries about calls by the path that answered: complete (the new one), or merged (the old one).",
             "path",
         )
-        self._mismatch = self._counter(
-            "route_mismatch", "Questions that both paths were asked, and answered differently."
-        )
+        self._mismatch = self._counter("route_mismatch", "Queries sent to both paths that were answered differently.")
 
     def _declare_outboxes(self) -> None:
         self._outbox_rows = self._counter(
             "outbox_rows",
-            "Rows of the SDK's outbox: rescued, duplicate (its post had been accepted), superseded (an end without "
-            "telemetry of a call whose end is known), or refused (not a call log; left there).",
+            "Rows of the SDK's outbox: rescued, duplicate (already accepted), superseded (an end without telemetry, "
+            "of a call whose end is known), or refused (not a call log; left in place).",
             "path",
             "outcome",
         )
         self._outbox_bytes = self._counter(
-            "outbox_rescued_bytes", "Bytes of the rows that became new records of the spool.", "path"
+            "outbox_rescued_bytes", "Bytes of outbox rows that became new records.", "path"
         )

@@ -234,40 +234,42 @@ class SpoolMetrics:
     def _declare_intake(self) -> None:
         self._accepted_records = 0
         self._posts = self._counter("posts", "Posts by route and result.", "route", "result")
-        self._ack = self._histogram("ack_seconds", "From the headers of a post to its durable answer.", _ACK_BOUNDS)
+        self._ack = self._histogram(
+            "ack_seconds", "Time from the headers of a post to its durable answer.", _ACK_BOUNDS
+        )
         self._payload = self._counter(
             "payload_bytes",
-            "Bytes of accepted call logs: raw as decoded, stored as compressed in the spool.",
+            "Bytes of accepted call logs: raw (decoded), or stored (compressed, in the spool).",
             "stage",
         )
         self._two_phase = self._counter("two_phase", "Call logs that were split into core and detail.")
         self._nonfinite = self._counter("nonfinite_numbers", "NaN and Infinity in accepted call logs, sent on as null.")
-        self._redacted = self._counter("redacted", "What was replaced in accepted call logs, by rule.", "rule")
+        self._redacted = self._counter("redacted", "Values replaced in accepted call logs, by rule.", "rule")
         self._stray_tokens = self._counter(
-            "stray_tokens", "Accepted call logs whose top-level token is no credential: it stays in them."
+            "stray_tokens", "Accepted call logs whose top-level token is not a credential; it is left in place."
         )
 
     def _declare_spool(self) -> None:
-        self._commit = self._histogram("commit_seconds", "How long a commit of the spool took.", _COMMIT_BOUNDS)
+        self._commit = self._histogram("commit_seconds", "Duration of a commit to the spool.", _COMMIT_BOUNDS)
         self._batch = self._histogram("commit_batch_size", "Requests that shared one commit.", BATCH_BOUNDS)
         self._given_up = self._counter(
-            "details_given_up", "Details that were given up to make room in a full spool (spool.when_full)."
+            "details_given_up", "Details evicted to make room in a full spool (spool.when_full)."
         )
 
     def _declare_deliveries(self) -> None:
         self._deliveries = self._counter(
             "deliveries",
-            "Attempts to deliver, by outcome: delivered, retry, held, diverted, dead or corrupt.",
+            "Delivery attempts by outcome: delivered, retry, held, diverted, dead or corrupt.",
             "destination",
             "lane",
             "outcome",
         )
         self._delivery = self._histogram(
-            "delivery_seconds", "How long an attempt to deliver took.", DELIVERY_BOUNDS, "destination", "lane"
+            "delivery_seconds", "Duration of a delivery attempt.", DELIVERY_BOUNDS, "destination", "lane"
         )
         self._arrival = self._histogram(
             "core_delivered_seconds",
-            "From the acceptance of a call log until its core, or all of it where it is small, was delivered.",
+            "Time from accepting a call log to delivering its core, or all of it if it is small.",
             _ARRIVAL_BOUNDS,
             "destination",
         )
@@ -276,22 +278,22 @@ class SpoolMetrics:
         """To buckets, and through upload addresses."""
         self._large = self._counter(
             "large_payloads",
-            "Details and large wholes that were delivered as objects, to a bucket or through an upload address.",
+            "Details and large wholes delivered as objects, to a bucket or an upload address.",
             "destination",
         )
         self._upload = self._histogram(
             "upload_seconds",
-            "How long it took to send an object and to confirm it, at a bucket or through an upload address.",
+            "Time to send and confirm an object, at a bucket or an upload address.",
             DELIVERY_BOUNDS,
             "destination",
         )
         self._upload_bytes = self._counter(
-            "upload_bytes", "Bytes of the delivered objects, as the storage keeps them.", "destination"
+            "upload_bytes", "Bytes of delivered objects, as stored in the bucket.", "destination"
         )
         self._parts = self._counter(
             "upload_parts",
-            "Parts of objects: sent, repeated (sent again because the first result is unknown), or resumed "
-            "(already at the server after a restart or a failure, not sent again).",
+            "Parts of objects: sent, repeated (sent again, since the first result is unknown), or resumed (already "
+            "at the server after a restart or failure).",
             "destination",
             "result",
         )
@@ -303,7 +305,7 @@ class SpoolMetrics:
         )
         self._read_back = self._counter(
             "upload_read_back_bytes",
-            "Bytes that were read back because the server gave no checksum that proves the object.",
+            "Bytes read back because the server returned no checksum of the object.",
             "destination",
         )
 
