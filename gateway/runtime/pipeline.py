@@ -46,6 +46,7 @@ from uploaders.pipeline.vectors import PgVectors, PineconeVectors, QdrantVectors
 from uploaders.stores.pipeline import CallbackTables, Database, NewText
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.store import CallKey, Store, StoreError
+from uploaders.tasks import Tasks
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -282,21 +283,19 @@ class PipelineWorker:
         self._pipeline = pipeline_of(
             settings, self._destination, store, owner, self._metrics, system_clock, works=True, alone=False, steps=steps
         )
-        feeding = None
+        feeding = Tasks()
         try:
             await store.open()
             self._pipeline.start()
             if self._is_fed_by_the_outbox():
-                feeding = asyncio.create_task(self._feed(store, self._pipeline, owner))
+                feeding.spawn(self._feed(store, self._pipeline, owner))
             _log.info("working", pipeline=self._destination.target, store=chosen.target, owner=owner)
             self._systemd.ready()
             await self._told_to_stop.wait()
             self._systemd.stopping()
             _log.info("stopping")
         finally:
-            if feeding is not None:
-                feeding.cancel()
-                await asyncio.gather(feeding, return_exceptions=True)
+            await feeding.cancel()
             await self._stop(self._pipeline)
             await store.close()
             if sender is not None:

@@ -24,6 +24,7 @@ from gateway.sdk_outbox.model import (
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.sinks import RowSink
 from spool.records import Clock
+from uploaders.tasks import Tasks
 
 REFUSED_MAX = 1000
 """Rows whose refusal is remembered; of more, the oldest are looked at once more."""
@@ -224,11 +225,12 @@ class OutboxWatch:
         self._watched = [_Watched(path, owners, sink, clock, observer) for path in paths]
         self._interval = interval
         self._stopping = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
 
     def start(self) -> None:
         """Look at each of them now, and from now on every interval."""
-        self._tasks = [asyncio.create_task(self._watch(each)) for each in self._watched]
+        for each in self._watched:
+            self._tasks.spawn(self._watch(each))
 
     async def stop(self, seconds: float) -> None:
         """End with a last look, since an agent that stops too has just written its last rows.
@@ -236,13 +238,10 @@ class OutboxWatch:
         What is not taken within `seconds` is given up; a row that was claimed is free again after five minutes.
         """
         self._stopping.set()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            for each in self._watched:
-                each.stopping = True
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.wait(seconds)
+        for each in self._watched:
+            each.stopping = True
+        await self._tasks.cancel()
 
     def status(self) -> tuple[OutboxStatus, ...]:
         """How each of them does."""

@@ -17,7 +17,9 @@ group commit, WAL, checkpoint, batch insert, prefetch, lease, eviction, retentio
 orphan chunks, migration, supersession, idempotency, back-pressure, admission control, load shedding, connection limit,
 staging, readiness, health, graceful shutdown, fan-out, throttle, trace, metrics, redaction, sandbox, parse worker,
 circuit breaker, back-off, retry, fallback, dead letter, concurrency limit, rate limit, token bucket, connection pool,
-timeouts, multipart, presigned upload
+timeouts, multipart, presigned upload, presigned URL, deduplication, jitter, drain, liveness, watchdog, backfill,
+outbox, tombstone, rekey, key rotation, envelope encryption, erasure, tenant, principal, trace context, sampling,
+rebalance, offset commit, claim
 """
 
 

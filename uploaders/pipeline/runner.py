@@ -56,6 +56,7 @@ from uploaders.pipeline.summary import (
 from uploaders.stores.pipeline import CallKey, Insight, Job, JobState, Step, StepOutput
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.store import PartRefused, StoreError
+from uploaders.tasks import Tasks
 
 BAD_ANSWERS: Final = 3
 """So many answers that are not what was asked for are paid for; then the call is summarised without a model."""
@@ -167,7 +168,7 @@ class PipelineRunner:
         self._left: list[Job] = []
         """Calls that were left in the middle, because the store did not answer."""
         self._woken = asyncio.Event()
-        self._main: asyncio.Task[None] | None = None
+        self._main = Tasks()
         self._prepared = False
         self._pauses: dict[str, float] = {}
         """For what does not answer (chat, embedding, vectors), until when it is left alone."""
@@ -181,13 +182,11 @@ class PipelineRunner:
 
     def start(self) -> None:
         """Begin with what is in the queue."""
-        self._main = asyncio.create_task(self._run())
+        self._main.spawn(self._run())
 
     async def stop(self, grace: float) -> None:
         """Wait up to `grace` seconds for the calls under way, whose answers are paid for; the others stay queued."""
-        if self._main is not None:
-            self._main.cancel()
-            await asyncio.gather(self._main, return_exceptions=True)
+        await self._main.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=grace)
         for task in list(self._running):
