@@ -5,7 +5,7 @@ throttle is consulted at the moment of each decision, in constant time, so nobod
 or ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from spool.records import Clock
@@ -33,6 +33,8 @@ class OpenCalls:
             self._begin((call.principal, call.call_id), call.accepted_at, call.happened_at)
         self.last_post_at: int | None = None
         """When a call log was last accepted; None before the first."""
+        self.call_ended: Callable[[str, str], None] | None = None
+        """Called with the id and the principal of each call whose end was accepted, superseded or not."""
 
     def accepted(self, call_id: str, event: str, now: int, principal: str = "", happened_at: int | None = None) -> None:
         """A call log is durable; the oldest live call is forgotten when there are too many.

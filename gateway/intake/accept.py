@@ -6,7 +6,7 @@ Idempotency: the spool recognises a call log that it has accepted before (promis
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import ceil
 from typing import NamedTuple
@@ -137,8 +137,6 @@ class Acceptor:
         self._tenants = tenants
         self._redactions = redactions or Redactions()
         self.open_calls = open_calls
-        self.call_ended: Callable[[str, str], None] | None = None
-        """Called with the id and the principal of each call whose end was accepted."""
         self._token = token
         self._store = store
         self._plans = delivery_plans(destinations)
@@ -342,8 +340,8 @@ class Acceptor:
         """Count and log what was accepted."""
         if not accepted.superseded:
             self.open_calls.accepted(call_log.call_id, call_log.event, self._clock(), principal, call_log.happened_at)
-        if self.call_ended is not None and call_log.event == ENDED:
-            self.call_ended(call_log.call_id, principal)
+        if self.open_calls.call_ended is not None and call_log.event == ENDED:
+            self.open_calls.call_ended(call_log.call_id, principal)
         if not accepted.duplicate:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)
             if accepted.two_phase:

@@ -373,7 +373,7 @@ class TraceAssembler:
             self._some.set()
         else:
             self._some.clear()
-        self._acceptor.call_ended = self._note_end if self._open else None
+        self._acceptor.open_calls.call_ended = self._note_end if self._open else None
         self._observer.otlp_open_calls(len(self._open))
 
 

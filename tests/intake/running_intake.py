@@ -92,10 +92,12 @@ class Intake:
         self.parse_worker = ParseWorker(workers)
         calls = OpenCalls()
         token = IntakeToken(options.token, options.hosts, options.tenants)
-        acceptor = Acceptor(
-            store, destinations, options.sizes, threads, self.parse_worker, decoder, observer, clock, calls, token,
-            options.tenants, options.redactions,
+        self.make_acceptor = partial(
+            Acceptor, store, rule=options.sizes, threads=threads, parse_worker=self.parse_worker, decoder=decoder,
+            observer=observer, clock=clock, open_calls=calls, token=token, tenants=options.tenants,
+            redactions=options.redactions,
         )  # fmt: skip
+        acceptor = self.make_acceptor(destinations)
         uploads = UploadUrlService(store, clock, round(options.upload_url_lifetime * 1000))
         address = PublicAddress(options.public_url, options.trusted_proxies)
         posts = PostService(reader, acceptor, uploads, token, address)

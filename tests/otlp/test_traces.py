@@ -13,6 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from gateway.intake.accept import UNKNOWN
+from gateway.intake.generated import accept_generated
 from gateway.otlp import assembler as assembler_module
 from gateway.otlp.assembler import ClosingRule
 from gateway.otlp.posts import POST_BYTES, from_protobuf
@@ -100,6 +102,18 @@ async def test_the_calls_own_end_makes_its_spans_an_update(tmp_path: Path) -> No
         assert ended["wcall_event"] == "call_ended"
         assert update["update_type"] == "late_spans"
         assert "wcall_event" not in update
+
+
+async def test_an_end_that_came_another_way_closes_the_trace(tmp_path: Path) -> None:
+    """A webhook, say, whose recording is copied: what accepts it owes deliveries of its own."""
+    name = "livekit-10-turns"
+    async with tracing(tmp_path) as traces:
+        await traces.export(in_posts(request(name), 2)[0])
+        intake = traces.world.intake
+        end = {"call_id": trace_id(name), "wcall_event": "call_ended"}
+        await accept_generated(end, UNKNOWN, intake.reader, intake.make_acceptor([ENDPOINT]))
+        await traces.later(RULE.close_after)
+        assert len(await traces.call_logs(trace_id(name))) == 2
 
 
 async def test_late_spans_are_an_update(tmp_path: Path) -> None:
