@@ -1,12 +1,16 @@
 """A PostgreSQL in trouble: each kind is waited for, or says what to change, and no record is blamed for it."""
 
 import asyncio
+import json
 import random
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from pwd import getpwnam
 from urllib.parse import urlsplit
@@ -14,11 +18,21 @@ from urllib.parse import urlsplit
 import pytest
 
 from bench.postgres_server import PostgresServer
+from gateway.operations.backfill import Backfill
+from spool.payload.frames import encode
 from tests.disks.filesystems import remount, small_disk
-from tests.stores.calls import RULE, part_of
+from tests.stores.calls import RULE, detail_of, document_of, part_of, span_of
 from tests.stores.engines import PostgresEngine
 from uploaders.stores.parts import PartKind
-from uploaders.stores.store import StoreRefused, StoreUnavailable, Written
+from uploaders.stores.store import (
+    BackfillDay,
+    BackfillStatus,
+    Detail,
+    Span,
+    StoreRefused,
+    StoreUnavailable,
+    Written,
+)
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -122,12 +136,62 @@ async def test_a_lock_that_is_held_ends_in_a_time_out(store: PostgresStore, engi
 
 
 async def test_an_administrator_may_end_every_connection(store: PostgresStore, engine: PostgresEngine) -> None:
-    """57P01, as at a restart of the server: the next write fails and the one after it has a new connection."""
+    """57P01, as at a restart of the server: what was idle is not used again, and nothing that is asked then fails."""
     await store.write([part_of(PartKind.START)])
-    engine.rows(f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role_of(engine)}'")
-    with pytest.raises(StoreUnavailable):
-        await store.write([part_of(PartKind.END)])
+    await asyncio.gather(*[store.status() for _ in range(9)])
+    assert len(store._pool._idle) > 1
+    engine.rows(f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = '{role_of(engine)}'")
     assert (await store.write([part_of(PartKind.END)])).completed == 1
+
+
+async def test_a_detail_may_come_as_slowly_as_it_likes(store: PostgresStore, engine: PostgresEngine) -> None:
+    """A limit of bandwidth, or a bucket, lets frames come for longer than a statement may take: none waits for them."""
+    text = json.dumps({"call_id": "c1", "text": "x" * 100}).encode()
+
+    async def frames() -> AsyncIterator[bytes]:
+        """Each when a statement that began before it would have been ended."""
+        for piece in (text[:9], text[9:50], text[50:]):
+            await asyncio.to_thread(engine.rows, "select pg_sleep(0.25)")
+            yield encode(piece)
+
+    await store.write_detail(part_of(PartKind.DETAIL, document=text), Detail(frames()))
+    assert await document_of(store.detail("", "c1")) == text
+
+
+async def test_a_backfill_needs_no_connection_of_the_pool(engine: PostgresEngine) -> None:
+    """It asks for more while it has its own, also where the pool has one only."""
+    alone = PostgresStore(engine.url, RULE, pool=1)
+    await alone.write(BATCH)
+    async with asyncio.timeout(20):
+        steps = [step async for step in Backfill(alone).run([datetime.now(UTC).date()])]
+    assert [step.status for step in steps if isinstance(step, BackfillDay)][-1] is BackfillStatus.COMPLETED
+    await alone.close()
+
+
+async def test_two_details_of_a_call_at_once_keep_the_spans_of_one(engine: PostgresEngine) -> None:
+    """Also where no row of the call is written, for which one of them would wait: neither is refused."""
+    first, second = (PostgresStore(engine.url, replace(RULE, pairs=False)) for _ in range(2))
+    await first.open()
+    await second.open()
+    older, newer = b'{"detail":"older"}', b'{"detail":"newer"}'
+    loop = asyncio.get_running_loop()
+    others: list[Future[Written]] = []
+
+    def spans_in_between() -> Iterator[Span]:
+        """The other one is written until it waits, or is done."""
+        part = part_of(PartKind.DETAIL, accepted_at=2, document=newer)
+        writing = asyncio.run_coroutine_threadsafe(second.write_detail(part, detail_of(newer, [span_of(0, "b")])), loop)
+        others.append(writing)
+        while not writing.done() and not engine.rows("select 1 from pg_locks where not granted"):
+            pass
+        return iter([span_of(0, "a")])
+
+    part = part_of(PartKind.DETAIL, accepted_at=1, document=older)
+    await first.write_detail(part, replace(detail_of(older), spans=spans_in_between))
+    await asyncio.wrap_future(others[0])
+    assert engine.rows("select name from spans") == [("b",)]
+    for store in (first, second):
+        await store.close()
 
 
 async def test_a_read_only_server_is_waited_for(store: PostgresStore, engine: PostgresEngine) -> None:

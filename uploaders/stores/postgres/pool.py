@@ -1,6 +1,7 @@
 """A few connections to PostgreSQL, made when they are needed, and the translation of psycopg's errors."""
 
 import asyncio
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeAlias
@@ -48,7 +49,7 @@ class ConnectionPool:
         """A connection for the block alone, which begins its own transactions. After an error it is not used again."""
         async with self._free:
             try:
-                connection = self._idle.pop() if self._idle else await self._connect()
+                connection = await self._idle_one() or await self._connect()
                 try:
                     yield connection
                 except BaseException:
@@ -60,10 +61,28 @@ class ConnectionPool:
                 raise translate(error) from error
             self._idle.append(connection)
 
+    @asynccontextmanager
+    async def own_connection(self) -> AsyncIterator[Connection]:
+        """A connection besides those of the pool, for what keeps it for long and asks the pool meanwhile."""
+        try:
+            async with await self._connect() as connection:
+                yield connection
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            raise translate(error) from error
+
     async def close(self) -> None:
         """Close what is idle: everything, once nobody uses a connection."""
         while self._idle:
             await self._idle.pop().close()
+
+    async def _idle_one(self) -> "Connection | None":
+        """One that the server, or whatever lies between, has not closed meanwhile: a restart fails no statement."""
+        while self._idle:
+            connection = self._idle.pop()
+            if _is_open(connection):
+                return connection
+            await connection.close()
+        return None
 
     async def _connect(self) -> Connection:
         given = conninfo_to_dict(self._url)
@@ -73,6 +92,13 @@ class ConnectionPool:
         info = make_conninfo(self._url, options=options, connect_timeout=timeout, application_name=name)
         connection: Connection = await AsyncConnection.connect(info, autocommit=True)
         return connection
+
+
+def _is_open(connection: Connection) -> bool:
+    """Whether the other side has said nothing: to a connection that is idle it says only that it is closed."""
+    waiting = select.poll()
+    waiting.register(connection.pgconn.socket, select.POLLIN)
+    return not waiting.poll(0)
 
 
 def translate(error: Exception) -> StoreError:

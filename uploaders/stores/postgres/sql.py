@@ -127,6 +127,8 @@ MERGE_DETAIL: Final = f"{_merge(_INSERTED_BEFORE)} SELECT detail_digest FROM cha
 WRITE_PARTS_ALONE: Final = f"WITH new AS ({INSERT_PARTS}) SELECT 'part', kind, count(*) FROM new GROUP BY kind"
 """The batch without the rows of its calls."""
 
+LOCK_CALL: Final = "SELECT pg_advisory_xact_lock(hashtextextended(%s, hashtext(%s)))"
+"""Until the transaction ends; a number that two calls share only makes one wait for the other."""
 COPY_FRAMES: Final = "COPY call_details (project, call_id, digest, seq, frame) FROM STDIN (FORMAT BINARY)"
 FRAME_TYPES: Final = ("text", "text", "bytea", "int4", "bytea")
 DELETE_SPANS: Final = "DELETE FROM spans WHERE project = %s AND call_id = %s"

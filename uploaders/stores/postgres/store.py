@@ -47,6 +47,8 @@ from uploaders.stores.store import (
 
 BACKFILL_ROWS: Final = 5000
 """Calls in one transaction of a backfill."""
+COPY_BYTES: Final = 4 << 20
+"""Frames of a detail in one statement."""
 SPANS_AT_ONCE: Final = 1000
 """Spans that are made in one trip to a thread."""
 
@@ -96,15 +98,20 @@ class PostgresStore(DeletesCalls):
             await cursor.execute(sql.INSERT_PARTS, values)
             if cursor.rowcount == 0:
                 return Written()
-            async with cursor.copy(sql.COPY_FRAMES) as copy:
-                copy.set_types(sql.FRAME_TYPES)
-                seq = 0
-                async for frame in detail.frames:
-                    await copy.write_row((part.project, part.call_id, part.digest, seq, frame))
-                    seq += 1
+            # Frames may come as slowly as a bandwidth or a bucket lets them: no statement waits for them.
+            frames, size, seq = list[bytes](), 0, 0
+            async for frame in detail.frames:
+                frames.append(frame)
+                size += len(frame)
+                if size >= COPY_BYTES:
+                    await _copy_frames(cursor, part, seq, frames)
+                    frames, size, seq = [], 0, seq + len(frames)
+            await _copy_frames(cursor, part, seq, frames)
             if self._pairs:
                 await cursor.execute(sql.MERGE_DETAIL, values)
             else:
+                # As the call's row does otherwise, this keeps details of one call apart: their spans have one place.
+                await cursor.execute(sql.LOCK_CALL, (part.project, part.call_id))
                 await cursor.execute(sql.SHOWN_DETAIL, (part.project, part.call_id))
             if await cursor.fetchone() == (part.digest,):
                 await _replace_spans(cursor, part, detail)
@@ -221,10 +228,10 @@ class PostgresStore(DeletesCalls):
         return Parity(*counts)
 
     async def backfill(self, day: date, page_rows: int | None = None) -> AsyncGenerator[BackfillDay, None]:
-        """See `Store.backfill`. It keeps a connection until its end."""
+        """See `Store.backfill`. It keeps a connection until its end, besides those of the pool, which it asks too."""
         await self.open()
         rows = page_rows or BACKFILL_ROWS
-        async with self._pool.connection() as connection:
+        async with self._pool.own_connection() as connection:
             if await (await connection.execute(sql.BACKFILL_LOCK)).fetchone() != (True,):
                 raise StoreUnavailable("another backfill of this database is under way")
             try:
@@ -349,6 +356,13 @@ def _columns_of(parts: Sequence[Part]) -> dict[str, Array]:
         "documents": Array(Element.JSON, [part.document or None for part in parts]),
         "heads": Array(Element.JSON, [_encode_head(part.head) for part in parts]),
     }
+
+
+async def _copy_frames(cursor: AsyncCursor[TupleRow], part: Part, seq: int, frames: Sequence[bytes]) -> None:
+    async with cursor.copy(sql.COPY_FRAMES) as copy:
+        copy.set_types(sql.FRAME_TYPES)
+        for number, frame in enumerate(frames, seq):
+            await copy.write_row((part.project, part.call_id, part.digest, number, frame))
 
 
 async def _replace_spans(cursor: AsyncCursor[TupleRow], part: Part, detail: Detail) -> None:
