@@ -76,6 +76,9 @@ GOOD = dict(message_of(a_delivery(), VALUE, TOPICS).headers)
         (b"k", VALUE, GOOD | {"form": b"half"}, "cannot be read"),
         (b"k", VALUE, GOOD | {"digest": b"xyz"}, "cannot be read"),
         (b"k", VALUE, GOOD | {"accepted-at": b"soon"}, "cannot be read"),
+        (b"k", VALUE, GOOD | {"accepted-at": b"-1"}, "no time between 1970 and 9999"),
+        (b"k", VALUE, GOOD | {"accepted-at": b"9" * 30}, "no time between 1970 and 9999"),
+        (b"k", VALUE, GOOD | {"digest": b"00"}, "1 bytes: SHA-256 has 32"),
     ],
 )
 def test_what_cannot_be_read_says_why(

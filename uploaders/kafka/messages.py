@@ -23,9 +23,20 @@ import msgspec
 
 from spool.records import Delivery, Form
 from uploaders.kafka.options import Topics
-from uploaders.stores.parts import Head, Part, PartKind, key_text, kind_of, read_head, shown_as_of, storable_text
+from uploaders.stores.parts import (
+    LATEST,
+    Head,
+    Part,
+    PartKind,
+    key_text,
+    kind_of,
+    read_head,
+    shown_as_of,
+    storable_text,
+)
 
 VERSION: Final = "1"
+DIGEST_BYTES: Final = 32
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -100,6 +111,10 @@ def read_message(
         raise BadMessage(f"the message has no header {error.args[0]}") from error
     except ValueError as error:
         raise BadMessage(f"a header of the message cannot be read: {error}") from error
+    if not 0 <= accepted_at <= LATEST:
+        raise BadMessage("the header accepted-at is no time between 1970 and 9999, in milliseconds")
+    if len(digest) != DIGEST_BYTES:
+        raise BadMessage(f"the header digest has {len(digest)} bytes: SHA-256 has {DIGEST_BYTES}")
     return _part(kind_of(event, form), _decoded(said.get("project", b"")), _decoded(key), event, digest, accepted_at,
                  uid, value)  # fmt: skip
 
@@ -124,7 +139,8 @@ def _foreign(topic: str, key: bytes | None, value: bytes, timestamp: int, topics
     if not call_id:
         raise BadMessage("the message names no call: it has neither call_id nor a key")
     digest = hashlib.sha256(value).digest()
-    return _part(kind, "", call_id, event, digest, max(timestamp, 0), f"kafka-{digest.hex()[:16]}", value)
+    accepted_at = min(max(timestamp, 0), LATEST)  # a producer may say anything
+    return _part(kind, "", call_id, event, digest, accepted_at, f"kafka-{digest.hex()[:16]}", value)
 
 
 def _part(

@@ -145,8 +145,8 @@ _SLOW_BYTES: Final = 32 << 20
 """A document that the fast decoder refuses is read with the standard library's, unless it is larger than this."""
 _MILLISECONDS_ABOVE: Final = 100_000_000_000
 """A Unix time above this (the year 5138 in seconds) counts milliseconds."""
-_LATEST: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999."""
+LATEST: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999: every store has room for it."""
 
 
 class _Members(Struct):
@@ -236,10 +236,10 @@ def moment(value: object) -> int | None:
         except (ValueError, OverflowError):
             return None
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        if not 0 <= value <= _LATEST:  # False for NaN too
+        if not 0 <= value <= LATEST:  # False for NaN too
             return None
         seconds = value / 1000 if value > _MILLISECONDS_ABOVE else value
     else:
         return None
     milliseconds = round(seconds * 1000)
-    return milliseconds if 0 <= milliseconds <= _LATEST else None
+    return milliseconds if 0 <= milliseconds <= LATEST else None
