@@ -1,7 +1,9 @@
 """Calls from the store of a receiver, asked over HTTP: a real embedded store behind the real admin application."""
 
 import json
+import re
 from collections.abc import AsyncIterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,19 @@ async def test_a_query_that_cannot_be_asked_is_refused(client: Any, query: str) 
     answer = await client.get(f"/api/calls?{query}")
     assert answer.status == 400
     assert (await answer.json())["error"]["code"] == "bad_request"
+
+
+async def test_the_page_lists_every_call_once_however_many_began_at_one_moment(client: Any, store: Store) -> None:
+    """Page after page of calls that a campaign began in one second, and what is older behind them."""
+    at_once = [part_of(PartKind.CALL, f"campaign-{number:03}", call_started_at=2_000_000_000) for number in range(160)]
+    await store.write(at_once)
+    address, listed = "/calls", list[str]()
+    while address:
+        page = await (await client.get(address)).text()
+        listed += re.findall(r'<th scope="row"><a [^>]*title="([^"]*)"', page)
+        older = re.search(r'href="([^"]*)"[^>]*rel="next"', page)
+        address = unescape(older[1]) if older else ""
+    assert sorted(listed) == sorted([part.call_id for part in at_once] + ["c1", "rooms/7", "whole"])
 
 
 async def test_an_unknown_call_is_404(client: Any) -> None:

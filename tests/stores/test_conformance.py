@@ -323,6 +323,35 @@ async def test_lists_show_the_newest_first_and_what_is_asked_for(store: Store) -
     assert (await store.calls(CallQuery(limit=1)))[0].fields.summary == {"turns": 3}
 
 
+@pytest.mark.parametrize("path", CallPath)
+async def test_a_list_goes_on_behind_the_last_call_that_was_shown(store: Store, path: CallPath) -> None:
+    """By pages of any size each call is listed once, also those that began, or were first heard of, at one moment."""
+    first = 1_764_320_400
+    batch = [part_of(PartKind.CALL, f"unknown-{number}") for number in range(7)]
+    batch += [part_of(PartKind.CALL, f"at-once-{number}", call_started_at=first) for number in range(7)]
+    batch += [part_of(PartKind.CALL, f"late-{number}", call_started_at=first + number) for number in range(3)]
+    await store.write(batch)
+    everything = [call.call_id for call in await store.calls(CallQuery(), path)]
+    assert len(everything) == 17
+    listed: list[CallSummary] = []
+    while page := await store.calls(
+        CallQuery(limit=3, after=(listed[-1].place, listed[-1].call_id) if listed else None), path
+    ):
+        listed += page
+    assert [call.call_id for call in listed] == everything
+
+
+async def test_what_is_asked_for_may_have_any_characters(store: Store) -> None:
+    """Those that no database takes are found as they were stored; they are no error of the store."""
+    odd = "a\0b\ud800"
+    await store.write([part_of(PartKind.CALL, "c1", agent_id=odd, customer_number=odd)])
+    for query in (CallQuery(agent_id=odd), CallQuery(customer_number=odd), CallQuery(id_prefix="c")):
+        assert [call.call_id for call in await store.calls(query.as_stored())] == ["c1"]
+    for query in (CallQuery(project=odd), CallQuery(id_prefix=odd), CallQuery(limit=9, after=(0, odd))):
+        assert await store.calls(query.as_stored()) == []
+    assert await store.find_calls(CallsWanted(agent_id=odd)) == [("", "c1")]
+
+
 async def test_a_store_keeps_all_through_a_restart(engine: Engine) -> None:
     """Another process finds what was written, and goes on where this one stopped."""
     first, again = engine.store(), engine.store()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from uploaders.stores.parts import key_text
+from uploaders.stores.parts import key_text, storable_text
 from uploaders.stores.pipeline import SQLITE, Database, Dialect, Statement
 from uploaders.stores.store import CallKey, CallsWanted, NumberFound, OldCalls
 
@@ -46,7 +46,10 @@ class DeletesCalls:
         ]
         if wanted.agent_id is not None:
             statements += [
-                (f"SELECT project, call_id FROM {table} WHERE {column} = :value", {"value": wanted.agent_id})
+                (
+                    f"SELECT project, call_id FROM {table} WHERE {column} = :value",
+                    {"value": storable_text(wanted.agent_id)},
+                )
                 for table, column in _columns(self.dialect, "agent_id")
             ]
         found = await self.run(statements) if statements else []

@@ -300,10 +300,10 @@ class PipelineTables:
         """The calls that have all of the words, the newest first."""
         words = self._dialect.query(query.words)
         conditions: dict[str, tuple[str, object]] = {
-            "project": ("i.project = :project", query.project),
+            "project": ("i.project = :project", key_text(query.project)),
             "words": (self._dialect.matches, words or None),
-            "agent": ("i.agent_id = :agent", query.agent_id),
-            "number": ("i.customer_number = :number", query.customer_number),
+            "agent": ("i.agent_id = :agent", query.agent_id and storable_text(query.agent_id)),
+            "number": ("i.customer_number = :number", query.customer_number and storable_text(query.customer_number)),
             "since": ("i.listed_at >= :since", query.since),
             "until": ("i.listed_at < :until", query.until),
         }

@@ -15,6 +15,7 @@ import structlog
 
 from uploaders.stores.completion import CallState
 from uploaders.stores.options import Reads
+from uploaders.stores.parts import key_text
 from uploaders.stores.store import (
     BackfillDay,
     BackfillStatus,
@@ -122,6 +123,7 @@ class CallReads:
 
     async def calls(self, query: CallQuery) -> list[CallSummary]:
         """The calls that a query asks for, the newest first."""
+        query = query.as_stored()
         complete = await self._complete_since()
         path = path_of(self._routing, query.project, query.since, complete)
         found = await self._store.calls(query, path)
@@ -132,6 +134,7 @@ class CallReads:
 
     async def call(self, project: str, call_id: str) -> StoredCall | None:
         """One call by its id; None for one that is not here. The old path is asked where the new one lacks parts."""
+        project = key_text(project)
         complete = await self._complete_since()
         # An id has no range: it is looked for on the new path first, wherever that may be asked.
         path = path_of(self._routing, project, None, EVERYTHING)
@@ -147,7 +150,7 @@ class CallReads:
 
     def detail(self, project: str, call_id: str) -> AsyncIterator[bytes]:
         """The frames of the detail that a call shows: the same on both paths."""
-        return self._store.detail(project, call_id)
+        return self._store.detail(key_text(project), call_id)
 
     async def _alone(self, project: str, call_id: str, path: CallPath) -> list[CallSummary]:
         found = await self._store.call(project, call_id, path)

@@ -6,7 +6,7 @@ Documents come out byte for byte as they went in.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from msgspec import Struct
 
 from uploaders.stores.completion import CallFields, CallRow, CallState, fields_of
-from uploaders.stores.parts import Part, PartKind
+from uploaders.stores.parts import Part, PartKind, key_text, storable_text
 
 # Everything that a store raises is a `StoreError`; each engine translates its own errors in one place.
 
@@ -126,6 +126,19 @@ class CallQuery:
     state: CallState | None = None
     id_prefix: str | None = None
     """Its id begins with this."""
+    after: tuple[int, str] | None = None
+    """Behind the call of this place and id, in the order of lists: what begins at one moment goes by its id."""
+
+    def as_stored(self) -> "CallQuery":
+        """The same query, with its texts as a store has them: one with a NUL is no error of the store."""
+        return replace(
+            self,
+            project=key_text(self.project),
+            agent_id=self.agent_id and storable_text(self.agent_id),
+            customer_number=self.customer_number and storable_text(self.customer_number),
+            id_prefix=self.id_prefix and storable_text(self.id_prefix),
+            after=self.after and (self.after[0], storable_text(self.after[1])),
+        )
 
 
 NOT_COMPLETE: Final = f" AND state <> {CallState.COMPLETE:d}"
@@ -146,6 +159,8 @@ class CallSummary:
     error: str | None
     conflicts: int
     has_detail: bool
+    place: int
+    """Where it stands in lists, in the engine's own unit of time: when it began, else when it was first heard of."""
 
 
 def summary_of(row: CallRow) -> CallSummary:
@@ -153,7 +168,7 @@ def summary_of(row: CallRow) -> CallSummary:
     fields = fields_of(row.start.head if row.start else None, row.end.head if row.end else None)
     return CallSummary(
         row.project, row.call_id, row.state, row.late, fields, row.first_part_at, row.completed_at, row.error,
-        row.conflicts, row.detail is not None,
+        row.conflicts, row.detail is not None, row.first_part_at if fields.started_at is None else fields.started_at,
     )  # fmt: skip
 
 

@@ -12,10 +12,10 @@ from gateway.admin.page.call import CallView, call_page
 from gateway.admin.page.calls import (
     PAGE_ROWS,
     Listing,
+    cursor_of,
     line_of_spool,
     line_of_store,
     list_page,
-    listed_at,
     place_in_store,
     told_of_spool,
 )
@@ -32,7 +32,8 @@ from uploaders.stores.routing import CallReads
 from uploaders.stores.store import CallQuery, CallSummary, StoreError
 
 _FIELDS = ("q", "agent", "state", "before", "project", "after")
-_LONGEST = 256
+_LONGEST = 600
+"""Of a field: a cursor holds an id."""
 _DIGITS_KEPT = 3
 """Of the end of a number, in the spool."""
 
@@ -161,21 +162,18 @@ def _filter_of(query: Mapping[str, str], tenant: str | None) -> CallFilter:
 
 async def _store_listing(store: CallReads, query: Mapping[str, str], project: str) -> Listing:
     """A page of the store, by keyset: in the order of (when it began, id), behind the last one that was shown."""
-    place, before = place_in_store(query["after"]), _before(query)
-    until = before if place is None else place[0] + 1 if before is None else min(before, place[0] + 1)
     state = query["state"].upper()
     wanted = CallQuery(
         project=project,
-        limit=2 * PAGE_ROWS + 1,
-        until=until,
+        limit=PAGE_ROWS + 1,
+        until=_before(query),
         agent_id=query["agent"] or None,
         state=CallState[state] if state in CallState.__members__ else None,
+        after=place_in_store(query["after"]),
     )
     found = await _found(store, wanted, query["q"])
-    if place is not None:
-        found = [call for call in found if (-listed_at(call), call.call_id) > (-place[0], place[1])]
     lines = [line_of_store(call) for call in found[:PAGE_ROWS]]
-    older = lines[-1].key if len(found) > PAGE_ROWS else None
+    older = cursor_of(found[PAGE_ROWS - 1]) if len(found) > PAGE_ROWS else None
     agents = sorted({line.agent for line in lines if line.agent})
     shown = f"{count_text(len(lines))} shown, the latest first, from the store."
     return Listing(lines, older, shown, agents, query, in_store=True)

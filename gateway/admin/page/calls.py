@@ -55,7 +55,7 @@ class Line:
 
     @property
     def key(self) -> str:
-        """Names its row, and in a store the place behind it."""
+        """Names its row."""
         return f"{self.accepted_at}.{self.call_id}"
 
 
@@ -330,7 +330,12 @@ def _pager(listing: Listing) -> Html:
     return tag("div", key, tag("span", links), class_="pager", id="pager", data_live=True)
 
 
+def cursor_of(call: CallSummary) -> str:
+    """Names the place behind a call in the lists of a store."""
+    return f"{call.place}.{call.call_id}"
+
+
 def place_in_store(cursor: str) -> tuple[int, str] | None:
-    """The place that the key of a line names."""
+    """The place that a cursor names."""
     at, _, call_id = cursor.partition(".")
-    return (int(at), call_id) if at.isdecimal() and len(at) < 16 and call_id else None
+    return (int(at), call_id) if at.isdecimal() and len(at) < 19 and call_id else None

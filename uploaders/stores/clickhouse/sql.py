@@ -94,7 +94,7 @@ def put_rows(where: str, rule: CompletionRule) -> str:
 
 SUMMARY: Final = (
     "SELECT project, call_id, state, late, start_head, end_head, first_part_at, completed_at, error, conflicts, "
-    "start_digest, end_digest, detail_digest FROM {} WHERE {}"
+    "listed_at, start_digest, end_digest, detail_digest FROM {} WHERE {}"
 )
 BYTES: Final[Mapping[str, str | dict[str, str]]] = dict.fromkeys(
     ("digest", "start_digest", "end_digest", "detail_digest", "core", "frame"), "bytes"

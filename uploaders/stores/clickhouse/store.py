@@ -22,7 +22,7 @@ from spool.records import Clock
 from uploaders.stores.clickhouse import sql
 from uploaders.stores.clickhouse.client import ClickHouse
 from uploaders.stores.completion import CallState, CompletionRule, fields_of
-from uploaders.stores.parts import Head, Part, PartKind, key_text
+from uploaders.stores.parts import Head, Part, PartKind, key_text, storable_text
 from uploaders.stores.schema import finding, migrations_of, pending
 from uploaders.stores.store import (
     OWNER_SILENT_MILLISECONDS,
@@ -217,9 +217,12 @@ class ClickHouseStore:
         }
         given = {name: each for name, each in conditions.items() if each[1] is not None}
         where = " AND ".join(condition for condition, _ in given.values())
+        values = {name: value for name, (_, value) in given.items()}
+        if query.after is not None:
+            where += " AND listed_at <= %(place)s AND (listed_at < %(place)s OR call_id > %(last_id)s)"
+            values |= zip(("place", "last_id"), query.after, strict=True)
         order = "ORDER BY listed_at DESC, call_id LIMIT %(limit)s"
         statement = f"{sql.SUMMARY.format(self._source(path, 'project = %(project)s'), where)} {order}"
-        values = {name: value for name, (_, value) in given.items()}
         found = await self._server.rows(statement, {**values, "now": self._clock(), "limit": query.limit})
         return [_summary_of(row) for row in found]
 
@@ -327,7 +330,10 @@ class ClickHouseStore:
         conditions = [condition for condition, value in given.items() if value]
         if not conditions:
             return []
-        values = {"call_ids": list(map(key_text, wanted.call_ids)), "agent_id": wanted.agent_id}
+        values = {
+            "call_ids": list(map(key_text, wanted.call_ids)),
+            "agent_id": wanted.agent_id and storable_text(wanted.agent_id),
+        }
         where = " OR ".join(conditions)
         rows = await self._server.rows(f"SELECT DISTINCT project, call_id FROM call_parts WHERE {where}", values)
         return sorted((project, call_id) for project, call_id in rows)
@@ -511,12 +517,12 @@ def _day_of(row: Sequence[Any]) -> BackfillDay:  # Any: columns
 
 
 def _summary_of(row: Sequence[Any]) -> CallSummary:  # Any: columns
-    (project, call_id, state, late, start_head, end_head, first_part_at, completed_at, error, conflicts, _start, _end,
-     detail_digest) = row  # fmt: skip
+    (project, call_id, state, late, start_head, end_head, first_part_at, completed_at, error, conflicts, place, _start,
+     _end, detail_digest) = row  # fmt: skip
     heads = [_decode_head(head) if head else None for head in (start_head, end_head)]
     return CallSummary(
         project, call_id, CallState(state), bool(late), fields_of(*heads), first_part_at, completed_at or None,
-        error or None, conflicts, bool(detail_digest),
+        error or None, conflicts, bool(detail_digest), place,
     )  # fmt: skip
 
 

@@ -288,9 +288,13 @@ SUMMARY: Final = f"""
 SELECT project, call_id, state, late, agent_id, customer_number, environment, {_milliseconds("started_at")},
     {_milliseconds("ended_at")}, CASE WHEN duration_s >= 0 THEN duration_s END, reason, summary::text,
     {_milliseconds("first_part_at")}, {_milliseconds("completed_at")}, error, conflicts, detail_digest IS NOT NULL,
-    start_digest, end_digest, detail_digest
+    (extract(epoch FROM listed_at) * 1000000)::bigint, start_digest, end_digest, detail_digest
 FROM {{}}
 """
+_PLACE: Final = (
+    "timestamptz 'epoch' + %(place)s / 1000000 * interval '1 second' + %(place)s %% 1000000 * interval '1 microsecond'"
+)
+AFTER: Final = f"listed_at <= {_PLACE} AND (listed_at < {_PLACE} OR call_id > %(last_id)s)"
 PARTS: Final = f"""
 SELECT kind, event, digest, {_milliseconds("accepted_at")}, source_uid, core::text FROM call_parts
 WHERE project = %(project)s AND call_id = %(call_id)s ORDER BY accepted_at, kind, digest

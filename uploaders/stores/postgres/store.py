@@ -173,9 +173,12 @@ class PostgresStore(DeletesCalls):
         where = " AND ".join(condition for condition, _ in given.values())
         if query.state not in {None, CallState.COMPLETE}:
             where += NOT_COMPLETE
+        values = {name: value for name, (_, value) in given.items()}
+        if query.after is not None:
+            where += f" AND {sql.AFTER}"
+            values |= zip(("place", "last_id"), query.after, strict=True)
         source = "calls_complete" if path is CallPath.COMPLETE else sql.merged_rows("project = %(project)s")
         statement = f"{sql.SUMMARY.format(source)} WHERE {where} ORDER BY listed_at DESC, call_id LIMIT %(limit)s"
-        values = {name: value for name, (_, value) in given.items()}
         return [_summary_of(row) for row in await self._rows(statement, {**values, **self._due, "limit": query.limit})]
 
     async def call(self, project: str, call_id: str, path: CallPath = CallPath.COMPLETE) -> StoredCall | None:
@@ -386,11 +389,12 @@ def _columns(key: tuple[str, str], span: Span) -> tuple[object, ...]:
 
 def _summary_of(row: Sequence[Any]) -> CallSummary:  # Any: columns
     (project, call_id, state, late, agent_id, number, environment, started_at, ended_at, duration, reason, summary,
-     first_part_at, completed_at, error, conflicts, has_detail, *_digests) = row  # fmt: skip
+     first_part_at, completed_at, error, conflicts, has_detail, place, *_digests) = row  # fmt: skip
     figures = None if summary is None else _decode_summary(summary)
     fields = CallFields(agent_id, number, environment, started_at, ended_at, duration, reason, figures)
     return CallSummary(
-        project, call_id, CallState(state), late, fields, first_part_at, completed_at, error, conflicts, has_detail
+        project, call_id, CallState(state), late, fields, first_part_at, completed_at, error, conflicts, has_detail,
+        place,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ _LAST: Final = "\U0010ffff"
 """Sorts behind all that an id is made of."""
 _SUMMARY: Final = """
 SELECT project, call_id, state, late, agent_id, customer_number, environment, started_at, ended_at, duration_s, reason,
-       summary, first_part_at, completed_at, error, conflicts, detail_digest IS NOT NULL
+       summary, first_part_at, completed_at, error, conflicts, detail_digest IS NOT NULL, listed_at
 FROM {}
 """
 _PARTS: Final = """
@@ -227,6 +227,9 @@ class SqliteStore(DeletesCalls):
         if query.state not in {None, CallState.COMPLETE}:
             where += NOT_COMPLETE
         values: list[object] = [*given.values(), query.limit]
+        if query.after is not None:
+            where += " AND listed_at <= ? AND (listed_at < ? OR call_id > ?)"
+            values[-1:-1] = (query.after[0], *query.after)
         if query.id_prefix is not None:
             source = f"(SELECT * FROM {source} WHERE {_OF_PREFIX} ORDER BY call_id LIMIT {_MOST_OF_PREFIX})"
             values = [query.project, query.id_prefix, query.id_prefix + _LAST, *values]
@@ -534,12 +537,12 @@ def _replace_spans(writing: Connection, part: Part, spans: Iterator[Span]) -> No
 
 def _summary_of(row: Sequence[Any]) -> CallSummary:  # Any: a row
     (project, call_id, state, late, agent_id, number, environment, started_at, ended_at, duration, reason, summary,
-     first_part_at, completed_at, error, conflicts, has_detail) = row  # fmt: skip
+     first_part_at, completed_at, error, conflicts, has_detail, place) = row  # fmt: skip
     figures = None if summary is None else _decode_summary(summary)
     fields = CallFields(agent_id, number, environment, started_at, ended_at, duration, reason, figures)
     return CallSummary(
         project, call_id, CallState(state), bool(late), fields, first_part_at, completed_at, error, conflicts,
-        bool(has_detail),
+        bool(has_detail), place,
     )  # fmt: skip
 
 
