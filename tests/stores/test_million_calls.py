@@ -66,12 +66,13 @@ async def test_no_page_of_a_million_calls_takes_long(
     await store.open()
     await asyncio.to_thread(fill, engine)
     client = await aiohttp_client(AdminFigures(call_store=store).app)
+    place = (NOW - 2_900_000_000) * (1000 if isinstance(engine, PostgresEngine) else 1)  # it counts microseconds
     some = f"{12345 * 2654435761 % 4294967296:08x}"
     queries = (
         "", "?q=" + some, f"?q={some[:4]}", "?q=0", "?q=nothing-like-it", "?q=%2B15550004712", "?q=%2B15559999999",
         "?agent=agent-7", "?agent=nobody", "?state=complete", "?state=timed_out", "?state=orphan", "?state=pending",
         "?state=ended", "?agent=agent-1&state=orphan", "?agent=agent-3&state=orphan", "?before=2025-12-01T00:00:00",
-        "?before=2023-01-01T00:00:00&state=orphan", f"?after={NOW - 2_900_000_000}.x&state=timed_out",
+        "?before=2023-01-01T00:00:00&state=orphan", f"?after={place}.x&state=timed_out",
     )  # fmt: skip
     took = {query: await seconds(client, f"/calls{query}") for query in queries}
     took["one"] = await seconds(client, f"/calls/{some}-3039-4c3a-8a3a-{12345:012x}")

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from tests.stores.engines import PostgresEngine
 from tests.stores.postgres_server import started
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind
-from uploaders.stores.store import BackfillStatus, Detail, PartRefused, StoreRefused, StoreUnavailable
+from uploaders.stores.store import BackfillStatus, CallQuery, Detail, PartRefused, StoreRefused, StoreUnavailable
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -47,6 +49,35 @@ async def test_a_value_that_is_refused_refuses_its_batch_alone(engine: PostgresE
     assert "said" not in str(refused.value)
     assert await store.call("", "c1") is None
     assert (await store.write([part_of(PartKind.START)])).new
+    await store.close()
+
+
+async def test_calls_of_an_agent_in_a_state_have_their_index(
+    engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither all of the agent nor all of the state are read for them."""
+    store = PostgresStore(engine.url, RULE)
+    await store.open()
+    engine.change(
+        "insert into calls_complete (project, call_id, state, late, self_contained, conflicts, first_part_at, "
+        "end_digest, end_head) select '', 'c' || i, case when i % 7 = 0 then 5 else 3 end, false, true, 0, now(), 'd', "
+        "jsonb_build_object('agent_id', 'agent-' || i % 9, 'started_at', i) from generate_series(1, 20000) i"
+    )
+    engine.change("analyze calls_complete")
+    plans: list[str] = []
+    rows = store._rows
+
+    async def explained(statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """The plan of what the store asks for, and then that."""
+        plans.append(" ".join(line for (line,) in await rows(f"explain {statement}", parameters)))
+        return await rows(statement, parameters)
+
+    monkeypatch.setattr(store, "_rows", explained)
+    query = CallQuery(agent_id="agent-1", state=CallState.ORPHAN, limit=51)
+    found = await store.calls(query)
+    await store.calls(replace(query, after=(found[-1].place, found[-1].call_id)))
+    assert len(found) == 51
+    assert ["calls_by_agent_and_state" in plan for plan in plans] == [True, True]
     await store.close()
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from tests.stores.calls import RULE, detail_of, part_of
 from tests.stores.engines import SqliteEngine
+from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import CallsWanted, PartRefused, StoreRefused, StoreUnavailable, Written
+from uploaders.stores.store import CallQuery, CallsWanted, PartRefused, StoreRefused, StoreUnavailable, Written
 
 
 async def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
@@ -113,6 +114,40 @@ async def test_after_a_failed_commit_everything_is_written_again(
     assert await store.write([part_of(PartKind.END)]) == Written({PartKind.END: 1}, completed=1)
     assert statements.index("PRAGMA wal_checkpoint(TRUNCATE)") < len(statements) - 1 - statements[::-1].index("COMMIT")
     assert statements.count("PRAGMA wal_checkpoint(TRUNCATE)") == 1
+    await store.close()
+
+
+LISTS = {
+    CallQuery(): "calls_by_time",
+    CallQuery(agent_id="a"): "calls_by_agent",
+    CallQuery(customer_number="+1"): "calls_by_number",
+    CallQuery(state=CallState.ORPHAN): "calls_by_state",
+    CallQuery(agent_id="a", state=CallState.ORPHAN): "calls_by_agent_and_state",
+    CallQuery(agent_id="a", state=CallState.ORPHAN, until=9, after=(5, "c")): "calls_by_agent_and_state",
+}
+
+
+async def test_every_list_has_its_index(tmp_path: Path) -> None:
+    """None reads calls that it does not show, and none sorts, also in a store that is older than the index."""
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    await store.open()
+    await store.close()
+    engine.change("DROP INDEX calls_by_agent_and_state")
+    engine.set_schema_version(6)
+    store = engine.store()
+    await store.open()
+    assert isinstance(store, SqliteStore)
+    connection = store._reading._connection
+    assert connection is not None
+    for query, index in LISTS.items():
+        asked: list[str] = []
+        connection.set_trace_callback(asked.append)
+        await store.calls(query)
+        connection.set_trace_callback(None)
+        plan = " ".join(row[-1] for row in engine.rows(f"EXPLAIN QUERY PLAN {asked[0]}"))
+        assert f"USING INDEX {index} (" in plan
+        assert "TEMP B-TREE" not in plan
     await store.close()
 
 
