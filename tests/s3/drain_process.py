@@ -1,4 +1,6 @@
-"""A process that drains a spool into a bucket: `python -m tests.s3.drain_process SPOOL ENDPOINT BUCKET [ENCODING]`.
+"""A process that drains a spool into a bucket.
+
+    python -m tests.s3.drain_process SPOOL ENDPOINT BUCKET [ENCODING [PART_BYTES]]
 
 It prints each outcome, and the most memory that it ever had, in KiB.
 """
@@ -12,7 +14,7 @@ from pathlib import Path
 from spool.records import Delivery, Lane, system_clock
 from tests.s3.stored_objects import opened_store
 from uploaders.base import Delivered
-from uploaders.s3.options import ObjectEncoding, S3Options
+from uploaders.s3.options import DEFAULT_PART_BYTES, ObjectEncoding, S3Options
 from uploaders.s3.uploader import S3Uploader
 
 
@@ -72,7 +74,11 @@ async def finished(process: asyncio.subprocess.Process) -> list[str]:
 
 if __name__ == "__main__":
     directory, endpoint, bucket, *rest = sys.argv[1:]
-    encoding = ObjectEncoding(rest[0]) if rest else ObjectEncoding.ZSTD
-    asyncio.run(
-        drain(Path(directory), S3Options(bucket=bucket, endpoint_url=endpoint, region="us-east-1", encoding=encoding))
+    chosen = S3Options(
+        bucket=bucket,
+        endpoint_url=endpoint,
+        region="us-east-1",
+        encoding=ObjectEncoding(rest[0]) if rest else ObjectEncoding.ZSTD,
+        part_bytes=int(rest[1]) if rest[1:] else DEFAULT_PART_BYTES,
     )
+    asyncio.run(drain(Path(directory), chosen))

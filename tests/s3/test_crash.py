@@ -10,11 +10,13 @@ from spool.records import Lane
 from tests.s3.drain_process import DEADLINE_SECONDS, draining, finished
 from tests.s3.recording_proxy import Fate, proxy_before
 from tests.s3.stored_objects import MEBIBYTE, client_of, objects, opened_store, rest_of, uploads
+from uploaders.s3.options import SMALLEST_PART_BYTES
 
 pytestmark = pytest.mark.slow
 
-SIZE = 80 * MEBIBYTE
-"""Of noise: 60 MiB of frames and some."""
+SIZE = 52 * MEBIBYTE
+"""Of noise: 39 MiB of frames and some, in parts of 5 MiB."""
+SMALL_PARTS = ("zstd", str(SMALLEST_PART_BYTES))
 PARTS = 8
 """Four of them are under way at once."""
 
@@ -28,7 +30,7 @@ async def test_after_a_kill_no_finished_part_is_sent_again(
         await store.large(SIZE)
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda request: fate if (request.part or 0) >= 3 else Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
             for _ in range(4):
                 await asyncio.wait_for(proxy.held.get(), DEADLINE_SECONDS)
             process.kill()
@@ -38,7 +40,7 @@ async def test_after_a_kill_no_finished_part_is_sent_again(
         assert there == ({1, 2, 3, 4, 5, 6} if fate is Fate.HOLD_ANSWER else {1, 2})
         proxy.requests.clear()
         proxy.decide = lambda _: Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
             lines = await finished(process)
         assert lines[0].startswith("Delivered")
         assert sorted(proxy.parts) == [number for number in range(1, PARTS + 1) if number not in there]
@@ -50,20 +52,20 @@ async def test_after_a_kill_behind_the_last_answer_nothing_is_sent_again(
 ) -> None:
     """Killed when the object was complete but its delivery not settled, the next run finds the object and is done."""
     async with opened_store(tmp_path / "spool") as store:
-        await store.large(40 * MEBIBYTE)
+        await store.large(12 * MEBIBYTE)
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda request: Fate.HOLD_ANSWER if request.completes else Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
             await asyncio.wait_for(proxy.held.get(), DEADLINE_SECONDS)
             process.kill()
             await process.wait()
         proxy.requests.clear()
         proxy.decide = lambda _: Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket) as process:
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
             lines = await finished(process)
         assert lines[0].startswith("Delivered")
         assert proxy.parts == []
-    await _assert_whole(tmp_path / "spool", weed, bucket, 40 * MEBIBYTE)
+    await _assert_whole(tmp_path / "spool", weed, bucket, 12 * MEBIBYTE)
 
 
 async def _parts_there(weed: Server, bucket: str, upload_id: str) -> set[int]:

@@ -13,7 +13,8 @@ from uploaders.document.render import encoded_member, with_last_member
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
 )
 
 
@@ -26,8 +27,8 @@ async def chunked(document: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
 @pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
-    members=st.dictionaries(st.text(), values, min_size=1),
-    cuts=st.lists(st.integers(0, 10_000)),
+    members=st.dictionaries(st.text(), values, min_size=1, max_size=4),
+    cuts=st.lists(st.integers(0, 10_000), max_size=8),
     behind=st.text(" \t\r\n"),
     indent=st.sampled_from([None, 1]),
 )
