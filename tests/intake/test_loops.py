@@ -1,20 +1,38 @@
 """What the gateway sent itself is not accepted: its own acknowledgement would be the end of the only copy."""
 
 import gzip
+import itertools
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from gateway.intake.routes import MOST_GATEWAYS
 from tests.intake.bodies import call_log, envelope
-from tests.intake.running_intake import Reply, RunningIntake
+from tests.intake.running_intake import Reply, RunningIntake, running
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 WAYS = ["post", "prefix", "batch", "envelope", "gzip", "upload", "address", "reference"]
-REFERENCE = {"s3_reference": True, "s3_bucket": "b", "s3_key": "k", "call_id": "call-1"}
+REFERENCE = {"s3_reference": True, "s3_bucket": "b", "s3_key": "k"}
+_numbers = itertools.count(1)
 
 
-async def bring(world: RunningIntake, way: str, headers: dict[str, str]) -> Reply:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningIntake]:
+    """One intake for all of these tests: each has a call of its own."""
+    async with running(tmp_path_factory.mktemp("loops")) as started:
+        yield started
+
+
+@pytest.fixture
+def call_id() -> str:
+    """One that no other test uses."""
+    return f"call-{next(_numbers)}"
+
+
+async def bring(world: RunningIntake, way: str, headers: dict[str, str], call_id: str) -> Reply:
     """A call log, or what belongs to one, on one of the ways in."""
-    body, wanted = call_log(), {"call_id": "call-1", "content_type": "application/json"}
+    body, wanted = call_log(call_id), {"call_id": call_id, "content_type": "application/json"}
     match way:
         case "prefix":
             posting = world.post(body, "/any/prefix/send-call-log", headers=headers)
@@ -30,7 +48,7 @@ async def bring(world: RunningIntake, way: str, headers: dict[str, str]) -> Repl
         case "address":
             posting = world.post(wanted, "/dev/get-upload-url", headers=headers)
         case "reference":
-            posting = world.post(REFERENCE, headers=headers)
+            posting = world.post(REFERENCE | {"call_id": call_id}, headers=headers)
         case _:
             posting = world.post(body, "/v1/calls", headers=headers)
     return await posting
@@ -47,18 +65,20 @@ async def bring(world: RunningIntake, way: str, headers: dict[str, str]) -> Repl
         "1.1 {own} (callspool)",
     ],
 )
-async def test_its_own_mark_is_refused_whatever_way_it_comes(world: RunningIntake, way: str, via: str) -> None:
+async def test_its_own_mark_is_refused_whatever_way_it_comes(
+    world: RunningIntake, way: str, via: str, call_id: str
+) -> None:
     """508 with a code of its own, nothing is stored, and no body is read."""
     own = f"callspool-{world.spool.id}"
-    reply = await bring(world, way, {"Via": via.format(own=own, OWN=own.upper())})
+    reply = await bring(world, way, {"Via": via.format(own=own, OWN=own.upper())}, call_id)
     assert (reply.status, reply.code) == (508, "loop_detected")
     assert "Retry-After" not in reply.headers
-    assert await world.spool.trace("call-1") == ()
+    assert await world.spool.trace(call_id) == ()
 
 
-async def test_its_own_idempotency_key_is_refused(world: RunningIntake) -> None:
+async def test_its_own_idempotency_key_is_refused(world: RunningIntake, call_id: str) -> None:
     """Where a proxy has removed `Via`, the key of a delivery tells."""
-    reply = await world.post(call_log(), headers={"Idempotency-Key": f"{world.spool.id}-17-core"})
+    reply = await world.post(call_log(call_id), headers={"Idempotency-Key": f"{world.spool.id}-17-core"})
     assert (reply.status, reply.code) == (508, "loop_detected")
 
 
@@ -75,10 +95,12 @@ async def test_its_own_idempotency_key_is_refused(world: RunningIntake) -> None:
     ],
     ids=str,
 )
-async def test_what_others_sent_is_accepted(world: RunningIntake, way: str, headers: dict[str, str]) -> None:
+async def test_what_others_sent_is_accepted(
+    world: RunningIntake, way: str, headers: dict[str, str], call_id: str
+) -> None:
     """Another gateway's mark is that of a sender like any other: a receiver gets its posts from gateways."""
     sent = {name: value.format(id=world.spool.id) for name, value in headers.items()}
-    assert (await bring(world, way, sent)).status in {200, 202}
+    assert (await bring(world, way, sent, call_id)).status in {200, 202}
 
 
 GATEWAYS = [f"1.1 callspool-{number:08x}" for number in range(MOST_GATEWAYS + 1)]
@@ -102,19 +124,20 @@ GATEWAYS = [f"1.1 callspool-{number:08x}" for number in range(MOST_GATEWAYS + 1)
     ids=str,
 )
 async def test_a_record_keeps_the_gateways_that_it_came_through(
-    world: RunningIntake, way: str, headers: dict[str, str], via: str | None
+    world: RunningIntake, way: str, headers: dict[str, str], via: str | None, call_id: str
 ) -> None:
     """Whatever way it came: the marks in their order, each once; also one that only the key of a delivery tells."""
-    assert (await bring(world, way, headers)).status in {200, 202}
-    assert (await world.only_record("call-1")).record.via == via
+    assert (await bring(world, way, headers, call_id)).status in {200, 202}
+    assert (await world.only_record(call_id)).record.via == via
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_more_gateways_than_stand_in_any_row_are_refused(world: RunningIntake, way: str) -> None:
+async def test_more_gateways_than_stand_in_any_row_are_refused(world: RunningIntake, way: str, call_id: str) -> None:
     """So what is kept of them is bounded; any number of other proxies is none of them."""
-    reply = await bring(world, way, {"Via": ", ".join(GATEWAYS)})
+    reply = await bring(world, way, {"Via": ", ".join(GATEWAYS)}, call_id)
     assert (reply.status, reply.code) == (508, "too_many_gateways")
-    assert (await bring(world, way, {"Via": ", ".join(f"1.1 proxy-{number}" for number in range(99))})).status < 300
+    others = ", ".join(f"1.1 proxy-{number}" for number in range(99))
+    assert (await bring(world, way, {"Via": others}, call_id)).status < 300
 
 
 @pytest.mark.parametrize(
@@ -131,18 +154,18 @@ async def test_more_gateways_than_stand_in_any_row_are_refused(world: RunningInt
     ],
 )
 async def test_what_came_through_another_gateway_is_no_duplicate(
-    world: RunningIntake, first: list[int], second: list[int], duplicate: bool
+    world: RunningIntake, first: list[int], second: list[int], duplicate: bool, call_id: str
 ) -> None:
     """That gateway may hold it on the word of this one: each would then take the other's for a delivery."""
     for numbers, expected in ((first, False), (second, duplicate)):
         via = {"Via": ", ".join(GATEWAYS[number] for number in numbers)} if numbers else {}
-        reply = await world.post(call_log("c"), headers=via)
+        reply = await world.post(call_log(call_id), headers=via)
         assert (reply.status, reply.json["duplicate"]) == (202, expected)
 
 
-async def test_two_lines_are_read(world: RunningIntake) -> None:
+async def test_two_lines_are_read(world: RunningIntake, call_id: str) -> None:
     """Proxies add a line of their own."""
-    body = call_log()
+    body = call_log(call_id)
     head = (
         f"POST /v1/calls HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\nVia: 1.1 nginx\r\n"
     )
