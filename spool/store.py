@@ -19,9 +19,10 @@ from spool.db import sql
 from spool.db.connection import translated
 from spool.db.startup import Start, open_or_replace
 from spool.db.writer import CommitObserver, Writer
-from spool.directory import DATABASE_NAME, SpoolDirectory
+from spool.directory import DATABASE_NAME
 from spool.errors import SpoolError
 from spool.keys import KeyRing, SpoolKeys, require_keys
+from spool.ownership import SpoolDirectory
 from spool.payload.frames import PayloadCache
 from spool.queue.accept import Acceptance
 from spool.queue.ingest import Ingest

@@ -46,8 +46,8 @@ from gateway.runtime.options import admin_tokens, tenant_tokens
 from gateway.runtime.reload import LOOK_SECONDS, FileWatch, Reread, read_again
 from gateway.sdk_outbox.model import OutboxStatus
 from gateway.tls import CertificateUnusable, ServerTls
-from spool.directory import SpoolDirectory
 from spool.errors import SpoolError
+from spool.ownership import SpoolDirectory
 from spool.records import system_clock
 from spool.salvage.service import SalvageService
 from spool.stats import SpoolStats, TracedRecord

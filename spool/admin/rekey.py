@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from spool.db import sql
-from spool.db.connection import Value
+from spool.db.read_connection import Value
 from spool.db.sql import decode_fragments, uid_of
 from spool.db.tokens import freed_pages_cleared, token_context
 from spool.db.transaction import Transaction

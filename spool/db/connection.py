@@ -1,6 +1,5 @@
 """The database file: connections, each PRAGMA with its reason, migrations, and the translation of errors."""
 
-import asyncio
 import functools
 import re
 import sqlite3
@@ -9,14 +8,13 @@ from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-import aiosqlite
-
-from spool.db.sql import Row
-from spool.directory import CorruptionLatch
 from spool.errors import CorruptDatabase, NotStorable, SchemaTooNew, SpoolError, SpoolFull, SpoolUnavailable
 
 PAGE_SIZE = 16384
 """Medians of three: 15 MB call logs 36, 41 and 45 a second with pages of 4, 8 and 16 KiB; 2 KB ones 9,000 to 9,300."""
+
+VERSIONS_AHEAD = 1000
+"""No newer callspool is so far ahead: a version beyond that is a damaged number, not a newer schema."""
 
 SqliteError = sqlite3.Error | MemoryError | UnicodeDecodeError
 SQLITE_ERRORS = (sqlite3.Error, MemoryError, UnicodeDecodeError)
@@ -124,12 +122,17 @@ def schema_faults(connection: sqlite3.Connection) -> list[str]:
     """The names of what is missing in the schema, or differs from its version; what is there besides is fine."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     found = dict(connection.execute(_SCHEMA).fetchall())
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as expected:
+    return [name for name, text in _schema_of(version).items() if found.get(name) != text]
+
+
+@functools.cache
+def _schema_of(version: int) -> Mapping[str, str]:
+    """The statements of a version, by the names of what they make: what its migrations leave behind."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
         for number, script in sorted(_migrations().items()):
             if number <= version:
-                expected.executescript(script)
-        wanted = dict(expected.execute(_SCHEMA).fetchall())
-    return [name for name, text in wanted.items() if found.get(name) != text]
+                made.executescript(script)
+        return dict(made.execute(_SCHEMA).fetchall())
 
 
 def newest_version() -> int:
@@ -248,53 +251,3 @@ def _inspection_address(database: Path, *, live: bool) -> str:
 
 def _lenient_text(stored: bytes) -> str:
     return stored.decode("utf-8", "replace")
-
-
-# One reading connection, on a thread of its own: it can change nothing, and each question is a snapshot.
-
-Value = str | bytes | int | None
-
-
-class ReadConnection:
-    """Runs one statement after the other. Made by `open`."""
-
-    def __init__(self, connection: aiosqlite.Connection, corruption: CorruptionLatch) -> None:
-        self._connection = connection
-        self._corruption = corruption
-        self._closed = False
-
-    @classmethod
-    async def open(cls, path: Path, corruption: CorruptionLatch) -> "ReadConnection":
-        """Open the database, which must exist; on an error nothing is left open. Reports to `corruption`."""
-        with translated("opening the spool for reading"):
-            # Not to be cancelled: its thread would open the file nevertheless, and nobody would close it.
-            connecting = asyncio.ensure_future(aiosqlite.connect(address_of(path), uri=True, isolation_level=None))
-            try:
-                connection = await asyncio.shield(connecting)
-            except asyncio.CancelledError:
-                await (await connecting).close()
-                raise
-            try:
-                for pragma in reader_pragmas():
-                    # Not `execute`: while the cursor that it returns is alive, SQLite keeps a closed file open.
-                    await connection.execute_fetchall(pragma)
-            except BaseException:
-                await connection.close()
-                raise
-        return cls(connection, corruption)
-
-    async def ask(self, statement: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> list[Row]:
-        """The rows of one statement; raises the spool's errors."""
-        if self._closed:
-            raise SpoolUnavailable("the spool is closed")
-        try:
-            with translated("reading from the spool"):
-                return list(await self._connection.execute_fetchall(statement, parameters))
-        except CorruptDatabase as error:
-            self._corruption.report(str(error))
-            raise
-
-    async def close(self) -> None:
-        """Finish what was asked, and end the thread."""
-        self._closed = True
-        await self._connection.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spool.db import sql
 from spool.db.connection import (
+    VERSIONS_AHEAD,
     connect_writer,
     log_of,
     migrate,
@@ -30,8 +31,6 @@ from spool.space import default_limit
 
 LOG_SHARE = 8
 """The write-ahead log may take an eighth of the quota, so that a small spool is not filled by its log alone."""
-VERSIONS_AHEAD = 1000
-"""No newer callspool is so far ahead: a version beyond that is a damaged number, not a newer schema."""
 
 _CORRUPTION_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, 0}
 """Of statements that are right for every sound database; 0 is the Python module's own, for text that is no UTF-8."""

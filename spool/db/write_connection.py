@@ -24,9 +24,9 @@ from spool.db.connection import (
 )
 from spool.db.transaction import Transaction
 from spool.db.wal import LogIndex
-from spool.directory import CorruptionLatch
 from spool.errors import SpoolError
 from spool.keys import SpoolKeys
+from spool.ownership import CorruptionLatch
 from spool.space import DiskSpace
 
 # Checkpoints: moving the write-ahead log into the database on a thread of its own, off the way of a commit.

@@ -23,9 +23,9 @@ from spool.db.connection import SQLITE_ERRORS, SqliteError, concerns_everyone, d
 from spool.db.tokens import TokenStore
 from spool.db.transaction import DeliveryCounters, Operation, Result
 from spool.db.write_connection import CAP_BYTES, OpenDatabase, WritePoint, reach
-from spool.directory import CorruptionLatch
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.keys import SpoolKeys
+from spool.ownership import CorruptionLatch
 from spool.payload.frames import BatchCompressor, SmallPayload
 from spool.space import DiskSpace
 

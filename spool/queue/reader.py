@@ -12,12 +12,12 @@ from itertools import product
 from pathlib import Path
 
 from spool.db import sql
-from spool.db.connection import ReadConnection, Value
+from spool.db.read_connection import ReadConnection, Value
 from spool.db.sql import HELD_FOR_SHARED_TOKEN, RECORD_WIDTH, Row, delivery_of, number_in, record_of
 from spool.db.tokens import token_in
-from spool.directory import CorruptionLatch
 from spool.errors import CorruptPayload, NotStorable
 from spool.keys import SpoolKeys, WrappedKey
+from spool.ownership import CorruptionLatch
 from spool.payload.frames import Seal, chunk_range, is_sealed, is_whole, places, record_context
 from spool.queue.retention import OldDelivery, Rule
 from spool.records import (

@@ -13,13 +13,13 @@ from spool.directory import (
     IMPORTED_NAME,
     LOCK_NAME,
     DirectoryLock,
-    SpoolDirectory,
     fingerprint,
     finish_quarantines,
     quarantine,
     was_imported,
 )
 from spool.errors import UnsuitableDirectory
+from spool.ownership import SpoolDirectory
 from spool.salvage.importer import Importer, ImportTarget, Step
 from spool.salvage.model import Tally
 from spool.stats import QuarantinedDatabase

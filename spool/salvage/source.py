@@ -21,6 +21,7 @@ from spool.db import sql
 from spool.db.connection import (
     CORRUPT_ROW_ERRORS,
     PAGE_SIZE,
+    VERSIONS_AHEAD,
     connect_writer,
     log_of,
     migrate,
@@ -29,7 +30,6 @@ from spool.db.connection import (
     schema_faults,
 )
 from spool.db.sql import RECORD_WIDTH, Row, record_of
-from spool.db.startup import VERSIONS_AHEAD
 from spool.db.tokens import hash_of
 from spool.db.wal import FRAME, HEADER, add_checksum, frames, lost_commits, page_size_of
 from spool.directory import DATABASE_NAME

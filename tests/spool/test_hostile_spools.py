@@ -190,3 +190,13 @@ def peak_kilobytes() -> int:
     """The most memory that this process has had."""
     status = Path("/proc/self/status").read_text().split()
     return int(status[status.index("VmHWM:") + 1])
+
+
+def test_a_reader_loads_little() -> None:
+    """It is started for each salvage: neither asyncio nor what writes a spool is among its modules."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, spool.salvage.reader_main; print(*sys.modules)"],
+        capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    needless = {"asyncio", "aiosqlite", "structlog", "zstandard", "spool.db.writer", "spool.store"}
+    assert not needless & set(done.stdout.split())
