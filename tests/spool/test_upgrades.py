@@ -43,7 +43,8 @@ from tests.spool.spool_parts import (
 )
 
 SCHEMAS = sorted(entry.name for entry in files("spool").joinpath("schema").iterdir() if entry.name.endswith(".sql"))
-GIANT = os.urandom(20 << 20)
+GIANT = os.urandom(5 << 20)
+"""Some chunks, written in more than one transaction."""
 OLD_NAMES = {"orphan_chunks": "loose_chunks"}
 """What version 6 called anew."""
 NOT_YET = {"traces", "trace_rows", "live_calls", "live_turns", "attempts"}
