@@ -96,7 +96,7 @@ def test_a_page_without_a_place_for_it_is_not_changed(tmp_path: Path) -> None:
     assert page.read_text() == "# Performance\n"
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_contender_is_measured_to_the_last_delivery(tmp_path: Path) -> None:
     """callspool and the bare handler take posts; all that callspool acknowledged is at the sink, and times add up."""
     bodies = {SMALL.name: write_bodies(SMALL, tmp_path / "bodies")}
@@ -124,7 +124,7 @@ def test_the_sink_counts_calls_by_their_parts(tmp_path: Path) -> None:
         assert ask(port, "/count/1") == 0
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_the_sink_finds_the_id_in_a_compressed_body(tmp_path: Path) -> None:
     """callspool sends the frames that it stored; their beginning tells which call log it is."""
     size = Size("500 KB", 500_000, connections=2, variants=1, probes_per_second=1)

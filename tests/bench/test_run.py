@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from bench.__main__ import main
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_run_measures_all_of_them_and_loses_nothing(disk_path: Path) -> None:
     """The benchmark works with callspool as it is: everything posted is acknowledged, and arrives."""
     result = disk_path / "result.json"

@@ -9,7 +9,7 @@ from bench.postgres_server import binaries
 from bench.stores import stores
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.skipif("18" not in binaries(), reason="PostgreSQL 18 is not installed here")
 def test_the_stores_are_measured_beside_their_ceiling() -> None:
     """One short round prints a rate for each way of writing, and the times of details and lists."""

@@ -59,7 +59,7 @@ def test_the_version_comes_from_tags(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert version(archive) == "9.8.7"
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_whoever_builds_it_again_gets_the_same_bytes(built: dict[str, bytes], tmp_path: Path) -> None:
     """Wheel and source archive are made twice, the second time out of the first one's source."""
     (name,) = [each for each in built if each.endswith(".tar.gz")]

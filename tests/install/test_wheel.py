@@ -68,7 +68,7 @@ async def _works(made: Installed) -> None:
         assert {f"small-{number}", f"giant-{number}"} <= delivered
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 async def test_the_wheel_runs_beside_foreign_modules(wheel: Path, tmp_path: Path) -> None:
     """No `config.py`, `gateway/` or `spool.py` in the current directory or in PYTHONPATH is taken for ours."""
     made = await asyncio.to_thread(installed, wheel, tmp_path, Path(sys.executable), None)

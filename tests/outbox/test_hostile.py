@@ -171,7 +171,7 @@ async def test_a_row_too_large_to_be_claimed_is_deleted_only_while_unchanged(tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [100, pytest.param(300, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("megabytes", [64, pytest.param(300, marks=pytest.mark.prove)])
 async def test_a_huge_row_takes_little_memory(tmp_path: Path, megabytes: int) -> None:
     """The payload goes from the reader to staging files; neither process holds it."""
     async with rescuing(tmp_path, spool_max=2 << 30) as rescue:

@@ -7,7 +7,7 @@ from bench.hops import ACCEPTED, REPEATED, STORED, count_hops
 MOST_FILES = {ACCEPTED: 28, STORED: 50, REPEATED: 46}
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_request_passes_few_files() -> None:
     """Each file that a request passes must decide something; whoever adds one removes another.
 

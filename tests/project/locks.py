@@ -39,6 +39,8 @@ ENVIRONMENTS = [
     )
 ]
 """The Pythons and platforms that the locks are for; the last one because libraries ask for something there."""
+Platform = tuple[tuple[str, str], ...]
+"""One of them, as a key."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,10 @@ def _walk(
     roots: Iterable[Requirement], pins: dict[str, Pin], environment: dict[str, str], seen: set[tuple[str, str]]
 ) -> Iterator[str]:
     """Follow every requirement, once for each extra that is asked for."""
-    waiting = [(requirement, "", "the project") for requirement in roots]
+    platform = tuple(environment.items())
+    waiting = [(requirement, "the project") for requirement in roots if _applies(requirement, platform, "")]
     while waiting:
-        requirement, extra, asking = waiting.pop()
-        if requirement.marker is not None and not requirement.marker.evaluate({**environment, "extra": extra}):
-            continue
+        requirement, asking = waiting.pop()
         name = canonicalize_name(requirement.name)
         pin = pins.get(name)
         if pin is None or not pin.holds(environment):
@@ -116,4 +117,15 @@ def _walk(
         else:
             for wanted in {"", *requirement.extras} - {extra for known, extra in seen if known == name}:
                 seen.add((name, wanted))
-                waiting += [(each, wanted, f"{name} {pin.version}") for each in asked_for(name, pin.version)]
+                asked = _asked_for_on(name, pin.version, platform, wanted)
+                waiting += [(each, f"{name} {pin.version}") for each in asked]
+
+
+@cache
+def _asked_for_on(name: str, version: str, platform: Platform, extra: str) -> list[Requirement]:
+    """What a distribution asks for there, with an extra or without. Raises `NotInstalled`."""
+    return [each for each in asked_for(name, version) if _applies(each, platform, extra)]
+
+
+def _applies(requirement: Requirement, platform: Platform, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({**dict(platform), "extra": extra})

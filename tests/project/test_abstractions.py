@@ -1,7 +1,7 @@
 """Abstractions have to earn their place: no protocol for a single neighbour, no class where a function will do."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -58,23 +58,23 @@ def _members(node: ast.ClassDef) -> Iterator[str]:
             yield inner.attr
 
 
-def implementations(protocol: Class, among: tuple[Class, ...]) -> list[Class]:
-    """The classes that have all members of a protocol."""
-    return [one for one in among if not one.is_protocol and protocol.members <= inherited(one, among)]
-
-
-def inherited(one: Class, among: tuple[Class, ...]) -> frozenset[str]:
+def inherited(one: Class, named: Mapping[str, list[Class]]) -> frozenset[str]:
     """The members of a class, with those of the classes that it extends."""
-    bases = (base for base in among if base.name in one.bases and not base.is_protocol)
-    return one.members.union(*(inherited(base, among) for base in bases))
+    bases = (base for name in one.bases for base in named.get(name, ()))
+    return one.members.union(*(inherited(base, named) for base in bases))
 
 
 def lone_neighbours(among: tuple[Class, ...]) -> set[str]:
     """Protocols that nothing implements but one class of their own layer."""
+    named: dict[str, list[Class]] = {}
+    for one in among:
+        if not one.is_protocol:
+            named.setdefault(one.name, []).append(one)
+    members = [(one.layer, inherited(one, named)) for same in named.values() for one in same]
     return {
         protocol.name
         for protocol in among
-        if protocol.is_protocol and [one.layer for one in implementations(protocol, among)] == [protocol.layer]
+        if protocol.is_protocol and [layer for layer, has in members if protocol.members <= has] == [protocol.layer]
     }
 
 

@@ -75,7 +75,7 @@ def test_an_advisory_is_about_the_versions_that_it_names(
     assert not audit.affects(record, "another", version)
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_an_export_is_compared_with_each_lock(tmp_path: Path, locks: dict[str, Path]) -> None:
     """What is known is printed with the version that has it fixed, and ends with 1; that an export is old is said."""
     export = tmp_path / "all.zip"
@@ -90,7 +90,7 @@ def test_an_export_is_compared_with_each_lock(tmp_path: Path, locks: dict[str, P
     assert f"{locks['1.5']}: 2 packages, no known vulnerability" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_database_that_answers_is_asked(audit: ModuleType, locks: dict[str, Path]) -> None:
     """As osv.dev does; nothing known ends with 0."""
     with audit.serving([ranged({"introduced": "0"}, {"fixed": "1.5"})]) as url:
@@ -98,7 +98,7 @@ def test_a_database_that_answers_is_asked(audit: ModuleType, locks: dict[str, Pa
         assert run("--osv-url", url, locks["1.4"]).returncode == 1
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_what_could_not_be_compared_is_not_sound(tmp_path: Path, locks: dict[str, Path]) -> None:
     """Without a database that answers, and with a file that holds no advisories; both say what to do."""
     done = run("--osv-url", "http://127.0.0.1:9/v1/query", locks["1.5"])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from spool.db.connection import PAGE_SIZE
-from spool.directory import DATABASE_NAME, MOVING_NAME, CorruptionLatch
+from spool.directory import DATABASE_NAME, MOVING_NAME
 from spool.errors import CorruptDatabase, CorruptPayload
+from spool.ownership import CorruptionLatch
 from spool.queue import maintenance
 from spool.queue.maintenance import Scrub
 from spool.records import Delivered, Fragment
